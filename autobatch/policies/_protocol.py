@@ -1,0 +1,137 @@
+"""What a policy sees and says: the plug-in contract of every rule-based or learned policy.
+
+A policy is asked once before the first epoch and once after every epoch. It sees one
+:class:`Observation` (never a test figure) and answers with one :class:`Decision`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary, CostTable
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a policy may know of the task before training starts.
+
+    Attributes:
+        name: the task's name.
+        batch_sizes: the ladder, ascending; a policy chooses from these only.
+        learning_rates: the base learning rates a policy chooses from, ascending.
+        epochs: length of the whole training.
+        train_size: examples in one epoch.
+        score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; lower is better.
+        milestones: progress values in (0, 1) at which the learning-rate schedule decays, ascending.
+        seed: the run's seed, for policies that draw at random.
+        costs: seconds by batch size, recorded or calibrated once; None where nothing was calibrated.
+        measuring_budget: share of training time that measuring may take, in [0, 1].
+    """
+
+    name: str
+    batch_sizes: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    epochs: int
+    train_size: int
+    score: str
+    milestones: tuple[float, ...]
+    seed: int
+    costs: "CostTable | None"
+    measuring_budget: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Where the run stands before epoch ``epoch + 1``; NaN marks a figure that is not known yet.
+
+    Attributes:
+        epoch: finished epochs, 0 before the first.
+        progress: examples seen / examples of the whole training, in [0, 1].
+        batch_size: global batch size in use; 0 before the first decision.
+        lr: base learning rate in use (before the schedule's factor); NaN before the first decision.
+        c_bar: C̄_K, running mean of the truncated condition number (paper, eq. 7).
+        l_cum: L_K, cumulative learning-rate-weighted energy (paper, eq. 8).
+        steps: optimizer steps taken so far (the K that C̄ averages over).
+        train_loss: mean training loss of the last epoch.
+        validation_loss: mean validation loss after the last epoch.
+        validation_error: share of validation examples classified wrongly after the last epoch, in [0, 1].
+    """
+
+    epoch: int
+    progress: float
+    batch_size: int
+    lr: float
+    c_bar: float
+    l_cum: float
+    steps: int
+    train_loss: float
+    validation_loss: float
+    validation_error: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration that a policy weighed, with what it predicted for it.
+
+    Attributes:
+        batch_size: global batch size.
+        lr: base learning rate.
+        c_bar: predicted C̄ at the end of training.
+        l_cum: predicted L at the end of training.
+        score: predicted final score (the task's scored figure; lower is better).
+        uncertainty: one standard error of ``score``.
+        seconds: predicted time for the rest of the training, measuring included.
+        known: whether the landscape has beacons near the predicted position.
+    """
+
+    batch_size: int
+    lr: float
+    c_bar: float
+    l_cum: float
+    score: float
+    uncertainty: float
+    seconds: float
+    known: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The batch size and base learning rate of the next epoch, with the reason in plain words.
+
+    Attributes:
+        batch_size: global batch size, one of the task's ladder.
+        lr: base learning rate; the controller multiplies it by the schedule's factor.
+        reason: why, in words a person reads.
+        target: the (C̄, L) position that the policy steers to, where it has one.
+        alternatives: the candidates it weighed.
+    """
+
+    batch_size: int
+    lr: float
+    reason: str
+    target: tuple[float, float] | None = None
+    alternatives: tuple[Candidate, ...] = ()
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """The contract of a policy. Subclassing is not needed; matching methods are."""
+
+    needs_library: bool
+    """Whether ``reset`` requires a beacon library."""
+
+    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+        """Start a new run of ``task``; called once before the first decision."""
+        ...
+
+    def decide(self, observation: Observation) -> Decision:
+        """Return what the next epoch should use."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a restart, as JSON-able values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, after :meth:`reset`."""
+        ...
