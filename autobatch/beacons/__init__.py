@@ -1,0 +1,37 @@
+"""Locate: beacons on disk, the error landscape over the (C̄, L) plane, and where a run would end."""
+
+from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._costs import CostTable
+from autobatch.beacons._forecast import Forecast, forecast, forecast_stages
+from autobatch.beacons._info import LibraryInfo
+from autobatch.beacons._journey import Standing
+from autobatch.beacons._landscape import Landscape, Prediction, Rule
+from autobatch.beacons._leave_one_out import LeaveOneOut, choose_rule, leave_one_out
+from autobatch.beacons._library import BeaconLibrary
+from autobatch.beacons._region import OptimumRegion
+from autobatch.beacons._results import FIGURES, FixedResult
+from autobatch.beacons._storage import compact, recorded_keys, write_beacon
+
+__all__ = [
+    "FIGURES",
+    "Beacon",
+    "BeaconKey",
+    "BeaconLibrary",
+    "CostTable",
+    "FixedResult",
+    "Forecast",
+    "Landscape",
+    "LeaveOneOut",
+    "LibraryInfo",
+    "OptimumRegion",
+    "Prediction",
+    "Rule",
+    "Standing",
+    "choose_rule",
+    "compact",
+    "forecast",
+    "forecast_stages",
+    "leave_one_out",
+    "recorded_keys",
+    "write_beacon",
+]

@@ -1,0 +1,221 @@
+"""A beacon: one finished (or diverged) run at a fixed batch size and learning rate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch._errors import LibraryError
+from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
+
+# The last row of a finished beacon stands at progress 1 up to what dropped incomplete batches take away.
+_END_TOLERANCE = 1e-3
+
+# A run that diverged may end in figures that are not finite; its clocks and counters must still be sound.
+_MAY_DIVERGE = frozenset({"c_bar", "l_cum", "train_loss", "validation_loss", "validation_error"})
+
+
+class BeaconKey(NamedTuple):
+    """What tells the beacons of one task apart.
+
+    Attributes:
+        batch_size: global batch size.
+        lr: base learning rate.
+        seed: seed of the run.
+    """
+
+    batch_size: int
+    lr: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The beacon's name, ``b32-lr0.1-s0``; exact, so that two beacons never share one."""
+        return f"b{self.batch_size}-lr{self.lr!r}-s{self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Beacon:
+    """A run at one fixed (batch size, learning rate), epoch by epoch.
+
+    Attributes:
+        batch_size: global batch size.
+        lr: base learning rate, before the schedule's factor.
+        seed: seed of the run.
+        rows: one read-only array, shape (epochs,), for each per-epoch column: ``epoch progress lr_effective c_bar
+            l_cum steps samples examples train_loss validation_loss validation_error seconds measuring_seconds``
+            (``l_cum`` and those from ``steps`` to ``examples`` and both seconds are running totals).
+        test_error: share of test examples classified wrongly at the end; for reports, never for decisions.
+        test_loss: mean test loss at the end.
+        stopped_because: ``"finished"``, or why the run ended early.
+
+    Raises:
+        LibraryError: a column is missing, of another length or type, or holds what no run can produce.
+    """
+
+    batch_size: int
+    lr: float
+    seed: int
+    rows: Mapping[str, NDArray[Any]]
+    test_error: float
+    test_loss: float
+    stopped_because: str = FINISHED
+
+    def __post_init__(self) -> None:
+        """Check the beacon and freeze its arrays."""
+        object.__setattr__(self, "rows", _frozen_rows(self.name, self.rows))
+        _check_constants(self)
+        _check_rows(self)
+
+    @classmethod
+    def from_records(
+        cls,
+        batch_size: int,
+        lr: float,
+        seed: int,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        test_error: float,
+        test_loss: float,
+        stopped_because: str = FINISHED,
+    ) -> "Beacon":
+        """Build a beacon from one mapping per epoch; keys that are no per-epoch column are passed over.
+
+        Args:
+            batch_size: global batch size.
+            lr: base learning rate.
+            seed: seed of the run.
+            records: one mapping per epoch, in order.
+            test_error: share of test examples classified wrongly at the end.
+            test_loss: mean test loss at the end.
+            stopped_because: ``"finished"``, or why the run ended early.
+
+        Returns:
+            The beacon.
+
+        Raises:
+            LibraryError: a record lacks a column, or holds what no run can produce.
+        """
+        key = BeaconKey(batch_size, lr, seed)
+        rows = {}
+        for column in EPOCH_COLUMNS:
+            try:
+                values = [record[column.name] for record in records]
+                rows[column.name] = np.asarray(values, dtype=column.kind)
+            except KeyError:
+                raise LibraryError(f"beacon {key.name}: an epoch has no column '{column.name}'") from None
+            except (TypeError, ValueError, OverflowError) as error:
+                raise LibraryError(
+                    f"beacon {key.name}: column '{column.name}' must be {column.kind}: {error}"
+                ) from None
+        return cls(batch_size, lr, seed, rows, test_error, test_loss, stopped_because)
+
+    @property
+    def key(self) -> BeaconKey:
+        """What tells this beacon from the others of its task."""
+        return BeaconKey(self.batch_size, self.lr, self.seed)
+
+    @property
+    def name(self) -> str:
+        """The beacon's name, such as ``b32-lr0.1-s0``."""
+        return self.key.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last epoch."""
+        return self.stopped_because == FINISHED
+
+    def final(self, figure: str) -> float:
+        """Return a figure at the end of the run.
+
+        Args:
+            figure: a per-epoch column, ``"test_error"`` or ``"test_loss"``.
+
+        Returns:
+            The value in the last row, in the column's unit.
+        """
+        if figure == "test_error":
+            return self.test_error
+        if figure == "test_loss":
+            return self.test_loss
+        return float(self.rows[figure][-1])
+
+
+def _frozen_rows(name: str, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    frozen: dict[str, NDArray[Any]] = {}
+    for column in EPOCH_COLUMNS:
+        if column.name not in rows:
+            raise LibraryError(f"beacon {name}: column '{column.name}' is missing")
+        values = np.array(rows[column.name])
+        if values.dtype != np.dtype(column.kind) or values.ndim != 1:
+            raise LibraryError(
+                f"beacon {name}: column '{column.name}' must be one row of {column.kind}, "
+                f"got {values.dtype} of shape {values.shape}"
+            )
+        values.flags.writeable = False
+        frozen[column.name] = values
+    lengths = {column: len(values) for column, values in frozen.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise LibraryError(f"beacon {name}: every column must have one value an epoch, got lengths {lengths}")
+    return frozen
+
+
+def _check_constants(beacon: Beacon) -> None:
+    if beacon.batch_size < 1:
+        raise LibraryError(f"beacon {beacon.name}: 'batch_size' must be at least 1, got {beacon.batch_size}")
+    if not 0.0 < beacon.lr < float("inf"):
+        raise LibraryError(f"beacon {beacon.name}: 'lr' must be positive and finite, got {beacon.lr}")
+    if not beacon.stopped_because:
+        raise LibraryError(f"beacon {beacon.name}: 'stopped_because' must say 'finished' or why the run ended early")
+    if beacon.finished:
+        if not 0.0 <= beacon.test_error <= 1.0:
+            raise LibraryError(f"beacon {beacon.name}: 'test_error' must lie in [0, 1], got {beacon.test_error}")
+        if not np.isfinite(beacon.test_loss):
+            raise LibraryError(f"beacon {beacon.name}: 'test_loss' must be finite, got {beacon.test_loss}")
+
+
+def _check_rows(beacon: Beacon) -> None:
+    epochs = beacon.rows["epoch"]
+    if not np.array_equal(epochs, np.arange(1, len(epochs) + 1)):
+        raise LibraryError(
+            f"beacon {beacon.name}: column 'epoch' must count 1, 2, ... once each, got {_shown(epochs)} "
+            "(a row is missing or stored twice)"
+        )
+    for column in EPOCH_COLUMNS:
+        _check_column(beacon, column)
+    progress = beacon.rows["progress"]
+    if np.any(np.diff(progress, prepend=0.0) <= 0.0) or progress[-1] > 1.0 + _END_TOLERANCE:
+        raise LibraryError(
+            f"beacon {beacon.name}: column 'progress' must rise from above 0 to at most 1, got {_shown(progress)}"
+        )
+    if beacon.finished and progress[-1] < 1.0 - _END_TOLERANCE:
+        raise LibraryError(
+            f"beacon {beacon.name}: a finished beacon must end at progress 1, its last row stands at {progress[-1]:.6g}"
+        )
+
+
+def _check_column(beacon: Beacon, column: Column) -> None:
+    values = beacon.rows[column.name]
+    may_diverge = not beacon.finished and column.name in _MAY_DIVERGE
+    if may_diverge:
+        values = values[np.isfinite(values)]
+    problem = ""
+    if not np.all(np.isfinite(values)):
+        problem = "must be finite"
+    elif np.any(values < 0) and not column.name.endswith("_loss"):
+        problem = "must not be negative"
+    elif column.name in {"c_bar", "l_cum", "steps"} and np.any(values == 0) and not may_diverge:
+        problem = "must be positive"
+    elif column.name == "validation_error" and np.any(values > 1.0):
+        problem = "must lie in [0, 1]"
+    elif column.rises and np.any(values[1:] < values[:-1]):
+        problem = "must never fall"
+    if problem:
+        raise LibraryError(f"beacon {beacon.name}: column '{column.name}' {problem}, got {_shown(values)}")
+
+
+def _shown(values: NDArray[Any]) -> str:
+    shown = [f"{value:.6g}" for value in values[:6].tolist()]
+    return ", ".join(shown) + (f", ... ({len(values)} rows)" if len(values) > 6 else "")

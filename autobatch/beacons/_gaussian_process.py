@@ -1,0 +1,52 @@
+"""The better-founded rule: the score over the plane as a Gaussian process with the seeds' noise."""
+
+import warnings
+
+import numpy as np
+
+from autobatch.beacons._points import Axes, Floats, Points
+
+
+class GaussianProcessSurface:
+    """Gaussian-process regression of the seed-mean final score over the scaled plane.
+
+    Anisotropic Matern 5/2 kernel around the mean of the (log) scores. Two noises: each configuration's own, the
+    variance of its seed mean, which is known; and a nugget for what the position does not tell of the score, fitted
+    with the kernel's amplitude and two length scales by maximum marginal likelihood (Rasmussen and Williams, 2006,
+    sections 2.2, 4.2 and 5.4.1). Losses are modelled by their logarithms. Deterministic.
+    """
+
+    def __init__(self, points: Points, axes: Axes) -> None:
+        # scikit-learn takes longer to import than a fit takes, and not every command fits a landscape.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        values = points.modelled
+        self._is_loss = points.is_loss
+        self._mean = float(values.mean())
+        self._scale = float(values.std()) or 1.0
+        matern = Matern(length_scale=(0.5, 0.5), length_scale_bounds=(0.05, 10.0), nu=2.5)
+        kernel = ConstantKernel(1.0, (1e-2, 1e3)) * matern + WhiteKernel(1e-2, (1e-6, 1.0))
+        self._process = GaussianProcessRegressor(kernel, alpha=points.variance / self._scale**2 + 1e-9, random_state=0)
+        with warnings.catch_warnings():
+            # A parameter that ends at its bound (a straight surface, a nugget of nothing) is an answer, not a fault.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._process.fit(axes.scaled(points.plane), (values - self._mean) / self._scale)
+
+    def predict(self, coordinates: Floats) -> tuple[Floats, Floats]:
+        """Return the surface at some points.
+
+        Args:
+            coordinates: scaled coordinates, shape (m, 2).
+
+        Returns:
+            Predicted scores, shape (m,) (of a loss: the median), and one standard deviation of the seed-mean score that
+            a configuration at this position would have.
+        """
+        mean, deviation = self._process.predict(coordinates, return_std=True)
+        mean, deviation = mean * self._scale + self._mean, deviation * self._scale
+        if self._is_loss:
+            score = np.exp(mean)
+            return score, score * deviation
+        return np.asarray(mean), np.asarray(deviation)

@@ -1,0 +1,230 @@
+"""The beacon library of one task."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from autobatch._errors import LibraryError
+from autobatch.beacons._beacon import Beacon
+from autobatch.beacons._costs import CostTable
+from autobatch.beacons._info import LibraryInfo, differing_keys
+from autobatch.beacons._journey import Standing, standing
+from autobatch.beacons._results import FixedResult, fixed_result
+from autobatch.beacons._storage import COMPACTED, read_beacons, save_beacons
+
+
+@dataclass(frozen=True, eq=False)
+class BeaconLibrary:
+    """All beacons of one task.
+
+    Attributes:
+        beacons: the beacons, ordered by batch size, learning rate and seed.
+        info: what they have in common; its fields can be read off the library too.
+    """
+
+    beacons: tuple[Beacon, ...]
+    info: LibraryInfo
+
+    def __post_init__(self) -> None:
+        """Order the beacons and refuse none, or the same one twice.
+
+        Raises:
+            LibraryError: there is no beacon, or one is there twice.
+        """
+        beacons = tuple(sorted(self.beacons, key=lambda beacon: beacon.key))
+        if not beacons:
+            raise LibraryError(
+                "a beacon library needs at least one beacon; record some with 'autobatch beacons record'"
+            )
+        for one, other in pairwise(beacons):
+            if one.key == other.key:
+                raise LibraryError(f"beacon {one.name} is in the library twice")
+        object.__setattr__(self, "beacons", beacons)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "BeaconLibrary":
+        """Read a library; nothing in a file is ever executed.
+
+        Args:
+            path: an env directory (``beacons.parquet`` and the single files in ``beacons/``), or a Parquet file.
+
+        Returns:
+            The library.
+
+        Raises:
+            LibraryError: there is no beacon, or a file is damaged, foreign, of another version or task.
+        """
+        return cls(*read_beacons(Path(path)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the library to one Parquet file, at once or not at all.
+
+        Args:
+            path: the file, or an existing directory, which gets ``beacons.parquet``.
+
+        Returns:
+            The file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        file = Path(path) / COMPACTED if Path(path).is_dir() else Path(path)
+        save_beacons(file, self.beacons, self.info)
+        return file
+
+    @property
+    def task(self) -> Mapping[str, Any]:
+        """Fingerprint payload of the task that the beacons were recorded for."""
+        return self.info.task
+
+    @property
+    def task_name(self) -> str:
+        """The task's name, for people."""
+        return self.info.task_name
+
+    @property
+    def score(self) -> str:
+        """The figure that ranks runs; lower is better."""
+        return self.info.score
+
+    @property
+    def bn(self) -> str:
+        """Meaning of a sample's gradient through BatchNorm."""
+        return self.info.bn
+
+    @property
+    def costs(self) -> CostTable | None:
+        """Seconds by batch size, where they were timed."""
+        return self.info.costs
+
+    @property
+    def chance_score(self) -> float:
+        """Score of a classifier that guesses: log K for a loss, 1 - 1/K for an error, K classes.
+
+        Raises:
+            LibraryError: the task does not say how many classes it has.
+        """
+        classes = self.task.get("num_classes")
+        if not isinstance(classes, int) or classes < 2:
+            raise LibraryError(
+                f"the library of task '{self.task_name}' has diverged beacons, which stand at chance level, but its "
+                f"task does not say how many classes it has ('num_classes' is {classes!r})"
+            )
+        return math.log(classes) if self.score.endswith("_loss") else 1.0 - 1.0 / classes
+
+    @cached_property
+    def by_configuration(self) -> Mapping[tuple[int, float], tuple[Beacon, ...]]:
+        """The beacons of every (batch size, learning rate), one a seed."""
+        groups: dict[tuple[int, float], list[Beacon]] = {}
+        for beacon in self.beacons:
+            groups.setdefault((beacon.batch_size, beacon.lr), []).append(beacon)
+        return {configuration: tuple(beacons) for configuration, beacons in groups.items()}
+
+    @property
+    def configurations(self) -> tuple[tuple[int, float], ...]:
+        """Every (batch size, base learning rate) that has beacons, ascending."""
+        return tuple(self.by_configuration)
+
+    def beacons_at(self, batch_size: int, lr: float) -> tuple[Beacon, ...]:
+        """Return the beacons of one configuration.
+
+        Args:
+            batch_size: global batch size.
+            lr: base learning rate.
+
+        Returns:
+            One beacon a seed; empty where the configuration was not recorded.
+        """
+        return self.by_configuration.get((batch_size, lr), ())
+
+    def check_task(self, payload: Mapping[str, Any]) -> None:
+        """Refuse a library that was recorded for another task.
+
+        Args:
+            payload: fingerprint payload of the task to be run.
+
+        Raises:
+            LibraryError: the payloads differ; the message names every differing key with both values.
+        """
+        wanted = LibraryInfo(payload, self.task_name, self.score, self.bn, self.info.sampling_interval).task
+        differing = differing_keys(self.task, wanted)
+        if differing:
+            raise LibraryError(
+                f"the beacon library of '{self.task_name}' was recorded for another task: "
+                + "; ".join(f"'{key}' is {theirs} in the library and {mine} here" for key, theirs, mine in differing)
+                + "; record beacons for this task with 'autobatch beacons record'"
+            )
+
+    def results(self) -> tuple[FixedResult, ...]:
+        """Return the final figures of every configuration, by batch size and learning rate."""
+        return tuple(fixed_result(beacons) for beacons in self.by_configuration.values())
+
+    def best_fixed(self) -> FixedResult:
+        """Return the configuration with the lowest seed-mean final score; all of its seeds finished.
+
+        Returns:
+            Its final figures.
+
+        Raises:
+            LibraryError: every configuration has a diverged seed.
+        """
+        return min(self._sound_results(), key=lambda result: result.mean[self.score])
+
+    def fastest_within(self, tolerance: float) -> FixedResult:
+        """Return the fastest configuration that is nearly as good as the best.
+
+        Args:
+            tolerance: how much higher than the best its mean score may be, in the score's unit.
+
+        Returns:
+            The final figures of the one with the least training time, measuring not counted.
+
+        Raises:
+            LibraryError: every configuration has a diverged seed.
+        """
+        limit = self.best_fixed().mean[self.score] + tolerance
+        within = [result for result in self._sound_results() if result.mean[self.score] <= limit]
+        return min(within, key=lambda result: result.training_seconds)
+
+    def at(self, batch_size: int, lr: float, progress: float) -> Standing:
+        """Return where a recorded configuration stands at some progress, on the mean over its seeds.
+
+        Args:
+            batch_size: global batch size of a recorded configuration.
+            lr: its base learning rate.
+            progress: examples seen / examples of the whole training, in [0, 1].
+
+        Returns:
+            C̄, L and steps, interpolated linearly between epochs; L and steps are 0 at progress 0.
+
+        Raises:
+            LibraryError: the configuration was not recorded, or none of its beacons has a sound position.
+        """
+        found = [standing(beacon, progress) for beacon in self.beacons_at(batch_size, lr)]
+        if not found:
+            raise LibraryError(f"the library of '{self.task_name}' has no beacon at batch size {batch_size}, lr {lr!r}")
+        return _seed_mean(progress, [place for place in found if place is not None], batch_size, lr)
+
+    def _sound_results(self) -> list[FixedResult]:
+        sound = [result for result in self.results() if not result.diverged]
+        if not sound:
+            raise LibraryError(f"the library of '{self.task_name}' has no configuration all of whose seeds finished")
+        return sound
+
+
+def _seed_mean(progress: float, places: Sequence[Standing], batch_size: int, lr: float) -> Standing:
+    if not places:
+        raise LibraryError(
+            f"no beacon at batch size {batch_size}, lr {lr!r} has a sound position: all diverged at once"
+        )
+    count = len(places)
+    return Standing(
+        progress=progress,
+        c_bar=sum(place.c_bar for place in places) / count,
+        l_cum=sum(place.l_cum for place in places) / count,
+        steps=sum(place.steps for place in places) / count,
+    )

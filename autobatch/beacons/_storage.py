@@ -1,0 +1,217 @@
+"""Beacons on disk: one file a beacon while recording, one file when compacted.
+
+An env directory holds ``beacons.parquet`` (compacted) and ``beacons/*.parquet`` (one beacon each, written by any number
+of recorders side by side). A part replaces the compacted beacon of the same name, so a compaction that is killed
+between its two acts, renaming the new file and removing the parts, loses nothing and counts nothing twice.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from autobatch._errors import LibraryError, OutputError
+from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._info import LibraryInfo, merged_info
+from autobatch.beacons._parquet import from_parquet, to_parquet
+
+COMPACTED = "beacons.parquet"
+PARTS = "beacons"
+
+
+def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
+    """Store one recorded beacon, at once or not at all; an older one of the same name is replaced.
+
+    Args:
+        env_dir: the env's directory, such as ``envs/digits-resnet8``; made where it is missing.
+        beacon: the beacon.
+        info: what it has in common with the others of its task.
+
+    Returns:
+        The file, ``<env_dir>/beacons/b32-lr0.1-s0.parquet``.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    path = Path(env_dir) / PARTS / f"{beacon.name}.parquet"
+    _write_whole(path, to_parquet([beacon], info))
+    return path
+
+
+def compact(env_dir: Path) -> Path:
+    """Gather all beacons of an env into ``beacons.parquet`` and remove the single files.
+
+    Args:
+        env_dir: the env's directory.
+
+    Returns:
+        The compacted file.
+
+    Raises:
+        LibraryError: there is no beacon, or a file is damaged or of another task.
+        OutputError: the directory cannot be written.
+    """
+    env_dir = Path(env_dir)
+    target = env_dir / COMPACTED
+    with _only_one(env_dir):
+        identities = {path: _identity(path) for path in _part_files(env_dir)}
+        beacons, info = read_beacons(env_dir)
+        save_beacons(target, beacons, info)
+        for path, identity in identities.items():
+            # A part that a recorder has replaced in the meantime is newer than the compacted file: it stays.
+            if _identity(path) == identity:
+                _remove(path)
+    return target
+
+
+def recorded_keys(env_dir: Path) -> frozenset[BeaconKey]:
+    """Return which beacons an env already has, so that a recorder can go on where it stopped.
+
+    Args:
+        env_dir: the env's directory.
+
+    Returns:
+        The keys, diverged beacons among them; empty where nothing is recorded.
+
+    Raises:
+        LibraryError: a file is damaged or of another task.
+    """
+    env_dir = Path(env_dir)
+    if not (env_dir / COMPACTED).exists() and not _part_files(env_dir):
+        return frozenset()
+    beacons, _ = read_beacons(env_dir)
+    return frozenset(beacon.key for beacon in beacons)
+
+
+def save_beacons(path: Path, beacons: Sequence[Beacon], info: LibraryInfo) -> None:
+    """Write beacons to one Parquet file, at once or not at all.
+
+    Args:
+        path: the file.
+        beacons: the beacons.
+        info: what they have in common.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _write_whole(path, to_parquet(sorted(beacons, key=lambda beacon: beacon.key), info))
+
+
+def read_beacons(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
+    """Read the beacons of an env directory, compacted or not, or of one Parquet file.
+
+    Args:
+        path: an env directory or a Parquet file.
+
+    Returns:
+        The beacons, ordered by batch size, learning rate and seed, and what they have in common.
+
+    Raises:
+        LibraryError: there is no beacon, or a file is damaged, foreign, of another version or task.
+    """
+    path = Path(path)
+    files = _folder_files(path) if path.is_dir() else _single_file(path)
+    found: dict[BeaconKey, Beacon] = {}
+    for _, beacons, _ in files:
+        found.update((beacon.key, beacon) for beacon in beacons)
+    if not found:
+        raise LibraryError(_nothing_recorded(path))
+    info = merged_info([(str(file), info) for file, _, info in files])
+    return tuple(found[key] for key in sorted(found)), info
+
+
+_File = tuple[Path, tuple[Beacon, ...], LibraryInfo]
+
+
+def _single_file(path: Path) -> list[_File]:
+    try:
+        return [(path, *from_parquet(path))]
+    except FileNotFoundError:
+        raise LibraryError(_nothing_recorded(path)) from None
+
+
+def _folder_files(env_dir: Path) -> list[_File]:
+    # The parts are read first: one that vanishes before it is read has been compacted, and is then found in the
+    # compacted file. In the answer the compacted file comes first, being older.
+    parts: list[_File] = []
+    sources: dict[BeaconKey, Path] = {}
+    for part in _part_files(env_dir):
+        try:
+            beacons, info = from_parquet(part)
+        except FileNotFoundError:
+            continue
+        for beacon in beacons:
+            if beacon.key in sources:
+                raise LibraryError(
+                    f"{part}: beacon {beacon.name} is stored twice, also in {sources[beacon.key]}; remove one of them"
+                )
+            sources[beacon.key] = part
+        parts.append((part, beacons, info))
+    compacted = env_dir / COMPACTED
+    try:
+        return [(compacted, *from_parquet(compacted)), *parts]
+    except FileNotFoundError:
+        return parts
+
+
+def _part_files(env_dir: Path) -> list[Path]:
+    return sorted((env_dir / PARTS).glob("*.parquet"))
+
+
+def _nothing_recorded(path: Path) -> str:
+    env = path.name if path.suffix != ".parquet" else path.parent.name
+    return f"{path}: no beacons are recorded here; record some with 'autobatch beacons record --env {env or 'ENV'}'"
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be removed after compaction: {error.strerror or error}") from None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def _only_one(env_dir: Path) -> Iterator[None]:
+    # One compaction of an env at a time: of two, the slower would write a file without what the faster has gathered and
+    # removed. The lock ends with the process, however it ends.
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; there, compacting one env twice at once is up to the user.
+        yield
+        return
+    try:
+        descriptor = os.open(env_dir, os.O_RDONLY)
+    except FileNotFoundError:
+        raise LibraryError(_nothing_recorded(env_dir)) from None
+    except OSError as error:
+        raise LibraryError(f"{env_dir}: cannot be opened: {error.strerror or error}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
