@@ -1,0 +1,106 @@
+"""Where envs, policies and configs are found: names resolve to files in a fixed order of places."""
+
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+from autobatch._errors import ConfigError, UnknownNameError, near_names
+
+Kind = Literal["envs", "policies", "configs"]
+
+_PACKAGE: Final = Path(__file__).resolve().parent
+
+
+def artefact_roots() -> list[Path]:
+    """List the folders that hold ``envs/``, ``policies/`` and ``configs/``, first come first served.
+
+    Returns:
+        The working directory, each folder of ``$AUTOBATCH_PATH``, then what is shipped: ``autobatch/_assets`` in an
+        installed wheel, the repository root in an editable install.
+    """
+    named = [expand_home(folder) for folder in os.environ.get("AUTOBATCH_PATH", "").split(os.pathsep) if folder]
+    assets = _PACKAGE / "_assets"
+    return [Path.cwd(), *named, assets if assets.is_dir() else _PACKAGE.parent]
+
+
+def artefact_names(kind: Kind) -> list[str]:
+    """List the names of one kind of artefact.
+
+    Args:
+        kind: ``"envs"``, ``"policies"`` or ``"configs"``.
+
+    Returns:
+        Every name that :func:`find_artefact` resolves, sorted, each once.
+    """
+    names: set[str] = set()
+    for root in artefact_roots():
+        pattern = "*/env.yaml" if kind == "envs" else "*.yaml"
+        files = (root / kind).glob(pattern)
+        names.update(file.parent.name if kind == "envs" else file.stem for file in files if file.is_file())
+    return sorted(names)
+
+
+def find_artefact(kind: Kind, name: str | Path) -> Path:
+    """Find the YAML file of an artefact.
+
+    An existing path (a YAML file, or an env's folder) is taken as it is; names are looked up in the folders of
+    :func:`artefact_roots`.
+
+    Args:
+        kind: ``"envs"``, ``"policies"`` or ``"configs"``.
+        name: a name such as ``"digits-resnet8"``, or a path.
+
+    Returns:
+        The path of the YAML file.
+
+    Raises:
+        ConfigError: the path exists but is a folder without ``env.yaml``.
+        UnknownNameError: nothing of that name exists; the message lists near names and where they were looked for.
+    """  # noqa: DOC502 - raised by what it calls
+    text = str(name)
+    path = expand_home(text)
+    is_plain_name = path.name == text and path.suffix not in {".yaml", ".yml"}
+    if not is_plain_name and _exists(path):
+        return _yaml_of(kind, path)
+    if is_plain_name:
+        for root in artefact_roots():
+            candidate = root / kind / (f"{text}/env.yaml" if kind == "envs" else f"{text}.yaml")
+            if _exists(candidate):
+                return candidate
+        if _exists(path):
+            return _yaml_of(kind, path)
+    noun = {"envs": "env", "policies": "policy", "configs": "config"}[kind]
+    places = ", ".join(str(root / kind) for root in dict.fromkeys(artefact_roots()))
+    raise UnknownNameError(
+        f"unknown {noun} {text!r}: no such file, and no such name in {places}; {near_names(text, artefact_names(kind))}"
+    )
+
+
+def expand_home(text: str) -> Path:
+    """Return a path with ``~`` expanded where there is such a home directory, else as it is.
+
+    Args:
+        text: a path, as a person wrote it.
+
+    Returns:
+        The path; it need not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # '~somebody' without an account
+        return Path(text)
+
+
+def _yaml_of(kind: Kind, path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if kind == "envs" and _exists(path / "env.yaml"):
+        return path / "env.yaml"
+    raise ConfigError(f"{path}: expected a YAML file{' or a folder with env.yaml' if kind == 'envs' else ''}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, without permission, or with a null byte
+        return False

@@ -1,0 +1,8 @@
+"""The paper's networks, by name, and networks of the user's own."""
+
+from autobatch.training.models._densenet import DenseNet
+from autobatch.training.models._mlp import MLP
+from autobatch.training.models._registry import build_model, build_task_model
+from autobatch.training.models._resnet import ResNet
+
+__all__ = ["MLP", "DenseNet", "ResNet", "build_model", "build_task_model"]
