@@ -1,0 +1,36 @@
+"""Decide: what a policy sees and says, the kinds of policy, and the YAML files that name them."""
+
+from autobatch.policies._beacon_follow import BeaconFollowParameters, BeaconFollowPolicy
+from autobatch.policies._fixed import FixedParameters, FixedPolicy
+from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._protocol import Candidate, Decision, Observation, Policy, TaskInfo
+from autobatch.policies._random import RandomParameters, RandomPolicy
+from autobatch.policies._registry import policy_kind, policy_kinds, register_policy
+from autobatch.policies._shorthand import SHORTHANDS
+from autobatch.policies._spec import PolicySpec, load_policy_spec, make_policy, policy_names
+from autobatch.policies._stages import StagesParameters, StagesPolicy
+
+__all__ = [
+    "SHORTHANDS",
+    "BeaconFollowParameters",
+    "BeaconFollowPolicy",
+    "Candidate",
+    "Decision",
+    "FixedParameters",
+    "FixedPolicy",
+    "Observation",
+    "Policy",
+    "PolicyParameters",
+    "PolicySpec",
+    "RandomParameters",
+    "RandomPolicy",
+    "StagesParameters",
+    "StagesPolicy",
+    "TaskInfo",
+    "load_policy_spec",
+    "make_policy",
+    "policy_kind",
+    "policy_kinds",
+    "policy_names",
+    "register_policy",
+]

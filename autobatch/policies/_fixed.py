@@ -1,0 +1,64 @@
+"""One batch size and learning rate for the whole training: what a beacon is."""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from autobatch.policies._parameters import PolicyParameters, require_on_ladder
+from autobatch.policies._protocol import Decision, Observation, TaskInfo
+from autobatch.policies._registry import register_policy
+from autobatch.policies._wording import configuration
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+
+
+class FixedParameters(PolicyParameters):
+    """Parameters of the kind ``fixed``."""
+
+    batch_size: int = Field(default=32, gt=0, description="Global batch size, one of the task's ladder.")
+    lr: float = Field(
+        default=0.1, gt=0, allow_inf_nan=False, description="Base learning rate, before the schedule's factor."
+    )
+
+
+@register_policy("fixed", FixedParameters)
+class FixedPolicy:
+    """Keep one batch size and one base learning rate."""
+
+    needs_library = False
+
+    def __init__(self, parameters: FixedParameters) -> None:
+        self.parameters = parameters
+
+    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+        """Check the batch size against the ladder of ``task``.
+
+        Args:
+            task: the task about to start.
+            library: not used.
+        """
+        require_on_ladder([self.parameters.batch_size], task)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Return the fixed configuration.
+
+        Args:
+            observation: not used.
+
+        Returns:
+            The same decision every time.
+        """
+        batch_size, lr = self.parameters.batch_size, self.parameters.lr
+        return Decision(batch_size, lr, reason=f"{configuration(batch_size, lr)}, fixed for the whole training")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a fixed policy keeps no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing.
+
+        Args:
+            state: an empty mapping.
+        """

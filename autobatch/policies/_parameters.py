@@ -1,0 +1,34 @@
+"""The base of every policy kind's parameter model, and the checks that kinds share."""
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+from autobatch._errors import ConfigError
+from autobatch.policies._protocol import TaskInfo
+
+
+class PolicyParameters(BaseModel):
+    """What a YAML may set under ``parameters:``; unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def require_on_ladder(batch_sizes: Iterable[int], task: TaskInfo) -> None:
+    """Check that a policy asks only for batch sizes that the task offers.
+
+    Args:
+        batch_sizes: the batch sizes that the policy wants to use.
+        task: the task with its ladder.
+
+    Raises:
+        ConfigError: a size is not on the ladder.
+    """
+    missing = sorted(set(batch_sizes) - set(task.batch_sizes))
+    if missing:
+        asked = ", ".join(str(size) for size in missing)
+        ladder = ", ".join(str(size) for size in task.batch_sizes)
+        raise ConfigError(
+            f"the policy asks for batch size {asked}, which is not on the ladder of task '{task.name}' "
+            f"(batch_sizes: {ladder}); choose sizes of the ladder, or add to batch_sizes in the task's env.yaml"
+        )

@@ -1,0 +1,81 @@
+"""Batch size and learning rate drawn at random: the floor that a clever policy has to beat."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._protocol import Decision, Observation, TaskInfo
+from autobatch.policies._registry import register_policy
+from autobatch.policies._wording import configuration, count
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+
+_PURPOSE = 0x72616E64
+"""Sets these draws apart from every other generator that is derived from the run's seed."""
+
+
+class RandomParameters(PolicyParameters):
+    """Parameters of the kind ``random``."""
+
+    every: int = Field(default=1, gt=0, description="Epochs that a draw is kept for.")
+
+
+@register_policy("random", RandomParameters)
+class RandomPolicy:
+    """Draw uniformly from the ladder and the task's learning rates.
+
+    A draw is a pure function of the run's seed and of the epoch in which it falls, so that a resumed run needs no
+    generator state to continue as it would have.
+    """
+
+    needs_library = False
+
+    def __init__(self, parameters: RandomParameters) -> None:
+        self.parameters = parameters
+        self._task: TaskInfo | None = None
+
+    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+        """Remember the task.
+
+        Args:
+            task: the task about to start; its seed decides the draws.
+            library: not used.
+        """
+        self._task = task
+
+    def decide(self, observation: Observation) -> Decision:
+        """Return the draw of the coming epoch.
+
+        Args:
+            observation: where the run stands; only its epoch is used.
+
+        Returns:
+            The drawn configuration.
+
+        Raises:
+            RuntimeError: ``reset`` was not called.
+        """
+        if self._task is None:
+            raise RuntimeError("call reset(task, library) before decide()")
+        task = self._task
+        draw = observation.epoch // self.parameters.every
+        generator = np.random.default_rng([task.seed, _PURPOSE, draw])
+        batch_size = task.batch_sizes[int(generator.integers(len(task.batch_sizes)))]
+        lr = task.learning_rates[int(generator.integers(len(task.learning_rates)))]
+        kept = count(self.parameters.every, "epoch")
+        reason = f"{configuration(batch_size, lr)}: draw {draw + 1} of seed {task.seed}, kept for {kept}"
+        return Decision(batch_size, lr, reason=reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: seed and epoch decide every draw."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing.
+
+        Args:
+            state: an empty mapping.
+        """

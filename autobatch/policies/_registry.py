@@ -1,0 +1,78 @@
+"""The kinds of policy, by name: one typed table that YAML files refer to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from autobatch._errors import ConfigError, UnknownNameError, near_names
+from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._protocol import Policy
+
+ParametersT = TypeVar("ParametersT", bound=PolicyParameters)
+PolicyT = TypeVar("PolicyT", bound=Policy)
+
+
+@dataclass(frozen=True)
+class PolicyKind:
+    """One registered kind of policy.
+
+    Attributes:
+        name: what a YAML's ``kind:`` says.
+        parameters: the model that the YAML's ``parameters:`` are checked against.
+        build: makes a policy from checked parameters.
+    """
+
+    name: str
+    parameters: type[PolicyParameters]
+    build: Callable[[Any], Policy]
+
+
+_KINDS: dict[str, PolicyKind] = {}
+
+
+def register_policy(
+    kind: str, parameters: type[ParametersT]
+) -> Callable[[Callable[[ParametersT], PolicyT]], Callable[[ParametersT], PolicyT]]:
+    """Register a policy class under a kind, so that YAML files can name it.
+
+    Args:
+        kind: what a YAML's ``kind:`` will say.
+        parameters: the model of the YAML's ``parameters:``; a sentence in each field's description.
+
+    Returns:
+        A decorator for the class (or a function) that makes the policy from such parameters.
+
+    Raises:
+        ConfigError: the kind is taken.
+    """
+    if kind in _KINDS:
+        raise ConfigError(f"policy kind '{kind}' is registered already; choose another name")
+
+    def register(build: Callable[[ParametersT], PolicyT]) -> Callable[[ParametersT], PolicyT]:
+        _KINDS[kind] = PolicyKind(kind, parameters, build)
+        return build
+
+    return register
+
+
+def policy_kinds() -> list[str]:
+    """Return the names of all registered kinds, sorted."""
+    return sorted(_KINDS)
+
+
+def policy_kind(kind: str) -> PolicyKind:
+    """Look up a kind.
+
+    Args:
+        kind: its name.
+
+    Returns:
+        The registered kind.
+
+    Raises:
+        UnknownNameError: no such kind.
+    """
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        raise UnknownNameError(f"unknown policy kind '{kind}'; {near_names(kind, _KINDS)}") from None

@@ -1,0 +1,95 @@
+"""How policies put figures into words."""
+
+import math
+
+
+def configuration(batch_size: int, lr: float) -> str:
+    """Return the paper's name of a configuration, spelt for a sentence.
+
+    Args:
+        batch_size: global batch size.
+        lr: base learning rate.
+
+    Returns:
+        For example ``"s64 at lr 0.1"``.
+    """
+    return f"s{batch_size} at lr {lr:g}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where needed.
+
+    Args:
+        number: how many.
+        noun: the singular.
+
+    Returns:
+        For example ``"1 epoch"`` or ``"22 epochs"``.
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person reads it.
+
+    Args:
+        seconds: a time, at least 0.
+
+    Returns:
+        For example ``"0.36 s"``, ``"3.1 s"``, ``"48 s"``, ``"3 min 20 s"`` or ``"2 h 5 min"``.
+    """
+    if seconds < 0.995:
+        return f"{seconds:.2g} s"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def estimate(value: float, uncertainty: float) -> str:
+    """Return a value with its standard error, both to the digits that the error leaves meaningful.
+
+    Args:
+        value: the estimate.
+        uncertainty: its standard error, at least 0.
+
+    Returns:
+        For example ``"0.0342 ± 0.0031"``.
+    """
+    if not (math.isfinite(uncertainty) and uncertainty > 0):
+        return figure(value)
+    decimals = max(0, 1 - math.floor(math.log10(uncertainty)))
+    return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}"
+
+
+def figure(value: float) -> str:
+    """Return a number to three significant digits.
+
+    Args:
+        value: any number.
+
+    Returns:
+        For example ``"0.0342"`` or ``"1520"``.
+    """
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage.
+
+    Args:
+        share: a share of one.
+
+    Returns:
+        For example ``"5 %"`` or ``"2.5 %"``.
+    """
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,207 @@
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from autobatch._errors import ConfigError
+from autobatch.policies import BeaconFollowParameters, BeaconFollowPolicy
+from tests.beacons.synthetic import make_costs, make_library
+from tests.policies.cases import LAW, make_observation, make_task, simulate, through_json
+
+
+@pytest.fixture(scope="module")
+def library():
+    return make_library()
+
+
+def follow(library, task=None, **parameters) -> BeaconFollowPolicy:
+    policy = BeaconFollowPolicy(BeaconFollowParameters(**parameters))
+    policy.reset(task or make_task(), library)
+    return policy
+
+
+def fixed_losses() -> dict[tuple[int, float], float]:
+    """Final loss of every fixed configuration by the law itself, without noise."""
+    task = make_task()
+    ends = {
+        (size, lr): LAW.journey([(size, lr)] * LAW.epochs)[-1]
+        for size in task.batch_sizes
+        for lr in task.learning_rates
+    }
+    return {configuration: LAW.loss(end.c_bar, end.l_cum) for configuration, end in ends.items()}
+
+
+def fixed_seconds(batch_size: int) -> float:
+    return make_costs().training_seconds(batch_size, LAW.epochs * LAW.steps_per_epoch(batch_size), LAW.epochs)
+
+
+def test_ends_as_well_as_the_best_fixed_configuration_in_less_time(library):
+    losses = fixed_losses()
+    best = min(losses, key=losses.get)
+    journey = simulate(follow(library))
+    assert journey.final_loss <= losses[best] * 1.1
+    assert journey.seconds < 0.8 * fixed_seconds(best[0])
+
+
+def test_is_faster_than_every_fixed_configuration_that_ends_as_well(library):
+    journey = simulate(follow(library))
+    as_good = [size for (size, _), loss in fixed_losses().items() if loss <= journey.final_loss]
+    assert journey.seconds < min(fixed_seconds(size) for size in as_good)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_in_the_position_does_not_make_it_flap(library, seed):
+    journey = simulate(follow(library), noise=0.3, seed=seed)
+    sizes = [size for size, _ in journey.stages]
+    turns = np.diff(np.sign([step for step in np.diff(np.log2(sizes)) if step]))
+    assert np.count_nonzero(turns) <= 2
+    assert journey.final_loss <= min(fixed_losses().values()) * 1.25
+
+
+def test_a_choice_is_kept_for_the_cooldown(library):
+    stages = simulate(follow(library, cooldown=4), noise=0.3).stages
+    changes = [epoch for epoch in range(1, LAW.epochs) if stages[epoch] != stages[epoch - 1]]
+    assert changes
+    assert np.diff([0, *changes, LAW.epochs]).min() >= 4
+
+
+def test_one_change_goes_as_far_as_the_rungs_allow(library):
+    sizes = np.array([size for size, _ in simulate(follow(library, max_rungs=1)).stages])
+    assert np.abs(np.diff(np.log2(sizes))).max() == 1
+
+
+def test_the_first_decision_is_what_the_beacons_themselves_say(library):
+    decision = follow(library).decide(make_observation(0))
+    losses = fixed_losses()
+    assert losses[decision.batch_size, decision.lr] <= min(losses.values()) * 1.15
+    own = next(c for c in decision.alternatives if (c.batch_size, c.lr) == (decision.batch_size, decision.lr))
+    end = LAW.journey([(own.batch_size, own.lr)] * LAW.epochs)[-1]
+    # The recorded seeds scatter by 3 %.
+    assert own.c_bar == pytest.approx(end.c_bar, rel=0.1)
+    assert own.l_cum == pytest.approx(end.l_cum, rel=0.1)
+    assert own.seconds == pytest.approx(1.1 * fixed_seconds(own.batch_size))
+    assert decision.target == (own.c_bar, own.l_cum)
+
+
+def test_every_candidate_is_recorded(library):
+    task = make_task()
+    decision = follow(library, task).decide(make_observation(0))
+    assert {(c.batch_size, c.lr) for c in decision.alternatives} == {
+        (size, lr) for size in task.batch_sizes for lr in task.learning_rates
+    }
+
+
+def test_one_seed_and_library_make_the_same_decisions(library):
+    assert simulate(follow(library), noise=0.3).decisions == simulate(follow(library), noise=0.3).decisions
+
+
+@pytest.mark.parametrize("restart", [1, 7, 13])
+def test_a_restart_in_mid_run_changes_nothing(library, restart):
+    policy = follow(library)
+
+    def restarted(epoch: int) -> BeaconFollowPolicy | None:
+        if epoch != restart:
+            return None
+        fresh = follow(library)
+        fresh.load_state_dict(through_json(policy.state_dict()))
+        return fresh
+
+    through = simulate(policy, noise=0.3, before_epoch=restarted)
+    assert through.decisions == simulate(follow(library), noise=0.3).decisions
+
+
+def test_in_unknown_territory_it_says_so_and_stays(library):
+    policy = follow(library)
+    policy.decide(make_observation(0))
+    decision = policy.decide(make_observation(10, batch_size=64, lr=0.2, c_bar=1e9, l_cum=1e7, steps=160))
+    assert (decision.batch_size, decision.lr) == (64, 0.2)
+    assert "the landscape has no beacons" in decision.reason
+    assert "stay with s64 at lr 0.2" in decision.reason
+
+
+@pytest.mark.parametrize("position", [{"c_bar": float("nan")}, {"l_cum": 0.0}, {"c_bar": float("nan"), "l_cum": 0.0}])
+def test_without_a_measurement_it_stays(library, position):
+    decision = follow(library).decide(make_observation(3, batch_size=128, lr=0.05, **position))
+    assert (decision.batch_size, decision.lr) == (128, 0.05)
+    assert "not been measured" in decision.reason
+
+
+def test_after_the_last_epoch_it_stays(library):
+    decision = follow(library).decide(make_observation(LAW.epochs, batch_size=128, lr=0.05))
+    assert (decision.batch_size, decision.lr) == (128, 0.05)
+
+
+def test_a_run_that_strayed_is_told_that_it_left_the_corridor_and_led_back(library):
+    policy = follow(library)
+    place = LAW.journey([(512, 0.4)] * 6)[-1]
+    decision = policy.decide(
+        make_observation(6, batch_size=512, lr=0.4, c_bar=place.c_bar, l_cum=place.l_cum, steps=int(place.steps))
+    )
+    assert decision.reason.startswith("you have left the corridor: s512 at lr 0.4 would end at final validation loss")
+    assert decision.batch_size == 256 or decision.lr == 0.2
+
+
+def test_reasons_have_the_figures_they_speak_of(library):
+    decisions = simulate(follow(library)).decisions
+    assert re.fullmatch(
+        r"start with s\d+ at lr [\d.]+: predicted final validation loss 0\.\d+ ± 0\.\d+.*; "
+        r"the remaining 20 epochs take [\d.]+ s",
+        decisions[0].reason,
+    )
+    changed = [new for old, new in itertools.pairwise(decisions) if new.batch_size != old.batch_size]
+    moves = [decision.reason for decision in changed]
+    assert moves
+    for reason in moves:
+        assert re.match(
+            r"s\d+( at lr [\d.]+)? -> s\d+ at lr [\d.]+: predicted final validation loss 0\.\d+ ± 0\.\d+.*, and "
+            r"the remaining \d+ epochs? takes? [\d.]+ s instead of [\d.]+ s$",
+            reason,
+        ), reason
+
+
+def test_without_a_cost_table_optimizer_steps_rank_and_the_reason_says_so(library):
+    decision = follow(library, make_task(costs=None)).decide(make_observation(0))
+    assert "optimizer steps (no cost table: steps rank)" in decision.reason
+    assert all(np.isnan(candidate.seconds) for candidate in decision.alternatives)
+    assert decision.batch_size == follow(library).decide(make_observation(0)).batch_size
+
+
+def test_a_configuration_that_diverged_is_no_candidate():
+    library = make_library(diverged=[(512, 0.4, 1)])
+    decision = follow(library).decide(make_observation(0))
+    assert (512, 0.4) not in {(c.batch_size, c.lr) for c in decision.alternatives}
+    assert len(decision.alternatives) == 34
+
+
+def test_it_keeps_to_the_ladder_of_the_task(library):
+    task = make_task(batch_sizes=(16, 32), learning_rates=(0.1, 0.2))
+    journey = simulate(follow(library, task))
+    assert {size for size, _ in journey.stages} <= {16, 32}
+    assert {lr for _, lr in journey.stages} <= {0.1, 0.2}
+
+
+def test_a_wider_tolerance_is_never_slower(library):
+    seconds = [simulate(follow(library, tolerance=tolerance)).seconds for tolerance in (0.0, 0.05, 0.2)]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize("landscape", ["nearest", "gaussian-process"])
+def test_both_landscapes_lead_to_a_good_end(library, landscape):
+    journey = simulate(follow(library, landscape=landscape))
+    assert journey.final_loss <= min(fixed_losses().values()) * 1.15
+
+
+def test_without_a_library_it_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"needs beacons of task 'synthetic'.*autobatch beacons record"):
+        BeaconFollowPolicy(BeaconFollowParameters()).reset(make_task(), None)
+
+
+def test_beacons_for_other_configurations_are_an_error(library):
+    with pytest.raises(ConfigError, match=r"no finished beacon at any batch size of 48.*record them"):
+        follow(library, make_task(batch_sizes=(48,)))
+
+
+def test_a_cost_table_for_another_ladder_is_an_error(library):
+    with pytest.raises(ConfigError, match="--calibrate"):
+        follow(library, make_task(costs=make_costs((8, 16))))

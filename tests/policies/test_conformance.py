@@ -1,0 +1,71 @@
+"""What every policy must do, whatever its kind: run over each shipped YAML and each notation."""
+
+import dataclasses
+import json
+
+import pytest
+
+from autobatch.policies import Policy, load_policy_spec, make_policy, policy_names
+from tests.beacons.synthetic import make_library
+from tests.policies.cases import LAW, make_observation, make_task, simulate, through_json
+
+NAMES = sorted({*policy_names(), "s64", "s64-lr0.05", "s8-to-512", "s8-to-512-ms"})
+
+
+@pytest.fixture(scope="module")
+def library():
+    return make_library(seeds=(0,))
+
+
+@pytest.fixture(params=NAMES)
+def make(request, library):
+    def build(seed: int = 0) -> Policy:
+        policy = make_policy(load_policy_spec(request.param))
+        policy.reset(make_task(seed=seed), library if policy.needs_library else None)
+        return policy
+
+    return build
+
+
+def test_satisfies_the_protocol(make):
+    assert isinstance(make(), Policy)
+
+
+def test_decisions_stay_on_the_ladder_with_a_reason(make):
+    task = make_task()
+    for decision in simulate(make()).decisions:
+        assert decision.batch_size in task.batch_sizes
+        assert decision.lr in task.learning_rates
+        assert decision.reason
+        assert "nan" not in decision.reason
+        json.dumps(dataclasses.asdict(decision), allow_nan=False)
+
+
+def test_one_seed_makes_the_same_decisions(make):
+    assert simulate(make(), noise=0.2).decisions == simulate(make(), noise=0.2).decisions
+
+
+def test_reset_starts_anew(make, library):
+    policy = make()
+    first = simulate(policy).decisions
+    policy.reset(make_task(), library if policy.needs_library else None)
+    assert simulate(policy).decisions == first
+
+
+def test_a_restart_in_mid_run_changes_nothing(make):
+    policy = make()
+
+    def restarted(epoch: int) -> Policy | None:
+        if epoch != LAW.epochs // 2:
+            return None
+        fresh = make()
+        fresh.load_state_dict(through_json(policy.state_dict()))
+        return fresh
+
+    assert simulate(policy, noise=0.2, before_epoch=restarted).decisions == simulate(make(), noise=0.2).decisions
+
+
+def test_is_not_asked_in_vain_after_the_last_epoch(make):
+    policy = make()
+    simulate(policy)
+    assert policy.decide(make_observation(LAW.epochs)).batch_size in make_task().batch_sizes

@@ -1,0 +1,44 @@
+import pytest
+
+from autobatch.policies._wording import configuration, count, duration, estimate, figure, percent
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.04 s"),
+        (0.364, "0.36 s"),
+        (3.14, "3.1 s"),
+        (9.96, "10 s"),
+        (48.2, "48 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "uncertainty", "text"),
+    [
+        (0.03421, 0.00312, "0.0342 ± 0.0031"),
+        (0.5, 0.1, "0.50 ± 0.10"),
+        (152.3, 20.0, "152 ± 20"),
+        (0.0342, 0.0, "0.0342"),
+        (0.0342, float("nan"), "0.0342"),
+    ],
+)
+def test_estimates_show_the_digits_that_mean_something(value, uncertainty, text):
+    assert estimate(value, uncertainty) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.034218, "0.0342"), (1523.4, "1523"), (0.0, "0"), (float("nan"), "nan")])
+def test_figures(value, text):
+    assert figure(value) == text
+
+
+def test_names_counts_and_shares():
+    assert configuration(64, 0.1) == "s64 at lr 0.1"
+    assert [count(1, "epoch"), count(22, "epoch")] == ["1 epoch", "22 epochs"]
+    assert [percent(0.05), percent(0.025)] == ["5 %", "2.5 %"]
