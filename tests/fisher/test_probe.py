@@ -1,0 +1,389 @@
+"""The probe around a step: it never changes training, it starts afresh, and it says what it cannot measure."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
+
+from autobatch._errors import MeasureError
+from autobatch.fisher import FisherProbe
+
+from .conftest import Measure
+from .models import ResNet8, TiedLanguageModel, mlp
+
+
+def batch(size: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 3, 8, 8, generator=generator), torch.randint(0, 5, (size,), generator=generator)
+
+
+def train(measured: bool) -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    model = nn.Sequential(ResNet8(), nn.Dropout(0.3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    probe = FisherProbe(model)
+    for epoch in range(3):
+        for step, size in enumerate((8, 16, 5)):
+            x, y = batch(size, seed=100 * epoch + step)
+            optimizer.zero_grad()
+            if measured and step != 1:
+                with probe:
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+                assert len(probe.spectrum().eigenvalues) == size
+            else:
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    return model.state_dict()
+
+
+def test_weights_are_bit_identical_with_and_without_measuring() -> None:
+    plain, measured = train(measured=False), train(measured=True)
+    assert all(torch.equal(plain[name], measured[name]) for name in plain)
+
+
+def test_one_probe_serves_many_steps() -> None:
+    model = mlp_of_images()
+    probe = FisherProbe(model)
+    first, second = batch(6), batch(4, seed=1)
+    grams = []
+    for x, y in (first, second, first):
+        model.zero_grad()
+        with probe:
+            F.cross_entropy(model(x), y).backward()
+        grams.append(probe.gram())
+        assert probe.gram() is grams[-1]
+        assert probe.seconds > 0
+    assert grams[1].shape == (4, 4)
+    assert torch.equal(grams[0], grams[2])
+
+
+def mlp_of_images() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(inplace=True), nn.Linear(8, 5))
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(p._backward_hooks or {}) for p in model.parameters()) + sum(
+        len(m._forward_pre_hooks) for m in model.modules()
+    )
+
+
+def test_nothing_is_left_behind() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    probe = FisherProbe(model)
+    with pytest.raises(IndexError), probe:
+        F.cross_entropy(model(x), y + 100)
+    assert hooks(model) == 0
+    with pytest.raises(MeasureError, match="nothing was measured"):
+        probe.gram()
+    with probe:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward(retain_graph=True)
+    gram = probe.gram().clone()
+    loss.backward()  # the graph outlives the body; its hooks do not
+    assert hooks(model) == 0
+    assert torch.equal(probe.gram(), gram)
+    graph = weakref.ref(loss)
+    del loss
+    gc.disable()
+    try:
+        assert graph() is None
+    finally:
+        gc.enable()
+
+
+def test_optimizer_steps_and_evaluation_inside_the_body_do_not_disturb() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    optimizer = torch.optim.AdamW(model.parameters())
+    probe, alone = FisherProbe(model), FisherProbe(model)
+    with alone:
+        F.cross_entropy(model(x), y).backward()
+    model.zero_grad()
+    with probe:
+        with torch.no_grad():
+            model(batch(3)[0])
+        F.cross_entropy(model(x), y).backward()
+        assert sum(p.numel() for p in model.parameters()) == 1589
+        optimizer.step()
+    assert torch.equal(probe.gram(), alone.gram())
+
+
+def test_autograd_functions_instead_of_backward() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    by_method, by_backward, by_grad = FisherProbe(model), FisherProbe(model), FisherProbe(model)
+    with by_method:
+        F.cross_entropy(model(x), y).backward()
+    with by_backward:
+        torch.autograd.backward(F.cross_entropy(model(x), y))
+    with by_grad:
+        torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    assert torch.equal(by_method.gram(), by_backward.gram())
+    assert torch.equal(by_method.gram(), by_grad.gram())
+
+
+def test_gradients_of_low_precision_raise_the_rank_threshold() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    probe = FisherProbe(model)
+    with probe, torch.autocast("cpu", dtype=torch.bfloat16):
+        F.cross_entropy(model(x), y).backward()
+    spectrum = probe.spectrum()
+    limit = spectrum.eigenvalues[-1] * (6 * torch.finfo(torch.bfloat16).eps) ** 2
+    assert spectrum.rank == int((spectrum.eigenvalues > limit).sum())
+
+
+# -- what cannot be measured ------------------------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"rnn": nn.LSTM(8, 4, batch_first=True)})
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body["rnn"](x[:, 0])[0][:, -1])
+
+
+class Bilinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = nn.Bilinear(8, 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pair(x[:, 0, 0], x[:, 0, 1])
+
+
+class Bare(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 5))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, 0, 0]
+        if self.how == "mul":
+            return x[:, :5] * self.scale[0]
+        if self.how == "reshape":
+            return F.linear(x, self.scale.reshape(5, 8))
+        if self.how == "left":
+            return (self.scale.T @ x.T).T
+        if self.how == "einsum":
+            return torch.einsum("bi,io->bo", x, self.scale)
+        if self.how == "input":
+            return x @ F.linear(self.scale.T, torch.eye(8)).T
+        return F.linear(x, self.scale.T + self.scale.T)
+
+
+UNSUPPORTED = {
+    "lstm": (Recurrent, r"parameter 'body.rnn.weight_ih_l0' of module 'body.rnn' \(LSTM\) is used by lstm\(\)"),
+    "bilinear": (Bilinear, r"'pair.weight' of module 'pair' \(Bilinear\) is used by bilinear\(\)"),
+    "weight-norm": (
+        lambda: nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(192, 5))),
+        r"parameter '1.parametrizations.weight.original1'.*is used by _weight_norm",
+    ),
+    "transposed-convolution": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 2, 3), nn.Flatten(), nn.Linear(200, 5)),
+        r"'0.weight' of module '0' \(ConvTranspose2d\)",
+    ),
+    "conv3d": (
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 1, 3), nn.Flatten(), nn.Linear(36, 5)),
+        r"'1.weight' of module '1' \(Conv3d\)",
+    ),
+    "prelu": (lambda: nn.Sequential(nn.Flatten(), nn.PReLU(), nn.Linear(192, 5)), r"'1.weight'.*\(PReLU\)"),
+    "instance-norm": (
+        lambda: nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.Flatten(), nn.Linear(192, 5)),
+        r"'0.weight'.*\(InstanceNorm2d\)",
+    ),
+    "bare-mul": (lambda: Bare("mul"), r"parameter 'scale' of the model itself \(Bare\) is used by __getitem__\(\)"),
+    "bare-reshape": (lambda: Bare("reshape"), r"'scale'.*is used by reshape\(\)"),
+    "bare-left": (lambda: Bare("left"), r"'scale'.*is used by matmul\(\)"),
+    "bare-einsum": (lambda: Bare("einsum"), r"'scale'.*is used by einsum\(\)"),
+    "bare-as-input": (lambda: Bare("input"), r"'scale'.*is used by linear\(\)"),
+    "bare-sum": (lambda: Bare("sum"), r"'scale'.*is used by add\(\)"),
+}
+
+
+@pytest.mark.parametrize(("build", "message"), UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
+def test_a_parameter_in_an_unsupported_function_is_named(build: object, message: str) -> None:
+    model, (x, y) = build(), batch()  # type: ignore[operator]
+    probe = FisherProbe(model)
+    F.cross_entropy(model(x), y).backward()
+    undisturbed = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with probe:
+        F.cross_entropy(model(x), y).backward()
+    with pytest.raises(MeasureError, match=message + r"(.|\n)*Freeze it with requires_grad_\(False\)"):
+        probe.spectrum()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), undisturbed, strict=True))
+
+
+def test_a_penalty_on_the_weights_is_an_error() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    probe = FisherProbe(model)
+    with probe:
+        (F.cross_entropy(model(x), y) + 1e-4 * model[1].weight.pow(2).sum()).backward()
+    with pytest.raises(MeasureError, match=r"'1.weight' of module '1' \(Linear\) is used by pow\(\)"):
+        probe.gram()
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"max_norm": 1.0}, "max_norm"),
+        ({"scale_grad_by_freq": True}, "scale_grad_by_freq"),
+        ({"sparse": True}, "sparse"),
+    ],
+)
+def test_embedding_options_without_per_sample_gradients(
+    options: dict[str, object], name: str, measure: Measure
+) -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, **options), nn.Flatten(), nn.Linear(12, 5))
+    probe = measure(model, torch.randint(0, 7, (6, 3)), y=torch.randint(0, 5, (6,)))
+    with pytest.raises(MeasureError, match=rf"parameter '0.weight' of module '0' \(Embedding\).*{name}="):
+        probe.gram()
+
+
+class Hidden(nn.Module):
+    """A layer inside a block that torch functions cannot see into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(192, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x.flatten(1).requires_grad_(), use_reentrant=True)
+
+
+def test_a_use_that_was_not_seen_is_found() -> None:
+    model, (x, y) = Hidden(), batch()
+    probe = FisherProbe(model)
+    with probe:
+        F.cross_entropy(model(x), y).backward()
+    with pytest.raises(
+        MeasureError, match=r"'inner.weight' of module 'inner' \(Linear\) got a gradient, but its use was not"
+    ):
+        probe.gram()
+
+
+def test_a_second_use_that_was_not_seen_is_found() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(192, 192)
+            self.last = nn.Linear(192, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x.flatten(1))
+            return self.last(x) + checkpoint(lambda h: self.last(self.first(h)), x, use_reentrant=True)
+
+    model, (x, y) = Twice().double(), batch()
+    probe = FisherProbe(model)
+    with probe:
+        F.cross_entropy(model(x.double()), y).backward()
+    with pytest.raises(MeasureError, match="some use of a parameter was not seen"):
+        probe.gram()
+
+
+def test_an_input_changed_in_place_behind_autograd_is_found() -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.GroupNorm(1, 3)
+            self.head = nn.Linear(192, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.head(x.flatten(1))
+            with torch.no_grad():
+                x.detach().mul_(2)
+            return y
+
+    model, (x, y) = Overwriting(), batch()
+    model.norm.requires_grad_(False)
+    probe = FisherProbe(model)
+    with probe, torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        F.cross_entropy(model(x), y).backward()
+    with pytest.raises(MeasureError, match=r"'head.weight' of module 'head' \(Linear\).*changed in place"):
+        probe.gram()
+
+
+def test_not_finite_gradients() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    x[2] = float("nan")
+    probe = FisherProbe(model)
+    with probe:
+        F.cross_entropy(model(x), y).backward()
+    with pytest.raises(MeasureError, match="gradients of this step are not finite"):
+        probe.spectrum()
+
+
+def test_no_gradient_at_all_is_a_zero_matrix() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    probe = FisherProbe(model)
+    with probe:
+        (F.cross_entropy(model(x), y) * 0).backward()
+    spectrum = probe.spectrum()
+    assert (spectrum.trace, spectrum.rank) == (0.0, 0)
+    assert spectrum.condition_number != spectrum.condition_number  # NaN
+
+
+def test_misuse_of_the_body() -> None:
+    model, (x, y) = mlp_of_images(), batch()
+    probe = FisherProbe(model)
+    with pytest.raises(MeasureError, match="nothing was measured"):
+        probe.gram()
+    with probe:
+        pass
+    with pytest.raises(MeasureError, match="was not called inside the body"):
+        probe.gram()
+    with probe:
+        model(x)
+    with pytest.raises(MeasureError, match="no gradient arrived"):
+        probe.gram()
+    with probe:
+        for half in (slice(0, 3), slice(3, 6)):
+            F.cross_entropy(model(x[half]), y[half]).backward()
+    with pytest.raises(MeasureError, match="called twice in one measured step"):
+        probe.gram()
+    with probe:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward(retain_graph=True)
+        loss.backward()
+    with pytest.raises(MeasureError, match="arrived twice"):
+        probe.gram()
+    with probe:
+        F.cross_entropy(model[1:](model[0](x)), y).backward()
+    with pytest.raises(MeasureError, match="used before the model was called"):
+        probe.gram()
+    with probe:
+        with pytest.raises(MeasureError, match="already entered"):
+            probe.__enter__()
+        with pytest.raises(MeasureError, match="has not ended"):
+            probe.gram()
+
+
+def test_batch_norm_in_train_mode_is_not_eval(measure: Measure) -> None:
+    probe = measure(ResNet8(), batch()[0], y=batch()[1], bn="eval")
+    with pytest.raises(MeasureError, match=r'bn="eval" was asked for.*call model.eval\(\)'):
+        probe.gram()
+
+
+def test_no_batch_norm_is_named(measure: Measure) -> None:
+    assert measure(mlp(), torch.randn(6, 3, 4, 4), y=batch()[1]).spectrum().bn == "none"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bn": "exact"}, "not available"),
+        ({"bn": "row"}, "did you mean 'rows'"),
+        ({"loss_reduction": "avg"}, "loss_reduction='avg'"),
+    ],
+)
+def test_bad_arguments(options: dict[str, str], message: str) -> None:
+    with pytest.raises(MeasureError, match=message):
+        FisherProbe(TiedLanguageModel(), **options)  # type: ignore[arg-type]
