@@ -56,7 +56,7 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
     Raises:
         ConfigError: the path exists but is a folder without ``env.yaml``.
         UnknownNameError: nothing of that name exists; the message lists near names and where they were looked for.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     text = str(name)
     path = expand_home(text)
     is_plain_name = path.name == text and path.suffix not in {".yaml", ".yml"}

@@ -49,7 +49,7 @@ def load_yaml(path: str | Path, model: type[ModelT], overrides: Sequence[str] = 
     Raises:
         ConfigError: the file cannot be read, is not plain YAML, or does not fit the model; the message has a line
             ``file:line: key 'a.b': expected ..., got ...`` for each error.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     document = _parse(_read(Path(path)), str(path))
     for assignment in overrides:
         _assign(document, assignment, "--set")
@@ -69,7 +69,7 @@ def validate(mapping: Mapping[str, Any], model: type[ModelT], source: str) -> Mo
 
     Raises:
         ConfigError: the values do not fit the model.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     return _validate(_Document(dict(mapping), source), model)
 
 
@@ -86,7 +86,7 @@ def apply_overrides(mapping: Mapping[str, Any], assignments: Iterable[str], sour
 
     Raises:
         ConfigError: an assignment has no ``=``, no key or no valid value, or goes through a value that is no mapping.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     document = _Document(json.loads(json.dumps(dict(mapping))), source)
     for assignment in assignments:
         _assign(document, assignment, source)
@@ -280,7 +280,7 @@ def _validate(document: _Document, model: type[ModelT]) -> ModelT:
 def _sentences(document: _Document, schema: dict[str, Any], details: list[ErrorDetails]) -> list[str]:
     found = [(detail, *_follow(schema, detail)) for detail in details]
     locations = [location for _, location, _, _ in found]
-    sentences = {}
+    sentences: dict[str, None] = {}
     for detail, location, node, parent in found:
         deeper = any(other[: len(location)] == location and len(other) > len(location) for other in locations)
         if not deeper:  # of a union's members, only those that got furthest into the value have something to say

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from autobatch.training._augment import augment
     from autobatch.training._calibrate import calibrate, device_kind
     from autobatch.training._data import Data, load_data, normalise
+    from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
     from autobatch.training._record_beacons import RecordingObserver, RecordingProgress, RecordingResult, record_beacons
     from autobatch.training._run import (
         EpochRow,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Data": "_data",
     "EpochRow": "_run",
+    "ExperimentSpec": "_experiment",
     "RecordingObserver": "_record_beacons",
     "RecordingProgress": "_record_beacons",
     "RecordingResult": "_record_beacons",
@@ -46,17 +48,21 @@ _HOMES = {
     "load_data": "_data",
     "load_decisions": "_run",
     "load_epochs": "_run",
+    "load_experiment": "_experiment",
     "load_run_config": "_run",
     "load_summary": "_run",
     "load_task": "_task",
     "normalise": "_data",
+    "override": "_experiment",
     "record_beacons": "_record_beacons",
+    "resolve": "_experiment",
     "run": "_session",
 }
 
 __all__ = [
     "Data",
     "EpochRow",
+    "ExperimentSpec",
     "RecordingObserver",
     "RecordingProgress",
     "RecordingResult",
@@ -74,11 +80,14 @@ __all__ = [
     "load_data",
     "load_decisions",
     "load_epochs",
+    "load_experiment",
     "load_run_config",
     "load_summary",
     "load_task",
     "normalise",
+    "override",
     "record_beacons",
+    "resolve",
     "run",
 ]
 

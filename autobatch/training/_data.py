@@ -79,7 +79,7 @@ def load_data(task: TaskSpec, data_dir: Path | None = None, device: torch.device
 
     Raises:
         DataError: the dataset is absent and cannot be downloaded, is damaged, or is too small for its splits.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     spec = task.dataset
     parts = _load_parts(spec, data_dir or DEFAULT_DATA_DIR)
     images, labels = parts.train_images, parts.train_labels

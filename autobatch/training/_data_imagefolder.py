@@ -3,6 +3,7 @@
 The cache is found by the names, sizes and modification times of all files, so it is rebuilt whenever one changes.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -44,7 +45,7 @@ def load_imagefolder(folder: str, data_dir: Path) -> ImageParts:
     Raises:
         DataError: a folder is missing or empty, an image is damaged or of another size or kind, or the test part has
             a class that the training part lacks.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     root = _find(folder, data_dir)
     files = {part: _list_images_by_class(root / part) for part in ("train", "test")}
     classes = sorted(files["train"])
@@ -161,5 +162,6 @@ def _write_cache(cache: Path, tensors: dict[str, Tensor], listing: str) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"listing": listing})
         part.replace(cache)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         _log.warning("decoded images are not cached, so will be decoded again: %s", error)

@@ -252,7 +252,7 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
     Raises:
         UnknownNameError: no such name.
         ConfigError: the file is not a valid task.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     return load_yaml(find_artefact("envs", name_or_path), TaskSpec)
 
 

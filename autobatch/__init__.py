@@ -1,0 +1,221 @@
+"""autobatch chooses batch size and learning rate while a network trains, from the Fisher spectrum of its gradients.
+
+Everything public is here; names resolve on first use (PEP 562), so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autobatch._errors import (
+        AutoBatchError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        LibraryError,
+        MeasureError,
+        OutputError,
+        UnknownNameError,
+    )
+    from autobatch.beacons import (
+        Beacon,
+        BeaconKey,
+        BeaconLibrary,
+        CostTable,
+        FixedResult,
+        Forecast,
+        Landscape,
+        LibraryInfo,
+        OptimumRegion,
+        Prediction,
+        Standing,
+        compact,
+        forecast,
+        leave_one_out,
+        write_beacon,
+    )
+    from autobatch.control import (
+        AutoBatchController,
+        DecisionRecord,
+    )
+    from autobatch.fisher import (
+        FisherProbe,
+        SpectralPosition,
+        Spectrum,
+    )
+    from autobatch.policies import (
+        Candidate,
+        Decision,
+        Observation,
+        Policy,
+        PolicySpec,
+        TaskInfo,
+        load_policy_spec,
+        make_policy,
+        policy_names,
+        register_policy,
+    )
+    from autobatch.training import (
+        EpochRow,
+        ExperimentSpec,
+        RecordingObserver,
+        RecordingProgress,
+        RecordingResult,
+        RunConfig,
+        RunInfo,
+        RunObserver,
+        Summary,
+        TaskSpec,
+        build_model,
+        load_data,
+        load_decisions,
+        load_epochs,
+        load_experiment,
+        load_run_config,
+        load_summary,
+        load_task,
+        record_beacons,
+        resolve,
+        run,
+    )
+
+try:
+    __version__ = version("autobatch")
+except PackageNotFoundError:  # a checkout on the path that was not installed
+    __version__ = "unknown"
+
+_HOMES = {
+    "AutoBatchController": "control",
+    "AutoBatchError": "_errors",
+    "Beacon": "beacons",
+    "BeaconKey": "beacons",
+    "BeaconLibrary": "beacons",
+    "Candidate": "policies",
+    "CheckpointError": "_errors",
+    "ConfigError": "_errors",
+    "CostTable": "beacons",
+    "DataError": "_errors",
+    "Decision": "policies",
+    "DecisionRecord": "control",
+    "EpochRow": "training",
+    "ExperimentSpec": "training",
+    "FisherProbe": "fisher",
+    "FixedResult": "beacons",
+    "Forecast": "beacons",
+    "Landscape": "beacons",
+    "LibraryError": "_errors",
+    "LibraryInfo": "beacons",
+    "MeasureError": "_errors",
+    "Observation": "policies",
+    "OptimumRegion": "beacons",
+    "OutputError": "_errors",
+    "Policy": "policies",
+    "PolicySpec": "policies",
+    "Prediction": "beacons",
+    "RecordingObserver": "training",
+    "RecordingProgress": "training",
+    "RecordingResult": "training",
+    "RunConfig": "training",
+    "RunInfo": "training",
+    "RunObserver": "training",
+    "SpectralPosition": "fisher",
+    "Spectrum": "fisher",
+    "Standing": "beacons",
+    "Summary": "training",
+    "TaskInfo": "policies",
+    "TaskSpec": "training",
+    "UnknownNameError": "_errors",
+    "build_model": "training",
+    "compact": "beacons",
+    "forecast": "beacons",
+    "leave_one_out": "beacons",
+    "load_data": "training",
+    "load_decisions": "training",
+    "load_epochs": "training",
+    "load_experiment": "training",
+    "load_policy_spec": "policies",
+    "load_run_config": "training",
+    "load_summary": "training",
+    "load_task": "training",
+    "make_policy": "policies",
+    "policy_names": "policies",
+    "record_beacons": "training",
+    "register_policy": "policies",
+    "resolve": "training",
+    "run": "training",
+    "write_beacon": "beacons",
+}
+
+__all__ = [
+    "AutoBatchController",
+    "AutoBatchError",
+    "Beacon",
+    "BeaconKey",
+    "BeaconLibrary",
+    "Candidate",
+    "CheckpointError",
+    "ConfigError",
+    "CostTable",
+    "DataError",
+    "Decision",
+    "DecisionRecord",
+    "EpochRow",
+    "ExperimentSpec",
+    "FisherProbe",
+    "FixedResult",
+    "Forecast",
+    "Landscape",
+    "LibraryError",
+    "LibraryInfo",
+    "MeasureError",
+    "Observation",
+    "OptimumRegion",
+    "OutputError",
+    "Policy",
+    "PolicySpec",
+    "Prediction",
+    "RecordingObserver",
+    "RecordingProgress",
+    "RecordingResult",
+    "RunConfig",
+    "RunInfo",
+    "RunObserver",
+    "SpectralPosition",
+    "Spectrum",
+    "Standing",
+    "Summary",
+    "TaskInfo",
+    "TaskSpec",
+    "UnknownNameError",
+    "__version__",
+    "build_model",
+    "compact",
+    "forecast",
+    "leave_one_out",
+    "load_data",
+    "load_decisions",
+    "load_epochs",
+    "load_experiment",
+    "load_policy_spec",
+    "load_run_config",
+    "load_summary",
+    "load_task",
+    "make_policy",
+    "policy_names",
+    "record_beacons",
+    "register_policy",
+    "resolve",
+    "run",
+    "write_beacon",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

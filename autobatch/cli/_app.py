@@ -1,0 +1,81 @@
+"""All commands gathered into one application, and what happens to the errors they raise."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from autobatch._errors import AutoBatchError
+from autobatch.cli import _beacons, _envs, _explain, _plot, _policies, _run
+
+USAGE_ERROR = 2
+"""Exit code of everything that the user can put right."""
+
+app = typer.Typer(
+    name="autobatch",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with **autobatch run --policy beacon-follow**: it needs no download and no GPU.",
+)
+app.command("run", rich_help_panel="Train")(_run.run)
+app.add_typer(_beacons.app, name="beacons", rich_help_panel="Train")
+app.command("explain", rich_help_panel="Look")(_explain.explain)
+app.command("plot", rich_help_panel="Look")(_plot.plot)
+app.command("envs", rich_help_panel="Look")(_envs.envs)
+app.command("policies", rich_help_panel="Look")(_policies.policies)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from autobatch import __version__
+
+        typer.echo(f"autobatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _autobatch(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Choose batch size and learning rate while a network trains.
+
+    autobatch **measures** where training stands (C̄ and L, from the Fisher spectrum of the gradients), **locates** it
+    against recorded trainings (beacons), **decides** the next batch size and learning rate, and **applies** them, once
+    an epoch and with a stated reason.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows ``autobatch``; ``sys.argv`` by default.
+
+    Returns:
+        The exit code: 0 for success, 2 for an error that the user can put right, 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show "C̄" is no reason to lose a run
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="autobatch")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except AutoBatchError as error:
+        return _fail(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}")
+    except MemoryError:
+        return _fail("out of memory; try a smaller model, dataset or batch size")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"autobatch: error: {message}", file=sys.stderr)
+    return USAGE_ERROR

@@ -1,0 +1,100 @@
+"""What a person sees while a run trains: a line an epoch, the reason of every change, and a bar on a terminal."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from autobatch.control import DecisionRecord
+from autobatch.report import count_words, loss_words, percent_words, position_words
+from autobatch.training import EpochRow, RunInfo, RunObserver
+
+_REFRESH_SECONDS = 0.2
+
+
+class RunProgress(RunObserver):
+    """Prints what happens; on a terminal a bar below shows how far the training is.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[doing]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", start=False, total=None, doing="")
+        self._epochs = 0
+        self._refreshed = 0.0
+
+    def __enter__(self) -> "RunProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def started(self, info: RunInfo) -> None:
+        """Say what is trained on what, and where it is kept."""
+        self._epochs = info.epochs
+        self._bar.start_task(self._task)
+        self._bar.update(self._task, total=info.epochs, completed=info.resumed_epoch)
+        images = (info.train_size, info.validation_size, info.test_size)
+        self._say(
+            "{} training, {} validation and {} test images; {} classes; {} parameters; {}".format(
+                *map(count_words, images), info.num_classes, count_words(info.parameters), info.device
+            )
+        )
+        if info.beacons is not None:
+            self._say(f"{info.beacons} beacons to compare with")
+        if info.costs_source is not None:
+            self._say(f"seconds by batch size: {info.costs_source}")
+        again = f", resumed after epoch {info.resumed_epoch}" if info.resumed_epoch else ""
+        self._say(f"kept in {info.out}{again}")
+        self._say("")
+
+    def note(self, message: str) -> None:
+        """Print a line."""
+        self._say(message)
+
+    def decided(self, record: DecisionRecord) -> None:
+        """Print the reason of a change."""
+        if record.changed:
+            self._console.print(Text.assemble(("  → ", "bold cyan"), (record.reason, "cyan")), soft_wrap=True)
+        if record.limit:
+            self._console.print(Text(f"    {record.limit}", style="yellow"), soft_wrap=True)
+
+    def step(self, step: int, steps: int) -> None:
+        """Move the bar within an epoch, a few times a second at most."""
+        now = time.monotonic()
+        if now - self._refreshed > _REFRESH_SECONDS:
+            self._refreshed = now
+            self._bar.update(self._task, doing=f"step {step} of {steps}")
+
+    def epoch_finished(self, row: EpochRow) -> None:
+        """Print the epoch's line."""
+        self._bar.update(self._task, completed=row.epoch)
+        width = len(str(self._epochs))
+        self._say(
+            f"epoch {row.epoch:{width}d}/{self._epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<8.4g}"
+            f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
+            f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
+            f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
+        )
+
+    def _say(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)

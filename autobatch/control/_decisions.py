@@ -1,0 +1,95 @@
+"""What was decided, what was applied, and why: one record a decision."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autobatch.policies._protocol import Candidate
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """One decision of a policy, as asked and as applied.
+
+    Attributes:
+        epoch: finished epochs when the decision was made; it holds from epoch ``epoch + 1`` on.
+        progress: examples seen / examples of the whole training, in [0, 1].
+        requested_batch_size: global batch size that the policy asked for.
+        requested_lr: base learning rate that the policy asked for.
+        batch_size: global batch size in use.
+        lr: base learning rate in use.
+        lr_effective: ``lr`` times the schedule's factor, as the optimizer's first parameter group has it.
+        changed: whether batch size or base learning rate differ from the epoch before (True for the first).
+        reason: why, in the policy's words.
+        limit: why what is applied differs from what was asked, None where it does not.
+        c_bar: C̄_K when the decision was made; NaN before the first measurement.
+        l_cum: L_K when the decision was made.
+        validation_loss: mean validation loss after epoch ``epoch``; NaN before the first.
+        validation_error: share of validation examples classified wrongly after epoch ``epoch``; NaN before the first.
+        target: the (C̄, L) position that the policy steers to, where it has one.
+        alternatives: the candidates that the policy weighed.
+    """
+
+    epoch: int
+    progress: float
+    requested_batch_size: int
+    requested_lr: float
+    batch_size: int
+    lr: float
+    lr_effective: float
+    changed: bool
+    reason: str
+    limit: str | None
+    c_bar: float
+    l_cum: float
+    validation_loss: float
+    validation_error: float
+    target: tuple[float, float] | None
+    alternatives: tuple[Candidate, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as a dictionary of plain values; :meth:`from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "DecisionRecord":
+        """Read back what :meth:`to_dict` wrote; a figure that JSON stored as null becomes NaN.
+
+        Args:
+            state: the dictionary.
+
+        Returns:
+            The record.
+
+        Raises:
+            KeyError: a key is missing.
+            TypeError: a key is not known or a value has the wrong type.
+        """
+        figures = {
+            key: figure(state[key])
+            for key in ("c_bar", "l_cum", "validation_loss", "validation_error", "requested_lr", "lr", "lr_effective")
+        }
+        target = state["target"]
+        alternatives = tuple(_candidate(candidate) for candidate in state["alternatives"])
+        return cls(**{
+            **state,
+            **figures,
+            "target": None if target is None else (figure(target[0]), figure(target[1])),
+            "alternatives": alternatives,
+        })
+
+
+def _candidate(state: dict[str, Any]) -> Candidate:
+    figures = ("lr", "c_bar", "l_cum", "score", "uncertainty", "seconds")
+    return Candidate(**{**state, **{key: figure(state[key]) for key in figures}})
+
+
+def figure(value: float | None) -> float:
+    """Return a figure as JSON has it: null, which stands for what is not finite or not known, becomes NaN.
+
+    Args:
+        value: the number, or None.
+
+    Returns:
+        The number, or NaN.
+    """
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,36 @@
+"""Tell and show: the end summary, the decision log as a story, the plane as a picture, and listings."""
+
+from autobatch.report._comparison import Comparison, compare, modelled_seconds, verdict
+from autobatch.report._listings import env_table, libraries_table, library_table, policy_table, shorthand_line
+from autobatch.report._plane import check_format, plane_figure, save_plane
+from autobatch.report._record import RunRecord, comparable_library, read_run
+from autobatch.report._story import Chapter, chapters, story
+from autobatch.report._summary import summary_view
+from autobatch.report._words import count_words, loss_words, percent_words, position_words, seconds_words
+
+__all__ = [
+    "Chapter",
+    "Comparison",
+    "RunRecord",
+    "chapters",
+    "check_format",
+    "comparable_library",
+    "compare",
+    "count_words",
+    "env_table",
+    "libraries_table",
+    "library_table",
+    "loss_words",
+    "modelled_seconds",
+    "percent_words",
+    "plane_figure",
+    "policy_table",
+    "position_words",
+    "read_run",
+    "save_plane",
+    "seconds_words",
+    "shorthand_line",
+    "story",
+    "summary_view",
+    "verdict",
+]

@@ -1,0 +1,131 @@
+"""A finished run beside the fixed beacons of its task: figures, like with like, and a verdict in plain words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autobatch.beacons import BeaconLibrary, CostTable, FixedResult
+from autobatch.training import EpochRow, Summary
+
+SMALL_DIFFERENCE = 0.05
+"""Share of time below which two trainings count as equally long."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The beacons' side of a comparison.
+
+    Attributes:
+        score: the figure that ranks runs; lower is better.
+        best: the best fixed configuration, over its seeds.
+        ranges: least and greatest final value of each figure over all finished beacons; besides the figures of a
+            :class:`~autobatch.beacons.FixedResult` also ``training_seconds``, which leaves measuring out.
+        beacons: beacons in the library.
+        diverged: how many of them diverged.
+        recording_seconds: time that recording all of them took, measuring included.
+        seconds: this run by its cost table, measuring included; None without a table.
+        best_seconds: the best beacon by the same table, without measuring; None without a table.
+    """
+
+    score: str
+    best: FixedResult
+    ranges: Mapping[str, tuple[float, float]]
+    beacons: int
+    diverged: int
+    recording_seconds: float
+    seconds: float | None
+    best_seconds: float | None
+
+
+def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibrary) -> Comparison:
+    """Set a run beside the beacons of its task.
+
+    Args:
+        epochs: the run's epochs.
+        costs: the run's cost table, if it has one.
+        library: the task's beacons.
+
+    Returns:
+        The figures to show beside the run's.
+
+    Raises:
+        LibraryError: no configuration of the library finished with all its seeds.
+    """
+    best = library.best_fixed()
+    finished = [beacon for beacon in library.beacons if beacon.finished]
+    finals = {figure: [beacon.final(figure) for beacon in finished] for figure in best.mean}
+    finals["training_seconds"] = [
+        total - measuring for total, measuring in zip(finals["seconds"], finals["measuring_seconds"], strict=True)
+    ]
+    seconds = best_seconds = None
+    if costs is not None and {best.batch_size, *(row.batch_size for row in epochs)} <= costs.step_seconds.keys():
+        seconds = modelled_seconds(epochs, costs)
+        best_seconds = costs.training_seconds(best.batch_size, best.mean["steps"], _epochs_of(library, best))
+    return Comparison(
+        score=library.score,
+        best=best,
+        ranges={figure: (min(values), max(values)) for figure, values in finals.items()},
+        beacons=len(library.beacons),
+        diverged=len(library.beacons) - len(finished),
+        recording_seconds=sum(beacon.final("seconds") for beacon in library.beacons),
+        seconds=seconds,
+        best_seconds=best_seconds,
+    )
+
+
+def modelled_seconds(epochs: list[EpochRow], costs: CostTable) -> float:
+    """Return what a run's epochs cost by a table, measuring included.
+
+    Args:
+        epochs: the run's epochs, from the first.
+        costs: a table that holds their batch sizes.
+
+    Returns:
+        Seconds.
+    """
+    total, steps, samples = 0.0, 0, 0
+    for row in epochs:
+        total += costs.training_seconds(row.batch_size, row.steps - steps, epochs=1)
+        total += costs.measuring(row.batch_size) * (row.samples - samples)
+        steps, samples = row.steps, row.samples
+    return total
+
+
+def verdict(summary: Summary, comparison: Comparison) -> str:
+    """Say in plain words whether the run was worth it.
+
+    "As good" means within one standard deviation over the best beacon's seeds; times within 5 % count as equal.
+
+    Args:
+        summary: how the run ended.
+        comparison: the beacons beside it.
+
+    Returns:
+        One or two sentences.
+    """
+    if summary.stopped_because != "finished":
+        return f"No gain: the run ended early ({summary.stopped_because}) and the best fixed beacon did not."
+    score = summary.validation_loss if comparison.score == "validation_loss" else summary.validation_error
+    score = math.inf if score is None else score
+    mean, spread = comparison.best.mean[comparison.score], comparison.best.std[comparison.score]
+    spread = spread if math.isfinite(spread) else 0.0
+    worse, better = score > mean + spread, score < mean - spread
+    ratio, clock = _time_ratio(summary, comparison)
+    faster, slower = ratio < 1 - SMALL_DIFFERENCE, ratio > 1 + SMALL_DIFFERENCE
+    quality = "worse than" if worse else "better than" if better else "as good as"
+    figure = comparison.score.replace("_", " ")
+    verb = "in" if faster == (not worse) or not (faster or slower) else "though in"
+    judgement = "No gain" if worse or (not faster and not better) else "Gain"
+    time = f"{ratio:.2f} times its time" if faster or slower else "the same time"
+    return f"{judgement}: {quality} the best fixed beacon by {figure}, {verb} {time} ({clock})."
+
+
+def _time_ratio(summary: Summary, comparison: Comparison) -> tuple[float, str]:
+    if comparison.seconds is not None and comparison.best_seconds:
+        return comparison.seconds / comparison.best_seconds, "one cost table for both, this run's measuring included"
+    wall = summary.seconds / comparison.best.training_seconds
+    return wall, "by the clock, the beacon's on the machine that recorded it"
+
+
+def _epochs_of(library: BeaconLibrary, best: FixedResult) -> int:
+    return len(library.beacons_at(best.batch_size, best.lr)[0].rows["epoch"])

@@ -1,0 +1,177 @@
+"""Tables of what can be named: envs, policies, and the configurations of a library."""
+
+import math
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from autobatch._artefacts import artefact_names, find_artefact
+from autobatch._errors import AutoBatchError, LibraryError
+from autobatch.beacons import BeaconLibrary, FixedResult
+from autobatch.policies import SHORTHANDS, load_policy_spec
+from autobatch.report._words import configuration_words, count_words, loss_words, percent_words, seconds_words
+from autobatch.training import TaskSpec, load_task
+
+
+def env_table() -> Table:
+    """Return the known tasks, one a row; one that cannot be read is listed with the reason.
+
+    Returns:
+        The table that ``autobatch envs`` prints.
+    """
+    table = _table("name", "dataset", "model", "batch sizes", "rates", "epochs", "beacons", "found in")
+    for name in artefact_names("envs"):
+        folder = find_artefact("envs", name).parent
+        try:
+            task = load_task(name)
+        except AutoBatchError as error:
+            table.add_row(name, f"cannot be read: {error}", "", "", "", "", "", str(folder))
+            continue
+        table.add_row(name, *_task_cells(task), _recorded(folder), _shown(folder))
+    return table
+
+
+def libraries_table() -> Table:
+    """Return the beacon libraries of the known tasks, one a row; one that cannot be read is listed with the reason.
+
+    Returns:
+        The table that ``autobatch beacons list`` prints.
+    """
+    table = _table("env", "beacons", "configurations", "seeds", "best fixed", "its score", "recorded in", "found in")
+    for name in artefact_names("envs"):
+        folder = find_artefact("envs", name).parent
+        if not _has_beacons(folder):
+            continue
+        try:
+            table.add_row(name, *_library_cells(BeaconLibrary.load(folder)), _shown(folder))
+        except LibraryError as error:
+            table.add_row(name, f"cannot be read: {error}", "", "", "", "", "", _shown(folder))
+    return table
+
+
+def policy_table() -> Table:
+    """Return the policies that have a YAML file, one a row; one that cannot be read is listed with the reason.
+
+    Returns:
+        The table that ``autobatch policies`` prints.
+    """
+    table = _table("name", "kind", "what it does", "found in")
+    for name in artefact_names("policies"):
+        path = find_artefact("policies", name)
+        try:
+            spec = load_policy_spec(name)
+        except AutoBatchError as error:
+            table.add_row(name, "?", f"cannot be read: {error}", _shown(path.parent))
+            continue
+        table.add_row(name, spec.kind, spec.description, _shown(path.parent))
+    return table
+
+
+def shorthand_line() -> str:
+    """Return the sentence about names that are policies without a file."""
+    return f"Without a file: names in the paper's notation, such as {', '.join(SHORTHANDS)}."
+
+
+def library_table(library: BeaconLibrary) -> Table:
+    """Return the final figures of every configuration, best first.
+
+    Args:
+        library: the beacons.
+
+    Returns:
+        The table that ``autobatch beacons show`` prints.
+    """
+    headings = ("batch size", "rate", "seeds", "validation loss", "validation error", "test error", "steps")
+    table = _table(*headings, "C̄", "L", "time*", numbers=True)
+    results = sorted(library.results(), key=lambda result: (_rank(result, library.score), result.batch_size, result.lr))
+    for result in results:
+        table.add_row(*_result_cells(result, library))
+    table.caption = (
+        "mean ± standard deviation over seeds, best first; * on the machine that recorded it, measuring left out"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _rank(result: FixedResult, score: str) -> float:
+    return result.mean[score] if not result.diverged else math.inf
+
+
+def _result_cells(result: FixedResult, library: BeaconLibrary) -> list[str]:
+    seeds = str(len(result.seeds)) + (f", {len(result.diverged)} diverged" if result.diverged else "")
+    try:
+        end = library.at(result.batch_size, result.lr, 1.0)
+        position = [f"{end.c_bar:.3g}", f"{end.l_cum:.3g}"]
+    except LibraryError:  # all its seeds diverged before anything was measured
+        position = ["-", "-"]
+    return [
+        str(result.batch_size),
+        f"{result.lr:g}",
+        seeds,
+        _with_spread(loss_words(result.mean["validation_loss"]), loss_words(result.std["validation_loss"])),
+        _with_spread(percent_words(result.mean["validation_error"]), percent_words(result.std["validation_error"])),
+        _with_spread(percent_words(result.mean["test_error"]), percent_words(result.std["test_error"])),
+        count_words(result.mean["steps"]),
+        *position,
+        seconds_words(result.training_seconds),
+    ]
+
+
+def _with_spread(mean: str, spread: str) -> str:
+    return mean if spread == "-" else f"{mean} ± {spread}"
+
+
+def _task_cells(task: TaskSpec) -> list[str]:
+    subset = f" ({task.dataset.subset:,} images)" if task.dataset.subset else ""
+    depth = f"-{task.model.depth}" if task.model.depth else ""
+    sizes, rates = task.batch_sizes, task.learning_rates
+    return [
+        f"{task.dataset.name}{subset}",
+        f"{task.model.name}{depth}",
+        f"{sizes[0]} … {sizes[-1]} ({len(sizes)})",
+        f"{rates[0]:g} … {rates[-1]:g} ({len(rates)})",
+        str(task.epochs),
+    ]
+
+
+def _library_cells(library: BeaconLibrary) -> list[str]:
+    best = library.best_fixed()
+    score = library.score
+    seconds = sum(beacon.final("seconds") for beacon in library.beacons)
+    return [
+        str(len(library.beacons)),
+        str(len(library.configurations)),
+        str(len({beacon.seed for beacon in library.beacons})),
+        configuration_words(best.batch_size, best.lr),
+        f"{score.replace('_', ' ')} {_with_spread(loss_words(best.mean[score]), loss_words(best.std[score]))}",
+        seconds_words(seconds),
+    ]
+
+
+def _has_beacons(folder: Path) -> bool:
+    return (folder / "beacons.parquet").exists() or (folder / "beacons").is_dir()
+
+
+def _recorded(folder: Path) -> str:
+    if not _has_beacons(folder):
+        return "none"
+    try:
+        return str(len(BeaconLibrary.load(folder).beacons))
+    except LibraryError:
+        return "cannot be read"
+
+
+def _shown(folder: Path) -> str:
+    """Return a folder relative to the working directory where it lies inside."""
+    try:
+        return f"./{folder.resolve().relative_to(Path.cwd())}"
+    except ValueError:
+        return str(folder)
+
+
+def _table(*headings: str, numbers: bool = False) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    return table

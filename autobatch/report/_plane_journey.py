@@ -1,0 +1,173 @@
+"""The run's part of the picture: its journey through the plane, and what it did epoch by epoch."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecFromSubplotSpec
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from autobatch.beacons import BeaconLibrary
+from autobatch.report._words import configuration_words
+from autobatch.training import EpochRow
+
+_JOURNEY = "#d7301f"
+_HALO = [withStroke(linewidth=2.5, foreground="white")]
+_MARKED_EPOCHS = 8
+
+
+def draw_journey(axes: Axes, epochs: list[EpochRow]) -> Iterator[Artist]:
+    """Draw a run's way through a plane with logarithmic axes, and name its changes of batch size.
+
+    Args:
+        axes: the plane; its limits grow to hold the journey.
+        epochs: the run's epochs.
+
+    Yields:
+        What the legend should explain.
+    """
+    placed = [row for row in epochs if row.c_bar > 0 and row.l_cum > 0 and math.isfinite(row.c_bar * row.l_cum)]
+    if not placed:
+        return
+    c_bar, l_cum = [row.c_bar for row in placed], [row.l_cum for row in placed]
+    axes.plot(
+        c_bar,
+        l_cum,
+        color=_JOURNEY,
+        linewidth=2.2,
+        zorder=7,
+        path_effects=[withStroke(linewidth=4, foreground="white")],
+    )
+    yield Line2D([], [], color=_JOURNEY, linewidth=2.2, label="this run; small numbers count its epochs")
+    _mark_epochs(axes, placed)
+    axes.scatter(c_bar[-1], l_cum[-1], marker="D", s=70, c=_JOURNEY, edgecolors="white", linewidths=1.2, zorder=9)
+    yield Line2D([], [], marker="D", linestyle="", color=_JOURNEY, label=f"its end, after epoch {placed[-1].epoch}")
+    _name_changes(axes, placed)
+    _grow_limits(axes, c_bar, l_cum)
+
+
+def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
+    every = max(1, math.ceil(len(placed) / _MARKED_EPOCHS / 5) * 5)
+    marked = [row for row in placed if row is placed[0] or row.epoch % every == 0]
+    axes.scatter(
+        [row.c_bar for row in marked],
+        [row.l_cum for row in marked],
+        s=26,
+        c="white",
+        edgecolors=_JOURNEY,
+        linewidths=1.4,
+        zorder=8,
+    )
+    for row in marked:
+        axes.annotate(
+            str(row.epoch),
+            (row.c_bar, row.l_cum),
+            xytext=(-6, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7,
+            color=_JOURNEY,
+            path_effects=_HALO,
+            zorder=10,
+        )
+
+
+def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
+    first = placed[0]
+    _name(axes, first, f"B {first.batch_size}")
+    for before, after in pairwise(placed):
+        if after.batch_size != before.batch_size:
+            _name(axes, before, f"B → {after.batch_size}")
+        elif after.lr != before.lr:
+            _name(axes, before, f"rate → {after.lr:g}")
+
+
+def _name(axes: Axes, row: EpochRow, text: str) -> None:
+    axes.annotate(
+        text,
+        (row.c_bar, row.l_cum),
+        xytext=(9, -3),
+        textcoords="offset points",
+        fontsize=8.5,
+        fontweight="bold",
+        color="#7f0000",
+        path_effects=_HALO,
+        zorder=10,
+    )
+
+
+def _grow_limits(axes: Axes, c_bar: list[float], l_cum: list[float]) -> None:
+    for values, limits, set_limits in (
+        (c_bar, axes.get_xlim(), axes.set_xlim),
+        (l_cum, axes.get_ylim(), axes.set_ylim),
+    ):
+        set_limits(min(limits[0], 0.85 * min(values)), max(limits[1], 1.2 * max(values)))
+
+
+def draw_epochs(
+    figure: Figure, cells: GridSpecFromSubplotSpec, epochs: list[EpochRow], score: str, library: BeaconLibrary | None
+) -> None:
+    """Draw batch size, learning rate and the scored figure over epochs, in three panels one above the other.
+
+    Args:
+        figure: the figure.
+        cells: three cells, one above the other.
+        epochs: the run's epochs.
+        score: the scored figure, ``"validation_loss"`` or ``"validation_error"``.
+        library: the beacons, whose best is drawn beside the score.
+    """
+    size, rate, scored = (figure.add_subplot(cells[row, 0]) for row in range(3))
+    numbers = [row.epoch for row in epochs]
+    size.step(numbers, [row.batch_size for row in epochs], where="mid", color=_JOURNEY, linewidth=2)
+    size.set_yscale("log", base=2)
+    _tick_exactly(size, sorted({row.batch_size for row in epochs}))
+    size.set_ylabel("batch size")
+    rate.step(numbers, [row.lr for row in epochs], where="mid", color="0.5", linestyle=":", linewidth=1.5, label="base")
+    rate.step(
+        numbers, [row.lr_effective for row in epochs], where="mid", color=_JOURNEY, linewidth=2, label="as applied"
+    )
+    rate.set_yscale("log")
+    rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    rate.set_ylabel("learning rate")
+    rate.legend(fontsize=7.5)
+    _draw_score(scored, epochs, score, library)
+    for axes in (size, rate, scored):
+        axes.set_xlim(0.5, numbers[-1] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.grid(color="0.9", linewidth=0.5)
+    scored.set_xlabel("epoch")
+
+
+def _tick_exactly(axes: Axes, values: list[int]) -> None:
+    axes.yaxis.set_major_locator(FixedLocator(values))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylim(values[0] / 1.5, values[-1] * 1.5)
+
+
+def _draw_score(axes: Axes, epochs: list[EpochRow], score: str, library: BeaconLibrary | None) -> None:
+    values = [getattr(row, score) for row in epochs]
+    axes.plot([row.epoch for row in epochs], values, color=_JOURNEY, linewidth=2, label="this run")
+    if library is not None:
+        best = library.best_fixed()
+        for index, beacon in enumerate(library.beacons_at(best.batch_size, best.lr)):
+            name = f"best fixed beacon, {configuration_words(best.batch_size, best.lr)}"
+            axes.plot(
+                beacon.rows["epoch"],
+                beacon.rows[score],
+                color="0.35",
+                linewidth=0.8,
+                alpha=0.7,
+                zorder=1,
+                label=name if index == 0 else None,
+            )
+    if all(value > 0 for value in values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylabel(score.replace("_", " "))
+    axes.legend(fontsize=7.5)

@@ -1,0 +1,219 @@
+"""The decision log as a person would tell it: what was used when, why, and what else was weighed."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autobatch.beacons import BeaconLibrary, Landscape
+from autobatch.control import DecisionRecord
+from autobatch.policies import Candidate
+from autobatch.report._record import RunRecord
+from autobatch.report._words import (
+    configuration_words,
+    epochs_words,
+    loss_words,
+    percent_words,
+    position_words,
+    seconds_words,
+)
+from autobatch.training import EpochRow
+
+SHOWN_CANDIDATES = 5
+"""Candidates shown for a change, best predicted score first; the chosen one is shown in any case."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A stretch of epochs at one batch size and base learning rate.
+
+    Attributes:
+        decision: the decision that began it.
+        kept: decisions after it that changed nothing.
+        epochs: the epochs trained so.
+    """
+
+    decision: DecisionRecord
+    kept: tuple[DecisionRecord, ...]
+    epochs: tuple[EpochRow, ...]
+
+
+def chapters(decisions: list[DecisionRecord], epochs: list[EpochRow]) -> list[Chapter]:
+    """Group a run's decisions by what they changed.
+
+    Args:
+        decisions: all decisions in order.
+        epochs: the finished epochs.
+
+    Returns:
+        One chapter for the first decision and one for each that changed batch size or base learning rate.
+    """
+    begins = [index for index, decision in enumerate(decisions) if decision.changed or index == 0]
+    found = []
+    for begin, end in zip(begins, [*begins[1:], len(decisions)], strict=True):
+        until = decisions[end].epoch if end < len(decisions) else math.inf
+        rows = tuple(row for row in epochs if decisions[begin].epoch < row.epoch <= until)
+        found.append(Chapter(decisions[begin], tuple(decisions[begin + 1 : end]), rows))
+    return found
+
+
+def story(record: RunRecord) -> RenderableType:
+    """Return what ``autobatch explain`` prints.
+
+    Args:
+        record: a run, finished or not.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    told: list[RenderableType] = [_opening(record)]
+    before: DecisionRecord | None = None
+    for chapter in chapters(record.decisions, record.epochs):
+        told += [_heading(chapter, before), Padding(Group(*_body(chapter, record)), (0, 0, 1, 2))]
+        before = chapter.decision
+    told.append(_ending(record))
+    return Group(*told)
+
+
+def _opening(record: RunRecord) -> Text:
+    text = Text(record.title, style="bold")
+    text.append(f"\n{record.config.policy.description}" if record.config.policy.description else "", style="not bold")
+    changes = sum(decision.changed for decision in record.decisions[1:])
+    beacons = "no beacons" if record.library is None else f"{len(record.library.beacons)} beacons"
+    counts = f"{len(record.decisions)} decisions, {changes} changes, {len(record.epochs)} epochs, {beacons}"
+    return text.append(f"\n{counts}\n", style="not bold")
+
+
+def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
+    decision = chapter.decision
+    when = epochs_words(chapter.epochs[0].epoch, chapter.epochs[-1].epoch) if chapter.epochs else "From here"
+    size, rate = f"batch size {decision.batch_size}", f"rate {decision.lr:g}"
+    if before is not None and before.batch_size != decision.batch_size:
+        size = f"batch size {before.batch_size} → {decision.batch_size}"
+    if before is not None and before.lr != decision.lr:
+        rate = f"rate {before.lr:g} → {decision.lr:g}"
+    return Text(f"{when[0].upper()}{when[1:]}: {size}, {rate}", style="bold cyan")
+
+
+def _body(chapter: Chapter, record: RunRecord) -> Iterator[RenderableType]:
+    decision = chapter.decision
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    facts.add_row("Why", decision.reason)
+    if decision.limit:
+        asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
+        facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
+    if math.isfinite(decision.c_bar):
+        facts.add_row("Stood at", position_sentence(decision, record.library))
+    if decision.target is not None:
+        c_bar, l_cum = decision.target
+        facts.add_row("Steers to", f"C̄ {position_words(c_bar)}, L {position_words(l_cum)} at the end of training")
+    if chapter.epochs:
+        facts.add_row("Then", _then(chapter))
+    if chapter.kept:
+        times = "once" if len(chapter.kept) == 1 else f"{len(chapter.kept)} times"
+        facts.add_row("Kept", f"asked again {times} and kept; last: {chapter.kept[-1].reason}")
+    yield facts
+    if len(decision.alternatives) > 1:
+        yield _candidates(decision, record.config.task.score.replace("_", " "))
+
+
+def position_sentence(decision: DecisionRecord, library: BeaconLibrary | None) -> str:
+    """Say where a run stood when it decided, and where that is from where the best beacons stood at that time.
+
+    Args:
+        decision: a decision made after a measurement.
+        library: the beacons, where there are any.
+
+    Returns:
+        For example ``"C̄ 41.2, L 3.10 after epoch 4: C̄ 0.21 decades above the optimum region, L inside it"``.
+    """
+    place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} after epoch {decision.epoch}"
+    if library is None or decision.l_cum <= 0:
+        return place
+    landscape = Landscape.fit(library, progress=decision.progress)
+    return f"{place}: {displacement_words(landscape.displacement(decision.c_bar, decision.l_cum).tolist())}"
+
+
+def displacement_words(displacement: Sequence[float]) -> str:
+    """Say how far from the optimum region a position is.
+
+    Args:
+        displacement: signed (Δlog10 C̄, Δlog10 L), zero inside.
+
+    Returns:
+        For example ``"C̄ 1.6 times that of the optimum region's edge"`` or ``"inside the optimum region"``.
+    """
+    sides = [
+        f"{symbol} {10 ** abs(decades):.2f} times too {'high' if decades > 0 else 'low'}"
+        for symbol, decades in zip(("C̄", "L"), displacement, strict=True)
+        if abs(decades) >= 0.005
+    ]
+    return (
+        f"outside the beacons' optimum region ({', '.join(sides)})" if sides else "inside the beacons' optimum region"
+    )
+
+
+def _then(chapter: Chapter) -> str:
+    first, last = chapter.epochs[0], chapter.epochs[-1]
+    if first is last:
+        return f"validation loss {loss_words(last.validation_loss)}, error {percent_words(last.validation_error)}"
+    return (
+        f"validation loss {loss_words(first.validation_loss)} → {loss_words(last.validation_loss)}, "
+        f"error {percent_words(first.validation_error)} → {percent_words(last.validation_error)}"
+    )
+
+
+def _candidates(decision: DecisionRecord, score: str) -> Table:
+    known = sorted((c for c in decision.alternatives if c.known), key=lambda candidate: candidate.score)
+    shown = known[:SHOWN_CANDIDATES]
+    chosen = (decision.batch_size, decision.lr)
+    shown += [c for c in decision.alternatives if (c.batch_size, c.lr) == chosen and c not in shown]
+    unknown = len(decision.alternatives) - len(known)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="dim")
+    table.title = f"\nWeighed {len(decision.alternatives)} candidates" + (
+        f", {unknown} of them where the landscape knows nothing" if unknown else ""
+    )
+    for column in ("", "candidate", f"predicted {score}", "rest takes", "C̄ at the end", "L at the end"):
+        table.add_column(column, justify="left" if column in {"", "candidate"} else "right")
+    for candidate in shown:
+        is_chosen = (candidate.batch_size, candidate.lr) == chosen
+        table.add_row("→" if is_chosen else "", *_cells(candidate), style="bold" if is_chosen else "")
+    return table
+
+
+def _cells(candidate: Candidate) -> tuple[str, ...]:
+    score = f"{loss_words(candidate.score)} ± {loss_words(candidate.uncertainty)}" if candidate.known else "not known"
+    return (
+        configuration_words(candidate.batch_size, candidate.lr),
+        score,
+        seconds_words(candidate.seconds),
+        position_words(candidate.c_bar),
+        position_words(candidate.l_cum),
+    )
+
+
+def _ending(record: RunRecord) -> Text:
+    summary = record.summary
+    if summary is None:
+        return Text(f"Not finished: autobatch run --resume {record.path} goes on.", style="bold")
+    how = "finished" if summary.stopped_because == "finished" else f"ended early: {summary.stopped_because}"
+    text = Text(f"The run {how} after {summary.epochs} epochs", style="bold")
+    text.append(
+        f": validation loss {loss_words(summary.validation_loss)}, validation error "
+        f"{percent_words(summary.validation_error)}, test error {percent_words(summary.test_error)}.",
+        style="not bold",
+    )
+    if record.library is not None and summary.c_bar and summary.l_cum:
+        place = displacement_words(Landscape.fit(record.library).displacement(summary.c_bar, summary.l_cum).tolist())
+        text.append(
+            f"\nAt the end C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)}: {place}.",
+            style="not bold",
+        )
+    return text

@@ -1,0 +1,158 @@
+"""The end of a run as a person judges it: figures beside the beacons', what was decided, a verdict, what to do next."""
+
+import math
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autobatch.report._comparison import Comparison, compare, verdict
+from autobatch.report._record import RunRecord
+from autobatch.report._words import (
+    configuration_words,
+    count_words,
+    loss_words,
+    path_words,
+    percent_words,
+    position_words,
+    seconds_words,
+)
+from autobatch.training import Summary
+
+Words = Callable[[float | None], str]
+
+
+def summary_view(record: RunRecord) -> RenderableType:
+    """Return what ``autobatch run`` prints at the end.
+
+    Args:
+        record: a finished run.
+
+    Returns:
+        Something that a rich console prints.
+
+    Raises:
+        ValueError: the run is not finished.
+    """
+    summary = record.summary
+    if summary is None:
+        raise ValueError(f"the run in {record.path} has no summary yet")
+    comparison = None
+    if summary.best_beacon is not None and record.library is not None:
+        comparison = compare(record.epochs, record.config.costs, record.library)
+    return Group(
+        _heading(record, summary),
+        _figures(summary, comparison),
+        _facts(record, summary, comparison),
+        _files(record.path),
+    )
+
+
+def _heading(record: RunRecord, summary: Summary) -> Text:
+    text = Text(record.title, style="bold")
+    how = "" if summary.stopped_because == "finished" else f", ended early: {summary.stopped_because}"
+    return text.append(f": {summary.epochs} epochs on {summary.device}{how}\n", style="not bold")
+
+
+def _figures(summary: Summary, comparison: Comparison | None) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("")
+    table.add_column("this run", justify="right", style="bold")
+    if comparison is not None:
+        best = comparison.best
+        seeds = f"{len(best.seeds)} seed{'s' if len(best.seeds) != 1 else ''}"
+        table.add_column(
+            f"best fixed beacon\n{configuration_words(best.batch_size, best.lr)}, {seeds}", justify="right"
+        )
+        diverged = f"\n{comparison.diverged} diverged, left out" if comparison.diverged else "\nleast … greatest"
+        table.add_column(f"all {comparison.beacons} beacons{diverged}", justify="right")
+    for label, own, figure, words in (
+        ("validation loss", summary.validation_loss, "validation_loss", loss_words),
+        ("validation error", summary.validation_error, "validation_error", percent_words),
+        ("test error", summary.test_error, "test_error", percent_words),
+        ("examples", summary.examples, "examples", count_words),
+        ("optimizer steps", summary.optimizer_steps, "steps", count_words),
+    ):
+        cells = [] if comparison is None else _beacon_cells(comparison, figure, words)
+        scored = comparison is not None and comparison.score == figure
+        table.add_row(f"{label} (the score)" if scored else label, words(own), *cells)
+    _add_times(table, summary, comparison)
+    return table
+
+
+def _beacon_cells(comparison: Comparison, figure: str, words: Words) -> list[str]:
+    mean, spread = comparison.best.mean[figure], comparison.best.std[figure]
+    lowest, highest = comparison.ranges[figure]
+    plus_minus = f" ± {words(spread)}" if math.isfinite(spread) and spread > 0 else ""
+    return [words(mean) + plus_minus, f"{words(lowest)} … {words(highest)}" if lowest < highest else words(lowest)]
+
+
+def _add_times(table: Table, summary: Summary, comparison: Comparison | None) -> None:
+    if comparison is None:
+        table.add_row("time", seconds_words(summary.seconds))
+        return
+    lowest, highest = comparison.ranges["training_seconds"]
+    table.add_row(
+        "time by the clock (1)",
+        seconds_words(summary.seconds),
+        seconds_words(comparison.best.training_seconds),
+        f"{seconds_words(lowest)} … {seconds_words(highest)}",
+    )
+    if comparison.seconds is not None:
+        table.add_row(
+            "time by one cost table (2)", seconds_words(comparison.seconds), seconds_words(comparison.best_seconds), ""
+        )
+
+
+def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("Batch size", path_words(row.batch_size for row in record.epochs))
+    table.add_row("Base rate", path_words(row.lr for row in record.epochs))
+    table.add_row("Measuring", _measuring_words(summary))
+    if summary.samples:
+        table.add_row("Position", f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end")
+    if comparison is None:
+        table.add_row("Verdict", f"No comparison: {summary.best_beacon_missing or 'the beacons cannot be read'}")
+        return table
+    table.add_row("Verdict", Text(verdict(summary, comparison), style="bold"))
+    table.add_row(
+        "", "One run says little by itself: the ± is over the beacon's seeds, so try --seed 1, 2, ... as well."
+    )
+    table.add_row(
+        "(1)", "This run's includes its measuring; the beacons' are without, on the machine that recorded them."
+    )
+    if comparison.seconds is not None and record.config.costs is not None:
+        table.add_row(
+            "(2)",
+            f"Like with like: steps × seconds a step on {record.config.costs.device}, this run's measuring added.",
+        )
+    table.add_row(
+        "", f"Recording the beacons once took {seconds_words(comparison.recording_seconds)}, counted nowhere here."
+    )
+    return table
+
+
+def _measuring_words(summary: Summary) -> str:
+    if not summary.samples:
+        return "nothing was measured"
+    budget = "" if summary.measuring_budget is None else f", budget {100 * summary.measuring_budget:.0f} %"
+    return (
+        f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "
+        f"{summary.samples / max(summary.epochs, 1):.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "
+        f"{100 * summary.measuring_share:.1f} % of the time{budget}"
+    )
+
+
+def _files(path: Path) -> Text:
+    name = shlex.quote(str(path))
+    return Text(
+        f"\nFiles are in {path} (the journey: {path / 'plane.png'}).\n"
+        f"Next: autobatch explain {name}\n"
+        f"      autobatch plot {name} -o journey.pdf"
+    )

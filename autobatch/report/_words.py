@@ -1,0 +1,58 @@
+"""Numbers as a person reads them in tables: shares, learning rates, configurations, batch-size paths."""
+
+import math
+from collections.abc import Iterable
+from itertools import groupby
+
+
+def seconds_words(seconds: float | None) -> str:
+    """Return a duration such as ``4.2 s``, ``37 s``, ``2 min 05 s`` or ``3 h 12 min``; ``-`` where it is not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent_words(share: float | None) -> str:
+    """Return a share in [0, 1] as ``1.84 %``; ``-`` where it is not known."""
+    return f"{100 * share:.2f} %" if share is not None and math.isfinite(share) else "-"
+
+
+def loss_words(loss: float | None) -> str:
+    """Return a loss with four decimals; ``-`` where it is not known."""
+    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else "-"
+
+
+def count_words(count: float | None) -> str:
+    """Return a count with thousands apart, such as ``48,000``; ``-`` where it is not known."""
+    return f"{count:,.0f}" if count is not None and math.isfinite(count) else "-"
+
+
+def position_words(value: float | None) -> str:
+    """Return C̄ or L to three significant digits without an exponent; ``-`` where it is not known."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def configuration_words(batch_size: int, lr: float) -> str:
+    """Return a fixed configuration in the paper's form, such as ``s32-lr0.05``."""
+    return f"s{batch_size}-lr{lr:g}"
+
+
+def path_words(values: Iterable[float]) -> str:
+    """Return the values of successive epochs as a path with the epochs at each, such as ``16 ×4 → 64 ×10``."""
+    stretches = ((value, sum(1 for _ in epochs)) for value, epochs in groupby(values))
+    return " → ".join(f"{value:g} ×{count}" for value, count in stretches)
+
+
+def epochs_words(first: int, last: int) -> str:
+    """Return ``epoch 3`` or ``epochs 3 to 7``."""
+    return f"epoch {first}" if first == last else f"epochs {first} to {last}"

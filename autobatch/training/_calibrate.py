@@ -1,0 +1,206 @@
+"""Timing this machine once: seconds by batch size, for decisions that must not read a clock in mid-run."""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autobatch._errors import AutoBatchError
+from autobatch.beacons import CostTable
+from autobatch.fisher import FisherProbe
+from autobatch.training._data import Data
+from autobatch.training._engine import Engine, reproducible
+from autobatch.training._files import to_json, write_whole
+from autobatch.training._task import TaskSpec
+
+ROUNDS = 5
+"""Times that each batch size is timed, in turn, so that a slow moment hits all of them alike."""
+
+ROUND_SECONDS = 0.05
+"""Seconds of steps in a round: small batches are timed over several steps."""
+
+QUANTILE = 0.25
+"""Which of the rounds counts. What else a machine does only ever adds time, so a low quantile is the steadiest."""
+
+
+def device_kind(device: torch.device, threads: int) -> str:
+    """Return the kind of device that a cost table holds for.
+
+    Args:
+        device: the device of a run.
+        threads: its CPU threads.
+
+    Returns:
+        Such as ``"cpu x86_64, 1 thread"`` or ``"cuda NVIDIA H200"``.
+    """
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {platform.machine()}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def covers(table: CostTable, task: TaskSpec, device: torch.device) -> bool:
+    """Say whether a cost table holds for a run.
+
+    Args:
+        table: the table.
+        task: the task, whose whole ladder must be in the table.
+        device: the device of the run.
+
+    Returns:
+        True where the table was made on the same kind of device and has every batch size.
+    """
+    same_device = table.device == device_kind(device, task.threads)
+    return same_device and set(task.batch_sizes) <= set(table.step_seconds)
+
+
+def calibrate(
+    task: TaskSpec, data: Data, device: torch.device, batch_sizes: Sequence[int], *, trust_code: bool = False
+) -> CostTable:
+    """Time plain steps, measured steps and what an epoch takes besides.
+
+    Args:
+        task: the task.
+        data: its data, on the device.
+        device: where to time.
+        batch_sizes: the batch sizes to time.
+        trust_code: allow the task to name a model factory to import.
+
+    Returns:
+        The table.
+    """
+    with reproducible(device, task.threads):
+        bench = _Bench(Engine(task, data, device, seed=0, trust_code=trust_code))
+        plain: dict[int, list[float]] = {size: [] for size in batch_sizes}
+        extra: dict[int, list[float]] = {size: [] for size in batch_sizes}
+        besides = []
+        repeats = {size: bench.repeats(size) for size in batch_sizes}
+        for _ in range(ROUNDS):
+            for size in batch_sizes:
+                plain[size].append(bench.time(lambda size=size: bench.step(size), repeats[size]))  # type: ignore[misc]
+                extra[size].append(bench.time(lambda size=size: bench.measured_step(size), 1) - plain[size][-1])  # type: ignore[misc]
+            besides.append(bench.time(bench.besides, 1))
+    return CostTable(
+        device=device_kind(device, task.threads),
+        step_seconds={size: _low(seconds) for size, seconds in plain.items()},
+        measuring_seconds={size: max(_low(seconds), 1e-6) for size, seconds in extra.items()},
+        epoch_seconds=_low(besides),
+    )
+
+
+def cached_calibration(
+    task: TaskSpec, data: Data, device: torch.device, payload: Mapping[str, Any], *, fresh: bool, trust_code: bool
+) -> tuple[CostTable, bool]:
+    """Return this machine's cost table of a task, timed now or kept from an earlier run.
+
+    The table is kept in the user's cache folder so that all runs on one machine decide alike; where that folder cannot
+    be written, every run times anew and keeps the table with its own records.
+
+    Args:
+        task: the task.
+        data: its data, on the device.
+        device: the device of the run.
+        payload: the task's fingerprint payload.
+        fresh: time now even where a table is kept.
+        trust_code: allow the task to name a model factory to import.
+
+    Returns:
+        The table, and whether it was timed now.
+    """
+    path = _cache_path(task, device, payload)
+    if not fresh and (kept := _kept_table(path)) is not None:
+        return kept, False
+    table = calibrate(task, data, device, task.batch_sizes, trust_code=trust_code)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, to_json(table.to_dict(), indent=2).encode())
+    except (OSError, AutoBatchError):
+        pass
+    return table, True
+
+
+class _Bench:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        data = engine.data
+        size = len(data.train_labels)
+        self._order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(engine.device)
+        engine.model.train()
+
+    def step(self, batch_size: int) -> None:
+        """One step as the engine does it, with a learning rate of zero so that the weights stay sound."""
+        self._backward(*self._batch(batch_size))
+        self._update()
+
+    def measured_step(self, batch_size: int) -> None:
+        """The same, measured."""
+        inputs, targets = self._batch(batch_size)
+        with FisherProbe(self._engine.model) as probe:
+            self._backward(inputs, targets)
+        probe.spectrum()
+        self._update()
+
+    def besides(self) -> None:
+        """What an epoch does besides its steps."""
+        data = self._engine.data
+        self._engine.augmented_images(0)
+        self._engine.evaluate(data.validation_images, data.validation_labels)
+        self._engine.model.train()
+
+    def time(self, action: Callable[[], None], repeats: int) -> float:
+        """Return the seconds of one action."""
+        self._synchronise()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            action()
+        self._synchronise()
+        return (time.perf_counter() - start) / repeats
+
+    def repeats(self, batch_size: int) -> int:
+        """Return how many steps fill a round; this also warms everything up."""
+        self.step(batch_size)
+        self.measured_step(batch_size)
+        return max(1, round(ROUND_SECONDS / self.time(lambda: self.step(batch_size), 1)))
+
+    def _batch(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        data, indices = self._engine.data, self._order[:batch_size]
+        inputs = self._engine.normalised(data.train_images.index_select(0, indices))
+        return inputs, data.train_labels.index_select(0, indices)
+
+    def _backward(self, inputs: Tensor, targets: Tensor) -> None:
+        F.cross_entropy(self._engine.model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        self._engine.optimizer.step()
+        self._engine.optimizer.zero_grad()
+
+    def _synchronise(self) -> None:
+        if self._engine.device.type == "cuda":
+            torch.cuda.synchronize(self._engine.device)
+
+
+def _low(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[int(QUANTILE * len(seconds))]
+
+
+def _cache_path(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> Path:
+    key = {"task": payload, "device": device_kind(device, task.threads), "batch_sizes": task.batch_sizes}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "autobatch" / "costs" / f"{digest[:32]}.json"
+
+
+def _kept_table(path: Path) -> CostTable | None:
+    try:
+        return CostTable.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, AutoBatchError):
+        return None

@@ -1,0 +1,153 @@
+"""Checkpoints: one safetensors file with model, optimizer and, as JSON in its header, everything else.
+
+Nothing in it is ever executed. No generator state is stored because every random number of a run follows from (seed,
+purpose, epoch).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from autobatch._errors import CheckpointError
+from autobatch.training._files import naming_output, read_whole, write_whole
+
+FORMAT_VERSION = 1
+"""Version of the stored format; a reader refuses any other."""
+
+_KEY = "autobatch"
+_MODEL = "model/"
+_OPTIMIZER = "optimizer/"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two epochs.
+
+    Attributes:
+        tensors: model and optimizer tensors by prefixed name, on the CPU.
+        record: everything else, as JSON-able values: ``epoch``, ``config``, ``controller``, ``seconds``, ...
+    """
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Copy the tensors of a model and its optimizer.
+
+    Args:
+        model: the network.
+        optimizer: its optimizer.
+
+    Returns:
+        Contiguous copies on the CPU by prefixed name; none shares memory with another.
+    """
+    tensors = {_MODEL + name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors.update(
+            (f"{_OPTIMIZER}{index}/{name}", value) for name, value in state.items() if isinstance(value, Tensor)
+        )
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
+    """Put a checkpoint's tensors back. The optimizer's settings are not stored: the caller made it anew.
+
+    Args:
+        checkpoint: the checkpoint.
+        model: the network, built as it was.
+        optimizer: its optimizer, made as it was.
+        path: the checkpoint's file, for the message.
+
+    Raises:
+        CheckpointError: the tensors do not fit the model or its optimizer.
+    """
+    model_state, optimizer_state = _split(checkpoint.tensors, path)
+    try:
+        model.load_state_dict(model_state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the model in it is another one: {error}") from None
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, state in optimizer_state.items():
+        if index >= len(parameters):
+            raise CheckpointError(f"{path}: its optimizer has more parameters than this one")
+        for name, value in state.items():
+            if value.dim():
+                state[name] = _laid_out_like(parameters[index], value, f"{path}: '{name}' of parameter {index}")
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint at once or not at all.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        checkpoint: what to store.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    header = json.dumps({"version": FORMAT_VERSION, **checkpoint.record})
+    with naming_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, save(checkpoint.tensors, metadata={_KEY: header}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign or of another version.
+    """
+    content = read_whole(path, "checkpoint")
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        record = json.loads(header["__metadata__"][_KEY])
+        version = record.pop("version")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: truncated, damaged, or no checkpoint of autobatch") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: the checkpoint has format version {version!r} and this autobatch reads version {FORMAT_VERSION}"
+        )
+    return Checkpoint(tensors, record)
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor, what: str) -> Tensor:
+    # Fused optimizers walk through parameter and state side by side, so both must lie in memory alike.
+    if value.shape != parameter.shape:
+        raise CheckpointError(f"{what}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _split(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+    model_state: dict[str, Tensor] = {}
+    optimizer_state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(_MODEL):
+            model_state[key.removeprefix(_MODEL)] = value
+            continue
+        index, _, name = key.removeprefix(_OPTIMIZER).partition("/")
+        if not key.startswith(_OPTIMIZER) or not index.isdecimal():
+            raise CheckpointError(f"{path}: unexpected tensor '{key}'")
+        optimizer_state.setdefault(int(index), {})[name] = value
+    return model_state, optimizer_state

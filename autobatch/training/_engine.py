@@ -1,0 +1,242 @@
+"""The engine: one model on one device, trained and evaluated epoch by epoch, as fast as a loop by hand."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from autobatch._errors import ConfigError
+from autobatch.control import AutoBatchController, derive_generator, derive_seed
+from autobatch.training._augment import augment
+from autobatch.training._data import Data, normalise
+from autobatch.training._task import OptimizerSpec, TaskSpec
+from autobatch.training.models import build_task_model
+
+EVALUATION_BATCH = 512
+"""Images per forward pass of an evaluation; larger ones fall out of a CPU's cache."""
+
+EXPLODED = 10.0
+"""A training loss above this many times that of guessing (log K) ends a run."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a run.
+
+    Args:
+        name: a torch device such as ``"cpu"`` or ``"cuda:0"``, or ``"auto"`` for a GPU where there is one.
+
+    Returns:
+        The device; a CUDA device has its index.
+
+    Raises:
+        ConfigError: the device is not known or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: expected 'auto', 'cpu' or a device such as 'cuda:0', got {name!r}") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"device: expected 'cpu' or 'cuda', got {name!r}")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device: {name!r} is not there; this machine has {count} usable GPUs")
+        return torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
+    return device
+
+
+@contextmanager
+def reproducible(device: torch.device, threads: int) -> Iterator[None]:
+    """Run with a fixed number of threads, algorithms that repeat bit by bit, and torch's global generators set apart.
+
+    Args:
+        device: the device of the run.
+        threads: CPU threads.
+
+    Yields:
+        Nothing; on leaving, threads, generators and settings are as they were.
+    """
+    threads_before = torch.get_num_threads()
+    cuda_devices = [device.index] if device.type == "cuda" else []
+    cudnn = torch.backends.cudnn
+    settings_before = cudnn.deterministic, cudnn.benchmark
+    with torch.random.fork_rng(devices=cuda_devices):
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads_before)
+            cudnn.deterministic, cudnn.benchmark = settings_before
+
+
+def seed_global_generators(device: torch.device, seed: int) -> None:
+    """Seed the generators that layers such as dropout and initialisation draw from, on the run's devices only.
+
+    Args:
+        device: the device of the run.
+        seed: the seed.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+
+
+def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimizer:
+    """Make a task's optimizer.
+
+    Args:
+        spec: the task's optimizer.
+        model: the network.
+        lr: a first learning rate; the controller sets it before every epoch.
+
+    Returns:
+        The optimizer.
+    """
+    if spec.name == "adamw":
+        return AdamW(
+            model.parameters(), lr=lr, betas=(spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True
+        )
+    return SGD(
+        model.parameters(),
+        lr=lr,
+        momentum=spec.momentum,
+        nesterov=spec.nesterov,
+        weight_decay=spec.weight_decay,
+        fused=True,
+    )
+
+
+class Engine:
+    """A task's model, optimizer and data on one device.
+
+    Data stay on the device as uint8. Augmentation is batched tensor code over the whole set, once an epoch; a batch is
+    gathered and normalised when it is used. No step waits for the device: losses are summed up once an epoch. Weights
+    and images lie channels last in memory, and the optimizer's update is fused; on a CPU, that makes the paper's
+    networks 5 to 40 % faster (``benchmarks/loop_overhead.py``).
+
+    Args:
+        task: the task.
+        data: its data, on the device.
+        device: where to train.
+        seed: the run's seed.
+        trust_code: allow the task to name a model factory to import.
+    """
+
+    def __init__(self, task: TaskSpec, data: Data, device: torch.device, seed: int, *, trust_code: bool) -> None:
+        self.task = task
+        self.data = data
+        self.device = device
+        self.seed = seed
+        initial_seed = derive_seed(seed, "initialisation")
+        model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(task.optimizer, self.model, task.learning_rates[0])
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the model."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def train_epoch(self, controller: AutoBatchController, after_step: Callable[[int, int], None]) -> float:
+        """Train one epoch.
+
+        Args:
+            controller: cuts the batches and measures.
+            after_step: called after each step with the epoch's steps done and in all.
+
+        Returns:
+            Mean loss over the epoch's examples, as trained.
+        """
+        epoch = controller.epoch
+        seed_global_generators(self.device, derive_seed(self.seed, "layers", epoch))
+        images = self.augmented_images(epoch)
+        labels = self.data.train_labels
+        self.model.train()
+        steps = controller.steps_per_epoch
+        losses, sizes = [], []
+        for step, indices in enumerate(controller.batches(), start=1):
+            inputs = self.normalised(images.index_select(0, indices))
+            targets = labels.index_select(0, indices)
+            with controller.step():
+                loss = F.cross_entropy(self.model(inputs), targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            losses.append(loss.detach())
+            sizes.append(len(indices))
+            after_step(step, steps)
+        weights = torch.tensor(sizes, dtype=torch.float64, device=self.device)
+        return float(torch.stack(losses).double().dot(weights) / weights.sum())
+
+    def augmented_images(self, epoch: int) -> Tensor:
+        """Return the training images as epoch ``epoch`` sees them.
+
+        Args:
+            epoch: finished epochs.
+
+        Returns:
+            uint8 images, shape (N, C, H, W), on the device.
+        """
+        generator = derive_generator(self.seed, "augmentation", epoch)
+        return augment(self.data.train_images, self.task.dataset.augmentation, generator)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them.
+
+        Args:
+            images: uint8 images, shape (N, C, H, W).
+
+        Returns:
+            float32 images of the same shape, channels last in memory, each channel with mean 0 and standard deviation 1
+            over the training set.
+        """
+        return normalise(images, self.data.mean, self.data.std).contiguous(memory_format=torch.channels_last)
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Return mean loss and share of wrongly classified images, in evaluation mode.
+
+        Args:
+            images: uint8 images, shape (N, C, H, W).
+            labels: int64 classes, shape (N,).
+
+        Returns:
+            Mean loss and error in [0, 1].
+        """
+        self.model.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        wrong = torch.zeros((), dtype=torch.int64, device=self.device)
+        with torch.inference_mode():
+            for some, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
+                outputs = self.model(self.normalised(some))
+                loss += F.cross_entropy(outputs, targets, reduction="sum")
+                wrong += (outputs.argmax(dim=1) != targets).sum()
+        return float(loss) / len(labels), float(wrong) / len(labels)
+
+
+def divergence(train_loss: float, validation_loss: float, num_classes: int) -> str | None:
+    """Say whether an epoch's losses mean that the training has diverged.
+
+    Args:
+        train_loss: mean training loss of the epoch.
+        validation_loss: mean validation loss after it.
+        num_classes: K.
+
+    Returns:
+        What was seen, or None while the training is sound. The validation loss only has to be finite: with running
+        BatchNorm statistics it may be large for a few epochs without harm.
+    """
+    if not math.isfinite(train_loss):
+        return f"the training loss became {train_loss}"
+    limit = EXPLODED * math.log(max(num_classes, 2))
+    if train_loss > limit:
+        return f"the training loss of {train_loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing"
+    if not math.isfinite(validation_loss):
+        return f"the validation loss became {validation_loss}"
+    return None

@@ -1,0 +1,167 @@
+"""Writing a run's files so that kill -9 or a full disk loses nothing that was there before."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autobatch._errors import CheckpointError, OutputError
+
+
+@contextmanager
+def naming_output(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing into one that names the path.
+
+    Args:
+        path: what is being written.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: writing failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file at once or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        content: its new content.
+
+    Raises:
+        OutputError: the file cannot be written; an older one is still there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with naming_output(path):
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read_whole(path: Path, what: str) -> bytes:
+    """Read a file of a run directory.
+
+    Args:
+        path: the file.
+        what: what the file is, for the message.
+
+    Returns:
+        Its content.
+
+    Raises:
+        CheckpointError: the file is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; {path.parent} holds no {what}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return strict JSON; a number that is not finite becomes null.
+
+    Args:
+        value: dictionaries, sequences and plain values.
+        indent: spaces by which nested values are indented; None for one line.
+
+    Returns:
+        The text, without a newline at its end.
+    """
+    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append one line of JSON a row; all of them or, where the disk is full, none.
+
+    Args:
+        path: the JSON Lines file; made where it is missing.
+        rows: the rows.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """  # noqa: DOC501 - passed on as an OutputError
+    content = "".join(to_json(row) + "\n" for row in rows).encode()
+    with naming_output(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            written = file.write(content)
+        except OSError:
+            file.truncate(size)
+            raise
+        if written != len(content):
+            file.truncate(size)
+            raise OutputError(f"{path}: cannot be written: the disk is full")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON Lines file; a last line that was only half written is left out.
+
+    Args:
+        path: the file; a missing one has no lines.
+
+    Returns:
+        One dictionary a line.
+
+    Raises:
+        CheckpointError: a line is damaged; the message names it.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    complete = read_whole(path, "records").split(b"\n")[:-1]
+    for number, line in enumerate(complete, start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise CheckpointError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}")
+        rows.append(row)
+    return rows
+
+
+def keep_lines(path: Path, epoch: int) -> None:
+    """Drop the lines of epochs after ``epoch``, and a half-written last line.
+
+    Args:
+        path: a JSON Lines file whose rows have an ``epoch``; may be missing.
+        epoch: the last epoch to keep.
+
+    Raises:
+        CheckpointError: a line is damaged.
+        OutputError: the file cannot be written.
+    """
+    if path.exists():
+        kept = [row for row in read_lines(path) if _epoch_of(path, row) <= epoch]
+        write_whole(path, "".join(to_json(row) + "\n" for row in kept).encode())
+
+
+def _epoch_of(path: Path, row: Mapping[str, Any]) -> int:
+    epoch = row.get("epoch")
+    if not isinstance(epoch, int):
+        raise CheckpointError(f"{path}: a line has no whole number as 'epoch': {to_json(row)[:80]}")
+    return epoch
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,352 @@
+"""Recording a beacon library: the grid of fixed runs, in parallel processes, resumable at any point."""
+
+import importlib.metadata
+import math
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autobatch._errors import CheckpointError, ConfigError
+from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, LibraryInfo, recorded_keys, write_beacon
+from autobatch.beacons._info import merged_info
+from autobatch.control import full_steps_per_epoch, steps_per_epoch
+from autobatch.control._measuring import at_interval
+from autobatch.policies import PolicySpec
+from autobatch.training._calibrate import calibrate, covers
+from autobatch.training._crew import Crew, Event, Report
+from autobatch.training._data import Data, load_data
+from autobatch.training._engine import resolve_device
+from autobatch.training._files import naming_output
+from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunObserver, load_epochs
+from autobatch.training._session import BN, run
+from autobatch.training._task import TaskSpec, check_ladder
+
+_WORKING = Path("beacons") / ".running"
+
+
+@dataclass(frozen=True)
+class RecordingProgress:
+    """Where a recording stands.
+
+    Attributes:
+        done: beacons that are finished, those found finished at the start included.
+        total: beacons of the grid.
+        running: names of the beacons that are training now.
+        seconds_left: estimated wall time until the grid is done; NaN while unknown.
+    """
+
+    done: int
+    total: int
+    running: tuple[str, ...]
+    seconds_left: float
+
+
+class RecordingObserver:
+    """What watches a recording. Every method does nothing by default; override those you need."""
+
+    def started(self, progress: RecordingProgress) -> None:
+        """Called once, before the first beacon starts."""
+
+    def note(self, message: str) -> None:
+        """Called with one line that the user should know."""
+
+    def progressed(self, progress: RecordingProgress) -> None:
+        """Called whenever some beacon finished an epoch; must be cheap."""
+
+    def beacon_finished(self, name: str, stopped_because: str, progress: RecordingProgress) -> None:
+        """Called when a beacon's file is on disk."""
+
+    def beacon_failed(self, name: str, message: str) -> None:
+        """Called when a beacon's process died or raised; the others go on."""
+
+
+@dataclass(frozen=True)
+class RecordingResult:
+    """How a recording ended.
+
+    Attributes:
+        recorded: beacons recorded now.
+        found: beacons of the grid that were already there.
+        failed: message by name of each beacon that could not be recorded.
+        seconds: wall time of the recording.
+    """
+
+    recorded: int
+    found: int
+    failed: dict[str, str]
+    seconds: float
+
+
+def record_beacons(
+    task: TaskSpec,
+    env_dir: Path,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    learning_rates: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    data_dir: Path | None = None,
+    trust_code: bool = False,
+    command: str = "",
+    observer: RecordingObserver | None = None,
+) -> RecordingResult:
+    """Train the grid of fixed runs of a task and write one Parquet file per beacon into ``env_dir/beacons``.
+
+    Beacons that are there already are not trained again, and a beacon that was interrupted continues from its
+    checkpoint in ``env_dir/beacons/.running``. A ``KeyboardInterrupt`` passes through and keeps what is finished. The
+    longest beacons go first, so that no process is left alone with one at the end.
+
+    Args:
+        task: the task.
+        env_dir: the env folder that the library belongs to.
+        batch_sizes: batch sizes of the grid; the task's ladder by default.
+        learning_rates: base learning rates of the grid; the task's by default.
+        seeds: seeds of the grid; the task's by default.
+        jobs: processes that train side by side.
+        device: torch device.
+        data_dir: where datasets lie.
+        trust_code: allow the task to name a model factory to import.
+        command: the command line that asked for this, kept with the library.
+        observer: what watches the recording.
+
+    Returns:
+        What was recorded and what failed.
+
+    Raises:
+        ConfigError: ``jobs`` is not positive, or the grid cannot be trained.
+        OutputError: ``env_dir`` cannot be written.
+        LibraryError: ``env_dir`` holds beacons of another task, or damaged ones.
+        DataError: the data are missing or damaged.
+    """
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
+    started = time.perf_counter()
+    observer = observer or RecordingObserver()
+    env_dir = Path(env_dir)
+    grid = [
+        BeaconKey(batch_size, lr, seed)
+        for batch_size in sorted(set(batch_sizes or task.batch_sizes))
+        for lr in sorted(set(learning_rates or task.learning_rates))
+        for seed in sorted(set(seeds if seeds is not None else task.seeds))
+    ]
+    task = _with_ladder(task, grid)
+    recorded = recorded_keys(env_dir)
+    missing = [key for key in grid if key not in recorded]
+    if not missing:
+        return RecordingResult(0, len(grid), {}, time.perf_counter() - started)
+    place = resolve_device(device)
+    data = load_data(task, data_dir, place)
+    check_ladder(task, len(data.train_labels))
+    library = BeaconLibrary.load(env_dir) if recorded else None
+    costs = _grid_costs(task, data, place, library, observer, trust_code=trust_code)
+    info = _library_info(task, data, costs, command)
+    _check_library(library, info)
+    with naming_output(env_dir):
+        (env_dir / _WORKING).mkdir(parents=True, exist_ok=True)
+    recorder = _BeaconRecorder(task, env_dir, info, device=str(place), data_dir=data_dir, trust_code=trust_code)
+    found = len(grid) - len(missing)
+    ledger = _Ledger(missing, found, task.epochs, _epoch_seconds(task, costs, len(data.train_labels)))
+    observer.started(ledger.progress())
+    failed = _train_all(recorder, ledger, jobs, observer)
+    if not any((env_dir / _WORKING).iterdir()):
+        (env_dir / _WORKING).rmdir()
+    return RecordingResult(len(missing) - len(failed), found, failed, time.perf_counter() - started)
+
+
+def _train_all(
+    recorder: "_BeaconRecorder", ledger: "_Ledger", jobs: int, observer: RecordingObserver
+) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    with Crew(recorder, list(ledger.waiting), min(jobs, len(ledger.waiting))) as crew:
+        for key, event, value in crew.events():
+            ledger.take(key, event)
+            if event == "progress":
+                observer.progressed(ledger.progress())
+            elif event == "done":
+                observer.beacon_finished(key.name, str(value), ledger.progress())
+            elif event == "failed":
+                failed[key.name] = str(value)
+                observer.beacon_failed(key.name, str(value))
+    return failed
+
+
+class _BeaconRecorder:
+    """Trains one beacon after another in a process of its own; the data are loaded once a process."""
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        env_dir: Path,
+        info: LibraryInfo,
+        *,
+        device: str,
+        data_dir: Path | None,
+        trust_code: bool,
+    ) -> None:
+        self._task = task
+        self._env_dir = env_dir
+        self._info = info
+        self._device = device
+        self._data_dir = data_dir
+        self._trust_code = trust_code
+        self._data: Data | None = None
+
+    def __call__(self, key: BeaconKey, report: Report) -> str:
+        """Return why the beacon stopped, once it is trained and its file is written."""
+        self._data = self._data or load_data(self._task, self._data_dir, self._device)
+        out = self._env_dir / _WORKING / key.name
+        watcher = _EpochReporter(report)
+        try:
+            summary = run(self._config(key), out, watcher, resume=(out / CONFIG).exists(), data=self._data)
+        except CheckpointError:
+            # What an older recording of another task, or a broken disk, has left here is of no use.
+            shutil.rmtree(out)
+            summary = run(self._config(key), out, watcher, data=self._data)
+        beacon = Beacon.from_records(
+            *key,
+            records=[row.to_dict() for row in load_epochs(out)],
+            test_error=math.nan if summary.test_error is None else summary.test_error,
+            test_loss=math.nan if summary.test_loss is None else summary.test_loss,
+            stopped_because=summary.stopped_because,
+        )
+        write_beacon(self._env_dir, beacon, self._info)
+        shutil.rmtree(out)
+        return summary.stopped_because
+
+    def _config(self, key: BeaconKey) -> RunConfig:
+        policy = PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": key.batch_size, "lr": key.lr})
+        return RunConfig(
+            task=self._task,
+            policy=policy,
+            seed=key.seed,
+            device=self._device,
+            data_dir=self._data_dir,
+            recording=True,
+            trust_code=self._trust_code,
+        )
+
+
+class _EpochReporter(RunObserver):
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def epoch_finished(self, row: EpochRow) -> None:
+        """Tell how many epochs are done."""
+        self._report(row.epoch)
+
+
+class _Ledger:
+    """What is waiting, running and done, and how long the rest should take."""
+
+    def __init__(self, missing: Sequence[BeaconKey], found: int, epochs: int, epoch_seconds: dict[int, float]) -> None:
+        # Longest first, so that no process is left alone with a long one at the end.
+        self.waiting = sorted(missing, key=lambda key: -epoch_seconds[key.batch_size])
+        self._running: dict[BeaconKey, int] = {}
+        self._done = found
+        self._total = found + len(missing)
+        self._epochs = epochs
+        self._epoch_seconds = epoch_seconds
+        self._worked_off = 0.0
+        self._clock: float | None = None
+
+    def take(self, key: BeaconKey, event: Event) -> None:
+        """Take down what happened to a beacon."""
+        if event == "started":
+            self.waiting.remove(key)
+            self._running[key] = 0
+        elif event == "progress":
+            self._running[key] += 1
+            if self._clock is None:  # what came before is the start of processes, which does not scale
+                self._clock = time.perf_counter()
+            else:
+                self._worked_off += self._epoch_seconds[key.batch_size]
+        else:
+            del self._running[key]
+            self._done += event == "done"
+
+    def progress(self) -> RecordingProgress:
+        """Return where the recording stands; the modelled rest is scaled by how the model has done so far."""
+        rest = sum(self._epochs * self._epoch_seconds[key.batch_size] for key in self.waiting)
+        rest += sum((self._epochs - done) * self._epoch_seconds[key.batch_size] for key, done in self._running.items())
+        elapsed = 0.0 if self._clock is None else time.perf_counter() - self._clock
+        return RecordingProgress(
+            done=self._done,
+            total=self._total,
+            running=tuple(key.name for key in self._running),
+            seconds_left=elapsed / self._worked_off * rest if self._worked_off else math.nan,
+        )
+
+
+def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:
+    """Return the task with the grid's batch sizes and rates on its ladder; its fingerprint does not change."""
+    return task.model_copy(
+        update={
+            "batch_sizes": tuple(sorted({*task.batch_sizes, *(key.batch_size for key in grid)})),
+            "learning_rates": tuple(sorted({*task.learning_rates, *(key.lr for key in grid)})),
+        }
+    )
+
+
+def _library_info(task: TaskSpec, data: Data, costs: CostTable, command: str) -> LibraryInfo:
+    return LibraryInfo(
+        task=task.fingerprint_payload(data.fingerprint, data.num_classes),
+        task_name=task.name,
+        score=task.score,
+        bn=BN,
+        sampling_interval=task.measuring.interval,
+        versions={
+            "autobatch": _version("autobatch"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        commands=(command,) if command else (),
+        costs=costs,
+    )
+
+
+def _check_library(library: BeaconLibrary | None, info: LibraryInfo) -> None:
+    if library is None:
+        return
+    library.check_task(info.task)
+    merged_info([("the beacons that are there", library.info), ("this recording", info)])
+
+
+def _grid_costs(
+    task: TaskSpec,
+    data: Data,
+    device: torch.device,
+    library: BeaconLibrary | None,
+    observer: RecordingObserver,
+    *,
+    trust_code: bool,
+) -> CostTable:
+    """Return the cost table that is there, or time this machine before the grid keeps it busy."""
+    kept = library.costs if library is not None else None
+    if kept is not None and covers(kept, task, device):
+        return kept
+    observer.note("timing this machine, a few seconds")
+    return calibrate(task, data, device, task.batch_sizes, trust_code=trust_code)
+
+
+def _epoch_seconds(task: TaskSpec, costs: CostTable, train_size: int) -> dict[int, float]:
+    seconds = {}
+    for size in task.batch_sizes:
+        samples = len(
+            at_interval(full_steps_per_epoch(train_size, size), task.measuring.interval, task.measuring.floor)
+        )
+        steps = steps_per_epoch(train_size, size)
+        seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
+    return seconds
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

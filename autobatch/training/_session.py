@@ -1,0 +1,463 @@
+"""Carrying a run out: from a configuration to a run directory with a summary in it."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from autobatch._errors import CheckpointError, LibraryError, OutputError
+from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.beacons._info import differing_keys
+from autobatch.control import (
+    AutoBatchController,
+    MeasureAtInterval,
+    MeasureWithinBudget,
+    MeasuringPlan,
+    NeverMeasure,
+)
+from autobatch.policies import Policy, make_policy
+from autobatch.training._calibrate import cached_calibration, covers, device_kind
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._data import Data, load_data
+from autobatch.training._engine import Engine, divergence, reproducible, resolve_device
+from autobatch.training._files import append_lines, keep_lines, naming_output, write_whole
+from autobatch.training._run import (
+    CHECKPOINT,
+    CONFIG,
+    DECISIONS,
+    EPOCHS,
+    MEASUREMENTS,
+    RUN_FILES,
+    SUMMARY,
+    EpochRow,
+    RunConfig,
+    RunInfo,
+    RunObserver,
+    Summary,
+    load_epochs,
+    load_run_config,
+    load_summary,
+)
+from autobatch.training._task import check_ladder
+
+FINISHED = "finished"
+BN = "rows"
+"""What a sample's gradient means under BatchNorm; see :class:`~autobatch.fisher.FisherProbe`."""
+
+OPENING_SHARE = 0.1
+"""Share of the epochs, at the start, that are always measured, even beyond the budget."""
+
+# What may differ between a run and its continuation: where things lie, and what only matters at the start.
+_MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
+
+
+def run(
+    config: RunConfig,
+    out: Path,
+    observer: RunObserver | None = None,
+    *,
+    resume: bool = False,
+    data: Data | None = None,
+) -> Summary:
+    """Train as ``config`` says, keeping every record in ``out``.
+
+    A ``KeyboardInterrupt`` passes through; the run can then be resumed, as after any other sudden end.
+
+    Args:
+        config: the configuration.
+        out: the run directory; it is made, and must not hold a run unless ``resume``.
+        observer: what watches the run.
+        resume: continue the run that ``out`` holds from its last checkpoint, bit-identically.
+        data: the task's data, where they are loaded on the run's device already.
+
+    Returns:
+        The summary, as written to ``summary.json``.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or holds a run already.
+        CheckpointError: the run in ``out`` is damaged or has another configuration.
+        ConfigError: the configuration cannot be carried out.
+        DataError: the data are missing or damaged.
+        LibraryError: the policy needs beacons, and they are missing, damaged or of another task.
+    """
+    out, observer = Path(out), observer or RunObserver()
+    device = resolve_device(config.device)
+    config = config.model_copy(update={"device": str(device)})
+    if resume:
+        config = _continued(config, out)
+        if (out / SUMMARY).exists():
+            return load_summary(out)
+    else:
+        _refuse_occupied(out)
+    data = data or load_data(config.task, config.data_dir, device)
+    check_ladder(config.task, len(data.train_labels))
+    policy = make_policy(config.policy)
+    library = _library(config, data, policy)
+    costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
+    config = config.model_copy(update={"costs": costs.table})
+    with reproducible(device, config.task.threads):
+        return _Session(
+            config=config,
+            out=out,
+            observer=observer,
+            data=data,
+            device=device,
+            policy=policy,
+            library=library,
+            costs=costs,
+        ).carry_out()
+
+
+@dataclass(frozen=True)
+class _Library:
+    """The beacons of a run's task, or why there are none."""
+
+    beacons: BeaconLibrary | None
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """A cost table and where it comes from, both None where none is needed."""
+
+    table: CostTable | None
+    source: str | None
+
+
+class _Session:
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        out: Path,
+        observer: RunObserver,
+        data: Data,
+        device: torch.device,
+        policy: Policy,
+        library: _Library,
+        costs: _Costs,
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.observer = observer
+        self.data = data
+        self.library = library
+        self.costs = costs
+        self.device = device
+        self.kind = device_kind(device, config.task.threads)
+        self.engine = Engine(config.task, data, device, config.seed, trust_code=config.trust_code)
+        self.started = time.perf_counter()
+        self.controller = _controller(config, self.engine, policy, library.beacons)
+        self.epochs_at: Counter[int] = Counter()
+        self.row: EpochRow | None = None
+        self.stopped_because = FINISHED
+
+    def carry_out(self) -> Summary:
+        """Return how the run ended, having started or continued it."""
+        with naming_output(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        write_whole(self.out / CONFIG, _yaml(self.config))
+        seconds = self._restore()
+        self._announce()
+        self.started -= seconds
+        while not self.controller.finished:
+            self._epoch()
+        summary = self._summary()
+        write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
+        self.observer.finished(summary)
+        return summary
+
+    def _restore(self) -> float:
+        # Brings records and state to the last checkpoint, and says at how many seconds it stands.
+        path = self.out / CHECKPOINT
+        checkpoint = read_checkpoint(path) if path.exists() else None
+        epoch = _restored_epoch(checkpoint, path)
+        for name in (EPOCHS, MEASUREMENTS, DECISIONS):
+            keep_lines(self.out / name, epoch)
+        rows = load_epochs(self.out)
+        if checkpoint is None:
+            (self.out / DECISIONS).unlink(missing_ok=True)
+            append_lines(self.out / DECISIONS, [self.controller.decision.to_dict()])
+            return 0.0
+        if [row.epoch for row in rows] != list(range(1, epoch + 1)):
+            raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
+        try:
+            _check_same(self.config, checkpoint.record["config"])
+            self.controller.load_state_dict(checkpoint.record["controller"])
+            seconds = float(checkpoint.record["seconds"])
+            self.stopped_because = str(checkpoint.record["stopped_because"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged: {error!r}") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        if self.controller.epoch != epoch:
+            raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
+        restore(checkpoint, self.engine.model, self.engine.optimizer, path)
+        self.epochs_at = Counter(row.batch_size for row in rows)
+        self.row = rows[-1]
+        return seconds
+
+    def _announce(self) -> None:
+        beacons = self.library.beacons
+        self.observer.started(
+            RunInfo(
+                out=self.out,
+                device=self.kind,
+                train_size=len(self.data.train_labels),
+                validation_size=len(self.data.validation_labels),
+                test_size=len(self.data.test_labels),
+                num_classes=self.data.num_classes,
+                parameters=self.engine.parameters,
+                epochs=self.config.task.epochs,
+                resumed_epoch=self.controller.epoch,
+                beacons=None if beacons is None else len(beacons.beacons),
+                costs_source=self.costs.source,
+            )
+        )
+        self.observer.decided(self.controller.decision)
+
+    def _epoch(self) -> None:
+        controller, engine, data = self.controller, self.engine, self.data
+        before = controller.decision
+        train_loss = engine.train_epoch(controller, self.observer.step)
+        validation_loss, validation_error = engine.evaluate(data.validation_images, data.validation_labels)
+        seen = divergence(train_loss, validation_loss, data.num_classes)
+        decision = controller.end_epoch(
+            train_loss=train_loss,
+            validation_loss=validation_loss,
+            validation_error=validation_error,
+            stop=seen is not None,
+        )
+        self.row = EpochRow(
+            epoch=controller.epoch,
+            progress=controller.progress,
+            batch_size=before.batch_size,
+            lr=before.lr,
+            lr_effective=before.lr_effective,
+            c_bar=controller.c_bar,
+            l_cum=controller.l_cum,
+            steps=controller.steps,
+            samples=controller.samples,
+            examples=controller.examples,
+            train_loss=train_loss,
+            validation_loss=validation_loss,
+            validation_error=validation_error,
+            seconds=self._seconds(),
+            measuring_seconds=controller.measuring_seconds,
+        )
+        self.epochs_at[before.batch_size] += 1
+        if seen is not None:
+            self.stopped_because = f"diverged: {seen}"
+        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in controller.measurements])
+        append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
+        append_lines(self.out / EPOCHS, [self.row.to_dict()])
+        self._save()
+        self.observer.epoch_finished(self.row)
+        if decision is not None:
+            self.observer.decided(decision)
+
+    def _save(self) -> None:
+        record = {
+            "epoch": self.controller.epoch,
+            "config": self.config.model_dump(mode="json"),
+            "controller": self.controller.state_dict(),
+            "seconds": self._seconds(),
+            "stopped_because": self.stopped_because,
+        }
+        tensors = snapshot(self.engine.model, self.engine.optimizer)
+        write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def _summary(self) -> Summary:
+        assert self.row is not None
+        seconds = self._seconds()
+        test_loss = test_error = None
+        if self.stopped_because == FINISHED:
+            test_loss, test_error = self.engine.evaluate(self.data.test_images, self.data.test_labels)
+        row, config = self.row, self.config
+        budgeted = config.measure and not config.recording
+        best, missing = _best_beacon(self.library)
+        return Summary(
+            task=config.task.name,
+            policy=config.policy.name,
+            seed=config.seed,
+            device=self.kind,
+            epochs=row.epoch,
+            stopped_because=self.stopped_because,
+            test_error=test_error,
+            test_loss=_known(test_loss),
+            validation_error=row.validation_error,
+            validation_loss=_known(row.validation_loss),
+            train_loss=_known(row.train_loss),
+            c_bar=_known(row.c_bar),
+            l_cum=_known(row.l_cum) if row.samples else None,
+            examples=row.examples,
+            optimizer_steps=row.steps,
+            samples=row.samples,
+            seconds=seconds,
+            measuring_seconds=row.measuring_seconds,
+            measuring_share=row.measuring_seconds / seconds,
+            measuring_budget=config.task.measuring.budget if budgeted else None,
+            batch_sizes=dict(sorted(self.epochs_at.items())),
+            best_beacon=best,
+            best_beacon_missing=missing,
+        )
+
+
+def _controller(
+    config: RunConfig, engine: Engine, policy: Policy, library: BeaconLibrary | None
+) -> AutoBatchController:
+    task = config.task
+    return AutoBatchController(
+        engine.model,
+        engine.optimizer,
+        policy=policy,
+        dataset_size=len(engine.data.train_labels),
+        epochs=task.epochs,
+        batch_sizes=task.batch_sizes,
+        learning_rates=task.learning_rates,
+        library=library,
+        schedule=task.schedule.schedule_factor,
+        milestones=task.schedule.milestones,
+        score=task.score,
+        costs=config.costs,
+        measuring=_measuring(config),
+        bn=BN,
+        task_name=task.name,
+        seed=config.seed,
+        device=engine.device,
+    )
+
+
+def _measuring(config: RunConfig) -> MeasuringPlan:
+    measuring = config.task.measuring
+    if not config.measure:
+        return NeverMeasure()
+    if config.recording:
+        return MeasureAtInterval(measuring.interval, measuring.floor)
+    assert config.costs is not None
+    opening = math.ceil(OPENING_SHARE * config.task.epochs)
+    return MeasureWithinBudget(measuring.budget, config.costs, opening)
+
+
+def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
+    # A policy that does without beacons runs on where they are missing or do not fit.
+    if config.recording:
+        return _Library(None, "this run records a beacon itself")
+    if config.task_path is None:
+        missing = f"the task '{config.task.name}' has no env folder, so no beacons"
+        if policy.needs_library:
+            raise LibraryError(f"policy '{config.policy.name}' needs beacons: {missing}")
+        return _Library(None, missing)
+    try:
+        library = BeaconLibrary.load(config.task_path)
+        library.check_task(config.task.fingerprint_payload(data.fingerprint, data.num_classes))
+        if library.bn != BN:
+            raise LibraryError(
+                f"the beacon library of '{library.task_name}' has 'bn' {library.bn!r}, here it is {BN!r}"
+            )
+    except LibraryError as error:
+        if policy.needs_library:
+            raise
+        return _Library(None, str(error))
+    return _Library(library, None)
+
+
+def _costs(
+    config: RunConfig,
+    *,
+    data: Data,
+    device: torch.device,
+    policy: Policy,
+    library: _Library,
+    observer: RunObserver,
+) -> _Costs:
+    """Return the one clock that decisions may depend on."""
+    budgeted = config.measure and not config.recording
+    if not (budgeted or policy.needs_library):
+        return _Costs(None, None)
+    if config.costs is not None:
+        return _Costs(config.costs, "kept from the run's start")
+    recorded = library.beacons.costs if library.beacons is not None else None
+    if recorded is not None and not config.calibrate and covers(recorded, config.task, device):
+        return _Costs(recorded, "recorded with the beacons on this kind of device")
+    observer.note("timing this machine, a few seconds")
+    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    table, timed = cached_calibration(
+        config.task, data, device, payload, fresh=config.calibrate, trust_code=config.trust_code
+    )
+    return _Costs(table, "timed at the run's start" if timed else "timed on this machine in an earlier run")
+
+
+def _best_beacon(library: _Library) -> tuple[dict[str, Any] | None, str | None]:
+    if library.beacons is None:
+        return None, library.missing
+    try:
+        best = library.beacons.best_fixed()
+    except LibraryError as error:
+        return None, str(error)
+    return {
+        "batch_size": best.batch_size,
+        "lr": best.lr,
+        "seeds": list(best.seeds),
+        **_summary_names(best.mean),
+        "spread": _summary_names(best.std),
+    }, None
+
+
+def _summary_names(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {"optimizer_steps" if name == "steps" else name: _known(value) for name, value in figures.items()}
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _refuse_occupied(out: Path) -> None:
+    found = next((name for name in RUN_FILES if (out / name).exists()), None)
+    if found is not None:
+        raise OutputError(
+            f"{out}: holds a run already ({found}); continue it with --resume {out}, or choose another directory"
+        )
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: expected a directory, found a file")
+
+
+def _continued(config: RunConfig, out: Path) -> RunConfig:
+    stored = load_run_config(out)
+    try:
+        _check_same(config, stored.model_dump(mode="json"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{out / CONFIG}: {error}") from None
+    return config.model_copy(update={"costs": config.costs or stored.costs})
+
+
+def _check_same(config: RunConfig, stored: Mapping[str, Any]) -> None:
+    mine = config.model_dump(mode="json", exclude=set(_MAY_DIFFER))
+    theirs = {key: value for key, value in stored.items() if key not in _MAY_DIFFER}
+    differing = differing_keys(mine, theirs)
+    if differing:
+        raise CheckpointError(
+            "the run was started with another configuration: "
+            + "; ".join(f"'{key}' was {old} and is {new}" for key, new, old in differing)
+        )
+
+
+def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:
+    epoch = 0 if checkpoint is None else checkpoint.record.get("epoch")
+    if not isinstance(epoch, int) or (checkpoint is not None and epoch < 1):
+        raise CheckpointError(f"{path}: damaged: 'epoch' is {epoch!r}")
+    return epoch
+
+
+def _yaml(config: RunConfig) -> bytes:
+    content: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return content.encode()

@@ -1,0 +1,272 @@
+"""The controller as a user embeds it."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
+from autobatch.control import AutoBatchController, DecisionRecord, MeasureAtInterval, NeverMeasure
+from autobatch.fisher import FisherProbe
+from autobatch.policies import Candidate, Decision, Observation, TaskInfo
+
+SIZE = 26
+
+
+class Scripted:
+    """A policy that follows a list and remembers what it saw."""
+
+    needs_library = False
+
+    def __init__(self, *decisions: Decision) -> None:
+        self.decisions = decisions
+        self.seen: list[Observation] = []
+        self.task: TaskInfo | None = None
+
+    def reset(self, task: TaskInfo, library: object) -> None:
+        self.task = task
+
+    def decide(self, observation: Observation) -> Decision:
+        self.seen.append(observation)
+        return self.decisions[min(observation.epoch, len(self.decisions) - 1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": len(self.seen)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = [None] * state["asked"]  # type: ignore[list-item]
+
+
+def decision(batch_size: int, lr: float, **more: Any) -> Decision:
+    return Decision(batch_size, lr, reason=f"{batch_size} at {lr}", **more)
+
+
+class Bench:
+    """A tiny training with a controller."""
+
+    def __init__(self, policy: Any, **arguments: Any) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(SIZE, 3, generator=generator)
+        self.y = torch.randint(2, (SIZE,), generator=generator)
+        self.model = nn.Linear(3, 2)
+        with torch.no_grad():
+            self.model.weight.copy_(torch.arange(6.0).reshape(2, 3) / 10)
+            self.model.bias.zero_()
+        groups = [{"params": [self.model.weight]}, {"params": [self.model.bias], "lr": 0.02}]
+        self.optimizer = torch.optim.SGD(groups, lr=0.01)
+        self.batches: list[torch.Tensor] = []
+        settings = {"dataset_size": SIZE, "epochs": 4, "batch_sizes": (4, 8, 16), **arguments}
+        self.controller = AutoBatchController(self.model, self.optimizer, policy=policy, **settings)
+
+    def rates(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def epoch(self, **figures: Any) -> DecisionRecord | None:
+        for indices in self.controller.batches():
+            self.batches.append(indices)
+            with self.controller.step():
+                F.cross_entropy(self.model(self.x[indices]), self.y[indices]).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return self.controller.end_epoch(**figures)
+
+
+def test_the_docstrings_loop_trains_by_name_of_a_policy() -> None:
+    bench = Bench("s4-to-16", epochs=5, measuring=NeverMeasure())
+    sizes = []
+    while not bench.controller.finished:
+        sizes.append(bench.controller.batch_size)
+        bench.epoch(validation_loss=0.5, validation_error=0.5)
+    assert sizes == [4, 4, 8, 8, 16]
+    seen = torch.cat(bench.batches).reshape(5, SIZE)
+    assert torch.equal(seen.sort(dim=1).values, torch.arange(SIZE).expand(5, SIZE))
+
+
+def test_the_policy_sees_where_the_run_stands() -> None:
+    policy = Scripted(decision(8, 0.1), decision(4, 0.2))
+    bench = Bench(policy, measuring=NeverMeasure())
+    first = policy.seen[0]
+    assert (first.epoch, first.progress, first.batch_size, first.steps) == (0, 0.0, 0, 0)
+    assert all(math.isnan(v) for v in (first.lr, first.c_bar, first.train_loss, first.validation_loss))
+    bench.epoch(train_loss=3.0, validation_loss=2.0, validation_error=0.25)
+    second = policy.seen[1]
+    assert (second.epoch, second.progress, second.batch_size, second.lr, second.steps) == (1, 0.25, 8, 0.1, 3)
+    assert (second.train_loss, second.validation_loss, second.validation_error) == (3.0, 2.0, 0.25)
+    for _ in range(3):
+        last = bench.epoch()
+    assert last is None
+    assert bench.controller.finished
+    assert len(policy.seen) == 4
+    assert policy.task is not None
+    assert policy.task.learning_rates == (0.01,)
+
+
+def test_rates_come_from_references_and_never_drift() -> None:
+    policy = Scripted(decision(8, 0.1), decision(8, 0.3), decision(8, 0.1))
+    bench = Bench(policy, measuring=NeverMeasure(), schedule=lambda progress: 0.1 if progress >= 0.75 else 1.0)
+    rates = [bench.rates()]
+    for _ in range(3):
+        bench.epoch()
+        rates.append(bench.rates())
+    assert rates == [[0.1, 0.2], [0.3, 0.6], [0.1, 0.2], [0.1 * 0.1, 0.1 * 0.1 * 2]]
+    assert bench.controller.lr == 0.1
+    assert bench.controller.lr_effective == 0.1 * 0.1
+
+
+def test_a_request_off_the_ladder_is_recorded_beside_what_is_applied() -> None:
+    bench = Bench(Scripted(decision(11, 0.1), decision(1000, 0.1), decision(16, 0.1)), measuring=NeverMeasure())
+    record = bench.controller.decision
+    assert (record.requested_batch_size, record.batch_size, record.changed) == (11, 8, True)
+    assert record.limit == "11 is not on the ladder; 8 is the nearest rung"
+    after = bench.epoch()
+    assert after is not None
+    assert (after.requested_batch_size, after.batch_size, after.epoch) == (1000, 16, 1)
+    same = bench.epoch()
+    assert same is not None
+    assert (same.limit, same.changed) == (None, False)
+
+
+def test_measured_steps_enter_the_position_with_the_steps_they_stand_for() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(50, floor=2))
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    bench.epoch()
+    controller = bench.controller
+    assert [(m.epoch, m.step, m.batch_size, m.lr) for m in controller.measurements] == [(1, 1, 8, 0.1), (1, 2, 8, 0.1)]
+    assert (controller.steps, controller.samples) == (3, 2)
+    bench.model.load_state_dict(before)
+    with FisherProbe(bench.model) as probe:
+        F.cross_entropy(bench.model(bench.x[bench.batches[0]]), bench.y[bench.batches[0]]).backward()
+    bench.optimizer.zero_grad()
+    assert controller.measurements[0].trace == probe.spectrum().trace
+    first, second = controller.measurements
+    # Two samples in three steps: the first stands for one of them, the second for two.
+    assert controller.c_bar == pytest.approx((first.condition_number + 2 * second.condition_number) / 3)
+    energies = [0.1 / 8 * math.sqrt(m.trace) for m in (first, second)]
+    assert controller.l_cum == pytest.approx(energies[0] + 2 * energies[1])
+
+
+def test_an_epoch_that_could_not_be_measured_is_carried() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(50, floor=1))
+    bench.epoch()
+    c_bar, l_cum = bench.controller.c_bar, bench.controller.l_cum
+    with torch.no_grad():
+        bench.model.weight.fill_(math.nan)
+    bench.epoch()
+    (measurement,) = bench.controller.measurements
+    assert not measurement.usable
+    assert bench.controller.c_bar == c_bar
+    assert bench.controller.l_cum == pytest.approx(2 * l_cum)
+    assert bench.controller.samples == 1
+
+
+def test_measuring_does_not_change_training() -> None:
+    weights = []
+    for plan in (NeverMeasure(), MeasureAtInterval(1)):
+        bench = Bench(Scripted(decision(4, 0.3), decision(16, 0.1)), measuring=plan)
+        for _ in range(3):
+            bench.epoch()
+        weights.append(torch.cat([p.detach().flatten() for p in bench.model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_a_training_can_be_stopped() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure())
+    assert bench.epoch(stop=True) is None
+    assert bench.controller.finished
+    with pytest.raises(AutoBatchError, match="finished after 1 of 4 epochs"):
+        bench.controller.batches()
+
+
+def test_a_restart_continues_as_if_nothing_had_happened() -> None:
+    target = (2.0, 3.0)
+    candidate = Candidate(8, 0.1, 1.0, 2.0, 0.5, math.nan, 3.0, known=False)
+    script = (decision(4, 0.3), decision(16, 0.1, target=target, alternatives=(candidate,)), decision(8, 0.2))
+    whole = Bench(Scripted(*script), measuring=MeasureAtInterval(2))
+    first = Bench(Scripted(*script), measuring=MeasureAtInterval(2))
+    for bench in (whole, first):
+        bench.epoch(validation_loss=0.7)
+    state = json.loads(json.dumps(first.controller.state_dict()))
+    policy = Scripted(*script)
+    second = Bench(policy, measuring=MeasureAtInterval(2))
+    second.controller.load_state_dict(state)
+    second.model.load_state_dict(first.model.state_dict())
+    assert repr(second.controller.decision) == repr(whole.controller.decision)
+    assert len(policy.seen) == 2
+    for _ in range(3):
+        whole.epoch(validation_loss=0.6)
+        second.epoch(validation_loss=0.6)
+    assert torch.equal(torch.cat(whole.batches), torch.cat([*first.batches, *second.batches]))
+    assert torch.equal(whole.model.weight, second.model.weight)
+    for name in ("c_bar", "l_cum", "steps", "samples", "lr_effective", "examples"):
+        assert getattr(whole.controller, name) == getattr(second.controller, name)
+
+
+def test_a_state_of_another_training_is_refused() -> None:
+    state = Bench(Scripted(decision(8, 0.1)), epochs=3).controller.state_dict()
+    with pytest.raises(CheckpointError, match="'epochs' was 3 and is 4"):
+        Bench(Scripted(decision(8, 0.1))).controller.load_state_dict(state)
+
+
+@pytest.mark.parametrize("key", ["identity", "decision", "position", "policy", "figures", "steps"])
+def test_a_damaged_state_is_refused(key: str) -> None:
+    bench = Bench(Scripted(decision(8, 0.1)))
+    state = bench.controller.state_dict()
+    with pytest.raises(CheckpointError):
+        bench.controller.load_state_dict({**state, key: "nonsense"})
+    del state[key]
+    with pytest.raises(CheckpointError, match="damaged"):
+        bench.controller.load_state_dict(state)
+
+
+def test_another_version_is_refused() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)))
+    with pytest.raises(CheckpointError, match="version"):
+        bench.controller.load_state_dict({**bench.controller.state_dict(), "version": 99})
+
+
+def test_calls_out_of_order_are_clear_errors() -> None:
+    controller = Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure()).controller
+    with pytest.raises(AutoBatchError, match="without an epoch"):
+        controller.end_epoch()
+    with pytest.raises(AutoBatchError, match="outside of a loop"):
+        controller.step()
+    batches = controller.batches()
+    next(batches)
+    with pytest.raises(AutoBatchError, match="twice in one epoch"):
+        controller.batches()
+    with pytest.raises(AutoBatchError, match="middle of an epoch: 0 of 3"):
+        controller.end_epoch()
+    with pytest.raises(AutoBatchError, match="middle of an epoch"):
+        controller.state_dict()
+    assert len(list(batches)) == 2
+    controller.end_epoch()
+    with pytest.raises(AutoBatchError, match="without an epoch"):
+        controller.end_epoch()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_sizes": (4, 32)}, "reaches 32, but the training set has only 26"),
+        ({"batch_sizes": ()}, "ascending positive"),
+        ({"batch_sizes": (8, 4)}, "ascending positive"),
+        ({"batch_sizes": (0, 4)}, "ascending positive"),
+        ({"epochs": 0}, "at least 1"),
+        ({"learning_rates": (0.1, math.nan)}, "positive finite number, got nan"),
+        ({"learning_rates": (-0.1,)}, "positive finite number, got -0.1"),
+        ({"learning_rates": (0.0,)}, "positive finite number, got 0.0"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Bench(Scripted(decision(8, 0.1)), **arguments)
+
+
+@pytest.mark.parametrize("bad", [decision(8, math.nan), decision(8, -1.0), decision(8, 0.0), decision(0, 0.1)])
+def test_impossible_requests_of_a_policy_are_refused(bad: Decision) -> None:
+    with pytest.raises(ConfigError, match="asked for"):
+        Bench(Scripted(bad))

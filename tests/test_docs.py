@@ -1,0 +1,97 @@
+"""What README and documentation show: their code runs, their YAML loads, their tables say what the code says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional as F
+
+import autobatch
+from autobatch.beacons._columns import COLUMNS
+from autobatch.training._run import Summary
+from autobatch.training._task import TaskSpec, load_task
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def table(page: Path, heading: str) -> list[list[str]]:
+    """Return the cells below the header row of the table that begins with ``heading``, without backticks."""
+    rows = page.read_text(encoding="utf-8").partition(f"| {heading} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+@pytest.mark.parametrize("page", ["how-to/embed.md", "how-to/fisher-probe.md", "reference/files.md"])
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "envs").symlink_to(ROOT / "envs")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    code = blocks(DOCS / page, "python")
+    assert code
+    for block in code:
+        exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_loop_of_the_readme_trains() -> None:
+    (loop,) = blocks(ROOT / "README.md", "python")
+    x, y = torch.rand(128, 1, 8, 8), torch.arange(128) % 10
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = model[1].weight.detach().clone()
+    namespace: dict[str, Any] = {
+        "F": F,
+        "autobatch": autobatch,
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "x": x,
+        "y": y,
+        "validate": lambda model: F.cross_entropy(model(x), y).item(),
+    }
+    exec(compile(loop, "README.md", "exec"), namespace)
+    assert namespace["controller"].finished
+    assert namespace["controller"].batch_size == 128
+    assert not torch.equal(model[1].weight, before)
+
+
+@pytest.mark.parametrize("page", ["how-to/own-data.md", "how-to/write-a-task.md"])
+def test_the_tasks_of_a_page_load(page: str, tmp_path: Path) -> None:
+    tasks = blocks(DOCS / page, "yaml")
+    assert tasks
+    for text in tasks:
+        (tmp_path / "env.yaml").write_text(text)
+        assert load_task(tmp_path / "env.yaml").name in text
+
+
+def test_the_reference_states_the_defaults_of_a_task() -> None:
+    required = {
+        "name": "plain",
+        "model": {"name": "resnet", "depth": 8},
+        "batch_sizes": [8],
+        "learning_rates": [0.1],
+        "epochs": 1,
+    }
+    (stated,) = [yaml.safe_load(block) for block in blocks(DOCS / "reference/env-yaml.md", "yaml") if "subset" in block]
+    stated["dataset"]["name"] = "digits"
+    left_out = TaskSpec.model_validate({**required, "dataset": {"name": "digits"}})
+    assert TaskSpec.model_validate({**required, **stated}) == left_out
+    assert stated.keys() | required.keys() == TaskSpec.model_fields.keys()
+
+
+def test_the_reference_lists_the_columns_of_a_library() -> None:
+    stated = table(DOCS / "reference/files.md", "column")
+    assert stated == [[column.name, column.kind, column.unit or "-", column.meaning] for column in COLUMNS]
+
+
+def test_the_reference_lists_the_keys_of_a_summary() -> None:
+    page = (DOCS / "reference/files.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+) \|$", page.partition("### summary.json")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert rows == [(name, field.description) for name, field in Summary.model_fields.items()]

@@ -1,0 +1,113 @@
+"""The project around the code: commands, links, artefacts and the shape of the house."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import autobatch
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+ROOMS = ("fisher", "beacons", "policies", "control", "training", "report", "cli")
+"""The rooms of the package in the order of their imports: a room may import those before it."""
+
+FOLDERS = (".ci", "autobatch", "benchmarks", "configs", "docs", "envs", "policies", "tests")
+
+
+def tree() -> Iterator[Path]:
+    """Yield the files of the project; whatever else lies in a checkout (environments, runs, caches) is left out."""
+    yield from (path for path in ROOT.glob("*") if path.is_file())
+    for path in chain.from_iterable((ROOT / folder).rglob("*") for folder in FOLDERS):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path
+
+
+def relative_links(page: Path) -> Iterator[str]:
+    """Yield the targets of a page's links and pictures that stay inside the repository."""
+    prose = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)", prose) + re.findall(r'src="([^"]+)"', prose):
+        if not re.match(r"[a-z]+:", target) and not target.startswith("#"):
+            yield target.partition("#")[0]
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Yield the dotted names that a module imports from this package."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    commands = subprocess.run(
+        ["awk", "-f", ROOT / ".ci/readme-commands.awk", ROOT / "README.md"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert commands == [
+        "pip install -e . && autobatch run --policy beacon-follow",
+        "pip install -e '.[test]' && pytest",
+    ]
+
+
+def test_ci_reads_its_commands_from_the_readme() -> None:
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "readme-commands.awk README.md" in script
+    assert "autobatch run --policy beacon-follow" not in script
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert autobatch.__version__ == PROJECT["version"]
+    heading = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert heading is not None
+    assert heading[1] in {"Unreleased", PROJECT["version"]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    broken = [target for target in relative_links(page) if not (page.parent / target).exists()]
+    assert not broken
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    names = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(names) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_nothing_names_a_private_path_or_a_registry() -> None:
+    # Put together here, so that this file does not find itself.
+    words = ["/" + "work/", "/" + "root/", "/" + "home/", "shared/" + "design", "shared/" + "data", "shared/" + "seeds"]
+    hosts = ["py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org"]
+    pattern = re.compile("|".join(map(re.escape, words + hosts)).encode())
+    found = [(str(path.relative_to(ROOT)), match[0]) for path in tree() if (match := pattern.search(path.read_bytes()))]
+    assert not found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_go_one_way(room: str) -> None:
+    later = ROOMS[ROOMS.index(room) + 1 :]
+    if room == "fisher":
+        later = ROOMS[1:]
+    elif room == "beacons":
+        later = ("fisher", *later)
+    forbidden = tuple(f"autobatch.{name}" for name in later)
+    modules = sorted((ROOT / "autobatch" / room).rglob("*.py"))
+    assert modules
+    wrong = [(m.name, name) for m in modules for name in imports(m) if name.startswith(forbidden)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_a_curated_front_and_tests(room: str) -> None:
+    package = ROOT / "autobatch" / room
+    public = [path.name for path in package.glob("*.py") if not path.name.startswith("_")]
+    assert not public or room == "cli", "modules are private; the package re-exports what is public"
+    assert "__all__" in (package / "__init__.py").read_text(encoding="utf-8")
+    assert list((ROOT / "tests" / room).glob("test_*.py"))

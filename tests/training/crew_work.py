@@ -1,0 +1,18 @@
+"""Work for a crew; it lives apart so that a process that does it need not import torch."""
+
+import os
+
+from autobatch._errors import ConfigError
+from autobatch.training._crew import Report
+
+
+def work(job: str, report: Report) -> str:
+    report(1)
+    if job == "die":
+        os._exit(3)
+    if job == "raise":
+        raise ValueError("an accident")
+    if job == "refuse":
+        raise ConfigError("key 'x' is wrong")
+    report(2)
+    return job.upper()

@@ -1,0 +1,99 @@
+"""Timing this machine: which table counts, and that it is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autobatch.beacons import CostTable
+from autobatch.training import RunInfo, RunObserver, calibrate, device_kind, load_data, load_run_config, run
+from autobatch.training._calibrate import covers
+from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
+
+CPU = torch.device("cpu")
+
+
+class Listener(RunObserver):
+    def __init__(self) -> None:
+        self.source: str | None = None
+        self.notes: list[str] = []
+
+    def started(self, info: RunInfo) -> None:
+        self.source = info.costs_source
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_table_has_a_positive_time_for_every_batch_size() -> None:
+    task = tiny_task()
+    table = calibrate(task, load_data(task), CPU, (8, 32))
+    assert table.device == device_kind(CPU, 1)
+    assert set(table.step_seconds) == set(table.measuring_seconds) == {8, 32}
+    assert all(value > 0 for value in (*table.step_seconds.values(), *table.measuring_seconds.values()))
+    assert CostTable.from_dict(table.to_dict()) == table
+
+
+def test_timing_leaves_generators_alone() -> None:
+    task = tiny_task()
+    state = torch.get_rng_state()
+    calibrate(task, load_data(task), CPU, (8,))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_kinds_of_device_tell_threads_apart() -> None:
+    assert device_kind(CPU, 1).endswith(", 1 thread")
+    assert device_kind(CPU, 2).endswith(", 2 threads")
+
+
+def test_a_table_holds_for_its_device_and_ladder() -> None:
+    here = CostTable(device_kind(CPU, 1), COSTS.step_seconds, COSTS.measuring_seconds, 0.0)
+    assert covers(here, tiny_task(), CPU)
+    assert not covers(here, tiny_task(threads=2), CPU)
+    assert not covers(here, tiny_task(batch_sizes=[8, 64]), CPU)
+
+
+def test_runs_on_one_machine_share_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls: list[Any] = []
+
+    def timed(*arguments: Any, **_: Any) -> CostTable:
+        calls.append(arguments)
+        return CostTable(device_kind(CPU, 1), COSTS.step_seconds, COSTS.measuring_seconds, len(calls) / 100)
+
+    monkeypatch.setattr("autobatch.training._calibrate.calibrate", timed)
+    listeners = [Listener() for _ in range(5)]
+    settings: list[dict[str, Any]] = [
+        {"costs": None},
+        {"costs": None, "seed": 7},
+        {"costs": None, "calibrate": True},
+        {"costs": COSTS},
+        {"costs": None, "measure": False},
+    ]
+    for index, (listener, changes) in enumerate(zip(listeners, settings, strict=True)):
+        run(tiny_config(fixed(32), **changes), tmp_path / str(index), listener)
+    tables = [load_run_config(tmp_path / str(index)).costs for index in range(5)]
+    assert [None if table is None else table.epoch_seconds for table in tables] == [0.01, 0.01, 0.02, 0.01, None]
+    assert [listener.source for listener in listeners] == [
+        "timed at the run's start",
+        "timed on this machine in an earlier run",
+        "timed at the run's start",
+        "kept from the run's start",
+        None,
+    ]
+    assert len(calls) == 2
+
+    (kept,) = (tmp_path / "cache" / "autobatch" / "costs").iterdir()
+    kept.write_text(json.dumps({"device": 1}))
+    run(tiny_config(fixed(32), costs=None), tmp_path / "after damage")
+    assert len(calls) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("autobatch.training._calibrate.calibrate", lambda *_, **__: COSTS)
+    run(tiny_config(fixed(32), costs=None), tmp_path / "run")
+    assert load_run_config(tmp_path / "run").costs == COSTS

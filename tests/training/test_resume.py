@@ -1,0 +1,305 @@
+"""A run that was killed anywhere continues bit by bit as if it had not been."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autobatch._errors import CheckpointError
+from autobatch.training import EpochRow, RunConfig, RunObserver, load_run_config, run
+from autobatch.training import _files as files
+from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training._run import CHECKPOINT
+from tests.training.tiny import dropout_task, fixed, timeless, tiny_config, tiny_task
+
+RECORDS = ("epochs.jsonl", "measurements.jsonl", "decisions.jsonl")
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for file in RECORDS:
+        assert timeless(one / file) == timeless(other / file), file
+    mine, theirs = (read_checkpoint(out / CHECKPOINT) for out in (one, other))
+    assert mine.tensors.keys() == theirs.tensors.keys()
+    assert all(torch.equal(value, theirs.tensors[name]) for name, value in mine.tensors.items())
+    summaries = [json.loads((out / "summary.json").read_text()) for out in (one, other)]
+    for summary in summaries:
+        for key in ("seconds", "measuring_seconds", "measuring_share"):
+            del summary[key]
+    assert summaries[0] == summaries[1]
+
+
+class Killer:
+    """Kills at the ``count``-th write, having done ``share`` of it."""
+
+    def __init__(self, count: int, share: float) -> None:
+        self.left = count
+        self.share = share
+
+    def strikes(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def append_lines(self, path: Path, rows: Any) -> None:
+        if self.strikes():
+            content = "".join(files.to_json(row) + "\n" for row in rows).encode()
+            with path.open("ab") as file:
+                file.write(content[: int(self.share * len(content))])
+            raise Killed
+        files.append_lines(path, rows)
+
+    def write_whole(self, path: Path, content: bytes) -> None:
+        if self.strikes():
+            path.with_name(f".{path.name}.tmp").write_bytes(content[: int(self.share * len(content))])
+            if self.share == 1.0:
+                os.replace(path.with_name(f".{path.name}.tmp"), path)
+            raise Killed
+        files.write_whole(path, content)
+
+
+def kill_and_resume(config: RunConfig, out: Path, killer: Killer, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether the killer had something to kill."""
+    with monkeypatch.context() as patch:
+        patch.setattr("autobatch.training._session.append_lines", killer.append_lines)
+        patch.setattr("autobatch.training._session.write_whole", killer.write_whole)
+        patch.setattr("autobatch.training._checkpoint.write_whole", killer.write_whole)
+        try:
+            run(config, out)
+        except Killed:
+            pass
+        else:
+            return False
+    if not (out / "config.yaml").exists():
+        with pytest.raises(CheckpointError, match="holds no run"):
+            load_run_config(out)
+        shutil.rmtree(out)
+        run(config, out)
+    else:
+        run(load_run_config(out), out, resume=True)
+    return True
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_a_run_killed_at_any_write_continues_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    config = tiny_config(task=dropout_task(), trust_code=True)
+    run(config, tmp_path / "whole")
+    struck = 0
+    while kill_and_resume(config, tmp_path / str(struck), Killer(struck + 1, share), monkeypatch):
+        assert_same_run(tmp_path / "whole", tmp_path / str(struck))
+        struck += 1
+    # config, first decision, four epochs of three appends and a checkpoint, summary
+    assert struck == 2 + 4 * 4 + 1
+
+
+class Bomb(RunObserver):
+    def __init__(self, fuse: int) -> None:
+        self.fuse = fuse
+
+    def step(self, step: int, steps: int) -> None:
+        self.fuse -= 1
+        if self.fuse == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_killed_between_steps_continues_bit_by_bit(tmp_path: Path) -> None:
+    config = tiny_config(task=tiny_task(optimizer={"name": "adamw"}))
+    run(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        run(config, out, Bomb(5))
+    for fuse in (11 + 2, 6, 9):
+        with pytest.raises(KeyboardInterrupt):
+            run(load_run_config(out), out, Bomb(fuse), resume=True)
+    run(load_run_config(out), out, resume=True)
+    assert_same_run(tmp_path / "whole", out)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from autobatch.training import load_run_config, run
+from tests.training.tiny import tiny_config, tiny_task
+out = Path(sys.argv[1])
+if (out / "config.yaml").exists():
+    run(load_run_config(out), out, resume=True)
+else:
+    run(tiny_config(task=tiny_task(epochs=150)), out)
+"""
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], cwd=Path(__file__).parents[2])
+
+
+def wait_for_epochs(out: Path, count: int) -> None:
+    path = out / "epochs.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.002)
+
+
+def test_kill_minus_nine_at_random_moments(tmp_path: Path) -> None:
+    run(tiny_config(task=tiny_task(epochs=150)), tmp_path / "whole")
+    out = tmp_path / "run"
+    moments = random.Random(0)
+    for count in (5, 50):
+        process = start(out)
+        wait_for_epochs(out, count)
+        time.sleep(moments.uniform(0.0, 0.1))
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+    assert not (out / "summary.json").exists()
+    assert start(out).wait(60) == 0
+    assert_same_run(tmp_path / "whole", out)
+
+
+class StopAfter(RunObserver):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def epoch_finished(self, row: EpochRow) -> None:
+        if row.epoch == self.epochs:
+            raise KeyboardInterrupt
+
+
+def finished_epochs(tmp_path: Path) -> tuple[RunConfig, Path]:
+    """Return a run of four epochs that was interrupted after two."""
+    config = tiny_config()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", StopAfter(2))
+    return config, tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"seed": 9}, ["'seed' was 1 and is 9"]),
+        ({"policy": fixed(8)}, ["'policy.kind'", "'policy.name'"]),
+        ({"task": tiny_task(epochs=5)}, ["'task.epochs' was 4 and is 5"]),
+        ({"measure": False}, ["'measure'"]),
+    ],
+)
+def test_a_changed_configuration_is_refused(tmp_path: Path, changes: dict[str, Any], keys: list[str]) -> None:
+    config, out = finished_epochs(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        run(config.model_copy(update=changes), out, resume=True)
+    assert all(key in str(caught.value) for key in keys)
+    run(config, out, resume=True)
+
+
+def test_an_edited_configuration_file_is_refused(tmp_path: Path) -> None:
+    _, out = finished_epochs(tmp_path)
+    path = out / "config.yaml"
+    path.write_text(path.read_text().replace("epochs: 4", "epochs: 5"))
+    with pytest.raises(CheckpointError, match=r"latest\.safetensors.*'task\.epochs' was 4 and is 5"):
+        run(load_run_config(out), out, resume=True)
+
+
+def test_where_things_lie_may_change(tmp_path: Path) -> None:
+    config, out = finished_epochs(tmp_path)
+    moved = out.rename(tmp_path / "moved")
+    run(config.model_copy(update={"data_dir": tmp_path, "costs": None}), moved, resume=True)
+    run(tiny_config(), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", moved)
+
+
+def test_a_finished_run_is_only_read(tmp_path: Path) -> None:
+    summary = run(tiny_config(), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert run(load_run_config(tmp_path / "run"), tmp_path / "run", resume=True) == summary
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_foreign(path: Path) -> None:
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def damage_version(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'\\"version\\": 1, \\"epoch\\"', b'\\"version\\": 7, \\"epoch\\"'))
+    assert path.read_bytes() != content
+
+
+def damage_other_tensors(path: Path) -> None:
+    from safetensors.torch import load, save_file
+
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tensors = {**load(content), "model/layers.9.weight": torch.zeros(2)}
+    save_file(tensors, path, metadata=header["__metadata__"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncate, "truncated, damaged"),
+        (damage_empty, "truncated, damaged"),
+        (damage_foreign, "truncated, damaged"),
+        (damage_version, "format version 7"),
+        (damage_other_tensors, "layers.9.weight"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    config, out = finished_epochs(tmp_path)
+    damage(out / CHECKPOINT)
+    before = (out / CHECKPOINT).read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        run(config, out, resume=True)
+    assert (out / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mutated_checkpoint_is_refused_or_harmless(tmp_path: Path, seed: int) -> None:
+    config, out = finished_epochs(tmp_path)
+    path = out / CHECKPOINT
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    generator = random.Random(seed)
+    for _ in range(3):
+        content[generator.randrange(header)] = generator.randrange(256)
+    path.write_bytes(content)
+    message = str(out)
+    try:
+        run(config, out, resume=True)
+    except CheckpointError as error:
+        message = str(error)
+    assert str(out) in message
+
+
+def test_records_that_do_not_fit_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    config, out = finished_epochs(tmp_path)
+    lines = (out / "epochs.jsonl").read_text().splitlines(keepends=True)
+    (out / "epochs.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(CheckpointError, match=r"expected the epochs 1 to 2"):
+        run(config, out, resume=True)
+    (out / "epochs.jsonl").write_text(lines[0] + "rubbish\n" + lines[1])
+    with pytest.raises(CheckpointError, match=r"epochs\.jsonl, line 2: expected a JSON object"):
+        run(config, out, resume=True)
+
+
+def test_nothing_to_resume_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no run"):
+        run(tiny_config(), tmp_path, resume=True)
