@@ -1,19 +1,21 @@
 """What README and documentation show: their code runs, their YAML loads, their tables say what the code says."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 from torch import nn
 from torch.nn import functional as F
 
 import autobatch
 from autobatch.beacons._columns import COLUMNS
-from autobatch.training._run import Summary
-from autobatch.training._task import TaskSpec, load_task
+from autobatch.cli import app
+from autobatch.training import Summary, TaskSpec, load_experiment, load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -61,12 +63,15 @@ def test_the_loop_of_the_readme_trains() -> None:
 
 
 @pytest.mark.parametrize("page", ["how-to/own-data.md", "how-to/write-a-task.md"])
-def test_the_tasks_of_a_page_load(page: str, tmp_path: Path) -> None:
-    tasks = blocks(DOCS / page, "yaml")
-    assert tasks
-    for text in tasks:
-        (tmp_path / "env.yaml").write_text(text)
-        assert load_task(tmp_path / "env.yaml").name in text
+def test_the_yaml_of_a_page_loads(page: str, tmp_path: Path) -> None:
+    texts = blocks(DOCS / page, "yaml")
+    assert texts
+    for text in texts:
+        (tmp_path / "page.yaml").write_text(text)
+        if text.startswith("env:"):
+            assert load_experiment(tmp_path / "page.yaml").env in text
+        else:
+            assert load_task(tmp_path / "page.yaml").name in text
 
 
 def test_the_reference_states_the_defaults_of_a_task() -> None:
@@ -87,6 +92,31 @@ def test_the_reference_states_the_defaults_of_a_task() -> None:
 def test_the_reference_lists_the_columns_of_a_library() -> None:
     stated = table(DOCS / "reference/files.md", "column")
     assert stated == [[column.name, column.kind, column.unit or "-", column.meaning] for column in COLUMNS]
+
+
+def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield every command below a group of the command line, with its full name."""
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name} {word}")
+        else:
+            yield f"{name} {word}", command
+
+
+def test_the_reference_says_what_help_says() -> None:
+    page = (DOCS / "reference/cli.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")[1:]}
+    found = dict(commands(typer.main.get_command(app), "autobatch"))
+    assert found.keys() == {name for name in sections if name.startswith("autobatch")}
+    for name, command in found.items():
+        rows = dict(re.findall(r"^\| `(\S+?)[ ,`].*?\| (.*) \|$", sections[name], flags=re.MULTILINE))
+        expected = {}
+        for each in command.params:
+            spelling = "/".join([each.opts[0], *each.secondary_opts])
+            expected[spelling if each.param_type_name == "option" else each.metavar] = each.help
+        expected.pop("--help", None)
+        assert rows == expected
+        assert command.help.strip().partition("\n")[0] in sections[name]
 
 
 def test_the_reference_lists_the_keys_of_a_summary() -> None:
