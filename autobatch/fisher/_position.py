@@ -8,7 +8,7 @@ from autobatch._errors import CheckpointError
 
 _VERSION = 1
 _FLOATS = ("weighted_condition", "l_cum", "last_condition", "last_energy")
-_INTEGERS = ("steps", "samples")
+_INTEGERS = ("steps", "samples", "last_batch_size")
 
 
 def step_energy(trace: float, batch_size: int, lr: float) -> float:
@@ -31,6 +31,10 @@ class SpectralPosition:
     C̄ = sum(w c) / sum(w) and L = sum(w lr / B sqrt(trace)), where w is the number of steps that a sample stands for.
     With one batch size and sampling rate this is the paper's plain mean (eq. 7) and its sum over the sampled fraction
     (eq. 8); with changing ones it still estimates the mean and the sum over *all* iterations.
+
+    Steps between samples (:meth:`carry`) are counted at the last sample's values until the next sample is there. Then,
+    at an unchanged batch size, they are counted anew on the geometric line between the two: c and sqrt(trace) change by
+    factors over a training, and holding the older value would count too much of an energy that has long decayed.
     """
 
     def __init__(self) -> None:
@@ -40,6 +44,8 @@ class SpectralPosition:
         self._samples = 0
         self._last_condition = math.nan
         self._last_energy = math.nan
+        self._last_batch_size = 0
+        self._held: list[tuple[int, float]] = []
 
     @property
     def c_bar(self) -> float:
@@ -82,13 +88,16 @@ class SpectralPosition:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r}: expected at least 1")
         _check_steps(steps, lr)
-        self._last_condition = condition_number
-        self._last_energy = step_energy(trace, batch_size, 1.0)
+        energy = step_energy(trace, batch_size, 1.0)
+        if batch_size == self._last_batch_size:
+            self._interpolate(condition_number, energy)
+        self._held.clear()
+        self._last_condition, self._last_energy, self._last_batch_size = condition_number, energy, batch_size
         self._samples += 1
-        self._hold(steps, lr)
+        self._count(steps, lr, condition_number, energy)
 
     def carry(self, steps: int, lr: float) -> None:
-        """Count steps in which nothing was sampled: the last c and sqrt(trace) / B are held (zero-order hold).
+        """Count steps in which nothing was sampled: the last c and sqrt(trace) / B are held until the next sample.
 
         Before the first sample there is nothing to hold, and the steps are not counted.
 
@@ -98,17 +107,33 @@ class SpectralPosition:
         """
         _check_steps(steps, lr)
         if self._samples:
-            self._hold(steps, lr)
+            self._held.append((steps, lr))
+            self._count(steps, lr, self._last_condition, self._last_energy)
 
-    def _hold(self, steps: int, lr: float) -> None:
-        self._weighted_condition += steps * self._last_condition
-        self._l_cum += steps * lr * self._last_energy
+    def _count(self, steps: int, lr: float, condition_number: float, energy: float) -> None:
+        self._weighted_condition += steps * condition_number
+        self._l_cum += steps * lr * energy
         self._steps += steps
+
+    def _interpolate(self, condition_number: float, energy: float) -> None:
+        """Count the held steps anew, each stretch at the value that the geometric line has in its middle."""
+        total = sum(steps for steps, _ in self._held)
+        passed = 0
+        for steps, lr in self._held:
+            share = (passed + steps / 2) / total
+            passed += steps
+            self._count(-steps, lr, self._last_condition, self._last_energy)
+            self._count(
+                steps,
+                lr,
+                _between(self._last_condition, condition_number, share),
+                _between(self._last_energy, energy, share),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as plain numbers (floats may be NaN before the first sample)."""
         state: dict[str, Any] = {name: getattr(self, f"_{name}") for name in _FLOATS + _INTEGERS}
-        return {"version": _VERSION, **state}
+        return {"version": _VERSION, "held": [list(stretch) for stretch in self._held], **state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the state by a stored one.
@@ -124,6 +149,7 @@ class SpectralPosition:
             raise CheckpointError(f"position: version {state.get('version')!r}, expected {_VERSION}")
         checked = {name: _checked(state, name, float) for name in _FLOATS}
         checked |= {name: _checked(state, name, int) for name in _INTEGERS}
+        held = _checked_stretches(state.get("held"))
         sampled = checked["samples"] > 0
         if (checked["steps"] > 0) != sampled or checked["steps"] < checked["samples"]:
             raise CheckpointError(
@@ -132,8 +158,16 @@ class SpectralPosition:
             )
         if any(math.isfinite(checked[name]) != sampled for name in ("last_condition", "last_energy")):
             raise CheckpointError("position: last_condition and last_energy must be finite exactly when samples > 0")
+        if sum(steps for steps, _ in held) > checked["steps"] - checked["samples"]:
+            raise CheckpointError("position: key 'held': more steps than there are without a sample")
         for name, value in checked.items():
             setattr(self, f"_{name}", value)
+        self._held = held
+
+
+def _between(one: float, other: float, share: float) -> float:
+    """Return the value at a share of the geometric line between two; an energy of 0 has none, the first is held."""
+    return one ** (1.0 - share) * other**share if one > 0.0 and other > 0.0 else one
 
 
 def _check_steps(steps: int, lr: float) -> None:
@@ -151,3 +185,13 @@ def _checked(state: Mapping[str, Any], name: str, kind: type[float] | type[int])
     if value < 0 or (not held and not math.isfinite(value)):
         raise CheckpointError(f"position: key {name!r}: expected a finite number >= 0, got {value!r}")
     return kind(value)
+
+
+def _checked_stretches(stretches: Any) -> list[tuple[int, float]]:
+    try:
+        checked = [(int(steps), float(lr)) for steps, lr in stretches]
+        for steps, lr in checked:
+            _check_steps(steps, lr)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"position: key 'held': expected pairs of steps and rate: {error}") from None
+    return checked
