@@ -2,8 +2,7 @@
 
     python benchmarks/does_it_help.py --env digits-resnet8 --seeds 100 101 102 103 104
 
-Fixed runs do not measure; every other policy pays for its measuring. A run that is finished in ``--out`` is not run
-again, and one that was cut off goes on, so the script can be stopped at any time. Times are compared within a seed
+Only a policy that steers by beacons measures, and pays for it. A run that is finished in ``--out`` is not run again, and one that was cut off goes on, so the script can be stopped at any time. Times are compared within a seed
 only, where the runs follow each other on one machine.
 """
 
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from autobatch import BeaconLibrary, RunConfig, Summary, load_policy_spec, load_task, run
+from autobatch import BeaconLibrary, RunConfig, Summary, load_policy_spec, load_task, make_policy, run
 from autobatch._artefacts import find_artefact
 
 
@@ -50,7 +49,7 @@ def main() -> None:
                 seed=seed,
                 device="auto",
                 data_dir=arguments.data_dir,
-                measure=spec.kind != "fixed",
+                measure=make_policy(spec).needs_library,
             )
             summary = run(config, out, resume=(out / "config.yaml").exists())
             summaries[name].append(summary)

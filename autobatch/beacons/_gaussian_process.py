@@ -13,7 +13,9 @@ class GaussianProcessSurface:
     Anisotropic Matern 5/2 kernel around the mean of the (log) scores. Two noises: each configuration's own, the
     variance of its seed mean, which is known; and a nugget for what the position does not tell of the score, fitted
     with the kernel's amplitude and two length scales by maximum marginal likelihood (Rasmussen and Williams, 2006,
-    sections 2.2, 4.2 and 5.4.1). Losses are modelled by their logarithms. Deterministic.
+    sections 2.2, 4.2 and 5.4.1). Losses are modelled by their logarithms. A configuration that diverged counts as worse
+    than the worst that finished by the whole range of those that did: chance level would be a cliff, and one cliff
+    makes the fitted process take the slopes that matter for flat. Deterministic.
     """
 
     def __init__(self, points: Points, axes: Axes) -> None:
@@ -22,7 +24,7 @@ class GaussianProcessSurface:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-        values = points.modelled
+        values = _without_cliffs(points)
         self._is_loss = points.is_loss
         self._mean = float(values.mean())
         self._scale = float(values.std()) or 1.0
@@ -50,3 +52,10 @@ class GaussianProcessSurface:
             score = np.exp(mean)
             return score, score * deviation
         return np.asarray(mean), np.asarray(deviation)
+
+
+def _without_cliffs(points: Points) -> Floats:
+    values, finished = points.modelled, points.modelled[points.finished]
+    if len(finished) < 2:
+        return values
+    return np.minimum(values, 2.0 * finished.max() - finished.min())

@@ -33,6 +33,23 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     raise ValueError(f"augmentation must be 'none', 'shift' or 'pad-crop-flip', got {kind!r}")
 
 
+def shifted_views(images: Tensor) -> Tensor:
+    """Return every image as it is and moved to the four corners that ``shift`` reaches.
+
+    Args:
+        images: uint8, (N, C, H, W).
+
+    Returns:
+        uint8, (5 N, C, H, W): all images as they are first, then all of them moved to one corner after another.
+    """
+    reach = shift_reach(images)
+    height, width = images.shape[2:]
+    padded = F.pad(images, (reach, reach, reach, reach))
+    corners = [(down, right) for down in (0, 2 * reach) for right in (0, 2 * reach)]
+    moved = [padded[:, :, down : down + height, right : right + width] for down, right in corners]
+    return torch.cat([images, *moved])
+
+
 def shift_reach(images: Tensor) -> int:
     """Return by how many pixels ``shift`` moves at most in each direction.
 

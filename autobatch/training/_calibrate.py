@@ -149,9 +149,8 @@ class _Bench:
 
     def besides(self) -> None:
         """What an epoch does besides its steps."""
-        data = self._engine.data
         self._engine.augmented_images(0)
-        self._engine.evaluate(data.validation_images, data.validation_labels)
+        self._engine.validate()
         self._engine.model.train()
 
     def time(self, action: Callable[[], None], repeats: int) -> float:

@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
-from autobatch.training._augment import augment
+from autobatch.training._augment import augment, shifted_views
 from autobatch.training._data import Data, normalise
 from autobatch.training._task import OptimizerSpec, TaskSpec
 from autobatch.training.models import build_task_model
@@ -138,6 +138,7 @@ class Engine:
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(task.optimizer, self.model, task.learning_rates[0])
+        self._validation = self._views(data.validation_images, data.validation_labels)
 
     @property
     def parameters(self) -> int:
@@ -199,16 +200,21 @@ class Engine:
         """
         return normalise(images, self.data.mean, self.data.std).contiguous(memory_format=torch.channels_last)
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Return mean loss and share of wrongly classified images, in evaluation mode.
+    def validate(self) -> tuple[float, float]:
+        """Return mean loss and share of wrongly classified images of the validation part, in evaluation mode."""
+        return self._evaluate(*self._validation)
 
-        Args:
-            images: uint8 images, shape (N, C, H, W).
-            labels: int64 classes, shape (N,).
+    def test(self) -> tuple[float, float]:
+        """Return mean loss and share of wrongly classified images of the test part, in evaluation mode."""
+        return self._evaluate(*self._views(self.data.test_images, self.data.test_labels))
 
-        Returns:
-            Mean loss and error in [0, 1].
-        """
+    def _views(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.task.dataset.evaluation == "plain":
+            return images, labels
+        views = shifted_views(images)
+        return views, labels.repeat(len(views) // len(labels))
+
+    def _evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         self.model.eval()
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)

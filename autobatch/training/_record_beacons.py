@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import os
 import platform
 import shutil
 import time
@@ -149,7 +150,8 @@ def record_beacons(
     _check_library(library, info)
     with naming_output(env_dir):
         (env_dir / _WORKING).mkdir(parents=True, exist_ok=True)
-    recorder = _BeaconRecorder(task, env_dir, info, device=str(place), data_dir=data_dir, trust_code=trust_code)
+    side_by_side = task.model_copy(update={"threads": _threads_each(task.threads, min(jobs, len(missing)))})
+    recorder = _BeaconRecorder(side_by_side, env_dir, info, device=str(place), data_dir=data_dir, trust_code=trust_code)
     found = len(grid) - len(missing)
     ledger = _Ledger(missing, found, task.epochs, _epoch_seconds(task, costs, len(data.train_labels)))
     observer.started(ledger.progress())
@@ -281,6 +283,11 @@ class _Ledger:
             running=tuple(key.name for key in self._running),
             seconds_left=elapsed / self._worked_off * rest if self._worked_off else math.nan,
         )
+
+
+def _threads_each(threads: int, jobs: int) -> int:
+    """Return the threads of each of several trainings side by side, so that together they fit the processors."""
+    return max(1, min(threads, (os.cpu_count() or 1) // jobs))
 
 
 def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:

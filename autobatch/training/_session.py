@@ -226,7 +226,7 @@ class _Session:
         controller, engine, data = self.controller, self.engine, self.data
         before = controller.decision
         train_loss = engine.train_epoch(controller, self.observer.step)
-        validation_loss, validation_error = engine.evaluate(data.validation_images, data.validation_labels)
+        validation_loss, validation_error = engine.validate()
         seen = divergence(train_loss, validation_loss, data.num_classes)
         decision = controller.end_epoch(
             train_loss=train_loss,
@@ -281,7 +281,7 @@ class _Session:
         seconds = self._seconds()
         test_loss = test_error = None
         if self.stopped_because == FINISHED:
-            test_loss, test_error = self.engine.evaluate(self.data.test_images, self.data.test_labels)
+            test_loss, test_error = self.engine.test()
         row, config = self.row, self.config
         budgeted = config.measure and not config.recording
         best, missing = _best_beacon(self.library)

@@ -35,6 +35,8 @@ class DatasetSpec(_Spec):
         validation: share of the training images that becomes the validation part, in (0, 1).
         test: ``digits`` only: share held out for testing, in (0, 1); 2/9 where None.
         augmentation: what is done to the training images each epoch.
+        evaluation: ``plain`` evaluates validation and test images as they are; ``shifts`` also moved to the four corners
+            that ``shift`` reaches, five views an image, which steadies the figures of small parts.
         split_seed: seed of every split; part of the task, so that all its runs see one split.
     """
 
@@ -43,6 +45,7 @@ class DatasetSpec(_Spec):
     validation: float = Field(default=0.1, gt=0, lt=1)
     test: float | None = Field(default=None, gt=0, lt=1)
     augmentation: Literal["none", "shift", "pad-crop-flip"] = "none"
+    evaluation: Literal["plain", "shifts"] = "plain"
     split_seed: Seed = 0
 
     @field_validator("name")
@@ -194,7 +197,8 @@ class TaskSpec(_Spec):
         score: the validation figure that ranks runs; lower is better.
         measuring: how often the Fisher spectrum is measured.
         seeds: seeds of the beacons, one beacon each per configuration.
-        threads: CPU threads of a run; tiny models are fastest on one.
+        threads: CPU threads of a run; tiny models gain nothing from many. A recording of several beacons side by side
+            shares the processors among them.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -46,6 +46,41 @@ def test_carry_holds_the_last_sample() -> None:
     assert (held.steps, held.samples, direct.samples) == (30, 1, 2)
 
 
+def test_a_further_sample_lays_a_geometric_line_over_the_held_steps() -> None:
+    # sqrt(trace) and c halve (double) every ten steps; ten unsampled stretches of one step each lie between two samples.
+    position = SpectralPosition()
+    position.add(4.0, 64.0**2, 16, 0.1, 1)
+    for index in range(10):
+        position.carry(1, 0.1 * (index + 1))
+    held = position.l_cum
+    position.add(8.0, 32.0**2, 16, 0.5, 1)
+    shares = (np.arange(10) + 0.5) / 10
+    conditions, energies = 4.0 * 2.0**shares, 64.0 / 16 * 0.5**shares
+    rates = 0.1 * np.arange(1, 11)
+    assert position.c_bar == pytest.approx((4.0 + conditions.sum() + 8.0) / 12)
+    assert position.l_cum == pytest.approx(0.1 * 4.0 + (rates * energies).sum() + 0.5 * 2.0)
+    assert position.l_cum < held + 1.0
+    assert (position.steps, position.samples) == (12, 2)
+
+
+def test_steps_held_at_another_batch_size_stay_as_they_are() -> None:
+    position = SpectralPosition()
+    position.add(4.0, 64.0, 16, 0.1, 1)
+    position.carry(10, 0.1)
+    before = position.l_cum
+    position.add(100.0, 1.0, 64, 0.1, 1)
+    assert position.l_cum == pytest.approx(before + 0.1 / 64)
+
+
+def test_an_energy_of_zero_is_held() -> None:
+    position = SpectralPosition()
+    position.add(4.0, 64.0, 16, 0.1, 1)
+    position.carry(10, 0.1)
+    before = position.l_cum
+    position.add(4.0, 0.0, 16, 0.1, 1)
+    assert position.l_cum == pytest.approx(before)
+
+
 def test_before_the_first_sample() -> None:
     position = SpectralPosition()
     position.carry(10, 0.1)
@@ -72,6 +107,10 @@ def test_state_round_trip_continues_bit_identically() -> None:
     [
         ({"version": 2}, "version 2"),
         ({"steps": None}, "'steps'"),
+        ({"held": None}, "'held'"),
+        ({"held": [[3]]}, "'held'"),
+        ({"held": [[0, 0.1]]}, "'held'"),
+        ({"held": [[10**6, 0.1]]}, "'held'"),
         ({"steps": 1.5}, "'steps'"),
         ({"samples": True}, "'samples'"),
         ({"steps": 0}, "does not fit"),

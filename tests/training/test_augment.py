@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from autobatch.training import augment
+from autobatch.training._augment import shifted_views
 
 
 def images(side, count=400, channels=2):
@@ -63,3 +64,13 @@ def test_generator_decides():
 def test_unknown_kind():
     with pytest.raises(ValueError, match="augmentation must be"):
         augment(images(8), "rotate", torch.Generator())
+
+
+def test_shifted_views_are_the_image_and_its_four_corner_crops():
+    before = images(8, count=7)
+    views = shifted_views(before)
+    assert views.shape == (35, 2, 8, 8)
+    assert torch.equal(views[:7], before)
+    for index, image in enumerate(before):
+        offsets = {variants(image, 1, flips=False)[view.numpy().tobytes()][:2] for view in views[index::7]}
+        assert offsets == {(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)}
