@@ -2,8 +2,9 @@
 
     python benchmarks/does_it_help.py --env digits-resnet8 --seeds 100 101 102 103 104
 
-Only a policy that steers by beacons measures, and pays for it. A run that is finished in ``--out`` is not run again, and one that was cut off goes on, so the script can be stopped at any time. Times are compared within a seed
-only, where the runs follow each other on one machine.
+Only a policy that steers by beacons measures, and pays for it. A run that is finished in ``--out`` is not run again,
+and one that was cut off goes on, so the script can be stopped at any time. Times are compared within a seed only, where
+the runs follow each other on one machine.
 """
 
 import argparse

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from autobatch._errors import ConfigError, near_names
 from autobatch.beacons._gaussian_process import GaussianProcessSurface
-from autobatch.beacons._hull import KnownPart
+from autobatch.beacons._hull import KnownPart, distance_to_hull
 from autobatch.beacons._library import BeaconLibrary
 from autobatch.beacons._nearest import NearestSurface
 from autobatch.beacons._points import Axes, Floats, Points, landscape_points, log_plane
@@ -109,7 +109,7 @@ class Landscape:
                 standard error of the least, since what lies within it cannot be told from the best.
 
         Returns:
-            The region, within the known part of the plane.
+            The region; it lies between the beacons, not in the margin around them.
 
         Raises:
             ConfigError: the tolerance is negative or NaN.
@@ -147,13 +147,13 @@ class Landscape:
 
     @cached_property
     def _grid(self) -> tuple[Floats, Floats, Floats]:
-        # The known points of a grid and the configurations themselves, with predicted scores and uncertainties.
-        corners, margin = self._known.corners, self._known.margin
-        sides = [
-            np.linspace(corners[:, axis].min() - margin, corners[:, axis].max() + margin, _GRID) for axis in (0, 1)
-        ]
+        # Grid points between the beacons and the configurations themselves, with predicted scores and uncertainties. In
+        # the margin around the hull a surface that slopes outwards would always find something better than any beacon.
+        corners = self._known.corners
+        sides = [np.linspace(corners[:, axis].min(), corners[:, axis].max(), _GRID) for axis in (0, 1)]
         grid = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
-        coordinates = np.concatenate([self._axes.scaled(self.points.plane), grid[self._known.contains(grid)]])
+        between = distance_to_hull(corners, grid) == 0.0
+        coordinates = np.concatenate([self._axes.scaled(self.points.plane), grid[between]])
         return coordinates, *self._surface.predict(coordinates)
 
 

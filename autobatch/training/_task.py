@@ -35,8 +35,8 @@ class DatasetSpec(_Spec):
         validation: share of the training images that becomes the validation part, in (0, 1).
         test: ``digits`` only: share held out for testing, in (0, 1); 2/9 where None.
         augmentation: what is done to the training images each epoch.
-        evaluation: ``plain`` evaluates validation and test images as they are; ``shifts`` also moved to the four corners
-            that ``shift`` reaches, five views an image, which steadies the figures of small parts.
+        evaluation: ``plain`` evaluates validation and test images as they are; ``shifts`` also moved to the four
+            corners that ``shift`` reaches, five views an image, which steadies the figures of small parts.
         split_seed: seed of every split; part of the task, so that all its runs see one split.
     """
 

@@ -47,7 +47,7 @@ def test_carry_holds_the_last_sample() -> None:
 
 
 def test_a_further_sample_lays_a_geometric_line_over_the_held_steps() -> None:
-    # sqrt(trace) and c halve (double) every ten steps; ten unsampled stretches of one step each lie between two samples.
+    # c doubles and sqrt(trace) halves over ten unsampled steps between two samples.
     position = SpectralPosition()
     position.add(4.0, 64.0**2, 16, 0.1, 1)
     for index in range(10):
