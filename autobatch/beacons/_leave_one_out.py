@@ -15,6 +15,8 @@ from autobatch.beacons._points import Axes, Floats, Points, landscape_points, mo
 class LeaveOneOut:
     """How well a rule predicts configurations that it has not seen.
 
+    Judged are the configurations that finished; those that diverged take part in every prediction.
+
     Attributes:
         rule: the rule.
         configurations: (batch size, base learning rate) of each.
@@ -39,7 +41,7 @@ def leave_one_out(library: BeaconLibrary, progress: float = 1.0, rule: Rule = "g
     """Predict each configuration from all the others, refitting everything each time.
 
     Args:
-        library: the beacons; at least three configurations.
+        library: the beacons; at least three configurations that finished.
         progress: where in training the positions are taken, in (0, 1].
         rule: the rule to judge.
 
@@ -48,23 +50,25 @@ def leave_one_out(library: BeaconLibrary, progress: float = 1.0, rule: Rule = "g
 
     Raises:
         ConfigError: the rule is not known, or progress lies outside (0, 1].
-        LibraryError: the library has fewer than three configurations.
+        LibraryError: fewer than three configurations of the library finished.
     """
     points = landscape_points(library, progress)
-    if len(points.score) < 3:
+    judged = np.flatnonzero(points.finished)
+    if len(judged) < 3:
         raise LibraryError(
-            f"the library of '{library.task_name}' has {len(points.score)} configurations; leaving one out needs three"
+            f"{len(judged)} configurations in the library of '{library.task_name}' finished; leaving one out needs three"
         )
-    predicted = np.array([_predicted_by_others(points, index, rule) for index in range(len(points.score))])
-    residuals = modelled(predicted, points.is_loss) - points.modelled
+    actual = points.score[judged]
+    predicted = np.array([_predicted_by_others(points, index, rule) for index in judged])
+    residuals = modelled(predicted, points.is_loss) - points.modelled[judged]
     return LeaveOneOut(
         rule=rule,
-        configurations=points.configurations,
-        actual=points.score,
+        configurations=tuple(points.configurations[index] for index in judged),
+        actual=actual,
         predicted=predicted,
-        rank_correlation=_rank_correlation(points.score, predicted),
+        rank_correlation=_rank_correlation(actual, predicted),
         rmse=float(np.sqrt(np.mean(residuals**2))),
-        regret=float(points.score[np.argmin(predicted)] - points.score.min()),
+        regret=float(actual[np.argmin(predicted)] - actual.min()),
     )
 
 
@@ -76,9 +80,9 @@ def choose_rule(library: BeaconLibrary, progress: float = 1.0) -> Rule:
         progress: where in training the positions are taken, in (0, 1].
 
     Returns:
-        The rule; with fewer than three configurations, which cannot be judged, the paper's.
+        The rule; with fewer than three configurations that finished, which cannot be judged, the paper's.
     """
-    if len(landscape_points(library, progress).score) < 3:
+    if landscape_points(library, progress).finished.sum() < 3:
         return "nearest"
     rules: tuple[Rule, ...] = get_args(Rule)
     return min(rules, key=lambda rule: leave_one_out(library, progress, rule).rmse)

@@ -54,8 +54,9 @@ def chapters(decisions: list[DecisionRecord], epochs: list[EpochRow]) -> list[Ch
         One chapter for the first decision and one for each that changed batch size or base learning rate.
     """
     begins = [index for index, decision in enumerate(decisions) if decision.changed or index == 0]
+    ends = [*begins[1:], len(decisions)] if decisions else []
     found = []
-    for begin, end in zip(begins, [*begins[1:], len(decisions)], strict=True):
+    for begin, end in zip(begins, ends, strict=True):
         until = decisions[end].epoch if end < len(decisions) else math.inf
         rows = tuple(row for row in epochs if decisions[begin].epoch < row.epoch <= until)
         found.append(Chapter(decisions[begin], tuple(decisions[begin + 1 : end]), rows))

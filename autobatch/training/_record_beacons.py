@@ -17,6 +17,7 @@ from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, Libra
 from autobatch.beacons._info import merged_info
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
 from autobatch.control._measuring import at_interval
+from autobatch.control._rates import check_rate
 from autobatch.policies import PolicySpec
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._crew import Crew, Event, Report
@@ -136,6 +137,10 @@ def record_beacons(
         for lr in sorted(set(learning_rates or task.learning_rates))
         for seed in sorted(set(seeds if seeds is not None else task.seeds))
     ]
+    for key in grid:
+        check_rate(key.lr, "learning rate of the grid")
+        if key.batch_size < 1:
+            raise ConfigError(f"batch size of the grid: expected at least 1, got {key.batch_size}")
     task = _with_ladder(task, grid)
     recorded = recorded_keys(env_dir)
     missing = [key for key in grid if key not in recorded]
