@@ -16,9 +16,9 @@ app = typer.Typer(
     name="autobatch",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with **autobatch run --policy beacon-follow**: it needs no download and no GPU.",
+    epilog="Start with [bold]autobatch run --policy beacon-follow[/bold]: it needs no download and no GPU.",
 )
 app.command("run", rich_help_panel="Train")(_run.run)
 app.add_typer(_beacons.app, name="beacons", rich_help_panel="Train")
@@ -44,9 +44,9 @@ def _autobatch(
 ) -> None:
     """Choose batch size and learning rate while a network trains.
 
-    autobatch **measures** where training stands (C̄ and L, from the Fisher spectrum of the gradients), **locates** it
-    against recorded trainings (beacons), **decides** the next batch size and learning rate, and **applies** them, once
-    an epoch and with a stated reason.
+    It [bold]measures[/bold] where training stands (C̄ and L, from the Fisher spectrum),
+    [bold]locates[/bold] it against recorded trainings (beacons), [bold]decides[/bold] the next batch
+    size and learning rate, and [bold]applies[/bold] them, once an epoch, with a reason.
     """
 
 

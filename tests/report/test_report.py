@@ -1,0 +1,208 @@
+"""Words, comparisons and pictures of runs, on constructed inputs."""
+
+import math
+
+import pytest
+from rich.console import Console
+
+from autobatch.beacons import BeaconLibrary
+from autobatch.control import DecisionRecord
+from autobatch.policies import Candidate, PolicySpec
+from autobatch.report import RunRecord, chapters, compare, modelled_seconds, save_plane, story, summary_view, verdict
+from autobatch.report._story import displacement_words
+from autobatch.report._words import path_words, position_words, seconds_words
+from autobatch.training import EpochRow, RunConfig, Summary, load_task
+from tests.beacons.synthetic import make_library
+
+SIZES = (16, 16, 64, 128)
+
+
+@pytest.fixture(scope="module")
+def library() -> BeaconLibrary:
+    return make_library()
+
+
+def epochs(library: BeaconLibrary) -> list[EpochRow]:
+    rows, steps, samples = [], 0, 0
+    for index, size in enumerate(SIZES, start=1):
+        steps, samples = steps + 1024 // size, samples + 2
+        rows.append(
+            EpochRow(
+                epoch=index,
+                progress=index / len(SIZES),
+                batch_size=size,
+                lr=0.1,
+                lr_effective=0.1,
+                c_bar=20.0 * index,
+                l_cum=3.0 * index,
+                steps=steps,
+                samples=samples,
+                examples=1024 * index,
+                train_loss=1.0 / index,
+                validation_loss=0.5 / index,
+                validation_error=0.1 / index,
+                seconds=1.0 * index,
+                measuring_seconds=0.1 * index,
+            )
+        )
+    return rows
+
+
+def decision(epoch: int, size: int, *, changed: bool) -> DecisionRecord:
+    weighed = tuple(
+        Candidate(other, 0.1, 100.0, 10.0, 0.05 + 0.001 * other, 0.002, 100.0 / other, known=other != 512)
+        for other in (16, 64, 128, 512)
+    )
+    return DecisionRecord(
+        epoch=epoch,
+        progress=epoch / len(SIZES),
+        requested_batch_size=size,
+        requested_lr=0.1,
+        batch_size=size,
+        lr=0.1,
+        lr_effective=0.1,
+        changed=changed,
+        reason=f"because of {size}",
+        limit=None,
+        c_bar=20.0 * epoch if epoch else math.nan,
+        l_cum=3.0 * epoch,
+        validation_loss=0.5,
+        validation_error=0.1,
+        target=(100.0, 10.0),
+        alternatives=weighed,
+    )
+
+
+def summary(**changes) -> Summary:
+    figures = {
+        "task": "synthetic",
+        "policy": "beacon-follow",
+        "seed": 0,
+        "device": "test",
+        "epochs": 4,
+        "stopped_because": "finished",
+        "test_error": 0.01,
+        "test_loss": 0.05,
+        "validation_error": 0.02,
+        "validation_loss": 0.05,
+        "train_loss": 0.04,
+        "c_bar": 80.0,
+        "l_cum": 12.0,
+        "examples": 4096,
+        "optimizer_steps": 152,
+        "samples": 8,
+        "seconds": 4.0,
+        "measuring_seconds": 0.4,
+        "measuring_share": 0.1,
+        "measuring_budget": 0.1,
+        "batch_sizes": {16: 2, 64: 1, 128: 1},
+        "best_beacon": {"batch_size": 16},
+    }
+    return Summary.model_validate(figures | changes)
+
+
+def record(tmp_path, library, **changes) -> RunRecord:
+    config = RunConfig(task=load_task("digits-resnet8"), policy=PolicySpec(name="beacon-follow", kind="beacon-follow"))
+    sizes = [decision(0, 16, changed=True), decision(1, 16, changed=False), decision(2, 64, changed=True)]
+    told = [*sizes, decision(3, 128, changed=True)]
+    return RunRecord(tmp_path, config, epochs(library), told, summary(**changes), library)
+
+
+def printed(view) -> str:
+    console = Console(width=150, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PLW1514
+    console.print(view)
+    console.file.close()
+    return console.export_text()
+
+
+def test_words():
+    assert path_words(SIZES) == "16 ×2 → 64 ×1 → 128 ×1"
+    assert [position_words(value) for value in (0, 0.01234, 3.14159, 1234.5, math.nan)] == [
+        "0",
+        "0.0123",
+        "3.14",
+        "1,234",
+        "-",
+    ]
+    assert [seconds_words(value) for value in (4.21, 125, 11520, None)] == ["4.2 s", "2 min 05 s", "3 h 12 min", "-"]
+    assert displacement_words((0.0, 0.0)) == "inside the beacons' optimum region"
+    assert "C̄ 2.00 times too high, L 10.00 times too low" in displacement_words((math.log10(2), -1.0))
+
+
+def test_chapters_group_what_did_not_change(library):
+    told = [decision(0, 16, changed=True), decision(1, 16, changed=False), decision(2, 64, changed=True)]
+    found = chapters(told, epochs(library))
+    assert [(chapter.decision.batch_size, len(chapter.kept), len(chapter.epochs)) for chapter in found] == [
+        (16, 1, 2),
+        (64, 0, 2),
+    ]
+    assert chapters([], []) == []
+
+
+def test_modelled_seconds_are_steps_and_samples_at_their_prices(library):
+    costs = library.costs
+    assert costs is not None
+    rows = epochs(library)
+    expected = sum(
+        1024 // size * costs.step_seconds[size] + costs.epoch_seconds + 2 * costs.measuring_seconds[size]
+        for size in SIZES
+    )
+    assert modelled_seconds(rows, costs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("loss_shift", "cost_factor", "words"),
+    [
+        (0.0, 1.0, ["Gain: as good as", "by validation loss"]),
+        (-10.0, 1.0, ["Gain: better than"]),
+        (+10.0, 1.0, ["No gain: worse than"]),
+        (0.0, 1e3, ["No gain: as good as"]),
+    ],
+)
+def test_the_verdict_weighs_score_and_time(library, loss_shift, cost_factor, words):
+    rows = epochs(library)
+    comparison = compare(rows, library.costs, library)
+    mean, spread = comparison.best.mean["validation_loss"], comparison.best.std["validation_loss"]
+    assert comparison.best_seconds is not None
+    fast = type(comparison)(
+        **{**vars(comparison), "seconds": 0.5 * cost_factor * comparison.best_seconds, "score": "validation_loss"}
+    )
+    said = verdict(summary(validation_loss=mean + loss_shift * spread), fast)
+    for word in words:
+        assert word in said
+
+
+def test_a_diverged_run_is_no_gain(library):
+    said = verdict(summary(stopped_because="diverged: nan"), compare(epochs(library), library.costs, library))
+    assert said.startswith("No gain")
+
+
+def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
+    text = printed(summary_view(record(tmp_path, library)))
+    for phrase in ("test error", "best fixed beacon", "16 ×2 → 64 ×1 → 128 ×1", "Verdict", "8 steps of 152"):
+        assert phrase in text
+    alone = printed(summary_view(record(tmp_path, None, best_beacon=None, best_beacon_missing="none recorded")))
+    assert "No comparison: none recorded" in alone
+
+
+def test_the_story_tells_changes_reasons_and_candidates(tmp_path, library):
+    text = printed(story(record(tmp_path, library)))
+    for phrase in (
+        "Epochs 1 to 2: batch size 16, rate 0.1",
+        "batch size 16 → 64",
+        "because of 128",
+        "1 of them where the landscape knows nothing",
+        "region",
+        "The run finished after 4 epochs",
+    ):
+        assert phrase in text
+
+
+@pytest.mark.parametrize("with_library", [True, False])
+@pytest.mark.parametrize("with_run", [True, False])
+def test_the_plane_is_drawn_with_whatever_there_is(tmp_path, library, with_library, with_run):
+    beacons = library if with_library else None
+    path = tmp_path / "sub" / "plane.png"
+    save_plane(path, record(tmp_path, beacons) if with_run else None, beacons)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in path.parent.iterdir()] == ["plane.png"]

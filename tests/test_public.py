@@ -1,0 +1,33 @@
+"""The public interface: every name resolves and says what it is."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import autobatch
+
+
+@pytest.mark.parametrize("name", [name for name in autobatch.__all__ if not name.startswith("__")])
+def test_every_public_name_resolves_and_is_documented(name):
+    thing = getattr(autobatch, name)
+    assert name in dir(autobatch)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert inspect.getdoc(thing)
+        assert thing.__module__.startswith("autobatch")
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'FisherProb'"):
+        _ = autobatch.FisherProb
+
+
+def test_importing_the_package_imports_neither_torch_nor_torchvision():
+    code = "import sys, autobatch; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_build_model_is_public_as_documented():
+    model = autobatch.build_model("resnet", depth=20, in_channels=3, num_classes=10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
