@@ -58,4 +58,4 @@ def _without_cliffs(points: Points) -> Floats:
     values, finished = points.modelled, points.modelled[points.finished]
     if len(finished) < 2:
         return values
-    return np.minimum(values, 2.0 * finished.max() - finished.min())
+    return np.asarray(np.minimum(values, 2.0 * finished.max() - finished.min()))

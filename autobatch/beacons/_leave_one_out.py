@@ -56,10 +56,11 @@ def leave_one_out(library: BeaconLibrary, progress: float = 1.0, rule: Rule = "g
     judged = np.flatnonzero(points.finished)
     if len(judged) < 3:
         raise LibraryError(
-            f"{len(judged)} configurations in the library of '{library.task_name}' finished; leaving one out needs three"
+            f"leaving one out needs three finished configurations, the library of '{library.task_name}' "
+            f"has {len(judged)}"
         )
     actual = points.score[judged]
-    predicted = np.array([_predicted_by_others(points, index, rule) for index in judged])
+    predicted = np.array([_predicted_by_others(points, int(index), rule) for index in judged])
     residuals = modelled(predicted, points.is_loss) - points.modelled[judged]
     return LeaveOneOut(
         rule=rule,

@@ -125,7 +125,7 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         "", "One run says little by itself: the ± is over the beacon's seeds, so try --seed 1, 2, ... as well."
     )
     table.add_row(
-        "(1)", "This run's includes its measuring; the beacons' are without, on the machine that recorded them."
+        "(1)", "This run's includes its measuring; the beacons' are without, as recorded, maybe several side by side."
     )
     if comparison.seconds is not None and record.config.costs is not None:
         table.add_row(

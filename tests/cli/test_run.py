@@ -141,7 +141,10 @@ def test_the_module_is_the_command(home):
         (["--env", "tiny", "--device", "gpu"], ["device", "'gpu'"]),
         (["--env", "tiny", "--device", "cuda:99"], ["cuda:99"]),
         (["--env", "tiny", "--epochs", "9"], ["'epochs' is 4 in the library and 9 here"]),
-        (["--env", "tiny", "--set", "task.model.name=tests.training.tiny:dropout_net", "--policy", "s8"], ["--trust-code"]),
+        (
+            ["--env", "tiny", "--set", "task.model.name=tests.training.tiny:dropout_net", "--policy", "s8"],
+            ["--trust-code"],
+        ),
         (["--env", "tiny", "--out", "runs/follow"], ["runs/follow", "--resume"]),
         (["--env", "tiny", "--out", "envs/tiny/env.yaml"], ["env.yaml"]),
         (["--resume", "nowhere"], ["nowhere"]),

@@ -1,6 +1,7 @@
 """Words, comparisons and pictures of runs, on constructed inputs."""
 
 import math
+from io import StringIO
 
 import pytest
 from rich.console import Console
@@ -109,10 +110,9 @@ def record(tmp_path, library, **changes) -> RunRecord:
 
 
 def printed(view) -> str:
-    console = Console(width=150, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PLW1514
+    console = Console(width=150, file=StringIO())
     console.print(view)
-    console.file.close()
-    return console.export_text()
+    return console.file.getvalue()
 
 
 def test_words():
@@ -164,9 +164,11 @@ def test_the_verdict_weighs_score_and_time(library, loss_shift, cost_factor, wor
     comparison = compare(rows, library.costs, library)
     mean, spread = comparison.best.mean["validation_loss"], comparison.best.std["validation_loss"]
     assert comparison.best_seconds is not None
-    fast = type(comparison)(
-        **{**vars(comparison), "seconds": 0.5 * cost_factor * comparison.best_seconds, "score": "validation_loss"}
-    )
+    fast = type(comparison)(**{
+        **vars(comparison),
+        "seconds": 0.5 * cost_factor * comparison.best_seconds,
+        "score": "validation_loss",
+    })
     said = verdict(summary(validation_loss=mean + loss_shift * spread), fast)
     for word in words:
         assert word in said
