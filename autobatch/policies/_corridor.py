@@ -51,10 +51,6 @@ class CorridorRule:
         """Return the largest upper end inside the corridor."""
         return reference + self.tolerance * abs(reference)
 
-    def better_limit(self, current: float, reference: float) -> float:
-        """Return the upper end that a candidate at no higher cost needs: lower by half the corridor's width."""
-        return current - self.tolerance / 2 * abs(reference)
-
     def leaving_limit(self, reference: float) -> float:
         """Return the upper end at which the current choice leaves: twice as far, so that noise does not flap."""
         return reference + 2 * self.tolerance * abs(reference)
@@ -65,7 +61,6 @@ class Outcome(enum.Enum):
 
     START = "start"
     FASTER = "faster"
-    BETTER = "better"
     STAY = "stay"
     LEFT = "left"
     UNKNOWN = "unknown"
@@ -106,7 +101,7 @@ def best_of(candidates: Sequence[Weighed]) -> Weighed | None:
 def choose(
     candidates: Sequence[Weighed], current: tuple[int, float] | None, promised: float, rule: CorridorRule
 ) -> Choice:
-    """Choose the fastest candidate of the corridor, or a better one that costs no more, with hysteresis.
+    """Choose the fastest candidate of the corridor, with hysteresis.
 
     Args:
         candidates: every configuration on the ladder and the rates.
@@ -129,22 +124,11 @@ def choose(
         return Choice(Outcome.START, aim, None, best, reference)
     if not now.usable or aim is None:
         return Choice(Outcome.UNKNOWN, None, now, best, reference)
-    outcome, chosen = _change(reachable, now, aim, reference, rule)
-    return Choice(outcome, chosen, now, best, reference)
-
-
-def _change(
-    reachable: Sequence[Weighed], now: Weighed, aim: Weighed, reference: float, rule: CorridorRule
-) -> tuple[Outcome, Weighed]:
-    """Return whether to change from the present choice, and to what."""
     if now.upper > rule.leaving_limit(reference):
-        return Outcome.LEFT, aim
+        return Choice(Outcome.LEFT, aim, now, best, reference)
     if aim.upper <= rule.limit(reference) and aim.cost < (1 - rule.min_gain) * now.cost:
-        return Outcome.FASTER, aim
-    better = best_of([weighed for weighed in reachable if weighed.cost <= now.cost])
-    if better is not None and better.upper < rule.better_limit(now.upper, reference):
-        return Outcome.BETTER, better
-    return Outcome.STAY, now
+        return Choice(Outcome.FASTER, aim, now, best, reference)
+    return Choice(Outcome.STAY, now, now, best, reference)
 
 
 def _aim(reachable: Sequence[Weighed], limit: float) -> Weighed | None:

@@ -42,11 +42,6 @@ class Teller:
                 f"{_move(current, chosen)}: {self._prediction(chosen, choice)}, and "
                 f"{self._cost(chosen, epochs_left)} instead of {self._amount(current.cost)}"
             )
-        if choice.outcome is Outcome.BETTER:
-            return (
-                f"{_move(current, chosen)}: {self._prediction(chosen, choice)}, instead of {self._figure(current)} "
-                f"as now, at no more than the remaining {self._amount(current.cost)}"
-            )
         if choice.outcome is Outcome.LEFT:
             return self._left(choice, current, chosen, epochs_left)
         return (

@@ -96,14 +96,3 @@ def test_ties_in_cost_go_to_the_better_score_then_to_the_lower_rate():
 
 def test_a_configuration_that_is_no_candidate_may_go_anywhere():
     assert outcome(ladder(s16=1.0, s64=1.02, s256=1.04), (24, 0.1)) == (Outcome.START, 256)
-
-
-@pytest.mark.parametrize(
-    ("other", "cost", "expected"),
-    [(0.97, 10.0, Outcome.BETTER), (0.98, 10.0, Outcome.STAY), (0.97, 10.1, Outcome.STAY)],
-)
-def test_takes_another_rate_where_it_is_clearly_better_at_no_more_cost(other, cost, expected):
-    candidates = [weighed(16, 1.0, 10.0, lr=0.1), weighed(16, other, cost, lr=0.2)]
-    choice = choose(candidates, (16, 0.1), 1.0, RULE)
-    assert choice.outcome is expected
-    assert choice.chosen is candidates[expected is Outcome.BETTER]
