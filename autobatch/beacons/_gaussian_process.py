@@ -23,6 +23,7 @@ class GaussianProcessSurface:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+        from threadpoolctl import ThreadpoolController
 
         values = _without_cliffs(points)
         self._is_loss = points.is_loss
@@ -31,7 +32,10 @@ class GaussianProcessSurface:
         matern = Matern(length_scale=(0.5, 0.5), length_scale_bounds=(0.05, 10.0), nu=2.5)
         kernel = ConstantKernel(1.0, (1e-2, 1e3)) * matern + WhiteKernel(1e-2, (1e-6, 1.0))
         self._process = GaussianProcessRegressor(kernel, alpha=points.variance / self._scale**2 + 1e-9, random_state=0)
-        with warnings.catch_warnings():
+        # The matrices are tiny, and the threads of a BLAS spin on for a while after each product: on a machine that
+        # trains at the same time they would take more than the product does.
+        self._threads = ThreadpoolController()
+        with self._threads.limit(limits=1, user_api="blas"), warnings.catch_warnings():
             # A parameter that ends at its bound (a straight surface, a nugget of nothing) is an answer, not a fault.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._process.fit(axes.scaled(points.plane), (values - self._mean) / self._scale)
@@ -46,7 +50,8 @@ class GaussianProcessSurface:
             Predicted scores, shape (m,) (of a loss: the median), and one standard deviation of the seed-mean score that
             a configuration at this position would have.
         """
-        mean, deviation = self._process.predict(coordinates, return_std=True)
+        with self._threads.limit(limits=1, user_api="blas"):
+            mean, deviation = self._process.predict(coordinates, return_std=True)
         mean, deviation = mean * self._scale + self._mean, deviation * self._scale
         if self._is_loss:
             score = np.exp(mean)
