@@ -152,8 +152,9 @@ class _Session:
         self.device = device
         self.kind = device_kind(device, config.task.threads)
         self.engine = Engine(config.task, data, device, config.seed, trust_code=config.trust_code)
-        self.started = time.perf_counter()
         self.controller = _controller(config, self.engine, policy, library.beacons)
+        # Setting up (data, model, a policy's landscape) is not training; every decision from here on is.
+        self.started = time.perf_counter()
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None
         self.stopped_because = FINISHED
