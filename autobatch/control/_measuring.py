@@ -133,29 +133,26 @@ class MeasureWithinBudget:
     """Measure as often as a share of the training time allows.
 
     Every epoch earns ``budget`` times its modelled training time and pays the modelled time of its samples, so an epoch
-    that cannot afford a sample has none and a later one has it. Three things may run into debt, which later epochs pay
+    that cannot afford a sample has none and a later one has it. Two things may run into debt, which later epochs pay
     back: the first epoch after a change of batch size always has a sample, since what was measured at another batch
-    size does not hold any more; so have the first ``opening`` epochs, in which C̄ and the rate of L change most; and
-    the average never falls below ``floor``.
+    size does not hold any more; and so have the first ``opening`` epochs, in which C̄ and the rate of L change most.
 
     Args:
         budget: measuring time / unmeasured training time.
         costs: modelled seconds by batch size.
         opening: epochs at the start of the training that always have a sample.
-        floor: samples an epoch at least, on average; 0.5 is a sample every second epoch.
 
     Raises:
         ConfigError: an argument is negative or not finite.
     """
 
-    def __init__(self, budget: float, costs: CostTable, opening: int = 1, floor: float = 0.0) -> None:
-        for name, value in (("budget", budget), ("opening", opening), ("floor", floor)):
+    def __init__(self, budget: float, costs: CostTable, opening: int = 1) -> None:
+        for name, value in (("budget", budget), ("opening", opening)):
             if not 0.0 <= value < math.inf:
                 raise ConfigError(f"the measuring {name} must be a finite number of at least 0, got {value}")
         self.budget = budget
         self.costs = costs
         self.opening = opening
-        self.floor = floor
         self._epochs = 0
         self._credit = 0.0
 
@@ -163,7 +160,7 @@ class MeasureWithinBudget:
         """Return the steps of the next epoch that are measured, and pay for them."""
         price = self.costs.measuring(batch_size)
         earned = self.budget * self.costs.training_seconds(batch_size, steps, epochs=1.0)
-        self._credit += max(earned, self.floor * price)
+        self._credit += earned
         forced = changed or self._epochs < self.opening
         # The tiny allowance keeps a credit of exactly n prices, reached by adding up, from counting as n - 1.
         affordable = math.floor(self._credit / price + 1e-9)
