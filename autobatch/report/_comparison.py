@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 from autobatch.beacons import BeaconLibrary, CostTable, FixedResult
 from autobatch.training import EpochRow, Summary
@@ -18,6 +19,8 @@ class Comparison:
     Attributes:
         score: the figure that ranks runs; lower is better.
         best: the best fixed configuration, over its seeds.
+        spread: standard deviation of the score over the seeds of a configuration, the median of all that finished; the
+            best configuration's own is often small by luck. 0 where no configuration has two seeds.
         ranges: least and greatest final value of each figure over all finished beacons; besides the figures of a
             :class:`~autobatch.beacons.FixedResult` also ``training_seconds``, which leaves measuring out.
         beacons: beacons in the library.
@@ -29,6 +32,7 @@ class Comparison:
 
     score: str
     best: FixedResult
+    spread: float
     ranges: Mapping[str, tuple[float, float]]
     beacons: int
     diverged: int
@@ -64,6 +68,7 @@ def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibr
     return Comparison(
         score=library.score,
         best=best,
+        spread=_typical_spread(library),
         ranges={figure: (min(values), max(values)) for figure, values in finals.items()},
         beacons=len(library.beacons),
         diverged=len(library.beacons) - len(finished),
@@ -94,7 +99,7 @@ def modelled_seconds(epochs: list[EpochRow], costs: CostTable) -> float:
 def verdict(summary: Summary, comparison: Comparison) -> str:
     """Say in plain words whether the run was worth it.
 
-    "As good" means within one standard deviation over the best beacon's seeds; times within 5 % count as equal.
+    "As good" means within two standard deviations over a configuration's seeds; times within 5 % count as equal.
 
     Args:
         summary: how the run ended.
@@ -107,9 +112,8 @@ def verdict(summary: Summary, comparison: Comparison) -> str:
         return f"No gain: the run ended early ({summary.stopped_because}) and the best fixed beacon did not."
     score = summary.validation_loss if comparison.score == "validation_loss" else summary.validation_error
     score = math.inf if score is None else score
-    mean, spread = comparison.best.mean[comparison.score], comparison.best.std[comparison.score]
-    spread = spread if math.isfinite(spread) else 0.0
-    worse, better = score > mean + spread, score < mean - spread
+    mean, margin = comparison.best.mean[comparison.score], 2 * comparison.spread
+    worse, better = score > mean + margin, score < mean - margin
     ratio, clock = _time_ratio(summary, comparison)
     faster, slower = ratio < 1 - SMALL_DIFFERENCE, ratio > 1 + SMALL_DIFFERENCE
     quality = "worse than" if worse else "better than" if better else "as good as"
@@ -125,6 +129,12 @@ def _time_ratio(summary: Summary, comparison: Comparison) -> tuple[float, str]:
         return comparison.seconds / comparison.best_seconds, "one cost table for both, this run's measuring included"
     wall = summary.seconds / comparison.best.training_seconds
     return wall, "by the clock, the beacon's on the machine that recorded it"
+
+
+def _typical_spread(library: BeaconLibrary) -> float:
+    spreads = [result.std[library.score] for result in library.results() if not result.diverged]
+    known = [spread for spread in spreads if math.isfinite(spread)]
+    return median(known) if known else 0.0
 
 
 def _epochs_of(library: BeaconLibrary, best: FixedResult) -> int:

@@ -3,6 +3,7 @@
 import math
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -154,6 +155,8 @@ def test_modelled_seconds_are_steps_and_samples_at_their_prices(library):
     ("loss_shift", "cost_factor", "words"),
     [
         (0.0, 1.0, ["Gain: as good as", "by validation loss"]),
+        (1.9, 1.0, ["Gain: as good as"]),
+        (2.1, 1.0, ["No gain: worse than"]),
         (-10.0, 1.0, ["Gain: better than"]),
         (+10.0, 1.0, ["No gain: worse than"]),
         (0.0, 1e3, ["No gain: as good as"]),
@@ -162,7 +165,9 @@ def test_modelled_seconds_are_steps_and_samples_at_their_prices(library):
 def test_the_verdict_weighs_score_and_time(library, loss_shift, cost_factor, words):
     rows = epochs(library)
     comparison = compare(rows, library.costs, library)
-    mean, spread = comparison.best.mean["validation_loss"], comparison.best.std["validation_loss"]
+    mean, spread = comparison.best.mean["validation_loss"], comparison.spread
+    finished = [result.std["validation_loss"] for result in library.results() if not result.diverged]
+    assert spread == pytest.approx(np.median(finished))
     assert comparison.best_seconds is not None
     fast = type(comparison)(**{
         **vars(comparison),
