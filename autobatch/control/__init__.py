@@ -1,10 +1,13 @@
 """Apply: the controller that drives a training loop, with its batches, learning rates and measuring plan."""
 
 from autobatch.control._batches import batch_bounds, full_steps_per_epoch, permutation, steps_per_epoch
-from autobatch.control._controller import AutoBatchController, Measurement
+from autobatch.control._budget import MeasureWithinBudget
+from autobatch.control._controller import AutoBatchController
 from autobatch.control._decisions import DecisionRecord
-from autobatch.control._measuring import MeasureAtInterval, MeasureWithinBudget, MeasuringPlan, NeverMeasure
+from autobatch.control._measuring import MeasureAtInterval, MeasuringPlan, NeverMeasure
+from autobatch.control._samples import Measurement
 from autobatch.control._seeds import derive_generator, derive_seed
+from autobatch.control._step import Step
 
 __all__ = [
     "AutoBatchController",
@@ -14,6 +17,7 @@ __all__ = [
     "Measurement",
     "MeasuringPlan",
     "NeverMeasure",
+    "Step",
     "batch_bounds",
     "derive_generator",
     "derive_seed",

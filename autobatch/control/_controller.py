@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,19 @@ from torch.optim import Optimizer
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control._batches import batch_bounds, full_steps_per_epoch, permutation, steps_per_epoch
+from autobatch.control._budget import MeasureWithinBudget
 from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._limits import check_ladder, nearest_rung
-from autobatch.control._measuring import MeasureAtInterval, MeasureWithinBudget, MeasuringPlan, stretches
+from autobatch.control._measuring import MeasuringPlan, stretches
 from autobatch.control._rates import Schedule, check_rate, constant_schedule, rate_proportions, set_rates
+from autobatch.control._samples import Measurement, Samples
+from autobatch.control._step import Step
+from autobatch.control._timing import EpochTimer
 from autobatch.fisher import FisherProbe, SpectralPosition
 from autobatch.policies import Observation, Policy, TaskInfo, load_policy_spec, make_policy
 
-_STATE_VERSION = 1
-_UNMEASURED = nullcontext()
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One measured step.
-
-    Attributes:
-        epoch: the epoch it belongs to, from 1.
-        step: the optimizer step, from 1, counted over the run.
-        batch_size: examples in the step's batch.
-        lr: learning rate of the step, the schedule's factor included.
-        condition_number: c_k, sqrt(lambda_max / smallest non-zero lambda) of F.
-        trace: trace of F.
-        rank: eigenvalues of F that counted as non-zero.
-        seconds: wall time that measuring added to the step.
-    """
-
-    epoch: int
-    step: int
-    batch_size: int
-    lr: float
-    condition_number: float
-    trace: float
-    rank: int
-    seconds: float
-
-    @property
-    def usable(self) -> bool:
-        """Whether the sample has a position: false where the step had no gradient or one that is not finite."""
-        return math.isfinite(self.condition_number) and math.isfinite(self.trace)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the measurement as a dictionary of plain values."""
-        return asdict(self)
+_STATE_VERSION = 2
+_UNMEASURED = nullcontext(Step())
 
 
 class AutoBatchController:
@@ -69,9 +38,9 @@ class AutoBatchController:
         )
         while not controller.finished:
             for indices in controller.batches():
-                with controller.step():
+                with controller.step() as step:
                     loss = F.cross_entropy(model(x[indices]), y[indices])
-                    loss.backward()
+                    step.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
             controller.end_epoch(validation_loss=..., validation_error=...)
@@ -92,10 +61,15 @@ class AutoBatchController:
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
-        measuring: which steps are measured. By default a tenth of the training time where ``costs`` are known, else the
-            first batch of each epoch and every 50th after it.
+        measuring: which steps are measured. By default the first batch of each epoch and every 50th after it, as far as
+            2 % of the training time allow, see :class:`~autobatch.control.MeasureWithinBudget`. Without ``costs`` the
+            loop is timed for that, and a training run again may sample other steps.
         loss_reduction: how the loss reduces over a batch, ``"mean"`` or ``"sum"``.
         bn: what a sample's gradient means under BatchNorm, see :class:`~autobatch.fisher.FisherProbe`.
+        reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway, which is
+            faster and differs from the ordinary ones in round-off, see :class:`~autobatch.fisher.FisherProbe`; needs a
+            loop with ``step.backward(loss)``.
+        grad_scaler: the GradScaler that scales the loss, so that measuring can undo it.
         task_name: name of the task, for messages.
         seed: seeds permutations and random policies.
         device: where :meth:`batches` puts its indices; by default the device of the model's parameters.
@@ -122,6 +96,8 @@ class AutoBatchController:
         measuring: MeasuringPlan | None = None,
         loss_reduction: str = "mean",
         bn: str = "rows",
+        reuse_weight_gradient: bool = False,
+        grad_scaler: torch.amp.GradScaler | None = None,
         task_name: str = "task",
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -133,12 +109,16 @@ class AutoBatchController:
         rates = tuple(learning_rates) if learning_rates is not None else (float(optimizer.param_groups[0]["lr"]),)
         for rate in rates:
             check_rate(rate, "learning_rates")
-        self._model = model
         self._optimizer = optimizer
         self._schedule = schedule
-        self._measuring = measuring if measuring is not None else _default_measuring(costs)
-        self._loss_reduction = loss_reduction
-        self._bn = bn
+        self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
+        self._probe = FisherProbe(
+            model,
+            loss_reduction,
+            bn,
+            reuse_weight_gradient=reuse_weight_gradient,
+            grad_scaler=grad_scaler,
+        )
         self._device = torch.device(device) if device is not None else _device_of(model)
         self.task = TaskInfo(
             name=task_name,
@@ -152,13 +132,15 @@ class AutoBatchController:
             costs=costs,
             measuring_budget=self._measuring.budget,
         )
+        self._measuring.reset(self.task)
         self._position = SpectralPosition()
         self._epoch = 0
         self._stopped = False
         self._steps = 0
         self._measuring_seconds = 0.0
         self._figures = {"train_loss": math.nan, "validation_loss": math.nan, "validation_error": math.nan}
-        self._measurements: list[Measurement] = []
+        self._samples = Samples()
+        self._timer: EpochTimer | None = None
         self._last_batch_size: int | None = None
         self._batch_examples = 0
         self._step_in_epoch: int | None = None
@@ -234,8 +216,13 @@ class AutoBatchController:
 
     @property
     def measuring_seconds(self) -> float:
-        """Wall time that measuring has added so far."""
+        """Wall time that measuring had added at the last epoch's end, eigenvalues included."""
         return self._measuring_seconds
+
+    @property
+    def measuring_share_modelled(self) -> float | None:
+        """What the budget bounds: modelled measuring time / modelled training time so far; None without a budget."""
+        return self._measuring.modelled_share
 
     @property
     def decision(self) -> DecisionRecord:
@@ -245,7 +232,7 @@ class AutoBatchController:
     @property
     def measurements(self) -> tuple[Measurement, ...]:
         """The measured steps of the last finished epoch."""
-        return tuple(self._measurements)
+        return self._samples.measurements
 
     @property
     def observation(self) -> Observation:
@@ -280,11 +267,14 @@ class AutoBatchController:
         self._begin_epoch()
         return self._batches()
 
-    def step(self) -> AbstractContextManager[None]:
+    def step(self) -> AbstractContextManager[Step]:
         """Return the context around one step's forward and backward pass; it measures on sampled steps only.
 
+        A sampled step does not wait for the device: its eigenvalues are computed in :meth:`end_epoch`.
+
         Returns:
-            A context manager; one that does nothing on a step that is not sampled.
+            A context manager; one that does nothing on a step that is not sampled. What it yields has a method
+            ``backward(loss)`` to call in place of ``loss.backward()``.
 
         Raises:
             AutoBatchError: no batch of :meth:`batches` is being trained.
@@ -301,7 +291,7 @@ class AutoBatchController:
         train_loss: float = math.nan,
         stop: bool = False,
     ) -> DecisionRecord | None:
-        """Close the epoch: bring the position up to date, ask the policy and apply its decision.
+        """Close the epoch: decompose its samples, bring the position up to date, ask the policy, apply its decision.
 
         Args:
             validation_loss: mean validation loss, where known.
@@ -314,6 +304,7 @@ class AutoBatchController:
 
         Raises:
             AutoBatchError: no epoch has begun, or it has batches left.
+            MeasureError: the gradients that a step got are not those that were measured.
         """
         steps = self.steps_per_epoch
         if self._step_in_epoch is None:
@@ -322,7 +313,11 @@ class AutoBatchController:
             raise AutoBatchError(
                 f"end_epoch() was called in the middle of an epoch: {self._step_in_epoch} of {steps} batches are done"
             )
+        self._samples.settle()
         self._step_in_epoch = None
+        self._measuring_seconds += sum(sample.seconds for sample in self.measurements)
+        if self._timer is not None:
+            self._measuring.learn(*self._timer.seconds(self.measurements[-1].seconds))
         self._advance_position(steps)
         self._steps += steps
         self._epoch += 1
@@ -387,13 +382,13 @@ class AutoBatchController:
             self._position.load_state_dict(state["position"])
             self._measuring.load_state_dict(state["measuring"])
             self._policy.load_state_dict(state["policy"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"controller state is damaged: {error!r}") from None
         self._epoch, self._stopped = epoch, stopped
         self._steps, self._last_batch_size = steps, last_batch_size
         self._measuring_seconds = measuring_seconds
         self._figures, self._proportions, self._decision = figures, proportions, decision
-        self._measurements = []
+        self._samples.clear()
         self._step_in_epoch = None
         self._apply(decision)
 
@@ -403,9 +398,11 @@ class AutoBatchController:
         steps = self.steps_per_epoch
         full_steps = full_steps_per_epoch(self.task.train_size, self.batch_size)
         changed = self.batch_size != self._last_batch_size
-        self._measured_steps = frozenset(self._measuring.choose(self.batch_size, steps, full_steps, changed=changed))
+        chosen = self._measuring.choose(self.batch_size, steps, full_steps, changed=changed)
+        self._measured_steps = frozenset(chosen)
+        self._timer = EpochTimer(self._device, steps, chosen) if self._measuring.timing else None
         self._last_batch_size = self.batch_size
-        self._measurements = []
+        self._samples.clear()
         self._step_in_epoch = 0
 
     def _batches(self) -> Iterator[Tensor]:
@@ -413,31 +410,31 @@ class AutoBatchController:
         for step, (start, stop) in enumerate(batch_bounds(self.task.train_size, self.batch_size)):
             self._step_in_epoch = step
             self._batch_examples = stop - start
+            self._mark(step)
             yield order[start:stop]
+        self._mark(self.steps_per_epoch)
         self._step_in_epoch = self.steps_per_epoch
 
+    def _mark(self, step: int) -> None:
+        if self._timer is not None:
+            self._timer.mark(step)
+
     @contextmanager
-    def _measured_step(self, step: int) -> Iterator[None]:
-        with FisherProbe(self._model, loss_reduction=self._loss_reduction, bn=self._bn) as probe:
-            yield
-        finite = bool(torch.isfinite(probe.gram()).all())
-        spectrum = probe.spectrum() if finite else None
-        self._measuring_seconds += probe.seconds
-        self._measurements.append(
-            Measurement(
-                epoch=self._epoch + 1,
-                step=self._steps + step + 1,
-                batch_size=self._batch_examples,
-                lr=self.lr_effective,
-                condition_number=spectrum.condition_number if spectrum else math.nan,
-                trace=spectrum.trace if spectrum else math.nan,
-                rank=spectrum.rank if spectrum else 0,
-                seconds=probe.seconds,
-            )
+    def _measured_step(self, step: int) -> Iterator[Step]:
+        with self._probe:
+            yield Step(self._probe)
+        self._samples.add(
+            self._probe,
+            epoch=self._epoch + 1,
+            step=self._steps + step + 1,
+            batch_size=self._batch_examples,
+            lr=self.lr_effective,
         )
+        if self._timer is not None:
+            self._samples.settle()
 
     def _advance_position(self, steps: int) -> None:
-        usable = [measurement for measurement in self._measurements if measurement.usable]
+        usable = [measurement for measurement in self.measurements if measurement.usable]
         for measurement, (start, stop) in zip(usable, stretches(steps, len(usable)), strict=True):
             self._position.add(
                 measurement.condition_number,
@@ -493,10 +490,6 @@ def _check_identity(theirs: dict[str, Any], mine: dict[str, Any]) -> None:
             "the controller state belongs to another training: "
             + "; ".join(f"'{key}' was {theirs.get(key)} and is {mine[key]}" for key in differing)
         )
-
-
-def _default_measuring(costs: CostTable | None) -> MeasuringPlan:
-    return MeasureAtInterval() if costs is None else MeasureWithinBudget(0.1, costs)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -1,15 +1,17 @@
-"""Which steps of an epoch are measured.
+"""Which steps of an epoch are measured: never, by the paper's rule, or within a budget (in ``_budget``).
 
-A plan is asked before each epoch. No plan reads a clock: a budget becomes a number of samples through the cost table.
-Where a plan takes few samples an epoch, each lies in the middle of the stretch of steps that it stands for: in a
-training's first epochs C̄ rises tenfold within an epoch, and the first step says nothing of the others.
+A plan is asked before each epoch. Where fewer samples are taken than the paper's rule asks for, each lies in the middle
+of the stretch of steps that it stands for: in a training's first epochs C̄ rises tenfold within an epoch, and the first
+step says nothing of the others.
 """
 
-import math
-from typing import Any, Protocol
+from typing import Any
 
 from autobatch._errors import ConfigError
-from autobatch.beacons import CostTable
+from autobatch.policies import TaskInfo
+
+INTERVAL = 50
+"""Steps from one sample to the next where nothing else is said (paper, section 4)."""
 
 
 def stretches(steps: int, samples: int) -> list[tuple[int, int]]:
@@ -55,14 +57,20 @@ def at_interval(steps: int, interval: int, floor: int) -> tuple[int, ...]:
     return chosen if len(chosen) >= floor else middles(steps, min(floor, steps))
 
 
-class MeasuringPlan(Protocol):
-    """How many steps of the next epoch are measured."""
+class MeasuringPlan:
+    """Says which steps of the next epoch are measured; plans of your own override :meth:`choose`."""
 
-    budget: float
+    budget: float = 0.0
     """Share of the training time that measuring may take, 0 where no budget rules it."""
 
+    timing: bool = False
+    """Whether the controller shall time the epoch that :meth:`choose` has just planned, and call :meth:`learn`."""
+
+    def reset(self, task: TaskInfo) -> None:
+        """Start a new run of ``task``; called once, before the first epoch."""
+
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
-        """Return the steps of the next epoch that are measured, from 0; called once before each epoch.
+        """Return the steps of the next epoch that are measured, from 0, ascending; called once before each epoch.
 
         Args:
             batch_size: global batch size of the epoch.
@@ -70,35 +78,38 @@ class MeasuringPlan(Protocol):
             full_steps: how many of them, from the first, may be measured.
             changed: whether the epoch is the first at this batch size since it last changed.
         """
-        ...
+        raise NotImplementedError
+
+    def learn(self, step_seconds: float, measuring_seconds: float) -> None:
+        """Take in what the epoch that was to be timed has taken; called at its end.
+
+        Args:
+            step_seconds: seconds of a step that is not measured.
+            measuring_seconds: extra seconds of one that is.
+        """
+
+    @property
+    def modelled_share(self) -> float | None:
+        """Modelled measuring time / modelled training time of the epochs so far; None where nothing is modelled."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a restart, as JSON-able values."""
-        ...
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        ...
+        """Restore what :meth:`state_dict` returned, after :meth:`reset`."""
 
 
-class NeverMeasure:
+class NeverMeasure(MeasuringPlan):
     """Measure nothing."""
-
-    budget = 0.0
 
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
         """Return no step."""
         return ()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return no state."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing."""
-
-
-class MeasureAtInterval:
+class MeasureAtInterval(MeasuringPlan):
     """Measure the first batch of an epoch and then every ``interval``-th, as the paper does for its beacons.
 
     Args:
@@ -109,11 +120,8 @@ class MeasureAtInterval:
         ConfigError: ``interval`` or ``floor`` is not positive.
     """
 
-    budget = 0.0
-
-    def __init__(self, interval: int = 50, floor: int = 1) -> None:
-        if interval < 1 or floor < 1:
-            raise ConfigError(f"a measuring interval and floor must be at least 1, got {interval} and {floor}")
+    def __init__(self, interval: int = INTERVAL, floor: int = 1) -> None:
+        check_interval(interval, floor)
         self.interval = interval
         self.floor = floor
 
@@ -121,60 +129,16 @@ class MeasureAtInterval:
         """Return the steps of the next epoch that are measured, see :func:`at_interval`."""
         return at_interval(full_steps, self.interval, self.floor)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return no state."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing."""
-
-
-class MeasureWithinBudget:
-    """Measure as often as a share of the training time allows.
-
-    Every epoch earns ``budget`` times its modelled training time and pays the modelled time of its samples, so an epoch
-    that cannot afford a sample has none and a later one has it. Two things may run into debt, which later epochs pay
-    back: the first epoch after a change of batch size always has a sample, since what was measured at another batch
-    size does not hold any more; and so have the first ``opening`` epochs, in which C̄ and the rate of L change most.
+def check_interval(interval: int, floor: int) -> None:
+    """Refuse an interval or a floor that is not positive.
 
     Args:
-        budget: measuring time / unmeasured training time.
-        costs: modelled seconds by batch size.
-        opening: epochs at the start of the training that always have a sample.
+        interval: steps from one sample to the next.
+        floor: samples an epoch at least.
 
     Raises:
-        ConfigError: an argument is negative or not finite.
+        ConfigError: one of them is below 1.
     """
-
-    def __init__(self, budget: float, costs: CostTable, opening: int = 1) -> None:
-        for name, value in (("budget", budget), ("opening", opening)):
-            if not 0.0 <= value < math.inf:
-                raise ConfigError(f"the measuring {name} must be a finite number of at least 0, got {value}")
-        self.budget = budget
-        self.costs = costs
-        self.opening = opening
-        self._epochs = 0
-        self._credit = 0.0
-
-    def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
-        """Return the steps of the next epoch that are measured, and pay for them."""
-        price = self.costs.measuring(batch_size)
-        earned = self.budget * self.costs.training_seconds(batch_size, steps, epochs=1.0)
-        self._credit += earned
-        forced = changed or self._epochs < self.opening
-        # The tiny allowance keeps a credit of exactly n prices, reached by adding up, from counting as n - 1.
-        affordable = math.floor(self._credit / price + 1e-9)
-        count = min(full_steps, max(affordable, 1 if forced else 0))
-        # What an epoch could not use is not saved up: later epochs would measure in bursts.
-        self._credit = min(self._credit - count * price, price)
-        self._epochs += 1
-        return middles(full_steps, count)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the credit in seconds, and the epochs so far."""
-        return {"credit": self._credit, "epochs": self._epochs}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self._credit = float(state["credit"])
-        self._epochs = int(state["epochs"])
+    if interval < 1 or floor < 1:
+        raise ConfigError(f"a measuring interval and floor must be at least 1, got {interval} and {floor}")

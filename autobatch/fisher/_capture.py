@@ -1,90 +1,158 @@
-"""Capture one forward and backward pass: every use of every trainable parameter, turned into the Gram matrix."""
+"""Capture one forward and backward pass: every use of every trainable parameter, handed on as per-sample gradients."""
 
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._gram import GramAccumulator
-from autobatch.fisher._jacobians import Jacobian, add_blocks
-from autobatch.fisher._layout import BatchLayout, Claim, Layout, LostBatch, propagate
-from autobatch.fisher._rules import RULES, SUPPORTED, Contribution, Source
+from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
+from autobatch.fisher._calls import Contribution, NoRuleError, Root, Weight, dense
+from autobatch.fisher._generic import generic, one_by_one, tensors_in
+from autobatch.fisher._jacobians import Jacobian
+from autobatch.fisher._layout import (
+    BatchLayout,
+    Claim,
+    Layout,
+    LostBatch,
+    propagate,
+    settle_claims,
+    written_into,
+)
+from autobatch.fisher._modules import MODULE_RULES, module_contributions
+from autobatch.fisher._rules import CLAIMABLE, rule_for
+from autobatch.fisher._sink import GramSink
 
-# Functions of a parameter alone whose result is still that parameter, as it is or transposed.
-_SAME = frozenset({"contiguous", "requires_grad_"})
+# Functions of a matrix alone whose result is the matrix transposed.
 _TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
+# Functions with parameters that draw random numbers.
+_RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"})
+# Functions that change their first argument in place and give nothing back.
+_ASSIGNING = frozenset({"__setitem__"})
+# Functions that take no more than the shape of their other arguments, or of any.
+_SHAPE_OF_OTHERS = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "to"})
 
 
 @dataclass
 class _Ledger:
-    """What one trainable parameter was owed and has received."""
+    """What one trainable parameter is owed and has received in one backward pass."""
 
-    name: str
-    uses: int = 0
+    root: Root
+    uses: list[tuple[Claim, ...]] = field(default_factory=list)
     fired: int = 0
-    waiting: list[Jacobian] = field(default_factory=list)
+    received: list[Jacobian] = field(default_factory=list)
     got_gradient: bool = False
+    forms_gradient: bool = True
+    reused: bool = False
+
+    @property
+    def owed(self) -> int:
+        """Uses that count."""
+        return sum(all(claim.confirmed is not False for claim in claims) for claims in self.uses)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a function is about to change: its first argument and where that was in the graph, the generator's state."""
+
+    tensor: Tensor | None = None
+    edge: GradientEdge | None = None
+    random_state: Tensor | None = None
 
 
 @dataclass
 class _Call:
-    """One call of a torch function, as the rules see it (:class:`autobatch.fisher._rules.Call`)."""
+    """One call of a torch function, as the rules see it (:class:`autobatch.fisher._calls.Call`)."""
 
     capture: "Capture"
+    function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    output: Tensor
+    outputs: list[Tensor]
     batch: int
-    where: str
+    before: Tensor | None
+    used: dict[int, Weight]
+    assumed: dict[int, BatchLayout]
 
-    def source(self, tensor: Any) -> Source | None:
-        return self.capture.source(tensor)
+    def weight(self, tensor: Any) -> Weight | None:
+        return self.used.get(id(tensor)) if isinstance(tensor, Tensor) else None
+
+    def weights(self) -> list[Weight]:
+        return list(self.used.values())
 
     def layout(self, tensor: Tensor) -> BatchLayout:
-        return self.capture.layout(tensor, self.where)
+        return self.assumed.get(id(tensor)) or self.capture.layout(tensor, "the input")
+
+    def output_layout(self, index: int) -> BatchLayout:
+        output = self.outputs[index]
+        return self.assumed.get(id(output)) or self.capture.layout(output, "the output")
 
 
 class Capture(TorchFunctionMode):
     """The state of one measured step. It never raises into the training: the first problem is kept in ``problem``.
 
+    A step may have several passes, each one call of the model and its backward pass, where the sink takes them.
+
     Args:
-        model: the model, whose call inside the body tells B and where the batch comes in.
+        model: the model, without wrappers, whose call inside the body tells B and where the batch comes in.
         bn: ``"rows"`` or ``"eval"``.
+        sink: takes the per-sample gradients of each parameter.
+        passes: how many passes the step has.
     """
 
-    def __init__(self, model: nn.Module, bn: str) -> None:
+    def __init__(self, model: nn.Module, bn: str, sink: GramSink, passes: int) -> None:
         super().__init__()
         self.problem: MeasureError | None = None
-        self.batch = 0
         self.bn = "none"
         self.gradient_eps = 0.0
         self.seconds = 0.0
+        self.batches: list[int] = []
+        self.squared_gradients: list[Tensor] = []
+        self.batch = 0
         self._model = model
         self._wanted_bn = bn
-        self._gram: GramAccumulator | None = None
+        self._sink = sink
+        self._passes = passes
+        self._sharded = False
+        self._opaque = 0
+        self._pulling_back = False
         self._layouts: Any = WeakTensorKeyDictionary()
-        self._claims: list[Claim] = []
-        self._handles: list[RemovableHandle] = []
-        self._squared_gradient: Tensor | float = 0.0
+        self._weights: dict[int, Weight] = {}
         self._ledgers: dict[int, _Ledger] = {}
-        self._sources: dict[int, Source] = {}
-        self._transposes: list[Tensor] = []  # kept alive, for their ids are keys
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self._sources[id(parameter)] = Source(parameter, name)
-                self._ledgers[id(parameter)] = _Ledger(name)
-                hook = self._parameter_hook(self._ledgers[id(parameter)])
-                self._handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
+        self._claims: list[Claim] = []
+        self._frontier: list[Any] = []
+        self._handles: list[RemovableHandle] = []
+        self._pass_handles: list[RemovableHandle] = []
+        self._find_parameters()
         # The last pre-hook: it sees the input as the model's forward gets it.
         self._handles.append(model.register_forward_pre_hook(self._model_called, with_kwargs=True))
+        for module in model.modules():
+            if type(module) in MODULE_RULES:
+                self._handles.append(module.register_forward_pre_hook(self._enter_module))
+                self._handles.append(module.register_forward_hook(self._leave_module, always_call=True))
+
+    def _find_parameters(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            if hasattr(parameter, "device_mesh"):
+                # FSDP shows the whole parameter, another object, while the module runs.
+                self._sharded = True
+            elif parameter.requires_grad and id(parameter) not in self._ledgers:
+                root = Root(name, parameter)
+                self._weights[id(parameter)] = Weight(parameter, (root,))
+                self._ledgers[id(parameter)] = ledger = _Ledger(root)
+                hook = self._parameter_hook(ledger)
+                self._handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
 
     # -- the forward pass ---------------------------------------------------------------------------------------
 
@@ -103,101 +171,237 @@ class Capture(TorchFunctionMode):
             What the function returns.
         """
         kwargs = kwargs or {}
+        # Without grad mode no use can get a gradient: optimizer steps, evaluation. A backward pass recomputes.
+        if self.problem is not None or self._opaque or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        name = _name(func)
+        if _is_composite(func) and rule_for(func, name) is None and self._any_weight((args, kwargs)):
+            with self:
+                return _opened(func)(*args, **kwargs)
+        before = self._snapshot(name, args, kwargs)
         output = func(*args, **kwargs)
-        # Without grad mode no use can get a gradient: optimizer steps, evaluation, our own hooks.
-        if self.problem is None and torch.is_grad_enabled():
-            start = time.perf_counter()
-            try:
-                self._see(func, args, kwargs, output)
-            except MeasureError as error:
-                self.problem = error
-            self.seconds += time.perf_counter() - start
+        start = time.perf_counter()
+        try:
+            with torch._C.DisableTorchFunction():
+                self._see(func, name, args, kwargs, output, before)
+        except MeasureError as error:
+            self.problem = error
+        self.seconds += time.perf_counter() - start
         return output
+
+    def _any_weight(self, values: Iterable[Any]) -> bool:
+        return any(self._weight(tensor) is not None for tensor in tensors_in(values))
+
+    def _snapshot(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Before":
+        if _changes_in_place(name) and isinstance(args[0], Tensor) and self._any_weight((args, kwargs)):
+            edge = get_gradient_edge(args[0]) if id(args[0]) in self._weights else None
+            return _Before(args[0].detach().clone(), edge)
+        if name in _RANDOM and self._any_weight((args, kwargs)):
+            return _Before(random_state=torch.get_rng_state())
+        return _Before()
 
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled() or self.problem is not None:
             return
-        tensors = list(_tensors((args, kwargs)))
-        if self.batch:
-            self.problem = MeasureError(
-                "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
-                " micro-batches' matrices: measure one forward and backward pass over the whole batch"
-            )
-        elif not tensors or tensors[0].ndim == 0:
-            self.problem = MeasureError("the model's first tensor argument must have the batch as dimension 0")
-        else:
-            self.batch = tensors[0].shape[0]
+        tensors = list(tensors_in((args, kwargs)))
+        try:
+            if len(self.batches) == self._passes:
+                raise MeasureError(
+                    "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
+                    " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
+                    " micro_batches=..."
+                    if self._passes == 1
+                    else f"the model was called more than micro_batches={self._passes} times in one measured step"
+                )
+            if not tensors or tensors[0].ndim == 0:
+                raise MeasureError("the model's first tensor argument must have the batch as dimension 0")
+            self._next_pass(tensors[0].shape[0])
+            self._find_parameters()
             for tensor in tensors:
                 if tensor.ndim and tensor.shape[0] == self.batch:
                     self._layouts[tensor] = BatchLayout(0)
+        except MeasureError as error:
+            self.problem = error
 
-    def _see(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        tensors = list(_tensors((args, kwargs)))
-        if not tensors:
-            return
-        outputs = list(_tensors((output,)))
-        used = [tensor for tensor in tensors if id(tensor) in self._sources]
-        if used and any(result.requires_grad and id(result) not in self._sources for result in outputs):
-            self._use(func, args, kwargs, used, outputs)
-        if func is F.batch_norm:
-            self._note_batch_norm(bool(kwargs.get("training", args[5] if len(args) > 5 else False)))
-        if not self.batch or not outputs:
-            return
-        found = ((tensor, self._layouts.get(tensor)) for tensor in tensors)
-        carriers = [(tensor, layout) for tensor, layout in found if layout is not None]
-        if carriers:
-            for result in outputs:
-                layout = propagate(
-                    _name(func),
-                    args=args,
-                    kwargs=kwargs,
-                    carriers=carriers,
-                    tensors=tensors,
-                    output=result,
-                    batch=self.batch,
-                )
-                if layout is not None:
-                    self._layouts[result] = layout
+    def _next_pass(self, batch: int) -> None:
+        if self.batches:
+            if not any(ledger.fired for ledger in self._ledgers.values()):
+                raise MeasureError("call backward() on each micro-batch before the next one's forward pass")
+            self._end_pass()
+        self.batch = batch
+        self.batches.append(batch)
+        self.squared_gradients.append(torch.zeros((), dtype=torch.float64))
+        self._sink.begin(batch)
 
-    def _use(
+    def _see(
         self,
         func: Callable[..., Any],
+        name: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        used: list[Tensor],
+        result: Any,
+        before: "_Before",
+    ) -> None:
+        tensors = list(tensors_in((args, kwargs)))
+        if not tensors:
+            return
+        outputs = list(tensors_in((args[0] if name in _ASSIGNING else result,)))
+        if name in _SHAPE_OF_OTHERS:
+            tensors = tensors[:1]
+        found = [(tensor, layout) for tensor in tensors if (layout := self._standing(tensor)) is not None]
+        if found:
+            settle_claims(name, args, found)
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+        certain = any(isinstance(layout, LostBatch) or not layout.open_claims for _, layout in found)
+        self._follow(name, args, kwargs, found, tensors, outputs)
+        if func is F.batch_norm and found:
+            self._note_batch_norm(bool(kwargs.get("training", args[5] if len(args) > 5 else False)))
+        if not any(output.requires_grad for output in outputs):
+            return
+        carrying = {id(tensor) for tensor, _ in found}
+        used = {
+            id(tensor): weight
+            for tensor in tensors
+            if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None
+        }
+        if not used and (certain or not any(id(tensor) in self._weights for tensor in tensors)):
+            return
+        call = _Call(self, func, args, kwargs, outputs, self.batch, before.tensor, used, {})
+        if certain:
+            if not self.batch:
+                raise MeasureError("the model was not called before its parameters were used")
+            self._meet(call, name, tensors, before)
+        else:
+            self._derive(call, name, tensors, found)
+
+    def _follow(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        found: list[tuple[Tensor, Layout]],
+        tensors: list[Tensor],
         outputs: list[Tensor],
     ) -> None:
-        source = self._sources[id(used[0])]
-        name = _name(func)
-        if len(outputs) == 1 and args and args[0] is used[0] and name in _SAME | _TRANSPOSED and used[0].ndim == 2:
-            swapped = name in _TRANSPOSED and outputs[0].stride() != used[0].stride()
-            self._sources[id(outputs[0])] = Source(source.parameter, source.name, source.transposed != swapped)
-            self._transposes.append(outputs[0])
+        """Note where the batch lies in the outputs."""
+        if not found:
             return
-        where = self._describe(source.name) + f" in {name}()"
-        if not self.batch:
-            raise MeasureError(f"{where}: used before the model was called, so the batch is not known: call model(...)")
-        rule = RULES.get(func)
+        if name in _ASSIGNING:
+            base, index, value = args
+            layout = self._standing(value) if isinstance(value, Tensor) else None
+            if self._standing(base) is None and isinstance(layout, BatchLayout):
+                self._layouts[base] = written_into(base, index, value, layout, self.batch) or LostBatch(name)
+            return
+        for index, output in enumerate(outputs):
+            layout = propagate(
+                name,
+                args=args,
+                kwargs=kwargs,
+                carriers=found,
+                tensors=tensors,
+                output=output,
+                index=index,
+                batch=self.batch,
+            )
+            if layout is not None:
+                self._layouts[output] = layout
+
+    def _meet(self, call: _Call, name: str, tensors: list[Tensor], before: "_Before") -> None:
+        """Note a use of weights together with the batch."""
+        where = self._describe(call.weights()[0].name) + f" in {name}()"
         contributions: list[Contribution] = []
-        if rule is not None:
-            try:
-                contributions = rule(_Call(self, args, kwargs, outputs[0], self.batch, where))
-            except MeasureError as error:
-                raise MeasureError(f"{where}: {error}") from error
-        handled = [id(contribution.source.parameter) for contribution in contributions]
-        for tensor in used:
-            other = self._sources[id(tensor)]
-            if handled.count(id(other.parameter)) != sum(
-                self._sources[id(t)].parameter is other.parameter for t in used
-            ):
-                raise MeasureError(
-                    f"{self._describe(other.name)} is used by {name}(), which cannot be measured. Freeze it with"
-                    f" requires_grad_(False) to leave it out of F, or use what can be measured: {SUPPORTED}"
-                )
+        try:
+            if rule := rule_for(call.function, name):
+                with contextlib.suppress(NoRuleError):
+                    contributions = rule(call)
+            if {id(contribution.weight) for contribution in contributions} != {id(w) for w in call.weights()}:
+                contributions = generic(call, before.random_state, where)
+        except MeasureError as error:
+            raise MeasureError(f"{where}: {error}") from error
+        if before.edge is not None:
+            self._weights.pop(id(call.args[0]))
+        self._owe(call.outputs, contributions, (), where, tensors, before.edge)
+
+    def _derive(self, call: _Call, name: str, tensors: list[Tensor], found: list[tuple[Tensor, Layout]]) -> None:
+        """Note a function of weights without the batch: its result is a weight too, or has a row for each sample."""
+        first = self._weights[next(id(tensor) for tensor in tensors if id(tensor) in self._weights)]
+        output = call.outputs[0]
+        if any(id(result) in self._weights and result is not call.args[0] for result in call.outputs):
+            return
+        if name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made and output is not first.tensor:
+            swapped = output.stride() != first.tensor.stride()
+            self._weights[id(output)] = Weight(output, first.roots, first.transposed != swapped)
+            return
+        if output is first.tensor and not first.made:
+            return
+        where = self._describe(first.name) + f" in {name}()"
+        claims = tuple({claim for _, layout in found if isinstance(layout, BatchLayout) for claim in layout.open_claims})
+        rule = rule_for(call.function, name) if claims else CLAIMABLE.get(call.function)
+        if rule is not None and call.used and self.batch > 1:
+            if not claims:
+                claims = self._claim(call, name, tensors, where)
+            contributions: list[Contribution] = []
+            if claims:
+                with contextlib.suppress(NoRuleError, MeasureError):
+                    contributions = rule(call)
+            if {id(contribution.weight) for contribution in contributions} == {id(w) for w in call.weights()}:
+                self._claims += [claim for claim in claims if claim not in self._claims]
+                self._owe(call.outputs, contributions, claims, where, tensors)
+            else:
+                for claim in claims:
+                    claim.settle(confirmed=False)
+        elif claims and call.used:
+            for claim in claims:
+                claim.settle(confirmed=False)
+        parents = [weight for tensor in tensors if (weight := self._weights.get(id(tensor))) is not None]
+        roots = {id(root.tensor): root for weight in parents for root in weight.roots}
+        for result in call.outputs:
+            if result.requires_grad:
+                eps = max(torch.finfo(result.dtype).eps, *(weight.eps for weight in parents))
+                self._weights[id(result)] = Weight(result, tuple(roots.values()), made=True, eps=eps)
+
+    def _claim(self, call: _Call, name: str, tensors: list[Tensor], where: str) -> tuple[Claim, ...]:
+        # Dimension 0 of what the weight is used on, or expanded to, is taken for the batch.
+        output = call.outputs[0]
+        inputs = [tensor for tensor in tensors if id(tensor) not in call.used]
+        leading = inputs[0] if inputs else output
+        if not all(tensor.ndim and tensor.shape[0] and tensor.shape[0] % self.batch == 0 for tensor in (leading, output)):
+            return ()
+        claim = Claim(where)
+        layout = BatchLayout(0, 1, (claim,))
+        call.assumed[id(leading)] = call.assumed[id(output)] = layout
+        self._layouts[output] = layout
+        return (claim,)
+
+    def _owe(
+        self,
+        outputs: list[Tensor],
+        contributions: list[Contribution],
+        claims: tuple[Claim, ...],
+        where: str,
+        tensors: Iterable[Tensor],
+        overwritten: GradientEdge | None = None,
+    ) -> None:
+        """Register what a call owes to its weights, and wait for the gradients of its outputs."""
+        by_output: dict[int, list[Contribution]] = {}
         for contribution in contributions:
-            self._ledgers[id(contribution.source.parameter)].uses += 1
-        hook = self._output_hook(contributions, where)
-        self._handles.append(outputs[0].register_hook(hook))  # type: ignore[no-untyped-call]
+            weight = contribution.weight
+            if weight.made:
+                replaced = overwritten is not None and weight.tensor is outputs[0]
+                edge = overwritten if replaced else get_gradient_edge(weight.tensor)
+                contribution = Contribution(weight, contribution.jacobian, contribution.output, False, edge)
+            by_output.setdefault(contribution.output, []).append(contribution)
+            for root in weight.roots:
+                ledger = self._ledgers[id(root.tensor)]
+                ledger.uses.append(claims)
+                ledger.forms_gradient &= contribution.forms_gradient
+        plain = {id(root.tensor) for contribution in contributions for root in contribution.weight.roots}
+        leads_on = any(tensor.requires_grad and id(tensor) not in plain for tensor in tensors)
+        for index, group in by_output.items():
+            if not leads_on:
+                self._frontier.append(get_gradient_edge(outputs[index]))
+            hook = self._output_hook(group, claims, where)
+            self._pass_handles.append(outputs[index].register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _note_batch_norm(self, training: bool) -> None:
         if training and self._wanted_bn == "eval":
@@ -205,171 +409,284 @@ class Capture(TorchFunctionMode):
         if training or self.bn == "none":
             self.bn = "rows" if training else "eval"
 
-    def source(self, tensor: Any) -> Source | None:
-        """Return the trainable parameter that a tensor is, or is the transpose of."""
-        return self._sources.get(id(tensor)) if isinstance(tensor, Tensor) else None
+    def _weight(self, tensor: Tensor) -> Weight | None:
+        """Return the weight that a tensor is, unless it carries the batch."""
+        weight = self._weights.get(id(tensor))
+        if weight is None and self._sharded and type(tensor) is nn.Parameter and tensor.requires_grad:
+            self._find_parameters()
+            weight = self._weights.get(id(tensor))
+        return weight
 
-    def layout(self, tensor: Tensor, where: str) -> BatchLayout:
-        """Return where the batch lies in a layer's input.
+    def _standing(self, tensor: Tensor) -> Layout | None:
+        """Return the layout of a tensor, unless it is unknown or rests on a refuted claim."""
+        layout: Layout | None = self._layouts.get(tensor)
+        if layout is None and tensor.grad_fn is not None and id(tensor) not in self._weights and self.batch:
+            layout = self._through_custom_function(tensor)
+        return None if layout is None or _refuted(layout) else layout
+
+    def _through_custom_function(self, tensor: Tensor) -> Layout | None:
+        # Custom autograd functions run unseen: their outputs lie as an input of the same shape does, or batch first.
+        node = tensor.grad_fn
+        if not isinstance(node, torch.autograd.function.BackwardCFunction):
+            return None
+        parents = {parent for parent, _ in node.next_functions}
+        layout: Layout | None = None
+        for other, known in self._layouts.items():
+            if other.grad_fn in parents and other.shape == tensor.shape:
+                layout = known
+        if layout is None and tensor.ndim and tensor.shape[0] == self.batch:
+            layout = BatchLayout(0)
+        if layout is not None:
+            self._layouts[tensor] = layout
+        return layout
+
+    def layout(self, tensor: Tensor, role: str) -> BatchLayout:
+        """Return where the batch lies in a tensor.
 
         Args:
-            tensor: the input.
-            where: parameter and function, for error messages.
+            tensor: an input or output of a call.
+            role: what it is there, for error messages.
 
         Returns:
             Its layout, which may rest on a claim.
 
         Raises:
-            MeasureError: where the input does not carry the batch.
+            MeasureError: where it does not carry the batch, or its samples could not be followed.
         """
-        if self.batch == 1:
-            return BatchLayout(0)
-        layout: Layout | None = self._layouts.get(tensor)
-        if isinstance(layout, LostBatch):
-            raise MeasureError(
-                f"samples could not be followed through {layout.function}() to the input of shape"
-                f" {tuple(tensor.shape)}: keep the samples (B = {self.batch}) in one dimension, batch-major, in order"
-            )
-        if layout is None:
-            layout = self._claimed(tensor, where)
-            self._layouts[tensor] = layout
-        return layout
-
-    def _claimed(self, tensor: Tensor, where: str) -> BatchLayout:
-        shape = tuple(tensor.shape)
-        advice = (
-            f"the input of shape {shape} does not descend from the model's input and"
-            f" is shared by the whole batch (B = {self.batch}), so no per-sample gradient exists: give each sample its"
-            " own rows (such as positions of shape (B, T)), or freeze the parameter"
+        layout = self._standing(tensor)
+        if self.batch == 1 and tensor.ndim:
+            return BatchLayout(0, tensor.shape[0])
+        if isinstance(layout, BatchLayout):
+            return layout
+        through = f"through {layout.function}() " if isinstance(layout, LostBatch) else ""
+        raise MeasureError(
+            f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
+            f" (B = {self.batch}) in one dimension, in order; or freeze the parameter with requires_grad_(False) to"
+            " leave it out of F"
         )
-        if not tensor.ndim or tensor.shape[0] % self.batch or not tensor.shape[0]:
-            raise MeasureError(f"{advice}. Its leading dimension is not a multiple of B")
-        claim = Claim(f"{where}: {advice}")
-        self._claims.append(claim)
-        return BatchLayout(0, (claim,))
 
     def _describe(self, name: str) -> str:
         path = name.rpartition(".")[0]
         kind = type(self._model.get_submodule(path)).__name__
         return f"parameter {name!r} of " + (f"module {path!r} ({kind})" if path else f"the model itself ({kind})")
 
+    # -- modules that have a rule of their own ----------------------------------------------------------------------
+
+    def _enter_module(self, _: nn.Module, __: Any) -> None:
+        self._opaque += 1
+
+    def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._opaque -= 1
+        if self._opaque or self.problem is not None or not torch.is_grad_enabled():
+            return
+        start = time.perf_counter()
+        try:
+            with torch._C.DisableTorchFunction():
+                found = [self._weights[id(p)] for p in module.parameters() if id(p) in self._weights]
+                contributions = module_contributions(module, args, output, found, self.batch)
+                where = self._describe(found[0].name) if found else ""
+                self._layouts[output] = BatchLayout(0)
+                if contributions:
+                    self._owe([output], contributions, (), where, [t for t in tensors_in(args)])
+        except MeasureError as error:
+            self.problem = error
+        self.seconds += time.perf_counter() - start
+
     # -- the backward pass --------------------------------------------------------------------------------------
 
-    def _output_hook(self, contributions: list[Contribution], where: str) -> Callable[[Tensor], None]:
+    def reuse(self) -> tuple[list[Tensor], list[Any]]:
+        """Choose the parameters whose gradient is the sum of J, once the forward pass is done.
+
+        Returns:
+            Those parameters, and edges of the autograd graph that a backward pass must still reach for all gradients
+            of outputs to arrive.
+        """
+        chosen = []
+        for ledger in self._ledgers.values():
+            ledger.reused = bool(ledger.owed) and ledger.forms_gradient and self.problem is None
+            if ledger.reused:
+                chosen.append(ledger.root.tensor)
+        return chosen, self._frontier
+
+    def _output_hook(
+        self, contributions: list[Contribution], claims: tuple[Claim, ...], where: str
+    ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            if self.problem is not None:
+            if self.problem is not None or self._pulling_back:
                 return
             start = time.perf_counter()
             try:
-                with torch.no_grad():
-                    for contribution in contributions:
-                        self._receive(contribution, gradient.detach())
+                if not contributions:
+                    raise MeasureError("its gradient arrived twice: measure one backward pass a step")
+                if all(claim.confirmed is not False for claim in claims):
+                    with exact_arithmetic(gradient.device.type):
+                        for contribution in contributions:
+                            self._receive(contribution, gradient.detach())
             except MeasureError as error:
                 self.problem = MeasureError(f"{where}: {error}")
+            contributions.clear()  # and with them the inputs they keep
             self.seconds += time.perf_counter() - start
 
         return hook
 
     def _receive(self, contribution: Contribution, gradient: Tensor) -> None:
-        ledger = self._ledgers[id(contribution.source.parameter)]
-        ledger.fired += 1
-        if ledger.fired > ledger.uses:
-            raise MeasureError("its gradient arrived twice: measure one backward pass a step")
-        if self._gram is None:
-            self._gram = GramAccumulator(self.batch, gradient.device)
-        self.gradient_eps = max(self.gradient_eps, torch.finfo(gradient.dtype).eps)
+        eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
+        self.gradient_eps = max(self.gradient_eps, eps, contribution.weight.eps)
         jacobian = contribution.jacobian(gradient)
-        if ledger.uses == 1:
-            jacobian.add_to(self._gram)
+        if contribution.edge is None:
+            self._credit(self._ledgers[id(contribution.weight.roots[0].tensor)], jacobian)
             return
-        ledger.waiting.append(jacobian)
-        if ledger.fired == ledger.uses:
+        shape = contribution.weight.tensor.shape
+        values = jacobian.block(0, jacobian.rows).view(self.batch, *shape).to(contribution.weight.tensor.dtype)
+        roots = [root.tensor for root in contribution.weight.roots]
+        self._pulling_back = True
+        try:
+            with _without_hooks(roots):
+                pulled = one_by_one(contribution.edge, roots, values)
+        finally:
+            self._pulling_back = False
+        for root, rows in zip(roots, pulled, strict=True):
+            self._credit(self._ledgers[id(root)], dense(rows))
+
+    @functools.cached_property
+    def _float32_eps(self) -> float:
+        device = next(iter(self._ledgers.values())).root.tensor.device.type
+        return reduced_eps(device)
+
+    def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
+        ledger.fired += 1
+        ledger.received.append(jacobian)
+        if ledger.fired == ledger.owed:
             self._settle(ledger)
 
     def _settle(self, ledger: _Ledger) -> None:
-        """Sum J over the uses of a parameter before the Gram product."""
-        if ledger.waiting and self._gram is not None:
-            add_blocks(ledger.waiting, self._gram)
-            ledger.waiting = []
+        """Hand on J of a parameter; over several uses it is summed before the Gram product."""
+        if not ledger.received:
+            return
+        parameter = ledger.root.tensor
+        gradient = None
+        if ledger.reused:
+            gradient = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        self._sink.add(ledger.root.name, ledger.received, gradient)
+        ledger.received = []
+        if gradient is not None:
+            self._count(ledger, gradient)
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            else:
+                parameter.grad += gradient
 
     def _parameter_hook(self, ledger: _Ledger) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
+            if self._pulling_back or not self.squared_gradients:
+                return
             start = time.perf_counter()
-            ledger.got_gradient = True
-            if gradient.layout is torch.strided:
-                norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64)
-                self._squared_gradient = self._squared_gradient + norm * norm
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                self._count(ledger, gradient.detach())
             self.seconds += time.perf_counter() - start
 
         return hook
+
+    def _count(self, ledger: _Ledger, gradient: Tensor) -> None:
+        ledger.got_gradient = True
+        if gradient.layout is torch.strided:
+            norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+            self.squared_gradients[-1] = self.squared_gradients[-1].to(norm.device) + norm * norm
 
     # -- the result ---------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Remove every hook; a graph that outlives the body is inert from then on."""
-        for handle in self._handles:
+        for handle in self._handles + self._pass_handles:
             handle.remove()
         self._handles = []
+        self._pass_handles = []
         self._layouts = WeakTensorKeyDictionary()
+        self._weights = {}
+        self._frontier = []
 
-    def finish(self) -> Tensor:
-        """Return the Gram matrix of the step's gradients as they came, (B, B) float64.
-
-        Returns:
-            F, not yet scaled to the summed loss.
-
-        Raises:
-            MeasureError: where something in the step could not be measured.
-        """
+    def finish(self) -> None:
+        """End the last pass; raise MeasureError where something in the step could not be measured."""
         if self.problem is not None:
             raise self.problem
-        if not self.batch:
+        if not self.batches:
             raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
+        if len(self.batches) != self._passes:
+            raise MeasureError(
+                f"micro_batches={self._passes}, but the model was called {len(self.batches)} times inside the body"
+            )
+        self._end_pass()
+
+    def _end_pass(self) -> None:
         for ledger in self._ledgers.values():
-            if ledger.got_gradient and not ledger.fired:
+            if ledger.got_gradient and not ledger.owed:
                 raise MeasureError(
-                    f"{self._describe(ledger.name)} got a gradient, but its use was not seen. It may lie in a"
-                    " compiled or scripted module, a checkpointed block or a custom autograd function: measure without"
-                    " those, or freeze it"
+                    f"{self._describe(ledger.root.name)} got a gradient, but its use was not seen. It may lie in a"
+                    " scripted module, a block checkpointed with use_reentrant=True or a custom autograd function:"
+                    " use use_reentrant=False, give the module a rule with register_gram_rule, or freeze it"
                 )
-        if self._gram is None:
+        if not any(ledger.fired for ledger in self._ledgers.values()):
             raise MeasureError(
                 "no gradient arrived: run the backward pass of the loss inside the body, with a trainable parameter"
             )
         for claim in self._claims:
-            if not claim.confirmed:
-                raise MeasureError(claim.complaint)
+            if claim.confirmed is None:
+                raise MeasureError(
+                    f"{claim.where}: its result does not descend from the model's input and never meets what does,"
+                    " so no per-sample gradient exists: give each sample its own rows, or freeze the parameter"
+                )
         for ledger in self._ledgers.values():
-            self._settle(ledger)
-        gram = self._gram.result()
-        self._check_sum(gram)
-        return gram
+            with torch.no_grad():
+                self._settle(ledger)
+            ledger.uses, ledger.fired, ledger.got_gradient, ledger.forms_gradient = [], 0, False, True
+        for handle in self._pass_handles:
+            handle.remove()
+        self._pass_handles = []
+        self._claims = []
+        self._frontier = []
+        self._layouts = WeakTensorKeyDictionary()
+        self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}
 
-    def _check_sum(self, gram: Tensor) -> None:
-        # Holds 1ᵀF1 = ||gradient||² against the gradients that the parameters really got: finds uses not captured.
-        expected = float(self._squared_gradient)
-        # 1ᵀF1 is at most B * trace; samples that cancel leave round-off of that size.
-        tolerance = 1e4 * self.gradient_eps * self.batch * float(gram.trace())
-        difference = abs(float(gram.sum()) - expected)
-        if difference > tolerance:
-            raise MeasureError(
-                f"the per-sample gradients add up to a squared norm of {float(gram.sum()):.6g}, but the parameters got"
-                f" {expected:.6g}: some use of a parameter was not seen, or its gradient was changed on the way"
-            )
+
+def _refuted(layout: Layout) -> bool:
+    return isinstance(layout, BatchLayout) and layout.refuted
+
+
+def _is_composite(func: Callable[..., Any]) -> bool:
+    """Whether a function is written in Python out of other torch functions, such as multi-head attention."""
+    return isinstance(func, types.FunctionType) and func.__module__ == "torch.nn.functional"
+
+
+def _changes_in_place(name: str) -> bool:
+    """Whether a function writes over its first argument: mul_, __imul__, __setitem__."""
+    return name in _ASSIGNING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+
+
+@functools.cache
+def _opened(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a composite function that runs its body although a mode watches, so that the mode sees its parts."""
+    assert isinstance(func, types.FunctionType)
+    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    scope = func.__globals__ | dict.fromkeys(checks, lambda *_: False)
+    opened = types.FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened
+
+
+@contextlib.contextmanager
+def _without_hooks(tensors: list[Tensor]) -> Any:
+    """Hold back hooks that anybody has put on leaf tensors."""
+    held = [(hooks, dict(hooks)) for tensor in tensors if (hooks := tensor._backward_hooks)]
+    for hooks, _ in held:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in held:
+            hooks.update(before)
 
 
 def _name(func: Callable[..., Any]) -> str:
     name: str = getattr(func, "__name__", str(func))
     # A property such as Tensor.T arrives as the getter of its descriptor.
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    # All tensors in nested tuples, lists and dictionaries, in order.
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _tensors(value)
-        elif isinstance(value, dict):
-            yield from _tensors(value.values())

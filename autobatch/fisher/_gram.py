@@ -1,13 +1,13 @@
 """The streaming Gram matrix: one (B, B) float64 accumulator, fed block by block."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# Elements of one block of J. It caps the memory of measuring (32 MiB in float64, and about as much again while the
-# block is made); the result does not depend on it beyond round-off.
-BLOCK_ELEMENTS = 1 << 22
+# Bytes that blocks of J and whatever is needed to make them may take, F itself not counted.
+MAX_MEMORY = 64 << 20
 # Rows of F that one product fills. Only blocks on and above the diagonal are computed.
 _TILE = 64
 # Columns that are gathered before they are multiplied: narrow products are bound by memory traffic on F.
@@ -20,12 +20,13 @@ class GramAccumulator:
     Args:
         batch_size: B.
         device: where the gradients live.
-        block_elements: largest number of elements of one block of J.
+        max_memory: bytes for blocks of J and for what is needed to make them, F itself not counted.
     """
 
-    def __init__(self, batch_size: int, device: torch.device, block_elements: int = BLOCK_ELEMENTS) -> None:
+    def __init__(self, batch_size: int, device: torch.device, max_memory: int = MAX_MEMORY) -> None:
         self.batch_size = batch_size
-        self.block_elements = block_elements
+        self.max_memory = max_memory
+        self.block_elements = block_elements = max(1, max_memory // 16)
         self._upper = torch.zeros(batch_size, batch_size, dtype=torch.float64, device=device)
         columns = max(1, min(_BUFFER_COLUMNS, block_elements // batch_size))
         self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
@@ -93,3 +94,72 @@ class GramAccumulator:
         """Return F so far, (B, B) float64, exactly symmetric."""
         self._multiply()
         return self._upper.triu() + self._upper.triu(1).T
+
+
+class Jacobian(Protocol):
+    """Per-sample gradients of one use of a parameter of shape (rows, ...), with ``width`` elements in each row."""
+
+    @property
+    def rows(self) -> int:
+        """Size of the parameter's dimension 0."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Elements of the parameter in one row of dimension 0."""
+        ...
+
+    def block(self, lo: int, hi: int) -> Tensor:
+        """Return (B, (hi - lo) * width): the per-sample gradients of rows lo to hi, in the parameter's own order."""
+        ...
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix, by whatever exact route is cheapest. Valid if no other use shares J.
+
+        Args:
+            gram: where to add.
+            gradient: where given, contiguous and of the parameter's number of elements, it is filled with the sum of J
+                over samples.
+        """
+        ...
+
+
+def add_blocks(uses: list[Jacobian], gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+    """Add the Gram matrix of a parameter whose J is the sum over several uses.
+
+    Args:
+        uses: all uses of one parameter.
+        gram: where to add.
+        gradient: where given, contiguous and of the parameter's number of elements, it is filled with the sum of J
+            over samples.
+    """
+    width = uses[0].width
+    for lo, hi in gram.chunks(uses[0].rows, width):
+        block = uses[0].block(lo, hi)
+        for use in uses[1:]:
+            block = block + use.block(lo, hi)
+        gram.add(block)
+        if gradient is not None:
+            gradient.view(-1)[lo * width : hi * width] = block.sum(0)
+
+
+class StreamingGram:
+    """Adds each parameter's Gram matrix as soon as its uses are complete.
+
+    Args:
+        gram: where to add.
+    """
+
+    def __init__(self, gram: GramAccumulator) -> None:
+        self._gram = gram
+
+    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples."""
+        if len(uses) == 1:
+            uses[0].add_to(self._gram, gradient)
+        else:
+            add_blocks(uses, self._gram, gradient)
+
+    def result(self) -> Tensor:
+        """Return F, (B, B) float64."""
+        return self._gram.result()

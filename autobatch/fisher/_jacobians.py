@@ -1,53 +1,17 @@
 """Per-sample gradients of one use of a parameter, produced block by block along the parameter's dimension 0."""
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autobatch.fisher._gram import GramAccumulator
+from autobatch.fisher._gram import GramAccumulator, Jacobian, add_blocks
+
+__all__ = ["DenseJacobian", "EmbeddingJacobian", "Jacobian", "OuterJacobian", "add_blocks", "products_are_cheaper"]
 
 # Elements of unfolded input that are made at a time (4 MiB in float32: it stays in a core's cache, which makes
 # unfolding twice as fast as in one piece), and that may be kept while the blocks of one parameter are made.
 _UNFOLD_ELEMENTS = 1 << 20
 _KEEP_ELEMENTS = 1 << 24
-
-
-class Jacobian(Protocol):
-    """Per-sample gradients of one use of a parameter of shape (rows, ...), with ``width`` elements in each row."""
-
-    @property
-    def rows(self) -> int:
-        """Size of the parameter's dimension 0."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Elements of the parameter in one row of dimension 0."""
-        ...
-
-    def block(self, lo: int, hi: int) -> Tensor:
-        """Return (B, (hi - lo) * width): the per-sample gradients of rows lo to hi."""
-        ...
-
-    def add_to(self, gram: GramAccumulator) -> None:
-        """Add this use's Gram matrix, by whatever exact route is cheapest. Valid if no other use shares J."""
-        ...
-
-
-def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
-    """Add the Gram matrix of a parameter whose J is the sum over several uses.
-
-    Args:
-        uses: all uses of one parameter.
-        gram: where to add.
-    """
-    for lo, hi in gram.chunks(uses[0].rows, uses[0].width):
-        block = uses[0].block(lo, hi)
-        for use in uses[1:]:
-            block = block + use.block(lo, hi)
-        gram.add(block)
 
 
 def products_are_cheaper(batch: int, positions: int, rows: int, width: int) -> bool:
@@ -81,9 +45,9 @@ class DenseJacobian:
         """Return (B, (hi - lo) * width)."""
         return self._values[:, lo:hi].flatten(1)
 
-    def add_to(self, gram: GramAccumulator) -> None:
-        """Add this use's Gram matrix."""
-        add_blocks([self], gram)
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        add_blocks([self], gram, gradient)
 
 
 class OuterJacobian:
@@ -104,13 +68,13 @@ class OuterJacobian:
         """Return (B, (hi - lo) * width)."""
         return torch.bmm(self._left[:, :, lo:hi].transpose(1, 2), self._right).flatten(1)
 
-    def add_to(self, gram: GramAccumulator) -> None:
-        """Add this use's Gram matrix."""
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         batch, positions = self._left.shape[:2]
         if products_are_cheaper(batch, positions, self.rows, self.width):
             gram.add_products(self._left, self._right)
         else:
-            add_blocks([self], gram)
+            add_blocks([self], gram, gradient)
 
 
 class ConvolutionJacobian:
@@ -168,8 +132,8 @@ class ConvolutionJacobian:
         offset = cut.start
         return out[:, lo - offset : hi - offset].flatten(1)
 
-    def add_to(self, gram: GramAccumulator) -> None:
-        """Add this use's Gram matrix."""
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         positions = self._g.shape[2] * (len(self._x) // self._batch)
         if self._groups == 1 and products_are_cheaper(self._batch, positions, self.rows, self.width):
             columns = self._columns(slice(None))[:, 0]
@@ -180,7 +144,7 @@ class ConvolutionJacobian:
         else:
             if len(self._x) * self._groups * self.width * self._g.shape[2] <= _KEEP_ELEMENTS:
                 self._keep_if_reused(gram)
-            add_blocks([self], gram)
+            add_blocks([self], gram, gradient)
             self._kept = None
 
     def _keep_if_reused(self, gram: GramAccumulator) -> None:
@@ -221,7 +185,10 @@ class EmbeddingJacobian:
         out.index_add_(0, slot, self._g[sample, position])
         return out.view(batch, -1)
 
-    def add_to(self, gram: GramAccumulator) -> None:
-        """Add this use's Gram matrix."""
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        if gradient is not None:
+            add_blocks([self], gram, gradient)
+            return
         used, compact = torch.unique(self._indices, return_inverse=True)
         add_blocks([EmbeddingJacobian(compact, self._g, len(used))], gram)

@@ -20,34 +20,73 @@ class Claim:
     """A use of a parameter on a tensor that does not descend from the batch, such as an initial state of zeros (B, H).
 
     Its dimension 0 is taken for the batch until the result meets a tensor that does descend from it: there the two
-    dimensions must line up under broadcasting, else the parameter has no per-sample gradient.
+    dimensions must line up under broadcasting. If they do, each sample has rows of its own. If not, the result is one
+    value that all samples share, and what counts is where they meet it.
 
     Attributes:
-        complaint: the error message for a claim that turns out wrong.
-        confirmed: whether the dimension was found to be the batch.
+        where: parameter and function, for error messages.
+        confirmed: whether the dimension was found to be the batch; None while nobody knows.
     """
 
-    def __init__(self, complaint: str) -> None:
-        self.complaint = complaint
-        self.confirmed = False
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.confirmed: bool | None = None
+
+    def settle(self, confirmed: bool) -> None:
+        """Note whether the dimension is the batch.
+
+        Args:
+            confirmed: whether it is.
+
+        Raises:
+            MeasureError: where another use has shown the opposite.
+        """
+        if self.confirmed not in {None, confirmed}:
+            raise MeasureError(
+                f"{self.where}: its result is used once as a value of each sample and once as one that all samples"
+                " share: give each sample its own rows, such as positions of shape (B, T), or freeze the parameter"
+            )
+        self.confirmed = confirmed
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """The batch is the major part of dimension ``dim``, whose size is B or a multiple of it (batch-major).
+    """Dimension ``dim`` is (outer, B, inner) in row-major order: the batch alone, or merged with other dimensions.
 
     Attributes:
         dim: the dimension, counted from the left.
+        outer: how many times the batch is repeated in it; 1 where it is batch-major.
         claims: what this rests on, where the tensor does not descend from the batch itself.
     """
 
     dim: int
+    outer: int = 1
     claims: tuple[Claim, ...] = ()
 
     @property
     def open_claims(self) -> tuple[Claim, ...]:
-        """The claims not confirmed yet."""
-        return tuple(claim for claim in self.claims if not claim.confirmed)
+        """The claims that nothing has settled yet."""
+        return tuple(claim for claim in self.claims if claim.confirmed is None)
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a claim that this rests on was wrong."""
+        return any(claim.confirmed is False for claim in self.claims)
+
+    def samples_first(self, tensor: Tensor, batch: int) -> Tensor:
+        """Return a tensor of this layout with its samples in front.
+
+        Args:
+            tensor: of any shape whose dimension ``dim`` is (outer, B, inner).
+            batch: B.
+
+        Returns:
+            (B, the dimensions before ``dim``, outer, inner, the dimensions after it); a view where one exists.
+        """
+        shape = tensor.shape
+        inner = shape[self.dim] // (self.outer * batch)
+        split = (*shape[: self.dim], self.outer, batch, inner, *shape[self.dim + 1 :])
+        return tensor.reshape(split).movedim(self.dim + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -66,13 +105,15 @@ Layout = BatchLayout | LostBatch
 
 @dataclass(frozen=True)
 class _Move:
-    """One call as the rules below see it: an input that carries the batch at ``dim``, and one output."""
+    """One call as the rules below see it: an input that carries the batch at ``dim``, and the ``index``-th output."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     source: Tensor
     dim: int
+    outer: int
     output: Tensor
+    index: int
     batch: int
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -94,7 +135,42 @@ class _Move:
         return dim % max(1, self.source.ndim)
 
 
-_Rule = Callable[[_Move], int | None]
+# A rule gives the output's dimension, or (dimension, outer) where the merging changes, or None where samples are lost.
+_Place = int | tuple[int, int] | None
+_Rule = Callable[[_Move], _Place]
+
+
+def settle_claims(name: str, args: Sequence[Any], carriers: Sequence[tuple[Tensor, Layout]]) -> None:
+    """Confirm or refute open claims where their tensors meet one that carries the batch for certain.
+
+    Args:
+        name: the function's name.
+        args: its positional arguments.
+        carriers: the arguments whose layout is known, with it.
+    """
+    followed = [(tensor, layout) for tensor, layout in carriers if isinstance(layout, BatchLayout)]
+    certain = [pair for pair in followed if not pair[1].open_claims]
+    if not certain:
+        return
+    source, layout = max(certain, key=lambda pair: pair[0].ndim)
+    for tensor, other in followed:
+        if not other.open_claims or (name in _LOOKUPS and tensor is not args[_LOOKUPS[name]]):
+            continue
+        aligned = name not in _LOOKUPS and _aligned(tensor, other, source, layout)
+        if name.startswith(_WEIGHTED):
+            aligned = aligned and tensor is args[0]
+        elif name in _PRODUCTS:
+            aligned = aligned and tensor.ndim - other.dim > 2
+        for claim in other.open_claims:
+            claim.settle(aligned)
+
+
+def _aligned(tensor: Tensor, layout: BatchLayout, other: Tensor, other_layout: BatchLayout) -> bool:
+    return (
+        tensor.ndim - layout.dim == other.ndim - other_layout.dim
+        and layout.outer == other_layout.outer
+        and tensor.shape[layout.dim] == other.shape[other_layout.dim]
+    )
 
 
 def propagate(
@@ -105,59 +181,72 @@ def propagate(
     carriers: Sequence[tuple[Tensor, Layout]],
     tensors: Sequence[Tensor],
     output: Tensor,
+    index: int,
     batch: int,
 ) -> Layout | None:
-    """Follow the batch through one call.
+    """Follow the batch through one call, after :func:`settle_claims`.
 
     Args:
         name: the function's name.
         args: its positional arguments.
         kwargs: its keyword arguments.
-        carriers: the arguments whose layout is known, with it (at least one).
+        carriers: the arguments whose layout is known and stands, with it (at least one).
         tensors: all tensor arguments.
         output: a tensor that it returned.
+        index: which of the returned tensors that is.
         batch: B.
 
     Returns:
-        The output's layout; None where it takes only its dtype, device or the like from a tensor with the batch.
-
-    Raises:
-        MeasureError: where a claim turns out wrong.
+        The output's layout; None where it takes only its dtype, device, shape or the like from a tensor with the batch.
     """
     if name in _FRESH or (name in _FIRST_ONLY and all(tensor is not args[0] for tensor, _ in carriers)):
         return None
+    if name in _FIRST_ONLY:
+        carriers = [pair for pair in carriers if pair[0] is args[0]]
     followed = [(tensor, layout) for tensor, layout in carriers if isinstance(layout, BatchLayout)]
     if not followed:
         return next(layout for _, layout in carriers if isinstance(layout, LostBatch))
     if name in _LOOKUPS:
-        followed = _looked_up(args[_LOOKUPS[name]], followed)
+        table = args[_LOOKUPS[name]]
+        followed = [pair for pair in followed if pair[0] is table] or followed
     certain = [pair for pair in followed if not pair[1].open_claims]
     source, layout = max(certain or followed, key=lambda pair: pair[0].ndim)
     claims = () if certain else tuple({claim for _, other in followed for claim in other.open_claims})
-    for tensor, other in followed:
-        if tensor.ndim - other.dim == source.ndim - layout.dim:
-            if certain:
-                for claim in other.open_claims:
-                    claim.confirmed = True
-        elif wrong := (*other.open_claims, *layout.open_claims):
-            raise MeasureError(wrong[0].complaint)
-        elif name not in _MANY_INPUTS:
-            return LostBatch(name)
-    rule = _RULES.get(name)
-    move = _Move(args, kwargs, source, layout.dim, output, batch)
-    dim = rule(move) if rule else _kept(move, tensors)
-    if dim is None or dim >= output.ndim or output.shape[dim] % batch:
+    if name not in _MANY_INPUTS and any(not _aligned(tensor, other, source, layout) for tensor, other in followed):
         return LostBatch(name)
-    return BatchLayout(dim, claims)
+    rule = _RULES.get(name)
+    move = _Move(args, kwargs, source, layout.dim, layout.outer, output, index, batch)
+    place = rule(move) if rule else _kept(move, tensors)
+    if place is None:
+        return LostBatch(name)
+    dim, outer = place if isinstance(place, tuple) else (place, layout.outer)
+    if dim >= output.ndim or output.shape[dim] % (outer * batch):
+        return LostBatch(name)
+    return BatchLayout(dim, outer, claims)
 
 
-def _looked_up(table: Tensor, followed: list[tuple[Tensor, BatchLayout]]) -> list[tuple[Tensor, BatchLayout]]:
-    # Rows of a table taken by index do not line up with the index by broadcasting: the table decides if it carries the
-    # batch, and a table shared by all samples, looked up by each, does not carry it whatever its shape says.
-    tables = [pair for pair in followed if pair[0] is table]
-    if tables and len(followed) > len(tables) and (claims := tables[0][1].open_claims):
-        raise MeasureError(claims[0].complaint)
-    return tables or followed
+def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, batch: int) -> BatchLayout | None:
+    """Return the layout that a fresh tensor takes when a part of it is overwritten: ``base[index] = value``.
+
+    Args:
+        base: the tensor.
+        index: where it is overwritten.
+        value: what is written.
+        layout: the layout of the value.
+        batch: B.
+
+    Returns:
+        The layout of ``base``, or None where its samples cannot be told.
+    """
+    target = base.detach()[index]
+    if target.ndim < value.ndim:
+        return None
+    for dim, size in enumerate(base.shape):
+        if size and size % (layout.outer * batch) == 0:
+            move = _Move((base, index), {}, base, dim, layout.outer, target, 0, batch)
+            if _indexed(move) == layout.dim + target.ndim - value.ndim:
+                return BatchLayout(dim, layout.outer, layout.claims)
+    return None
 
 
 def _kept(move: _Move, tensors: Sequence[Tensor]) -> int | None:
@@ -176,13 +265,13 @@ def _broadcasts(tensors: Sequence[Tensor], output: Tensor) -> bool:
         return False
 
 
-def _reshaped(move: _Move) -> int | None:
-    # A reshape keeps the order of elements: the batch begins where as many blocks lie before it as did.
-    before = move.source.shape[: move.dim].numel()
+def _reshaped(move: _Move) -> _Place:
+    # A reshape keeps the order of elements: as many blocks lie before the batch as did.
+    before = move.source.shape[: move.dim].numel() * move.outer
     seen = 1
     for dim, size in enumerate(move.output.shape):
-        if seen == before and size % move.batch == 0 and size:
-            return dim
+        if size and before % seen == 0 and size % (before // seen * move.batch) == 0:
+            return dim, before // seen
         seen *= size
     return None
 
@@ -264,6 +353,40 @@ def _reduced(move: _Move) -> int | None:
     return move.dim if move.output.ndim == move.source.ndim else move.dim - sum(dim < move.dim for dim in dims)
 
 
+def _concatenated(move: _Move) -> _Place:
+    dims = move.dims(1, "dim", 0)
+    if dims is None or move.dim not in dims:
+        return None if dims is None else move.dim
+    # Whole batches one after the other: the batch is repeated.
+    joined = move.args[0] if move.args else move.kwargs["tensors"]
+    if any(tensor.shape[move.dim] % move.batch for tensor in joined):
+        return None
+    whole = all(tensor.shape[move.dim] == move.outer * move.batch for tensor in joined)
+    return (move.dim, move.output.shape[move.dim] // move.batch) if whole else None
+
+
+def _repeated(move: _Move) -> _Place:
+    dim = move.dim + move.output.ndim - move.source.ndim
+    times, rest = divmod(move.output.shape[dim], move.source.shape[move.dim])
+    if times == 1:
+        return dim
+    alone = move.source.shape[move.dim] == move.outer * move.batch
+    return (dim, times * move.outer) if alone and not rest else None
+
+
+def _repeated_each(move: _Move) -> _Place:
+    dims = move.dims(2, "dim")
+    even = isinstance(move.argument(1, "repeats"), int)
+    return move.dim if dims is not None and (move.dim not in dims or even) else None
+
+
+def _recurrent(move: _Move) -> _Place:
+    # (output, h_n, c_n): states are (layers, B, hidden), whether the input is batch-first or not.
+    if move.source is not move.args[0] or move.source.ndim != 3:
+        return None
+    return 1 if move.index else move.dim
+
+
 def _right_aligned(move: _Move) -> int | None:
     dim = move.dim + move.output.ndim - move.source.ndim
     return dim if move.output.shape[dim] == move.source.shape[move.dim] else None
@@ -278,12 +401,13 @@ def _indexed(move: _Move) -> int | None:
     if isinstance(items[0], Tensor) and move.dim == 0 and items[0].ndim == 1 and items[0].dtype == torch.int64:
         rows = torch.arange(move.source.shape[0], device=items[0].device)
         return 0 if torch.equal(items[0], rows) else None
-    if any(not (item is None or item is Ellipsis or isinstance(item, (int, slice))) for item in items):
-        return None
     taken = sum(item is not None and item is not Ellipsis for item in items)
     spread = [slice(None)] * (move.source.ndim - taken)
     at = next((i for i, item in enumerate(items) if item is Ellipsis), len(items))
     items[at : at + 1] = spread
+    advanced = [item for item in items if not (item is None or isinstance(item, (int, slice)))]
+    if len(advanced) > 1:
+        return None
     source_dim = output_dim = 0
     for item in items:
         if source_dim == move.dim and item is not None:
@@ -294,7 +418,14 @@ def _indexed(move: _Move) -> int | None:
             )
             return output_dim if whole else None
         source_dim += item is not None
-        output_dim += item is None or isinstance(item, slice)
+        if item is None or isinstance(item, slice):
+            output_dim += 1
+        elif not isinstance(item, int):
+            # Indices along one dimension put their own dimensions there; a mask of several dimensions merges them.
+            index = torch.as_tensor(item)
+            if index.dtype is torch.bool and index.ndim != 1:
+                return None
+            output_dim += index.ndim
     return None
 
 
@@ -315,26 +446,66 @@ def _matmul(move: _Move) -> int | None:
     return move.dim if other.ndim == 1 else move.dim + move.output.ndim - max(2, move.source.ndim)
 
 
-def _einsum(move: _Move) -> int | None:
-    equation = move.args[0]
-    if not isinstance(equation, str) or "->" not in equation or "." in equation:
+def einsum_terms(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
+    """Return the letters of an einsum's operands and of its output, one for each dimension.
+
+    Args:
+        equation: as ``torch.einsum`` takes it; ``...`` and a missing output are filled in.
+        operands: its operands.
+
+    Returns:
+        (terms, output), or None where the equation is not a string.
+    """
+    if not isinstance(equation, str):
         return None
-    left, right = equation.replace(" ", "").split("->")
+    left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")
+    terms = left.split(",")
+    dots = [operand.ndim - len(term) + 1 if "." in term else 0 for term, operand in zip(terms, operands, strict=True)]
+    names = "".join(chr(0x100 + i) for i in range(max(dots)))
+    if not arrow:
+        letters = "".join(terms)
+        right = "." + "".join(sorted(letter for letter in set(letters) - {"."} if letters.count(letter) == 1))
+    # Dots are aligned on the right, as in broadcasting.
+    filled = [term.replace(".", names[len(names) - count :]) for term, count in zip(terms, dots, strict=True)]
+    return filled, right.replace(".", names)
+
+
+def _einsum(move: _Move) -> int | None:
     operands = move.args[1] if isinstance(move.args[1], (list, tuple)) else move.args[1:]
+    terms = einsum_terms(move.args[0], operands)
+    if terms is None:
+        return None
     place = next(i for i, operand in enumerate(operands) if operand is move.source)
-    letter = left.split(",")[place][move.dim]
-    return right.index(letter) if letter in right else None
+    letter = terms[0][place][move.dim]
+    return terms[1].index(letter) if letter in terms[1] else None
+
+
+def _index_selected(move: _Move) -> int | None:
+    dims = move.dims(1, "dim")
+    if move.source is not move.args[0]:
+        return int(move.argument(1, "dim")) % move.output.ndim  # table.index_select(dim, indices)
+    return None if dims is None or move.dim in dims else move.dim
+
+
+def _attention(move: _Move) -> int | None:
+    # The last two dimensions are positions and features: attention mixes positions.
+    return move.dim if move.dim < move.source.ndim - 2 else None
 
 
 # Functions that take nothing but dtype and device from their tensor, and those that do so from all but the first.
 _FRESH = frozenset({"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"})
-_FIRST_ONLY = frozenset({"to", "type_as", "view_as", "reshape_as"})
+_FIRST_ONLY = frozenset({"to", "type_as", "view_as", "reshape_as", "expand_as"})
 
 # Functions that take rows of a table by index, and the table's place among their arguments.
 _LOOKUPS = {"__getitem__": 0, "index_select": 0, "embedding": 1}
 
 # Functions whose carriers may hold the batch in different places without mixing samples up: the rule decides.
-_MANY_INPUTS = frozenset({"einsum"})
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_MANY_INPUTS = frozenset({"einsum", *_RECURRENT})
+
+# Functions in which only the first argument can carry the batch, and those whose last two dimensions are a matrix.
+_WEIGHTED = ("linear", "conv")
+_PRODUCTS = frozenset({"matmul", "mm", "bmm"})
 
 _RULES: dict[str, _Rule] = (
     dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed)
@@ -342,9 +513,11 @@ _RULES: dict[str, _Rule] = (
     | dict.fromkeys(("mT", "mH", "adjoint"), _last_two_swapped)
     | dict.fromkeys(("T", "H", "t"), _reversed)
     | dict.fromkeys(("movedim", "moveaxis"), _moved)
-    | dict.fromkeys(("expand", "expand_as", "broadcast_to", "repeat", "tile"), _right_aligned)
-    | dict.fromkeys(("cat", "concat", "concatenate"), _untouched(1, default=0))
-    | dict.fromkeys(("index_select", "gather", "take_along_dim", "index_add", "scatter", "narrow"), _untouched(1))
+    | dict.fromkeys(("expand", "expand_as", "broadcast_to"), _right_aligned)
+    | dict.fromkeys(("repeat", "tile"), _repeated)
+    | dict.fromkeys(("cat", "concat", "concatenate"), _concatenated)
+    | dict.fromkeys(_RECURRENT, _recurrent)
+    | dict.fromkeys(("gather", "index_add", "scatter", "narrow"), _untouched(1))
     | dict.fromkeys(("sort", "argsort", "topk"), _untouched(1, default=-1))
     | dict.fromkeys(("chunk", "split", "tensor_split"), _untouched(2, default=0))
     | dict.fromkeys(("select", "unbind"), _selected)
@@ -356,10 +529,20 @@ _RULES: dict[str, _Rule] = (
         ),
         _reduced,
     )
-    | dict.fromkeys(("conv1d", "conv2d", "embedding"), _left_aligned)
+    | dict.fromkeys(
+        (
+            *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+            *("embedding", "embedding_bag"),
+        ),
+        _left_aligned,
+    )
     | dict.fromkeys(("matmul", "mm", "bmm"), _matmul)
     | {
         "linear": _linear,
+        "repeat_interleave": _repeated_each,
+        "index_select": _index_selected,
+        "take_along_dim": _untouched(2),
+        "scaled_dot_product_attention": _attention,
         "permute": _permuted,
         "unsqueeze": _unsqueezed,
         "squeeze": _squeezed,

@@ -1,18 +1,26 @@
 """The public entry to measuring: a context manager around one forward and backward pass."""
 
+import itertools
+import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError, near_names
 from autobatch.fisher._capture import Capture
-from autobatch.fisher._spectrum import Spectrum, spectrum_of
+from autobatch.fisher._exact import ExactCapture
+from autobatch.fisher._gram import MAX_MEMORY
+from autobatch.fisher._measurement import Measurement
+from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
+from autobatch.fisher._sink import GramSink, SharedGram, StreamingGram
+from autobatch.fisher._spectrum import Spectrum
+from autobatch.fisher._spill import SpilledGram
 
 LOSS_REDUCTIONS = ("mean", "sum")
-BN_MEANINGS = ("rows", "eval")
+BN_MEANINGS = ("rows", "exact", "eval")
 
 
 class FisherProbe:
@@ -33,98 +41,201 @@ class FisherProbe:
 
     A problem, such as a trainable parameter in a layer that cannot be measured, never disturbs the body: it is kept
     and raised as :class:`autobatch.MeasureError` by :meth:`gram` and :meth:`spectrum`. Frozen parameters are left out.
+    The body never waits for the device: F is checked, scaled and decomposed when it is asked for.
 
     Args:
-        model: the model, unmodified; its parameters with ``requires_grad`` are measured.
+        model: the model, unmodified; its parameters with ``requires_grad`` are measured. A compiled model runs its
+            original module inside the body. Under DistributedDataParallel and FSDP2 each process measures its own rows.
         loss_reduction: how the loss reduces over the batch, ``"mean"`` or ``"sum"``; undone in F.
         bn: meaning of a column of J under BatchNorm: ``"rows"`` (each layer's output-gradient row times its input row,
-            with batch statistics in train mode: the paper's), or ``"eval"`` (running statistics only: a BatchNorm layer
-            in train mode is an error then).
+            with batch statistics in train mode: the paper's), ``"exact"`` (the derivative of the sample's loss through
+            the batch statistics: B backward passes, by :meth:`backward`), or ``"eval"`` (running statistics only: a
+            BatchNorm layer in train mode is an error then).
+        reuse_weight_gradient: whether :meth:`backward` takes weights' gradients from J instead of computing them twice.
+            They agree with the ordinary ones to round-off, not bit for bit.
+        max_memory: bytes that blocks of J may take at a time; F itself, 8 B² bytes, comes on top.
+        micro_batches: how many times the body calls the model, each followed by its backward pass, when gradients
+            accumulate. F is that of the whole batch: J is kept until the end, in memory up to ``max_memory``, then in a
+            temporary file of up to B times the parameters' bytes. The accumulated gradient is taken to be that of
+            ``loss_reduction`` over the whole batch.
+        process_group: of ``torch.distributed``, for the exact F of all its processes' rows; make one of its own with
+            ``new_group()``. Without it, F is that of this process's rows.
+        grad_scaler: a ``torch.amp.GradScaler`` that scales the loss; undone in F.
 
     Raises:
-        MeasureError: where an argument is not one of those.
+        MeasureError: where an argument is not one of those, or does not go with another.
     """
 
-    def __init__(self, model: nn.Module, loss_reduction: str = "mean", bn: str = "rows") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_reduction: str = "mean",
+        bn: str = "rows",
+        *,
+        reuse_weight_gradient: bool = False,
+        max_memory: int = MAX_MEMORY,
+        micro_batches: int = 1,
+        process_group: Any = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
-        if bn == "exact":
-            raise MeasureError(
-                'bn="exact" (through the batch statistics, B backward passes) is not available: use "rows" or "eval"'
-            )
         if bn not in BN_MEANINGS:
             raise MeasureError(f"bn={bn!r}: {near_names(bn, BN_MEANINGS)}")
-        self._model = model
-        self._loss_reduction = loss_reduction
+        if micro_batches < 1 or max_memory < 1:
+            raise MeasureError(
+                f"micro_batches and max_memory must be at least 1, got {micro_batches!r} and {max_memory!r}"
+            )
+        if micro_batches > 1 and (bn == "exact" or process_group is not None):
+            raise MeasureError('micro_batches goes neither with bn="exact" nor with process_group')
+        if bn == "exact" and process_group is not None:
+            raise MeasureError('process_group does not go with bn="exact"')
+        if reuse_weight_gradient:
+            refuse_reuse(model, exact=bn == "exact", streaming=micro_batches == 1 and process_group is None)
+        self._model = _original(model)
+        self._mean = loss_reduction == "mean"
         self._bn = bn
-        self._capture: Capture | None = None
-        self._active = False
-        self._gram: Tensor | None = None
+        self._reuse = reuse_weight_gradient
+        self._max_memory = max_memory
+        self._micro_batches = micro_batches
+        self._process_group = process_group
+        self._grad_scaler = grad_scaler
+        self._capture: Capture | ExactCapture | None = None
+        self._sink: GramSink | None = None
+        self._stance: Any = None
+        self._measurement: Measurement | None = None
         self._seconds = 0.0
 
     def __enter__(self) -> Self:
-        if self._active:
+        if self._capture is not None:
             raise MeasureError("this probe is already entered: leave its body first")
         start = time.perf_counter()
-        self._gram = None
-        self._seconds = 0.0
-        self._capture = Capture(self._model, self._bn)
-        self._active = True
+        self._measurement = None
+        self._sink = self._new_sink()
+        if self._bn == "exact":
+            self._capture = ExactCapture(self._model, self._sink)
+        else:
+            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches)
+        if "torch._dynamo" in sys.modules:
+            self._stance = torch.compiler.set_stance("force_eager")
         self._capture.__enter__()  # type: ignore[no-untyped-call]
-        self._seconds += time.perf_counter() - start
+        self._seconds = time.perf_counter() - start
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._capture is not None
-        self._active = False
-        self._capture.__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
-        self._capture.close()
-        if error is not None:
-            self._capture = None
+        capture, self._capture = self._capture, None
+        assert capture is not None
+        capture.__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
+        start = time.perf_counter()
+        if error is None:
+            self._measurement = self._measured(capture)
+        capture.close()
+        self._sink = None
+        self._seconds += capture.seconds + time.perf_counter() - start
 
     @property
     def seconds(self) -> float:
         """Wall-clock seconds that measuring the last step took: hooks, Gram products and eigenvalues."""
-        return self._seconds + (self._capture.seconds if self._capture is not None else 0.0)
+        return self._seconds
 
-    def gram(self) -> Tensor:
-        """Return F of the last measured step.
+    def backward(self, loss: Tensor) -> None:
+        """Run the step's backward pass; needed for ``reuse_weight_gradient`` and ``bn="exact"``.
 
-        Returns:
-            (B, B) float64, symmetric, on the gradients' device. Entry (i, j) is the inner product of the gradients of
-            samples i and j, of the summed loss.
-
-        Raises:
-            MeasureError: where the body has not ended, or something in it could not be measured.
-        """
-        if self._active:
-            raise MeasureError("the body has not ended yet: read the Gram matrix after it")
-        if self._capture is None:
-            raise MeasureError("nothing was measured: run a forward and backward pass inside `with probe:`")
-        if self._gram is None:
-            start = time.perf_counter()
-            with torch.no_grad():
-                gram = self._capture.finish()
-                scale = self._capture.batch if self._loss_reduction == "mean" else 1
-                self._gram = gram * float(scale) ** 2
-            self._seconds += time.perf_counter() - start
-        return self._gram
-
-    def spectrum(self, rule: str = "precision") -> Spectrum:
-        """Return the spectrum of F of the last measured step.
+        Afterwards every parameter's ``grad`` is as ``loss.backward()`` would have left it.
 
         Args:
-            rule: what counts as a non-zero eigenvalue. ``"precision"``: sigma > B * eps * sigma_max, eps of the
-                gradients' dtype; ``"paper"``: all but those <= 0.
+            loss: a scalar, already divided by the number of micro-batches and scaled by a GradScaler where there is one.
+
+        Raises:
+            MeasureError: outside the body, or where gradients cannot be taken from J because hooks wait for them.
+        """
+        if self._capture is None:
+            raise MeasureError("call probe.backward(loss) inside the body, `with probe:`")
+        if isinstance(self._capture, ExactCapture):
+            self._capture.backward(loss)
+        elif self._reuse:
+            backward_with_reuse(self._capture, loss)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def measurement(self) -> Measurement:
+        """Return what the last step left, which stays valid when the probe is entered again.
 
         Returns:
-            The spectrum. Fails as :meth:`gram` does, and where the rule is not known or the gradients are not finite.
+            The measurement; a problem of the step is raised by its methods.
+
+        Raises:
+            MeasureError: where nothing was measured, or the body has not ended.
         """
-        gram = self.gram()
-        assert self._capture is not None
+        if self._capture is not None:
+            raise MeasureError("the body has not ended yet: read the Gram matrix after it")
+        if self._measurement is None:
+            raise MeasureError("nothing was measured: run a forward and backward pass inside `with probe:`")
+        return self._measurement
+
+    def gram(self) -> Tensor:
+        """Return F of the last measured step, see :meth:`Measurement.gram`.
+
+        Returns:
+            (B, B) float64, symmetric, on the gradients' device.
+        """
+        return self.measurement().gram()
+
+    def spectrum(self, rule: str = "precision") -> Spectrum:
+        """Return the spectrum of F of the last measured step, see :meth:`Measurement.spectrum`.
+
+        Args:
+            rule: ``"precision"`` or ``"paper"``.
+
+        Returns:
+            The spectrum.
+        """
         start = time.perf_counter()
-        spectrum = spectrum_of(gram, self._capture.gradient_eps, rule, self._capture.bn)
+        spectrum = self.measurement().spectrum(rule)
         self._seconds += time.perf_counter() - start
         return spectrum
+
+    def _new_sink(self) -> GramSink:
+        device = next((p.device for p in self._model.parameters() if p.requires_grad), torch.device("cpu"))
+        if self._bn == "exact" or self._micro_batches > 1:
+            return SpilledGram(self._max_memory, device)
+        if self._process_group is not None:
+            return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
+        return StreamingGram(device, self._max_memory)
+
+    def _measured(self, capture: Capture | ExactCapture) -> Measurement:
+        assert self._sink is not None
+        try:
+            capture.finish()
+            gram = self._sink.result()
+        except MeasureError as problem:
+            return Measurement(capture.bn, capture.gradient_eps, problem)
+        with torch.no_grad():
+            shared = isinstance(self._sink, SharedGram)
+            starts = itertools.accumulate(capture.batches, initial=0)
+            sums = []
+            for start, batch, squared in zip(starts, capture.batches, capture.squared_gradients, strict=False):
+                own = self._sink.local() if shared else gram[start : start + batch, start : start + batch]
+                sums.append((batch, torch.stack([own.sum(), squared.to(own.device), own.trace()])))
+            scale: Tensor | float = float(sum(capture.batches)) if self._mean and not shared else 1.0
+            if self._grad_scaler is not None:
+                scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
+        return Measurement(capture.bn, capture.gradient_eps, None, gram, scale, sums)
+
+
+def _original(model: nn.Module) -> nn.Module:
+    """Return the module inside the wrappers that training may put around it."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        elif isinstance(model, nn.DataParallel):
+            raise MeasureError("DataParallel splits the batch over replicas: use DistributedDataParallel")
+        else:
+            return model

@@ -5,7 +5,6 @@ Source: Liao, Drummond, Reid, Carneiro, TPAMI 2018, eqs. (6)-(8); the rules are 
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,14 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError, near_names
+from autobatch.fisher._eigen import all_eigenvalues, eigenvalues_above, largest_eigenvalue
 
 RANK_RULES = ("precision", "paper")
+
+# Largest batch of which all eigenvalues are computed on the CPU; ``benchmarks/fisher_eigen.py``. A GPU computes them all.
+DENSE_LIMIT = 1024
+# Round-off of half-precision gradients, in units of eps times the norm of a row; ``benchmarks/fisher_precision.py``.
+_HALF_PRECISION_MARGIN = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +27,10 @@ class Spectrum:
     """The eigenvalues of one step's Gram matrix F = JᵀJ, and the figures that the paper takes from them.
 
     Attributes:
-        eigenvalues: all B eigenvalues of F, float64, ascending; round-off can make the smallest slightly negative.
+        eigenvalues: eigenvalues of F, float64, ascending: all B of them, where round-off can make the smallest slightly
+            negative; of a batch above 1,024 on the CPU only those that the figures need, the smallest that counts as
+            non-zero (to 0.1 %) and the largest. ``len(eigenvalues) == batch_size`` tells which.
+        batch_size: examples in the measured step, B.
         condition_number: truncated condition number c_k = sqrt(lambda_max / smallest non-zero lambda) (below eq. 7);
             NaN where no eigenvalue counts as non-zero.
         trace: trace of F, the sum of squared norms of the per-sample gradients (l_k of eq. 8 is lr / B * sqrt(trace)).
@@ -33,27 +41,36 @@ class Spectrum:
     """
 
     eigenvalues: npt.NDArray[np.float64]
+    batch_size: int
     condition_number: float
     trace: float
     rank: int
     rule: str
     bn: str
 
-    @property
-    def batch_size(self) -> int:
-        """Examples in the measured step, B."""
-        return len(self.eigenvalues)
-
 
 def spectrum_of(gram: Tensor, gradient_eps: float, rule: str = "precision", bn: str = "none") -> Spectrum:
     """Decompose a Gram matrix.
 
-    With ``rule="precision"`` a singular value of J is non-zero when sigma > B * eps * sigma_max, where eps belongs to
-    the dtype in which the *gradients* were computed: below that, a singular value is round-off of the backward pass.
-    With ``rule="paper"`` only eigenvalues <= 0 are dropped, as the authors' code does.
+    What counts as non-zero is decided by singular values sigma of J, the roots of F's eigenvalues, with eps of the
+    dtype in which the *gradients* were computed. Round-off changes J by some E, and no singular value by more than
+    ||E|| (Weyl), so one below ||E|| says nothing.
+
+    - ``rule="precision"``, float32 and float64 gradients: sigma > B * eps * sigma_max, the usual bound for a matrix with
+      B columns (as in LAPACK's and NumPy's ranks). It allows for the worst case, in which the errors of all samples
+      line up and come from cancellation, as in ``softmax - one_hot`` of samples that are fitted well. Up to a c of
+      1e3 float32 gives the figures of float64 to 1 %.
+    - ``rule="precision"``, bfloat16 and float16 gradients: sigma > 4 * eps * sqrt(trace / B), where sqrt(trace / B) is
+      the root mean square norm of a sample's gradient. B * eps would leave nothing of them (of bfloat16 and B = 128
+      it is sigma_max itself). Rounding changes each sample's gradient by a few eps of its own norm, in a direction of
+      its own; B such errors have singular values of about that size, whatever B. c is then cut at some hundreds.
+    - ``rule="paper"``: all but eigenvalues <= 0, as in the authors' code. The smallest one kept may be round-off.
+
+    Above B = 1,024 on the CPU, ``"precision"`` computes only the eigenvalues that it needs, exact in rank and to 0.1 %
+    in the smallest; ``"paper"`` needs all of them always, which takes minutes at B = 8,192.
 
     Args:
-        gram: (B, B) float64, symmetric.
+        gram: (B, B) float64, symmetric, positive semi-definite but for round-off.
         gradient_eps: machine epsilon of the gradients' dtype, such as ``torch.finfo(torch.float32).eps``.
         rule: ``"precision"`` or ``"paper"``.
         bn: the meaning to note in the result.
@@ -71,11 +88,39 @@ def spectrum_of(gram: Tensor, gradient_eps: float, rule: str = "precision", bn: 
             "the gradients of this step are not finite (NaN or infinity in the Gram matrix): the training has diverged,"
             " or a loss scale overflowed; no spectrum exists"
         )
-    eigenvalues: npt.NDArray[Any] = np.asarray(torch.linalg.eigvalsh(gram).cpu().numpy(), dtype=np.float64)
-    largest = float(eigenvalues[-1]) if len(eigenvalues) else 0.0
-    threshold = 0.0
-    if rule == "precision":
-        threshold = max(largest, 0.0) * (len(eigenvalues) * gradient_eps) ** 2
-    kept = eigenvalues[eigenvalues > threshold]
-    condition_number = math.sqrt(largest / float(kept[0])) if len(kept) else math.nan
-    return Spectrum(eigenvalues, condition_number, float(gram.diagonal().sum()), len(kept), rule, bn)
+    batch_size, trace = len(gram), float(gram.diagonal().sum())
+    found: tuple[npt.NDArray[np.float64], int] | None = None
+    if rule == "precision" and gram.device.type == "cpu" and batch_size > DENSE_LIMIT:
+        found = _extremes(gram, gradient_eps, trace)
+    if found is None:
+        eigenvalues = all_eigenvalues(gram)
+        largest = float(eigenvalues[-1]) if batch_size else 0.0
+        threshold = _threshold(batch_size, gradient_eps, largest, trace) if rule == "precision" else 0.0
+        found = eigenvalues, int((eigenvalues > threshold).sum())
+    eigenvalues, rank = found
+    condition_number = math.nan
+    if rank:
+        smallest = eigenvalues[batch_size - rank] if len(eigenvalues) == batch_size else eigenvalues[0]
+        condition_number = math.sqrt(eigenvalues[-1] / smallest)
+    return Spectrum(eigenvalues, batch_size, condition_number, trace, rank, rule, bn)
+
+
+def _threshold(batch_size: int, gradient_eps: float, largest: float, trace: float) -> float:
+    """Return what an eigenvalue must exceed under the rule "precision"."""
+    if gradient_eps > torch.finfo(torch.float32).eps:
+        return (_HALF_PRECISION_MARGIN * gradient_eps) ** 2 * max(trace, 0.0) / batch_size
+    return max(largest, 0.0) * (batch_size * gradient_eps) ** 2
+
+
+def _extremes(gram: Tensor, gradient_eps: float, trace: float) -> tuple[npt.NDArray[np.float64], int] | None:
+    """Return the smallest non-zero and the largest eigenvalue, and the rank; None where all are needed to tell."""
+    if trace == 0.0:
+        return np.zeros(1), 0
+    largest = largest_eigenvalue(gram)
+    if largest is None:
+        return None
+    above = eigenvalues_above(gram, _threshold(len(gram), gradient_eps, largest, trace), largest)
+    if above is None:
+        return None
+    rank, smallest = above
+    return np.array([smallest, largest][-min(rank, 2) :]), rank

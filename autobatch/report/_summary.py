@@ -141,11 +141,16 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
 def _measuring_words(summary: Summary) -> str:
     if not summary.samples:
         return "nothing was measured"
-    budget = "" if summary.measuring_budget is None else f", budget {100 * summary.measuring_budget:.0f} %"
+    modelled = ""
+    if summary.measuring_share_modelled is not None and summary.measuring_budget is not None:
+        modelled = (
+            f" ({100 * summary.measuring_share_modelled:.1f} % of the training by the cost table, "
+            f"budget {100 * summary.measuring_budget:g} %)"
+        )
     return (
         f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "
         f"{summary.samples / max(summary.epochs, 1):.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "
-        f"{100 * summary.measuring_share:.1f} % of the time{budget}"
+        f"{100 * summary.measuring_share:.1f} % of the time{modelled}"
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autobatch._errors import AutoBatchError
 from autobatch.beacons import CostTable
+from autobatch.control import Step
 from autobatch.fisher import FisherProbe
 from autobatch.training._data import Data
 from autobatch.training._engine import Engine, reproducible
@@ -129,6 +130,7 @@ def cached_calibration(
 class _Bench:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._probe = FisherProbe(engine.model, reuse_weight_gradient=engine.task.measuring.reuse_weight_gradient)
         data = engine.data
         size = len(data.train_labels)
         self._order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(engine.device)
@@ -136,16 +138,15 @@ class _Bench:
 
     def step(self, batch_size: int) -> None:
         """One step as the engine does it, with a learning rate of zero so that the weights stay sound."""
-        self._backward(*self._batch(batch_size))
+        Step().backward(self._loss(batch_size))
         self._update()
 
     def measured_step(self, batch_size: int) -> None:
-        """The same, measured."""
-        inputs, targets = self._batch(batch_size)
-        with FisherProbe(self._engine.model) as probe:
-            self._backward(inputs, targets)
-        probe.spectrum()
+        """The same, measured as the engine does it, with the eigenvalues that wait there for the end of the epoch."""
+        with self._probe:
+            Step(self._probe).backward(self._loss(batch_size))
         self._update()
+        self._probe.spectrum()
 
     def besides(self) -> None:
         """What an epoch does besides its steps."""
@@ -168,13 +169,10 @@ class _Bench:
         self.measured_step(batch_size)
         return max(1, round(ROUND_SECONDS / self.time(lambda: self.step(batch_size), 1)))
 
-    def _batch(self, batch_size: int) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch_size: int) -> Tensor:
         data, indices = self._engine.data, self._order[:batch_size]
         inputs = self._engine.normalised(data.train_images.index_select(0, indices))
-        return inputs, data.train_labels.index_select(0, indices)
-
-    def _backward(self, inputs: Tensor, targets: Tensor) -> None:
-        F.cross_entropy(self._engine.model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        return F.cross_entropy(self._engine.model(inputs), data.train_labels.index_select(0, indices))
 
     def _update(self) -> None:
         for group in self._engine.optimizer.param_groups:
@@ -192,7 +190,12 @@ def _low(seconds: Sequence[float]) -> float:
 
 
 def _cache_path(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> Path:
-    key = {"task": payload, "device": device_kind(device, task.threads), "batch_sizes": task.batch_sizes}
+    key = {
+        "task": payload,
+        "device": device_kind(device, task.threads),
+        "batch_sizes": task.batch_sizes,
+        "reuse_weight_gradient": task.measuring.reuse_weight_gradient,
+    }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "autobatch" / "costs" / f"{digest[:32]}.json"

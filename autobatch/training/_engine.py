@@ -165,9 +165,9 @@ class Engine:
         for step, indices in enumerate(controller.batches(), start=1):
             inputs = self.normalised(images.index_select(0, indices))
             targets = labels.index_select(0, indices)
-            with controller.step():
+            with controller.step() as measured:
                 loss = F.cross_entropy(self.model(inputs), targets)
-                loss.backward()  # type: ignore[no-untyped-call]
+                measured.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad()
             losses.append(loss.detach())

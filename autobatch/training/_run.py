@@ -171,6 +171,10 @@ class Summary(BaseModel):
     seconds: float = Field(description="Wall time of training, measuring and validation.")
     measuring_seconds: float = Field(description="The part of 'seconds' that measuring took.")
     measuring_share: float = Field(description="measuring_seconds / seconds.")
+    measuring_share_modelled: float | None = Field(
+        default=None,
+        description="Measuring over unmeasured training by the cost table, which the budget bounds; None without one.",
+    )
     measuring_budget: float | None = Field(
         description="Share that measuring was allowed; None where it was not budgeted."
     )

@@ -50,9 +50,6 @@ FINISHED = "finished"
 BN = "rows"
 """What a sample's gradient means under BatchNorm; see :class:`~autobatch.fisher.FisherProbe`."""
 
-OPENING_SHARE = 0.1
-"""Share of the epochs, at the start, that are always measured, even beyond the budget."""
-
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
 
@@ -306,6 +303,7 @@ class _Session:
             seconds=seconds,
             measuring_seconds=row.measuring_seconds,
             measuring_share=row.measuring_seconds / seconds,
+            measuring_share_modelled=self.controller.measuring_share_modelled,
             measuring_budget=config.task.measuring.budget if budgeted else None,
             batch_sizes=dict(sorted(self.epochs_at.items())),
             best_beacon=best,
@@ -332,6 +330,7 @@ def _controller(
         costs=config.costs,
         measuring=_measuring(config),
         bn=BN,
+        reuse_weight_gradient=task.measuring.reuse_weight_gradient,
         task_name=task.name,
         seed=config.seed,
         device=engine.device,
@@ -345,8 +344,7 @@ def _measuring(config: RunConfig) -> MeasuringPlan:
     if config.recording:
         return MeasureAtInterval(measuring.interval, measuring.floor)
     assert config.costs is not None
-    opening = math.ceil(OPENING_SHARE * config.task.epochs)
-    return MeasureWithinBudget(measuring.budget, config.costs, opening)
+    return MeasureWithinBudget(measuring.budget, config.costs, interval=measuring.interval, floor=measuring.floor)
 
 
 def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:

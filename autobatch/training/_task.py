@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError
 from autobatch._yaml import load_yaml
+from autobatch.control._budget import BUDGET
 from autobatch.training._names import IMAGEFOLDER_PREFIX, dataset_problem, depth_problem, model_problem
 
 DIGITS_TEST_SHARE = 2 / 9
@@ -173,13 +174,19 @@ class MeasuringSpec(_Spec):
 
     Attributes:
         interval: optimizer steps from one measured step to the next while recording beacons (the paper: 50).
-        floor: samples per epoch that measuring never falls below, for epochs shorter than ``interval`` asks.
-        budget: share of training time that measuring may take in a run, in [0, 1].
+        floor: samples per epoch of epochs that ``interval`` would give fewer; while recording at least so many, in a
+            run as far as the budget allows.
+        budget: share of training time that measuring may take in a run, in [0, 1], see
+            :class:`~autobatch.control.MeasureWithinBudget`.
+        reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway. It is faster,
+            and these gradients differ in round-off from the ordinary ones; without it a run that measures is bit for
+            bit one that does not, as far as the policy decides alike.
     """
 
     interval: PositiveInteger = 50
     floor: PositiveInteger = 4
-    budget: float = Field(default=0.1, ge=0, le=1)
+    budget: float = Field(default=BUDGET, ge=0, le=1)
+    reuse_weight_gradient: bool = True
 
 
 class TaskSpec(_Spec):

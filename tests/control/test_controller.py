@@ -2,6 +2,9 @@
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, MeasureError
 from autobatch.control import AutoBatchController, DecisionRecord, MeasureAtInterval, NeverMeasure
+from autobatch.control._samples import Samples
+from autobatch.control._timing import EpochTimer
 from autobatch.fisher import FisherProbe
 from autobatch.policies import Candidate, Decision, Observation, TaskInfo
 
@@ -171,6 +176,123 @@ def test_measuring_does_not_change_training() -> None:
             bench.epoch()
         weights.append(torch.cat([p.detach().flatten() for p in bench.model.parameters()]))
     assert torch.equal(*weights)
+
+
+class Eigenvalues:
+    """Counts decompositions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.computed = 0
+        original = torch.linalg.eigvalsh
+
+        def counting(matrix: torch.Tensor) -> torch.Tensor:
+            self.computed += 1
+            return original(matrix)
+
+        monkeypatch.setattr(torch.linalg, "eigvalsh", counting)
+
+
+def measured_epochs(bench: Bench, eigenvalues: Eigenvalues) -> tuple[list[Any], list[int]]:
+    """Return an epoch's measurements without what a clock says, and the decompositions after each step."""
+    computed = []
+    for indices in bench.controller.batches():
+        with bench.controller.step() as step:
+            step.backward(F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices]))
+        computed.append(eigenvalues.computed)
+        bench.optimizer.step()
+        bench.optimizer.zero_grad()
+    bench.controller.end_epoch()
+    return [replace(measurement, seconds=0.0) for measurement in bench.controller.measurements], computed
+
+
+def test_eigenvalues_wait_for_the_end_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    expected = {64 * 1024**2: [0] * 7, 2 * 8 * 4**2: [0, 0, 3, 3, 3, 6, 6], 0: [1, 2, 3, 4, 5, 6, 6]}
+    for held_bytes, computed in expected.items():
+        with monkeypatch.context() as patch:
+            patch.setattr("autobatch.control._controller.Samples", partial(Samples, held_bytes))
+            bench = Bench(Scripted(decision(4, 0.1)), measuring=MeasureAtInterval(1))
+            measurements, seen = measured_epochs(bench, Eigenvalues(patch))
+        assert seen == computed
+        assert len(measurements) == 6
+        results.append((measurements, bench.controller.c_bar, bench.controller.l_cum))
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_step_that_cannot_be_measured_is_an_error_at_once() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
+    indices = next(bench.controller.batches())
+
+    def train() -> None:
+        with bench.controller.step() as step:
+            twice = bench.model(bench.x[indices]) + bench.model(bench.x[indices])
+            step.backward(F.cross_entropy(twice, bench.y[indices]))
+
+    with pytest.raises(MeasureError):
+        train()
+
+
+def test_a_steps_backward_pass_is_that_of_the_loss() -> None:
+    gradients = []
+    for plan, reuse in ((NeverMeasure(), False), (MeasureAtInterval(1), False), (MeasureAtInterval(1), True)):
+        bench = Bench(Scripted(decision(8, 0.1)), measuring=plan, reuse_weight_gradient=reuse)
+        indices = next(bench.controller.batches())
+        with bench.controller.step() as step:
+            step.backward(F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices]))
+        gradients.append(bench.model.weight.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], gradients[2])
+
+
+def test_a_grad_scaler_is_undone() -> None:
+    traces = []
+    for scale in (None, 1024.0):
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+        bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(50), grad_scaler=scaler)
+        for indices in bench.controller.batches():
+            with bench.controller.step() as step:
+                loss = F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices])
+                step.backward(loss if scaler is None else scaler.scale(loss))
+            bench.optimizer.zero_grad()
+        bench.controller.end_epoch()
+        traces.append(bench.controller.measurements[0].trace)
+    assert traces[0] == pytest.approx(traces[1])
+
+
+def test_by_default_the_loop_is_timed_and_measured_within_two_percent() -> None:
+    clock = iter(range(10**6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autobatch.control._timing.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+        first = Bench(Scripted(decision(4, 0.1)), epochs=8)
+        first.epoch()
+        state = json.loads(json.dumps(first.controller.state_dict()))
+        second = Bench(Scripted(decision(4, 0.1)), epochs=8)
+        second.controller.load_state_dict(state)
+        second.epoch()
+    assert first.controller.task.measuring_budget == 0.02
+    assert first.controller.samples == 2
+    assert second.controller.samples == 2  # no more: the two are dear, and a resumed loop is not timed again
+    kept = second.controller.state_dict()["measuring"]["costs"]
+    assert kept == state["measuring"]["costs"]
+    assert list(kept["step_seconds"]) == ["4"]
+    share = first.controller.measuring_share_modelled
+    assert share is not None
+    assert share > 0.02
+
+
+def test_a_timer_tells_steps_from_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("autobatch.control._timing.time", SimpleNamespace(perf_counter=lambda: now))
+    timer = EpochTimer(torch.device("cpu"), 10, (3, 7))
+    for step in range(11):
+        timer.mark(step)
+        now += {0: 50.0, 3: 11.0, 7: 7.0}.get(step, 2.0)  # the first step and the first sample warm up
+    assert timer.seconds(1.0) == pytest.approx((2.0, 5.0))
+    alone = EpochTimer(torch.device("cpu"), 1, (0,))
+    alone.mark(0)
+    now += 8.0
+    alone.mark(1)
+    assert alone.seconds(6.0) == (2.0, 6.0)
 
 
 def test_a_training_can_be_stopped() -> None:

@@ -96,6 +96,7 @@ def summary(**changes) -> Summary:
         "seconds": 4.0,
         "measuring_seconds": 0.4,
         "measuring_share": 0.1,
+        "measuring_share_modelled": 0.019,
         "measuring_budget": 0.1,
         "batch_sizes": {16: 2, 64: 1, 128: 1},
         "best_beacon": {"batch_size": 16},
@@ -186,7 +187,14 @@ def test_a_diverged_run_is_no_gain(library):
 
 def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
     text = printed(summary_view(record(tmp_path, library)))
-    for phrase in ("test error", "best fixed beacon", "16 ×2 → 64 ×1 → 128 ×1", "Verdict", "8 steps of 152"):
+    for phrase in (
+        "test error",
+        "best fixed beacon",
+        "16 ×2 → 64 ×1 → 128 ×1",
+        "Verdict",
+        "8 steps of 152",
+        "10.0 % of the time (1.9 %",
+    ):
         assert phrase in text
     alone = printed(summary_view(record(tmp_path, None, best_beacon=None, best_beacon_missing="none recorded")))
     assert "No comparison: none recorded" in alone

@@ -17,6 +17,7 @@ from autobatch.training import (
     RunInfo,
     RunObserver,
     Summary,
+    TaskSpec,
     load_data,
     load_decisions,
     load_epochs,
@@ -28,7 +29,7 @@ from autobatch.training import (
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import EXPLODED, Engine, divergence, reproducible, resolve_device
 from autobatch.training._run import CHECKPOINT
-from tests.training.tiny import dropout_task, fixed, stages, timeless, tiny_config, tiny_task
+from tests.training.tiny import COSTS, dropout_task, fixed, stages, timeless, tiny_config, tiny_task
 
 
 class Watcher(RunObserver):
@@ -139,8 +140,13 @@ def test_the_loop_is_the_loop_that_anyone_would_write(tmp_path: Path) -> None:
     assert row.validation_error == float((outputs.argmax(1) != data.validation_labels).double().mean())
 
 
+def with_reuse(task: TaskSpec, reuse: bool) -> TaskSpec:
+    return task.model_copy(update={"measuring": task.measuring.model_copy(update={"reuse_weight_gradient": reuse})})
+
+
 @pytest.mark.parametrize("task", [tiny_task(), dropout_task()], ids=["mlp", "dropout"])
-def test_measuring_and_the_global_seed_do_not_change_training(tmp_path: Path, task: Any) -> None:
+def test_measuring_and_the_global_seed_do_not_change_training(tmp_path: Path, task: TaskSpec) -> None:
+    task = with_reuse(task, False)
     torch.manual_seed(11)
     run(tiny_config(task=task, trust_code=True), tmp_path / "on")
     torch.manual_seed(12)
@@ -152,6 +158,34 @@ def test_measuring_and_the_global_seed_do_not_change_training(tmp_path: Path, ta
     off = load_epochs(tmp_path / "off")[-1]
     assert (off.samples, off.measuring_seconds) == (0, 0.0)
     assert math.isnan(off.c_bar)
+
+
+@pytest.mark.parametrize("task", [tiny_task(), dropout_task()], ids=["mlp", "dropout"])
+def test_gradients_taken_from_measuring_change_training_by_round_off(tmp_path: Path, task: TaskSpec) -> None:
+    measured = []
+    for name, reuse in (("own", False), ("reused", True)):
+        config = tiny_config(fixed(8), with_reuse(task, reuse), trust_code=True, recording=True, costs=None)
+        run(config, tmp_path / name)
+        measured.append([row["trace"] for row in timeless(tmp_path / name / "measurements.jsonl")])
+    assert measured[0] == pytest.approx(measured[1], rel=1e-3)
+    mine, theirs = weights(tmp_path / "own"), weights(tmp_path / "reused")
+    for key in mine:
+        torch.testing.assert_close(mine[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+def test_the_summary_states_the_share_that_the_budget_bounds(tmp_path: Path) -> None:
+    summary = run(tiny_config(), tmp_path / "run")
+    rows = load_epochs(tmp_path / "run")
+    samples = [row.samples - before for row, before in zip(rows, [0, *(row.samples for row in rows)], strict=False)]
+    measuring = sum(COSTS.measuring(row.batch_size) * count for row, count in zip(rows, samples, strict=True))
+    training = sum(COSTS.training_seconds(size, steps, 1) for size, steps in ((8, 11), (32, 3), (16, 5), (8, 11)))
+    assert summary.measuring_share_modelled == pytest.approx(measuring / training)
+    assert summary.measuring_share_modelled <= 0.3 == summary.measuring_budget
+    spent = [json.loads(line)["seconds"] for line in (tmp_path / "run" / "measurements.jsonl").read_text().splitlines()]
+    assert summary.measuring_seconds == pytest.approx(sum(spent))
+    assert len(spent) == summary.samples
+    recorded = run(tiny_config(fixed(8), recording=True, costs=None), tmp_path / "recorded")
+    assert (recorded.measuring_share_modelled, recorded.measuring_budget) == (None, None)
 
 
 def test_a_run_repeats_and_another_seed_does_not(tmp_path: Path) -> None:

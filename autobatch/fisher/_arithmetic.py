@@ -1,0 +1,52 @@
+"""Plain IEEE arithmetic for measuring, whatever the training around it uses."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def _settings(device_type: str) -> tuple[Any, ...]:
+    backends = torch.backends
+    if device_type == "cuda":
+        return backends.cuda.matmul, backends.cudnn.conv
+    return backends.mkldnn.matmul, backends.mkldnn.conv
+
+
+def reduced_eps(device_type: str) -> float:
+    """Return the machine epsilon of float32 products in the model's own arithmetic.
+
+    Args:
+        device_type: ``"cpu"``, ``"cuda"`` or another.
+
+    Returns:
+        That of TF32 (2^-10) or bfloat16 (2^-7) where a product of float32 numbers may be rounded to them on this kind
+        of device, as cuDNN's convolutions are by default; that of float32 otherwise.
+    """
+    eps = {"tf32": 2.0**-10, "bf16": 2.0**-7}
+    plain = torch.finfo(torch.float32).eps
+    return max(eps.get(getattr(setting, "fp32_precision", "none"), plain) for setting in _settings(device_type))
+
+
+@contextlib.contextmanager
+def exact_arithmetic(device_type: str) -> Iterator[None]:
+    """Compute in the tensors' own precision: no autocast, no TF32, no mode that watches torch functions.
+
+    Args:
+        device_type: ``"cpu"``, ``"cuda"`` or another.
+
+    Yields:
+        Nothing.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch._C.DisableTorchFunction())
+        if torch.is_autocast_enabled(device_type):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        for setting in _settings(device_type):
+            before = getattr(setting, "fp32_precision", "none")
+            if before in {"tf32", "bf16"}:
+                setting.fp32_precision = "ieee"
+                stack.callback(setattr, setting, "fp32_precision", before)
+        yield

@@ -1,0 +1,107 @@
+"""``bn="exact"``: the derivative of each sample's loss through the batch statistics, one backward pass a sample."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autobatch._errors import MeasureError
+from autobatch.fisher._generic import tensors_in
+from autobatch.fisher._jacobians import DenseJacobian
+from autobatch.fisher._sink import GramSink
+
+
+class ExactCapture:
+    """Column i of J is d loss_i / d theta, where loss_i reaches other samples through the batch statistics.
+
+    The loss must be a sum (or mean) of terms that each depend on one row of the model's outputs: the gradient at the
+    outputs is masked to one row at a time and taken back through the whole model, B times.
+
+    Args:
+        model: the model, without wrappers.
+        sink: takes one sample's gradients after the other's.
+    """
+
+    def __init__(self, model: nn.Module, sink: GramSink) -> None:
+        self.problem: MeasureError | None = None
+        self.bn = "none"
+        self.gradient_eps = 0.0
+        self.seconds = 0.0
+        self.batches: list[int] = []
+        self.squared_gradients: list[Tensor] = []
+        self._model = model
+        self._sink = sink
+        self._outputs: list[Tensor] = []
+        self._handle = model.register_forward_hook(self._called, with_kwargs=True)
+
+    def __enter__(self) -> "ExactCapture":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not torch.is_grad_enabled():
+            return
+        if self.batches:
+            self.problem = MeasureError('the model was called twice in one measured step, with bn="exact"')
+            return
+        batch = next(tensors_in((args, kwargs))).shape[0]
+        self.batches.append(batch)
+        self._outputs = [tensor for tensor in tensors_in((output,)) if tensor.requires_grad]
+        if any(tensor.ndim == 0 or tensor.shape[0] != batch for tensor in self._outputs):
+            self.problem = MeasureError(f'bn="exact" needs outputs with the batch (B = {batch}) as dimension 0')
+        for module in self._model.modules():
+            if isinstance(module, _BatchNorm):
+                self.bn = "exact" if module.training or self.bn == "exact" else "eval"
+
+    def backward(self, loss: Tensor) -> None:
+        """Take B backward passes for J, and then the loss's own.
+
+        Args:
+            loss: of this step, a scalar.
+        """
+        if self.problem is None and self._outputs:
+            start = time.perf_counter()
+            try:
+                self._measure(loss)
+            except MeasureError as error:
+                self.problem = error
+            self.seconds += time.perf_counter() - start
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def _measure(self, loss: Tensor) -> None:
+        parameters = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        inputs = [parameter for _, parameter in parameters]
+        arriving = torch.autograd.grad(loss, self._outputs, retain_graph=True, allow_unused=True)
+        pairs = [(out, g) for out, g in zip(self._outputs, arriving, strict=True) if g is not None]
+        outputs = [output for output, _ in pairs]
+        for sample in range(self.batches[0]):
+            masked = [torch.zeros_like(gradient) for _, gradient in pairs]
+            for mask, (_, gradient) in zip(masked, pairs, strict=True):
+                mask[sample] = gradient[sample]
+            rows = torch.autograd.grad(outputs, inputs, masked, retain_graph=True, allow_unused=True)
+            self._sink.begin(1)
+            for (name, _), row in zip(parameters, rows, strict=True):
+                if row is not None:
+                    self._sink.add(name, [DenseJacobian(row.reshape(1, len(row) if row.ndim else 1, -1))])
+                    self.gradient_eps = max(self.gradient_eps, torch.finfo(row.dtype).eps)
+        whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float64) ** 2 for g in whole if g is not None]
+        self.squared_gradients = [torch.stack(norms).sum()]
+
+    def close(self) -> None:
+        """Remove the hook."""
+        self._handle.remove()
+        self._outputs = []
+
+    def finish(self) -> None:
+        """Raise MeasureError where something in the step could not be measured."""
+        if self.problem is not None:
+            raise self.problem
+        if not self.batches:
+            raise MeasureError("the model was not called inside the body: run model(...) and probe.backward() within it")
+        if not self.squared_gradients:
+            raise MeasureError('bn="exact" needs probe.backward(loss) instead of loss.backward()')

@@ -1,0 +1,80 @@
+"""What one measured step leaves behind: its Gram matrix, held until somebody wants the spectrum."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from autobatch._errors import MeasureError
+from autobatch.fisher._spectrum import Spectrum, spectrum_of
+
+
+class Measurement:
+    """One step's Gram matrix, not yet checked or decomposed, so that taking it never waits for the device.
+
+    Args:
+        bn: what a column of J means under BatchNorm.
+        gradient_eps: machine epsilon of the gradients' arithmetic.
+        problem: why the step could not be measured; raised by :meth:`gram` and :meth:`spectrum`.
+        gram: F, not yet scaled to the summed loss.
+        scale: what a row of J must be multiplied by.
+        sums: for each pass of the step its number of samples, and (3,) float64: the sum over F, the squared norm of
+            the gradient that the parameters got, and the trace of F, which do not have ``scale``.
+    """
+
+    def __init__(
+        self,
+        bn: str,
+        gradient_eps: float,
+        problem: MeasureError | None,
+        gram: Tensor | None = None,
+        scale: Tensor | float = 1.0,
+        sums: Sequence[tuple[int, Tensor]] = (),
+    ) -> None:
+        self.bn = bn
+        self.gradient_eps = gradient_eps
+        self.problem = problem
+        self._gram = gram
+        self._scale = scale
+        self._sums = sums
+        self._checked: Tensor | None = None
+
+    def gram(self) -> Tensor:
+        """Return F.
+
+        Returns:
+            (B, B) float64, symmetric, on the gradients' device. Entry (i, j) is the inner product of the gradients of
+            samples i and j, of the summed loss.
+
+        Raises:
+            MeasureError: where something in the step could not be measured.
+        """
+        if self.problem is not None:
+            raise self.problem
+        if self._checked is None:
+            assert self._gram is not None
+            self._check_sums()
+            self._checked, self._gram = self._gram * self._scale**2, None
+        return self._checked
+
+    def spectrum(self, rule: str = "precision") -> Spectrum:
+        """Return the spectrum of F.
+
+        Args:
+            rule: what counts as a non-zero eigenvalue. ``"precision"``: sigma > B * eps * sigma_max, eps of the
+                gradients' arithmetic; ``"paper"``: all but those <= 0.
+
+        Returns:
+            The spectrum. Fails as :meth:`gram` does, and where the rule is not known or the gradients are not finite.
+        """
+        return spectrum_of(self.gram(), self.gradient_eps, rule, self.bn)
+
+    def _check_sums(self) -> None:
+        # Holds 1ᵀF1 = ||gradient||² against the gradients that the parameters really got: finds uses not captured.
+        for batch, sums in self._sums:
+            total, expected, trace = sums.tolist()
+            # 1ᵀF1 is at most B * trace; samples that cancel leave round-off of that size.
+            if abs(total - expected) > 1e4 * self.gradient_eps * batch * trace:
+                raise MeasureError(
+                    f"the per-sample gradients add up to a squared norm of {total:.6g}, but the parameters got"
+                    f" {expected:.6g}: some use of a parameter was not seen, or its gradient was changed on the way"
+                )

@@ -1,0 +1,36 @@
+"""Several gloo processes on one machine, started once for all the bodies that a test file has for them."""
+
+import datetime
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+# Called on every rank with the rank and a group of its own.
+Body = Callable[[int, dist.ProcessGroup], None]
+_TIMEOUT = datetime.timedelta(seconds=60)
+
+
+def run_in_processes(bodies: Sequence[tuple[str, int, Body]], directory: Path) -> dict[str, str]:
+    """Run each (name, number of processes, body), one after the other; return the tracebacks of each, "" if it passed."""
+    mp.spawn(_process, (bodies, str(directory)), nprocs=max(world for _, world, _ in bodies))
+    return {name: "\n".join(file.read_text() for file in sorted(directory.glob(f"{name}.*"))) for name, _, _ in bodies}
+
+
+def _process(rank: int, bodies: Sequence[tuple[str, int, Body]], directory: str) -> None:
+    torch.set_num_threads(1)
+    everyone = max(world for _, world, _ in bodies)
+    dist.init_process_group("gloo", f"file://{directory}/init", rank=rank, world_size=everyone, timeout=_TIMEOUT)
+    for name, world, body in bodies:
+        group = dist.new_group(list(range(world)), timeout=datetime.timedelta(seconds=10))
+        torch.manual_seed(7)
+        try:
+            if rank < world:
+                body(rank, group)
+        except Exception:
+            Path(directory, f"{name}.{rank}").write_text(f"process {rank}:\n{traceback.format_exc()}")
+        dist.barrier()
+    dist.destroy_process_group()
