@@ -139,7 +139,7 @@ class ExchangedGram:
             [block.shape[0] * width for width in widths],
             group=self._group,
         )
-        self._gram.add(received.view(-1, width))
+        self._gram.add(received.view(sum(self._sizes), width))
 
 
 def _gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:

@@ -16,7 +16,7 @@ from autobatch.fisher._eigen import all_eigenvalues, eigenvalues_above, largest_
 
 RANK_RULES = ("precision", "paper")
 
-# Largest batch of which all eigenvalues are computed on the CPU; ``benchmarks/fisher_eigen.py``. A GPU computes them all.
+# Largest batch of which the CPU computes all eigenvalues; ``benchmarks/fisher_eigen.py``. A GPU computes them all.
 DENSE_LIMIT = 1024
 # Round-off of half-precision gradients, in units of eps times the norm of a row; ``benchmarks/fisher_precision.py``.
 _HALF_PRECISION_MARGIN = 4.0
@@ -56,10 +56,10 @@ def spectrum_of(gram: Tensor, gradient_eps: float, rule: str = "precision", bn: 
     dtype in which the *gradients* were computed. Round-off changes J by some E, and no singular value by more than
     ||E|| (Weyl), so one below ||E|| says nothing.
 
-    - ``rule="precision"``, float32 and float64 gradients: sigma > B * eps * sigma_max, the usual bound for a matrix with
-      B columns (as in LAPACK's and NumPy's ranks). It allows for the worst case, in which the errors of all samples
-      line up and come from cancellation, as in ``softmax - one_hot`` of samples that are fitted well. Up to a c of
-      1e3 float32 gives the figures of float64 to 1 %.
+    - ``rule="precision"``, float32 and float64 gradients: sigma > B * eps * sigma_max, the usual rule for the numerical rank
+      of a matrix with B columns (as ``numpy.linalg.matrix_rank``'s). It allows for errors of all samples that line up,
+      and for cancellation, as in ``softmax - one_hot`` of samples that are fitted well. Up to a c of 1e3 float32 gives
+      the figures of float64 to 1 %.
     - ``rule="precision"``, bfloat16 and float16 gradients: sigma > 4 * eps * sqrt(trace / B), where sqrt(trace / B) is
       the root mean square norm of a sample's gradient. B * eps would leave nothing of them (of bfloat16 and B = 128
       it is sigma_max itself). Rounding changes each sample's gradient by a few eps of its own norm, in a direction of
@@ -115,7 +115,7 @@ def _threshold(batch_size: int, gradient_eps: float, largest: float, trace: floa
 def _extremes(gram: Tensor, gradient_eps: float, trace: float) -> tuple[npt.NDArray[np.float64], int] | None:
     """Return the smallest non-zero and the largest eigenvalue, and the rank; None where all are needed to tell."""
     if trace == 0.0:
-        return np.zeros(1), 0
+        return np.zeros(len(gram)), 0
     largest = largest_eigenvalue(gram)
     if largest is None:
         return None

@@ -15,7 +15,7 @@ _TIMEOUT = datetime.timedelta(seconds=60)
 
 
 def run_in_processes(bodies: Sequence[tuple[str, int, Body]], directory: Path) -> dict[str, str]:
-    """Run each (name, number of processes, body), one after the other; return the tracebacks of each, "" if it passed."""
+    """Run each (name, number of processes, body) in turn; return the tracebacks of each, "" where it passed."""
     mp.spawn(_process, (bodies, str(directory)), nprocs=max(world for _, world, _ in bodies))
     return {name: "\n".join(file.read_text() for file in sorted(directory.glob(f"{name}.*"))) for name, _, _ in bodies}
 

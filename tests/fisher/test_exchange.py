@@ -1,7 +1,5 @@
 """Global F over gloo processes, against J J^T of all their samples in float64."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.distributed as dist

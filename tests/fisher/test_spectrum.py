@@ -36,6 +36,19 @@ def test_round_off_of_the_gradients_is_not_an_eigenvalue() -> None:
     assert spectrum.condition_number == pytest.approx(1 / above, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_what_exceeds_the_round_off_of_a_typical_row(dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    trace = 3.0
+    below, above = (factor * (4 * eps) ** 2 * trace / 128 for factor in (0.5, 2.0))
+    rest = torch.linspace(0.01, 0.02, 125, dtype=torch.float64).tolist()
+    gram = torch.diag(torch.tensor([below, above, *rest, trace - below - above - sum(rest)], dtype=torch.float64))
+    spectrum = spectrum_of(gram, eps)
+    assert spectrum.trace == pytest.approx(trace)
+    assert spectrum.rank == 127
+    assert spectrum.condition_number == pytest.approx(math.sqrt(float(gram[-1, -1]) / above))
+
+
 def test_the_paper_s_rule_drops_exact_zeros_only() -> None:
     gram = torch.diag(torch.tensor([0.0, 1e-30, 1.0], dtype=torch.float64))
     spectrum = spectrum_of(gram, EPS, rule="paper")
