@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from autobatch.fisher import (
         FisherProbe,
+        Measurement,
         SpectralPosition,
         Spectrum,
     )
@@ -107,6 +108,7 @@ _HOMES = {
     "LibraryError": "_errors",
     "LibraryInfo": "beacons",
     "MeasureError": "_errors",
+    "Measurement": "fisher",
     "Observation": "policies",
     "OptimumRegion": "beacons",
     "OutputError": "_errors",
@@ -141,6 +143,7 @@ _HOMES = {
     "make_policy": "policies",
     "policy_names": "policies",
     "record_beacons": "training",
+    "register_gram_rule": "fisher",
     "register_policy": "policies",
     "resolve": "training",
     "run": "training",
@@ -169,6 +172,7 @@ __all__ = [
     "LibraryError",
     "LibraryInfo",
     "MeasureError",
+    "Measurement",
     "Observation",
     "OptimumRegion",
     "OutputError",
@@ -204,6 +208,7 @@ __all__ = [
     "make_policy",
     "policy_names",
     "record_beacons",
+    "register_gram_rule",
     "register_policy",
     "resolve",
     "run",

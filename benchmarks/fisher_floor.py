@@ -6,8 +6,8 @@ Plain is what PyTorch's own counter sees of forward and backward. On top of it c
 - their Gram product, P B² / 2,
 
 or, where that is less, the Gram matrices of inputs and output gradients over all pairs of T positions,
-T² B² / 2 x (rows + width), which need no J and hold the bias's Gram matrix already. Element-wise work and memory traffic
-are left out on both sides, and a multiply-add counts the same in every product, so this is a floor "at equal
+T² B² / 2 x (rows + width), which need no J and hold the bias's Gram matrix already. Element-wise work and memory
+traffic are left out on both sides, and a multiply-add counts the same in every product, so this is a floor "at equal
 efficiency".
 """
 

@@ -71,7 +71,7 @@ def torchjd(case: Case, model: nn.Module) -> Step:
     """
     from torchjd.autogram import Engine
 
-    engine = Engine(model, batch_dim=None if _has_batch_norm(model) else 0)
+    engine = Engine(model, batch_dim=None if has_batch_norm(model) else 0)
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
@@ -108,7 +108,7 @@ def opacus(case: Case, model: nn.Module) -> Step:
 
 def opacus_by_hand(case: Case, model: nn.Module) -> Step:
     """The same for BatchNorm, which it refuses: ``strict=False`` and a grad sampler of one's own."""
-    if not _has_batch_norm(model):
+    if not has_batch_norm(model):
         raise SkippedError("the same as opacus without BatchNorm")
     from opacus.grad_sample import register_grad_sampler
 
@@ -213,7 +213,8 @@ def nngeometry(case: Case, model: nn.Module) -> Step:
     return step
 
 
-def _has_batch_norm(model: nn.Module) -> bool:
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return whether a network's samples meet in train mode."""
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
@@ -265,7 +266,11 @@ def version(method: str) -> str:
 
 def exact_jacobian(case: Case, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """The definition: row b is the gradient of sample b's loss, by B backward passes. (B, P)."""
-    losses = case.losses(model(inputs), targets)
+    if case.train and has_batch_norm(model):
+        losses = list(case.losses(model(inputs), targets))
+    else:
+        pairs = zip(inputs.split(1), targets.split(1), strict=True)
+        losses = [case.losses(model(x), y)[0] for x, y in pairs]
     parameters = list(model.parameters())
     rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])

@@ -10,15 +10,17 @@ The other libraries are those of ``pip install autobatch[bench]``; one that is n
 ratios, with quartiles. All methods of a case and batch size take turns in one fresh process, each timing next to one of
 the plain step. *Memory* is what a method adds to the peak of the plain step: in a fresh process of its own, with a
 malloc that returns what is freed, the method runs once with four samples (so that its code is loaded), then plain steps
-run, then the method twice, and the peak resident size is read before and after (on CUDA: the peak of PyTorch's
-allocator). *What F is* says which definition a method's F agrees with, in float64 (or in float32, where a library knows
-no other) with six samples: ``exact`` is B backward passes, one for each sample's loss; ``rows`` the paper's under
-BatchNorm in train mode; otherwise how far it is from the nearer one (Frobenius norms).
+run, then the method twice, and the peaks of the resident size are compared (on CUDA: of PyTorch's allocator).
+
+*What F is* says which definition a method's F agrees with, in float64 (or in float32, where a library knows no other)
+with four samples: ``exact`` is B backward passes, one for each sample's loss; ``rows`` the paper's under BatchNorm in
+train mode; otherwise how far it is from the nearer one (Frobenius norms).
 
 *Floor* is what multiply-adds alone allow at equal efficiency, see ``fisher_floor.py``.
 """
 
 import argparse
+import contextlib
 import copy
 import faulthandler
 import json
@@ -34,14 +36,14 @@ from typing import Any
 
 import torch
 from fisher_floor import floor
-from fisher_methods import METHODS, SkippedError, exact_jacobian, plain_step, rows_jacobian, version
+from fisher_methods import METHODS, SkippedError, exact_jacobian, has_batch_norm, plain_step, rows_jacobian, version
 from fisher_models import CASES, Case
-from torch import Tensor
+from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results" / "fisher-peers.json"
 MEMORY_LIMIT = 10 * 2**30
 FIRST_CALL_LIMIT = 60
-CHECK_SAMPLES = 6
+CHECK_SAMPLES = 4
 # A figure that agrees, by the dtype that it was computed in.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 # What is too short for the clock is repeated.
@@ -59,39 +61,51 @@ def check(case: Case, name: str) -> dict[str, Any]:
 
 
 def _check_method(case: Case, name: str) -> dict[str, Any]:
-    try:
-        return _deviations(case, name, torch.float64)
-    except (SkippedError, ImportError):
-        raise
-    except Exception:
-        return _deviations(case, name, torch.float32)
-
-
-def _deviations(case: Case, name: str, dtype: torch.dtype) -> dict[str, Any]:
     base = case.build().double()
     inputs, targets = case.batch(CHECK_SAMPLES)
-    exact_inputs = inputs if case.text else inputs.double()
-    references = {"exact": exact_jacobian(case, copy.deepcopy(base), exact_inputs, targets)}
-    if case.train and any("BatchNorm" in type(module).__name__ for module in base.modules()):
-        references["rows"] = rows_jacobian(case, copy.deepcopy(base), exact_inputs, targets)
-    plain = copy.deepcopy(base)
-    plain_step(case, plain)(exact_inputs, targets)
-    model = copy.deepcopy(base).to(dtype)
-    step = METHODS[name][0](case, model)
-    faulthandler.dump_traceback_later(FIRST_CALL_LIMIT, exit=True)
-    gram = step(inputs if case.text else inputs.to(dtype), targets).detach().double()
-    faulthandler.cancel_dump_traceback_later()
-    deviations = {}
-    for meaning, jacobian in references.items():
-        reference = jacobian @ jacobian.T
-        deviations[meaning] = float((gram - reference).norm() / reference.norm())
-    wanted = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
-    missing = [n for n, parameter in model.named_parameters() if parameter.grad is None]
-    row: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "deviation": deviations}
-    if missing:
-        return row | {"gradient": f"none for {missing[0]}"}
-    found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-    return row | {"gradient_deviation": float((found - wanted).norm() / wanted.norm())}
+    reference = Reference(case, base, _typed(case, inputs, torch.float64), targets)
+    try:
+        return reference.compare(name, inputs, torch.float64)
+    except RuntimeError as error:
+        if "dtype" not in str(error) and "scalar type" not in str(error):
+            raise
+        return reference.compare(name, inputs, torch.float32)
+
+
+def _typed(case: Case, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    return inputs if case.text else inputs.to(dtype)
+
+
+class Reference:
+    """A case's gradient and F by every definition that applies, in float64."""
+
+    def __init__(self, case: Case, base: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+        self._case, self._base, self._targets = case, base, targets
+        jacobians = {"exact": exact_jacobian(case, copy.deepcopy(base), inputs, targets)}
+        if case.train and has_batch_norm(base):
+            jacobians["rows"] = rows_jacobian(case, copy.deepcopy(base), inputs, targets)
+        self._grams = {meaning: rows @ rows.T for meaning, rows in jacobians.items()}
+        self._gradient = jacobians["exact"].mean(0)
+
+    def compare(self, name: str, inputs: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+        """Say how far a method's F and gradient are off."""
+        model = copy.deepcopy(self._base).to(dtype)
+        step = METHODS[name][0](self._case, model)
+        faulthandler.dump_traceback_later(FIRST_CALL_LIMIT, exit=True)
+        gram = step(_typed(self._case, inputs, dtype), self._targets).detach().double()
+        faulthandler.cancel_dump_traceback_later()
+        row: dict[str, Any] = {
+            "dtype": str(dtype).removeprefix("torch."),
+            "deviation": {meaning: _distance(gram, wanted) for meaning, wanted in self._grams.items()},
+        }
+        if missing := [key for key, parameter in model.named_parameters() if parameter.grad is None]:
+            return row | {"gradient": f"none for {missing[0]}"}
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        return row | {"gradient_deviation": _distance(gradient, self._gradient)}
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def trial(case: Case, size: int, name: str, device: str) -> dict[str, Any]:
@@ -104,10 +118,12 @@ def trial(case: Case, size: int, name: str, device: str) -> dict[str, Any]:
         faulthandler.dump_traceback_later(FIRST_CALL_LIMIT, exit=True)
         step(inputs[:4], targets[:4])
         plain = plain_step(case, base)
+        _reset_peak(device)
         for _ in range(3):
             plain(inputs, targets)
         base.zero_grad(set_to_none=True)
         before = _peak(device)
+        _reset_peak(device)
         faulthandler.dump_traceback_later(FIRST_CALL_LIMIT, exit=True)
         first = _seconds(lambda: step(inputs, targets), device)
         faulthandler.cancel_dump_traceback_later()
@@ -195,14 +211,26 @@ def _synchronise(device: str) -> None:
 
 
 def _peak(device: str) -> int:
-    """Return the peak of memory in use so far, in bytes."""
+    """Return the peak of memory in use since the last reset, in bytes."""
     if device == "cuda":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that since the start
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def work(task: dict[str, Any]) -> None:
@@ -320,7 +348,7 @@ def _meaning(found: dict[str, Any] | None) -> str:
     if "failed" in found:
         return "fails"
     if "skipped" in found:
-        return "-" if "same as" in found["skipped"] else "too slow"
+        return "too slow" if "takes more" in found["skipped"] else "-"
     agreeing = [name for name, off in found["deviation"].items() if off < TOLERANCE[found["dtype"]]]
     if agreeing:
         return agreeing[0]
@@ -354,7 +382,7 @@ def table(arguments: argparse.Namespace, results: Results) -> None:
                 else:
                     cells.append("")
             _line(name, str(size), *cells)
-    print("\nWhat F is (float64, six samples):\n")
+    print("\nWhat F is (float64, four samples):\n")
     _line("network", *methods)
     _line(*["---"] * (len(methods) + 1))
     for name in arguments.cases:

@@ -8,7 +8,7 @@ import torch
 
 
 def _settings(device_type: str) -> tuple[Any, ...]:
-    backends = torch.backends
+    backends: Any = torch.backends
     if device_type == "cuda":
         return backends.cuda.matmul, backends.cudnn.conv
     return backends.mkldnn.matmul, backends.mkldnn.conv

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._jacobians import DenseJacobian, Jacobian
@@ -64,26 +63,46 @@ class Contribution:
         jacobian: makes the per-sample gradients, in the memory order of ``weight.target``, from the output's gradient.
         output: which output of the call.
         forms_gradient: whether the route forms J, so that the batch gradient is its sum over samples.
-        edge: where ``weight`` was in the autograd graph at the call, if it was made of parameters.
     """
 
     weight: Weight
     jacobian: Callable[[Tensor], Jacobian]
     output: int = 0
     forms_gradient: bool = False
-    edge: GradientEdge | None = None
 
 
 class Call(Protocol):
     """One call of a torch function during the forward pass, as a rule sees it."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    outputs: list[Tensor]
-    batch: int
-    before: Tensor | None
-    """The first argument as it was before a function that changes it in place."""
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The torch function."""
+        ...
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its positional arguments."""
+        ...
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Its keyword arguments."""
+        ...
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The tensors that it returned."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        ...
+
+    @property
+    def before(self) -> Tensor | None:
+        """The first argument as it was before a function that changes it in place."""
+        ...
 
     def weight(self, tensor: Any) -> Weight | None:
         """Return the weight that a tensor is in this call."""

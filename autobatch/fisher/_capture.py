@@ -1,9 +1,7 @@
 """Capture one forward and backward pass: every use of every trainable parameter, handed on as per-sample gradients."""
 
 import contextlib
-import functools
 import time
-import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._calls import Contribution, NoRuleError, Root, Weight, dense
+from autobatch.fisher._functions import ASSIGNING, changes_in_place, is_composite, name_of, opened, without_hooks
 from autobatch.fisher._generic import generic, one_by_one, tensors_in
 from autobatch.fisher._jacobians import Jacobian
 from autobatch.fisher._layout import (
@@ -38,8 +37,6 @@ from autobatch.fisher._sink import GramSink
 _TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
 # Functions with parameters that draw random numbers.
 _RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"})
-# Functions that change their first argument in place and give nothing back.
-_ASSIGNING = frozenset({"__setitem__"})
 # Functions that take no more than the shape of their other arguments, or of any.
 _SHAPE_OF_OTHERS = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "to"})
 
@@ -77,13 +74,22 @@ class _Call:
 
     capture: "Capture"
     function: Callable[..., Any]
+    name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    tensors: list[Tensor]
     outputs: list[Tensor]
-    batch: int
-    before: Tensor | None
-    used: dict[int, Weight]
-    assumed: dict[int, BatchLayout]
+    was: _Before
+    used: dict[int, Weight] = field(default_factory=dict)
+    assumed: dict[int, BatchLayout] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        return self.capture.batch
+
+    @property
+    def before(self) -> Tensor | None:
+        return self.was.tensor
 
     def weight(self, tensor: Any) -> Weight | None:
         return self.used.get(id(tensor)) if isinstance(tensor, Tensor) else None
@@ -135,6 +141,8 @@ class Capture(TorchFunctionMode):
         self._handles: list[RemovableHandle] = []
         self._pass_handles: list[RemovableHandle] = []
         self._find_parameters()
+        device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        self._float32_eps = reduced_eps(device)
         # The last pre-hook: it sees the input as the model's forward gets it.
         self._handles.append(model.register_forward_pre_hook(self._model_called, with_kwargs=True))
         for module in model.modules():
@@ -174,16 +182,19 @@ class Capture(TorchFunctionMode):
         # Without grad mode no use can get a gradient: optimizer steps, evaluation. A backward pass recomputes.
         if self.problem is not None or self._opaque or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        name = _name(func)
-        if _is_composite(func) and rule_for(func, name) is None and self._any_weight((args, kwargs)):
+        name = name_of(func)
+        if is_composite(func) and rule_for(func, name) is None and self._any_weight((args, kwargs)):
             with self:
-                return _opened(func)(*args, **kwargs)
+                return opened(func)(*args, **kwargs)
         before = self._snapshot(name, args, kwargs)
         output = func(*args, **kwargs)
         start = time.perf_counter()
         try:
             with torch._C.DisableTorchFunction():
-                self._see(func, name, args, kwargs, output, before)
+                outputs = list(tensors_in((args[0] if name in ASSIGNING else output,)))
+                tensors = list(tensors_in((args, kwargs)))
+                if tensors:
+                    self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before))
         except MeasureError as error:
             self.problem = error
         self.seconds += time.perf_counter() - start
@@ -193,7 +204,7 @@ class Capture(TorchFunctionMode):
         return any(self._weight(tensor) is not None for tensor in tensors_in(values))
 
     def _snapshot(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Before":
-        if _changes_in_place(name) and isinstance(args[0], Tensor) and self._any_weight((args, kwargs)):
+        if changes_in_place(name) and isinstance(args[0], Tensor) and self._any_weight((args, kwargs)):
             edge = get_gradient_edge(args[0]) if id(args[0]) in self._weights else None
             return _Before(args[0].detach().clone(), edge)
         if name in _RANDOM and self._any_weight((args, kwargs)):
@@ -233,72 +244,42 @@ class Capture(TorchFunctionMode):
         self.squared_gradients.append(torch.zeros((), dtype=torch.float64))
         self._sink.begin(batch)
 
-    def _see(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        result: Any,
-        before: "_Before",
-    ) -> None:
-        tensors = list(tensors_in((args, kwargs)))
-        if not tensors:
-            return
-        outputs = list(tensors_in((args[0] if name in _ASSIGNING else result,)))
-        if name in _SHAPE_OF_OTHERS:
-            tensors = tensors[:1]
+    def _see(self, call: _Call) -> None:
+        tensors = call.tensors[:1] if call.name in _SHAPE_OF_OTHERS else call.tensors
         found = [(tensor, layout) for tensor in tensors if (layout := self._standing(tensor)) is not None]
         if found:
-            settle_claims(name, args, found)
+            settle_claims(call.name, call.args, found)
             found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
-        certain = any(isinstance(layout, LostBatch) or not layout.open_claims for _, layout in found)
-        self._follow(name, args, kwargs, found, tensors, outputs)
-        if func is F.batch_norm and found:
-            self._note_batch_norm(bool(kwargs.get("training", args[5] if len(args) > 5 else False)))
-        if not any(output.requires_grad for output in outputs):
+            self._follow(call, found)
+            if call.function is F.batch_norm:
+                self._note_batch_norm(call)
+        if not any(output.requires_grad for output in call.outputs):
             return
         carrying = {id(tensor) for tensor, _ in found}
-        used = {
-            id(tensor): weight
-            for tensor in tensors
-            if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None
-        }
-        if not used and (certain or not any(id(tensor) in self._weights for tensor in tensors)):
-            return
-        call = _Call(self, func, args, kwargs, outputs, self.batch, before.tensor, used, {})
-        if certain:
-            if not self.batch:
-                raise MeasureError("the model was not called before its parameters were used")
-            self._meet(call, name, tensors, before)
-        else:
-            self._derive(call, name, tensors, found)
+        for tensor in tensors:
+            if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None:
+                call.used[id(tensor)] = weight
+        if any(isinstance(layout, LostBatch) or not layout.open_claims for _, layout in found):
+            if call.used:
+                self._meet(call)
+        elif any(id(tensor) in self._weights for tensor in tensors):
+            self._derive(call, found)
 
-    def _follow(
-        self,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        found: list[tuple[Tensor, Layout]],
-        tensors: list[Tensor],
-        outputs: list[Tensor],
-    ) -> None:
+    def _follow(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note where the batch lies in the outputs."""
-        if not found:
-            return
-        if name in _ASSIGNING:
-            base, index, value = args
+        if call.name in ASSIGNING:
+            base, index, value = call.args
             layout = self._standing(value) if isinstance(value, Tensor) else None
             if self._standing(base) is None and isinstance(layout, BatchLayout):
-                self._layouts[base] = written_into(base, index, value, layout, self.batch) or LostBatch(name)
+                self._layouts[base] = written_into(base, index, value, layout, self.batch) or LostBatch(call.name)
             return
-        for index, output in enumerate(outputs):
+        for index, output in enumerate(call.outputs):
             layout = propagate(
-                name,
-                args=args,
-                kwargs=kwargs,
+                call.name,
+                args=call.args,
+                kwargs=call.kwargs,
                 carriers=found,
-                tensors=tensors,
+                tensors=call.tensors,
                 output=output,
                 index=index,
                 batch=self.batch,
@@ -306,67 +287,69 @@ class Capture(TorchFunctionMode):
             if layout is not None:
                 self._layouts[output] = layout
 
-    def _meet(self, call: _Call, name: str, tensors: list[Tensor], before: "_Before") -> None:
+    def _meet(self, call: _Call) -> None:
         """Note a use of weights together with the batch."""
-        where = self._describe(call.weights()[0].name) + f" in {name}()"
+        where = self._describe(call.weights()[0].name) + f" in {call.name}()"
         contributions: list[Contribution] = []
         try:
-            if rule := rule_for(call.function, name):
+            if rule := rule_for(call.function, call.name):
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
-            if {id(contribution.weight) for contribution in contributions} != {id(w) for w in call.weights()}:
-                contributions = generic(call, before.random_state, where)
+            if not _covers(contributions, call):
+                contributions = generic(call, call.was.random_state, where)
         except MeasureError as error:
             raise MeasureError(f"{where}: {error}") from error
-        if before.edge is not None:
+        if call.was.edge is not None:
             self._weights.pop(id(call.args[0]))
-        self._owe(call.outputs, contributions, (), where, tensors, before.edge)
+        self._owe(call.outputs, contributions, call.tensors, where, overwritten=call.was.edge)
 
-    def _derive(self, call: _Call, name: str, tensors: list[Tensor], found: list[tuple[Tensor, Layout]]) -> None:
+    def _derive(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note a function of weights without the batch: its result is a weight too, or has a row for each sample."""
-        first = self._weights[next(id(tensor) for tensor in tensors if id(tensor) in self._weights)]
-        output = call.outputs[0]
+        parents = [weight for tensor in call.tensors if (weight := self._weights.get(id(tensor))) is not None]
+        first, output = parents[0], call.outputs[0]
         if any(id(result) in self._weights and result is not call.args[0] for result in call.outputs):
-            return
-        if name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made and output is not first.tensor:
-            swapped = output.stride() != first.tensor.stride()
-            self._weights[id(output)] = Weight(output, first.roots, first.transposed != swapped)
             return
         if output is first.tensor and not first.made:
             return
-        where = self._describe(first.name) + f" in {name}()"
-        claims = tuple({claim for _, layout in found if isinstance(layout, BatchLayout) for claim in layout.open_claims})
-        rule = rule_for(call.function, name) if claims else CLAIMABLE.get(call.function)
-        if rule is not None and call.used and self.batch > 1:
-            if not claims:
-                claims = self._claim(call, name, tensors, where)
-            contributions: list[Contribution] = []
-            if claims:
-                with contextlib.suppress(NoRuleError, MeasureError):
-                    contributions = rule(call)
-            if {id(contribution.weight) for contribution in contributions} == {id(w) for w in call.weights()}:
-                self._claims += [claim for claim in claims if claim not in self._claims]
-                self._owe(call.outputs, contributions, claims, where, tensors)
-            else:
-                for claim in claims:
-                    claim.settle(confirmed=False)
-        elif claims and call.used:
-            for claim in claims:
-                claim.settle(confirmed=False)
-        parents = [weight for tensor in tensors if (weight := self._weights.get(id(tensor))) is not None]
+        if call.name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made:
+            swapped = output.stride() != first.tensor.stride()
+            self._weights[id(output)] = Weight(output, first.roots, first.transposed != swapped)
+            return
+        claims = tuple({
+            claim for _, layout in found if isinstance(layout, BatchLayout) for claim in layout.open_claims
+        })
+        if call.used:
+            self._assume(call, claims)
         roots = {id(root.tensor): root for weight in parents for root in weight.roots}
         for result in call.outputs:
             if result.requires_grad:
                 eps = max(torch.finfo(result.dtype).eps, *(weight.eps for weight in parents))
                 self._weights[id(result)] = Weight(result, tuple(roots.values()), made=True, eps=eps)
 
-    def _claim(self, call: _Call, name: str, tensors: list[Tensor], where: str) -> tuple[Claim, ...]:
+    def _assume(self, call: _Call, claims: tuple[Claim, ...]) -> None:
+        """Note a use of weights on what may have a row for each sample."""
+        where = self._describe(call.weights()[0].name) + f" in {call.name}()"
+        rule = rule_for(call.function, call.name) if claims else CLAIMABLE.get(call.function)
+        contributions: list[Contribution] = []
+        if rule is not None and self.batch > 1:
+            claims = claims or self._claim(call, where)
+            if claims:
+                with contextlib.suppress(NoRuleError, MeasureError):
+                    contributions = rule(call)
+        if _covers(contributions, call):
+            self._claims += [claim for claim in claims if claim not in self._claims]
+            self._owe(call.outputs, contributions, call.tensors, where, claims=claims)
+        else:
+            for claim in claims:
+                claim.settle(confirmed=False)
+
+    def _claim(self, call: _Call, where: str) -> tuple[Claim, ...]:
         # Dimension 0 of what the weight is used on, or expanded to, is taken for the batch.
         output = call.outputs[0]
-        inputs = [tensor for tensor in tensors if id(tensor) not in call.used]
-        leading = inputs[0] if inputs else output
-        if not all(tensor.ndim and tensor.shape[0] and tensor.shape[0] % self.batch == 0 for tensor in (leading, output)):
-            return ()
+        leading = next((tensor for tensor in call.tensors if id(tensor) not in call.used), output)
+        for tensor in (leading, output):
+            if not tensor.ndim or not tensor.shape[0] or tensor.shape[0] % self.batch:
+                return ()
         claim = Claim(where)
         layout = BatchLayout(0, 1, (claim,))
         call.assumed[id(leading)] = call.assumed[id(output)] = layout
@@ -377,24 +360,25 @@ class Capture(TorchFunctionMode):
         self,
         outputs: list[Tensor],
         contributions: list[Contribution],
-        claims: tuple[Claim, ...],
-        where: str,
         tensors: Iterable[Tensor],
+        where: str,
+        *,
+        claims: tuple[Claim, ...] = (),
         overwritten: GradientEdge | None = None,
     ) -> None:
         """Register what a call owes to its weights, and wait for the gradients of its outputs."""
-        by_output: dict[int, list[Contribution]] = {}
+        by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
         for contribution in contributions:
             weight = contribution.weight
+            edge = None
             if weight.made:
                 replaced = overwritten is not None and weight.tensor is outputs[0]
                 edge = overwritten if replaced else get_gradient_edge(weight.tensor)
-                contribution = Contribution(weight, contribution.jacobian, contribution.output, False, edge)
-            by_output.setdefault(contribution.output, []).append(contribution)
+            by_output.setdefault(contribution.output, []).append((contribution, edge))
             for root in weight.roots:
                 ledger = self._ledgers[id(root.tensor)]
                 ledger.uses.append(claims)
-                ledger.forms_gradient &= contribution.forms_gradient
+                ledger.forms_gradient &= contribution.forms_gradient and not weight.made
         plain = {id(root.tensor) for contribution in contributions for root in contribution.weight.roots}
         leads_on = any(tensor.requires_grad and id(tensor) not in plain for tensor in tensors)
         for index, group in by_output.items():
@@ -403,7 +387,8 @@ class Capture(TorchFunctionMode):
             hook = self._output_hook(group, claims, where)
             self._pass_handles.append(outputs[index].register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _note_batch_norm(self, training: bool) -> None:
+    def _note_batch_norm(self, call: _Call) -> None:
+        training = bool(call.kwargs.get("training", call.args[5] if len(call.args) > 5 else False))
         if training and self._wanted_bn == "eval":
             raise MeasureError('bn="eval" was asked for, but a BatchNorm layer runs in train mode: call model.eval()')
         if training or self.bn == "none":
@@ -487,7 +472,7 @@ class Capture(TorchFunctionMode):
                 where = self._describe(found[0].name) if found else ""
                 self._layouts[output] = BatchLayout(0)
                 if contributions:
-                    self._owe([output], contributions, (), where, [t for t in tensors_in(args)])
+                    self._owe([output], contributions, tensors_in(args), where)
         except MeasureError as error:
             self.problem = error
         self.seconds += time.perf_counter() - start
@@ -509,31 +494,31 @@ class Capture(TorchFunctionMode):
         return chosen, self._frontier
 
     def _output_hook(
-        self, contributions: list[Contribution], claims: tuple[Claim, ...], where: str
+        self, owed: list[tuple[Contribution, GradientEdge | None]], claims: tuple[Claim, ...], where: str
     ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             if self.problem is not None or self._pulling_back:
                 return
             start = time.perf_counter()
             try:
-                if not contributions:
+                if not owed:
                     raise MeasureError("its gradient arrived twice: measure one backward pass a step")
                 if all(claim.confirmed is not False for claim in claims):
                     with exact_arithmetic(gradient.device.type):
-                        for contribution in contributions:
-                            self._receive(contribution, gradient.detach())
+                        for contribution, edge in owed:
+                            self._receive(contribution, edge, gradient.detach())
             except MeasureError as error:
                 self.problem = MeasureError(f"{where}: {error}")
-            contributions.clear()  # and with them the inputs they keep
+            owed.clear()  # and with them the inputs they keep
             self.seconds += time.perf_counter() - start
 
         return hook
 
-    def _receive(self, contribution: Contribution, gradient: Tensor) -> None:
+    def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
         eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
         self.gradient_eps = max(self.gradient_eps, eps, contribution.weight.eps)
         jacobian = contribution.jacobian(gradient)
-        if contribution.edge is None:
+        if edge is None:
             self._credit(self._ledgers[id(contribution.weight.roots[0].tensor)], jacobian)
             return
         shape = contribution.weight.tensor.shape
@@ -541,17 +526,12 @@ class Capture(TorchFunctionMode):
         roots = [root.tensor for root in contribution.weight.roots]
         self._pulling_back = True
         try:
-            with _without_hooks(roots):
-                pulled = one_by_one(contribution.edge, roots, values)
+            with without_hooks(roots):
+                pulled = one_by_one(edge, roots, values)
         finally:
             self._pulling_back = False
         for root, rows in zip(roots, pulled, strict=True):
             self._credit(self._ledgers[id(root)], dense(rows))
-
-    @functools.cached_property
-    def _float32_eps(self) -> float:
-        device = next(iter(self._ledgers.values())).root.tensor.device.type
-        return reduced_eps(device)
 
     def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
         ledger.fired += 1
@@ -648,45 +628,9 @@ class Capture(TorchFunctionMode):
         self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}
 
 
+def _covers(contributions: list[Contribution], call: _Call) -> bool:
+    return {id(contribution.weight) for contribution in contributions} == {id(weight) for weight in call.weights()}
+
+
 def _refuted(layout: Layout) -> bool:
     return isinstance(layout, BatchLayout) and layout.refuted
-
-
-def _is_composite(func: Callable[..., Any]) -> bool:
-    """Whether a function is written in Python out of other torch functions, such as multi-head attention."""
-    return isinstance(func, types.FunctionType) and func.__module__ == "torch.nn.functional"
-
-
-def _changes_in_place(name: str) -> bool:
-    """Whether a function writes over its first argument: mul_, __imul__, __setitem__."""
-    return name in _ASSIGNING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
-
-
-@functools.cache
-def _opened(func: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a composite function that runs its body although a mode watches, so that the mode sees its parts."""
-    assert isinstance(func, types.FunctionType)
-    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    scope = func.__globals__ | dict.fromkeys(checks, lambda *_: False)
-    opened = types.FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
-    opened.__kwdefaults__ = func.__kwdefaults__
-    return opened
-
-
-@contextlib.contextmanager
-def _without_hooks(tensors: list[Tensor]) -> Any:
-    """Hold back hooks that anybody has put on leaf tensors."""
-    held = [(hooks, dict(hooks)) for tensor in tensors if (hooks := tensor._backward_hooks)]
-    for hooks, _ in held:
-        hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, before in held:
-            hooks.update(before)
-
-
-def _name(func: Callable[..., Any]) -> str:
-    name: str = getattr(func, "__name__", str(func))
-    # A property such as Tensor.T arrives as the getter of its descriptor.
-    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name

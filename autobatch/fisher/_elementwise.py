@@ -1,5 +1,8 @@
 """Parameters that meet the batch element by element: scales, shifts, temperatures, position tables, masks."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,15 +12,13 @@ from autobatch.fisher._calls import Call, Contribution, KeptTensor, NoRuleError,
 from autobatch.fisher._jacobians import Jacobian
 from autobatch.fisher._layout import BatchLayout
 
-ELEMENTWISE = frozenset(
-    {
-        *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "float_power"),
-        *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__div__"),
-        *("__rdiv__", "__pow__", "__rpow__", "add_", "sub_", "mul_", "div_", "__iadd__", "__isub__", "__imul__"),
-        *("__itruediv__", "__idiv__", "maximum", "minimum", "where", "lerp", "addcmul", "addcdiv", "prelu"),
-        *("logaddexp", "xlogy", "hypot", "atan2", "copysign", "fmax", "fmin"),
-    }
-)
+ELEMENTWISE = frozenset({
+    *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "float_power"),
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__"),
+    *("__div__", "__rdiv__", "__pow__", "__rpow__", "add_", "sub_", "mul_", "div_", "__iadd__", "__isub__", "__imul__"),
+    *("__itruediv__", "__idiv__", "maximum", "minimum", "where", "lerp", "addcmul", "addcdiv", "prelu"),
+    *("logaddexp", "xlogy", "hypot", "atan2", "copysign", "fmax", "fmin"),
+})
 
 
 def _prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -41,10 +42,13 @@ def elementwise(call: Call) -> list[Contribution]:
     """Return the contributions of a function that broadcasts its arguments and works element by element.
 
     Args:
-        call: the call; raises :class:`NoRuleError` where an argument does not broadcast against the output.
+        call: the call.
 
     Returns:
         One contribution for each weight among the arguments.
+
+    Raises:
+        NoRuleError: where an argument does not broadcast against the output.
     """
     output = call.outputs[0]
     layout = call.output_layout(0)
@@ -72,56 +76,48 @@ def elementwise(call: Call) -> list[Contribution]:
         broadcast = len(ones) == len(shape) and all(a in {1, b} for a, b in zip(ones, shape, strict=True))
         if used.transposed or not places or not broadcast or len(call.outputs) != 1:
             raise NoRuleError
-        jacobian = _Expanded(call, function, kept, places, used, shape, ones, layout)
-        contributions.append(Contribution(used, jacobian))
+        repeat = partial(_run, function, kept, dict(call.kwargs), places)
+        contributions.append(Contribution(used, _Expanded(repeat, used, shape, ones, layout, call.batch)))
     return contributions
 
 
+def _run(function: Any, kept: list[Any], kwargs: dict[str, Any], places: list[int], weight: Tensor) -> Tensor:
+    """Return the function's output with another tensor in the places of a weight."""
+    args = [argument() if isinstance(argument, KeptTensor) else argument for argument in kept]
+    for place in places:
+        args[place] = weight
+    output: Tensor = function(*args, **kwargs)
+    return output
+
+
+@dataclass(frozen=True, eq=False)
 class _Expanded:
     """The gradient for a weight that was expanded to the output's shape, summed over what each sample shares."""
 
-    def __init__(
-        self,
-        call: Call,
-        function: Any,
-        kept: list[Any],
-        places: list[int],
-        weight: Weight,
-        shape: tuple[int, ...],
-        ones: tuple[int, ...],
-        layout: BatchLayout,
-    ) -> None:
-        self._function = function
-        self._kwargs = dict(call.kwargs)
-        self._batch = call.batch
-        self._kept = kept
-        self._places = places
-        self._weight = weight
-        self._shape = shape
-        self._ones = ones
-        self._layout = layout
+    repeat: Callable[[Tensor], Tensor]
+    weight: Weight
+    shape: tuple[int, ...]
+    ones: tuple[int, ...]
+    layout: BatchLayout
+    batch: int
 
     def __call__(self, gradient: Tensor) -> Jacobian:
         (gradient,) = precise(gradient)
-        args = [argument() if isinstance(argument, KeptTensor) else argument for argument in self._kept]
         with torch.enable_grad():
-            full = self._weight.tensor.detach().to(gradient.dtype).reshape(self._ones).expand(self._shape)
-            full.requires_grad_()
-            for place in self._places:
-                args[place] = full
-            output = self._function(*args, **self._kwargs)
+            full = self.weight.tensor.detach().to(gradient.dtype).reshape(self.ones).expand(self.shape)
+            output = self.repeat(full.requires_grad_())
         (each,) = torch.autograd.grad(output, full, gradient.to(output.dtype))
         return dense(self._by_sample(each))
 
     def _by_sample(self, each: Tensor) -> Tensor:
         """Return (B, *weight's shape) from the gradient of every element of the output."""
-        dim, batch = self._layout.dim, self._batch
-        rows = self._layout.samples_first(each, batch)
-        if self._ones[dim] == 1:
+        dim, batch = self.layout.dim, self.batch
+        rows = self.layout.samples_first(each, batch)
+        if self.ones[dim] == 1:
             rows = rows.flatten(dim + 1, dim + 2).sum(dim + 1, keepdim=True)
-            return rows.sum_to_size(batch, *self._ones).reshape(batch, *self._weight.tensor.shape)
+            return rows.sum_to_size(batch, *self.ones).reshape(batch, *self.weight.tensor.shape)
         # Each sample has elements of its own: it gives nothing to those of the others.
-        own = each.new_zeros(batch, *self._shape)
+        own = each.new_zeros(batch, *self.shape)
         for sample in range(batch):
-            self._layout.samples_first(own[sample], batch)[sample].copy_(rows[sample])
-        return own.sum_to_size(batch, *self._ones).reshape(batch, *self._weight.tensor.shape)
+            self.layout.samples_first(own[sample], batch)[sample].copy_(rows[sample])
+        return own.sum_to_size(batch, *self.ones).reshape(batch, *self.weight.tensor.shape)

@@ -102,6 +102,6 @@ class ExactCapture:
         if self.problem is not None:
             raise self.problem
         if not self.batches:
-            raise MeasureError("the model was not called inside the body: run model(...) and probe.backward() within it")
+            raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
         if not self.squared_gradients:
             raise MeasureError('bn="exact" needs probe.backward(loss) instead of loss.backward()')

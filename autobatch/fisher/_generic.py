@@ -167,9 +167,7 @@ def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Ten
             torch.autograd.grad(output, inputs, gradient, retain_graph=True, allow_unused=True)
             for gradient in gradients
         ]
-        found = tuple(
-            None if values[0] is None else torch.stack(list(values)) for values in zip(*each, strict=True)
-        )
+        found = tuple(None if values[0] is None else torch.stack(values) for values in zip(*each, strict=True))
     return [
         tensor.new_zeros(len(gradients), *tensor.shape) if rows is None else rows
         for tensor, rows in zip(inputs, found, strict=True)

@@ -16,21 +16,25 @@ _DOUBLE_COLUMNS = 2048
 # A float32 product is worth its round-off from so many samples and so many elements of a block on. See GramAccumulator.
 _SINGLE_SAMPLES = 128
 _SINGLE_ELEMENTS = 1 << 18
-_SINGLE_COLUMNS = 512
+_SINGLE_COLUMNS = 1024
+# Rows of F that one product of pairs fills at least, and samples up to which its left half is kept for a bias.
+_PRODUCT_TILE = 64
+_KEPT_SAMPLES = 1024
 
 
 class GramAccumulator:
     """Sums J_block J_blockᵀ over blocks of J's columns into F, in float64, upper triangle only.
 
     Products are taken in float64, except those of wide float32 blocks (2^18 elements and more, from 128 samples on),
-    where float64 would cost up to a third of a training step on a CPU. Those are taken in float32 over 512 columns at a
-    time, each added to F in float64. Their round-off is relative to the norms of the two rows that meet, not to
+    where float64 would cost up to a third of a training step on a CPU. Those are taken in float32 over 1024 columns at
+    a time, each added to F in float64. Their round-off is relative to the norms of the two rows that meet, not to
     lambda_max, so small eigenvalues that come from small rows keep their digits: on MLPs and ResNets at the beginning,
-    the middle and the end of training (condition numbers 26 to 6e4, B = 128) every kept singular value was right to 2e-5
-    relative or better, F to 2e-8 of lambda_max. Narrow blocks, few in work, stay in float64 because a layer that carries
-    much of the trace in few columns has no other columns for its round-off to average against: with them in float32, a
-    sample that occurs twice in a batch leaves an eigenvalue of 1e-8 lambda_max where 0 is right. Subtracting a mean row
-    first makes matters worse by three digits, for it takes small rows' round-off from large ones.
+    in the middle and at the end of training (condition numbers 26 to 6e4, B = 128) every kept singular value was right
+    to 2e-5 relative or better, F to 2e-8 of lambda_max. Narrow blocks, little work, stay in float64 because a layer
+    that carries much of the trace in few columns has no other columns for its round-off to average against: with them
+    in float32, a sample that occurs twice in a batch leaves an eigenvalue of 1e-8 lambda_max where 0 is right.
+    Subtracting a mean row first makes matters worse by three digits, for small rows then take their round-off from
+    large ones.
 
     Args:
         batch_size: B.
@@ -48,6 +52,7 @@ class GramAccumulator:
         columns = self._within(max_memory // 16, _BUFFER_COLUMNS)
         self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
         self._filled = 0
+        self._kept: tuple[Tensor, list[Tensor]] | None = None
 
     def _within(self, memory: int, columns: int) -> int:
         return max(1, min(columns, memory // (8 * self.batch_size)))
@@ -73,6 +78,10 @@ class GramAccumulator:
             block: (B, ...) per-sample gradients of some parameter elements.
         """
         columns = block.reshape(self.batch_size, -1)
+        if self._kept is not None and _same(columns, self._kept[0]):
+            for (lo, hi), products in zip(self._tiles(_PRODUCT_TILE), self._kept[1], strict=True):
+                self._upper[lo:hi, lo:] += products
+            return
         width = columns.shape[1]
         if width < _NARROW_COLUMNS:
             self._gather(columns)
@@ -81,11 +90,11 @@ class GramAccumulator:
             and self.batch_size >= _SINGLE_SAMPLES
             and columns.numel() >= _SINGLE_ELEMENTS
         ):
-            for part in columns.split(_even(width, self._wide * _SINGLE_COLUMNS), dim=1):
-                self._multiply_single(part)
+            for part in _parts(width, self._wide * _SINGLE_COLUMNS):
+                self._multiply_single(columns[:, part])
         else:
-            for part in columns.split(_even(width, self._double_columns), dim=1):
-                self._multiply_double(part.to(torch.float64))
+            for part in _parts(width, self._double_columns):
+                self._multiply_double(columns[:, part].to(torch.float64))
 
     def _gather(self, columns: Tensor) -> None:
         done, width = 0, columns.shape[1]
@@ -125,31 +134,45 @@ class GramAccumulator:
             left: (B, T, R), one factor at each of T positions.
             right: (B, T, W), the other factor.
         """
+        if left.shape[1] == 1:
+            self._add_single_products(left[:, 0], right[:, 0])
+            return
         batch, positions = left.shape[:2]
         left, right = left.reshape(batch * positions, -1), right.reshape(batch * positions, -1)
-        if (left.numel() + right.numel()) * 8 <= self.max_memory // 4:
-            left, right = left.to(torch.float64), right.to(torch.float64)
-        for lo, hi in self._tiles(64, 8 * positions * positions * batch):
+        left, right = self._in_double(left, right)
+        for lo, hi in self._tiles(_PRODUCT_TILE, 8 * positions * positions * batch):
             here, onward = slice(lo * positions, hi * positions), slice(lo * positions, None)
             products = self._inner(left, here, onward)
-            other = self._inner(right, here, onward)
-            if positions == 1:
-                self._upper[lo:hi, lo:].addcmul_(products, other)
-                continue
-            products *= other
+            products *= self._inner(right, here, onward)
             # In two steps: a sum over two separate dimensions at once is six times slower.
             products = products.view(hi - lo, positions, -1).sum(1).view(hi - lo, batch - lo, positions).sum(2)
             self._upper[lo:hi, lo:] += products
+
+    def _add_single_products(self, left: Tensor, right: Tensor) -> None:
+        left_double, right_double = self._in_double(left, right)
+        kept = []
+        for lo, hi in self._tiles(_PRODUCT_TILE):
+            products = self._inner(left_double, slice(lo, hi), slice(lo, None))
+            self._upper[lo:hi, lo:].addcmul_(products, self._inner(right_double, slice(lo, hi), slice(lo, None)))
+            kept.append(products)
+        # An output gradient is also J of the layer's bias, which comes next: its Gram matrix is this very product.
+        self._kept = (left, kept) if self.batch_size <= _KEPT_SAMPLES else None
+
+    def _in_double(self, *factors: Tensor) -> tuple[Tensor, ...]:
+        """Return factors in float64 if there is room; else they are converted part by part."""
+        if sum(factor.numel() for factor in factors) * 8 > self.max_memory // 4:
+            return factors
+        return tuple(factor.to(torch.float64) for factor in factors)
 
     def _inner(self, factor: Tensor, here: slice, onward: slice) -> Tensor:
         """Return the inner products of some rows with others, in float64."""
         if factor.dtype == torch.float64:
             return factor[here] @ factor[onward].T
         columns = max(1, self.max_memory // 8 // (8 * len(factor)))
-        return sum(
-            part[here].to(torch.float64) @ part[onward].to(torch.float64).T
-            for part in factor.split(_even(factor.shape[1], columns), dim=1)
-        )
+        total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
+        for part in _parts(factor.shape[1], columns):
+            total.addmm_(factor[here, part].to(torch.float64), factor[onward, part].to(torch.float64).T)
+        return total
 
     def result(self) -> Tensor:
         """Return F so far, (B, B) float64, exactly symmetric."""
@@ -157,9 +180,21 @@ class GramAccumulator:
         return self._upper.triu() + self._upper.triu(1).T
 
 
-def _even(width: int, most: int) -> int:
-    """Return a size of at most ``most`` that splits ``width`` into nearly equal parts."""
-    return -(-width // -(-width // most)) if width else 1
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, read the same way."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
+
+
+def _parts(width: int, most: int) -> Iterator[slice]:
+    """Split columns into nearly equal slices of at most ``most``."""
+    size = -(-width // max(1, -(-width // most)))
+    for lo in range(0, width, max(1, size)):
+        yield slice(lo, min(lo + size, width))
 
 
 class Jacobian(Protocol):

@@ -26,6 +26,7 @@ class Measurement:
         bn: str,
         gradient_eps: float,
         problem: MeasureError | None,
+        *,
         gram: Tensor | None = None,
         scale: Tensor | float = 1.0,
         sums: Sequence[tuple[int, Tensor]] = (),

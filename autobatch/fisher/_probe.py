@@ -149,7 +149,7 @@ class FisherProbe:
         Afterwards every parameter's ``grad`` is as ``loss.backward()`` would have left it.
 
         Args:
-            loss: a scalar, already divided by the number of micro-batches and scaled by a GradScaler where there is one.
+            loss: a scalar, already divided by the number of micro-batches, and scaled where there is a GradScaler.
 
         Raises:
             MeasureError: outside the body, or where gradients cannot be taken from J because hooks wait for them.
@@ -216,16 +216,16 @@ class FisherProbe:
         except MeasureError as problem:
             return Measurement(capture.bn, capture.gradient_eps, problem)
         with torch.no_grad():
-            shared = isinstance(self._sink, SharedGram)
+            shared = self._sink if isinstance(self._sink, SharedGram) else None
             starts = itertools.accumulate(capture.batches, initial=0)
             sums = []
             for start, batch, squared in zip(starts, capture.batches, capture.squared_gradients, strict=False):
-                own = self._sink.local() if shared else gram[start : start + batch, start : start + batch]
+                own = shared.local() if shared else gram[start : start + batch, start : start + batch]
                 sums.append((batch, torch.stack([own.sum(), squared.to(own.device), own.trace()])))
             scale: Tensor | float = float(sum(capture.batches)) if self._mean and not shared else 1.0
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
-        return Measurement(capture.bn, capture.gradient_eps, None, gram, scale, sums)
+        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, sums=sums)
 
 
 def _original(model: nn.Module) -> nn.Module:

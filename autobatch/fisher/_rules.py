@@ -15,11 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._calls import Call, Contribution, KeptInput, NoRuleError, Rule, arguments, dense, precise, saved_elsewhere
+from autobatch.fisher._calls import (
+    Call,
+    Contribution,
+    KeptInput,
+    NoRuleError,
+    Rule,
+    arguments,
+    dense,
+    precise,
+    saved_elsewhere,
+)
 from autobatch.fisher._channels import channel_sums, normalised_products
 from autobatch.fisher._convolution import ConvolutionJacobian
 from autobatch.fisher._elementwise import ELEMENTWISE, elementwise
-from autobatch.fisher._layout import einsum_terms
 from autobatch.fisher._jacobians import (
     DenseJacobian,
     EmbeddingJacobian,
@@ -27,6 +36,7 @@ from autobatch.fisher._jacobians import (
     OuterJacobian,
     products_are_cheaper,
 )
+from autobatch.fisher._layout import einsum_terms
 
 
 def _linear(call: Call) -> list[Contribution]:
@@ -36,7 +46,7 @@ def _linear(call: Call) -> list[Contribution]:
 
 def _matmul(call: Call) -> list[Contribution]:
     given = arguments(call, "input other")
-    other = next((given[name] for name in ("other", "mat2", "vec") if given.get(name) is not None), None)
+    other = next(given[name] for name in ("other", "mat2", "vec") if given.get(name) is not None)
     if call.weight(given["input"]) is not None:
         return _left_product(call, given["input"], other)
     return _product(call, given["input"], other, None, out_first=False)
@@ -110,9 +120,7 @@ def _bilinear(call: Call) -> list[Contribution]:
     first.need_batch_before(features=1)
 
     def weight(gradient: Tensor) -> Jacobian:
-        one, two, g = precise(
-            first.by_sample(first()), second.by_sample(second()), first.by_sample(gradient)
-        )
+        one, two, g = precise(first.by_sample(first()), second.by_sample(second()), first.by_sample(gradient))
         return OuterJacobian(g, (one.unsqueeze(-1) * two.unsqueeze(-2)).flatten(2))
 
     contributions = []
@@ -124,7 +132,8 @@ def _bilinear(call: Call) -> list[Contribution]:
 
 
 def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
-    order = "input weight bias stride padding " + ("output_padding groups dilation" if transposed else "dilation groups")
+    order = "input weight bias stride padding "
+    order += "output_padding groups dilation" if transposed else "dilation groups"
 
     def rule(call: Call) -> list[Contribution]:
         given = arguments(call, order)

@@ -56,10 +56,10 @@ def spectrum_of(gram: Tensor, gradient_eps: float, rule: str = "precision", bn: 
     dtype in which the *gradients* were computed. Round-off changes J by some E, and no singular value by more than
     ||E|| (Weyl), so one below ||E|| says nothing.
 
-    - ``rule="precision"``, float32 and float64 gradients: sigma > B * eps * sigma_max, the usual rule for the numerical rank
-      of a matrix with B columns (as ``numpy.linalg.matrix_rank``'s). It allows for errors of all samples that line up,
-      and for cancellation, as in ``softmax - one_hot`` of samples that are fitted well. Up to a c of 1e3 float32 gives
-      the figures of float64 to 1 %.
+    - ``rule="precision"``, float32 and float64 gradients: sigma > B * eps * sigma_max, the usual rule for the
+      numerical rank of a matrix with B columns (as ``numpy.linalg.matrix_rank``'s). It allows for errors of all samples
+      that line up, and for cancellation, as in ``softmax - one_hot`` of samples that are fitted well. Up to a c of 1e3
+      float32 gives the figures of float64 to 1 %.
     - ``rule="precision"``, bfloat16 and float16 gradients: sigma > 4 * eps * sqrt(trace / B), where sqrt(trace / B) is
       the root mean square norm of a sample's gradient. B * eps would leave nothing of them (of bfloat16 and B = 128
       it is sigma_max itself). Rounding changes each sample's gradient by a few eps of its own norm, in a direction of

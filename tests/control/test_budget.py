@@ -155,12 +155,20 @@ def test_a_change_of_batch_size_is_measured_at_once() -> None:
 
 
 def test_a_sample_that_a_change_cannot_pay_for_waits_until_it_can() -> None:
-    sizes = [64] * 10 + [512] * 200
-    done = train(COSTS, 979, sizes, budget=0.05)
-    assert done.counts[10] == 1
-    late = [64] * 200 + [512, *[8] * 60, *[512] * 9]
-    done = train(COSTS, 979, late, budget=0.02)
-    assert done.counts[200] == 0  # nine short epochs cannot pay for it
+    costs = CostTable("test", {8: 1e-4, 64: 0.007}, {8: 1e-4, 64: 0.06}, 0.0)
+    done = train(costs, 979, [8] * 10 + [64] * 100)
+    first = next(epoch for epoch in range(10, 110) if done.counts[epoch])
+    sure = sum(costs.training_seconds(size, steps_per_epoch(979, size)) for size in [8] * 10 + [64] * (first - 9))
+    sure += (109 - first) * costs.training_seconds(8, 122)
+    spent = sum(done.counts[:10]) * 1e-4
+    assert 10 < first < 60
+    assert 0.0 <= 0.02 * sure - spent - 0.06 < 0.02 * costs.training_seconds(64, 15)
+    assert_kept(done, 0.02, 1e-4)
+
+
+def test_a_change_too_late_to_be_paid_for_is_not_measured() -> None:
+    done = train(COSTS, 979, [64] * 200 + [512, *[8] * 60, *[512] * 9])
+    assert done.counts[200] == 0
     assert_kept(done, 0.02, COSTS.measuring(64))
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# Called on every rank with the rank and a group of its own.
-Body = Callable[[int, dist.ProcessGroup], None]
+# Called on every process of a group, with that group and another one of the same processes.
+Body = Callable[[dist.ProcessGroup, dist.ProcessGroup], None]
 _TIMEOUT = datetime.timedelta(seconds=60)
 
 
@@ -22,14 +22,14 @@ def run_in_processes(bodies: Sequence[tuple[str, int, Body]], directory: Path) -
 
 def _process(rank: int, bodies: Sequence[tuple[str, int, Body]], directory: str) -> None:
     torch.set_num_threads(1)
-    everyone = max(world for _, world, _ in bodies)
-    dist.init_process_group("gloo", f"file://{directory}/init", rank=rank, world_size=everyone, timeout=_TIMEOUT)
+    sizes = sorted({world for _, world, _ in bodies})
+    dist.init_process_group("gloo", f"file://{directory}/init", rank=rank, world_size=sizes[-1], timeout=_TIMEOUT)
+    groups = {size: [dist.new_group(list(range(size)), timeout=_TIMEOUT) for _ in range(2)] for size in sizes}
     for name, world, body in bodies:
-        group = dist.new_group(list(range(world)), timeout=datetime.timedelta(seconds=10))
         torch.manual_seed(7)
         try:
             if rank < world:
-                body(rank, group)
+                body(*groups[world])
         except Exception:
             Path(directory, f"{name}.{rank}").write_text(f"process {rank}:\n{traceback.format_exc()}")
         dist.barrier()

@@ -169,7 +169,6 @@ CONVOLUTIONS = {
     "transposed3d-options": Case(
         conv(nn.ConvTranspose3d, kernel_size=(1, 2, 2), stride=2, output_padding=1, dilation=2, groups=2), volumes
     ),
-    "conv1d-one-sample-inside": Case(lambda t, c: Unbatched(nn.Conv1d(c, 2, 3)), signals),
 }
 
 
@@ -180,17 +179,6 @@ class OutputSize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x, output_size=[2 * x.shape[2] + 2, 2 * x.shape[3] + 1])
-
-
-class Unbatched(nn.Module):
-    """A layer called on one sample after the other, without a batch dimension."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.layer(sample) for sample in x])
 
 
 NORMS = {
@@ -1269,6 +1257,17 @@ class Energy(nn.Module):
         return torch.autograd.grad(torch.tanh(self.layer(x)).sum(), x, create_graph=True)[0]
 
 
+class Unbatched(nn.Module):
+    """A layer called on one sample after the other, without a batch dimension."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(sample) for sample in x])
+
+
 class Views(nn.Module):
     """Both views go through the encoder as one batch of 2 B: a sample's rows do not lie together."""
 
@@ -1341,6 +1340,7 @@ HARD = {
     "samples-sorted-and-back": bare(sorted_rows, p="c"),
     "samples-flipped-and-back": bare(lambda m, x: (x.flip(0) * m.p).flip(0), p="c"),
     "samples-one-by-one": bare(lambda m, x: torch.stack([x[i] * m.p for i in range(len(x))]), p="c"),
+    "samples-without-a-batch-dimension": Case(lambda t, c: Unbatched(nn.Conv1d(c, 2, 3)), signals),
     "samples-unbound": bare(lambda m, x: torch.stack([sample @ m.p for sample in x]), p="c 5"),
     "samples-split": bare(lambda m, x: torch.cat([part * m.p for part in x.split(1)]), p="c"),
     "samples-written": bare(lambda m, x: written_by_sample(x) * m.p, p="c"),
@@ -1488,8 +1488,8 @@ def test_a_parameter_in_the_loss_of_each_sample() -> None:
 
 def test_adaptive_softmax() -> None:
     """Samples are sorted by the cluster of their target: never silently wrong."""
-    model = nn.AdaptiveLogSoftmaxWithLoss(6, 9, [2, 5]).double()
-    x, y = randn(5, 6), torch.tensor([8, 0, 3, 1, 6])
+    model = nn.AdaptiveLogSoftmaxWithLoss(16, 9, [2, 5]).double()
+    x, y = randn(5, 16), torch.tensor([8, 0, 3, 1, 6])
 
     def step(samples: slice) -> Tensor:
         return -model(x[samples], y[samples]).output.sum()

@@ -59,7 +59,8 @@ def relative(gram: Tensor, expected: Tensor) -> float:
     return float((gram - expected).abs().max() / expected.abs().max())
 
 
-def exactly(rank: int, group: dist.ProcessGroup) -> None:
+def exactly(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
+    rank = group.rank()
     world = group.size()
     sizes = SIZES[world]
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
@@ -82,7 +83,8 @@ def exactly(rank: int, group: dist.ProcessGroup) -> None:
             assert all(torch.equal(other, result) for other in everyone)
 
 
-def other_order(rank: int, group: dist.ProcessGroup) -> None:
+def other_order(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
+    rank = group.rank()
     gram = ExchangedGram(group, 2, CPU, 1.0, 1 << 20)
     for name in ("ab", "ba")[rank]:
         gram.add(name, [DenseJacobian(torch.ones(2, 3))])
@@ -90,7 +92,8 @@ def other_order(rank: int, group: dist.ProcessGroup) -> None:
         gram.result()
 
 
-def capped(rank: int, group: dist.ProcessGroup) -> None:
+def capped(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
+    rank = group.rank()
     for max_memory in (1 << 18, 1 << 20):
         # J of each parameter has (8 + 4) x 6400 numbers (0.6 MB) on two ranks, that of the factored one 12 x 20000.
         batch = (8, 4)[rank]

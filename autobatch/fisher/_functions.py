@@ -1,0 +1,60 @@
+"""Torch functions as a mode sees them: their names, what they change, and composite ones opened up."""
+
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+# Functions that change their first argument in place and give nothing back.
+ASSIGNING = frozenset({"__setitem__"})
+
+
+def is_composite(func: Callable[..., Any]) -> bool:
+    """Whether a function is written in Python out of other torch functions, such as multi-head attention."""
+    return isinstance(func, types.FunctionType) and func.__module__ == "torch.nn.functional"
+
+
+def changes_in_place(name: str) -> bool:
+    """Whether a function writes over its first argument: mul_, __imul__, __setitem__."""
+    return name in ASSIGNING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+
+
+@functools.cache
+def opened(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a composite function that runs its body although a mode watches, so that the mode sees its parts."""
+    assert isinstance(func, types.FunctionType)
+    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    scope = func.__globals__ | dict.fromkeys(checks, lambda *_: False)
+    result = types.FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+    result.__kwdefaults__ = func.__kwdefaults__
+    return result
+
+
+@contextlib.contextmanager
+def without_hooks(tensors: list[Tensor]) -> Iterator[None]:
+    """Hold back hooks that anybody has put on leaf tensors.
+
+    Args:
+        tensors: the leaves.
+
+    Yields:
+        Nothing.
+    """
+    held = [(hooks, dict(hooks)) for tensor in tensors if (hooks := tensor._backward_hooks)]
+    for hooks, _ in held:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in held:
+            hooks.update(before)
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """Return the name of a torch function."""
+    name: str = getattr(func, "__name__", str(func))
+    # A property such as Tensor.T arrives as the getter of its descriptor.
+    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name
