@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Measurement,
         SpectralPosition,
         Spectrum,
+        register_gram_rule,
     )
     from autobatch.policies import (
         Candidate,

@@ -1,7 +1,7 @@
 """The route for functions that no rule covers: exact, one backward pass of the function for each sample, slow."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -157,6 +157,7 @@ def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Ten
     Returns:
         (n, *input's shape) for each input; zeros where it does not depend on one.
     """
+    found: Sequence[Tensor | None]
     try:
         found = torch.autograd.grad(
             output, inputs, gradients, retain_graph=True, allow_unused=True, is_grads_batched=True
@@ -167,7 +168,7 @@ def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Ten
             torch.autograd.grad(output, inputs, gradient, retain_graph=True, allow_unused=True)
             for gradient in gradients
         ]
-        found = tuple(None if values[0] is None else torch.stack(values) for values in zip(*each, strict=True))
+        found = [None if values[0] is None else torch.stack(values) for values in zip(*each, strict=True)]
     return [
         tensor.new_zeros(len(gradients), *tensor.shape) if rows is None else rows
         for tensor, rows in zip(inputs, found, strict=True)

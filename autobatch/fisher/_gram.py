@@ -13,28 +13,36 @@ _NARROW_COLUMNS = 512
 _BUFFER_COLUMNS = 1024
 # Columns that one float64 product takes; fits a core's cache together with the rows of F it is added to.
 _DOUBLE_COLUMNS = 2048
-# A float32 product is worth its round-off from so many samples and so many elements of a block on. See GramAccumulator.
-_SINGLE_SAMPLES = 128
-_SINGLE_ELEMENTS = 1 << 18
+# From so many samples on products of float32 gradients may be in float32: of J, where a block has so many elements,
+# over so many columns; of pairs, where the parameter has so many elements, over so many features. See GramAccumulator.
+SINGLE_SAMPLES = 128
+_SINGLE_BLOCK = 1 << 18
 _SINGLE_COLUMNS = 1024
-# Rows of F that one product of pairs fills at least, and samples up to which its left half is kept for a bias.
-_PRODUCT_TILE = 64
+_SINGLE_PARAMETER = 1 << 16
+_SINGLE_FEATURES = 256
+# Rows of F that one product fills at least, in float64 and in float32.
+_DOUBLE_TILE = 32
+_SINGLE_TILE = 64
+# Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
 
 
 class GramAccumulator:
     """Sums J_block J_blockᵀ over blocks of J's columns into F, in float64, upper triangle only.
 
-    Products are taken in float64, except those of wide float32 blocks (2^18 elements and more, from 128 samples on),
-    where float64 would cost up to a third of a training step on a CPU. Those are taken in float32 over 1024 columns at
-    a time, each added to F in float64. Their round-off is relative to the norms of the two rows that meet, not to
-    lambda_max, so small eigenvalues that come from small rows keep their digits: on MLPs and ResNets at the beginning,
-    in the middle and at the end of training (condition numbers 26 to 6e4, B = 128) every kept singular value was right
-    to 2e-5 relative or better, F to 2e-8 of lambda_max. Narrow blocks, little work, stay in float64 because a layer
-    that carries much of the trace in few columns has no other columns for its round-off to average against: with them
-    in float32, a sample that occurs twice in a batch leaves an eigenvalue of 1e-8 lambda_max where 0 is right.
-    Subtracting a mean row first makes matters worse by three digits, for small rows then take their round-off from
-    large ones.
+    Products are in float64, where they cost a fifth to a third of a training step on a CPU, except the large ones of
+    float32 gradients from 128 samples on. Those are in float32 over 1024 columns of J, or 256 features of a pairwise
+    product, at a time, and each is added up in float64. Their round-off is relative to the norms of the two rows that
+    meet, not to lambda_max, so small eigenvalues that come from small rows keep their digits: on MLPs and ResNets at
+    the beginning, in the middle and at the end of training (condition numbers 26 to 6e4, B = 128) every singular value
+    above 1e-4 of the largest was right to 2e-6 relative, and F to 5e-8 of lambda_max. Only large rows that nearly
+    depend on each other show more of it: where each sample had a twin that differed by a hundredth, a condition number
+    of 345.49 came out as 345.46, and with a thousandth 4885 as 4925. Samples that are equal bit by bit get equal
+    entries, and thus an eigenvalue of 0, because all tiles of F are of nearly one size and a matrix product then adds
+    up in one order everywhere. Smaller products, little work, stay in float64: a layer that carries much of the trace
+    in few columns has no other columns for its round-off to average against, and a small model may have fewer
+    parameters than samples, where only float64 tells 0 from not 0. Subtracting a mean row first makes matters worse by
+    three digits, for small rows then take their round-off from large ones.
 
     Args:
         batch_size: B.
@@ -52,7 +60,7 @@ class GramAccumulator:
         columns = self._within(max_memory // 16, _BUFFER_COLUMNS)
         self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
         self._filled = 0
-        self._kept: tuple[Tensor, list[Tensor]] | None = None
+        self._kept: list[tuple[Tensor, list[Tensor]]] = []
 
     def _within(self, memory: int, columns: int) -> int:
         return max(1, min(columns, memory // (8 * self.batch_size)))
@@ -78,23 +86,23 @@ class GramAccumulator:
             block: (B, ...) per-sample gradients of some parameter elements.
         """
         columns = block.reshape(self.batch_size, -1)
-        if self._kept is not None and _same(columns, self._kept[0]):
-            for (lo, hi), products in zip(self._tiles(_PRODUCT_TILE), self._kept[1], strict=True):
-                self._upper[lo:hi, lo:] += products
-            return
+        for factor, tiles in self._kept:
+            if _same(columns, factor):
+                for (lo, hi), products in zip(self._tiles(_SINGLE_TILE), tiles, strict=True):
+                    self._upper[lo:hi, lo:] += products
+                return
         width = columns.shape[1]
         if width < _NARROW_COLUMNS:
             self._gather(columns)
-        elif (
-            columns.dtype == torch.float32
-            and self.batch_size >= _SINGLE_SAMPLES
-            and columns.numel() >= _SINGLE_ELEMENTS
-        ):
+        elif self._single(columns) and columns.numel() >= _SINGLE_BLOCK:
             for part in _parts(width, self._wide * _SINGLE_COLUMNS):
                 self._multiply_single(columns[:, part])
         else:
             for part in _parts(width, self._double_columns):
                 self._multiply_double(columns[:, part].to(torch.float64))
+
+    def _single(self, factor: Tensor) -> bool:
+        return factor.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
 
     def _gather(self, columns: Tensor) -> None:
         done, width = 0, columns.shape[1]
@@ -112,18 +120,20 @@ class GramAccumulator:
         self._filled = 0
 
     def _multiply_single(self, columns: Tensor) -> None:
-        for lo, hi in self._tiles(64):
+        for lo, hi in self._tiles(_SINGLE_TILE):
             self._upper[lo:hi, lo:] += columns[lo:hi] @ columns[lo:].T
 
     def _multiply_double(self, columns: Tensor) -> None:
-        for lo, hi in self._tiles(32):
+        for lo, hi in self._tiles(_DOUBLE_TILE):
             self._upper[lo:hi, lo:].addmm_(columns[lo:hi], columns[lo:].T)
 
     def _tiles(self, smallest: int, bytes_per_row: int = 0) -> Iterator[tuple[int, int]]:
         """Yield the rows (lo, hi) of F that one product fills; it fills the columns from lo on."""
         batch = self.batch_size
-        size = max(smallest * self._wide, batch // 8)
-        size = max(1, min(size, self.max_memory // 8 // max(1, bytes_per_row or 8 * batch)))
+        room = max(1, self.max_memory // 8 // (bytes_per_row or 8 * batch))
+        # All of nearly one size, and no small one at the end.
+        count = max(1, batch // max(smallest * self._wide, batch // 8), -(-batch // room))
+        size = -(-batch // count)
         for lo in range(0, batch, size):
             yield lo, min(lo + size, batch)
 
@@ -139,8 +149,8 @@ class GramAccumulator:
             return
         batch, positions = left.shape[:2]
         left, right = left.reshape(batch * positions, -1), right.reshape(batch * positions, -1)
-        left, right = self._in_double(left, right)
-        for lo, hi in self._tiles(_PRODUCT_TILE, 8 * positions * positions * batch):
+        left, right = self._double(left, right)
+        for lo, hi in self._tiles(_SINGLE_TILE, 8 * positions * positions * batch):
             here, onward = slice(lo * positions, hi * positions), slice(lo * positions, None)
             products = self._inner(left, here, onward)
             products *= self._inner(right, here, onward)
@@ -149,29 +159,42 @@ class GramAccumulator:
             self._upper[lo:hi, lo:] += products
 
     def _add_single_products(self, left: Tensor, right: Tensor) -> None:
-        left_double, right_double = self._in_double(left, right)
-        kept = []
-        for lo, hi in self._tiles(_PRODUCT_TILE):
-            products = self._inner(left_double, slice(lo, hi), slice(lo, None))
-            self._upper[lo:hi, lo:].addcmul_(products, self._inner(right_double, slice(lo, hi), slice(lo, None)))
-            kept.append(products)
-        # An output gradient is also J of the layer's bias, which comes next: its Gram matrix is this very product.
-        self._kept = (left, kept) if self.batch_size <= _KEPT_SAMPLES else None
+        # One position: its J is left ⊗ right. The output gradient is J of the layer's bias too, which comes next: its
+        # Gram matrix is one half of this product.
+        self._kept = []
+        single = self._single(left) and self._single(right)
+        single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
+        lefts: list[Tensor] = []
+        rights: list[Tensor] = []
+        one, other = (left, right) if single else self._double(left, right)
+        for lo, hi in self._tiles(_SINGLE_TILE):
+            here, onward = slice(lo, hi), slice(lo, None)
+            lefts.append(self._inner(one, here, onward, single=single))
+            rights.append(self._inner(other, here, onward, single=single))
+            self._upper[here, onward].addcmul_(lefts[-1], rights[-1])
+            if self.batch_size > _KEPT_SAMPLES:
+                lefts.clear()
+                rights.clear()
+        if lefts:
+            self._kept = [(left, lefts), (right, rights)]
 
-    def _in_double(self, *factors: Tensor) -> tuple[Tensor, ...]:
-        """Return factors in float64 if there is room; else they are converted part by part."""
-        if sum(factor.numel() for factor in factors) * 8 > self.max_memory // 4:
-            return factors
-        return tuple(factor.to(torch.float64) for factor in factors)
+    def _double(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two factors in float64 if there is room; else each is converted part by part."""
+        if (left.numel() + right.numel()) * 8 > self.max_memory // 4:
+            return left, right
+        return left.to(torch.float64), right.to(torch.float64)
 
-    def _inner(self, factor: Tensor, here: slice, onward: slice) -> Tensor:
-        """Return the inner products of some rows with others, in float64."""
+    def _inner(self, factor: Tensor, here: slice, onward: slice, *, single: bool = False) -> Tensor:
+        """Return the inner products of some rows with others, in float64, or added up from ``single`` precision."""
         if factor.dtype == torch.float64:
             return factor[here] @ factor[onward].T
-        columns = max(1, self.max_memory // 8 // (8 * len(factor)))
         total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
-        for part in _parts(factor.shape[1], columns):
-            total.addmm_(factor[here, part].to(torch.float64), factor[onward, part].to(torch.float64).T)
+        if single:
+            for part in _parts(factor.shape[1], self._wide * _SINGLE_FEATURES):
+                total += factor[here, part] @ factor[onward, part].T
+        else:
+            for part in _parts(factor.shape[1], max(1, self.max_memory // 8 // (8 * len(factor)))):
+                total.addmm_(factor[here, part].to(torch.float64), factor[onward, part].to(torch.float64).T)
         return total
 
     def result(self) -> Tensor:

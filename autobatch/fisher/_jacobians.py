@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from autobatch.fisher._gram import GramAccumulator, Jacobian, add_blocks
+from autobatch.fisher._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
 
 __all__ = ["DenseJacobian", "EmbeddingJacobian", "Jacobian", "OuterJacobian", "add_blocks", "products_are_cheaper"]
 
@@ -18,9 +18,10 @@ def products_are_cheaper(batch: int, positions: int, rows: int, width: int) -> b
         width: W.
 
     Returns:
-        True where pairwise products need fewer multiplications.
+        True where pairwise products take less time (in float64, while J is multiplied in float32 from 128 samples on).
     """
-    return positions * positions * (rows + width) < rows * width * (positions / batch + 1)
+    pair = 0.5 if batch >= SINGLE_SAMPLES else 1.0
+    return positions * positions * (rows + width) < rows * width * (positions / batch + pair)
 
 
 class DenseJacobian:
@@ -41,7 +42,10 @@ class DenseJacobian:
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
-        add_blocks([self], gram, gradient)
+        values = self._values.flatten(1)
+        gram.add(values)
+        if gradient is not None:
+            torch.sum(values, 0, out=gradient.view(-1))
 
 
 class OuterJacobian:
@@ -65,7 +69,7 @@ class OuterJacobian:
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         batch, positions = self._left.shape[:2]
-        if products_are_cheaper(batch, positions, self.rows, self.width):
+        if gradient is None and products_are_cheaper(batch, positions, self.rows, self.width):
             gram.add_products(self._left, self._right)
         else:
             add_blocks([self], gram, gradient)

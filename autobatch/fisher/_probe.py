@@ -118,7 +118,7 @@ class FisherProbe:
             self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches)
         if "torch._dynamo" in sys.modules:
             self._stance = torch.compiler.set_stance("force_eager")
-        self._capture.__enter__()  # type: ignore[no-untyped-call]
+        self._capture.__enter__()
         self._seconds = time.perf_counter() - start
         return self
 
@@ -127,7 +127,7 @@ class FisherProbe:
     ) -> None:
         capture, self._capture = self._capture, None
         assert capture is not None
-        capture.__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        capture.__exit__(kind, error, traceback)
         if self._stance is not None:
             self._stance.__exit__(None, None, None)
             self._stance = None

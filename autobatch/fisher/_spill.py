@@ -135,10 +135,11 @@ class SpilledGram:
     def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
         # All samples of a range of columns at a time.
         columns = prod(piece.columns for piece in parts[0].pieces)
+        dtype = max((part.pieces[0].dtype for part in parts), key=lambda dtype: dtype.itemsize)
         size = max(1, self._max_memory // 8 // (8 * gram.batch_size))
         for lo in range(0, columns, size):
             hi = min(lo + size, columns)
-            block = torch.zeros(gram.batch_size, hi - lo, dtype=parts[0].pieces[0].dtype)
+            block = torch.zeros(gram.batch_size, hi - lo, dtype=dtype)
             for part in parts:
                 block[part.first : part.first + part.pieces[0].samples] = self._read(part, lo, hi).T
             gram.add(block.to(self._device))
@@ -201,7 +202,8 @@ class _Store:
         assert self._file is not None
         values = torch.empty(hi - lo, piece.samples, dtype=piece.dtype)
         self._file.seek(piece.offset + lo * piece.samples * piece.dtype.itemsize)
-        self._file.readinto(_bytes(values))  # type: ignore[attr-defined]
+        count = self._file.readinto(_bytes(values))  # type: ignore[attr-defined]
+        assert count == values.nbytes
         return values
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ def exactly(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
         rows = torch.cat([jacobian(parameters(sizes, other, dtype)) for other in range(world)])
         scales = torch.cat([torch.full((size,), float(size), dtype=torch.float64) for size in sizes])
         scaled = rows * scales[:, None]
-        for max_memory in (1 << 24, 1 << 14, 1 << 8):
+        for max_memory in (1 << 24, 1 << 14, 1 << 10):
             gram = ExchangedGram(group, sizes[rank], CPU, float(sizes[rank]), max_memory)
             for number, uses in enumerate(parameters(sizes, rank, dtype)):
                 gram.add(str(number), uses)

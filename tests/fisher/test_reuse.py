@@ -1,4 +1,4 @@
-"""Weights' gradients taken from J: as the ordinary backward pass leaves them, and refused where that would go unseen."""
+"""Weights' gradients taken from J: as the ordinary backward pass leaves them, or refused."""
 
 from collections.abc import Callable
 
@@ -138,7 +138,7 @@ def test_a_problem_on_the_way_back_is_not_passed_over() -> None:
     model = Overwriting()
     x, y = data(ResNet8)
     probe = FisherProbe(model, reuse_weight_gradient=True)
-    with pytest.raises(MeasureError, match="a gradient could not be formed.*changed in place"), probe:
+    with pytest.raises(MeasureError, match=r"a gradient could not be formed.*changed in place"), probe:
         probe.backward(loss(model(x.float()), y))
 
 
