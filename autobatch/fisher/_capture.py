@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MethodWrapperType
 from typing import Any
 
 import torch
@@ -17,7 +18,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._calls import Contribution, NoRuleError, Root, Weight, dense
-from autobatch.fisher._functions import ASSIGNING, changes_in_place, is_composite, name_of, opened, without_hooks
+from autobatch.fisher._functions import (
+    ASSIGNING,
+    PROPERTIES,
+    changes_in_place,
+    is_composite,
+    name_of,
+    opened,
+    without_hooks,
+)
 from autobatch.fisher._generic import generic, one_by_one, tensors_in
 from autobatch.fisher._jacobians import Jacobian
 from autobatch.fisher._layout import (
@@ -182,6 +191,8 @@ class Capture(TorchFunctionMode):
         # Without grad mode no use can get a gradient: optimizer steps, evaluation. A backward pass recomputes.
         if self.problem is not None or self._opaque or not torch.is_grad_enabled():
             return func(*args, **kwargs)
+        if type(func) is MethodWrapperType and func.__self__.__name__ not in PROPERTIES:
+            return func(*args, **kwargs)
         name = name_of(func)
         if is_composite(func) and rule_for(func, name) is None and self._any_weight((args, kwargs)):
             with self:
@@ -214,25 +225,28 @@ class Capture(TorchFunctionMode):
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled() or self.problem is not None:
             return
-        tensors = list(tensors_in((args, kwargs)))
         try:
-            if len(self.batches) == self._passes:
-                raise MeasureError(
-                    "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
-                    " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
-                    " micro_batches=..."
-                    if self._passes == 1
-                    else f"the model was called more than micro_batches={self._passes} times in one measured step"
-                )
-            if not tensors or tensors[0].ndim == 0:
-                raise MeasureError("the model's first tensor argument must have the batch as dimension 0")
-            self._next_pass(tensors[0].shape[0])
-            self._find_parameters()
-            for tensor in tensors:
-                if tensor.ndim and tensor.shape[0] == self.batch:
-                    self._layouts[tensor] = BatchLayout(0)
+            with torch._C.DisableTorchFunction():
+                self._begin(list(tensors_in((args, kwargs))))
         except MeasureError as error:
             self.problem = error
+
+    def _begin(self, tensors: list[Tensor]) -> None:
+        """Begin a pass with the tensors that the model is called with."""
+        if len(self.batches) == self._passes:
+            raise MeasureError(
+                "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
+                " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
+                " micro_batches=..."
+                if self._passes == 1
+                else f"the model was called more than micro_batches={self._passes} times in one measured step"
+            )
+        if not tensors or tensors[0].ndim == 0:
+            raise MeasureError("the model's first tensor argument must have the batch as dimension 0")
+        self._next_pass(tensors[0].shape[0])
+        for tensor in tensors:
+            if tensor.ndim and tensor.shape[0] == self.batch:
+                self._layouts[tensor] = BatchLayout(0)
 
     def _next_pass(self, batch: int) -> None:
         if self.batches:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Functions that change their first argument in place and give nothing back.
 ASSIGNING = frozenset({"__setitem__"})
+# Properties of a tensor that are tensors made of it; all others, such as its shape, tell nothing.
+PROPERTIES = frozenset({"T", "H", "mT", "mH", "real", "imag", "data"})
 
 
 def is_composite(func: Callable[..., Any]) -> bool:

@@ -43,6 +43,11 @@ def backward_with_reuse(capture: Capture, loss: Tensor) -> None:
     Raises:
         MeasureError: where somebody else's hooks wait for a gradient, or a gradient could not be formed on the way.
     """
+    with torch._C.DisableTorchFunction():
+        _backward(capture, loss)
+
+
+def _backward(capture: Capture, loss: Tensor) -> None:
     chosen, frontier = capture.reuse()
     if not chosen:
         loss.backward()  # type: ignore[no-untyped-call]

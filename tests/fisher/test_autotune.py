@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,9 @@ def test_the_rule_goes_by_shape_and_memory_format() -> None:
     assert rule(shape(size=32, channels_last=True)) == Route("shifted", channels_last=True)
     assert rule(shape(size=8, channels=64)) == Route("shifted", channels_last=True)
     assert rule(shape(channels=3)) == Route("unfolded")
+    assert rule(replace(shape(), groups=16)) == Route("grouped")
+    strided = replace(GEOMETRY, stride=(2, 2))
+    assert rule(replace(shape(), geometry=strided)) == Route("unfolded", channels_last=True)
 
 
 def test_nothing_is_measured_unasked(timed: list[Route]) -> None:
