@@ -1,10 +1,15 @@
 """Plain IEEE arithmetic for measuring, whatever the training around it uses."""
 
 import contextlib
+import functools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+
+_logger = logging.getLogger("autobatch")
 
 
 def _settings(device_type: str) -> tuple[Any, ...]:
@@ -27,6 +32,25 @@ def reduced_eps(device_type: str) -> float:
     eps = {"tf32": 2.0**-10, "bf16": 2.0**-7}
     plain = torch.finfo(torch.float32).eps
     return max(eps.get(getattr(setting, "fp32_precision", "none"), plain) for setting in _settings(device_type))
+
+
+@functools.cache
+def note_low_precision(eps: float, device_type: str) -> None:
+    """Log, once for each arithmetic, that the gradients' own rounding shows in the measure.
+
+    The figures are those of ``benchmarks/fisher_precision.py``; float16's are within 5 % and not logged.
+
+    Args:
+        eps: machine epsilon of the gradients' arithmetic.
+        device_type: where they were computed.
+    """
+    if eps == torch.finfo(torch.bfloat16).eps:
+        _logger.warning(
+            "gradients are rounded to bfloat16: the condition number is off by up to 10 %%, the square root of the trace"
+            " by up to 4 %%; do not compare them with those of float32"
+        )
+    elif eps == reduced_eps(device_type) > torch.finfo(torch.float32).eps:
+        _logger.warning("the training rounds float32 products to TF32; the measure's own products are not rounded")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError, near_names
+from autobatch.fisher._arithmetic import note_low_precision
 from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._gram import MAX_MEMORY
@@ -215,6 +216,7 @@ class FisherProbe:
             gram = self._sink.result()
         except MeasureError as problem:
             return Measurement(capture.bn, capture.gradient_eps, problem)
+        note_low_precision(capture.gradient_eps, gram.device.type)
         with torch.no_grad():
             shared = self._sink if isinstance(self._sink, SharedGram) else None
             starts = itertools.accumulate(capture.batches, initial=0)

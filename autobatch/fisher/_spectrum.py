@@ -111,7 +111,9 @@ def _threshold(batch_size: int, gradient_eps: float, largest: float, trace: floa
     """Return what an eigenvalue must exceed under the rule "precision"."""
     if gradient_eps > torch.finfo(torch.float32).eps:
         return (_HALF_PRECISION_MARGIN * gradient_eps) ** 2 * max(trace, 0.0) / batch_size
-    return max(largest, 0.0) * (batch_size * gradient_eps) ** 2
+    # F is summed in float64: below B * eps of that, an eigenvalue is F's own round-off, however exact the gradients.
+    own = batch_size * torch.finfo(torch.float64).eps
+    return max(largest, 0.0) * max((batch_size * gradient_eps) ** 2, own)
 
 
 def _extremes(gram: Tensor, gradient_eps: float, trace: float) -> tuple[npt.NDArray[np.float64], int] | None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch.fisher import FisherProbe
-from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
+from autobatch.fisher._arithmetic import exact_arithmetic, note_low_precision, reduced_eps
 
 from .models import ResNet8, mlp
 
@@ -55,6 +55,18 @@ def test_autocast_gives_about_the_same_gram_matrix(dtype: torch.dtype, build: ty
     error = float((cast.gram() - plain.gram()).norm() / plain.gram().norm())
     assert 1e-7 < error < 0.1
     assert cast.gram().dtype is torch.float64
+
+
+@pytest.mark.parametrize(("dtype", "notes"), [(torch.bfloat16, 1), (torch.float16, 0), (torch.float32, 0)])
+def test_an_error_above_five_percent_is_logged_once(
+    dtype: torch.dtype, notes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_low_precision.cache_clear()
+    model, (x, y) = ResNet8(), data()
+    for _ in range(2):
+        with FisherProbe(model), torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+            F.cross_entropy(model(x), y).backward()
+    assert sum("rounded to bfloat16" in record.getMessage() for record in caplog.records) == notes
 
 
 @pytest.fixture
