@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-
 _logger = logging.getLogger("autobatch")
 
 
@@ -46,7 +45,7 @@ def note_low_precision(eps: float, device_type: str) -> None:
     """
     if eps == torch.finfo(torch.bfloat16).eps:
         _logger.warning(
-            "gradients are rounded to bfloat16: the condition number is off by up to 10 %%, the square root of the trace"
+            "gradients are rounded to bfloat16: the condition number is off by up to 10 %%, the root of the trace"
             " by up to 4 %%; do not compare them with those of float32"
         )
     elif eps == reduced_eps(device_type) > torch.finfo(torch.float32).eps:

@@ -191,9 +191,9 @@ class Capture(TorchFunctionMode):
         # Without grad mode no use can get a gradient: optimizer steps, evaluation. A backward pass recomputes.
         if self.problem is not None or self._opaque or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        if type(func) is MethodWrapperType and func.__self__.__name__ not in PROPERTIES:
-            return func(*args, **kwargs)
         name = name_of(func)
+        if type(func) is MethodWrapperType and name not in PROPERTIES:
+            return func(*args, **kwargs)
         if is_composite(func) and rule_for(func, name) is None and self._any_weight((args, kwargs)):
             with self:
                 return opened(func)(*args, **kwargs)

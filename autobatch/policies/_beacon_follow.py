@@ -122,7 +122,7 @@ class _Run:
         self.rule = CorridorRule(parameters.tolerance, parameters.min_gain, parameters.max_rungs)
         self.teller = Teller(task.score, task.costs is not None, self.rule)
         start = Standing(progress=0.0, c_bar=math.nan, l_cum=0.0, steps=0.0)
-        best = best_of(self.weigh(start, task.epochs, current_size=0))
+        best = best_of(self.weigh(start, task.epochs))
         self.promised = best.upper if best else -math.inf
 
     def decide(self, observation: Observation, epochs_since_change: int) -> Decision:
@@ -133,7 +133,7 @@ class _Run:
             return _stay(observation, "the training is over")
         if started and not (observation.c_bar > 0 and observation.l_cum > 0):
             return _stay(observation, "C̄ and L have not been measured yet, so nothing can be predicted")
-        weighed = self.weigh(observation, epochs_left, observation.batch_size)
+        weighed = self.weigh(observation, epochs_left)
         current = (observation.batch_size, observation.lr) if started else None
         choice = choose(weighed, current, self.promised, self.rule)
         reason = self.teller.tell(choice, observation, epochs_left)
@@ -156,13 +156,12 @@ class _Run:
             return f"for the last {rest}, too late for a change"
         return None
 
-    def weigh(self, here: Observation | Standing, epochs_left: int, current_size: int) -> list[Weighed]:
+    def weigh(self, here: Observation | Standing, epochs_left: int) -> list[Weighed]:
         """Predict the end, the score and the cost of every candidate.
 
         Args:
             here: where the run stands.
             epochs_left: epochs until the end of training.
-            current_size: batch size in use; 0 before the first decision.
 
         Returns:
             All candidates, by batch size and learning rate.
@@ -171,7 +170,7 @@ class _Run:
         predicted = self.landscape.predict([end.c_bar for end in ends], [end.l_cum for end in ends])
         uppers = predicted.score + self.parameters.standard_errors * predicted.uncertainty
         seconds = [
-            self._seconds(batch_size, end.steps_left, epochs_left, changed=batch_size != current_size)
+            self._seconds(batch_size, end.steps_left, epochs_left)
             for (batch_size, _), end in zip(self.configurations, ends, strict=True)
         ]
         return [
@@ -192,18 +191,12 @@ class _Run:
             for index, ((batch_size, lr), end) in enumerate(zip(self.configurations, ends, strict=True))
         ]
 
-    def _seconds(self, batch_size: int, steps: float, epochs: int, *, changed: bool) -> float:
-        """Return the time for the rest; NaN without a cost table.
-
-        Measuring takes its full budget, or the sample that the controller takes after a change of batch size if that
-        costs more.
-        """
+    def _seconds(self, batch_size: int, steps: float, epochs: int) -> float:
+        """Return the time for the rest, with measuring at its full budget; NaN without a cost table."""
         costs = self.task.costs
         if costs is None:
             return math.nan
-        training = costs.training_seconds(batch_size, steps, epochs)
-        after_change = costs.measuring(batch_size) if changed and self.task.measuring_budget else 0.0
-        return training + max(self.task.measuring_budget * training, after_change)
+        return costs.training_seconds(batch_size, steps, epochs) * (1.0 + self.task.measuring_budget)
 
     def _nothing_known(self, observation: Observation, reason: str, alternatives: tuple[Candidate, ...]) -> Decision:
         if observation.batch_size > 0:
