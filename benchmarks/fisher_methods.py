@@ -52,7 +52,7 @@ def ours_reuse(case: Case, model: nn.Module) -> Step:
     from autobatch.fisher import FisherProbe
 
     if "reuse_weight_gradient" not in inspect.signature(FisherProbe).parameters:
-        raise SkippedError("this FisherProbe knows no reuse_weight_gradient")
+        raise ImportError("this FisherProbe knows no reuse_weight_gradient")
     probe = FisherProbe(model, reuse_weight_gradient=True)
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from fisher_models import CLASSES, ResNet
 from matplotlib import pyplot as plt
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from autobatch.fisher import FisherProbe
 
@@ -170,8 +170,11 @@ def draw(stored: dict[str, Any], devices: list[str], path: Path) -> None:
                 panel.plot(*zip(*shown, strict=True), line, marker=marker, color=colours[name], label=label)
         panel.set(xscale="log", yscale="log", xlabel=sweep.label, ylabel="milliseconds")
         panel.set_xticks(sweep.values)
-        panel.xaxis.set_major_formatter(ScalarFormatter())
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_locator(NullLocator())
         panel.grid(alpha=0.3)
         panel.legend(fontsize=9)
     figure.suptitle("What measuring adds to a training step")

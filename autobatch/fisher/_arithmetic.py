@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,24 +51,22 @@ def note_low_precision(eps: float, device_type: str) -> None:
         _logger.warning("the training rounds float32 products to TF32; the measure's own products are not rounded")
 
 
-@contextlib.contextmanager
-def exact_arithmetic(device_type: str) -> Iterator[None]:
-    """Compute in the tensors' own precision: no autocast, no TF32, no mode that watches torch functions.
+def exact_arithmetic(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Return a context that computes in the tensors' own precision: no gradients, no autocast, no TF32.
 
     Args:
         device_type: ``"cpu"``, ``"cuda"`` or another.
 
-    Yields:
-        Nothing.
+    Returns:
+        The context.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch._C.DisableTorchFunction())
-        if torch.is_autocast_enabled(device_type):
-            stack.enter_context(torch.autocast(device_type, enabled=False))
-        for setting in _settings(device_type):
-            before = getattr(setting, "fp32_precision", "none")
-            if before in {"tf32", "bf16"}:
-                setting.fp32_precision = "ieee"
-                stack.callback(setattr, setting, "fp32_precision", before)
-        yield
+    rounded = [setting for setting in _settings(device_type) if setting.fp32_precision in {"tf32", "bf16"}]
+    if not rounded and not torch.is_autocast_enabled(device_type):
+        return torch.no_grad()
+    stack = contextlib.ExitStack()
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(torch.autocast(device_type, enabled=False))
+    for setting in rounded:
+        stack.callback(setattr, setting, "fp32_precision", setting.fp32_precision)
+        setting.fp32_precision = "ieee"
+    return stack

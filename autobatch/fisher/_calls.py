@@ -154,6 +154,8 @@ class KeptInput:
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """Return (..., n), whose samples lie as the input's do, as (B, T, n), where T counts every other dimension."""
+        if tensor.ndim == 2 and self.layout.dim == 0 and tensor.shape[0] == self.batch:
+            return tensor.unsqueeze(1)
         return self.layout.samples_first(tensor, self.batch).reshape(self.batch, -1, tensor.shape[-1])
 
     def rows(self, tensor: Tensor) -> Tensor:
@@ -233,4 +235,4 @@ def precise(*tensors: Tensor) -> tuple[Tensor, ...]:
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple(tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor in tensors)

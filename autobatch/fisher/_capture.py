@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
@@ -25,15 +24,18 @@ from autobatch.fisher._functions import (
     is_composite,
     name_of,
     opened,
+    tensors_of,
     without_hooks,
 )
-from autobatch.fisher._generic import generic, one_by_one, tensors_in
+from autobatch.fisher._generic import generic, one_by_one
 from autobatch.fisher._jacobians import Jacobian
 from autobatch.fisher._layout import (
     BatchLayout,
     Claim,
     Layout,
+    Layouts,
     LostBatch,
+    overwritten_in,
     propagate,
     settle_claims,
     written_into,
@@ -75,6 +77,9 @@ class _Before:
     tensor: Tensor | None = None
     edge: GradientEdge | None = None
     random_state: Tensor | None = None
+
+
+_NOTHING = _Before()
 
 
 @dataclass
@@ -142,11 +147,14 @@ class Capture(TorchFunctionMode):
         self._sharded = False
         self._opaque = 0
         self._pulling_back = False
-        self._layouts: Any = WeakTensorKeyDictionary()
+        self._layouts = Layouts()
+        self._claimed = False
         self._weights: dict[int, Weight] = {}
         self._ledgers: dict[int, _Ledger] = {}
         self._claims: list[Claim] = []
         self._frontier: list[Any] = []
+        self._norms: list[Tensor] = []
+        self._formed: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
         self._pass_handles: list[RemovableHandle] = []
         self._find_parameters()
@@ -194,40 +202,40 @@ class Capture(TorchFunctionMode):
         name = name_of(func)
         if type(func) is MethodWrapperType and name not in PROPERTIES:
             return func(*args, **kwargs)
-        if is_composite(func) and rule_for(func, name) is None and self._any_weight((args, kwargs)):
-            with self:
-                return opened(func)(*args, **kwargs)
-        before = self._snapshot(name, args, kwargs)
-        output = func(*args, **kwargs)
         start = time.perf_counter()
-        try:
-            with torch._C.DisableTorchFunction():
-                outputs = list(tensors_in((args[0] if name in ASSIGNING else output,)))
-                tensors = list(tensors_in((args, kwargs)))
-                if tensors:
-                    self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before))
-        except MeasureError as error:
-            self.problem = error
+        tensors = tensors_of(args, kwargs)
+        before = _NOTHING
+        if any(self._weight(tensor) is not None for tensor in tensors):
+            if is_composite(func) and rule_for(func, name) is None:
+                with self:
+                    return opened(func)(*args, **kwargs)
+            before = self._snapshot(name, args)
         self.seconds += time.perf_counter() - start
+        output = func(*args, **kwargs)
+        if tensors:
+            start = time.perf_counter()
+            try:
+                outputs = tensors_of((args[0] if name in ASSIGNING else output,))
+                self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before))
+            except MeasureError as error:
+                self.problem = error
+            self.seconds += time.perf_counter() - start
         return output
 
-    def _any_weight(self, values: Iterable[Any]) -> bool:
-        return any(self._weight(tensor) is not None for tensor in tensors_in(values))
-
-    def _snapshot(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Before":
-        if changes_in_place(name) and isinstance(args[0], Tensor) and self._any_weight((args, kwargs)):
+    def _snapshot(self, name: str, args: tuple[Any, ...]) -> "_Before":
+        if changes_in_place(name) and isinstance(args[0], Tensor):
             edge = get_gradient_edge(args[0]) if id(args[0]) in self._weights else None
             return _Before(args[0].detach().clone(), edge)
-        if name in _RANDOM and self._any_weight((args, kwargs)):
+        if name in _RANDOM:
             return _Before(random_state=torch.get_rng_state())
-        return _Before()
+        return _NOTHING
 
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled() or self.problem is not None:
             return
         try:
             with torch._C.DisableTorchFunction():
-                self._begin(list(tensors_in((args, kwargs))))
+                self._begin(tensors_of(args, kwargs))
         except MeasureError as error:
             self.problem = error
 
@@ -255,24 +263,24 @@ class Capture(TorchFunctionMode):
             self._end_pass()
         self.batch = batch
         self.batches.append(batch)
-        self.squared_gradients.append(torch.zeros((), dtype=torch.float64))
         self._sink.begin(batch)
 
     def _see(self, call: _Call) -> None:
         tensors = call.tensors[:1] if call.name in _SHAPE_OF_OTHERS else call.tensors
         found = [(tensor, layout) for tensor in tensors if (layout := self._standing(tensor)) is not None]
         if found:
-            settle_claims(call.name, call.args, found)
-            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            if self._claimed:
+                settle_claims(call.name, call.args, found)
+                found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
             self._follow(call, found)
             if call.function is F.batch_norm:
                 self._note_batch_norm(call)
-        if not any(output.requires_grad for output in call.outputs):
-            return
         carrying = {id(tensor) for tensor, _ in found}
         for tensor in tensors:
             if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None:
                 call.used[id(tensor)] = weight
+        if not (call.used or self._claimed) or not any(output.requires_grad for output in call.outputs):
+            return
         if any(isinstance(layout, LostBatch) or not layout.open_claims for _, layout in found):
             if call.used:
                 self._meet(call)
@@ -282,11 +290,16 @@ class Capture(TorchFunctionMode):
     def _follow(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note where the batch lies in the outputs."""
         if call.name in ASSIGNING:
-            base, index, value = call.args
-            layout = self._standing(value) if isinstance(value, Tensor) else None
-            if self._standing(base) is None and isinstance(layout, BatchLayout):
-                self._layouts[base] = written_into(base, index, value, layout, self.batch) or LostBatch(call.name)
+            self._follow_assignment(*call.args)
             return
+        source, first = found[0]
+        if first.stays(call.name) and all(layout is first for _, layout in found):
+            # Most functions: nothing moves.
+            same = [output for output in call.outputs if output.shape == source.shape]
+            for output in same:
+                self._layouts[output] = first
+            if len(same) == len(call.outputs):
+                return
         for index, output in enumerate(call.outputs):
             layout = propagate(
                 call.name,
@@ -301,21 +314,32 @@ class Capture(TorchFunctionMode):
             if layout is not None:
                 self._layouts[output] = layout
 
+    def _follow_assignment(self, base: Tensor, index: Any, value: Any) -> None:
+        if not isinstance(value, Tensor):
+            return
+        before, layout = self._standing(base), self._standing(value)
+        if isinstance(before, BatchLayout):
+            if not overwritten_in(base, index, value, layout=before, value_layout=layout, batch=self.batch):
+                self._layouts[base] = LostBatch("__setitem__")
+        elif before is None and layout is not None:
+            taken = written_into(base, index, value, layout, self.batch) if isinstance(layout, BatchLayout) else None
+            self._layouts[base] = taken or LostBatch("__setitem__")
+
     def _meet(self, call: _Call) -> None:
         """Note a use of weights together with the batch."""
-        where = self._describe(call.weights()[0].name) + f" in {call.name}()"
+        site = (call.weights()[0].name, call.name)
         contributions: list[Contribution] = []
         try:
             if rule := rule_for(call.function, call.name):
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
             if not _covers(contributions, call):
-                contributions = generic(call, call.was.random_state, where)
+                contributions = generic(call, call.was.random_state, self._describe(*site))
         except MeasureError as error:
-            raise MeasureError(f"{where}: {error}") from error
+            raise MeasureError(f"{self._describe(*site)}: {error}") from error
         if call.was.edge is not None:
             self._weights.pop(id(call.args[0]))
-        self._owe(call.outputs, contributions, call.tensors, where, overwritten=call.was.edge)
+        self._owe(call.outputs, contributions, call.tensors, site, overwritten=call.was.edge)
 
     def _derive(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note a function of weights without the batch: its result is a weight too, or has a row for each sample."""
@@ -342,17 +366,17 @@ class Capture(TorchFunctionMode):
 
     def _assume(self, call: _Call, claims: tuple[Claim, ...]) -> None:
         """Note a use of weights on what may have a row for each sample."""
-        where = self._describe(call.weights()[0].name) + f" in {call.name}()"
+        site = (call.weights()[0].name, call.name)
         rule = rule_for(call.function, call.name) if claims else CLAIMABLE.get(call.function)
         contributions: list[Contribution] = []
         if rule is not None and self.batch > 1:
-            claims = claims or self._claim(call, where)
+            claims = claims or self._claim(call, self._describe(*site))
             if claims:
                 with contextlib.suppress(NoRuleError, MeasureError):
                     contributions = rule(call)
         if _covers(contributions, call):
             self._claims += [claim for claim in claims if claim not in self._claims]
-            self._owe(call.outputs, contributions, call.tensors, where, claims=claims)
+            self._owe(call.outputs, contributions, call.tensors, site, claims=claims)
         else:
             for claim in claims:
                 claim.settle(confirmed=False)
@@ -365,6 +389,7 @@ class Capture(TorchFunctionMode):
             if not tensor.ndim or not tensor.shape[0] or tensor.shape[0] % self.batch:
                 return ()
         claim = Claim(where)
+        self._claimed = True
         layout = BatchLayout(0, 1, (claim,))
         call.assumed[id(leading)] = call.assumed[id(output)] = layout
         self._layouts[output] = layout
@@ -375,7 +400,7 @@ class Capture(TorchFunctionMode):
         outputs: list[Tensor],
         contributions: list[Contribution],
         tensors: Iterable[Tensor],
-        where: str,
+        site: tuple[str, str],
         *,
         claims: tuple[Claim, ...] = (),
         overwritten: GradientEdge | None = None,
@@ -398,7 +423,7 @@ class Capture(TorchFunctionMode):
         for index, group in by_output.items():
             if not leads_on:
                 self._frontier.append(get_gradient_edge(outputs[index]))
-            hook = self._output_hook(group, claims, where)
+            hook = self._output_hook(group, claims, site)
             self._pass_handles.append(outputs[index].register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _note_batch_norm(self, call: _Call) -> None:
@@ -418,10 +443,10 @@ class Capture(TorchFunctionMode):
 
     def _standing(self, tensor: Tensor) -> Layout | None:
         """Return the layout of a tensor, unless it is unknown or rests on a refuted claim."""
-        layout: Layout | None = self._layouts.get(tensor)
+        layout = self._layouts.get(tensor)
         if layout is None and tensor.grad_fn is not None and id(tensor) not in self._weights and self.batch:
             layout = self._through_custom_function(tensor)
-        return None if layout is None or _refuted(layout) else layout
+        return None if layout is None or (self._claimed and _refuted(layout)) else layout
 
     def _through_custom_function(self, tensor: Tensor) -> Layout | None:
         # Custom autograd functions run unseen: their outputs lie as an input of the same shape does, or batch first.
@@ -464,10 +489,11 @@ class Capture(TorchFunctionMode):
             " leave it out of F"
         )
 
-    def _describe(self, name: str) -> str:
+    def _describe(self, name: str, function: str = "") -> str:
         path = name.rpartition(".")[0]
         kind = type(self._model.get_submodule(path)).__name__
-        return f"parameter {name!r} of " + (f"module {path!r} ({kind})" if path else f"the model itself ({kind})")
+        owner = f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
+        return f"parameter {name!r} of {owner}" + (f" in {function}()" if function else "")
 
     # -- modules that have a rule of their own ----------------------------------------------------------------------
 
@@ -483,10 +509,9 @@ class Capture(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 found = [self._weights[id(p)] for p in module.parameters() if id(p) in self._weights]
                 contributions = module_contributions(module, args, output, found, self.batch)
-                where = self._describe(found[0].name) if found else ""
                 self._layouts[output] = BatchLayout(0)
                 if contributions:
-                    self._owe([output], contributions, tensors_in(args), where)
+                    self._owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
         except MeasureError as error:
             self.problem = error
         self.seconds += time.perf_counter() - start
@@ -508,7 +533,7 @@ class Capture(TorchFunctionMode):
         return chosen, self._frontier
 
     def _output_hook(
-        self, owed: list[tuple[Contribution, GradientEdge | None]], claims: tuple[Claim, ...], where: str
+        self, owed: list[tuple[Contribution, GradientEdge | None]], claims: tuple[Claim, ...], site: tuple[str, str]
     ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             if self.problem is not None or self._pulling_back:
@@ -522,7 +547,7 @@ class Capture(TorchFunctionMode):
                         for contribution, edge in owed:
                             self._receive(contribution, edge, gradient.detach())
             except MeasureError as error:
-                self.problem = MeasureError(f"{where}: {error}")
+                self.problem = MeasureError(f"{self._describe(*site)}: {error}")
             owed.clear()  # and with them the inputs they keep
             self.seconds += time.perf_counter() - start
 
@@ -564,28 +589,35 @@ class Capture(TorchFunctionMode):
         self._sink.add(ledger.root.name, ledger.received, gradient)
         ledger.received = []
         if gradient is not None:
-            self._count(ledger, gradient)
-            if parameter.grad is None:
-                parameter.grad = torch.empty_like(parameter).copy_(gradient)
-            else:
+            ledger.got_gradient = True
+            self._formed.append(gradient)
+            if parameter.grad is not None:
                 parameter.grad += gradient
+            elif parameter.is_contiguous():
+                parameter.grad = gradient
+            else:
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
     def _parameter_hook(self, ledger: _Ledger) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            if self._pulling_back or not self.squared_gradients:
+            if self._pulling_back or not self.batches:
                 return
             start = time.perf_counter()
-            with torch.no_grad(), torch._C.DisableTorchFunction():
-                self._count(ledger, gradient.detach())
+            ledger.got_gradient = True
+            if gradient.layout is torch.strided:
+                with torch.no_grad():
+                    self._norms.append(torch.linalg.vector_norm(gradient, dtype=_at_least_float32(gradient.dtype)))
             self.seconds += time.perf_counter() - start
 
         return hook
 
-    def _count(self, ledger: _Ledger, gradient: Tensor) -> None:
-        ledger.got_gradient = True
-        if gradient.layout is torch.strided:
-            norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-            self.squared_gradients[-1] = self.squared_gradients[-1].to(norm.device) + norm * norm
+    def _square(self) -> Tensor:
+        """Return the squared norm of the gradient that the parameters got in this pass, float64."""
+        norms = self._norms + (list(torch._foreach_norm(self._formed)) if self._formed else [])
+        self._norms, self._formed = [], []
+        if not norms:
+            return torch.zeros((), dtype=torch.float64)
+        return torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square().sum()
 
     # -- the result ---------------------------------------------------------------------------------------------
 
@@ -595,7 +627,7 @@ class Capture(TorchFunctionMode):
             handle.remove()
         self._handles = []
         self._pass_handles = []
-        self._layouts = WeakTensorKeyDictionary()
+        self._layouts = Layouts()
         self._weights = {}
         self._frontier = []
 
@@ -633,13 +665,20 @@ class Capture(TorchFunctionMode):
             with torch.no_grad():
                 self._settle(ledger)
             ledger.uses, ledger.fired, ledger.got_gradient, ledger.forms_gradient = [], 0, False, True
+        with torch.no_grad():
+            self.squared_gradients.append(self._square())
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []
         self._claims = []
+        self._claimed = False
         self._frontier = []
-        self._layouts = WeakTensorKeyDictionary()
+        self._layouts = Layouts()
         self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype in {torch.float32, torch.float64} else torch.float32
 
 
 def _covers(contributions: list[Contribution], call: _Call) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._generic import tensors_in
+from autobatch.fisher._functions import tensors_of
 from autobatch.fisher._jacobians import DenseJacobian
 from autobatch.fisher._sink import GramSink
 
@@ -48,9 +48,9 @@ class ExactCapture:
         if self.batches:
             self.problem = MeasureError('the model was called twice in one measured step, with bn="exact"')
             return
-        batch = next(tensors_in((args, kwargs))).shape[0]
+        batch = tensors_of(args, kwargs)[0].shape[0]
         self.batches.append(batch)
-        self._outputs = [tensor for tensor in tensors_in((output,)) if tensor.requires_grad]
+        self._outputs = [tensor for tensor in tensors_of((output,)) if tensor.requires_grad]
         if any(tensor.ndim == 0 or tensor.shape[0] != batch for tensor in self._outputs):
             self.problem = MeasureError(f'bn="exact" needs outputs with the batch (B = {batch}) as dimension 0')
         for module in self._model.modules():

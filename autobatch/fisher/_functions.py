@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,28 @@ def is_composite(func: Callable[..., Any]) -> bool:
 def changes_in_place(name: str) -> bool:
     """Whether a function writes over its first argument: mul_, __imul__, __setitem__."""
     return name in ASSIGNING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+
+
+def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
+    """Return all tensors in nested tuples, lists and dictionaries, in order.
+
+    Args:
+        args: the positional arguments of a call, or any sequence.
+        kwargs: its keyword arguments.
+
+    Returns:
+        The tensors.
+    """
+    found: list[Tensor] = []
+    for values in (args, kwargs.values() if kwargs else ()):
+        for value in values:
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, (tuple, list)):
+                found += tensors_of(value)
+            elif isinstance(value, dict):
+                found += tensors_of((), value)
+    return found
 
 
 @functools.cache

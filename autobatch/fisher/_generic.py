@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher._calls import Call, Contribution, KeptTensor, Weight, dense, precise
+from autobatch.fisher._functions import tensors_of
 from autobatch.fisher._jacobians import Jacobian
 from autobatch.fisher._layout import BatchLayout
 
@@ -85,7 +86,7 @@ class _Replay:
             if self._before is not None:
                 args = ((self._before if overwritten is None else args[0]).clone(), *args[1:])
             result = self._function(*args, **kwargs)
-        self._graph = list(tensors_in((args[0] if result is None else result,))), list(fresh.values())
+        self._graph = tensors_of((args[0] if result is None else result,)), list(fresh.values())
         return self._graph
 
     def from_outside(self, output: Tensor, gradient: Tensor) -> Tensor:
@@ -193,21 +194,3 @@ def mapped(value: Any, change: Callable[[Any], Any], kinds: type | tuple[type, .
     if isinstance(value, Mapping):
         return {key: mapped(item, change, kinds) for key, item in value.items()}
     return value
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Yield all tensors in nested tuples, lists and dictionaries, in order.
-
-    Args:
-        values: an iterable of nested values.
-
-    Yields:
-        Each tensor.
-    """
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())

@@ -11,18 +11,23 @@ MAX_MEMORY = 64 << 20
 # Blocks of fewer columns than this are gathered in a buffer first: a narrow product is bound by memory traffic on F.
 _NARROW_COLUMNS = 512
 _BUFFER_COLUMNS = 1024
-# Columns that one float64 product takes; fits a core's cache together with the rows of F it is added to.
-_DOUBLE_COLUMNS = 2048
-# From so many samples on products of float32 gradients may be in float32: of J, where a block has so many elements,
-# over so many columns; of pairs, where the parameter has so many elements, over so many features. See GramAccumulator.
-SINGLE_SAMPLES = 128
-_SINGLE_BLOCK = 1 << 18
-_SINGLE_COLUMNS = 1024
+# From so many samples on products of float32 gradients may be in float32: of J, where a block has so many columns (or
+# elements, of many samples); of pairs, where the parameter has so many elements. See GramAccumulator.
+SINGLE_SAMPLES = 32
+_SINGLE_BLOCK_COLUMNS = 2048
+_SINGLE_BLOCK_ELEMENTS = 1 << 18
+_SINGLE_PAIRS = 128
 _SINGLE_PARAMETER = 1 << 16
+# Columns of J, and features of pairs, that one product adds up before it is added to others in float64.
+_SINGLE_COLUMNS = 1024
+_DOUBLE_COLUMNS = 768
 _SINGLE_FEATURES = 256
-# Rows of F that one product fills at least, in float64 and in float32.
-_DOUBLE_TILE = 32
-_SINGLE_TILE = 64
+# Bytes of several products that are made together: on a CPU what its cache holds.
+_CACHE = 4 << 20
+_ACCELERATOR_CACHE = 32 << 20
+# Rows of F that one product fills at least.
+_TILE = 64
+_ACCELERATOR_TILE = 512
 # Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
 
@@ -31,18 +36,18 @@ class GramAccumulator:
     """Sums J_block J_blockᵀ over blocks of J's columns into F, in float64, upper triangle only.
 
     Products are in float64, where they cost a fifth to a third of a training step on a CPU, except the large ones of
-    float32 gradients from 128 samples on. Those are in float32 over 1024 columns of J, or 256 features of a pairwise
-    product, at a time, and each is added up in float64. Their round-off is relative to the norms of the two rows that
-    meet, not to lambda_max, so small eigenvalues that come from small rows keep their digits: on MLPs and ResNets at
-    the beginning, in the middle and at the end of training (condition numbers 26 to 6e4, B = 128) every singular value
-    above 1e-4 of the largest was right to 2e-6 relative, and F to 5e-8 of lambda_max. Only large rows that nearly
-    depend on each other show more of it: where each sample had a twin that differed by a hundredth, a condition number
-    of 345.49 came out as 345.46, and with a thousandth 4885 as 4925. Samples that are equal bit by bit get equal
-    entries, and thus an eigenvalue of 0, because all tiles of F are of nearly one size and a matrix product then adds
-    up in one order everywhere. Smaller products, little work, stay in float64: a layer that carries much of the trace
-    in few columns has no other columns for its round-off to average against, and a small model may have fewer
-    parameters than samples, where only float64 tells 0 from not 0. Subtracting a mean row first makes matters worse by
-    three digits, for small rows then take their round-off from large ones.
+    float32 gradients. Those are in float32 over 1024 columns of J, or 256 features of a pairwise product, at a time,
+    and each is added up in float64. Their round-off is relative to the norms of the two rows that meet, not to
+    lambda_max, so small eigenvalues that come from small rows keep their digits: on MLPs and ResNets at the beginning,
+    in the middle and at the end of training (condition numbers 26 to 6e4, B = 128) every singular value above 1e-4 of
+    the largest was right to 2e-6 relative, and F to 5e-8 of lambda_max. Only large rows that nearly depend on each
+    other show more of it: where each sample had a twin that differed by a hundredth, a condition number of 345.49 came
+    out as 345.46, and with a thousandth 4885 as 4925. Samples that are equal bit by bit get equal entries, and thus an
+    eigenvalue of 0, because all tiles of F are of nearly one size and a matrix product then adds up in one order
+    everywhere. Smaller products, little work, stay in float64: a layer that carries much of the trace in few columns
+    has no other columns for its round-off to average against, and a small model may have fewer parameters than samples,
+    where only float64 tells 0 from not 0. Subtracting a mean row first makes matters worse by three digits, for small
+    rows then take their round-off from large ones.
 
     Args:
         batch_size: B.
@@ -54,16 +59,13 @@ class GramAccumulator:
         self.batch_size = batch_size
         self.max_memory = max_memory
         self._upper = torch.zeros(batch_size, batch_size, dtype=torch.float64, device=device)
-        # An accelerator wants few large products, a CPU small ones that stay in its cache.
-        self._wide = 1 if device.type == "cpu" else 8
-        self._double_columns = self._within(max_memory // 8, self._wide * _DOUBLE_COLUMNS)
-        columns = self._within(max_memory // 16, _BUFFER_COLUMNS)
+        cpu = device.type == "cpu"
+        self._tile = _TILE if cpu else _ACCELERATOR_TILE
+        self._cache = min(max_memory // 8, _CACHE if cpu else _ACCELERATOR_CACHE)
+        columns = max(1, min(_BUFFER_COLUMNS, max_memory // 16 // (8 * batch_size)))
         self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
         self._filled = 0
         self._kept: list[tuple[Tensor, list[Tensor]]] = []
-
-    def _within(self, memory: int, columns: int) -> int:
-        return max(1, min(columns, memory // (8 * self.batch_size)))
 
     def chunks(self, rows: int, width: int) -> Iterator[tuple[int, int]]:
         """Split a parameter's dimension 0 so that a block of J, in float64, takes an eighth of the memory at most.
@@ -88,21 +90,15 @@ class GramAccumulator:
         columns = block.reshape(self.batch_size, -1)
         for factor, tiles in self._kept:
             if _same(columns, factor):
-                for (lo, hi), products in zip(self._tiles(_SINGLE_TILE), tiles, strict=True):
+                for (lo, hi), products in zip(self._tiles(), tiles, strict=True):
                     self._upper[lo:hi, lo:] += products
                 return
-        width = columns.shape[1]
-        if width < _NARROW_COLUMNS:
+        if columns.shape[1] < _NARROW_COLUMNS:
             self._gather(columns)
-        elif self._single(columns) and columns.numel() >= _SINGLE_BLOCK:
-            for part in _parts(width, self._wide * _SINGLE_COLUMNS):
-                self._multiply_single(columns[:, part])
-        else:
-            for part in _parts(width, self._double_columns):
-                self._multiply_double(columns[:, part].to(torch.float64))
-
-    def _single(self, factor: Tensor) -> bool:
-        return factor.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
+            return
+        wide = columns.shape[1] >= _SINGLE_BLOCK_COLUMNS or columns.numel() >= _SINGLE_BLOCK_ELEMENTS
+        single = wide and columns.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
+        self._multiply(columns, single=single)
 
     def _gather(self, columns: Tensor) -> None:
         done, width = 0, columns.shape[1]
@@ -116,24 +112,36 @@ class GramAccumulator:
 
     def _multiply_gathered(self) -> None:
         if self._filled:
-            self._multiply_double(self._buffer[:, : self._filled])
+            self._multiply(self._buffer[:, : self._filled], single=False)
         self._filled = 0
 
-    def _multiply_single(self, columns: Tensor) -> None:
-        for lo, hi in self._tiles(_SINGLE_TILE):
-            self._upper[lo:hi, lo:] += columns[lo:hi] @ columns[lo:].T
+    def _multiply(self, columns: Tensor, *, single: bool) -> None:
+        width = columns.shape[1]
+        most = _SINGLE_COLUMNS if single else max(1, min(_DOUBLE_COLUMNS, self._cache // (8 * self.batch_size)))
+        count = -(-width // most)
+        size = width // count
+        each = self.batch_size * (12 * self._tile if single else 8 * (self._tile + size))
+        together = max(1, self._cache // each)
+        for first in range(0, count, together):
+            slices = columns[:, first * size : min(first + together, count) * size]
+            self._multiply_slices(slices.view(self.batch_size, -1, size).transpose(0, 1), single=single)
+        if count * size < width:
+            self._multiply_slices(columns[:, count * size :].unsqueeze(0), single=False)
 
-    def _multiply_double(self, columns: Tensor) -> None:
-        for lo, hi in self._tiles(_DOUBLE_TILE):
-            self._upper[lo:hi, lo:].addmm_(columns[lo:hi], columns[lo:].T)
+    def _multiply_slices(self, slices: Tensor, *, single: bool) -> None:
+        # One product for each slice of columns: a CPU's threads share them.
+        if not single:
+            slices = slices.to(torch.float64, memory_format=torch.contiguous_format)
+        for lo, hi in self._tiles():
+            products = torch.bmm(slices[:, lo:hi], slices[:, lo:].mT)
+            self._upper[lo:hi, lo:] += products.sum(0, dtype=torch.float64)
 
-    def _tiles(self, smallest: int, bytes_per_row: int = 0) -> Iterator[tuple[int, int]]:
+    def _tiles(self, bytes_per_row: int = 0) -> Iterator[tuple[int, int]]:
         """Yield the rows (lo, hi) of F that one product fills; it fills the columns from lo on."""
         batch = self.batch_size
         room = max(1, self.max_memory // 8 // (bytes_per_row or 8 * batch))
         # All of nearly one size, and no small one at the end.
-        count = max(1, batch // max(smallest * self._wide, batch // 8), -(-batch // room))
-        size = -(-batch // count)
+        size = -(-batch // max(1, batch // max(self._tile, batch // 8), -(-batch // room)))
         for lo in range(0, batch, size):
             yield lo, min(lo + size, batch)
 
@@ -150,7 +158,7 @@ class GramAccumulator:
         batch, positions = left.shape[:2]
         left, right = left.reshape(batch * positions, -1), right.reshape(batch * positions, -1)
         left, right = self._double(left, right)
-        for lo, hi in self._tiles(_SINGLE_TILE, 8 * positions * positions * batch):
+        for lo, hi in self._tiles(8 * positions * positions * batch):
             here, onward = slice(lo * positions, hi * positions), slice(lo * positions, None)
             products = self._inner(left, here, onward)
             products *= self._inner(right, here, onward)
@@ -162,12 +170,12 @@ class GramAccumulator:
         # One position: its J is left ⊗ right. The output gradient is J of the layer's bias too, which comes next: its
         # Gram matrix is one half of this product.
         self._kept = []
-        single = self._single(left) and self._single(right)
+        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
         single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
         lefts: list[Tensor] = []
         rights: list[Tensor] = []
         one, other = (left, right) if single else self._double(left, right)
-        for lo, hi in self._tiles(_SINGLE_TILE):
+        for lo, hi in self._tiles():
             here, onward = slice(lo, hi), slice(lo, None)
             lefts.append(self._inner(one, here, onward, single=single))
             rights.append(self._inner(other, here, onward, single=single))
@@ -190,7 +198,7 @@ class GramAccumulator:
             return factor[here] @ factor[onward].T
         total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
         if single:
-            for part in _parts(factor.shape[1], self._wide * _SINGLE_FEATURES):
+            for part in _parts(factor.shape[1], _SINGLE_FEATURES):
                 total += factor[here, part] @ factor[onward, part].T
         else:
             for part in _parts(factor.shape[1], max(1, self.max_memory // 8 // (8 * len(factor)))):

@@ -18,7 +18,7 @@ def products_are_cheaper(batch: int, positions: int, rows: int, width: int) -> b
         width: W.
 
     Returns:
-        True where pairwise products take less time (in float64, while J is multiplied in float32 from 128 samples on).
+        True where pairwise products take less time (in float64, while large J are multiplied in float32).
     """
     pair = 0.5 if batch >= SINGLE_SAMPLES else 1.0
     return positions * positions * (rows + width) < rows * width * (positions / batch + pair)

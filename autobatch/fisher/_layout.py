@@ -5,7 +5,8 @@ table of shape (T, C) looks like a batch when T equals B. So the batch dimension
 of the model's input, and every function moves it, keeps it or loses it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._keeping import BATCH_IN_FRONT, ELEMENT_BY_ELEMENT, FEATURES_LAST
 
 
 class Claim:
@@ -68,6 +70,10 @@ class BatchLayout:
         """The claims that nothing has settled yet."""
         return tuple(claim for claim in self.claims if claim.confirmed is None)
 
+    def stays(self, function: str) -> bool:
+        """Whether a function leaves the batch where it is, if its output has the shape of its input."""
+        return not self.claims and function in _STAYING
+
     @property
     def refuted(self) -> bool:
         """Whether a claim that this rests on was wrong."""
@@ -99,8 +105,34 @@ class LostBatch:
 
     function: str
 
+    def stays(self, function: str) -> bool:
+        """Whether a function leaves the samples lost, which it does whatever it is but a new tensor."""
+        return False
+
 
 Layout = BatchLayout | LostBatch
+
+
+class Layouts:
+    """The layouts of tensors, as long as these live."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[weakref.ref[Tensor], Layout]] = {}
+
+    def __setitem__(self, tensor: Tensor, layout: Layout) -> None:
+        self._found[id(tensor)] = (weakref.ref(tensor), layout)
+
+    def get(self, tensor: Tensor) -> Layout | None:
+        """Return the layout of a tensor, or None."""
+        found = self._found.get(id(tensor))
+        # Another tensor may have come to lie where one has died.
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def items(self) -> Iterator[tuple[Tensor, Layout]]:
+        """Yield the tensors that live, with their layouts."""
+        for reference, layout in self._found.values():
+            if (tensor := reference()) is not None:
+                yield tensor, layout
 
 
 @dataclass(frozen=True)
@@ -115,6 +147,8 @@ class _Move:
     output: Tensor
     index: int
     batch: int
+    followed: Sequence[Tensor] = ()
+    tensors: Sequence[Tensor] = ()
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         if len(self.args) > position:
@@ -215,8 +249,19 @@ def propagate(
     if name not in _MANY_INPUTS and any(not _aligned(tensor, other, source, layout) for tensor, other in followed):
         return LostBatch(name)
     rule = _RULES.get(name)
-    move = _Move(args, kwargs, source, layout.dim, layout.outer, output, index, batch)
-    place = rule(move) if rule else _kept(move, tensors)
+    move = _Move(
+        args,
+        kwargs,
+        source,
+        layout.dim,
+        layout.outer,
+        output,
+        index,
+        batch,
+        followed=[tensor for tensor, _ in followed],
+        tensors=tensors,
+    )
+    place = rule(move) if rule else None
     if place is None:
         return LostBatch(name)
     dim, outer = place if isinstance(place, tuple) else (place, layout.outer)
@@ -249,13 +294,120 @@ def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, b
     return None
 
 
-def _kept(move: _Move, tensors: Sequence[Tensor]) -> int | None:
-    # The default: the dimension stays where it was, or moves right where broadcasting adds dimensions on the left.
+def overwritten_in(
+    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout, value_layout: Layout | None, batch: int
+) -> bool:
+    """Whether samples stay in place where a part of a tensor that carries the batch is overwritten.
+
+    Args:
+        base: the tensor.
+        index: where it is overwritten.
+        value: what is written.
+        layout: the layout of the tensor.
+        value_layout: that of the value, if it has one.
+        batch: B.
+
+    Returns:
+        True where the value is the same for all samples or lies as they do.
+    """
+    if value_layout is None:
+        return True
+    target = base.detach()[index]
+    place = _indexed(_Move((base, index), {}, base, layout.dim, layout.outer, target, 0, batch))
+    return (
+        isinstance(value_layout, BatchLayout)
+        and place == value_layout.dim + target.ndim - value.ndim
+        and value_layout.outer == layout.outer
+    )
+
+
+def _kept(move: _Move) -> int | None:
+    # The dimension stays where it was, or moves right where broadcasting adds dimensions on the left.
     dim = move.dim
-    if move.output.ndim > move.source.ndim and _broadcasts(tensors, move.output):
+    if move.output.ndim > move.source.ndim and _broadcasts(move.tensors, move.output):
         dim += move.output.ndim - move.source.ndim
     same = dim < move.output.ndim and move.output.shape[dim] == move.source.shape[move.dim]
     return dim if same else None
+
+
+def _in_front(move: _Move) -> int | None:
+    return _kept(move) if move.dim == 0 and move.source.ndim > 1 else None
+
+
+def _before_features(features: int) -> _Rule:
+    # Functions that touch only the last dimensions, or that the batch leaves by its size where they touch its own.
+
+    def rule(move: _Move) -> int | None:
+        return _left_aligned(move) if move.dim < move.source.ndim - features else None
+
+    return rule
+
+
+def _normalised(move: _Move) -> int | None:
+    return move.dim if move.dim < move.source.ndim - len(move.argument(1, "normalized_shape")) else None
+
+
+def _products_added(move: _Move) -> int | None:
+    # addmm, baddbmm: (added, left, right).
+    if move.source is move.args[0]:
+        return _kept(move)
+    inner = _Move(move.args[1:], move.kwargs, move.source, move.dim, move.outer, move.output, 0, move.batch)
+    return _matmul(inner)
+
+
+def _convolved(spatial: int) -> _Rule:
+    def rule(move: _Move) -> int | None:
+        whole = move.source is move.args[0] and move.source.ndim == spatial + 2
+        return 0 if whole and move.dim == 0 else None
+
+    return rule
+
+
+def _contracted(move: _Move) -> int | None:
+    # tensordot: what is left of the first operand, then of the second.
+    dims = move.argument(2, "dims", 2)
+    first: Tensor = move.args[0]
+    second: Tensor = move.args[1]
+    pair: list[list[int]]
+    if isinstance(dims, int):
+        pair = [list(range(first.ndim - dims, first.ndim)), list(range(dims))]
+    elif isinstance(dims, (tuple, list)) and len(dims) == 2:
+        pair = [[end] if isinstance(end, int) else list(end) for end in dims]
+    else:
+        return None
+    own = {dim % move.source.ndim for dim in pair[int(move.source is second)]}
+    if move.dim in own:
+        return None
+    ahead = first.ndim - len(pair[0]) if move.source is second else 0
+    return ahead + move.dim - sum(dim < move.dim for dim in own)
+
+
+def _distances(move: _Move) -> int | None:
+    # cdist: (..., P, M) and (..., R, M) give (..., P, R).
+    last = move.source.ndim - 1
+    if move.dim == last:
+        return None
+    shift = move.output.ndim - move.source.ndim
+    return move.dim + shift + int(move.dim == last - 1 and move.source is not move.args[0])
+
+
+def _diagonal(move: _Move) -> int | None:
+    pair = {move.left(int(move.argument(place, f"dim{place - 1}", place - 2))) for place in (2, 3)}
+    return None if move.dim in pair else move.dim - sum(dim < move.dim for dim in pair)
+
+
+def _taken(move: _Move) -> int | None:
+    return move.dim if move.source is not move.args[0] else None  # table.take(indices)
+
+
+def _loss(move: _Move) -> int | None:
+    whole = move.output.ndim > 0 and move.output.shape[0] == move.source.shape[0]
+    return 0 if move.dim == 0 and whole else None
+
+
+def _copied_from(move: _Move) -> int | None:
+    # base.copy_(source): base lies as the source does, aligned on the right.
+    return _right_aligned(move) if move.source is move.args[1] else None
 
 
 def _broadcasts(tensors: Sequence[Tensor], output: Tensor) -> bool:
@@ -359,7 +511,7 @@ def _concatenated(move: _Move) -> _Place:
         return None if dims is None else move.dim
     # Whole batches one after the other: the batch is repeated.
     joined = move.args[0] if move.args else move.kwargs["tensors"]
-    if any(tensor.shape[move.dim] % move.batch for tensor in joined):
+    if any(all(tensor is not other for other in move.followed) for tensor in joined):
         return None
     whole = all(tensor.shape[move.dim] == move.outer * move.batch for tensor in joined)
     return (move.dim, move.output.shape[move.dim] // move.batch) if whole else None
@@ -385,6 +537,20 @@ def _recurrent(move: _Move) -> _Place:
     if move.source is not move.args[0] or move.source.ndim != 3:
         return None
     return 1 if move.index else move.dim
+
+
+def _reduced_along(position: int, default: int) -> _Rule:
+    def rule(move: _Move) -> int | None:
+        dims = move.dims(position, "dim", default)
+        if dims is None or move.dim in dims:
+            return None
+        return move.dim - sum(dim < move.dim for dim in dims)
+
+    return rule
+
+
+def _reduced_last(move: _Move) -> int | None:
+    return move.dim if move.dim < move.source.ndim - 1 else None
 
 
 def _right_aligned(move: _Move) -> int | None:
@@ -493,22 +659,58 @@ def _attention(move: _Move) -> int | None:
 
 
 # Functions that take nothing but dtype and device from their tensor, and those that do so from all but the first.
-_FRESH = frozenset({"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"})
+_FRESH = frozenset({
+    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "zeros_like", "ones_like", "empty_like"),
+    *("full_like", "rand_like", "randn_like", "randint_like"),
+})
 _FIRST_ONLY = frozenset({"to", "type_as", "view_as", "reshape_as", "expand_as"})
 
 # Functions that take rows of a table by index, and the table's place among their arguments.
-_LOOKUPS = {"__getitem__": 0, "index_select": 0, "embedding": 1}
+_LOOKUPS = {"__getitem__": 0, "index_select": 0, "take": 0, "embedding": 1}
 
 # Functions whose carriers may hold the batch in different places without mixing samples up: the rule decides.
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _MANY_INPUTS = frozenset({"einsum", *_RECURRENT})
+
+# Losses, which without a reduction give one for each sample.
+_LOSSES = (
+    *("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy"),
+    *("binary_cross_entropy_with_logits", "kl_div", "poisson_nll_loss", "gaussian_nll_loss", "cosine_embedding_loss"),
+    *("margin_ranking_loss", "soft_margin_loss", "hinge_embedding_loss", "triplet_margin_loss", "multi_margin_loss"),
+    *("multilabel_margin_loss", "multilabel_soft_margin_loss", "cross_entropy_loss"),
+)
 
 # Functions in which only the first argument can carry the batch, and those whose last two dimensions are a matrix.
 _WEIGHTED = ("linear", "conv")
 _PRODUCTS = frozenset({"matmul", "mm", "bmm"})
 
 _RULES: dict[str, _Rule] = (
-    dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed)
+    dict.fromkeys(ELEMENT_BY_ELEMENT, _kept)
+    | dict.fromkeys(BATCH_IN_FRONT, _in_front)
+    | {name: _before_features(features) for name, features in FEATURES_LAST.items()}
+    | dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), _normalised)
+    | dict.fromkeys(("addmm", "baddbmm"), _products_added)
+    | dict.fromkeys(("softmax", "log_softmax", "softmin", "gumbel_softmax", "_softmax", "_log_softmax"), _untouched(1))
+    | dict.fromkeys(
+        (
+            *("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "unfold", "index_fill"),
+            *("fft_fftshift", "fft_ifftshift"),
+        ),
+        _untouched(1),
+    )
+    | dict.fromkeys(("renorm", "diff"), _untouched(2, default=-1))
+    | dict.fromkeys(
+        ("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_hfft", "fft_ihfft"), _untouched(2, default=-1)
+    )
+    | dict.fromkeys(("fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2"), _untouched(2, default=(-2, -1)))
+    | dict.fromkeys(("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn"), _untouched(2))
+    | dict.fromkeys(("linalg_cross", "cross"), _untouched(2, default=-1))
+    | dict.fromkeys(("normalize",), _untouched(2, default=1))
+    | dict.fromkeys(("glu",), _untouched(1, default=-1))
+    | dict.fromkeys(("cosine_similarity",), _reduced_along(2, default=1))
+    | dict.fromkeys(("pairwise_distance",), _reduced_last)
+    | dict.fromkeys(("copy_",), _copied_from)
+    | dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed)
     | dict.fromkeys(("reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "ravel"), _reshaped)
     | dict.fromkeys(("mT", "mH", "adjoint"), _last_two_swapped)
     | dict.fromkeys(("T", "H", "t"), _reversed)
@@ -517,7 +719,9 @@ _RULES: dict[str, _Rule] = (
     | dict.fromkeys(("repeat", "tile"), _repeated)
     | dict.fromkeys(("cat", "concat", "concatenate"), _concatenated)
     | dict.fromkeys(_RECURRENT, _recurrent)
-    | dict.fromkeys(("gather", "index_add", "scatter", "narrow"), _untouched(1))
+    | dict.fromkeys(("gather", "narrow"), _untouched(1))
+    | dict.fromkeys(("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce"), _untouched(1))
+    | dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), _untouched(1))
     | dict.fromkeys(("sort", "argsort", "topk"), _untouched(1, default=-1))
     | dict.fromkeys(("chunk", "split", "tensor_split"), _untouched(2, default=0))
     | dict.fromkeys(("select", "unbind"), _selected)
@@ -529,16 +733,16 @@ _RULES: dict[str, _Rule] = (
         ),
         _reduced,
     )
-    | dict.fromkeys(
-        (
-            *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-            *("embedding", "embedding_bag"),
-        ),
-        _left_aligned,
-    )
-    | dict.fromkeys(("matmul", "mm", "bmm"), _matmul)
+    | {f"conv{kind}{spatial}d": _convolved(spatial) for kind in ("", "_transpose") for spatial in (1, 2, 3)}
+    | dict.fromkeys(("embedding", "embedding_bag"), _left_aligned)
+    | dict.fromkeys(("matmul", "mm", "bmm", "mv"), _matmul)
+    | dict.fromkeys(_LOSSES, _loss)
     | {
         "linear": _linear,
+        "tensordot": _contracted,
+        "cdist": _distances,
+        "diagonal": _diagonal,
+        "take": _taken,
         "repeat_interleave": _repeated_each,
         "index_select": _index_selected,
         "take_along_dim": _untouched(2),
@@ -553,3 +757,5 @@ _RULES: dict[str, _Rule] = (
         "einsum": _einsum,
     }
 )
+# Functions that cannot move samples where input and output have the same shape.
+_STAYING = (ELEMENT_BY_ELEMENT | {"batch_norm", "group_norm", "instance_norm", "layer_norm"}) - _FIRST_ONLY

@@ -83,8 +83,8 @@ def _leaves(loss: Tensor) -> list[Tensor]:
         node = stack.pop()
         if node is None:
             continue
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
+        if not node.next_functions:
+            leaves.append(node.variable)  # type: ignore[attr-defined]
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)

@@ -109,7 +109,9 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
 
 def _summed_bias(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
     def jacobian(gradient: Tensor) -> Jacobian:
-        return DenseJacobian(precise(kept.by_sample(gradient))[0].sum(1))
+        rows = precise(kept.by_sample(gradient))[0]
+        # The same memory as the weight's output gradient: its Gram matrix need not be made twice.
+        return DenseJacobian(rows[:, 0] if rows.shape[1] == 1 else rows.sum(1))
 
     return jacobian
 

@@ -28,7 +28,9 @@ def with_twins(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows])[torch.randperm(2 * len(rows))]
 
 
-@pytest.mark.parametrize("widths", [(3, 500, 600, 70), (1, 511, 512, 513), (1024, 1024), (3000,), (0, 5)])
+@pytest.mark.parametrize(
+    "widths", [(3, 500, 600, 70), (1, 511, 512, 513), (1024, 1024), (3000,), (2999,), (300, 300, 301), (0, 5)]
+)
 @pytest.mark.parametrize("max_memory", [1 << 10, 1 << 17, 1 << 26])
 @pytest.mark.parametrize("batch", [1, 7, 130])
 def test_blocks_of_any_width(widths: tuple[int, ...], max_memory: int, batch: int) -> None:
@@ -77,7 +79,7 @@ def assert_small_eigenvalues_are_right(gram: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, right, rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("batch", [128, 150])
+@pytest.mark.parametrize("batch", [32, 128, 150])
 def test_float32_blocks_keep_small_eigenvalues(batch: int) -> None:
     rows = graded(batch, 5000)
     gram = GramAccumulator(batch, CPU)
@@ -95,7 +97,7 @@ def test_float32_pairs_keep_small_eigenvalues() -> None:
     assert_small_eigenvalues_are_right(gram.result(), expected)
 
 
-@pytest.mark.parametrize("half", [32, 64, 65, 71, 100])
+@pytest.mark.parametrize("half", [16, 19, 32, 45, 64, 65, 71, 100])
 def test_samples_that_occur_twice_leave_no_eigenvalue(half: int) -> None:
     gram = GramAccumulator(2 * half, CPU)
     columns, left, right = with_twins(torch.randn(half, 5700)).split((5000, 300, 400), dim=1)

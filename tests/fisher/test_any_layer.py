@@ -1219,9 +1219,20 @@ KINDS = {
 CASES = {f"{kind}-{name}": case for kind, cases in KINDS.items() for name, case in cases.items()}
 
 
+def worthwhile(name: str, sizes: str) -> bool:
+    """Whether sizes can matter to a kind of layer: more than these say nothing new, and there are many layers."""
+    kind = name.partition("-")[0]
+    if sizes == "single":
+        return kind not in {"elementwise", "parametrized", "free"}
+    if sizes == "multiples":
+        return kind in {"attention", "transformer", "recurrent", "joined", "table", "module"}
+    return sizes == "equal" or "activation" not in name
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(
+    ("sizes", "name"), [(sizes, name) for name in CASES for sizes in SIZES if worthwhile(name, sizes)]
+)
 def test_any_layer(name: str, sizes: str) -> None:
     CASES[name].check(sizes)
 
@@ -1413,6 +1424,144 @@ class Scan(nn.Module):
 def test_never_silently_wrong(name: str, sizes: str) -> None:
     with suppress(MeasureError):
         HARD[name].check(sizes)
+
+
+def backwards(x: Tensor) -> Tensor:
+    return torch.arange(len(x)).flip(0)
+
+
+def assigned_backwards(x: Tensor, y: Tensor) -> Tensor:
+    for i in range(len(x)):
+        y[len(x) - 1 - i] = x[i]
+    return y
+
+
+def assigned_by_index(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    y[backwards(x)] = x
+    return y
+
+
+def assigned_whole(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:] = x.flip(0)
+    return y
+
+
+def reversal(x: Tensor) -> Tensor:
+    """The matrix that reverses the samples."""
+    return torch.eye(len(x), dtype=x.dtype).flip(0)
+
+
+# Samples change places, in the same shape: whatever comes next has another sample's row at each place.
+MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip-up-down": torch.flipud,
+    "rotation": lambda x: x.rot90(2, (0, 1)),
+    "reversed": lambda x: reversed(x),
+    "fourier-shift": lambda x: torch.fft.fftshift(x, dim=0),
+    "roll": lambda x: x.roll(x[0].numel()),
+    "index": lambda x: x[backwards(x)],
+    "index-of-two": lambda x: x[backwards(x)[:, None], torch.arange(x.shape[1])],
+    "list": lambda x: x[list(range(len(x)))[::-1]],
+    "gather": lambda x: x.gather(0, backwards(x)[:, None, None].expand_as(x)),
+    "take": lambda x: x.flip(1, 2).take(torch.arange(x.numel()).flip(0)).view(x.shape),
+    "put": lambda x: torch.zeros_like(x).put(torch.arange(x.numel()).flip(0).view(x.shape), x.flip(1, 2)),
+    "index-copy": lambda x: torch.zeros_like(x).index_copy(0, backwards(x), x),
+    "index-add": lambda x: torch.zeros_like(x).index_add(0, backwards(x), x),
+    "index-add-in-place": lambda x: torch.zeros_like(x).index_add_(0, backwards(x), x),
+    "index-put": lambda x: torch.zeros_like(x).index_put((backwards(x),), x),
+    "scatter": lambda x: torch.zeros_like(x).scatter(0, backwards(x)[:, None, None].expand_as(x), x),
+    "masked-scatter": lambda x: torch.zeros_like(x).masked_scatter(x == x, x.flip(0)),
+    "copied": lambda x: torch.zeros_like(x).copy_(x.flip(0)),
+    "copied-into-a-clone": lambda x: x.clone().copy_(x.flip(0)),
+    "assigned-to-zeros": lambda x: assigned_backwards(x, torch.zeros(x.shape, dtype=x.dtype)),
+    "assigned-to-zeros-like": lambda x: assigned_backwards(x, torch.zeros_like(x)),
+    "assigned-by-index": assigned_by_index,
+    "assigned-whole": assigned_whole,
+    "split": lambda x: torch.cat(x.split(1)[::-1]),
+    "stacked": lambda x: torch.stack(list(x)[::-1]),
+    "stacked-vertically": lambda x: torch.vstack(torch.tensor_split(x, len(x))[::-1]),
+    "padded-sequences": lambda x: nn.utils.rnn.pad_sequence(list(x)[::-1], batch_first=True),
+    "matrix-product": lambda x: reversal(x) @ x.flatten(1),
+    "addmm": lambda x: torch.addmm(torch.zeros(1, dtype=x.dtype), reversal(x), x.flatten(1)),
+    "multi-dot": lambda x: torch.linalg.multi_dot([reversal(x), x.flatten(1)]),
+    "tensordot": lambda x: torch.tensordot(reversal(x), x, dims=1),
+    "einsum": lambda x: torch.einsum("ij,jtc->itc", reversal(x), x),
+    "sparse-product": lambda x: torch.sparse.mm(reversal(x).to_sparse(), x.flatten(1)),
+    "solution": lambda x: torch.linalg.solve(reversal(x), x.flatten(1)),
+    "convolution-over-samples": lambda x: F.conv1d(x.transpose(0, 1), reversal(x).unsqueeze(2)).transpose(0, 1),
+    "convolution-without-a-batch": lambda x: F.conv1d(x.flatten(1), reversal(x).unsqueeze(2)),
+    "shifted-by-repeating": lambda x: x.repeat(2, 1, 1)[1 : 1 + len(x)],
+    "shifted-by-joining": lambda x: torch.cat([x[1:], x[:1]]),
+}
+
+
+def joined(m: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """A product of both as one batch."""
+    out = torch.cat([first, second]) @ m.p
+    return out[: len(first)], out[len(first) :]
+
+
+def against_a_bank(m: nn.Module, x: Tensor) -> Tensor:
+    ours, bank = joined(m, x, torch.linspace(-1, 1, 4 * x.shape[1], dtype=x.dtype).view(4, -1))
+    return ours @ bank.T
+
+
+def against_others(m: nn.Module, x: Tensor) -> Tensor:
+    ours, others = joined(m, x, x.flip(0))
+    return ours * others.flip(0)
+
+
+# With as many rows of a parameter as samples, shapes tell nothing about the result.
+TURNED = {
+    "distances": bare(lambda m, x: torch.cdist(m.p, x).T, vectors, p="4 c"),
+    "inner": bare(lambda m, x: torch.inner(m.p, x).T, vectors, p="4 c"),
+    "outer": bare(lambda m, x: torch.outer(m.p, x[:, 0]).T, vectors, p="4"),
+    "kronecker": bare(lambda m, x: torch.kron(x, m.p), vectors, p="1 3"),
+    "matrix-product": bare(lambda m, x: torch.mm(m.p, x.T).T, vectors, p="4 c"),
+    "addmm": bare(lambda m, x: torch.addmm(m.q, m.p, x.T).T, vectors, p="4 c", q="4 1"),
+    "linear": bare(lambda m, x: F.linear(m.p, x).T, vectors, p="4 c"),
+    "einsum": bare(lambda m, x: torch.einsum("kc,bc->kb", m.p, x).T, vectors, p="4 c"),
+    "tensordot": bare(lambda m, x: torch.tensordot(m.p, x, dims=([1], [1])).T, vectors, p="4 c"),
+    "tensordot-3d": bare(lambda m, x: torch.tensordot(m.p, x, dims=([1], [2])).permute(1, 2, 0), p="4 c"),
+    "differences": bare(lambda m, x: (m.p[:, None] - x).pow(2).sum(-1).T, vectors, p="4 c"),
+    "grid": bare(lambda m, x: sum(torch.meshgrid(x[:, 0], m.p, indexing="xy")).sin().T, vectors, p="4"),
+    "grid-ij": bare(lambda m, x: sum(torch.meshgrid(x[:, 0], m.p, indexing="ij")).sin(), vectors, p="4"),
+    "broadcast": bare(lambda m, x: torch.broadcast_tensors(x, m.p)[1] * x, p="c"),
+    "bank": bare(against_a_bank, vectors, p="c 3"),
+    "bank-of-parameters": bare(lambda m, x: torch.cat([x, m.p])[len(x) :] @ x.T, vectors, p="4 c"),
+    "negatives": bare(against_others, vectors, p="c 3"),
+}
+
+
+class Direct(nn.Module):
+    """A layer, with one before it or none; its output is the model's."""
+
+    def __init__(self, layer: nn.Module, before: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.before(x).sin())
+
+
+@pytest.mark.parametrize("layer_before", [True, False])
+@pytest.mark.parametrize("sizes", ["distinct", "equal"])
+@pytest.mark.parametrize("name", [f"moved-{name}" for name in MOVED] + [f"turned-{name}" for name in TURNED])
+def test_samples_that_change_places(name: str, sizes: str, layer_before: bool) -> None:
+    """Sample i's column is its own gradient, wherever its rows are; or the package says that it lost them."""
+    kind, _, name = name.partition("-")
+    case = bare(lambda m, x: (y := MOVED[name](x)) * m.p[: y.shape[-1]], p="24") if kind == "moved" else TURNED[name]
+    b, t, c = SIZES[sizes]
+    (x,) = case.inputs(b, t, c)
+    model = Direct(case.layer(t, c), nn.Linear(c, c) if layer_before else nn.Identity()).double()
+
+    def step(samples: slice) -> Tensor:
+        return loss_of(model(x[samples]))
+
+    with suppress(MeasureError):
+        assert error_of(gram_of_probe(model, step), gram_of_samples(model, b, step)) < 1e-9
 
 
 # Here no row of some use belongs to one sample, so "rows" has no meaning for it.

@@ -56,7 +56,9 @@ class Case:
 
     def expected(self, x: Tensor, g: Tensor) -> Tensor:
         samples = []
-        for one, gradient in zip(x.view(self.batch, -1, *x.shape[1:]), g.view(self.batch, -1, *g.shape[1:]), strict=True):
+        for one, gradient in zip(
+            x.view(self.batch, -1, *x.shape[1:]), g.view(self.batch, -1, *g.shape[1:]), strict=True
+        ):
             weight = x.new_zeros(self.weight, requires_grad=True)
             samples.append(torch.autograd.grad((self.convolve(one, weight) * gradient).sum(), weight)[0])
         return torch.stack(samples)

@@ -48,7 +48,7 @@ WITH_BATCH_NORM: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), 32),
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=5), 32),
     "vgg16_bn": (small_vgg16_bn, 32),
-    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5, dropout=0.0), 64),
+    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5, dropout=0.0), 32),
 }
 
 
@@ -87,12 +87,11 @@ WITHOUT_BATCH_NORM: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 @pytest.mark.parametrize("name", WITHOUT_BATCH_NORM)
-@pytest.mark.parametrize("batch", [2, 3])
-def test_without_batch_norm(name: str, batch: int) -> None:
+def test_without_batch_norm(name: str) -> None:
     build, size = WITHOUT_BATCH_NORM[name]
     model = build().double()
-    step = step_of(model, size=size, batch=batch)
-    assert error_of(gram_of_probe(model, step), gram_of_samples(model, batch, step)) < 1e-9
+    step = step_of(model, size=size, batch=2)
+    assert error_of(gram_of_probe(model, step), gram_of_samples(model, 2, step)) < 1e-9
 
 
 def gpt2(attention: str) -> nn.Module:
