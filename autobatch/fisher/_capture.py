@@ -30,11 +30,14 @@ from autobatch.fisher._functions import (
 from autobatch.fisher._generic import generic, one_by_one
 from autobatch.fisher._jacobians import Jacobian
 from autobatch.fisher._layout import (
+    IN_FRONT,
+    STAYING,
     BatchLayout,
     Claim,
     Layout,
     Layouts,
     LostBatch,
+    layer_keeps,
     overwritten_in,
     propagate,
     settle_claims,
@@ -205,22 +208,35 @@ class Capture(TorchFunctionMode):
         start = time.perf_counter()
         tensors = tensors_of(args, kwargs)
         before = _NOTHING
-        if any(self._weight(tensor) is not None for tensor in tensors):
+        if weighted := any(self._weight(tensor) is not None for tensor in tensors):
             if is_composite(func) and rule_for(func, name) is None:
                 with self:
                     return opened(func)(*args, **kwargs)
             before = self._snapshot(name, args)
         self.seconds += time.perf_counter() - start
         output = func(*args, **kwargs)
-        if tensors:
-            start = time.perf_counter()
-            try:
+        start = time.perf_counter()
+        try:
+            if tensors and (weighted or not self._stays(name, tensors, output)):
                 outputs = tensors_of((args[0] if name in ASSIGNING else output,))
                 self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before))
-            except MeasureError as error:
-                self.problem = error
-            self.seconds += time.perf_counter() - start
+        except MeasureError as error:
+            self.problem = error
+        self.seconds += time.perf_counter() - start
         return output
+
+    def _stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
+        """Note the layout of a function's output in the most frequent case: nothing moves."""
+        if self._claimed or name not in STAYING or not isinstance(output, Tensor):
+            return False
+        first = self._layouts.get(tensors[0])
+        if not isinstance(first, BatchLayout) or output.shape != tensors[0].shape:
+            return False
+        for tensor in tensors[1:]:
+            if self._layouts.get(tensor) is not first:
+                return False
+        self._layouts[output] = first
+        return True
 
     def _snapshot(self, name: str, args: tuple[Any, ...]) -> "_Before":
         if changes_in_place(name) and isinstance(args[0], Tensor):
@@ -254,7 +270,7 @@ class Capture(TorchFunctionMode):
         self._next_pass(tensors[0].shape[0])
         for tensor in tensors:
             if tensor.ndim and tensor.shape[0] == self.batch:
-                self._layouts[tensor] = BatchLayout(0)
+                self._layouts[tensor] = IN_FRONT
 
     def _next_pass(self, batch: int) -> None:
         if self.batches:
@@ -293,13 +309,10 @@ class Capture(TorchFunctionMode):
             self._follow_assignment(*call.args)
             return
         source, first = found[0]
-        if first.stays(call.name) and all(layout is first for _, layout in found):
-            # Most functions: nothing moves.
-            same = [output for output in call.outputs if output.shape == source.shape]
-            for output in same:
-                self._layouts[output] = first
-            if len(same) == len(call.outputs):
-                return
+        output = call.outputs[0] if call.outputs else source
+        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
+            self._layouts[output] = IN_FRONT
+            return
         for index, output in enumerate(call.outputs):
             layout = propagate(
                 call.name,
@@ -459,7 +472,7 @@ class Capture(TorchFunctionMode):
             if other.grad_fn in parents and other.shape == tensor.shape:
                 layout = known
         if layout is None and tensor.ndim and tensor.shape[0] == self.batch:
-            layout = BatchLayout(0)
+            layout = IN_FRONT
         if layout is not None:
             self._layouts[tensor] = layout
         return layout
@@ -509,7 +522,7 @@ class Capture(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 found = [self._weights[id(p)] for p in module.parameters() if id(p) in self._weights]
                 contributions = module_contributions(module, args, output, found, self.batch)
-                self._layouts[output] = BatchLayout(0)
+                self._layouts[output] = IN_FRONT
                 if contributions:
                     self._owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
         except MeasureError as error:

@@ -70,10 +70,6 @@ class BatchLayout:
         """The claims that nothing has settled yet."""
         return tuple(claim for claim in self.claims if claim.confirmed is None)
 
-    def stays(self, function: str) -> bool:
-        """Whether a function leaves the batch where it is, if its output has the shape of its input."""
-        return not self.claims and function in _STAYING
-
     @property
     def refuted(self) -> bool:
         """Whether a claim that this rests on was wrong."""
@@ -105,12 +101,9 @@ class LostBatch:
 
     function: str
 
-    def stays(self, function: str) -> bool:
-        """Whether a function leaves the samples lost, which it does whatever it is but a new tensor."""
-        return False
-
 
 Layout = BatchLayout | LostBatch
+IN_FRONT = BatchLayout(0)
 
 
 class Layouts:
@@ -267,7 +260,8 @@ def propagate(
     dim, outer = place if isinstance(place, tuple) else (place, layout.outer)
     if dim >= output.ndim or output.shape[dim] % (outer * batch):
         return LostBatch(name)
-    return BatchLayout(dim, outer, claims)
+    # One object for the usual layout, so that layouts are quickly seen to be the same.
+    return BatchLayout(dim, outer, claims) if dim or outer > 1 or claims else IN_FRONT
 
 
 def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, batch: int) -> BatchLayout | None:
@@ -353,6 +347,22 @@ def _products_added(move: _Move) -> int | None:
         return _kept(move)
     inner = _Move(move.args[1:], move.kwargs, move.source, move.dim, move.outer, move.output, 0, move.batch)
     return _matmul(inner)
+
+
+def layer_keeps(name: str, x: Tensor, output: Tensor) -> bool:
+    """Whether a function is one of the most frequent layers, which keep a batch in front in front: a short cut.
+
+    Args:
+        name: its name.
+        x: its input, with the batch in front.
+        output: its output.
+
+    Returns:
+        False also where nothing is known.
+    """
+    dimensions = _LAYERS.get(name, 0)
+    whole = x.ndim == dimensions or (dimensions == 2 and x.ndim > 1)
+    return whole and output.ndim == x.ndim and output.shape[0] == x.shape[0]
 
 
 def _convolved(spatial: int) -> _Rule:
@@ -672,6 +682,9 @@ _LOOKUPS = {"__getitem__": 0, "index_select": 0, "take": 0, "embedding": 1}
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _MANY_INPUTS = frozenset({"einsum", *_RECURRENT})
 
+# Dimensions of a layer's input: exactly so many, or at least two.
+_LAYERS = {"conv1d": 3, "conv2d": 4, "conv3d": 5, "batch_norm": 2, "linear": 2}
+
 # Losses, which without a reduction give one for each sample.
 _LOSSES = (
     *("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy"),
@@ -758,4 +771,4 @@ _RULES: dict[str, _Rule] = (
     }
 )
 # Functions that cannot move samples where input and output have the same shape.
-_STAYING = (ELEMENT_BY_ELEMENT | {"batch_norm", "group_norm", "instance_norm", "layer_norm"}) - _FIRST_ONLY
+STAYING = (ELEMENT_BY_ELEMENT | {"batch_norm", "group_norm", "instance_norm", "layer_norm"}) - _FIRST_ONLY
