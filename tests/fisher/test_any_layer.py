@@ -908,12 +908,39 @@ TABLES = {
         images,
         p="c 1 1 1",
     ),
+    # Twelve places: a multiple of every batch size here.
+    "network-of-places-by-index": bare(
+        lambda m, x: (x @ x.mT + places(m)[distances_of(x) % 12].permute(2, 0, 1)[0]).softmax(-1) @ x, p="5 1", q="2 5"
+    ),
+    "network-of-places-as-mask": bare(
+        lambda m, x: F.scaled_dot_product_attention(
+            *[x.unsqueeze(1).expand(-1, 2, -1, -1)] * 3, attn_mask=places(m)[distances_of(x)].permute(2, 0, 1)[None]
+        ),
+        p="5 1",
+        q="2 5",
+    ),
+    "network-of-places-on-average": bare(lambda m, x: x * places(m).mean(0)[0], p="5 1", q="2 5"),
+    "network-of-places-one": bare(lambda m, x: x * places(m)[2, 1], p="5 1", q="2 5"),
+    "network-of-places-turned": bare(lambda m, x: x + places(m).T.reshape(-1)[: x.shape[1], None], p="5 1", q="2 5"),
+    "network-of-places-as-weight": bare(
+        lambda m, x: F.linear(x, places(m)[:, :1].expand(-1, x.shape[2])), p="5 1", q="2 5"
+    ),
     "norm-of-token": bare(
         lambda m, x: torch.cat([F.layer_norm(m.p, m.p.shape[-1:], m.q).expand(len(x), -1, -1), x], 1),
         p="1 c",
         q="c",
     ),
 }
+
+
+def places(m: nn.Module) -> Tensor:
+    """A network of twelve coordinates: (12, 2)."""
+    return F.linear(F.relu(F.linear(torch.linspace(-1, 1, 12, dtype=m.p.dtype)[:, None], m.p)), m.q)
+
+
+def distances_of(x: Tensor) -> Tensor:
+    positions = torch.arange(x.shape[1])
+    return (positions[:, None] - positions).abs()
 
 
 def shifted(x: Tensor) -> Tensor:
