@@ -1,7 +1,6 @@
 """Measure: from a forward and backward pass to the Gram matrix, its spectrum and the running position (C̄, L)."""
 
-from autobatch.fisher._autotune import ROUTES as routes
-from autobatch.fisher._autotune import Routes
+from autobatch.fisher._autotune import Routes, routes
 from autobatch.fisher._measurement import Measurement
 from autobatch.fisher._modules import register_gram_rule
 from autobatch.fisher._position import SpectralPosition

@@ -171,7 +171,7 @@ class Routes:
         self._measured = measured
 
 
-ROUTES = Routes()
+routes = Routes()
 
 
 @lru_cache(maxsize=4096)

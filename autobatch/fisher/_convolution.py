@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from autobatch.fisher._autotune import ROUTES, Route, Shape
+from autobatch.fisher._autotune import Route, Shape, routes
 from autobatch.fisher._gram import MAX_MEMORY, GramAccumulator
 from autobatch.fisher._jacobians import products_are_cheaper
 from autobatch.fisher._unfold import Geometry, Unfolder, padded
@@ -196,7 +196,7 @@ def form(
         def run(candidate: Route) -> Formed:
             return form(x[:rows], g[:rows], shape.samples, geometry, groups, max_memory=max_memory, route=candidate)
 
-        route = ROUTES.of(shape, run)
+        route = routes.of(shape, run)
     cache = _CACHE if x.device.type == "cpu" else _ACCELERATOR_CACHE
     size = _even(batch, min(cache, max_memory // 8) // shape.sample_bytes(route))
     shifts = geometry.kernel[0] if route.kind == "shifted" else 1

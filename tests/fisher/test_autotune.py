@@ -9,7 +9,7 @@ import torch
 
 from autobatch import MeasureError
 from autobatch.fisher import _autotune
-from autobatch.fisher._autotune import CANDIDATES, ROUTES, Route, Routes, Shape, rule
+from autobatch.fisher._autotune import CANDIDATES, Route, Routes, Shape, routes, rule
 from autobatch.fisher._convolution import form
 from autobatch.fisher._unfold import Geometry
 
@@ -24,9 +24,9 @@ def shape(samples: int = 32, size: int = 8, channels: int = 16, *, channels_last
 
 @pytest.fixture
 def _no_measured_routes() -> Iterator[None]:
-    ROUTES.load([])
+    routes.load([])
     yield
-    ROUTES.load([])
+    routes.load([])
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_measured_route_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_autotune, "_fastest", watched)
     ordinary = form(x, g, 20, GEOMETRY, 1)
-    with ROUTES.tuning():
+    with routes.tuning():
         tuned = form(x, g, 20, GEOMETRY, 1)
     assert len(ran) == 1
     assert tuned.route == Route("unfolded", channels_last=True) != ordinary.route
