@@ -62,7 +62,7 @@ def exact_arithmetic(device_type: str) -> contextlib.AbstractContextManager[obje
     """
     rounded = [setting for setting in _settings(device_type) if setting.fp32_precision in {"tf32", "bf16"}]
     if not rounded and not torch.is_autocast_enabled(device_type):
-        return torch.no_grad()
+        return torch.no_grad() if torch.is_grad_enabled() else contextlib.nullcontext()
     stack = contextlib.ExitStack()
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device_type, enabled=False))

@@ -30,6 +30,8 @@ _TILE = 64
 _ACCELERATOR_TILE = 512
 # Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
+# Samples up to which products of pairs are made in one piece, though half of it is not needed.
+_ONE_TILE = 256
 
 
 class GramAccumulator:
@@ -90,8 +92,10 @@ class GramAccumulator:
         columns = block.reshape(self.batch_size, -1)
         for factor, tiles in self._kept:
             if _same(columns, factor):
-                for (lo, hi), products in zip(self._tiles(), tiles, strict=True):
-                    self._upper[lo:hi, lo:] += products
+                lo = 0
+                for products in tiles:
+                    self._upper[lo : lo + len(products), lo:] += products
+                    lo += len(products)
                 return
         if columns.shape[1] < _NARROW_COLUMNS:
             self._gather(columns)
@@ -175,7 +179,9 @@ class GramAccumulator:
         lefts: list[Tensor] = []
         rights: list[Tensor] = []
         one, other = (left, right) if single else self._double(left, right)
-        for lo, hi in self._tiles():
+        # One product for all rows where calls cost more than multiplications.
+        tiles = [(0, self.batch_size)] if self.batch_size <= _ONE_TILE else list(self._tiles())
+        for lo, hi in tiles:
             here, onward = slice(lo, hi), slice(lo, None)
             lefts.append(self._inner(one, here, onward, single=single))
             rights.append(self._inner(other, here, onward, single=single))
@@ -198,8 +204,12 @@ class GramAccumulator:
             return factor[here] @ factor[onward].T
         total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
         if single:
-            for part in _parts(factor.shape[1], _SINGLE_FEATURES):
-                total += factor[here, part] @ factor[onward, part].T
+            count = -(-factor.shape[1] // _SINGLE_FEATURES)
+            even = factor.shape[1] // count * count
+            slices = factor[:, :even].reshape(len(factor), count, -1).transpose(0, 1)
+            total += torch.bmm(slices[:, here], slices[:, onward].mT).sum(0, dtype=torch.float64)
+            if even < factor.shape[1]:
+                total += factor[here, even:] @ factor[onward, even:].T
         else:
             for part in _parts(factor.shape[1], max(1, self.max_memory // 8 // (8 * len(factor)))):
                 total.addmm_(factor[here, part].to(torch.float64), factor[onward, part].to(torch.float64).T)
