@@ -49,6 +49,10 @@ from autobatch.fisher._sink import GramSink
 
 # Functions of a matrix alone whose result is the matrix transposed.
 _TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
+_ALONE = (
+    "its result does not descend from the model's input and never meets what does, so no per-sample gradient exists:"
+    " give each sample its own rows, or freeze the parameter"
+)
 # Functions with parameters that draw random numbers.
 _RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"})
 # Functions that take no more than the shape of their other arguments, or of any.
@@ -222,6 +226,9 @@ class Capture(TorchFunctionMode):
                 self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before))
         except MeasureError as error:
             self.problem = error
+        except Exception as error:
+            # Whatever goes wrong here, the training goes on.
+            self.problem = MeasureError(f"{name}() could not be followed: {type(error).__name__}: {error}")
         self.seconds += time.perf_counter() - start
         return output
 
@@ -289,6 +296,8 @@ class Capture(TorchFunctionMode):
                 settle_claims(call.name, call.args, found)
                 found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
             self._follow(call, found)
+            if self._claimed:
+                found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
             if call.function is F.batch_norm:
                 self._note_batch_norm(call)
         carrying = {id(tensor) for tensor, _ in found}
@@ -324,7 +333,11 @@ class Capture(TorchFunctionMode):
                 index=index,
                 batch=self.batch,
             )
-            if layout is not None:
+            if isinstance(layout, LostBatch) and (claims := _only_claims(found)):
+                # Nothing will settle them: the weight's rows are then shared by all samples, which is right anyway.
+                for claim in claims:
+                    claim.settle(confirmed=False)
+            elif layout is not None:
                 self._layouts[output] = layout
 
     def _follow_assignment(self, base: Tensor, index: Any, value: Any) -> None:
@@ -561,6 +574,8 @@ class Capture(TorchFunctionMode):
                             self._receive(contribution, edge, gradient.detach())
             except MeasureError as error:
                 self.problem = MeasureError(f"{self._describe(*site)}: {error}")
+            except Exception as error:
+                self.problem = MeasureError(f"{self._describe(*site)}: {type(error).__name__}: {error}")
             owed.clear()  # and with them the inputs they keep
             self.seconds += time.perf_counter() - start
 
@@ -657,8 +672,11 @@ class Capture(TorchFunctionMode):
         self._end_pass()
 
     def _end_pass(self) -> None:
-        for ledger in self._ledgers.values():
+        made = {id(root.tensor) for weight in self._weights.values() if weight.made for root in weight.roots}
+        for key, ledger in self._ledgers.items():
             if ledger.got_gradient and not ledger.owed:
+                if key in made:
+                    raise MeasureError(f"{self._describe(ledger.root.name)}: {_ALONE}")
                 raise MeasureError(
                     f"{self._describe(ledger.root.name)} got a gradient, but its use was not seen. It may lie in a"
                     " scripted module, a block checkpointed with use_reentrant=True or a custom autograd function:"
@@ -670,10 +688,7 @@ class Capture(TorchFunctionMode):
             )
         for claim in self._claims:
             if claim.confirmed is None:
-                raise MeasureError(
-                    f"{claim.where}: its result does not descend from the model's input and never meets what does,"
-                    " so no per-sample gradient exists: give each sample its own rows, or freeze the parameter"
-                )
+                raise MeasureError(f"{claim.where}: {_ALONE}")
         for ledger in self._ledgers.values():
             with torch.no_grad():
                 self._settle(ledger)
@@ -692,6 +707,12 @@ class Capture(TorchFunctionMode):
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in {torch.float32, torch.float64} else torch.float32
+
+
+def _only_claims(found: list[tuple[Tensor, Layout]]) -> list[Claim]:
+    """Return the open claims that layouts rest on, if all of them do."""
+    layouts = [layout for _, layout in found if isinstance(layout, BatchLayout) and layout.open_claims]
+    return [claim for layout in layouts for claim in layout.open_claims] if len(layouts) == len(found) else []
 
 
 def _covers(contributions: list[Contribution], call: _Call) -> bool:
