@@ -345,8 +345,9 @@ def _products_added(move: _Move) -> int | None:
     # addmm, baddbmm: (added, left, right).
     if move.source is move.args[0]:
         return _kept(move)
-    inner = _Move(move.args[1:], move.kwargs, move.source, move.dim, move.outer, move.output, 0, move.batch)
-    return _matmul(inner)
+    named = [move.kwargs[name] for name in ("mat1", "mat2", "batch1", "batch2") if name in move.kwargs]
+    pair = (*move.args[1:], *named)
+    return _matmul(_Move(pair, {}, move.source, move.dim, move.outer, move.output, 0, move.batch))
 
 
 def layer_keeps(name: str, x: Tensor, output: Tensor) -> bool:
@@ -399,6 +400,13 @@ def _distances(move: _Move) -> int | None:
         return None
     shift = move.output.ndim - move.source.ndim
     return move.dim + shift + int(move.dim == last - 1 and move.source is not move.args[0])
+
+
+def _unfolded(move: _Move) -> _Place:
+    # Tensor.unfold along one dimension adds one; F.unfold makes columns of images (B, C, H, W).
+    if move.output.ndim < move.source.ndim:
+        return _in_front(move)
+    return _untouched(1, "dimension")(move)
 
 
 def _diagonal(move: _Move) -> int | None:
@@ -706,7 +714,7 @@ _RULES: dict[str, _Rule] = (
     | dict.fromkeys(("softmax", "log_softmax", "softmin", "gumbel_softmax", "_softmax", "_log_softmax"), _untouched(1))
     | dict.fromkeys(
         (
-            *("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "unfold", "index_fill"),
+            *("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "index_fill"),
             *("fft_fftshift", "fft_ifftshift"),
         ),
         _untouched(1),
@@ -755,6 +763,7 @@ _RULES: dict[str, _Rule] = (
         "tensordot": _contracted,
         "cdist": _distances,
         "diagonal": _diagonal,
+        "unfold": _unfolded,
         "take": _taken,
         "repeat_interleave": _repeated_each,
         "index_select": _index_selected,
