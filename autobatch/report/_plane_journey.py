@@ -63,7 +63,10 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
         linewidths=1.4,
         zorder=8,
     )
+    named: list[EpochRow] = []
     for row in marked:
+        if not _apart(row, named):
+            continue
         axes.annotate(
             str(row.epoch),
             (row.c_bar, row.l_cum),
@@ -80,11 +83,25 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
 def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
     first = placed[0]
     _name(axes, first, f"B {first.batch_size}")
+    named = [first]
     for before, after in pairwise(placed):
+        changed = (after.batch_size, after.lr) != (before.batch_size, before.lr)
+        if not changed or not _apart(before, named):
+            continue
         if after.batch_size != before.batch_size:
             _name(axes, before, f"B → {after.batch_size}")
-        elif after.lr != before.lr:
+        else:
             _name(axes, before, f"rate → {after.lr:g}")
+
+
+def _apart(row: EpochRow, named: list[EpochRow]) -> bool:
+    """Whether a name here would not cover an earlier one; it then counts as named. The panels beside show the rest."""
+    for other in named:
+        across, up = abs(math.log10(row.c_bar / other.c_bar)), abs(math.log10(row.l_cum / other.l_cum))
+        if across < 0.25 and up < 0.08:
+            return False
+    named.append(row)
+    return True
 
 
 def _name(axes: Axes, row: EpochRow, text: str) -> None:
