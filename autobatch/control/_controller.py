@@ -1,63 +1,89 @@
 """The controller: cuts batches, measures, asks the policy, applies what it says."""
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch.beacons import BeaconLibrary, CostTable
-from autobatch.control._batches import batch_bounds, full_steps_per_epoch, permutation, steps_per_epoch
+from autobatch.control._batches import permutation
 from autobatch.control._budget import MeasureWithinBudget
+from autobatch.control._course import Course, Cut
 from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._limits import check_ladder, nearest_rung
-from autobatch.control._measuring import MeasuringPlan, stretches
-from autobatch.control._rates import Schedule, check_rate, constant_schedule, rate_proportions, set_rates
-from autobatch.control._samples import Measurement, Samples
-from autobatch.control._step import Step
-from autobatch.control._timing import EpochTimer
-from autobatch.fisher import FisherProbe, SpectralPosition
+from autobatch.control._measuring import MeasuringPlan
+from autobatch.control._nested import examples_in, part_of
+from autobatch.control._passage import Passage
+from autobatch.control._period import Period
+from autobatch.control._plan import BatchPlan, check_divisible
+from autobatch.control._ranks import Ranks
+from autobatch.control._rates import OptimizerRates, Schedule, check_rate, constant_schedule
+from autobatch.control._records import Recorder
+from autobatch.control._rules import GradientNoise, LearningRateRule, RuleName
+from autobatch.control._sampler import PlannedBatchSampler, rebatched
+from autobatch.control._samples import Measurement
+from autobatch.control._step import Passing, Step
+from autobatch.fisher import SpectralPosition
 from autobatch.policies import Observation, Policy, TaskInfo, load_policy_spec, make_policy
 
-_STATE_VERSION = 2
-_UNMEASURED = nullcontext(Step())
+if TYPE_CHECKING:
+    from autobatch.tracking import Logger
+
+_STATE_VERSION = 3
+_LOG = logging.getLogger("autobatch")
+
+
+class _Uncontrolled(AbstractContextManager[Step]):
+    """The step of a loop that goes on after its controller has finished."""
+
+    def __enter__(self) -> Step:
+        return Step()
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class AutoBatchController:
-    """Chooses batch size and learning rate from epoch to epoch while a loop of yours trains.
+    """Chooses batch size and learning rate while a loop of yours trains.
 
     .. code-block:: python
 
         controller = AutoBatchController(
-            model, optimizer, policy="s32-to-128", dataset_size=len(x), epochs=40, batch_sizes=(32, 64, 128)
+            model, optimizer, policy="s32-to-128", dataset_size=len(data), epochs=40, batch_sizes=(32, 64, 128)
         )
-        while not controller.finished:
-            for indices in controller.batches():
+        loader = DataLoader(data, batch_sampler=controller.batch_sampler)
+        for epoch in range(40):
+            for x, y in loader:
                 with controller.step() as step:
-                    loss = F.cross_entropy(model(x[indices]), y[indices])
+                    loss = F.cross_entropy(model(x), y)
                     step.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
-            controller.end_epoch(validation_loss=..., validation_error=...)
+            controller.end_epoch(val_loss=..., val_error=...)
 
-    The policy is asked once before the first epoch (in the constructor) and once after every epoch. Everything random
-    follows from ``seed`` and the epoch, so :meth:`state_dict`, taken between epochs, is all that a restart needs.
+    The policy is asked once before the first epoch and once after every epoch, or as often as ``decide_every`` says.
+    Everything random follows from ``seed`` and the epoch, so :meth:`state_dict` is all that a restart needs.
 
     Args:
-        model: the network in training; it is measured, not changed.
-        optimizer: its optimizer; the proportions between its parameter groups' learning rates are kept.
+        model: the network in training; it is measured, not changed. It may come later, by :meth:`attach`.
+        optimizer: its optimizer, or later by :meth:`attach`. Its parameter groups keep the rates that you or your
+            scheduler give them; the controller multiplies them during its steps only. The first group's rate now (or
+            its ``initial_lr``) is the reference that base learning rates are relative to.
         policy: a policy, or the name or YAML file of one.
+        batch_sizes: the ladder that the policy chooses from, ascending.
         dataset_size: training examples; every epoch sees each of them once.
         epochs: length of the whole training.
-        batch_sizes: the ladder that the policy chooses from, ascending.
         learning_rates: base learning rates that the policy chooses from; by default the optimizer's own.
         library: the task's beacons, or the env folder that holds them; some policies need one.
-        schedule: factor on the base learning rate by progress, evaluated at the start of each epoch.
+        schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
+            scheduler of their own.
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
@@ -70,6 +96,16 @@ class AutoBatchController:
             faster and differs from the ordinary ones in round-off, see :class:`~autobatch.fisher.FisherProbe`; needs a
             loop with ``step.backward(loss)``.
         grad_scaler: the GradScaler that scales the loss, so that measuring can undo it.
+        decide_every: examples between two decisions, or a share of an epoch in (0, 1); None decides once an epoch.
+        lr_rule: what a batch size does to the rate where the policy leaves it open: the name of a rule or a
+            :class:`~autobatch.control.LearningRateRule`.
+        plan: how a batch is split to fit into memory, see :class:`~autobatch.control.BatchPlan`.
+        mode: ``"control"``, or ``"advise"``: measure and decide, log what would have been done, and change nothing.
+        batch_size: the batch size that the loop really uses; with ``mode="advise"`` only.
+        process_group: the processes that train together; by default all of ``torch.distributed`` where it is
+            initialised. The first of them decides.
+        measure: under several processes, ``"global"`` measures the whole batch, ``"local"`` the first process's share.
+        loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see :mod:`autobatch.tracking`.
         task_name: name of the task, for messages.
         seed: seeds permutations and random policies.
         device: where :meth:`batches` puts its indices; by default the device of the model's parameters.
@@ -80,13 +116,13 @@ class AutoBatchController:
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: Optimizer,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
         *,
         policy: Policy | str,
-        dataset_size: int,
-        epochs: int,
         batch_sizes: Sequence[int],
+        dataset_size: int | None = None,
+        epochs: int | None = None,
         learning_rates: Sequence[float] | None = None,
         library: BeaconLibrary | str | Path | None = None,
         schedule: Schedule = constant_schedule,
@@ -98,91 +134,188 @@ class AutoBatchController:
         bn: str = "rows",
         reuse_weight_gradient: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
+        decide_every: float | None = None,
+        lr_rule: RuleName | LearningRateRule = "none",
+        plan: BatchPlan | None = None,
+        mode: Literal["control", "advise"] = "control",
+        batch_size: int | None = None,
+        process_group: Any = None,
+        measure: Literal["global", "local"] = "global",
+        loggers: Sequence["Logger | str"] = (),
         task_name: str = "task",
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
+        for name, given, known in (("mode", mode, ("control", "advise")), ("measure", measure, ("global", "local"))):
+            if given not in known:
+                raise ConfigError(f"{name}={given!r}: {near_names(str(given), known)}")
+        if (mode == "advise") != (batch_size is not None):
+            raise ConfigError("batch_size, which your loop really uses, belongs to mode='advise', and only there")
+        for rate in learning_rates or ():
+            check_rate(rate, "learning_rates")
+        self.seed = seed
+        self.plan = plan or BatchPlan()
+        self._advise = mode == "advise"
+        self._own_batch_size = batch_size or 0
+        self._batch_sizes = tuple(batch_sizes)
+        self._learning_rates = None if learning_rates is None else tuple(learning_rates)
+        self._schedule = schedule
+        self._milestones = tuple(milestones)
+        self._score = score
+        self._costs = costs
+        self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
+        self._probe_arguments = {
+            "loss_reduction": loss_reduction,
+            "bn": bn,
+            "reuse_weight_gradient": reuse_weight_gradient,
+            "grad_scaler": grad_scaler,
+        }
+        self._decide_every = decide_every
+        self._rule = lr_rule if isinstance(lr_rule, LearningRateRule) else LearningRateRule(lr_rule)
+        self._process_group = process_group
+        self._measure_all = measure == "global"
+        self._loggers = tuple(loggers)
+        self._task_name = task_name
+        self._wanted_device = device
+        self._policy = make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy
+        self._library = (
+            library if isinstance(library, BeaconLibrary) or library is None else BeaconLibrary.load(library)
+        )
+        self._task: TaskInfo | None = None
+        if (model is None) != (optimizer is None):
+            raise ConfigError("give the controller model and optimizer together, or both later by attach()")
+        if model is not None and optimizer is not None:
+            self.attach(model, optimizer, dataset_size=dataset_size, epochs=epochs)
+        else:
+            self._dataset_size, self._epochs = dataset_size, epochs
+
+    def attach(
+        self, model: nn.Module, optimizer: Optimizer, *, dataset_size: int | None = None, epochs: int | None = None
+    ) -> Self:
+        """Give the controller what it controls, and have the first decision made.
+
+        Args:
+            model: the network in training.
+            optimizer: its optimizer.
+            dataset_size: training examples, unless the constructor has them.
+            epochs: length of the whole training, unless the constructor has it.
+
+        Returns:
+            The controller.
+
+        Raises:
+            ConfigError: something is missing or cannot be used, or the controller is attached already.
+        """
+        if self._task is not None:
+            raise ConfigError("this controller is attached already; make a new one for another training")
+        dataset_size = dataset_size if dataset_size is not None else getattr(self, "_dataset_size", None)
+        epochs = epochs if epochs is not None else getattr(self, "_epochs", None)
+        if dataset_size is None or epochs is None:
+            raise ConfigError("the controller needs dataset_size and epochs: give them here or to attach()")
         if epochs < 1:
             raise ConfigError(f"epochs: expected at least 1, got {epochs}")
-        check_ladder(batch_sizes, dataset_size)
-        self._proportions = rate_proportions(optimizer)
-        rates = tuple(learning_rates) if learning_rates is not None else (float(optimizer.param_groups[0]["lr"]),)
-        for rate in rates:
-            check_rate(rate, "learning_rates")
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
-        self._probe = FisherProbe(
+        check_ladder(self._batch_sizes, dataset_size)
+        self._device = torch.device(self._wanted_device) if self._wanted_device is not None else _device_of(model)
+        self._ranks = Ranks(self._process_group, self._device)
+        if not self._advise:
+            check_divisible(self._batch_sizes, self._ranks.size, self.plan.accumulation)
+        self._rates = OptimizerRates(optimizer)
+        self._passage = Passage(
             model,
-            loss_reduction,
-            bn,
-            reuse_weight_gradient=reuse_weight_gradient,
-            grad_scaler=grad_scaler,
+            optimizer,
+            self.plan,
+            self._ranks,
+            probe_arguments=self._probe_arguments,
+            measure_all=self._measure_all,
         )
-        self._device = torch.device(device) if device is not None else _device_of(model)
-        self.task = TaskInfo(
-            name=task_name,
-            batch_sizes=tuple(batch_sizes),
-            learning_rates=rates,
-            epochs=epochs,
-            train_size=dataset_size,
-            score=score,
-            milestones=tuple(milestones),
-            seed=seed,
-            costs=costs,
+        self._course = Course(dataset_size, epochs, _periods(self._decide_every, dataset_size))
+        self._task = TaskInfo(
+            name=self._task_name,
+            batch_sizes=self._batch_sizes,
+            learning_rates=self._learning_rates or (self._rates.reference,),
+            epochs=epochs * self._course.periods,
+            train_size=self._course.longest_period,
+            score=self._score,
+            milestones=self._milestones,
+            seed=self.seed,
+            costs=self._costs,
             measuring_budget=self._measuring.budget,
         )
-        self._measuring.reset(self.task)
+        self._measuring.reset(self._task)
+        self._period = Period(self._measuring, self._device)
         self._position = SpectralPosition()
-        self._epoch = 0
-        self._stopped = False
+        self._noise = GradientNoise()
+        self._stopped: str | None = None
+        self._iteration = 0
         self._steps = 0
+        self._closed_periods = 0
         self._measuring_seconds = 0.0
         self._figures = {"train_loss": math.nan, "validation_loss": math.nan, "validation_error": math.nan}
-        self._samples = Samples()
-        self._timer: EpochTimer | None = None
-        self._last_batch_size: int | None = None
-        self._batch_examples = 0
-        self._step_in_epoch: int | None = None
-        self._measured_steps: frozenset[int] = frozenset()
-        self._policy = make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy
-        self._policy.reset(
-            self.task, library if isinstance(library, BeaconLibrary | None) else BeaconLibrary.load(library)
-        )
-        self._decision = self._decide(previous=None)
-        self._apply(self._decision)
+        self._passing: Passing | None = None
+        self._decided = 0
+        self._applied = -1
+        self._ramp_from = 1.0
+        self._base_lr = self._rates.reference
+        self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
+        self._policy.reset(self._task, self._library)
+        self._reference_batch_size = self._rule.reference_batch_size or 0
+        self._decisions: dict[int, DecisionRecord] = {0: self._decide(previous=None)}
+        self._apply(0)
+        self._log_decision(self._figures)
+        return self
 
     # What the loop reads ---------------------------------------------------------------------------------------------
 
     @property
+    def task(self) -> TaskInfo:
+        """What the policy knows of the training.
+
+        Raises:
+            AutoBatchError: the controller is not attached to a model yet.
+        """
+        if self._task is None:
+            raise AutoBatchError("the controller has no model yet: call attach(model, optimizer, ...) first")
+        return self._task
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done, or the training was stopped."""
-        return self._stopped or self._epoch >= self.task.epochs
+        return self._task is not None and (self._stopped is not None or self._course.epoch >= self._course.epochs)
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why the training was stopped before its last epoch; None where it was not."""
+        return self._stopped
+
+    @property
+    def epochs(self) -> int:
+        """Length of the whole training."""
+        return self._course.epochs
 
     @property
     def epoch(self) -> int:
         """Finished epochs."""
-        return self._epoch
+        return self._course.epoch
 
     @property
     def progress(self) -> float:
-        """Examples seen at the last epoch's end / examples of the whole training, in [0, 1]."""
-        return self._epoch / self.task.epochs
+        """Examples trained / examples of the whole training, in [0, 1]."""
+        return self._course.progress
 
     @property
     def examples(self) -> int:
-        """Training examples seen at the last epoch's end."""
-        return self._epoch * self.task.train_size
+        """Training examples seen."""
+        return self._course.examples
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken at the last epoch's end."""
-        return self._steps
+        """Optimizer steps taken."""
+        return self._steps + self._period.steps
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch at the batch size in use."""
-        return steps_per_epoch(self.task.train_size, self.batch_size)
+        """Optimizer steps of a whole epoch at the batch size in use."""
+        return Course(self._course.dataset_size, 1, self._course.periods).steps_left(self.batch_size)
 
     @property
     def samples(self) -> int:
@@ -192,31 +325,31 @@ class AutoBatchController:
     @property
     def batch_size(self) -> int:
         """Global batch size in use."""
-        return self._decision.batch_size
+        return self.decision.batch_size
 
     @property
     def lr(self) -> float:
         """Base learning rate in use, before the schedule's factor."""
-        return self._decision.lr
+        return self.decision.lr
 
     @property
     def lr_effective(self) -> float:
-        """Learning rate of the optimizer's first parameter group, the schedule's factor included."""
-        return self._decision.lr_effective
+        """Learning rate of the optimizer's first parameter group in a step taken now, all factors included."""
+        return self._rates.effective()
 
     @property
     def c_bar(self) -> float:
-        """C̄_K at the last epoch's end; NaN before the first measurement."""
+        """C̄_K at the last decision; NaN before the first measurement."""
         return self._position.c_bar
 
     @property
     def l_cum(self) -> float:
-        """L_K at the last epoch's end."""
+        """L_K at the last decision."""
         return self._position.l_cum
 
     @property
     def measuring_seconds(self) -> float:
-        """Wall time that measuring had added at the last epoch's end, eigenvalues included."""
+        """Wall time that measuring had added at the last decision, eigenvalues included."""
         return self._measuring_seconds
 
     @property
@@ -226,23 +359,30 @@ class AutoBatchController:
 
     @property
     def decision(self) -> DecisionRecord:
-        """The decision in force."""
-        return self._decision
+        """The last decision; batches that a loader has fetched ahead may still follow the one before."""
+        if self._task is None:
+            raise AutoBatchError("the controller has no model yet: call attach(model, optimizer, ...) first")
+        return self._decisions[self._decided]
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        """The measured steps of the last finished epoch."""
-        return self._samples.measurements
+        """The measured steps of the last finished period."""
+        return self._period.samples.measurements
+
+    @property
+    def library(self) -> BeaconLibrary | None:
+        """The beacons that the policy is steered by."""
+        return self._library
 
     @property
     def observation(self) -> Observation:
         """What the policy sees."""
-        started = self._epoch > 0
+        started = self._closed_periods > 0
         return Observation(
-            epoch=self._epoch,
+            epoch=self._closed_periods,
             progress=self.progress,
-            batch_size=self._decision.batch_size if started else 0,
-            lr=self._decision.lr if started else math.nan,
+            batch_size=self.decision.batch_size if started else 0,
+            lr=self.decision.lr if started else math.nan,
             c_bar=self.c_bar,
             l_cum=self.l_cum,
             steps=self._steps,
@@ -251,51 +391,146 @@ class AutoBatchController:
 
     # What the loop calls ---------------------------------------------------------------------------------------------
 
+    @property
+    def batch_sampler(self) -> PlannedBatchSampler:
+        """This rank's batches as lists of example indices, for ``DataLoader(data, batch_sampler=...)``.
+
+        Each iteration is one epoch, or the rest of one that has begun. Workers may fetch ahead: a new batch size takes
+        effect at the first example that is not handed out yet.
+        """
+        return PlannedBatchSampler(self._parts, self._parts_left, lambda: self._order().tolist())
+
     def batches(self) -> Iterator[Tensor]:
-        """Return the batches of the next epoch.
+        """Return this rank's batches of the next epoch, or of the rest of one that has begun.
 
         Returns:
-            An iterator over int64 tensors of example indices, each of shape (examples of the batch,).
+            An iterator over int64 tensors of example indices on the controller's device, each of shape (examples of the
+            batch,).
 
         Raises:
-            AutoBatchError: the training is finished, or an epoch has begun and is not ended.
+            AutoBatchError: the training is finished. The iterator raises it where the epoch before is not ended, or
+                where a batch was not trained.
         """
-        if self.finished:
-            raise AutoBatchError(f"the training is finished after {self._epoch} of {self.task.epochs} epochs")
-        if self._step_in_epoch is not None:
-            raise AutoBatchError("batches() was called twice in one epoch; call end_epoch() first")
-        self._begin_epoch()
+        self._refuse_finished()
         return self._batches()
 
-    def step(self) -> AbstractContextManager[Step]:
-        """Return the context around one step's forward and backward pass; it measures on sampled steps only.
+    def rebatch(self, source: Iterable[Any]) -> Iterator[Any]:
+        """Return this rank's batches of the next epoch out of a stream, such as a loader of an iterable dataset.
 
-        A sampled step does not wait for the device: its eigenvalues are computed in :meth:`end_epoch`.
+        The stream's own batches may be of any size; they are joined and split. An epoch that is gone on with passes
+        over the examples that are trained. A stream that ends early ends the epoch.
+
+        Args:
+            source: batches, tensors in any nest of tuples, lists and mappings; this rank's examples.
 
         Returns:
-            A context manager; one that does nothing on a step that is not sampled. What it yields has a method
-            ``backward(loss)`` to call in place of ``loss.backward()``.
+            Batches of the same structure, of the sizes that are decided.
+        """
+        skip = self._ranks.share(self._course.examples - self._course.epoch * self._course.dataset_size)
+        return rebatched(source, self._parts(), skip[1] - skip[0], self._shorten)
+
+    def micro_batches(self, batch: Any) -> Iterator[Any]:
+        """Split a batch so that it fits, and go through its parts again where memory runs out.
+
+        .. code-block:: python
+
+            for batch in loader:
+                for x, y in controller.micro_batches(batch):
+                    with controller.step() as step:
+                        step.backward(F.cross_entropy(model(x), y))
+                optimizer.step()
+                optimizer.zero_grad()
+
+        ``step.backward`` scales each part's loss to its share of the global batch, so that the gradients add up to
+        those of the whole batch however ragged the parts are. With ``BatchPlan(micro_batch=...)`` memory that runs out,
+        in the forward pass, the backward pass or in measuring, clears the gradients, restores BatchNorm's statistics
+        and the generators, halves the micro-batch on all ranks and trains the same batch again. Gradients of several
+        ranks are then summed after the last part, once all have agreed that it fitted.
+
+        Args:
+            batch: one batch of the loader: tensors in any nest of tuples, lists and mappings.
+
+        Yields:
+            Parts of the batch, of the same structure.
 
         Raises:
-            AutoBatchError: no batch of :meth:`batches` is being trained.
+            AutoBatchError: the loader returned another batch than asked for, a part was not trained, or a single
+                example does not fit.
         """
-        if self._step_in_epoch is None:
-            raise AutoBatchError("step() was called outside of a loop over batches()")
-        return self._measured_step(self._step_in_epoch) if self._step_in_epoch in self._measured_steps else _UNMEASURED
+        if self._beyond:
+            yield batch
+            return
+        cut = self._enter()
+        start, stop = self._ranks.share(cut.examples)
+        if (count := examples_in(batch)) != stop - start:
+            self._course.fail()
+            raise AutoBatchError(
+                f"the loader returned a batch of {count} examples where {stop - start} were asked for (examples "
+                f"{cut.start + start} to {cut.start + stop} of the epoch)"
+            )
+        measured = self._period.measured and cut.full
+        self._passage.begin_batch()
+        while True:
+            self._passing = passing = self._passage.passing(
+                cut,
+                self._passage.sizes(count),
+                lr=self.lr_effective,
+                measured=measured,
+                finished=None,
+                failed=self._fail,
+            )
+            try:
+                yield from self._micro_batches(passing, batch)
+            finally:
+                if not (passing.done or passing.given_up):
+                    passing.leave()
+                    self._forget(passing)
+            if not self._passage.must_repeat(passing):
+                break
+            measured = False
+        self._passage.end_batch()
+        self._finish(passing)
+
+    def step(self) -> AbstractContextManager[Step]:
+        """Return the context around one forward and backward pass; it measures on sampled steps only.
+
+        A sampled step does not wait for the device: its eigenvalues are computed when the next decision is made.
+
+        Returns:
+            A context manager. What it yields has a method ``backward(loss)`` to call in place of ``loss.backward()``.
+
+        Raises:
+            AutoBatchError: no batch of the controller's is to be trained.
+        """
+        if self._passing is None:
+            if self._beyond:
+                return _Uncontrolled()
+            cut = self._enter()
+            start, stop = self._ranks.share(cut.examples)
+            measured = self._period.measured and (cut.full or self._advise)
+            self._passing = self._passage.passing(
+                cut,
+                self._passage.accumulated(stop - start),
+                lr=self.lr_effective,
+                measured=measured,
+                finished=self._finish,
+                failed=self._fail,
+            )
+        return self._passing
 
     def end_epoch(
         self,
         *,
-        validation_loss: float = math.nan,
-        validation_error: float = math.nan,
-        train_loss: float = math.nan,
+        val_loss: float | None = None,
+        val_error: float | None = None,
+        train_loss: float | None = None,
         stop: bool = False,
     ) -> DecisionRecord | None:
         """Close the epoch: decompose its samples, bring the position up to date, ask the policy, apply its decision.
 
         Args:
-            validation_loss: mean validation loss, where known.
-            validation_error: share of validation examples classified wrongly, where known.
+            val_loss: mean validation loss, where known; of several ranks' figures the first's counts.
+            val_error: share of validation examples classified wrongly, where known.
             train_loss: mean training loss over the epoch, where known.
             stop: whether the training ends here, before its last epoch; no decision is made then.
 
@@ -303,65 +538,105 @@ class AutoBatchController:
             The decision for the next epoch; None after the last.
 
         Raises:
-            AutoBatchError: no epoch has begun, or it has batches left.
+            AutoBatchError: no epoch has begun, or it has examples left.
             MeasureError: the gradients that a step got are not those that were measured.
         """
-        steps = self.steps_per_epoch
-        if self._step_in_epoch is None:
-            raise AutoBatchError("end_epoch() was called without an epoch of batches() before it")
-        if self._step_in_epoch < steps:
-            raise AutoBatchError(
-                f"end_epoch() was called in the middle of an epoch: {self._step_in_epoch} of {steps} batches are done"
-            )
-        self._samples.settle()
-        self._step_in_epoch = None
-        self._measuring_seconds += sum(sample.seconds for sample in self.measurements)
-        if self._timer is not None:
-            self._measuring.learn(*self._timer.seconds(self.measurements[-1].seconds))
-        self._advance_position(steps)
-        self._steps += steps
-        self._epoch += 1
-        self._figures = {
-            "train_loss": float(train_loss),
-            "validation_loss": float(validation_loss),
-            "validation_error": float(validation_error),
-        }
-        self._stopped = stop
-        if self.finished:
+        if self.finished and self._advise:
             return None
-        self._decision = self._decide(previous=self._decision)
-        self._apply(self._decision)
-        return self._decision
+        if stop:
+            self.stop("stopped by the loop")
+        if self._passing is not None and self._stopped is None:
+            raise AutoBatchError("end_epoch() was called in the middle of a step")
+        if self._course.running and (self._stopped is not None or self._advise):
+            self._passing = None
+            self._course.skip_to_end()
+        figures = {
+            "train_loss": figure(train_loss),
+            "validation_loss": figure(val_loss),
+            "validation_error": figure(val_error),
+        }
+        given = {"train_loss": train_loss, "val_loss": val_loss, "val_error": val_error}
+        for name, value in given.items():
+            if value is not None and not math.isfinite(value):
+                _LOG.warning("epoch %d: %s is %s; nothing is changed for that", self.epoch + 1, name, value)
+        self._course.end()
+        self._close_period(figures)
+        return None if self.finished else self.decision
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a restart needs, as JSON-able values; only between epochs.
+    def stop(self, reason: str) -> None:
+        """End the training early: no more batches are handed out, and :attr:`finished` is true.
+
+        Args:
+            reason: why, in words.
+        """
+        self._stopped = self._stopped or reason
+
+    def predict(self, level: float = 0.9) -> Any:
+        """Predict how the training will end if it goes on as it does, from its place among the beacons.
+
+        Args:
+            level: probability that the interval shall have.
 
         Returns:
-            The state.
+            The prediction, see :func:`autobatch.predict_final`; printing it gives sentences.
 
         Raises:
-            AutoBatchError: an epoch has begun and is not ended.
+            ConfigError: the controller has no library, or nothing is measured yet.
         """
-        if self._step_in_epoch is not None:
-            raise AutoBatchError("state_dict() was called in the middle of an epoch; call end_epoch() first")
+        from autobatch.beacons import predict_final
+
+        if self._library is None:
+            raise ConfigError("predict() needs beacons: give the controller library=...")
+        if not self.samples:
+            raise ConfigError("predict() needs a position: nothing is measured before the first decision period ends")
+        return predict_final(self._library, self.observation, self.batch_size, self.lr, level=level)
+
+    def close(self) -> None:
+        """Let go of the optimizer and close the loggers."""
+        self._rates.release()
+        self._recorder.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs, as JSON-able values; after any ``optimizer.step()``.
+
+        Returns:
+            The state; of several ranks, the first's serves all.
+
+        Raises:
+            AutoBatchError: a step has begun and is not ended.
+        """
+        if self._passing is not None:
+            raise AutoBatchError("state_dict() was called inside of a step; call it after optimizer.step()")
+        course = self._course.state_dict()
+        wanted = {self._decided, self._applied, *(cut[3] for cut in course["waiting"])} & self._decisions.keys()
         return {
             "version": _STATE_VERSION,
             "identity": self._identity(),
-            "epoch": self._epoch,
+            "course": course,
+            "period": self._period.state_dict(),
             "stopped": self._stopped,
             "steps": self._steps,
-            "last_batch_size": self._last_batch_size,
+            "closed_periods": self._closed_periods,
+            "seconds": self._recorder.seconds,
             "measuring_seconds": self._measuring_seconds,
             "figures": dict(self._figures),
-            "proportions": list(self._proportions),
-            "decision": self._decision.to_dict(),
+            "decided": self._decided,
+            "applied": self._applied,
+            "decisions": {str(number): self._decisions[number].to_dict() for number in sorted(wanted)},
+            "rates": {
+                **self._rates.state_dict(),
+                "reference_batch_size": self._reference_batch_size,
+                "ramp_from": self._ramp_from,
+                "noise": self._noise.state_dict(),
+            },
+            "micro_batches": self._passage.state_dict(),
             "position": self._position.state_dict(),
             "measuring": self._measuring.state_dict(),
             "policy": self._policy.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what :meth:`state_dict` returned, at any number of ranks.
 
         Args:
             state: the state, of a controller made with the same arguments.
@@ -369,118 +644,332 @@ class AutoBatchController:
         Raises:
             CheckpointError: the state is damaged, of another version, or of another training.
         """
+        _ = self.task
         try:
             if state["version"] != _STATE_VERSION:
                 raise CheckpointError(f"controller state: expected version {_STATE_VERSION}, got {state['version']!r}")
             _check_identity(state["identity"], self._identity())
-            decision = DecisionRecord.from_dict(state["decision"])
+            decisions = {int(number): DecisionRecord.from_dict(own) for number, own in state["decisions"].items()}
+            decided, applied = int(state["decided"]), int(state["applied"])
+            missing = {decided, *(int(cut[3]) for cut in state["course"]["waiting"])} - decisions.keys()
+            if missing:
+                raise CheckpointError(f"controller state is damaged: it lacks the decisions {sorted(missing)}")
             figures = {key: figure(state["figures"][key]) for key in self._figures}
-            proportions = [float(value) for value in state["proportions"]]
-            epoch, steps = int(state["epoch"]), int(state["steps"])
-            stopped, last_batch_size = bool(state["stopped"]), state["last_batch_size"]
-            measuring_seconds = float(state["measuring_seconds"])
+            steps, closed_periods = int(state["steps"]), int(state["closed_periods"])
+            seconds, measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
+            rates = state["rates"]
+            reference_batch_size, ramp_from = int(rates["reference_batch_size"]), float(rates["ramp_from"])
+            self._course.load_state_dict(state["course"])
+            self._period.load_state_dict(state["period"])
+            self._rates.load_state_dict(rates)
+            self._noise.load_state_dict(rates["noise"])
+            self._passage.load_state_dict(state["micro_batches"])
             self._position.load_state_dict(state["position"])
             self._measuring.load_state_dict(state["measuring"])
             self._policy.load_state_dict(state["policy"])
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"controller state is damaged: {error!r}") from None
-        self._epoch, self._stopped = epoch, stopped
-        self._steps, self._last_batch_size = steps, last_batch_size
-        self._measuring_seconds = measuring_seconds
-        self._figures, self._proportions, self._decision = figures, proportions, decision
-        self._samples.clear()
-        self._step_in_epoch = None
-        self._apply(decision)
+        self._decisions, self._decided, self._applied = decisions, decided, applied
+        self._stopped = state["stopped"]
+        self._steps, self._closed_periods = steps, closed_periods
+        self._measuring_seconds, self._figures = measuring_seconds, figures
+        self._reference_batch_size, self._ramp_from = reference_batch_size, ramp_from
+        self._passing = None
+        self._iteration += 1
+        self._use_rates(self._decisions.get(self._applied, self.decision))
+        self._recorder.resume(self.examples, seconds)
 
-    # Inside ----------------------------------------------------------------------------------------------------------
+    # Inside: the way through the data --------------------------------------------------------------------------------
 
-    def _begin_epoch(self) -> None:
-        steps = self.steps_per_epoch
-        full_steps = full_steps_per_epoch(self.task.train_size, self.batch_size)
-        changed = self.batch_size != self._last_batch_size
-        chosen = self._measuring.choose(self.batch_size, steps, full_steps, changed=changed)
-        self._measured_steps = frozenset(chosen)
-        self._timer = EpochTimer(self._device, steps, chosen) if self._measuring.timing else None
-        self._last_batch_size = self.batch_size
-        self._samples.clear()
-        self._step_in_epoch = 0
+    def _order(self) -> Tensor:
+        _ = self.task
+        return permutation(self._course.dataset_size, self.seed, self._course.epoch)
+
+    def _refuse_finished(self) -> None:
+        _ = self.task
+        if self.finished:
+            raise AutoBatchError(f"the training is finished after {self.epoch} of {self.epochs} epochs")
 
     def _batches(self) -> Iterator[Tensor]:
-        order = permutation(self.task.train_size, self.task.seed, self._epoch).to(self._device)
-        for step, (start, stop) in enumerate(batch_bounds(self.task.train_size, self.batch_size)):
-            self._step_in_epoch = step
-            self._batch_examples = stop - start
-            self._mark(step)
+        order = self._order().to(self._device)
+        for start, stop in self._parts():
             yield order[start:stop]
-        self._mark(self.steps_per_epoch)
-        self._step_in_epoch = self.steps_per_epoch
+            if self._passing is None and self._course.queued:
+                raise AutoBatchError(
+                    "a batch of batches() was not trained: put its forward and backward pass into "
+                    "`with controller.step()`"
+                )
 
-    def _mark(self, step: int) -> None:
-        if self._timer is not None:
-            self._timer.mark(step)
+    def _cuts(self) -> Iterator[Cut]:
+        """Hand out the epoch's batches; those that an earlier iteration has left untrained come first."""
+        self._refuse_finished()
+        self._passing = None
+        self._course.begin()
+        self._iteration += 1
+        iteration = self._iteration
+        yield from self._course.waiting
+        while iteration == self._iteration and self._stopped is None:
+            self._decide_if_due()
+            size = self._own_batch_size if self._advise else self.batch_size
+            cut = self._course.hand_out(size, self._decided, plain=self._advise)
+            if cut is None:
+                return
+            yield cut
 
-    @contextmanager
-    def _measured_step(self, step: int) -> Iterator[Step]:
-        with self._probe:
-            yield Step(self._probe)
-        self._samples.add(
-            self._probe,
-            epoch=self._epoch + 1,
-            step=self._steps + step + 1,
-            batch_size=self._batch_examples,
-            lr=self.lr_effective,
-        )
-        if self._timer is not None:
-            self._samples.settle()
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Return where this rank's parts of the epoch's batches start and stop in the epoch's order."""
+        for cut in self._cuts():
+            start, stop = self._ranks.share(cut.examples)
+            place = cut.start + start
+            for size in self._passage.accumulated(stop - start):
+                yield place, place + size
+                place += size
 
-    def _advance_position(self, steps: int) -> None:
-        usable = [measurement for measurement in self.measurements if measurement.usable]
-        for measurement, (start, stop) in zip(usable, stretches(steps, len(usable)), strict=True):
-            self._position.add(
-                measurement.condition_number,
-                measurement.trace,
-                batch_size=measurement.batch_size,
-                lr=measurement.lr,
-                steps=stop - start,
+    def _parts_left(self) -> int:
+        size = self._own_batch_size if self._advise else self.batch_size
+        return self._course.steps_left(size) * self.plan.accumulation
+
+    @property
+    def _beyond(self) -> bool:
+        """Whether a loop that is only advised trains more than it has said; it is let go on."""
+        if not self._advise or self._course.queued:
+            return False
+        return self.finished or (self._course.running and self._course.epoch_trained)
+
+    def _shorten(self, examples: int) -> None:
+        if self._ranks.size > 1 or self.plan.accumulation > 1:
+            raise AutoBatchError(
+                "a stream ended before dataset_size examples; with several ranks or accumulated parts the others would "
+                "wait for ever: give dataset_size the number of examples that every rank's stream has"
             )
-        if not usable:
-            self._position.carry(steps, self.lr_effective)
+        _LOG.warning(
+            "the stream ended %d examples before dataset_size=%d; the epoch ends with them",
+            self._course.dataset_size - self._course.waiting[-1].start - examples,
+            self._course.dataset_size,
+        )
+        self._course.shorten(self._course.waiting[-1], examples)
+
+    def _enter(self) -> Cut:
+        self._decide_if_due()
+        if self._advise and not self._course.queued:  # the loop cuts its batches itself: they are counted as they come
+            self._course.begin()
+            self._course.hand_out(self._own_batch_size, self._decided, plain=True)
+        cut = self._course.enter()
+        self._period.begin_step(cut.batch_size, self._course.period_left)
+        self._apply(cut.decision)
+        return cut
+
+    def _micro_batches(self, passing: Passing, batch: Any) -> Iterator[Any]:
+        """Yield the parts of one attempt at a batch, until one is given up."""
+        place = 0
+        for part, size in enumerate(passing.sizes):
+            yield batch if len(passing.sizes) == 1 else part_of(batch, place, place + size)
+            place += size
+            if passing.given_up:
+                return
+            if passing.part == part:
+                raise AutoBatchError(
+                    "a part of micro_batches() was not trained: put its forward and backward pass into "
+                    "`with controller.step()`"
+                )
+
+    def _fail(self, passing: Passing, error: BaseException) -> bool:
+        """Deal with an error in a step: True where the batch is trained again."""
+        if passing.in_micro_batches and self._passage.deals_with(passing, error):
+            return True
+        self._forget(passing)
+        return False
+
+    def _forget(self, passing: Passing) -> None:
+        """Put a batch aside whose step has raised or was broken off; it is trained again unless the loop goes on."""
+        if self._passing is passing:
+            self._passing = None
+            self._course.fail()
+
+    def _finish(self, passing: Passing) -> None:
+        """Count a batch as trained."""
+        self._passing = None
+        if passing.probe is not None:
+            self._period.samples.add(
+                passing.probe,
+                epoch=self.epoch + 1,
+                step=self.steps + 1,
+                batch_size=self._passage.measured_examples(passing.cut),
+                lr=passing.lr,
+            )
+            if self._period.timing:
+                self._period.samples.settle()
+        self._course.done()
+        self._period.steps += 1
+
+    # Inside: decisions -----------------------------------------------------------------------------------------------
+
+    def _decide_if_due(self) -> None:
+        """Decide where a period within the epoch has ended; at an epoch's end, end_epoch() does."""
+        if self._passing is None and self._course.finished_periods > self._closed_periods:
+            if self._course.epoch_trained:
+                return
+            self._close_period(None)
+
+    def _close_period(self, figures: dict[str, float] | None) -> None:
+        period = self._period
+        period.samples.settle()
+        timed = period.timed()
+        told = self._ranks.agreed({
+            "figures": figures,
+            "timed": timed,
+            "samples": [sample.to_dict() for sample in period.samples.measurements] if self._ranks.size > 1 else None,
+        })
+        if self._ranks.size > 1:
+            period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
+        if told["figures"] is not None:
+            self._figures = {key: figure(told["figures"][key]) for key in self._figures}
+        self._measuring_seconds += sum(sample.seconds for sample in period.samples.measurements)
+        if told["timed"] is not None:
+            self._measuring.learn(*told["timed"])
+        reference = self._reference_batch_size
+        for sample in period.samples.measurements:
+            if sample.usable:
+                stands_for = max(1, period.steps // len(period.samples.measurements))
+                self._noise.add(
+                    sample.trace,
+                    sample.squared_sum,
+                    sample.batch_size,
+                    stands_for,
+                    scale=sample.batch_size / reference,
+                )
+            else:
+                _LOG.warning("step %d has no finite gradients; it does not count towards C̄ and L", sample.step)
+        self._steps += period.steps
+        period.close(self._position, self.lr_effective)
+        self._closed_periods = self._course.finished_periods
+        if not self.finished:
+            self._decisions[self._decided + 1] = self._decide(previous=self.decision)
+            self._decided += 1
+            self._forget_decisions()
+            if not self._course.waiting:
+                self._apply(self._decided)
+        self._log_decision(self._figures if figures is not None else dict.fromkeys(self._figures, math.nan))
 
     def _decide(self, previous: DecisionRecord | None) -> DecisionRecord:
+        record = self._asked(previous) if self._ranks.leads else None
+        told = self._ranks.agreed(record.to_dict() if record is not None and self._ranks.size > 1 else None)
+        return record if record is not None else DecisionRecord.from_dict(told)
+
+    def _asked(self, previous: DecisionRecord | None) -> DecisionRecord:
         asked = self._policy.decide(self.observation)
-        check_rate(asked.lr, "learning rate that the policy asked for")
-        batch_size = nearest_rung(asked.batch_size, self.task.batch_sizes)
-        on_ladder = batch_size == asked.batch_size
+        if asked.lr is not None:
+            check_rate(asked.lr, "learning rate that the policy asked for")
+        batch_size = nearest_rung(asked.batch_size, self._batch_sizes)
+        limits = (
+            []
+            if batch_size == asked.batch_size
+            else [f"{asked.batch_size} is not on the ladder; {batch_size} is the nearest rung"]
+        )
+        self._reference_batch_size = self._reference_batch_size or batch_size
+        reason, lr = asked.reason, asked.lr
+        if lr is None:
+            factor = self._rule.factor(batch_size, self._reference_batch_size, self._noise)
+            lr = self._rates.reference * factor
+            told = self._rule.describe(batch_size, self._reference_batch_size, factor)
+            reason = f"{reason}; {told}" if told else reason
+        if self._advise:
+            limits.append(f"advise mode: would use {batch_size} at {lr:g}, nothing is changed")
+            batch_size, lr = self._own_batch_size, self._rates.reference
+        share = self._ranks.share(batch_size)
+        sizes = self._passage.sizes(share[1] - share[0])
         return DecisionRecord(
-            epoch=self._epoch,
+            epoch=self.epoch,
             progress=self.progress,
             requested_batch_size=asked.batch_size,
             requested_lr=asked.lr,
             batch_size=batch_size,
-            lr=asked.lr,
-            lr_effective=asked.lr * self._schedule(self.progress),
-            changed=previous is None or (batch_size, asked.lr) != (previous.batch_size, previous.lr),
-            reason=asked.reason,
-            limit=None if on_ladder else f"{asked.batch_size} is not on the ladder; {batch_size} is the nearest rung",
+            lr=lr,
+            lr_effective=lr * self._schedule(self.progress),
+            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
+            reason=reason,
+            limit="; ".join(limits) or None,
             c_bar=self.c_bar,
             l_cum=self.l_cum,
             validation_loss=self._figures["validation_loss"],
             validation_error=self._figures["validation_error"],
             target=asked.target,
             alternatives=asked.alternatives,
+            example=self._course.next_example,
+            micro_batch=max(sizes) if self.plan.splits else None,
+            accumulation=self.plan.accumulation if self.plan.accumulation > 1 else len(sizes),
+            ranks=self._ranks.size,
         )
 
-    def _apply(self, decision: DecisionRecord) -> None:
-        set_rates(self._optimizer, decision.lr_effective, self._proportions)
+    def _forget_decisions(self) -> None:
+        waiting = {cut.decision for cut in self._course.waiting}
+        kept = waiting | {self._decided, self._decided - 1, self._applied}
+        self._decisions = {number: record for number, record in self._decisions.items() if number in kept}
+
+    def _log_decision(self, figures: dict[str, float]) -> None:
+        self._recorder.record(
+            self.decision,
+            figures,
+            lr_effective=self._rates.effective(None if self._advise else self.decision.lr_effective),
+            epoch=self.epoch,
+            progress=self.progress,
+            c_bar=self.c_bar,
+            l_cum=self.l_cum,
+            steps=self._steps,
+            samples=self.samples,
+            examples=self.examples,
+            measuring_seconds=self._measuring_seconds,
+        )
+
+    # Inside: applying ------------------------------------------------------------------------------------------------
+
+    def _apply(self, number: int) -> None:
+        """Bring rates and momentum to where a decision has them; called for every batch."""
+        decision = self._decisions[number]
+        if number != self._applied:
+            before, self._applied = self._decisions.get(self._applied), number
+            self._ramp_from = 1.0
+            if before is not None and before.batch_size != decision.batch_size:
+                if self._rule.ramp and decision.requested_lr is None:
+                    self._ramp_from = self._base_lr / decision.lr
+                if self._rule.momentum == "reset":
+                    self._rates.reset_momentum()
+        elif self._ramp_from == 1.0:
+            return
+        self._use_rates(decision)
+
+    def _use_rates(self, decision: DecisionRecord) -> None:
+        if self._advise:
+            return
+        ramp = 1.0
+        if self._ramp_from != 1.0:
+            share = min(1.0, max(0.0, (self.examples - decision.example) / self._rule.ramp))
+            ramp = self._ramp_from + (1.0 - self._ramp_from) * share
+        power = decision.batch_size / self._reference_batch_size if self._rule.momentum == "rescale" else 1.0
+        self._base_lr = decision.lr * ramp
+        self._rates.use(decision.lr_effective * ramp, power)
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "dataset_size": self.task.train_size,
-            "epochs": self.task.epochs,
-            "batch_sizes": list(self.task.batch_sizes),
+            "dataset_size": self._course.dataset_size,
+            "epochs": self._course.epochs,
+            "periods": self._course.periods,
+            "batch_sizes": list(self._batch_sizes),
             "learning_rates": list(self.task.learning_rates),
-            "seed": self.task.seed,
+            "seed": self.seed,
         }
+
+
+def _periods(decide_every: float | None, dataset_size: int) -> int:
+    """Return how many decision periods an epoch has."""
+    if decide_every is None:
+        return 1
+    if isinstance(decide_every, bool) or not decide_every > 0 or (decide_every >= 1 and decide_every % 1):
+        raise ConfigError(
+            f"decide_every: expected a number of examples or a share of an epoch in (0, 1), got {decide_every!r}"
+        )
+    examples = decide_every * dataset_size if decide_every < 1 else decide_every
+    return min(dataset_size, max(1, round(dataset_size / examples)))
 
 
 def _check_identity(theirs: dict[str, Any], mine: dict[str, Any]) -> None:

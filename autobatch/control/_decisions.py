@@ -14,7 +14,7 @@ class DecisionRecord:
         epoch: finished epochs when the decision was made; it holds from epoch ``epoch + 1`` on.
         progress: examples seen / examples of the whole training, in [0, 1].
         requested_batch_size: global batch size that the policy asked for.
-        requested_lr: base learning rate that the policy asked for.
+        requested_lr: base learning rate that the policy asked for; None where it left it to the learning-rate rule.
         batch_size: global batch size in use.
         lr: base learning rate in use.
         lr_effective: ``lr`` times the schedule's factor, as the optimizer's first parameter group has it.
@@ -27,12 +27,16 @@ class DecisionRecord:
         validation_error: share of validation examples classified wrongly after epoch ``epoch``; NaN before the first.
         target: the (C̄, L) position that the policy steers to, where it has one.
         alternatives: the candidates that the policy weighed.
+        example: the first example, counted since the start of the training, that the decision holds for.
+        micro_batch: examples of the largest forward pass; None where the plan does not split batches.
+        accumulation: forward passes of a rank for one step of the optimizer.
+        ranks: processes that share a batch.
     """
 
     epoch: int
     progress: float
     requested_batch_size: int
-    requested_lr: float
+    requested_lr: float | None
     batch_size: int
     lr: float
     lr_effective: float
@@ -45,6 +49,10 @@ class DecisionRecord:
     validation_error: float
     target: tuple[float, float] | None
     alternatives: tuple[Candidate, ...]
+    example: int = 0
+    micro_batch: int | None = None
+    accumulation: int = 1
+    ranks: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a dictionary of plain values; :meth:`from_dict` reads it back."""
@@ -66,7 +74,7 @@ class DecisionRecord:
         """
         figures = {
             key: figure(state[key])
-            for key in ("c_bar", "l_cum", "validation_loss", "validation_error", "requested_lr", "lr", "lr_effective")
+            for key in ("c_bar", "l_cum", "validation_loss", "validation_error", "lr", "lr_effective")
         }
         target = state["target"]
         alternatives = tuple(_candidate(candidate) for candidate in state["alternatives"])

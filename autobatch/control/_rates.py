@@ -1,8 +1,10 @@
-"""Learning rates are computed from fixed references, never multiplied in place."""
+"""Learning rates: the loop's own, times a factor that holds during a step of the optimizer and never longer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
@@ -23,34 +25,132 @@ def constant_schedule(progress: float) -> float:
     return 1.0
 
 
-def rate_proportions(optimizer: Optimizer) -> list[float]:
-    """Return each parameter group's learning rate over that of the first group.
+_ATTRIBUTE = "_autobatch_rates"
+
+
+class OptimizerRates:
+    """Multiplies an optimizer's learning rates, and its momentum where asked, during its steps.
+
+    The parameter groups keep what their owner has set, be it a person or a scheduler: the factor is applied by a hook
+    before each step and taken away by one after it. So every scheduler works, groups keep their proportions, nothing
+    drifts, and the optimizer's own state never holds the factor.
 
     Args:
-        optimizer: an optimizer as the user made it.
-
-    Returns:
-        One proportion a group, the first 1.0.
+        optimizer: any optimizer whose groups have ``lr``. A controller that had it before is relieved of it.
 
     Raises:
-        ConfigError: a learning rate is not positive and finite.
+        ConfigError: a group has no learning rate, or one that is negative or not finite.
     """
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    for index, rate in enumerate(rates):
-        check_rate(rate, f"learning rate of the optimizer's parameter group {index}")
-    return [rate / rates[0] for rate in rates]
 
+    def __init__(self, optimizer: Optimizer) -> None:
+        for index, group in enumerate(optimizer.param_groups):
+            if "lr" not in group:
+                raise ConfigError(f"the optimizer's parameter group {index} has no learning rate 'lr'")
+            _check_owned(float(group["lr"]), index)
+        self._optimizer = optimizer
+        self._owned = [float(group["lr"]) for group in optimizer.param_groups]
+        # A scheduler with a warm-up may start at 0; what it multiplies is in initial_lr.
+        first = optimizer.param_groups[0]
+        self.reference = float(first.get("initial_lr", first["lr"]))
+        check_rate(self.reference, "learning rate of the optimizer's first parameter group")
+        self._lr = self.reference
+        self._momentum_power = 1.0
+        self._stepping: list[dict[str, Any]] | None = None
+        self._set: list[dict[str, Any]] = []
+        before = getattr(optimizer, _ATTRIBUTE, None)
+        if isinstance(before, OptimizerRates):
+            before.release()
+        setattr(optimizer, _ATTRIBUTE, self)
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._before()),
+            optimizer.register_step_post_hook(lambda *_: self._after()),
+        ]
 
-def set_rates(optimizer: Optimizer, lr: float, proportions: Sequence[float]) -> None:
-    """Set every parameter group's learning rate to ``lr`` times its proportion.
+    def use(self, lr: float, momentum_power: float = 1.0) -> None:
+        """Set what the next steps use.
 
-    Args:
-        optimizer: the optimizer.
-        lr: learning rate of the first group.
-        proportions: one proportion a group.
-    """
-    for group, proportion in zip(optimizer.param_groups, proportions, strict=True):
-        group["lr"] = lr * proportion
+        Args:
+            lr: learning rate of the first group where its owner leaves it at the reference.
+            momentum_power: power of the momentum coefficient.
+        """
+        self._lr, self._momentum_power = lr, momentum_power
+        if self._stepping is not None:  # a step's closure has come to its forward pass
+            self._write()
+
+    def effective(self, lr: float | None = None) -> float:
+        """Return the first group's learning rate in a step taken now.
+
+        Args:
+            lr: what :meth:`use` would be called with; None for what it was called with.
+
+        Returns:
+            The learning rate.
+        """
+        owned = self._stepping[0] if self._stepping is not None else self._optimizer.param_groups[0]
+        return float(self._effective(0, owned["lr"], self._lr if lr is None else lr))
+
+    def reset_momentum(self) -> None:
+        """Empty the momentum buffers: SGD's, and the first moment of the Adam family."""
+        for state in self._optimizer.state.values():
+            for key in ("momentum_buffer", "exp_avg"):
+                if isinstance(state.get(key), Tensor):
+                    state[key].zero_()
+
+    def release(self) -> None:
+        """Let go of the optimizer."""
+        self._after()
+        for hook in self._hooks:
+            hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the references, as JSON-able values."""
+        return {"reference": self.reference, "owned": list(self._owned)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned: rates are computed from the references of the training's start.
+
+        Args:
+            state: the state.
+        """
+        self.reference = float(state["reference"])
+        self._owned = [float(rate) for rate in state["owned"]]
+
+    def _before(self) -> None:
+        self._after()  # a step that raised has left its rates behind
+        self._stepping = [
+            {key: group[key] for key in ("lr", "momentum", "betas") if key in group}
+            for group in self._optimizer.param_groups
+        ]
+        self._write()
+
+    def _write(self) -> None:
+        assert self._stepping is not None
+        self._set = []
+        for index, (group, owned) in enumerate(zip(self._optimizer.param_groups, self._stepping, strict=True)):
+            own = {"lr": self._effective(index, owned["lr"], self._lr)}
+            if self._momentum_power != 1.0:
+                if owned.get("momentum"):
+                    own["momentum"] = owned["momentum"] ** self._momentum_power
+                if "betas" in owned:
+                    own["betas"] = (owned["betas"][0] ** self._momentum_power, *owned["betas"][1:])
+            group.update(own)
+            self._set.append(own)
+
+    def _after(self) -> None:
+        if self._stepping is None:
+            return
+        for group, owned, own in zip(self._optimizer.param_groups, self._stepping, self._set, strict=False):
+            for key, value in own.items():
+                if group[key] is value:  # not what somebody has set in between
+                    group[key] = owned[key]
+        self._stepping = None
+
+    def _effective(self, index: int, owned: Any, lr: float) -> Any:
+        if lr == self.reference:
+            return owned
+        if not isinstance(owned, Tensor) and index < len(self._owned) and owned == self._owned[index]:
+            return lr * (owned / self.reference)  # exactly lr where the group has the reference
+        return owned * (lr / self.reference)
 
 
 def check_rate(rate: float, what: str) -> None:
@@ -65,3 +165,11 @@ def check_rate(rate: float, what: str) -> None:
     """
     if not (math.isfinite(rate) and rate > 0.0):
         raise ConfigError(f"{what}: expected a positive finite number, got {rate}")
+
+
+def _check_owned(rate: float, index: int) -> None:
+    if not (math.isfinite(rate) and rate >= 0.0):
+        raise ConfigError(
+            f"learning rate of the optimizer's parameter group {index}: expected a finite number of at least 0, "
+            f"got {rate}"
+        )

@@ -1,12 +1,17 @@
 """The samples of an epoch: held as Gram matrices while it trains, decomposed when it ends."""
 
+import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from autobatch._errors import AutoBatchError
+from autobatch.control._decisions import figure
+from autobatch.control._memory import is_out_of_memory
 from autobatch.fisher import FisherProbe
 from autobatch.fisher import Measurement as Measured
 
@@ -14,6 +19,7 @@ HELD_BYTES = 64 * 1024**2
 """Bytes of Gram matrices that wait for the end of an epoch; where there are more, they are decomposed at once."""
 
 _GRAM_ELEMENT_BYTES = 8
+_LOG = logging.getLogger("autobatch")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Measurement:
         condition_number: c_k, sqrt(lambda_max / smallest non-zero lambda) of F.
         trace: trace of F.
         rank: eigenvalues of F that counted as non-zero.
+        squared_sum: 1ᵀF1, the squared norm of the summed gradient.
         seconds: wall time that measuring added, the eigenvalues included.
     """
 
@@ -38,6 +45,7 @@ class Measurement:
     condition_number: float
     trace: float
     rank: int
+    squared_sum: float
     seconds: float
 
     @property
@@ -46,8 +54,21 @@ class Measurement:
         return math.isfinite(self.condition_number) and math.isfinite(self.trace)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the measurement as a dictionary of plain values."""
+        """Return the measurement as a dictionary of plain values; :meth:`from_dict` reads it back."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "Measurement":
+        """Read back what :meth:`to_dict` wrote.
+
+        Args:
+            state: the dictionary.
+
+        Returns:
+            The measurement.
+        """
+        numbers = ("lr", "condition_number", "trace", "squared_sum", "seconds")
+        return cls(**{**state, **{key: figure(state[key]) for key in numbers}})
 
 
 @dataclass(frozen=True)
@@ -77,13 +98,13 @@ class Samples:
         self._pending, self._done = [], []
 
     def add(self, probe: FisherProbe, *, epoch: int, step: int, batch_size: int, lr: float) -> None:
-        """Keep the step that a probe has just measured.
+        """Keep the step that a probe has just measured; where memory ran out for that, the step stays unmeasured.
 
         Args:
             probe: the probe, after its body.
             epoch: the epoch, from 1.
             step: the optimizer step, from 1, counted over the run.
-            batch_size: examples in the step's batch.
+            batch_size: examples that the step's batch should have.
             lr: learning rate of the step.
 
         Raises:
@@ -91,7 +112,10 @@ class Samples:
         """
         measured = probe.measurement()
         if measured.problem is not None:
-            raise measured.problem
+            if not is_out_of_memory(measured.problem.__cause__):
+                raise measured.problem
+            _LOG.warning("step %d is not measured: %s", step, measured.problem)
+            return
         self._pending.append(_Pending(measured, epoch, step, batch_size, lr, probe.seconds))
         if sum(_GRAM_ELEMENT_BYTES * pending.batch_size**2 for pending in self._pending) > self._held_bytes:
             self.settle()
@@ -101,9 +125,26 @@ class Samples:
 
         Raises:
             MeasureError: the gradients that a step got are not those that were measured.
+            AutoBatchError: a batch had more or fewer examples than it should have.
+            RuntimeError: whatever else the decomposition raises.
+            MemoryError: never; it leaves the sample out.
         """
         while self._pending:
-            self._done.append(_decomposed(self._pending.pop(0)))
+            pending = self._pending.pop(0)
+            try:
+                self._done.append(_decomposed(pending))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                _LOG.warning("step %d is not measured: out of memory in its eigenvalues: %s", pending.step, error)
+
+    def restore(self, measurements: Iterable[Measurement]) -> None:
+        """Put samples in place of what is held.
+
+        Args:
+            measurements: decomposed ones.
+        """
+        self._pending, self._done = [], list(measurements)
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -113,7 +154,13 @@ class Samples:
 
 def _decomposed(pending: _Pending) -> Measurement:
     start = time.perf_counter()
-    finite = bool(torch.isfinite(pending.measured.gram()).all())
+    gram = pending.measured.gram()
+    if len(gram) != pending.batch_size:
+        raise AutoBatchError(
+            f"step {pending.step} was to train {pending.batch_size} examples, and the model was called with "
+            f"{len(gram)}: the loader returned another batch than the controller's sampler asked for"
+        )
+    finite = bool(torch.isfinite(gram).all())
     spectrum = pending.measured.spectrum() if finite else None
     return Measurement(
         epoch=pending.epoch,
@@ -123,5 +170,6 @@ def _decomposed(pending: _Pending) -> Measurement:
         condition_number=spectrum.condition_number if spectrum else math.nan,
         trace=spectrum.trace if spectrum else math.nan,
         rank=spectrum.rank if spectrum else 0,
+        squared_sum=float(gram.sum()) if finite else math.nan,
         seconds=pending.seconds + time.perf_counter() - start,
     )

@@ -26,7 +26,7 @@ class EpochTimer:
         self._clock: dict[int, float] = {}
 
     def mark(self, step: int) -> None:
-        """Take the time just before step ``step``, from 0; also called once after the last.
+        """Take the time just before step ``step``, from 0.
 
         Args:
             step: steps of the epoch that are done.
@@ -36,19 +36,32 @@ class EpochTimer:
                 torch.cuda.synchronize(self._device)
             self._clock[step] = time.perf_counter()
 
-    def seconds(self, measuring_seconds: float) -> tuple[float, float]:
+    def finish(self, steps: int) -> None:
+        """Take the time after the last step.
+
+        Args:
+            steps: steps that were really taken; prefetched batches of another size may make them differ from the plan.
+        """
+        self._stop = steps
+        self._marks.add(steps)
+        self.mark(steps)
+
+    def seconds(self, measuring_seconds: float) -> tuple[float, float] | None:
         """Return what a plain step takes and what the last sample took besides.
 
         Args:
             measuring_seconds: what the last sample took by itself; it counts where every step of the epoch was sampled.
 
         Returns:
-            Seconds of a step, and extra seconds of a sample, both positive.
+            Seconds of a step, and extra seconds of a sample, both positive; None where no sample was taken.
         """
-        sampled = [self._clock[step + 1] - self._clock[step] for step in self._sampled]
+        clock = self._clock
+        sampled = [clock[step + 1] - clock[step] for step in self._sampled if step in clock and step + 1 in clock]
+        if not sampled or self._first not in clock:
+            return None
         plain_steps = self._stop - self._first - len(sampled)
-        if plain_steps:
-            plain = (self._clock[self._stop] - self._clock[self._first] - sum(sampled)) / plain_steps
+        if plain_steps > 0:
+            plain = (clock[self._stop] - clock[self._first] - sum(sampled)) / plain_steps
         else:
             plain = sampled[-1] - measuring_seconds
         return max(plain, _LEAST), max(sampled[-1] - plain, _LEAST)

@@ -43,6 +43,7 @@ from autobatch.fisher._layout import (
     settle_claims,
     written_into,
 )
+from autobatch.fisher._measurement import caused
 from autobatch.fisher._modules import MODULE_RULES, module_contributions
 from autobatch.fisher._rules import CLAIMABLE, rule_for
 from autobatch.fisher._sink import GramSink
@@ -228,7 +229,7 @@ class Capture(TorchFunctionMode):
             self.problem = error
         except Exception as error:
             # Whatever goes wrong here, the training goes on.
-            self.problem = MeasureError(f"{name}() could not be followed: {type(error).__name__}: {error}")
+            self.problem = caused(f"{name}() could not be followed", error)
         self.seconds += time.perf_counter() - start
         return output
 
@@ -575,7 +576,7 @@ class Capture(TorchFunctionMode):
             except MeasureError as error:
                 self.problem = MeasureError(f"{self._describe(*site)}: {error}")
             except Exception as error:
-                self.problem = MeasureError(f"{self._describe(*site)}: {type(error).__name__}: {error}")
+                self.problem = caused(self._describe(*site), error)
             owed.clear()  # and with them the inputs they keep
             self.seconds += time.perf_counter() - start
 

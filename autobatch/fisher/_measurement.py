@@ -79,3 +79,18 @@ class Measurement:
                     f"the per-sample gradients add up to a squared norm of {total:.6g}, but the parameters got"
                     f" {expected:.6g}: some use of a parameter was not seen, or its gradient was changed on the way"
                 )
+
+
+def caused(what: str, error: Exception) -> MeasureError:
+    """Return the problem that an unforeseen error in measuring makes of a step; the training goes on.
+
+    Args:
+        what: what was measured.
+        error: the error, such as running out of memory.
+
+    Returns:
+        The problem, with the error as its cause.
+    """
+    problem = MeasureError(f"{what}: {type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem

@@ -14,7 +14,7 @@ from autobatch.fisher._arithmetic import note_low_precision
 from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._gram import MAX_MEMORY
-from autobatch.fisher._measurement import Measurement
+from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
 from autobatch.fisher._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher._spectrum import Spectrum
@@ -140,6 +140,11 @@ class FisherProbe:
         self._seconds += capture.seconds + time.perf_counter() - start
 
     @property
+    def entered(self) -> bool:
+        """Whether the body is running."""
+        return self._capture is not None
+
+    @property
     def seconds(self) -> float:
         """Wall-clock seconds that measuring the last step took: hooks, Gram products and eigenvalues."""
         return self._seconds
@@ -216,6 +221,8 @@ class FisherProbe:
             gram = self._sink.result()
         except MeasureError as problem:
             return Measurement(capture.bn, capture.gradient_eps, problem)
+        except Exception as error:
+            return Measurement(capture.bn, capture.gradient_eps, caused("the Gram matrix", error))
         note_low_precision(capture.gradient_eps, gram.device.type)
         with torch.no_grad():
             shared = self._sink if isinstance(self._sink, SharedGram) else None

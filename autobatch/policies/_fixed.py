@@ -17,8 +17,12 @@ class FixedParameters(PolicyParameters):
     """Parameters of the kind ``fixed``."""
 
     batch_size: int = Field(default=32, gt=0, description="Global batch size, one of the task's ladder.")
-    lr: float = Field(
-        default=0.1, gt=0, allow_inf_nan=False, description="Base learning rate, before the schedule's factor."
+    lr: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Base learning rate, before the schedule's factor. By default the training's own, after the "
+        "controller's learning-rate rule.",
     )
 
 

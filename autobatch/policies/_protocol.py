@@ -19,8 +19,8 @@ class TaskInfo:
         name: the task's name.
         batch_sizes: the ladder, ascending; a policy chooses from these only.
         learning_rates: the base learning rates a policy chooses from, ascending.
-        epochs: length of the whole training.
-        train_size: examples in one epoch.
+        epochs: length of the whole training, in decision periods: epochs, unless decisions are taken within them.
+        train_size: examples in one such period.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; lower is better.
         milestones: progress values in (0, 1) at which the learning-rate schedule decays, ascending.
         seed: the run's seed, for policies that draw at random.
@@ -100,14 +100,15 @@ class Decision:
 
     Attributes:
         batch_size: global batch size, one of the task's ladder.
-        lr: base learning rate; the controller multiplies it by the schedule's factor.
+        lr: base learning rate; the controller multiplies it by the schedule's factor. None leaves the rate to the
+            controller's learning-rate rule.
         reason: why, in words a person reads.
         target: the (C̄, L) position that the policy steers to, where it has one.
         alternatives: the candidates it weighed.
     """
 
     batch_size: int
-    lr: float
+    lr: float | None
     reason: str
     target: tuple[float, float] | None = None
     alternatives: tuple[Candidate, ...] = ()

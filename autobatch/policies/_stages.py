@@ -32,8 +32,12 @@ class StagesParameters(PolicyParameters):
     within_rates: bool = Field(
         default=False, description="Run through the sequence within each learning-rate value of the schedule."
     )
-    lr: float = Field(
-        default=0.1, gt=0, allow_inf_nan=False, description="Base learning rate, before the schedule's factor."
+    lr: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Base learning rate, before the schedule's factor. By default the training's own, after the "
+        "controller's learning-rate rule.",
     )
 
 

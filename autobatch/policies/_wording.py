@@ -3,17 +3,17 @@
 import math
 
 
-def configuration(batch_size: int, lr: float) -> str:
+def configuration(batch_size: int, lr: float | None) -> str:
     """Return the paper's name of a configuration, spelt for a sentence.
 
     Args:
         batch_size: global batch size.
-        lr: base learning rate.
+        lr: base learning rate; None where the policy leaves it open.
 
     Returns:
-        For example ``"s64 at lr 0.1"``.
+        For example ``"s64 at lr 0.1"``, or ``"s64"``.
     """
-    return f"s{batch_size} at lr {lr:g}"
+    return f"s{batch_size}" if lr is None else f"s{batch_size} at lr {lr:g}"
 
 
 def count(number: int, noun: str) -> str:

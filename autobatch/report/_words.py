@@ -42,9 +42,9 @@ def position_words(value: float | None) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def configuration_words(batch_size: int, lr: float) -> str:
-    """Return a fixed configuration in the paper's form, such as ``s32-lr0.05``."""
-    return f"s{batch_size}-lr{lr:g}"
+def configuration_words(batch_size: int, lr: float | None) -> str:
+    """Return a fixed configuration in the paper's form, such as ``s32-lr0.05``; ``s32`` where the rate is left open."""
+    return f"s{batch_size}" if lr is None else f"s{batch_size}-lr{lr:g}"
 
 
 def path_words(values: Iterable[float]) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from autobatch._errors import AutoBatchError
 from autobatch.beacons import CostTable
-from autobatch.control import Step
 from autobatch.fisher import FisherProbe
 from autobatch.training._data import Data
 from autobatch.training._engine import Engine, reproducible
@@ -138,13 +137,13 @@ class _Bench:
 
     def step(self, batch_size: int) -> None:
         """One step as the engine does it, with a learning rate of zero so that the weights stay sound."""
-        Step().backward(self._loss(batch_size))
+        self._loss(batch_size).backward()  # type: ignore[no-untyped-call]
         self._update()
 
     def measured_step(self, batch_size: int) -> None:
         """The same, measured as the engine does it, with the eigenvalues that wait there for the end of the epoch."""
         with self._probe:
-            Step(self._probe).backward(self._loss(batch_size))
+            self._probe.backward(self._loss(batch_size))
         self._update()
         self._probe.spectrum()
 

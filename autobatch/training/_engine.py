@@ -137,7 +137,7 @@ class Engine:
         initial_seed = derive_seed(seed, "initialisation")
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(task.optimizer, self.model, task.learning_rates[0])
+        self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
         self._validation = self._views(data.validation_images, data.validation_labels)
 
     @property

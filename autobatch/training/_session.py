@@ -228,8 +228,8 @@ class _Session:
         seen = divergence(train_loss, validation_loss, data.num_classes)
         decision = controller.end_epoch(
             train_loss=train_loss,
-            validation_loss=validation_loss,
-            validation_error=validation_error,
+            val_loss=validation_loss,
+            val_error=validation_error,
             stop=seen is not None,
         )
         self.row = EpochRow(

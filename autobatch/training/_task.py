@@ -95,19 +95,26 @@ def _nesterov_is_usual(validated: dict[str, Any]) -> bool:
 
 
 class OptimizerSpec(_Spec):
-    """Which optimizer a task uses; the learning rate comes from the policy and the schedule.
+    """Which optimizer a task uses; the policy chooses the learning rate, where it does not leave it open.
 
     Attributes:
         name: ``sgd`` or ``adamw``.
         momentum: momentum of SGD, or the first beta of AdamW, in [0, 1).
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
         weight_decay: L2 coefficient of SGD, decoupled decay of AdamW.
+        lr: base learning rate where the policy leaves it open; 0.1 for SGD and 0.001 for AdamW where nothing is said.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = Field(default_factory=_nesterov_is_usual)
     weight_decay: float = Field(default=1e-4, ge=0)
+    lr: LearningRate | None = None
+
+    @property
+    def base_lr(self) -> float:
+        """Base learning rate where the policy leaves it open."""
+        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.name]
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "OptimizerSpec":
@@ -246,6 +253,7 @@ class TaskSpec(_Spec):
             image folder is left out, since the data fingerprint stands for its content.
         """
         payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
+        del payload["optimizer"]["lr"]
         if self.dataset.name.startswith(IMAGEFOLDER_PREFIX):
             payload["dataset"]["name"] = IMAGEFOLDER_PREFIX.removesuffix(":")
         return {**payload, "num_classes": num_classes, "data_fingerprint": data_fingerprint}

@@ -68,7 +68,16 @@ class Bench:
         self.controller = AutoBatchController(self.model, self.optimizer, policy=policy, **settings)
 
     def rates(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
+        """The rates of a step taken now; the groups themselves keep theirs."""
+        seen: list[float] = []
+        hook = self.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: seen.extend(group["lr"] for group in optimizer.param_groups)
+        )
+        self.optimizer.zero_grad()
+        self.optimizer.step()
+        hook.remove()
+        assert [group["lr"] for group in self.optimizer.param_groups] == [0.01, 0.02]
+        return seen
 
     def epoch(self, **figures: Any) -> DecisionRecord | None:
         for indices in self.controller.batches():
@@ -85,7 +94,7 @@ def test_the_docstrings_loop_trains_by_name_of_a_policy() -> None:
     sizes = []
     while not bench.controller.finished:
         sizes.append(bench.controller.batch_size)
-        bench.epoch(validation_loss=0.5, validation_error=0.5)
+        bench.epoch(val_loss=0.5, val_error=0.5)
     assert sizes == [4, 4, 8, 8, 16]
     seen = torch.cat(bench.batches).reshape(5, SIZE)
     assert torch.equal(seen.sort(dim=1).values, torch.arange(SIZE).expand(5, SIZE))
@@ -97,7 +106,7 @@ def test_the_policy_sees_where_the_run_stands() -> None:
     first = policy.seen[0]
     assert (first.epoch, first.progress, first.batch_size, first.steps) == (0, 0.0, 0, 0)
     assert all(math.isnan(v) for v in (first.lr, first.c_bar, first.train_loss, first.validation_loss))
-    bench.epoch(train_loss=3.0, validation_loss=2.0, validation_error=0.25)
+    bench.epoch(train_loss=3.0, val_loss=2.0, val_error=0.25)
     second = policy.seen[1]
     assert (second.epoch, second.progress, second.batch_size, second.lr, second.steps) == (1, 0.25, 8, 0.1, 3)
     assert (second.train_loss, second.validation_loss, second.validation_error) == (3.0, 2.0, 0.25)
@@ -210,7 +219,7 @@ def test_eigenvalues_wait_for_the_end_of_the_epoch(monkeypatch: pytest.MonkeyPat
     expected = {64 * 1024**2: [0] * 7, 2 * 8 * 4**2: [0, 0, 3, 3, 3, 6, 6], 0: [1, 2, 3, 4, 5, 6, 6]}
     for held_bytes, computed in expected.items():
         with monkeypatch.context() as patch:
-            patch.setattr("autobatch.control._controller.Samples", partial(Samples, held_bytes))
+            patch.setattr("autobatch.control._period.Samples", partial(Samples, held_bytes))
             bench = Bench(Scripted(decision(4, 0.1)), measuring=MeasureAtInterval(1))
             measurements, seen = measured_epochs(bench, Eigenvalues(patch))
         assert seen == computed
@@ -310,7 +319,7 @@ def test_a_restart_continues_as_if_nothing_had_happened() -> None:
     whole = Bench(Scripted(*script), measuring=MeasureAtInterval(2))
     first = Bench(Scripted(*script), measuring=MeasureAtInterval(2))
     for bench in (whole, first):
-        bench.epoch(validation_loss=0.7)
+        bench.epoch(val_loss=0.7)
     state = json.loads(json.dumps(first.controller.state_dict()))
     policy = Scripted(*script)
     second = Bench(policy, measuring=MeasureAtInterval(2))
@@ -319,8 +328,8 @@ def test_a_restart_continues_as_if_nothing_had_happened() -> None:
     assert repr(second.controller.decision) == repr(whole.controller.decision)
     assert len(policy.seen) == 2
     for _ in range(3):
-        whole.epoch(validation_loss=0.6)
-        second.epoch(validation_loss=0.6)
+        whole.epoch(val_loss=0.6)
+        second.epoch(val_loss=0.6)
     assert torch.equal(torch.cat(whole.batches), torch.cat([*first.batches, *second.batches]))
     assert torch.equal(whole.model.weight, second.model.weight)
     for name in ("c_bar", "l_cum", "steps", "samples", "lr_effective", "examples"):
@@ -333,7 +342,7 @@ def test_a_state_of_another_training_is_refused() -> None:
         Bench(Scripted(decision(8, 0.1))).controller.load_state_dict(state)
 
 
-@pytest.mark.parametrize("key", ["identity", "decision", "position", "policy", "figures", "steps"])
+@pytest.mark.parametrize("key", ["identity", "decisions", "position", "policy", "figures", "steps", "course", "period", "rates"])
 def test_a_damaged_state_is_refused(key: str) -> None:
     bench = Bench(Scripted(decision(8, 0.1)))
     state = bench.controller.state_dict()
@@ -358,13 +367,21 @@ def test_calls_out_of_order_are_clear_errors() -> None:
         controller.step()
     batches = controller.batches()
     next(batches)
-    with pytest.raises(AutoBatchError, match="twice in one epoch"):
-        controller.batches()
-    with pytest.raises(AutoBatchError, match="middle of an epoch: 0 of 3"):
+    with pytest.raises(AutoBatchError, match="was not trained"):
+        next(batches)
+    with pytest.raises(AutoBatchError, match="middle of an epoch: 0 of 26"):
         controller.end_epoch()
-    with pytest.raises(AutoBatchError, match="middle of an epoch"):
-        controller.state_dict()
-    assert len(list(batches)) == 2
+    for _ in controller.batches():  # goes on where the other iteration was left
+        with controller.step():
+            with pytest.raises(AutoBatchError, match="inside of a step"):
+                controller.state_dict()
+            with pytest.raises(AutoBatchError, match="middle of a step"):
+                controller.end_epoch()
+            with pytest.raises(AutoBatchError, match="inside of another step"), controller.step():
+                pass
+    assert controller.steps == 3
+    with pytest.raises(AutoBatchError, match=r"call end_epoch\(\)"):
+        next(controller.batches())
     controller.end_epoch()
     with pytest.raises(AutoBatchError, match="without an epoch"):
         controller.end_epoch()

@@ -72,6 +72,9 @@ class Journey:
         return sum(one != other for one, other in zip(self.stages, self.stages[1:], strict=False))
 
 
+OWN_RATE = 0.1
+
+
 def simulate(
     policy: Policy,
     *,
@@ -91,6 +94,8 @@ def simulate(
     for epoch in range(law.epochs):
         policy = before_epoch(epoch) or policy
         decision = policy.decide(observation)
+        if decision.lr is None:  # left to the training
+            decision = replace(decision, lr=OWN_RATE)
         journey.decisions.append(decision)
         place = law.journey(journey.stages)[-1]
         errors = np.exp(noise * generator.standard_normal(2) / np.sqrt(epoch + 1))

@@ -1,0 +1,111 @@
+"""One record a decision, for whoever tracks the training."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from autobatch.beacons import BeaconLibrary, Landscape
+from autobatch.control._decisions import DecisionRecord
+from autobatch.tracking import SafeLogger, make_logger
+
+if TYPE_CHECKING:
+    from autobatch.tracking import Logger
+
+_LOG = logging.getLogger("autobatch")
+
+
+class Recorder:
+    """Tells loggers of decisions.
+
+    Args:
+        loggers: what gets the records, or names such as ``"csv:run.csv"``.
+        library: beacons, for the position against the optimum region.
+    """
+
+    def __init__(self, loggers: Sequence["Logger | str"], library: BeaconLibrary | None) -> None:
+        self._loggers = tuple(
+            SafeLogger(make_logger(logger) if isinstance(logger, str) else logger) for logger in loggers
+        )
+        self._library = library
+        self._started = time.perf_counter()
+        self._last = (0, self._started)
+
+    def record(self, decision: DecisionRecord, figures: Mapping[str, float], **state: Any) -> None:
+        """Tell of a decision, or of the end of the training.
+
+        Args:
+            decision: the decision in force from here on.
+            figures: the figures that the loop gave.
+            state: where the training stands: its counters, ``c_bar``, ``l_cum`` and ``measuring_seconds``.
+        """
+        if decision.changed or decision.limit:
+            _LOG.info(
+                "epoch %d: batch size %d, learning rate %g: %s%s",
+                decision.epoch,
+                decision.batch_size,
+                decision.lr,
+                decision.reason,
+                f" ({decision.limit})" if decision.limit else "",
+            )
+        if not self._loggers:
+            return
+        now, examples = time.perf_counter(), int(state["examples"])
+        before, then = self._last
+        self._last = (examples, now)
+        seconds = now - self._started
+        region = self._region(state["progress"], state["c_bar"], state["l_cum"])
+        record = {
+            **state,
+            "seconds": seconds,
+            "region_c": region[0],
+            "region_l": region[1],
+            "requested_batch_size": decision.requested_batch_size,
+            "batch_size": decision.batch_size,
+            "micro_batch": decision.micro_batch,
+            "accumulation": decision.accumulation,
+            "ranks": decision.ranks,
+            "lr": decision.lr,
+            "changed": decision.changed,
+            "reason": decision.reason,
+            "limit": decision.limit,
+            "examples_per_second": (examples - before) / max(now - then, 1e-9) if examples > before else None,
+            "measuring_share": state["measuring_seconds"] / seconds if examples else None,
+            **figures,
+        }
+        known = {key: _known(value) for key, value in record.items()}
+        for logger in self._loggers:
+            logger.log(known, examples)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, over restarts."""
+        return time.perf_counter() - self._started
+
+    def resume(self, examples: int, seconds: float) -> None:
+        """Tell the loggers that the training goes on from a checkpoint.
+
+        Args:
+            examples: training examples seen.
+            seconds: wall time of the training until then.
+        """
+        now = time.perf_counter()
+        self._started, self._last = now - seconds, (examples, now)
+        for logger in self._loggers:
+            logger.resume(examples)
+
+    def close(self) -> None:
+        """Close the loggers."""
+        for logger in self._loggers:
+            logger.close()
+
+    def _region(self, progress: float, c_bar: float, l_cum: float) -> tuple[float | None, float | None]:
+        if self._library is None or not progress or not math.isfinite(c_bar):
+            return None, None
+        delta = Landscape.fit(self._library, progress).displacement(c_bar, l_cum)
+        return float(delta[0]), float(delta[1])
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,160 @@
+"""How the learning rate, and the momentum, go with the batch size where the policy leaves them open."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from autobatch._errors import ConfigError, near_names
+
+RuleName = Literal["none", "linear", "sqrt", "power", "adascale"]
+Momentum = Literal["keep", "reset", "rescale"]
+
+
+@dataclass(frozen=True)
+class LearningRateRule:
+    """What a batch size B does to the learning rate that was chosen for a reference batch size B0.
+
+    The factor on the rate is, with S = B / B0,
+
+    * ``"none"``: 1, as in the paper's dynamic sampling;
+    * ``"linear"``: S (Krizhevsky 2014, arXiv 1404.5997; Goyal et al. 2017, arXiv 1706.02677), for SGD;
+    * ``"sqrt"``: sqrt(S) (Krizhevsky 2014; for Adam by Malladi et al. 2022, arXiv 2205.10287);
+    * ``"power"``: S to the power of ``power``;
+    * ``"adascale"``: the gain of AdaScale (Johnson et al. 2020, arXiv 2007.05105, eq. 2), between 1 and S, from the
+      gradients' variance and squared mean that measuring gives; 1 before the first sample.
+
+    Attributes:
+        name: one of these.
+        reference_batch_size: B0; None for the first batch size of the training.
+        power: the exponent of ``"power"``.
+        ramp: examples over which the rate goes from the old factor to the new one, linearly; 0 changes it at once.
+        momentum: ``"keep"``; ``"reset"`` empties the momentum buffers at a change; ``"rescale"`` uses rho to the power
+            of S, which keeps the number of examples that the momentum remembers (Busbridge et al. 2023, arXiv
+            2307.13813; of Adam's coefficients the first).
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+
+    name: RuleName = "none"
+    reference_batch_size: int | None = None
+    power: float | None = None
+    ramp: int = 0
+    momentum: Momentum = "keep"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value cannot be used.
+        """
+        for key, value, known in (("lr_rule", self.name, RuleName), ("momentum", self.momentum, Momentum)):
+            if value not in get_args(known):
+                raise ConfigError(f"{key}: no rule is called {value!r}; {near_names(str(value), get_args(known))}")
+        if (self.name == "power") != (self.power is not None):
+            raise ConfigError("lr_rule: 'power' needs power=..., and no other rule takes it")
+        if self.power is not None and not math.isfinite(self.power):
+            raise ConfigError(f"lr_rule: power: expected a finite number, got {self.power}")
+        if self.reference_batch_size is not None and self.reference_batch_size < 1:
+            raise ConfigError(f"lr_rule: reference_batch_size: expected at least 1, got {self.reference_batch_size}")
+        if self.ramp < 0:
+            raise ConfigError(f"lr_rule: ramp: expected a number of examples, at least 0, got {self.ramp}")
+
+    def factor(self, batch_size: int, reference: int, noise: "GradientNoise") -> float:
+        """Return what the reference rate is multiplied by.
+
+        Args:
+            batch_size: B.
+            reference: B0.
+            noise: what measuring has told of the gradients so far.
+
+        Returns:
+            The factor, positive.
+        """
+        scale = batch_size / reference
+        if self.name == "linear":
+            return scale
+        if self.name == "sqrt":
+            return math.sqrt(scale)
+        if self.name == "power":
+            assert self.power is not None
+            return math.pow(scale, self.power)
+        if self.name == "adascale":
+            return noise.gain(batch_size, reference)
+        return 1.0
+
+    def describe(self, batch_size: int, reference: int, factor: float) -> str:
+        """Return the rule's effect in words.
+
+        Args:
+            batch_size: B.
+            reference: B0.
+            factor: what :meth:`factor` returned.
+
+        Returns:
+            One clause; empty where nothing changes.
+        """
+        if self.name == "none" or batch_size == reference:
+            return ""
+        return f"rate x {factor:.4g} by the {self.name} rule (from s{reference})"
+
+
+class GradientNoise:
+    """Running variance and squared mean of the per-sample gradients, from measured steps.
+
+    With G = 1ᵀF1 / B², the squared norm of a batch's mean gradient, and the traces' mean tr F / B, the unbiased
+    estimates are tr Σ = (tr F / B - G) B / (B - 1) for the variance of a single sample's gradient and G - tr Σ / B for
+    the squared norm of the true gradient. They are averaged with the decay that AdaScale uses, 1 - S / 1000 a step;
+    only their ratio counts, so that the averages need no correction for their start at 0.
+    """
+
+    def __init__(self) -> None:
+        self._variance = 0.0
+        self._squared_mean = 0.0
+
+    def add(self, trace: float, squared_sum: float, batch_size: int, steps: int, scale: float) -> None:
+        """Add one measured step.
+
+        Args:
+            trace: tr F.
+            squared_sum: 1ᵀF1, the squared norm of the summed gradient.
+            batch_size: B of the step; a single sample says nothing of the variance.
+            steps: optimizer steps that the sample stands for.
+            scale: S, the batch size over the reference.
+        """
+        if batch_size < 2:
+            return
+        squared_norm = squared_sum / batch_size**2
+        variance = max(0.0, (trace / batch_size - squared_norm) * batch_size / (batch_size - 1))
+        keep = max(0.0, 1.0 - scale / 1000.0) ** steps
+        self._variance = keep * self._variance + (1.0 - keep) * variance
+        self._squared_mean = keep * self._squared_mean + (1.0 - keep) * (squared_norm - variance / batch_size)
+
+    def gain(self, batch_size: int, reference: int) -> float:
+        """Return AdaScale's gain (σ² + μ²) / (σ² / S + μ²), σ² of a batch of the reference size.
+
+        Args:
+            batch_size: B.
+            reference: B0.
+
+        Returns:
+            The gain, between 1 and S; 1 where nothing is known.
+        """
+        scale = batch_size / reference
+        variance = self._variance / reference
+        squared_mean = max(0.0, self._squared_mean)
+        below = variance / scale + squared_mean
+        return (variance + squared_mean) / below if below > 0.0 else 1.0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the averages, as JSON-able values."""
+        return {"variance": self._variance, "squared_mean": self._squared_mean}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Args:
+            state: the state.
+        """
+        self._variance, self._squared_mean = float(state["variance"]), float(state["squared_mean"])
