@@ -11,6 +11,7 @@ import typer
 import yaml
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
 from autobatch.beacons._columns import COLUMNS
@@ -22,7 +23,9 @@ DOCS = ROOT / "docs"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    """Return the code blocks of a page; those that show a file of examples/ are left to the test of the examples."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [block for block in found if not block.startswith("--8<--")]
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
@@ -31,7 +34,14 @@ def table(page: Path, heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows]
 
 
-@pytest.mark.parametrize("page", ["how-to/embed.md", "how-to/fisher-probe.md", "reference/files.md"])
+@pytest.mark.parametrize("page", [
+        "how-to/batch-plan.md",
+        "how-to/embed.md",
+        "how-to/fisher-probe.md",
+        "how-to/predict.md",
+        "how-to/track.md",
+        "reference/files.md",
+    ])
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "envs").symlink_to(ROOT / "envs")
     monkeypatch.chdir(tmp_path)
@@ -44,17 +54,19 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_the_loop_of_the_readme_trains() -> None:
     (loop,) = blocks(ROOT / "README.md", "python")
+    assert (loop.count("# +\n"), loop.count("# *\n")) == (4, 2)
     x, y = torch.rand(128, 1, 8, 8), torch.arange(128) % 10
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     before = model[1].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     namespace: dict[str, Any] = {
+        "DataLoader": DataLoader,
         "F": F,
-        "autobatch": autobatch,
+        "data": TensorDataset(x, y),
         "model": model,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
-        "x": x,
-        "y": y,
-        "validate": lambda model: F.cross_entropy(model(x), y).item(),
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5),
+        "validate": lambda model: (model(x).argmax(1) != y).float().mean().item(),
     }
     exec(compile(loop, "README.md", "exec"), namespace)
     assert namespace["controller"].finished

@@ -25,10 +25,20 @@ from autobatch import (
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-ROOMS = ("fisher", "beacons", "policies", "control", "training", "report", "cli")
+ROOMS = (
+    "fisher",
+    "beacons",
+    "policies",
+    "tracking",
+    "control",
+    "integrations",
+    "training",
+    "report",
+    "cli",
+)
 """The rooms of the package in the order of their imports: a room may import those before it."""
 
-FOLDERS = (".ci", "autobatch", "benchmarks", "configs", "docs", "envs", "policies", "tests")
+FOLDERS = (".ci", "autobatch", "benchmarks", "configs", "docs", "envs", "examples", "policies", "tests")
 
 
 def tree() -> Iterator[Path]:

@@ -8,6 +8,9 @@ from autobatch.beacons._journey import Standing
 from autobatch.beacons._landscape import Landscape, Prediction, Rule
 from autobatch.beacons._leave_one_out import LeaveOneOut, choose_rule, leave_one_out
 from autobatch.beacons._library import BeaconLibrary
+from autobatch.beacons._predict_final import FinalPrediction, Promise, predict_final
+from autobatch.beacons._predict_places import RunPlace, read_places
+from autobatch.beacons._predict_quality import PredictionQuality, prediction_quality, quality_table
 from autobatch.beacons._region import OptimumRegion
 from autobatch.beacons._results import FIGURES, FixedResult
 from autobatch.beacons._storage import compact, recorded_keys, write_beacon
@@ -18,6 +21,7 @@ __all__ = [
     "BeaconKey",
     "BeaconLibrary",
     "CostTable",
+    "FinalPrediction",
     "FixedResult",
     "Forecast",
     "Landscape",
@@ -25,13 +29,20 @@ __all__ = [
     "LibraryInfo",
     "OptimumRegion",
     "Prediction",
+    "PredictionQuality",
+    "Promise",
     "Rule",
+    "RunPlace",
     "Standing",
     "choose_rule",
     "compact",
     "forecast",
     "forecast_stages",
     "leave_one_out",
+    "predict_final",
+    "prediction_quality",
+    "quality_table",
+    "read_places",
     "recorded_keys",
     "write_beacon",
 ]

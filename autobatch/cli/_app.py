@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from autobatch._errors import AutoBatchError
-from autobatch.cli import _beacons, _envs, _explain, _plot, _policies, _run
+from autobatch.cli import _beacons, _envs, _explain, _plot, _policies, _predict, _run
 
 USAGE_ERROR = 2
 """Exit code of everything that the user can put right."""
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel="Train")(_run.run)
 app.add_typer(_beacons.app, name="beacons", rich_help_panel="Train")
 app.command("explain", rich_help_panel="Look")(_explain.explain)
+app.command("predict", rich_help_panel="Look")(_predict.predict)
 app.command("plot", rich_help_panel="Look")(_plot.plot)
 app.command("envs", rich_help_panel="Look")(_envs.envs)
 app.command("policies", rich_help_panel="Look")(_policies.policies)

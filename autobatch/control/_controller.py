@@ -255,11 +255,13 @@ class AutoBatchController:
         self._decided = 0
         self._applied = -1
         self._ramp_from = 1.0
+        self._told_weight_decay = False
         self._base_lr = self._rates.reference
         self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
         self._policy.reset(self._task, self._library)
         self._reference_batch_size = self._rule.reference_batch_size or 0
         self._decisions: dict[int, DecisionRecord] = {0: self._decide(previous=None)}
+        self._recorder.tell(self.decision)
         self._apply(0)
         self._log_decision(self._figures)
         return self
@@ -315,7 +317,7 @@ class AutoBatchController:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of a whole epoch at the batch size in use."""
-        return Course(self._course.dataset_size, 1, self._course.periods).steps_left(self.batch_size)
+        return Course(self._course.dataset_size, 1, self._course.periods).steps(self.batch_size)
 
     @property
     def samples(self) -> int:
@@ -398,7 +400,7 @@ class AutoBatchController:
         Each iteration is one epoch, or the rest of one that has begun. Workers may fetch ahead: a new batch size takes
         effect at the first example that is not handed out yet.
         """
-        return PlannedBatchSampler(self._parts, self._parts_left, lambda: self._order().tolist())
+        return PlannedBatchSampler(self._parts, self._part_count, lambda: self._order().tolist())
 
     def batches(self) -> Iterator[Tensor]:
         """Return this rank's batches of the next epoch, or of the rest of one that has begun.
@@ -703,6 +705,7 @@ class AutoBatchController:
     def _cuts(self) -> Iterator[Cut]:
         """Hand out the epoch's batches; those that an earlier iteration has left untrained come first."""
         self._refuse_finished()
+        self._recorder.begin()
         self._passing = None
         self._course.begin()
         self._iteration += 1
@@ -725,9 +728,9 @@ class AutoBatchController:
                 yield place, place + size
                 place += size
 
-    def _parts_left(self) -> int:
+    def _part_count(self) -> int:
         size = self._own_batch_size if self._advise else self.batch_size
-        return self._course.steps_left(size) * self.plan.accumulation
+        return self._course.steps(size) * self.plan.accumulation
 
     @property
     def _beyond(self) -> bool:
@@ -847,6 +850,7 @@ class AutoBatchController:
             self._decisions[self._decided + 1] = self._decide(previous=self.decision)
             self._decided += 1
             self._forget_decisions()
+            self._recorder.tell(self.decision)
             if not self._course.waiting:
                 self._apply(self._decided)
         self._log_decision(self._figures if figures is not None else dict.fromkeys(self._figures, math.nan))
@@ -874,7 +878,7 @@ class AutoBatchController:
             told = self._rule.describe(batch_size, self._reference_batch_size, factor)
             reason = f"{reason}; {told}" if told else reason
         if self._advise:
-            limits.append(f"advise mode: would use {batch_size} at {lr:g}, nothing is changed")
+            limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
             batch_size, lr = self._own_batch_size, self._rates.reference
         share = self._ranks.share(batch_size)
         sizes = self._passage.sizes(share[1] - share[0])
@@ -930,6 +934,7 @@ class AutoBatchController:
             before, self._applied = self._decisions.get(self._applied), number
             self._ramp_from = 1.0
             if before is not None and before.batch_size != decision.batch_size:
+                self._tell_weight_decay()
                 if self._rule.ramp and decision.requested_lr is None:
                     self._ramp_from = self._base_lr / decision.lr
                 if self._rule.momentum == "reset":
@@ -937,6 +942,17 @@ class AutoBatchController:
         elif self._ramp_from == 1.0:
             return
         self._use_rates(decision)
+
+    def _tell_weight_decay(self) -> None:
+        # With the linear rule, rate x steps and so the decay over an epoch stay the same.
+        if self._told_weight_decay or self._rule.name == "linear" or not self._rates.decays:
+            return
+        self._told_weight_decay = True
+        _LOG.info(
+            "weight decay acts once a step, times the learning rate: with the rule '%s' for the rate, its strength over "
+            "an epoch changes with the batch size",
+            self._rule.name,
+        )
 
     def _use_rates(self, decision: DecisionRecord) -> None:
         if self._advise:

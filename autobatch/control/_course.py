@@ -63,6 +63,7 @@ class Course:
         self._running = False
         self._handed_out = 0
         self._trained = 0
+        self._iterated = 0
         self._queue: deque[Cut] = deque()
         self._current: Cut | None = None
         self._failed: Cut | None = None
@@ -99,7 +100,7 @@ class Course:
 
     @property
     def longest_period(self) -> int:
-        """Examples in the longest period."""
+        """Examples in the longest period; the shortest has one less at most."""
         return max(stop - start for start, stop in zip((0, *self._ends), self._ends, strict=False))
 
     @property
@@ -127,16 +128,19 @@ class Course:
         """Whether something is handed out whose training has not begun."""
         return bool(self._queue)
 
-    def steps_left(self, batch_size: int) -> int:
-        """Return the optimizer steps until the end of the epoch, if the batch size stays as it is.
+    def steps(self, batch_size: int, *, plain: bool = False) -> int:
+        """Return the optimizer steps of the running iteration over an epoch, if the batch size stays as it is.
 
         Args:
             batch_size: global batch size.
+            plain: see :meth:`hand_out`.
 
         Returns:
-            Steps, those that are handed out and not trained included.
+            Steps handed out since the iteration began, and those to come; of a whole epoch where none is running.
         """
-        start, steps = (self._handed_out, len(self.waiting)) if self._running else (0, 0)
+        start, steps = (self._handed_out, self._iterated) if self._running else (0, 0)
+        if plain:
+            return steps + -(-(self.dataset_size - start) // batch_size)
         for end in self._ends:
             if end > start:
                 steps += steps_per_epoch(end - start, batch_size)
@@ -144,7 +148,7 @@ class Course:
         return steps
 
     def begin(self) -> None:
-        """Begin an epoch, or go on with the one that is running.
+        """Begin an epoch, or go on with the one that is running; what was entered and not done is handed out again.
 
         Raises:
             AutoBatchError: the running epoch is trained to its end and was not ended.
@@ -155,9 +159,10 @@ class Course:
             raise AutoBatchError(
                 f"epoch {self._epoch + 1} is trained to its end: call end_epoch() before the next one's batches"
             )
-        if self._failed is not None:
-            self._queue.appendleft(self._failed)
-            self._failed = None
+        if self._current is not None:
+            self.fail()
+        self._try_again()
+        self._iterated = len(self._queue)
 
     def hand_out(self, batch_size: int, decision: int, *, plain: bool = False) -> Cut | None:
         """Cut the next batch and put it into the queue.
@@ -181,22 +186,11 @@ class Course:
         cut = Cut(start, stop, batch_size, decision)
         self._queue.append(cut)
         self._handed_out = stop
+        self._iterated += 1
         return cut
 
-    def enter(self) -> Cut:
-        """Return the batch whose training begins: the oldest that is handed out.
-
-        Returns:
-            The batch.
-
-        Raises:
-            AutoBatchError: nothing is handed out.
-        """
-        if not self._queue:
-            raise AutoBatchError(
-                "step() was called outside of a loop over the controller's batches: take them from batches(), from "
-                "rebatch(...) or from a DataLoader with batch_sampler=controller.batch_sampler"
-            )
+    def go_on(self) -> None:
+        """Pass over a batch whose step raised: the loop has asked for another one."""
         if self._failed is not None:
             _LOG.warning(
                 "the loop went on after a step that raised: examples %d to %d of epoch %d are not trained",
@@ -204,8 +198,29 @@ class Course:
                 self._failed.stop,
                 self._epoch + 1,
             )
-            self._pass(self._failed)
-            self._failed = None
+            failed, self._failed = self._failed, None
+            self._pass(failed)
+
+    def enter(self) -> Cut:
+        """Return the batch whose training begins: the oldest that is handed out.
+
+        After a step that raised it is the same one again; but where the loop has asked for another (:meth:`go_on`), or
+        cannot be seen to ask because everything is handed out, the next.
+
+        Returns:
+            The batch.
+
+        Raises:
+            AutoBatchError: nothing is handed out.
+        """
+        if self._queue and self._handed_out == self.dataset_size:
+            self.go_on()
+        self._try_again()
+        if not self._queue:
+            raise AutoBatchError(
+                "step() was called outside of a loop over the controller's batches: take them from batches(), from "
+                "rebatch(...) or from a DataLoader with batch_sampler=controller.batch_sampler"
+            )
         self._current = self._queue.popleft()
         return self._current
 
@@ -219,18 +234,21 @@ class Course:
         """Put the batch that was entered aside: its step raised. It is trained again unless the loop goes on."""
         self._failed, self._current = self._current, None
 
-    def shorten(self, cut: Cut, examples: int) -> None:
+    def shorten(self, start: int, examples: int) -> None:
         """End the running epoch early: a stream had fewer examples than were announced. Those missing count as seen.
 
         Args:
-            cut: the last batch, just handed out.
+            start: where the last batch starts, which is handed out and not entered.
             examples: how many examples it has; with none it is taken back.
         """
-        self._queue.pop()
+        while self._queue and self._queue[-1].start >= start:
+            cut = self._queue.pop()
+            self._iterated -= 1
         if examples:
-            self._queue.append(Cut(cut.start, cut.start + examples, cut.batch_size, cut.decision))
+            self._queue.append(Cut(start, start + examples, cut.batch_size, cut.decision))
+            self._iterated += 1
         self._handed_out = self.dataset_size
-        if not self._queue:
+        if not self.waiting and self._current is None:
             self._trained = self.dataset_size
 
     def skip_to_end(self) -> None:
@@ -248,6 +266,8 @@ class Course:
         """
         if not self._running:
             raise AutoBatchError("end_epoch() was called without an epoch of batches before it")
+        if not self._queue and self._handed_out == self.dataset_size:
+            self.go_on()
         if not self.epoch_trained:
             raise AutoBatchError(
                 f"end_epoch() was called in the middle of an epoch: {self._trained} of {self.dataset_size} examples "
@@ -294,6 +314,12 @@ class Course:
             raise CheckpointError(f"controller state is damaged: epoch {epoch}, example {trained}, running {running}")
         self._epoch, self._running, self._trained, self._handed_out = epoch, running, trained, place
         self._queue, self._current, self._failed = deque(waiting), None, None
+        self._iterated = len(waiting)
+
+    def _try_again(self) -> None:
+        if self._failed is not None:
+            self._queue.appendleft(self._failed)
+            self._failed = None
 
     def _pass(self, cut: Cut) -> None:
         self._trained = cut.stop

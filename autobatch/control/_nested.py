@@ -1,6 +1,7 @@
 """Batches as loaders make them: tensors in any nest of tuples, lists and mappings, cut and joined along dimension 0."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -40,33 +41,25 @@ def part_of(batch: Any, start: int, stop: int) -> Any:
     Returns:
         The same nest, with views of the tensors.
     """
-    size = examples_in(batch)
-
-    def cut(leaves: Sequence[Any]) -> Any:
-        leaf = leaves[0]
-        sized = isinstance(leaf, list) or (isinstance(leaf, Tensor) and leaf.ndim)
-        return leaf[start:stop] if sized and len(leaf) == size else leaf
-
-    return _walk([batch], cut)
+    return _walk([batch], [examples_in(batch)], lambda values: values[0][start:stop])
 
 
 def joined(batches: Sequence[Any]) -> Any:
-    """Join batches of one structure into one.
+    """Join batches of one structure into one; what is not as long as its batch is taken from the first.
 
     Args:
         batches: the batches, at least one.
 
     Returns:
-        The same nest, with tensors joined along dimension 0, and lists that hold no tensors end to end.
+        The same nest, with tensors joined along dimension 0, and lists with an entry an example end to end.
     """
 
-    def join(leaves: Sequence[Any]) -> Any:
-        first = leaves[0]
-        if isinstance(first, list):
-            return [value for leaf in leaves for value in leaf]
-        return torch.cat(list(leaves)) if isinstance(first, Tensor) and first.ndim else first
+    def join(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], Tensor):
+            return torch.cat(list(values))
+        return type(values[0])(entry for value in values for entry in value)
 
-    return batches[0] if len(batches) == 1 else _walk(batches, join)
+    return batches[0] if len(batches) == 1 else _walk(batches, [examples_in(batch) for batch in batches], join)
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
@@ -79,15 +72,29 @@ def _leaves(batch: Any) -> Iterator[Any]:
         yield batch
 
 
-def _walk(nests: Sequence[Any], combine: Callable[[Sequence[Any]], Any]) -> Any:
+def _by_example(value: Any, examples: int) -> bool:
+    """Return whether a part of a nest has an entry for each example: a tensor, or a list such as one of strings."""
+    if isinstance(value, Tensor):
+        return value.ndim > 0 and len(value) == examples
+    if not isinstance(value, tuple | list) or hasattr(value, "_fields") or len(value) != examples:
+        return False
+    tensors = [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+    return not tensors or not all(_by_example(tensor, examples) for tensor in tensors)
+
+
+def _walk(nests: Sequence[Any], sizes: Sequence[int], combine: Callable[[Sequence[Any]], Any]) -> Any:
     """Go through nests of one structure side by side, and make one of them."""
     first = nests[0]
+    if all(map(_by_example, nests, sizes)):
+        return combine(nests)
     if isinstance(first, Mapping):
-        values = {key: _walk([nest[key] for nest in nests], combine) for key in first}
-        return values if type(first) is dict else type(first)(values)  # type: ignore[call-arg]
-    if isinstance(first, tuple) or (
-        isinstance(first, list) and any(isinstance(value, Tensor | Mapping | tuple | list) for value in first)
-    ):
-        items = [_walk([nest[index] for nest in nests], combine) for index in range(len(first))]
+        values = {key: _walk([nest[key] for nest in nests], sizes, combine) for key in first}
+        if not isinstance(first, MutableMapping):
+            return type(first)(values)  # type: ignore[call-arg]
+        own = copy.copy(first)  # a defaultdict, for one, cannot be made of its items alone
+        own.update(values)
+        return own
+    if isinstance(first, tuple | list):
+        items = [_walk(values, sizes, combine) for values in zip(*nests, strict=False)]
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-    return combine(nests)
+    return first

@@ -1,7 +1,8 @@
 """The processes that train together: who decides, and how the others hear of it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,13 +12,18 @@ from torch import Tensor
 from autobatch._errors import AutoBatchError
 from autobatch.control._measuring import stretches
 
+_BUCKET_BYTES = 32 * 1024**2
+
 
 class Ranks:
     """All processes of a training, or the only one.
 
+    Every method but :meth:`share` is a collective of several processes: all of them call the same ones in the same
+    order.
+
     Args:
         group: of ``torch.distributed``; None for the default group where it is initialised, else for one process.
-        device: where tensors lie that the group's backend exchanges.
+        device: where the model lies, for backends that exchange nothing but what lies on an accelerator.
     """
 
     def __init__(self, group: Any = None, device: torch.device | None = None) -> None:
@@ -26,14 +32,25 @@ class Ranks:
         self.group = group
         self.size: int = 1 if group is None else dist.get_world_size(group)
         self.rank: int = 0 if group is None else dist.get_rank(group)
-        nccl = group is not None and "nccl" in str(dist.get_backend(group))
-        self._device = device if nccl and device is not None else torch.device("cpu")
+        self._device = torch.device("cpu") if self.size == 1 else _device_of(group, device)
         self._first = 0 if group is None else dist.get_global_rank(group, 0)
+        self._own_group: Any = None
 
     @property
     def leads(self) -> bool:
         """Whether this process is the one that decides, logs and reports."""
         return self.rank == 0
+
+    @property
+    def own_group(self) -> Any:
+        """A group of the same processes and with the same timeout, whose messages never meet those of a wrapper."""
+        if self._own_group is None:
+            members = dist.get_process_group_ranks(self.group)
+            options = getattr(self.group._get_backend(self._device), "options", None)
+            timeout = getattr(options, "_timeout", None)
+            everyone = len(members) == dist.get_world_size()
+            self._own_group = dist.new_group(members, timeout=timeout, use_local_synchronization=not everyone)
+        return self._own_group
 
     def share(self, examples: int) -> tuple[int, int]:
         """Return which examples of a global batch are this process's; shares are equal, give or take one.
@@ -53,7 +70,7 @@ class Ranks:
             value: JSON-able; only the first process's counts.
 
         Returns:
-            That value; on every process as JSON gives it back.
+            That value; as JSON gives it back where there are several processes.
 
         Raises:
             AutoBatchError: a process has died or does not answer.
@@ -62,7 +79,7 @@ class Ranks:
             return value
         text = json.dumps(value).encode() if self.leads else b""
         length = torch.tensor([len(text)], device=self._device)
-        with _naming_loss(self.rank):
+        with self._answering():
             dist.broadcast(length, self._first, group=self.group)
             data = torch.zeros(int(length), dtype=torch.uint8, device=self._device)
             if self.leads:
@@ -70,27 +87,55 @@ class Ranks:
             dist.broadcast(data, self._first, group=self.group)
         return json.loads(bytes(data.tolist()))
 
-    def most(self, level: int) -> int:
+    def first_makes(self, make: Callable[[], Any]) -> Any:
+        """Return what the first process makes on all of them; where it fails, all of them fail.
+
+        Args:
+            make: makes a JSON-able value; called on the first process only.
+
+        Returns:
+            The value; as JSON gives it back where there are several processes.
+
+        Raises:
+            AutoBatchError: it failed, on the processes that only hear of that; or a process has died.
+            Exception: it failed, on the first process.
+        """
+        if self.size == 1:
+            return make()
+        value, error = None, None
+        if self.leads:
+            try:
+                value = make()
+            except Exception as failure:
+                error = failure
+        told = self.agreed({"value": value, "error": None if error is None else f"{type(error).__name__}: {error}"})
+        if error is not None:
+            raise error
+        if told["error"] is not None:
+            raise AutoBatchError(f"rank {self._first}, which decides, has failed: {told['error']}")
+        return told["value"]
+
+    def most(self, numbers: Sequence[int]) -> list[int]:
         """Return the largest of all processes' numbers.
 
         Args:
-            level: this process's.
+            numbers: this process's; as many on all.
 
         Returns:
-            The largest.
+            The largest of each.
 
         Raises:
             AutoBatchError: a process has died or does not answer.
         """
         if self.size == 1:
-            return level
-        levels = torch.tensor([level], device=self._device)
-        with _naming_loss(self.rank):
-            dist.all_reduce(levels, dist.ReduceOp.MAX, group=self.group)
-        return int(levels.item())
+            return list(numbers)
+        tensor = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
+        with self._answering():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return [int(number) for number in tensor.tolist()]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors over all processes, in place.
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors over all processes, in place.
 
         Args:
             tensors: the same shapes and types on every process.
@@ -98,10 +143,11 @@ class Ranks:
         Raises:
             AutoBatchError: a process has died or does not answer.
         """
-        for flat, own in _flattened(tensors):
-            with _naming_loss(self.rank):
+        for bucket in _buckets(tensors):
+            flat = _flattened(bucket)
+            with self._answering():
                 dist.all_reduce(flat, group=self.group)
-            _spread(flat, own)
+            _spread(flat.div_(self.size), bucket)
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """Give every process the first one's tensors, in place.
@@ -112,34 +158,53 @@ class Ranks:
         Raises:
             AutoBatchError: a process has died or does not answer.
         """
-        for flat, own in _flattened(tensors):
-            with _naming_loss(self.rank):
+        for bucket in _buckets(tensors):
+            flat = _flattened(bucket)
+            with self._answering():
                 dist.broadcast(flat, self._first, group=self.group)
-            _spread(flat, own)
+            _spread(flat, bucket)
 
-
-class _naming_loss:  # noqa: N801 - a context manager that reads like a function
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, RuntimeError):
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
             raise AutoBatchError(
-                f"rank {self._rank}: the other ranks did not answer; one of them has probably died, its own message "
+                f"rank {self.rank}: the other ranks did not answer; one of them has probably died, its own message "
                 f"says why ({str(error).splitlines()[0]})"
             ) from error
 
 
-def _flattened(tensors: Sequence[Tensor]) -> list[tuple[Tensor, list[Tensor]]]:
+def _device_of(group: Any, device: torch.device | None) -> torch.device:
+    """Return where a group's backend takes small messages from: the host if it can, else an accelerator."""
+    served = [own.type for own in group._device_types]
+    if "cpu" in served or not served:
+        return torch.device("cpu")
+    return device if device is not None and device.type in served else torch.device(served[0])
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Group tensors of one kind, so that few messages are sent and a copy of few of them is held at a time."""
     by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         by_kind.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    return [(torch.cat([tensor.reshape(-1) for tensor in own]), own) for own in by_kind.values()]
+    for own in by_kind.values():
+        bucket: list[Tensor] = []
+        held = 0
+        for tensor in own:
+            if bucket and held + tensor.nbytes > _BUCKET_BYTES:
+                yield bucket
+                bucket, held = [], 0
+            bucket.append(tensor)
+            held += tensor.nbytes
+        yield bucket
+
+
+def _flattened(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    for tensor, values in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(values.view_as(tensor))
+    with torch.no_grad():
+        for tensor, values in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(values.view_as(tensor))

@@ -1,6 +1,7 @@
 """Learning rates: the loop's own, times a factor that holds during a step of the optimizer and never longer."""
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ class OptimizerRates:
 
     The parameter groups keep what their owner has set, be it a person or a scheduler: the factor is applied by a hook
     before each step and taken away by one after it. So every scheduler works, groups keep their proportions, nothing
-    drifts, and the optimizer's own state never holds the factor.
+    drifts, and the optimizer's own state never holds the factor. The optimizer does not keep this object: where its
+    controller is gone, the factor is.
 
     Args:
         optimizer: any optimizer whose groups have ``lr``. A controller that had it before is relieved of it.
@@ -57,14 +59,22 @@ class OptimizerRates:
         self._momentum_power = 1.0
         self._stepping: list[dict[str, Any]] | None = None
         self._set: list[dict[str, Any]] = []
-        before = getattr(optimizer, _ATTRIBUTE, None)
-        if isinstance(before, OptimizerRates):
+        self._in_closure = self._trained = False
+        own = weakref.ref(self)
+        before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
+        if before is not None:
             before.release()
-        setattr(optimizer, _ATTRIBUTE, self)
-        self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._before()),
-            optimizer.register_step_post_hook(lambda *_: self._after()),
-        ]
+        setattr(optimizer, _ATTRIBUTE, own)
+
+        def begin(_: Optimizer, args: Any, kwargs: Any) -> Any:
+            rates = own()
+            return None if rates is None else rates._before(args, kwargs)
+
+        def end(*_: Any) -> None:
+            if (rates := own()) is not None:
+                rates._after()
+
+        self._hooks = [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
 
     def use(self, lr: float, momentum_power: float = 1.0) -> None:
         """Set what the next steps use.
@@ -74,6 +84,7 @@ class OptimizerRates:
             momentum_power: power of the momentum coefficient.
         """
         self._lr, self._momentum_power = lr, momentum_power
+        self._tidy()
         if self._stepping is not None:  # a step's closure has come to its forward pass
             self._write()
 
@@ -86,8 +97,23 @@ class OptimizerRates:
         Returns:
             The learning rate.
         """
+        self._tidy()
         owned = self._stepping[0] if self._stepping is not None else self._optimizer.param_groups[0]
         return float(self._effective(0, owned["lr"], self._lr if lr is None else lr))
+
+    @property
+    def decays(self) -> bool:
+        """Whether a group has weight decay."""
+        return any(group.get("weight_decay") for group in self._optimizer.param_groups)
+
+    def trained(self) -> None:
+        """Take down that a batch is trained."""
+        self._trained = self._in_closure
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a step's closure is called again on the batch that it has trained, as LBFGS does."""
+        return self._in_closure and self._trained
 
     def reset_momentum(self) -> None:
         """Empty the momentum buffers: SGD's, and the first moment of the Adam family."""
@@ -115,13 +141,36 @@ class OptimizerRates:
         self.reference = float(state["reference"])
         self._owned = [float(rate) for rate in state["owned"]]
 
-    def _before(self) -> None:
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._after()  # a step that raised has left its rates behind
         self._stepping = [
             {key: group[key] for key in ("lr", "momentum", "betas") if key in group}
             for group in self._optimizer.param_groups
         ]
         self._write()
+        self._trained = False
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._guarded(args[1]), *args[2:]), kwargs
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._guarded(kwargs["closure"])}
+        return None
+
+    def _guarded(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def call() -> Any:
+            self._in_closure = True
+            try:
+                return closure()
+            except BaseException:
+                self._after()
+                raise
+            finally:
+                self._in_closure = False
+
+        return call
+
+    def _tidy(self) -> None:
+        if not self._in_closure:  # a step that raised has left its rates behind
+            self._after()
 
     def _write(self) -> None:
         assert self._stepping is not None

@@ -33,22 +33,13 @@ class Recorder:
         self._last = (0, self._started)
 
     def record(self, decision: DecisionRecord, figures: Mapping[str, float], **state: Any) -> None:
-        """Tell of a decision, or of the end of the training.
+        """Give the loggers the record of a decision, or of the end of the training.
 
         Args:
             decision: the decision in force from here on.
             figures: the figures that the loop gave.
             state: where the training stands: its counters, ``c_bar``, ``l_cum`` and ``measuring_seconds``.
         """
-        if decision.changed or decision.limit:
-            _LOG.info(
-                "epoch %d: batch size %d, learning rate %g: %s%s",
-                decision.epoch,
-                decision.batch_size,
-                decision.lr,
-                decision.reason,
-                f" ({decision.limit})" if decision.limit else "",
-            )
         if not self._loggers:
             return
         now, examples = time.perf_counter(), int(state["examples"])
@@ -94,6 +85,29 @@ class Recorder:
         self._started, self._last = now - seconds, (examples, now)
         for logger in self._loggers:
             logger.resume(examples)
+
+    @staticmethod
+    def tell(decision: DecisionRecord) -> None:
+        """Log a decision that changes something, or that could not be applied as it was asked for.
+
+        Args:
+            decision: the decision.
+        """
+        if decision.changed or decision.limit:
+            _LOG.info(
+                "epoch %d (%.0f %%): batch size %d, learning rate %.4g: %s%s",
+                decision.epoch + 1,
+                100 * decision.progress,
+                decision.batch_size,
+                decision.lr,
+                decision.reason,
+                f" ({decision.limit})" if decision.limit else "",
+            )
+
+    def begin(self) -> None:
+        """Tell the loggers that the first batches are handed out."""
+        for logger in self._loggers:
+            logger.begin()
 
     def close(self) -> None:
         """Close the loggers."""

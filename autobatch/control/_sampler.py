@@ -13,15 +13,15 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     Args:
         parts: starts an iteration over (start, stop) in the epoch's order.
-        left: says how many are left in the epoch at the batch size in use.
+        count: says how many an iteration has, if the batch size stays as it is.
         order: gives the epoch's order of examples.
     """
 
     def __init__(
-        self, parts: Callable[[], Iterator[tuple[int, int]]], left: Callable[[], int], order: Callable[[], list[int]]
+        self, parts: Callable[[], Iterator[tuple[int, int]]], count: Callable[[], int], order: Callable[[], list[int]]
     ) -> None:
         self._parts = parts
-        self._left = left
+        self._count = count
         self._order = order
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -30,11 +30,11 @@ class PlannedBatchSampler(Sampler[list[int]]):
             yield order[start:stop]
 
     def __len__(self) -> int:
-        return self._left()
+        return self._count()
 
 
 def rebatched(
-    source: Iterable[Any], parts: Iterator[tuple[int, int]], skip: int, shorten: Callable[[int], None]
+    source: Iterable[Any], parts: Iterator[tuple[int, int]], skip: int, shorten: Callable[[int, int], None]
 ) -> Iterator[Any]:
     """Make batches of given sizes out of batches of any.
 
@@ -42,7 +42,7 @@ def rebatched(
         source: batches of any size.
         parts: (start, stop) of each batch to make.
         skip: examples at the start of the source that are passed over.
-        shorten: called with how many examples the last batch has when the source ends too early.
+        shorten: called with the start of the last batch, and how many examples it has, when the source ends too early.
 
     Yields:
         The batches.
@@ -60,7 +60,7 @@ def rebatched(
             held.append(part_of(batch, skip, size) if skip else batch)
             count, skip = count + size - skip, 0
         if count < wanted:
-            shorten(count)
+            shorten(start, count)
             wanted = count
         if not wanted:
             return

@@ -76,7 +76,7 @@ class _Pending:
     measured: Measured
     epoch: int
     step: int
-    batch_size: int
+    batch_size: int | None
     lr: float
     seconds: float
 
@@ -97,14 +97,14 @@ class Samples:
         """Forget everything: a new epoch begins."""
         self._pending, self._done = [], []
 
-    def add(self, probe: FisherProbe, *, epoch: int, step: int, batch_size: int, lr: float) -> None:
+    def add(self, probe: FisherProbe, *, epoch: int, step: int, batch_size: int | None, lr: float) -> None:
         """Keep the step that a probe has just measured; where memory ran out for that, the step stays unmeasured.
 
         Args:
             probe: the probe, after its body.
             epoch: the epoch, from 1.
             step: the optimizer step, from 1, counted over the run.
-            batch_size: examples that the step's batch should have.
+            batch_size: examples that the step's batch should have; None where that is not known.
             lr: learning rate of the step.
 
         Raises:
@@ -117,7 +117,7 @@ class Samples:
             _LOG.warning("step %d is not measured: %s", step, measured.problem)
             return
         self._pending.append(_Pending(measured, epoch, step, batch_size, lr, probe.seconds))
-        if sum(_GRAM_ELEMENT_BYTES * pending.batch_size**2 for pending in self._pending) > self._held_bytes:
+        if sum(_GRAM_ELEMENT_BYTES * pending.measured.samples**2 for pending in self._pending) > self._held_bytes:
             self.settle()
 
     def settle(self) -> None:
@@ -155,7 +155,7 @@ class Samples:
 def _decomposed(pending: _Pending) -> Measurement:
     start = time.perf_counter()
     gram = pending.measured.gram()
-    if len(gram) != pending.batch_size:
+    if pending.batch_size not in {None, len(gram)}:
         raise AutoBatchError(
             f"step {pending.step} was to train {pending.batch_size} examples, and the model was called with "
             f"{len(gram)}: the loader returned another batch than the controller's sampler asked for"
@@ -165,7 +165,7 @@ def _decomposed(pending: _Pending) -> Measurement:
     return Measurement(
         epoch=pending.epoch,
         step=pending.step,
-        batch_size=pending.batch_size,
+        batch_size=len(gram),
         lr=pending.lr,
         condition_number=spectrum.condition_number if spectrum else math.nan,
         trace=spectrum.trace if spectrum else math.nan,

@@ -47,6 +47,7 @@ class Passing:
         contexts: what is entered around a part; called with the part's number.
         probe: what measures the batch; None where it is not measured.
         lr: effective learning rate of the step.
+        unweighted: called where a part that needs its weight had no ``step.backward``.
         finished: called after the last part; None in a loop over micro-batches, which sees to that itself.
         failed: called when a part raised; returns whether the error is dealt with.
     """
@@ -60,6 +61,7 @@ class Passing:
         contexts: Callable[[int], list[AbstractContextManager[Any]]],
         probe: FisherProbe | None,
         lr: float,
+        unweighted: Callable[[], None],
         finished: Callable[["Passing"], None] | None,
         failed: Callable[["Passing", BaseException], bool],
     ) -> None:
@@ -71,6 +73,7 @@ class Passing:
         self.part = 0
         self.given_up = False
         self._contexts = contexts
+        self._unweighted = unweighted
         self._finished = finished
         self._failed = failed
         self._stack = ExitStack()
@@ -90,13 +93,17 @@ class Passing:
     def __enter__(self) -> Step:
         if self._inside:
             raise AutoBatchError("step() was entered inside of another step")
-        self._inside, self._backward = True, False
-        if self.probe is not None and self.part == 0:
-            self.probe.__enter__()
+        self._backward = False
         with ExitStack() as stack:
+            if self.probe is not None and self.part == 0:
+                self.probe.__enter__()
+                stack.callback(self.abandon)
+            contexts = ExitStack()
+            stack.push(contexts)
             for context in self._contexts(self.part):
-                stack.enter_context(context)
-            self._stack = stack.pop_all()
+                contexts.enter_context(context)
+            stack.pop_all()
+        self._stack, self._inside = contexts, True
         return Step(self)
 
     def __exit__(
@@ -105,22 +112,15 @@ class Passing:
         self._inside = False
         self._stack.close()
         if error is not None:
-            if self.probe is not None and self.probe.entered:
-                self.probe.__exit__(kind, error, None)
+            self.abandon()
             self.given_up = self._failed(self, error)
             return self.given_up
-        if self._finished is None and self.weights[self.part] != 1.0 and not self._backward:
-            self.leave()
-            refusal = AutoBatchError(
-                "a part of a batch needs step.backward(loss) in place of loss.backward(): it scales the part's loss"
-            )
-            self._failed(self, refusal)
-            raise refusal
+        if self.weights[self.part] != 1.0 and not self._backward:
+            self._refuse_plain_backward()
         self.part += 1
-        if self.done:
-            self.leave()
-            if self._finished is not None:
-                self._finished(self)
+        if self.done and self._finished is not None:
+            self.measure()
+            self._finished(self)
         return False
 
     def backward(self, loss: Tensor, using: Callable[[Tensor], Any] | None) -> None:
@@ -141,7 +141,25 @@ class Passing:
         else:
             loss.backward()  # type: ignore[no-untyped-call]
 
-    def leave(self) -> None:
-        """End measuring, also where the loop over the parts was broken off."""
+    def measure(self) -> None:
+        """End measuring, on all ranks; where they measure the whole batch together, they exchange what each has."""
         if self.probe is not None and self.probe.entered:
             self.probe.__exit__(None, None, None)
+            if self.probe.exchanges_after:
+                self.probe.exchange()
+
+    def abandon(self) -> None:
+        """End measuring where the batch is broken off; says nothing to other ranks."""
+        if self.probe is not None and self.probe.entered:
+            self.probe.__exit__(AutoBatchError, AutoBatchError("the batch was broken off"), None)
+
+    def _refuse_plain_backward(self) -> None:
+        if self._finished is not None:  # a framework's loop may have left out the backward pass
+            self._unweighted()
+            return
+        self.abandon()
+        refusal = AutoBatchError(
+            "a part of a batch needs step.backward(loss) in place of loss.backward(): it scales the part's loss"
+        )
+        self._failed(self, refusal)
+        raise refusal

@@ -1,0 +1,101 @@
+"""The programs in examples/ run as they are, and show few lines of ours."""
+
+import difflib
+import logging
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty directory, and undo the logging that an example sets up."""
+    monkeypatch.chdir(tmp_path)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    with torch.random.fork_rng():
+        yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    assert not list(tmp_path.iterdir()), "an example left files behind"
+
+
+def run(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_plain_loop(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    lines = run("plain_loop.py", capsys).splitlines()
+    assert "batch size 128, 286 steps" in lines[-1]
+    assert float(lines[-1].partition("error ")[2].split()[0]) < 8
+    assert [record.args[2] for record in caplog.records if "batch size" in record.msg] == [32, 64, 128]
+
+
+def test_streaming(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    assert "over 16000 examples" in run("streaming.py", capsys)
+    told = [record.args for record in caplog.records if "batch size" in record.msg]
+    assert [size for _, _, size, *_ in told] == [32, 64, 128, 256]
+    assert [round(progress) for _, progress, *_ in told] == [0, 40, 60, 80]
+
+
+def test_advise(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    assert len(run("advise.py", capsys).splitlines()) == 5
+    assert caplog.records[-1].getMessage().endswith("(advice: 128 at 0.1; nothing is changed)")
+
+
+def test_a_plain_loop_needs_seven_lines_at_most() -> None:
+    ours = (EXAMPLES / "plain_loop.py").read_text().splitlines()
+    plain = without_autobatch(ours)
+    compile("\n".join(plain), "plain", "exec")
+    diff = list(difflib.ndiff(plain, ours))
+    added = [line for line in diff if line.startswith("+ ")]
+    removed = [line for line in diff if line.startswith("- ")]
+    indented = sum(line[2:].strip() in {own[2:].strip() for own in removed} for line in added)
+    assert len(added) - len(removed) <= 7
+    assert len(added) - indented <= 8  # those that are changed included
+
+
+def without_autobatch(lines: list[str]) -> list[str]:
+    """Return the loop as it was before."""
+    source = "\n".join(lines)
+    start = source.index("    controller = autobatch")
+    stop = source.index("    train_loader =")
+    source = source[:start] + source[stop:]
+    plain, inside = [], False
+    for line in source.splitlines():
+        if "with controller.step()" in line:
+            inside = True
+            continue
+        if "import autobatch" in line or "controller.end_epoch" in line:
+            continue
+        changed = line.replace("step.backward(loss)  # autobatch", "loss.backward()")
+        changed = changed.replace("batch_sampler=controller.batch_sampler", "batch_size=32, shuffle=True")
+        plain.append(changed[4:] if inside and line.startswith(" " * 16) else changed)
+        inside = inside and line.startswith(" " * 16)
+    return plain
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.py"))])
+def test_every_example_says_how_to_run_it(name: str) -> None:
+    text = (EXAMPLES / name).read_text()
+    assert f"examples/{name}" in text.split('"""')[1]
+    assert "# autobatch" in text
+
+
+def test_ddp(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    done = subprocess.run(
+        [*command, str(EXAMPLES / "ddp_digits.py")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batch size" in done.stdout + done.stderr
