@@ -76,6 +76,61 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
     )
 
 
+def library_names() -> list[str]:
+    """List the names of the beacon libraries that are found.
+
+    Returns:
+        Every folder of beacons that :func:`find_library` resolves by name, with an ``env.yaml`` beside it or without,
+        sorted, each once.
+    """
+    folders = (folder for root in artefact_roots() for folder in (root / "envs").glob("*"))
+    return sorted({folder.name for folder in folders if holds_beacons(folder)})
+
+
+def find_library(name: str | Path) -> Path:
+    """Find a beacon library.
+
+    Args:
+        name: the name of a folder in ``envs/``, with an ``env.yaml`` or without, or the path of such a folder, of its
+            ``env.yaml``, or of a Parquet file.
+
+    Returns:
+        The folder or the Parquet file; a folder with an ``env.yaml`` may have no beacons yet.
+
+    Raises:
+        ConfigError: the path exists, but is neither a Parquet file nor a folder with beacons or an ``env.yaml``.
+        UnknownNameError: nothing of that name exists; the message lists near names.
+    """
+    text = str(name)
+    path = expand_home(text)
+    places = [root / "envs" / text for root in artefact_roots()] if path.name == text else []
+    for place in (*places, path):
+        if holds_beacons(place) or _exists(place / "env.yaml"):
+            return place
+    if _exists(path):
+        if path.suffix in {".parquet", ".yaml", ".yml"}:
+            return path if path.suffix == ".parquet" else path.parent
+        raise ConfigError(f"{path}: expected a folder with beacons or env.yaml, or a Parquet file")
+    looked = ", ".join(str(place.parent) for place in dict.fromkeys(places)) or str(path.parent)
+    known = {*artefact_names("envs"), *library_names()}
+    raise UnknownNameError(f"unknown env or beacon library {text!r}: nothing in {looked}; {near_names(text, known)}")
+
+
+def holds_beacons(folder: Path) -> bool:
+    """Say whether a folder has beacons.
+
+    Args:
+        folder: the folder; it need not exist.
+
+    Returns:
+        True where it has ``beacons.parquet`` or a folder ``beacons`` with Parquet files.
+    """
+    try:
+        return (folder / "beacons.parquet").exists() or any((folder / "beacons").glob("*.parquet"))
+    except (OSError, ValueError):  # a name too long, without permission, or with a null byte
+        return False
+
+
 def expand_home(text: str) -> Path:
     """Return a path with ``~`` expanded where there is such a home directory, else as it is.
 

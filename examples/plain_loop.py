@@ -1,6 +1,6 @@
 """An ordinary PyTorch loop with autobatch in it: six lines are new or changed, marked `# autobatch`.
 
-    python examples/plain_loop.py
+python examples/plain_loop.py
 """
 
 import logging

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-import autobatch
 from autobatch.beacons._columns import COLUMNS
 from autobatch.cli import app
 from autobatch.training import Summary, TaskSpec, load_experiment, load_task
@@ -37,6 +36,7 @@ def table(page: Path, heading: str) -> list[list[str]]:
 @pytest.mark.parametrize("page", [
         "how-to/batch-plan.md",
         "how-to/embed.md",
+        "how-to/own-beacons.md",
         "how-to/fisher-probe.md",
         "how-to/predict.md",
         "how-to/track.md",

@@ -13,8 +13,13 @@ from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
 # The last row of a finished beacon stands at progress 1 up to what dropped incomplete batches take away.
 _END_TOLERANCE = 1e-3
 
+# What a loop may not have told in an epoch, or never: NaN then.
+_MAY_BE_UNKNOWN = frozenset({"train_loss", "validation_loss", "validation_error"})
+
 # A run that diverged may end in figures that are not finite; its clocks and counters must still be sound.
-_MAY_DIVERGE = frozenset({"c_bar", "l_cum", "train_loss", "validation_loss", "validation_error"})
+_MAY_DIVERGE = frozenset({"c_bar", "l_cum", *_MAY_BE_UNKNOWN})
+
+_SCORED = ("validation_loss", "validation_error")
 
 
 class BeaconKey(NamedTuple):
@@ -40,6 +45,9 @@ class BeaconKey(NamedTuple):
 class Beacon:
     """A run at one fixed (batch size, learning rate), epoch by epoch.
 
+    A loss or an error that was not taken down is NaN: in some epochs, or throughout. At the end of a finished beacon at
+    least one validation figure is known; which one a library needs, its score says.
+
     Attributes:
         batch_size: global batch size.
         lr: base learning rate, before the schedule's factor.
@@ -47,8 +55,9 @@ class Beacon:
         rows: one read-only array, shape (epochs,), for each per-epoch column: ``epoch progress lr_effective c_bar
             l_cum steps samples examples train_loss validation_loss validation_error seconds measuring_seconds``
             (``l_cum`` and those from ``steps`` to ``examples`` and both seconds are running totals).
-        test_error: share of test examples classified wrongly at the end; for reports, never for decisions.
-        test_loss: mean test loss at the end.
+        test_error: share of test examples classified wrongly at the end; for reports, never for decisions. NaN where it
+            is not known.
+        test_loss: mean test loss at the end; NaN where it is not known.
         stopped_because: ``"finished"``, or why the run ended early.
 
     Raises:
@@ -170,9 +179,9 @@ def _check_constants(beacon: Beacon) -> None:
     if not beacon.stopped_because:
         raise LibraryError(f"beacon {beacon.name}: 'stopped_because' must say 'finished' or why the run ended early")
     if beacon.finished:
-        if not 0.0 <= beacon.test_error <= 1.0:
+        if not (0.0 <= beacon.test_error <= 1.0 or np.isnan(beacon.test_error)):
             raise LibraryError(f"beacon {beacon.name}: 'test_error' must lie in [0, 1], got {beacon.test_error}")
-        if not np.isfinite(beacon.test_loss):
+        if np.isinf(beacon.test_loss):
             raise LibraryError(f"beacon {beacon.name}: 'test_loss' must be finite, got {beacon.test_loss}")
 
 
@@ -194,6 +203,10 @@ def _check_rows(beacon: Beacon) -> None:
         raise LibraryError(
             f"beacon {beacon.name}: a finished beacon must end at progress 1, its last row stands at {progress[-1]:.6g}"
         )
+    if beacon.finished and not any(np.isfinite(beacon.final(figure)) for figure in _SCORED):
+        raise LibraryError(
+            f"beacon {beacon.name}: a finished beacon must end with a validation loss or error, got neither"
+        )
 
 
 def _check_column(beacon: Beacon, column: Column) -> None:
@@ -201,6 +214,8 @@ def _check_column(beacon: Beacon, column: Column) -> None:
     may_diverge = not beacon.finished and column.name in _MAY_DIVERGE
     if may_diverge:
         values = values[np.isfinite(values)]
+    elif column.name in _MAY_BE_UNKNOWN:
+        values = values[~np.isnan(values)]
     problem = ""
     if not np.all(np.isfinite(values)):
         problem = "must be finite"
@@ -214,6 +229,23 @@ def _check_column(beacon: Beacon, column: Column) -> None:
         problem = "must never fall"
     if problem:
         raise LibraryError(f"beacon {beacon.name}: column '{column.name}' {problem}, got {_shown(values)}")
+
+
+def check_scored(beacon: Beacon, score: str) -> None:
+    """Refuse a finished beacon that ends without the figure that ranks it.
+
+    Args:
+        beacon: the beacon.
+        score: the figure, ``"validation_loss"`` or ``"validation_error"``.
+
+    Raises:
+        LibraryError: the beacon finished and the figure is not known at its end.
+    """
+    if beacon.finished and not np.isfinite(beacon.final(score)):
+        raise LibraryError(
+            f"beacon {beacon.name}: column '{score}' must be finite in the last row, for it is the score, got "
+            f"{_shown(beacon.rows[score])}"
+        )
 
 
 def _shown(values: NDArray[Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import LibraryError
-from autobatch.beacons._beacon import Beacon
+from autobatch.beacons._beacon import Beacon, check_scored
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, differing_keys
 from autobatch.beacons._journey import Standing, standing
@@ -30,10 +30,10 @@ class BeaconLibrary:
     info: LibraryInfo
 
     def __post_init__(self) -> None:
-        """Order the beacons and refuse none, or the same one twice.
+        """Order the beacons and refuse none, the same one twice, or one without a score.
 
         Raises:
-            LibraryError: there is no beacon, or one is there twice.
+            LibraryError: there is no beacon, one is there twice, or one that finished ends without the score.
         """
         beacons = tuple(sorted(self.beacons, key=lambda beacon: beacon.key))
         if not beacons:
@@ -43,6 +43,8 @@ class BeaconLibrary:
         for one, other in pairwise(beacons):
             if one.key == other.key:
                 raise LibraryError(f"beacon {one.name} is in the library twice")
+        for beacon in beacons:
+            check_scored(beacon, self.info.score)
         object.__setattr__(self, "beacons", beacons)
 
     @classmethod
@@ -112,9 +114,28 @@ class BeaconLibrary:
         if not isinstance(classes, int) or classes < 2:
             raise LibraryError(
                 f"the library of task '{self.task_name}' has diverged beacons, which stand at chance level, but its "
-                f"task does not say how many classes it has ('num_classes' is {classes!r})"
+                f"task does not say how many classes it has ('num_classes' is {classes!r}); "
+                "autobatch.record_beacons takes num_classes="
             )
         return math.log(classes) if self.score.endswith("_loss") else 1.0 - 1.0 / classes
+
+    @cached_property
+    def diverged_score(self) -> float:
+        """Score that a diverged beacon counts with: chance level, where the task says how many classes it has.
+
+        Elsewhere it is worse than the worst beacon that finished by the whole range of those that did, in logarithms of
+        a loss, and at least twice the worst loss or half of what an error has left to 1.
+
+        Raises:
+            LibraryError: the task does not say how many classes it has, and no beacon finished.
+        """
+        finals = [beacon.final(self.score) for beacon in self.beacons if beacon.finished]
+        if self.task.get("num_classes") is not None or not finals:
+            return self.chance_score
+        best, worst = min(finals), max(finals)
+        if not self.score.endswith("_loss"):
+            return min(1.0, worst + max(worst - best, (1.0 - worst) / 2.0))
+        return worst * max(worst / best, 2.0) if best > 0.0 else worst + 2.0 * (worst - best) + 1.0
 
     @cached_property
     def by_configuration(self) -> Mapping[tuple[int, float], tuple[Beacon, ...]]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError, near_names
-from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._beacon import Beacon, BeaconKey, check_scored
 from autobatch.beacons._columns import COLUMNS, EPOCH_COLUMNS
 from autobatch.beacons._info import LibraryInfo
 
@@ -31,7 +31,12 @@ def to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
 
     Returns:
         The file's content.
+
+    Raises:
+        LibraryError: a beacon that finished ends without the score.
     """
+    for beacon in beacons:
+        check_scored(beacon, info.score)
     arrays = []
     for column in COLUMNS:
         parts: list[Any] = []
@@ -63,9 +68,12 @@ def from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
     try:
         metadata, table = _table(content)
         info = LibraryInfo.from_metadata(metadata)
-        return _beacons(table), info
+        beacons = _beacons(table)
+        for beacon in beacons:
+            check_scored(beacon, info.score)
     except LibraryError as error:
         raise LibraryError(f"{path}: {error}") from None
+    return beacons, info
 
 
 def _schema(info: LibraryInfo) -> Any:

@@ -28,7 +28,7 @@ class Points:
     Attributes:
         configurations: (batch size, base learning rate) of each point.
         plane: (log10 C̄, log10 L), shape (n, 2), seed means.
-        score: seed-mean final score, shape (n,); a diverged seed counts at chance level.
+        score: seed-mean final score, shape (n,); a diverged seed counts with the library's ``diverged_score``.
         variance: variance of that mean over seeds, in modelled units, shape (n,).
         finished: whether all seeds finished, shape (n,).
         is_loss: whether the score is a loss, which is modelled by its logarithm; an error is modelled as it is.
@@ -164,7 +164,7 @@ def _plane(beacons: Sequence[Beacon], progress: float) -> Floats | None:
 
 
 def _final_score(library: BeaconLibrary, beacon: Beacon) -> float:
-    return beacon.final(library.score) if beacon.finished else library.chance_score
+    return beacon.final(library.score) if beacon.finished else library.diverged_score
 
 
 def _mean_variances(values: Sequence[Floats], finished: NDArray[np.bool_]) -> Floats:

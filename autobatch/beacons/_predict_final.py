@@ -117,9 +117,10 @@ class FinalPrediction:
         return (
             f"final {self.figure.replace('_', ' ')} {self.score:.4g} ({100 * self.level:.0f} %: {low:.4g} to "
             f"{high:.4g}), rank {self.rank} ({first} to {last}) of {self.configurations} configurations; the best "
-            f"recorded one is s{best.batch_size} at lr {best.lr:g} with {best.score:.4g}. After {100 * quality.measured_at:.3g} % of "
-            f"training, configurations that no beacon has are ranked at {quality.rank_correlation:.2f} (Spearman), the "
-            f"one predicted best is {quality.regret:.2g} worse than the best"
+            f"recorded one is s{best.batch_size} at lr {best.lr:g} with {best.score:.4g}. After "
+            f"{100 * quality.measured_at:.3g} % of training, configurations that no beacon has are ranked at "
+            f"{quality.rank_correlation:.2f} (Spearman), the one predicted best is {quality.regret:.2g} worse than the "
+            f"best"
         )
 
 

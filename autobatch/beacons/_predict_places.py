@@ -22,7 +22,7 @@ class RunPlace:
     """Where a run stood after an epoch.
 
     Attributes:
-        epoch: finished epochs, from 1.
+        epoch: finished epochs; the same in several places where decisions are taken within epochs.
         progress: examples seen / examples of the whole training, in (0, 1].
         batch_size: global batch size of the epoch.
         lr: base learning rate of the epoch.
@@ -82,8 +82,9 @@ def read_places(path: str | Path) -> tuple[RunPlace, ...]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                places.append(_place(line))
-                _check_order(places)
+                if (place := _place(line)) is not None:
+                    places.append(place)
+                    _check_order(places)
             except ValueError as error:
                 raise CheckpointError(f"{file}, line {number}: {error}") from None
     if not places:
@@ -91,7 +92,8 @@ def read_places(path: str | Path) -> tuple[RunPlace, ...]:
     return tuple(places)
 
 
-def _place(line: bytes) -> RunPlace:
+def _place(line: bytes) -> RunPlace | None:
+    """Return the place that a line tells of; None for one from before the first step, as loggers have it."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -101,6 +103,8 @@ def _place(line: bytes) -> RunPlace:
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise ValueError(f"no key {', '.join(map(repr, missing))}; every line needs {', '.join(REQUIRED)}")
+    if row["progress"] == 0:
+        return None
     found: dict[str, Any] = {key: _count(row, key) for key in _COUNTS}
     found |= {key: _number(row, key) for key in ("progress", "lr")}
     found |= {key: _figure(row, key) for key in (*_POSITION, *_OUTCOMES)}
@@ -114,15 +118,17 @@ def _place(line: bytes) -> RunPlace:
 def _check_order(places: list[RunPlace]) -> None:
     if len(places) > 1:
         before, now = places[-2:]
-        for key in ("epoch", "progress"):
-            if getattr(now, key) <= getattr(before, key):
-                raise ValueError(f"key {key!r} must rise, got {getattr(now, key)} after {getattr(before, key)}")
+        if now.epoch < before.epoch:
+            raise ValueError(f"key 'epoch' must not fall, got {now.epoch} after {before.epoch}")
+        if now.progress <= before.progress:
+            raise ValueError(f"key 'progress' must rise, got {now.progress} after {before.progress}")
 
 
 def _count(row: dict[str, Any], key: str) -> int:
     value = _number(row, key)
-    if value != int(value) or value < 1:
-        raise ValueError(f"key {key!r} must be a whole number of at least 1, got {row[key]!r}")
+    least = 0 if key == "epoch" else 1
+    if value != int(value) or value < least:
+        raise ValueError(f"key {key!r} must be a whole number of at least {least}, got {row[key]!r}")
     return int(value)
 
 

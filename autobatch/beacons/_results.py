@@ -1,5 +1,6 @@
 """What training at one fixed configuration came to, over seeds."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class FixedResult:
         lr: base learning rate.
         seeds: the seeds that finished, ascending; the figures are over these.
         diverged: the seeds that ended early, ascending.
-        mean: mean over seeds of every figure of :data:`FIGURES`, in its column's unit; NaN where no seed finished.
-        std: standard deviation over seeds (n - 1 in the denominator); NaN for fewer than two seeds.
+        mean: mean over seeds of every figure of :data:`FIGURES`, in its column's unit; NaN where no seed finished, or a
+            finished one has no such figure.
+        std: standard deviation over seeds (n - 1 in the denominator); NaN for fewer than two seeds, and with the mean.
     """
 
     batch_size: int
@@ -61,6 +63,10 @@ def fixed_result(beacons: Sequence[Beacon]) -> FixedResult:
         lr=beacons[0].lr,
         seeds=tuple(sorted(beacon.seed for beacon in finished)),
         diverged=tuple(sorted(beacon.seed for beacon in beacons if not beacon.finished)),
-        mean={figure: statistics.fmean(own) if own else float("nan") for figure, own in values.items()},
-        std={figure: statistics.stdev(own) if len(own) > 1 else float("nan") for figure, own in values.items()},
+        mean={figure: statistics.fmean(own) if _known(own, 1) else math.nan for figure, own in values.items()},
+        std={figure: statistics.stdev(own) if _known(own, 2) else math.nan for figure, own in values.items()},
     )
+
+
+def _known(values: Sequence[float], least: int) -> bool:
+    return len(values) >= least and all(math.isfinite(value) for value in values)

@@ -8,10 +8,12 @@ between its two acts, renaming the new file and removing the parts, loses nothin
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError, OutputError
 from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, merged_info
 from autobatch.beacons._parquet import from_parquet, to_parquet
 
@@ -31,6 +33,7 @@ def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
         The file, ``<env_dir>/beacons/b32-lr0.1-s0.parquet``.
 
     Raises:
+        LibraryError: the beacon finished and ends without the score.
         OutputError: the directory cannot be written.
     """
     path = Path(env_dir) / PARTS / f"{beacon.name}.parquet"
@@ -38,11 +41,12 @@ def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
     return path
 
 
-def compact(env_dir: Path) -> Path:
+def compact(env_dir: Path, costs: CostTable | None = None) -> Path:
     """Gather all beacons of an env into ``beacons.parquet`` and remove the single files.
 
     Args:
         env_dir: the env's directory.
+        costs: seconds by batch size to keep with the library; by default those that are there.
 
     Returns:
         The compacted file.
@@ -56,7 +60,7 @@ def compact(env_dir: Path) -> Path:
     with _only_one(env_dir):
         identities = {path: _identity(path) for path in _part_files(env_dir)}
         beacons, info = read_beacons(env_dir)
-        save_beacons(target, beacons, info)
+        save_beacons(target, beacons, info if costs is None else replace(info, costs=costs))
         for path, identity in identities.items():
             # A part that a recorder has replaced in the meantime is newer than the compacted file: it stays.
             if _identity(path) == identity:
@@ -160,7 +164,10 @@ def _part_files(env_dir: Path) -> list[Path]:
 
 def _nothing_recorded(path: Path) -> str:
     env = path.name if path.suffix != ".parquet" else path.parent.name
-    return f"{path}: no beacons are recorded here; record some with 'autobatch beacons record --env {env or 'ENV'}'"
+    return (
+        f"{path}: no beacons are recorded here; record some with 'autobatch beacons record --env {env or 'ENV'}', or with "
+        "autobatch.record_beacons for a loop of your own"
+    )
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

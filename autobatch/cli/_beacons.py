@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autobatch._artefacts import find_artefact, find_library
 from autobatch.cli._console import console
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Record beacons (runs at fixed batch size and rate) and look at them.")
 
-Env = Annotated[str, typer.Argument(help="Task: a name (see 'autobatch envs') or a path.", metavar="ENV")]
+Env = Annotated[
+    str, typer.Argument(help="Library: a name (see 'autobatch beacons list') or a folder of beacons.", metavar="ENV")
+]
 
 
 @app.command()
@@ -43,12 +46,12 @@ def record(
         autobatch beacons record --env digits-mlp --batch-sizes 16,64,256 --lrs 0.1 --seeds 0,1,2 --jobs 2
     """
     from autobatch.cli._recording import RecordingProgressBar
-    from autobatch.training import load_task, record_beacons
+    from autobatch.training import load_task, record_task_beacons
 
     task, folder = load_task(env), _writable_folder(env)
     try:
         with RecordingProgressBar(console()) as progress:
-            result = record_beacons(
+            result = record_task_beacons(
                 task,
                 folder,
                 batch_sizes=_integers(batch_sizes, "--batch-sizes"),
@@ -86,7 +89,7 @@ def show(
     from autobatch.beacons import BeaconLibrary
     from autobatch.report import check_format, library_table, save_plane
 
-    library = BeaconLibrary.load(_folder(env))
+    library = BeaconLibrary.load(find_library(env))
     target = output or Path(f"{library.task_name}-plane.png")
     check_format(target)
     console().print(library_table(library))
@@ -100,19 +103,13 @@ def compact(env: Env) -> None:
     from autobatch.beacons import BeaconLibrary
     from autobatch.beacons import compact as gather
 
-    path = gather(_folder(env))
+    path = gather(find_library(env))
     typer.echo(f"{path}: {len(BeaconLibrary.load(path).beacons)} beacons")
-
-
-def _folder(env: str) -> Path:
-    from autobatch._artefacts import find_artefact
-
-    return find_artefact("envs", env).parent
 
 
 def _writable_folder(env: str) -> Path:
     """Return the task's folder; for one that came with an installed package, a copy in ./envs."""
-    folder = _folder(env)
+    folder = find_artefact("envs", env).parent
     if "_assets" not in folder.parts:
         return folder
     own = Path("envs") / folder.name

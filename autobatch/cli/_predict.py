@@ -49,7 +49,8 @@ def _chosen(places: "tuple[RunPlace, ...]", epoch: int | None, run: Path) -> "Ru
     """
     from autobatch._errors import ConfigError
 
-    found = [place for place in places if epoch in {None, place.epoch}]
+    # Where decisions are taken within epochs, the first place of a number is the epoch's end.
+    found = [place for place in places if place.epoch == epoch][:1] if epoch is not None else list(places)
     if not found:
         raise ConfigError(f"--epoch {epoch}: {run} has epochs {places[0].epoch} to {places[-1].epoch}")
     if not found[-1].measured:

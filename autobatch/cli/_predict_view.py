@@ -92,8 +92,9 @@ def prediction_view(
         Something that a rich console prints.
     """
     text = Text(told.title, style="bold")
-    epochs = round(place.epoch / place.progress)
-    text.append(f" after epoch {place.epoch} of {epochs}, {_share(place.progress)} of the training\n", style="not bold")
+    epochs = place.epoch / place.progress
+    ended = f"epoch {place.epoch} of {epochs:.0f}, " if place.epoch and abs(epochs - round(epochs)) < 1e-6 else ""
+    text.append(f" after {ended}{_share(place.progress)} of the training\n", style="not bold")
     interpolated = next((one.measured_at for one in table if one.measured_at > one.progress), None)
     notes = "\n".join(_notes(prediction, library, told, interpolated))
     return Group(

@@ -21,7 +21,8 @@ class Comparison:
         best: the best fixed configuration, over its seeds.
         spread: standard deviation of the score over the seeds of a configuration, the median of all that finished; the
             best configuration's own is often small by luck. 0 where no configuration has two seeds.
-        ranges: least and greatest final value of each figure over all finished beacons; besides the figures of a
+        ranges: least and greatest final value of each figure over all finished beacons that have it, NaN where none
+            has; besides the figures of a
             :class:`~autobatch.beacons.FixedResult` also ``training_seconds``, which leaves measuring out.
         beacons: beacons in the library.
         diverged: how many of them diverged.
@@ -69,7 +70,7 @@ def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibr
         score=library.score,
         best=best,
         spread=_typical_spread(library),
-        ranges={figure: (min(values), max(values)) for figure, values in finals.items()},
+        ranges={figure: _range(values) for figure, values in finals.items()},
         beacons=len(library.beacons),
         diverged=len(library.beacons) - len(finished),
         recording_seconds=sum(beacon.final("seconds") for beacon in library.beacons),
@@ -129,6 +130,11 @@ def _time_ratio(summary: Summary, comparison: Comparison) -> tuple[float, str]:
         return comparison.seconds / comparison.best_seconds, "one cost table for both, this run's measuring included"
     wall = summary.seconds / comparison.best.training_seconds
     return wall, "by the clock, the beacon's on the machine that recorded it"
+
+
+def _range(values: list[float]) -> tuple[float, float]:
+    known = [value for value in values if math.isfinite(value)]
+    return (min(known), max(known)) if known else (math.nan, math.nan)
 
 
 def _typical_spread(library: BeaconLibrary) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autobatch._artefacts import artefact_names, find_artefact
+from autobatch._artefacts import artefact_names, find_artefact, find_library, holds_beacons, library_names
 from autobatch._errors import AutoBatchError, LibraryError
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.policies import SHORTHANDS, load_policy_spec
@@ -33,15 +33,15 @@ def env_table() -> Table:
 
 
 def libraries_table() -> Table:
-    """Return the beacon libraries of the known tasks, one a row; one that cannot be read is listed with the reason.
+    """Return the beacon libraries that are found, one a row; one that cannot be read is listed with the reason.
 
     Returns:
         The table that ``autobatch beacons list`` prints.
     """
     table = _table("env", "beacons", "configurations", "seeds", "best fixed", "its score", "recorded in", "found in")
-    for name in artefact_names("envs"):
-        folder = find_artefact("envs", name).parent
-        if not _has_beacons(folder):
+    for name in library_names():
+        folder = find_library(name)
+        if not holds_beacons(folder):  # a task without beacons hides a library of the same name
             continue
         try:
             table.add_row(name, *_library_cells(BeaconLibrary.load(folder)), _shown(folder))
@@ -149,12 +149,8 @@ def _library_cells(library: BeaconLibrary) -> list[str]:
     ]
 
 
-def _has_beacons(folder: Path) -> bool:
-    return (folder / "beacons.parquet").exists() or (folder / "beacons").is_dir()
-
-
 def _recorded(folder: Path) -> str:
-    if not _has_beacons(folder):
+    if not holds_beacons(folder):
         return "none"
     try:
         return str(len(BeaconLibrary.load(folder).beacons))

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from autobatch.training._calibrate import calibrate, device_kind
     from autobatch.training._data import Data, load_data, normalise
     from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
-    from autobatch.training._record_beacons import RecordingObserver, RecordingProgress, RecordingResult, record_beacons
+    from autobatch.training._own_beacons import record_beacons
+    from autobatch.training._record_beacons import (
+        RecordingObserver,
+        RecordingProgress,
+        RecordingResult,
+        record_task_beacons,
+    )
     from autobatch.training._run import (
         EpochRow,
         RunConfig,
@@ -54,7 +60,8 @@ _HOMES = {
     "load_task": "_task",
     "normalise": "_data",
     "override": "_experiment",
-    "record_beacons": "_record_beacons",
+    "record_beacons": "_own_beacons",
+    "record_task_beacons": "_record_beacons",
     "resolve": "_experiment",
     "run": "_session",
 }
@@ -87,6 +94,7 @@ __all__ = [
     "normalise",
     "override",
     "record_beacons",
+    "record_task_beacons",
     "resolve",
     "run",
 ]

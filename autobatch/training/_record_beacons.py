@@ -1,9 +1,7 @@
 """Recording a beacon library: the grid of fixed runs, in parallel processes, resumable at any point."""
 
-import importlib.metadata
 import math
 import os
-import platform
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ from autobatch.training._files import naming_output
 from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunObserver, load_epochs
 from autobatch.training._session import BN, run
 from autobatch.training._task import TaskSpec, check_ladder
+from autobatch.training._versions import software_versions
 
 _WORKING = Path("beacons") / ".running"
 
@@ -84,7 +83,7 @@ class RecordingResult:
     seconds: float
 
 
-def record_beacons(
+def record_task_beacons(
     task: TaskSpec,
     env_dir: Path,
     *,
@@ -312,11 +311,7 @@ def _library_info(task: TaskSpec, data: Data, costs: CostTable, command: str) ->
         score=task.score,
         bn=BN,
         sampling_interval=task.measuring.interval,
-        versions={
-            "autobatch": _version("autobatch"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        versions=software_versions(),
         commands=(command,) if command else (),
         costs=costs,
     )
@@ -355,10 +350,3 @@ def _epoch_seconds(task: TaskSpec, costs: CostTable, train_size: int) -> dict[in
         steps = steps_per_epoch(train_size, size)
         seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
     return seconds
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

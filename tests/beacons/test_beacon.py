@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from autobatch._errors import LibraryError
-from autobatch.beacons import Beacon
-from tests.beacons.synthetic import make_beacon
+from autobatch.beacons import Beacon, BeaconLibrary, Landscape, compact, write_beacon
+from tests.beacons.synthetic import make_beacon, make_info, make_library
 
 
 def changed(column, values, **ending):
@@ -39,7 +39,8 @@ def put(index, value):
         ("steps", put(0, 10**9), "'steps' must never fall"),
         ("seconds", put(5, np.inf), "'seconds' must be finite"),
         ("validation_error", put(1, 1.5), r"'validation_error' must lie in \[0, 1\]"),
-        ("validation_loss", put(1, np.nan), "'validation_loss' must be finite"),
+        ("validation_loss", put(1, np.inf), "'validation_loss' must be finite"),
+        ("train_loss", put(-1, -np.inf), "'train_loss' must be finite"),
         ("examples", lambda values: values.astype(np.float64), "'examples' must be one row of int64, got float64"),
         ("samples", lambda values: values[:-1], "one value an epoch"),
         ("lr_effective", lambda values: values[:, None], "'lr_effective' must be one row"),
@@ -54,7 +55,7 @@ def test_column_is_checked(column, values, message):
     ("ending", "message"),
     [
         ({"test_error": 1.5}, "'test_error' must lie in"),
-        ({"test_loss": float("nan")}, "'test_loss' must be finite"),
+        ({"test_loss": float("inf")}, "'test_loss' must be finite"),
         ({"stopped_because": ""}, "'stopped_because' must say"),
     ],
 )
@@ -78,6 +79,74 @@ def test_missing_column_is_named():
         Beacon.from_records(32, 0.1, 0, [{}], test_error=0.1, test_loss=0.1)
     with pytest.raises(LibraryError, match="column 'epoch' must be int64"):
         Beacon.from_records(32, 0.1, 0, [{"epoch": "one"}], test_error=0.1, test_loss=0.1)
+
+
+def unknown(*columns, rows=slice(None)):
+    beacon = make_beacon(32, 0.1, 0)
+    changed = {name: values.copy() for name, values in beacon.rows.items()}
+    for column in columns:
+        changed[column][rows] = np.nan
+    return Beacon(32, 0.1, 0, changed, np.nan, np.nan)
+
+
+def test_figures_that_a_loop_does_not_know_are_nan():
+    beacon = unknown("train_loss", "validation_error")
+    assert beacon.finished
+    assert np.isnan(beacon.final("validation_error"))
+    assert np.isnan(beacon.test_error)
+    assert np.isfinite(beacon.final("validation_loss"))
+    assert np.isnan(unknown("validation_loss", rows=slice(3)).rows["validation_loss"]).sum() == 3
+    for rows in (slice(None), slice(-1, None)):
+        with pytest.raises(LibraryError, match="must end with a validation loss or error"):
+            unknown("validation_loss", "validation_error", rows=rows)
+
+
+def test_a_library_needs_its_score_and_nothing_else(tmp_path):
+    beacon = unknown("validation_loss", "train_loss")
+    with pytest.raises(LibraryError, match=r"b32-lr0.1-s0: column 'validation_loss' must be finite in the last row"):
+        BeaconLibrary((beacon,), make_info())
+    with pytest.raises(LibraryError, match="'validation_loss' must be finite in the last row"):
+        write_beacon(tmp_path, beacon, make_info())
+    assert not list(tmp_path.rglob("*.parquet"))
+    write_beacon(tmp_path, beacon, make_info(score="validation_error"))
+    compact(tmp_path)
+    library = BeaconLibrary.load(tmp_path)
+    (read,) = library.beacons
+    for column, values in beacon.rows.items():
+        np.testing.assert_array_equal(read.rows[column], values)
+    assert np.isnan(read.test_loss)
+    (result,) = library.results()
+    assert np.isnan([result.mean["validation_loss"], result.mean["test_error"]]).all()
+    assert library.best_fixed().mean["validation_error"] == beacon.final("validation_error")
+
+
+def test_a_mean_over_seeds_is_over_all_of_them():
+    known = make_beacon(32, 0.1, 1)
+    beacons = (Beacon(32, 0.1, 0, make_beacon(32, 0.1, 0).rows, np.nan, np.nan), known)
+    (result,) = BeaconLibrary(beacons, make_info()).results()
+    assert np.isnan([result.mean["test_error"], result.std["test_error"]]).all()
+    assert np.isfinite([result.mean["validation_loss"], result.std["validation_loss"]]).all()
+
+
+@pytest.mark.parametrize("score", ["validation_loss", "validation_error"])
+@pytest.mark.parametrize("rule", ["nearest", "gaussian-process"])
+def test_without_classes_a_diverged_beacon_is_worse_than_the_worst(score, rule):
+    library = make_library(
+        (8, 32, 128), (0.1, 0.2), (0, 1), diverged=[(128, 0.2, 0), (128, 0.2, 1)], task={}, score=score
+    )
+    finals = [beacon.final(score) for beacon in library.beacons if beacon.finished]
+    assert library.diverged_score >= (2 * max(finals) if score == "validation_loss" else (max(finals) + 1) / 2)
+    landscape = Landscape.fit(library, rule=rule)
+    assert landscape.points.score[-1] == library.diverged_score
+    place = 10**landscape.points.plane
+    scores = landscape.predict(place[:, 0], place[:, 1]).score
+    assert np.argmax(scores) == len(scores) - 1
+    with pytest.raises(LibraryError, match="takes num_classes="):
+        _ = BeaconLibrary(library.beacons_at(128, 0.2), library.info).diverged_score
+
+
+def test_with_classes_a_diverged_beacon_guesses():
+    assert make_library((8,)).diverged_score == pytest.approx(np.log(10))
 
 
 def test_diverged_beacon_may_end_in_nan_but_not_in_broken_counters():

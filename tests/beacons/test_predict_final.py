@@ -266,7 +266,7 @@ def test_a_damaged_line_is_named(tmp_path, change, phrase):
         ("[1]\n", "line 1: expected a JSON object"),
         ("\x00{\n", "line 1: expected a JSON object"),
         ('{"epoch": 1}\n', "line 1: no key 'progress', 'batch_size'"),
-        (json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n", "line 2: key 'epoch' must rise"),
+        (json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n", "line 2: key 'progress' must rise"),
         ("", "no epoch is finished yet"),
     ],
 )

@@ -11,7 +11,7 @@ from autobatch.training import (
     RecordingProgress,
     load_data,
     load_epochs,
-    record_beacons,
+    record_task_beacons,
     run,
 )
 from autobatch.training._record_beacons import _Ledger
@@ -54,7 +54,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
     task, env = tiny_task(), tmp_path / "env"
     watcher = Watcher(interrupt_at=2)
     with pytest.raises(KeyboardInterrupt):
-        record_beacons(task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, observer=watcher)
+        record_task_beacons(task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, observer=watcher)
     assert watcher.finished == ["b32-lr0.1-s0", "b32-lr0.1-s1"]  # the longest first, measuring included
     # A beacon that was under way, and what an older recording of another task has left of the next one.
     for seed, epochs in ((0, 4), (1, 3)):
@@ -63,7 +63,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
         run(config, out)
         (out / "summary.json").unlink()
     watcher = Watcher()
-    result = record_beacons(
+    result = record_task_beacons(
         task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, command="how", observer=watcher
     )
     assert (result.recorded, result.found, result.failed) == (2, 2, {})
@@ -93,23 +93,23 @@ def test_failures_and_divergence_are_told_apart(tmp_path: Path) -> None:
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file where a directory should be")
     watcher = Watcher()
-    result = record_beacons(task, tmp_path, batch_sizes=(8,), observer=watcher)
+    result = record_task_beacons(task, tmp_path, batch_sizes=(8,), observer=watcher)
     assert result.failed == watcher.failed
     assert "expected a directory" in result.failed["b8-lr0.1-s0"]
     (beacon,) = BeaconLibrary.load(tmp_path).beacons
     assert beacon.lr == 1e6
     assert beacon.stopped_because.startswith("diverged")
     with pytest.raises(LibraryError, match=r"'epochs' is 4 in the library and 3 here"):
-        record_beacons(task.model_copy(update={"epochs": 3}), tmp_path)
-    again = record_beacons(task, tmp_path, batch_sizes=(8,), learning_rates=(1e6,))
+        record_task_beacons(task.model_copy(update={"epochs": 3}), tmp_path)
+    again = record_task_beacons(task, tmp_path, batch_sizes=(8,), learning_rates=(1e6,))
     assert (again.recorded, again.found) == (0, 1)
 
 
 def test_impossible_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="jobs"):
-        record_beacons(tiny_task(), tmp_path, jobs=0)
+        record_task_beacons(tiny_task(), tmp_path, jobs=0)
     with pytest.raises(ConfigError, match="at most 84"):
-        record_beacons(tiny_task(), tmp_path, batch_sizes=(128,))
+        record_task_beacons(tiny_task(), tmp_path, batch_sizes=(128,))
     assert not list(tmp_path.iterdir())
 
 
