@@ -38,12 +38,15 @@ def table(page: Path, heading: str) -> list[list[str]]:
         "how-to/embed.md",
         "how-to/own-beacons.md",
         "how-to/fisher-probe.md",
+        "how-to/learning-rate.md",
         "how-to/predict.md",
         "how-to/track.md",
         "reference/files.md",
     ])
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "envs").symlink_to(ROOT / "envs")
+    (tmp_path / "envs").mkdir()
+    for env in (ROOT / "envs").iterdir():
+        (tmp_path / "envs" / env.name).symlink_to(env)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     code = blocks(DOCS / page, "python")

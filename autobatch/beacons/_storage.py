@@ -165,7 +165,8 @@ def _part_files(env_dir: Path) -> list[Path]:
 def _nothing_recorded(path: Path) -> str:
     env = path.name if path.suffix != ".parquet" else path.parent.name
     return (
-        f"{path}: no beacons are recorded here; record some with 'autobatch beacons record --env {env or 'ENV'}', or with "
+        f"{path}: no beacons are recorded here; record some with "
+        f"'autobatch beacons record --env {env or 'ENV'}', or with "
         "autobatch.record_beacons for a loop of your own"
     )
 

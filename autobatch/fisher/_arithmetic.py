@@ -44,8 +44,8 @@ def note_low_precision(eps: float, device_type: str) -> None:
     """
     if eps == torch.finfo(torch.bfloat16).eps:
         _logger.warning(
-            "gradients are rounded to bfloat16: the condition number is off by up to 10 %%, the root of the trace"
-            " by up to 4 %%; do not compare them with those of float32"
+            "gradients are rounded to bfloat16: the condition number is off by up to 10 %, the root of the trace"
+            " by up to 4 %; do not compare them with those of float32"
         )
     elif eps == reduced_eps(device_type) > torch.finfo(torch.float32).eps:
         _logger.warning("the training rounds float32 products to TF32; the measure's own products are not rounded")

@@ -1,5 +1,6 @@
 """What one measured step leaves behind: its Gram matrix, held until somebody wants the spectrum."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -73,6 +74,9 @@ class Measurement:
         # Holds 1ᵀF1 = ||gradient||² against the gradients that the parameters really got: finds uses not captured.
         for batch, sums in self._sums:
             total, expected, trace = sums.tolist()
+            if not math.isfinite(expected):  # a GradScaler's overflow: the step is skipped, and says nothing
+                self._scale = math.nan
+                return
             # 1ᵀF1 is at most B * trace; samples that cancel leave round-off of that size.
             if abs(total - expected) > 1e4 * self.gradient_eps * batch * trace:
                 raise MeasureError(

@@ -201,7 +201,8 @@ class _Run:
     def _nothing_known(self, observation: Observation, reason: str, alternatives: tuple[Candidate, ...]) -> Decision:
         if observation.batch_size > 0:
             return Decision(observation.batch_size, observation.lr, reason, None, alternatives)
-        recorded = {(result.batch_size, result.lr): result.mean[self.library.score] for result in self.library.results()}
+        score = self.library.score
+        recorded = {(result.batch_size, result.lr): result.mean[score] for result in self.library.results()}
         best = min(self.configurations, key=lambda configuration: recorded[configuration])
         return Decision(*best, f"{reason}, {configuration(*best)}", None, alternatives)
 

@@ -342,7 +342,9 @@ def test_a_state_of_another_training_is_refused() -> None:
         Bench(Scripted(decision(8, 0.1))).controller.load_state_dict(state)
 
 
-@pytest.mark.parametrize("key", ["identity", "decisions", "position", "policy", "figures", "steps", "course", "period", "rates"])
+@pytest.mark.parametrize(
+    "key", ["identity", "decisions", "position", "policy", "figures", "steps", "course", "period", "rates"]
+)
 def test_a_damaged_state_is_refused(key: str) -> None:
     bench = Bench(Scripted(decision(8, 0.1)))
     state = bench.controller.state_dict()

@@ -1,0 +1,40 @@
+"""Integrations: the controller in the loops of other libraries, each with a callback of that library's own kind.
+
+Names resolve on first use (PEP 562), so that importing this package imports none of those libraries.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autobatch.integrations._accelerate import AcceleratedController
+    from autobatch.integrations._lightning import AutoBatchCallback
+    from autobatch.integrations._schedules import ScheduleByExamples
+    from autobatch.integrations._transformers import AutoBatchTrainerCallback
+
+_HOMES = {
+    # Lightning
+    "AutoBatchCallback": "_lightning",
+    # Transformers
+    "AutoBatchTrainerCallback": "_transformers",
+    # Accelerate
+    "AcceleratedController": "_accelerate",
+    "ScheduleByExamples": "_schedules",
+}
+
+__all__ = [
+    "AcceleratedController",
+    "AutoBatchCallback",
+    "AutoBatchTrainerCallback",
+    "ScheduleByExamples",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

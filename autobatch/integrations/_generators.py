@@ -1,0 +1,42 @@
+"""The generators that a training draws from without asking: their states, as values that any checkpoint can hold."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of the global generators of Python, NumPy and PyTorch.
+
+    Args:
+        device: where the model trains.
+
+    Returns:
+        Tensors and plain values, which ``torch.load(weights_only=True)`` reads.
+    """
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_generator_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Restore what :func:`generator_states` returned.
+
+    Args:
+        states: the states.
+        device: where the model trains.
+    """
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, numbers, *rest = states["numpy"]
+    np.random.set_state((name, numbers.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)

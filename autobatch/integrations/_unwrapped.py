@@ -1,0 +1,47 @@
+"""What Accelerate makes of models' optimizers and schedulers, taken apart again."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+def unwrapped_optimizer(optimizer: Any) -> Any:
+    """Return the optimizer within the one that ``Accelerator.prepare`` has made of it.
+
+    Args:
+        optimizer: any optimizer.
+
+    Returns:
+        The optimizer itself, whose steps can be hooked.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def unwrapped_scheduler(scheduler: Any) -> Any:
+    """Return the scheduler within the one that ``Accelerator.prepare`` has made of it.
+
+    Args:
+        scheduler: any scheduler.
+
+    Returns:
+        The scheduler itself.
+    """
+    return getattr(scheduler, "scheduler", scheduler) if hasattr(scheduler, "step_with_optimizer") else scheduler
+
+
+def unsupported_kind(accelerator: Any) -> str | None:
+    """Return what an accelerator distributes a training with, where a controller cannot take part.
+
+    Args:
+        accelerator: the accelerator.
+
+    Returns:
+        Its name; None where a controller can.
+    """
+    kind = str(accelerator.distributed_type.name)
+    if kind == "FSDP":
+        version = getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1)
+        return "FSDP (version 1)" if version == 1 else None
+    return kind if kind in {"DEEPSPEED", "MEGATRON_LM", "XLA"} else None
