@@ -22,9 +22,7 @@ DOCS = ROOT / "docs"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Return the code blocks of a page; those that show a file of examples/ are left to the test of the examples."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    return [block for block in found if not block.startswith("--8<--")]
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
@@ -33,7 +31,9 @@ def table(page: Path, heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows]
 
 
-@pytest.mark.parametrize("page", [
+@pytest.mark.parametrize(
+    "page",
+    [
         "how-to/batch-plan.md",
         "how-to/embed.md",
         "how-to/own-beacons.md",
@@ -42,7 +42,8 @@ def table(page: Path, heading: str) -> list[list[str]]:
         "how-to/predict.md",
         "how-to/track.md",
         "reference/files.md",
-    ])
+    ],
+)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "envs").mkdir()
     for env in (ROOT / "envs").iterdir():
