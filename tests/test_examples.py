@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import runpy
 import subprocess
 import sys
@@ -97,10 +98,37 @@ def test_every_example_says_how_to_run_it(name: str) -> None:
     assert "# autobatch" in text
 
 
-def test_ddp(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+def test_lightning() -> None:
+    pytest.importorskip("lightning.pytorch")
+    assert " steps, error " in subprocess_run("lightning_digits.py")
+
+
+def test_transformers() -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    assert " steps, error " in subprocess_run("transformers_text.py")
+
+
+def test_accelerate() -> None:
+    pytest.importorskip("accelerate")
+    assert "batch size" in subprocess_run("accelerate_digits.py")
+
+
+def test_ddp() -> None:
+    said = subprocess_run("ddp_digits.py", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert "batch size" in said
+
+
+def subprocess_run(name: str, *launcher: str) -> str:
+    """Run an example in a process of its own: frameworks leave too much behind in this one."""
+    path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [*command, str(EXAMPLES / "ddp_digits.py")], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *launcher, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert "batch size" in done.stdout + done.stderr
+    return done.stdout + done.stderr

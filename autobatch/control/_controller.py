@@ -20,6 +20,7 @@ from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._limits import check_ladder, nearest_rung
 from autobatch.control._measuring import MeasuringPlan
 from autobatch.control._nested import examples_in, part_of
+from autobatch.control._own_task import check_own_task, loop_facts
 from autobatch.control._passage import Passage
 from autobatch.control._period import Period
 from autobatch.control._plan import BatchPlan, check_divisible
@@ -41,7 +42,7 @@ _LOG = logging.getLogger("autobatch")
 
 
 class _Uncontrolled(AbstractContextManager[Step]):
-    """The step of a loop that goes on after its controller has finished."""
+    """A step that the controller does not count."""
 
     def __enter__(self) -> Step:
         return Step()
@@ -85,7 +86,8 @@ class AutoBatchController:
         schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
             scheduler of their own.
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
-        score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``.
+        score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; by default the library's, or
+            the loss.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
         measuring: which steps are measured. By default the first batch of each epoch and every 50th after it, as far as
             2 % of the training time allow, see :class:`~autobatch.control.MeasureWithinBudget`. Without ``costs`` the
@@ -94,7 +96,8 @@ class AutoBatchController:
         bn: what a sample's gradient means under BatchNorm, see :class:`~autobatch.fisher.FisherProbe`.
         reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway, which is
             faster and differs from the ordinary ones in round-off, see :class:`~autobatch.fisher.FisherProbe`; needs a
-            loop with ``step.backward(loss)``.
+            loop with ``step.backward(loss)``. Memory that runs out in measuring takes the gradients with it then: the
+            step raises, unless ``plan`` has it repeated.
         grad_scaler: the GradScaler that scales the loss, so that measuring can undo it.
         decide_every: examples between two decisions, or a share of an epoch in (0, 1); None decides once an epoch.
         lr_rule: what a batch size does to the rate where the policy leaves it open: the name of a rule or a
@@ -127,7 +130,7 @@ class AutoBatchController:
         library: BeaconLibrary | str | Path | None = None,
         schedule: Schedule = constant_schedule,
         milestones: Sequence[float] = (),
-        score: str = "validation_loss",
+        score: str | None = None,
         costs: CostTable | None = None,
         measuring: MeasuringPlan | None = None,
         loss_reduction: str = "mean",
@@ -161,7 +164,6 @@ class AutoBatchController:
         self._learning_rates = None if learning_rates is None else tuple(learning_rates)
         self._schedule = schedule
         self._milestones = tuple(milestones)
-        self._score = score
         self._costs = costs
         self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
         self._probe_arguments = {
@@ -181,6 +183,7 @@ class AutoBatchController:
         self._library = (
             library if isinstance(library, BeaconLibrary) or library is None else BeaconLibrary.load(library)
         )
+        self._score = score or (self._library.score if self._library is not None else "validation_loss")
         self._task: TaskInfo | None = None
         if (model is None) != (optimizer is None):
             raise ConfigError("give the controller model and optimizer together, or both later by attach()")
@@ -215,20 +218,27 @@ class AutoBatchController:
         if epochs < 1:
             raise ConfigError(f"epochs: expected at least 1, got {epochs}")
         check_ladder(self._batch_sizes, dataset_size)
+        if self._library is not None:
+            facts = loop_facts(
+                model,
+                optimizer,
+                dataset_size=dataset_size,
+                epochs=epochs,
+                decide_every=self._decide_every,
+                loss_reduction=str(self._probe_arguments["loss_reduction"]),
+            )
+            check_own_task(self._library, facts)
         self._device = torch.device(self._wanted_device) if self._wanted_device is not None else _device_of(model)
         self._ranks = Ranks(self._process_group, self._device)
         if not self._advise:
             check_divisible(self._batch_sizes, self._ranks.size, self.plan.accumulation)
         self._rates = OptimizerRates(optimizer)
-        self._passage = Passage(
-            model,
-            optimizer,
-            self.plan,
-            self._ranks,
-            probe_arguments=self._probe_arguments,
-            measure_all=self._measure_all,
-        )
         self._course = Course(dataset_size, epochs, _periods(self._decide_every, dataset_size))
+        if not self._advise and 2 * self._course.longest_period < self._batch_sizes[-1]:
+            raise ConfigError(
+                f"decide_every: batches do not reach across decisions; {self._course.longest_period} examples between "
+                f"two are too few for batches of {self._batch_sizes[-1]}"
+            )
         self._task = TaskInfo(
             name=self._task_name,
             batch_sizes=self._batch_sizes,
@@ -241,6 +251,16 @@ class AutoBatchController:
             costs=self._costs,
             measuring_budget=self._measuring.budget,
         )
+        self._check_ranks()
+        self._passage = Passage(
+            model,
+            optimizer,
+            self.plan,
+            self._ranks,
+            probe_arguments=self._probe_arguments,
+            measure_all=self._measure_all,
+            advise=self._advise,
+        )
         self._measuring.reset(self._task)
         self._period = Period(self._measuring, self._device)
         self._position = SpectralPosition()
@@ -252,16 +272,17 @@ class AutoBatchController:
         self._measuring_seconds = 0.0
         self._figures = {"train_loss": math.nan, "validation_loss": math.nan, "validation_error": math.nan}
         self._passing: Passing | None = None
+        self._orphans = 0
         self._decided = 0
         self._applied = -1
-        self._ramp_from = 1.0
+        self._ramp: tuple[float, int] | None = None
         self._told_weight_decay = False
-        self._base_lr = self._rates.reference
         self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
         self._policy.reset(self._task, self._library)
         self._reference_batch_size = self._rule.reference_batch_size or 0
-        self._decisions: dict[int, DecisionRecord] = {0: self._decide(previous=None)}
-        self._recorder.tell(self.decision)
+        self._decisions: dict[int, DecisionRecord] = {0: self._decide(previous=None, example=0)}
+        if self._ranks.leads:
+            self._recorder.tell(self.decision)
         self._apply(0)
         self._log_decision(self._figures)
         return self
@@ -428,8 +449,8 @@ class AutoBatchController:
         Returns:
             Batches of the same structure, of the sizes that are decided.
         """
-        skip = self._ranks.share(self._course.examples - self._course.epoch * self._course.dataset_size)
-        return rebatched(source, self._parts(), skip[1] - skip[0], self._shorten)
+        skip = self._ranks.passed(self._course.examples - self._course.epoch * self._course.dataset_size)
+        return rebatched(source, self._parts(), skip, self._shorten)
 
     def micro_batches(self, batch: Any) -> Iterator[Any]:
         """Split a batch so that it fits, and go through its parts again where memory runs out.
@@ -447,7 +468,7 @@ class AutoBatchController:
         those of the whole batch however ragged the parts are. With ``BatchPlan(micro_batch=...)`` memory that runs out,
         in the forward pass, the backward pass or in measuring, clears the gradients, restores BatchNorm's statistics
         and the generators, halves the micro-batch on all ranks and trains the same batch again. Gradients of several
-        ranks are then summed after the last part, once all have agreed that it fitted.
+        ranks are then averaged after the last part, once all have agreed that it fitted.
 
         Args:
             batch: one batch of the loader: tensors in any nest of tuples, lists and mappings.
@@ -459,38 +480,41 @@ class AutoBatchController:
             AutoBatchError: the loader returned another batch than asked for, a part was not trained, or a single
                 example does not fit.
         """
-        if self._beyond:
+        if self._is_beyond():
             yield batch
             return
+        count = examples_in(batch)
         cut = self._enter()
-        start, stop = self._ranks.share(cut.examples)
-        if (count := examples_in(batch)) != stop - start:
-            self._course.fail()
+        start, stop = self._ranks.share(cut.start, cut.stop)
+        if count != stop - start:
             raise AutoBatchError(
                 f"the loader returned a batch of {count} examples where {stop - start} were asked for (examples "
-                f"{cut.start + start} to {cut.start + stop} of the epoch)"
+                f"{start} to {stop} of the epoch)"
             )
         measured = self._period.measured and cut.full
         self._passage.begin_batch()
         while True:
             self._passing = passing = self._passage.passing(
                 cut,
-                self._passage.sizes(count),
+                self._passage.sizes(cut.examples, cut.start),
                 lr=self.lr_effective,
                 measured=measured,
                 finished=None,
                 failed=self._fail,
             )
+            left = True
             try:
                 yield from self._micro_batches(passing, batch)
+                again = self._passage.must_repeat(passing)
+                if not again:
+                    self._passage.end_batch()
+                left = False
             finally:
-                if not (passing.done or passing.given_up):
-                    passing.leave()
-                    self._forget(passing)
-            if not self._passage.must_repeat(passing):
+                if left:
+                    self._break_off(passing)
+            if not again:
                 break
             measured = False
-        self._passage.end_batch()
         self._finish(passing)
 
     def step(self) -> AbstractContextManager[Step]:
@@ -505,14 +529,14 @@ class AutoBatchController:
             AutoBatchError: no batch of the controller's is to be trained.
         """
         if self._passing is None:
-            if self._beyond:
+            if self._orphans or self._is_beyond():
+                self._orphans = max(0, self._orphans - 1)
                 return _Uncontrolled()
             cut = self._enter()
-            start, stop = self._ranks.share(cut.examples)
             measured = self._period.measured and (cut.full or self._advise)
             self._passing = self._passage.passing(
                 cut,
-                self._passage.accumulated(stop - start),
+                self._passage.accumulated(cut.examples, cut.start),
                 lr=self.lr_effective,
                 measured=measured,
                 finished=self._finish,
@@ -534,7 +558,8 @@ class AutoBatchController:
             val_loss: mean validation loss, where known; of several ranks' figures the first's counts.
             val_error: share of validation examples classified wrongly, where known.
             train_loss: mean training loss over the epoch, where known.
-            stop: whether the training ends here, before its last epoch; no decision is made then.
+            stop: whether the training ends here, before its last epoch; no decision is made then. Of several ranks the
+                first's word counts.
 
         Returns:
             The decision for the next epoch; None after the last.
@@ -545,12 +570,13 @@ class AutoBatchController:
         """
         if self.finished and self._advise:
             return None
-        if stop:
-            self.stop("stopped by the loop")
+        stopped = self._ranks.agreed(self._stopped or ("stopped by the loop" if stop else None))
+        if stopped:
+            self.stop(stopped)
         if self._passing is not None and self._stopped is None:
             raise AutoBatchError("end_epoch() was called in the middle of a step")
         if self._course.running and (self._stopped is not None or self._advise):
-            self._passing = None
+            self._break_off(self._passing)
             self._course.skip_to_end()
         figures = {
             "train_loss": figure(train_loss),
@@ -567,6 +593,8 @@ class AutoBatchController:
 
     def stop(self, reason: str) -> None:
         """End the training early: no more batches are handed out, and :attr:`finished` is true.
+
+        Several ranks must all call it at the same place; or the first gives ``stop=True`` to :meth:`end_epoch`.
 
         Args:
             reason: why, in words.
@@ -609,8 +637,10 @@ class AutoBatchController:
         """
         if self._passing is not None:
             raise AutoBatchError("state_dict() was called inside of a step; call it after optimizer.step()")
+        self._course.fail()  # a batch whose step was not even begun
         course = self._course.state_dict()
         wanted = {self._decided, self._applied, *(cut[3] for cut in course["waiting"])} & self._decisions.keys()
+        wanted.update(range(self._decision_from(self._course.next_example), self._decided))
         return {
             "version": _STATE_VERSION,
             "identity": self._identity(),
@@ -628,7 +658,7 @@ class AutoBatchController:
             "rates": {
                 **self._rates.state_dict(),
                 "reference_batch_size": self._reference_batch_size,
-                "ramp_from": self._ramp_from,
+                "ramp": self._ramp,
                 "noise": self._noise.state_dict(),
             },
             "micro_batches": self._passage.state_dict(),
@@ -647,6 +677,7 @@ class AutoBatchController:
             CheckpointError: the state is damaged, of another version, or of another training.
         """
         _ = self.task
+        self._break_off(self._passing)
         try:
             if state["version"] != _STATE_VERSION:
                 raise CheckpointError(f"controller state: expected version {_STATE_VERSION}, got {state['version']!r}")
@@ -656,11 +687,15 @@ class AutoBatchController:
             missing = {decided, *(int(cut[3]) for cut in state["course"]["waiting"])} - decisions.keys()
             if missing:
                 raise CheckpointError(f"controller state is damaged: it lacks the decisions {sorted(missing)}")
+            if any(own.batch_size < 1 or not own.lr > 0.0 for own in decisions.values()):
+                raise CheckpointError("controller state is damaged: a decision without batch size or learning rate")
+            stopped = None if state["stopped"] is None else str(state["stopped"])
             figures = {key: figure(state["figures"][key]) for key in self._figures}
             steps, closed_periods = int(state["steps"]), int(state["closed_periods"])
             seconds, measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
             rates = state["rates"]
-            reference_batch_size, ramp_from = int(rates["reference_batch_size"]), float(rates["ramp_from"])
+            reference_batch_size = int(rates["reference_batch_size"])
+            ramp = None if rates["ramp"] is None else (float(rates["ramp"][0]), int(rates["ramp"][1]))
             self._course.load_state_dict(state["course"])
             self._period.load_state_dict(state["period"])
             self._rates.load_state_dict(rates)
@@ -669,16 +704,15 @@ class AutoBatchController:
             self._position.load_state_dict(state["position"])
             self._measuring.load_state_dict(state["measuring"])
             self._policy.load_state_dict(state["policy"])
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"controller state is damaged: {error!r}") from None
         self._decisions, self._decided, self._applied = decisions, decided, applied
-        self._stopped = state["stopped"]
+        self._stopped = stopped
         self._steps, self._closed_periods = steps, closed_periods
         self._measuring_seconds, self._figures = measuring_seconds, figures
-        self._reference_batch_size, self._ramp_from = reference_batch_size, ramp_from
-        self._passing = None
+        self._reference_batch_size, self._ramp = reference_batch_size, ramp
+        self._orphans = 0
         self._iteration += 1
-        self._use_rates(self._decisions.get(self._applied, self.decision))
         self._recorder.resume(self.examples, seconds)
 
     # Inside: the way through the data --------------------------------------------------------------------------------
@@ -706,40 +740,57 @@ class AutoBatchController:
         """Hand out the epoch's batches; those that an earlier iteration has left untrained come first."""
         self._refuse_finished()
         self._recorder.begin()
-        self._passing = None
+        self._break_off(self._passing)
+        self._orphans = 0
         self._course.begin()
         self._iteration += 1
-        iteration = self._iteration
-        yield from self._course.waiting
-        while iteration == self._iteration and self._stopped is None:
+        iteration, epoch = self._iteration, self.epoch
+        waiting = iter(self._course.waiting)
+        while self._stopped is None and self.epoch == epoch:
+            if iteration != self._iteration:
+                raise AutoBatchError(
+                    "this iteration over the controller's batches is over: another has begun, or a state was loaded"
+                )
+            self._course.go_on()
             self._decide_if_due()
-            size = self._own_batch_size if self._advise else self.batch_size
-            cut = self._course.hand_out(size, self._decided, plain=self._advise)
+            cut = next(waiting, None) or self._hand_out()
             if cut is None:
                 return
             yield cut
 
+    def _hand_out(self) -> Cut | None:
+        number = self._decision_from(self._course.next_example)
+        size = self._own_batch_size if self._advise else self._decisions[number].batch_size
+        return self._course.hand_out(size, number, plain=self._advise)
+
+    def _decision_from(self, example: int) -> int:
+        """Return the number of the decision that an example follows which is not handed out yet."""
+        return max(
+            (number for number, record in self._decisions.items() if record.example <= example), default=self._decided
+        )
+
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Return where this rank's parts of the epoch's batches start and stop in the epoch's order."""
         for cut in self._cuts():
-            start, stop = self._ranks.share(cut.examples)
-            place = cut.start + start
-            for size in self._passage.accumulated(stop - start):
+            place = self._ranks.share(cut.start, cut.stop)[0]
+            for size in self._passage.accumulated(cut.examples, cut.start):
                 yield place, place + size
                 place += size
 
     def _part_count(self) -> int:
         size = self._own_batch_size if self._advise else self.batch_size
-        return self._course.steps(size) * self.plan.accumulation
+        return self._course.steps(size, plain=self._advise) * self.plan.accumulation
 
-    @property
-    def _beyond(self) -> bool:
-        """Whether a loop that is only advised trains more than it has said; it is let go on."""
-        if not self._advise or self._course.queued:
+    def _is_beyond(self) -> bool:
+        """Whether a step is none that the controller counts."""
+        if self._rates.repeats:
+            return True
+        if not self._advise or self._course.queued:  # a loop that is only advised may train more than it has said
             return False
+        self._course.go_on()
         return self.finished or (self._course.running and self._course.epoch_trained)
 
-    def _shorten(self, examples: int) -> None:
+    def _shorten(self, start: int, examples: int) -> None:
         if self._ranks.size > 1 or self.plan.accumulation > 1:
             raise AutoBatchError(
                 "a stream ended before dataset_size examples; with several ranks or accumulated parts the others would "
@@ -747,16 +798,16 @@ class AutoBatchController:
             )
         _LOG.warning(
             "the stream ended %d examples before dataset_size=%d; the epoch ends with them",
-            self._course.dataset_size - self._course.waiting[-1].start - examples,
+            self._course.dataset_size - start - examples,
             self._course.dataset_size,
         )
-        self._course.shorten(self._course.waiting[-1], examples)
+        self._course.shorten(start, examples)
 
     def _enter(self) -> Cut:
         self._decide_if_due()
         if self._advise and not self._course.queued:  # the loop cuts its batches itself: they are counted as they come
             self._course.begin()
-            self._course.hand_out(self._own_batch_size, self._decided, plain=True)
+            self._hand_out()
         cut = self._course.enter()
         self._period.begin_step(cut.batch_size, self._course.period_left)
         self._apply(cut.decision)
@@ -781,17 +832,30 @@ class AutoBatchController:
         if passing.in_micro_batches and self._passage.deals_with(passing, error):
             return True
         self._forget(passing)
+        if not passing.in_micro_batches:  # the parts that the loop still has of this batch
+            self._orphans = len(passing.sizes) - 1 - passing.part
         return False
 
     def _forget(self, passing: Passing) -> None:
-        """Put a batch aside whose step has raised or was broken off; it is trained again unless the loop goes on."""
+        """Put a batch aside whose step has raised; it is trained again unless the loop goes on."""
         if self._passing is passing:
             self._passing = None
             self._course.fail()
 
+    def _break_off(self, passing: Passing | None) -> None:
+        """Put a batch aside that the loop has left before its end."""
+        if passing is not None and self._passing is passing:
+            if passing.done and self._ranks.size == 1:  # several have not brought their gradients together
+                passing.measure()
+                self._finish(passing)
+            else:
+                passing.abandon()
+                self._forget(passing)
+
     def _finish(self, passing: Passing) -> None:
         """Count a batch as trained."""
         self._passing = None
+        self._rates.trained()
         if passing.probe is not None:
             self._period.samples.add(
                 passing.probe,
@@ -799,6 +863,7 @@ class AutoBatchController:
                 step=self.steps + 1,
                 batch_size=self._passage.measured_examples(passing.cut),
                 lr=passing.lr,
+                exact=not self._advise,
             )
             if self._period.timing:
                 self._period.samples.settle()
@@ -816,14 +881,18 @@ class AutoBatchController:
 
     def _close_period(self, figures: dict[str, float] | None) -> None:
         period = self._period
-        period.samples.settle()
-        timed = period.timed()
-        told = self._ranks.agreed({
-            "figures": figures,
-            "timed": timed,
-            "samples": [sample.to_dict() for sample in period.samples.measurements] if self._ranks.size > 1 else None,
-        })
-        if self._ranks.size > 1:
+        first_free = self._first_free()
+
+        def own() -> dict[str, Any]:
+            period.samples.settle()
+            return {
+                "figures": figures,
+                "timed": period.timed(),
+                "samples": [sample.to_dict() for sample in period.samples.measurements],
+            }
+
+        told = self._ranks.first_makes(own)
+        if not self._ranks.leads:
             period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
         if told["figures"] is not None:
             self._figures = {key: figure(told["figures"][key]) for key in self._figures}
@@ -847,20 +916,55 @@ class AutoBatchController:
         period.close(self._position, self.lr_effective)
         self._closed_periods = self._course.finished_periods
         if not self.finished:
-            self._decisions[self._decided + 1] = self._decide(previous=self.decision)
+            self._decisions[self._decided + 1] = self._decide(previous=self.decision, example=first_free)
             self._decided += 1
             self._forget_decisions()
-            self._recorder.tell(self.decision)
+            if self._ranks.leads:
+                self._recorder.tell(self.decision)
             if not self._course.waiting:
-                self._apply(self._decided)
+                self._apply(self._decision_from(self._course.next_example))
         self._log_decision(self._figures if figures is not None else dict.fromkeys(self._figures, math.nan))
 
-    def _decide(self, previous: DecisionRecord | None) -> DecisionRecord:
-        record = self._asked(previous) if self._ranks.leads else None
-        told = self._ranks.agreed(record.to_dict() if record is not None and self._ranks.size > 1 else None)
-        return record if record is not None else DecisionRecord.from_dict(told)
+    def _first_free(self) -> int:
+        """Return the first example that no rank has handed out yet, wherever their loaders have come to."""
+        free, place, minus = self._ranks.most([self._course.next_example, self.examples, -self.examples])
+        if place != -minus:
+            raise AutoBatchError(
+                f"rank {self._ranks.rank}: the ranks stand at different places of the training, between example "
+                f"{-minus} and {place}, here {self.examples}: they must train the same batches, from the same state"
+            )
+        return free
 
-    def _asked(self, previous: DecisionRecord | None) -> DecisionRecord:
+    def _check_ranks(self) -> None:
+        """Refuse ranks that do not train the same thing."""
+        mine = {
+            **self._identity(),
+            "decide_every": self._decide_every,
+            "plan": str(self.plan),
+            "measure": "global" if self._measure_all else "local",
+            "mode": "advise" if self._advise else "control",
+        }
+        theirs = self._ranks.agreed(mine)
+        differing = sorted(key for key, value in mine.items() if theirs.get(key) != value)
+        if self._ranks.most([len(differing)]) != [0]:
+            raise ConfigError(
+                f"rank {self._ranks.rank}: the ranks' controllers differ"
+                + "".join(f"; {key}: {mine[key]!r} here, {theirs[key]!r} on the first rank" for key in differing)
+                + "; give all of them the same arguments"
+            )
+
+    def _decide(self, previous: DecisionRecord | None, example: int) -> DecisionRecord:
+        made: list[DecisionRecord] = []
+
+        def own() -> dict[str, Any]:
+            made.append(self._asked(previous, example))
+            return {"record": made[0].to_dict(), "reference": self._reference_batch_size}
+
+        told = self._ranks.first_makes(own)
+        self._reference_batch_size = told["reference"]
+        return made[0] if made else DecisionRecord.from_dict(told["record"])
+
+    def _asked(self, previous: DecisionRecord | None, example: int) -> DecisionRecord:
         asked = self._policy.decide(self.observation)
         if asked.lr is not None:
             check_rate(asked.lr, "learning rate that the policy asked for")
@@ -880,8 +984,7 @@ class AutoBatchController:
         if self._advise:
             limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
             batch_size, lr = self._own_batch_size, self._rates.reference
-        share = self._ranks.share(batch_size)
-        sizes = self._passage.sizes(share[1] - share[0])
+        sizes = self._passage.sizes(batch_size)
         return DecisionRecord(
             epoch=self.epoch,
             progress=self.progress,
@@ -899,7 +1002,7 @@ class AutoBatchController:
             validation_error=self._figures["validation_error"],
             target=asked.target,
             alternatives=asked.alternatives,
-            example=self._course.next_example,
+            example=example,
             micro_batch=max(sizes) if self.plan.splits else None,
             accumulation=self.plan.accumulation if self.plan.accumulation > 1 else len(sizes),
             ranks=self._ranks.size,
@@ -908,7 +1011,10 @@ class AutoBatchController:
     def _forget_decisions(self) -> None:
         waiting = {cut.decision for cut in self._course.waiting}
         kept = waiting | {self._decided, self._decided - 1, self._applied}
-        self._decisions = {number: record for number, record in self._decisions.items() if number in kept}
+        to_come = self._decision_from(self._course.next_example)
+        self._decisions = {
+            number: record for number, record in self._decisions.items() if number in kept or number >= to_come
+        }
 
     def _log_decision(self, figures: dict[str, float]) -> None:
         self._recorder.record(
@@ -932,16 +1038,25 @@ class AutoBatchController:
         decision = self._decisions[number]
         if number != self._applied:
             before, self._applied = self._decisions.get(self._applied), number
-            self._ramp_from = 1.0
+            if decision.requested_lr is not None:
+                self._ramp = None
             if before is not None and before.batch_size != decision.batch_size:
                 self._tell_weight_decay()
                 if self._rule.ramp and decision.requested_lr is None:
-                    self._ramp_from = self._base_lr / decision.lr
+                    self._ramp = (self._ramped(before), decision.example)
                 if self._rule.momentum == "reset":
                     self._rates.reset_momentum()
-        elif self._ramp_from == 1.0:
+        elif self._ramp is None:
             return
         self._use_rates(decision)
+
+    def _ramped(self, decision: DecisionRecord) -> float:
+        """Return the base learning rate of a batch that is trained now."""
+        if self._ramp is None:
+            return decision.lr
+        rate, start = self._ramp
+        share = max(0, self.examples - start) / self._rule.ramp
+        return rate + (decision.lr - rate) * share if share < 1.0 else decision.lr
 
     def _tell_weight_decay(self) -> None:
         # With the linear rule, rate x steps and so the decay over an epoch stay the same.
@@ -949,21 +1064,16 @@ class AutoBatchController:
             return
         self._told_weight_decay = True
         _LOG.info(
-            "weight decay acts once a step, times the learning rate: with the rule '%s' for the rate, its strength over "
-            "an epoch changes with the batch size",
+            "weight decay acts once a step, times the learning rate: with the rule '%s' for the rate, its strength "
+            "over an epoch changes with the batch size",
             self._rule.name,
         )
 
     def _use_rates(self, decision: DecisionRecord) -> None:
         if self._advise:
             return
-        ramp = 1.0
-        if self._ramp_from != 1.0:
-            share = min(1.0, max(0.0, (self.examples - decision.example) / self._rule.ramp))
-            ramp = self._ramp_from + (1.0 - self._ramp_from) * share
         power = decision.batch_size / self._reference_batch_size if self._rule.momentum == "rescale" else 1.0
-        self._base_lr = decision.lr * ramp
-        self._rates.use(decision.lr_effective * ramp, power)
+        self._rates.use(decision.lr_effective * (self._ramped(decision) / decision.lr), power)
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -67,6 +67,7 @@ class Course:
         self._queue: deque[Cut] = deque()
         self._current: Cut | None = None
         self._failed: Cut | None = None
+        self._loaded_at_end = False
 
     @property
     def epoch(self) -> int:
@@ -150,17 +151,19 @@ class Course:
     def begin(self) -> None:
         """Begin an epoch, or go on with the one that is running; what was entered and not done is handed out again.
 
+        After a restart between an epoch's last step and its end, one iteration has no batches.
+
         Raises:
             AutoBatchError: the running epoch is trained to its end and was not ended.
         """
         if not self._running:
             self._running, self._handed_out, self._trained = True, 0, 0
-        elif self.epoch_trained:
+        elif self.epoch_trained and not self._loaded_at_end:
             raise AutoBatchError(
                 f"epoch {self._epoch + 1} is trained to its end: call end_epoch() before the next one's batches"
             )
-        if self._current is not None:
-            self.fail()
+        self._loaded_at_end = False
+        self.fail()
         self._try_again()
         self._iterated = len(self._queue)
 
@@ -213,6 +216,7 @@ class Course:
         Raises:
             AutoBatchError: nothing is handed out.
         """
+        self.fail()
         if self._queue and self._handed_out == self.dataset_size:
             self.go_on()
         self._try_again()
@@ -231,8 +235,9 @@ class Course:
         self._current = None
 
     def fail(self) -> None:
-        """Put the batch that was entered aside: its step raised. It is trained again unless the loop goes on."""
-        self._failed, self._current = self._current, None
+        """Put a batch that was entered aside: its step raised. It is trained again unless the loop goes on."""
+        if self._current is not None:
+            self._failed, self._current = self._current, None
 
     def shorten(self, start: int, examples: int) -> None:
         """End the running epoch early: a stream had fewer examples than were announced. Those missing count as seen.
@@ -266,6 +271,7 @@ class Course:
         """
         if not self._running:
             raise AutoBatchError("end_epoch() was called without an epoch of batches before it")
+        self.fail()
         if not self._queue and self._handed_out == self.dataset_size:
             self.go_on()
         if not self.epoch_trained:
@@ -314,7 +320,7 @@ class Course:
             raise CheckpointError(f"controller state is damaged: epoch {epoch}, example {trained}, running {running}")
         self._epoch, self._running, self._trained, self._handed_out = epoch, running, trained, place
         self._queue, self._current, self._failed = deque(waiting), None, None
-        self._iterated = len(waiting)
+        self._iterated, self._loaded_at_end = len(waiting), self.epoch_trained
 
     def _try_again(self) -> None:
         if self._failed is not None:

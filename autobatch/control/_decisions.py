@@ -81,6 +81,8 @@ class DecisionRecord:
         return cls(**{
             **state,
             **figures,
+            "batch_size": int(state["batch_size"]),
+            "example": int(state.get("example", 0)),
             "target": None if target is None else (figure(target[0]), figure(target[1])),
             "alternatives": alternatives,
         })

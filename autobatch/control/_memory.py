@@ -1,5 +1,6 @@
-"""Running out of memory: how it is told from other errors, and how a byte limit stands in for it on a CPU."""
+"""Running out of memory: how it is told from other errors, what it leaves behind, and a byte limit for CPUs."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,31 +24,49 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
-@contextmanager
-def saved_bytes_limit(limit: int, model: nn.Module) -> Iterator[None]:
-    """Raise ``torch.OutOfMemoryError`` as soon as a forward pass has saved more than some bytes for its backward pass.
+class _Saved:
+    """One tensor that a forward pass has saved."""
 
-    What is saved makes up nearly all memory that grows with a batch. Each storage counts once, parameters not at all.
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor: Tensor | None = tensor
+
+
+@contextmanager
+def saved_tensors(model: nn.Module, limit: int | None = None) -> Iterator[None]:
+    """Hold what a forward pass saves for its backward pass, which makes up nearly all memory that grows with a batch.
+
+    Where the pass fails it is let go of, even if the loop's own variables, such as the model's output, still hold the
+    pass's graph: what is tried next would have to fit beside it.
 
     Args:
-        limit: bytes.
         model: the model, whose parameters do not count.
+        limit: bytes; as soon as more is saved, ``torch.OutOfMemoryError`` is raised. Each storage counts once.
 
     Yields:
         Nothing.
     """
     counted = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     total = 0
+    held: list[weakref.ref[_Saved]] = []
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> _Saved:
         nonlocal total
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in counted:
+        if limit is not None and (storage := tensor.untyped_storage()).data_ptr() not in counted:
             counted.add(storage.data_ptr())
             total += storage.nbytes()
             if total > limit:
                 raise torch.OutOfMemoryError(f"more than {limit:,} bytes are saved for the backward pass")
-        return tensor
+        saved = _Saved(tensor)
+        held.append(weakref.ref(saved))
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+            yield
+    except BaseException:
+        for reference in held:
+            if (saved := reference()) is not None:
+                saved.tensor = None
+        raise

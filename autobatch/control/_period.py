@@ -109,6 +109,9 @@ class Period:
         samples = [Measurement.from_dict(sample) for sample in state["samples"]]
         if steps < 0 or (chosen is None and (steps or samples)):
             raise CheckpointError(f"controller state is damaged: {steps} steps of a period that has not begun")
+        for own in samples:
+            if own.batch_size < 1 or not own.lr >= 0.0 or own.condition_number < 1.0 or own.trace < 0.0:
+                raise CheckpointError(f"controller state is damaged: {own}")
         self.steps, self._last_batch_size, self._timer = steps, None if last is None else int(last), None
         self._chosen = None if chosen is None else frozenset(int(step) for step in chosen)
         self.samples.restore(samples)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.control._measuring import stretches
 
 
@@ -110,7 +110,9 @@ class MicroBatches:
         self._now = math.inf
 
     def sizes(self, share: int) -> list[int]:
-        """Return the micro-batches of a share: as few as are allowed, as equal as they can be.
+        """Return the micro-batches of a share: as few as may fit, as equal as they can be.
+
+        Where something has fitted and something else has not, half-way between the two is tried.
 
         Args:
             share: examples of one rank's share of a batch.
@@ -119,7 +121,10 @@ class MicroBatches:
             Their sizes.
         """
         most = int(min(self._cap, self._fails - 1, self._now, share))
-        return [stop - start for start, stop in stretches(share, math.ceil(share / most))]
+        parts = math.ceil(share / most)
+        if 0 < self._fits < most < self._fails < math.inf:
+            parts = (parts + math.ceil(share / self._fits)) // 2
+        return [stop - start for start, stop in stretches(share, parts)]
 
     def proven(self, size: int) -> bool:
         """Return whether a micro-batch at least as large has fitted.
@@ -138,7 +143,7 @@ class MicroBatches:
         Args:
             size: its examples.
         """
-        self._fits = max(self._fits, size)
+        self._fits, self._now = max(self._fits, size), math.inf
 
     def failed(self, size: int) -> None:
         """Take down that a micro-batch ran out of memory: for this batch, half of it is tried, or what has fitted.
@@ -160,6 +165,11 @@ class MicroBatches:
 
         Args:
             state: the state.
+
+        Raises:
+            CheckpointError: it is damaged.
         """
-        self._fits = int(state["fits"])
-        self._fails = math.inf if state["fails"] is None else int(state["fails"])
+        fits, fails = int(state["fits"]), math.inf if state["fails"] is None else int(state["fails"])
+        if not 0 <= fits < fails or fails < 2:
+            raise CheckpointError(f"controller state is damaged: micro-batches of {fits} fit, those of {fails} do not")
+        self._fits, self._fails = fits, fails

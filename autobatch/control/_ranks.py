@@ -4,22 +4,23 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._measuring import stretches
 
 _BUCKET_BYTES = 32 * 1024**2
+_SIDE_GROUPS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 class Ranks:
     """All processes of a training, or the only one.
 
-    Every method but :meth:`share` is a collective of several processes: all of them call the same ones in the same
-    order.
+    Every method but :meth:`share` and :meth:`passed` is a collective of several processes: all of them call the same
+    ones in the same order.
 
     Args:
         group: of ``torch.distributed``; None for the default group where it is initialised, else for one process.
@@ -34,7 +35,6 @@ class Ranks:
         self.rank: int = 0 if group is None else dist.get_rank(group)
         self._device = torch.device("cpu") if self.size == 1 else _device_of(group, device)
         self._first = 0 if group is None else dist.get_global_rank(group, 0)
-        self._own_group: Any = None
 
     @property
     def leads(self) -> bool:
@@ -42,26 +42,49 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def own_group(self) -> Any:
-        """A group of the same processes and with the same timeout, whose messages never meet those of a wrapper."""
-        if self._own_group is None:
-            members = dist.get_process_group_ranks(self.group)
-            options = getattr(self.group._get_backend(self._device), "options", None)
-            timeout = getattr(options, "_timeout", None)
-            everyone = len(members) == dist.get_world_size()
-            self._own_group = dist.new_group(members, timeout=timeout, use_local_synchronization=not everyone)
-        return self._own_group
+    def side_group(self) -> Any:
+        """A group of the same processes and with the same timeout, whose messages never meet those of a wrapper.
 
-    def share(self, examples: int) -> tuple[int, int]:
+        Where the processes are not all there are, it is their group itself: to make another one, the others would have
+        to take part, or could make none of their own afterwards.
+        """
+        if self.group not in _SIDE_GROUPS:
+            members = dist.get_process_group_ranks(self.group)
+            if len(members) < dist.get_world_size():
+                return self.group
+            options = getattr(self.group._get_backend(self._device), "options", None)
+            _SIDE_GROUPS[self.group] = dist.new_group(members, timeout=getattr(options, "_timeout", None))
+        return _SIDE_GROUPS[self.group]
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
         """Return which examples of a global batch are this process's; shares are equal, give or take one.
 
+        What the processes get in all is equal too, give or take one, wherever batches start and stop.
+
         Args:
-            examples: examples of the global batch, at least one a process.
+            start: the batch's first example.
+            stop: the example after its last.
 
         Returns:
-            (start, stop) within the batch.
+            (start, stop) of the share; empty where the batch has fewer examples than there are processes.
         """
-        return stretches(examples, self.size)[self.rank] if self.size > 1 else (0, examples)
+        before = sum(self._dealt(stop, rank) - self._dealt(start, rank) for rank in range(self.rank))
+        own = self._dealt(stop, self.rank) - self._dealt(start, self.rank)
+        return start + before, start + before + own
+
+    def passed(self, examples: int) -> int:
+        """Return how many of an epoch's first examples are this process's.
+
+        Args:
+            examples: examples, on all processes together.
+
+        Returns:
+            This process's.
+        """
+        return self._dealt(examples, self.rank)
+
+    def _dealt(self, examples: int, rank: int) -> int:
+        return (examples + rank) // self.size
 
     def agreed(self, value: Any) -> Any:
         """Return the first process's value on all of them.
@@ -77,7 +100,7 @@ class Ranks:
         """
         if self.size == 1:
             return value
-        text = json.dumps(value).encode() if self.leads else b""
+        text = json.dumps(value, default=lambda number: number.item()).encode() if self.leads else b""
         length = torch.tensor([len(text)], device=self._device)
         with self._answering():
             dist.broadcast(length, self._first, group=self.group)
@@ -177,7 +200,7 @@ class Ranks:
 
 def _device_of(group: Any, device: torch.device | None) -> torch.device:
     """Return where a group's backend takes small messages from: the host if it can, else an accelerator."""
-    served = [own.type for own in group._device_types]
+    served = [own.type for own in getattr(group, "_device_types", ())]
     if "cpu" in served or not served:
         return torch.device("cpu")
     return device if device is not None and device.type in served else torch.device(served[0])

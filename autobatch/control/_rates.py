@@ -41,10 +41,14 @@ class OptimizerRates:
         optimizer: any optimizer whose groups have ``lr``. A controller that had it before is relieved of it.
 
     Raises:
-        ConfigError: a group has no learning rate, or one that is negative or not finite.
+        ConfigError: a group has no learning rate, or one that is negative or not finite, or it takes no hooks.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
+        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            raise ConfigError(
+                f"optimizer: {type(optimizer).__name__} takes no step hooks; give the torch.optim.Optimizer within it"
+            )
         for index, group in enumerate(optimizer.param_groups):
             if "lr" not in group:
                 raise ConfigError(f"the optimizer's parameter group {index} has no learning rate 'lr'")
@@ -129,8 +133,13 @@ class OptimizerRates:
             hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the references, as JSON-able values."""
-        return {"reference": self.reference, "owned": list(self._owned)}
+        """Return the references, and what is in use, as JSON-able values."""
+        return {
+            "reference": self.reference,
+            "owned": list(self._owned),
+            "lr": self._lr,
+            "momentum_power": self._momentum_power,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned: rates are computed from the references of the training's start.
@@ -140,6 +149,7 @@ class OptimizerRates:
         """
         self.reference = float(state["reference"])
         self._owned = [float(rate) for rate in state["owned"]]
+        self._lr, self._momentum_power = float(state["lr"]), float(state["momentum_power"])
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._after()  # a step that raised has left its rates behind

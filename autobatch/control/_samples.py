@@ -68,7 +68,8 @@ class Measurement:
             The measurement.
         """
         numbers = ("lr", "condition_number", "trace", "squared_sum", "seconds")
-        return cls(**{**state, **{key: figure(state[key]) for key in numbers}})
+        figures = {key: figure(state[key]) for key in numbers}
+        return cls(**{**state, **figures, "batch_size": int(state["batch_size"])})
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class _Pending:
     measured: Measured
     epoch: int
     step: int
-    batch_size: int | None
+    batch_size: int
+    exact: bool
     lr: float
     seconds: float
 
@@ -97,15 +99,16 @@ class Samples:
         """Forget everything: a new epoch begins."""
         self._pending, self._done = [], []
 
-    def add(self, probe: FisherProbe, *, epoch: int, step: int, batch_size: int | None, lr: float) -> None:
+    def add(self, probe: FisherProbe, *, epoch: int, step: int, batch_size: int, lr: float, exact: bool = True) -> None:
         """Keep the step that a probe has just measured; where memory ran out for that, the step stays unmeasured.
 
         Args:
             probe: the probe, after its body.
             epoch: the epoch, from 1.
             step: the optimizer step, from 1, counted over the run.
-            batch_size: examples that the step's batch should have; None where that is not known.
+            batch_size: examples that the step's batch should have.
             lr: learning rate of the step.
+            exact: whether another number of examples is an error, found when the sample is decomposed.
 
         Raises:
             MeasureError: the step held something that cannot be measured.
@@ -115,9 +118,12 @@ class Samples:
             if not is_out_of_memory(measured.problem.__cause__):
                 raise measured.problem
             _LOG.warning("step %d is not measured: %s", step, measured.problem)
+            cause: BaseException | None = measured.problem
+            while cause is not None:  # a traceback holds the tensors that there was no room for
+                cause.__traceback__, cause = None, cause.__cause__ or cause.__context__
             return
-        self._pending.append(_Pending(measured, epoch, step, batch_size, lr, probe.seconds))
-        if sum(_GRAM_ELEMENT_BYTES * pending.measured.samples**2 for pending in self._pending) > self._held_bytes:
+        self._pending.append(_Pending(measured, epoch, step, batch_size, exact, lr, probe.seconds))
+        if sum(_GRAM_ELEMENT_BYTES * pending.batch_size**2 for pending in self._pending) > self._held_bytes:
             self.settle()
 
     def settle(self) -> None:
@@ -155,7 +161,7 @@ class Samples:
 def _decomposed(pending: _Pending) -> Measurement:
     start = time.perf_counter()
     gram = pending.measured.gram()
-    if pending.batch_size not in {None, len(gram)}:
+    if pending.exact and len(gram) != pending.batch_size:
         raise AutoBatchError(
             f"step {pending.step} was to train {pending.batch_size} examples, and the model was called with "
             f"{len(gram)}: the loader returned another batch than the controller's sampler asked for"

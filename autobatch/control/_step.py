@@ -72,6 +72,7 @@ class Passing:
         self.lr = lr
         self.part = 0
         self.given_up = False
+        self.measured = probe is not None
         self._contexts = contexts
         self._unweighted = unweighted
         self._finished = finished
@@ -110,7 +111,7 @@ class Passing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._inside = False
-        self._stack.close()
+        self._stack.__exit__(kind, error, traceback)
         if error is not None:
             self.abandon()
             self.given_up = self._failed(self, error)
@@ -152,6 +153,7 @@ class Passing:
         """End measuring where the batch is broken off; says nothing to other ranks."""
         if self.probe is not None and self.probe.entered:
             self.probe.__exit__(AutoBatchError, AutoBatchError("the batch was broken off"), None)
+        self.probe = None
 
     def _refuse_plain_backward(self) -> None:
         if self._finished is not None:  # a framework's loop may have left out the backward pass

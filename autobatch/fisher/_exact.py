@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autobatch._errors import MeasureError
 from autobatch.fisher._functions import tensors_of
 from autobatch.fisher._jacobians import DenseJacobian
+from autobatch.fisher._measurement import caused
 from autobatch.fisher._sink import GramSink
 
 
@@ -69,6 +70,8 @@ class ExactCapture:
                 self._measure(loss)
             except MeasureError as error:
                 self.problem = error
+            except Exception as error:
+                self.problem = caused('bn="exact"', error)
             self.seconds += time.perf_counter() - start
         loss.backward()  # type: ignore[no-untyped-call]
 

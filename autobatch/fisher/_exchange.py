@@ -39,7 +39,7 @@ class ExchangedGram:
     ) -> None:
         self._group = group
         about = torch.tensor([[batch_size, scale]], dtype=torch.float64, device=device)
-        about = _gathered(about, [1] * dist.get_world_size(group), group)
+        about = gathered(about, [1] * dist.get_world_size(group), group)
         self._sizes = [int(size) for size in about[:, 0].tolist()]
         first = sum(self._sizes[: dist.get_rank(group)])
         self._own = slice(first, first + batch_size)
@@ -50,7 +50,7 @@ class ExchangedGram:
         self._rows = torch.zeros(batch_size, batch, dtype=torch.float64, device=device)
         # Of a block of J, four copies at a time: made, waiting, sent and received. Of factors, as many of all ranks'.
         longest = max(self._sizes)
-        self._block_columns = max(1, max_memory // 2 // (4 * 8 * longest))
+        self.block_columns = max(1, max_memory // 2 // (4 * 8 * longest))
         self._factor_columns = max(1, max_memory // 2 // (4 * 8 * longest * len(self._sizes)))
         self._waiting: list[Tensor] = []
         self._seen = 0
@@ -70,10 +70,18 @@ class ExchangedGram:
         if len(uses) == 1 and isinstance(use, OuterJacobian) and self._factors_are_cheaper(use):
             self._rows += self._products(use._left[:, 0]) * self._products(use._right[:, 0])
             return
-        for block in summed_blocks(uses, self._block_columns):
-            if sum(other.shape[1] for other in self._waiting) + block.shape[1] > self._block_columns:
-                self._exchange()
-            self._waiting.append(block)
+        for block in summed_blocks(uses, self.block_columns):
+            self.add_block(block)
+
+    def add_block(self, block: Tensor) -> None:
+        """Add some columns of J.
+
+        Args:
+            block: this rank's rows of them, (b, n); the others' must be as wide.
+        """
+        if sum(other.shape[1] for other in self._waiting) + block.shape[1] > self.block_columns:
+            self._exchange()
+        self._waiting.append(block)
 
     def result(self) -> Tensor:
         """Return F, (B, B) float64 on every rank, where B counts the samples of all ranks.
@@ -86,7 +94,7 @@ class ExchangedGram:
         """
         self._exchange()
         seen = torch.tensor([[self._seen]], device=self._rows.device)
-        seen = _gathered(seen, [1] * len(self._sizes), self._group)
+        seen = gathered(seen, [1] * len(self._sizes), self._group)
         if len(set(seen.flatten().tolist())) > 1:
             raise MeasureError(
                 "the processes did not use the same parameters in the same order in this step, so their per-sample"
@@ -116,7 +124,7 @@ class ExchangedGram:
         products = torch.zeros_like(self._rows)
         for lo in range(0, factor.shape[1], self._factor_columns):
             columns = factor[:, lo : lo + self._factor_columns]
-            everyone = _gathered(columns, self._sizes, self._group)
+            everyone = gathered(columns, self._sizes, self._group)
             products.addmm_(columns.to(torch.float64), everyone.to(torch.float64).T)
         return products
 
@@ -142,8 +150,17 @@ class ExchangedGram:
         self._gram.add(received.view(sum(self._sizes), width))
 
 
-def _gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Return the rows of all ranks, (sum of sizes, n); on the way they are padded to the longest rank's."""
+def gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
+    """Bring together rows of all ranks; on the way they are padded to the longest rank's.
+
+    Args:
+        rows: this rank's, (b, n).
+        sizes: rows of each rank.
+        group: the ranks.
+
+    Returns:
+        Everyone's, (sum of sizes, n).
+    """
     longest = max(sizes)
     padded = rows.new_zeros(longest, rows.shape[1])
     padded[: len(rows)] = rows

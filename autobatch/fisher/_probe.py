@@ -3,6 +3,7 @@
 import itertools
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._gram import MAX_MEMORY
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
+from autobatch.fisher._shared_spill import SharedSpilledGram
 from autobatch.fisher._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._spill import SpilledGram
@@ -61,6 +63,9 @@ class FisherProbe:
             ``loss_reduction`` over the whole batch.
         process_group: of ``torch.distributed``, for the exact F of all its processes' rows; make one of its own with
             ``new_group()``. Without it, F is that of this process's rows.
+        exchange_after: with a process group, keep J as ``micro_batches`` does and send it in :meth:`exchange`, which
+            all processes call after the body. Nothing is sent in the body then, so that one that raises on one process
+            leaves no other waiting. ``micro_batches`` with a process group need it.
         grad_scaler: a ``torch.amp.GradScaler`` that scales the loss; undone in F.
 
     Raises:
@@ -77,6 +82,7 @@ class FisherProbe:
         max_memory: int = MAX_MEMORY,
         micro_batches: int = 1,
         process_group: Any = None,
+        exchange_after: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
@@ -87,8 +93,12 @@ class FisherProbe:
             raise MeasureError(
                 f"micro_batches and max_memory must be at least 1, got {micro_batches!r} and {max_memory!r}"
             )
-        if micro_batches > 1 and (bn == "exact" or process_group is not None):
-            raise MeasureError('micro_batches goes neither with bn="exact" nor with process_group')
+        if micro_batches > 1 and (bn == "exact" or (process_group is not None and not exchange_after)):
+            raise MeasureError(
+                'micro_batches goes neither with bn="exact" nor, without exchange_after=True, with process_group'
+            )
+        if exchange_after and process_group is None:
+            raise MeasureError("exchange_after=True needs a process_group to exchange with")
         if bn == "exact" and process_group is not None:
             raise MeasureError('process_group does not go with bn="exact"')
         if reuse_weight_gradient:
@@ -100,6 +110,8 @@ class FisherProbe:
         self._max_memory = max_memory
         self._micro_batches = micro_batches
         self._process_group = process_group
+        self._exchange_after = exchange_after
+        self._kept: tuple[Capture, SharedSpilledGram, Exception | None] | None = None
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
@@ -111,7 +123,7 @@ class FisherProbe:
         if self._capture is not None:
             raise MeasureError("this probe is already entered: leave its body first")
         start = time.perf_counter()
-        self._measurement = None
+        self._measurement = self._kept = None
         self._sink = self._new_sink()
         if self._bn == "exact":
             self._capture = ExactCapture(self._model, self._sink)
@@ -133,7 +145,10 @@ class FisherProbe:
             self._stance.__exit__(None, None, None)
             self._stance = None
         start = time.perf_counter()
-        if error is None:
+        if error is None and isinstance(self._sink, SharedSpilledGram):
+            assert isinstance(capture, Capture)
+            self._kept = (capture, self._sink, _failure(capture.finish))
+        elif error is None:
             self._measurement = self._measured(capture)
         capture.close()
         self._sink = None
@@ -143,6 +158,11 @@ class FisherProbe:
     def entered(self) -> bool:
         """Whether the body is running."""
         return self._capture is not None
+
+    @property
+    def exchanges_after(self) -> bool:
+        """Whether :meth:`exchange` is to be called after each body."""
+        return self._exchange_after
 
     @property
     def seconds(self) -> float:
@@ -169,6 +189,19 @@ class FisherProbe:
         else:
             loss.backward()  # type: ignore[no-untyped-call]
 
+    def exchange(self) -> None:
+        """With ``exchange_after``, bring J of all processes together; all of them call it after the body.
+
+        Raises:
+            MeasureError: the body was left by an error, or the probe has nothing to exchange.
+        """
+        if self._kept is None:
+            raise MeasureError("nothing to exchange: run a forward and backward pass inside `with probe:` first")
+        start = time.perf_counter()
+        (capture, sink, problem), self._kept = self._kept, None
+        self._measurement = self._measured(capture, lambda: sink.exchange(problem), sink)
+        self._seconds += time.perf_counter() - start
+
     def measurement(self) -> Measurement:
         """Return what the last step left, which stays valid when the probe is entered again.
 
@@ -180,6 +213,8 @@ class FisherProbe:
         """
         if self._capture is not None:
             raise MeasureError("the body has not ended yet: read the Gram matrix after it")
+        if self._kept is not None:
+            raise MeasureError("exchange_after=True: call exchange() on all processes first")
         if self._measurement is None:
             raise MeasureError("nothing was measured: run a forward and backward pass inside `with probe:`")
         return self._measurement
@@ -208,33 +243,51 @@ class FisherProbe:
 
     def _new_sink(self) -> GramSink:
         device = next((p.device for p in self._model.parameters() if p.requires_grad), torch.device("cpu"))
+        if self._exchange_after:
+            return SharedSpilledGram(self._process_group, self._max_memory, device, mean=self._mean)
         if self._bn == "exact" or self._micro_batches > 1:
             return SpilledGram(self._max_memory, device)
         if self._process_group is not None:
             return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
         return StreamingGram(device, self._max_memory)
 
-    def _measured(self, capture: Capture | ExactCapture) -> Measurement:
-        assert self._sink is not None
+    def _measured(
+        self,
+        capture: Capture | ExactCapture,
+        exchanged: Callable[[], Tensor] | None = None,
+        sink: GramSink | None = None,
+    ) -> Measurement:
+        sink = sink or self._sink
+        assert sink is not None
         try:
-            capture.finish()
-            gram = self._sink.result()
+            if exchanged is None:
+                capture.finish()
+            gram = sink.result() if exchanged is None else exchanged()
         except MeasureError as problem:
             return Measurement(capture.bn, capture.gradient_eps, problem)
         except Exception as error:
             return Measurement(capture.bn, capture.gradient_eps, caused("the Gram matrix", error))
         note_low_precision(capture.gradient_eps, gram.device.type)
         with torch.no_grad():
-            shared = self._sink if isinstance(self._sink, SharedGram) else None
+            shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
             starts = itertools.accumulate(capture.batches, initial=0)
             sums = []
             for start, batch, squared in zip(starts, capture.batches, capture.squared_gradients, strict=False):
-                own = shared.local() if shared else gram[start : start + batch, start : start + batch]
+                own = (gram if shared is None else shared)[start : start + batch, start : start + batch]
                 sums.append((batch, torch.stack([own.sum(), squared.to(own.device), own.trace()])))
-            scale: Tensor | float = float(sum(capture.batches)) if self._mean and not shared else 1.0
+            scale: Tensor | float = float(sum(capture.batches)) if self._mean and shared is None else 1.0
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
         return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, sums=sums)
+
+
+def _failure(call: Callable[[], None]) -> Exception | None:
+    """Return what a call raises."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
 
 
 def _original(model: nn.Module) -> nn.Module:

@@ -133,16 +133,20 @@ class SpilledGram:
         return gram.result() + products
 
     def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
+        size = max(1, self._max_memory // 8 // (8 * gram.batch_size))
+        for block in self._blocks(parts, gram.batch_size, size):
+            gram.add(block.to(self._device))
+
+    def _blocks(self, parts: list[_Part], batch: int, size: int) -> Iterator[Tensor]:
         # All samples of a range of columns at a time.
         columns = prod(piece.columns for piece in parts[0].pieces)
         dtype = max((part.pieces[0].dtype for part in parts), key=lambda dtype: dtype.itemsize)
-        size = max(1, self._max_memory // 8 // (8 * gram.batch_size))
         for lo in range(0, columns, size):
             hi = min(lo + size, columns)
-            block = torch.zeros(gram.batch_size, hi - lo, dtype=dtype)
+            block = torch.zeros(batch, hi - lo, dtype=dtype)
             for part in parts:
                 block[part.first : part.first + part.pieces[0].samples] = self._read(part, lo, hi).T
-            gram.add(block.to(self._device))
+            yield block
 
     def _read(self, part: _Part, lo: int, hi: int) -> Tensor:
         if len(part.pieces) == 1:

@@ -1,9 +1,11 @@
 """F of models that several processes train: each process's own rows, and those of all of them together."""
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autobatch._errors import MeasureError
 from autobatch.fisher import FisherProbe
+from autobatch.fisher._spill import SpilledGram
 
 from .conftest import sum_of_cross_entropies
 from .models import ResNet8, TiedLanguageModel
@@ -156,6 +159,48 @@ def micro_batches(group: Group, wrapper: Group) -> None:
     torch.testing.assert_close([p.grad for p in wrapped.parameters()], plain)
 
 
+def exchanged_after(group: Group, wrapper: Group) -> None:
+    """What each process has kept is brought together after the step, by the wrapper's own group."""
+    shared = Shared(residual, group, wrapper)
+    wrapped = DistributedDataParallel(copy.deepcopy(shared.model), process_group=shared.wrapper_group)
+    plain, gram = shared.step(wrapped), shared.global_gram()
+    parts = FisherProbe(wrapped, micro_batches=2, process_group=wrapper, exchange_after=True)
+    wrapped.zero_grad()
+    with parts:
+        for part in (slice(0, 1), slice(1, None)):
+            (sum_of_cross_entropies(wrapped(shared.x[part]), shared.y[part]) / len(shared.x)).backward()
+    torch.testing.assert_close([p.grad for p in wrapped.parameters()], plain)
+    small = {"process_group": wrapper, "exchange_after": True, "max_memory": 1 << 16}
+    for probe in (parts, FisherProbe(wrapped, **small)):
+        if probe is not parts:
+            shared.step(wrapped, probe)
+        with pytest.raises(MeasureError, match=r"call exchange\(\)"):
+            probe.measurement()
+        probe.exchange()
+        assert_same(probe.gram(), gram)
+    with pytest.raises(MeasureError, match="nothing to exchange"):
+        probe.exchange()
+
+
+def one_cannot_measure(group: Group, wrapper: Group) -> None:
+    """A process that could not measure its part leaves none waiting, and the others hear of it."""
+    shared = Shared(multilayer, group, wrapper)
+    probe = FisherProbe(shared.model, process_group=group, exchange_after=True)
+    failures = [torch.OutOfMemoryError("simulated"), ValueError("simulated")]
+    for failure in failures:
+        with pytest.MonkeyPatch.context() as patch:
+            if group.rank() == 1:
+                patch.setattr(SpilledGram, "add", mock.Mock(side_effect=failure))
+            shared.step(shared.model, probe)
+        probe.exchange()
+        problem = probe.measurement().problem
+        assert problem is not None
+        memory = isinstance(failure, torch.OutOfMemoryError)
+        assert isinstance(problem.__cause__, torch.OutOfMemoryError) == memory
+        if group.rank() != 1:
+            assert re.search("process 1 .*(ran out of memory|could not measure)", str(problem))
+
+
 class Conditional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -173,6 +218,11 @@ def other_parameters(group: Group, wrapper: Group) -> None:
     probe = FisherProbe(wrapped, process_group=group)
     shared.step(wrapped, probe)
     with pytest.raises(MeasureError, match="did not use the same parameters in the same order"):
+        probe.gram()
+    probe = FisherProbe(wrapped, process_group=group, exchange_after=True)
+    shared.step(wrapped, probe)
+    probe.exchange()
+    with pytest.raises(MeasureError, match="did not use the same parameters"):
         probe.gram()
 
 
@@ -248,6 +298,8 @@ BODIES: list[tuple[str, int, Body]] = [
     ("ddp-checkpointed", 2, data_parallel_checkpointed),
     ("ddp-compiled", 2, data_parallel_compiled),
     ("ddp-micro-batches", 2, micro_batches),
+    ("exchanged-after", 2, exchanged_after),
+    ("one-cannot-measure", 2, one_cannot_measure),
     ("other-parameters", 2, other_parameters),
     ("no-reuse", 2, no_reuse),
     ("fsdp-residual-2", 2, partial(fully_sharded, build=residual)),
