@@ -16,8 +16,9 @@ from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control._batches import permutation
 from autobatch.control._budget import MeasureWithinBudget
 from autobatch.control._course import Course, Cut
+from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control._limits import check_ladder, nearest_rung
+from autobatch.control._limits import check_ladder
 from autobatch.control._measuring import MeasuringPlan
 from autobatch.control._nested import examples_in, part_of
 from autobatch.control._own_task import check_own_task, loop_facts
@@ -27,7 +28,7 @@ from autobatch.control._plan import BatchPlan, check_divisible
 from autobatch.control._ranks import Ranks
 from autobatch.control._rates import OptimizerRates, Schedule, check_rate, constant_schedule
 from autobatch.control._records import Recorder
-from autobatch.control._rules import GradientNoise, LearningRateRule, RuleName
+from autobatch.control._rules import LearningRateRule, RuleName
 from autobatch.control._sampler import PlannedBatchSampler, rebatched
 from autobatch.control._samples import Measurement
 from autobatch.control._step import Passing, Step
@@ -264,7 +265,6 @@ class AutoBatchController:
         self._measuring.reset(self._task)
         self._period = Period(self._measuring, self._device)
         self._position = SpectralPosition()
-        self._noise = GradientNoise()
         self._stopped: str | None = None
         self._iteration = 0
         self._steps = 0
@@ -273,17 +273,20 @@ class AutoBatchController:
         self._figures = {"train_loss": math.nan, "validation_loss": math.nan, "validation_error": math.nan}
         self._passing: Passing | None = None
         self._orphans = 0
-        self._decided = 0
-        self._applied = -1
-        self._ramp: tuple[float, int] | None = None
-        self._told_weight_decay = False
         self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
         self._policy.reset(self._task, self._library)
-        self._reference_batch_size = self._rule.reference_batch_size or 0
-        self._decisions: dict[int, DecisionRecord] = {0: self._decide(previous=None, example=0)}
-        if self._ranks.leads:
-            self._recorder.tell(self.decision)
-        self._apply(0)
+        self._decisions = Decisions(
+            self._policy,
+            batch_sizes=self._batch_sizes,
+            schedule=self._schedule,
+            rule=self._rule,
+            rates=self._rates,
+            ranks=self._ranks,
+            passage=self._passage,
+            plan=self.plan,
+            own_batch_size=self._own_batch_size,
+        )
+        self._decide(example=0)
         self._log_decision(self._figures)
         return self
 
@@ -385,7 +388,7 @@ class AutoBatchController:
         """The last decision; batches that a loader has fetched ahead may still follow the one before."""
         if self._task is None:
             raise AutoBatchError("the controller has no model yet: call attach(model, optimizer, ...) first")
-        return self._decisions[self._decided]
+        return self._decisions.last
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -635,16 +638,14 @@ class AutoBatchController:
         Raises:
             AutoBatchError: a step has begun and is not ended.
         """
-        if self._passing is not None:
+        if self._passing is not None and self._passing.inside:
             raise AutoBatchError("state_dict() was called inside of a step; call it after optimizer.step()")
-        self._course.fail()  # a batch whose step was not even begun
-        course = self._course.state_dict()
-        wanted = {self._decided, self._applied, *(cut[3] for cut in course["waiting"])} & self._decisions.keys()
-        wanted.update(range(self._decision_from(self._course.next_example), self._decided))
+        if self._passing is None:
+            self._course.fail()  # a batch whose step was not even begun
         return {
             "version": _STATE_VERSION,
             "identity": self._identity(),
-            "course": course,
+            "course": self._course.state_dict(),
             "period": self._period.state_dict(),
             "stopped": self._stopped,
             "steps": self._steps,
@@ -652,19 +653,10 @@ class AutoBatchController:
             "seconds": self._recorder.seconds,
             "measuring_seconds": self._measuring_seconds,
             "figures": dict(self._figures),
-            "decided": self._decided,
-            "applied": self._applied,
-            "decisions": {str(number): self._decisions[number].to_dict() for number in sorted(wanted)},
-            "rates": {
-                **self._rates.state_dict(),
-                "reference_batch_size": self._reference_batch_size,
-                "ramp": self._ramp,
-                "noise": self._noise.state_dict(),
-            },
+            "decisions": self._decisions.state_dict(),
             "micro_batches": self._passage.state_dict(),
             "position": self._position.state_dict(),
             "measuring": self._measuring.state_dict(),
-            "policy": self._policy.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -682,35 +674,21 @@ class AutoBatchController:
             if state["version"] != _STATE_VERSION:
                 raise CheckpointError(f"controller state: expected version {_STATE_VERSION}, got {state['version']!r}")
             _check_identity(state["identity"], self._identity())
-            decisions = {int(number): DecisionRecord.from_dict(own) for number, own in state["decisions"].items()}
-            decided, applied = int(state["decided"]), int(state["applied"])
-            missing = {decided, *(int(cut[3]) for cut in state["course"]["waiting"])} - decisions.keys()
-            if missing:
-                raise CheckpointError(f"controller state is damaged: it lacks the decisions {sorted(missing)}")
-            if any(own.batch_size < 1 or not own.lr > 0.0 for own in decisions.values()):
-                raise CheckpointError("controller state is damaged: a decision without batch size or learning rate")
             stopped = None if state["stopped"] is None else str(state["stopped"])
             figures = {key: figure(state["figures"][key]) for key in self._figures}
             steps, closed_periods = int(state["steps"]), int(state["closed_periods"])
             seconds, measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
-            rates = state["rates"]
-            reference_batch_size = int(rates["reference_batch_size"])
-            ramp = None if rates["ramp"] is None else (float(rates["ramp"][0]), int(rates["ramp"][1]))
             self._course.load_state_dict(state["course"])
             self._period.load_state_dict(state["period"])
-            self._rates.load_state_dict(rates)
-            self._noise.load_state_dict(rates["noise"])
+            self._decisions.load_state_dict(state["decisions"], self._course.waiting)
             self._passage.load_state_dict(state["micro_batches"])
             self._position.load_state_dict(state["position"])
             self._measuring.load_state_dict(state["measuring"])
-            self._policy.load_state_dict(state["policy"])
         except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"controller state is damaged: {error!r}") from None
-        self._decisions, self._decided, self._applied = decisions, decided, applied
         self._stopped = stopped
         self._steps, self._closed_periods = steps, closed_periods
         self._measuring_seconds, self._figures = measuring_seconds, figures
-        self._reference_batch_size, self._ramp = reference_batch_size, ramp
         self._orphans = 0
         self._iteration += 1
         self._recorder.resume(self.examples, seconds)
@@ -759,15 +737,8 @@ class AutoBatchController:
             yield cut
 
     def _hand_out(self) -> Cut | None:
-        number = self._decision_from(self._course.next_example)
-        size = self._own_batch_size if self._advise else self._decisions[number].batch_size
-        return self._course.hand_out(size, number, plain=self._advise)
-
-    def _decision_from(self, example: int) -> int:
-        """Return the number of the decision that an example follows which is not handed out yet."""
-        return max(
-            (number for number, record in self._decisions.items() if record.example <= example), default=self._decided
-        )
+        number = self._decisions.number_for(self._course.next_example)
+        return self._course.hand_out(self._decisions.batch_size(number), number, plain=self._advise)
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Return where this rank's parts of the epoch's batches start and stop in the epoch's order."""
@@ -778,8 +749,7 @@ class AutoBatchController:
                 place += size
 
     def _part_count(self) -> int:
-        size = self._own_batch_size if self._advise else self.batch_size
-        return self._course.steps(size, plain=self._advise) * self.plan.accumulation
+        return self._course.steps(self.batch_size, plain=self._advise) * self.plan.accumulation
 
     def _is_beyond(self) -> bool:
         """Whether a step is none that the controller counts."""
@@ -810,7 +780,7 @@ class AutoBatchController:
             self._hand_out()
         cut = self._course.enter()
         self._period.begin_step(cut.batch_size, self._course.period_left)
-        self._apply(cut.decision)
+        self._decisions.apply(cut.decision, self.examples)
         return cut
 
     def _micro_batches(self, passing: Passing, batch: Any) -> Iterator[Any]:
@@ -899,30 +869,12 @@ class AutoBatchController:
         self._measuring_seconds += sum(sample.seconds for sample in period.samples.measurements)
         if told["timed"] is not None:
             self._measuring.learn(*told["timed"])
-        reference = self._reference_batch_size
-        for sample in period.samples.measurements:
-            if sample.usable:
-                stands_for = max(1, period.steps // len(period.samples.measurements))
-                self._noise.add(
-                    sample.trace,
-                    sample.squared_sum,
-                    sample.batch_size,
-                    stands_for,
-                    scale=sample.batch_size / reference,
-                )
-            else:
-                _LOG.warning("step %d has no finite gradients; it does not count towards C̄ and L", sample.step)
+        self._decisions.learn(period.samples.measurements, period.steps)
         self._steps += period.steps
         period.close(self._position, self.lr_effective)
         self._closed_periods = self._course.finished_periods
         if not self.finished:
-            self._decisions[self._decided + 1] = self._decide(previous=self.decision, example=first_free)
-            self._decided += 1
-            self._forget_decisions()
-            if self._ranks.leads:
-                self._recorder.tell(self.decision)
-            if not self._course.waiting:
-                self._apply(self._decision_from(self._course.next_example))
+            self._decide(example=first_free)
         self._log_decision(self._figures if figures is not None else dict.fromkeys(self._figures, math.nan))
 
     def _first_free(self) -> int:
@@ -953,68 +905,14 @@ class AutoBatchController:
                 + "; give all of them the same arguments"
             )
 
-    def _decide(self, previous: DecisionRecord | None, example: int) -> DecisionRecord:
-        made: list[DecisionRecord] = []
-
-        def own() -> dict[str, Any]:
-            made.append(self._asked(previous, example))
-            return {"record": made[0].to_dict(), "reference": self._reference_batch_size}
-
-        told = self._ranks.first_makes(own)
-        self._reference_batch_size = told["reference"]
-        return made[0] if made else DecisionRecord.from_dict(told["record"])
-
-    def _asked(self, previous: DecisionRecord | None, example: int) -> DecisionRecord:
-        asked = self._policy.decide(self.observation)
-        if asked.lr is not None:
-            check_rate(asked.lr, "learning rate that the policy asked for")
-        batch_size = nearest_rung(asked.batch_size, self._batch_sizes)
-        limits = (
-            []
-            if batch_size == asked.batch_size
-            else [f"{asked.batch_size} is not on the ladder; {batch_size} is the nearest rung"]
-        )
-        self._reference_batch_size = self._reference_batch_size or batch_size
-        reason, lr = asked.reason, asked.lr
-        if lr is None:
-            factor = self._rule.factor(batch_size, self._reference_batch_size, self._noise)
-            lr = self._rates.reference * factor
-            told = self._rule.describe(batch_size, self._reference_batch_size, factor)
-            reason = f"{reason}; {told}" if told else reason
-        if self._advise:
-            limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
-            batch_size, lr = self._own_batch_size, self._rates.reference
-        sizes = self._passage.sizes(batch_size)
-        return DecisionRecord(
-            epoch=self.epoch,
-            progress=self.progress,
-            requested_batch_size=asked.batch_size,
-            requested_lr=asked.lr,
-            batch_size=batch_size,
-            lr=lr,
-            lr_effective=lr * self._schedule(self.progress),
-            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
-            reason=reason,
-            limit="; ".join(limits) or None,
-            c_bar=self.c_bar,
-            l_cum=self.l_cum,
-            validation_loss=self._figures["validation_loss"],
-            validation_error=self._figures["validation_error"],
-            target=asked.target,
-            alternatives=asked.alternatives,
-            example=example,
-            micro_batch=max(sizes) if self.plan.splits else None,
-            accumulation=self.plan.accumulation if self.plan.accumulation > 1 else len(sizes),
-            ranks=self._ranks.size,
-        )
-
-    def _forget_decisions(self) -> None:
-        waiting = {cut.decision for cut in self._course.waiting}
-        kept = waiting | {self._decided, self._decided - 1, self._applied}
-        to_come = self._decision_from(self._course.next_example)
-        self._decisions = {
-            number: record for number, record in self._decisions.items() if number in kept or number >= to_come
-        }
+    def _decide(self, example: int) -> None:
+        """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
+        self._decisions.decide(self.observation, epoch=self.epoch, example=example)
+        self._decisions.forget(self._course.waiting, self._course.next_example)
+        if self._ranks.leads:
+            self._recorder.tell(self.decision)
+        if not self._course.waiting:
+            self._decisions.apply(self._decisions.number_for(self._course.next_example), self.examples)
 
     def _log_decision(self, figures: dict[str, float]) -> None:
         self._recorder.record(
@@ -1030,50 +928,6 @@ class AutoBatchController:
             examples=self.examples,
             measuring_seconds=self._measuring_seconds,
         )
-
-    # Inside: applying ------------------------------------------------------------------------------------------------
-
-    def _apply(self, number: int) -> None:
-        """Bring rates and momentum to where a decision has them; called for every batch."""
-        decision = self._decisions[number]
-        if number != self._applied:
-            before, self._applied = self._decisions.get(self._applied), number
-            if decision.requested_lr is not None:
-                self._ramp = None
-            if before is not None and before.batch_size != decision.batch_size:
-                self._tell_weight_decay()
-                if self._rule.ramp and decision.requested_lr is None:
-                    self._ramp = (self._ramped(before), decision.example)
-                if self._rule.momentum == "reset":
-                    self._rates.reset_momentum()
-        elif self._ramp is None:
-            return
-        self._use_rates(decision)
-
-    def _ramped(self, decision: DecisionRecord) -> float:
-        """Return the base learning rate of a batch that is trained now."""
-        if self._ramp is None:
-            return decision.lr
-        rate, start = self._ramp
-        share = max(0, self.examples - start) / self._rule.ramp
-        return rate + (decision.lr - rate) * share if share < 1.0 else decision.lr
-
-    def _tell_weight_decay(self) -> None:
-        # With the linear rule, rate x steps and so the decay over an epoch stay the same.
-        if self._told_weight_decay or self._rule.name == "linear" or not self._rates.decays:
-            return
-        self._told_weight_decay = True
-        _LOG.info(
-            "weight decay acts once a step, times the learning rate: with the rule '%s' for the rate, its strength "
-            "over an epoch changes with the batch size",
-            self._rule.name,
-        )
-
-    def _use_rates(self, decision: DecisionRecord) -> None:
-        if self._advise:
-            return
-        power = decision.batch_size / self._reference_batch_size if self._rule.momentum == "rescale" else 1.0
-        self._rates.use(decision.lr_effective * (self._ramped(decision) / decision.lr), power)
 
     def _identity(self) -> dict[str, Any]:
         return {

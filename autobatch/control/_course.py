@@ -283,21 +283,13 @@ class Course:
         self._running, self._handed_out, self._trained = False, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the data, and what is handed out, as JSON-able values.
-
-        Returns:
-            The state.
-
-        Raises:
-            AutoBatchError: a batch is being trained.
-        """
-        if self._current is not None:
-            raise AutoBatchError("state_dict() was called inside of a step; call it after optimizer.step()")
+        """Return the place in the data, and what is handed out and not trained to its end, as JSON-able values."""
+        waiting = self.waiting if self._current is None else (self._current, *self.waiting)
         return {
             "epoch": self._epoch,
             "running": self._running,
             "trained": self._trained,
-            "waiting": [[cut.start, cut.stop, cut.batch_size, cut.decision] for cut in self.waiting],
+            "waiting": [[cut.start, cut.stop, cut.batch_size, cut.decision] for cut in waiting],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A decision period as it is trained: which steps are measured, what they gave, how far it has come."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from autobatch.control._measuring import MeasuringPlan, stretches
 from autobatch.control._samples import Measurement, Samples
 from autobatch.control._timing import EpochTimer
 from autobatch.fisher import SpectralPosition
+
+_LOG = logging.getLogger("autobatch")
 
 
 class Period:
@@ -73,6 +76,9 @@ class Period:
             lr: effective learning rate in force, for steps of which none was measured.
         """
         usable = [sample for sample in self.samples.measurements if sample.usable]
+        for sample in self.samples.measurements:
+            if not sample.usable:
+                _LOG.warning("step %d has no finite gradients; it does not count towards C̄ and L", sample.step)
         for sample, (start, stop) in zip(usable, stretches(self.steps, len(usable)), strict=True):
             position.add(
                 sample.condition_number,

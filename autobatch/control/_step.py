@@ -82,6 +82,11 @@ class Passing:
         self._backward = False
 
     @property
+    def inside(self) -> bool:
+        """Whether a part is on its way."""
+        return self._inside
+
+    @property
     def in_micro_batches(self) -> bool:
         """Whether a loop over micro-batches sees to the end of the batch."""
         return self._finished is None
@@ -96,8 +101,10 @@ class Passing:
             raise AutoBatchError("step() was entered inside of another step")
         self._backward = False
         with ExitStack() as stack:
-            if self.probe is not None and self.part == 0:
-                self.probe.__enter__()
+            if self.probe is not None:
+                if self.part == 0:
+                    self.probe.__enter__()
+                self.probe.resume()
                 stack.callback(self.abandon)
             contexts = ExitStack()
             stack.push(contexts)
@@ -122,6 +129,8 @@ class Passing:
         if self.done and self._finished is not None:
             self.measure()
             self._finished(self)
+        elif self.probe is not None:  # what lies between two parts is not watched
+            self.probe.pause()
         return False
 
     def backward(self, loss: Tensor, using: Callable[[Tensor], Any] | None) -> None:

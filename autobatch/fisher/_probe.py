@@ -116,6 +116,7 @@ class FisherProbe:
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
         self._stance: Any = None
+        self._watching = False
         self._measurement: Measurement | None = None
         self._seconds = 0.0
 
@@ -129,21 +130,16 @@ class FisherProbe:
             self._capture = ExactCapture(self._model, self._sink)
         else:
             self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches)
-        if "torch._dynamo" in sys.modules:
-            self._stance = torch.compiler.set_stance("force_eager")
-        self._capture.__enter__()
+        self.resume()
         self._seconds = time.perf_counter() - start
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.pause()
         capture, self._capture = self._capture, None
         assert capture is not None
-        capture.__exit__(kind, error, traceback)
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
         start = time.perf_counter()
         if error is None and isinstance(self._sink, SharedSpilledGram):
             assert isinstance(capture, Capture)
@@ -158,6 +154,23 @@ class FisherProbe:
     def entered(self) -> bool:
         """Whether the body is running."""
         return self._capture is not None
+
+    def pause(self) -> None:
+        """Leave off watching torch's functions, for what lies between two micro-batches' passes; again does nothing."""
+        if self._watching and self._capture is not None:
+            self._watching = False
+            self._capture.__exit__(None, None, None)
+            if self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+    def resume(self) -> None:
+        """Go on watching after :meth:`pause`."""
+        if not self._watching and self._capture is not None:
+            self._watching = True
+            if "torch._dynamo" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._capture.__enter__()
 
     @property
     def exchanges_after(self) -> bool:

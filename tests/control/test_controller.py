@@ -343,7 +343,7 @@ def test_a_state_of_another_training_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["identity", "decisions", "position", "policy", "figures", "steps", "course", "period", "rates"]
+    "key", ["identity", "decisions", "position", "measuring", "figures", "steps", "course", "period", "micro_batches"]
 )
 def test_a_damaged_state_is_refused(key: str) -> None:
     bench = Bench(Scripted(decision(8, 0.1)))

@@ -154,14 +154,17 @@ class Training(Toy):
         while not self.controller.finished:
             for number, batch in enumerate(self.batches()):
                 place = self.controller.examples
+                if number % parts == 0:
+                    begun = self.controller.state_dict()["course"]
                 self.note()
                 try:
                     self.passed(batch)
                 except Stopped:
                     return self.save()
                 if (number + 1) % parts:
-                    with pytest.raises(AutoBatchError, match="inside of a step"):
-                        self.controller.state_dict()
+                    # Between two parts, the state is that of the step's start: the whole batch is trained again.
+                    course = self.controller.state_dict()["course"]
+                    assert (course["trained"], course["waiting"][0]) == (begun["trained"], begun["waiting"][0])
                     continue
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -360,3 +363,30 @@ def test_a_stop_between_two_parts_ends_measuring_too() -> None:
     toy.controller.state_dict()
     assert toy.controller.samples == 0
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in toy.model.modules())
+
+
+def test_a_state_between_two_parts_trains_the_batch_again() -> None:
+    def toy() -> Toy:
+        return Toy([4], batch_sizes=(4, 8), plan=BatchPlan(accumulation=2), measuring=MeasureAtInterval(1))
+
+    def train(toy: Toy, parts: int | None = None) -> None:
+        for number, (_, x, y) in enumerate(toy.loader(), start=1):
+            with toy.controller.step() as step:
+                step.backward(toy.loss(x, y))
+            if number == parts:
+                return
+            if number % 2 == 0:
+                toy.optimizer.step()
+                toy.optimizer.zero_grad()
+        toy.controller.end_epoch()
+
+    whole, first, second = toy(), toy(), toy()
+    train(whole)
+    train(first, parts=5)  # two steps, and half of the third
+    assert first.controller.steps == 2
+    second.model.load_state_dict(first.model.state_dict())
+    second.controller.load_state_dict(json_copy(first.controller.state_dict()))
+    train(second)
+    assert torch.equal(weights(whole.model), weights(second.model))
+    for name in ("c_bar", "l_cum", "samples", "steps"):
+        assert getattr(whole.controller, name) == getattr(second.controller, name)

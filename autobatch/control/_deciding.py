@@ -1,0 +1,264 @@
+"""The decisions of a training: asking the policy, keeping what batches in flight follow, applying the rates."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autobatch._errors import CheckpointError
+from autobatch.control._course import Cut
+from autobatch.control._decisions import DecisionRecord
+from autobatch.control._limits import nearest_rung
+from autobatch.control._passage import Passage
+from autobatch.control._plan import BatchPlan
+from autobatch.control._ranks import Ranks
+from autobatch.control._rates import OptimizerRates, Schedule, check_rate
+from autobatch.control._rules import GradientNoise, LearningRateRule
+from autobatch.control._samples import Measurement
+from autobatch.policies import Observation, Policy
+
+_LOG = logging.getLogger("autobatch")
+
+
+class Decisions:
+    """Asks the policy on the first rank, and brings the optimizer to where the decision of each batch has it.
+
+    Batches that a loader has fetched ahead follow the decision that they were cut with, so several may be in force.
+
+    Args:
+        policy: the policy, reset for this training.
+        batch_sizes: the ladder.
+        schedule: factor on the base learning rate by progress.
+        rule: what a batch size does to the rate where the policy leaves it open.
+        rates: the optimizer's rates.
+        ranks: the processes.
+        passage: says how a batch would be split.
+        plan: the plan that it is split by.
+        own_batch_size: the loop's own batch size, where it is only advised; else 0.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        batch_sizes: Sequence[int],
+        schedule: Schedule,
+        rule: LearningRateRule,
+        rates: OptimizerRates,
+        ranks: Ranks,
+        passage: Passage,
+        plan: BatchPlan,
+        own_batch_size: int,
+    ) -> None:
+        self._policy = policy
+        self._batch_sizes = batch_sizes
+        self._schedule = schedule
+        self._rule = rule
+        self._rates = rates
+        self._ranks = ranks
+        self._passage = passage
+        self._plan = plan
+        self._own_batch_size = own_batch_size
+        self._noise = GradientNoise()
+        self._reference_batch_size = rule.reference_batch_size or 0
+        self._records: dict[int, DecisionRecord] = {}
+        self._last = -1
+        self._applied = -1
+        self._ramp: tuple[float, int] | None = None
+        self._told_weight_decay = False
+
+    @property
+    def last(self) -> DecisionRecord:
+        """The last decision."""
+        return self._records[self._last]
+
+    def number_for(self, example: int) -> int:
+        """Return the number of the decision that an example follows which is not handed out yet.
+
+        Args:
+            example: its number since the start of the training.
+
+        Returns:
+            The number.
+        """
+        return max((number for number, own in self._records.items() if own.example <= example), default=self._last)
+
+    def batch_size(self, number: int) -> int:
+        """Return the batch size that batches are cut with.
+
+        Args:
+            number: of a decision.
+
+        Returns:
+            The global batch size; the loop's own where it is only advised.
+        """
+        return self._own_batch_size or self._records[number].batch_size
+
+    def decide(self, observation: Observation, *, epoch: int, example: int) -> None:
+        """Have the first rank's policy asked, and tell all ranks what it says.
+
+        Args:
+            observation: where the training stands.
+            epoch: finished epochs.
+            example: the first example that the decision holds for.
+        """
+        made: list[DecisionRecord] = []
+
+        def own() -> dict[str, Any]:
+            made.append(self._asked(observation, epoch, example))
+            return {"record": made[0].to_dict(), "reference": self._reference_batch_size}
+
+        told = self._ranks.first_makes(own)
+        self._reference_batch_size = told["reference"]
+        self._last += 1
+        self._records[self._last] = made[0] if made else DecisionRecord.from_dict(told["record"])
+
+    def learn(self, samples: Sequence[Measurement], steps: int) -> None:
+        """Take in what a period's samples tell of the gradients' noise.
+
+        Args:
+            samples: its measured steps.
+            steps: its optimizer steps.
+        """
+        for sample in samples:
+            if sample.usable:
+                self._noise.add(
+                    sample.trace,
+                    sample.squared_sum,
+                    sample.batch_size,
+                    max(1, steps // len(samples)),
+                    scale=sample.batch_size / self._reference_batch_size,
+                )
+
+    def apply(self, number: int, examples: int) -> None:
+        """Bring rates and momentum to where a decision has them; called for every batch.
+
+        Args:
+            number: of the decision.
+            examples: training examples seen.
+        """
+        decision = self._records[number]
+        if number != self._applied:
+            before, self._applied = self._records.get(self._applied), number
+            if decision.requested_lr is not None:
+                self._ramp = None
+            if before is not None and before.batch_size != decision.batch_size:
+                self._tell_weight_decay()
+                if self._rule.ramp and decision.requested_lr is None:
+                    self._ramp = (self._ramped(before, examples), decision.example)
+                if self._rule.momentum == "reset":
+                    self._rates.reset_momentum()
+        elif self._ramp is None:
+            return
+        if not self._own_batch_size:
+            power = decision.batch_size / self._reference_batch_size if self._rule.momentum == "rescale" else 1.0
+            self._rates.use(decision.lr_effective * (self._ramped(decision, examples) / decision.lr), power)
+
+    def forget(self, waiting: Iterable[Cut], next_example: int) -> None:
+        """Let go of decisions that nothing follows any more.
+
+        Args:
+            waiting: batches that are handed out and not trained.
+            next_example: the first example that is not handed out.
+        """
+        kept = {cut.decision for cut in waiting} | {self._last, self._last - 1, self._applied}
+        to_come = self.number_for(next_example)
+        self._records = {number: own for number, own in self._records.items() if number in kept or number >= to_come}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the decisions in force and what they rest on, as JSON-able values."""
+        return {
+            "last": self._last,
+            "applied": self._applied,
+            "records": {str(number): own.to_dict() for number, own in sorted(self._records.items())},
+            "reference_batch_size": self._reference_batch_size,
+            "ramp": self._ramp,
+            "noise": self._noise.state_dict(),
+            "rates": self._rates.state_dict(),
+            "policy": self._policy.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], waiting: Iterable[Cut]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Args:
+            state: the state.
+            waiting: batches that are handed out and not trained.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        records = {int(number): DecisionRecord.from_dict(own) for number, own in state["records"].items()}
+        last, applied, reference = int(state["last"]), int(state["applied"]), int(state["reference_batch_size"])
+        ramp = None if state["ramp"] is None else (float(state["ramp"][0]), int(state["ramp"][1]))
+        missing = {last, *(cut.decision for cut in waiting)} - records.keys()
+        if missing:
+            raise CheckpointError(f"controller state is damaged: it lacks the decisions {sorted(missing)}")
+        if any(own.batch_size < 1 or not own.lr > 0.0 for own in records.values()) or reference < 1:
+            raise CheckpointError("controller state is damaged: a decision without batch size or learning rate")
+        self._noise.load_state_dict(state["noise"])
+        self._rates.load_state_dict(state["rates"])
+        self._policy.load_state_dict(state["policy"])
+        self._records, self._last, self._applied = records, last, applied
+        self._reference_batch_size, self._ramp = reference, ramp
+
+    def _asked(self, observation: Observation, epoch: int, example: int) -> DecisionRecord:
+        asked = self._policy.decide(observation)
+        if asked.lr is not None:
+            check_rate(asked.lr, "learning rate that the policy asked for")
+        batch_size = nearest_rung(asked.batch_size, self._batch_sizes)
+        limits = []
+        if batch_size != asked.batch_size:
+            limits.append(f"{asked.batch_size} is not on the ladder; {batch_size} is the nearest rung")
+        self._reference_batch_size = self._reference_batch_size or batch_size
+        reason, lr = asked.reason, asked.lr
+        if lr is None:
+            factor = self._rule.factor(batch_size, self._reference_batch_size, self._noise)
+            lr = self._rates.reference * factor
+            told = self._rule.describe(batch_size, self._reference_batch_size, factor)
+            reason = f"{reason}; {told}" if told else reason
+        if self._own_batch_size:
+            limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
+            batch_size, lr = self._own_batch_size, self._rates.reference
+        sizes = self._passage.sizes(batch_size)
+        previous = self._records.get(self._last)
+        return DecisionRecord(
+            epoch=epoch,
+            progress=observation.progress,
+            requested_batch_size=asked.batch_size,
+            requested_lr=asked.lr,
+            batch_size=batch_size,
+            lr=lr,
+            lr_effective=lr * self._schedule(observation.progress),
+            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
+            reason=reason,
+            limit="; ".join(limits) or None,
+            c_bar=observation.c_bar,
+            l_cum=observation.l_cum,
+            validation_loss=observation.validation_loss,
+            validation_error=observation.validation_error,
+            target=asked.target,
+            alternatives=asked.alternatives,
+            example=example,
+            micro_batch=max(sizes) if self._plan.splits else None,
+            accumulation=self._plan.accumulation if self._plan.accumulation > 1 else len(sizes),
+            ranks=self._ranks.size,
+        )
+
+    def _ramped(self, decision: DecisionRecord, examples: int) -> float:
+        """Return the base learning rate of a batch that is trained now."""
+        if self._ramp is None:
+            return decision.lr
+        rate, start = self._ramp
+        share = max(0, examples - start) / self._rule.ramp
+        return rate + (decision.lr - rate) * share if share < 1.0 else decision.lr
+
+    def _tell_weight_decay(self) -> None:
+        # With the linear rule, rate x steps and so the decay over an epoch stay the same.
+        if self._told_weight_decay or self._rule.name == "linear" or not self._rates.decays:
+            return
+        self._told_weight_decay = True
+        _LOG.info(
+            "weight decay acts once a step, times the learning rate: with the rule '%s' for the rate, its strength "
+            "over an epoch changes with the batch size",
+            self._rule.name,
+        )
