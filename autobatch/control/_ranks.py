@@ -1,5 +1,6 @@
 """The processes that train together: who decides, and how the others hear of it."""
 
+import atexit
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from autobatch._errors import AutoBatchError
 
 _BUCKET_BYTES = 32 * 1024**2
 _SIDE_GROUPS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+# A group that outlives the interpreter takes the process down with it: its threads hold tensors (pytorch#179291).
+atexit.register(_SIDE_GROUPS.clear)
 
 
 class Ranks:
