@@ -659,12 +659,15 @@ def test_a_resumed_run_with_workers_and_decisions_within_the_epoch(tmp_path: Pat
     assert torch.equal(resumed.weights(), uncut.weights())
 
 
-def test_a_resumed_run_with_accumulation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [3, 2], ids=["after a step", "between two parts"])
+def test_a_resumed_run_with_accumulation(batch: int, tmp_path: Path) -> None:
     def run(*more: Any, ckpt_path: Any = None) -> Module:
         return fit(callback(8, 16, 8), None, *more, accumulate_grad_batches=2, ckpt_path=ckpt_path)
 
-    uncut = run(SaveAt(tmp_path / "at.ckpt", "on_train_batch_end", 1, 3))
-    assert torch.equal(run(ckpt_path=tmp_path / "at.ckpt").weights(), uncut.weights())
+    uncut = run(SaveAt(tmp_path / "at.ckpt", "on_train_batch_end", 1, batch))
+    resumed = run(ckpt_path=tmp_path / "at.ckpt")
+    assert torch.equal(resumed.weights(), uncut.weights())
+    assert resumed.trainer.global_step == uncut.trainer.global_step
 
 
 @pytest.mark.parametrize("place", ["validation end", "middle"])
