@@ -58,8 +58,8 @@ def record_beacons(
     *,
     batch_sizes: Sequence[int],
     lrs: Sequence[float],
-    out: str | Path,
     seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path = "envs/own",
     task: Mapping[str, Any] | None = None,
     task_name: str | None = None,
     score: str | None = None,
@@ -107,8 +107,8 @@ def record_beacons(
             ``controller.seed``.
         batch_sizes: batch sizes of the grid.
         lrs: base learning rates of the grid, those of the optimizer's first parameter group.
-        out: the library's folder, such as ``"envs/mine"``.
         seeds: seeds of the grid.
+        out: the library's folder.
         task: what else makes beacons comparable and cannot be seen from the loop, such as ``{"data": "leaves v2",
             "schedule": "cosine"}``; JSON-able. What can be seen (sizes, epochs, optimizer, number of parameters) is
             noted beside it, and checked whenever a controller uses the library.

@@ -399,3 +399,9 @@ def test_beacons_of_a_task_with_an_env_are_left_alone(tmp_path: Path) -> None:
     make_library(batch_sizes=(8,)).save(tmp_path)
     with pytest.raises(LibraryError, match="'autobatch beacons record'; choose another folder"):
         record_beacons(train, out=tmp_path, **GRID)
+
+
+def test_a_library_has_a_folder_of_its_own_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    library = record_beacons(train, batch_sizes=(8,), lrs=(0.1,), seeds=(0,))
+    assert BeaconLibrary.load("envs/own").configurations == library.configurations == ((8, 0.1),)
