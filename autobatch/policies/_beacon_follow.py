@@ -73,8 +73,8 @@ class BeaconFollowPolicy:
         if library is None:
             raise ConfigError(
                 f"policy 'beacon-follow' needs beacons of task '{task.name}', and there are none; "
-                "record them with 'autobatch beacons record' (for a loop of your own with autobatch.record_beacons), or "
-                "choose another policy"
+                "record them with 'autobatch beacons record' (for a loop of your own with autobatch.record_beacons), "
+                "or choose another policy"
             )
         self._run = _Run(self.parameters, task, library)
         self._changed_at = 0
