@@ -411,3 +411,18 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: st
 def test_impossible_requests_of_a_policy_are_refused(bad: Decision) -> None:
     with pytest.raises(ConfigError, match="asked for"):
         Bench(Scripted(bad))
+
+
+def test_a_step_whose_gradients_overflow_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """As under a GradScaler: the per-sample gradients are finite, what the parameters get is not."""
+    bench = Bench(Scripted(decision(8, 0.0001)), measuring=MeasureAtInterval(1))
+    hook = bench.model.weight.register_hook(lambda gradient: gradient * math.inf)
+    indices = next(bench.controller.batches())
+    with bench.controller.step() as step:
+        step.backward(F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices]))
+    bench.optimizer.zero_grad()  # the scaler skips the step
+    hook.remove()
+    bench.epoch()
+    assert [sample.usable for sample in bench.controller.measurements] == [False, True]
+    assert "step 1 has no finite gradients" in caplog.text
+    assert bench.controller.samples == 1
