@@ -30,7 +30,7 @@ def artefact_names(kind: Kind) -> list[str]:
         kind: ``"envs"``, ``"policies"`` or ``"configs"``.
 
     Returns:
-        Every name that :func:`find_artefact` resolves, sorted, each once.
+        Every name that ``find_artefact`` resolves, sorted, each once.
     """
     names: set[str] = set()
     for root in artefact_roots():
@@ -44,7 +44,7 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
     """Find the YAML file of an artefact.
 
     An existing path (a YAML file, or an env's folder) is taken as it is; names are looked up in the folders of
-    :func:`artefact_roots`.
+    ``artefact_roots``.
 
     Args:
         kind: ``"envs"``, ``"policies"`` or ``"configs"``.
@@ -80,7 +80,7 @@ def library_names() -> list[str]:
     """List the names of the beacon libraries that are found.
 
     Returns:
-        Every folder of beacons that :func:`find_library` resolves by name, with an ``env.yaml`` beside it or without,
+        Every folder of beacons that ``find_library`` resolves by name, with an ``env.yaml`` beside it or without,
         sorted, each once.
     """
     folders = (folder for root in artefact_roots() for folder in (root / "envs").glob("*"))

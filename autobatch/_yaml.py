@@ -57,7 +57,7 @@ def load_yaml(path: str | Path, model: type[ModelT], overrides: Sequence[str] = 
 
 
 def validate(mapping: Mapping[str, Any], model: type[ModelT], source: str) -> ModelT:
-    """Validate plain values that did not come from one file, as strictly as :func:`load_yaml`.
+    """Validate plain values that did not come from one file, as strictly as ``load_yaml``.
 
     Args:
         mapping: JSON-able values.
@@ -82,7 +82,7 @@ def apply_overrides(mapping: Mapping[str, Any], assignments: Iterable[str], sour
         source: where the assignments come from, for the messages.
 
     Returns:
-        New values; whether their keys are known shows in :func:`validate`.
+        New values; whether their keys are known shows in ``validate``.
 
     Raises:
         ConfigError: an assignment has no ``=``, no key or no valid value, or goes through a value that is no mapping.

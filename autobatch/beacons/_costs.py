@@ -63,7 +63,7 @@ class CostTable:
             ) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form; :meth:`from_dict` reads it back."""
+        """Return a JSON-able form; ``from_dict`` reads it back."""
         return {
             "device": self.device,
             "step_seconds": {str(size): value for size, value in sorted(self.step_seconds.items())},
@@ -73,7 +73,7 @@ class CostTable:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "CostTable":
-        """Read back what :meth:`to_dict` wrote.
+        """Read back what ``to_dict`` wrote.
 
         Args:
             state: the JSON-able form.

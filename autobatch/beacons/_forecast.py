@@ -14,7 +14,7 @@ _NEIGHBOURS = 4
 
 
 class Place(Protocol):
-    """Where a run stands: what :func:`forecast` needs of an observation, or of a :class:`Standing`."""
+    """Where a run stands: what ``forecast`` needs of an observation, or of a ``Standing``."""
 
     @property
     def progress(self) -> float:

@@ -57,7 +57,7 @@ class LibraryInfo:
         object.__setattr__(self, "task", task)
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the file metadata; :meth:`from_metadata` reads it back."""
+        """Return the file metadata; ``from_metadata`` reads it back."""
         metadata = {
             "format": str(FORMAT_VERSION),
             "task": json.dumps(self.task, sort_keys=True),
@@ -74,7 +74,7 @@ class LibraryInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "LibraryInfo":
-        """Read back what :meth:`to_metadata` wrote.
+        """Read back what ``to_metadata`` wrote.
 
         Args:
             metadata: the file metadata.

@@ -46,7 +46,7 @@ class Prediction:
 
 
 class Landscape:
-    """Predicted final score over the (log10 C̄, log10 L) plane at one progress; make one with :meth:`fit`.
+    """Predicted final score over the (log10 C̄, log10 L) plane at one progress; make one with ``fit``.
 
     Attributes:
         points: the configurations it was fitted to.
@@ -71,7 +71,7 @@ class Landscape:
         Args:
             library: the beacons.
             progress: where in training the positions are taken, in (0, 1]; the scores are always the final ones.
-            rule: ``"nearest"`` (the paper's) or ``"gaussian-process"``; see :func:`choose_rule`.
+            rule: ``"nearest"`` (the paper's) or ``"gaussian-process"``; see ``choose_rule``.
 
         Returns:
             The landscape.

@@ -18,7 +18,7 @@ def predictable_figures(library: BeaconLibrary) -> tuple[str, ...]:
         library: the beacons.
 
     Returns:
-        Some of :data:`FINAL_FIGURES`.
+        Some of ``FINAL_FIGURES``.
     """
     finished = [beacon for beacon in library.beacons if beacon.finished]
     return tuple(

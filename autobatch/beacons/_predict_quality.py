@@ -110,7 +110,7 @@ def quality_table(library: BeaconLibrary, *, level: float = LEVEL) -> tuple[Pred
         level: share of runs that the intervals are meant to cover, in (0, 1).
 
     Returns:
-        One quality for each of :data:`QUALITY_AT`.
+        One quality for each of ``QUALITY_AT``.
 
     Raises:
         ConfigError: the level lies outside (0, 1).

@@ -17,7 +17,7 @@ FIGURES = (
     "seconds",
     "measuring_seconds",
 )
-"""The figures of a :class:`FixedResult`, all at the end of training."""
+"""The figures of a ``FixedResult``, all at the end of training."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FixedResult:
         lr: base learning rate.
         seeds: the seeds that finished, ascending; the figures are over these.
         diverged: the seeds that ended early, ascending.
-        mean: mean over seeds of every figure of :data:`FIGURES`, in its column's unit; NaN where no seed finished, or a
+        mean: mean over seeds of every figure of ``FIGURES``, in its column's unit; NaN where no seed finished, or a
             finished one has no such figure.
         std: standard deviation over seeds (n - 1 in the denominator); NaN for fewer than two seeds, and with the mean.
     """

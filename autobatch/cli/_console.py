@@ -15,7 +15,7 @@ def console(stderr: bool = False) -> Console:
         stderr: whether to print to stderr.
 
     Returns:
-        A console that wraps at the terminal's width, or at :data:`PLAIN_WIDTH` where there is no terminal.
+        A console that wraps at the terminal's width, or at ``PLAIN_WIDTH`` where there is no terminal.
     """
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, width=None if is_terminal else PLAIN_WIDTH)

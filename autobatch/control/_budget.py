@@ -142,7 +142,7 @@ class MeasureWithinBudget(MeasuringPlan):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, the cost table included."""
+        """Restore what ``state_dict`` returned, the cost table included."""
         self._costs = CostTable.from_dict(state["costs"])
         self._done = int(state["epochs"])
         self._training, self._measuring = float(state["training"]), float(state["measuring"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
-from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.beacons import BeaconLibrary, CostTable, FinalPrediction, predict_final
 from autobatch.control._batches import permutation
 from autobatch.control._budget import MeasureWithinBudget
 from autobatch.control._course import Course, Cut
@@ -55,8 +55,6 @@ class _Uncontrolled(AbstractContextManager[Step]):
 class AutoBatchController:
     """Chooses batch size and learning rate while a loop of yours trains.
 
-    .. code-block:: python
-
         controller = AutoBatchController(
             model, optimizer, policy="s32-to-128", dataset_size=len(data), epochs=40, batch_sizes=(32, 64, 128)
         )
@@ -71,11 +69,11 @@ class AutoBatchController:
             controller.end_epoch(val_loss=..., val_error=...)
 
     The policy is asked once before the first epoch and once after every epoch, or as often as ``decide_every`` says.
-    Everything random follows from ``seed`` and the epoch, so :meth:`state_dict` is all that a restart needs.
+    Everything random follows from ``seed`` and the epoch, so ``state_dict`` is all that a restart needs.
 
     Args:
-        model: the network in training; it is measured, not changed. It may come later, by :meth:`attach`.
-        optimizer: its optimizer, or later by :meth:`attach`. Its parameter groups keep the rates that you or your
+        model: the network in training; it is measured, not changed. It may come later, by ``attach``.
+        optimizer: its optimizer, or later by ``attach``. Its parameter groups keep the rates that you or your
             scheduler give them; the controller multiplies them during its steps only. The first group's rate now (or
             its ``initial_lr``) is the reference that base learning rates are relative to.
         policy: a policy, or the name or YAML file of one.
@@ -91,28 +89,28 @@ class AutoBatchController:
             the loss.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
         measuring: which steps are measured. By default the first batch of each epoch and every 50th after it, as far as
-            2 % of the training time allow, see :class:`~autobatch.control.MeasureWithinBudget`. Without ``costs`` the
+            2 % of the training time allow, see ``MeasureWithinBudget``. Without ``costs`` the
             loop is timed for that, and a training run again may sample other steps.
         loss_reduction: how the loss reduces over a batch, ``"mean"`` or ``"sum"``.
-        bn: what a sample's gradient means under BatchNorm, see :class:`~autobatch.fisher.FisherProbe`.
+        bn: what a sample's gradient means under BatchNorm, see ``FisherProbe``.
         reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway, which is
-            faster and differs from the ordinary ones in round-off, see :class:`~autobatch.fisher.FisherProbe`; needs a
+            faster and differs from the ordinary ones in round-off, see ``FisherProbe``; needs a
             loop with ``step.backward(loss)``. Memory that runs out in measuring takes the gradients with it then: the
             step raises, unless ``plan`` has it repeated.
         grad_scaler: the GradScaler that scales the loss, so that measuring can undo it.
         decide_every: examples between two decisions, or a share of an epoch in (0, 1); None decides once an epoch.
         lr_rule: what a batch size does to the rate where the policy leaves it open: the name of a rule or a
-            :class:`~autobatch.control.LearningRateRule`.
-        plan: how a batch is split to fit into memory, see :class:`~autobatch.control.BatchPlan`.
+            ``LearningRateRule``.
+        plan: how a batch is split to fit into memory, see ``BatchPlan``.
         mode: ``"control"``, or ``"advise"``: measure and decide, log what would have been done, and change nothing.
         batch_size: the batch size that the loop really uses; with ``mode="advise"`` only.
         process_group: the processes that train together; by default all of ``torch.distributed`` where it is
             initialised. The first of them decides.
         measure: under several processes, ``"global"`` measures the whole batch, ``"local"`` the first process's share.
-        loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see :mod:`autobatch.tracking`.
+        loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see ``autobatch.tracking``.
         task_name: name of the task, for messages.
         seed: seeds permutations and random policies.
-        device: where :meth:`batches` puts its indices; by default the device of the model's parameters.
+        device: where ``batches`` puts its indices; by default the device of the model's parameters.
 
     Raises:
         ConfigError: an argument cannot be used, or the policy needs what was not given.
@@ -188,10 +186,9 @@ class AutoBatchController:
         self._task: TaskInfo | None = None
         if (model is None) != (optimizer is None):
             raise ConfigError("give the controller model and optimizer together, or both later by attach()")
+        self._dataset_size, self._epochs = dataset_size, epochs
         if model is not None and optimizer is not None:
-            self.attach(model, optimizer, dataset_size=dataset_size, epochs=epochs)
-        else:
-            self._dataset_size, self._epochs = dataset_size, epochs
+            self.attach(model, optimizer)
 
     def attach(
         self, model: nn.Module, optimizer: Optimizer, *, dataset_size: int | None = None, epochs: int | None = None
@@ -212,8 +209,8 @@ class AutoBatchController:
         """
         if self._task is not None:
             raise ConfigError("this controller is attached already; make a new one for another training")
-        dataset_size = dataset_size if dataset_size is not None else getattr(self, "_dataset_size", None)
-        epochs = epochs if epochs is not None else getattr(self, "_epochs", None)
+        dataset_size = dataset_size if dataset_size is not None else self._dataset_size
+        epochs = epochs if epochs is not None else self._epochs
         if dataset_size is None or epochs is None:
             raise ConfigError("the controller needs dataset_size and epochs: give them here or to attach()")
         if epochs < 1:
@@ -458,8 +455,6 @@ class AutoBatchController:
     def micro_batches(self, batch: Any) -> Iterator[Any]:
         """Split a batch so that it fits, and go through its parts again where memory runs out.
 
-        .. code-block:: python
-
             for batch in loader:
                 for x, y in controller.micro_batches(batch):
                     with controller.step() as step:
@@ -595,29 +590,27 @@ class AutoBatchController:
         return None if self.finished else self.decision
 
     def stop(self, reason: str) -> None:
-        """End the training early: no more batches are handed out, and :attr:`finished` is true.
+        """End the training early: no more batches are handed out, and ``finished`` is true.
 
-        Several ranks must all call it at the same place; or the first gives ``stop=True`` to :meth:`end_epoch`.
+        Several ranks must all call it at the same place; or the first gives ``stop=True`` to ``end_epoch``.
 
         Args:
             reason: why, in words.
         """
         self._stopped = self._stopped or reason
 
-    def predict(self, level: float = 0.9) -> Any:
+    def predict(self, level: float = 0.9) -> FinalPrediction:
         """Predict how the training will end if it goes on as it does, from its place among the beacons.
 
         Args:
             level: probability that the interval shall have.
 
         Returns:
-            The prediction, see :func:`autobatch.predict_final`; printing it gives sentences.
+            The prediction, see ``autobatch.predict_final``; printing it gives sentences.
 
         Raises:
             ConfigError: the controller has no library, or nothing is measured yet.
         """
-        from autobatch.beacons import predict_final
-
         if self._library is None:
             raise ConfigError("predict() needs beacons: give the controller library=...")
         if not self.samples:
@@ -660,7 +653,7 @@ class AutoBatchController:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, at any number of ranks.
+        """Restore what ``state_dict`` returned, at any number of ranks.
 
         Args:
             state: the state, of a controller made with the same arguments.

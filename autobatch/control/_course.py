@@ -45,7 +45,7 @@ class Course:
     """Cuts each epoch's order of examples into batches, and keeps account of every one of them.
 
     An epoch consists of one or more *periods*, after each of which a decision may be taken. Batches never reach across
-    the end of a period; within one, the rule of :func:`~autobatch.control._batches.batch_bounds` holds. What is handed
+    the end of a period; within one, the rule of ``batch_bounds`` holds. What is handed
     out (to a loader with workers that fetch ahead) waits in a queue until it is trained, so that a new batch size takes
     effect at the first example that is not handed out yet, and a restart goes on at the first that is not trained.
 
@@ -134,7 +134,7 @@ class Course:
 
         Args:
             batch_size: global batch size.
-            plain: see :meth:`hand_out`.
+            plain: see ``hand_out``.
 
         Returns:
             Steps handed out since the iteration began, and those to come; of a whole epoch where none is running.
@@ -207,7 +207,7 @@ class Course:
     def enter(self) -> Cut:
         """Return the batch whose training begins: the oldest that is handed out.
 
-        After a step that raised it is the same one again; but where the loop has asked for another (:meth:`go_on`), or
+        After a step that raised it is the same one again; but where the loop has asked for another (``go_on``), or
         cannot be seen to ask because everything is handed out, the next.
 
         Returns:
@@ -293,7 +293,7 @@ class Course:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Args:
             state: the state.

@@ -178,7 +178,7 @@ class Decisions:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], waiting: Iterable[Cut]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Args:
             state: the state.

@@ -55,12 +55,12 @@ class DecisionRecord:
     ranks: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as a dictionary of plain values; :meth:`from_dict` reads it back."""
+        """Return the record as a dictionary of plain values; ``from_dict`` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "DecisionRecord":
-        """Read back what :meth:`to_dict` wrote; a figure that JSON stored as null becomes NaN.
+        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
 
         Args:
             state: the dictionary.

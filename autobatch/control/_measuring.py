@@ -58,13 +58,13 @@ def at_interval(steps: int, interval: int, floor: int) -> tuple[int, ...]:
 
 
 class MeasuringPlan:
-    """Says which steps of the next epoch are measured; plans of your own override :meth:`choose`."""
+    """Says which steps of the next epoch are measured; plans of your own override ``choose``."""
 
     budget: float = 0.0
     """Share of the training time that measuring may take, 0 where no budget rules it."""
 
     timing: bool = False
-    """Whether the controller shall time the epoch that :meth:`choose` has just planned, and call :meth:`learn`."""
+    """Whether the controller shall time the epoch that ``choose`` has just planned, and call ``learn``."""
 
     def reset(self, task: TaskInfo) -> None:
         """Start a new run of ``task``; called once, before the first epoch."""
@@ -98,7 +98,7 @@ class MeasuringPlan:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, after :meth:`reset`."""
+        """Restore what ``state_dict`` returned, after ``reset``."""
 
 
 class NeverMeasure(MeasuringPlan):
@@ -126,7 +126,7 @@ class MeasureAtInterval(MeasuringPlan):
         self.floor = floor
 
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
-        """Return the steps of the next epoch that are measured, see :func:`at_interval`."""
+        """Return the steps of the next epoch that are measured, see ``at_interval``."""
         return at_interval(full_steps, self.interval, self.floor)
 
 

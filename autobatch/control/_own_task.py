@@ -60,7 +60,7 @@ def check_own_task(library: BeaconLibrary, facts: Mapping[str, Any]) -> None:
 
     Args:
         library: the beacons. A library of a task with an ``env.yaml`` says nothing of a loop and is let through.
-        facts: what :func:`loop_facts` says of this loop.
+        facts: what ``loop_facts`` says of this loop.
 
     Raises:
         LibraryError: the loops differ; the message names every difference with both values.

@@ -25,7 +25,7 @@ _FITTED, _UNMEASURED, _SMALLER = 0, 1, 2  # how a batch is to be trained again; 
 
 
 class Passage:
-    """Makes the :class:`~autobatch.control._step.Passing` of every batch.
+    """Makes the ``Passing`` of every batch.
 
     Each part's loss is weighted so that its gradients, averaged over the ranks as wrappers do it, add up to those of
     one process with the whole batch.
@@ -35,7 +35,7 @@ class Passage:
         optimizer: its optimizer.
         plan: how batches are split.
         ranks: the processes that share a batch.
-        probe_arguments: what :class:`~autobatch.fisher.FisherProbe` is made with.
+        probe_arguments: what ``FisherProbe`` is made with.
         measure_all: whether several ranks measure the whole batch; else the first measures its share.
         advise: whether the loop is only watched: no loss is weighted, and no batch split.
 
@@ -249,7 +249,7 @@ class Passage:
         return self._micro.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Args:
             state: the state.

@@ -103,7 +103,7 @@ class Period:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; a period that was being timed goes on untimed.
+        """Restore what ``state_dict`` returned; a period that was being timed goes on untimed.
 
         Args:
             state: the state.

@@ -161,7 +161,7 @@ class MicroBatches:
         return {"fits": self._fits, "fails": None if math.isinf(self._fails) else self._fails}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Args:
             state: the state.

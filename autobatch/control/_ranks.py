@@ -22,7 +22,7 @@ atexit.register(_SIDE_GROUPS.clear)
 class Ranks:
     """All processes of a training, or the only one.
 
-    Every method but :meth:`share` and :meth:`passed` is a collective of several processes: all of them call the same
+    Every method but ``share`` and ``passed`` is a collective of several processes: all of them call the same
     ones in the same order.
 
     Args:
@@ -169,11 +169,12 @@ class Ranks:
         Raises:
             AutoBatchError: a process has died or does not answer.
         """
-        for bucket in _buckets(tensors):
-            flat = _flattened(bucket)
-            with self._answering():
-                dist.all_reduce(flat, group=self.group)
-            _spread(flat.div_(self.size), bucket)
+
+        def exchange(flat: Tensor) -> None:
+            dist.all_reduce(flat, group=self.group)
+            flat.div_(self.size)
+
+        self._in_buckets(tensors, exchange)
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """Give every process the first one's tensors, in place.
@@ -184,10 +185,13 @@ class Ranks:
         Raises:
             AutoBatchError: a process has died or does not answer.
         """
+        self._in_buckets(tensors, lambda flat: dist.broadcast(flat, self._first, group=self.group))
+
+    def _in_buckets(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], Any]) -> None:
         for bucket in _buckets(tensors):
             flat = _flattened(bucket)
             with self._answering():
-                dist.broadcast(flat, self._first, group=self.group)
+                exchange(flat)
             _spread(flat, bucket)
 
     @contextmanager

@@ -96,7 +96,7 @@ class OptimizerRates:
         """Return the first group's learning rate in a step taken now.
 
         Args:
-            lr: what :meth:`use` would be called with; None for what it was called with.
+            lr: what ``use`` would be called with; None for what it was called with.
 
         Returns:
             The learning rate.
@@ -142,7 +142,7 @@ class OptimizerRates:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned: rates are computed from the references of the training's start.
+        """Restore what ``state_dict`` returned: rates are computed from the references of the training's start.
 
         Args:
             state: the state.

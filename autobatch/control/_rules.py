@@ -90,7 +90,7 @@ class LearningRateRule:
         Args:
             batch_size: B.
             reference: B0.
-            factor: what :meth:`factor` returned.
+            factor: what ``factor`` returned.
 
         Returns:
             One clause; empty where nothing changes.
@@ -152,7 +152,7 @@ class GradientNoise:
         return {"variance": self._variance, "squared_mean": self._squared_mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Args:
             state: the state.

@@ -54,12 +54,12 @@ class Measurement:
         return math.isfinite(self.condition_number) and math.isfinite(self.trace)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the measurement as a dictionary of plain values; :meth:`from_dict` reads it back."""
+        """Return the measurement as a dictionary of plain values; ``from_dict`` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "Measurement":
-        """Read back what :meth:`to_dict` wrote.
+        """Read back what ``to_dict`` wrote.
 
         Args:
             state: the dictionary.

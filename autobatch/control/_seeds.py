@@ -21,7 +21,7 @@ def derive_seed(seed: int, purpose: str, epoch: int = 0) -> int:
 
 
 def derive_generator(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
-    """Return a CPU generator seeded by :func:`derive_seed`.
+    """Return a CPU generator seeded by ``derive_seed``.
 
     Args:
         seed: the run's seed.

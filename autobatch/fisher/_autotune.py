@@ -111,8 +111,8 @@ class Routes:
     differ between two processes, and a run that was interrupted and resumed would then not repeat the uninterrupted one
     bit by bit. It was calibrated on a CPU, where it is within a tenth of the best route on the layers of CIFAR ResNets
     and within a sixth on 20 other kinds of layers.
-    Measured routes are better on other hardware and shapes; who uses them keeps :meth:`state` with the run and gives it
-    to :meth:`load` before the run is resumed.
+    Measured routes are better on other hardware and shapes; who uses them keeps ``state`` with the run and gives it
+    to ``load`` before the run is resumed.
     """
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Routes:
         return [asdict(shape) | {"route": asdict(route)} for shape, route in self._measured.items()]
 
     def load(self, state: Iterable[dict[str, Any]]) -> None:
-        """Replace all measured routes by those of :meth:`state`, from before or read from JSON.
+        """Replace all measured routes by those of ``state``, from before or read from JSON.
 
         Args:
             state: the routes.

@@ -92,7 +92,7 @@ _NOTHING = _Before()
 
 @dataclass
 class _Call:
-    """One call of a torch function, as the rules see it (:class:`autobatch.fisher._calls.Call`)."""
+    """One call of a torch function, as the rules see it (``autobatch.fisher._calls.Call``)."""
 
     capture: "Capture"
     function: Callable[..., Any]

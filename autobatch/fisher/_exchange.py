@@ -21,7 +21,7 @@ class ExchangedGram:
     and each rank multiplies its own samples' by everyone's. What is sent has the gradients' dtype; products are made in
     float64. Whether a layer is used at one position must not differ between ranks.
 
-    Making one, each :meth:`add` and :meth:`result` communicate: every rank of the group must make these calls in the
+    Making one, each ``add`` and ``result`` communicate: every rank of the group must make these calls in the
     same order, for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers:
     pass a group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the
     group's timeout. Making one waits for the device, to learn the batch sizes of the ranks.
@@ -108,7 +108,7 @@ class ExchangedGram:
         return gram * torch.outer(self._scales, self._scales)
 
     def local(self) -> Tensor:
-        """Return the block of this rank's own samples, not scaled, (b, b) float64, after :meth:`result`.
+        """Return the block of this rank's own samples, not scaled, (b, b) float64, after ``result``.
 
         The sum of its entries is the squared norm of this rank's own gradient, before any reduction over ranks.
         """

@@ -211,7 +211,7 @@ def propagate(
     index: int,
     batch: int,
 ) -> Layout | None:
-    """Follow the batch through one call, after :func:`settle_claims`.
+    """Follow the batch through one call, after ``settle_claims``.
 
     Args:
         name: the function's name.

@@ -15,7 +15,7 @@ class Measurement:
     Args:
         bn: what a column of J means under BatchNorm.
         gradient_eps: machine epsilon of the gradients' arithmetic.
-        problem: why the step could not be measured; raised by :meth:`gram` and :meth:`spectrum`.
+        problem: why the step could not be measured; raised by ``gram`` and ``spectrum``.
         gram: F, not yet scaled to the summed loss.
         scale: what a row of J must be multiplied by.
         sums: for each pass of the step its number of samples, and (3,) float64: the sum over F, the squared norm of
@@ -66,7 +66,7 @@ class Measurement:
                 gradients' arithmetic; ``"paper"``: all but those <= 0.
 
         Returns:
-            The spectrum. Fails as :meth:`gram` does, and where the rule is not known or the gradients are not finite.
+            The spectrum. Fails as ``gram`` does, and where the rule is not known or the gradients are not finite.
         """
         return spectrum_of(self.gram(), self.gradient_eps, rule, self.bn)
 

@@ -19,7 +19,7 @@ def register_gram_rule(module_type: type[nn.Module], rule: GramRule) -> None:
     It is needed only for what a probe cannot see: parameters used by a custom ``torch.autograd.Function``, an extension
     or a scripted module. All else is measured without. The module must be called once a pass, take the batch as
     dimension 0, and return one tensor with the batch as dimension 0. A later rule for the same type replaces the
-    earlier one; subclasses need their own. ::
+    earlier one; subclasses need their own:
 
         def scale(module, inputs, output_gradient):
             (x,) = inputs                                # (B, C)

@@ -32,7 +32,7 @@ class SpectralPosition:
     With one batch size and sampling rate this is the paper's plain mean (eq. 7) and its sum over the sampled fraction
     (eq. 8); with changing ones it still estimates the mean and the sum over *all* iterations.
 
-    Steps between samples (:meth:`carry`) are counted at the last sample's values until the next sample is there. Then,
+    Steps between samples (``carry``) are counted at the last sample's values until the next sample is there. Then,
     at an unchanged batch size, they are counted anew on the geometric line between the two: c and sqrt(trace) change by
     factors over a training, and holding the older value would count too much of an energy that has long decayed.
     """
@@ -139,7 +139,7 @@ class SpectralPosition:
         """Replace the state by a stored one.
 
         Args:
-            state: what :meth:`state_dict` returned.
+            state: what ``state_dict`` returned.
 
         Raises:
             CheckpointError: where the state is of another version, lacks a key, or holds an impossible value; the

@@ -29,7 +29,7 @@ BN_MEANINGS = ("rows", "exact", "eval")
 class FisherProbe:
     """Measures the Gram matrix F = JᵀJ of one step's per-sample gradients, while the step runs as ever.
 
-    Column i of J is sample i's row of the batch gradient of the summed loss (paper, eqs. 5 and 6)::
+    Column i of J is sample i's row of the batch gradient of the summed loss (paper, eqs. 5 and 6):
 
         probe = FisherProbe(model)
         with probe:
@@ -43,7 +43,7 @@ class FisherProbe:
     many steps; not entering it costs nothing.
 
     A problem, such as a trainable parameter in a layer that cannot be measured, never disturbs the body: it is kept
-    and raised as :class:`autobatch.MeasureError` by :meth:`gram` and :meth:`spectrum`. Frozen parameters are left out.
+    and raised as ``autobatch.MeasureError`` by ``gram`` and ``spectrum``. Frozen parameters are left out.
     The body never waits for the device: F is checked, scaled and decomposed when it is asked for.
 
     Args:
@@ -52,9 +52,9 @@ class FisherProbe:
         loss_reduction: how the loss reduces over the batch, ``"mean"`` or ``"sum"``; undone in F.
         bn: meaning of a column of J under BatchNorm: ``"rows"`` (each layer's output-gradient row times its input row,
             with batch statistics in train mode: the paper's), ``"exact"`` (the derivative of the sample's loss through
-            the batch statistics: B backward passes, by :meth:`backward`), or ``"eval"`` (running statistics only: a
+            the batch statistics: B backward passes, by ``backward``), or ``"eval"`` (running statistics only: a
             BatchNorm layer in train mode is an error then).
-        reuse_weight_gradient: whether :meth:`backward` takes weights' gradients from J instead of computing them twice.
+        reuse_weight_gradient: whether ``backward`` takes weights' gradients from J instead of computing them twice.
             They agree with the ordinary ones to round-off, not bit for bit.
         max_memory: bytes that blocks of J may take at a time; F itself, 8 B² bytes, comes on top.
         micro_batches: how many times the body calls the model, each followed by its backward pass, when gradients
@@ -63,7 +63,7 @@ class FisherProbe:
             ``loss_reduction`` over the whole batch.
         process_group: of ``torch.distributed``, for the exact F of all its processes' rows; make one of its own with
             ``new_group()``. Without it, F is that of this process's rows.
-        exchange_after: with a process group, keep J as ``micro_batches`` does and send it in :meth:`exchange`, which
+        exchange_after: with a process group, keep J as ``micro_batches`` does and send it in ``exchange``, which
             all processes call after the body. Nothing is sent in the body then, so that one that raises on one process
             leaves no other waiting. ``micro_batches`` with a process group need it.
         grad_scaler: a ``torch.amp.GradScaler`` that scales the loss; undone in F.
@@ -165,7 +165,7 @@ class FisherProbe:
                 self._stance = None
 
     def resume(self) -> None:
-        """Go on watching after :meth:`pause`."""
+        """Go on watching after ``pause``."""
         if not self._watching and self._capture is not None:
             self._watching = True
             if "torch._dynamo" in sys.modules:
@@ -174,7 +174,7 @@ class FisherProbe:
 
     @property
     def exchanges_after(self) -> bool:
-        """Whether :meth:`exchange` is to be called after each body."""
+        """Whether ``exchange`` is to be called after each body."""
         return self._exchange_after
 
     @property
@@ -233,7 +233,7 @@ class FisherProbe:
         return self._measurement
 
     def gram(self) -> Tensor:
-        """Return F of the last measured step, see :meth:`Measurement.gram`.
+        """Return F of the last measured step, see ``Measurement.gram``.
 
         Returns:
             (B, B) float64, symmetric, on the gradients' device.
@@ -241,7 +241,7 @@ class FisherProbe:
         return self.measurement().gram()
 
     def spectrum(self, rule: str = "precision") -> Spectrum:
-        """Return the spectrum of F of the last measured step, see :meth:`Measurement.spectrum`.
+        """Return the spectrum of F of the last measured step, see ``Measurement.spectrum``.
 
         Args:
             rule: ``"precision"`` or ``"paper"``.

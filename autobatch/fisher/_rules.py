@@ -2,7 +2,7 @@
 
 Rules go by function and not by module, so a parameter is seen wherever it is used: in its own module, in another one,
 or in a plain matrix product such as a tied head ``h @ embedding.weight.T``. A function that has no rule here is
-measured by :mod:`autobatch.fisher._generic`.
+measured by ``autobatch.fisher._generic``.
 """
 
 import string
@@ -453,6 +453,6 @@ def rule_for(function: Callable[..., Any], name: str) -> Rule | None:
         name: its name.
 
     Returns:
-        The rule, which may still raise :class:`NoRuleError` for a call that it does not cover.
+        The rule, which may still raise ``NoRuleError`` for a call that it does not cover.
     """
     return RULES.get(function) or (elementwise if name in ELEMENTWISE else None)

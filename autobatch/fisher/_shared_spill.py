@@ -18,7 +18,7 @@ class SharedSpilledGram(SpilledGram):
     """Keeps this process's per-sample gradients of one or several passes; exchanges them when all processes say so.
 
     While the step runs, nothing is sent: a process that breaks the step off leaves no other one waiting, as it would
-    with :class:`~autobatch.fisher._exchange.ExchangedGram`. What that does, :meth:`exchange` does at the end.
+    with ``ExchangedGram``. What that does, ``exchange`` does at the end.
 
     Args:
         group: the processes.
@@ -78,7 +78,7 @@ class SharedSpilledGram(SpilledGram):
         return exchanged.result()
 
     def local(self) -> Tensor:
-        """Return the block of this process's samples, not scaled, after :meth:`exchange`."""
+        """Return the block of this process's samples, not scaled, after ``exchange``."""
         assert self._exchanged is not None
         return self._exchanged.local()
 

@@ -84,5 +84,5 @@ class SharedGram:
         return self._gram.result()
 
     def local(self) -> Tensor:
-        """Return the block of this process's samples, not scaled, after :meth:`result`."""
+        """Return the block of this process's samples, not scaled, after ``result``."""
         return self._gram.local()

@@ -62,7 +62,7 @@ class SpilledGram:
     F of a batch is not the sum of its micro-batches' F: samples of different micro-batches have inner products too. So
     J is kept, B * P * itemsize bytes for B samples and P parameters, less where J is a product of two factors at one
     position. What does not fit into half of ``max_memory`` goes to a temporary file without a name
-    (:func:`tempfile.TemporaryFile`, in ``TMPDIR``), which is gone after any exit. Both lie on the host: on a GPU each
+    (``tempfile.TemporaryFile``, in ``TMPDIR``), which is gone after any exit. Both lie on the host: on a GPU each
     block of J is copied there, which waits for the device, and back for the product.
 
     Args:

@@ -25,9 +25,7 @@ except ImportError as error:
 
 
 class AcceleratedController(AutoBatchController):
-    """An :class:`~autobatch.AutoBatchController` for what ``Accelerator.prepare`` returns.
-
-    .. code-block:: python
+    """An ``AutoBatchController`` for what ``Accelerator.prepare`` returns.
 
         model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
         controller = AcceleratedController(
@@ -46,7 +44,7 @@ class AcceleratedController(AutoBatchController):
             controller.end_epoch(val_error=...)
 
     Batch sizes are global: a loader's batch x ``gradient_accumulation_steps`` x processes. Each process gets its own
-    share from the controller, so the loader must not be sharded once more; :attr:`loader` sees to that.
+    share from the controller, so the loader must not be sharded once more; ``loader`` sees to that.
     ``accelerator.register_for_checkpointing(controller)`` makes it part of ``save_state`` and ``load_state``, in the
     middle of an epoch too: then iterate the loader as ever, and skip no batches.
 
@@ -55,7 +53,7 @@ class AcceleratedController(AutoBatchController):
         model: the model, prepared.
         optimizer: its optimizer, prepared.
         loader: a loader of the training data, prepared or not; its batches are replaced by the controller's.
-        settings: the arguments of :class:`~autobatch.AutoBatchController`; ``dataset_size`` is by default that of the
+        settings: the arguments of ``AutoBatchController``; ``dataset_size`` is by default that of the
             loader's data.
 
     Raises:

@@ -27,7 +27,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_generator_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Restore what :func:`generator_states` returned.
+    """Restore what ``generator_states`` returned.
 
     Args:
         states: the states.

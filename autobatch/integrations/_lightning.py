@@ -70,8 +70,6 @@ _SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 class AutoBatchCallback(_Callback):  # type: ignore[misc]
     """Chooses batch size and learning rate while a ``Trainer`` trains; module and data module stay as they are.
 
-    .. code-block:: python
-
         callback = AutoBatchCallback(policy="s32-to-128", batch_sizes=(32, 64, 128), monitor_loss="val_loss")
         trainer = Trainer(max_epochs=20, callbacks=[callback])
         trainer.fit(module, datamodule=data)
@@ -89,7 +87,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
             it does not.
         monitor_train_loss: name under which the module logs the mean training loss of an epoch; None where it does not.
         epochs: length of the whole training; by default the Trainer's ``max_epochs``.
-        arguments: keyword arguments of :class:`~autobatch.AutoBatchController`, such as ``library``, ``lr_rule``,
+        arguments: keyword arguments of ``AutoBatchController``, such as ``library``, ``lr_rule``,
             ``decide_every``, ``measuring``, ``mode`` or ``seed``. An iterable dataset needs ``dataset_size``.
 
     Raises:
@@ -291,7 +289,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         """Keep a checkpoint's state until the train loader is there.
 
         Args:
-            state_dict: what :meth:`state_dict` returned.
+            state_dict: what ``state_dict`` returned.
         """
         self._restored = state_dict
 

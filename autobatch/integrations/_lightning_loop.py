@@ -248,7 +248,7 @@ def divert_loader(trainer: Any, through: Callable[[Any], Any]) -> None:
 
 
 def restore_loader(trainer: Any) -> None:
-    """Undo :func:`divert_loader`.
+    """Undo ``divert_loader``.
 
     Args:
         trainer: the Trainer.
@@ -312,7 +312,7 @@ def divert_backward(module: Any, through: Callable[[Tensor, Callable[[Tensor], A
 
 
 def restore_backward(module: Any) -> None:
-    """Undo :func:`divert_backward`.
+    """Undo ``divert_backward``.
 
     Args:
         module: the module.

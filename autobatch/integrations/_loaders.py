@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Sampler
 
 
 class SeededBatches(Sampler[list[int]]):
-    """Batches for :func:`loader_like`, and the seed of its workers.
+    """Batches for ``loader_like``, and the seed of its workers.
 
     A loader draws its workers' seed from the global generator, unless it has one of its own: then a training that goes
     on within an epoch draws once more than the one that was not cut, and its dropout differs from there on.

@@ -40,8 +40,6 @@ Figure = str | Callable[[Mapping[str, float]], float | None]
 class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
     """Has a controller choose the batch size, and the learning rate where asked, of a ``Trainer``'s training.
 
-    .. code-block:: python
-
         trainer = Trainer(model, args, train_dataset=..., eval_dataset=...)
         trainer.add_callback(AutoBatchTrainerCallback(trainer, policy="beacon-follow", batch_sizes=(32, 64, 128)))
         trainer.train()
@@ -52,21 +50,21 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
     Batch sizes are global: ``per_device_train_batch_size`` x ``gradient_accumulation_steps`` x processes is the
     *nominal* one, which the arguments' learning rate, ``warmup_steps`` and other numbers of steps go by. The training
     ends when every example was seen ``num_train_epochs`` times, in as many steps as that takes. The schedule is moved
-    by examples, see :class:`ScheduleByExamples`; ``lr_rule`` takes the nominal size as its reference. Gradients are
+    by examples, see ``ScheduleByExamples``; ``lr_rule`` takes the nominal size as its reference. Gradients are
     those of the mean over the global batch, whatever the sizes of its parts.
 
     A checkpoint of the Trainer holds the controller's state; ``train(resume_from_checkpoint=...)`` goes on with it, in
     the middle of an epoch too.
 
     Args:
-        trainer: the trainer, before :meth:`train`.
+        trainer: the trainer, before ``train``.
         policy: a policy, or the name or YAML file of one.
         batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending.
         controller: in place of all that, a controller that is not attached yet, such as
-            :func:`autobatch.record_beacons` gives. Its loggers are its own.
+            ``autobatch.record_beacons`` gives. Its loggers are its own.
         validation_loss: the metric that the policy sees as validation loss, or a function of all metrics.
         validation_error: likewise the validation error; by default ``eval_error``, or 1 - ``eval_accuracy``.
-        settings: any other argument of :class:`~autobatch.AutoBatchController`. ``seed`` is by default the arguments'
+        settings: any other argument of ``AutoBatchController``. ``seed`` is by default the arguments'
             ``data_seed`` or ``seed``; ``plan`` follows from ``gradient_accumulation_steps``.
 
     Raises:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SteeredTrainer:
-    """What a trainer is besides its own class once it has an :class:`AutoBatchTrainerCallback`."""
+    """What a trainer is besides its own class once it has an ``AutoBatchTrainerCallback``."""
 
     _autobatch: "AutoBatchTrainerCallback"
 

@@ -106,7 +106,7 @@ class BeaconFollowPolicy:
         """Restore the epoch of the last change.
 
         Args:
-            state: what :meth:`state_dict` returned.
+            state: what ``state_dict`` returned.
         """
         self._changed_at = int(state["changed_at"])
 

@@ -1,7 +1,7 @@
 """What a policy sees and says: the plug-in contract of every rule-based or learned policy.
 
 A policy is asked once before the first epoch and once after every epoch. It sees one
-:class:`Observation` (never a test figure) and answers with one :class:`Decision`.
+``Observation`` (never a test figure) and answers with one ``Decision``.
 """
 
 from dataclasses import dataclass
@@ -134,5 +134,5 @@ class Policy(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, after :meth:`reset`."""
+        """Restore what ``state_dict`` returned, after ``reset``."""
         ...

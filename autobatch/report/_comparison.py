@@ -23,7 +23,7 @@ class Comparison:
             best configuration's own is often small by luck. 0 where no configuration has two seeds.
         ranges: least and greatest final value of each figure over all finished beacons that have it, NaN where none
             has; besides the figures of a
-            :class:`~autobatch.beacons.FixedResult` also ``training_seconds``, which leaves measuring out.
+            ``FixedResult`` also ``training_seconds``, which leaves measuring out.
         beacons: beacons in the library.
         diverged: how many of them diverged.
         recording_seconds: time that recording all of them took, measuring included.

@@ -22,12 +22,12 @@ def save_plane(path: Path, record: RunRecord | None, library: BeaconLibrary | No
     """Draw the plane and write it to a file, at once or not at all.
 
     Args:
-        path: the file; its ending, one of :data:`FORMATS`, says in which format.
+        path: the file; its ending, one of ``FORMATS``, says in which format.
         record: the run whose journey is drawn; None draws the beacons alone.
         library: the beacons; None draws the journey alone.
 
     Raises:
-        ConfigError: the file's ending is not one of :data:`FORMATS`.
+        ConfigError: the file's ending is not one of ``FORMATS``.
         OutputError: the file cannot be written.
     """
     check_format(path)
@@ -50,7 +50,7 @@ def check_format(path: Path) -> None:
         path: the file to be written.
 
     Raises:
-        ConfigError: the file's ending is not one of :data:`FORMATS`.
+        ConfigError: the file's ending is not one of ``FORMATS``.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{path}: expected a file name that ends in {' or '.join(FORMATS)}")

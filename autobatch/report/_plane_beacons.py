@@ -49,7 +49,7 @@ def draw_beacons(axes: Axes, library: BeaconLibrary) -> list[Artist]:
 
 
 def region_tolerance(landscape: Landscape) -> float:
-    """Return :data:`REGION_TOLERANCE` of a landscape in the score's unit.
+    """Return ``REGION_TOLERANCE`` of a landscape in the score's unit.
 
     Args:
         landscape: the landscape.

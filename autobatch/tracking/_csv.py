@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autobatch.tracking._protocol import Scalar
-from autobatch.tracking._record_file import Line, RecordFile
+from autobatch.tracking._record_file import FileLogger, Line, RecordFile
 
 
-class CSVLogger:
+class CSVLogger(FileLogger):
     """Writes a line a record into a CSV file in UTF-8: ``step``, then the figures of the first record in their order.
 
     What is not known is an empty cell, NaN is ``nan``, truth is ``true`` or ``false``; a line break in a text becomes a
@@ -28,12 +28,7 @@ class CSVLogger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = RecordFile(path, start="step", header=True, step_of=_step_of)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._file.path
+        super().__init__(RecordFile(path, start="step", header=True, step_of=_step_of))
 
     def log(self, record: Mapping[str, Scalar], step: int) -> None:
         """Write a record.
@@ -57,17 +52,6 @@ class CSVLogger:
             padding = "," * (len(columns) - len(old))
             older = [Line(each.step, each.text + padding) for each in self._file.lines()]
             self._file.rewrite(_line(columns), [*older, line])
-
-    def resume(self, step: int) -> None:
-        """Drop the records after ``step``.
-
-        Args:
-            step: training examples seen where the training goes on.
-        """
-        self._file.resume(step)
-
-    def close(self) -> None:
-        """Do nothing: the file is not held open."""
 
 
 def _step_of(header: str, text: str) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autobatch.tracking._protocol import Scalar
-from autobatch.tracking._record_file import Line, RecordFile
+from autobatch.tracking._record_file import FileLogger, Line, RecordFile
 
 
-class JSONLinesLogger:
+class JSONLinesLogger(FileLogger):
     """Writes an object a line: ``step``, then the figures of the record. NaN and infinity become null.
 
-    A file that is there already is continued as :class:`CSVLogger` does it.
+    A file that is there already is continued as ``CSVLogger`` does it.
 
     Args:
         path: the file; its folders are made.
@@ -22,12 +22,7 @@ class JSONLinesLogger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = RecordFile(path, start='{"step": ', header=False, step_of=_step_of)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._file.path
+        super().__init__(RecordFile(path, start='{"step": ', header=False, step_of=_step_of))
 
     def log(self, record: Mapping[str, Scalar], step: int) -> None:
         """Write a record.
@@ -44,17 +39,6 @@ class JSONLinesLogger:
         text = json.dumps(row, allow_nan=False, ensure_ascii=False)
         self._file.make_room(step)
         self._file.append(Line(step, text))
-
-    def resume(self, step: int) -> None:
-        """Drop the records after ``step``.
-
-        Args:
-            step: training examples seen where the training goes on.
-        """
-        self._file.resume(step)
-
-    def close(self) -> None:
-        """Do nothing: the file is not held open."""
 
 
 def _plain(value: Scalar) -> Scalar:

@@ -40,7 +40,7 @@ _KINDS: Final = {
 
 
 def logger_names() -> list[str]:
-    """Return what :func:`make_logger` takes, such as ``csv:PATH`` and ``wandb[:PROJECT]``."""
+    """Return what ``make_logger`` takes, such as ``csv:PATH`` and ``wandb[:PROJECT]``."""
     return [
         f"{name}:{kind.argument}" if kind.required else f"{name}[:{kind.argument}]" for name, kind in _KINDS.items()
     ]

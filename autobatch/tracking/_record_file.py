@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autobatch._errors import OutputError
+from autobatch._files import append_whole, naming_output, write_whole
 
 
 class Line(NamedTuple):
@@ -43,7 +44,7 @@ class RecordFile:
 
     def __init__(self, path: str | Path, *, start: str, header: bool, step_of: Callable[[str, str], int]) -> None:
         self._start, self._with_header, self._step_of = start, header, step_of
-        with _naming_output(Path(path)):
+        with _sound_name(Path(path)):
             self.path = _expanded(path).resolve()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self.path.is_file():
@@ -63,7 +64,7 @@ class RecordFile:
         Raises:
             OutputError: the file cannot be read, or a line is no record.
         """
-        with _naming_output(self.path, "read"):
+        with naming_output(self.path, "read"):
             content = self.path.read_bytes() if self.path.exists() else b""
         try:
             *complete, rest = content.decode().split("\n")
@@ -85,7 +86,7 @@ class RecordFile:
         if self._last is not None and step <= self._last:
             kept = [line for line in self.lines() if line.step < step]
             if self._found and not kept:
-                with _naming_output(self.path):
+                with naming_output(self.path):
                     os.replace(self.path, _free_name(self.path))
                 self.header, self._last, self._ragged = "", None, False
             else:
@@ -112,21 +113,8 @@ class RecordFile:
 
         Args:
             line: the record.
-
-        Raises:
-            OutputError: the file cannot be written.
         """
-        content = _bytes(line.text)
-        with _naming_output(self.path), self.path.open("ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                written = file.write(content)
-            except BaseException:
-                file.truncate(size)
-                raise
-            if written != len(content):
-                file.truncate(size)
-                raise OutputError(f"{self.path}: cannot be written: the disk is full")
+        append_whole(self.path, _bytes(line.text))
         self._last = line.step
 
     def rewrite(self, header: str, lines: list[Line]) -> None:
@@ -136,15 +124,8 @@ class RecordFile:
             header: the header; empty for none.
             lines: the records.
         """
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
         texts = [header] if header else []
-        with _naming_output(self.path):
-            try:
-                temporary.write_bytes(b"".join(_bytes(text) for text in (*texts, *(line.text for line in lines))))
-                os.replace(temporary, self.path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        write_whole(self.path, b"".join(_bytes(text) for text in (*texts, *(line.text for line in lines))))
         self.header, self._ragged = header, False
         self._last = lines[-1].step if lines else None
 
@@ -158,11 +139,13 @@ class RecordFile:
 
 
 @contextmanager
-def _naming_output(path: Path, what: str = "written") -> Iterator[None]:
+def _sound_name(path: Path) -> Iterator[None]:
+    """Refuse a name that no file can have, such as one with a null byte, as what cannot be written."""
     try:
-        yield
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise OutputError(f"{path}: cannot be {what}: {getattr(error, 'strerror', None) or error}") from None
+        with naming_output(path):
+            yield
+    except ValueError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from None
 
 
 def _expanded(path: str | Path) -> Path:
@@ -181,3 +164,30 @@ def _free_name(path: Path) -> Path:
 
 def _bytes(text: str) -> bytes:
     return (text + "\n").encode(errors="backslashreplace")
+
+
+class FileLogger:
+    """What the loggers that write a record a line have in common.
+
+    Args:
+        file: the file that is written.
+    """
+
+    def __init__(self, file: RecordFile) -> None:
+        self._file = file
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    def resume(self, step: int) -> None:
+        """Drop the records after ``step``.
+
+        Args:
+            step: training examples seen where the training goes on.
+        """
+        self._file.resume(step)
+
+    def close(self) -> None:
+        """Do nothing: the file is not held open."""

@@ -12,12 +12,12 @@ _logger = logging.getLogger("autobatch")
 class SafeLogger:
     """Passes records on to a logger and outlives whatever it raises.
 
-    The first failure is a warning that names the logger, through :mod:`logging`. Later records are still tried, so a
+    The first failure is a warning that names the logger, through ``logging``. Later records are still tried, so a
     logger may recover; what was lost by then is said on closing. KeyboardInterrupt and SystemExit pass through.
 
     A training that is restored from a checkpoint looks like a new one at first: its controller decides at step 0, and
     learns only then that it goes on elsewhere. A logger that took that record would replace all there was. So a record
-    at step 0 is held back until :meth:`begin`, the next record or :meth:`close`, and dropped by :meth:`resume` at a
+    at step 0 is held back until ``begin``, the next record or ``close``, and dropped by ``resume`` at a
     later step.
 
     Args:
@@ -54,7 +54,7 @@ class SafeLogger:
             self._try("log", lambda: self._inner.log(dict(record), step))
 
     def begin(self) -> None:
-        """Say that the training really begins where it stands; after :meth:`resume` this need not be said."""
+        """Say that the training really begins where it stands; after ``resume`` this need not be said."""
         held, self._held = self._held, None
         if held is not None:
             self._try("log", lambda: self._inner.log(held, 0))

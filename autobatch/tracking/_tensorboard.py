@@ -14,7 +14,7 @@ from autobatch.tracking._records import ChangedTexts, as_metrics
 class TensorBoardLogger:
     """Writes numbers as scalars under ``autobatch/`` over the examples seen, and texts where they change.
 
-    Each record is on disk when :meth:`log` returns. Where a training goes on in a folder that has events already,
+    Each record is on disk when ``log`` returns. Where a training goes on in a folder that has events already,
     TensorBoard is told to leave out those at the first record's step and after (its ``purge_step``); they stay on disk.
 
     Args:

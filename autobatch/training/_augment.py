@@ -9,7 +9,7 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """Augment images, each with its own draw.
 
     ``pad-crop-flip`` is He et al. (2016), section 4.2: pad by 4 with zeros, crop at random, mirror one in two.
-    ``shift`` pads and crops by :func:`shift_reach` and never mirrors, which suits digits. Images smaller than 28
+    ``shift`` pads and crops by ``shift_reach`` and never mirrors, which suits digits. Images smaller than 28
     pixels, which the paper has none of, are padded by an eighth of their side instead of by 4.
 
     Args:

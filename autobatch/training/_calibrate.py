@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
+from autobatch._files import write_whole
 from autobatch.beacons import CostTable
 from autobatch.fisher import FisherProbe
 from autobatch.training._data import Data
 from autobatch.training._engine import Engine, reproducible
-from autobatch.training._files import to_json, write_whole
+from autobatch.training._files import to_json
 from autobatch.training._task import TaskSpec
 
 ROUNDS = 5

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import CheckpointError
-from autobatch.training._files import naming_output, read_whole, write_whole
+from autobatch._files import naming_output, write_whole
+from autobatch.training._files import read_whole
 
 FORMAT_VERSION = 1
 """Version of the stored format; a reader refuses any other."""

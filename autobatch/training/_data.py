@@ -71,7 +71,7 @@ def load_data(task: TaskSpec, data_dir: Path | None = None, device: torch.device
     Args:
         task: the task.
         data_dir: where datasets lie, or are downloaded to, and where decoded image folders are cached;
-            :data:`DEFAULT_DATA_DIR` where None.
+            ``DEFAULT_DATA_DIR`` where None.
         device: where the tensors shall lie.
 
     Returns:

@@ -34,7 +34,7 @@ def load_torchvision(name: str, data_dir: Path) -> ImageParts:
     unpickles CIFAR files, but only after their MD5 sums have been found right.
 
     Args:
-        name: one of :data:`TORCHVISION_DATASETS`.
+        name: one of ``TORCHVISION_DATASETS``.
         data_dir: torchvision's root.
 
     Returns:

@@ -1,53 +1,13 @@
-"""Writing a run's files so that kill -9 or a full disk loses nothing that was there before."""
+"""A run's files: JSON Lines that are appended to and cut back, and what reads them."""
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autobatch._errors import CheckpointError, OutputError
-
-
-@contextmanager
-def naming_output(path: Path) -> Iterator[None]:
-    """Turn an operating-system error while writing into one that names the path.
-
-    Args:
-        path: what is being written.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        OutputError: writing failed.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once or not at all.
-
-    Args:
-        path: the file; its folder exists.
-        content: its new content.
-
-    Raises:
-        OutputError: the file cannot be written; an older one is still there.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with naming_output(path):
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+from autobatch._errors import CheckpointError
+from autobatch._files import append_whole, write_whole
 
 
 def read_whole(path: Path, what: str) -> bytes:
@@ -90,21 +50,8 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Args:
         path: the JSON Lines file; made where it is missing.
         rows: the rows.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """  # noqa: DOC501 - passed on as an OutputError
-    content = "".join(to_json(row) + "\n" for row in rows).encode()
-    with naming_output(path), path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            written = file.write(content)
-        except OSError:
-            file.truncate(size)
-            raise
-        if written != len(content):
-            file.truncate(size)
-            raise OutputError(f"{path}: cannot be written: the disk is full")
+    """
+    append_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -143,7 +90,6 @@ def keep_lines(path: Path, epoch: int) -> None:
 
     Raises:
         CheckpointError: a line is damaged.
-        OutputError: the file cannot be written.
     """
     if path.exists():
         kept = [row for row in read_lines(path) if _epoch_of(path, row) <= epoch]

@@ -23,7 +23,7 @@ def dataset_problem(name: str) -> str | None:
     """Say what is wrong with a dataset's name.
 
     Args:
-        name: one of :data:`DATASETS`, or ``imagefolder:PATH``.
+        name: one of ``DATASETS``, or ``imagefolder:PATH``.
 
     Returns:
         A clause for an error message, or None where the name is usable.
@@ -54,7 +54,7 @@ def model_problem(name: str) -> str | None:
     """Say what is wrong with a model's name.
 
     Args:
-        name: one of :data:`MODELS`, or ``package.module:factory``.
+        name: one of ``MODELS``, or ``package.module:factory``.
 
     Returns:
         A clause for an error message, or None where the name is usable.

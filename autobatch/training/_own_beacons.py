@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError, OutputError
+from autobatch._files import naming_output
 from autobatch.beacons import BeaconKey, BeaconLibrary, LibraryInfo, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.control._budget import FLOOR
@@ -22,7 +23,6 @@ from autobatch.control._measuring import INTERVAL, check_interval
 from autobatch.control._own_task import LOOP
 from autobatch.control._rates import check_rate
 from autobatch.training._crew import Crew, Event
-from autobatch.training._files import naming_output
 from autobatch.training._own_cell import (
     DEVICE,
     WHOLE,
@@ -72,8 +72,6 @@ def record_beacons(
 ) -> BeaconLibrary:
     """Train a loop of your own at every fixed batch size and learning rate of a grid, and keep the runs as beacons.
 
-    .. code-block:: python
-
         def train(controller):
             torch.manual_seed(controller.seed)
             model = Net()
@@ -118,7 +116,7 @@ def record_beacons(
         num_classes: classes, where the task is a classification; diverged beacons then count as guessing.
         interval: steps from one measured step to the next.
         floor: measured steps an epoch, or a decision period of one, at least.
-        options: further arguments of :class:`~autobatch.AutoBatchController` that the loop needs, such as
+        options: further arguments of ``AutoBatchController`` that the loop needs, such as
             ``{"loss_reduction": "sum", "decide_every": 0.1}``.
         jobs: trainings side by side, each in a process of its own. ``train`` must then be a function at the top of a
             module, and a script must call this below ``if __name__ == "__main__":``. With 1, the default, everything
@@ -235,7 +233,7 @@ class _Ledger:
         Args:
             key: the beacon.
             event: what happened.
-            value: parts of :data:`WHOLE` that are done, how it ended, or why it failed.
+            value: parts of ``WHOLE`` that are done, how it ended, or why it failed.
         """
         if event in {"started", "progress"}:
             self._running[key] = (value or 0) / WHOLE

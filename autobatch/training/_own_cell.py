@@ -99,7 +99,7 @@ class CellRecorder:
 
         Args:
             key: which one.
-            report: told after every epoch how much of :data:`WHOLE` is done.
+            report: told after every epoch how much of ``WHOLE`` is done.
 
         Returns:
             How it ended.

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch._files import naming_output
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, LibraryInfo, recorded_keys, write_beacon
 from autobatch.beacons._info import merged_info
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
@@ -21,7 +22,6 @@ from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._crew import Crew, Event, Report
 from autobatch.training._data import Data, load_data
 from autobatch.training._engine import resolve_device
-from autobatch.training._files import naming_output
 from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunObserver, load_epochs
 from autobatch.training._session import BN, run
 from autobatch.training._task import TaskSpec, check_ladder

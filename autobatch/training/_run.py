@@ -123,12 +123,12 @@ class EpochRow:
     measuring_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row as a dictionary of plain values; :meth:`from_dict` reads it back."""
+        """Return the row as a dictionary of plain values; ``from_dict`` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "EpochRow":
-        """Read back what :meth:`to_dict` wrote; a figure that JSON stored as null becomes NaN.
+        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
 
         Args:
             state: the dictionary.

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from autobatch._errors import CheckpointError, LibraryError, OutputError
+from autobatch._files import naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
 from autobatch.control import (
@@ -26,7 +27,7 @@ from autobatch.training._calibrate import cached_calibration, covers, device_kin
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._data import Data, load_data
 from autobatch.training._engine import Engine, divergence, reproducible, resolve_device
-from autobatch.training._files import append_lines, keep_lines, naming_output, write_whole
+from autobatch.training._files import append_lines, keep_lines
 from autobatch.training._run import (
     CHECKPOINT,
     CONFIG,
@@ -48,7 +49,7 @@ from autobatch.training._task import check_ladder
 
 FINISHED = "finished"
 BN = "rows"
-"""What a sample's gradient means under BatchNorm; see :class:`~autobatch.fisher.FisherProbe`."""
+"""What a sample's gradient means under BatchNorm; see ``FisherProbe``."""
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")

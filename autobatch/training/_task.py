@@ -184,7 +184,7 @@ class MeasuringSpec(_Spec):
         floor: samples per epoch of epochs that ``interval`` would give fewer; while recording at least so many, in a
             run as far as the budget allows.
         budget: share of training time that measuring may take in a run, in [0, 1], see
-            :class:`~autobatch.control.MeasureWithinBudget`.
+            ``MeasureWithinBudget``.
         reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway. It is faster,
             and these gradients differ in round-off from the ordinary ones; without it a run that measures is bit for
             bit one that does not, as far as the policy decides alike.
@@ -244,7 +244,7 @@ class TaskSpec(_Spec):
         """Return what makes beacons of two tasks comparable, whatever the tasks are called.
 
         Args:
-            data_fingerprint: :attr:`Data.fingerprint` of the loaded dataset.
+            data_fingerprint: ``Data.fingerprint`` of the loaded dataset.
             num_classes: classes of the dataset.
 
         Returns:

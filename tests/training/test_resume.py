@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from autobatch._errors import CheckpointError
+from autobatch._files import write_whole
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_run_config, run
 from autobatch.training import _files as files
 from autobatch.training._checkpoint import read_checkpoint
@@ -67,7 +68,7 @@ class Killer:
             if self.share == 1.0:
                 os.replace(path.with_name(f".{path.name}.tmp"), path)
             raise Killed
-        files.write_whole(path, content)
+        write_whole(path, content)
 
 
 def kill_and_resume(config: RunConfig, out: Path, killer: Killer, monkeypatch: pytest.MonkeyPatch) -> bool:

@@ -8,7 +8,7 @@ GROWTH_RATES = (8, 10, 14)
 """New channels per dense layer in each of the three stacks (paper, section 4)."""
 
 WIDENING = 36
-"""A transition adds one channel for so many; inferred from the paper's parameter counts, see :class:`DenseNet`."""
+"""A transition adds one channel for so many; inferred from the paper's parameter counts, see ``DenseNet``."""
 
 
 class DenseLayer(nn.Module):

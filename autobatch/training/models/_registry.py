@@ -86,7 +86,7 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
         The model, on the CPU.
 
     Raises:
-        ConfigError: as :func:`build_model`; the message names the task.
+        ConfigError: as ``build_model``; the message names the task.
     """
     _, channels, height, width = data.train_images.shape
     reserved = {"depth", "in_channels", "num_classes", "image_size", "seed", "trust_code"} & set(task.model.arguments)

@@ -41,7 +41,7 @@ class ResidualUnit(nn.Module):
 class ResNet(nn.Module):
     """The residual network of the paper, section 4: depth 6n + 2, three stacks of n units with 16, 32, 64 channels.
 
-    A 3x3 convolution with BN and ReLU, the units (see :class:`ResidualUnit`), the mean over all pixels, a linear
+    A 3x3 convolution with BN and ReLU, the units (see ``ResidualUnit``), the mean over all pixels, a linear
     layer. Depth 110 has 1.73 M parameters.
 
     Args:

@@ -1,0 +1,70 @@
+"""Writing files so that kill -9 or a full disk loses nothing that was there before."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autobatch._errors import OutputError
+
+
+@contextmanager
+def naming_output(path: Path, what: str = "written") -> Iterator[None]:
+    """Turn an operating-system error into one that names the path.
+
+    Args:
+        path: what is being written.
+        what: what is done to it, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: it failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be {what}: {error.strerror or error}") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file at once or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        content: its new content.
+
+    Raises:
+        OutputError: the file cannot be written; an older one is still there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with naming_output(path):
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Append to a file: all of it or, where the disk is full, nothing.
+
+    Args:
+        path: the file; made where it is missing.
+        content: what is appended.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with naming_output(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            written = file.write(content)
+        except BaseException:
+            file.truncate(size)
+            raise
+        if written != len(content):
+            file.truncate(size)
+            raise OutputError(f"{path}: cannot be written: the disk is full")
