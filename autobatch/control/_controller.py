@@ -589,6 +589,24 @@ class AutoBatchController:
         self._close_period(figures)
         return None if self.finished else self.decision
 
+    def redecide(self) -> DecisionRecord:
+        """Ask the policy again what the coming period shall use, before its first batch is handed out.
+
+        For whoever steers from outside: the policy is asked at the end of a period, and an environment's agent answers
+        later.
+
+        Returns:
+            The decision that holds now.
+
+        Raises:
+            AutoBatchError: the training is finished, or a batch of the period has been handed out.
+        """
+        self._refuse_finished()
+        if self._course.waiting or self._course.next_example != self.decision.example:
+            raise AutoBatchError("redecide() comes too late: a batch of this period has been handed out")
+        self._decide(example=self._course.next_example)
+        return self.decision
+
     def stop(self, reason: str) -> None:
         """End the training early: no more batches are handed out, and ``finished`` is true.
 

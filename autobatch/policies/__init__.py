@@ -2,8 +2,10 @@
 
 from autobatch.policies._beacon_follow import BeaconFollowParameters, BeaconFollowPolicy
 from autobatch.policies._fixed import FixedParameters, FixedPolicy
+from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES, Moves
 from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Candidate, Decision, Observation, Policy, TaskInfo
+from autobatch.policies._quality import Quality
 from autobatch.policies._random import RandomParameters, RandomPolicy
 from autobatch.policies._registry import policy_kind, policy_kinds, register_policy
 from autobatch.policies._shorthand import SHORTHANDS
@@ -11,6 +13,8 @@ from autobatch.policies._spec import PolicySpec, load_policy_spec, make_policy, 
 from autobatch.policies._stages import StagesParameters, StagesPolicy
 
 __all__ = [
+    "BATCH_MOVES",
+    "RATE_MOVES",
     "SHORTHANDS",
     "BeaconFollowParameters",
     "BeaconFollowPolicy",
@@ -18,10 +22,12 @@ __all__ = [
     "Decision",
     "FixedParameters",
     "FixedPolicy",
+    "Moves",
     "Observation",
     "Policy",
     "PolicyParameters",
     "PolicySpec",
+    "Quality",
     "RandomParameters",
     "RandomPolicy",
     "StagesParameters",

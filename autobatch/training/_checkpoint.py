@@ -74,18 +74,33 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, path
     Raises:
         CheckpointError: the tensors do not fit the model or its optimizer.
     """
-    model_state, optimizer_state = _split(checkpoint.tensors, path)
+    put_back(checkpoint.tensors, model, optimizer, str(path))
+
+
+def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer, source: str) -> None:
+    """Put back what ``snapshot`` has copied.
+
+    Args:
+        tensors: the copies by prefixed name.
+        model: the network, built as it was.
+        optimizer: its optimizer, made as it was.
+        source: where the copies come from, for the message.
+
+    Raises:
+        CheckpointError: the tensors do not fit the model or its optimizer.
+    """
+    model_state, optimizer_state = _split(tensors, source)
     try:
         model.load_state_dict(model_state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: the model in it is another one: {error}") from None
+        raise CheckpointError(f"{source}: the model in it is another one: {error}") from None
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in optimizer_state.items():
         if index >= len(parameters):
-            raise CheckpointError(f"{path}: its optimizer has more parameters than this one")
+            raise CheckpointError(f"{source}: its optimizer has more parameters than this one")
         for name, value in state.items():
             if value.dim():
-                state[name] = _laid_out_like(parameters[index], value, f"{path}: '{name}' of parameter {index}")
+                state[name] = _laid_out_like(parameters[index], value, f"{source}: '{name}' of parameter {index}")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
 
@@ -140,7 +155,7 @@ def _laid_out_like(parameter: Tensor, value: Tensor, what: str) -> Tensor:
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def _split(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+def _split(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
     model_state: dict[str, Tensor] = {}
     optimizer_state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -149,6 +164,6 @@ def _split(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
             continue
         index, _, name = key.removeprefix(_OPTIMIZER).partition("/")
         if not key.startswith(_OPTIMIZER) or not index.isdecimal():
-            raise CheckpointError(f"{path}: unexpected tensor '{key}'")
+            raise CheckpointError(f"{source}: unexpected tensor '{key}'")
         optimizer_state.setdefault(int(index), {})[name] = value
     return model_state, optimizer_state

@@ -23,8 +23,9 @@ from autobatch.training._crew import Crew, Event, Report
 from autobatch.training._data import Data, load_data
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunObserver, load_epochs
-from autobatch.training._session import BN, run
+from autobatch.training._session import run
 from autobatch.training._task import TaskSpec, check_ladder
+from autobatch.training._trial import BN
 from autobatch.training._versions import software_versions
 
 _WORKING = Path("beacons") / ".running"

@@ -1,7 +1,6 @@
 """Carrying a run out: from a configuration to a run directory with a summary in it."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +14,11 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.control import (
-    AutoBatchController,
-    MeasureAtInterval,
-    MeasureWithinBudget,
-    MeasuringPlan,
-    NeverMeasure,
-)
 from autobatch.policies import Policy, make_policy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._data import Data, load_data
-from autobatch.training._engine import Engine, divergence, reproducible, resolve_device
+from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._files import append_lines, keep_lines
 from autobatch.training._run import (
     CHECKPOINT,
@@ -46,10 +38,7 @@ from autobatch.training._run import (
     load_summary,
 )
 from autobatch.training._task import check_ladder
-
-FINISHED = "finished"
-BN = "rows"
-"""What a sample's gradient means under BatchNorm; see ``FisherProbe``."""
+from autobatch.training._trial import BN, FINISHED, Trial
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
@@ -149,13 +138,10 @@ class _Session:
         self.costs = costs
         self.device = device
         self.kind = device_kind(device, config.task.threads)
-        self.engine = Engine(config.task, data, device, config.seed, trust_code=config.trust_code)
-        self.controller = _controller(config, self.engine, policy, library.beacons)
-        # Setting up (data, model, a policy's landscape) is not training; every decision from here on is.
-        self.started = time.perf_counter()
+        self.trial = Trial(config, data=data, device=device, policy=policy, library=library.beacons, costs=config.costs)
+        self.controller = self.trial.controller
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None
-        self.stopped_because = FINISHED
 
     def carry_out(self) -> Summary:
         """Return how the run ended, having started or continued it."""
@@ -164,7 +150,7 @@ class _Session:
         write_whole(self.out / CONFIG, _yaml(self.config))
         seconds = self._restore()
         self._announce()
-        self.started -= seconds
+        self.trial.seconds += seconds
         while not self.controller.finished:
             self._epoch()
         summary = self._summary()
@@ -190,14 +176,14 @@ class _Session:
             _check_same(self.config, checkpoint.record["config"])
             self.controller.load_state_dict(checkpoint.record["controller"])
             seconds = float(checkpoint.record["seconds"])
-            self.stopped_because = str(checkpoint.record["stopped_because"])
+            self.trial.stopped_because = str(checkpoint.record["stopped_because"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path}: damaged: {error!r}") from None
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         if self.controller.epoch != epoch:
             raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
-        restore(checkpoint, self.engine.model, self.engine.optimizer, path)
+        restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
         self.epochs_at = Counter(row.batch_size for row in rows)
         self.row = rows[-1]
         return seconds
@@ -212,7 +198,7 @@ class _Session:
                 validation_size=len(self.data.validation_labels),
                 test_size=len(self.data.test_labels),
                 num_classes=self.data.num_classes,
-                parameters=self.engine.parameters,
+                parameters=self.trial.engine.parameters,
                 epochs=self.config.task.epochs,
                 resumed_epoch=self.controller.epoch,
                 beacons=None if beacons is None else len(beacons.beacons),
@@ -222,37 +208,10 @@ class _Session:
         self.observer.decided(self.controller.decision)
 
     def _epoch(self) -> None:
-        controller, engine, data = self.controller, self.engine, self.data
-        before = controller.decision
-        train_loss = engine.train_epoch(controller, self.observer.step)
-        validation_loss, validation_error = engine.validate()
-        seen = divergence(train_loss, validation_loss, data.num_classes)
-        decision = controller.end_epoch(
-            train_loss=train_loss,
-            val_loss=validation_loss,
-            val_error=validation_error,
-            stop=seen is not None,
-        )
-        self.row = EpochRow(
-            epoch=controller.epoch,
-            progress=controller.progress,
-            batch_size=before.batch_size,
-            lr=before.lr,
-            lr_effective=before.lr_effective,
-            c_bar=controller.c_bar,
-            l_cum=controller.l_cum,
-            steps=controller.steps,
-            samples=controller.samples,
-            examples=controller.examples,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            validation_error=validation_error,
-            seconds=self._seconds(),
-            measuring_seconds=controller.measuring_seconds,
-        )
-        self.epochs_at[before.batch_size] += 1
-        if seen is not None:
-            self.stopped_because = f"diverged: {seen}"
+        controller = self.controller
+        self.row = self.trial.epoch(self.observer.step)
+        decision = None if controller.finished else controller.decision
+        self.epochs_at[self.row.batch_size] += 1
         append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in controller.measurements])
         append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
         append_lines(self.out / EPOCHS, [self.row.to_dict()])
@@ -266,21 +225,18 @@ class _Session:
             "epoch": self.controller.epoch,
             "config": self.config.model_dump(mode="json"),
             "controller": self.controller.state_dict(),
-            "seconds": self._seconds(),
-            "stopped_because": self.stopped_because,
+            "seconds": self.trial.seconds,
+            "stopped_because": self.trial.stopped_because,
         }
-        tensors = snapshot(self.engine.model, self.engine.optimizer)
+        tensors = snapshot(self.trial.engine.model, self.trial.engine.optimizer)
         write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self.started
 
     def _summary(self) -> Summary:
         assert self.row is not None
-        seconds = self._seconds()
+        seconds = self.trial.seconds
         test_loss = test_error = None
-        if self.stopped_because == FINISHED:
-            test_loss, test_error = self.engine.test()
+        if self.trial.stopped_because == FINISHED:
+            test_loss, test_error = self.trial.engine.test()
         row, config = self.row, self.config
         budgeted = config.measure and not config.recording
         best, missing = _best_beacon(self.library)
@@ -290,7 +246,7 @@ class _Session:
             seed=config.seed,
             device=self.kind,
             epochs=row.epoch,
-            stopped_because=self.stopped_because,
+            stopped_because=self.trial.stopped_because,
             test_error=test_error,
             test_loss=_known(test_loss),
             validation_error=row.validation_error,
@@ -310,42 +266,6 @@ class _Session:
             best_beacon=best,
             best_beacon_missing=missing,
         )
-
-
-def _controller(
-    config: RunConfig, engine: Engine, policy: Policy, library: BeaconLibrary | None
-) -> AutoBatchController:
-    task = config.task
-    return AutoBatchController(
-        engine.model,
-        engine.optimizer,
-        policy=policy,
-        dataset_size=len(engine.data.train_labels),
-        epochs=task.epochs,
-        batch_sizes=task.batch_sizes,
-        learning_rates=task.learning_rates,
-        library=library,
-        schedule=task.schedule.schedule_factor,
-        milestones=task.schedule.milestones,
-        score=task.score,
-        costs=config.costs,
-        measuring=_measuring(config),
-        bn=BN,
-        reuse_weight_gradient=task.measuring.reuse_weight_gradient,
-        task_name=task.name,
-        seed=config.seed,
-        device=engine.device,
-    )
-
-
-def _measuring(config: RunConfig) -> MeasuringPlan:
-    measuring = config.task.measuring
-    if not config.measure:
-        return NeverMeasure()
-    if config.recording:
-        return MeasureAtInterval(measuring.interval, measuring.floor)
-    assert config.costs is not None
-    return MeasureWithinBudget(measuring.budget, config.costs, interval=measuring.interval, floor=measuring.floor)
 
 
 def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:

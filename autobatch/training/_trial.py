@@ -1,0 +1,233 @@
+"""A training in memory, epoch by epoch: what a run keeps on disk, and what an environment or a branch run steers."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from autobatch._errors import ConfigError
+from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.control import (
+    AutoBatchController,
+    DecisionRecord,
+    MeasureAtInterval,
+    MeasureWithinBudget,
+    MeasuringPlan,
+    NeverMeasure,
+)
+from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
+from autobatch.training._checkpoint import put_back, snapshot
+from autobatch.training._data import Data
+from autobatch.training._engine import Engine, divergence
+from autobatch.training._run import EpochRow, RunConfig
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+FINISHED = "finished"
+
+BN = "rows"
+"""What a sample's gradient means under BatchNorm; see ``FisherProbe``."""
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """A training between two epochs; holds copies, so it stays as it was.
+
+    Attributes:
+        tensors: model and optimizer tensors by prefixed name, on the CPU.
+        controller: the controller's state.
+        seconds: training time so far.
+        stopped_because: ``"finished"`` while nothing has gone wrong.
+    """
+
+    tensors: Mapping[str, Tensor]
+    controller: dict[str, Any]
+    seconds: float
+    stopped_because: str
+
+
+class Trial:
+    """A training in memory; enter ``reproducible(device, threads)`` around everything that is done with it.
+
+    Args:
+        config: the configuration.
+        data: the task's data, on the device.
+        device: where to train.
+        policy: the policy; None for a training that is steered by hand with ``decide``.
+        library: beacons for the policy and the controller.
+        costs: seconds by batch size, which a measuring budget needs.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        data: Data,
+        device: torch.device,
+        policy: Policy | None = None,
+        library: BeaconLibrary | None = None,
+        costs: CostTable | None = None,
+    ) -> None:
+        self.config = config
+        self.engine = Engine(config.task, data, device, config.seed, trust_code=config.trust_code)
+        self._hand = _ByHand(config) if policy is None else None
+        chosen = policy if policy is not None else self._hand
+        assert chosen is not None
+        self.controller = _controller(config, self.engine, chosen, library, costs)
+        self.stopped_because = FINISHED
+        # Setting up (data, model, a policy's landscape) is not training; every decision from here on is.
+        self._started = time.perf_counter()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or the training has diverged."""
+        return self.controller.finished
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training, measuring and validation so far; what comes between two epochs counts."""
+        return time.perf_counter() - self._started
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._started = time.perf_counter() - value
+
+    def decide(self, batch_size: int, lr: float, reason: str = "chosen by hand") -> DecisionRecord:
+        """Choose what the coming epoch uses.
+
+        Args:
+            batch_size: global batch size.
+            lr: base learning rate.
+            reason: why, for the records.
+
+        Returns:
+            The decision as it was applied.
+
+        Raises:
+            ConfigError: the training has a policy of its own.
+        """
+        if self._hand is None:
+            raise ConfigError("this training has a policy; only one without can be steered by hand")
+        self._hand.decision = Decision(batch_size, lr, reason)
+        return self.controller.redecide()
+
+    def epoch(self, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
+        """Train one epoch under the decision in force, validate, and have the next decision made.
+
+        Args:
+            after_step: called after each step with the epoch's steps done and in all.
+
+        Returns:
+            The epoch's figures.
+        """
+        controller, engine = self.controller, self.engine
+        before = controller.decision
+        train_loss = engine.train_epoch(controller, after_step)
+        validation_loss, validation_error = engine.validate()
+        seen = divergence(train_loss, validation_loss, engine.data.num_classes)
+        controller.end_epoch(
+            train_loss=train_loss, val_loss=validation_loss, val_error=validation_error, stop=seen is not None
+        )
+        if seen is not None:
+            self.stopped_because = f"diverged: {seen}"
+        return EpochRow(
+            epoch=controller.epoch,
+            progress=controller.progress,
+            batch_size=before.batch_size,
+            lr=before.lr,
+            lr_effective=before.lr_effective,
+            c_bar=controller.c_bar,
+            l_cum=controller.l_cum,
+            steps=controller.steps,
+            samples=controller.samples,
+            examples=controller.examples,
+            train_loss=train_loss,
+            validation_loss=validation_loss,
+            validation_error=validation_error,
+            seconds=self.seconds,
+            measuring_seconds=controller.measuring_seconds,
+        )
+
+    def state(self) -> TrialState:
+        """Return a copy of where the training stands, between two epochs."""
+        optimizer: Optimizer = self.engine.optimizer
+        return TrialState(
+            snapshot(self.engine.model, optimizer), self.controller.state_dict(), self.seconds, self.stopped_because
+        )
+
+    def restore(self, state: TrialState) -> None:
+        """Go back to where the training stood, as often as wanted.
+
+        Args:
+            state: what ``state`` returned of this training, or of one with the same configuration.
+        """
+        put_back(state.tensors, self.engine.model, self.engine.optimizer, "the state of a trial")
+        self.controller.load_state_dict(state.controller)
+        self.stopped_because = state.stopped_because
+        self.seconds = state.seconds
+
+
+class _ByHand:
+    """Says what it has been told to say."""
+
+    needs_library = False
+
+    def __init__(self, config: RunConfig) -> None:
+        moves = Moves(config.task.batch_sizes, config.task.learning_rates)
+        batch_size, lr = moves.at(*moves.start)
+        self.decision = Decision(batch_size, lr, "the middle of the ladder")
+
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
+        """Nothing to do."""
+
+    def decide(self, observation: Observation) -> Decision:
+        """Return what was told last."""
+        return self.decision
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was told last."""
+        return {"batch_size": self.decision.batch_size, "lr": self.decision.lr, "reason": self.decision.reason}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what was told last."""
+        self.decision = Decision(state["batch_size"], state["lr"], state["reason"])
+
+
+def _controller(
+    config: RunConfig, engine: Engine, policy: Policy, library: BeaconLibrary | None, costs: CostTable | None
+) -> AutoBatchController:
+    task = config.task
+    return AutoBatchController(
+        engine.model,
+        engine.optimizer,
+        policy=policy,
+        dataset_size=len(engine.data.train_labels),
+        epochs=task.epochs,
+        batch_sizes=task.batch_sizes,
+        learning_rates=task.learning_rates,
+        library=library,
+        schedule=task.schedule.schedule_factor,
+        milestones=task.schedule.milestones,
+        score=task.score,
+        costs=costs,
+        measuring=_measuring(config, costs),
+        bn=BN,
+        reuse_weight_gradient=task.measuring.reuse_weight_gradient,
+        task_name=task.name,
+        seed=config.seed,
+        device=engine.device,
+    )
+
+
+def _measuring(config: RunConfig, costs: CostTable | None) -> MeasuringPlan:
+    measuring = config.task.measuring
+    if not config.measure:
+        return NeverMeasure()
+    if config.recording:
+        return MeasureAtInterval(measuring.interval, measuring.floor)
+    assert costs is not None
+    return MeasureWithinBudget(measuring.budget, costs, interval=measuring.interval, floor=measuring.floor)
