@@ -11,10 +11,13 @@ from autobatch.policies._registry import policy_kind, policy_kinds, register_pol
 from autobatch.policies._shorthand import SHORTHANDS
 from autobatch.policies._spec import PolicySpec, load_policy_spec, make_policy, policy_names
 from autobatch.policies._stages import StagesParameters, StagesPolicy
+from autobatch.policies._view import ENTRIES, SCHEMA, ObservationBatch, ObservationView, Trail
 
 __all__ = [
     "BATCH_MOVES",
+    "ENTRIES",
     "RATE_MOVES",
+    "SCHEMA",
     "SHORTHANDS",
     "BeaconFollowParameters",
     "BeaconFollowPolicy",
@@ -24,6 +27,8 @@ __all__ = [
     "FixedPolicy",
     "Moves",
     "Observation",
+    "ObservationBatch",
+    "ObservationView",
     "Policy",
     "PolicyParameters",
     "PolicySpec",
@@ -33,6 +38,7 @@ __all__ = [
     "StagesParameters",
     "StagesPolicy",
     "TaskInfo",
+    "Trail",
     "load_policy_spec",
     "make_policy",
     "policy_kind",

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from autobatch.beacons import BeaconLibrary, CostTable
+    from autobatch.policies._view import ObservationView, Trail
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,18 @@ class Observation:
     train_loss: float
     validation_loss: float
     validation_error: float
+
+    def to_array(self, view: "ObservationView", trail: "Trail") -> "NDArray[np.float32]":
+        """Return the flat view that learned policies see.
+
+        Args:
+            view: the task's view.
+            trail: what ``view.follow`` returned for this observation.
+
+        Returns:
+            float32, shape (view.size,), in [-1, 1]; its entries are described in ``ENTRIES``.
+        """
+        return view.array(self, trail)
 
 
 @dataclass(frozen=True)

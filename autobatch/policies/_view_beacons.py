@@ -1,0 +1,148 @@
+"""Where the beacons stood at equal progress, as tables: what an observation is relative to."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch._errors import LibraryError
+from autobatch.policies._protocol import TaskInfo
+from autobatch.policies._quality import WORST, Quality
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+
+Floats = NDArray[np.float64]
+
+NEAREST = 3
+"""Beacons whose place is told one by one."""
+
+GOOD = 0.03
+"""Beacons whose final quality is within this of the best are good: where they stood is where to be."""
+
+_WEIGHING = 5
+"""Beacons whose final qualities make the promised quality (the paper's five nearest, section 4.1)."""
+
+_GRID = 100
+"""Values of progress in (0, 1] for which the beacons' places are tabulated."""
+
+
+class BeaconTracks:
+    """The mean journey of every configuration, on a grid of progress.
+
+    Distances are measured in spans: the extent of log10 C̄ and log10 L over the beacons that finished, at equal
+    progress.
+
+    Args:
+        task: the task.
+        library: its beacons.
+    """
+
+    def __init__(self, task: TaskInfo, library: "BeaconLibrary") -> None:
+        self.quality = Quality.of(library)
+        grid = np.arange(1, _GRID + 1) / _GRID
+        places, qualities, configurations, finished = [], [], [], []
+        for (batch_size, lr), beacons in library.by_configuration.items():
+            try:
+                track = [library.at(batch_size, lr, float(progress)) for progress in grid]
+            except LibraryError:  # all of them diverged before a position was measured
+                continue
+            places.append([(math.log10(place.c_bar), math.log10(place.l_cum)) for place in track])
+            finals = [own.final(library.score) if own.finished else math.nan for own in beacons]
+            qualities.append(float(np.mean(self.quality(finals))))
+            configurations.append((batch_size, lr))
+            finished.append(all(own.finished for own in beacons))
+        self._places = np.array(places).transpose(1, 0, 2)  # (grid, configurations, 2)
+        self._qualities = np.maximum(np.array(qualities), WORST)
+        sound = np.array(finished) if any(finished) else np.ones(len(places), dtype=bool)
+        extent = np.ptp(self._places[:, sound], axis=1)
+        self._spans = np.maximum(extent, 1e-3)
+        self._good = self._qualities >= self._qualities[sound].max() - GOOD
+        sizes, rates = (np.array(values) for values in zip(*configurations, strict=True))
+        self._last_rung = max(len(task.batch_sizes) - 1, 1)
+        self._last_rate = max(len(task.learning_rates) - 1, 1)
+        self._rungs = _fractional_rungs(np.log(task.batch_sizes), np.log(sizes))
+        self._rates = _fractional_rungs(np.log(task.learning_rates), np.log(rates))
+        self._best_track = _best_track(library, grid)
+
+    def against_best(self, progress: Floats, score: Floats) -> Floats:
+        """Return log10 of scores over the best fixed beacon's at equal progress.
+
+        Args:
+            progress: shape (n,).
+            score: shape (n,).
+
+        Returns:
+            Shape (n,).
+        """
+        ratio: Floats = np.log10(score / self._best_track[self._cell(progress)])
+        return ratio
+
+    def entries(
+        self, progress: Floats, log_c: Floats, log_l: Floats, rungs: NDArray[Any], rates: NDArray[Any]
+    ) -> Floats:
+        """Return the view's entries on beacons.
+
+        Args:
+            progress: shape (n,).
+            log_c: log10 C̄, shape (n,); not finite where unknown.
+            log_l: log10 L, shape (n,).
+            rungs: rungs on the ladder, shape (n,).
+            rates: rungs of the learning rates, shape (n,).
+
+        Returns:
+            Way to the nearest good beacon (2), promised quality (1), and for each of the nearest beacons the way to
+            it (2), its rungs from here (2) and its quality (1); shape (n, 3 + 5 NEAREST).
+        """
+        cells = self._cell(progress)
+        here = np.stack([log_c, log_l], axis=1)
+        ways = (here[:, None, :] - self._places[cells]) / self._spans[cells][:, None, :]
+        np.copyto(ways, 1e3, where=~np.isfinite(ways))
+        squares = np.einsum("nmk,nmk->nm", ways, ways)
+        rows = np.arange(len(here))
+        good = np.where(self._good, squares, np.inf).argmin(axis=1)
+        count = min(_WEIGHING, squares.shape[1])
+        nearest = np.argpartition(squares, count - 1, axis=1)[:, :count] if count < squares.shape[1] else None
+        if nearest is None:
+            nearest = np.broadcast_to(np.arange(count), squares.shape)
+        near_squares = np.take_along_axis(squares, nearest, axis=1)
+        order = near_squares.argsort(axis=1, kind="stable")
+        nearest = np.take_along_axis(nearest, order, axis=1)
+        # The paper's weights (section 4.1), made to sum to 1: (1 / r + 1) over their total.
+        weights = 1.0 / np.sqrt(np.maximum(np.take_along_axis(squares, nearest, axis=1), 1e-12)) + 1.0
+        promised = (weights * self._qualities[nearest]).sum(axis=1) / weights.sum(axis=1)
+        told = np.zeros((len(here), 3 + 5 * NEAREST))
+        told[:, :2] = ways[rows, good]
+        told[:, 2] = promised
+        for rank in range(min(NEAREST, count)):
+            own = nearest[:, rank]
+            place = 3 + 5 * rank
+            told[:, place : place + 2] = ways[rows, own]
+            told[:, place + 2] = self._rungs[own] - rungs / self._last_rung
+            told[:, place + 3] = self._rates[own] - rates / self._last_rate
+            told[:, place + 4] = self._qualities[own]
+        return told
+
+    def _cell(self, progress: Floats) -> NDArray[np.int64]:
+        cells: NDArray[np.int64] = np.clip(np.rint(progress * _GRID) - 1, 0, _GRID - 1).astype(np.int64)
+        return cells
+
+
+def _fractional_rungs(ladder: Floats, values: Floats) -> Floats:
+    """Return where values lie on a ladder, its ends at 0 and 1."""
+    if len(ladder) == 1:
+        return np.zeros(len(values))
+    return np.interp(values, ladder, np.linspace(0.0, 1.0, len(ladder)))
+
+
+def _best_track(library: "BeaconLibrary", grid: Floats) -> Floats:
+    """Return the seed-mean score of the best fixed configuration at each progress."""
+    best = library.best_fixed()
+    tracks = []
+    for beacon in library.beacons_at(best.batch_size, best.lr):
+        scores = beacon.rows[library.score]
+        known = np.isfinite(scores)
+        tracks.append(np.interp(grid, beacon.rows["progress"][known], scores[known]))
+    mean: Floats = np.maximum(np.mean(tracks, axis=0), 1e-6)
+    return mean
