@@ -34,6 +34,11 @@ class EpochCosts:
         self._up = np.log2(padded[2:] / self._epoch)
         self._down = np.log2(padded[:-2] / self._epoch)
 
+    @property
+    def by_rung(self) -> NDArray[np.float64]:
+        """Cost of an epoch at each rung."""
+        return self._epoch.copy()
+
     def between(self, batch_size: int, epochs: int) -> float:
         """Return what some epochs at one batch size cost.
 
