@@ -1,6 +1,7 @@
 """autobatch chooses batch size and learning rate while a network trains, from the Fisher spectrum of its gradients.
 
 Everything public is here; names resolve on first use (PEP 562), so that importing the package does not import torch.
+Importing it registers its environments with Gymnasium.
 """
 
 from importlib import import_module
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         Beacon,
         BeaconKey,
         BeaconLibrary,
+        Branches,
         CostTable,
         FinalPrediction,
         FixedResult,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         DecisionRecord,
         LearningRateRule,
     )
+    from autobatch.envs import BoxActions, SurrogateEnv, SurrogateVectorEnv, TrainEnv
     from autobatch.fisher import (
         FisherProbe,
         Measurement,
@@ -52,10 +55,12 @@ if TYPE_CHECKING:
         Spectrum,
         register_gram_rule,
     )
+    from autobatch.learn import LearningPlan, evaluate_policies, train_policy
     from autobatch.policies import (
         Candidate,
         Decision,
         Observation,
+        ObservationView,
         Policy,
         PolicySpec,
         TaskInfo,
@@ -89,6 +94,10 @@ if TYPE_CHECKING:
         run,
     )
 
+from autobatch.envs import register_environments  # registers with Gymnasium
+
+register_environments()
+
 try:
     __version__ = version("autobatch")
 except PackageNotFoundError:  # a checkout on the path that was not installed
@@ -101,6 +110,8 @@ _HOMES = {
     "Beacon": "beacons",
     "BeaconKey": "beacons",
     "BeaconLibrary": "beacons",
+    "BoxActions": "envs",
+    "Branches": "beacons",
     "Candidate": "policies",
     "CheckpointError": "_errors",
     "ConfigError": "_errors",
@@ -115,12 +126,14 @@ _HOMES = {
     "FixedResult": "beacons",
     "Forecast": "beacons",
     "Landscape": "beacons",
+    "LearningPlan": "learn",
     "LearningRateRule": "control",
     "LibraryError": "_errors",
     "LibraryInfo": "beacons",
     "MeasureError": "_errors",
     "Measurement": "fisher",
     "Observation": "policies",
+    "ObservationView": "policies",
     "OptimumRegion": "beacons",
     "OutputError": "_errors",
     "Policy": "policies",
@@ -137,11 +150,15 @@ _HOMES = {
     "Spectrum": "fisher",
     "Standing": "beacons",
     "Summary": "training",
+    "SurrogateEnv": "envs",
+    "SurrogateVectorEnv": "envs",
     "TaskInfo": "policies",
     "TaskSpec": "training",
+    "TrainEnv": "envs",
     "UnknownNameError": "_errors",
     "build_model": "training",
     "compact": "beacons",
+    "evaluate_policies": "learn",
     "forecast": "beacons",
     "leave_one_out": "beacons",
     "load_data": "training",
@@ -162,6 +179,7 @@ _HOMES = {
     "register_policy": "policies",
     "resolve": "training",
     "run": "training",
+    "train_policy": "learn",
     "write_beacon": "beacons",
 }
 
@@ -172,6 +190,8 @@ __all__ = [
     "Beacon",
     "BeaconKey",
     "BeaconLibrary",
+    "BoxActions",
+    "Branches",
     "Candidate",
     "CheckpointError",
     "ConfigError",
@@ -186,12 +206,14 @@ __all__ = [
     "FixedResult",
     "Forecast",
     "Landscape",
+    "LearningPlan",
     "LearningRateRule",
     "LibraryError",
     "LibraryInfo",
     "MeasureError",
     "Measurement",
     "Observation",
+    "ObservationView",
     "OptimumRegion",
     "OutputError",
     "Policy",
@@ -208,12 +230,16 @@ __all__ = [
     "Spectrum",
     "Standing",
     "Summary",
+    "SurrogateEnv",
+    "SurrogateVectorEnv",
     "TaskInfo",
     "TaskSpec",
+    "TrainEnv",
     "UnknownNameError",
     "__version__",
     "build_model",
     "compact",
+    "evaluate_policies",
     "forecast",
     "leave_one_out",
     "load_data",
@@ -234,6 +260,7 @@ __all__ = [
     "register_policy",
     "resolve",
     "run",
+    "train_policy",
     "write_beacon",
 ]
 

@@ -34,6 +34,8 @@ ROOMS = (
     "integrations",
     "training",
     "report",
+    "envs",
+    "learn",
     "cli",
 )
 """The rooms of the package in the order of their imports: a room may import those before it."""

@@ -1,6 +1,14 @@
 """Locate: beacons on disk, the error landscape over the (C̄, L) plane, and where a run would end."""
 
 from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._branches import (
+    Branches,
+    Journey,
+    compact_branches,
+    holds_branches,
+    recorded_origins,
+    write_branches,
+)
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._forecast import Forecast, forecast, forecast_stages
 from autobatch.beacons._info import LibraryInfo
@@ -20,10 +28,12 @@ __all__ = [
     "Beacon",
     "BeaconKey",
     "BeaconLibrary",
+    "Branches",
     "CostTable",
     "FinalPrediction",
     "FixedResult",
     "Forecast",
+    "Journey",
     "Landscape",
     "LeaveOneOut",
     "LibraryInfo",
@@ -36,13 +46,17 @@ __all__ = [
     "Standing",
     "choose_rule",
     "compact",
+    "compact_branches",
     "forecast",
     "forecast_stages",
+    "holds_branches",
     "leave_one_out",
     "predict_final",
     "prediction_quality",
     "quality_table",
     "read_places",
     "recorded_keys",
+    "recorded_origins",
     "write_beacon",
+    "write_branches",
 ]

@@ -189,15 +189,15 @@ def _check_rows(beacon: Beacon) -> None:
     epochs = beacon.rows["epoch"]
     if not np.array_equal(epochs, np.arange(1, len(epochs) + 1)):
         raise LibraryError(
-            f"beacon {beacon.name}: column 'epoch' must count 1, 2, ... once each, got {_shown(epochs)} "
+            f"beacon {beacon.name}: column 'epoch' must count 1, 2, ... once each, got {shown(epochs)} "
             "(a row is missing or stored twice)"
         )
     for column in EPOCH_COLUMNS:
-        _check_column(beacon, column)
+        check_column(f"beacon {beacon.name}", column, beacon.rows[column.name], finished=beacon.finished)
     progress = beacon.rows["progress"]
     if np.any(np.diff(progress, prepend=0.0) <= 0.0) or progress[-1] > 1.0 + _END_TOLERANCE:
         raise LibraryError(
-            f"beacon {beacon.name}: column 'progress' must rise from above 0 to at most 1, got {_shown(progress)}"
+            f"beacon {beacon.name}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}"
         )
     if beacon.finished and progress[-1] < 1.0 - _END_TOLERANCE:
         raise LibraryError(
@@ -209,9 +209,19 @@ def _check_rows(beacon: Beacon) -> None:
         )
 
 
-def _check_column(beacon: Beacon, column: Column) -> None:
-    values = beacon.rows[column.name]
-    may_diverge = not beacon.finished and column.name in _MAY_DIVERGE
+def check_column(what: str, column: Column, values: NDArray[Any], *, finished: bool) -> None:
+    """Refuse figures that no training can produce.
+
+    Args:
+        what: whose figures they are, for the message.
+        column: the column.
+        values: its values, one an epoch.
+        finished: whether the training did not diverge; otherwise some figures need not be finite.
+
+    Raises:
+        LibraryError: a value is none that a training can produce; the message names the column.
+    """
+    may_diverge = not finished and column.name in _MAY_DIVERGE
     if may_diverge:
         values = values[np.isfinite(values)]
     elif column.name in _MAY_BE_UNKNOWN:
@@ -228,7 +238,7 @@ def _check_column(beacon: Beacon, column: Column) -> None:
     elif column.rises and np.any(values[1:] < values[:-1]):
         problem = "must never fall"
     if problem:
-        raise LibraryError(f"beacon {beacon.name}: column '{column.name}' {problem}, got {_shown(values)}")
+        raise LibraryError(f"{what}: column '{column.name}' {problem}, got {shown(values)}")
 
 
 def check_scored(beacon: Beacon, score: str) -> None:
@@ -244,10 +254,18 @@ def check_scored(beacon: Beacon, score: str) -> None:
     if beacon.finished and not np.isfinite(beacon.final(score)):
         raise LibraryError(
             f"beacon {beacon.name}: column '{score}' must be finite in the last row, for it is the score, got "
-            f"{_shown(beacon.rows[score])}"
+            f"{shown(beacon.rows[score])}"
         )
 
 
-def _shown(values: NDArray[Any]) -> str:
-    shown = [f"{value:.6g}" for value in values[:6].tolist()]
-    return ", ".join(shown) + (f", ... ({len(values)} rows)" if len(values) > 6 else "")
+def shown(values: NDArray[Any]) -> str:
+    """Return figures as a message shows them: the first few, and how many there are.
+
+    Args:
+        values: the figures.
+
+    Returns:
+        The text.
+    """
+    first = [f"{value:.6g}" for value in values[:6].tolist()]
+    return ", ".join(first) + (f", ... ({len(values)} rows)" if len(values) > 6 else "")

@@ -1,6 +1,6 @@
 """Beacons to and from one Parquet file, readable as it is by pandas, polars and DuckDB."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError, near_names
 from autobatch.beacons._beacon import Beacon, BeaconKey, check_scored
-from autobatch.beacons._columns import COLUMNS, EPOCH_COLUMNS
+from autobatch.beacons._columns import COLUMNS, EPOCH_COLUMNS, Column
 from autobatch.beacons._info import LibraryInfo
 
 # A library of 320 epochs, 35 configurations and 5 seeds has 56,000 rows. What claims to be far larger is damaged or
@@ -19,7 +19,7 @@ from autobatch.beacons._info import LibraryInfo
 _MOST_ROWS = 2_000_000
 _MOST_BYTES = 256 * 1024 * 1024
 
-_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
+TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
 
 
 def to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
@@ -43,10 +43,12 @@ def to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
         for beacon in beacons:
             own = beacon.rows[column.name] if column.per_epoch else None
             parts.extend([getattr(beacon, column.name)] * len(beacon.rows["epoch"]) if own is None else own.tolist())
-        arrays.append(pa.array(parts, type=_TYPES[column.kind]))
+        arrays.append(pa.array(parts, type=TYPES[column.kind]))
     sink = pa.BufferOutputStream()
     # Checksums turn a flipped bit into an error instead of another number.
-    pq.write_table(pa.Table.from_arrays(arrays, schema=_schema(info)), sink, write_page_checksum=True)
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=stored_schema(COLUMNS, info.to_metadata())), sink, write_page_checksum=True
+    )
     return bytes(sink.getvalue())
 
 
@@ -64,9 +66,9 @@ def from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
             produce; the message names file, column and beacon.
         FileNotFoundError: the file does not exist.
     """
-    content = _content(path)
+    content = file_content(path)
     try:
-        metadata, table = _table(content)
+        metadata, table = checked_table(content, COLUMNS)
         info = LibraryInfo.from_metadata(metadata)
         beacons = _beacons(table)
         for beacon in beacons:
@@ -76,17 +78,38 @@ def from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
     return beacons, info
 
 
-def _schema(info: LibraryInfo) -> Any:
+def stored_schema(columns: Sequence[Column], metadata: Mapping[str, str]) -> Any:
+    """Return a file's schema: names, types, units and meanings.
+
+    Args:
+        columns: the columns, in the order in which they are stored.
+        metadata: the file metadata.
+
+    Returns:
+        The pyarrow schema.
+    """
     fields = [
         pa.field(
-            column.name, _TYPES[column.kind], nullable=False, metadata={"unit": column.unit, "meaning": column.meaning}
+            column.name, TYPES[column.kind], nullable=False, metadata={"unit": column.unit, "meaning": column.meaning}
         )
-        for column in COLUMNS
+        for column in columns
     ]
-    return pa.schema(fields, metadata=info.to_metadata())
+    return pa.schema(fields, metadata=dict(metadata))
 
 
-def _content(path: Path) -> bytes:
+def file_content(path: Path) -> bytes:
+    """Read a file that is not larger than a library can be.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        LibraryError: it cannot be read, or is too large.
+        FileNotFoundError: it does not exist.
+    """
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise LibraryError(f"{path}: a beacon library of more than {_MOST_BYTES >> 20} MB is not read")
@@ -97,7 +120,19 @@ def _content(path: Path) -> bytes:
         raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _table(content: bytes) -> tuple[dict[str, str], Any]:
+def checked_table(content: bytes, columns: Sequence[Column]) -> tuple[dict[str, str], Any]:
+    """Parse the bytes of a Parquet file, none of them trusted.
+
+    Args:
+        content: the bytes.
+        columns: the columns that it must have.
+
+    Returns:
+        The file metadata, and the table of these columns.
+
+    Raises:
+        LibraryError: the bytes are damaged, or are no file of such columns.
+    """
     # pyarrow answers damaged bytes with many kinds of exception (its own, OSError, ValueError, UnicodeDecodeError,
     # MemoryError, ...), so whatever it raises while parsing means: damaged.
     try:
@@ -112,41 +147,58 @@ def _table(content: bytes) -> tuple[dict[str, str], Any]:
     if rows > _MOST_ROWS or unpacked > _MOST_BYTES:
         raise LibraryError(f"claims {rows} rows and {unpacked} bytes, more than any beacon library holds")
     if "autobatch:format" in metadata:
-        _check_schema(schema)
+        _check_schema(schema, columns)
     else:
         LibraryInfo.from_metadata(metadata)
     try:
-        table = file.read(columns=[column.name for column in COLUMNS], use_threads=False)
+        table = file.read(columns=[column.name for column in columns], use_threads=False)
         table.validate(full=True)
     except Exception as error:
         raise LibraryError(f"the rows are damaged: {_first_line(error)}") from None
     return metadata, table
 
 
-def _check_schema(schema: Any) -> None:
+def _check_schema(schema: Any, columns: Sequence[Column]) -> None:
     names = list(schema.names)
-    for column in COLUMNS:
+    for column in columns:
         count = names.count(column.name)
         if count == 0:
             raise LibraryError(f"column '{column.name}' is missing; {near_names(column.name, names)}")
         if count > 1:
             raise LibraryError(f"column '{column.name}' is stored {count} times")
         found = schema.field(column.name).type
-        if found != _TYPES[column.kind]:
+        if found != TYPES[column.kind]:
             raise LibraryError(f"column '{column.name}' must be {column.kind}, got {found}")
 
 
-def _beacons(table: Any) -> tuple[Beacon, ...]:
-    for column in COLUMNS:
+def column_arrays(table: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
+    """Return a table's columns as arrays.
+
+    Args:
+        table: what ``checked_table`` returned.
+        columns: the columns.
+
+    Returns:
+        One array, shape (rows,), by column name; strings as objects.
+
+    Raises:
+        LibraryError: a row has no value in some column.
+    """
+    for column in columns:
         nulls = table.column(column.name).null_count
         if nulls:
             raise LibraryError(f"column '{column.name}' has no value in {nulls} rows")
-    columns: dict[str, NDArray[Any]] = {}
-    for column in COLUMNS:
+    arrays: dict[str, NDArray[Any]] = {}
+    for column in columns:
         values = table.column(column.name)
-        columns[column.name] = (
+        arrays[column.name] = (
             np.array(values.to_pylist(), dtype=object) if column.kind == "string" else values.to_numpy()
         )
+    return arrays
+
+
+def _beacons(table: Any) -> tuple[Beacon, ...]:
+    columns = column_arrays(table, COLUMNS)
     keys = zip(*(columns[name].tolist() for name in ("batch_size", "lr", "seed")), strict=True)
     row_numbers: dict[BeaconKey, list[int]] = {}
     for row, key in enumerate(keys):

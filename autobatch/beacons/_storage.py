@@ -37,7 +37,7 @@ def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
         OutputError: the directory cannot be written.
     """
     path = Path(env_dir) / PARTS / f"{beacon.name}.parquet"
-    _write_whole(path, to_parquet([beacon], info))
+    write_durably(path, to_parquet([beacon], info))
     return path
 
 
@@ -57,14 +57,14 @@ def compact(env_dir: Path, costs: CostTable | None = None) -> Path:
     """
     env_dir = Path(env_dir)
     target = env_dir / COMPACTED
-    with _only_one(env_dir):
-        identities = {path: _identity(path) for path in _part_files(env_dir)}
+    with only_one(env_dir):
+        identities = {path: file_identity(path) for path in _part_files(env_dir)}
         beacons, info = read_beacons(env_dir)
         save_beacons(target, beacons, info if costs is None else replace(info, costs=costs))
         for path, identity in identities.items():
             # A part that a recorder has replaced in the meantime is newer than the compacted file: it stays.
-            if _identity(path) == identity:
-                _remove(path)
+            if file_identity(path) == identity:
+                remove_part(path)
     return target
 
 
@@ -98,7 +98,7 @@ def save_beacons(path: Path, beacons: Sequence[Beacon], info: LibraryInfo) -> No
     Raises:
         OutputError: the file cannot be written.
     """
-    _write_whole(path, to_parquet(sorted(beacons, key=lambda beacon: beacon.key), info))
+    write_durably(path, to_parquet(sorted(beacons, key=lambda beacon: beacon.key), info))
 
 
 def read_beacons(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
@@ -171,7 +171,15 @@ def _nothing_recorded(path: Path) -> str:
     )
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def file_identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Something to compare; None where there is no such file.
+    """
     try:
         status = path.stat()
     except OSError:
@@ -179,14 +187,31 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _remove(path: Path) -> None:
+def remove_part(path: Path) -> None:
+    """Remove a file that a compacted one now stands for.
+
+    Args:
+        path: the file; it need not exist.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be removed after compaction: {error.strerror or error}") from None
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file at once or not at all, whoever else writes it; its folder is made where it is missing.
+
+    Args:
+        path: the file.
+        content: its new content.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +229,18 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _only_one(env_dir: Path) -> Iterator[None]:
+def only_one(env_dir: Path) -> Iterator[None]:
+    """Let one process at a time compact what an env directory holds.
+
+    Args:
+        env_dir: the env's directory.
+
+    Yields:
+        Nothing, once no other process compacts.
+
+    Raises:
+        LibraryError: the directory is not there or cannot be opened.
+    """
     # One compaction of an env at a time: of two, the slower would write a file without what the faster has gathered and
     # removed. The lock ends with the process, however it ends.
     try:

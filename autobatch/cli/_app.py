@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from autobatch._errors import AutoBatchError
-from autobatch.cli import _beacons, _envs, _explain, _plot, _policies, _predict, _run
+from autobatch.cli import (
+    _beacons,
+    _envs,
+    _eval_policy,
+    _explain,
+    _plot,
+    _policies,
+    _predict,
+    _run,
+    _surrogate,
+    _train_policy,
+)
 
 USAGE_ERROR = 2
 """Exit code of everything that the user can put right."""
@@ -22,6 +33,9 @@ app = typer.Typer(
 )
 app.command("run", rich_help_panel="Train")(_run.run)
 app.add_typer(_beacons.app, name="beacons", rich_help_panel="Train")
+app.command("train-policy", rich_help_panel="Learn")(_train_policy.train_policy)
+app.command("eval-policy", rich_help_panel="Learn")(_eval_policy.eval_policy)
+app.command("surrogate", rich_help_panel="Learn")(_surrogate.surrogate)
 app.command("explain", rich_help_panel="Look")(_explain.explain)
 app.command("predict", rich_help_panel="Look")(_predict.predict)
 app.command("plot", rich_help_panel="Look")(_plot.plot)

@@ -17,13 +17,15 @@ class RecordingProgressBar(RecordingObserver):
 
     Args:
         console: where to print.
+        what: what is recorded, in the plural.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, what: str = "beacons") -> None:
         self._console = console
+        self._what = what
         self._started = time.monotonic()
         self._bar = Progress(
-            TextColumn("beacons"),
+            TextColumn(what),
             MofNCompleteColumn(),
             BarColumn(),
             TimeElapsedColumn(),
@@ -46,7 +48,7 @@ class RecordingProgressBar(RecordingObserver):
 
     def started(self, progress: RecordingProgress) -> None:
         """Say how many beacons there are to train."""
-        self._say(f"{progress.total} beacons, {progress.done} of them are there already")
+        self._say(f"{progress.total} {self._what}, {progress.done} of them are there already")
         self.progressed(progress)
 
     def note(self, message: str) -> None:

@@ -127,6 +127,8 @@ class Dynamics:
         view: what agents see.
         quality: scale of the score.
         noise_size: standard normals that an epoch uses.
+        factors: the schedule's factor on the learning rate in each epoch, shape (epochs,).
+        guessing: logarithms of ``FIGURES`` before training, shape (3,).
     """
 
     noise_size = _OUTPUTS + 1
@@ -141,8 +143,8 @@ class Dynamics:
         self.moves = Moves(task.batch_sizes, task.learning_rates)
         self.view = ObservationView(task, library)
         self.quality = Quality.of(library)
-        self._factors = factors
-        self._guessing = guessing(library)
+        self.factors = factors
+        self.guessing = guessing(library)
         self._sizes = np.log2(np.asarray(task.batch_sizes, dtype=np.float64))
         self._rates = np.log2(np.asarray(task.learning_rates, dtype=np.float64))
         self._steps = np.array([float(steps_per_epoch(task.train_size, size)) for size in task.batch_sizes])
@@ -215,7 +217,7 @@ class Dynamics:
         """
         state = State(np.zeros((n, 16)))
         state.batch_rung[:], state.rate_rung[:] = self.moves.start
-        state.figures[:] = self._guessing
+        state.figures[:] = self.guessing
         state.before[:] = state.scored[:] = np.nan
         return state
 
@@ -245,6 +247,19 @@ class Dynamics:
         diverged = ndtr(noise[:, _OUTPUTS]) > 1.0 - self._hazard(situation)
         after, score = self._after(state, batch_rung, rate_rung, outcome, diverged)
         return after, Outcome(score, self._modelled[batch_rung], every[:, :, 0].std(axis=1), diverged)
+
+    def predict(self, situation: Situation) -> Floats:
+        """Return what is to be expected of the next epoch.
+
+        Args:
+            situation: where n trainings stand, and what they are to use.
+
+        Returns:
+            The mean over members of ``Transitions.outcome``, shape (n, 5).
+        """
+        every = (self._features(situation) @ self._readout).reshape(-1, self.members, _OUTPUTS)
+        expected: Floats = every.mean(axis=1, dtype=np.float64) + self._base(situation)
+        return expected
 
     def observe(self, state: State) -> NDArray[np.float32]:
         """Return what agents see.
@@ -280,7 +295,7 @@ class Dynamics:
         started = state.epoch > 0
         size, rate = self._sizes[batch_rung], self._rates[rate_rung]
         epochs = np.minimum(state.epoch.astype(np.int64), self.epochs - 1)
-        last = np.log2(self._factors[np.maximum(epochs - 1, 0)]) + self._rates[state.rate_rung.astype(np.int64)]
+        last = np.log2(self.factors[np.maximum(epochs - 1, 0)]) + self._rates[state.rate_rung.astype(np.int64)]
         totals = np.maximum(state.totals, 1e-12)
         return Situation(
             epoch=state.epoch,
@@ -289,7 +304,7 @@ class Dynamics:
             log_l=np.where(started, np.log(totals[:, 1]), 0.0),
             log_steps=np.where(started, np.log(totals[:, 2]), 0.0),
             last_size=np.where(started, self._sizes[state.batch_rung.astype(np.int64)], size),
-            last_rate=np.where(started, last, rate + np.log2(self._factors[0])),
+            last_rate=np.where(started, last, rate + np.log2(self.factors[0])),
             size=size,
             rate=rate,
         )
@@ -303,7 +318,7 @@ class Dynamics:
         after.epoch[:] += 1.0
         after.batch_rung[:], after.rate_rung[:] = batch_rung, rate_rung
         after.figures[:] = outcome[:, :3]
-        after.figures[diverged] = np.maximum(self._guessing, after.figures[diverged])
+        after.figures[diverged] = np.maximum(self.guessing, after.figures[diverged])
         steps, cost = self._steps[batch_rung], self._modelled[batch_rung]
         after.totals[:] += np.stack([np.exp(outcome[:, 3]) * steps, np.exp(outcome[:, 4]), steps, cost], axis=1)
         index = 0 if self.task.score == "validation_loss" else 2
@@ -320,7 +335,7 @@ class Dynamics:
         width = _SCALE * np.sqrt(inputs.shape[1])
         self._frequencies = (generator.standard_normal((inputs.shape[1], _FEATURES)) / width).astype(np.float32)
         self._phases = generator.uniform(0.0, 2.0 * np.pi, _FEATURES).astype(np.float32)
-        self._hazard = _hazard(table, self._factors)
+        self._hazard = _hazard(table, self.factors)
         sound = np.flatnonzero(~table.diverged)
         features = self._features(table.situation)[sound]
         target = (table.outcome - self._base(table.situation))[sound]
@@ -367,7 +382,7 @@ class Dynamics:
 
     def _inputs(self, situation: Situation) -> Floats:
         progress = situation.epoch / self.epochs
-        factor = np.log2(self._factors[np.minimum(situation.epoch.astype(np.int64), self.epochs - 1)])
+        factor = np.log2(self.factors[np.minimum(situation.epoch.astype(np.int64), self.epochs - 1)])
         passed = (progress[:, None] >= self._milestones - 1e-9).sum(axis=1) - 1
         started = situation.epoch > 0
         return np.column_stack([

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from autobatch._artefacts import artefact_names, find_artefact
 from autobatch._errors import UnknownNameError
 from autobatch._yaml import load_yaml, validate
+from autobatch.policies._learned_files import weights_beside
 from autobatch.policies._protocol import Policy
 from autobatch.policies._registry import policy_kind
 from autobatch.policies._shorthand import SHORTHANDS, expand_shorthand
@@ -28,7 +29,8 @@ def load_policy_spec(name_or_path: str | Path) -> PolicySpec:
     """Find and check a policy.
 
     A path of an existing file is taken as it is; a name is looked up as ``policies/NAME.yaml`` in the working
-    directory, in ``$AUTOBATCH_PATH`` and among the shipped policies; last, names such as ``s32``, ``s32-lr0.05``,
+    directory, in ``$AUTOBATCH_PATH`` and among the shipped policies (the weights of a learned policy likewise, or
+    beside a YAML that lies elsewhere); last, names such as ``s32``, ``s32-lr0.05``,
     ``s32-to-128`` and ``s32-to-128-ms`` are policies by themselves.
 
     Args:
@@ -56,6 +58,9 @@ def load_policy_spec(name_or_path: str | Path) -> PolicySpec:
         raise UnknownNameError(f"{path}: key 'kind': {error}") from None
     # Once more with the parameters checked in place, so that an error names their line.
     load_yaml(path, with_parameters)
+    if spec.kind == "learned":
+        weights = weights_beside(spec.parameters["weights"], path)
+        return spec.model_copy(update={"parameters": {**spec.parameters, "weights": weights}})
     return spec
 
 

@@ -168,6 +168,8 @@ class ObservationView:
         if trail is None:
             return Trail(observation, None, self._costs.total_so_far(observation))
         last = trail.last
+        if observation.epoch == last.epoch:  # asked again before the same epoch
+            return replace(trail, last=observation)
         spent = (
             self._costs.between(observation.batch_size, observation.epoch - last.epoch) if observation.epoch else 0.0
         )

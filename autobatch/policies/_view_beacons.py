@@ -53,12 +53,13 @@ class BeaconTracks:
             qualities.append(float(np.mean(self.quality(finals))))
             configurations.append((batch_size, lr))
             finished.append(all(own.finished for own in beacons))
-        self._places = np.array(places).transpose(1, 0, 2)  # (grid, configurations, 2)
+        place = np.array(places).transpose(1, 0, 2)  # (grid, configurations, 2)
+        self._log_c, self._log_l = (np.ascontiguousarray(place[..., axis]) for axis in range(2))
         self._qualities = np.maximum(np.array(qualities), WORST)
         sound = np.array(finished) if any(finished) else np.ones(len(places), dtype=bool)
-        extent = np.ptp(self._places[:, sound], axis=1)
+        extent = np.ptp(place[:, sound], axis=1)
         self._spans = np.maximum(extent, 1e-3)
-        self._good = self._qualities >= self._qualities[sound].max() - GOOD
+        self._good = np.flatnonzero(self._qualities >= self._qualities[sound].max() - GOOD)
         sizes, rates = (np.array(values) for values in zip(*configurations, strict=True))
         self._last_rung = max(len(task.batch_sizes) - 1, 1)
         self._last_rate = max(len(task.learning_rates) - 1, 1)
@@ -96,32 +97,30 @@ class BeaconTracks:
             it (2), its rungs from here (2) and its quality (1); shape (n, 3 + 5 NEAREST).
         """
         cells = self._cell(progress)
-        here = np.stack([log_c, log_l], axis=1)
-        ways = (here[:, None, :] - self._places[cells]) / self._spans[cells][:, None, :]
-        np.copyto(ways, 1e3, where=~np.isfinite(ways))
-        squares = np.einsum("nmk,nmk->nm", ways, ways)
-        rows = np.arange(len(here))
-        good = np.where(self._good, squares, np.inf).argmin(axis=1)
+        spans = self._spans[cells]
+        ways = [self._log_c[cells], self._log_l[cells]]  # a copy each, which becomes the way from it to here
+        for axis, here in enumerate((log_c, log_l)):
+            np.subtract(here[:, None], ways[axis], out=ways[axis])
+            ways[axis] /= spans[:, axis, None]
+            ways[axis][~np.isfinite(here)] = 1e3
+        squares = ways[0] * ways[0] + ways[1] * ways[1]
+        rows = np.arange(len(cells))
+        good = self._good[squares[:, self._good].argmin(axis=1)]
         count = min(_WEIGHING, squares.shape[1])
-        nearest = np.argpartition(squares, count - 1, axis=1)[:, :count] if count < squares.shape[1] else None
-        if nearest is None:
-            nearest = np.broadcast_to(np.arange(count), squares.shape)
-        near_squares = np.take_along_axis(squares, nearest, axis=1)
-        order = near_squares.argsort(axis=1, kind="stable")
-        nearest = np.take_along_axis(nearest, order, axis=1)
+        nearest = np.argpartition(squares, count - 1, axis=1)[:, :count]
+        order = squares[rows[:, None], nearest].argsort(axis=1, kind="stable")
+        nearest = nearest[rows[:, None], order]
         # The paper's weights (section 4.1), made to sum to 1: (1 / r + 1) over their total.
-        weights = 1.0 / np.sqrt(np.maximum(np.take_along_axis(squares, nearest, axis=1), 1e-12)) + 1.0
-        promised = (weights * self._qualities[nearest]).sum(axis=1) / weights.sum(axis=1)
-        told = np.zeros((len(here), 3 + 5 * NEAREST))
-        told[:, :2] = ways[rows, good]
-        told[:, 2] = promised
-        for rank in range(min(NEAREST, count)):
-            own = nearest[:, rank]
-            place = 3 + 5 * rank
-            told[:, place : place + 2] = ways[rows, own]
-            told[:, place + 2] = self._rungs[own] - rungs / self._last_rung
-            told[:, place + 3] = self._rates[own] - rates / self._last_rate
-            told[:, place + 4] = self._qualities[own]
+        weights = 1.0 / np.sqrt(np.maximum(squares[rows[:, None], nearest], 1e-12)) + 1.0
+        told = np.zeros((len(cells), 3 + 5 * NEAREST))
+        told[:, 0], told[:, 1] = (way[rows, good] for way in ways)
+        told[:, 2] = (weights * self._qualities[nearest]).sum(axis=1) / weights.sum(axis=1)
+        named = nearest[:, :NEAREST]
+        by_beacon = told[:, 3:].reshape(len(told), NEAREST, 5)[:, : named.shape[1]]
+        by_beacon[..., 0], by_beacon[..., 1] = (way[rows[:, None], named] for way in ways)
+        by_beacon[..., 2] = self._rungs[named] - (rungs / self._last_rung)[:, None]
+        by_beacon[..., 3] = self._rates[named] - (rates / self._last_rate)[:, None]
+        by_beacon[..., 4] = self._qualities[named]
         return told
 
     def _cell(self, progress: Floats) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from autobatch.report._comparison import Comparison, compare, modelled_seconds, verdict
 from autobatch.report._listings import env_table, libraries_table, library_table, policy_table, shorthand_line
-from autobatch.report._plane import check_format, plane_figure, save_plane
+from autobatch.report._plane import check_format, draw_plane, plane_figure, save_plane
 from autobatch.report._record import RunRecord, comparable_library, read_run
 from autobatch.report._story import Chapter, chapters, story
 from autobatch.report._summary import summary_view
@@ -17,6 +17,7 @@ __all__ = [
     "comparable_library",
     "compare",
     "count_words",
+    "draw_plane",
     "env_table",
     "libraries_table",
     "library_table",

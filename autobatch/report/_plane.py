@@ -1,6 +1,7 @@
 """The (C̄, L) plane as a picture: landscape, beacons, and the journey of a run through it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -13,6 +14,7 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.report._plane_beacons import draw_beacons
 from autobatch.report._plane_journey import draw_epochs, draw_journey
 from autobatch.report._record import RunRecord
+from autobatch.training import EpochRow
 
 FORMATS = (".png", ".pdf", ".svg")
 """File name endings that a picture can be written under."""
@@ -69,18 +71,28 @@ def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Fig
     with_epochs = record is not None and bool(record.epochs)
     figure = Figure(figsize=(13, 6.6) if with_epochs else (8.8, 6.6), layout="constrained")
     columns = figure.add_gridspec(1, 2, width_ratios=[1.9, 1]) if with_epochs else figure.add_gridspec(1, 1)
-    plane = figure.add_subplot(columns[0, 0])
-    _prepare(plane)
-    handles: list[Artist] = []
-    if library is not None:
-        handles += draw_beacons(plane, library)
+    draw_plane(figure.add_subplot(columns[0, 0]), [] if record is None else record.epochs, library)
     if with_epochs and record is not None:
-        handles += draw_journey(plane, record.epochs)
         draw_epochs(figure, columns[0, 1].subgridspec(3, 1), record.epochs, record.config.task.score, library)
-    if handles:
-        plane.legend(handles=handles, loc="best", fontsize=8, framealpha=0.92)
     figure.suptitle(_title(record, library), fontsize=12, fontweight="bold")
     return figure
+
+
+def draw_plane(axes: Axes, epochs: Sequence[EpochRow], library: BeaconLibrary | None) -> None:
+    """Draw the plane with a legend: the beacons, and a journey through them.
+
+    Args:
+        axes: where to draw; the axes become logarithmic.
+        epochs: a run's epochs; none draw the beacons alone.
+        library: the beacons; None draws the journey alone.
+    """
+    _prepare(axes)
+    handles: list[Artist] = []
+    if library is not None:
+        handles += draw_beacons(axes, library)
+    handles += draw_journey(axes, epochs)
+    if handles:
+        axes.legend(handles=handles, loc="best", fontsize=8, framealpha=0.92)
 
 
 def _title(record: RunRecord | None, library: BeaconLibrary | None) -> str:

@@ -1,7 +1,7 @@
 """The run's part of the picture: its journey through the plane, and what it did epoch by epoch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from matplotlib.artist import Artist
@@ -21,7 +21,7 @@ _HALO = [withStroke(linewidth=2.5, foreground="white")]
 _MARKED_EPOCHS = 8
 
 
-def draw_journey(axes: Axes, epochs: list[EpochRow]) -> Iterator[Artist]:
+def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
     """Draw a run's way through a plane with logarithmic axes, and name its changes of batch size.
 
     Args:

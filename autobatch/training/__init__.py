@@ -11,13 +11,10 @@ if TYPE_CHECKING:
     from autobatch.training._calibrate import calibrate, device_kind
     from autobatch.training._data import Data, load_data, normalise
     from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
+    from autobatch.training._ledger import RecordingProgress
     from autobatch.training._own_beacons import record_beacons
-    from autobatch.training._record_beacons import (
-        RecordingObserver,
-        RecordingProgress,
-        RecordingResult,
-        record_task_beacons,
-    )
+    from autobatch.training._record_beacons import RecordingObserver, RecordingResult, record_task_beacons
+    from autobatch.training._record_branches import record_task_branches
     from autobatch.training._run import (
         EpochRow,
         RunConfig,
@@ -38,7 +35,7 @@ _HOMES = {
     "EpochRow": "_run",
     "ExperimentSpec": "_experiment",
     "RecordingObserver": "_record_beacons",
-    "RecordingProgress": "_record_beacons",
+    "RecordingProgress": "_ledger",
     "RecordingResult": "_record_beacons",
     "RunConfig": "_run",
     "RunInfo": "_run",
@@ -62,6 +59,7 @@ _HOMES = {
     "override": "_experiment",
     "record_beacons": "_own_beacons",
     "record_task_beacons": "_record_beacons",
+    "record_task_branches": "_record_branches",
     "resolve": "_experiment",
     "run": "_session",
 }
@@ -95,6 +93,7 @@ __all__ = [
     "override",
     "record_beacons",
     "record_task_beacons",
+    "record_task_branches",
     "resolve",
     "run",
 ]

@@ -23,6 +23,7 @@ from autobatch.control._measuring import INTERVAL, check_interval
 from autobatch.control._own_task import LOOP
 from autobatch.control._rates import check_rate
 from autobatch.training._crew import Crew, Event
+from autobatch.training._ledger import RecordingProgress
 from autobatch.training._own_cell import (
     DEVICE,
     WHOLE,
@@ -34,7 +35,7 @@ from autobatch.training._own_cell import (
     recorded_library,
 )
 from autobatch.training._own_costs import recorded_costs
-from autobatch.training._record_beacons import RecordingObserver, RecordingProgress
+from autobatch.training._record_beacons import RecordingObserver
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from autobatch.control._measuring import at_interval
 from autobatch.control._rates import check_rate
 from autobatch.policies import PolicySpec
 from autobatch.training._calibrate import calibrate, covers
-from autobatch.training._crew import Crew, Event, Report
+from autobatch.training._crew import Crew, Report
 from autobatch.training._data import Data, load_data
 from autobatch.training._engine import resolve_device
+from autobatch.training._ledger import Effort, Job, Ledger, RecordingProgress
 from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunObserver, load_epochs
 from autobatch.training._session import run
 from autobatch.training._task import TaskSpec, check_ladder
@@ -29,23 +30,6 @@ from autobatch.training._trial import BN
 from autobatch.training._versions import software_versions
 
 _WORKING = Path("beacons") / ".running"
-
-
-@dataclass(frozen=True)
-class RecordingProgress:
-    """Where a recording stands.
-
-    Attributes:
-        done: beacons that are finished, those found finished at the start included.
-        total: beacons of the grid.
-        running: names of the beacons that are training now.
-        seconds_left: estimated wall time until the grid is done; NaN while unknown.
-    """
-
-    done: int
-    total: int
-    running: tuple[str, ...]
-    seconds_left: float
 
 
 class RecordingObserver:
@@ -151,35 +135,47 @@ def record_task_beacons(
     check_ladder(task, len(data.train_labels))
     library = BeaconLibrary.load(env_dir) if recorded else None
     costs = _grid_costs(task, data, place, library, observer, trust_code=trust_code)
-    info = _library_info(task, data, costs, command)
+    info = recording_info(task, data, costs, command)
     _check_library(library, info)
     with naming_output(env_dir):
         (env_dir / _WORKING).mkdir(parents=True, exist_ok=True)
-    side_by_side = task.model_copy(update={"threads": _threads_each(task.threads, min(jobs, len(missing)))})
+    side_by_side = task.model_copy(update={"threads": threads_each(task.threads, min(jobs, len(missing)))})
     recorder = _BeaconRecorder(side_by_side, env_dir, info, device=str(place), data_dir=data_dir, trust_code=trust_code)
     found = len(grid) - len(missing)
-    ledger = _Ledger(missing, found, task.epochs, _epoch_seconds(task, costs, len(data.train_labels)))
+    seconds = modelled_epoch_seconds(task, costs, len(data.train_labels))
+    ledger = Ledger([(key, Effort(task.epochs, seconds[key.batch_size])) for key in missing], found)
     observer.started(ledger.progress())
-    failed = _train_all(recorder, ledger, jobs, observer)
+    failed = train_all(recorder, ledger, jobs, observer)
     if not any((env_dir / _WORKING).iterdir()):
         (env_dir / _WORKING).rmdir()
     return RecordingResult(len(missing) - len(failed), found, failed, time.perf_counter() - started)
 
 
-def _train_all(
-    recorder: "_BeaconRecorder", ledger: "_Ledger", jobs: int, observer: RecordingObserver
+def train_all(
+    work: Callable[[Job, Report], str], ledger: Ledger[Job], jobs: int, observer: RecordingObserver
 ) -> dict[str, str]:
+    """Work a ledger off in processes side by side.
+
+    Args:
+        work: does one job and returns why it stopped; must be picklable.
+        ledger: the jobs.
+        jobs: processes, at most.
+        observer: what watches.
+
+    Returns:
+        Message by name of each job that failed.
+    """
     failed: dict[str, str] = {}
-    with Crew(recorder, list(ledger.waiting), min(jobs, len(ledger.waiting))) as crew:
-        for key, event, value in crew.events():
-            ledger.take(key, event)
+    with Crew(work, list(ledger.waiting), min(jobs, len(ledger.waiting))) as crew:
+        for job, event, value in crew.events():
+            ledger.take(job, event)
             if event == "progress":
                 observer.progressed(ledger.progress())
             elif event == "done":
-                observer.beacon_finished(key.name, str(value), ledger.progress())
+                observer.beacon_finished(job.name, str(value), ledger.progress())
             elif event == "failed":
-                failed[key.name] = str(value)
-                observer.beacon_failed(key.name, str(value))
+                failed[job.name] = str(value)
+                observer.beacon_failed(job.name, str(value))
     return failed
 
 
@@ -248,50 +244,16 @@ class _EpochReporter(RunObserver):
         self._report(row.epoch)
 
 
-class _Ledger:
-    """What is waiting, running and done, and how long the rest should take."""
+def threads_each(threads: int, jobs: int) -> int:
+    """Share the processors among trainings side by side.
 
-    def __init__(self, missing: Sequence[BeaconKey], found: int, epochs: int, epoch_seconds: dict[int, float]) -> None:
-        # Longest first, so that no process is left alone with a long one at the end.
-        self.waiting = sorted(missing, key=lambda key: -epoch_seconds[key.batch_size])
-        self._running: dict[BeaconKey, int] = {}
-        self._done = found
-        self._total = found + len(missing)
-        self._epochs = epochs
-        self._epoch_seconds = epoch_seconds
-        self._worked_off = 0.0
-        self._clock: float | None = None
+    Args:
+        threads: threads of a training alone.
+        jobs: trainings.
 
-    def take(self, key: BeaconKey, event: Event) -> None:
-        """Take down what happened to a beacon."""
-        if event == "started":
-            self.waiting.remove(key)
-            self._running[key] = 0
-        elif event == "progress":
-            self._running[key] += 1
-            if self._clock is None:  # what came before is the start of processes, which does not scale
-                self._clock = time.perf_counter()
-            else:
-                self._worked_off += self._epoch_seconds[key.batch_size]
-        else:
-            del self._running[key]
-            self._done += event == "done"
-
-    def progress(self) -> RecordingProgress:
-        """Return where the recording stands; the modelled rest is scaled by how the model has done so far."""
-        rest = sum(self._epochs * self._epoch_seconds[key.batch_size] for key in self.waiting)
-        rest += sum((self._epochs - done) * self._epoch_seconds[key.batch_size] for key, done in self._running.items())
-        elapsed = 0.0 if self._clock is None else time.perf_counter() - self._clock
-        return RecordingProgress(
-            done=self._done,
-            total=self._total,
-            running=tuple(key.name for key in self._running),
-            seconds_left=elapsed / self._worked_off * rest if self._worked_off else math.nan,
-        )
-
-
-def _threads_each(threads: int, jobs: int) -> int:
-    """Return the threads of each of several trainings side by side, so that together they fit the processors."""
+    Returns:
+        The threads of each.
+    """
     return max(1, min(threads, (os.cpu_count() or 1) // jobs))
 
 
@@ -305,7 +267,18 @@ def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:
     )
 
 
-def _library_info(task: TaskSpec, data: Data, costs: CostTable, command: str) -> LibraryInfo:
+def recording_info(task: TaskSpec, data: Data, costs: CostTable | None, command: str) -> LibraryInfo:
+    """Return what everything that is recorded of a task has in common.
+
+    Args:
+        task: the task.
+        data: its data.
+        costs: seconds by batch size, where they are to be kept.
+        command: the command line that asked for the recording; empty where there is none.
+
+    Returns:
+        The metadata.
+    """
     return LibraryInfo(
         task=task.fingerprint_payload(data.fingerprint, data.num_classes),
         task_name=task.name,
@@ -342,12 +315,26 @@ def _grid_costs(
     return calibrate(task, data, device, task.batch_sizes, trust_code=trust_code)
 
 
-def _epoch_seconds(task: TaskSpec, costs: CostTable, train_size: int) -> dict[int, float]:
+def modelled_epoch_seconds(task: TaskSpec, costs: CostTable | None, train_size: int) -> dict[int, float]:
+    """Return how long an epoch that is measured as beacons are should take.
+
+    Args:
+        task: the task.
+        costs: seconds by batch size; without those of the ladder, each step and each measurement counts as one.
+        train_size: training examples.
+
+    Returns:
+        Seconds, or another unit that ratios can be taken of, by batch size of the ladder.
+    """
+    known = costs is not None and set(task.batch_sizes) <= costs.step_seconds.keys() & costs.measuring_seconds.keys()
     seconds = {}
     for size in task.batch_sizes:
         samples = len(
             at_interval(full_steps_per_epoch(train_size, size), task.measuring.interval, task.measuring.floor)
         )
         steps = steps_per_epoch(train_size, size)
-        seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
+        if costs is not None and known:
+            seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
+        else:
+            seconds[size] = float(steps + samples)
     return seconds

@@ -106,7 +106,7 @@ def test_death_between_rename_and_removal_loses_and_doubles_nothing(tmp_path, mo
         path.unlink()
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_remove", die_after_three)
+        patch.setattr(storage, "remove_part", die_after_three)
         with pytest.raises(KeyboardInterrupt):
             compact(tmp_path)
     assert len(list((tmp_path / "beacons").glob("*.parquet"))) == len(GRID) - 3

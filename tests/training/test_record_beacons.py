@@ -14,7 +14,7 @@ from autobatch.training import (
     record_task_beacons,
     run,
 )
-from autobatch.training._record_beacons import _Ledger
+from autobatch.training._ledger import Effort, Ledger
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
 
 
@@ -115,7 +115,7 @@ def test_impossible_grids_are_refused(tmp_path: Path) -> None:
 
 def test_the_time_left_counts_what_the_model_says() -> None:
     fast, slow = BeaconKey(32, 0.1, 0), BeaconKey(8, 0.1, 0)
-    ledger = _Ledger([fast, slow], 0, epochs=3, epoch_seconds={32: 1.0, 8: 4.0})
+    ledger = Ledger([(fast, Effort(3, 1.0)), (slow, Effort(3, 4.0))], 0)
     assert ledger.waiting == [slow, fast]
     ledger.take(slow, "started")
     ledger.take(slow, "progress")

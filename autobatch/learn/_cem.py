@@ -1,0 +1,188 @@
+"""The cross-entropy method over the weights of a small network.
+
+Rubinstein's method as Szita and Lőrincz (2006) use it on policies: draw weights from a normal distribution, play
+episodes with each, fit the distribution to the best of them, and keep it from narrowing too early with extra variance
+that fades. It needs no gradients, no discounting and no value function, only the return of whole episodes, of which a
+batched surrogate plays tens of thousands a minute.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch.learn._rollouts import Envs, Floats, episode_returns
+from autobatch.policies._network import HEADS, Actions, Network, parameter_count
+
+_FIRST_EPISODE = 1_000_000
+_JUDGED = 10_000
+
+
+@dataclass(frozen=True)
+class CemSettings:
+    """Settings of the cross-entropy method.
+
+    Attributes:
+        population: policies drawn a generation.
+        episodes: episodes that each plays; all play the same ones.
+        elite: share of the population that the distribution is fitted to.
+        deviation: standard deviation of every weight at the start, before scaling by the layer's width.
+        extra: standard deviation added at the start, fading to 0 over ``fading`` of the training.
+        fading: share of the training over which the extra deviation fades.
+        smoothing: weight of the new fit against the old distribution.
+    """
+
+    population: int = 128
+    episodes: int = 4
+    elite: float = 0.125
+    deviation: float = 1.0
+    extra: float = 0.3
+    fading: float = 0.7
+    smoothing: float = 0.6
+
+
+class CrossEntropy:
+    """One training by the cross-entropy method; ``generation`` after ``generation``.
+
+    Args:
+        envs: vector environment; best with ``population * episodes`` sub-environments.
+        actions: kind of actions of the environment.
+        steps: environment steps of the whole training.
+        seed: decides everything that is drawn.
+        hidden: widths of the hidden layers.
+        settings: settings of the method.
+    """
+
+    def __init__(
+        self,
+        envs: Envs,
+        *,
+        actions: Actions,
+        steps: int,
+        seed: int,
+        hidden: Sequence[int] = (16,),
+        settings: CemSettings | None = None,
+    ) -> None:
+        self.steps = 0
+        self.generations = 0
+        self._envs = envs
+        self._actions = actions
+        self._total = steps
+        self._seed = seed
+        self._settings = settings or CemSettings()
+        assert envs.single_observation_space.shape is not None
+        self._sizes = (envs.single_observation_space.shape[0], *hidden, sum(HEADS[actions]))
+        self._scale = _layer_scales(self._sizes)
+        self._mean = np.zeros(parameter_count(self._sizes))
+        self._deviation = np.full(len(self._mean), self._settings.deviation)
+        self._generator = np.random.default_rng(seed)
+        self._elites: Floats = np.zeros((0, len(self._mean)))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps are used up."""
+        return self.steps >= self._total
+
+    def generation(self) -> float:
+        """Draw a population, play, and fit the distribution to the best.
+
+        Returns:
+            Mean return of the elite.
+        """
+        settings = self._settings
+        draws = self._generator.standard_normal((settings.population, len(self._mean)))
+        draws[0] = 0.0  # the mean itself takes part
+        population = self._mean + self._deviation * draws
+        first = _FIRST_EPISODE * (1 + self._seed) + self.generations * settings.episodes
+        seeds = range(first, first + settings.episodes)
+        returns, taken = self._play(population, seeds)
+        best = np.argsort(-returns.mean(axis=1), kind="stable")[: max(2, round(settings.elite * settings.population))]
+        elites = population[best]
+        weight = settings.smoothing
+        self._mean = weight * elites.mean(axis=0) + (1.0 - weight) * self._mean
+        self._deviation = weight * elites.std(axis=0) + (1.0 - weight) * self._deviation
+        self.steps += taken
+        self.generations += 1
+        left = max(0.0, 1.0 - self.steps / (settings.fading * self._total))
+        self._deviation = np.sqrt(self._deviation**2 + (settings.extra * left) ** 2 * 0.02)
+        self._elites = elites[:8]
+        return float(returns[best].mean())
+
+    def network(self, episodes: int = 64) -> tuple[Network, float]:
+        """Return the best of the distribution's mean and the last elite, on episodes that were not trained on.
+
+        Args:
+            episodes: how many each plays.
+
+        Returns:
+            The network, and its mean return on other such episodes.
+        """
+        candidates = np.concatenate([self._mean[None], self._elites])
+        first = _JUDGED * (1 + self._seed)
+        chosen = candidates[int(np.argmax(self._play(candidates, range(first, first + episodes))[0].mean(axis=1)))]
+        again, _ = self._play(chosen[None], range(first + episodes, first + 2 * episodes))
+        network = Network.of_flat(chosen * self._scale, self._sizes, activation="tanh", actions=self._actions)
+        return network, float(again.mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the rest of the training depends on: arrays, and JSON-able values."""
+        return {
+            "arrays": {"mean": self._mean, "deviation": self._deviation, "elites": self._elites},
+            "generator": self._generator.bit_generator.state,
+            "steps": self.steps,
+            "generations": self.generations,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: the state of a training with the same arguments.
+        """
+        arrays = {name: np.array(values, dtype=np.float64) for name, values in state["arrays"].items()}
+        self._mean, self._deviation, self._elites = arrays["mean"], arrays["deviation"], arrays["elites"]
+        self._generator.bit_generator.state = state["generator"]
+        self.steps, self.generations = int(state["steps"]), int(state["generations"])
+
+    def _play(self, population: Floats, seeds: range) -> tuple[Floats, int]:
+        policies = _Population(population * self._scale, self._sizes, self._actions)
+        return episode_returns(self._envs, policies, len(population), list(seeds))
+
+
+class _Population:
+    """Many networks of one shape, asked together."""
+
+    def __init__(self, vectors: Floats, sizes: Sequence[int], actions: Actions) -> None:
+        self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._heads = np.cumsum(HEADS[actions])[:-1]
+        self._discrete = actions == "discrete"
+        place = 0
+        for inputs, outputs in itertools.pairwise(sizes):
+            weight = vectors[:, place : place + inputs * outputs].reshape(-1, outputs, inputs).transpose(0, 2, 1)
+            place += inputs * outputs
+            bias = vectors[:, None, place : place + outputs]
+            place += outputs
+            self._layers.append((np.ascontiguousarray(weight, dtype=np.float32), bias.astype(np.float32)))
+
+    def __call__(self, observations: NDArray[np.float32], policy: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return an action for each observation."""
+        count = len(self._layers[0][0])
+        even = len(policy) % count == 0 and np.array_equal(policy, np.repeat(np.arange(count), len(policy) // count))
+        values = observations.reshape(count, -1, observations.shape[1]) if even else observations[:, None, :]
+        for index, (weight, bias) in enumerate(self._layers):
+            values = np.tanh(values) if index else values
+            values = values @ weight + bias if even else values @ weight[policy] + bias[policy]
+        parts = np.split(values.reshape(len(policy), -1), self._heads, axis=1)
+        chosen = [part.argmax(axis=1) for part in parts]
+        return chosen[0] if self._discrete else np.stack(chosen, axis=1)
+
+
+def _layer_scales(sizes: Sequence[int]) -> Floats:
+    """Return what each weight is multiplied by, so that one deviation suits layers of different widths."""
+    parts = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        parts.append(np.full((inputs + 1) * outputs, 1.0 / np.sqrt(inputs)))
+    return np.concatenate(parts)

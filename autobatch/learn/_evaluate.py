@@ -1,0 +1,170 @@
+"""Evaluating policies by real training: on which tasks and seeds, against which baselines, and what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autobatch._errors import ConfigError
+from autobatch._files import write_whole
+from autobatch.learn._evaluate_plan import BASELINES, make_plan
+from autobatch.learn._evaluate_report import csv_table, json_text, markdown
+from autobatch.learn._evaluate_results import TaskResult, task_result
+from autobatch.learn._evaluate_runs import (
+    EvaluationObserver,
+    RunClock,
+    about,
+    carry_out,
+    check_policies,
+    finished,
+    list_jobs,
+    prepare,
+)
+from autobatch.learn._evaluate_summary import Aggregate, Comparison, aggregate, compare
+from autobatch.policies import PolicySpec
+from autobatch.report._evaluation_figure import EvaluationBar, save_evaluation
+from autobatch.training import load_summary
+
+REPORT, RESULTS, FIGURES, PICTURE = "report.md", "results.csv", "evaluation.json", "evaluation.png"
+"""The files of an evaluation, beside a folder of run directories for each task."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to.
+
+    Attributes:
+        out: its directory.
+        seeds: the seeds of every policy on every task.
+        tasks: runs and figures of each task.
+        aggregates: every policy and baseline over all tasks, with intervals.
+        comparisons: every policy against every baseline.
+        notes: what was left out, and why.
+        failed: message by name of every run that could not be carried out.
+        device: kind of device of the runs.
+    """
+
+    out: Path
+    seeds: tuple[int, ...]
+    tasks: tuple[TaskResult, ...]
+    aggregates: tuple[Aggregate, ...]
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+    failed: dict[str, str]
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures as plain values; NaN stands for what is not known."""
+        return {"format_version": 1, **asdict(self), "out": str(self.out)}
+
+    def report(self) -> str:
+        """Return the report in Markdown."""
+        return markdown(self)
+
+
+def evaluate_policies(
+    policies: Sequence[str | Path | PolicySpec],
+    envs: Sequence[str | Path],
+    seeds: Sequence[int],
+    *,
+    out: str | Path,
+    baselines: Sequence[str] = BASELINES,
+    jobs: int = 1,
+    device: str = "auto",
+    data_dir: Path | None = None,
+    trust_code: bool = False,
+    observer: EvaluationObserver | None = None,
+) -> Evaluation:
+    """Train every policy and baseline on every task with every seed, and say what can be said.
+
+    Every run is a run directory ``out/TASK/POLICY-sSEED``. Finished ones are not trained again and cut ones go on, so
+    the same call can be stopped at any time and repeated, also with more policies, tasks or seeds. ``out`` gets
+    ``report.md``, ``results.csv``, ``evaluation.json`` and ``evaluation.png``.
+
+    Args:
+        policies: names, paths or policies; they may be baselines as well.
+        envs: names or paths of tasks. Without beacons, fixed runs are at the task's own rate, and what needs beacons is
+            left out.
+        seeds: seeds that nothing was chosen by.
+        out: the directory; new, empty, or that of an earlier evaluation.
+        baselines: what the policies are compared with: ``"fixed"`` (every rung of the ladder at its best recorded
+            rate), ``"random"``, ``"stages"`` (the paper's schedules, where the ladder has their sizes),
+            ``"beacon-follow"``, ``"bandit"`` (RMGD); ``"none"`` or nothing for none.
+        jobs: runs side by side. They share the task's threads, and times by the clock are marked as shared.
+        device: torch device.
+        data_dir: where datasets lie.
+        trust_code: allow a task to name a model factory to import.
+        observer: what watches.
+
+    Returns:
+        The evaluation. Runs that could not be carried out are in ``failed``, and nowhere else.
+
+    Raises:
+        ConfigError: the arguments cannot be carried out, or no run could.
+        UnknownNameError: no such policy, env or baseline.
+        LibraryError: beacons are damaged, of another task, or missing where a policy needs them.
+        OutputError: ``out`` holds something else, or cannot be written.
+        CheckpointError: a run in ``out`` has another configuration than now, or is damaged.
+        DataError: data are missing or damaged.
+    """
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
+    out, observer = Path(out).absolute(), observer or EvaluationObserver()
+    data_dir = data_dir.absolute() if data_dir is not None else None
+    plan = make_plan(policies, envs, seeds, baselines)
+    prepare(out)
+    facts = {
+        arena.name: about(arena, out, device=device, data_dir=data_dir, trust_code=trust_code) for arena in plan.arenas
+    }
+    for arena in plan.arenas:
+        check_policies(arena, facts[arena.name])
+    for note in plan.notes:
+        observer.note(note)
+    todo = list_jobs(plan, facts, out, jobs=jobs, device=device, data_dir=data_dir, trust_code=trust_code)
+    clock, waiting = RunClock(todo, jobs), []
+    for job in todo:
+        summary = finished(job)
+        if summary is None:
+            waiting.append(job)
+        else:
+            clock.found(job, summary)
+    observer.started(clock.progress())
+    failed = carry_out(waiting, clock, jobs=jobs, observer=observer)
+    done = [(job, load_summary(job.out)) for job in todo if job.name not in failed]
+    if not done:
+        raise ConfigError(f"no run could be carried out; the first: {next(iter(failed.items()))}")
+    tasks = tuple(
+        task_result(arena, facts[arena.name], own, out)
+        for arena in plan.arenas
+        if (own := [(job, summary) for job, summary in done if job.env == arena.name])
+    )
+    instances = [one for task in tasks for one in task.instances]
+    evaluation = Evaluation(
+        out=out,
+        seeds=plan.seeds,
+        tasks=tasks,
+        aggregates=aggregate(instances),
+        comparisons=compare(instances),
+        notes=plan.notes,
+        failed=failed,
+        device=done[0][1].device,
+    )
+    _save(evaluation)
+    return evaluation
+
+
+def _save(evaluation: Evaluation) -> None:
+    write_whole(evaluation.out / RESULTS, csv_table(evaluation).encode())
+    write_whole(evaluation.out / FIGURES, json_text(evaluation).encode())
+    bars = [
+        EvaluationBar(
+            label=one.label if one.scope == "all" else f"{one.label}, {one.scope}",
+            judged=one.judged,
+            quality=(one.quality.value, one.quality.low, one.quality.high),
+            time=(one.modelled_ratio.value, one.modelled_ratio.low, one.modelled_ratio.high),
+        )
+        for one in evaluation.aggregates
+    ]
+    tasks = ", ".join(task.env for task in evaluation.tasks)
+    save_evaluation(evaluation.out / PICTURE, f"{tasks}; {len(evaluation.seeds)} seeds", bars)
+    write_whole(evaluation.out / REPORT, evaluation.report().encode())

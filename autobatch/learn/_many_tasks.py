@@ -1,0 +1,48 @@
+"""Several tasks in one environment: each episode draws one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ManyTasks(gym.Env[NDArray[np.float32], Any]):
+    """Environments of one observation and action space, one of which each episode draws.
+
+    Args:
+        envs: the environments; they are closed with this one.
+    """
+
+    def __init__(self, envs: Sequence[gym.Env[NDArray[np.float32], Any]]) -> None:
+        self._envs = list(envs)
+        self._now = self._envs[0]
+        self.observation_space = self._now.observation_space
+        self.action_space = self._now.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Draw a task and begin an episode of it.
+
+        Args:
+            seed: decides the task and the episode.
+            options: passed on.
+
+        Returns:
+            (observation, info).
+        """
+        super().reset(seed=seed)
+        self._now = self._envs[int(self.np_random.integers(len(self._envs)))]
+        return self._now.reset(seed=int(self.np_random.integers(2**31)), options=options)
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take a step in the task of this episode."""
+        observation, reward, terminated, truncated, info = self._now.step(action)
+        return observation, float(reward), terminated, truncated, info
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env in self._envs:
+            env.close()

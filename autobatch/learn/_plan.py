@@ -1,0 +1,76 @@
+"""What is to be learned, and how: checked before anything is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from autobatch._errors import ConfigError, near_names
+from autobatch.envs._reward import WEIGHT
+from autobatch.learn._stable_baselines import ALGORITHMS as SB3_ALGORITHMS
+from autobatch.learn._stable_baselines import stable_baselines
+from autobatch.policies._network import Actions
+
+Ground = Literal["surrogate", "train"]
+
+ALGORITHMS = ("cem", *SB3_ALGORITHMS)
+
+STEPS: Mapping[str, int] = {"surrogate": 3_000_000, "train": 20_000}
+"""Steps of a training where nothing is said, by what it is on."""
+
+
+@dataclass(frozen=True)
+class LearningPlan:
+    """What is learned, and how.
+
+    Attributes:
+        envs: names or paths of the tasks; each episode draws one.
+        on: ``"surrogate"`` (fitted dynamics) or ``"train"`` (real trainings, in processes).
+        algorithm: ``"cem"``, ``"dqn"`` or ``"ppo"``.
+        steps: environment steps of each seed, an epoch each.
+        seeds: each gives a policy; the best is kept.
+        actions: kind of actions.
+        hidden: widths of the network's hidden layers.
+        cost: unit of cost.
+        cost_weight: quality that the reference's whole cost is worth.
+        pessimism: weight of the surrogate's disagreement in the reward.
+        jobs: processes of real trainings.
+        epochs: length of real trainings; None for the task's.
+        device: torch device of real trainings.
+    """
+
+    envs: tuple[str, ...]
+    on: Ground = "surrogate"
+    algorithm: str = "cem"
+    steps: int = STEPS["surrogate"]
+    seeds: tuple[int, ...] = (0,)
+    actions: Actions = "multidiscrete"
+    hidden: tuple[int, ...] = (16,)
+    cost: str = "modelled"
+    cost_weight: float = WEIGHT
+    pessimism: float = 0.0
+    jobs: int = 1
+    epochs: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is loaded.
+
+        Raises:
+            ConfigError: a value is not known or out of range, or the parts do not go together.
+        """
+        if self.on not in get_args(Ground):
+            raise ConfigError(f"on: nothing to learn on is called {self.on!r}; {near_names(self.on, get_args(Ground))}")
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(f"unknown algorithm '{self.algorithm}'; {near_names(self.algorithm, ALGORITHMS)}")
+        if self.algorithm == "dqn" and self.actions != "discrete":
+            raise ConfigError("dqn chooses one of a list of actions: use actions 'discrete'")
+        if self.algorithm in SB3_ALGORITHMS:
+            stable_baselines()
+        if self.steps < 1 or self.jobs < 1 or not self.hidden or min(self.hidden) < 1:
+            raise ConfigError("steps, jobs and every hidden width: expected at least 1")
+        if not self.envs or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("expected at least one env and different seeds")
+        if self.on == "train" and self.pessimism:
+            raise ConfigError("pessimism is of the surrogate; real trainings have none")
+        if self.on == "surrogate" and self.epochs is not None:
+            raise ConfigError("epochs: a surrogate has the length of its beacons; leave it out")

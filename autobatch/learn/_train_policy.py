@@ -1,0 +1,322 @@
+"""Learning a policy: from names of tasks and an algorithm to files that ``autobatch run --policy`` takes."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import AsyncVectorEnv
+
+from autobatch._errors import CheckpointError, OutputError
+from autobatch._files import append_whole, naming_output, write_whole
+from autobatch.beacons._info import differing_keys
+from autobatch.envs._surrogate_vector import SurrogateVectorEnv
+from autobatch.envs._train import TrainEnv
+from autobatch.learn._cem import CemSettings, CrossEntropy
+from autobatch.learn._many_tasks import ManyTasks
+from autobatch.learn._plan import LearningPlan
+from autobatch.learn._rollouts import Envs, episode_returns
+from autobatch.learn._stable_baselines import train_with_sb3
+from autobatch.policies._learned_files import PolicyCard, PolicyTraining, save_learned
+from autobatch.policies._network import Network
+from autobatch.training import load_task
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from autobatch.training._versions import software_versions
+
+PLAN, PROGRESS, CHECKPOINT = "plan.json", "progress.csv", "cem.safetensors"
+
+_JUDGING_SEED = 50_000_000
+_KEPT_EVERY_SECONDS = 5.0
+_BATCHED = 64
+"""Sub-environments of a surrogate for algorithms that learn from single steps."""
+
+
+@dataclass(frozen=True)
+class LearningProgress:
+    """Where a learning stands.
+
+    Attributes:
+        seed: the seed that is being trained.
+        steps: its steps so far.
+        total: its steps in all.
+        score: mean return lately: of the elite (cem) or of all episodes (dqn, ppo).
+        seconds: time spent on this seed.
+    """
+
+    seed: int
+    steps: int
+    total: int
+    score: float
+    seconds: float
+
+
+class LearningObserver:
+    """What watches a learning. Every method does nothing by default; override those you need."""
+
+    def progressed(self, progress: LearningProgress) -> None:
+        """Called now and then while a seed is trained."""
+
+    def seed_finished(self, seed: int, score: float) -> None:
+        """Called when a seed is trained, with its mean return on episodes that no seed was trained on."""
+
+
+@dataclass(frozen=True)
+class LearnedResult:
+    """What a learning came to.
+
+    Attributes:
+        policy: the YAML of the policy that was kept.
+        returns: mean return of each seed's policy on the same new episodes.
+        best_seed: the seed whose policy was kept.
+        seconds: training time of all seeds.
+    """
+
+    policy: Path
+    returns: Mapping[int, float]
+    best_seed: int
+    seconds: float
+
+
+def train_policy(
+    plan: LearningPlan,
+    out: Path,
+    observer: LearningObserver | None = None,
+    *,
+    resume: bool = False,
+    data_dir: Path | None = None,
+    command: str = "",
+) -> LearnedResult:
+    """Learn a policy and write it to ``out``.
+
+    Checkpoints and progress are kept in ``out`` as well; a ``KeyboardInterrupt`` passes through, and the learning can
+    then be resumed. ``out/NAME.yaml`` is written last, NAME being the folder's name.
+
+    Args:
+        plan: what is learned, and how.
+        out: a folder of its own.
+        observer: what watches.
+        resume: go on with the learning that ``out`` holds; one of ``cem`` ends as if it had not been interrupted.
+        data_dir: where datasets lie, for real trainings.
+        command: the command line that asked for this, kept on the card.
+
+    Returns:
+        Where the policy is, and what each seed came to.
+
+    Raises:
+        ConfigError: the plan cannot be carried out.
+        OutputError: ``out`` cannot be written, or holds a learning already.
+        LibraryError: a task has no beacons or no branch runs.
+        CheckpointError: what ``out`` holds is damaged, or of another plan.
+    """
+    out, observer = Path(out), observer or LearningObserver()
+    tasks = [load_task(env) for env in plan.envs]
+    _begin(plan, out, resume=resume)
+    judges = _environments(plan, data_dir, judging=True)
+    found: dict[int, tuple[Network, float, float]] = {}
+    try:
+        for seed in plan.seeds:
+            network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, data_dir)
+            score = _judged(plan, judges, network)
+            observer.seed_finished(seed, score)
+            found[seed] = network, score, seconds
+    finally:
+        judges.close()
+    best = max(found, key=lambda seed: found[seed][1])
+    total = sum(seconds for _, _, seconds in found.values())
+    ladders = {(task.batch_sizes, task.learning_rates) for task in tasks}
+    batch_sizes, learning_rates = ladders.pop() if len(tasks) == 1 else (None, None)
+    training = PolicyTraining(
+        algorithm=plan.algorithm,
+        tasks=tuple(task.name for task in tasks),
+        steps=plan.steps,
+        seeds=(best, *(seed for seed in plan.seeds if seed != best)),
+        seconds=round(total, 1),
+        command=command,
+        versions=dict(software_versions()),
+    )
+    learning = {
+        "on": plan.on,
+        "cost": plan.cost,
+        "cost_weight": plan.cost_weight,
+        "pessimism": plan.pessimism,
+        "mean_return": {str(seed): round(score, 4) for seed, (_, score, _) in found.items()},
+    }
+    network = found[best][0]
+    card = PolicyCard.of(
+        network, training, batch_sizes=batch_sizes, learning_rates=learning_rates, evaluation={"learning": learning}
+    )
+    names = " and ".join(task.name for task in tasks)
+    description = (
+        f"Learned by {plan.algorithm} on {'surrogates' if plan.on == 'surrogate' else 'trainings'} of {names}."
+    )
+    policy = save_learned(out / f"{out.absolute().name}.yaml", network, card, description=description)
+    return LearnedResult(policy, {seed: score for seed, (_, score, _) in found.items()}, best, total)
+
+
+def _begin(plan: LearningPlan, out: Path, *, resume: bool) -> None:
+    """Take a folder for a plan, or check that it is of this plan."""
+    path = out / PLAN
+    content = json.loads(json.dumps(asdict(plan)))
+    if path.exists():
+        if not resume:
+            raise OutputError(f"{out}: holds a learning already; go on with --resume, or choose another directory")
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise CheckpointError(f"{path}: damaged: not JSON") from None
+        may_differ = {"jobs", "device"}
+        differing = [own for own in differing_keys(stored, content) if own[0] not in may_differ]
+        if differing:
+            raise CheckpointError(
+                f"{path}: the learning was started with another plan: "
+                + "; ".join(f"'{key}' was {old} and is {new}" for key, old, new in differing)
+            )
+        return
+    if resume:
+        raise CheckpointError(f"{out}: holds no learning ({PLAN} is missing)")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: expected a new or empty directory")
+    with naming_output(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _one_seed(
+    plan: LearningPlan, seed: int, folder: Path, observer: LearningObserver, data_dir: Path | None
+) -> tuple[Network, float]:
+    """Train one seed, or take up where it stopped; return its network and the time it took."""
+    with naming_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    envs = _environments(plan, data_dir)
+    try:
+        if plan.algorithm == "cem":
+            return _by_cem(plan, seed, folder, envs, observer)
+        return _by_sb3(plan, seed, folder, envs, observer)
+    finally:
+        envs.close()
+
+
+def _by_cem(
+    plan: LearningPlan, seed: int, folder: Path, envs: Envs, observer: LearningObserver
+) -> tuple[Network, float]:
+    method = CrossEntropy(
+        envs, actions=plan.actions, steps=plan.steps, seed=seed, hidden=plan.hidden, settings=_cem_settings(plan)
+    )
+    path = folder / CHECKPOINT
+    before = _restored(method, path)
+    started = kept = time.perf_counter()
+    record = _progress_table(folder)
+    while not method.finished:
+        score = method.generation()
+        now = time.perf_counter()
+        record(method.steps, score)
+        observer.progressed(LearningProgress(seed, method.steps, plan.steps, score, before + now - started))
+        if now - kept > _KEPT_EVERY_SECONDS or method.finished or plan.on == "train":
+            _keep(method, path, before + now - started)
+            kept = now
+    return method.network(64 if plan.on == "surrogate" else 2)[0], before + time.perf_counter() - started
+
+
+def _by_sb3(
+    plan: LearningPlan, seed: int, folder: Path, envs: Envs, observer: LearningObserver
+) -> tuple[Network, float]:
+    started = time.perf_counter()
+    path = folder / "seconds.json"
+    before = float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+    record = _progress_table(folder)
+
+    def observe(steps: int, score: float) -> None:
+        seconds = before + time.perf_counter() - started
+        record(steps, score)
+        write_whole(path, json.dumps(seconds).encode())
+        observer.progressed(LearningProgress(seed, steps, plan.steps, score, seconds))
+
+    network = train_with_sb3(
+        plan.algorithm,
+        envs,
+        steps=plan.steps,
+        seed=seed,
+        out=folder,
+        observe=observe,
+        hidden=plan.hidden,
+        resume=True,
+    )
+    return network, before + time.perf_counter() - started
+
+
+def _environments(plan: LearningPlan, data_dir: Path | None, *, judging: bool = False) -> Envs:
+    """Return the environments that a plan learns on, or those on which its policies are compared."""
+    if plan.on == "surrogate":
+        settings = _cem_settings(plan)
+        count = settings.population * settings.episodes if plan.algorithm == "cem" else _BATCHED
+        return SurrogateVectorEnv(
+            count,
+            env=plan.envs,
+            actions=plan.actions,
+            cost=plan.cost,
+            cost_weight=plan.cost_weight,
+            pessimism=0.0 if judging else plan.pessimism,
+        )
+    return AsyncVectorEnv([partial(_real, plan, data_dir)] * plan.jobs, context="spawn")
+
+
+def _real(plan: LearningPlan, data_dir: Path | None) -> gym.Env[Any, Any]:
+    """Make an environment of real trainings, in the process that is to run it."""
+    return ManyTasks([
+        TrainEnv(
+            env,
+            actions=plan.actions,
+            cost=plan.cost,
+            cost_weight=plan.cost_weight,
+            epochs=plan.epochs,
+            device=plan.device,
+            data_dir=data_dir,
+            threads=1 if plan.jobs > 1 else None,
+        )
+        for env in plan.envs
+    ])
+
+
+def _cem_settings(plan: LearningPlan) -> CemSettings:
+    # A real training takes seconds, a surrogate one a fraction of a millisecond.
+    return CemSettings() if plan.on == "surrogate" else CemSettings(population=16, episodes=1, elite=0.25)
+
+
+def _judged(plan: LearningPlan, envs: Envs, network: Network) -> float:
+    """Return a network's mean return on episodes that nothing was trained on, the same for all seeds."""
+    episodes = 128 if plan.on == "surrogate" else 4
+    seeds = range(_JUDGING_SEED, _JUDGING_SEED + episodes)
+    returns, _ = episode_returns(envs, lambda observations, _: network.act(observations), 1, seeds)
+    return float(returns.mean())
+
+
+def _keep(method: CrossEntropy, path: Path, seconds: float) -> None:
+    state = method.state_dict()
+    tensors = {name: torch.from_numpy(values.copy()) for name, values in state.pop("arrays").items()}
+    write_checkpoint(path, Checkpoint(tensors, {**state, "seconds": seconds}))
+
+
+def _restored(method: CrossEntropy, path: Path) -> float:
+    """Go back to a checkpoint where there is one; return the seconds that it stands at."""
+    if not path.exists():
+        return 0.0
+    checkpoint = read_checkpoint(path)
+    try:
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
+        method.load_state_dict({**checkpoint.record, "arrays": arrays})
+        return float(checkpoint.record["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+
+
+def _progress_table(folder: Path) -> Callable[[int, float], None]:
+    """Return what appends (steps, mean return) to a table; what is trained again after a sudden end comes twice."""
+    path = folder / PROGRESS
+    if not path.exists():
+        append_whole(path, b"steps,mean_return\n")
+    return lambda steps, score: append_whole(path, f"{steps},{score!r}\n".encode())

@@ -1,0 +1,137 @@
+"""Every registered environment under the checkers of others, and through every form that an environment is sent in."""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+
+from autobatch.envs import BoxActions, _surrogate_runs, register_environments
+from autobatch.policies import ENTRIES, SCHEMA
+from tests.envs.fake_dynamics import FAKES
+
+Make = Callable[..., gymnasium.Env]
+
+IDS = sorted(name for name in gymnasium.registry if name.startswith("AutoBatch/"))
+ACTIONS = ("multidiscrete", "discrete", "box")
+TASKS = {"AutoBatch/Train-v0": "", "AutoBatch/Surrogate-v0": "short"}
+
+
+@pytest.fixture(params=IDS)
+def make(request: pytest.FixtureRequest, tiny_env: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Makes one of the registered environments, with actions of any kind."""
+    monkeypatch.setattr(_surrogate_runs, "load_dynamics", FAKES.__getitem__)
+
+    def made(actions: str = "multidiscrete", **arguments: Any) -> gymnasium.Env:
+        task = TASKS[request.param] or str(tiny_env)
+        env = gymnasium.make(
+            request.param, env=task, actions="multidiscrete" if actions == "box" else actions, **arguments
+        )
+        return BoxActions(env) if actions == "box" else env
+
+    return made
+
+
+def episode(env: gymnasium.Env, seed: int | None = 5) -> list[tuple]:
+    """Return what an episode of random actions returns."""
+    env.action_space.seed(0)
+    steps: list[tuple] = [env.reset(seed=seed)]
+    while len(steps) == 1 or not steps[-1][2]:
+        steps.append(env.step(env.action_space.sample()))
+    return steps
+
+
+def same(one: list[tuple], other: list[tuple]) -> bool:
+    return data_equivalence(one, other, exact=True)
+
+
+def test_all_are_here_and_stay_when_registered_again() -> None:
+    register_environments()
+    assert sorted(TASKS) == IDS
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_the_checkers_find_nothing(make: Make, actions: str) -> None:
+    env = make(actions)
+    if actions == "box":  # a wrapper: Gymnasium's checker would complain of nothing else
+        with pytest.warns(UserWarning, match="different from the unwrapped version"):
+            check_env(env)
+    else:
+        check_env(env.unwrapped)
+    check_env_for_sb3(env)
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_a_seed_tells_all_and_bounds_hold(make: Make, actions: str) -> None:
+    env, other = make(actions), make(actions)
+    steps = episode(env)
+    assert same(steps, episode(other))
+    assert same(steps, episode(env))
+    assert same(episode(env, None), episode(other, None)), "the generator goes on alike"
+    assert not same(steps, episode(env, 6))
+    for step in steps:
+        assert step[0] in env.observation_space
+        assert all(math.isfinite(value) for value in step[-1].values() if not isinstance(value, str))
+    assert all(type(step[1]) is float and math.isfinite(step[1]) for step in steps[1:])
+    assert [step[2] for step in steps[1:]] == [False] * (len(steps) - 2) + [True]
+    assert not any(step[3] for step in steps[1:])
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_a_spec_survives_json(make: Make, actions: str) -> None:
+    env = make(actions, cost="examples", cost_weight=0.1)
+    spec = EnvSpec.from_json(env.spec.to_json())
+    assert spec == env.spec
+    assert same(episode(env), episode(gymnasium.make(spec)))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["deep", "pickle"])
+def test_a_copy_goes_on_alike(make: Make, copied: Callable[[gymnasium.Env], gymnasium.Env]) -> None:
+    env = make()
+    env.reset(seed=3)
+    env.step(np.array([4, 1]))
+    env.action_space.seed(1)
+    other = copied(env)
+    for _ in range(2):
+        action = env.action_space.sample()
+        assert (other.action_space.sample() == action).all()
+        assert data_equivalence(env.step(action), other.step(action), exact=True)
+    assert same(episode(env, None), episode(other, None))
+
+
+def test_closing_twice_is_no_error(make: Make) -> None:
+    env = make()
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    make().close()
+
+
+@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
+def test_every_frame_has_one_form(make: Make, mode: str) -> None:
+    env = make(render_mode=mode).unwrapped
+    env.reset(seed=0)
+    frames = [env.render()]
+    env.step(np.array([2, 1]))
+    frames.append(env.render())
+    if mode == "ansi":
+        assert all(isinstance(frame, str) and frame for frame in frames)
+    else:
+        assert all(frame.dtype == np.uint8 and frame.shape == frames[0].shape for frame in frames)
+        assert frames[0].shape[2] == 3
+    assert not np.array_equal(*frames)
+
+
+def test_the_page_lists_what_an_observation_holds() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/reference/environments.md").read_text(encoding="utf-8")
+    rows = page.partition("| Number | Entry | Meaning |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert rows == [f"| {number} | {name} | {meaning} |" for number, (name, meaning) in enumerate(ENTRIES)]
+    assert f"schema {SCHEMA}" in page
