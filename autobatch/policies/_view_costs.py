@@ -83,7 +83,9 @@ class EpochCosts:
 def _epoch_seconds(task: TaskInfo, batch_size: int) -> float:
     if task.costs is None:
         return 1.0 / task.epochs
-    return float(task.costs.training_seconds(batch_size, math.ceil(task.train_size / batch_size), epochs=1))
+    # The batches of an epoch as ``control.steps_per_epoch`` has them: a remainder of half a batch or more is one.
+    steps = max(1, (2 * task.train_size + batch_size) // (2 * batch_size))
+    return float(task.costs.training_seconds(batch_size, steps, epochs=1))
 
 
 def reference_rung(task: TaskInfo, library: "BeaconLibrary | None") -> int:

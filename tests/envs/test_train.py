@@ -1,5 +1,6 @@
 """Real training as an environment: equal to a training by hand, and what it refuses."""
 
+import copy
 import pickle
 import shutil
 from pathlib import Path
@@ -185,8 +186,10 @@ def test_order_is_enforced(tiny_env: Path) -> None:
     with pytest.raises(ResetNeeded, match="before reset"):
         env.render()
     steps(env, [(2, 1)])
-    with pytest.raises(ResetNeeded, match="after the training's end"):
-        env.step(np.array([2, 1]))
+    for over in (env, copy.deepcopy(env)):
+        assert "epoch 1 of 1" in over.render()
+        with pytest.raises(ResetNeeded, match="after the training's end"):
+            over.step(np.array([2, 1]))
     env.close()
     with pytest.raises(ResetNeeded):
         env.step(np.array([2, 1]))

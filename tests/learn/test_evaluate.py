@@ -407,7 +407,7 @@ def test_the_picture_names_every_policy_without_overlaps():
     bars = [
         EvaluationBar("a-policy-with-quite-a-long-name, unseen", True, (0.9, 0.8, 1.0), (0.2, 0.1, 0.3)),
         *(
-            EvaluationBar(f"fixed s{2**power}", False, (0.5, NAN, NAN), (8.0 / power, NAN, NAN))
+            EvaluationBar(f"fixed s{2**power}", False, (0.9, NAN, NAN), (8.0 / power, NAN, NAN))
             for power in range(1, 9)
         ),
         EvaluationBar("far below", False, (-0.5, -1.0, 0.2), (1.0, NAN, NAN)),
