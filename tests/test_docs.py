@@ -19,6 +19,9 @@ from autobatch.training import Summary, TaskSpec, load_experiment, load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+NEEDS_BRANCH_RUNS = pytest.mark.skipif(
+    not (ROOT / "envs/digits-mlp/branches.parquet").exists(), reason="digits-mlp has no branch runs"
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -34,6 +37,7 @@ def table(page: Path, heading: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     "page",
     [
+        "concepts/reward.md",
         "how-to/batch-plan.md",
         "how-to/embed.md",
         "how-to/own-beacons.md",
@@ -41,6 +45,7 @@ def table(page: Path, heading: str) -> list[list[str]]:
         "how-to/learning-rate.md",
         "how-to/predict.md",
         "how-to/track.md",
+        pytest.param("how-to/train-a-policy.md", marks=NEEDS_BRANCH_RUNS),
         "reference/files.md",
     ],
 )
@@ -57,7 +62,7 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_loop_of_the_readme_trains() -> None:
-    (loop,) = blocks(ROOT / "README.md", "python")
+    loop, _ = blocks(ROOT / "README.md", "python")
     assert (loop.count("# +\n"), loop.count("# *\n")) == (4, 2)
     x, y = torch.rand(128, 1, 8, 8), torch.arange(128) % 10
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -76,6 +81,15 @@ def test_the_loop_of_the_readme_trains() -> None:
     assert namespace["controller"].finished
     assert namespace["controller"].batch_size == 128
     assert not torch.equal(model[1].weight, before)
+
+
+def test_the_environment_of_the_readme_steps() -> None:
+    _, environment = blocks(ROOT / "README.md", "python")
+    namespace: dict[str, Any] = {}
+    exec(compile(environment, "README.md", "exec"), namespace)
+    assert namespace["info"]["epoch"] == 3
+    assert namespace["env"].observation_space.contains(namespace["observation"])
+    namespace["env"].close()
 
 
 @pytest.mark.parametrize("page", ["how-to/own-data.md", "how-to/write-a-task.md"])

@@ -27,7 +27,6 @@ def surrogate(
 
         autobatch surrogate digits-resnet8 --runs runs/evaluation/digits-resnet8
     """
-    import json
     from dataclasses import asdict
 
     from autobatch._artefacts import find_artefact
@@ -35,14 +34,13 @@ def surrogate(
     from autobatch.envs._dynamics import load_dynamics, task_info
     from autobatch.learn import measure_fidelity, policy_agreement
     from autobatch.training import load_task
+    from autobatch.training._files import to_json
 
     folder = find_artefact("envs", env).parent
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
+    real, specs = ({}, {}) if runs is None else _read(runs, library.score)
     fidelity = measure_fidelity(library, branches, task_info(load_task(folder), library))
-    agreement = None
-    if runs is not None:
-        real, specs = _read(runs, library.score)
-        agreement = policy_agreement(load_dynamics(folder), real, specs)
+    agreement = policy_agreement(load_dynamics(folder), real, specs) if runs is not None else None
     if as_json:
         found = {"env": library.task_name, "fidelity": asdict(fidelity)}
         if agreement is not None:
@@ -51,7 +49,7 @@ def surrogate(
                 "real": agreement.real.tolist(),
                 "surrogate": agreement.surrogate.tolist(),
             }
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(to_json(found, indent=1))
         return
     typer.echo(_fidelity_table(fidelity, library.task_name))
     if agreement is not None:
@@ -111,9 +109,7 @@ def _agreement_table(agreement: "PolicyAgreement") -> str:
     rows = zip(agreement.policies, agreement.real_runs, agreement.real, agreement.surrogate, strict=True)
     for name, count, real, guessed in sorted(rows, key=lambda row: -row[2]):
         lines.append(f"| {name} | {count} | {real:.3f} | {guessed:.3f} |")
-    lines += [
-        "",
-        f"Rank correlation over {len(agreement.policies)} policies: {agreement.rank:.2f} "
-        f"(p = {agreement.p_value:.2g}).",
-    ]
+    if not math.isnan(agreement.rank):
+        chance = "" if math.isnan(agreement.p_value) else f" (p = {agreement.p_value:.2g})"
+        lines += ["", f"Rank correlation over {len(agreement.policies)} policies: {agreement.rank:.2f}{chance}."]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """``autobatch train-policy``: learn a policy by reinforcement learning."""
 
+import re
 import shlex
 import sys
 import time
@@ -18,6 +19,9 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 _LINES_A_SEED = 12
+
+_MOST = 10_000
+"""Numbers that a range may stand for."""
 
 
 def train_policy(
@@ -162,15 +166,14 @@ class _Watcher:
         return Observer()
 
     def _progressed(self, seed: int, steps: int, total: int, score: float) -> None:
+        steps = min(steps, total)  # the last round may go beyond the end
         self._bar.update(
             self._task, description=f"seed {seed}", total=total, completed=steps, score=f"mean return {score:.3f}"
         )
         part = (seed, steps * _LINES_A_SEED // total)
         if part != self._told:
             self._told = part
-            console().print(
-                f"seed {seed}: {min(steps, total):>9,} of {total:,} steps, mean return {score:.4f}", highlight=False
-            )
+            console().print(f"seed {seed}: {steps:>9,} of {total:,} steps, mean return {score:.4f}", highlight=False)
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -180,12 +183,10 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         BadParameter: it is no such list.
     """
     found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.strip().partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise typer.BadParameter(f"expected numbers such as 0-2 or 0,5, got {text!r}", param_hint=option) from None
-    if not found:
-        raise typer.BadParameter(f"expected numbers such as 0-2 or 0,5, got {text!r}", param_hint=option)
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not first <= last < first + _MOST:
+            raise typer.BadParameter(f"expected numbers such as 0-2 or 0,5, got {text!r}", param_hint=option)
+        found += range(first, last + 1)
     return tuple(found)

@@ -161,6 +161,7 @@ class Decisions:
             next_example: the first example that is not handed out.
         """
         kept = {cut.decision for cut in waiting} | {self._last, self._last - 1, self._applied}
+        kept |= {number for number, own in self._records.items() if own is self._before(self.last.example)}
         to_come = self.number_for(next_example)
         self._records = {number: own for number, own in self._records.items() if number in kept or number >= to_come}
 
@@ -201,6 +202,12 @@ class Decisions:
         self._records, self._last, self._applied = records, last, applied
         self._reference_batch_size, self._ramp = reference, ramp
 
+    def _before(self, example: int) -> DecisionRecord | None:
+        """Return the decision that the examples before one follow; one that was taken back in its place is none."""
+        return max(
+            (own for own in self._records.values() if own.example < example), key=lambda own: own.example, default=None
+        )
+
     def _asked(self, observation: Observation, epoch: int, example: int) -> DecisionRecord:
         asked = self._policy.decide(observation)
         if asked.lr is not None:
@@ -220,7 +227,7 @@ class Decisions:
             limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
             batch_size, lr = self._own_batch_size, self._rates.reference
         sizes = self._passage.sizes(batch_size)
-        previous = self._records.get(self._last)
+        previous = self._before(example)
         return DecisionRecord(
             epoch=epoch,
             progress=observation.progress,

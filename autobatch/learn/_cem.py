@@ -141,8 +141,13 @@ class CrossEntropy:
 
         Args:
             state: the state of a training with the same arguments.
+
+        Raises:
+            ValueError: it is of another training, or damaged.
         """
         arrays = {name: np.array(values, dtype=np.float64) for name, values in state["arrays"].items()}
+        if {values.shape[-1] for values in arrays.values()} != {len(self._mean)}:
+            raise ValueError("weights of a network of another size")
         self._mean, self._deviation, self._elites = arrays["mean"], arrays["deviation"], arrays["elites"]
         self._generator.bit_generator.state = state["generator"]
         self.steps, self.generations = int(state["steps"]), int(state["generations"])

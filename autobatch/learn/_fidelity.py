@@ -70,8 +70,8 @@ class PolicyAgreement:
         real: mean final quality of each in real training, shape (n,).
         surrogate: mean final quality of each on the surrogate, shape (n,).
         real_runs: real trainings of each.
-        rank: Spearman correlation of the two.
-        p_value: its two-sided p-value.
+        rank: Spearman correlation of the two; NaN where either ranks nothing, such as a single policy.
+        p_value: its two-sided p-value; NaN as well for two policies.
     """
 
     policies: tuple[str, ...]
@@ -149,9 +149,12 @@ def policy_agreement(
     names = tuple(sorted(real))
     ours = np.array([float(np.mean(dynamics.quality(np.asarray(real[name], dtype=float)))) for name in names])
     theirs = np.array([float(play_policy(dynamics, specs[name], range(runs)).quality.mean()) for name in names])
-    agreement = stats.spearmanr(ours, theirs)
+    rank = p_value = math.nan
+    if min(len(np.unique(ours)), len(np.unique(theirs))) > 1:
+        agreement = stats.spearmanr(ours, theirs)
+        rank, p_value = float(agreement.statistic), float(agreement.pvalue)
     counts = tuple(len(real[name]) for name in names)
-    return PolicyAgreement(names, ours, theirs, counts, float(agreement.statistic), float(agreement.pvalue))
+    return PolicyAgreement(names, ours, theirs, counts, rank, p_value)
 
 
 def _one_step(dynamics: Dynamics, held: Sequence[Journey]) -> tuple[Floats, Floats]:

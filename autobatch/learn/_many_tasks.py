@@ -1,11 +1,20 @@
-"""Several tasks in one environment: each episode draws one."""
+"""Several tasks in one environment: each episode draws one.
 
+What a process of real trainings imports; so nothing here needs the surrogate.
+"""
+
+import multiprocessing
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+
+from autobatch.envs._train import TrainEnv
+from autobatch.learn._plan import LearningPlan
 
 
 class ManyTasks(gym.Env[NDArray[np.float32], Any]):
@@ -46,3 +55,31 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
         """Close all environments."""
         for env in self._envs:
             env.close()
+
+
+def real_trainings(plan: LearningPlan, data_dir: Path | None) -> ManyTasks:
+    """Make the environment of real trainings that a plan asks for, in the process that is to run it.
+
+    Args:
+        plan: what is learned, and how.
+        data_dir: where datasets lie.
+
+    Returns:
+        The environment.
+    """
+    if multiprocessing.parent_process() is not None:
+        # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return ManyTasks([
+        TrainEnv(
+            env,
+            actions=plan.actions,
+            cost=plan.cost,
+            cost_weight=plan.cost_weight,
+            epochs=plan.epochs,
+            device=plan.device,
+            data_dir=data_dir,
+            threads=1 if plan.jobs > 1 else None,
+        )
+        for env in plan.envs
+    ])

@@ -56,8 +56,10 @@ def play_policy(dynamics: Dynamics, policy: PolicySpec, seeds: Sequence[int], *,
             decision = own.decide(_observation(dynamics, state.columns[index : index + 1], epoch))
             lr = decision.lr if decision.lr is not None else dynamics.task.learning_rates[dynamics.moves.start[1]]
             rungs[index] = dynamics.moves.rungs(decision.batch_size, lr)
-        state, outcome = dynamics.step(state, rungs[:, 0], rungs[:, 1], members, draws[:, epoch] * noise)
-        diverged |= outcome.diverged
+        after, outcome = dynamics.step(state, rungs[:, 0], rungs[:, 1], members, draws[:, epoch] * noise)
+        going = np.flatnonzero(~diverged)
+        state.put(going, after.take(going))
+        diverged[going] |= outcome.diverged[going]
     score = state.scored[:, 2].copy()
     quality = np.where(diverged, -1.0, dynamics.quality(score))
     return SurrogateRuns(score, quality, state.totals[:, 3].copy(), diverged)

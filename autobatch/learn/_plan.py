@@ -1,5 +1,6 @@
 """What is to be learned, and how: checked before anything is loaded."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -70,6 +71,10 @@ class LearningPlan:
             raise ConfigError("steps, jobs and every hidden width: expected at least 1")
         if not self.envs or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("expected at least one env and different seeds")
+        if min(self.seeds) < 0:
+            raise ConfigError(f"seeds: expected numbers of at least 0, got {min(self.seeds)}")
+        if not 0.0 <= self.pessimism < math.inf:
+            raise ConfigError(f"pessimism: expected a finite number of at least 0, got {self.pessimism!r}")
         if self.on == "train" and self.pessimism:
             raise ConfigError("pessimism is of the surrogate; real trainings have none")
         if self.on == "surrogate" and self.epochs is not None:

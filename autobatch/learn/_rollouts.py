@@ -23,7 +23,8 @@ def episode_returns(envs: Envs, choose: Choose, policies: int, seeds: Sequence[i
         seeds: of the episodes; all policies meet the same ones.
 
     Returns:
-        Undiscounted returns, shape (policies, seeds), and the steps taken.
+        Undiscounted returns, shape (policies, seeds), and the steps of these episodes, which do not depend on how many
+        are played side by side.
     """
     pairs = [(policy, seed) for policy in range(policies) for seed in seeds]
     returns, steps = np.zeros(len(pairs)), 0
@@ -33,18 +34,21 @@ def episode_returns(envs: Envs, choose: Choose, policies: int, seeds: Sequence[i
         filled = part + [part[-1]] * (envs.num_envs - len(part))
         totals, taken = _play(envs, choose, np.array([own[0] for own in filled]), [own[1] for own in filled])
         returns[start : start + len(part)] = totals[: len(part)]
-        steps += taken
+        steps += int(taken[: len(part)].sum())
     return returns.reshape(policies, len(seeds)), steps
 
 
-def _play(envs: Envs, choose: Choose, policy: NDArray[np.intp], seeds: Sequence[int]) -> tuple[Floats, int]:
+def _play(
+    envs: Envs, choose: Choose, policy: NDArray[np.intp], seeds: Sequence[int]
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the return and the steps of one episode in each sub-environment."""
     observations, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
     totals = np.zeros(envs.num_envs)
     going = np.ones(envs.num_envs, dtype=bool)
-    steps = 0
+    steps = np.zeros(envs.num_envs, dtype=np.int64)
     while going.any():
         observations, rewards, terminated, truncated, _ = envs.step(choose(observations, policy))
         totals += np.where(going, rewards, 0.0)
-        steps += int(going.sum())
+        steps += going
         going &= ~(terminated | truncated)
     return totals, steps

@@ -1,14 +1,16 @@
 """Learning a policy: from names of tasks and an algorithm to files that ``autobatch run --policy`` takes."""
 
 import json
+import math
+import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from gymnasium.vector import AsyncVectorEnv
 
@@ -16,9 +18,8 @@ from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import append_whole, naming_output, write_whole
 from autobatch.beacons._info import differing_keys
 from autobatch.envs._surrogate_vector import SurrogateVectorEnv
-from autobatch.envs._train import TrainEnv
 from autobatch.learn._cem import CemSettings, CrossEntropy
-from autobatch.learn._many_tasks import ManyTasks
+from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import Envs, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
@@ -30,10 +31,14 @@ from autobatch.training._versions import software_versions
 
 PLAN, PROGRESS, CHECKPOINT = "plan.json", "progress.csv", "cem.safetensors"
 
-_JUDGING_SEED = 50_000_000
+_JUDGING_SEED = 2**40
+"""First seed of the episodes that policies are compared on; no learning comes that far."""
 _KEPT_EVERY_SECONDS = 5.0
 _BATCHED = 64
 """Sub-environments of a surrogate for algorithms that learn from single steps."""
+
+_LEG = 4
+"""Episodes in a row of every sub-environment, at least, between two checkpoints: after one, all begin anew."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +120,21 @@ def train_policy(
     """
     out, observer = Path(out), observer or LearningObserver()
     tasks = [load_task(env) for env in plan.envs]
-    _begin(plan, out, resume=resume)
-    judges = _environments(plan, data_dir, judging=True)
+    content = _check_place(plan, out, resume=resume)
+    # What cannot be carried out is refused before anything is written.
+    judges = _judges(plan, data_dir)
     found: dict[int, tuple[Network, float, float]] = {}
     try:
+        _take_place(out, content)
         for seed in plan.seeds:
-            network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, data_dir)
+            network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges)
             score = _judged(plan, judges, network)
             observer.seed_finished(seed, score)
             found[seed] = network, score, seconds
-    finally:
-        judges.close()
+    except BaseException:
+        _abandon(judges)
+        raise
+    judges.close()
     best = max(found, key=lambda seed: found[seed][1])
     total = sum(seconds for _, _, seconds in found.values())
     ladders = {(task.batch_sizes, task.learning_rates) for task in tasks}
@@ -158,17 +167,22 @@ def train_policy(
     return LearnedResult(policy, {seed: score for seed, (_, score, _) in found.items()}, best, total)
 
 
-def _begin(plan: LearningPlan, out: Path, *, resume: bool) -> None:
-    """Take a folder for a plan, or check that it is of this plan."""
-    path = out / PLAN
-    content = json.loads(json.dumps(asdict(plan)))
+def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, Any]:
+    """Check that a folder is free for a plan or, to resume, of this plan; return the plan as it is kept there."""
+    path, name = out / PLAN, out.absolute().name
+    if not re.fullmatch(r"[\w.+-]+", name) or name == path.stem:
+        raise OutputError(
+            f"{out}: the policy gets the folder's name: expected letters, digits and any of '_.+-', and not "
+            f"'{path.stem}', got {name!r}"
+        )
+    content: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
     if path.exists():
         if not resume:
             raise OutputError(f"{out}: holds a learning already; go on with --resume, or choose another directory")
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise CheckpointError(f"{path}: damaged: not JSON") from None
+            stored = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise CheckpointError(f"{path}: damaged: not a plan in JSON") from None
         may_differ = {"jobs", "device"}
         differing = [own for own in differing_keys(stored, content) if own[0] not in may_differ]
         if differing:
@@ -176,29 +190,36 @@ def _begin(plan: LearningPlan, out: Path, *, resume: bool) -> None:
                 f"{path}: the learning was started with another plan: "
                 + "; ".join(f"'{key}' was {old} and is {new}" for key, old, new in differing)
             )
-        return
-    if resume:
+    elif resume:
         raise CheckpointError(f"{out}: holds no learning ({PLAN} is missing)")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: expected a new or empty directory")
+    return content
+
+
+def _take_place(out: Path, content: Mapping[str, Any]) -> None:
+    """Begin a learning in a folder; one that has begun there keeps its plan."""
     with naming_output(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    if not (out / PLAN).exists():
+        write_whole(out / PLAN, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _one_seed(
-    plan: LearningPlan, seed: int, folder: Path, observer: LearningObserver, data_dir: Path | None
+    plan: LearningPlan, seed: int, folder: Path, observer: LearningObserver, judges: Envs
 ) -> tuple[Network, float]:
     """Train one seed, or take up where it stopped; return its network and the time it took."""
     with naming_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    envs = _environments(plan, data_dir)
+    # Real trainings are judged as they are learned from, and each of their processes holds the data.
+    envs = judges if plan.on == "train" else _surrogates(plan)
     try:
         if plan.algorithm == "cem":
             return _by_cem(plan, seed, folder, envs, observer)
         return _by_sb3(plan, seed, folder, envs, observer)
     finally:
-        envs.close()
+        if envs is not judges:
+            envs.close()
 
 
 def _by_cem(
@@ -227,8 +248,12 @@ def _by_sb3(
 ) -> tuple[Network, float]:
     started = time.perf_counter()
     path = folder / "seconds.json"
-    before = float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+    try:
+        before = float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}") from None
     record = _progress_table(folder)
+    longest = max(plan.epochs or load_task(env).epochs for env in plan.envs)
 
     def observe(steps: int, score: float) -> None:
         seconds = before + time.perf_counter() - started
@@ -244,42 +269,36 @@ def _by_sb3(
         out=folder,
         observe=observe,
         hidden=plan.hidden,
+        checkpoint_every=max(math.ceil(plan.steps / 10), _LEG * envs.num_envs * longest),
         resume=True,
     )
     return network, before + time.perf_counter() - started
 
 
-def _environments(plan: LearningPlan, data_dir: Path | None, *, judging: bool = False) -> Envs:
-    """Return the environments that a plan learns on, or those on which its policies are compared."""
+def _judges(plan: LearningPlan, data_dir: Path | None) -> Envs:
+    """Return the environments on which a plan's policies are compared."""
     if plan.on == "surrogate":
-        settings = _cem_settings(plan)
-        count = settings.population * settings.episodes if plan.algorithm == "cem" else _BATCHED
-        return SurrogateVectorEnv(
-            count,
-            env=plan.envs,
-            actions=plan.actions,
-            cost=plan.cost,
-            cost_weight=plan.cost_weight,
-            pessimism=0.0 if judging else plan.pessimism,
-        )
-    return AsyncVectorEnv([partial(_real, plan, data_dir)] * plan.jobs, context="spawn")
+        return _surrogates(replace(plan, pessimism=0.0))
+    return AsyncVectorEnv([partial(real_trainings, plan, data_dir)] * plan.jobs, context="spawn")
 
 
-def _real(plan: LearningPlan, data_dir: Path | None) -> gym.Env[Any, Any]:
-    """Make an environment of real trainings, in the process that is to run it."""
-    return ManyTasks([
-        TrainEnv(
-            env,
-            actions=plan.actions,
-            cost=plan.cost,
-            cost_weight=plan.cost_weight,
-            epochs=plan.epochs,
-            device=plan.device,
-            data_dir=data_dir,
-            threads=1 if plan.jobs > 1 else None,
-        )
-        for env in plan.envs
-    ])
+def _abandon(envs: Envs) -> None:
+    """Close environments without waiting for trainings that are under way in processes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Gymnasium's, of a step that is under way
+        envs.close(**({"terminate": True} if isinstance(envs, AsyncVectorEnv) else {}))
+
+
+def _surrogates(plan: LearningPlan) -> Envs:
+    settings = _cem_settings(plan)
+    return SurrogateVectorEnv(
+        settings.population * settings.episodes if plan.algorithm == "cem" else _BATCHED,
+        env=plan.envs,
+        actions=plan.actions,
+        cost=plan.cost,
+        cost_weight=plan.cost_weight,
+        pessimism=plan.pessimism,
+    )
 
 
 def _cem_settings(plan: LearningPlan) -> CemSettings:

@@ -93,7 +93,7 @@ class Trail:
     spent: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form; a figure that is not known is None."""
+        """Return a JSON-able form; a figure that is not finite is None."""
         return {
             "last": _plain(self.last),
             "previous": None if self.previous is None else _plain(self.previous),
@@ -217,7 +217,7 @@ class ObservationView:
         task = self.task
         started = batch.batch_size > 0
         rungs, rates = self._rungs(batch, started)
-        score = batch.validation_loss if task.score == "validation_loss" else batch.validation_error
+        score = _positive(batch.validation_loss if task.score == "validation_loss" else batch.validation_error)
         log_c, log_l = np.log10(batch.c_bar), np.log10(batch.l_cum)
         placed = np.isfinite(log_c) & np.isfinite(log_l)
         milestones = np.asarray(task.milestones, dtype=np.float64)
@@ -232,8 +232,8 @@ class ObservationView:
             _from_minus_one(rates, len(self._log_rates)),
             np.nan,
             np.nan,
-            np.log10(score / batch.score_before) / 0.5,
-            np.log10(batch.validation_loss / np.maximum(batch.train_loss, 1e-6)),
+            np.log10(score / _positive(batch.score_before)) / 0.5,
+            np.log10(_positive(batch.validation_loss) / _positive(batch.train_loss)),
             batch.validation_error,
             log_c - np.log10(batch.c_before),
             (log_l - np.log10(batch.l_before)) / 0.5,
@@ -276,12 +276,17 @@ def _nearest(ladder: Floats, values: Floats) -> NDArray[np.intp]:
     return rungs
 
 
+def _positive(values: Floats) -> Floats:
+    """Return figures that have a logarithm: an error of exactly 0 is the best there is, not one that is not known."""
+    return np.maximum(values, 1e-6)
+
+
 def _from_minus_one(rungs: NDArray[np.intp], count: int) -> Floats:
     return 2.0 * rungs / max(count - 1, 1) - 1.0
 
 
 def _plain(observation: Observation) -> dict[str, Any]:
-    return {key: None if math.isnan(value) else value for key, value in asdict(observation).items()}
+    return {key: value if math.isfinite(value) else None for key, value in asdict(observation).items()}
 
 
 def _observation(state: Mapping[str, Any]) -> Observation:

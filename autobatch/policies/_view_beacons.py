@@ -124,7 +124,7 @@ class BeaconTracks:
         return told
 
     def _cell(self, progress: Floats) -> NDArray[np.int64]:
-        cells: NDArray[np.int64] = np.clip(np.rint(progress * _GRID) - 1, 0, _GRID - 1).astype(np.int64)
+        cells: NDArray[np.int64] = np.clip(np.rint(np.nan_to_num(progress) * _GRID) - 1, 0, _GRID - 1).astype(np.int64)
         return cells
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from autobatch._errors import ConfigError
+from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control import (
     AutoBatchController,
@@ -108,12 +108,17 @@ class Trial:
             The decision as it was applied.
 
         Raises:
+            AutoBatchError: a batch of the epoch has been handed out, or the training is finished.
             ConfigError: the training has a policy of its own.
         """
         if self._hand is None:
             raise ConfigError("this training has a policy; only one without can be steered by hand")
-        self._hand.decision = Decision(batch_size, lr, reason)
-        return self.controller.redecide()
+        before, self._hand.decision = self._hand.decision, Decision(batch_size, lr, reason)
+        try:
+            return self.controller.redecide()
+        except AutoBatchError:
+            self._hand.decision = before  # what was refused shall not hold from the next epoch on either
+            raise
 
     def epoch(self, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
         """Train one epoch under the decision in force, validate, and have the next decision made.

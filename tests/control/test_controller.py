@@ -426,3 +426,56 @@ def test_a_step_whose_gradients_overflow_is_left_out(caplog: pytest.LogCaptureFi
     assert [sample.usable for sample in bench.controller.measurements] == [False, True]
     assert "step 1 has no finite gradients" in caplog.text
     assert bench.controller.samples == 1
+
+
+def test_a_policy_can_be_asked_again_before_a_period() -> None:
+    policy = Scripted(decision(8, 0.1), decision(8, 0.1), decision(16, 0.3))
+    controller = (bench := Bench(policy, measuring=NeverMeasure())).controller
+    policy.decisions = (decision(4, 0.2), decision(8, 0.1), decision(16, 0.3))
+    first = controller.redecide()
+    assert (first.batch_size, first.lr, first.epoch, first.example, first.changed) == (4, 0.2, 0, 0, True)
+    assert bench.rates() == [0.2, 0.4]
+    bench.epoch(val_loss=0.5)
+    assert {len(own) for own in bench.batches} == {4, SIZE % 4}
+    asked = len(policy.seen)
+    assert controller.redecide() == controller.redecide() == controller.decision
+    assert len(policy.seen) == asked + 2
+    assert (policy.seen[-1].epoch, policy.seen[-1].validation_loss) == (1, 0.5)
+    bench.epoch()
+    assert [own.requested_lr for own in (controller.decision, first)] == [0.3, 0.2]
+
+
+def test_asked_again_a_change_is_one_against_the_period_before() -> None:
+    policy = Scripted(decision(8, 0.1), decision(16, 0.1))
+    bench = Bench(policy, measuring=NeverMeasure())
+    after = bench.epoch()
+    assert after is not None
+    assert after.changed
+    assert bench.controller.redecide().changed
+    state = json.loads(json.dumps(bench.controller.state_dict()))
+    policy.decisions = (decision(8, 0.1), decision(8, 0.1))
+    assert not bench.controller.redecide().changed
+    assert not bench.controller.redecide().changed
+    bench.batches.clear()
+    bench.epoch()
+    assert [len(own) for own in bench.batches] == [8, 8, 10]
+    other = Bench(Scripted(decision(8, 0.1), decision(16, 0.1)), measuring=NeverMeasure())
+    other.controller.load_state_dict(state)
+    assert other.controller.redecide().changed
+    assert other.controller.batch_size == 16
+
+
+def test_asked_again_too_late_is_refused() -> None:
+    policy = Scripted(decision(8, 0.1))
+    bench = Bench(policy, measuring=NeverMeasure(), epochs=1)
+    controller = bench.controller
+    batches = controller.batches()
+    next(batches)
+    with pytest.raises(AutoBatchError, match="too late"):
+        controller.redecide()
+    batches.close()
+    whole = Bench(policy, measuring=NeverMeasure(), epochs=1)
+    whole.epoch()
+    with pytest.raises(AutoBatchError, match="finished"):
+        whole.controller.redecide()
+    assert len(policy.seen) == 2

@@ -26,10 +26,32 @@ def test_every_yaml_of_the_docs_makes_a_policy(page, tmp_path):
         make_policy(load_policy_spec(path))
 
 
-def test_the_policy_of_the_how_to_works_as_described(monkeypatch):
+@pytest.fixture
+def kinds_of_the_how_to(monkeypatch):
     monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
-    (code,) = blocks("how-to/add-a-policy.md", "python")
-    exec(compile(code, "add-a-policy.md", "exec"), {})
+    namespace = {}
+    for code in blocks("how-to/add-a-policy.md", "python"):
+        exec(compile(code, "add-a-policy.md", "exec"), namespace)
+
+
+@pytest.mark.usefixtures("kinds_of_the_how_to")
+def test_the_policy_on_the_flat_view_climbs_where_the_loss_no_longer_falls():
+    spec = PolicySpec(name="mine", kind="flat")
+    policy = make_policy(spec)
+    policy.reset(make_task(), None)
+    sizes = [8]
+    for epoch, loss in enumerate([0.9, 0.8, 0.8, 0.5], start=1):
+        observation = make_observation(epoch, validation_loss=loss, batch_size=sizes[-1], lr=0.1)
+        sizes.append(policy.decide(observation).batch_size)
+        state = through_json(policy.state_dict())
+        policy = make_policy(spec)
+        policy.reset(make_task(), None)
+        policy.load_state_dict(state)
+    assert sizes == [8, 8, 8, 16, 16]
+
+
+@pytest.mark.usefixtures("kinds_of_the_how_to")
+def test_the_policy_of_the_how_to_works_as_described():
     spec = PolicySpec(name="mine", kind="plateau", parameters={"patience": 2})
     losses = [float("nan"), 0.9, 0.8, 0.8, 0.8, 0.7, 0.7, 0.7]
     sizes = []
