@@ -92,6 +92,12 @@ def branch(
     journeys: Annotated[
         int, typer.Option(help="Whole trainings that change size and rate at random epochs.", min=0)
     ] = 0,
+    follow: Annotated[
+        str | None,
+        typer.Option(
+            help="Policy that the journeys follow, but for one epoch in five; give another --seed.", metavar="POLICY"
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
     seed: Annotated[
         int | None, typer.Option(help="First of the seeds, one a training. [default: 1000, above the beacons']", min=0)
@@ -109,8 +115,11 @@ def branch(
 
     Example:
         autobatch beacons branch --env digits-mlp --epochs-at 2,8,19,21,31 --targets 3 --journeys 20 --jobs 2
+
+        autobatch beacons branch --env digits-mlp --targets 0 --journeys 10 --follow runs/mine/mine.yaml --seed 3000
     """
     from autobatch.cli._recording import RecordingProgressBar
+    from autobatch.policies import load_policy_spec
     from autobatch.training import load_task, record_task_branches
 
     task, library = load_task(env), _library_of(env, out)
@@ -127,6 +136,7 @@ def branch(
                 targets=targets,
                 length=length,
                 journeys=journeys,
+                follow=load_policy_spec(follow) if follow is not None else None,
                 seed=seed,
                 jobs=jobs,
                 device=device,

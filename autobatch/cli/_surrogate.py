@@ -31,9 +31,9 @@ def surrogate(
 
     from autobatch._artefacts import find_artefact
     from autobatch.beacons import BeaconLibrary, Branches
-    from autobatch.envs._dynamics import load_dynamics, task_info
+    from autobatch.envs._dynamics import load_dynamics
     from autobatch.learn import measure_fidelity, policy_agreement
-    from autobatch.training import load_task
+    from autobatch.training import load_task, task_info
     from autobatch.training._files import to_json
 
     folder = find_artefact("envs", env).parent

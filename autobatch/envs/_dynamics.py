@@ -4,9 +4,13 @@ A training is carried as (validation loss, training loss, validation error, C̄,
 it is predicted by ridge regression on random Fourier features (Rahimi and Recht, 2007) of where it stands and of the
 batch size and learning rate to be used; an ensemble fitted to resampled trainings says how sure that is. Steps and cost
 are not predicted: they follow from the batch size.
+
+Predictions of one epoch lead to states that no training was in, so the fit is repeated with the states that it leads to
+itself, each with what really came next ("data as demonstrator", Venkatraman, Hebert and Bagnell, 2015). The scatter of
+single epochs, most of it BatchNorm's at high rates, is laid over what is seen and not carried on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +27,7 @@ from autobatch.control import steps_per_epoch
 from autobatch.envs._transitions import FIGURES, Situation, Transitions, log_figures, transitions
 from autobatch.policies import Moves, ObservationBatch, ObservationView, Quality, TaskInfo
 from autobatch.policies._view_costs import EpochCosts, reference_rung
-from autobatch.training import TaskSpec, load_task
+from autobatch.training import load_task, task_info
 
 Floats = NDArray[np.float64]
 Rungs = NDArray[np.int64]
@@ -33,13 +37,19 @@ UNITS = ("modelled", "examples", "flops")
 """Cost units of a surrogate; real seconds are not to be had."""
 
 MEMBERS = 5
-_FEATURES = 256
-_SCALE = 1.0
+_FEATURES = 768
+_SCALE = 1.2
 _AMPLITUDE = 10.0 * (2.0 / _FEATURES) ** 0.5
-_RIDGE = 1.0
+_RIDGE = 20.0
+_AGAIN = 2
+"""Times that the fit is repeated with where its own predictions lead."""
+
 _SEED = 20180101
 _OUTPUTS = 5
 _MARGIN = 0.25
+_MOST_SCATTER = 1.5
+"""Most that a single epoch may scatter by, in natural logarithms."""
+
 _LEAST_HAZARD = 0.02
 
 
@@ -48,7 +58,7 @@ class State:
     """Trainings side by side; the attributes are views into ``columns``.
 
     Attributes:
-        columns: one row a training, shape (n, 16).
+        columns: one row a training, shape (n, 19).
     """
 
     columns: Floats
@@ -78,8 +88,13 @@ class State:
 
     @property
     def figures(self) -> Floats:
-        """Natural logarithms of ``FIGURES``, shape (n, 3)."""
+        """Natural logarithms of ``FIGURES`` as they are carried on, shape (n, 3)."""
         return self.columns[:, 3:6]
+
+    @property
+    def seen(self) -> Floats:
+        """Natural logarithms of ``FIGURES`` as they are seen, with the epoch's scatter, shape (n, 3)."""
+        return self.columns[:, 16:19]
 
     @property
     def totals(self) -> Floats:
@@ -215,9 +230,9 @@ class Dynamics:
         Returns:
             Their state, at the middle of the ladders.
         """
-        state = State(np.zeros((n, 16)))
+        state = State(np.zeros((n, 19)))
         state.batch_rung[:], state.rate_rung[:] = self.moves.start
-        state.figures[:] = self.guessing
+        state.figures[:] = state.seen[:] = self.guessing
         state.before[:] = state.scored[:] = np.nan
         return state
 
@@ -242,10 +257,11 @@ class Dynamics:
         mean = every.mean(axis=1)
         chosen = np.where((member < 0)[:, None], mean, every[np.arange(len(every)), np.maximum(member, 0)])
         deviation = np.exp(np.clip(features @ self._log_noise.astype(np.float32), *self._noise_bounds))
-        outcome = chosen + self._base(situation) + deviation * (noise[:, :_OUTPUTS] @ self._correlation)
-        np.clip(outcome, *self._bounds, out=outcome)
+        outcome = np.clip(chosen + self._base(situation), *self._bounds)
+        scatter = deviation * (noise[:, :_OUTPUTS] @ self._correlation)
+        np.clip(scatter, -_MOST_SCATTER, _MOST_SCATTER, out=scatter)
         diverged = ndtr(noise[:, _OUTPUTS]) > 1.0 - self._hazard(situation)
-        after, score = self._after(state, batch_rung, rate_rung, outcome, diverged)
+        after, score = self._after(state, batch_rung, rate_rung, (outcome, scatter), diverged)
         return after, Outcome(score, self._modelled[batch_rung], every[:, :, 0].std(axis=1), diverged)
 
     def predict(self, situation: Situation) -> Floats:
@@ -271,7 +287,7 @@ class Dynamics:
             A new array, float32, shape (n, view.size), in [-1, 1].
         """
         started = state.epoch > 0
-        figures = np.where(started[:, None], np.exp(state.figures), np.nan)
+        figures = np.where(started[:, None], np.exp(state.seen), np.nan)
         rungs, rates = state.batch_rung.astype(np.int64), state.rate_rung.astype(np.int64)
         return self.view.arrays(
             ObservationBatch(
@@ -310,19 +326,23 @@ class Dynamics:
         )
 
     def _after(
-        self, state: State, batch_rung: Rungs, rate_rung: Rungs, outcome: Floats, diverged: Flags
+        self, state: State, batch_rung: Rungs, rate_rung: Rungs, outcome: tuple[Floats, Floats], diverged: Flags
     ) -> tuple[State, Floats]:
         """Return the trainings after an epoch, and their scores."""
         after = State(state.columns.copy())
         after.before[:] = state.scored
         after.epoch[:] += 1.0
         after.batch_rung[:], after.rate_rung[:] = batch_rung, rate_rung
-        after.figures[:] = outcome[:, :3]
-        after.figures[diverged] = np.maximum(self.guessing, after.figures[diverged])
+        expected, scatter = outcome
+        after.figures[:] = expected[:, :3]
+        after.figures[diverged] = self.guessing
+        low, high = self._bounds[:, :3]
+        after.seen[:] = np.clip(after.figures + scatter[:, :3], low, high)
+        gained = np.exp(expected[:, 3:] + scatter[:, 3:])
         steps, cost = self._steps[batch_rung], self._modelled[batch_rung]
-        after.totals[:] += np.stack([np.exp(outcome[:, 3]) * steps, np.exp(outcome[:, 4]), steps, cost], axis=1)
+        after.totals[:] += np.stack([gained[:, 0] * steps, gained[:, 1], steps, cost], axis=1)
         index = 0 if self.task.score == "validation_loss" else 2
-        score = np.exp(after.figures[:, index])
+        score = np.exp(after.seen[:, index])
         after.scored[:] = np.stack([after.totals[:, 0] / after.totals[:, 2], after.totals[:, 1], score], axis=1)
         return after, score
 
@@ -336,20 +356,51 @@ class Dynamics:
         self._frequencies = (generator.standard_normal((inputs.shape[1], _FEATURES)) / width).astype(np.float32)
         self._phases = generator.uniform(0.0, 2.0 * np.pi, _FEATURES).astype(np.float32)
         self._hazard = _hazard(table, self.factors)
-        sound = np.flatnonzero(~table.diverged)
-        features = self._features(table.situation)[sound]
-        target = (table.outcome - self._base(table.situation))[sound]
-        runs = table.run[sound]
+        sound = table.take(np.flatnonzero(~table.diverged))
+        self._bounds = _widened(sound.outcome)
+        self._bounds[1, :3] = self.guessing
+        features, target = self._features(sound.situation), sound.outcome - self._base(sound.situation)
+        own = sound
+        for _ in range(_AGAIN):
+            self._ensemble([_ridge(*self._equations(own), np.ones(len(own.run)))] * self.members)
+            own = Transitions.joined([own, self._rolled_out(sound)])
+        every, wanted = self._equations(own)
         count = int(table.run.max()) + 1
-        readouts, outside = [], np.full((self.members, len(sound), _OUTPUTS), np.nan)
+        readouts, outside = [], np.full((self.members, len(target), _OUTPUTS), np.nan)
         for member in range(self.members):
-            drawn = np.bincount(generator.integers(count, size=count), minlength=count)[runs].astype(np.float64)
-            readouts.append(_ridge(features, target, drawn))
-            unseen = drawn == 0
+            drawn = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
+            readouts.append(_ridge(every, wanted, drawn[own.run]))
+            unseen = drawn[sound.run] == 0
             outside[member, unseen] = target[unseen] - features[unseen] @ readouts[-1]
-        self._readout = np.concatenate(readouts, axis=1).astype(np.float32)
-        self._bounds = _widened(table.outcome[sound])
+        self._ensemble(readouts)
         self._fit_noise(features, outside)
+
+    def _equations(self, table: Transitions) -> tuple[NDArray[np.float32], Floats]:
+        return self._features(table.situation), table.outcome - self._base(table.situation)
+
+    def _ensemble(self, readouts: Sequence[Floats]) -> None:
+        self._readout = np.concatenate(readouts, axis=1).astype(np.float32)
+
+    def _rolled_out(self, table: Transitions) -> Transitions:
+        """Return where the present fit comes to on the way of each training, with what really came next."""
+        rows = _from_the_start(table, self.epochs)
+        rungs = [
+            np.abs(values[rows][:, :, None] - ladder).argmin(axis=2)
+            for values, ladder in ((table.situation.size, self._sizes), (table.situation.rate, self._rates))
+        ]
+        count = len(rows)
+        state, parts = self.begin(count), []
+        still = np.zeros((count, _OUTPUTS))
+        for epoch in range(self.epochs):
+            batch, rate = (own[:, epoch] for own in rungs)
+            situation = self._situation(state, batch, rate)
+            on = np.flatnonzero(rows[:, epoch] >= 0)
+            if epoch and on.size:
+                real = table.take(rows[on, epoch])
+                parts.append(Transitions(situation.take(on), real.outcome, real.diverged, real.run))
+            expected = np.clip(self.predict(situation), *self._bounds)
+            state, _ = self._after(state, batch, rate, (expected, still), np.zeros(count, dtype=bool))
+        return Transitions.joined(parts) if parts else table.take(np.arange(0))
 
     def _fit_noise(self, features: NDArray[np.float32], outside: Floats) -> None:
         """Fit the size of what members that have not seen a training miss it by, and how its parts go together."""
@@ -477,35 +528,24 @@ def load_dynamics(env: str | Path) -> Dynamics:
     return _loaded(folder, tuple((str(file), file.stat().st_mtime_ns) for file in parts))
 
 
-def task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
-    """Return a task as policies see it, as far as its library knows.
-
-    Args:
-        task: the task.
-        library: its beacons.
-
-    Returns:
-        The task, with the seed 0.
-    """
-    train_size = round(max(float(own.rows["examples"][-1] / own.rows["progress"][-1]) for own in library.beacons))
-    return TaskInfo(
-        name=task.name,
-        batch_sizes=task.batch_sizes,
-        learning_rates=task.learning_rates,
-        epochs=task.epochs,
-        train_size=train_size // task.epochs,
-        score=task.score,
-        milestones=task.schedule.milestones,
-        seed=0,
-        costs=library.costs,
-        measuring_budget=task.measuring.budget,
-    )
+def _from_the_start(table: Transitions, epochs: int) -> NDArray[np.intp]:
+    """Return the row of each epoch of the trainings that are known from their first, -1 after their last."""
+    starts = np.flatnonzero(table.situation.epoch == 0)
+    found = np.full((len(starts), epochs), -1, dtype=np.intp)
+    for index, start in enumerate(starts.tolist()):
+        own = np.arange(start, min(start + epochs, len(table.run)))
+        wanted = (table.run[own] == table.run[start]) & (table.situation.epoch[own] == np.arange(len(own)))
+        length = len(own) if wanted.all() else int(np.argmin(wanted))
+        found[index, :length] = own[:length]
+    return found
 
 
 def _ridge(features: NDArray[np.float32], target: Floats, weights: Floats) -> Floats:
-    weighted = features * weights[:, None]
-    gram = features.T @ weighted + _RIDGE * np.eye(features.shape[1])
-    return np.asarray(np.linalg.solve(gram, weighted.T @ target), dtype=np.float64)
+    used = np.flatnonzero(weights)
+    features = features[used]
+    weighted = features * weights[used, None].astype(np.float32)
+    gram = (features.T @ weighted).astype(np.float64) + _RIDGE * np.eye(features.shape[1])
+    return np.asarray(np.linalg.solve(gram, weighted.T @ target[used]), dtype=np.float64)
 
 
 def _widened(values: Floats) -> Floats:
@@ -536,4 +576,4 @@ def _hazard(table: Transitions, factors: Floats) -> Callable[[Situation], Floats
     return chance
 
 
-__all__ = ["FIGURES", "Dynamics", "Outcome", "State", "guessing", "load_dynamics", "schedule_factors", "task_info"]
+__all__ = ["FIGURES", "Dynamics", "Outcome", "State", "guessing", "load_dynamics", "schedule_factors"]

@@ -51,6 +51,10 @@ class Situation:
     size: Floats
     rate: Floats
 
+    def take(self, rows: NDArray[np.intp]) -> "Situation":
+        """Return a copy of some of the rows."""
+        return Situation(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
     @classmethod
     def joined(cls, parts: Sequence["Situation"]) -> "Situation":
         """Return several tables as one.
@@ -66,7 +70,7 @@ class Situation:
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """Epochs of recorded trainings.
+    """Epochs of recorded trainings, those of one training together and in order.
 
     Attributes:
         situation: where each stood before the epoch.
@@ -80,6 +84,25 @@ class Transitions:
     outcome: Floats
     diverged: NDArray[np.bool_]
     run: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Transitions"]) -> "Transitions":
+        """Return several tables as one.
+
+        Args:
+            parts: the tables; a training has the same number in all of them.
+
+        Returns:
+            One table with the rows of all.
+        """
+        return cls(
+            Situation.joined([part.situation for part in parts]),
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("outcome", "diverged", "run")),
+        )
+
+    def take(self, rows: NDArray[np.intp]) -> "Transitions":
+        """Return some of the rows."""
+        return Transitions(self.situation.take(rows), self.outcome[rows], self.diverged[rows], self.run[rows])
 
 
 def transitions(library: BeaconLibrary, branches: Branches, guessing: Floats, factors: Floats) -> Transitions:
@@ -129,7 +152,7 @@ def tabulate(recorded: Iterable[tuple[Mapping[str, Any], bool]], guessing: Float
         known = np.isfinite(outcome).all(axis=1) | ended
         known &= np.isfinite(situation.figures).all(axis=1) & np.isfinite(situation.log_c + situation.log_l)
         kept = np.flatnonzero(known)
-        situations.append(Situation(*(getattr(situation, name)[kept] for name in Situation.__dataclass_fields__)))
+        situations.append(situation.take(kept))
         outcomes.append(outcome[kept])
         diverged.append(ended[kept])
         runs.append(np.full(len(kept), run))
@@ -150,6 +173,8 @@ def _epochs_of(rows: Mapping[str, Any], guessing: Floats, factors: Floats) -> tu
     )
     size, rate = (np.log2(np.asarray(rows[name], dtype=np.float64)) for name in ("batch_size", "lr"))
     effective = rate + np.log2(factors[epoch.astype(np.int64) - 1])
+    # Statistics of BatchNorm can make a validation loss of hundreds that means no more than guessing does.
+    figures = np.minimum(figures, guessing)
     fresh = epoch[0] == 1
     if fresh:
         figures = np.concatenate([guessing[None], figures])

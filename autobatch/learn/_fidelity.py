@@ -179,7 +179,7 @@ def _whole(dynamics: Dynamics, journey: Journey, seed: int) -> Floats:
         noise[:, -1] = 0.0  # the journey is known to have finished
         batch, rate = (np.full(count, rungs[epoch, axis]) for axis in (0, 1))
         state, _ = dynamics.step(state, batch, rate, member, noise)
-    loss = state.figures[:, 0]
+    loss = state.seen[:, 0]
     low, high = np.quantile(loss, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     log_c, log_l = np.log(state.scored[:, :2]).mean(axis=0)
     return np.array([loss.mean(), low, high, log_c, log_l])

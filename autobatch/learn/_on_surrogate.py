@@ -71,7 +71,7 @@ def _observation(dynamics: Dynamics, columns: Floats, epoch: int) -> Observation
         return Observation(0, 0.0, 0, np.nan, np.nan, 0.0, 0, np.nan, np.nan, np.nan)
     state = type(dynamics.begin(1))(columns)
     batch_size, lr = dynamics.moves.at(int(state.batch_rung[0]), int(state.rate_rung[0]))
-    validation_loss, train_loss, validation_error = np.exp(state.figures[0]).tolist()
+    validation_loss, train_loss, validation_error = np.exp(state.seen[0]).tolist()
     return Observation(
         epoch=epoch,
         progress=epoch / dynamics.epochs,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from autobatch.training._session import run
     from autobatch.training._task import TaskSpec, check_ladder, load_task
+    from autobatch.training._task_info import task_info
     from autobatch.training.models import build_model, build_task_model
 
 _HOMES = {
@@ -62,6 +63,7 @@ _HOMES = {
     "record_task_branches": "_record_branches",
     "resolve": "_experiment",
     "run": "_session",
+    "task_info": "_task_info",
 }
 
 __all__ = [
@@ -96,6 +98,7 @@ __all__ = [
     "record_task_branches",
     "resolve",
     "run",
+    "task_info",
 ]
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from autobatch.beacons._branches import (
 )
 from autobatch.beacons._info import merged_info
 from autobatch.control._seeds import derive_seed
-from autobatch.policies import Moves, PolicySpec
+from autobatch.policies import Moves, Observation, PolicySpec, TaskInfo, make_policy
 from autobatch.training._crew import Report
 from autobatch.training._data import Data, load_data
 from autobatch.training._engine import reproducible, resolve_device
@@ -38,6 +38,7 @@ from autobatch.training._record_beacons import (
 )
 from autobatch.training._run import EpochRow, RunConfig
 from autobatch.training._task import TaskSpec, check_ladder
+from autobatch.training._task_info import task_info
 from autobatch.training._trial import FINISHED, Trial
 
 Number = TypeVar("Number", int, float)
@@ -55,6 +56,8 @@ _SPREAD = (0.05, 0.2)
 _STAND_INS = (0.5, 0.75)
 _SHARES = {1: 0.5, 2: 0.3, 3: 0.2}
 _LONGEST_HOLD = 12
+_EXPLORATION = 0.2
+_START = Observation(0, 0.0, 0, np.nan, np.nan, 0.0, 0, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class BranchJob:
         switches: what is tried instead after some of the epochs, by number of finished epochs.
         length: epochs trained of each branch, at most.
         epochs: epochs of the whole training.
+        follow: the policy of a journey, which decides from the second epoch on; None keeps to ``course``.
     """
 
     kind: JourneyKind
@@ -76,6 +80,7 @@ class BranchJob:
     switches: Mapping[int, tuple[Configuration, ...]] = field(default_factory=dict)
     length: int = 0
     epochs: int = 0
+    follow: PolicySpec | None = None
 
     @property
     def origin(self) -> BeaconKey:
@@ -170,6 +175,7 @@ def record_task_branches(
     targets: int = 3,
     length: int = 2,
     journeys: int = 0,
+    follow: PolicySpec | None = None,
     seed: int | None = None,
     jobs: int = 1,
     device: str = "auto",
@@ -195,6 +201,8 @@ def record_task_branches(
         targets: branches at each of these epochs; 0 trains no trunks.
         length: epochs of a branch, fewer where the training ends.
         journeys: whole trainings that change batch size and rate at random epochs.
+        follow: a policy that the journeys follow instead; one epoch in five uses another configuration, mostly a rung
+            or two away. What a policy that was learned on a surrogate does in truth is what that surrogate lacks.
         seed: first of the seeds, one for each configuration of the task and then one for each journey; by default a
             thousand, or the next one above the seeds of the library.
         jobs: processes that train side by side.
@@ -229,7 +237,7 @@ def record_task_branches(
         length=length,
         first_seed=first,
     )
-    wanted = [*trunks, *_journeys(task, journeys, first)]
+    wanted = [*trunks, *_journeys(task, library, journeys, first, follow)]
     if not wanted:
         raise ConfigError("nothing to record: expected at least one target an epoch, or a journey")
     place = resolve_device(device)
@@ -244,7 +252,9 @@ def record_task_branches(
         with naming_output(env_dir):
             (env_dir / BRANCH_PARTS).mkdir(parents=True, exist_ok=True)
         side_by_side = task.model_copy(update={"threads": threads_each(task.threads, min(jobs, len(missing)))})
-        recorder = _BranchRecorder(side_by_side, env_dir, info, str(place), data_dir, trust_code=trust_code)
+        recorder = _BranchRecorder(
+            side_by_side, env_dir, info, library, device=str(place), data_dir=data_dir, trust_code=trust_code
+        )
         seconds = modelled_epoch_seconds(task, library.costs, len(data.train_labels))
         ledger = Ledger([(job, _effort(job, seconds)) for job in missing], len(wanted) - len(missing))
         observer.started(ledger.progress())
@@ -320,12 +330,45 @@ def _trunks(
     return jobs
 
 
-def _journeys(task: TaskSpec, count: int, first_seed: int) -> list[BranchJob]:
+def _journeys(
+    task: TaskSpec, library: BeaconLibrary, count: int, first_seed: int, follow: PolicySpec | None
+) -> list[BranchJob]:
     moves = Moves(task.batch_sizes, task.learning_rates)
     first = first_seed + len(task.batch_sizes) * len(task.learning_rates)
-    return [
-        BranchJob("journey", seed, journey_course(moves, seed, task.epochs)) for seed in range(first, first + count)
-    ]
+    jobs = []
+    for seed in range(first, first + count):
+        course = journey_course(moves, seed, task.epochs)
+        if follow is not None:
+            opening = _Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(_START)
+            course = (opening,) * task.epochs
+        jobs.append(BranchJob("journey", seed, course, follow=follow))
+    return jobs
+
+
+class _Follower:
+    """A policy that now and then does something else.
+
+    Args:
+        policy: the policy.
+        task: the task, with the journey's seed.
+        library: its beacons.
+    """
+
+    def __init__(self, policy: PolicySpec, task: TaskInfo, library: BeaconLibrary) -> None:
+        self._policy = make_policy(policy)
+        self._policy.reset(task, library)
+        self._task = task
+        self._moves = Moves(task.batch_sizes, task.learning_rates)
+
+    def configuration(self, observation: Observation) -> Configuration:
+        """Return what the next epoch uses."""
+        decision = self._policy.decide(observation)
+        lr = decision.lr if decision.lr is not None else self._task.learning_rates[self._moves.start[1]]
+        chosen = self._moves.at(*self._moves.rungs(decision.batch_size, lr))
+        seed = self._task.seed
+        if np.random.default_rng(derive_seed(seed, "exploration", observation.epoch)).random() >= _EXPLORATION:
+            return chosen
+        return next(iter(branch_targets(self._moves, chosen, seed, observation.epoch, 1)), chosen)
 
 
 def _check_same_task(info: LibraryInfo, library: BeaconLibrary, env_dir: Path) -> None:
@@ -350,14 +393,16 @@ class _BranchRecorder:
         task: TaskSpec,
         env_dir: Path,
         info: LibraryInfo,
+        library: BeaconLibrary,
+        *,
         device: str,
         data_dir: Path | None,
-        *,
         trust_code: bool,
     ) -> None:
         self._task = task
         self._env_dir = env_dir
         self._info = info
+        self._library = library
         self._device = device
         self._data_dir = data_dir
         self._trust_code = trust_code
@@ -369,7 +414,9 @@ class _BranchRecorder:
         device = resolve_device(self._device)
         with reproducible(device, self._task.threads):
             trial = Trial(self._config(job), data=self._data, device=device)
-            journeys = _Recording(trial, job, report).journeys()
+            task = replace(task_info(self._task, self._library), seed=job.seed)
+            follower = None if job.follow is None else _Follower(job.follow, task, self._library)
+            journeys = _Recording(trial, job, report, follower).journeys()
         write_branches(self._env_dir, job.origin, journeys, self._info)
         diverged = sum(not journey.finished for journey in journeys)
         if job.kind == "journey" or trial.stopped_because != FINISHED:
@@ -392,8 +439,9 @@ class _BranchRecorder:
 class _Recording:
     """One training under way."""
 
-    def __init__(self, trial: Trial, job: BranchJob, report: Report) -> None:
+    def __init__(self, trial: Trial, job: BranchJob, report: Report, follower: _Follower | None) -> None:
         self._trial = trial
+        self._follower = follower
         self._job = job
         self._report = report
         self._trained = 0
@@ -402,9 +450,14 @@ class _Recording:
         """Return the training's branches, or the journey that it is; a trunk that diverges is a journey too."""
         rows: list[EpochRow] = []
         branches: list[Journey] = []
-        for epoch, configuration in enumerate(self._job.course, start=1):
-            if epoch == 1 or configuration != self._job.course[epoch - 2]:
+        last: Configuration | None = None
+        for planned in self._job.course:
+            configuration = planned
+            if self._follower is not None:
+                configuration = self._follower.configuration(self._trial.controller.observation)
+            if configuration != last:
                 self._trial.decide(*configuration, reason="the course of this training")
+            last = configuration
             rows.append(self._epoch())
             if self._trial.stopped_because != FINISHED:
                 break
