@@ -26,16 +26,16 @@ Env = Annotated[
 def record(
     env: Annotated[str, typer.Option(help="Task: a name (see 'autobatch envs') or a path.")],
     batch_sizes: Annotated[
-        str | None, typer.Option(help="Batch sizes of the grid, such as 8,16,32. [default: the task's ladder]")
+        str | None, typer.Option(help="Batch sizes of the grid, such as 8,16,32. \\[default: the task's ladder]")
     ] = None,
     lrs: Annotated[
-        str | None, typer.Option(help="Base learning rates, such as 0.05,0.1. [default: the task's]")
+        str | None, typer.Option(help="Base learning rates, such as 0.05,0.1. \\[default: the task's]")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. [default: the task's]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. \\[default: the task's]")] = None,
     jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. [default: data]")
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
@@ -75,15 +75,15 @@ def record(
 def branch(
     env: Annotated[str, typer.Option(help="Task with beacons: a name (see 'autobatch beacons list') or a path.")],
     batch_sizes: Annotated[
-        str | None, typer.Option(help="Batch sizes of the trunks, such as 8,32,128. [default: the task's ladder]")
+        str | None, typer.Option(help="Batch sizes of the trunks, such as 8,32,128. \\[default: the task's ladder]")
     ] = None,
     lrs: Annotated[
-        str | None, typer.Option(help="Base learning rates of the trunks, such as 0.05,0.2. [default: the task's]")
+        str | None, typer.Option(help="Base learning rates of the trunks, such as 0.05,0.2. \\[default: the task's]")
     ] = None,
     epochs_at: Annotated[
         str | None,
         typer.Option(
-            help="Finished epochs after which branches leave. [default: early, and about the schedule's milestones]",
+            help="Finished epochs after which branches leave. \\[default: early, and about the schedule's milestones]",
             metavar="EPOCHS",
         ),
     ] = None,
@@ -100,16 +100,16 @@ def branch(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
     seed: Annotated[
-        int | None, typer.Option(help="First of the seeds, one a training. [default: 1000, above the beacons']", min=0)
+        int | None, typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. [default: data]")
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder that gets the branch runs. [default: the task's]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets the branch runs. \\[default: the task's]")] = None,
 ) -> None:
     """Record what a change of size or rate does midway: continue fixed runs from the same state in other ways.
 
@@ -163,7 +163,7 @@ def list_() -> None:
 def show(
     env: Env,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Picture: .png, .pdf or .svg. [default: ENV-plane.png]")
+        Path | None, typer.Option("--output", "-o", help="Picture: .png, .pdf or .svg. \\[default: ENV-plane.png]")
     ] = None,
 ) -> None:
     """Show every configuration's final figures, best first, and draw where the beacons end in the plane."""

@@ -37,7 +37,7 @@ def eval_policy(
     jobs: Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. [default: data]")
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow a task to import the model factory that it names.")

@@ -20,7 +20,7 @@ def predict(
         Path, typer.Argument(help="Run directory, finished or not, or any with an epochs.jsonl.", metavar="RUN")
     ],
     epoch: Annotated[
-        int | None, typer.Option(help="Predict from where the run stood after this epoch. [default: the last]", min=1)
+        int | None, typer.Option(help="Predict from where the run stood after this epoch. \\[default: the last]", min=1)
     ] = None,
     level: Annotated[float, typer.Option(help="Share of runs that the interval is to cover.")] = 0.9,
 ) -> None:

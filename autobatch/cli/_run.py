@@ -20,19 +20,19 @@ def run(
         str | None, typer.Option(help="Experiment to start from: a name in configs/ or a YAML file.", metavar="NAME")
     ] = None,
     env: Annotated[
-        str | None, typer.Option(help="Task: a name (see 'autobatch envs') or a path. [default: digits-resnet8]")
+        str | None, typer.Option(help="Task: a name (see 'autobatch envs') or a path. \\[default: digits-resnet8]")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="Policy: a name (see 'autobatch policies') or a path. [default: beacon-follow]")
+        str | None, typer.Option(help="Policy: a name (see 'autobatch policies') or a path. \\[default: beacon-follow]")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of the training, instead of the task's.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]", min=0)] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. [default: auto]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. \\[default: 0]", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. \\[default: auto]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory. [default: runs/ENV-POLICY-sSEED, numbered where taken]")
+        Path | None, typer.Option(help="Run directory. \\[default: runs/ENV-POLICY-sSEED, numbered where taken]")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. [default: data]")
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this directory, bit-identically.", metavar="DIR")

@@ -37,16 +37,16 @@ def train_policy(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Steps of each seed, an epoch each. [default: 3000000 on surrogates, 20000 in training]", min=1
+            help="Steps of each seed, an epoch each. \\[default: 3000000 on surrogates, 20000 in training]", min=1
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0-2 or 0,5; the best policy is kept.")] = "0",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the policy and its checkpoints. [default: runs/ALGO-ENV]")
+        Path | None, typer.Option(help="Folder of the policy and its checkpoints. \\[default: runs/ALGO-ENV]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the learning that --out holds.")] = False,
     actions: Annotated[
-        str | None, typer.Option(help="multidiscrete or discrete. [default: discrete for dqn, else multidiscrete]")
+        str | None, typer.Option(help="multidiscrete or discrete. \\[default: discrete for dqn, else multidiscrete]")
     ] = None,
     hidden: Annotated[str, typer.Option(help="Widths of the network's hidden layers, such as 32,32.")] = "16",
     cost: Annotated[
@@ -60,7 +60,7 @@ def train_policy(
     epochs: Annotated[int | None, typer.Option(help="Length of real trainings, instead of the task's.", min=1)] = None,
     device: Annotated[str, typer.Option(help="Device of real trainings: cpu, cuda, cuda:1 or auto.")] = "auto",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. [default: data]")
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
     ] = None,
 ) -> None:
     """Learn a policy that chooses batch size and learning rate, and write it for 'autobatch run --policy'.
