@@ -64,7 +64,7 @@ def test_whole_journeys_never_seen(dynamics: Dynamics) -> None:
         rows = records(course_of(seed), seed)
         state, _ = follow(dynamics, course_of(seed))
         real.append(np.log(rows[-1]["validation_loss"]))
-        guessed.append(state.figures[0, 0])
+        guessed.append(state.seen[0, 0])
         assert state.totals[0, 2] == rows[-1]["steps"]
         assert state.scored[0, 0] == pytest.approx(rows[-1]["c_bar"], rel=0.15)
     assert stats.spearmanr(real, guessed).statistic > 0.75
@@ -94,7 +94,7 @@ def test_noise_scatters_as_the_trainings_do(dynamics: Dynamics) -> None:
     course = [(32, 0.1)] * EPOCHS
     state, _ = follow(dynamics, course, noise=1.0, count=400)
     real = [np.log(records(course, seed)[-1]["validation_loss"]) for seed in range(400)]
-    assert 0.4 < np.std(state.figures[:, 0]) / np.std(real) < 2.5
+    assert 0.4 < np.std(state.seen[:, 0]) / np.std(real) < 2.5
 
 
 def test_what_diverged_diverges(library) -> None:

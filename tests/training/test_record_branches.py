@@ -23,6 +23,7 @@ from autobatch.training._record_branches import (
     BranchJob,
     Configuration,
     _BranchRecorder,
+    _journeys,
     branch_targets,
     journey_course,
     usual_switch_epochs,
@@ -45,8 +46,9 @@ def tiny_library(task: TaskSpec) -> BeaconLibrary:
 def recorded(job: BranchJob, env_dir: Path, task: TaskSpec) -> tuple[tuple[Journey, ...], list[int]]:
     """Record one job in this process; returns what its file holds, and what was reported."""
     reports: list[int] = []
-    info = tiny_library(task).info
-    _BranchRecorder(task, env_dir, info, "cpu", None, trust_code=False)(job, reports.append)
+    library = tiny_library(task)
+    recorder = _BranchRecorder(task, env_dir, library.info, library, device="cpu", data_dir=None, trust_code=False)
+    recorder(job, reports.append)
     return Branches.load(env_dir / "branches" / f"{job.origin.name}.parquet").journeys, reports
 
 
@@ -306,3 +308,20 @@ def test_mistakes_are_named(
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert all(phrase in said for phrase in phrases), said
     assert "Traceback" not in said
+
+
+def test_journeys_follow_a_policy_but_for_some_epochs(tmp_path: Path) -> None:
+    task = tiny_task(epochs=12)
+    jobs = _journeys(task, tiny_library(task), 4, 5000, fixed(16))
+    assert len({job.origin for job in jobs}) == 4
+    courses = []
+    for job in jobs:
+        (journey,), _ = recorded(job, tmp_path, task)
+        assert journey.origin == job.origin
+        courses.append(list(zip(journey.rows["batch_size"].tolist(), journey.rows["lr"].tolist(), strict=True)))
+    away = [configuration for course in courses for configuration in course if configuration != (16, 0.1)]
+    assert 1 <= len(away) <= 24
+    assert courses[0] != courses[1]
+    assert [own.rows["batch_size"].tolist() for own in recorded(jobs[0], tmp_path, task)[0]] == [
+        [size for size, _ in courses[0]]
+    ]
