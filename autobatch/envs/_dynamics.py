@@ -39,7 +39,7 @@ UNITS = ("modelled", "examples", "flops")
 MEMBERS = 5
 _FEATURES = 768
 _SCALE = 1.2
-_AMPLITUDE = 10.0 * (2.0 / _FEATURES) ** 0.5
+_AMPLITUDE = 10.0 * 2.0**0.5
 _RIDGE = 20.0
 _AGAIN = 2
 """Times that the fit is repeated with where its own predictions lead."""
@@ -421,13 +421,14 @@ class Dynamics:
         # In single precision: the cosines are most of what a step costs.
         scaled = ((self._inputs(situation) - self._mean) / self._deviation).astype(np.float32)
         np.clip(scaled, -4.0, 4.0, out=scaled)
-        features = np.empty((len(scaled), _FEATURES + scaled.shape[1] + 1), dtype=np.float32)
-        waves = features[:, :_FEATURES]
+        count = len(self._phases)
+        features = np.empty((len(scaled), count + scaled.shape[1] + 1), dtype=np.float32)
+        waves = features[:, :count]
         np.matmul(scaled, self._frequencies, out=waves)
         waves += self._phases
         np.cos(waves, out=waves)
-        waves *= _AMPLITUDE
-        features[:, _FEATURES:-1] = scaled
+        waves *= _AMPLITUDE * count**-0.5
+        features[:, count:-1] = scaled
         features[:, -1] = 1.0
         return features
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from autobatch.cli import _train_policy
-from autobatch.learn import LearningObserver
+from autobatch.envs import _dynamics
+from autobatch.learn import LearningObserver, _fidelity
 from autobatch.policies import load_card
 from tests.envs.synthetic_runs import EPOCHS, make_folder
 from tests.training.tiny import COSTS
@@ -142,7 +143,9 @@ def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
         assert phrase in said
 
 
-def test_surrogate_tells_in_strict_json(call, place) -> None:
+def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
+    monkeypatch.setattr(_dynamics, "_FEATURES", 64)  # six reports, of which the form is tested and not the figures
+    monkeypatch.setattr(_fidelity, "FOLDS", 2)
     runs = place / "real" / "known"
     for index, (size, lr) in enumerate([(8, 0.2), (32, 0.1), (128, 0.05)]):
         write_run(runs / f"run-{index}", place, size, lr, loss=0.05 * (index + 1))

@@ -275,7 +275,7 @@ def test_on_real_trainings_in_processes(tmp_path, monkeypatch) -> None:
     make_lawful_library(
         task.batch_sizes, task.learning_rates, seeds=(0,), law=law, task=payload, task_name="tiny", costs=COSTS
     ).save(env)
-    plan = make_plan(env, on="train", steps=1, epochs=1, jobs=2, device="cpu", hidden=(4,))
+    plan = make_plan(env, on="train", steps=1, epochs=1, jobs=1, device="cpu", hidden=(4,))
     watcher = Watcher()
     result = train_policy(plan, tmp_path / "mine", watcher)
     assert [progress.steps for progress in watcher.told] == [4]
