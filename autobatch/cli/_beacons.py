@@ -100,7 +100,8 @@ def branch(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
     seed: Annotated[
-        int | None, typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0)
+        int | None,
+        typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     data_dir: Annotated[

@@ -9,7 +9,8 @@ import typer
 def plot(
     run: Annotated[Path, typer.Argument(help="Run directory, finished or not.", metavar="RUN")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write: .png, .pdf or .svg. \\[default: RUN/plane.png]")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write: .png, .pdf or .svg. \\[default: RUN/plane.png]"),
     ] = None,
 ) -> None:
     """Draw a run's journey through the (C̄, L) plane over the landscape of its task's beacons.

@@ -41,7 +41,7 @@ class RmgdParameters(PolicyParameters):
         default=0.0,
         ge=0,
         lt=1,
-        description="Least probability that every size keeps; K times it must stay below 1; 0 is plain exponential weights.",
+        description="Least probability that every size keeps; K times it must stay below 1. 0: exponential weights.",
     )
     lr: float | None = Field(
         default=None,
