@@ -256,7 +256,7 @@ class Dynamics:
         every = (features @ self._readout).reshape(len(features), self.members, _OUTPUTS).astype(np.float64)
         mean = every.mean(axis=1)
         chosen = np.where((member < 0)[:, None], mean, every[np.arange(len(every)), np.maximum(member, 0)])
-        deviation = np.exp(np.clip(features @ self._log_noise.astype(np.float32), *self._noise_bounds))
+        deviation = np.exp(np.clip(features @ self._log_noise, *self._noise_bounds))
         outcome = np.clip(chosen + self._base(situation), *self._bounds)
         scatter = deviation * (noise[:, :_OUTPUTS] @ self._correlation)
         np.clip(scatter, -_MOST_SCATTER, _MOST_SCATTER, out=scatter)
@@ -415,6 +415,7 @@ class Dynamics:
         # (68 % of a normal stay within one) brings the scale right.
         width = np.quantile(np.abs(scaled), 0.6827, axis=0)
         correlation = np.corrcoef(np.clip(scaled / width, -3.0, 3.0), rowvar=False)
+        self._log_noise = self._log_noise.astype(np.float32)
         self._correlation = np.linalg.cholesky(correlation + 1e-9 * np.eye(_OUTPUTS)).T * width
 
     def _features(self, situation: Situation) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ class CemSettings:
         episodes: episodes that each plays; all play the same ones.
         elite: share of the population that the distribution is fitted to.
         deviation: standard deviation of every weight at the start, before scaling by the layer's width.
-        extra: standard deviation added at the start, fading to 0 over ``fading`` of the training.
+        extra: its square, times 0.02, is added to every variance in each generation at first, fading over ``fading``.
         fading: share of the training over which the extra deviation fades.
         smoothing: weight of the new fit against the old distribution.
     """
