@@ -1,14 +1,11 @@
 """What an episode looks like: a few lines of text, or the plane with the beacons and the journey."""
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from autobatch.envs._episode import Episode
-from autobatch.report import draw_plane, loss_words, percent_words, position_words
-
-_INCHES, _DOTS = (8.8, 6.6), 100
+from autobatch.envs._pixels import plane_pixels
+from autobatch.report import loss_words, percent_words, position_words
 
 
 def text(episode: Episode) -> str:
@@ -50,13 +47,5 @@ def picture(episode: Episode) -> NDArray[np.uint8]:
         uint8, shape (height, width, 3).
     """
     task = episode.rules.setting.task
-    figure = Figure(figsize=_INCHES, dpi=_DOTS, layout="constrained")
-    axes = figure.add_subplot()
-    draw_plane(axes, episode.rows, episode.rules.setting.library)
-    figure.suptitle(
-        f"{task.name}, seed {episode.seed}: epoch {len(episode.rows)} of {task.epochs}", fontsize=12, fontweight="bold"
-    )
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return pixels[..., :3].copy()
+    title = f"{task.name}, seed {episode.seed}: epoch {len(episode.rows)} of {task.epochs}"
+    return plane_pixels(title, episode.rows, episode.rules.setting.library)

@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from autobatch.envs._dynamics import Dynamics
-from autobatch.report import draw_plane, position_words
+from autobatch.envs._pixels import plane_pixels
+from autobatch.report import position_words
 from autobatch.training import EpochRow
-
-_INCHES, _DOTS = (8.8, 6.6), 100
 
 Course = Sequence[Mapping[str, Any]]
 """The infos of an episode: that of ``reset``, then one for each step."""
@@ -53,12 +50,7 @@ def picture(dynamics: Dynamics, course: Course) -> NDArray[np.uint8]:
     Returns:
         uint8, shape (height, width, 3).
     """
-    figure = Figure(figsize=_INCHES, dpi=_DOTS, layout="constrained")
-    draw_plane(figure.add_subplot(), [_row(dynamics, info) for info in course[1:]], dynamics.library)
-    figure.suptitle(_title(dynamics, course), fontsize=12, fontweight="bold")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.array(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    return plane_pixels(_title(dynamics, course), [_row(dynamics, info) for info in course[1:]], dynamics.library)
 
 
 def _title(dynamics: Dynamics, course: Course) -> str:
