@@ -1,6 +1,6 @@
 """A beacon: one finished (or diverged) run at a fixed batch size and learning rate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ class Beacon:
 
     def __post_init__(self) -> None:
         """Check the beacon and freeze its arrays."""
-        object.__setattr__(self, "rows", _frozen_rows(self.name, self.rows))
+        object.__setattr__(self, "rows", frozen_rows(self.rows, EPOCH_COLUMNS, f"beacon {self.name}", "an epoch"))
         _check_constants(self)
         _check_rows(self)
 
@@ -152,22 +152,38 @@ class Beacon:
         return float(self.rows[figure][-1])
 
 
-def _frozen_rows(name: str, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def frozen_rows(
+    rows: Mapping[str, NDArray[Any]], columns: Iterable[Column], whose: str, each: str
+) -> dict[str, NDArray[Any]]:
+    """Check the arrays of a training and copy them read-only.
+
+    Args:
+        rows: one array for each column.
+        columns: the columns that there must be.
+        whose: whose rows they are, for messages.
+        each: what a row is, for messages.
+
+    Returns:
+        Read-only copies, in the order of the columns.
+
+    Raises:
+        LibraryError: a column is missing, of another type or length, or there is no row.
+    """
     frozen: dict[str, NDArray[Any]] = {}
-    for column in EPOCH_COLUMNS:
+    for column in columns:
         if column.name not in rows:
-            raise LibraryError(f"beacon {name}: column '{column.name}' is missing")
+            raise LibraryError(f"{whose}: column '{column.name}' is missing")
         values = np.array(rows[column.name])
         if values.dtype != np.dtype(column.kind) or values.ndim != 1:
             raise LibraryError(
-                f"beacon {name}: column '{column.name}' must be one row of {column.kind}, "
+                f"{whose}: column '{column.name}' must be one row of {column.kind}, "
                 f"got {values.dtype} of shape {values.shape}"
             )
         values.flags.writeable = False
         frozen[column.name] = values
     lengths = {column: len(values) for column, values in frozen.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise LibraryError(f"beacon {name}: every column must have one value an epoch, got lengths {lengths}")
+        raise LibraryError(f"{whose}: every column must have one value {each}, got lengths {lengths}")
     return frozen
 
 

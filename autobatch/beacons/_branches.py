@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError
-from autobatch.beacons._beacon import BeaconKey, check_column, shown
+from autobatch.beacons._beacon import BeaconKey, check_column, frozen_rows, shown
 from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
 from autobatch.beacons._info import LibraryInfo, merged_info
 from autobatch.beacons._parquet import TYPES, checked_table, column_arrays, file_content, stored_schema
@@ -76,7 +76,7 @@ class Journey:
 
     def __post_init__(self) -> None:
         """Check the journey and freeze its arrays."""
-        object.__setattr__(self, "rows", _frozen(self.kind, self.rows))
+        object.__setattr__(self, "rows", frozen_rows(self.rows, ROW_COLUMNS, f"a {self.kind}", "a row"))
         _check(self)
 
     @classmethod
@@ -400,25 +400,6 @@ def _journey(branch: int, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.
         return Journey(**constants, rows={column.name: columns[column.name][rows] for column in ROW_COLUMNS})
     except LibraryError as error:
         raise LibraryError(f"branch {branch}, {error}") from None
-
-
-def _frozen(kind: str, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    frozen: dict[str, NDArray[Any]] = {}
-    for column in ROW_COLUMNS:
-        if column.name not in rows:
-            raise LibraryError(f"a {kind}: column '{column.name}' is missing")
-        values = np.array(rows[column.name])
-        if values.dtype != np.dtype(column.kind) or values.ndim != 1:
-            raise LibraryError(
-                f"a {kind}: column '{column.name}' must be one row of {column.kind}, "
-                f"got {values.dtype} of shape {values.shape}"
-            )
-        values.flags.writeable = False
-        frozen[column.name] = values
-    lengths = {column: len(values) for column, values in frozen.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise LibraryError(f"a {kind}: every column must have one value a row, got lengths {lengths}")
-    return frozen
 
 
 def _check(journey: Journey) -> None:
