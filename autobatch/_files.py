@@ -68,3 +68,34 @@ def append_whole(path: Path, content: bytes) -> None:
         if written != len(content):
             file.truncate(size)
             raise OutputError(f"{path}: cannot be written: the disk is full")
+
+
+@contextmanager
+def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
+    """Let one process at a time work in a folder; the lock ends with the process, however it ends.
+
+    Args:
+        folder: the folder; it exists.
+        busy: what to say where another process works in it; None waits until it has left.
+
+    Yields:
+        Nothing, once no other process works in the folder.
+
+    Raises:
+        OutputError: it cannot be opened, or another process works in it and ``busy`` is given.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; there, working in one folder twice at once is up to the user.
+        yield
+        return
+    with naming_output(folder, "opened"):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise OutputError(f"{folder}: {busy}") from None
+        yield
+    finally:
+        os.close(descriptor)

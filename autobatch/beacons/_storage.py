@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError, OutputError
+from autobatch._files import alone_in
 from autobatch.beacons._beacon import Beacon, BeaconKey
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, merged_info
@@ -232,6 +233,8 @@ def write_durably(path: Path, content: bytes) -> None:
 def only_one(env_dir: Path) -> Iterator[None]:
     """Let one process at a time compact what an env directory holds.
 
+    Of two, the slower would write a file without what the faster has gathered and removed.
+
     Args:
         env_dir: the env's directory.
 
@@ -239,23 +242,10 @@ def only_one(env_dir: Path) -> Iterator[None]:
         Nothing, once no other process compacts.
 
     Raises:
-        LibraryError: the directory is not there or cannot be opened.
+        LibraryError: the directory is not there.
+        OutputError: it cannot be opened.
     """
-    # One compaction of an env at a time: of two, the slower would write a file without what the faster has gathered and
-    # removed. The lock ends with the process, however it ends.
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; there, compacting one env twice at once is up to the user.
+    if not env_dir.is_dir():
+        raise LibraryError(_nothing_recorded(env_dir))
+    with alone_in(env_dir):
         yield
-        return
-    try:
-        descriptor = os.open(env_dir, os.O_RDONLY)
-    except FileNotFoundError:
-        raise LibraryError(_nothing_recorded(env_dir)) from None
-    except OSError as error:
-        raise LibraryError(f"{env_dir}: cannot be opened: {error.strerror or error}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -202,6 +202,8 @@ class _BeaconRecorder:
 
     def __call__(self, key: BeaconKey, report: Report) -> str:
         """Return why the beacon stopped, once it is trained and its file is written."""
+        if key in recorded_keys(self._env_dir):  # by another recorder, in the meantime
+            return "finished"
         self._data = self._data or load_data(self._task, self._data_dir, self._device)
         out = self._env_dir / _WORKING / key.name
         watcher = _EpochReporter(report)

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from autobatch._errors import CheckpointError, LibraryError, OutputError
-from autobatch._files import naming_output, write_whole
+from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
 from autobatch.policies import Policy, make_policy
@@ -147,6 +147,10 @@ class _Session:
         """Return how the run ended, having started or continued it."""
         with naming_output(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.out, busy="another process is training this run; wait for it, or choose another directory"):
+            return self._carry_out()
+
+    def _carry_out(self) -> Summary:
         write_whole(self.out / CONFIG, _yaml(self.config))
         seconds = self._restore()
         self._announce()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
+from autobatch._files import alone_in
 from autobatch.control import DecisionRecord, batch_bounds, permutation
 from autobatch.policies import PolicySpec
 from autobatch.training import (
@@ -249,6 +250,13 @@ def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path, name: str) -
         run(tiny_config(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "precious"
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(OutputError, match="another process is training this run"):
+        run(tiny_config(), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert run(tiny_config(), tmp_path).stopped_because == "finished"
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
