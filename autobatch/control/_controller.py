@@ -30,9 +30,9 @@ from autobatch.control._rates import OptimizerRates, Schedule, check_rate, const
 from autobatch.control._records import Recorder
 from autobatch.control._rules import LearningRateRule, RuleName
 from autobatch.control._sampler import PlannedBatchSampler, rebatched
-from autobatch.control._samples import Measurement
+from autobatch.control._samples import Measurement, gradient_moments
 from autobatch.control._step import Passing, Step
-from autobatch.fisher import SpectralPosition
+from autobatch.fisher import GradientMoments, SpectralPosition
 from autobatch.policies import Observation, Policy, TaskInfo, load_policy_spec, make_policy
 
 if TYPE_CHECKING:
@@ -268,6 +268,7 @@ class AutoBatchController:
         self._closed_periods = 0
         self._measuring_seconds = 0.0
         self._figures = {"train_loss": math.nan, "validation_loss": math.nan, "validation_error": math.nan}
+        self._gradients: GradientMoments | None = None
         self._passing: Passing | None = None
         self._orphans = 0
         self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
@@ -409,6 +410,7 @@ class AutoBatchController:
             c_bar=self.c_bar,
             l_cum=self.l_cum,
             steps=self._steps,
+            gradients=self._gradients,
             **self._figures,
         )
 
@@ -664,6 +666,7 @@ class AutoBatchController:
             "seconds": self._recorder.seconds,
             "measuring_seconds": self._measuring_seconds,
             "figures": dict(self._figures),
+            "gradients": None if self._gradients is None else self._gradients.to_dict(),
             "decisions": self._decisions.state_dict(),
             "micro_batches": self._passage.state_dict(),
             "position": self._position.state_dict(),
@@ -687,6 +690,8 @@ class AutoBatchController:
             _check_identity(state["identity"], self._identity())
             stopped = None if state["stopped"] is None else str(state["stopped"])
             figures = {key: figure(state["figures"][key]) for key in self._figures}
+            moments = state.get("gradients")  # states of older versions have none
+            gradients = None if moments is None else GradientMoments.from_dict(moments)
             steps, closed_periods = int(state["steps"]), int(state["closed_periods"])
             seconds, measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
             self._course.load_state_dict(state["course"])
@@ -699,7 +704,7 @@ class AutoBatchController:
             raise CheckpointError(f"controller state is damaged: {error!r}") from None
         self._stopped = stopped
         self._steps, self._closed_periods = steps, closed_periods
-        self._measuring_seconds, self._figures = measuring_seconds, figures
+        self._measuring_seconds, self._figures, self._gradients = measuring_seconds, figures, gradients
         self._orphans = 0
         self._iteration += 1
         self._recorder.resume(self.examples, seconds)
@@ -881,6 +886,7 @@ class AutoBatchController:
         if told["timed"] is not None:
             self._measuring.learn(*told["timed"])
         self._decisions.learn(period.samples.measurements, period.steps)
+        self._gradients = gradient_moments(period.samples.measurements)
         self._steps += period.steps
         period.close(self._position, self.lr_effective)
         self._closed_periods = self._course.finished_periods

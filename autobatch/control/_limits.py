@@ -1,9 +1,9 @@
 """What a policy asks for, brought within what can be done."""
 
-import math
 from collections.abc import Sequence
 
 from autobatch._errors import ConfigError
+from autobatch.policies._rungs import nearest_rung as nearest
 
 
 def check_ladder(batch_sizes: Sequence[int], dataset_size: int) -> None:
@@ -39,4 +39,4 @@ def nearest_rung(batch_size: int, batch_sizes: Sequence[int]) -> int:
     """
     if batch_size < 1:
         raise ConfigError(f"the policy asked for batch size {batch_size}; expected one of {list(batch_sizes)}")
-    return min(batch_sizes, key=lambda rung: (abs(math.log(rung / batch_size)), rung))
+    return nearest(batch_size, batch_sizes)

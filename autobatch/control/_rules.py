@@ -1,11 +1,12 @@
 """How the learning rate, and the momentum, go with the batch size where the policy leaves them open."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
+from autobatch.fisher import GradientMoments
+from autobatch.policies import NoiseAverage
 
 RuleName = Literal["none", "linear", "sqrt", "power", "adascale"]
 Momentum = Literal["keep", "reset", "rescale"]
@@ -100,18 +101,11 @@ class LearningRateRule:
         return f"rate x {factor:.4g} by the {self.name} rule (from s{reference})"
 
 
-class GradientNoise:
+class GradientNoise(NoiseAverage):
     """Running variance and squared mean of the per-sample gradients, from measured steps.
 
-    With G = 1ᵀF1 / B², the squared norm of a batch's mean gradient, and the traces' mean tr F / B, the unbiased
-    estimates are tr Σ = (tr F / B - G) B / (B - 1) for the variance of a single sample's gradient and G - tr Σ / B for
-    the squared norm of the true gradient. They are averaged with the decay that AdaScale uses, 1 - S / 1000 a step;
-    only their ratio counts, so that the averages need no correction for their start at 0.
+    They are averaged with the decay that AdaScale uses, 1 - S / 1000 a step.
     """
-
-    def __init__(self) -> None:
-        self._variance = 0.0
-        self._squared_mean = 0.0
 
     def add(self, trace: float, squared_sum: float, batch_size: int, steps: int, scale: float) -> None:
         """Add one measured step.
@@ -125,36 +119,5 @@ class GradientNoise:
         """
         if batch_size < 2:
             return
-        squared_norm = squared_sum / batch_size**2
-        variance = max(0.0, (trace / batch_size - squared_norm) * batch_size / (batch_size - 1))
-        keep = max(0.0, 1.0 - scale / 1000.0) ** steps
-        self._variance = keep * self._variance + (1.0 - keep) * variance
-        self._squared_mean = keep * self._squared_mean + (1.0 - keep) * (squared_norm - variance / batch_size)
-
-    def gain(self, batch_size: int, reference: int) -> float:
-        """Return AdaScale's gain (σ² + μ²) / (σ² / S + μ²), σ² of a batch of the reference size.
-
-        Args:
-            batch_size: B.
-            reference: B0.
-
-        Returns:
-            The gain, between 1 and S; 1 where nothing is known.
-        """
-        scale = batch_size / reference
-        variance = self._variance / reference
-        squared_mean = max(0.0, self._squared_mean)
-        below = variance / scale + squared_mean
-        return (variance + squared_mean) / below if below > 0.0 else 1.0
-
-    def state_dict(self) -> dict[str, float]:
-        """Return the averages, as JSON-able values."""
-        return {"variance": self._variance, "squared_mean": self._squared_mean}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
-        self._variance, self._squared_mean = float(state["variance"]), float(state["squared_mean"])
+        moments = GradientMoments.of_sums(batch_size, trace, squared_sum)
+        self.update(moments.variance, moments.squared_signal, keep=max(0.0, 1.0 - scale / 1000.0) ** steps)

@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from autobatch._errors import AutoBatchError
 from autobatch.control._decisions import figure
 from autobatch.control._memory import is_out_of_memory
-from autobatch.fisher import FisherProbe
+from autobatch.fisher import FisherProbe, GradientMoments, half_cosine, squared_rows
 from autobatch.fisher import Measurement as Measured
 
 HELD_BYTES = 64 * 1024**2
@@ -36,6 +37,9 @@ class Measurement:
         rank: eigenvalues of F that counted as non-zero.
         squared_sum: 1ᵀF1, the squared norm of the summed gradient.
         seconds: wall time that measuring added, the eigenvalues included.
+        squared_rows: ‖F1‖², the sum over the samples of the squared inner product with the summed gradient; NaN in
+            files of older versions.
+        half_cosine: cosine of the angle between the mean gradients of the batch's two halves; NaN where one has none.
     """
 
     epoch: int
@@ -47,6 +51,8 @@ class Measurement:
     rank: int
     squared_sum: float
     seconds: float
+    squared_rows: float = math.nan
+    half_cosine: float = math.nan
 
     @property
     def usable(self) -> bool:
@@ -69,7 +75,35 @@ class Measurement:
         """
         numbers = ("lr", "condition_number", "trace", "squared_sum", "seconds")
         figures = {key: figure(state[key]) for key in numbers}
+        figures |= {key: figure(state.get(key)) for key in ("squared_rows", "half_cosine")}
         return cls(**{**state, **figures, "batch_size": int(state["batch_size"])})
+
+
+def gradient_moments(measurements: Sequence[Measurement]) -> GradientMoments | None:
+    """Return what a period's samples tell of the gradients.
+
+    Args:
+        measurements: the samples. Batches that were fetched ahead may be of another size: those of the size that most
+            have count, of the last one where two are as frequent.
+
+    Returns:
+        The means over the samples; None where no gradient is finite.
+    """
+    usable = [sample for sample in measurements if math.isfinite(sample.trace)]
+    if not usable:
+        return None
+    batch_size = Counter(sample.batch_size for sample in reversed(usable)).most_common(1)[0][0]
+    return GradientMoments.mean([
+        GradientMoments.of_sums(
+            sample.batch_size,
+            sample.trace,
+            sample.squared_sum,
+            squared_rows=sample.squared_rows,
+            half_cosine=sample.half_cosine,
+        )
+        for sample in usable
+        if sample.batch_size == batch_size
+    ])
 
 
 @dataclass(frozen=True)
@@ -177,5 +211,7 @@ def _decomposed(pending: _Pending) -> Measurement:
         trace=spectrum.trace if spectrum else math.nan,
         rank=spectrum.rank if spectrum else 0,
         squared_sum=float(gram.sum()) if finite else math.nan,
+        squared_rows=squared_rows(gram) if finite else math.nan,
+        half_cosine=half_cosine(gram) if finite else math.nan,
         seconds=pending.seconds + time.perf_counter() - start,
     )

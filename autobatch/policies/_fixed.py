@@ -26,7 +26,7 @@ class FixedParameters(PolicyParameters):
     )
 
 
-@register_policy("fixed", FixedParameters)
+@register_policy("fixed", FixedParameters, blind=True)
 class FixedPolicy:
     """Keep one batch size and one base learning rate."""
 

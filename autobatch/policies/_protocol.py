@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from autobatch.beacons import BeaconLibrary, CostTable
+    from autobatch.fisher import GradientMoments
     from autobatch.policies._view import ObservationView, Trail
 
 
@@ -59,6 +60,7 @@ class Observation:
         train_loss: mean training loss of the last epoch.
         validation_loss: mean validation loss after the last epoch.
         validation_error: share of validation examples classified wrongly after the last epoch, in [0, 1].
+        gradients: what the measured steps of the last period tell of the gradients; None where none was measured.
     """
 
     epoch: int
@@ -71,6 +73,7 @@ class Observation:
     train_loss: float
     validation_loss: float
     validation_error: float
+    gradients: "GradientMoments | None" = None
 
     def to_array(self, view: "ObservationView", trail: "Trail") -> "NDArray[np.float32]":
         """Return the flat view that learned policies see.

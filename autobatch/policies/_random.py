@@ -23,7 +23,7 @@ class RandomParameters(PolicyParameters):
     every: int = Field(default=1, gt=0, description="Epochs that a draw is kept for.")
 
 
-@register_policy("random", RandomParameters)
+@register_policy("random", RandomParameters, blind=True)
 class RandomPolicy:
     """Draw uniformly from the ladder and the task's learning rates.
 

@@ -20,24 +20,27 @@ class PolicyKind:
         name: what a YAML's ``kind:`` says.
         parameters: the model that the YAML's ``parameters:`` are checked against.
         build: makes a policy from checked parameters.
+        blind: whether its policies never look at C̄, L or the gradients, so that measuring for them is in vain.
     """
 
     name: str
     parameters: type[PolicyParameters]
     build: Callable[[Any], Policy]
+    blind: bool = False
 
 
 _KINDS: dict[str, PolicyKind] = {}
 
 
 def register_policy(
-    kind: str, parameters: type[ParametersT]
+    kind: str, parameters: type[ParametersT], *, blind: bool = False
 ) -> Callable[[Callable[[ParametersT], PolicyT]], Callable[[ParametersT], PolicyT]]:
     """Register a policy class under a kind, so that YAML files can name it.
 
     Args:
         kind: what a YAML's ``kind:`` will say.
         parameters: the model of the YAML's ``parameters:``; a sentence in each field's description.
+        blind: whether its policies never look at C̄, L or the gradients.
 
     Returns:
         A decorator for the class (or a function) that makes the policy from such parameters.
@@ -49,7 +52,7 @@ def register_policy(
         raise ConfigError(f"policy kind '{kind}' is registered already; choose another name")
 
     def register(build: Callable[[ParametersT], PolicyT]) -> Callable[[ParametersT], PolicyT]:
-        _KINDS[kind] = PolicyKind(kind, parameters, build)
+        _KINDS[kind] = PolicyKind(kind, parameters, build, blind)
         return build
 
     return register

@@ -286,7 +286,9 @@ def _from_minus_one(rungs: NDArray[np.intp], count: int) -> Floats:
 
 
 def _plain(observation: Observation) -> dict[str, Any]:
-    return {key: value if math.isfinite(value) else None for key, value in asdict(observation).items()}
+    figures = asdict(replace(observation, gradients=None))  # the view has no entry of the gradients
+    del figures["gradients"]
+    return {key: value if math.isfinite(value) else None for key, value in figures.items()}
 
 
 def _observation(state: Mapping[str, Any]) -> Observation:

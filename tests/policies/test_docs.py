@@ -52,7 +52,7 @@ def test_the_policy_on_the_flat_view_climbs_where_the_loss_no_longer_falls():
 
 @pytest.mark.usefixtures("kinds_of_the_how_to")
 def test_the_policy_of_the_how_to_works_as_described():
-    spec = PolicySpec(name="mine", kind="plateau", parameters={"patience": 2})
+    spec = PolicySpec(name="mine", kind="climb", parameters={"patience": 2})
     losses = [float("nan"), 0.9, 0.8, 0.8, 0.8, 0.7, 0.7, 0.7]
     sizes = []
     policy = make_policy(spec)
