@@ -8,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from autobatch.control import DecisionRecord
-from autobatch.report import count_words, loss_words, percent_words, position_words
+from autobatch.report import count_words
+from autobatch.report._follow import epoch_line
 from autobatch.training import EpochRow, RunInfo, RunObserver
 
 _REFRESH_SECONDS = 0.2
@@ -88,13 +89,7 @@ class RunProgress(RunObserver):
     def epoch_finished(self, row: EpochRow) -> None:
         """Print the epoch's line."""
         self._bar.update(self._task, completed=row.epoch)
-        width = len(str(self._epochs))
-        self._say(
-            f"epoch {row.epoch:{width}d}/{self._epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<8.4g}"
-            f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
-            f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
-            f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
-        )
+        self._say(epoch_line(row, self._epochs))
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)

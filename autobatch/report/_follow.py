@@ -1,0 +1,165 @@
+"""A run that goes on beside us: its files read again and again, and told a line at a time."""
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autobatch._errors import CheckpointError
+from autobatch.report._record import RunRecord, read_run
+from autobatch.report._words import loss_words, percent_words, position_words, seconds_words
+from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
+from autobatch.training._run import CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, SUMMARY
+
+SHORTEST_SILENCE = 60.0
+"""Seconds without a sign of life below which nothing is said about it."""
+
+FIRST_EPOCH_SILENCE = 600.0
+"""The same before the first epoch, whose length nobody knows yet."""
+
+_SILENT_EPOCHS = 5
+
+
+class RunWatch:
+    """Reads a run's files again whenever they have changed. It only reads; the run does not notice.
+
+    Args:
+        path: the run directory.
+        now: the clock that the files' times are read by.
+
+    Raises:
+        CheckpointError: the directory holds no run, or a file in it is damaged.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._now = now
+        self._stamps = self._stat()
+        self._record = read_run(path)
+
+    def look(self) -> RunRecord:
+        """Return the run as it stands; a line that is only half written is not there yet.
+
+        Raises:
+            CheckpointError: the run was removed, or a file is damaged.
+        """
+        stamps = self._stat()
+        if CONFIG not in stamps:
+            raise CheckpointError(f"{self._path}: the run was removed while it was watched")
+        if stamps != self._stamps:
+            # A decision is on disk before its epoch: in this order every epoch has its own.
+            summary = load_summary(self._path) if SUMMARY in stamps else None
+            epochs = load_epochs(self._path)
+            self._record = replace(self._record, epochs=epochs, decisions=load_decisions(self._path), summary=summary)
+            self._stamps = stamps
+        return self._record
+
+    def silence(self) -> float:
+        """Return the seconds since the run last wrote something."""
+        newest = max((stamp / 1e9 for stamp, _ in self._stamps.values()), default=self._now())
+        return max(self._now() - newest, 0.0)
+
+    def _stat(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for name in (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, SUMMARY):
+            try:
+                state = (self._path / name).stat()
+            except OSError:
+                continue
+            found[name] = (state.st_mtime_ns, state.st_size)
+        return found
+
+
+class RunLines:
+    """Tells a run a line at a time: every epoch once, each change with its reason."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+        self._warned = False
+
+    def new(self, record: RunRecord, silence: float) -> list[str]:
+        """Return what is to be told since the last call.
+
+        Args:
+            record: the run as it stands.
+            silence: seconds since it last wrote something.
+
+        Returns:
+            Lines.
+        """
+        lines = []
+        last = record.epochs[-1].epoch if record.epochs else 0
+        if self._shown > last:
+            lines.append(f"the run went back to epoch {last}: it was resumed from its last checkpoint")
+            self._shown = last
+        if self._shown < 0 and record.decisions:
+            lines += _changes(record, 0)
+            self._shown = 0
+        for row in record.epochs:
+            if row.epoch > self._shown:
+                lines += [epoch_line(row, record.config.task.epochs), *_changes(record, row.epoch)]
+                self._shown, self._warned = row.epoch, False
+        words = silence_words(record, silence)
+        if words is not None and not self._warned:
+            lines.append(words)
+            self._warned = True
+        return lines
+
+
+def epoch_line(row: EpochRow, epochs: int) -> str:
+    """Return the line that a finished epoch is told by.
+
+    Args:
+        row: the epoch.
+        epochs: epochs of the whole training.
+
+    Returns:
+        One line.
+    """
+    width = len(str(epochs))
+    return (
+        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<8.4g}"
+        f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
+        f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
+        f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
+    )
+
+
+def silence_words(record: RunRecord, silence: float) -> str | None:
+    """Say that a run has been silent for long, where it has.
+
+    Args:
+        record: the run.
+        silence: seconds since it last wrote something.
+
+    Returns:
+        The words; None while the silence is no longer than its epochs explain.
+    """
+    explained = FIRST_EPOCH_SILENCE
+    if record.epochs:
+        explained = max(SHORTEST_SILENCE, _SILENT_EPOCHS * max(durations(record.epochs)))
+    if record.summary is not None or silence <= explained:
+        return None
+    return (
+        f"Nothing new for {seconds_words(silence)}: a slow epoch, or the run was stopped, which cannot be seen from "
+        f"here. If it was: autobatch run --resume {shlex.quote(str(record.path))} goes on."
+    )
+
+
+def durations(rows: Sequence[EpochRow]) -> list[float]:
+    """Return how long each epoch took.
+
+    Args:
+        rows: a run's epochs, from the first.
+
+    Returns:
+        Seconds, one figure an epoch.
+    """
+    ends = [row.seconds for row in rows]
+    return [end - begin for begin, end in zip([0.0, *ends], ends, strict=False)]
+
+
+def _changes(record: RunRecord, epoch: int) -> list[str]:
+    made = [decision for decision in record.decisions if decision.epoch == epoch and decision.changed]
+    return [f"  → {one.reason}{f' ({one.limit})' if one.limit else ''}" for one in made]
