@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autobatch.learn._cem import CemSettings, CrossEntropy
+    from autobatch.learn._compare import PolicyComparison, compare_policies
     from autobatch.learn._evaluate import Evaluation, evaluate_policies
     from autobatch.learn._evaluate_runs import EvaluationObserver, EvaluationProgress
     from autobatch.learn._fidelity import Fidelity, PolicyAgreement, measure_fidelity, policy_agreement
@@ -29,9 +30,11 @@ _HOMES = {
     "LearningPlan": "_plan",
     "LearningProgress": "_train_policy",
     "PolicyAgreement": "_fidelity",
+    "PolicyComparison": "_compare",
     "STEPS": "_plan",
     "SurrogateRuns": "_on_surrogate",
     "as_vec_env": "_stable_baselines",
+    "compare_policies": "_compare",
     "evaluate_policies": "_evaluate",
     "measure_fidelity": "_fidelity",
     "network_of": "_stable_baselines",
@@ -55,8 +58,10 @@ __all__ = [
     "LearningPlan",
     "LearningProgress",
     "PolicyAgreement",
+    "PolicyComparison",
     "SurrogateRuns",
     "as_vec_env",
+    "compare_policies",
     "evaluate_policies",
     "measure_fidelity",
     "network_of",

@@ -5,25 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autobatch._errors import ConfigError
 from autobatch._files import write_whole
 from autobatch.learn._evaluate_plan import BASELINES, make_plan
 from autobatch.learn._evaluate_report import csv_table, json_text, markdown
 from autobatch.learn._evaluate_results import TaskResult, task_result
-from autobatch.learn._evaluate_runs import (
-    EvaluationObserver,
-    RunClock,
-    about,
-    carry_out,
-    check_policies,
-    finished,
-    list_jobs,
-    prepare,
-)
+from autobatch.learn._evaluate_runs import EvaluationObserver
 from autobatch.learn._evaluate_summary import Aggregate, Comparison, aggregate, compare
+from autobatch.learn._evaluate_train import train_all
 from autobatch.policies import PolicySpec
 from autobatch.report._evaluation_figure import EvaluationBar, save_evaluation
-from autobatch.training import load_summary
 
 REPORT, RESULTS, FIGURES, PICTURE = "report.md", "results.csv", "evaluation.json", "evaluation.png"
 """The files of an evaluation, beside a folder of run directories for each task."""
@@ -107,36 +97,21 @@ def evaluate_policies(
         CheckpointError: a run in ``out`` has another configuration than now, or is damaged.
         DataError: data are missing or damaged.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
-    out, observer = Path(out).absolute(), observer or EvaluationObserver()
-    data_dir = data_dir.absolute() if data_dir is not None else None
     plan = make_plan(policies, envs, seeds, baselines)
-    prepare(out)
-    facts = {
-        arena.name: about(arena, out, device=device, data_dir=data_dir, trust_code=trust_code) for arena in plan.arenas
-    }
-    for arena in plan.arenas:
-        check_policies(arena, facts[arena.name])
-    for note in plan.notes:
-        observer.note(note)
-    todo = list_jobs(plan, facts, out, jobs=jobs, device=device, data_dir=data_dir, trust_code=trust_code)
-    clock, waiting = RunClock(todo, jobs), []
-    for job in todo:
-        summary = finished(job)
-        if summary is None:
-            waiting.append(job)
-        else:
-            clock.found(job, summary)
-    observer.started(clock.progress())
-    failed = carry_out(waiting, clock, jobs=jobs, observer=observer)
-    done = [(job, load_summary(job.out)) for job in todo if job.name not in failed]
-    if not done:
-        raise ConfigError(f"no run could be carried out; the first: {next(iter(failed.items()))}")
+    out = Path(out).absolute()
+    trained = train_all(
+        plan,
+        out,
+        jobs=jobs,
+        device=device,
+        data_dir=data_dir,
+        trust_code=trust_code,
+        observer=observer or EvaluationObserver(),
+    )
     tasks = tuple(
-        task_result(arena, facts[arena.name], own, out)
+        task_result(arena, trained.facts[arena.name], own, out)
         for arena in plan.arenas
-        if (own := [(job, summary) for job, summary in done if job.env == arena.name])
+        if (own := [(job, summary) for job, summary in trained.done if job.env == arena.name])
     )
     instances = [one for task in tasks for one in task.instances]
     evaluation = Evaluation(
@@ -146,8 +121,8 @@ def evaluate_policies(
         aggregates=aggregate(instances),
         comparisons=compare(instances),
         notes=plan.notes,
-        failed=failed,
-        device=done[0][1].device,
+        failed=trained.failed,
+        device=trained.device,
     )
     _save(evaluation)
     return evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 from autobatch._artefacts import find_artefact, holds_beacons
 from autobatch._errors import ConfigError, LibraryError, UnknownNameError, near_names
 from autobatch.beacons import BeaconLibrary
-from autobatch.policies import PolicySpec, load_policy_spec, make_policy
+from autobatch.policies import PolicySpec, load_policy_spec, make_policy, policy_kind
 from autobatch.report._words import configuration_words
 from autobatch.training import TaskSpec, load_task
 
@@ -27,7 +27,6 @@ TRAIN, UNSEEN = "train", "unseen"
 """Splits: the tasks that a learned policy's card names, and all others."""
 
 _SINGLE = {"random": "random", "beacon-follow": "beacon-follow", "bandit": "rmgd"}
-_BLIND_KINDS = frozenset({"fixed", "random", "stages", "rmgd"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Contestant:
         split: ``"train"`` where a learned policy was trained on this task, ``"unseen"`` where it was not; None for
             policies that do not say what they were trained on.
         weights: SHA-256 of a learned policy's weights.
+        always_measured: whether its runs measure although the policy cannot look at what is measured.
     """
 
     spec: PolicySpec
@@ -51,6 +51,7 @@ class Contestant:
     fixed: bool = False
     split: str | None = None
     weights: str | None = None
+    always_measured: bool = False
 
     @property
     def name(self) -> str:
@@ -59,8 +60,8 @@ class Contestant:
 
     @property
     def measures(self) -> bool:
-        """Whether its runs pay for measuring: those of a policy that cannot look at C̄ and L do not."""
-        return self.spec.kind not in _BLIND_KINDS
+        """Whether its runs pay for measuring: those of a policy blind to it do not, unless asked to."""
+        return self.always_measured or not policy_kind(self.spec.kind).blind
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,36 @@ def make_plan(
     arenas = [_arena(env, specs, wanted, notes) for env in dict.fromkeys(map(str, envs))]
     _refuse_twice([arena.name for arena in arenas], "envs")
     return Plan(tuple(arenas), tuple(dict.fromkeys(seeds)), tuple(notes))
+
+
+def load_beacons(env: str | Path) -> BeaconLibrary | None:
+    """Load the beacons of a task.
+
+    Args:
+        env: its name or path.
+
+    Returns:
+        The library; None where nothing is recorded.
+
+    Raises:
+        UnknownNameError: no such env.
+        LibraryError: the beacons are damaged or of another task.
+    """
+    return _library(load_task(env), find_artefact("envs", env).parent)
+
+
+def fixed_spec(batch_size: int, lr: float) -> PolicySpec:
+    """Return the policy that keeps one configuration.
+
+    Args:
+        batch_size: global batch size.
+        lr: base learning rate.
+
+    Returns:
+        The policy, named as the paper does.
+    """
+    parameters = {"batch_size": batch_size, "lr": lr}
+    return PolicySpec(name=configuration_words(batch_size, lr), kind="fixed", parameters=parameters)
 
 
 def folder_name(name: str) -> str:
@@ -232,14 +263,7 @@ def _fixed(task: TaskSpec, library: BeaconLibrary | None) -> list[Contestant]:
     labels = {(size, lr): [f"fixed s{size}"] for size, lr in rates.items()}
     if best is not None:
         labels.setdefault(best, []).insert(0, BEST_FIXED)
-    return [
-        Contestant(
-            PolicySpec(name=configuration_words(size, lr), kind="fixed", parameters={"batch_size": size, "lr": lr}),
-            tuple(names),
-            fixed=True,
-        )
-        for (size, lr), names in labels.items()
-    ]
+    return [Contestant(fixed_spec(size, lr), tuple(names), fixed=True) for (size, lr), names in labels.items()]
 
 
 def _stages(task: TaskSpec, notes: list[str]) -> list[Contestant]:

@@ -4,20 +4,28 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autobatch.learn._evaluate_plan import TRAIN
 from autobatch.learn._evaluate_results import Instance, TaskResult, TaskSummary
 from autobatch.learn._evaluate_summary import ALL, Aggregate, Comparison
+from autobatch.learn._evaluate_words import (
+    UNKNOWN,
+    cell,
+    p_words,
+    plain,
+    ratio_words,
+    score_words,
+    signed_score,
+    table,
+)
 from autobatch.learn._statistics import LEVEL, Estimate
-from autobatch.report import loss_words, percent_words, seconds_words
+from autobatch.report import percent_words, seconds_words
 
 if TYPE_CHECKING:
     from autobatch.learn._evaluate import Evaluation
-
-_UNKNOWN = "-"
 
 
 def markdown(evaluation: "Evaluation") -> str:
@@ -62,7 +70,7 @@ def csv_table(evaluation: "Evaluation") -> str:
     writer.writerow(names)
     for task in evaluation.tasks:
         for one in task.instances:
-            writer.writerow([_cell(getattr(one, name)) for name in names])
+            writer.writerow([cell(getattr(one, name)) for name in names])
     return stream.getvalue()
 
 
@@ -75,7 +83,7 @@ def json_text(evaluation: "Evaluation") -> str:
     Returns:
         JSON; null stands for what is not known.
     """
-    return json.dumps(_plain(evaluation.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(evaluation.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _heading(evaluation: "Evaluation", instances: Sequence[Instance]) -> str:
@@ -105,15 +113,15 @@ def _per_task(tasks: Sequence[TaskResult]) -> str:
         rows = [
             [
                 _name(one.policy, judged=one.judged),
-                one.split or _UNKNOWN,
+                one.split or UNKNOWN,
                 f"{one.runs - one.diverged} of {one.runs}",
                 _mean_and_spread(one.score, task.score),
-                _figure(one.quality),
+                ratio_words(one.quality),
                 _mean_and_spread(one.test_error, "test_error"),
                 seconds_words(one.modelled_seconds),
-                _figure(one.modelled_ratio),
+                ratio_words(one.modelled_ratio),
                 seconds_words(one.measured_seconds),
-                _figure(one.measured_ratio),
+                ratio_words(one.measured_ratio),
                 f"{one.measuring_share:.1%}",
             ]
             for one in sorted(task.summaries, key=_by_score)
@@ -135,7 +143,7 @@ def _per_task(tasks: Sequence[TaskResult]) -> str:
         parts.append(
             f"## {task.env}\n\nMean ± standard deviation over the seeds that finished. Quality is 0 for guessing and 1 "
             f"for {task.scale}; a diverged run has -1. Ratios are to {reference} (by the clock: median over seeds).\n\n"
-            + _table(heading, rows)
+            + table(heading, rows)
         )
     return "\n\n".join(parts)
 
@@ -157,7 +165,7 @@ def _over_tasks(aggregates: Sequence[Aggregate]) -> str:
     return (
         f"## Over all tasks\n\nInterquartile means with {LEVEL:.0%} intervals of a bootstrap stratified by task. "
         f"'{TRAIN}' are the tasks that a learned policy's card names, 'unseen' all others; all seeds are new.\n\n"
-        + _table(heading, rows)
+        + table(heading, rows)
     )
 
 
@@ -171,11 +179,11 @@ def _against(comparisons: Sequence[Comparison]) -> str:
             str(one.pairs),
             _interval(one.improvement),
             _signed(one.quality),
-            _p_value(one.p_quality),
-            _p_value(one.p_quality_holm),
+            p_words(one.p_quality),
+            p_words(one.p_quality_holm),
             _signed(one.time),
-            _p_value(one.p_time),
-            _p_value(one.p_time_holm),
+            p_words(one.p_time),
+            p_words(one.p_time_holm),
         ]
         for one in comparisons
     ]
@@ -195,7 +203,7 @@ def _against(comparisons: Sequence[Comparison]) -> str:
         "## Against each baseline\n\nThe probability that a run of the policy has a higher quality than one of the "
         "baseline on the same task; mean differences of quality (above 0 the policy is better) and of the modelled "
         "time ratio (below 0 it is faster); two-sided p-values of Wilcoxon's signed-rank test over pairs of one task "
-        "and seed, and the same after Holm's correction.\n\n" + _table(heading, rows)
+        "and seed, and the same after Holm's correction.\n\n" + table(heading, rows)
     )
 
 
@@ -206,10 +214,10 @@ def _hindsight(tasks: Sequence[TaskResult]) -> str:
             rows += [
                 [
                     task.env,
-                    f"{task.hindsight} ({_score_words(task.hindsight_score, task.score)})",
+                    f"{task.hindsight} ({score_words(task.hindsight_score, task.score)})",
                     _name(one.policy, judged=one.judged),
-                    _UNKNOWN if math.isnan(one.gap) else f"{_signed_score(one.gap, task.score)}",
-                    _UNKNOWN if math.isnan(one.relative_gap) else f"{one.relative_gap:+.1%}",
+                    UNKNOWN if math.isnan(one.gap) else f"{signed_score(one.gap, task.score)}",
+                    UNKNOWN if math.isnan(one.relative_gap) else f"{one.relative_gap:+.1%}",
                 ]
                 for one in sorted(task.summaries, key=_by_score)
                 if one.policy != task.hindsight
@@ -219,7 +227,7 @@ def _hindsight(tasks: Sequence[TaskResult]) -> str:
     heading = ("task", "best fixed in hindsight", "policy", "gap of the mean score", "relative")
     return (
         "## Gap to the best fixed configuration in hindsight\n\nThe fixed run with the lowest mean score on these very "
-        "seeds, which nobody could have known before; a negative gap is better still.\n\n" + _table(heading, rows)
+        "seeds, which nobody could have known before; a negative gap is better still.\n\n" + table(heading, rows)
     )
 
 
@@ -229,11 +237,11 @@ def _every_run(tasks: Sequence[TaskResult]) -> str:
             one.env,
             _name(one.policy, judged=one.judged),
             str(one.seed),
-            _score_words(one.score, task.score) if one.stopped_because == "finished" else one.stopped_because,
-            _figure(one.quality),
+            score_words(one.score, task.score) if one.stopped_because == "finished" else one.stopped_because,
+            ratio_words(one.quality),
             percent_words(one.test_error),
             seconds_words(one.modelled_seconds),
-            _figure(one.modelled_ratio),
+            ratio_words(one.modelled_ratio),
             seconds_words(one.measured_seconds) + ("*" if one.side_by_side > 1 else ""),
             f"{one.optimizer_steps:,}",
         ]
@@ -257,15 +265,9 @@ def _every_run(tasks: Sequence[TaskResult]) -> str:
         if any(one.side_by_side > 1 for task in tasks for one in task.instances)
         else ""
     )
-    return f"## Every run\n\nPolicies in bold, baselines plain; results.csv has more of each.{shared}\n\n" + _table(
+    return f"## Every run\n\nPolicies in bold, baselines plain; results.csv has more of each.{shared}\n\n" + table(
         heading, rows
     )
-
-
-def _table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(heading)]
-    body = [[cell.replace("|", "/") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [*lines, ["---"] * len(lines[0]), *body])
 
 
 def _by_score(summary: TaskSummary) -> tuple[bool, float]:
@@ -279,50 +281,17 @@ def _name(label: str, *, judged: bool) -> str:
 def _mean_and_spread(figure: tuple[float, float], what: str) -> str:
     mean, spread = figure
     if math.isnan(mean):
-        return _UNKNOWN
+        return UNKNOWN
     if what.endswith("_error"):
         return f"{100 * mean:.2f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.2f}") + " %"
     return f"{mean:.4f}" + ("" if math.isnan(spread) else f" ± {spread:.4f}")
 
 
-def _score_words(value: float, score: str) -> str:
-    return percent_words(value) if score.endswith("_error") else loss_words(value)
-
-
-def _signed_score(value: float, score: str) -> str:
-    return f"{100 * value:+.2f} points" if score.endswith("_error") else f"{value:+.4f}"
-
-
-def _figure(value: float) -> str:
-    return _UNKNOWN if math.isnan(value) else f"{value:.3f}"
-
-
 def _signed(value: float) -> str:
-    return _UNKNOWN if math.isnan(value) else f"{value:+.3f}"
+    return UNKNOWN if math.isnan(value) else f"{value:+.3f}"
 
 
 def _interval(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
-        return _figure(estimate.value)
+        return ratio_words(estimate.value)
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "; ".join(value)
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -220,7 +220,8 @@ def list_jobs(
         The runs, finished ones included.
 
     Raises:
-        CheckpointError: a run that is there was made by a learned policy with other weights.
+        CheckpointError: a run that is there was made by a learned policy with other weights, or does not measure as
+            it is to.
     """
     found = []
     for turn, seed in enumerate(plan.seeds):
@@ -387,7 +388,14 @@ def _as_begun(job: Job) -> Job:
             f"{job.out}: was made by policy '{job.policy}' with other weights than it has now; remove it, or choose "
             "another directory"
         )
-    threads = load_run_config(job.out).task.threads
+    begun = load_run_config(job.out)
+    if begun.measure != job.config.measure:
+        words = {True: "with measuring", False: "without measuring"}
+        raise CheckpointError(
+            f"{job.out}: was trained {words[begun.measure]} and is asked for {words[job.config.measure]}; choose "
+            "another directory"
+        )
+    threads = begun.task.threads
     config = job.config.model_copy(update={"task": job.config.task.model_copy(update={"threads": threads})})
     return Job(job.env, job.policy, job.seed, config, job.out, job.weights, job.side_by_side)
 

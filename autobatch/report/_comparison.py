@@ -89,12 +89,27 @@ def modelled_seconds(epochs: list[EpochRow], costs: CostTable) -> float:
     Returns:
         Seconds.
     """
+    return modelled_course(epochs, costs)[-1] if epochs else 0.0
+
+
+def modelled_course(epochs: list[EpochRow], costs: CostTable) -> list[float]:
+    """Return what a run has cost by a table after each of its epochs, measuring included.
+
+    Args:
+        epochs: the run's epochs, from the first.
+        costs: a table that holds their batch sizes.
+
+    Returns:
+        Seconds, totals, one an epoch.
+    """
+    course: list[float] = []
     total, steps, samples = 0.0, 0, 0
     for row in epochs:
         total += costs.training_seconds(row.batch_size, row.steps - steps, epochs=1)
         total += costs.measuring(row.batch_size) * (row.samples - samples)
         steps, samples = row.steps, row.samples
-    return total
+        course.append(total)
+    return course
 
 
 def verdict(summary: Summary, comparison: Comparison) -> str:

@@ -1,7 +1,6 @@
 """An evaluation as a picture: quality of every policy with its interval, and beside it what it costs."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from autobatch._errors import OutputError
 from autobatch.report._plane import check_format
+from autobatch.report._save_figure import save_figure
 
 Interval = tuple[float, float, float]
 """A figure with the ends of its interval; NaN for what is not known."""
@@ -62,15 +61,7 @@ def save_evaluation(path: Path, title: str, bars: Sequence[EvaluationBar]) -> No
         OutputError: the file cannot be written.
     """
     check_format(path)
-    figure = evaluation_figure(title, bars)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=150)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    save_figure(path, evaluation_figure(title, bars))
 
 
 def evaluation_figure(title: str, bars: Sequence[EvaluationBar]) -> Figure:
@@ -96,7 +87,7 @@ def evaluation_figure(title: str, bars: Sequence[EvaluationBar]) -> Figure:
     quality.set_ylim(len(bars) - 0.4, -0.6)
     quality.set_xlabel("quality: 0 is guessing, 1 the best fixed beacon\n(further right is better)")
     time.set_xlabel("modelled time over the best fixed beacon's\n(measuring included; further left is better)")
-    _ratio_axis(time, [bar.time for bar in bars])
+    ratio_axis(time, [bar.time for bar in bars])
     figure.suptitle(
         f"Real training on {title}\ninterquartile means with 95 % intervals; blue circles: policies, grey squares: "
         "baselines, dashed: the best fixed beacon",
@@ -151,8 +142,13 @@ def _draw(axes: Axes, intervals: Sequence[Interval], bars: Sequence[EvaluationBa
         axes.spines[side].set_visible(False)
 
 
-def _ratio_axis(axes: Axes, intervals: Sequence[Interval]) -> None:
-    """Where ratios differ much, show them in logarithms, with ticks that are read at a glance."""
+def ratio_axis(axes: Axes, intervals: Sequence[Sequence[float]]) -> None:
+    """Where ratios differ much, show them in logarithms, with ticks that are read at a glance.
+
+    Args:
+        axes: what ratios are drawn in, along x.
+        intervals: the ratios; NaN for what is not known.
+    """
     known = [1.0, *(value for interval in intervals for value in interval if math.isfinite(value) and value > 0.0)]
     low, high = min(known) / 1.15, max(known) * 1.15
     if high / low < 3.0:
