@@ -76,9 +76,10 @@ class Period:
             lr: effective learning rate in force, for steps of which none was measured.
         """
         usable = [sample for sample in self.samples.measurements if sample.usable]
-        for sample in self.samples.measurements:
-            if not sample.usable:
-                _LOG.warning("step %d has no finite gradients; it does not count towards C̄ and L", sample.step)
+        lost = [sample.step for sample in self.samples.measurements if not sample.usable]
+        if lost:
+            few = ", ".join(map(str, lost[:3])) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            _LOG.warning("no finite gradients in step %s: not counted towards C̄ and L", few)
         for sample, (start, stop) in zip(usable, stretches(self.steps, len(usable)), strict=True):
             position.add(
                 sample.condition_number,

@@ -124,7 +124,7 @@ def compare_policies(
         device=device,
         data_dir=data_dir,
         trust_code=trust_code,
-        observer=observer or EvaluationObserver(),
+        observer=observer,
     )
     comparison, courses = _compared(plan, library, trained, out, measure_all=measure_all)
     _save(comparison, courses)
