@@ -9,15 +9,19 @@ import typer
 from autobatch._errors import AutoBatchError
 from autobatch.cli import (
     _beacons,
+    _compare,
     _envs,
     _eval_policy,
     _explain,
+    _figures,
     _plot,
     _policies,
     _predict,
+    _reproduce,
     _run,
     _surrogate,
     _train_policy,
+    _watch,
 )
 
 USAGE_ERROR = 2
@@ -33,9 +37,13 @@ app = typer.Typer(
 )
 app.command("run", rich_help_panel="Train")(_run.run)
 app.add_typer(_beacons.app, name="beacons", rich_help_panel="Train")
+app.command("compare", rich_help_panel="Evidence")(_compare.compare)
+app.command("reproduce", rich_help_panel="Evidence")(_reproduce.reproduce)
+app.add_typer(_figures.app, name="figures", rich_help_panel="Evidence")
 app.command("train-policy", rich_help_panel="Learn")(_train_policy.train_policy)
 app.command("eval-policy", rich_help_panel="Learn")(_eval_policy.eval_policy)
 app.command("surrogate", rich_help_panel="Learn")(_surrogate.surrogate)
+app.command("watch", rich_help_panel="Look")(_watch.watch)
 app.command("explain", rich_help_panel="Look")(_explain.explain)
 app.command("predict", rich_help_panel="Look")(_predict.predict)
 app.command("plot", rich_help_panel="Look")(_plot.plot)

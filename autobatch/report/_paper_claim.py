@@ -1,0 +1,69 @@
+"""What a claim of the paper came to: figures, a word of judgement and a sentence."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Seen = Literal["seen", "partly", "not seen", "not tested"]
+"""The judgement of a claim on some data."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and what our data say of it.
+
+    Attributes:
+        name: a short name, the same on every task.
+        section: where the paper makes it.
+        statement: the claim, in our words.
+        paper: the paper's own figures, where it has any.
+        verdict: whether it was seen.
+        sentence: what was seen, in words, with sizes; for ``"not tested"`` the reason.
+        figures: what the judgement rests on, by name.
+    """
+
+    name: str
+    section: str
+    statement: str
+    paper: str
+    verdict: Seen
+    sentence: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+def claims_markdown(claims: Sequence[Claim]) -> str:
+    """Return claims as a Markdown table.
+
+    Args:
+        claims: the claims.
+
+    Returns:
+        The table, with a newline at its end.
+    """
+    lines = ["| claim | paper | seen here | verdict |", "| --- | --- | --- | --- |"]
+    for claim in claims:
+        paper = f"{claim.section}; {claim.paper}" if claim.paper else claim.section
+        cells = (f"**{claim.name}**: {claim.statement}", paper, claim.sentence, claim.verdict)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def claims_json(claims: Sequence[Claim]) -> str:
+    """Return claims as JSON; a figure that is not finite is null.
+
+    Args:
+        claims: the claims.
+
+    Returns:
+        A list of objects, with a newline at its end.
+    """
+    plain = [
+        asdict(claim) | {"figures": {name: _plain(value) for name, value in claim.figures.items()}} for claim in claims
+    ]
+    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+
+def _plain(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None

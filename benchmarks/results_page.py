@@ -1,0 +1,330 @@
+"""Write ``docs/results.md`` and its pictures from the figures in ``benchmarks/results``; see ``results.py``."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from autobatch import BeaconLibrary, load_task
+from autobatch._artefacts import find_artefact
+from autobatch._files import write_whole
+from autobatch.report import seconds_words
+from autobatch.report._save_figure import save_figure
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "results.md"
+TASKS = (
+    "digits-resnet8",
+    "digits-mlp",
+    "digits-densenet8",
+    "mnist10k-resnet8",
+    "mnist10k-densenet8",
+    "cifar5k-resnet8",
+)
+"""In the order of the page; those without figures are left out."""
+
+GOAL_RATIO, GOAL_P = 0.5, 0.05
+UNKNOWN = "-"
+
+# Okabe and Ito; what a policy belongs to is also told by its marker.
+_LOOKS = {
+    "best fixed": ("#000000", "*", 150),
+    "beacon-follow": ("#D55E00", "o", 70),
+    "learned": ("#CC79A7", "D", 45),
+    "fixed": ("#8C8C8C", "s", 26),
+    "paper": ("#0072B2", "^", 42),
+    "rival": ("#009E73", "v", 36),
+    "chance": ("#8C8C8C", "x", 36),
+}
+_NAMES = {
+    "best fixed": "best fixed beacon",
+    "beacon-follow": "beacon-follow",
+    "learned": "learned policy",
+    "fixed": "other fixed beacons",
+    "paper": "the paper's schedules",
+    "rival": "published rules",
+    "chance": "random",
+}
+
+
+def write_page(results: Path) -> None:
+    """Write the page.
+
+    Args:
+        results: the folder with ``compare/ENV/comparison.json`` and ``notes/results/*.md``.
+    """
+    found = {}
+    for env in TASKS:
+        path = results / "compare" / env / "comparison.json"
+        if path.exists():
+            found[env] = json.loads(path.read_text(encoding="utf-8"))
+    notes = results / "notes"
+    parts = [(notes / "head.md").read_text(encoding="utf-8").strip(), summary(found)]
+    parts.append("![Test error and time of every policy on every task](images/results.png)")
+    for env, comparison in found.items():
+        note = notes / f"{env}.md"
+        parts += [f"## {env}", task_facts(env, comparison), outcome(comparison), starts(comparison)]
+        if note.exists():
+            parts.append(note.read_text(encoding="utf-8").strip())
+    parts.append((notes / "tail.md").read_text(encoding="utf-8").strip())
+    write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    save_figure(DOCS / "images" / "results.png", picture(found))
+    print(PAGE)
+
+
+def summary(found: dict[str, dict[str, Any]]) -> str:
+    """Return the table of all tasks: was the goal reached, and what would have been possible at all."""
+    rows = []
+    for env, comparison in found.items():
+        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
+        tests = p_values(comparison, "test_error")["beacon-follow"]
+        reached = tests["student"] is not None and tests["student"] > GOAL_P and one["modelled_ratio"] <= GOAL_RATIO
+        rows.append([
+            env,
+            f"{reference['policy']}: {percent(reference['test_error'])}",
+            percent(one["test_error"]),
+            difference(one["test_difference"]),
+            p_text(tests["student"]),
+            f"**{number(one['modelled_ratio'])}**",
+            ratio(one["time_ratio"]),
+            number(floor(env, comparison)),
+            count(one["pays_back"]["modelled_trainings"]),
+            "yes" if reached else "no",
+        ])
+    heading = [
+        "task",
+        "best fixed beacon, test error, %",
+        "beacon-follow, test error, %",
+        "difference, points",
+        "p",
+        "time ratio, cost table",
+        "by the clock (range)",
+        "least possible",
+        "trainings that repay the beacons",
+        "goal",
+    ]
+    return table(heading, rows)
+
+
+def floor(env: str, comparison: dict[str, Any]) -> float:
+    """Return the least time ratio that any choice of batch sizes could have: the cheapest one for the whole training."""
+    library, task = BeaconLibrary.load(find_artefact("envs", env).parent), load_task(env)
+    costs, best = library.costs, library.best_fixed()
+    if costs is None:
+        return math.nan
+    examples = comparison["policies"][0]["examples"] / task.epochs
+    whole = {
+        size: costs.training_seconds(size, math.ceil(examples / size) * task.epochs, task.epochs)
+        for size in task.batch_sizes
+    }
+    return min(whole.values()) / whole[best.batch_size]
+
+
+def task_facts(env: str, comparison: dict[str, Any]) -> str:
+    """Return what was trained, in a sentence or two."""
+    recording, target = comparison["recording"], comparison["target"]
+    shared = max(run["side_by_side"] for run in comparison["runs"])
+    return (
+        f"{len(comparison['runs'])} trainings of {comparison['epochs']} epochs, seeds {comparison['seeds'][0]} to "
+        f"{comparison['seeds'][-1]}, on {comparison['device']}"
+        + (f", {shared} side by side" if shared > 1 else "")
+        + f". The best fixed beacon is `{target['policy']}`, the best by validation score of {recording['beacons']} "
+        f"recorded beacons, whose recording took {seconds_words(recording['seconds'])} by the clock and "
+        f"{seconds_words(recording['modelled_seconds'])} by the cost table. The validation error to be reached is "
+        f"{100 * target['validation_error']:.2f} %."
+    )
+
+
+def outcome(comparison: dict[str, Any]) -> str:
+    """Return the table of the policies as they are shipped."""
+    return policies_table(comparison, [one for one in comparison["policies"] if "-from-best" not in one["policy"]])
+
+
+def starts(comparison: dict[str, Any]) -> str:
+    """Return the table of the rivals that start from the best fixed beacon's size and rate."""
+    own = [one for one in comparison["policies"] if "-from-best" in one["policy"]]
+    if not own:
+        return ""
+    return (
+        "The published rules again, each started from the size and the rate of the best fixed beacon, which they could "
+        "not know without recording beacons:\n\n" + policies_table(comparison, own)
+    )
+
+
+def policies_table(comparison: dict[str, Any], policies: Sequence[dict[str, Any]]) -> str:
+    """Return one row a policy."""
+    score = comparison["score"]
+    tests, score_tests = p_values(comparison, "test_error"), p_values(comparison, score)
+    heading = [
+        "policy",
+        "test error, %",
+        "p",
+        "p, paired",
+        score.replace("_", " "),
+        "p",
+        "time ratio, cost table",
+        "by the clock (range)",
+        "to the target",
+        "steps",
+        "measuring",
+    ]
+    rows = []
+    for one in policies:
+        name = one["policy"]
+        mine, scored = tests.get(name, {}), score_tests.get(name, {})
+        target = one["to_target"]
+        reached = f"{target['reached']} of {one['seeds']}"
+        if target["reached"]:
+            reached += f", {number(target['modelled_share'])}"
+        ended = f" ({one['diverged']} diverged)" if one["diverged"] else ""
+        rows.append([
+            (f"**{name}**" if name == "beacon-follow" else name) + ended,
+            percent(one["test_error"]),
+            p_text(mine.get("student")),
+            p_text(mine.get("paired")),
+            spread(one[score], 100.0 if score.endswith("_error") else 1.0, 2 if score.endswith("_error") else 4),
+            p_text(scored.get("student")),
+            number(one["modelled_ratio"]),
+            ratio(one["time_ratio"]),
+            reached,
+            count(one["optimizer_steps"]),
+            UNKNOWN if one["measuring_share"] is None else f"{one['measuring_share']:.0%}",
+        ])
+    return table(heading, rows)
+
+
+def picture(found: dict[str, dict[str, Any]]) -> Figure:
+    """Draw test error against time, a panel a task."""
+    columns = min(3, max(1, len(found)))
+    lines = math.ceil(len(found) / columns)
+    figure = Figure(figsize=(4.6 * columns, 4.1 * lines + 0.6), layout="constrained")
+    shown: dict[str, Any] = {}
+    for index, (env, comparison) in enumerate(found.items(), start=1):
+        shown |= panel(figure.add_subplot(lines, columns, index), env, comparison)
+    ordered = [kind for kind in _NAMES if kind in shown]
+    figure.legend(
+        [shown[kind] for kind in ordered],
+        [_NAMES[kind] for kind in ordered],
+        loc="outside lower center",
+        ncols=min(7, len(ordered)),
+        fontsize=9,
+        frameon=False,
+    )
+    return figure
+
+
+def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
+    """Draw one task; returns an artist for each kind of policy."""
+    shown = {}
+    reference = comparison["policies"][0]
+    axes.axhspan(100 * reference["test_error"]["low"], 100 * reference["test_error"]["high"], color="0.93", zorder=0)
+    axes.axvline(1.0, color="0.8", linewidth=0.8, zorder=0)
+    axes.axvline(GOAL_RATIO, color="0.8", linewidth=0.8, linestyle=":", zorder=0)
+    kept = [one for one in comparison["policies"] if "-from-best" not in one["policy"] and one["finished"]]
+    for one in kept:
+        kind = kind_of(one)
+        color, marker, size = _LOOKS[kind]
+        x, y = one["modelled_ratio"], 100 * one["test_error"]["mean"]
+        low, high = (100 * (one["test_error"][end] or one["test_error"]["mean"]) for end in ("low", "high"))
+        front = 4 if kind in {"best fixed", "beacon-follow", "learned"} else 2
+        axes.plot([x, x], [max(low, 1e-2), high], color=color, linewidth=1.0, alpha=0.5, zorder=front)
+        shown[kind] = axes.scatter([x], [y], s=size, c=color, marker=marker, zorder=front + 1)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis, ticks, unit in (
+        (axes.xaxis, (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5), ""),
+        (axes.yaxis, (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 90), " %"),
+    ):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: f"{value:g}{unit}"))
+    axes.set_title(f"{env}, {len(comparison['seeds'])} seeds", fontsize=10)
+    axes.set_xlabel("time, best fixed beacon = 1 (cost table)", fontsize=9)
+    axes.set_ylabel("test error, 95 % interval", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.93", linewidth=0.5)
+    axes.set_axisbelow(True)
+    return shown
+
+
+def kind_of(one: dict[str, Any]) -> str:
+    """Return what a policy belongs to."""
+    name = one["policy"]
+    if one["reference"]:
+        return "best fixed"
+    if name in {"beacon-follow", "random"}:
+        return "chance" if name == "random" else name
+    if name.startswith("learned"):
+        return "learned"
+    if "-to-" in name:
+        return "paper"
+    return "fixed" if "-lr" in name else "rival"
+
+
+def policy(comparison: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the figures of a policy."""
+    return next(one for one in comparison["policies"] if one["policy"] == name)
+
+
+def p_values(comparison: dict[str, Any], figure: str) -> dict[str, dict[str, float | None]]:
+    """Return p-values by policy and test."""
+    found: dict[str, dict[str, float | None]] = {}
+    for one in comparison["tests"]:
+        if one["figure"] == figure:
+            found.setdefault(one["policy"], {})[one["test"]] = one["p"]
+    return found
+
+
+def percent(values: dict[str, Any]) -> str:
+    """Return mean and standard deviation in percent, without the sign."""
+    return spread(values, 100.0, 2)
+
+
+def spread(values: dict[str, Any], scale: float, digits: int) -> str:
+    """Return mean ± standard deviation."""
+    if values["mean"] is None:
+        return UNKNOWN
+    text = f"{scale * values['mean']:.{digits}f}"
+    return text if values["std"] is None else f"{text} ± {scale * values['std']:.{digits}f}"
+
+
+def difference(estimate: dict[str, Any]) -> str:
+    """Return a difference of errors with its interval, in points."""
+    if estimate["value"] is None:
+        return UNKNOWN
+    text = f"{100 * estimate['value']:+.2f}"
+    if estimate["low"] is None:
+        return text
+    return f"{text} [{100 * estimate['low']:+.2f}, {100 * estimate['high']:+.2f}]"
+
+
+def ratio(values: dict[str, Any]) -> str:
+    """Return the median of paired ratios and their range."""
+    if values["median"] is None:
+        return UNKNOWN
+    return f"{values['median']:.2f} ({values['least']:.2f}-{values['greatest']:.2f})"
+
+
+def number(value: float | None) -> str:
+    """Return a ratio."""
+    return UNKNOWN if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def count(value: float | None) -> str:
+    """Return a count; None stands for one that is not finite."""
+    return "never" if value is None else f"{value:,.0f}"
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value."""
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows])
