@@ -50,6 +50,12 @@ JOURNEYS = (
     "s32-to-512-ms",
     "s512-to-32",
 )
+VARIANTS = {
+    "noise-scale-rate-kept": ("noise-scale", {"scale_rate": False}),
+    "cabs-momentum": ("cabs", {"momentum": 0.9}),
+}
+"""Rules that are also tried otherwise than published: the name, the policy, and what is changed."""
+
 LEARNED = {
     "digits-resnet8": ("learned-digits-resnet8",),
     "digits-mlp": ("learned-digits-mlp",),
@@ -107,6 +113,9 @@ def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:
     specs = [load_policy_spec(name) for name in ("beacon-follow", *LEARNED.get(env, ()), *PAPER)]
     specs += [load_policy_spec(f"s{size}-lr{rates[size]:g}") for size in ladder if size in rates]
     specs += [load_policy_spec(name) for name in ("random", "rmgd", *RIVALS)]
+    for name, (shipped, changes) in VARIANTS.items():
+        spec = load_policy_spec(shipped)
+        specs.append(spec.model_copy(update={"name": name, "parameters": {**spec.parameters, **changes}}))
     for name in RIVALS:
         spec = load_policy_spec(name)
         specs.append(spec.model_copy(update={"name": f"{name}-from-best", "parameters": {**spec.parameters, **start}}))
@@ -116,7 +125,7 @@ def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:
 def keep(out: Path, place: Path) -> None:
     """Copy the figures of a comparison, without the place where its runs lie."""
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("runs.parquet", "epochs.parquet", "comparison.csv", "comparison.png"):
+    for name in ("runs.parquet", "epochs.parquet", "comparison.csv"):
         shutil.copyfile(out / name, place / name)
     figures = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     del figures["out"]

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from switching import switching_table
 
 from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
@@ -27,6 +28,9 @@ TASKS = (
     "cifar5k-resnet8",
 )
 """In the order of the page; those without figures are left out."""
+
+SWITCHING = ("digits-resnet8", "digits-mlp")
+"""Tasks with journeys in their branch runs."""
 
 GOAL_RATIO, GOAL_P = 0.5, 0.05
 UNKNOWN = "-"
@@ -71,7 +75,8 @@ def write_page(results: Path) -> None:
         parts += [f"## {env}", task_facts(env, comparison), outcome(comparison), starts(comparison)]
         if note.exists():
             parts.append(note.read_text(encoding="utf-8").strip())
-    parts.append((notes / "tail.md").read_text(encoding="utf-8").strip())
+    tables = "\n\n".join(switching_table(env) for env in SWITCHING)
+    parts.append((notes / "tail.md").read_text(encoding="utf-8").strip().replace("{switching}", tables))
     write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
     save_figure(DOCS / "images" / "results.png", picture(found))
     print(PAGE)
@@ -93,7 +98,7 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
             f"**{number(one['modelled_ratio'])}**",
             ratio(one["time_ratio"]),
             number(floor(env, comparison)),
-            count(one["pays_back"]["modelled_trainings"]),
+            trainings(one["pays_back"]["modelled_trainings"]),
             "yes" if reached else "no",
         ])
     heading = [
@@ -112,7 +117,7 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
 
 
 def floor(env: str, comparison: dict[str, Any]) -> float:
-    """Return the least time ratio that any choice of batch sizes could have: the cheapest one for the whole training."""
+    """Return the least time ratio that any choice of batch sizes could have: that of the cheapest one throughout."""
     library, task = BeaconLibrary.load(find_artefact("envs", env).parent), load_task(env)
     costs, best = library.costs, library.best_fixed()
     if costs is None:
@@ -192,7 +197,7 @@ def policies_table(comparison: dict[str, Any], policies: Sequence[dict[str, Any]
             number(one["modelled_ratio"]),
             ratio(one["time_ratio"]),
             reached,
-            count(one["optimizer_steps"]),
+            UNKNOWN if one["optimizer_steps"] is None else f"{one['optimizer_steps']:,.0f}",
             UNKNOWN if one["measuring_share"] is None else f"{one['measuring_share']:.0%}",
         ])
     return table(heading, rows)
@@ -315,8 +320,8 @@ def number(value: float | None) -> str:
     return UNKNOWN if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def count(value: float | None) -> str:
-    """Return a count; None stands for one that is not finite."""
+def trainings(value: float | None) -> str:
+    """Return a number of trainings; None stands for one that is not finite."""
     return "never" if value is None else f"{value:,.0f}"
 
 

@@ -25,13 +25,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="digits-resnet8")
-    folder = find_artefact("envs", parser.parse_args().env).parent
+    print(switching_table(parser.parse_args().env))
+
+
+def switching_table(env: str) -> str:
+    """Return the table of a task, in Markdown."""
+    folder = find_artefact("envs", env).parent
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
     landscape, control = Landscape.fit(library), leave_one_out(library)
-    print(f"{library.task_name}, {library.score}\n")
-    print("| changes of the batch size | trainings | actual / predicted (95 % interval) | worse than predicted |")
-    print("| --- | --- | --- | --- |")
-    print(row("none: beacons, left out", np.log(control.actual / control.predicted)))
     found: dict[tuple[int, int], list[float]] = {group: [] for group in GROUPS}
     for journey in branches.journeys:
         if journey.kind != "journey" or journey.stopped_because != "finished":
@@ -42,9 +43,15 @@ def main() -> None:
         group = next(one for one in GROUPS if one[0] <= changes <= one[1])
         if predicted.known[0]:
             found[group].append(float(np.log(rows[library.score][-1] / predicted.score[0])))
+    lines = [
+        f"| {env}: changes of the batch size | trainings | actual / predicted (95 % interval) | worse than predicted |",
+        "| --- | --- | --- | --- |",
+        row("none: beacons, left out", np.log(control.actual / control.predicted)),
+    ]
     for (low, high), excess in found.items():
         if excess:
-            print(row(f"{low} or more" if high > 50 else f"{low} to {high}", np.array(excess)))
+            lines.append(row(f"{low} or more" if high > 50 else f"{low} to {high}", np.array(excess)))
+    return "\n".join(lines)
 
 
 def row(name: str, excess: np.ndarray) -> str:

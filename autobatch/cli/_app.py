@@ -17,6 +17,7 @@ from autobatch.cli import (
     _plot,
     _policies,
     _predict,
+    _report,
     _reproduce,
     _run,
     _surrogate,
@@ -47,6 +48,7 @@ app.command("watch", rich_help_panel="Look")(_watch.watch)
 app.command("explain", rich_help_panel="Look")(_explain.explain)
 app.command("predict", rich_help_panel="Look")(_predict.predict)
 app.command("plot", rich_help_panel="Look")(_plot.plot)
+app.command("report", rich_help_panel="Look")(_report.report)
 app.command("envs", rich_help_panel="Look")(_envs.envs)
 app.command("policies", rich_help_panel="Look")(_policies.policies)
 

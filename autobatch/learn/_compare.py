@@ -115,6 +115,9 @@ def compare_policies(
     """
     plan, library = _plan(policies, env, seeds, measure_all=measure_all)
     (arena,) = plan.arenas
+    observer = observer or EvaluationObserver()
+    if len(plan.seeds) == 1:
+        observer.note(f"seed {plan.seeds[0]} alone: no intervals and no tests; five seeds are, for instance, 100-104")
     out = Path(out).absolute()
     _refuse_other_task(out, arena.name)
     trained = train_all(

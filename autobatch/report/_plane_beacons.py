@@ -38,7 +38,7 @@ def draw_beacons(axes: Axes, library: BeaconLibrary) -> list[Artist]:
     """
     landscape = Landscape.fit(library)
     points = landscape.points
-    norm = _norm(points)
+    norm = score_norm(points)
     handles: list[Artist] = []
     _set_limits(axes, library)
     if points.finished.sum() >= _LEAST_POINTS:
@@ -60,8 +60,15 @@ def region_tolerance(landscape: Landscape) -> float:
     return REGION_TOLERANCE * float(landscape.region(0.0).score.min())
 
 
-def _norm(points: Points) -> Normalize:
-    """Colours that a few very bad configurations do not stretch, and that no single value collapses."""
+def score_norm(points: Points) -> Normalize:
+    """Return a scale of colours that a few very bad configurations do not stretch, and that no single value collapses.
+
+    Args:
+        points: the configurations' scores.
+
+    Returns:
+        The scale, logarithmic for a loss.
+    """
     scores = points.score[points.finished] if points.finished.any() else points.score
     lowest, highest = float(scores.min()), float(np.quantile(scores, 0.9))
     if points.is_loss and lowest > 0:

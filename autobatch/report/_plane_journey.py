@@ -65,7 +65,7 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
     )
     named: list[EpochRow] = []
     for row in marked:
-        if not _apart(row, named):
+        if not far_apart(row, named):
             continue
         axes.annotate(
             str(row.epoch),
@@ -86,7 +86,7 @@ def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
     named = [first]
     for before, after in pairwise(placed):
         changed = (after.batch_size, after.lr) != (before.batch_size, before.lr)
-        if not changed or not _apart(before, named):
+        if not changed or not far_apart(before, named):
             continue
         if after.batch_size != before.batch_size:
             _name(axes, before, f"B → {after.batch_size}")
@@ -94,8 +94,16 @@ def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
             _name(axes, before, f"rate → {after.lr:g}")
 
 
-def _apart(row: EpochRow, named: list[EpochRow]) -> bool:
-    """Whether a name here would not cover an earlier one; it then counts as named. The panels beside show the rest."""
+def far_apart(row: EpochRow, named: list[EpochRow]) -> bool:
+    """Say whether a name here would not cover an earlier one; it then counts as named. The panels beside show the rest.
+
+    Args:
+        row: the epoch to be named.
+        named: the epochs that have names; this one is added where there is room.
+
+    Returns:
+        Whether there is room.
+    """
     for other in named:
         across, up = abs(math.log10(row.c_bar / other.c_bar)), abs(math.log10(row.l_cum / other.l_cum))
         if across < 0.25 and up < 0.08:

@@ -114,7 +114,7 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     table.add_column(overflow="fold")
     table.add_row("Batch size", path_words(row.batch_size for row in record.epochs))
     table.add_row("Base rate", path_words(row.lr for row in record.epochs))
-    table.add_row("Measuring", _measuring_words(summary))
+    table.add_row("Measuring", measuring_words(summary))
     if summary.samples:
         table.add_row("Position", f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end")
     if comparison is None:
@@ -138,7 +138,15 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     return table
 
 
-def _measuring_words(summary: Summary) -> str:
+def measuring_words(summary: Summary) -> str:
+    """Return what measuring took, in words.
+
+    Args:
+        summary: how a run ended.
+
+    Returns:
+        One clause.
+    """
     if not summary.samples:
         return "nothing was measured"
     modelled = ""

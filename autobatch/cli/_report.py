@@ -1,0 +1,51 @@
+"""``autobatch report``: runs as one page for a browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autobatch._errors import CheckpointError, near_names
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, finished or not.", metavar="RUN")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write: .html. \\[default: RUN/report.html; report.html for several runs]"
+        ),
+    ] = None,
+) -> None:
+    """Write runs into one HTML page: verdict, figures, the plane, curves, and every decision with its reason.
+
+    Runs of the same task are drawn into one plane and compared; those of other tasks follow in sections of their own.
+    The page needs a browser and nothing else, no network either; it holds plotly.js and so takes about 5 MB.
+
+    Examples:
+        autobatch report runs/digits-resnet8-beacon-follow-s0
+
+        autobatch report runs/digits-resnet8-* -o comparison.html
+    """
+    from autobatch.report import check_page, read_run, save_html
+
+    target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    check_page(target)
+    save_html(target, [read_run(_found(run)) for run in dict.fromkeys(runs)])
+    typer.echo(str(target))
+
+
+def _found(run: Path) -> Path:
+    """Return a run directory, or name those that come near."""
+    if _holds_run(run):
+        return run
+    within = sorted(path.name for path in run.iterdir() if _holds_run(path)) if run.is_dir() else []
+    if within:
+        raise CheckpointError(f"{run}: holds no run itself but {len(within)} runs, such as {run / within[0]}")
+    beside = [path.name for path in run.parent.iterdir() if _holds_run(path)] if run.parent.is_dir() else []
+    near = f"; {near_names(run.name, beside)}" if beside else ""
+    raise CheckpointError(f"{run}: holds no run (config.yaml is missing){near}")
+
+
+def _holds_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
