@@ -216,7 +216,7 @@ def picture(found: dict[str, dict[str, Any]]) -> Figure:
         [shown[kind] for kind in ordered],
         [_NAMES[kind] for kind in ordered],
         loc="outside lower center",
-        ncols=min(7, len(ordered)),
+        ncols=4,
         fontsize=9,
         frameon=False,
     )
@@ -241,6 +241,8 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
         shown[kind] = axes.scatter([x], [y], s=size, c=color, marker=marker, zorder=front + 1)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    means = [100 * one["test_error"]["mean"] for one in kept]
+    axes.set_ylim(0.6 * min(means), 1.5 * max(means))
     for axis, ticks, unit in (
         (axes.xaxis, (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5), ""),
         (axes.yaxis, (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 90), " %"),

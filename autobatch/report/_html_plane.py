@@ -52,7 +52,7 @@ def plane_figure(section: Section) -> dict[str, Any] | None:
         traces += _journey(run, sizes)
     if len(placed) == 1:
         traces.append(_changes(placed[0]))
-    axis = {"type": "log", "tickformat": ".3~r", "ticks": "outside", "ticklen": 4}
+    axis = {"type": "log", "tickformat": ".3~r", "dtick": "D2", "ticks": "outside", "ticklen": 4}
     figure = go.Figure(
         traces,
         {

@@ -17,7 +17,7 @@ from autobatch.report._paper_style import GREY, percent_axis, plain_ticks, size_
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the training that the paper marks on a journey (figure 5)."""
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than there are colours: no pair twice
 
 
 def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure | str:
