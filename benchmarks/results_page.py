@@ -18,7 +18,10 @@ from autobatch.report import seconds_words
 from autobatch.report._save_figure import save_figure
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE = DOCS / "results.md"
+PAGE, README = DOCS / "results.md", DOCS.parent / "README.md"
+BEGIN, END = "<!-- benchmarks/results.py page -->\n", "<!-- end -->"
+"""What stands between these lines of the README is written by the script."""
+
 TASKS = (
     "digits-resnet8",
     "digits-mlp",
@@ -78,6 +81,9 @@ def write_page(results: Path) -> None:
     tables = "\n\n".join(switching_table(env) for env in SWITCHING)
     parts.append((notes / "tail.md").read_text(encoding="utf-8").strip().replace("{switching}", tables))
     write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    write_whole(README, f"{before}{BEGIN}{short_summary(found)}\n{END}{after}".encode())
     save_figure(DOCS / "images" / "results.png", picture(found))
     print(PAGE)
 
@@ -112,6 +118,34 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
         "least possible",
         "trainings that repay the beacons",
         "goal",
+    ]
+    return table(heading, rows)
+
+
+def short_summary(found: dict[str, dict[str, Any]]) -> str:
+    """Return the table of all tasks as the README has it."""
+    rows = []
+    for env, comparison in found.items():
+        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
+        rows.append([
+            env,
+            f"`{reference['policy']}`",
+            percent(reference["test_error"]),
+            percent(one["test_error"]),
+            p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
+            f"**{number(one['modelled_ratio'])}**",
+            number(floor(env, comparison)),
+            trainings(one["pays_back"]["modelled_trainings"]),
+        ])
+    heading = [
+        "task",
+        "best fixed beacon",
+        "its test error, %",
+        "`beacon-follow`, %",
+        "p",
+        "its time, best fixed = 1",
+        "least possible",
+        "trainings that repay the beacons",
     ]
     return table(heading, rows)
 

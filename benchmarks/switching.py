@@ -6,14 +6,15 @@ The landscape is fitted to beacons, which never switch. The table has the journe
 trainings that changed batch size and rate at random epochs, or followed a policy) by how often they changed the batch
 size: the median of actual over predicted final loss at their own final C̄ and L, with a 95 % bootstrap interval, and the
 share that ended worse than predicted. The first row is the control: beacons, each predicted from the other
-configurations.
+configurations. The line below is a least-squares fit of the excess (in percent of the loss, standard errors behind ±)
+to the rungs that the batch size went up and down before and after the schedule's first decay.
 """
 
 import argparse
 
 import numpy as np
 
-from autobatch import BeaconLibrary
+from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
 from autobatch.beacons import Branches, Landscape, leave_one_out
 
@@ -34,6 +35,8 @@ def switching_table(env: str) -> str:
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
     landscape, control = Landscape.fit(library), leave_one_out(library)
     found: dict[tuple[int, int], list[float]] = {group: [] for group in GROUPS}
+    decay = load_task(env).schedule.milestones[0]
+    moves, excesses = [], []
     for journey in branches.journeys:
         if journey.kind != "journey" or journey.stopped_because != "finished":
             continue
@@ -43,6 +46,10 @@ def switching_table(env: str) -> str:
         group = next(one for one in GROUPS if one[0] <= changes <= one[1])
         if predicted.known[0]:
             found[group].append(float(np.log(rows[library.score][-1] / predicted.score[0])))
+            rungs, early = np.diff(np.log2(rows["batch_size"])), rows["progress"][1:] <= decay
+            up, down = np.clip(rungs, 0, None), np.clip(-rungs, 0, None)
+            moves.append([1.0, up[early].sum(), down[early].sum(), up[~early].sum(), down[~early].sum()])
+            excesses.append(found[group][-1])
     lines = [
         f"| {env}: changes of the batch size | trainings | actual / predicted (95 % interval) | worse than predicted |",
         "| --- | --- | --- | --- |",
@@ -51,7 +58,17 @@ def switching_table(env: str) -> str:
     for (low, high), excess in found.items():
         if excess:
             lines.append(row(f"{low} or more" if high > 50 else f"{low} to {high}", np.array(excess)))
-    return "\n".join(lines)
+    names = ("a rung up before the first decay", "down before", "up after", "down after")
+    fitted = zip(names, *(values[1:] for values in fit(np.array(moves), np.array(excesses))), strict=True)
+    effects = ", ".join(f"{name} {100 * value:+.1f} ± {100 * error:.1f} %" for name, value, error in fitted)
+    return "\n".join(lines) + f"\n\nBy how much more: {effects}."
+
+
+def fit(moves: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return least-squares coefficients and their standard errors."""
+    coefficients, *_ = np.linalg.lstsq(moves, excess, rcond=None)
+    variance = np.sum((excess - moves @ coefficients) ** 2) / (len(excess) - moves.shape[1])
+    return coefficients, np.sqrt(np.diag(np.linalg.inv(moves.T @ moves)) * variance)
 
 
 def row(name: str, excess: np.ndarray) -> str:
