@@ -167,5 +167,5 @@ def _files(path: Path) -> Text:
     return Text(
         f"\nFiles are in {path} (the journey: {path / 'plane.png'}).\n"
         f"Next: autobatch explain {name}\n"
-        f"      autobatch plot {name} -o journey.pdf"
+        f"      autobatch report {name}"
     )
