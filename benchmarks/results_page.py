@@ -189,9 +189,11 @@ def starts(comparison: dict[str, Any]) -> str:
     own = [one for one in comparison["policies"] if "-from-best" in one["policy"]]
     if not own:
         return ""
+    size, _, rate = comparison["target"]["policy"].removeprefix("s").partition("-lr")
     return (
         "The published rules again, each started from the size and the rate of the best fixed beacon, which they could "
-        "not know without recording beacons:\n\n" + policies_table(comparison, own)
+        f"not know without recording beacons (`--set policy.parameters.batch_size={size} --set "
+        f"policy.parameters.lr={rate}`):\n\n" + policies_table(comparison, own)
     )
 
 
