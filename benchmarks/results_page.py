@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ TASKS = (
 
 SWITCHING = ("digits-resnet8", "digits-mlp")
 """Tasks with journeys in their branch runs."""
+
+HIGHEST = 3.0
+"""Test error over the best fixed beacon's beyond which the picture only names a policy."""
 
 GOAL_RATIO, GOAL_P = 0.5, 0.05
 UNKNOWN = "-"
@@ -264,10 +268,10 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
     shown = {}
     reference = comparison["policies"][0]
     axes.axhspan(100 * reference["test_error"]["low"], 100 * reference["test_error"]["high"], color="0.93", zorder=0)
-    axes.axvline(1.0, color="0.8", linewidth=0.8, zorder=0)
-    axes.axvline(GOAL_RATIO, color="0.8", linewidth=0.8, linestyle=":", zorder=0)
-    kept = [one for one in comparison["policies"] if "-from-best" not in one["policy"] and one["finished"]]
-    for one in kept:
+    shipped = [one for one in comparison["policies"] if "-from-best" not in one["policy"]]
+    most = HIGHEST * reference["test_error"]["mean"]
+    inside = [one for one in shipped if one["finished"] and one["test_error"]["mean"] <= most]
+    for one in inside:
         kind = kind_of(one)
         color, marker, size = _LOOKS[kind]
         x, y = one["modelled_ratio"], 100 * one["test_error"]["mean"]
@@ -277,10 +281,22 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
         shown[kind] = axes.scatter([x], [y], s=size, c=color, marker=marker, zorder=front + 1)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    means = [100 * one["test_error"]["mean"] for one in kept]
+    means = [100 * one["test_error"]["mean"] for one in inside]
+    axes.set_xlim(0.2, 2.7)
     axes.set_ylim(0.6 * min(means), 1.5 * max(means))
+    for x, words in ((1.0, ""), (GOAL_RATIO, "goal"), (floor(env, comparison), "least possible")):
+        axes.axvline(x, color="0.75", linewidth=0.8, linestyle="-" if not words else ":", zorder=0)
+        axes.text(
+            x, 0.02, words, rotation=90, ha="right", va="bottom", fontsize=7, transform=axes.get_xaxis_transform()
+        )
+    beyond = [
+        one["policy"] for one in comparison["policies"] if one not in inside and "-from-best" not in one["policy"]
+    ]
+    if beyond:
+        told = textwrap.fill(f"beyond the scale or diverged: {', '.join(beyond)}", 44)
+        axes.text(0.98, 0.98, told, ha="right", va="top", fontsize=7, color="0.35", transform=axes.transAxes)
     for axis, ticks, unit in (
-        (axes.xaxis, (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5), ""),
+        (axes.xaxis, (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2), ""),
         (axes.yaxis, (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 90), " %"),
     ):
         axis.set_major_locator(FixedLocator(ticks))
