@@ -39,7 +39,7 @@ class CorridorRule:
 
     Attributes:
         tolerance: width of the corridor, as a share of the reference.
-        min_gain: share of the remaining cost that a change must save.
+        min_gain: share of the remaining cost that a change must save, and the first choice beside the best candidate.
         max_rungs: steps on the ladder, and on the rates, that one change may take.
     """
 
@@ -120,8 +120,9 @@ def choose(
     reference = max(best.upper, promised)
     reachable = [w for w in candidates if w.usable and (now is None or _rungs(candidates, now, w) <= rule.max_rungs)]
     aim = _aim(reachable, rule.limit(reference))
-    if now is None:
-        return Choice(Outcome.START, aim, None, best, reference)
+    if now is None:  # nothing is there to keep, so that a faster one is held against the best
+        worth_it = aim is not None and aim.cost < (1 - rule.min_gain) * best.cost
+        return Choice(Outcome.START, aim if worth_it else best, None, best, reference)
     if not now.usable or aim is None:
         return Choice(Outcome.UNKNOWN, None, now, best, reference)
     if now.upper > rule.leaving_limit(reference):

@@ -29,6 +29,11 @@ def test_starts_with_the_fastest_within_the_tolerance_of_the_best():
     assert outcome(ladder(s16=1.00, s32=1.02, s64=1.04, s128=1.06), None) == (Outcome.START, 64)
 
 
+def test_starts_with_the_best_where_the_fastest_saves_next_to_nothing():
+    assert outcome([weighed(16, 1.0, 10.0), weighed(32, 1.04, 9.6)], None) == (Outcome.START, 16)
+    assert outcome([weighed(16, 1.0, 10.0), weighed(32, 1.04, 9.4)], None) == (Outcome.START, 32)
+
+
 def test_goes_one_rung_towards_the_fastest():
     assert outcome(ladder(s16=1.00, s32=1.02, s64=1.04, s128=1.06), (16, 0.1)) == (Outcome.FASTER, 32)
 
