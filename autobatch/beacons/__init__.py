@@ -21,7 +21,7 @@ from autobatch.beacons._predict_places import RunPlace, read_places
 from autobatch.beacons._predict_quality import PredictionQuality, prediction_quality, quality_table
 from autobatch.beacons._region import OptimumRegion
 from autobatch.beacons._results import FIGURES, FixedResult
-from autobatch.beacons._storage import compact, recorded_keys, write_beacon
+from autobatch.beacons._storage import compact, is_recorded, recorded_keys, write_beacon
 
 __all__ = [
     "FIGURES",
@@ -50,6 +50,7 @@ __all__ = [
     "forecast",
     "forecast_stages",
     "holds_branches",
+    "is_recorded",
     "leave_one_out",
     "predict_final",
     "prediction_quality",

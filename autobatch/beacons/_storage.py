@@ -37,9 +37,14 @@ def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
         LibraryError: the beacon finished and ends without the score.
         OutputError: the directory cannot be written.
     """
-    path = Path(env_dir) / PARTS / f"{beacon.name}.parquet"
+    path = _part(env_dir, beacon.key)
     write_durably(path, to_parquet([beacon], info))
     return path
+
+
+def is_recorded(env_dir: Path, key: BeaconKey) -> bool:
+    """Return whether a beacon's own file is there; one that was compacted has none. Nothing is read."""
+    return _part(env_dir, key).exists()
 
 
 def compact(env_dir: Path, costs: CostTable | None = None) -> Path:
@@ -157,6 +162,10 @@ def _folder_files(env_dir: Path) -> list[_File]:
         return [(compacted, *from_parquet(compacted)), *parts]
     except FileNotFoundError:
         return parts
+
+
+def _part(env_dir: Path, key: BeaconKey) -> Path:
+    return Path(env_dir) / PARTS / f"{key.name}.parquet"
 
 
 def _part_files(env_dir: Path) -> list[Path]:

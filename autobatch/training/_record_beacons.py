@@ -12,7 +12,16 @@ import torch
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import naming_output
-from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, LibraryInfo, recorded_keys, write_beacon
+from autobatch.beacons import (
+    Beacon,
+    BeaconKey,
+    BeaconLibrary,
+    CostTable,
+    LibraryInfo,
+    is_recorded,
+    recorded_keys,
+    write_beacon,
+)
 from autobatch.beacons._info import merged_info
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
 from autobatch.control._measuring import at_interval
@@ -202,8 +211,8 @@ class _BeaconRecorder:
 
     def __call__(self, key: BeaconKey, report: Report) -> str:
         """Return why the beacon stopped, once it is trained and its file is written."""
-        if key in recorded_keys(self._env_dir):  # by another recorder, in the meantime
-            return "finished"
+        if is_recorded(self._env_dir, key):
+            return "recorded by another process in the meantime"
         self._data = self._data or load_data(self._task, self._data_dir, self._device)
         out = self._env_dir / _WORKING / key.name
         watcher = _EpochReporter(report)

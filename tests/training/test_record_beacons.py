@@ -15,6 +15,7 @@ from autobatch.training import (
     run,
 )
 from autobatch.training._ledger import Effort, Ledger
+from autobatch.training._record_beacons import _BeaconRecorder, recording_info
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
 
 
@@ -84,6 +85,17 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
         for column in ("c_bar", "l_cum", "steps", "samples", "train_loss", "validation_loss", "lr_effective"):
             assert beacon.rows[column].tolist() == [getattr(row, column) for row in rows], column
         assert (beacon.test_error, beacon.test_loss) == (summary.test_error, summary.test_loss)
+
+
+def test_what_another_recorder_has_finished_is_not_trained_again(tmp_path: Path) -> None:
+    key, task = BeaconKey(16, 0.1, 0), tiny_task()
+    info = recording_info(task, load_data(task), COSTS, "")
+    recorder = _BeaconRecorder(task, tmp_path, info, device="cpu", data_dir=None, trust_code=False)
+    assert recorder(key, lambda _: None) == "finished"
+    (before,) = (tmp_path / "beacons").glob("*.parquet")
+    stamp = before.stat().st_mtime_ns
+    assert "another process" in recorder(key, lambda _: pytest.fail("trained again"))
+    assert before.stat().st_mtime_ns == stamp
 
 
 @pytest.mark.usefixtures("quick_calibration")
