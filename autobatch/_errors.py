@@ -40,6 +40,10 @@ class OutputError(AutoBatchError):
     """An output directory cannot be written, or holds something that must not be overwritten."""
 
 
+class BusyError(OutputError):
+    """Another process works in a directory that only one may work in at a time."""
+
+
 def near_names(name: str, known: Iterable[str]) -> str:
     """Return a clause that helps with a mistyped name.
 

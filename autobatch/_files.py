@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autobatch._errors import OutputError
+from autobatch._errors import BusyError, OutputError
 
 
 @contextmanager
@@ -82,7 +82,8 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
         Nothing, once no other process works in the folder.
 
     Raises:
-        OutputError: it cannot be opened, or another process works in it and ``busy`` is given.
+        OutputError: it cannot be opened.
+        BusyError: another process works in it, and ``busy`` is given.
     """
     try:
         import fcntl
@@ -95,7 +96,7 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
-            raise OutputError(f"{folder}: {busy}") from None
+            raise BusyError(f"{folder}: {busy}") from None
         yield
     finally:
         os.close(descriptor)

@@ -236,8 +236,10 @@ def _tell_failures(result: "RecordingResult") -> None:
 def _tell(result: "RecordingResult", env: str, folder: Path) -> None:
     from autobatch.report import seconds_words
 
+    elsewhere = f", {result.elsewhere} left to another process" if result.elsewhere else ""
     typer.echo(
-        f"{result.recorded} beacons recorded in {seconds_words(result.seconds)}, {result.found} were there, in {folder}"
+        f"{result.recorded} beacons recorded in {seconds_words(result.seconds)}, {result.found} were there{elsewhere}, "
+        f"in {folder}"
     )
     typer.echo(f"Next: autobatch beacons show {shlex.quote(env)}\n      autobatch beacons compact {shlex.quote(env)}")
     _tell_failures(result)

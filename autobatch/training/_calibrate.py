@@ -80,18 +80,19 @@ def calibrate(
     with reproducible(device, task.threads):
         bench = _Bench(Engine(task, data, device, seed=0, trust_code=trust_code))
         plain: dict[int, list[float]] = {size: [] for size in batch_sizes}
-        extra: dict[int, list[float]] = {size: [] for size in batch_sizes}
+        measured: dict[int, list[float]] = {size: [] for size in batch_sizes}
         besides = []
         repeats = {size: bench.repeats(size) for size in batch_sizes}
         for _ in range(ROUNDS):
             for size in batch_sizes:
                 plain[size].append(bench.time(lambda size=size: bench.step(size), repeats[size]))  # type: ignore[misc]
-                extra[size].append(bench.time(lambda size=size: bench.measured_step(size), 1) - plain[size][-1])  # type: ignore[misc]
+                measured[size].append(bench.time(lambda size=size: bench.measured_step(size), 1))  # type: ignore[misc]
             besides.append(bench.time(bench.besides, 1))
     return CostTable(
         device=device_kind(device, task.threads),
-        step_seconds={size: _low(seconds) for size, seconds in plain.items()},
-        measuring_seconds={size: max(_low(seconds), 1e-6) for size, seconds in extra.items()},
+        step_seconds={size: _low(plain[size]) for size in batch_sizes},
+        # Of each its own low quantile, since that of their differences would be the round with the slowest plain step.
+        measuring_seconds={size: max(_low(measured[size]) - _low(plain[size]), 1e-6) for size in batch_sizes},
         epoch_seconds=_low(besides),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from autobatch._errors import CheckpointError, ConfigError
+from autobatch._errors import BusyError, CheckpointError, ConfigError
 from autobatch._files import naming_output
 from autobatch.beacons import (
     Beacon,
@@ -40,6 +40,9 @@ from autobatch.training._versions import software_versions
 
 _WORKING = Path("beacons") / ".running"
 
+ELSEWHERE = "left to another process that records it"
+"""What the training of a beacon returns where another process has it in hand, or has finished it in the meantime."""
+
 
 class RecordingObserver:
     """What watches a recording. Every method does nothing by default; override those you need."""
@@ -68,12 +71,14 @@ class RecordingResult:
         recorded: beacons recorded now.
         found: beacons of the grid that were already there.
         failed: message by name of each beacon that could not be recorded.
+        elsewhere: beacons that another process was recording, or finished in the meantime: several may work at a grid.
         seconds: wall time of the recording.
     """
 
     recorded: int
     found: int
     failed: dict[str, str]
+    elsewhere: int
     seconds: float
 
 
@@ -138,7 +143,7 @@ def record_task_beacons(
     recorded = recorded_keys(env_dir)
     missing = [key for key in grid if key not in recorded]
     if not missing:
-        return RecordingResult(0, len(grid), {}, time.perf_counter() - started)
+        return RecordingResult(0, len(grid), {}, 0, time.perf_counter() - started)
     place = resolve_device(device)
     data = load_data(task, data_dir, place)
     check_ladder(task, len(data.train_labels))
@@ -154,38 +159,41 @@ def record_task_beacons(
     seconds = modelled_epoch_seconds(task, costs, len(data.train_labels))
     ledger = Ledger([(key, Effort(task.epochs, seconds[key.batch_size])) for key in missing], found)
     observer.started(ledger.progress())
-    failed = train_all(recorder, ledger, jobs, observer)
+    failed, elsewhere = train_all(recorder, ledger, jobs, observer)
     if not any((env_dir / _WORKING).iterdir()):
         (env_dir / _WORKING).rmdir()
-    return RecordingResult(len(missing) - len(failed), found, failed, time.perf_counter() - started)
+    recorded_now = len(missing) - len(failed) - elsewhere
+    return RecordingResult(recorded_now, found, failed, elsewhere, time.perf_counter() - started)
 
 
 def train_all(
     work: Callable[[Job, Report], str], ledger: Ledger[Job], jobs: int, observer: RecordingObserver
-) -> dict[str, str]:
+) -> tuple[dict[str, str], int]:
     """Work a ledger off in processes side by side.
 
     Args:
-        work: does one job and returns why it stopped; must be picklable.
+        work: does one job and returns why it stopped, or ``ELSEWHERE``; must be picklable.
         ledger: the jobs.
         jobs: processes, at most.
         observer: what watches.
 
     Returns:
-        Message by name of each job that failed.
+        Message by name of each job that failed, and how many were left to another process.
     """
     failed: dict[str, str] = {}
+    elsewhere = 0
     with Crew(work, list(ledger.waiting), min(jobs, len(ledger.waiting))) as crew:
         for job, event, value in crew.events():
             ledger.take(job, event)
             if event == "progress":
                 observer.progressed(ledger.progress())
             elif event == "done":
+                elsewhere += value == ELSEWHERE
                 observer.beacon_finished(job.name, str(value), ledger.progress())
             elif event == "failed":
                 failed[job.name] = str(value)
                 observer.beacon_failed(job.name, str(value))
-    return failed
+    return failed, elsewhere
 
 
 class _BeaconRecorder:
@@ -212,12 +220,14 @@ class _BeaconRecorder:
     def __call__(self, key: BeaconKey, report: Report) -> str:
         """Return why the beacon stopped, once it is trained and its file is written."""
         if is_recorded(self._env_dir, key):
-            return "recorded by another process in the meantime"
+            return ELSEWHERE
         self._data = self._data or load_data(self._task, self._data_dir, self._device)
         out = self._env_dir / _WORKING / key.name
         watcher = _EpochReporter(report)
         try:
             summary = run(self._config(key), out, watcher, resume=(out / CONFIG).exists(), data=self._data)
+        except BusyError:
+            return ELSEWHERE
         except CheckpointError:
             # What an older recording of another task, or a broken disk, has left here is of no use.
             shutil.rmtree(out)

@@ -258,11 +258,11 @@ def record_task_branches(
         seconds = modelled_epoch_seconds(task, library.costs, len(data.train_labels))
         ledger = Ledger([(job, _effort(job, seconds)) for job in missing], len(wanted) - len(missing))
         observer.started(ledger.progress())
-        failed = train_all(recorder, ledger, jobs, observer)
+        failed, _ = train_all(recorder, ledger, jobs, observer)
     if has_parts(env_dir):
         compact_branches(env_dir)
     found = len(wanted) - len(missing)
-    return RecordingResult(len(missing) - len(failed), found, failed, time.perf_counter() - started)
+    return RecordingResult(len(missing) - len(failed), found, failed, 0, time.perf_counter() - started)
 
 
 def _check_counts(**counts: tuple[int, int]) -> None:

@@ -36,6 +36,16 @@ def test_a_table_has_a_positive_time_for_every_batch_size() -> None:
     assert CostTable.from_dict(table.to_dict()) == table
 
 
+def test_what_measuring_takes_is_not_lost_in_one_slow_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of each round a plain step, a measured one, and what an epoch takes besides; something else ran in rounds 2 and 3.
+    rounds = [(1.0, 3.0, 0.5), (8.0, 3.0, 0.5), (7.0, 9.0, 0.6), (1.0, 3.0, 0.5), (1.0, 4.0, 0.5)]
+    clock = iter([1.0, *(seconds for one in rounds for seconds in one)])
+    monkeypatch.setattr("autobatch.training._calibrate._Bench.time", lambda *_: next(clock))
+    task = tiny_task()
+    table = calibrate(task, load_data(task), CPU, (8,))
+    assert (table.step_seconds, table.measuring_seconds, table.epoch_seconds) == ({8: 1.0}, {8: 2.0}, 0.5)
+
+
 def test_timing_leaves_generators_alone() -> None:
     task = tiny_task()
     state = torch.get_rng_state()

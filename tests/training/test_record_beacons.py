@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from autobatch._errors import ConfigError, LibraryError
+from autobatch._files import alone_in
 from autobatch.beacons import BeaconKey, BeaconLibrary, CostTable
 from autobatch.training import (
     RecordingObserver,
@@ -15,7 +16,7 @@ from autobatch.training import (
     run,
 )
 from autobatch.training._ledger import Effort, Ledger
-from autobatch.training._record_beacons import _BeaconRecorder, recording_info
+from autobatch.training._record_beacons import ELSEWHERE, _BeaconRecorder, recording_info
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
 
 
@@ -94,8 +95,21 @@ def test_what_another_recorder_has_finished_is_not_trained_again(tmp_path: Path)
     assert recorder(key, lambda _: None) == "finished"
     (before,) = (tmp_path / "beacons").glob("*.parquet")
     stamp = before.stat().st_mtime_ns
-    assert "another process" in recorder(key, lambda _: pytest.fail("trained again"))
+    assert recorder(key, lambda _: pytest.fail("trained again")) == ELSEWHERE
     assert before.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.usefixtures("quick_calibration")
+def test_what_another_process_is_recording_is_left_to_it(tmp_path: Path) -> None:
+    task = tiny_task(batch_sizes=[8, 16], learning_rates=[0.1], seeds=[0])
+    taken = tmp_path / "beacons" / ".running" / "b8-lr0.1-s0"
+    taken.mkdir(parents=True)
+    with alone_in(taken):
+        result = record_task_beacons(task, tmp_path)
+    assert (result.recorded, result.found, result.elsewhere, result.failed) == (1, 0, 1, {})
+    assert [beacon.batch_size for beacon in BeaconLibrary.load(tmp_path).beacons] == [16]
+    result = record_task_beacons(task, tmp_path)
+    assert (result.recorded, result.found, result.elsewhere, result.failed) == (1, 1, 0, {})
 
 
 @pytest.mark.usefixtures("quick_calibration")
