@@ -2,24 +2,29 @@
 
     python benchmarks/results.py run digits-resnet8 --seeds 100-104 --jobs 2
     python benchmarks/results.py journeys digits-resnet8 --seeds 100-104 --jobs 2
+    python benchmarks/results.py steps digits-resnet8 --seeds 100-104 --jobs 2
     python benchmarks/results.py page
 
 ``run`` trains with equal budgets and keeps every run in ``--out``, so it can be stopped at any time and given again;
 its figures go into ``benchmarks/results/compare/ENV``. Only policies that look at C̄, L or the gradients measure, and
 pay for it. ``journeys`` trains the dynamic sampling of the paper and the best fixed beacon, all of them measured, into
-``benchmarks/results/journeys/ENV``, for ``benchmarks/reproduction.py``. ``page`` trains nothing: it writes
-``docs/results.md`` and its pictures from those figures.
+``benchmarks/results/journeys/ENV``, for ``benchmarks/reproduction.py``. ``steps`` tells ``beacon-follow`` that a step
+takes as long at every batch size, as on a device that the largest batch does not fill, and counts time in steps, into
+``benchmarks/results/steps/ENV``. ``page`` trains nothing: it writes ``docs/results.md`` and its pictures from those
+figures.
 """
 
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from results_page import write_page
 
 from autobatch import BeaconLibrary, load_policy_spec, load_task
 from autobatch._artefacts import find_artefact
+from autobatch.beacons._storage import read_beacons, save_beacons
 from autobatch.cli._evaluating import lines, seed_numbers
 from autobatch.learn import compare_policies
 from autobatch.policies import PolicySpec
@@ -56,6 +61,12 @@ VARIANTS = {
 }
 """Rules that are also tried otherwise than published: the name, the policy, and what is changed."""
 
+KEPT = {"run": "compare"}
+"""Folder of the figures of what is trained, where it has another name."""
+
+UNIT = 0.01
+"""Seconds that stand for a step where time is counted in steps."""
+
 LEARNED = {
     "digits-resnet8": ("learned-digits-resnet8",),
     "digits-mlp": ("learned-digits-mlp",),
@@ -66,7 +77,7 @@ LEARNED = {
 def main() -> None:
     """Train what is missing, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "journeys", "page"))
+    parser.add_argument("what", choices=("run", "journeys", "steps", "page"))
     parser.add_argument("env", nargs="?")
     parser.add_argument("--seeds", default="100-104")
     parser.add_argument("--policies", help="only these, such as beacon-follow,noise-scale")
@@ -79,19 +90,26 @@ def main() -> None:
         return
     if arguments.env is None:
         parser.error("which task? such as digits-resnet8")
-    journeys = arguments.what == "journeys"
     named = arguments.policies.split(",") if arguments.policies else None
+    policies: dict[str, list[PolicySpec | str]] = {
+        "run": [*contestants(arguments.env, named)],
+        "journeys": [*JOURNEYS],
+        "steps": ["beacon-follow"],
+    }
+    env: str | Path = arguments.env
+    if arguments.what == "steps":
+        env = counted_in_steps(arguments.env, arguments.out / "envs")
     comparison = compare_policies(
-        [*JOURNEYS] if journeys else contestants(arguments.env, named),
-        arguments.env,
+        policies[arguments.what],
+        env,
         seed_numbers(arguments.seeds),
         out=arguments.out / arguments.what / arguments.env,
         jobs=arguments.jobs,
         data_dir=arguments.data_dir,
-        measure_all=journeys,
+        measure_all=arguments.what == "journeys",
         observer=lines(quiet=False),
     )
-    keep(comparison.out, RESULTS / ("journeys" if journeys else "compare") / arguments.env)
+    keep(comparison.out, RESULTS / KEPT.get(arguments.what, arguments.what) / arguments.env)
     print(comparison.report())
 
 
@@ -120,6 +138,27 @@ def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:
         spec = load_policy_spec(name)
         specs.append(spec.model_copy(update={"name": f"{name}-from-best", "parameters": {**spec.parameters, **start}}))
     return [spec for spec in specs if named is None or spec.name in named]
+
+
+def counted_in_steps(env: str, folder: Path) -> Path:
+    """Copy a task and its beacons, with a cost table in which a step and a measurement take a unit at every batch size.
+
+    Args:
+        env: the task.
+        folder: where the copy goes, into a folder of the task's name.
+
+    Returns:
+        The copy.
+    """
+    source, copy = find_artefact("envs", env).parent, folder / env
+    beacons, info = read_beacons(source)
+    assert info.costs is not None
+    units = dict.fromkeys(info.costs.step_seconds, UNIT)
+    costs = replace(info.costs, step_seconds=units, measuring_seconds=units, epoch_seconds=0.0)
+    copy.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / "env.yaml", copy / "env.yaml")
+    save_beacons(copy / "beacons.parquet", beacons, replace(info, costs=costs))
+    return copy
 
 
 def keep(out: Path, place: Path) -> None:

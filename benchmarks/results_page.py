@@ -69,11 +69,7 @@ def write_page(results: Path) -> None:
     Args:
         results: the folder with ``compare/ENV/comparison.json`` and ``notes/results/*.md``.
     """
-    found = {}
-    for env in TASKS:
-        path = results / "compare" / env / "comparison.json"
-        if path.exists():
-            found[env] = json.loads(path.read_text(encoding="utf-8"))
+    found, in_steps = comparisons(results / "compare"), comparisons(results / "steps")
     notes = results / "notes"
     parts = [(notes / "head.md").read_text(encoding="utf-8").strip(), summary(found)]
     parts.append("![Test error and time of every policy on every task](images/results.png)")
@@ -83,7 +79,8 @@ def write_page(results: Path) -> None:
         if note.exists():
             parts.append(note.read_text(encoding="utf-8").strip())
     tables = "\n\n".join(switching_table(env) for env in SWITCHING)
-    parts.append((notes / "tail.md").read_text(encoding="utf-8").strip().replace("{switching}", tables))
+    tail = (notes / "tail.md").read_text(encoding="utf-8").strip()
+    parts.append(tail.replace("{switching}", tables).replace("{steps}", summary_in_steps(in_steps)))
     write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -92,13 +89,24 @@ def write_page(results: Path) -> None:
     print(PAGE)
 
 
+def comparisons(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the figures of ``ENV/comparison.json`` by task, in the order of the page."""
+    paths = {env: folder / env / "comparison.json" for env in TASKS}
+    return {env: json.loads(path.read_text(encoding="utf-8")) for env, path in paths.items() if path.exists()}
+
+
+def reached(comparison: dict[str, Any]) -> str:
+    """Say whether ``beacon-follow`` reached the goal."""
+    one, p = policy(comparison, "beacon-follow"), p_values(comparison, "test_error")["beacon-follow"]["student"]
+    return "yes" if p is not None and p > GOAL_P and one["modelled_ratio"] <= GOAL_RATIO else "no"
+
+
 def summary(found: dict[str, dict[str, Any]]) -> str:
     """Return the table of all tasks: was the goal reached, and what would have been possible at all."""
     rows = []
     for env, comparison in found.items():
         one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
         tests = p_values(comparison, "test_error")["beacon-follow"]
-        reached = tests["student"] is not None and tests["student"] > GOAL_P and one["modelled_ratio"] <= GOAL_RATIO
         rows.append([
             env,
             f"{reference['policy']}: {percent(reference['test_error'])}",
@@ -109,7 +117,7 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
             ratio(one["time_ratio"]),
             number(floor(env, comparison)),
             trainings(one["pays_back"]["modelled_trainings"]),
-            "yes" if reached else "no",
+            reached(comparison),
         ])
     heading = [
         "task",
@@ -151,6 +159,37 @@ def short_summary(found: dict[str, dict[str, Any]]) -> str:
         "least possible",
         "trainings that repay the beacons",
     ]
+    return table(heading, rows)
+
+
+def summary_in_steps(found: dict[str, dict[str, Any]]) -> str:
+    """Return the table of the tasks whose time was counted in steps."""
+    heading = [
+        "task, time counted in steps",
+        "best fixed beacon, test error, %",
+        "beacon-follow, test error, %",
+        "difference, points",
+        "p",
+        "steps",
+        "steps and measurements, ratio",
+        "its batch sizes, first seed",
+        "goal",
+    ]
+    rows = []
+    for env, comparison in found.items():
+        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
+        sizes = next(run["batch_sizes"] for run in comparison["runs"] if run["policy"] == "beacon-follow")
+        rows.append([
+            env,
+            f"{reference['policy']}: {percent(reference['test_error'])}",
+            percent(one["test_error"]),
+            difference(one["test_difference"]),
+            p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
+            f"{one['optimizer_steps']:,.0f} of {reference['optimizer_steps']:,.0f}",
+            f"**{number(one['modelled_ratio'])}**",
+            sizes,
+            reached(comparison),
+        ])
     return table(heading, rows)
 
 
