@@ -84,7 +84,7 @@ def write_page(results: Path) -> None:
     write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    write_whole(README, f"{before}{BEGIN}{short_summary(found)}\n{END}{after}".encode())
+    write_whole(README, f"{before}{BEGIN}{short_summary(found, in_steps)}\n{END}{after}".encode())
     save_figure(DOCS / "images" / "results.png", picture(found))
     print(PAGE)
 
@@ -134,7 +134,7 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
     return table(heading, rows)
 
 
-def short_summary(found: dict[str, dict[str, Any]]) -> str:
+def short_summary(found: dict[str, dict[str, Any]], in_steps: dict[str, dict[str, Any]]) -> str:
     """Return the table of all tasks as the README has it."""
     rows = []
     for env, comparison in found.items():
@@ -148,6 +148,7 @@ def short_summary(found: dict[str, dict[str, Any]]) -> str:
             f"**{number(one['modelled_ratio'])}**",
             number(floor(env, comparison)),
             trainings(one["pays_back"]["modelled_trainings"]),
+            short_in_steps(in_steps[env]) if env in in_steps else UNKNOWN,
         ])
     heading = [
         "task",
@@ -158,8 +159,15 @@ def short_summary(found: dict[str, dict[str, Any]]) -> str:
         "its time, best fixed = 1",
         "least possible",
         "trainings that repay the beacons",
+        "counted in steps: time, error, p",
     ]
     return table(heading, rows)
+
+
+def short_in_steps(comparison: dict[str, Any]) -> str:
+    """Return time ratio, test error and p-value where time was counted in steps."""
+    one, p = policy(comparison, "beacon-follow"), p_values(comparison, "test_error")["beacon-follow"]["student"]
+    return f"**{number(one['modelled_ratio'])}**, {percent(one['test_error'])}, {p_text(p)}"
 
 
 def summary_in_steps(found: dict[str, dict[str, Any]]) -> str:
