@@ -56,10 +56,11 @@ JOURNEYS = (
     "s512-to-32",
 )
 VARIANTS = {
+    "beacon-follow-10-percent": ("beacon-follow", {"tolerance": 0.1}),
     "noise-scale-rate-kept": ("noise-scale", {"scale_rate": False}),
     "cabs-momentum": ("cabs", {"momentum": 0.9}),
 }
-"""Rules that are also tried otherwise than published: the name, the policy, and what is changed."""
+"""Rules that are also tried otherwise than published or shipped: the name, the policy, and what is changed."""
 
 KEPT = {"run": "compare"}
 """Folder of the figures of what is trained, where it has another name."""

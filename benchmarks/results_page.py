@@ -46,6 +46,7 @@ UNKNOWN = "-"
 _LOOKS = {
     "best fixed": ("#000000", "*", 150),
     "beacon-follow": ("#D55E00", "o", 70),
+    "wider": ("#D55E00", "P", 45),
     "learned": ("#CC79A7", "D", 45),
     "fixed": ("#8C8C8C", "s", 26),
     "paper": ("#0072B2", "^", 42),
@@ -55,6 +56,7 @@ _LOOKS = {
 _NAMES = {
     "best fixed": "best fixed beacon",
     "beacon-follow": "beacon-follow",
+    "wider": "the same, tolerance 10 %",
     "learned": "learned policy",
     "fixed": "other fixed beacons",
     "paper": "the paper's schedules",
@@ -323,7 +325,7 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
         color, marker, size = _LOOKS[kind]
         x, y = one["modelled_ratio"], 100 * one["test_error"]["mean"]
         low, high = (100 * (one["test_error"][end] or one["test_error"]["mean"]) for end in ("low", "high"))
-        front = 4 if kind in {"best fixed", "beacon-follow", "learned"} else 2
+        front = 4 if kind in {"best fixed", "beacon-follow", "wider", "learned"} else 2
         axes.plot([x, x], [max(low, 1e-2), high], color=color, linewidth=1.0, alpha=0.5, zorder=front)
         shown[kind] = axes.scatter([x], [y], s=size, c=color, marker=marker, zorder=front + 1)
     axes.set_xscale("log")
@@ -365,6 +367,8 @@ def kind_of(one: dict[str, Any]) -> str:
         return "best fixed"
     if name in {"beacon-follow", "random"}:
         return "chance" if name == "random" else name
+    if name.startswith("beacon-follow"):
+        return "wider"
     if name.startswith("learned"):
         return "learned"
     if "-to-" in name:
