@@ -16,6 +16,9 @@ class GaussianProcessSurface:
     sections 2.2, 4.2 and 5.4.1). Losses are modelled by their logarithms. A configuration that diverged counts as worse
     than the worst that finished by the whole range of those that did: chance level would be a cliff, and one cliff
     makes the fitted process take the slopes that matter for flat. Deterministic.
+
+    The nugget is the configuration's own: what it does to the score besides bringing the run to a place, the same for
+    all its seeds. A run that uses recorded configurations takes its share of theirs.
     """
 
     def __init__(self, points: Points, axes: Axes) -> None:
@@ -35,23 +38,36 @@ class GaussianProcessSurface:
         # The matrices are tiny, and the threads of a BLAS spin on for a while after each product: on a machine that
         # trains at the same time they would take more than the product does.
         self._threads = ThreadpoolController()
+        # Without two seeds of any configuration the nugget is noise as well, and belongs to none.
+        self._knows_noise = bool(points.variance.any())
         with self._threads.limit(limits=1, user_api="blas"), warnings.catch_warnings():
             # A parameter that ends at its bound (a straight surface, a nugget of nothing) is an answer, not a fault.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._process.fit(axes.scaled(points.plane), (values - self._mean) / self._scale)
 
-    def predict(self, coordinates: Floats) -> tuple[Floats, Floats]:
+    def predict(self, coordinates: Floats, shares: Floats | None = None) -> tuple[Floats, Floats]:
         """Return the surface at some points.
 
         Args:
             coordinates: scaled coordinates, shape (m, 2).
+            shares: share of each point's training under each of the configurations, shape (m, n); None or 0 where it is
+                none of them.
 
         Returns:
             Predicted scores, shape (m,) (of a loss: the median), and one standard deviation of the seed-mean score that
-            a configuration at this position would have.
+            a training at this position would have.
         """
+        from scipy.linalg import solve_triangular
+
+        process, smooth = self._process, self._process.kernel_.k1
+        nugget = process.kernel_.k2.noise_level
         with self._threads.limit(limits=1, user_api="blas"):
-            mean, deviation = self._process.predict(coordinates, return_std=True)
+            covariance = smooth(coordinates, process.X_train_)
+            if shares is not None and self._knows_noise:
+                covariance = covariance + nugget * shares
+            mean = covariance @ process.alpha_
+            explained = (solve_triangular(process.L_, covariance.T, lower=True) ** 2).sum(axis=0)
+        deviation = np.sqrt(np.maximum(smooth.diag(coordinates) + nugget - explained, 0.0))
         mean, deviation = mean * self._scale + self._mean, deviation * self._scale
         if self._is_loss:
             score = np.exp(mean)

@@ -1,5 +1,6 @@
 """The error landscape: the final score that a position in the (C̄, L) plane promises."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol, get_args
@@ -24,8 +25,8 @@ _GRID = 81
 class Surface(Protocol):
     """A fitted rule: scores over scaled coordinates."""
 
-    def predict(self, coordinates: Floats) -> tuple[Floats, Floats]:
-        """Return scores and their uncertainties at coordinates of shape (m, 2)."""
+    def predict(self, coordinates: Floats, shares: Floats | None = None) -> tuple[Floats, Floats]:
+        """Return scores and their uncertainties at coordinates (m, 2), with shares of configurations (m, n) or None."""
         ...
 
 
@@ -82,22 +83,32 @@ class Landscape:
         """
         return cls(landscape_points(library, progress), progress, rule)
 
-    def predict(self, c_bar: ArrayLike, l_cum: ArrayLike) -> Prediction:
+    def predict(
+        self,
+        c_bar: ArrayLike,
+        l_cum: ArrayLike,
+        shares: Sequence[Mapping[tuple[int, float], float]] | None = None,
+    ) -> Prediction:
         """Predict final scores.
 
         Args:
             c_bar: C̄, any shape.
             l_cum: L, of a shape that broadcasts with it.
+            shares: for each position, the share of the training under each (batch size, base learning rate), where that
+                is known. What a recorded configuration does to the score besides the position then counts by its share
+                (Gaussian process only). Without it the prediction is that of a configuration that nobody recorded.
 
         Returns:
             Scores, uncertainties and whether they are known, in the broadcast shape.
         """
         coordinates, shape = self._coordinates(c_bar, l_cum)
+        weights = None if shares is None else self._weights(shares)
         sound = np.atleast_1d(np.isfinite(coordinates).all(axis=1))
         score, uncertainty = np.full(len(sound), np.nan), np.full(len(sound), np.nan)
         known = np.zeros(len(sound), dtype=np.bool_)
         if sound.any():
-            score[sound], uncertainty[sound] = self._surface.predict(coordinates[sound])
+            own = None if weights is None else weights[sound]
+            score[sound], uncertainty[sound] = self._surface.predict(coordinates[sound], own)
             known[sound] = self._known.contains(coordinates[sound])
         return Prediction(score.reshape(shape), uncertainty.reshape(shape), known.reshape(shape))
 
@@ -144,6 +155,9 @@ class Landscape:
     def _coordinates(self, c_bar: ArrayLike, l_cum: ArrayLike) -> tuple[Floats, tuple[int, ...]]:
         plane = log_plane(c_bar, l_cum)
         return self._axes.scaled(plane.reshape(-1, 2)), plane.shape[:-1]
+
+    def _weights(self, shares: Sequence[Mapping[tuple[int, float], float]]) -> Floats:
+        return np.array([[own.get(one, 0.0) for one in self.points.configurations] for own in shares])
 
     @cached_property
     def _grid(self) -> tuple[Floats, Floats, Floats]:

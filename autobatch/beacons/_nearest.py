@@ -19,11 +19,12 @@ class NearestSurface:
         self._coordinates = axes.scaled(points.plane)
         self._score = points.score
 
-    def predict(self, coordinates: Floats) -> tuple[Floats, Floats]:
+    def predict(self, coordinates: Floats, shares: Floats | None = None) -> tuple[Floats, Floats]:
         """Return the surface at some points.
 
         Args:
             coordinates: scaled coordinates, shape (m, 2).
+            shares: not looked at; to this rule the position is all there is.
 
         Returns:
             Predicted scores, shape (m,), and the weighted standard deviation of the five averaged ones.

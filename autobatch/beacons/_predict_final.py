@@ -258,7 +258,9 @@ def _best(library: BeaconLibrary, now: Standing) -> tuple[Promise, ...]:
     promises = []
     for result in sound:
         fresh, switched = (forecast(library, start, result.batch_size, result.lr) for start in (ORIGIN, now))
-        predicted = landscape.predict([fresh.c_bar, switched.c_bar], [fresh.l_cum, switched.l_cum])
+        own = (result.batch_size, result.lr)
+        shares = [{own: 1.0}, {own: 1.0 - now.progress}]
+        predicted = landscape.predict([fresh.c_bar, switched.c_bar], [fresh.l_cum, switched.l_cum], shares)
         promises.append(
             Promise(
                 batch_size=result.batch_size,

@@ -70,14 +70,15 @@ def gather(library: BeaconLibrary, here: Landscape, ahead: Landscape, runs: Sequ
         library: the beacons that forecasts are made from.
         here: the landscape at the runs' present progress.
         ahead: the landscape of the same figure at the end.
-        runs: the runs.
+        runs: the runs, which are taken to have had their configuration from the start.
 
     Returns:
         What they say.
     """
     now = here.predict([place.c_bar for place, _, _ in runs], [place.l_cum for place, _, _ in runs])
     ends = [forecast(library, place, batch_size, lr) for place, batch_size, lr in runs]
-    then = ahead.predict([end.c_bar for end in ends], [end.l_cum for end in ends])
+    whole = [{(batch_size, lr): 1.0} for _, batch_size, lr in runs]
+    then = ahead.predict([end.c_bar for end in ends], [end.l_cum for end in ends], whole)
     is_loss = here.points.is_loss
     return Evidence(
         here=modelled(now.score, is_loss),

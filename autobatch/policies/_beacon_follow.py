@@ -6,6 +6,7 @@ final score such an end has, and the cost table says how long it would take. The
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -58,6 +59,7 @@ class BeaconFollowPolicy:
         self.parameters = parameters
         self._run: _Run | None = None
         self._changed_at = 0
+        self._shares: dict[tuple[int, float], float] = {}
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Fit the landscape, and note what the beacons promise before training.
@@ -78,6 +80,7 @@ class BeaconFollowPolicy:
             )
         self._run = _Run(self.parameters, task, library)
         self._changed_at = 0
+        self._shares = {}
 
     def decide(self, observation: Observation) -> Decision:
         """Weigh every candidate and choose.
@@ -93,22 +96,27 @@ class BeaconFollowPolicy:
         """
         if self._run is None:
             raise RuntimeError("call reset(task, library) before decide()")
-        decision = self._run.decide(observation, epochs_since_change=observation.epoch - self._changed_at)
-        if (decision.batch_size, decision.lr) != (observation.batch_size, observation.lr):
+        used = (observation.batch_size, observation.lr)
+        if new := max(observation.progress - math.fsum(self._shares.values()), 0.0):
+            self._shares[used] = self._shares.get(used, 0.0) + new
+        decision = self._run.decide(observation, self._shares, epochs_since_change=observation.epoch - self._changed_at)
+        if (decision.batch_size, decision.lr) != used:
             self._changed_at = observation.epoch
         return decision
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch of the last change; the rest follows from the library and the parameters."""
-        return {"changed_at": self._changed_at}
+        """Return the epoch of the last change, and the share of the training under each configuration so far."""
+        return {"changed_at": self._changed_at, "shares": [[*used, share] for used, share in self._shares.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the epoch of the last change.
+        """Restore the epoch of the last change and the shares.
 
         Args:
             state: what ``state_dict`` returned.
         """
         self._changed_at = int(state["changed_at"])
+        used = state.get("shares", ())  # states of older versions have none
+        self._shares = {(int(size), float(lr)): float(share) for size, lr, share in used}
 
 
 class _Run:
@@ -123,18 +131,20 @@ class _Run:
         self.rule = CorridorRule(parameters.tolerance, parameters.min_gain, parameters.max_rungs)
         self.teller = Teller(task.score, task.costs is not None, self.rule)
         start = Standing(progress=0.0, c_bar=math.nan, l_cum=0.0, steps=0.0)
-        best = best_of(self.weigh(start, task.epochs))
+        best = best_of(self.weigh(start, task.epochs, {}))
         self.promised = best.upper if best else -math.inf
 
-    def decide(self, observation: Observation, epochs_since_change: int) -> Decision:
-        """Return the decision, given how long ago the last change was."""
+    def decide(
+        self, observation: Observation, shares: Mapping[tuple[int, float], float], epochs_since_change: int
+    ) -> Decision:
+        """Return the decision, given what the training has used so far and how long ago the last change was."""
         epochs_left = self.task.epochs - observation.epoch
         started = observation.batch_size > 0
         if started and epochs_left <= 0:
             return _stay(observation, "the training is over")
         if started and not (observation.c_bar > 0 and observation.l_cum > 0):
             return _stay(observation, "C̄ and L have not been measured yet, so nothing can be predicted")
-        weighed = self.weigh(observation, epochs_left)
+        weighed = self.weigh(observation, epochs_left, shares)
         current = (observation.batch_size, observation.lr) if started else None
         choice = choose(weighed, current, self.promised, self.rule)
         reason = self.teller.tell(choice, observation, epochs_left)
@@ -157,18 +167,23 @@ class _Run:
             return f"for the last {rest}, too late for a change"
         return None
 
-    def weigh(self, here: Observation | Standing, epochs_left: int) -> list[Weighed]:
+    def weigh(
+        self, here: Observation | Standing, epochs_left: int, shares: Mapping[tuple[int, float], float]
+    ) -> list[Weighed]:
         """Predict the end, the score and the cost of every candidate.
 
         Args:
             here: where the run stands.
             epochs_left: epochs until the end of training.
+            shares: share of the training under each configuration so far.
 
         Returns:
             All candidates, by batch size and learning rate.
         """
         ends = [forecast(self.library, here, batch_size, lr) for batch_size, lr in self.configurations]
-        predicted = self.landscape.predict([end.c_bar for end in ends], [end.l_cum for end in ends])
+        rest = 1.0 - here.progress
+        wholes = [{**shares, own: shares.get(own, 0.0) + rest} for own in self.configurations]
+        predicted = self.landscape.predict([end.c_bar for end in ends], [end.l_cum for end in ends], wholes)
         uppers = predicted.score + self.parameters.standard_errors * predicted.uncertainty
         seconds = [
             self._seconds(batch_size, end.steps_left, epochs_left)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from autobatch._errors import ConfigError, LibraryError
-from autobatch.beacons import BeaconLibrary, Landscape, choose_rule, leave_one_out
+from autobatch.beacons import Beacon, BeaconLibrary, Landscape, choose_rule, leave_one_out
 from tests.beacons.synthetic import Law, make_beacon, make_info, make_library
 
 RULES = ("nearest", "gaussian-process")
@@ -193,6 +193,67 @@ def test_early_landscape_uses_early_positions_and_final_scores(library):
     place = library.at(64, 0.2, 0.1)
     result = next(own for own in library.results() if (own.batch_size, own.lr) == (64, 0.2))
     assert landscape.predict(place.c_bar, place.l_cum).score == pytest.approx(result.mean["validation_loss"], rel=0.02)
+
+
+def with_effects(library, seed=0):
+    """The library, but every configuration has an effect of its own on the loss, and the effects by configuration."""
+    generator = np.random.default_rng(seed)
+    effects = {own: 0.15 * generator.standard_normal() for own in library.configurations}
+    beacons = []
+    for own in library.beacons:
+        rows = {**own.rows, "validation_loss": own.rows["validation_loss"] * np.exp(effects[own.batch_size, own.lr])}
+        beacons.append(Beacon(*own.key, rows, own.test_error, own.test_loss))
+    return BeaconLibrary(tuple(beacons), library.info), effects
+
+
+def test_a_configurations_own_effect_goes_with_its_share_as_the_dense_equations_say(library):
+    landscape = Landscape.fit(with_effects(library)[0])
+    points, process = landscape.points, landscape._surface._process
+    signal, matern = process.kernel_.k1.k1.constant_value, process.kernel_.k1.k2
+    nugget = process.kernel_.k2.noise_level
+    values = points.modelled
+    mean, scale = values.mean(), values.std()
+    low, span = points.plane.min(axis=0), np.ptp(points.plane, axis=0)
+    places = (points.plane - low) / span / matern.length_scale
+
+    def smooth(a, b):
+        r = math.sqrt(5) * np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=-1))
+        return signal * (1 + r + r**2 / 3) * np.exp(-r)
+
+    shares = [{(64, 0.2): 1.0}, {(8, 0.025): 0.25, (64, 0.2): 0.5}, {}]
+    where = np.array([[2.0, 1.4], [1.6, 1.7], [2.4, 1.2]])
+    scaled = (where - low) / span / matern.length_scale
+    covered = smooth(places, places) + np.diag(nugget + points.variance / scale**2 + 1e-9)
+    weights = [[own.get(one, 0.0) for one in points.configurations] for own in shares]
+    cross = smooth(scaled, places) + nugget * np.array(weights)
+    expected = np.exp(mean + scale * cross @ np.linalg.solve(covered, (values - mean) / scale))
+    variance = signal + nugget - np.einsum("ij,ji->i", cross, np.linalg.solve(covered, cross.T))
+    predicted = landscape.predict(*(10**where.T), shares)
+    np.testing.assert_allclose(predicted.score, expected, rtol=1e-9)
+    np.testing.assert_allclose(predicted.uncertainty, expected * scale * np.sqrt(variance), rtol=1e-6)
+    assert nugget * scale**2 == pytest.approx(0.15**2, rel=0.6)
+    assert predicted.score[2] == pytest.approx(float(landscape.predict(*(10 ** where[2])).score), rel=1e-12)
+
+
+def test_the_own_effect_tells_how_a_new_seed_ends(library):
+    whole, effects = with_effects(library)
+    known = BeaconLibrary(tuple(own for own in whole.beacons if own.seed != 2), whole.info)
+    landscape = Landscape.fit(known)
+    ends = [known.at(*own, 1.0) for own in effects]
+    actual = np.log([whole.beacons_at(*own)[2].final("validation_loss") for own in effects])
+    c_bars, l_cums = [end.c_bar for end in ends], [end.l_cum for end in ends]
+    blind, told = (landscape.predict(c_bars, l_cums, shares) for shares in (None, [{own: 1.0} for own in effects]))
+    errors = [np.sqrt(np.mean((np.log(one.score) - actual) ** 2)) for one in (blind, told)]
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.06
+    assert (told.uncertainty < 0.5 * blind.uncertainty).all()
+
+
+def test_what_no_seed_was_repeated_for_is_not_told_apart(library):
+    once = BeaconLibrary(tuple(own for own in with_effects(library)[0].beacons if own.seed == 0), library.info)
+    for landscape in (Landscape.fit(once), Landscape.fit(library, rule="nearest")):
+        own = landscape.predict([100.0], [10.0], [{(64, 0.2): 1.0}])
+        np.testing.assert_array_equal(own.score, landscape.predict([100.0], [10.0]).score)
 
 
 def test_wrong_rule_and_progress_are_named(library):

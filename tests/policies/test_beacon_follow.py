@@ -1,10 +1,12 @@
 import itertools
+import math
 import re
 
 import numpy as np
 import pytest
 
 from autobatch._errors import ConfigError
+from autobatch.beacons import Beacon, BeaconLibrary
 from autobatch.policies import BeaconFollowParameters, BeaconFollowPolicy
 from tests.beacons.synthetic import make_costs, make_library
 from tests.policies.cases import LAW, make_observation, make_task, simulate, through_json
@@ -109,6 +111,34 @@ def test_a_restart_in_mid_run_changes_nothing(library, restart):
 
     through = simulate(policy, noise=0.3, before_epoch=restarted)
     assert through.decisions == simulate(follow(library), noise=0.3).decisions
+
+
+def test_a_configuration_that_ends_better_than_its_place_tells_is_known_for_it(library):
+    better, scatter = (32, 0.2), np.random.default_rng(0)
+    effects = {own: 0.1 * scatter.standard_normal() for own in library.configurations} | {better: -0.4}
+    beacons = []
+    for own in library.beacons:
+        rows = {**own.rows, "validation_loss": own.rows["validation_loss"] * np.exp(effects[own.batch_size, own.lr])}
+        beacons.append(Beacon(*own.key, rows, own.test_error, own.test_loss))
+    own_library = BeaconLibrary(tuple(beacons), library.info)
+    recorded = np.mean([own.final("validation_loss") for own in own_library.beacons_at(*better)])
+    policy = follow(own_library)
+    start = policy.decide(make_observation(0))
+    assert (start.batch_size, start.lr) == better
+    assert predicted_of(start, better) == pytest.approx(recorded, rel=0.1)
+    # Half of the training is over at another one: that one's effect stays, and this one's has half the time left.
+    halfway = make_observation(LAW.epochs // 2, batch_size=64, lr=0.2, c_bar=150.0, l_cum=10.0, steps=160)
+    elsewhere = follow(own_library)
+    elsewhere.decide(halfway)
+    assert elsewhere.state_dict()["shares"] == [[64, 0.2, 0.5]]
+    whole = follow(own_library)
+    whole._shares = {better: 0.5}
+    ratio = predicted_of(elsewhere.decide(halfway), better) / predicted_of(whole.decide(halfway), better)
+    assert math.exp(0.05) < ratio < math.exp(0.3)
+
+
+def predicted_of(decision, configuration) -> float:
+    return next(one.score for one in decision.alternatives if (one.batch_size, one.lr) == configuration)
 
 
 def test_in_unknown_territory_it_says_so_and_stays(library):
