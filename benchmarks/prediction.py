@@ -24,6 +24,7 @@ from autobatch import BeaconLibrary, RunConfig, load_policy_spec, load_summary, 
 from autobatch._artefacts import find_library
 from autobatch.beacons import Landscape, forecast, predict_final, prediction_quality, read_places
 from autobatch.beacons._forecast import ORIGIN
+from autobatch.beacons._journey import standing
 from autobatch.beacons._leave_one_out import _rank_correlation
 from autobatch.beacons._points import landscape_points, modelled
 from autobatch.beacons._predict_held_out import first_progress, held_out_runs
@@ -86,7 +87,8 @@ def new_configuration(library: BeaconLibrary, progress: float) -> dict:
 
 def known_configuration(library: BeaconLibrary, progress: float) -> dict | None:
     """Return every way to predict a run whose configuration is recorded under other seeds."""
-    runs = held_out_runs(library, max(progress, first_progress(library)), "seed")
+    at = max(progress, first_progress(library))
+    runs = held_out_runs(library, at, "seed")
     if runs is None:
         return None
     predicted, spread = runs.evidence.weighed(runs.noise)
@@ -97,13 +99,29 @@ def known_configuration(library: BeaconLibrary, progress: float) -> dict | None:
             looked_up[index] = np.log(np.exp(runs.own[own[own != index]]).mean())
     both = (runs.evidence.here + runs.evidence.ahead) / 2
     found = {
-        "chosen: forecast end, gaussian-process": judged(predicted, runs),
+        "chosen: forecast end and configuration": judged(predicted, runs),
+        "forecast end, gaussian-process": judged(place_alone(library, at, runs), runs),
         "position now, gaussian-process": judged(runs.evidence.here, runs),
         "mean of both": judged(both, runs),
         "mean of the configuration's other seeds": judged(looked_up, runs),
     }
     covered = coverage(predicted, spread, runs, LEVEL)
     return {"progress": progress, "configurations": runs.configurations, "coverage": covered, "methods": found}
+
+
+def place_alone(library: BeaconLibrary, progress: float, runs) -> np.ndarray:
+    """Return predictions for held-out seeds from the forecast end, whatever configuration leads there."""
+    sound = [own for own, beacons in library.by_configuration.items() if all(beacon.finished for beacon in beacons)]
+    found = np.empty(len(runs.own))
+    for seed in np.unique(runs.seed):
+        others = replace(library, beacons=tuple(beacon for beacon in library.beacons if beacon.seed != seed))
+        landscape = Landscape.fit(others)
+        for index in np.flatnonzero(runs.seed == seed):
+            own = sound[runs.group[index]]
+            beacon = next(one for one in library.beacons_at(*own) if one.seed == seed)
+            end = forecast(others, standing(beacon, progress), *own)
+            found[index] = modelled(landscape.predict(end.c_bar, end.l_cum).score, True)
+    return found
 
 
 def intervals(library: BeaconLibrary, progress: float) -> dict:
