@@ -336,9 +336,7 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
     for x, words in ((1.0, ""), (GOAL_RATIO, "goal"), (floor(env, comparison), "least possible")):
         axes.axvline(x, color="0.75", linewidth=0.8, linestyle="-" if not words else ":", zorder=0)
         side = "left" if 0.0 < x - GOAL_RATIO < 0.05 else "right"  # not over the word beside the goal's line
-        axes.text(
-            x, 0.02, words, rotation=90, ha=side, va="bottom", fontsize=7, transform=axes.get_xaxis_transform()
-        )
+        axes.text(x, 0.02, words, rotation=90, ha=side, va="bottom", fontsize=7, transform=axes.get_xaxis_transform())
     beyond = [
         one["policy"] for one in comparison["policies"] if one not in inside and "-from-best" not in one["policy"]
     ]
