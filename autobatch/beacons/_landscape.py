@@ -100,8 +100,15 @@ class Landscape:
 
         Returns:
             Scores, uncertainties and whether they are known, in the broadcast shape.
+
+        Raises:
+            ConfigError: there are not as many ``shares`` as positions.
         """
         coordinates, shape = self._coordinates(c_bar, l_cum)
+        if shares is not None and len(shares) != len(coordinates):
+            raise ConfigError(
+                f"shares: expected one mapping for each of {len(coordinates)} positions, got {len(shares)}"
+            )
         weights = None if shares is None else self._weights(shares)
         sound = np.atleast_1d(np.isfinite(coordinates).all(axis=1))
         score, uncertainty = np.full(len(sound), np.nan), np.full(len(sound), np.nan)

@@ -235,6 +235,11 @@ def test_a_configurations_own_effect_goes_with_its_share_as_the_dense_equations_
     assert predicted.score[2] == pytest.approx(float(landscape.predict(*(10 ** where[2])).score), rel=1e-12)
 
 
+def test_shares_are_one_for_each_position(landscape):
+    with pytest.raises(ConfigError, match="one mapping for each of 2 positions, got 1"):
+        landscape.predict([100.0, 50.0], [10.0, 10.0], [{(64, 0.2): 1.0}])
+
+
 def test_the_own_effect_tells_how_a_new_seed_ends(library):
     whole, effects = with_effects(library)
     known = BeaconLibrary(tuple(own for own in whole.beacons if own.seed != 2), whole.info)
