@@ -2,7 +2,7 @@
 
 A batch of S times the base size has its rate multiplied by the gain (σ² + μ²) / (σ² / S + μ²), which lies between 1 and
 S (eq. 2); σ² is the variance of a base batch's gradient and μ² the squared norm of the true one, both running averages
-that a step decays by 1 - S / 1000.
+that a step decays by 1 - S / 1000. An estimate of μ² that comes out negative counts as 0, as in FairScale's program.
 
 Departures: the gain changes once an epoch, 1 in the first; an epoch's measured steps stand for all of its steps. The
 paper counts iterations by their gain and trains until those of the base size are reached, which lengthens a training;
@@ -79,7 +79,7 @@ class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
         size, base = self._large(task), self.first_batch_size
         steps, self._steps = observation.steps - self._steps, observation.steps
         keep = max(0.0, 1.0 - size / base / 1000.0) ** max(1, steps)
-        self._noise.update(gradients.variance, gradients.squared_signal, keep=keep)
+        self._noise.update(gradients.variance, max(0.0, gradients.squared_signal), keep=keep)
         gain = self._noise.gain(size, base)
         return Choice(size, f"s{base} x {figure(size / base)}, rate x gain {figure(gain)}", gain)
 

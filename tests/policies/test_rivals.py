@@ -198,10 +198,10 @@ def test_adascale_multiplies_the_rate_by_its_gain() -> None:
         steps += 10 * epoch
         own = float(np.cov(rows.T).trace())
         variance = keep * variance + (1 - keep) * own
-        signal = keep * signal + (1 - keep) * (float(mean @ mean) - own / 32)
+        signal = keep * signal + (1 - keep) * max(0.0, float(mean @ mean) - own / 32)
         decision = asked(policy, gradients, epoch, steps=steps, batch_size=128, lr=0.1 if epoch == 1 else 99.0)
         base = variance / 32  # of a batch of the base size
-        gain = (base + max(0, signal)) / (base / 4 + max(0, signal))
+        gain = (base + signal) / (base / 4 + signal)
         assert decision.batch_size == 128
         assert 1 < gain <= 4
         assert decision.lr == pytest.approx(0.1 * gain, rel=1e-9)
