@@ -72,7 +72,10 @@ LEARNED = {
     "digits-resnet8": ("learned-digits-resnet8",),
     "digits-mlp": ("learned-digits-mlp",),
     "digits-densenet8": ("learned-digits-resnet8",),
+    "mnist10k-resnet8": ("learned-digits",),
+    "cifar5k-resnet8": ("learned-digits",),
 }
+"""Policies learned for the task, or for the nearest tasks that there are any for."""
 
 
 def main() -> None:
