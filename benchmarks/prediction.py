@@ -32,7 +32,15 @@ from autobatch.beacons._predict_points import figure_points
 from autobatch.beacons._predict_quality import QUALITY_AT, coverage, ranked, width
 from autobatch.beacons._predict_rule import gather
 
-ENVS = ("digits-resnet8", "digits-mlp", "mnist10k-resnet8", "mnist10k-mlp", "mnist10k-densenet8")
+ENVS = (
+    "digits-resnet8",
+    "digits-mlp",
+    "mnist10k-resnet8",
+    "mnist10k-mlp",
+    "mnist10k-densenet8",
+    "cifar5k-resnet8",
+    "digits-densenet8",
+)
 LEVEL = 0.9
 Z = 1.6449
 SWITCHING = ("beacon-follow", "s32-to-128", "s16-to-64-ms", "s512-to-32")

@@ -22,7 +22,7 @@ TOP = 5
 REFERENCE_RATE = 0.1
 """Base rate of the paper's beacons (section 4.3)."""
 
-COLLAPSED = 0.5
+COLLAPSED = 0.8
 """Share of a guesser's error above which a run that finished has learnt nothing to speak of."""
 
 _NAMED = re.compile(r"s(?P<first>\d+)-to-(?P<last>\d+)(?P<within>-ms)?", re.IGNORECASE)
