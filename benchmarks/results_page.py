@@ -319,7 +319,8 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
     axes.axhspan(100 * reference["test_error"]["low"], 100 * reference["test_error"]["high"], color="0.93", zorder=0)
     shipped = [one for one in comparison["policies"] if "-from-best" not in one["policy"]]
     most = HIGHEST * reference["test_error"]["mean"]
-    inside = [one for one in shipped if one["finished"] and one["test_error"]["mean"] <= most]
+    half = len(comparison["seeds"]) / 2
+    inside = [one for one in shipped if one["finished"] > half and one["test_error"]["mean"] <= most]
     for one in inside:
         kind = kind_of(one)
         color, marker, size = _LOOKS[kind]
@@ -337,11 +338,9 @@ def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
         axes.axvline(x, color="0.75", linewidth=0.8, linestyle="-" if not words else ":", zorder=0)
         side = "left" if 0.0 < x - GOAL_RATIO < 0.05 else "right"  # not over the word beside the goal's line
         axes.text(x, 0.02, words, rotation=90, ha=side, va="bottom", fontsize=7, transform=axes.get_xaxis_transform())
-    beyond = [
-        one["policy"] for one in comparison["policies"] if one not in inside and "-from-best" not in one["policy"]
-    ]
+    beyond = [one["policy"] for one in shipped if one not in inside]
     if beyond:
-        told = textwrap.fill(f"beyond the scale or diverged: {', '.join(beyond)}", 44)
+        told = textwrap.fill(f"beyond the scale, or most runs diverged: {', '.join(beyond)}", 44)
         axes.text(0.98, 0.98, told, ha="right", va="top", fontsize=7, color="0.35", transform=axes.transAxes)
     for axis, ticks, unit in (
         (axes.xaxis, (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2), ""),
