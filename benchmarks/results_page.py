@@ -29,6 +29,7 @@ TASKS = (
     "digits-densenet8",
     "mnist10k-resnet8",
     "mnist10k-densenet8",
+    "mnist10k-mlp",
     "cifar5k-resnet8",
 )
 """In the order of the page; those without figures are left out."""
