@@ -73,7 +73,7 @@ LEARNED = {
     "digits-mlp": ("learned-digits-mlp",),
     "digits-densenet8": ("learned-digits-resnet8",),
     "mnist10k-resnet8": ("learned-digits",),
-    "mnist10k-mlp": ("learned-digits-mlp",),
+    "mnist10k-mlp": ("learned-digits",),
     "cifar5k-resnet8": ("learned-digits",),
 }
 """Policies learned for the task, or for the nearest tasks that there are any for."""
