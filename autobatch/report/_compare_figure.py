@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from autobatch.report._evaluation_figure import Interval, ratio_axis
 from autobatch.report._plane import check_format
 from autobatch.report._save_figure import save_figure
+from autobatch.report._ticks import error_ticks
 
 
 class _Look(NamedTuple):
@@ -29,7 +30,6 @@ _DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _REFERENCE = _Look("#4D4D4D", "-")
 _GREY = "#595959"
 _ROW_INCHES = 0.42
-_TICKS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _SECONDS = tuple(step * 10.0**power for power in range(-2, 6) for step in (1, 2, 3, 5))
 _MUCH_LONGER = 6.0
 _FAR_ABOVE = 4.0
@@ -206,7 +206,7 @@ def _draw_curves(axes: Axes, lines: Sequence[CompareLine], looks: Sequence[_Look
         axes.set_yscale("log")
         low, high = min([*errors, *([target] if target > 0.0 else [])]) / 1.12, max(errors) * 1.12
         axes.set_ylim(100 * low, 100 * high)
-        axes.yaxis.set_major_locator(FixedLocator([100 * tick for tick in _TICKS if low <= tick <= high]))
+        axes.yaxis.set_major_locator(FixedLocator([100 * tick for tick in error_ticks(low, high)]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ends = [values[-1] for values, _ in known]

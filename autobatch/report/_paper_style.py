@@ -15,6 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autobatch._files import naming_output, write_whole
+from autobatch.report._ticks import error_ticks
 
 # Okabe and Ito, without yellow, which is faint on white.
 _RATE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -101,9 +102,7 @@ def percent_axis(axes: Axes) -> None:
         axes: the axes.
     """
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    ticks = [value for value in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low <= value <= high]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_locator(FixedLocator(error_ticks(*axes.get_ylim())))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
