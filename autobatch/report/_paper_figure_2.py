@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.report._paper_data import Curves, Floats, beacon_curves, measured, reference_rate
@@ -43,6 +44,7 @@ def figure_2(library: BeaconLibrary) -> Figure | str:
         axes.set_title(title, fontsize=10)
     for axes in panels[2:]:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(handles=panels[3].get_lines(), fontsize=8.5, ncols=len(shown), loc="outside lower center")
     seeds = max(len(curves.seeds) for curves in shown.values())
     figure.suptitle(

@@ -128,7 +128,7 @@ def _draw_times(axes: Axes, journeys: Mapping[str, Curves], looks: Mapping[str, 
             axes.annotate(curves.name, place, xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=GREY)
     axes.set_xlabel("seconds of training, measuring not counted")
     axes.set_ylabel("final validation error")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    percent_axis(axes)
     axes.grid(color="0.9", linewidth=0.5)
     axes.margins(x=0.25)
     axes.set_title("(b) time and error, x: fixed runs; small: seeds, large: their mean", fontsize=10)
