@@ -26,7 +26,14 @@ from autobatch.control._passage import Passage
 from autobatch.control._period import Period
 from autobatch.control._plan import BatchPlan, check_divisible
 from autobatch.control._ranks import Ranks
-from autobatch.control._rates import OptimizerRates, Schedule, check_rate, constant_schedule
+from autobatch.control._rates import (
+    STEERED,
+    OptimizerRates,
+    Schedule,
+    check_rate,
+    constant_schedule,
+    steered_schedule,
+)
 from autobatch.control._records import Recorder
 from autobatch.control._rules import LearningRateRule, RuleName
 from autobatch.control._sampler import PlannedBatchSampler, rebatched
@@ -83,7 +90,8 @@ class AutoBatchController:
         learning_rates: base learning rates that the policy chooses from; by default the optimizer's own.
         library: the task's beacons, or the env folder that holds them; some policies need one.
         schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
-            scheduler of their own.
+            scheduler of their own. ``"steered"`` leaves it to the policy when the rate falls and when training ends;
+            one that does not care gets a constant rate that falls to 0 over the last 40 %.
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; by default the library's, or
             the loss.
@@ -127,7 +135,7 @@ class AutoBatchController:
         epochs: int | None = None,
         learning_rates: Sequence[float] | None = None,
         library: BeaconLibrary | str | Path | None = None,
-        schedule: Schedule = constant_schedule,
+        schedule: Schedule | Literal["steered"] = constant_schedule,
         milestones: Sequence[float] = (),
         score: str | None = None,
         costs: CostTable | None = None,
@@ -161,7 +169,10 @@ class AutoBatchController:
         self._own_batch_size = batch_size or 0
         self._batch_sizes = tuple(batch_sizes)
         self._learning_rates = None if learning_rates is None else tuple(learning_rates)
-        self._schedule = schedule
+        self._steered = isinstance(schedule, str)
+        if isinstance(schedule, str) and schedule != STEERED:
+            raise ConfigError(f"schedule={schedule!r}: expected a function of progress, or {STEERED!r}")
+        self._schedule = steered_schedule if isinstance(schedule, str) else schedule
         self._milestones = tuple(milestones)
         self._costs = costs
         self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
@@ -248,6 +259,7 @@ class AutoBatchController:
             seed=self.seed,
             costs=self._costs,
             measuring_budget=self._measuring.budget,
+            steered=self._steered,
         )
         self._check_ranks()
         self._passage = Passage(
@@ -277,6 +289,7 @@ class AutoBatchController:
             self._policy,
             batch_sizes=self._batch_sizes,
             schedule=self._schedule,
+            steered=self._steered,
             rule=self._rule,
             rates=self._rates,
             ranks=self._ranks,
@@ -926,6 +939,8 @@ class AutoBatchController:
         """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
         self._decisions.decide(self.observation, epoch=self.epoch, example=example)
         self._decisions.forget(self._course.waiting, self._course.next_example)
+        if self.decision.stop:
+            self.stop(self.decision.reason)
         if self._ranks.leads:
             self._recorder.tell(self.decision)
         if not self._course.waiting:

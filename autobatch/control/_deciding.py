@@ -28,6 +28,7 @@ class Decisions:
         policy: the policy, reset for this training.
         batch_sizes: the ladder.
         schedule: factor on the base learning rate by progress.
+        steered: whether a decision may say another factor.
         rule: what a batch size does to the rate where the policy leaves it open.
         rates: the optimizer's rates.
         ranks: the processes.
@@ -42,6 +43,7 @@ class Decisions:
         *,
         batch_sizes: Sequence[int],
         schedule: Schedule,
+        steered: bool,
         rule: LearningRateRule,
         rates: OptimizerRates,
         ranks: Ranks,
@@ -52,6 +54,7 @@ class Decisions:
         self._policy = policy
         self._batch_sizes = batch_sizes
         self._schedule = schedule
+        self._steered = steered
         self._rule = rule
         self._rates = rates
         self._ranks = ranks
@@ -219,13 +222,23 @@ class Decisions:
         self._reference_batch_size = self._reference_batch_size or batch_size
         reason, lr = asked.reason, asked.lr
         if lr is None:
-            factor = self._rule.factor(batch_size, self._reference_batch_size, self._noise)
-            lr = self._rates.reference * factor
-            told = self._rule.describe(batch_size, self._reference_batch_size, factor)
+            scale = self._rule.factor(batch_size, self._reference_batch_size, self._noise)
+            lr = self._rates.reference * scale
+            told = self._rule.describe(batch_size, self._reference_batch_size, scale)
             reason = f"{reason}; {told}" if told else reason
         if self._own_batch_size:
             limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
             batch_size, lr = self._own_batch_size, self._rates.reference
+        factor = self._schedule(observation.progress)
+        if asked.factor is not None:
+            check_rate(asked.factor, "factor on the learning rate that the policy asked for")
+            if self._steered:
+                factor = asked.factor
+            else:
+                limits.append(f"a factor of {asked.factor:.3g} on the rate was asked for; the schedule is the loop's")
+        stop = asked.stop and not self._own_batch_size
+        if asked.stop and not stop:
+            limits.append("advice: stop; nothing is changed")
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
         return DecisionRecord(
@@ -235,7 +248,7 @@ class Decisions:
             requested_lr=asked.lr,
             batch_size=batch_size,
             lr=lr,
-            lr_effective=lr * self._schedule(observation.progress),
+            lr_effective=lr * factor,
             changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
             reason=reason,
             limit="; ".join(limits) or None,
@@ -249,6 +262,7 @@ class Decisions:
             micro_batch=max(sizes) if self._plan.splits else None,
             accumulation=self._plan.accumulation if self._plan.accumulation > 1 else len(sizes),
             ranks=self._ranks.size,
+            stop=stop,
         )
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:

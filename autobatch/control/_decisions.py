@@ -31,6 +31,7 @@ class DecisionRecord:
         micro_batch: examples of the largest forward pass; None where the plan does not split batches.
         accumulation: forward passes of a rank for one step of the optimizer.
         ranks: processes that share a batch.
+        stop: whether the training ends with this decision.
     """
 
     epoch: int
@@ -53,6 +54,7 @@ class DecisionRecord:
     micro_batch: int | None = None
     accumulation: int = 1
     ranks: int = 1
+    stop: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a dictionary of plain values; ``from_dict`` reads it back."""

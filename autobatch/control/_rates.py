@@ -26,6 +26,27 @@ def constant_schedule(progress: float) -> float:
     return 1.0
 
 
+STEERED = "steered"
+"""Says in place of a schedule that the policy has it in hand."""
+
+STEERED_DECAY = 0.4
+"""Share of the training over which the rate falls where the schedule is steered and a policy leaves it alone."""
+
+
+def steered_schedule(progress: float) -> float:
+    """Return the factor of a steered schedule where the policy says none: constant, then linear towards zero.
+
+    This is warmup-stable-decay without a warm-up (Hägele et al. 2024, arXiv 2405.18392, section 3).
+
+    Args:
+        progress: examples seen / examples of the whole training, in [0, 1].
+
+    Returns:
+        The factor, in [0, 1].
+    """
+    return min(1.0, (1.0 - progress) / STEERED_DECAY)
+
+
 _ATTRIBUTE = "_autobatch_rates"
 
 

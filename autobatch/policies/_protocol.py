@@ -31,6 +31,7 @@ class TaskInfo:
         seed: the run's seed, for policies that draw at random.
         costs: seconds by batch size, recorded or calibrated once; None where nothing was calibrated.
         measuring_budget: share of training time that measuring may take, in [0, 1].
+        steered: whether the learning-rate schedule is the policy's: its decisions may then set ``factor``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TaskInfo:
     seed: int
     costs: "CostTable | None"
     measuring_budget: float
+    steered: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ class Decision:
         reason: why, in words a person reads.
         target: the (C̄, L) position that the policy steers to, where it has one.
         alternatives: the candidates it weighed.
+        factor: what ``lr`` is multiplied by, in (0, 1], where the schedule is the policy's (``TaskInfo.steered``). None
+            leaves it to the schedule.
+        stop: whether the training ends here.
     """
 
     batch_size: int
@@ -131,6 +136,8 @@ class Decision:
     reason: str
     target: tuple[float, float] | None = None
     alternatives: tuple[Candidate, ...] = ()
+    factor: float | None = None
+    stop: bool = False
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError
 from autobatch._yaml import load_yaml
 from autobatch.control._budget import BUDGET
+from autobatch.control._rates import STEERED, steered_schedule
 from autobatch.training._names import IMAGEFOLDER_PREFIX, dataset_problem, depth_problem, model_problem
 
 DIGITS_TEST_SHARE = 2 / 9
@@ -131,13 +132,14 @@ class ScheduleSpec(_Spec):
     """How the base learning rate decays over a training.
 
     Attributes:
-        name: ``multistep`` (the paper's), ``constant`` or ``cosine``.
+        name: ``multistep`` (the paper's), ``constant``, ``cosine``, or ``steered``: the policy says when the rate falls
+            and when training ends; one that does not care gets a constant rate that falls to 0 over the last 40 %.
         milestones: ``multistep`` only: progress values in (0, 1), ascending, from which the rate is decayed once more;
             the paper's 0.5 and 0.75 where nothing else is said.
         factor: ``multistep`` only: what each milestone multiplies the rate by, in (0, 1].
     """
 
-    name: Literal["multistep", "constant", "cosine"] = "multistep"
+    name: Literal["multistep", "constant", "cosine", "steered"] = "multistep"
     milestones: tuple[Milestone, ...] = Field(default_factory=_usual_milestones)
     factor: float = Field(default=0.1, gt=0, le=1)
 
@@ -173,7 +175,12 @@ class ScheduleSpec(_Spec):
             return float(self.factor ** sum(progress >= milestone for milestone in self.milestones))
         if self.name == "cosine":
             return (1 + math.cos(math.pi * progress)) / 2
-        return 1.0
+        return steered_schedule(progress) if self.steered else 1.0
+
+    @property
+    def steered(self) -> bool:
+        """Whether the schedule is the policy's."""
+        return self.name == STEERED
 
 
 class MeasuringSpec(_Spec):

@@ -215,7 +215,7 @@ def _controller(
         batch_sizes=task.batch_sizes,
         learning_rates=task.learning_rates,
         library=library,
-        schedule=task.schedule.schedule_factor,
+        schedule=STEERED if task.schedule.steered else task.schedule.schedule_factor,
         milestones=task.schedule.milestones,
         score=task.score,
         costs=costs,

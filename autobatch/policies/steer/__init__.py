@@ -1,0 +1,10 @@
+"""Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
+
+``_scouts.py`` says which short trainings to make and which of them goes on, ``_plan.py`` when the rate falls and when
+training ends; ``_policy.py`` puts both together and is the file to open first.
+"""
+
+from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
+from autobatch.policies.steer._scouts import Scout, ScoutChoice, ScoutPlan
+
+__all__ = ["Scout", "ScoutChoice", "ScoutPlan", "SteerParameters", "SteerPolicy"]
