@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         LearningRateRule,
     )
     from autobatch.envs import BoxActions, SurrogateEnv, SurrogateVectorEnv, TrainEnv
+    from autobatch.evidence import evaluate_policies
     from autobatch.fisher import (
         FisherProbe,
         Measurement,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
         Spectrum,
         register_gram_rule,
     )
-    from autobatch.learn import LearningPlan, evaluate_policies, train_policy
+    from autobatch.learn import LearningPlan, train_policy
     from autobatch.policies import (
         Candidate,
         Decision,
@@ -158,7 +159,7 @@ _HOMES = {
     "UnknownNameError": "_errors",
     "build_model": "training",
     "compact": "beacons",
-    "evaluate_policies": "learn",
+    "evaluate_policies": "evidence",
     "forecast": "beacons",
     "leave_one_out": "beacons",
     "load_data": "training",

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autobatch.envs._dynamics import Dynamics, load_dynamics
-from autobatch.learn import LearningPlan, play_policy, train_policy
+from autobatch.envs.surrogate import Dynamics, load_dynamics
+from autobatch.evidence import play_policy
+from autobatch.learn import LearningPlan, train_policy
 from autobatch.policies import load_learned, load_policy_spec
 from autobatch.policies._moves import decode
 

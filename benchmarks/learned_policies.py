@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from autobatch._artefacts import find_artefact
-from autobatch.learn import Evaluation, evaluate_policies
+from autobatch.evidence import Evaluation, evaluate_policies
 from autobatch.policies import load_card, load_policy_spec, save_card
 
 RESULTS = Path(__file__).parent / "results"

@@ -17,8 +17,9 @@ import numpy as np
 
 from autobatch import BeaconLibrary, Branches, load_policy_spec, load_task
 from autobatch._artefacts import find_artefact
-from autobatch.envs._dynamics import load_dynamics
-from autobatch.learn import LearningPlan, play_policy, train_policy
+from autobatch.envs.surrogate import load_dynamics
+from autobatch.evidence import play_policy
+from autobatch.learn import LearningPlan, train_policy
 from autobatch.training import record_task_branches
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,14 +23,14 @@ import numpy as np
 from autobatch import BeaconLibrary, RunConfig, load_policy_spec, load_summary, load_task, run
 from autobatch._artefacts import find_library
 from autobatch.beacons import Landscape, forecast, predict_final, prediction_quality, read_places
-from autobatch.beacons._forecast import ORIGIN
 from autobatch.beacons._journey import standing
-from autobatch.beacons._leave_one_out import _rank_correlation
-from autobatch.beacons._points import landscape_points, modelled
-from autobatch.beacons._predict_held_out import first_progress, held_out_runs
-from autobatch.beacons._predict_points import figure_points
-from autobatch.beacons._predict_quality import QUALITY_AT, coverage, ranked, width
-from autobatch.beacons._predict_rule import gather
+from autobatch.beacons.landscape import landscape_points, modelled
+from autobatch.beacons.landscape._leave_one_out import _rank_correlation
+from autobatch.beacons.predict._forecast import ORIGIN
+from autobatch.beacons.predict._held_out import first_progress, held_out_runs
+from autobatch.beacons.predict._points import figure_points
+from autobatch.beacons.predict._quality import QUALITY_AT, coverage, ranked, width
+from autobatch.beacons.predict._rule import gather
 
 ENVS = (
     "digits-resnet8",

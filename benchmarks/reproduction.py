@@ -18,9 +18,9 @@ import numpy as np
 from autobatch import BeaconLibrary
 from autobatch._artefacts import holds_beacons
 from autobatch._files import write_whole
-from autobatch.report import claims_markdown, draw_paper_figures, load_epochs_table, load_runs, paper_claims
-from autobatch.report._paper_figure_3 import is_perceptron
-from autobatch.report._paper_style import save_figure
+from autobatch.evidence import claims_markdown, load_epochs_table, load_runs, paper_claims
+from autobatch.report import draw_paper_figures
+from autobatch.report.paper import is_perceptron, save_figure
 
 PAGE, PICTURES = "reproduction.md", "images/paper"
 SHOWN = {1: "position and error", 7: "a perceptron", 5: "dynamic sampling", 6: "loss and error", 2: "over the epochs"}

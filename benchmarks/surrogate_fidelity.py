@@ -15,9 +15,8 @@ import numpy as np
 
 from autobatch import BeaconLibrary, Branches, load_task
 from autobatch._artefacts import find_artefact
-from autobatch.envs._dynamics import Dynamics
-from autobatch.envs._transitions import tabulate
-from autobatch.learn import measure_fidelity
+from autobatch.envs.surrogate import Dynamics, tabulate
+from autobatch.evidence import measure_fidelity
 from autobatch.training import task_info
 
 FOLDS = 4

@@ -15,7 +15,7 @@ from pathlib import Path
 from autobatch import load_data, load_task
 from autobatch._artefacts import find_artefact
 from autobatch.beacons import CostTable
-from autobatch.beacons._storage import compact
+from autobatch.beacons.storage import compact
 from autobatch.training._calibrate import calibrate
 from autobatch.training._engine import resolve_device
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError, UnknownNameError
 from autobatch._yaml import apply_overrides, load_yaml, validate
-from autobatch.training._task import TaskSpec
+from autobatch.training.task._task import TaskSpec
 
 
 class Inner(BaseModel):

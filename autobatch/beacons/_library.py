@@ -14,7 +14,7 @@ from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, differing_keys
 from autobatch.beacons._journey import Standing, standing
 from autobatch.beacons._results import FixedResult, fixed_result
-from autobatch.beacons._storage import COMPACTED, read_beacons, save_beacons
+from autobatch.beacons.storage import COMPACTED, read_beacons, save_beacons
 
 
 @dataclass(frozen=True, eq=False)

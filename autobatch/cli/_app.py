@@ -7,23 +7,10 @@ from typing import Annotated
 import typer
 
 from autobatch._errors import AutoBatchError
-from autobatch.cli import (
-    _beacons,
-    _compare,
-    _envs,
-    _eval_policy,
-    _explain,
-    _figures,
-    _plot,
-    _policies,
-    _predict,
-    _report,
-    _reproduce,
-    _run,
-    _surrogate,
-    _train_policy,
-    _watch,
-)
+from autobatch.cli.evidence import compare, figures, reproduce
+from autobatch.cli.learn import eval_policy, surrogate, train_policy
+from autobatch.cli.look import envs, explain, plot, policies, predict, report, watch
+from autobatch.cli.train import beacons, run
 
 USAGE_ERROR = 2
 """Exit code of everything that the user can put right."""
@@ -36,21 +23,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with [bold]autobatch run --policy beacon-follow[/bold]: it needs no download and no GPU.",
 )
-app.command("run", rich_help_panel="Train")(_run.run)
-app.add_typer(_beacons.app, name="beacons", rich_help_panel="Train")
-app.command("compare", rich_help_panel="Evidence")(_compare.compare)
-app.command("reproduce", rich_help_panel="Evidence")(_reproduce.reproduce)
-app.add_typer(_figures.app, name="figures", rich_help_panel="Evidence")
-app.command("train-policy", rich_help_panel="Learn")(_train_policy.train_policy)
-app.command("eval-policy", rich_help_panel="Learn")(_eval_policy.eval_policy)
-app.command("surrogate", rich_help_panel="Learn")(_surrogate.surrogate)
-app.command("watch", rich_help_panel="Look")(_watch.watch)
-app.command("explain", rich_help_panel="Look")(_explain.explain)
-app.command("predict", rich_help_panel="Look")(_predict.predict)
-app.command("plot", rich_help_panel="Look")(_plot.plot)
-app.command("report", rich_help_panel="Look")(_report.report)
-app.command("envs", rich_help_panel="Look")(_envs.envs)
-app.command("policies", rich_help_panel="Look")(_policies.policies)
+app.command("run", rich_help_panel="Train")(run)
+app.add_typer(beacons, name="beacons", rich_help_panel="Train")
+app.command("compare", rich_help_panel="Evidence")(compare)
+app.command("reproduce", rich_help_panel="Evidence")(reproduce)
+app.add_typer(figures, name="figures", rich_help_panel="Evidence")
+app.command("train-policy", rich_help_panel="Learn")(train_policy)
+app.command("eval-policy", rich_help_panel="Learn")(eval_policy)
+app.command("surrogate", rich_help_panel="Learn")(surrogate)
+app.command("watch", rich_help_panel="Look")(watch)
+app.command("explain", rich_help_panel="Look")(explain)
+app.command("predict", rich_help_panel="Look")(predict)
+app.command("plot", rich_help_panel="Look")(plot)
+app.command("report", rich_help_panel="Look")(report)
+app.command("envs", rich_help_panel="Look")(envs)
+app.command("policies", rich_help_panel="Look")(policies)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,15 +1,22 @@
-"""Apply: the controller that drives a training loop, with its batches, learning rates and measuring plan."""
+"""Apply: the controller that drives a training loop, with its batches, learning rates and measuring plan.
 
-from autobatch.control._batches import batch_bounds, full_steps_per_epoch, permutation, steps_per_epoch
-from autobatch.control._budget import MeasureWithinBudget
+In come a model, an optimizer, data and a policy; out go the batches of every step, the rates that hold during it, and
+records of what was decided. Open ``_controller.py`` first.
+"""
+
 from autobatch.control._controller import AutoBatchController
 from autobatch.control._decisions import DecisionRecord
-from autobatch.control._measuring import MeasureAtInterval, MeasuringPlan, NeverMeasure
-from autobatch.control._plan import BatchPlan
-from autobatch.control._rules import LearningRateRule
-from autobatch.control._samples import Measurement
-from autobatch.control._seeds import derive_generator, derive_seed
-from autobatch.control._step import Step
+from autobatch.control.batches import (
+    batch_bounds,
+    derive_generator,
+    derive_seed,
+    full_steps_per_epoch,
+    permutation,
+    steps_per_epoch,
+)
+from autobatch.control.measuring import MeasureAtInterval, Measurement, MeasureWithinBudget, MeasuringPlan, NeverMeasure
+from autobatch.control.rates import LearningRateRule
+from autobatch.control.steps import BatchPlan, Step
 
 __all__ = [
     "AutoBatchController",

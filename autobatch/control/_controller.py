@@ -13,32 +13,25 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch.beacons import BeaconLibrary, CostTable, FinalPrediction, predict_final
-from autobatch.control._batches import permutation
-from autobatch.control._budget import MeasureWithinBudget
-from autobatch.control._course import Course, Cut
 from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control._limits import check_ladder
-from autobatch.control._measuring import MeasuringPlan
-from autobatch.control._nested import examples_in, part_of
 from autobatch.control._own_task import check_own_task, loop_facts
-from autobatch.control._passage import Passage
-from autobatch.control._period import Period
-from autobatch.control._plan import BatchPlan, check_divisible
 from autobatch.control._ranks import Ranks
-from autobatch.control._rates import (
+from autobatch.control._records import Recorder
+from autobatch.control.batches import PlannedBatchSampler, examples_in, part_of, permutation, rebatched
+from autobatch.control.measuring import Measurement, MeasureWithinBudget, MeasuringPlan, Period, gradient_moments
+from autobatch.control.rates import (
     STEERED,
+    LearningRateRule,
     OptimizerRates,
+    RuleName,
     Schedule,
+    check_ladder,
     check_rate,
     constant_schedule,
     steered_schedule,
 )
-from autobatch.control._records import Recorder
-from autobatch.control._rules import LearningRateRule, RuleName
-from autobatch.control._sampler import PlannedBatchSampler, rebatched
-from autobatch.control._samples import Measurement, gradient_moments
-from autobatch.control._step import Passing, Step
+from autobatch.control.steps import BatchPlan, Course, Cut, Passage, Passing, Step, check_divisible
 from autobatch.fisher import GradientMoments, SpectralPosition
 from autobatch.policies import Observation, Policy, TaskInfo, load_policy_spec, make_policy
 

@@ -5,15 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autobatch._errors import CheckpointError
-from autobatch.control._course import Cut
 from autobatch.control._decisions import DecisionRecord
-from autobatch.control._limits import nearest_rung
-from autobatch.control._passage import Passage
-from autobatch.control._plan import BatchPlan
 from autobatch.control._ranks import Ranks
-from autobatch.control._rates import OptimizerRates, Schedule, check_rate
-from autobatch.control._rules import GradientNoise, LearningRateRule
-from autobatch.control._samples import Measurement
+from autobatch.control.measuring import Measurement
+from autobatch.control.rates import GradientNoise, LearningRateRule, OptimizerRates, Schedule, check_rate, nearest_rung
+from autobatch.control.steps import BatchPlan, Cut, Passage
 from autobatch.policies import Observation, Policy
 
 _LOG = logging.getLogger("autobatch")

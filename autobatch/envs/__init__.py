@@ -1,6 +1,8 @@
 """Gymnasium environments in which each step is one training epoch.
 
-Names resolve on first use (PEP 562), so that registering the environments does not import torch.
+In come tasks and actions that move the batch size and the rate; out go the flat views of observations, and rewards.
+Open ``train/_env.py`` first. Names resolve on first use (PEP 562), so that registering the environments does not import
+torch.
 """
 
 from importlib import import_module
@@ -9,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from autobatch.envs._register import register_environments
 
 if TYPE_CHECKING:
-    from autobatch.envs._surrogate import SurrogateEnv
-    from autobatch.envs._surrogate_vector import SurrogateVectorEnv
-    from autobatch.envs._train import TrainEnv
     from autobatch.envs._wrappers import BoxActions
+    from autobatch.envs.surrogate import SurrogateEnv, SurrogateVectorEnv
+    from autobatch.envs.train import TrainEnv
 
 _HOMES = {
     "BoxActions": "_wrappers",
-    "SurrogateEnv": "_surrogate",
-    "SurrogateVectorEnv": "_surrogate_vector",
-    "TrainEnv": "_train",
+    "SurrogateEnv": "surrogate",
+    "SurrogateVectorEnv": "surrogate",
+    "TrainEnv": "train",
 }
 
 __all__ = ["BoxActions", "SurrogateEnv", "SurrogateVectorEnv", "TrainEnv", "register_environments"]

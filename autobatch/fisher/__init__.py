@@ -1,12 +1,15 @@
-"""Measure: from a forward and backward pass to the Gram matrix, its spectrum and the running position (C̄, L)."""
+"""Measure: from a forward and backward pass to the Gram matrix, its spectrum and the running position (C̄, L).
 
-from autobatch.fisher._autotune import Routes, routes
+In come a model, its loss and a backward pass; out go a measurement of the gradients of single examples, and the
+position that measurements add up to. Open ``_probe.py`` first.
+"""
+
 from autobatch.fisher._measurement import Measurement
-from autobatch.fisher._modules import register_gram_rule
 from autobatch.fisher._moments import GradientMoments, half_cosine, squared_rows
 from autobatch.fisher._position import SpectralPosition
 from autobatch.fisher._probe import FisherProbe
 from autobatch.fisher._spectrum import Spectrum, spectrum_of
+from autobatch.fisher.layers import Routes, register_gram_rule, routes
 
 __all__ = [
     "FisherProbe",

@@ -16,8 +16,11 @@ from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
-from autobatch.fisher._calls import Contribution, NoRuleError, Root, Weight, dense
-from autobatch.fisher._functions import (
+from autobatch.fisher._measurement import caused
+from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.layers._calls import Contribution, NoRuleError, Root, Weight, dense
+from autobatch.fisher.layers._functions import (
     ASSIGNING,
     PROPERTIES,
     changes_in_place,
@@ -27,9 +30,8 @@ from autobatch.fisher._functions import (
     tensors_of,
     without_hooks,
 )
-from autobatch.fisher._generic import generic, one_by_one
-from autobatch.fisher._jacobians import Jacobian
-from autobatch.fisher._layout import (
+from autobatch.fisher.layers._generic import generic, one_by_one
+from autobatch.fisher.layers._layout import (
     IN_FRONT,
     STAYING,
     BatchLayout,
@@ -43,10 +45,8 @@ from autobatch.fisher._layout import (
     settle_claims,
     written_into,
 )
-from autobatch.fisher._measurement import caused
-from autobatch.fisher._modules import MODULE_RULES, module_contributions
-from autobatch.fisher._rules import CLAIMABLE, rule_for
-from autobatch.fisher._sink import GramSink
+from autobatch.fisher.layers._modules import MODULE_RULES, module_contributions
+from autobatch.fisher.layers._rules import CLAIMABLE, rule_for
 
 # Functions of a matrix alone whose result is the matrix transposed.
 _TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
@@ -92,7 +92,7 @@ _NOTHING = _Before()
 
 @dataclass
 class _Call:
-    """One call of a torch function, as the rules see it (``autobatch.fisher._calls.Call``)."""
+    """One call of a torch function, as the rules see it (``autobatch.fisher.layers._calls.Call``)."""
 
     capture: "Capture"
     function: Callable[..., Any]

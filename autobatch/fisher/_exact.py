@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._functions import tensors_of
-from autobatch.fisher._jacobians import DenseJacobian
 from autobatch.fisher._measurement import caused
-from autobatch.fisher._sink import GramSink
+from autobatch.fisher.gram._jacobians import DenseJacobian
+from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.layers._functions import tensors_of
 
 
 class ExactCapture:

@@ -14,13 +14,13 @@ from autobatch._errors import MeasureError, near_names
 from autobatch.fisher._arithmetic import note_low_precision
 from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
-from autobatch.fisher._gram import MAX_MEMORY
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
-from autobatch.fisher._shared_spill import SharedSpilledGram
-from autobatch.fisher._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher._spectrum import Spectrum
-from autobatch.fisher._spill import SpilledGram
+from autobatch.fisher.gram._gram import MAX_MEMORY
+from autobatch.fisher.gram._shared_spill import SharedSpilledGram
+from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
+from autobatch.fisher.gram._spill import SpilledGram
 
 LOSS_REDUCTIONS = ("mean", "sum")
 BN_MEANINGS = ("rows", "exact", "eval")

@@ -1,6 +1,8 @@
 """Integrations: the controller in the loops of other libraries, each with a callback of that library's own kind.
 
-Names resolve on first use (PEP 562), so that importing this package imports none of those libraries.
+In comes a training as another library runs it; out goes the same, with batches and rates of the controller. Open
+``_accelerate.py`` first. Names resolve on first use (PEP 562), so that importing this package imports none of those
+libraries.
 """
 
 from importlib import import_module
@@ -8,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autobatch.integrations._accelerate import AcceleratedController
-    from autobatch.integrations._lightning import AutoBatchCallback
     from autobatch.integrations._schedules import ScheduleByExamples
-    from autobatch.integrations._transformers import AutoBatchTrainerCallback
+    from autobatch.integrations.lightning import AutoBatchCallback
+    from autobatch.integrations.transformers import AutoBatchTrainerCallback
 
 _HOMES = {
     # Lightning
-    "AutoBatchCallback": "_lightning",
+    "AutoBatchCallback": "lightning",
     # Transformers
-    "AutoBatchTrainerCallback": "_transformers",
+    "AutoBatchTrainerCallback": "transformers",
     # Accelerate
     "AcceleratedController": "_accelerate",
     "ScheduleByExamples": "_schedules",

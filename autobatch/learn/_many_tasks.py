@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from autobatch.envs._train import TrainEnv
+from autobatch.envs.train import TrainEnv
 from autobatch.learn._plan import LearningPlan
 
 

@@ -17,14 +17,13 @@ from gymnasium.vector import AsyncVectorEnv
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import append_whole, naming_output, write_whole
 from autobatch.beacons._info import differing_keys
-from autobatch.envs._surrogate_vector import SurrogateVectorEnv
+from autobatch.envs.surrogate import SurrogateVectorEnv
 from autobatch.learn._cem import CemSettings, CrossEntropy
 from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import Envs, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
-from autobatch.policies._learned_files import PolicyCard, PolicyTraining, save_learned
-from autobatch.policies._network import Network
+from autobatch.policies.learned import Network, PolicyCard, PolicyTraining, save_learned
 from autobatch.training import load_task
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._versions import software_versions

@@ -5,7 +5,7 @@ A policy is asked once before the first epoch and once after every epoch. It see
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from autobatch.beacons import BeaconLibrary, CostTable
     from autobatch.fisher import GradientMoments
-    from autobatch.policies._view import ObservationView, Trail
+
+TrailT_contra = TypeVar("TrailT_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,25 @@ class Observation:
     validation_error: float
     gradients: "GradientMoments | None" = None
 
-    def to_array(self, view: "ObservationView", trail: "Trail") -> "NDArray[np.float32]":
+    def to_array(self, view: "FlatView[TrailT_contra]", trail: TrailT_contra) -> "NDArray[np.float32]":
         """Return the flat view that learned policies see.
 
         Args:
-            view: the task's view.
+            view: the task's ``ObservationView``.
             trail: what ``view.follow`` returned for this observation.
 
         Returns:
             float32, shape (view.size,), in [-1, 1]; its entries are described in ``ENTRIES``.
         """
         return view.array(self, trail)
+
+
+class FlatView(Protocol[TrailT_contra]):
+    """What makes a flat array of an observation: an ``ObservationView``, with its ``Trail``."""
+
+    def array(self, observation: Observation, trail: TrailT_contra) -> "NDArray[np.float32]":
+        """Return one observation as a flat array, with what is remembered of those before it."""
+        ...
 
 
 @dataclass(frozen=True)

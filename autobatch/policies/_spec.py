@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from autobatch._artefacts import artefact_names, find_artefact
 from autobatch._errors import UnknownNameError
 from autobatch._yaml import load_yaml, validate
-from autobatch.policies._learned_files import weights_beside
 from autobatch.policies._protocol import Policy
 from autobatch.policies._registry import policy_kind
-from autobatch.policies._shorthand import SHORTHANDS, expand_shorthand
+from autobatch.policies.baselines import SHORTHANDS, expand_shorthand
+from autobatch.policies.learned import weights_beside
 
 
 class PolicySpec(BaseModel):

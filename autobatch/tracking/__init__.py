@@ -1,4 +1,8 @@
-"""Track: where the records of a training go, to files and to the trackers that people use."""
+"""Track: where the records of a training go, to files and to the trackers that people use.
+
+In come the controller's records, decision by decision; out go lines of files and metrics of trackers. Open
+``_protocol.py`` first.
+"""
 
 from autobatch.tracking._csv import CSVLogger
 from autobatch.tracking._jsonl import JSONLinesLogger

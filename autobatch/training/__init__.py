@@ -1,20 +1,15 @@
 """Tasks, data, models, and the loop that trains them.
 
-Names resolve on first use (PEP 562), so that reading a task does not import torch.
+In come a task and a policy by name or file; out go run directories, and libraries of beacons. Open ``_session.py``
+first. Names resolve on first use (PEP 562), so that reading a task does not import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autobatch.training._augment import augment
     from autobatch.training._calibrate import calibrate, device_kind
-    from autobatch.training._data import Data, load_data, normalise
     from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
-    from autobatch.training._ledger import RecordingProgress
-    from autobatch.training._own_beacons import record_beacons
-    from autobatch.training._record_beacons import RecordingObserver, RecordingResult, record_task_beacons
-    from autobatch.training._record_branches import record_task_branches
     from autobatch.training._run import (
         EpochRow,
         RunConfig,
@@ -27,43 +22,51 @@ if TYPE_CHECKING:
         load_summary,
     )
     from autobatch.training._session import run
-    from autobatch.training._task import TaskSpec, check_ladder, load_task
-    from autobatch.training._task_info import task_info
+    from autobatch.training.data import Data, augment, load_data, normalise
     from autobatch.training.models import build_model, build_task_model
+    from autobatch.training.own import record_beacons
+    from autobatch.training.recording import (
+        RecordingObserver,
+        RecordingProgress,
+        RecordingResult,
+        record_task_beacons,
+        record_task_branches,
+    )
+    from autobatch.training.task import TaskSpec, check_ladder, load_task, task_info
 
 _HOMES = {
-    "Data": "_data",
+    "Data": "data",
     "EpochRow": "_run",
     "ExperimentSpec": "_experiment",
-    "RecordingObserver": "_record_beacons",
-    "RecordingProgress": "_ledger",
-    "RecordingResult": "_record_beacons",
+    "RecordingObserver": "recording",
+    "RecordingProgress": "recording",
+    "RecordingResult": "recording",
     "RunConfig": "_run",
     "RunInfo": "_run",
     "RunObserver": "_run",
     "Summary": "_run",
-    "TaskSpec": "_task",
-    "augment": "_augment",
+    "TaskSpec": "task",
+    "augment": "data",
     "build_model": "models",
     "build_task_model": "models",
     "calibrate": "_calibrate",
-    "check_ladder": "_task",
+    "check_ladder": "task",
     "device_kind": "_calibrate",
-    "load_data": "_data",
+    "load_data": "data",
     "load_decisions": "_run",
     "load_epochs": "_run",
     "load_experiment": "_experiment",
     "load_run_config": "_run",
     "load_summary": "_run",
-    "load_task": "_task",
-    "normalise": "_data",
+    "load_task": "task",
+    "normalise": "data",
     "override": "_experiment",
-    "record_beacons": "_own_beacons",
-    "record_task_beacons": "_record_beacons",
-    "record_task_branches": "_record_branches",
+    "record_beacons": "own",
+    "record_task_beacons": "recording",
+    "record_task_branches": "recording",
     "resolve": "_experiment",
     "run": "_session",
-    "task_info": "_task_info",
+    "task_info": "task",
 }
 
 __all__ = [

@@ -17,10 +17,10 @@ from autobatch._errors import AutoBatchError
 from autobatch._files import write_whole
 from autobatch.beacons import CostTable
 from autobatch.fisher import FisherProbe
-from autobatch.training._data import Data
 from autobatch.training._engine import Engine, reproducible
 from autobatch.training._files import to_json
-from autobatch.training._task import TaskSpec
+from autobatch.training.data import Data
+from autobatch.training.task import TaskSpec
 
 ROUNDS = 5
 """Times that each batch size is timed, in turn, so that a slow moment hits all of them alike."""

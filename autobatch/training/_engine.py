@@ -11,10 +11,9 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
-from autobatch.training._augment import augment, shifted_views
-from autobatch.training._data import Data, normalise
-from autobatch.training._task import OptimizerSpec, TaskSpec
+from autobatch.training.data import Data, augment, normalise, shifted_views
 from autobatch.training.models import build_task_model
+from autobatch.training.task import OptimizerSpec, TaskSpec
 
 EVALUATION_BATCH = 512
 """Images per forward pass of an evaluation; larger ones fall out of a CPU's cache."""

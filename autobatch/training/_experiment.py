@@ -11,7 +11,7 @@ from autobatch._artefacts import find_artefact
 from autobatch._yaml import apply_overrides, load_yaml, validate
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.training._run import RunConfig
-from autobatch.training._task import TaskSpec, load_task
+from autobatch.training.task import TaskSpec, load_task
 
 
 class ExperimentSpec(BaseModel):

@@ -14,7 +14,7 @@ from autobatch.control import DecisionRecord
 from autobatch.control._decisions import figure
 from autobatch.policies import PolicySpec
 from autobatch.training._files import read_lines, read_whole
-from autobatch.training._task import TaskSpec
+from autobatch.training.task import TaskSpec
 
 CONFIG = "config.yaml"
 EPOCHS = "epochs.jsonl"

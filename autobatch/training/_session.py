@@ -17,7 +17,6 @@ from autobatch.beacons._info import differing_keys
 from autobatch.policies import Policy, make_policy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
-from autobatch.training._data import Data, load_data
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._files import append_lines, keep_lines
 from autobatch.training._run import (
@@ -37,8 +36,9 @@ from autobatch.training._run import (
     load_run_config,
     load_summary,
 )
-from autobatch.training._task import check_ladder
 from autobatch.training._trial import BN, FINISHED, Trial
+from autobatch.training.data import Data, load_data
+from autobatch.training.task import check_ladder
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")

@@ -18,11 +18,12 @@ from autobatch.control import (
     MeasuringPlan,
     NeverMeasure,
 )
+from autobatch.control.rates import STEERED
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
 from autobatch.training._checkpoint import put_back, snapshot
-from autobatch.training._data import Data
 from autobatch.training._engine import Engine, divergence
 from autobatch.training._run import EpochRow, RunConfig
+from autobatch.training.data import Data
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

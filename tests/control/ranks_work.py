@@ -510,7 +510,7 @@ def fails_in_measuring(group: Group, solo: Group, *, plan: BatchPlan) -> None:
         raise torch.OutOfMemoryError("simulated in measuring")
 
     if group.rank() == 1:
-        with mock.patch("autobatch.fisher._spill.SpilledGram.add", fail):
+        with mock.patch("autobatch.fisher.gram._spill.SpilledGram.add", fail):
             run.train(1)
     else:
         run.train(1)

@@ -14,8 +14,8 @@ from torch import nn
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, MeasureError
 from autobatch.control import AutoBatchController, DecisionRecord, MeasureAtInterval, NeverMeasure
-from autobatch.control._samples import Samples
-from autobatch.control._timing import EpochTimer
+from autobatch.control.measuring._samples import Samples
+from autobatch.control.measuring._timing import EpochTimer
 from autobatch.fisher import FisherProbe
 from autobatch.policies import Candidate, Decision, Observation, TaskInfo
 
@@ -219,7 +219,7 @@ def test_eigenvalues_wait_for_the_end_of_the_epoch(monkeypatch: pytest.MonkeyPat
     expected = {64 * 1024**2: [0] * 7, 2 * 8 * 4**2: [0, 0, 3, 3, 3, 6, 6], 0: [1, 2, 3, 4, 5, 6, 6]}
     for held_bytes, computed in expected.items():
         with monkeypatch.context() as patch:
-            patch.setattr("autobatch.control._period.Samples", partial(Samples, held_bytes))
+            patch.setattr("autobatch.control.measuring._period.Samples", partial(Samples, held_bytes))
             bench = Bench(Scripted(decision(4, 0.1)), measuring=MeasureAtInterval(1))
             measurements, seen = measured_epochs(bench, Eigenvalues(patch))
         assert seen == computed
@@ -271,7 +271,9 @@ def test_a_grad_scaler_is_undone() -> None:
 def test_by_default_the_loop_is_timed_and_measured_within_two_percent() -> None:
     clock = iter(range(10**6))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autobatch.control._timing.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+        patch.setattr(
+            "autobatch.control.measuring._timing.time", SimpleNamespace(perf_counter=lambda: float(next(clock)))
+        )
         first = Bench(Scripted(decision(4, 0.1)), epochs=8)
         first.epoch()
         state = json.loads(json.dumps(first.controller.state_dict()))
@@ -291,7 +293,7 @@ def test_by_default_the_loop_is_timed_and_measured_within_two_percent() -> None:
 
 def test_a_timer_tells_steps_from_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("autobatch.control._timing.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("autobatch.control.measuring._timing.time", SimpleNamespace(perf_counter=lambda: now))
     timer = EpochTimer(torch.device("cpu"), 10, (3, 7))
     for step in range(11):
         timer.mark(step)

@@ -16,8 +16,8 @@ from torch.optim import lr_scheduler
 
 from autobatch._errors import AutoBatchError, ConfigError, MeasureError
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, MeasureWithinBudget, NeverMeasure
-from autobatch.fisher._sink import StreamingGram
-from autobatch.fisher._spill import SpilledGram
+from autobatch.fisher.gram._sink import StreamingGram
+from autobatch.fisher.gram._spill import SpilledGram
 from tests.control.loops import RATE, Scripted, Toy, json_copy, weights
 
 

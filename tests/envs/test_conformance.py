@@ -14,9 +14,10 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from autobatch.envs import BoxActions, _surrogate_runs, register_environments
+from autobatch.envs import BoxActions, register_environments
+from autobatch.envs.surrogate import _runs as _surrogate_runs
 from autobatch.policies import ENTRIES, SCHEMA
-from tests.envs.fake_dynamics import FAKES
+from tests.envs.surrogate.fake_dynamics import FAKES
 
 Make = Callable[..., gymnasium.Env]
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autobatch._errors import MeasureError
 from autobatch.fisher import FisherProbe
-from autobatch.fisher._spill import SpilledGram
+from autobatch.fisher.gram._spill import SpilledGram
 
 from .conftest import sum_of_cross_entropies
 from .models import ResNet8, TiedLanguageModel

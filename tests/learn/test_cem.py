@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from autobatch.learn import CemSettings, CrossEntropy
 from autobatch.learn._cem import _Population
 from autobatch.learn._rollouts import episode_returns
-from autobatch.policies._network import Network, parameter_count
+from autobatch.policies.learned._network import Network, parameter_count
 
 ENTRIES, LENGTH = 3, 5
 KINDS = ("multidiscrete", "discrete")

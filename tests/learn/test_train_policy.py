@@ -10,24 +10,23 @@ import yaml
 
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch.envs import SurrogateVectorEnv
-from autobatch.envs._dynamics import Dynamics, load_dynamics
+from autobatch.envs.surrogate._dynamics import Dynamics, load_dynamics
+from autobatch.evidence import SurrogateRuns, play_policy
 from autobatch.learn import (
     CemSettings,
     LearnedResult,
     LearningObserver,
     LearningPlan,
     LearningProgress,
-    SurrogateRuns,
     _train_policy,
-    play_policy,
     train_policy,
 )
 from autobatch.policies import Observation, PolicySpec, load_card, load_policy_spec, make_policy
-from autobatch.policies._learned import LearnedPolicy
+from autobatch.policies.learned._policy import LearnedPolicy
 from autobatch.training import load_data
 from tests.beacons.synthetic import Law
 from tests.beacons.synthetic import make_library as make_lawful_library
-from tests.envs.synthetic_runs import EPOCHS, RATES, SIZES, make_folder
+from tests.envs.surrogate.synthetic_runs import EPOCHS, RATES, SIZES, make_folder
 from tests.training.tiny import COSTS, tiny_task
 
 SHORT = 13_000

@@ -71,7 +71,7 @@ def test_shipped_names_are_listed():
 
 @pytest.mark.parametrize("name", ["s32-to-128", "s16-to-64-ms", "s512-to-32"])
 def test_shipped_stages_are_what_their_name_means_without_a_file(name, tmp_path, monkeypatch):
-    from autobatch.policies._shorthand import expand_shorthand
+    from autobatch.policies.baselines._shorthand import expand_shorthand
 
     defaults = {"within_rates": False, "lr": None}
     assert defaults | expand_shorthand(name)["parameters"] == load_policy_spec(name).parameters

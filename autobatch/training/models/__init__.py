@@ -1,8 +1,21 @@
-"""The paper's networks, by name, and networks of the user's own."""
+"""The paper's networks, by name, and networks of the user's own.
+
+In come the name of a model and the shape of its inputs; out goes a network, drawn from a seed. Open ``_registry.py``
+first.
+"""
 
 from autobatch.training.models._densenet import DenseNet
 from autobatch.training.models._mlp import MLP
-from autobatch.training.models._registry import build_model, build_task_model
+from autobatch.training.models._registry import (
+    build_model,
+    build_task_model,
+)
 from autobatch.training.models._resnet import ResNet
 
-__all__ = ["MLP", "DenseNet", "ResNet", "build_model", "build_task_model"]
+__all__ = [
+    "MLP",
+    "DenseNet",
+    "ResNet",
+    "build_model",
+    "build_task_model",
+]

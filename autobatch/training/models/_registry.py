@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from autobatch._errors import ConfigError
-from autobatch.training._names import depth_problem, is_factory, model_problem
 from autobatch.training.models._densenet import DenseNet
 from autobatch.training.models._initialise import initialise
 from autobatch.training.models._mlp import MLP
 from autobatch.training.models._resnet import ResNet
+from autobatch.training.task import depth_problem, is_factory, model_problem
 
 if TYPE_CHECKING:
-    from autobatch.training._data import Data
-    from autobatch.training._task import TaskSpec
+    from autobatch.training.data import Data
+    from autobatch.training.task import TaskSpec
 
 
 def build_model(

@@ -1,0 +1,90 @@
+"""The part of the plane that beacons know something of."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch.beacons.landscape._points import Floats
+
+
+class KnownPart:
+    """The convex hull of the beacons' positions, widened by the median distance between nearest neighbours.
+
+    Inside the hull a prediction lies between beacons; in the margin it is at most one usual step away from them.
+    Degenerate hulls (one position, or all on a line) are a point or a segment with the same margin.
+    """
+
+    def __init__(self, coordinates: Floats) -> None:
+        self.corners = convex_hull(coordinates)
+        self.margin = _median_spacing(coordinates)
+
+    def contains(self, coordinates: Floats) -> NDArray[np.bool_]:
+        """Return which points are known.
+
+        Args:
+            coordinates: scaled coordinates, shape (m, 2).
+
+        Returns:
+            Shape (m,); False for points that are not finite.
+        """
+        known: NDArray[np.bool_] = distance_to_hull(self.corners, coordinates) <= self.margin + 1e-12
+        return known
+
+
+def convex_hull(coordinates: Floats) -> Floats:
+    """Return the corners of a convex hull in the plane (monotone chain, Andrew 1979).
+
+    Args:
+        coordinates: shape (n, 2), n >= 1.
+
+    Returns:
+        The corners counter-clockwise, shape (k, 2); k = 1 for one position, 2 for positions on a line.
+    """
+    ordered = np.unique(coordinates, axis=0)
+    if len(ordered) < 3:
+        return ordered
+    lower, upper = _chain(ordered), _chain(ordered[::-1])
+    return np.array(lower[:-1] + upper[:-1])
+
+
+def distance_to_hull(corners: Floats, coordinates: Floats) -> Floats:
+    """Return how far points are from a convex hull.
+
+    Args:
+        corners: the hull's corners counter-clockwise, shape (k, 2).
+        coordinates: points, shape (m, 2).
+
+    Returns:
+        Distances, shape (m,); 0 inside, NaN for points that are not finite.
+    """
+    starts, ends = corners, np.roll(corners, -1, axis=0)
+    edges = ends - starts
+    offsets = coordinates[:, None, :] - starts[None, :, :]
+    lengths = np.maximum((edges**2).sum(axis=1), np.finfo(np.float64).tiny)
+    along = np.clip((offsets * edges).sum(axis=2) / lengths, 0.0, 1.0)
+    distances = np.sqrt(((offsets - along[..., None] * edges) ** 2).sum(axis=2)).min(axis=1)
+    if len(corners) < 3:
+        return np.asarray(distances)
+    crosses = edges[:, 0] * offsets[..., 1] - edges[:, 1] * offsets[..., 0]
+    return np.where((crosses >= 0.0).all(axis=1), 0.0, distances)
+
+
+def _chain(ordered: Floats) -> list[Floats]:
+    chain: list[Floats] = []
+    for point in ordered:
+        while len(chain) >= 2 and _turn(chain[-2], chain[-1], point) <= 0.0:
+            chain.pop()
+        chain.append(point)
+    return chain
+
+
+def _turn(origin: Floats, middle: Floats, end: Floats) -> float:
+    first, second = middle - origin, end - origin
+    return float(first[0] * second[1] - first[1] * second[0])
+
+
+def _median_spacing(coordinates: Floats) -> float:
+    if len(coordinates) < 2:
+        return 0.0
+    distances = np.sqrt(((coordinates[:, None, :] - coordinates[None, :, :]) ** 2).sum(axis=-1))
+    np.fill_diagonal(distances, np.inf)
+    return float(np.median(distances.min(axis=1)))

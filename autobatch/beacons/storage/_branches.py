@@ -1,0 +1,431 @@
+"""Branch runs: trainings that leave a fixed configuration, recorded like beacons and stored beside them.
+
+A beacon says what one configuration does from start to end. What a change does in the middle is recorded here: a
+**branch** is a state of a beacon-like training, the trunk, and the few epochs that follow once batch size or rate are
+changed there; a **journey** is a whole training that changes them now and then.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from autobatch._errors import LibraryError
+from autobatch.beacons._beacon import BeaconKey, check_column, frozen_rows, shown
+from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
+from autobatch.beacons._info import LibraryInfo, merged_info
+from autobatch.beacons.storage._beacons import file_identity, only_one, remove_part, write_durably
+from autobatch.beacons.storage._parquet import TYPES, checked_table, column_arrays, file_content, stored_schema
+
+BRANCHES = "branches.parquet"
+BRANCH_PARTS = "branches"
+
+FORMAT_VERSION = 1
+"""Version of the stored format; a reader refuses any other."""
+
+_VERSION_KEY = "autobatch:branches"
+
+JourneyKind = Literal["branch", "journey"]
+
+_EPOCH, _PROGRESS, *_FIGURES = EPOCH_COLUMNS
+
+ROW_COLUMNS: tuple[Column, ...] = (
+    _EPOCH,
+    _PROGRESS,
+    Column("batch_size", "int64", "examples", "global batch size of the epoch"),
+    Column("lr", "float64", "1", "base learning rate of the epoch, before the schedule's factor"),
+    *_FIGURES,
+)
+"""The columns of ``Journey.rows``."""
+
+COLUMNS: tuple[Column, ...] = (
+    Column("branch", "int64", "1", "number of the branch or journey, from 0", per_epoch=False),
+    Column("kind", "string", "", "'branch', or 'journey' for a whole training", per_epoch=False),
+    Column("seed", "int64", "1", "seed of the training", per_epoch=False),
+    *ROW_COLUMNS,
+    Column("stopped_because", "string", "", "'finished', or why the training ended early", per_epoch=False),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Journey:
+    """A stretch of one training, epoch by epoch, in which batch size and rate may change.
+
+    Attributes:
+        kind: ``"branch"``: the first row is the state before the change, the others are the epochs after it;
+            ``"journey"``: a training from its first epoch on.
+        seed: seed of the training.
+        rows: one read-only array, shape (rows,), for each of ``epoch progress batch_size lr lr_effective c_bar l_cum
+            steps samples examples train_loss validation_loss validation_error seconds measuring_seconds``. Totals
+            (``l_cum``, ``steps``, ``samples``, ``examples`` and both seconds) count from the start of the training.
+        stopped_because: ``"finished"``, or why the training ended early.
+
+    Raises:
+        LibraryError: a column is missing, of another length or type, or holds what no training can produce.
+    """
+
+    kind: JourneyKind
+    seed: int
+    rows: Mapping[str, NDArray[Any]]
+    stopped_because: str = FINISHED
+
+    def __post_init__(self) -> None:
+        """Check the journey and freeze its arrays."""
+        object.__setattr__(self, "rows", frozen_rows(self.rows, ROW_COLUMNS, f"a {self.kind}", "a row"))
+        _check(self)
+
+    @classmethod
+    def from_records(
+        cls, kind: JourneyKind, seed: int, records: Sequence[Mapping[str, Any]], stopped_because: str = FINISHED
+    ) -> "Journey":
+        """Build a journey from one mapping per row; keys that are no column are passed over.
+
+        Args:
+            kind: ``"branch"`` or ``"journey"``.
+            seed: seed of the training.
+            records: one mapping per row, in order.
+            stopped_because: ``"finished"``, or why the training ended early.
+
+        Returns:
+            The journey.
+
+        Raises:
+            LibraryError: a record lacks a column, or holds what no training can produce.
+        """
+        rows = {}
+        for column in ROW_COLUMNS:
+            try:
+                rows[column.name] = np.asarray([record[column.name] for record in records], dtype=column.kind)
+            except KeyError:
+                raise LibraryError(f"a {kind} of seed {seed}: a row has no column '{column.name}'") from None
+            except (TypeError, ValueError, OverflowError) as error:
+                raise LibraryError(
+                    f"a {kind} of seed {seed}: column '{column.name}' must be {column.kind}: {error}"
+                ) from None
+        return cls(kind, seed, rows, stopped_because)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training did not diverge in these rows."""
+        return self.stopped_because == FINISHED
+
+    @property
+    def origin(self) -> BeaconKey:
+        """The training that the rows are of: its first configuration, and its seed."""
+        return BeaconKey(int(self.rows["batch_size"][0]), float(self.rows["lr"][0]), self.seed)
+
+    @property
+    def name(self) -> str:
+        """What a message calls it, such as ``"branch of b32-lr0.1-s1000 at epoch 8"``."""
+        if self.kind == "journey":
+            return f"journey {self.origin.name}"
+        return f"branch of {self.origin.name} at epoch {int(self.rows['epoch'][0])}"
+
+
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """All branch runs of one task.
+
+    Attributes:
+        journeys: branches and journeys; branches first, ordered by configuration and seed of their trunk.
+        info: what they have in common, as in a beacon library.
+    """
+
+    journeys: tuple[Journey, ...]
+    info: LibraryInfo
+
+    def __post_init__(self) -> None:
+        """Order the journeys and refuse none.
+
+        Raises:
+            LibraryError: there is none.
+        """
+        if not self.journeys:
+            raise LibraryError("there are no branch runs; record some with 'autobatch beacons branch'")
+        object.__setattr__(self, "journeys", _ordered(self.journeys))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Branches":
+        """Read branch runs; nothing in a file is ever executed.
+
+        Args:
+            path: an env directory (``branches.parquet`` and the single files in ``branches/``), or a Parquet file.
+
+        Returns:
+            The branch runs.
+
+        Raises:
+            LibraryError: there is none, or a file is damaged, foreign, of another version or task.
+        """
+        return cls(*_read(Path(path)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the branch runs to one Parquet file, at once or not at all.
+
+        Args:
+            path: the file, or an existing directory, which gets ``branches.parquet``.
+
+        Returns:
+            The file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        file = Path(path) / BRANCHES if Path(path).is_dir() else Path(path)
+        write_durably(file, _to_parquet(self.journeys, self.info))
+        return file
+
+
+def write_branches(env_dir: Path, origin: BeaconKey, journeys: Sequence[Journey], info: LibraryInfo) -> Path:
+    """Store what was recorded of one training, at once or not at all; an older file of the same name is replaced.
+
+    Args:
+        env_dir: the env's directory, such as ``envs/digits-resnet8``; made where it is missing.
+        origin: the training; all its branches leave from it.
+        journeys: its branches, or the one journey that it is.
+        info: what they have in common with the others of their task.
+
+    Returns:
+        The file, ``<env_dir>/branches/b32-lr0.1-s1000.parquet``.
+
+    Raises:
+        LibraryError: a journey is of another training.
+        OutputError: the directory cannot be written.
+    """
+    for journey in journeys:
+        if journey.origin != origin:
+            raise LibraryError(f"{journey.name} does not belong to {origin.name}")
+    path = Path(env_dir) / BRANCH_PARTS / f"{origin.name}.parquet"
+    write_durably(path, _to_parquet(journeys, info))
+    return path
+
+
+def compact_branches(env_dir: Path) -> Path:
+    """Gather all branch runs of an env into ``branches.parquet`` and remove the single files.
+
+    Args:
+        env_dir: the env's directory.
+
+    Returns:
+        The compacted file.
+
+    Raises:
+        LibraryError: there is no branch run, or a file is damaged or of another task.
+        OutputError: the directory cannot be written.
+    """
+    env_dir = Path(env_dir)
+    target = env_dir / BRANCHES
+    if not holds_branches(env_dir):
+        raise LibraryError(_nothing(env_dir))
+    with only_one(env_dir):
+        identities = {path: file_identity(path) for path in _parts(env_dir)}
+        Branches(*_read(env_dir)).save(target)
+        for path, identity in identities.items():
+            # A part that a recorder has replaced in the meantime is newer than the compacted file: it stays.
+            if file_identity(path) == identity:
+                remove_part(path)
+    return target
+
+
+def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
+    """Return of which trainings an env already has branch runs, so that a recorder can go on where it stopped.
+
+    Args:
+        env_dir: the env's directory.
+
+    Returns:
+        First configuration and seed of each training; empty where nothing is recorded.
+
+    Raises:
+        LibraryError: a file is damaged or of another task.
+    """
+    if not holds_branches(env_dir):
+        return frozenset()
+    return frozenset(journey.origin for journey in _read(Path(env_dir))[0])
+
+
+def holds_branches(env_dir: Path) -> bool:
+    """Say whether an env has branch runs.
+
+    Args:
+        env_dir: the env's directory; it need not exist.
+
+    Returns:
+        True where it has ``branches.parquet`` or a folder ``branches`` with Parquet files.
+    """
+    try:
+        return (Path(env_dir) / BRANCHES).exists() or has_parts(env_dir)
+    except (OSError, ValueError):  # a name too long, without permission, or with a null byte
+        return False
+
+
+def has_parts(env_dir: Path) -> bool:
+    """Say whether an env has branch runs that are not compacted.
+
+    Args:
+        env_dir: the env's directory; it need not exist.
+
+    Returns:
+        True where its folder ``branches`` has Parquet files.
+    """
+    return bool(_parts(Path(env_dir)))
+
+
+_File = tuple[Path, tuple[Journey, ...], LibraryInfo]
+
+
+def _read(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
+    files = _folder_files(path) if path.is_dir() else _single_file(path)
+    found: dict[BeaconKey, list[Journey]] = {}
+    for _, journeys, _ in files:
+        # A part replaces what the compacted file, which comes first, has of the same training.
+        own: dict[BeaconKey, list[Journey]] = {}
+        for journey in journeys:
+            own.setdefault(journey.origin, []).append(journey)
+        found.update(own)
+    if not found:
+        raise LibraryError(_nothing(path))
+    info = merged_info([(str(file), info) for file, _, info in files])
+    return tuple(journey for journeys in found.values() for journey in journeys), info
+
+
+def _single_file(path: Path) -> list[_File]:
+    try:
+        return [(path, *_from_parquet(path))]
+    except FileNotFoundError:
+        raise LibraryError(_nothing(path)) from None
+
+
+def _folder_files(env_dir: Path) -> list[_File]:
+    # The parts are read first: one that vanishes before it is read is then found in the compacted file.
+    parts: list[_File] = []
+    sources: dict[BeaconKey, Path] = {}
+    for part in _parts(env_dir):
+        try:
+            journeys, info = _from_parquet(part)
+        except FileNotFoundError:
+            continue
+        for origin in {journey.origin for journey in journeys}:
+            if origin in sources:
+                raise LibraryError(
+                    f"{part}: branch runs of {origin.name} are also in {sources[origin]}; remove one of them"
+                )
+            sources[origin] = part
+        parts.append((part, journeys, info))
+    compacted = env_dir / BRANCHES
+    try:
+        return [(compacted, *_from_parquet(compacted)), *parts]
+    except FileNotFoundError:
+        return parts
+
+
+def _parts(env_dir: Path) -> list[Path]:
+    return sorted((env_dir / BRANCH_PARTS).glob("*.parquet"))
+
+
+def _nothing(path: Path) -> str:
+    env = path.name if path.suffix != ".parquet" else path.parent.name
+    return f"{path}: has no branch runs; record them with 'autobatch beacons branch --env {env or 'ENV'}'"
+
+
+def _ordered(journeys: Sequence[Journey]) -> tuple[Journey, ...]:
+    return tuple(sorted(journeys, key=lambda journey: (journey.kind, journey.origin, int(journey.rows["epoch"][0]))))
+
+
+def _to_parquet(journeys: Sequence[Journey], info: LibraryInfo) -> bytes:
+    ordered = _ordered(journeys)
+    lengths = [len(journey.rows["epoch"]) for journey in ordered]
+    constants = {
+        "branch": list(range(len(ordered))),
+        **{name: [getattr(journey, name) for journey in ordered] for name in ("kind", "seed", "stopped_because")},
+    }
+    arrays = []
+    for column in COLUMNS:
+        if column.per_epoch:
+            values = np.concatenate([journey.rows[column.name] for journey in ordered]).tolist()
+        else:
+            pairs = zip(constants[column.name], lengths, strict=True)
+            values = [value for value, length in pairs for _ in range(length)]
+        arrays.append(pa.array(values, type=TYPES[column.kind]))
+    schema = stored_schema(COLUMNS, info.to_metadata() | {_VERSION_KEY: str(FORMAT_VERSION)})
+    sink = pa.BufferOutputStream()
+    # Checksums turn a flipped bit into an error instead of another number.
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def _from_parquet(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
+    content = file_content(path)
+    try:
+        metadata, table = checked_table(content, COLUMNS)
+        _check_version(metadata)
+        return _journeys(column_arrays(table, COLUMNS)), LibraryInfo.from_metadata(metadata)
+    except LibraryError as error:
+        raise LibraryError(f"{path}: {error}") from None
+
+
+def _check_version(metadata: Mapping[str, str]) -> None:
+    version = metadata.get(_VERSION_KEY)
+    if version is None:
+        raise LibraryError(f"this Parquet file holds no branch runs (its metadata has no '{_VERSION_KEY}')")
+    if version != str(FORMAT_VERSION):
+        raise LibraryError(
+            f"the branch runs have format version {version!r} and this autobatch reads version {FORMAT_VERSION}; "
+            "record them again, or use the autobatch that wrote them (named in the metadata 'autobatch:versions')"
+        )
+
+
+def _journeys(columns: Mapping[str, NDArray[Any]]) -> tuple[Journey, ...]:
+    row_numbers: dict[int, list[int]] = {}
+    for row, branch in enumerate(columns["branch"].tolist()):
+        row_numbers.setdefault(branch, []).append(row)
+    return tuple(_journey(branch, columns, np.array(rows)) for branch, rows in sorted(row_numbers.items()))
+
+
+def _journey(branch: int, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Journey:
+    rows = rows[np.argsort(columns["epoch"][rows], kind="stable")]
+    constants = {}
+    for name in ("kind", "seed", "stopped_because"):
+        values = columns[name][rows].tolist()
+        if len(set(values)) > 1:
+            raise LibraryError(f"branch {branch}: column '{name}' must be the same in all its rows")
+        constants[name] = values[0]
+    try:
+        return Journey(**constants, rows={column.name: columns[column.name][rows] for column in ROW_COLUMNS})
+    except LibraryError as error:
+        raise LibraryError(f"branch {branch}, {error}") from None
+
+
+def _check(journey: Journey) -> None:
+    rows, what = journey.rows, journey.name
+    if journey.kind not in get_args(JourneyKind):
+        raise LibraryError(f"{what}: column 'kind' must be 'branch' or 'journey', got {journey.kind!r}")
+    if not journey.stopped_because:
+        raise LibraryError(f"{what}: 'stopped_because' must say 'finished' or why the training ended early")
+    if np.any(rows["batch_size"] < 1):
+        raise LibraryError(f"{what}: column 'batch_size' must be at least 1, got {shown(rows['batch_size'])}")
+    if not np.all((rows["lr"] > 0.0) & np.isfinite(rows["lr"])):
+        raise LibraryError(f"{what}: column 'lr' must be positive and finite, got {shown(rows['lr'])}")
+    epochs = rows["epoch"]
+    first = 1 if journey.kind == "journey" else max(int(epochs[0]), 1)
+    if not np.array_equal(epochs, np.arange(first, first + len(epochs))):
+        raise LibraryError(
+            f"{what}: column 'epoch' must count {first}, {first + 1}, ... once each, got {shown(epochs)} "
+            "(a row is missing or stored twice)"
+        )
+    if journey.kind == "branch" and len(epochs) == 1:
+        raise LibraryError(f"{what}: a branch has the state before the change and at least one epoch after it")
+    progress = rows["progress"]
+    if not np.all(np.diff(progress, prepend=0.0) > 0.0) or progress[-1] > 1.0 + 1e-3:
+        raise LibraryError(f"{what}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}")
+    for column in ROW_COLUMNS:
+        check_column(what, column, rows[column.name], finished=journey.finished)
+    if not journey.finished:  # only the last epoch of a training that diverges has figures that are not sound
+        for column in ROW_COLUMNS:
+            check_column(f"{what}, before it diverged", column, rows[column.name][:-1], finished=True)

@@ -1,0 +1,263 @@
+"""``autobatch beacons``: record the fixed runs that others are steered by, and look at them."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autobatch._artefacts import expand_home, find_artefact, find_library, holds_beacons
+from autobatch.cli._console import console
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+    from autobatch.training import RecordingResult
+
+app = typer.Typer(no_args_is_help=True, help="Record beacons (runs at fixed batch size and rate) and look at them.")
+
+Env = Annotated[
+    str, typer.Argument(help="Library: a name (see 'autobatch beacons list') or a folder of beacons.", metavar="ENV")
+]
+
+
+@app.command()
+def record(
+    env: Annotated[str, typer.Option(help="Task: a name (see 'autobatch envs') or a path.")],
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="Batch sizes of the grid, such as 8,16,32. \\[default: the task's ladder]")
+    ] = None,
+    lrs: Annotated[
+        str | None, typer.Option(help="Base learning rates, such as 0.05,0.1. \\[default: the task's]")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. \\[default: the task's]")] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
+    ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
+    ] = False,
+) -> None:
+    """Train the grid of fixed runs of a task; finished ones are kept and not trained again.
+
+    Example:
+        autobatch beacons record --env digits-mlp --batch-sizes 16,64,256 --lrs 0.1 --seeds 0,1,2 --jobs 2
+    """
+    from autobatch.cli.train._recording import RecordingProgressBar
+    from autobatch.training import load_task, record_task_beacons
+
+    task, folder = load_task(env), _writable_folder(env)
+    try:
+        with RecordingProgressBar(console()) as progress:
+            result = record_task_beacons(
+                task,
+                folder,
+                batch_sizes=_integers(batch_sizes, "--batch-sizes"),
+                learning_rates=_numbers(lrs, "--lrs"),
+                seeds=_integers(seeds, "--seeds"),
+                jobs=jobs,
+                device=device,
+                data_dir=data_dir,
+                trust_code=trust_code,
+                command=shlex.join(["autobatch", *sys.argv[1:]]),
+                observer=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("\nautobatch: interrupted; finished beacons are kept, the same command goes on", err=True)
+        raise typer.Exit(130) from None
+    _tell(result, env, folder)
+
+
+@app.command()
+def branch(
+    env: Annotated[str, typer.Option(help="Task with beacons: a name (see 'autobatch beacons list') or a path.")],
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="Batch sizes of the trunks, such as 8,32,128. \\[default: the task's ladder]")
+    ] = None,
+    lrs: Annotated[
+        str | None, typer.Option(help="Base learning rates of the trunks, such as 0.05,0.2. \\[default: the task's]")
+    ] = None,
+    epochs_at: Annotated[
+        str | None,
+        typer.Option(
+            help="Finished epochs after which branches leave. \\[default: early, and about the schedule's milestones]",
+            metavar="EPOCHS",
+        ),
+    ] = None,
+    targets: Annotated[int, typer.Option(help="Branches at each of these; 0 trains no trunks.", min=0)] = 3,
+    length: Annotated[int, typer.Option(help="Epochs of a branch.", min=1)] = 2,
+    journeys: Annotated[
+        int, typer.Option(help="Whole trainings that change size and rate at random epochs.", min=0)
+    ] = 0,
+    follow: Annotated[
+        str | None,
+        typer.Option(
+            help="Policy that the journeys follow, but for one epoch in five; give another --seed.", metavar="POLICY"
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
+    ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets the branch runs. \\[default: the task's]")] = None,
+) -> None:
+    """Record what a change of size or rate does midway: continue fixed runs from the same state in other ways.
+
+    Example:
+        autobatch beacons branch --env digits-mlp --epochs-at 2,8,19,21,31 --targets 3 --journeys 20 --jobs 2
+
+        autobatch beacons branch --env digits-mlp --targets 0 --journeys 10 --follow runs/mine/mine.yaml --seed 3000
+    """
+    from autobatch.cli.train._recording import RecordingProgressBar
+    from autobatch.policies import load_policy_spec
+    from autobatch.training import load_task, record_task_branches
+
+    task, library = load_task(env), _library_of(env, out)
+    folder = out if out is not None else _writable_folder(env)
+    try:
+        with RecordingProgressBar(console(), "trunks and journeys") as progress:
+            result = record_task_branches(
+                task,
+                folder,
+                library,
+                batch_sizes=_integers(batch_sizes, "--batch-sizes"),
+                learning_rates=_numbers(lrs, "--lrs"),
+                epochs_at=_integers(epochs_at, "--epochs-at"),
+                targets=targets,
+                length=length,
+                journeys=journeys,
+                follow=load_policy_spec(follow) if follow is not None else None,
+                seed=seed,
+                jobs=jobs,
+                device=device,
+                data_dir=data_dir,
+                trust_code=trust_code,
+                command=shlex.join(["autobatch", *sys.argv[1:]]),
+                observer=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("\nautobatch: interrupted; finished trunks are kept, the same command goes on", err=True)
+        raise typer.Exit(130) from None
+    _tell_branches(result, folder)
+
+
+@app.command("list")
+def list_() -> None:
+    """List the beacon libraries that were found, with the best fixed configuration of each."""
+    from autobatch.report import libraries_table
+
+    console().print(libraries_table())
+
+
+@app.command()
+def show(
+    env: Env,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Picture: .png, .pdf or .svg. \\[default: ENV-plane.png]")
+    ] = None,
+) -> None:
+    """Show every configuration's final figures, best first, and draw where the beacons end in the plane."""
+    from autobatch.beacons import BeaconLibrary
+    from autobatch.report import check_format, library_table, save_plane
+
+    library = BeaconLibrary.load(find_library(env))
+    target = output or Path(f"{library.task_name}-plane.png")
+    check_format(target)
+    console().print(library_table(library))
+    save_plane(target, None, library)
+    typer.echo(f"The plane: {target}")
+
+
+@app.command()
+def compact(env: Env) -> None:
+    """Gather the files that recorders wrote into one beacons.parquet, those of branch runs into branches.parquet."""
+    from autobatch.beacons import BeaconLibrary, Branches, compact_branches, holds_branches
+    from autobatch.beacons import compact as gather
+
+    folder = expand_home(env)
+    branches_alone = holds_branches(folder) and not holds_beacons(folder)
+    if not branches_alone:
+        folder = find_library(env)
+        path = gather(folder)
+        typer.echo(f"{path}: {len(BeaconLibrary.load(path).beacons)} beacons")
+    if holds_branches(folder):
+        path = compact_branches(folder)
+        typer.echo(f"{path}: {len(Branches.load(path).journeys)} branches and journeys")
+
+
+def _writable_folder(env: str) -> Path:
+    """Return the task's folder; for one that came with an installed package, a copy in ./envs."""
+    folder = find_artefact("envs", env).parent
+    if "_assets" not in folder.parts:
+        return folder
+    own = Path("envs") / folder.name
+    own.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        if file.is_file() and not (own / file.name).exists():
+            shutil.copyfile(file, own / file.name)
+    return own
+
+
+def _library_of(env: str, out: Path | None) -> "BeaconLibrary":
+    """Return a task's beacons: those in the folder that gets the branch runs, or else in the task's own."""
+    from autobatch.beacons import BeaconLibrary
+
+    return BeaconLibrary.load(out if out is not None and holds_beacons(out) else find_artefact("envs", env).parent)
+
+
+def _tell_branches(result: "RecordingResult", folder: Path) -> None:
+    from autobatch.report import seconds_words
+
+    typer.echo(
+        f"{result.recorded} trunks and journeys recorded in {seconds_words(result.seconds)}, "
+        f"{result.found} were there, in {folder}"
+    )
+    _tell_failures(result)
+
+
+def _tell_failures(result: "RecordingResult") -> None:
+    for name, message in result.failed.items():
+        typer.echo(f"failed: {name}: {message}", err=True)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _tell(result: "RecordingResult", env: str, folder: Path) -> None:
+    from autobatch.report import seconds_words
+
+    elsewhere = f", {result.elsewhere} left to another process" if result.elsewhere else ""
+    typer.echo(
+        f"{result.recorded} beacons recorded in {seconds_words(result.seconds)}, {result.found} were there{elsewhere}, "
+        f"in {folder}"
+    )
+    typer.echo(f"Next: autobatch beacons show {shlex.quote(env)}\n      autobatch beacons compact {shlex.quote(env)}")
+    _tell_failures(result)
+
+
+def _integers(text: str | None, option: str) -> list[int] | None:
+    numbers = _numbers(text, option)
+    if numbers is None:
+        return None
+    if any(number != int(number) or number < 0 for number in numbers):
+        raise typer.BadParameter(f"expected whole numbers such as 8,16,32, got {text!r}", param_hint=option)
+    return [int(number) for number in numbers]
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None

@@ -1,0 +1,143 @@
+"""``autobatch run``: train one network under a policy."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autobatch.cli._console import console
+
+if TYPE_CHECKING:
+    from autobatch.training import RunConfig, RunObserver, Summary
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def run(
+    config: Annotated[
+        str | None, typer.Option(help="Experiment to start from: a name in configs/ or a YAML file.", metavar="NAME")
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(help="Task: a name (see 'autobatch envs') or a path. \\[default: digits-resnet8]")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Policy: a name (see 'autobatch policies') or a path. \\[default: beacon-follow]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Length of the training, instead of the task's.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. \\[default: 0]", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. \\[default: auto]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory. \\[default: runs/ENV-POLICY-sSEED, numbered where taken]")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this directory, bit-identically.", metavar="DIR")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one key of the task or policy; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Measure C̄ and L.")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time this machine rather than trust a recorded cost table.")
+    ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run directory.")] = False,
+) -> None:
+    """Train a network while a policy chooses batch size and learning rate, and keep every record.
+
+    Examples:
+        autobatch run --policy beacon-follow
+
+        autobatch run --policy s32-to-128 --seed 1 --out runs/dynamic
+
+        autobatch run --env mnist-resnet8 --policy s64-lr0.1 --set task.dataset.subset=10000 --epochs 10
+
+        autobatch run --resume runs/dynamic
+    """
+    given = {
+        "--epochs": [] if epochs is None else [f"task.epochs={epochs}"],
+        "--set": assignments or [],
+    }
+    options = {"env": env, "policy": policy, "seed": seed, "device": device}
+    named = {key: value for key, value in options.items() if value is not None}
+    if resume is None:
+        settings = _new(config, named, given)
+        place = _free_directory(settings) if out is None else out
+    else:
+        if out is not None or config is not None:
+            raise typer.BadParameter("--resume continues in its own directory with its own configuration")
+        settings = _stored(resume, named, given)
+        place = resume
+    changes: dict[str, object] = {"calibrate": calibrate, "trust_code": trust_code}
+    if data_dir is not None:
+        changes["data_dir"] = data_dir.absolute()
+    if measure is not None:
+        changes["measure"] = measure
+    _train(settings.model_copy(update=changes), place, resume=resume is not None, as_json=as_json, quiet=quiet)
+
+
+def _new(config: str | None, named: dict[str, Any], given: dict[str, list[str]]) -> "RunConfig":
+    from autobatch.training import ExperimentSpec, load_experiment, resolve
+
+    experiment = load_experiment(config) if config is not None else ExperimentSpec()
+    return resolve(experiment.model_copy(update=named), given)
+
+
+def _stored(resume: Path, named: dict[str, Any], given: dict[str, list[str]]) -> "RunConfig":
+    """Return the stored configuration with what was asked for on top; the run refuses what differs."""
+    from autobatch.policies import load_policy_spec
+    from autobatch.training import load_run_config, load_task, override
+
+    stored = load_run_config(resume)
+    task = load_task(named.pop("env")) if "env" in named else stored.task
+    policy = load_policy_spec(named.pop("policy")) if "policy" in named else stored.policy
+    task, policy = override(task, policy, given)
+    return stored.model_copy(update={"task": task, "policy": policy, **named})
+
+
+def _free_directory(config: "RunConfig") -> Path:
+    name = f"{config.task.name}-{config.policy.name}-s{config.seed}"
+    place, number = Path("runs") / name, 1
+    while place.exists():
+        number += 1
+        place = Path("runs") / f"{name}-{number}"
+    return place
+
+
+def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool) -> None:
+    from autobatch.cli.train._progress import RunProgress
+    from autobatch.report import read_run, save_plane, summary_view
+    from autobatch.training import RunObserver
+
+    try:
+        if quiet or as_json:
+            summary = _run(config, place, RunObserver(), resume=resume)
+        else:
+            with RunProgress(console()) as progress:
+                summary = _run(config, place, progress, resume=resume)
+    except KeyboardInterrupt:
+        kept = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
+        typer.echo(f"\nautobatch: interrupted; {kept if place.exists() else 'nothing had begun'}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    record = read_run(place)
+    save_plane(place / "plane.png", record, record.library)
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=2))
+    elif quiet:
+        typer.echo(str(place))
+    else:
+        console().print(summary_view(record))
+
+
+def _run(config: "RunConfig", place: Path, observer: "RunObserver", *, resume: bool) -> "Summary":
+    from autobatch.training import run as train
+
+    return train(config, place, observer, resume=resume)

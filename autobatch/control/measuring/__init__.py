@@ -1,0 +1,47 @@
+"""Which steps are measured, and what was measured.
+
+In come a measuring plan, the time that steps take and gradients of single examples; out go C̄, L and the moments of a
+decision period. Open ``_period.py`` first.
+"""
+
+from autobatch.control.measuring._budget import (
+    BUDGET,
+    FLOOR,
+    MeasureWithinBudget,
+)
+from autobatch.control.measuring._measuring import (
+    INTERVAL,
+    MeasureAtInterval,
+    MeasuringPlan,
+    NeverMeasure,
+    at_interval,
+    check_interval,
+    stretches,
+)
+from autobatch.control.measuring._memory import (
+    is_out_of_memory,
+    saved_tensors,
+)
+from autobatch.control.measuring._period import Period
+from autobatch.control.measuring._samples import (
+    Measurement,
+    gradient_moments,
+)
+
+__all__ = [
+    "BUDGET",
+    "FLOOR",
+    "INTERVAL",
+    "MeasureAtInterval",
+    "MeasureWithinBudget",
+    "Measurement",
+    "MeasuringPlan",
+    "NeverMeasure",
+    "Period",
+    "at_interval",
+    "check_interval",
+    "gradient_moments",
+    "is_out_of_memory",
+    "saved_tensors",
+    "stretches",
+]

@@ -1,0 +1,124 @@
+"""A decision period as it is trained: which steps are measured, what they gave, how far it has come."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from autobatch._errors import CheckpointError
+from autobatch.control.batches import full_steps_per_epoch, steps_per_epoch
+from autobatch.control.measuring._measuring import MeasuringPlan, stretches
+from autobatch.control.measuring._samples import Measurement, Samples
+from autobatch.control.measuring._timing import EpochTimer
+from autobatch.fisher import SpectralPosition
+
+_LOG = logging.getLogger("autobatch")
+
+
+class Period:
+    """What happens between two decisions.
+
+    Args:
+        plan: says which steps are measured.
+        device: where the model trains.
+    """
+
+    def __init__(self, plan: MeasuringPlan, device: torch.device) -> None:
+        self.samples = Samples()
+        self.steps = 0
+        self._plan = plan
+        self._device = device
+        self._chosen: frozenset[int] | None = None
+        self._timer: EpochTimer | None = None
+        self._last_batch_size: int | None = None
+
+    def begin_step(self, batch_size: int, examples_left: int) -> None:
+        """Begin a step; the first one of a period asks the plan.
+
+        Args:
+            batch_size: global batch size in force.
+            examples_left: examples of the period that are not trained yet.
+        """
+        if self._chosen is None:
+            steps, full_steps = (f(examples_left, batch_size) for f in (steps_per_epoch, full_steps_per_epoch))
+            chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
+            self._chosen = frozenset(chosen)
+            self._timer = EpochTimer(self._device, steps, chosen) if self._plan.timing else None
+            self._last_batch_size = batch_size
+            self.samples.clear()
+        if self._timer is not None:
+            self._timer.mark(self.steps)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the step that has begun is one of those to be measured."""
+        return self._chosen is not None and self.steps in self._chosen
+
+    @property
+    def timing(self) -> bool:
+        """Whether the period is being timed."""
+        return self._timer is not None
+
+    def timed(self) -> tuple[float, float] | None:
+        """Return the seconds of a step and of a sample, where the period was timed; called at its end."""
+        if self._timer is None:
+            return None
+        self._timer.finish(self.steps)
+        measurements = self.samples.measurements
+        return self._timer.seconds(measurements[-1].seconds) if measurements else None
+
+    def close(self, position: SpectralPosition, lr: float) -> None:
+        """Bring a position up to date with the period's samples, and get ready for the next period.
+
+        Args:
+            position: the training's position.
+            lr: effective learning rate in force, for steps of which none was measured.
+        """
+        usable = [sample for sample in self.samples.measurements if sample.usable]
+        lost = [sample.step for sample in self.samples.measurements if not sample.usable]
+        if lost:
+            few = ", ".join(map(str, lost[:3])) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            _LOG.warning("no finite gradients in step %s: not counted towards C̄ and L", few)
+        for sample, (start, stop) in zip(usable, stretches(self.steps, len(usable)), strict=True):
+            position.add(
+                sample.condition_number,
+                sample.trace,
+                batch_size=sample.batch_size,
+                lr=sample.lr,
+                steps=stop - start,
+            )
+        if not usable and self.steps:
+            position.carry(self.steps, lr)
+        self.steps, self._chosen, self._timer = 0, None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the period has come, as JSON-able values; what is held is decomposed for that."""
+        self.samples.settle()
+        running = self._chosen is not None
+        return {
+            "steps": self.steps,
+            "chosen": sorted(self._chosen) if self._chosen is not None else None,
+            "samples": [sample.to_dict() for sample in self.samples.measurements] if running else [],
+            "last_batch_size": self._last_batch_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; a period that was being timed goes on untimed.
+
+        Args:
+            state: the state.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        steps, chosen, last = int(state["steps"]), state["chosen"], state["last_batch_size"]
+        samples = [Measurement.from_dict(sample) for sample in state["samples"]]
+        if steps < 0 or (chosen is None and (steps or samples)):
+            raise CheckpointError(f"controller state is damaged: {steps} steps of a period that has not begun")
+        for own in samples:
+            if own.batch_size < 1 or not own.lr >= 0.0 or own.condition_number < 1.0 or own.trace < 0.0:
+                raise CheckpointError(f"controller state is damaged: {own}")
+        self.steps, self._last_batch_size, self._timer = steps, None if last is None else int(last), None
+        self._chosen = None if chosen is None else frozenset(int(step) for step in chosen)
+        self.samples.restore(samples)

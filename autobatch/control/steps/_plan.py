@@ -1,0 +1,175 @@
+"""From a global batch to what fits: global batch = micro-batch x accumulation x ranks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from autobatch._errors import CheckpointError, ConfigError
+from autobatch.control.measuring import stretches
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a rank's share of a global batch goes through the model.
+
+    Attributes:
+        micro_batch: most examples of a forward pass. ``"auto"`` finds the largest that fits; a number starts from
+            there. Either way, running out of memory halves it on all ranks and the same batch is trained again. None:
+            the whole share at once, and running out of memory is an error as ever.
+        memory_limit: bytes that a forward pass may save for its backward pass; more counts as running out of memory.
+            For CPUs, which do not say when they run out.
+        bn_batch: examples over which BatchNorm takes its statistics, whatever the batch size (ghost batches: Hoffer et
+            al., "Train longer, generalize better", 2017, section 5); each is a micro-batch.
+        accumulation: batches that your own loop, or a framework's, accumulates before a step of the optimizer.
+
+    Raises:
+        ConfigError: a value cannot be used, or two do not go together.
+    """
+
+    micro_batch: int | Literal["auto"] | None = None
+    memory_limit: int | None = None
+    bn_batch: int | None = None
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value cannot be used, or two do not go together.
+        """
+        numbers = {
+            "micro_batch": 1 if self.micro_batch in {"auto", None} else self.micro_batch,
+            "memory_limit": 1 if self.memory_limit is None else self.memory_limit,
+            "bn_batch": 1 if self.bn_batch is None else self.bn_batch,
+            "accumulation": self.accumulation,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                expected = "'auto' or a positive integer" if name == "micro_batch" else "a positive integer"
+                raise ConfigError(f"BatchPlan: {name}: expected {expected}, got {value!r}")
+        if self.memory_limit is not None and not self.guarded:
+            raise ConfigError("BatchPlan: memory_limit needs micro_batch='auto' or a number")
+        if self.accumulation > 1 and self.splits:
+            raise ConfigError(
+                "BatchPlan: accumulation says that the loop accumulates by itself; micro_batch and bn_batch do not go "
+                "with it"
+            )
+
+    @property
+    def guarded(self) -> bool:
+        """Whether running out of memory halves the micro-batch instead of ending the training."""
+        return self.micro_batch is not None
+
+    @property
+    def splits(self) -> bool:
+        """Whether batches may be split, which takes a loop over ``controller.micro_batches(batch)``."""
+        return self.guarded or self.bn_batch is not None
+
+
+def check_divisible(batch_sizes: Sequence[int], ranks: int, accumulation: int) -> None:
+    """Refuse a ladder whose sizes do not divide among ranks and accumulated parts.
+
+    Args:
+        batch_sizes: the ladder.
+        ranks: processes.
+        accumulation: parts that the loop accumulates.
+
+    Raises:
+        ConfigError: a size is no multiple of ranks x accumulation, or the smallest leaves parts of a last batch empty.
+    """
+    parts = ranks * accumulation
+    if parts == 1:
+        return
+    wrong = [size for size in batch_sizes if size % parts or size < 2 * parts]
+    if wrong:
+        raise ConfigError(
+            f"batch_sizes: {ranks} ranks x {accumulation} accumulated parts need multiples of {parts}, from "
+            f"{2 * parts} on (the last batch of an epoch has at least half the size), got {wrong}"
+        )
+
+
+class MicroBatches:
+    """Finds the largest micro-batch that fits, by what has fitted and what has not.
+
+    Args:
+        plan: the plan.
+    """
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self._cap: float = min(
+            plan.micro_batch if isinstance(plan.micro_batch, int) else math.inf,
+            plan.bn_batch if plan.bn_batch is not None else math.inf,
+        )
+        self._fits = 0
+        self._fails: float = math.inf
+        self._now: float = math.inf
+
+    def begin(self) -> None:
+        """Begin a batch: whatever is not known to fail may be tried."""
+        self._now = math.inf
+
+    def sizes(self, share: int) -> list[int]:
+        """Return the micro-batches of a share: as few as may fit, as equal as they can be.
+
+        Where something has fitted and something else has not, half-way between the two is tried.
+
+        Args:
+            share: examples of one rank's share of a batch.
+
+        Returns:
+            Their sizes.
+        """
+        most = int(min(self._cap, self._fails - 1, self._now, share))
+        parts = math.ceil(share / most)
+        if 0 < self._fits < most < self._fails < math.inf:
+            parts = (parts + math.ceil(share / self._fits)) // 2
+        return [stop - start for start, stop in stretches(share, parts)]
+
+    def proven(self, size: int) -> bool:
+        """Return whether a micro-batch at least as large has fitted.
+
+        Args:
+            size: its examples.
+
+        Returns:
+            Whether one has.
+        """
+        return size <= self._fits
+
+    def fitted(self, size: int) -> None:
+        """Take down that a micro-batch went through.
+
+        Args:
+            size: its examples.
+        """
+        self._fits, self._now = max(self._fits, size), math.inf
+
+    def failed(self, size: int) -> None:
+        """Take down that a micro-batch ran out of memory: for this batch, half of it is tried, or what has fitted.
+
+        Args:
+            size: its examples, at least 2.
+        """
+        if self._fits >= size:  # what fitted once does not any more
+            self._fits = 0
+        self._fails = min(self._fails, size)
+        self._now = max(size // 2, self._fits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known, as JSON-able values."""
+        return {"fits": self._fits, "fails": None if math.isinf(self._fails) else self._fails}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: the state.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        fits, fails = int(state["fits"]), math.inf if state["fails"] is None else int(state["fails"])
+        if not 0 <= fits < fails or fails < 2:
+            raise CheckpointError(f"controller state is damaged: micro-batches of {fits} fit, those of {fails} do not")
+        self._fits, self._fails = fits, fails

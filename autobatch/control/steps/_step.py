@@ -1,0 +1,176 @@
+"""One global batch on its way through the model: its parts, what measures it, and what a loop's step gets."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from autobatch._errors import AutoBatchError
+from autobatch.control.steps._course import Cut
+from autobatch.fisher import FisherProbe
+
+
+class Step:
+    """What ``with controller.step() as step`` yields: the backward pass of a batch, or of a part of it.
+
+    Args:
+        passing: the batch; None where nothing is controlled any more.
+    """
+
+    def __init__(self, passing: "Passing | None" = None) -> None:
+        self._passing = passing
+
+    def backward(self, loss: Tensor, using: Callable[[Tensor], Any] | None = None) -> None:
+        """Do what ``loss.backward()`` does; scale a part's loss to its share, and measure in the same pass.
+
+        Args:
+            loss: the loss of the batch or part, scaled where a GradScaler is in use; a scalar.
+            using: what is called with the loss in place of ``loss.backward()``, such as ``accelerator.backward``.
+        """
+        if self._passing is not None:
+            self._passing.backward(loss, using)
+        elif using is not None:
+            using(loss)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+
+
+class Passing:
+    """A batch in training; the context manager around each of its parts' forward and backward pass.
+
+    Args:
+        cut: the global batch.
+        sizes: examples of each part of this rank's share.
+        weights: what each part's loss is multiplied by.
+        contexts: what is entered around a part; called with the part's number.
+        probe: what measures the batch; None where it is not measured.
+        lr: effective learning rate of the step.
+        unweighted: called where a part that needs its weight had no ``step.backward``.
+        finished: called after the last part; None in a loop over micro-batches, which sees to that itself.
+        failed: called when a part raised; returns whether the error is dealt with.
+    """
+
+    def __init__(
+        self,
+        cut: Cut,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        *,
+        contexts: Callable[[int], list[AbstractContextManager[Any]]],
+        probe: FisherProbe | None,
+        lr: float,
+        unweighted: Callable[[], None],
+        finished: Callable[["Passing"], None] | None,
+        failed: Callable[["Passing", BaseException], bool],
+    ) -> None:
+        self.cut = cut
+        self.sizes = sizes
+        self.weights = weights
+        self.probe = probe
+        self.lr = lr
+        self.part = 0
+        self.given_up = False
+        self.measured = probe is not None
+        self._contexts = contexts
+        self._unweighted = unweighted
+        self._finished = finished
+        self._failed = failed
+        self._stack = ExitStack()
+        self._inside = False
+        self._backward = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether a part is on its way."""
+        return self._inside
+
+    @property
+    def in_micro_batches(self) -> bool:
+        """Whether a loop over micro-batches sees to the end of the batch."""
+        return self._finished is None
+
+    @property
+    def done(self) -> bool:
+        """Whether every part has gone through."""
+        return self.part == len(self.sizes)
+
+    def __enter__(self) -> Step:
+        if self._inside:
+            raise AutoBatchError("step() was entered inside of another step")
+        self._backward = False
+        with ExitStack() as stack:
+            if self.probe is not None:
+                if self.part == 0:
+                    self.probe.__enter__()
+                self.probe.resume()
+                stack.callback(self.abandon)
+            contexts = ExitStack()
+            stack.push(contexts)
+            for context in self._contexts(self.part):
+                contexts.enter_context(context)
+            stack.pop_all()
+        self._stack, self._inside = contexts, True
+        return Step(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._inside = False
+        self._stack.__exit__(kind, error, traceback)
+        if error is not None:
+            self.abandon()
+            self.given_up = self._failed(self, error)
+            return self.given_up
+        if self.weights[self.part] != 1.0 and not self._backward:
+            self._refuse_plain_backward()
+        self.part += 1
+        if self.done and self._finished is not None:
+            self.measure()
+            self._finished(self)
+        elif self.probe is not None:  # what lies between two parts is not watched
+            self.probe.pause()
+        return False
+
+    def backward(self, loss: Tensor, using: Callable[[Tensor], Any] | None) -> None:
+        """Run the part's backward pass.
+
+        Args:
+            loss: its loss.
+            using: what is called in place of ``loss.backward()``.
+        """
+        self._backward = True
+        weight = self.weights[self.part]
+        if weight != 1.0:
+            loss = loss * weight
+        if using is not None:
+            using(loss)
+        elif self.probe is not None:
+            self.probe.backward(loss)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def measure(self) -> None:
+        """End measuring, on all ranks; where they measure the whole batch together, they exchange what each has."""
+        if self.probe is not None and self.probe.entered:
+            self.probe.__exit__(None, None, None)
+            if self.probe.exchanges_after:
+                self.probe.exchange()
+
+    def abandon(self) -> None:
+        """End measuring where the batch is broken off; says nothing to other ranks."""
+        if self.probe is not None and self.probe.entered:
+            self.probe.__exit__(AutoBatchError, AutoBatchError("the batch was broken off"), None)
+        self.probe = None
+
+    def _refuse_plain_backward(self) -> None:
+        if self._finished is not None:  # a framework's loop may have left out the backward pass
+            self._unweighted()
+            return
+        self.abandon()
+        refusal = AutoBatchError(
+            "a part of a batch needs step.backward(loss) in place of loss.backward(): it scales the part's loss"
+        )
+        self._failed(self, refusal)
+        raise refusal

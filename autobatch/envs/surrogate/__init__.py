@@ -1,0 +1,25 @@
+"""Environments on dynamics fitted to beacons and branch runs.
+
+In come the recordings of a task and actions; out go observations and rewards of trainings that nobody has run. Open
+``_env.py`` first.
+"""
+
+from autobatch.envs.surrogate._dynamics import (
+    Dynamics,
+    load_dynamics,
+)
+from autobatch.envs.surrogate._env import SurrogateEnv
+from autobatch.envs.surrogate._transitions import (
+    FIGURES,
+    tabulate,
+)
+from autobatch.envs.surrogate._vector import SurrogateVectorEnv
+
+__all__ = [
+    "FIGURES",
+    "Dynamics",
+    "SurrogateEnv",
+    "SurrogateVectorEnv",
+    "load_dynamics",
+    "tabulate",
+]

@@ -1,0 +1,301 @@
+"""``AutoBatch/Train-v0``: real training, an epoch a step."""
+
+import copy
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from autobatch._errors import ConfigError, near_names
+from autobatch.envs._reward import WEIGHT, Reward, check_unit
+from autobatch.envs._spaces import action_space, moves_of, observation_space
+from autobatch.envs.train._episode import Episode, EpisodeState, Rules
+from autobatch.envs.train._pricing import Pricing
+from autobatch.envs.train._setting import Setting, load_setting
+from autobatch.policies import ObservationView, Quality
+
+_OPTIONS = ("run_seed",)
+
+
+class TrainEnv(gymnasium.Env[NDArray[np.float32], Any]):
+    """Real training: each step is one epoch, whose batch size and learning rate the agent chooses.
+
+    ## Description
+    A network is trained on the images of a task, for as many epochs as the task has. Before every epoch the agent moves
+    on the task's ladder of batch sizes and on its learning rates; then the epoch is trained and the network validated.
+    The aim is a low validation loss at the end, at little cost. All is as in `autobatch run`: the same engine, data,
+    schedule of the learning rate and measuring of C̄ and L, so that a policy that was learned here can drive a run.
+
+    ## Observation Space
+    `Box(-1, 1, (size,), float32)`, the flat view that every learned policy sees (`autobatch.policies.ENTRIES`, its
+    version `autobatch.policies.SCHEMA`). Every entry is relative to the task: to its ladders, to its best fixed beacon,
+    and to where its beacons stood at equal progress. So the view of all tasks has one size. The last entries are masks;
+    an entry that is not known is 0.
+
+    | Entries | What they hold |
+    | --- | --- |
+    | progress | progress, epochs left, milestones of the learning-rate schedule |
+    | configuration | rung on the ladder and of the learning rates, what an epoch costs one rung away |
+    | score | validation quality, slope, against the best fixed beacon, generalisation gap |
+    | position | C̄ and L relative to the region of good beacons and to the nearest beacons, and their slopes |
+    | cost | modelled seconds so far and to come, relative to the best fixed beacon's |
+    | task | size of the training set, largest batch, length of the ladder |
+    | masks | whether the training has begun, a score and a position are known, and so on |
+
+    ## Action Space
+    Moves on both ladders, no further than these go.
+
+    | `actions` | Space | Meaning |
+    | --- | --- | --- |
+    | `"multidiscrete"` | `MultiDiscrete([5, 3])` | batch size -2, -1, 0, +1, +2 rungs; learning rate -1, 0, +1 rungs |
+    | `"discrete"` | `Discrete(9)` | batch size -1, 0, +1 rungs (action // 3), learning rate -1, 0, +1 (action % 3) |
+
+    For agents with continuous actions, `autobatch.envs.BoxActions(env)` makes `Box(-1, 1, (2,), float32)` of the first:
+    a number is rounded to the nearest move.
+
+    ## Transition Dynamics
+    One epoch of training: every example once, in an order that follows from the training's seed, with the batch size
+    and the base learning rate that the action leads to; the task's schedule multiplies the rate. A share of the steps
+    is measured, which the task's budget bounds. On one kind of device, the same seed and the same actions give the same
+    observations, rewards and `info`, bit for bit, unless `cost="measured"`.
+
+    ## Reward
+    What the epoch adds to the validation quality, less `cost_weight` times the epoch's share of a whole training's
+    cost:
+
+    `reward = quality after - quality before - cost_weight * cost of the epoch / cost of the reference training`
+
+    Quality is 0 before training and for guessing, and 1 for the best fixed beacon's final score; it is linear in the
+    logarithm of a loss, or in an error, and clipped to [-1, 1.5]. It is -1 once a training has diverged. Without
+    beacons, a fiftieth of what guessing scores has quality 1. The reference training is a whole one at the batch size
+    of the best fixed beacon, or without beacons in the middle of the ladder. The rewards of an episode add up to its
+    final quality less `cost_weight` times its share of the cost. Test figures play no part.
+
+    | `cost` | Cost of an epoch |
+    | --- | --- |
+    | `"modelled"` | seconds of the cost table recorded with the beacons (of whatever device), measuring left out |
+    | `"examples"` | training examples; the same for every action |
+    | `"flops"` | operations of matrix products and convolutions, forward and backward, measuring left out |
+    | `"measured"` | seconds by the clock, measuring and validation included, against the reference's modelled seconds |
+
+    ## Starting State
+    Before the first epoch. The first action moves from the middle of both ladders. The training's seed, from which
+    weights, order and augmentation follow, is drawn from the environment's generator and told in `info["run_seed"]`;
+    `reset(options={"run_seed": 100})` chooses it.
+
+    ## Episode End
+    Termination after the last epoch, or when the training diverges: a loss is not finite, or the training loss is ten
+    times that of guessing. Nothing truncates an episode.
+
+    ## Arguments
+    ```python
+    import gymnasium
+    env = gymnasium.make("autobatch:AutoBatch/Train-v0", env="digits-resnet8", actions="discrete")
+    ```
+
+    | Argument | Default | Meaning |
+    | --- | --- | --- |
+    | `env` | `"digits-resnet8"` | name or path of a task |
+    | `actions` | `"multidiscrete"` | action space, see above |
+    | `cost` | `"modelled"` | unit of cost, see above |
+    | `cost_weight` | `0.05` | quality that a whole training at the reference's cost is worth |
+    | `epochs` | `None` | length of a training; `None` for the task's |
+    | `device` | `"cpu"` | torch device; `"auto"` for a GPU where there is one |
+    | `data_dir` | `None` | where datasets lie or are downloaded to; `None` for `data` in the working directory |
+    | `threads` | `None` | CPU threads; `None` for the task's |
+    | `measure` | `True` | whether C̄ and L are measured |
+    | `trust_code` | `False` | allow the task to name a model factory to import |
+    | `render_mode` | `None` | `"ansi"` or `"rgb_array"`: the plane with beacons and the journey |
+
+    Beacons are used where they are of this very task: data, model, optimizer, schedule and length. With another number
+    of `epochs` they are not, and observations and quality are those of a task without beacons; the cost table still
+    holds. `env.unwrapped.library_missing` says why there are none. A task without a cost table has this machine timed
+    once, when it needs one: a few seconds, kept in the user's cache folder.
+
+    `info` holds `run_seed`, `epoch`, `progress`, `batch_size`, `lr`, `quality`, `cost_total` and `diverged`, and after
+    an epoch `cost`, `score` (the validation figure that ranks runs), `c_bar`, `l_cum`, `train_loss`, `validation_loss`
+    and `validation_error`. A figure that is not known or not finite is left out.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012  (as Gymnasium declares it)
+
+    def __init__(
+        self,
+        env: str | Path = "digits-resnet8",
+        *,
+        actions: str = "multidiscrete",
+        cost: str = "modelled",
+        cost_weight: float = WEIGHT,
+        epochs: int | None = None,
+        device: str = "cpu",
+        data_dir: str | Path | None = None,
+        threads: int | None = None,
+        measure: bool = True,
+        trust_code: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ConfigError(f"render_mode: no mode is called {render_mode!r}; {near_names(str(render_mode), modes)}")
+        for name, value in (("measure", measure), ("trust_code", trust_code)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name}: expected True or False, got {value!r}")
+        check_unit(cost)
+        self.action_space = action_space(actions)
+        self.render_mode = render_mode
+        self._actions = actions
+        self._arguments: dict[str, Any] = {
+            "env": env,
+            "cost": cost,
+            "cost_weight": cost_weight,
+            "epochs": epochs,
+            "device": device,
+            "data_dir": data_dir,
+            "threads": threads,
+            "measure": measure,
+            "trust_code": trust_code,
+        }
+        self._rules = _rules(**self._arguments)
+        self.observation_space = observation_space(self._rules.view.size)
+        self._episode: Episode | None = None
+
+    @property
+    def library_missing(self) -> str | None:
+        """Why observations are masked as without beacons; None where they are not."""
+        return self._rules.setting.library_missing
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin a training.
+
+        Args:
+            seed: seeds the environment's generator, from which the training's own seed is drawn.
+            options: ``{"run_seed": 100}`` gives the training's seed itself; None draws it.
+
+        Returns:
+            Observation and info before the first decision.
+
+        Raises:
+            ConfigError: an option is not known or has a value that cannot be used.
+        """
+        super().reset(seed=seed)
+        run_seed = _run_seed(options)
+        self._leave()
+        self._episode = Episode(self._rules, int(self.np_random.integers(2**31)) if run_seed is None else run_seed)
+        return self._episode.observation(), self._episode.figures()
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Move on the ladders, train an epoch and validate.
+
+        Args:
+            action: what to do, see ``action_space``.
+
+        Returns:
+            Observation, reward, whether the training is over, False, and info.
+
+        Raises:
+            ConfigError: the action is of another type or shape, or out of range; nothing is trained then.
+            ResetNeeded: no training has begun, or it is over.
+        """
+        if self._episode is None:
+            raise ResetNeeded("step() was called before reset()")
+        if self._episode.finished:
+            raise ResetNeeded("step() was called after the training's end; call reset() for another one")
+        reward = self._episode.step(*moves_of(self._actions, action))
+        return self._episode.observation(), reward, self._episode.finished, False, self._episode.figures()
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """Return what ``render_mode`` asks for: lines of text, or the plane with beacons and journey.
+
+        Returns:
+            The text, or the picture as uint8 of shape (height, width, 3); None without a ``render_mode``.
+
+        Raises:
+            ResetNeeded: no training has begun.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                "render() was called without a render_mode; give one to gymnasium.make(), 'ansi' or 'rgb_array'"
+            )
+            return None
+        if self._episode is None:
+            raise ResetNeeded("render() was called before reset()")
+        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
+
+        return text(self._episode) if self.render_mode == "ansi" else picture(self._episode)
+
+    def close(self) -> None:
+        """Let go of the training; a later ``reset`` begins another."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._episode is not None:
+            self._episode.close()
+        self._episode = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        episode = self._episode
+        return self.__dict__ | {"_rules": None, "_episode": None if episode is None else episode.state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rules = state["_rules"] or _rules(**self._arguments)
+        if isinstance(state["_episode"], EpisodeState):
+            self._episode = Episode.restored(self._rules, state["_episode"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = type(self).__new__(type(self))
+        other.__setstate__(copy.deepcopy(self.__getstate__(), memo) | {"_rules": self._rules})
+        return other
+
+
+def _rules(
+    *,
+    env: str | Path,
+    cost: str,
+    cost_weight: float,
+    epochs: int | None,
+    device: str,
+    data_dir: str | Path | None,
+    threads: int | None,
+    measure: bool,
+    trust_code: bool,
+) -> Rules:
+    setting = load_setting(
+        env,
+        epochs=epochs,
+        threads=threads,
+        device=device,
+        data_dir=data_dir,
+        needs_costs=measure or cost in {"modelled", "measured"},
+        trust_code=trust_code,
+    )
+    info = setting.info(measure=measure)
+    pricing = Pricing(cost, info, setting)
+    reward = Reward(_quality(setting), pricing.reference, cost_weight)
+    return Rules(setting, ObservationView(info, setting.library), reward, pricing, measure)
+
+
+def _quality(setting: Setting) -> Quality:
+    if setting.library is not None:
+        return Quality.of(setting.library)
+    return Quality.of_classes(setting.task.score, max(setting.data.num_classes, 2))
+
+
+def _run_seed(options: dict[str, Any] | None) -> int | None:
+    unknown = next((name for name in options or {} if name not in _OPTIONS), None)
+    if unknown is not None:
+        raise ConfigError(f"options: no option is called {unknown!r}; {near_names(str(unknown), _OPTIONS)}")
+    seed = (options or {}).get("run_seed")
+    if seed is None:
+        return None
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"options: 'run_seed': expected a whole number of at least 0, got {seed!r}")
+    return int(seed)

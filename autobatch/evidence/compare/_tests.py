@@ -1,0 +1,187 @@
+"""Is one policy's figure another's? Tests between two policies over their seeds, and what they leave open."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate, holm, signed_rank
+
+Floats = NDArray[np.float64]
+
+STUDENT, WELCH, PAIRED, SIGNED_RANK = "student", "welch", "paired", "signed_rank"
+TESTS = (STUDENT, WELCH, PAIRED, SIGNED_RANK)
+"""Two-sample t-tests with equal variances (Student, as in the paper's Table 1) and without (Welch), and by seed the
+paired t-test and Wilcoxon's signed-rank test."""
+
+_ROUND_OFF = 1e-12
+
+
+@dataclass(frozen=True)
+class PolicyTest:
+    """One figure of a policy against that of the best fixed beacon.
+
+    Attributes:
+        policy: the policy.
+        figure: ``"test_error"`` or the task's score.
+        test: one of ``TESTS``.
+        runs: runs of the policy that the test uses. Diverged ones have no figure for t-tests; the signed-rank test
+            takes them as worse than any other.
+        reference_runs: runs of the best fixed beacon that the test uses.
+        p: two-sided p-value; NaN where runs are too few or do not differ among themselves.
+        p_holm: the same after Holm's correction for all policies of this figure and test.
+    """
+
+    policy: str
+    figure: str
+    test: str
+    runs: int
+    reference_runs: int
+    p: float
+    p_holm: float
+
+
+def mean_interval(values: ArrayLike) -> Estimate:
+    """Return a mean with its 95 % interval by Student's t.
+
+    Args:
+        values: one a run; NaN are not allowed.
+
+    Returns:
+        The estimate; one value has no interval, none has no mean.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    if not known.size:
+        return NOTHING
+    mean = float(known.mean())
+    if known.size < 2:
+        return Estimate(mean, math.nan, math.nan)
+    reach = _quantile(known.size - 1) * float(known.std(ddof=1)) / math.sqrt(known.size)
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def mean_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
+    """Return the difference of two means with its 95 % interval by Student's t, the variances taken as equal.
+
+    Args:
+        ours: our values.
+        theirs: theirs.
+
+    Returns:
+        Our mean less theirs.
+    """
+    one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if not one.size or not other.size:
+        return NOTHING
+    difference, freedom = float(one.mean() - other.mean()), one.size + other.size - 2
+    if freedom < 1:
+        return Estimate(difference, math.nan, math.nan)
+    squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in (one, other))
+    reach = _quantile(freedom) * math.sqrt(squares / freedom * (1.0 / one.size + 1.0 / other.size))
+    return Estimate(difference, difference - reach, difference + reach)
+
+
+def two_sample(ours: ArrayLike, theirs: ArrayLike, *, equal_variances: bool) -> float:
+    """Return the two-sided p-value of a two-sample t-test.
+
+    Args:
+        ours: our values.
+        theirs: theirs.
+        equal_variances: Student's test, else Welch's.
+
+    Returns:
+        The p-value; NaN where either side has fewer than two values, or no value differs from those of its side.
+    """
+    one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if min(one.size, other.size) < 2:
+        return math.nan
+    if _constant(one) and _constant(other):
+        return _without_spread(float(one.mean() - other.mean()), one, other)
+    figures = [(float(values.mean()), float(values.std(ddof=1)), values.size) for values in (one, other)]
+    return float(stats.ttest_ind_from_stats(*figures[0], *figures[1], equal_var=equal_variances).pvalue)
+
+
+def paired_t(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """Return the two-sided p-value of the paired t-test.
+
+    Args:
+        ours: our values.
+        theirs: theirs, in the same order.
+
+    Returns:
+        The p-value; NaN for fewer than two pairs, or where all differ by the same amount.
+    """
+    one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if one.size < 2:
+        return math.nan
+    differences = one - other
+    scale = max(float(np.abs(one).max()), float(np.abs(other).max()))
+    if float(np.ptp(differences)) <= _ROUND_OFF * scale:
+        return _without_spread(float(differences.mean()), one, other)
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def compare_figures(
+    figure: str, ours: Mapping[str, Mapping[int, float]], theirs: Mapping[int, float]
+) -> list[PolicyTest]:
+    """Test a figure of several policies against that of the best fixed beacon.
+
+    Args:
+        figure: its name.
+        ours: the figure by policy and seed; infinite for a run that diverged.
+        theirs: the best fixed beacon's by seed; infinite likewise.
+
+    Returns:
+        Every test of every policy.
+    """
+    reference = _finite(theirs.values())
+    found = []
+    for policy, own in ours.items():
+        mine = _finite(own.values())
+        both = [seed for seed in own if seed in theirs]
+        sound = [seed for seed in both if math.isfinite(own[seed]) and math.isfinite(theirs[seed])]
+        paired = paired_t([own[seed] for seed in sound], [theirs[seed] for seed in sound])
+        # Where both diverged there is nothing to choose between them.
+        ranks = [0.0 if own[seed] == theirs[seed] else own[seed] - theirs[seed] for seed in both]
+        # Rounded, so that differences of as many examples are a tie.
+        rank = signed_rank(np.round(ranks, 12)) if ranks else math.nan
+        for test, p, counts in (
+            (STUDENT, two_sample(mine, reference, equal_variances=True), (len(mine), len(reference))),
+            (WELCH, two_sample(mine, reference, equal_variances=False), (len(mine), len(reference))),
+            (PAIRED, paired, (len(sound), len(sound))),
+            (SIGNED_RANK, rank, (len(both), len(both))),
+        ):
+            found.append(PolicyTest(policy, figure, test, *counts, p, math.nan))
+    return _corrected(found)
+
+
+def _corrected(tests: Sequence[PolicyTest]) -> list[PolicyTest]:
+    """Correct for all policies of each kind of test; what could not be tested is no part of the family."""
+    by_kind = sorted(tests, key=lambda one: TESTS.index(one.test))
+    corrected: dict[tuple[str, str], float] = {}
+    for test, family in groupby(by_kind, key=lambda one: one.test):
+        known = [one for one in family if math.isfinite(one.p)]
+        for one, p in zip(known, holm([one.p for one in known]), strict=True):
+            corrected[one.policy, test] = p
+    return [replace(one, p_holm=corrected.get((one.policy, one.test), math.nan)) for one in tests]
+
+
+def _without_spread(difference: float, *sides: Floats) -> float:
+    scale = max(float(np.abs(side).max()) for side in sides)
+    return 1.0 if abs(difference) <= _ROUND_OFF * scale else math.nan
+
+
+def _constant(values: Floats) -> bool:
+    return bool(np.ptp(values) <= _ROUND_OFF * np.abs(values).max())
+
+
+def _quantile(freedom: int) -> float:
+    return float(stats.t.ppf(0.5 + LEVEL / 2.0, freedom))
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,38 @@
+"""The Gram matrix of per-sample gradients, kept in pieces and on disk or shared between ranks where it must be.
+
+In come Jacobians of layers; out goes the Gram matrix, block by block. Open ``_gram.py`` first.
+"""
+
+from autobatch.fisher.gram._gram import (
+    MAX_MEMORY,
+    GramAccumulator,
+)
+from autobatch.fisher.gram._jacobians import (
+    DenseJacobian,
+    EmbeddingJacobian,
+    Jacobian,
+    OuterJacobian,
+    products_are_cheaper,
+)
+from autobatch.fisher.gram._shared_spill import SharedSpilledGram
+from autobatch.fisher.gram._sink import (
+    GramSink,
+    SharedGram,
+    StreamingGram,
+)
+from autobatch.fisher.gram._spill import SpilledGram
+
+__all__ = [
+    "MAX_MEMORY",
+    "DenseJacobian",
+    "EmbeddingJacobian",
+    "GramAccumulator",
+    "GramSink",
+    "Jacobian",
+    "OuterJacobian",
+    "SharedGram",
+    "SharedSpilledGram",
+    "SpilledGram",
+    "StreamingGram",
+    "products_are_cheaper",
+]

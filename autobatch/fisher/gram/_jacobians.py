@@ -1,0 +1,109 @@
+"""Per-sample gradients of one use of a parameter, produced block by block along the parameter's dimension 0."""
+
+import torch
+from torch import Tensor
+
+from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
+
+__all__ = ["DenseJacobian", "EmbeddingJacobian", "Jacobian", "OuterJacobian", "add_blocks", "products_are_cheaper"]
+
+
+def products_are_cheaper(batch: int, positions: int, rows: int, width: int) -> bool:
+    """Whether the pairwise route, T² (R + W) for each pair of samples, beats forming J and multiplying it.
+
+    Args:
+        batch: B.
+        positions: T.
+        rows: R.
+        width: W.
+
+    Returns:
+        True where pairwise products take less time (in float64, while large J are multiplied in float32).
+    """
+    pair = 0.5 if batch >= SINGLE_SAMPLES else 1.0
+    return positions * positions * (rows + width) < rows * width * (positions / batch + pair)
+
+
+class DenseJacobian:
+    """Small per-sample gradients that are simply held: biases, norm layers' scales.
+
+    Args:
+        values: (B, rows, ...).
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.reshape(values.shape[0], values.shape[1], -1)
+        self.rows = values.shape[1]
+        self.width = self._values.shape[2]
+
+    def block(self, lo: int, hi: int) -> Tensor:
+        """Return (B, (hi - lo) * width)."""
+        return self._values[:, lo:hi].flatten(1)
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        values = self._values.flatten(1)
+        gram.add(values)
+        if gradient is not None:
+            torch.sum(values, 0, out=gradient.view(-1))
+
+
+class OuterJacobian:
+    """A matrix product's weight: J_b = sum over positions t of left[b, t] ⊗ right[b, t].
+
+    Args:
+        left: (B, T, rows): the output gradient of a Linear layer, whose weight is (out, in).
+        right: (B, T, width): its input.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        self._left = left
+        self._right = right
+        self.rows = left.shape[2]
+        self.width = right.shape[2]
+
+    def block(self, lo: int, hi: int) -> Tensor:
+        """Return (B, (hi - lo) * width)."""
+        return torch.bmm(self._left[:, :, lo:hi].transpose(1, 2), self._right).flatten(1)
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        batch, positions = self._left.shape[:2]
+        if gradient is None and products_are_cheaper(batch, positions, self.rows, self.width):
+            gram.add_products(self._left, self._right)
+        else:
+            add_blocks([self], gram, gradient)
+
+
+class EmbeddingJacobian:
+    """An embedding table (rows, width): each sample's output gradients, added up by index.
+
+    Args:
+        indices: (B, T) int64.
+        g: (B, T, width) output gradient, zero where an index is the padding index.
+        rows: size of the vocabulary.
+    """
+
+    def __init__(self, indices: Tensor, g: Tensor, rows: int) -> None:
+        self._indices = indices
+        self._g = g
+        self.rows = rows
+        self.width = g.shape[2]
+
+    def block(self, lo: int, hi: int) -> Tensor:
+        """Return (B, (hi - lo) * width)."""
+        batch = len(self._indices)
+        inside = (self._indices >= lo) & (self._indices < hi)
+        sample, position = inside.nonzero(as_tuple=True)
+        slot = sample * (hi - lo) + self._indices[sample, position] - lo
+        out = self._g.new_zeros(batch * (hi - lo), self.width)
+        out.index_add_(0, slot, self._g[sample, position])
+        return out.view(batch, -1)
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        if gradient is not None:
+            add_blocks([self], gram, gradient)
+            return
+        used, compact = torch.unique(self._indices, return_inverse=True)
+        add_blocks([EmbeddingJacobian(compact, self._g, len(used))], gram)

@@ -1,0 +1,88 @@
+"""Where a step's per-sample gradients go: what turns them into the Gram matrix."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from autobatch.fisher.gram._exchange import ExchangedGram
+from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
+from autobatch.fisher.gram._jacobians import Jacobian
+
+
+class GramSink(Protocol):
+    """Turns the per-sample gradients of one parameter after the other into F."""
+
+    def begin(self, batch_size: int) -> None:
+        """Begin a pass over so many samples."""
+        ...
+
+    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+        """Take all uses of one parameter in this pass; fill ``gradient`` with its gradient, the sum over samples."""
+        ...
+
+    def result(self) -> Tensor:
+        """Return F of all passes, (B, B) float64."""
+        ...
+
+
+class StreamingGram:
+    """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it.
+
+    Args:
+        device: where the gradients live, and F.
+        max_memory: bytes for blocks of J.
+    """
+
+    def __init__(self, device: torch.device, max_memory: int) -> None:
+        self._device = device
+        self._max_memory = max_memory
+
+    def begin(self, batch_size: int) -> None:
+        """Begin the pass."""
+        self._gram = GramAccumulator(batch_size, self._device, self._max_memory)
+
+    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples."""
+        if len(uses) == 1:
+            uses[0].add_to(self._gram, gradient)
+        else:
+            add_blocks(uses, self._gram, gradient)
+
+    def result(self) -> Tensor:
+        """Return F, (B, B) float64."""
+        return self._gram.result()
+
+
+class SharedGram:
+    """The sink of one pass whose batch is shared by the processes of a group.
+
+    Args:
+        group: the processes.
+        device: where the gradients live, and F.
+        max_memory: bytes for blocks of J.
+        mean: whether each process's loss is a mean over its own samples.
+    """
+
+    def __init__(self, group: Any, device: torch.device, max_memory: int, *, mean: bool) -> None:
+        self._group = group
+        self._device = device
+        self._max_memory = max_memory
+        self._mean = mean
+
+    def begin(self, batch_size: int) -> None:
+        """Begin the pass, on all processes."""
+        scale = float(batch_size) if self._mean else 1.0
+        self._gram = ExchangedGram(self._group, batch_size, self._device, scale, self._max_memory)
+
+    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+        """Take all uses of one parameter."""
+        self._gram.add(name, uses, gradient)
+
+    def result(self) -> Tensor:
+        """Return F of all processes' samples, scaled to the summed loss."""
+        return self._gram.result()
+
+    def local(self) -> Tensor:
+        """Return the block of this process's samples, not scaled, after ``result``."""
+        return self._gram.local()

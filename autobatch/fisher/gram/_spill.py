@@ -1,0 +1,241 @@
+"""Exact Gram matrix of a batch that arrives in several backward passes: J is kept, in memory or in a temporary file."""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
+from autobatch.fisher.gram._jacobians import OuterJacobian
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A (columns, samples) matrix of the store: columns come first, so a range of them is one sequential read."""
+
+    columns: int
+    samples: int
+    dtype: torch.dtype
+    kept: Tensor | None
+    offset: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One parameter's rows of one micro-batch: J, or the two factors of a J of one position."""
+
+    first: int
+    pieces: tuple[_Piece, ...]
+
+
+def summed_blocks(uses: list[Jacobian], columns: int) -> Iterator[Tensor]:
+    """Make J of one parameter block by block.
+
+    Args:
+        uses: all its uses.
+        columns: elements of the parameter in one block; at least one of its rows is taken.
+
+    Yields:
+        (B, n): its columns in order, summed over the uses.
+    """
+    rows, width = uses[0].rows, uses[0].width
+    size = max(1, columns // width)
+    for lo in range(0, rows, size):
+        hi = min(lo + size, rows)
+        block = uses[0].block(lo, hi)
+        for use in uses[1:]:
+            block = block + use.block(lo, hi)
+        yield block
+
+
+class SpilledGram:
+    """Keeps the per-sample gradients of several micro-batches and multiplies them at the end: F of the whole batch.
+
+    F of a batch is not the sum of its micro-batches' F: samples of different micro-batches have inner products too. So
+    J is kept, B * P * itemsize bytes for B samples and P parameters, less where J is a product of two factors at one
+    position. What does not fit into half of ``max_memory`` goes to a temporary file without a name
+    (``tempfile.TemporaryFile``, in ``TMPDIR``), which is gone after any exit. Both lie on the host: on a GPU each
+    block of J is copied there, which waits for the device, and back for the product.
+
+    Args:
+        max_memory: bytes for J and for what is needed to make and multiply it; matrices of F's size do not count.
+        device: where the gradients live, and F.
+    """
+
+    def __init__(self, max_memory: int, device: torch.device) -> None:
+        self._max_memory = max_memory
+        self._device = device
+        self._store = _Store(max_memory // 2)
+        self._parameters: dict[str, list[_Part]] = {}
+        self._before = 0
+        self._batch = 0
+
+    def begin(self, batch_size: int) -> None:
+        """Begin a micro-batch.
+
+        Args:
+            batch_size: its number of samples.
+
+        Raises:
+            MeasureError: where the temporary directory has no room for what the last micro-batch's samples took.
+        """
+        self._store.begin(batch_size / self._batch if self._batch else 0.0)
+        self._before += self._batch
+        self._batch = batch_size
+
+    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+        """Keep one parameter's J of the present micro-batch.
+
+        Args:
+            name: the parameter.
+            uses: all its uses in this micro-batch.
+            gradient: must be None.
+
+        Raises:
+            MeasureError: where the temporary directory has no room.
+        """
+        assert gradient is None, "J that is kept makes no gradient"
+        use = uses[0]
+        pieces: tuple[_Piece, ...]
+        if len(uses) == 1 and isinstance(use, OuterJacobian) and _factors_are_smaller(use):
+            pieces = tuple(self._store.put(f.shape[2], iter([f[:, 0]])) for f in (use._left, use._right))
+        else:
+            # Three copies of a block at a time: made, summed over uses, and transposed.
+            columns = self._max_memory // 2 // (3 * 8 * self._batch)
+            pieces = (self._store.put(use.rows * use.width, summed_blocks(uses, columns)),)
+        self._parameters.setdefault(name, []).append(_Part(self._before, pieces))
+
+    def result(self) -> Tensor:
+        """Return F of all micro-batches, (B, B) float64, samples in the order in which they came; J is freed."""
+        batch = self._before + self._batch
+        gram = GramAccumulator(batch, self._device, self._max_memory // 4)
+        products = torch.zeros(batch, batch, dtype=torch.float64, device=self._device)
+        for name in list(self._parameters):
+            parts = self._parameters.pop(name)
+            if all(len(part.pieces) == 2 for part in parts):
+                # J Jᵀ of an outer product is the elementwise product of its factors' Gram matrices.
+                factors = [[_Part(part.first, (part.pieces[i],)) for part in parts] for i in (0, 1)]
+                left, right = (GramAccumulator(batch, self._device, self._max_memory // 4) for _ in factors)
+                self._stream(factors[0], left)
+                self._stream(factors[1], right)
+                products += left.result() * right.result()
+            else:
+                self._stream(parts, gram)
+        self._store.close()
+        return gram.result() + products
+
+    def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
+        size = max(1, self._max_memory // 8 // (8 * gram.batch_size))
+        for block in self._blocks(parts, gram.batch_size, size):
+            gram.add(block.to(self._device))
+
+    def _blocks(self, parts: list[_Part], batch: int, size: int) -> Iterator[Tensor]:
+        # All samples of a range of columns at a time.
+        columns = prod(piece.columns for piece in parts[0].pieces)
+        dtype = max((part.pieces[0].dtype for part in parts), key=lambda dtype: dtype.itemsize)
+        for lo in range(0, columns, size):
+            hi = min(lo + size, columns)
+            block = torch.zeros(batch, hi - lo, dtype=dtype)
+            for part in parts:
+                block[part.first : part.first + part.pieces[0].samples] = self._read(part, lo, hi).T
+            yield block
+
+    def _read(self, part: _Part, lo: int, hi: int) -> Tensor:
+        if len(part.pieces) == 1:
+            return self._store.get(part.pieces[0], lo, hi)
+        # Factors, where another micro-batch has J: some rows of the parameter, cut to size.
+        left, right = part.pieces
+        width = right.columns
+        first = lo // width
+        rows = self._store.get(left, first, -(-hi // width)).unsqueeze(1) * self._store.get(right, 0, width)
+        return rows.flatten(0, 1)[lo - first * width : hi - first * width]
+
+
+def _factors_are_smaller(use: OuterJacobian) -> bool:
+    return use._left.shape[1] == 1 and use.rows + use.width < use.rows * use.width
+
+
+class _Store:
+    """Matrices on the host, in memory up to a limit and in a temporary file beyond it."""
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit
+        self._file: BinaryIO | None = None
+        self._end = 0
+        self._added = 0
+
+    def begin(self, growth: float) -> None:
+        """Check the room for ``growth`` times what was added since the last call."""
+        self._need(int(self._added * growth) - self._room)
+        self._added = 0
+
+    def put(self, columns: int, blocks: Iterator[Tensor]) -> _Piece:
+        """Store a matrix, given in blocks of consecutive columns, (samples, n) each."""
+        block = next(blocks)
+        samples, dtype = block.shape[0], block.dtype
+        size = columns * samples * dtype.itemsize
+        self._added += size
+        blocks = chain([block], blocks)
+        if size <= self._room:
+            self._room -= size
+            kept = torch.empty(columns, samples, dtype=dtype)
+            done = 0
+            for block in blocks:
+                kept[done : done + block.shape[1]] = block.T
+                done += block.shape[1]
+            return _Piece(columns, samples, dtype, kept, 0)
+        self._need(size)
+        piece = _Piece(columns, samples, dtype, None, self._end)
+        self._end += size
+        for block in blocks:
+            self._write(block.T.contiguous().cpu())
+        return piece
+
+    def get(self, piece: _Piece, lo: int, hi: int) -> Tensor:
+        """Return columns ``lo`` to ``hi``, (hi - lo, samples)."""
+        if piece.kept is not None:
+            return piece.kept[lo:hi]
+        assert self._file is not None
+        values = torch.empty(hi - lo, piece.samples, dtype=piece.dtype)
+        self._file.seek(piece.offset + lo * piece.samples * piece.dtype.itemsize)
+        count = self._file.readinto(_bytes(values))  # type: ignore[attr-defined]
+        assert count == values.nbytes
+        return values
+
+    def close(self) -> None:
+        """Free the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _need(self, size: int) -> None:
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if size > free:
+            raise MeasureError(f"{_no_room(size)}, where {free} are free")
+
+    def _write(self, values: Tensor) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
+            self._file.write(_bytes(values))
+        except OSError as error:
+            raise MeasureError(f"{_no_room(values.nbytes)}: {error}") from error
+
+
+def _no_room(size: int) -> str:
+    return (
+        "the per-sample gradients of a batch in several micro-batches take B * P * itemsize bytes, of which this"
+        f" micro-batch needs {size} in the temporary directory {tempfile.gettempdir()} (environment variable TMPDIR)"
+    )
+
+
+def _bytes(values: Tensor) -> memoryview:
+    return values.view(-1).view(torch.uint8).numpy().data

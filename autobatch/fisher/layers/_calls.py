@@ -1,0 +1,238 @@
+"""What a rule sees of one call of a torch function, and what it gives back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
+from autobatch.fisher.layers._layout import BatchLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """A trainable parameter of the model.
+
+    Attributes:
+        name: its dotted name in the model.
+        tensor: the parameter.
+    """
+
+    name: str
+    tensor: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A tensor that depends on trainable parameters alone: one of them, its transpose, or something made of them.
+
+    Attributes:
+        tensor: as it enters calls.
+        roots: the parameters that it depends on.
+        transposed: whether it is the transpose of its only root.
+        made: whether it was computed from its roots, and J must be pulled back to them.
+        eps: machine epsilon of the coarsest dtype on the way from its roots.
+    """
+
+    tensor: Tensor
+    roots: tuple[Root, ...]
+    transposed: bool = False
+    made: bool = False
+    eps: float = 0.0
+
+    @property
+    def target(self) -> Tensor:
+        """The tensor whose shape and memory order per-sample gradients of a use have."""
+        return self.tensor if self.made else self.roots[0].tensor
+
+    @property
+    def name(self) -> str:
+        """The (first) root's dotted name, for messages."""
+        return self.roots[0].name
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """What one output of one call owes to one weight.
+
+    Attributes:
+        weight: the weight.
+        jacobian: makes the per-sample gradients, in the memory order of ``weight.target``, from the output's gradient.
+        output: which output of the call.
+        forms_gradient: whether the route forms J, so that the batch gradient is its sum over samples.
+    """
+
+    weight: Weight
+    jacobian: Callable[[Tensor], Jacobian]
+    output: int = 0
+    forms_gradient: bool = False
+
+
+class Call(Protocol):
+    """One call of a torch function during the forward pass, as a rule sees it."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The torch function."""
+        ...
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its positional arguments."""
+        ...
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Its keyword arguments."""
+        ...
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The tensors that it returned."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        ...
+
+    @property
+    def before(self) -> Tensor | None:
+        """The first argument as it was before a function that changes it in place."""
+        ...
+
+    def weight(self, tensor: Any) -> Weight | None:
+        """Return the weight that a tensor is in this call."""
+        ...
+
+    def weights(self) -> list[Weight]:
+        """Return all weights among the arguments, each once."""
+        ...
+
+    def layout(self, tensor: Tensor) -> BatchLayout:
+        """Return where the batch lies in an input, or raise MeasureError."""
+        ...
+
+    def output_layout(self, index: int) -> BatchLayout:
+        """Return where the batch lies in an output, or raise MeasureError."""
+        ...
+
+
+Rule = Callable[[Call], list[Contribution]]
+
+
+class NoRuleError(Exception):
+    """A rule does not cover this call: the generic one must."""
+
+
+def saved_elsewhere() -> bool:
+    """Whether hooks such as those of activation checkpointing keep what autograd saves for the backward pass."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+class KeptInput:
+    """An input kept for the backward pass, with a guard against being changed in place meanwhile.
+
+    Args:
+        call: the call.
+        tensor: the input, which must carry the batch.
+    """
+
+    def __init__(self, call: Call, tensor: Tensor) -> None:
+        self._kept = KeptTensor(tensor)
+        self.layout = call.layout(tensor)
+        self.batch = call.batch
+        self.ndim = tensor.ndim
+        self.shape = tuple(tensor.shape)
+
+    def __call__(self) -> Tensor:
+        """Return the input, or raise MeasureError."""
+        return self._kept()
+
+    def by_sample(self, tensor: Tensor) -> Tensor:
+        """Return (..., n), whose samples lie as the input's do, as (B, T, n), where T counts every other dimension."""
+        if tensor.ndim == 2 and self.layout.dim == 0 and tensor.shape[0] == self.batch:
+            return tensor.unsqueeze(1)
+        return self.layout.samples_first(tensor, self.batch).reshape(self.batch, -1, tensor.shape[-1])
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """Return (outer * B * r, ...) as (B * outer * r, ...), the rows of a sample one after the other."""
+        if self.layout.outer == 1:
+            return tensor
+        return self.layout.samples_first(tensor, self.batch).reshape(tensor.shape)
+
+    def need_batch_first(self, dimensions: tuple[int, ...] | None = None) -> None:
+        """Raise MeasureError unless the batch lies in dimension 0 of an input with so many dimensions."""
+        if dimensions is not None and self.ndim not in dimensions:
+            raise MeasureError(f"expected an input of {dimensions[0]} dimensions, got shape {self.shape}")
+        if self.layout.dim != 0:
+            raise MeasureError(
+                f"expected the batch in dimension 0 of the input, it is in dimension {self.layout.dim}"
+                f" of shape {self.shape}"
+            )
+
+    def need_batch_before(self, features: int) -> None:
+        """Raise MeasureError where the batch lies in one of the last ``features`` dimensions."""
+        if self.layout.dim >= self.ndim - features:
+            raise MeasureError(
+                f"the batch lies in a feature dimension of the input (dimension {self.layout.dim} of shape"
+                f" {self.shape})"
+            )
+
+
+class KeptTensor:
+    """A tensor kept for the backward pass, whether or not it carries the batch.
+
+    Args:
+        tensor: the tensor.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+        self._version = tensor._version
+
+    def __call__(self) -> Tensor:
+        """Return the tensor, or raise MeasureError where it was changed in place."""
+        if self._tensor._version != self._version:
+            raise MeasureError(
+                "the input of this call was changed in place after the call, so its per-sample gradients are gone:"
+                " use the out-of-place form there"
+            )
+        return self._tensor
+
+
+def arguments(call: Call, names: str) -> dict[str, Any]:
+    """Return the arguments of a call by name, positional and keyword ones; absent ones are None.
+
+    Args:
+        call: the call.
+        names: the names in order, separated by spaces.
+
+    Returns:
+        Argument by name.
+    """
+    order = names.split()
+    return dict.fromkeys(order) | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
+
+
+def dense(values: Tensor) -> Jacobian:
+    """Return per-sample gradients that are simply held, (B, *shape of the weight), also of a weight without dimensions.
+
+    Args:
+        values: the gradients.
+
+    Returns:
+        The Jacobian.
+    """
+    return DenseJacobian(values if values.ndim > 1 else values.unsqueeze(1))
+
+
+def precise(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors in one dtype of at least float32, for autocast mixes them."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor in tensors)

@@ -1,0 +1,285 @@
+"""Per-sample gradients of a convolution's weight."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator
+from autobatch.fisher.gram._jacobians import products_are_cheaper
+from autobatch.fisher.layers._autotune import Route, Shape, routes
+from autobatch.fisher.layers._unfold import Geometry, Unfolder, padded
+
+# Bytes that are unfolded at a time: on a CPU what a core's cache holds, for J is made faster then than in one piece.
+_CACHE = 2 << 20
+_ACCELERATOR_CACHE = 16 << 20
+
+# Fills (shifts, b, out, columns) with J of the b samples in a slice of rows.
+_Make = Callable[[slice, Tensor], None]
+
+
+class ConvolutionJacobian:
+    """A convolution's weight (out, in / groups, *kernel), in one to three spatial dimensions.
+
+    Args:
+        x: (B * r, in, *spatial) unpadded input, r consecutive rows of one sample each; any memory format.
+        g: (B * r, out, *positions) output gradient. There may be fewer positions than the input has room for.
+        batch: B.
+        kernel: size of the kernel, one number for each spatial dimension.
+        stride: the same for its step.
+        padding: (before, after) for each spatial dimension.
+        dilation: as ``kernel``.
+        groups: number of groups.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        g: Tensor,
+        *,
+        batch: int,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[tuple[int, int], ...],
+        dilation: tuple[int, ...],
+        groups: int,
+    ) -> None:
+        self._x = x
+        self._g = g
+        self._batch = batch
+        self._geometry = Geometry(kernel, stride, padding, dilation)
+        self._groups = groups
+        self._channels = x.shape[1] // groups
+        self._per_group = g.shape[1] // groups
+        self.rows = g.shape[1]
+        self.width = self._channels * prod(kernel)
+
+    def block(self, lo: int, hi: int) -> Tensor:
+        """Return (B, (hi - lo) * width)."""
+        if self._groups == 1:
+            return self._form(slice(lo, hi), slice(None), 1).canonical().flatten(1)
+        # Whole groups only, cut to size afterwards: a slice of rows may begin and end within a group.
+        first, last = lo // self._per_group, -(-hi // self._per_group)
+        rows = slice(first * self._per_group, last * self._per_group)
+        whole = self._form(rows, slice(first * self._channels, last * self._channels), last - first).canonical()
+        return whole[:, lo - rows.start : hi - rows.start].flatten(1)
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        if gradient is None and self._take_products(gram):
+            return
+        target = None if gradient is None else gradient.view(self.rows, self._channels, *self._geometry.kernel)
+        for rows, inputs, groups in self._pieces(gram.max_memory * 3 // 8 // self._x.element_size()):
+            jacobian = self._form(rows, inputs, groups, gram.max_memory)
+            for block in jacobian.values.flatten(2):
+                gram.add(block)
+            if target is not None:
+                first = inputs.start % self._channels
+                part = target[rows, first : first + (inputs.stop - inputs.start) // groups]
+                part.copy_(jacobian.total())
+
+    def _take_products(self, gram: GramAccumulator) -> bool:
+        """Add the Gram matrix by products of pairs of samples if that is cheaper, and say whether it was done."""
+        rows, positions = len(self._x), tuple(self._g.shape[2:])
+        each = rows // self._batch * prod(positions)
+        room = gram.max_memory // 4 // self._x.element_size()
+        if self._groups > 1 or self._batch * each * (self.rows + self.width) > room:
+            return False
+        if not products_are_cheaper(self._batch, each, self.rows, self.width):
+            return False
+        unfold = Unfolder(self._x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
+        columns = unfold(slice(0, rows)).view(self._batch, each, self.width)
+        gram.add_products(self._g.flatten(2).mT.reshape(self._batch, each, self.rows), columns)
+        return True
+
+    def _form(self, rows: slice, inputs: slice, groups: int, max_memory: int = MAX_MEMORY) -> "Formed":
+        return form(self._x[:, inputs], self._g[:, rows], self._batch, self._geometry, groups, max_memory=max_memory)
+
+    def _pieces(self, elements: int) -> Iterator[tuple[slice, slice, int]]:
+        """Split into convolutions whose J and whose unfolded input, one sample at a time, have so many elements.
+
+        Yields:
+            Output channels, input channels, number of groups.
+        """
+        kernel = prod(self._geometry.kernel)
+        unfolded = len(self._x) // self._batch * kernel * prod(self._g.shape[2:])
+        per_input = max(self._batch * kernel * self._per_group, unfolded)
+        together = _even(self._groups, elements // (per_input * self._channels))
+        if together > 1:
+            for first in range(0, self._groups, together):
+                last = min(first + together, self._groups)
+                yield (
+                    slice(first * self._per_group, last * self._per_group),
+                    slice(first * self._channels, last * self._channels),
+                    last - first,
+                )
+            return
+        # Slices of input channels rather than of output channels: then nothing is unfolded twice.
+        inputs = _even(self._channels, elements // per_input)
+        outputs = _even(self._per_group, elements // (self._batch * kernel * inputs))
+        for group in range(self._groups):
+            rows, channels = group * self._per_group, group * self._channels
+            for row in range(rows, rows + self._per_group, outputs):
+                for channel in range(channels, channels + self._channels, inputs):
+                    yield (
+                        slice(row, min(row + outputs, rows + self._per_group)),
+                        slice(channel, min(channel + inputs, channels + self._channels)),
+                        1,
+                    )
+
+
+@dataclass(frozen=True)
+class Formed:
+    """J in the order of elements that was cheapest to make.
+
+    Attributes:
+        values: (shifts, B, out, columns).
+        kernel: size of the kernel.
+        route: how it was made, which says what the shifts and the columns are.
+    """
+
+    values: Tensor
+    kernel: tuple[int, ...]
+    route: Route
+
+    def canonical(self) -> Tensor:
+        """Return (B, out, in / groups, *kernel)."""
+        return self._ordered(self.values)
+
+    def total(self) -> Tensor:
+        """Return the sum over samples, (out, in / groups, *kernel)."""
+        return self._ordered(self.values.sum(1))
+
+    def _ordered(self, values: Tensor) -> Tensor:
+        # From (shifts, ..., columns). All dimensions are named, then put in the weight's order.
+        lead = values.shape[1:-1]
+        shifted = self.route.kind == "shifted"
+        folded = self.kernel[1:] if shifted else self.kernel
+        columns = (*folded, -1) if self.route.channels_last else (-1, *folded)
+        values = values.view(values.shape[0], *lead, *columns)
+        if self.route.channels_last:
+            values = values.movedim(-1, 1 + len(lead))
+        return values.movedim(0, 1 + len(lead)) if shifted else values[0]
+
+
+def form(
+    x: Tensor,
+    g: Tensor,
+    batch: int,
+    geometry: Geometry,
+    groups: int,
+    *,
+    max_memory: int = MAX_MEMORY,
+    route: Route | None = None,
+) -> Formed:
+    """Return J of a convolution's weight.
+
+    Args:
+        x: (B * r, in, *spatial) unpadded input.
+        g: (B * r, out, *positions) output gradient.
+        batch: B.
+        geometry: the convolution's.
+        groups: number of groups.
+        max_memory: bytes, of which the unfolded input takes an eighth at most unless one sample needs more.
+        route: how to make it; None for the best that is known.
+
+    Returns:
+        J.
+    """
+    shape = Shape.of(x, g, batch, geometry, groups)
+    repeats = len(x) // batch
+    if route is None:
+        rows = shape.samples * repeats
+
+        def run(candidate: Route) -> Formed:
+            return form(x[:rows], g[:rows], shape.samples, geometry, groups, max_memory=max_memory, route=candidate)
+
+        route = routes.of(shape, run)
+    cache = _CACHE if x.device.type == "cpu" else _ACCELERATOR_CACHE
+    size = _even(batch, min(cache, max_memory // 8) // shape.sample_bytes(route))
+    shifts = geometry.kernel[0] if route.kind == "shifted" else 1
+    width = x.shape[1] // groups * prod(geometry.kernel)
+    values = x.new_empty(shifts, batch, g.shape[1], width // shifts)
+    if route.kind == "grouped":
+        make = _grouped(x, g, geometry, groups)
+    else:
+        make = _multiplied(x, g, geometry, groups, route=route, rows=size * repeats)
+    for lo in range(0, batch, size):
+        make(slice(lo * repeats, min(lo + size, batch) * repeats), values[:, lo : lo + size])
+    return Formed(values, geometry.kernel, route)
+
+
+def _multiplied(x: Tensor, g: Tensor, geometry: Geometry, groups: int, *, route: Route, rows: int) -> _Make:
+    """Return what fills J of some samples: unfold, then a matrix product for each row of input, group and shift."""
+    unfold = Unfolder(
+        x,
+        tuple(g.shape[2:]),
+        geometry,
+        groups,
+        shifted=route.kind == "shifted",
+        channels_last=route.channels_last,
+        rows=rows,
+    )
+    g = g.flatten(2)
+
+    def make(rows: slice, out: Tensor) -> None:
+        columns = unfold(rows)
+        left = g[rows]
+        if groups > 1:
+            left = left.reshape(len(columns), -1, left.shape[2])
+        for shift, target in enumerate(out):
+            right = unfold.matrix(columns, shift)
+            if rows.stop - rows.start == len(target):
+                torch.bmm(left, right, out=target.view(len(left), left.shape[1], -1))
+            else:
+                torch.sum(torch.bmm(left, right).view(len(target), -1, *target.shape[1:]), 1, out=target)
+
+    return make
+
+
+def _grouped(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> _Make:
+    """Return what fills J of some samples: one convolution, where each sample has groups of its own."""
+    positions = tuple(g.shape[2:])
+    # A convolution pads evenly, and takes all positions that the input has room for.
+    plain = all(before == after for before, after in geometry.padding) and all(
+        (size + 2 * before - apart * (extent - 1) - 1) // step + 1 == count
+        for size, count, extent, step, (before, _), apart in zip(
+            x.shape[2:],
+            positions,
+            geometry.kernel,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            strict=True,
+        )
+    )
+    padding = [before if plain else 0 for before, _ in geometry.padding]
+
+    def make(rows: slice, out: Tensor) -> None:
+        some = x[rows] if plain else padded(x[rows], positions, geometry)
+        gradient: Tensor = torch.ops.aten.convolution_backward(
+            g[rows].reshape(1, -1, *positions),
+            some.reshape(1, -1, *some.shape[2:]),
+            x.new_empty(1).expand(len(some) * g.shape[1], x.shape[1] // groups, *geometry.kernel),
+            None,
+            geometry.stride,
+            padding,
+            geometry.dilation,
+            False,
+            [0] * len(positions),
+            len(some) * groups,
+            [False, True, False],
+        )[1]
+        if len(some) == out.shape[1]:
+            out.copy_(gradient.view(out.shape))
+        else:
+            torch.sum(gradient.view(out.shape[1], -1, *out.shape[2:]), 1, out=out[0])
+
+    return make
+
+
+def _even(number: int, most: int) -> int:
+    """Return the size of nearly equal parts of at most ``most``, or of 1."""
+    return -(-number // -(-number // max(1, most)))

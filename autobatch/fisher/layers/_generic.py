@@ -1,0 +1,196 @@
+"""The route for functions that no rule covers: exact, one backward pass of the function for each sample, slow."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise
+from autobatch.fisher.layers._functions import tensors_of
+from autobatch.fisher.layers._layout import BatchLayout
+
+_logger = logging.getLogger("autobatch")
+_logged: set[tuple[str, str]] = set()
+# Elements of masked output gradients that are made at a time.
+_MASKED_ELEMENTS = 1 << 22
+
+
+def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contribution]:
+    """Return the contributions of any differentiable function.
+
+    The function is run again in the backward pass, and its vector-Jacobian product is taken with the output gradient of
+    one sample at a time, all others' set to zero: the very definition of a column of J.
+
+    Args:
+        call: the call.
+        random_state: the CPU generator's state before the call, for functions that draw random numbers.
+        where: parameter and function, for the log.
+
+    Returns:
+        One contribution for each weight and each output that has a gradient.
+    """
+    name = getattr(call.function, "__name__", str(call.function))
+    key = (where, name)
+    if key not in _logged:
+        _logged.add(key)
+        _logger.warning("%s: measured without a fast rule, by one backward pass for each sample (exact, slow)", where)
+    contributions = []
+    replay = _Replay(call, random_state)
+    for index, output in enumerate(call.outputs):
+        if output.requires_grad:
+            group = _Group(replay, index, call.output_layout(index), call.batch)
+            contributions += [Contribution(weight, group.jacobian_of(weight), index) for weight in replay.weights]
+    return contributions
+
+
+class _Replay:
+    """A call that can be run again with weights that collect gradients."""
+
+    def __init__(self, call: Call, random_state: Tensor | None) -> None:
+        self._function = call.function
+        self._random_state = random_state
+        self.weights = call.weights()
+        # The first argument as it was before a function that changes it in place.
+        self._before = call.before
+        args = call.args if call.before is None else (call.weight(call.args[0]), *call.args[1:])
+
+        def keep(tensor: Tensor) -> Any:
+            return call.weight(tensor) or KeptTensor(tensor)
+
+        self._args = mapped(args, keep)
+        self._kwargs = mapped(dict(call.kwargs), keep)
+        self._graph: tuple[list[Tensor], list[Tensor]] | None = None
+        self._arrived: list[tuple[Tensor, Tensor]] = []
+
+    def run(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return (outputs, fresh weights) with a graph between them."""
+        if self._graph is not None:
+            return self._graph
+        overwritten = self._args[0] if self._before is not None else None
+        fresh = {}
+        for weight in self.weights:
+            values = self._before if weight is overwritten and self._before is not None else weight.tensor
+            fresh[id(weight)] = values.detach().requires_grad_()
+
+        def restore(value: Any) -> Any:
+            return fresh[id(value)] if isinstance(value, Weight) else value()
+
+        args = mapped(self._args, restore, (Weight, KeptTensor))
+        kwargs = mapped(self._kwargs, restore, (Weight, KeptTensor))
+        with torch.enable_grad(), torch.random.fork_rng(devices=[], enabled=self._random_state is not None):
+            if self._random_state is not None:
+                torch.set_rng_state(self._random_state)
+            if self._before is not None:
+                args = ((self._before if overwritten is None else args[0]).clone(), *args[1:])
+            result = self._function(*args, **kwargs)
+        self._graph = tensors_of((args[0] if result is None else result,)), list(fresh.values())
+        return self._graph
+
+    def from_outside(self, output: Tensor, gradient: Tensor) -> Tensor:
+        """Return the part of an output's gradient that does not come through the call's other outputs.
+
+        A cell state, for one, is an output of its own and goes into the hidden state beside it.
+        """
+        outside = gradient
+        for other, other_gradient in self._arrived:
+            (through,) = torch.autograd.grad(other, output, other_gradient, retain_graph=True, allow_unused=True)
+            if through is not None:
+                outside = outside - through
+        self._arrived.append((output, outside))
+        return outside
+
+
+class _Group:
+    """Per-sample gradients of all weights of one output, computed together when the first of them is asked for."""
+
+    def __init__(self, replay: _Replay, index: int, layout: BatchLayout, batch: int) -> None:
+        self._replay = replay
+        self._index = index
+        self._layout = layout
+        self._batch = batch
+        self._values: dict[int, Tensor] | None = None
+
+    def jacobian_of(self, weight: Weight) -> Callable[[Tensor], Jacobian]:
+        def jacobian(gradient: Tensor) -> Jacobian:
+            if self._values is None:
+                self._values = self._compute(gradient)
+            return dense(self._values.pop(id(weight)))
+
+        return jacobian
+
+    def _compute(self, gradient: Tensor) -> dict[int, Tensor]:
+        outputs, fresh = self._replay.run()
+        output = outputs[self._index]
+        outside = self._replay.from_outside(output, gradient.to(output.dtype))
+        found: list[list[Tensor]] = [[] for _ in fresh]
+        for masked in self._masked(outside):
+            for values, rows in zip(found, one_by_one(output, fresh, masked), strict=True):
+                values.append(rows)
+        joined = [torch.cat(values) for values in found]
+        return {
+            id(weight): precise(values.mT if weight.transposed else values)[0]
+            for weight, values in zip(self._replay.weights, joined, strict=True)
+        }
+
+    def _masked(self, gradient: Tensor) -> Iterator[Tensor]:
+        """Yield (n, *gradient's shape): the gradient of one sample at a time, all others' zero."""
+        rows = self._layout.samples_first(gradient, self._batch)
+        step = max(1, _MASKED_ELEMENTS // gradient.numel())
+        for start in range(0, self._batch, step):
+            stop = min(start + step, self._batch)
+            masked = gradient.new_zeros(stop - start, *gradient.shape)
+            for sample in range(start, stop):
+                self._layout.samples_first(masked[sample - start], self._batch)[sample].copy_(rows[sample])
+            yield masked
+
+
+def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Tensor]:
+    """Return the vector-Jacobian products of one output with several gradients.
+
+    Args:
+        output: a tensor, or an edge of the autograd graph.
+        inputs: tensors that it depends on.
+        gradients: (n, *output's shape).
+
+    Returns:
+        (n, *input's shape) for each input; zeros where it does not depend on one.
+    """
+    found: Sequence[Tensor | None]
+    try:
+        found = torch.autograd.grad(
+            output, inputs, gradients, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+    except (RuntimeError, NotImplementedError):
+        # Not every backward function can be vectorised.
+        each = [
+            torch.autograd.grad(output, inputs, gradient, retain_graph=True, allow_unused=True)
+            for gradient in gradients
+        ]
+        found = [None if values[0] is None else torch.stack(values) for values in zip(*each, strict=True)]
+    return [
+        tensor.new_zeros(len(gradients), *tensor.shape) if rows is None else rows
+        for tensor, rows in zip(inputs, found, strict=True)
+    ]
+
+
+def mapped(value: Any, change: Callable[[Any], Any], kinds: type | tuple[type, ...] = Tensor) -> Any:
+    """Return nested tuples, lists and dictionaries with every item of some kinds replaced.
+
+    Args:
+        value: the nested value.
+        change: gives the replacement of an item.
+        kinds: which items are replaced.
+
+    Returns:
+        The value with its items replaced.
+    """
+    if isinstance(value, kinds):
+        return change(value)
+    if isinstance(value, (tuple, list)) and type(value) in {tuple, list}:
+        return type(value)(mapped(item, change, kinds) for item in value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change, kinds) for key, item in value.items()}
+    return value

@@ -1,0 +1,458 @@
+"""One table of rules by *function*: how each use of a parameter turns an output gradient into per-sample gradients.
+
+Rules go by function and not by module, so a parameter is seen wherever it is used: in its own module, in another one,
+or in a plain matrix product such as a tied head ``h @ embedding.weight.T``. A function that has no rule here is
+measured by ``autobatch.fisher.layers._generic``.
+"""
+
+import string
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.gram._jacobians import (
+    DenseJacobian,
+    EmbeddingJacobian,
+    Jacobian,
+    OuterJacobian,
+    products_are_cheaper,
+)
+from autobatch.fisher.layers._calls import (
+    Call,
+    Contribution,
+    KeptInput,
+    NoRuleError,
+    Rule,
+    arguments,
+    dense,
+    precise,
+    saved_elsewhere,
+)
+from autobatch.fisher.layers._channels import channel_sums, normalised_products
+from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._elementwise import ELEMENTWISE, elementwise
+from autobatch.fisher.layers._layout import einsum_terms
+
+
+def _linear(call: Call) -> list[Contribution]:
+    given = arguments(call, "input weight bias")
+    return _product(call, given["input"], given["weight"], given["bias"], out_first=True)
+
+
+def _matmul(call: Call) -> list[Contribution]:
+    given = arguments(call, "input other")
+    other = next(given[name] for name in ("other", "mat2", "vec") if given.get(name) is not None)
+    if call.weight(given["input"]) is not None:
+        return _left_product(call, given["input"], other)
+    return _product(call, given["input"], other, None, out_first=False)
+
+
+def _addmm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input mat1 mat2")
+    if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1 or call.weight(given["mat1"]) is not None:
+        raise NoRuleError
+    return _product(call, given["mat1"], given["mat2"], given["input"], out_first=False)
+
+
+def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> list[Contribution]:
+    # x times a matrix, which lies as (out, in) when out_first and not transposed.
+    contributions = []
+    kept = KeptInput(call, x)
+    kept.need_batch_before(features=1)
+    positions = x.numel() // (kept.batch * x.shape[-1])
+    if used := call.weight(weight):
+        if used.tensor.ndim != 2:
+            raise NoRuleError
+        out_first = out_first != used.transposed
+        formed = not products_are_cheaper(kept.batch, positions, *used.target.shape)
+        contributions.append(Contribution(used, _product_weight(kept, out_first), forms_gradient=formed))
+    if used := call.weight(bias):
+        if used.tensor.ndim != 1 or used.tensor.shape[0] != call.outputs[0].shape[-1]:
+            raise NoRuleError
+        contributions.append(Contribution(used, _summed_bias(kept), forms_gradient=True))
+    return contributions
+
+
+def _product_weight(kept: KeptInput, out_first: bool) -> Callable[[Tensor], Jacobian]:
+    def jacobian(gradient: Tensor) -> Jacobian:
+        x, g = precise(kept.by_sample(kept()), kept.by_sample(gradient))
+        return OuterJacobian(g, x) if out_first else OuterJacobian(x, g)
+
+    return jacobian
+
+
+def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
+    # A matrix times x of shape (..., in, n): each of the n columns is a position.
+    used = call.weight(weight)
+    kept = KeptInput(call, x)
+    if used is None or used.tensor.ndim != 2 or x.ndim < 2 or call.weight(x) is not None:
+        raise NoRuleError
+    last = {x.ndim - 1: x.ndim - 2}.get(kept.layout.dim, kept.layout.dim)
+    if kept.layout.dim == x.ndim - 2:
+        raise NoRuleError
+    columns = type(kept.layout)(last, kept.layout.outer)
+
+    def by_sample(tensor: Tensor) -> Tensor:
+        return columns.samples_first(tensor.mT, kept.batch).reshape(kept.batch, -1, tensor.shape[-2])
+
+    def jacobian(gradient: Tensor) -> Jacobian:
+        right, left = precise(by_sample(kept()), by_sample(gradient))
+        return OuterJacobian(right, left) if used.transposed else OuterJacobian(left, right)
+
+    return [Contribution(used, jacobian)]
+
+
+def _summed_bias(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
+    def jacobian(gradient: Tensor) -> Jacobian:
+        rows = precise(kept.by_sample(gradient))[0]
+        # The same memory as the weight's output gradient: its Gram matrix need not be made twice.
+        return DenseJacobian(rows[:, 0] if rows.shape[1] == 1 else rows.sum(1))
+
+    return jacobian
+
+
+def _bilinear(call: Call) -> list[Contribution]:
+    given = arguments(call, "input1 input2 weight bias")
+    first, second = KeptInput(call, given["input1"]), KeptInput(call, given["input2"])
+    first.need_batch_before(features=1)
+
+    def weight(gradient: Tensor) -> Jacobian:
+        one, two, g = precise(first.by_sample(first()), second.by_sample(second()), first.by_sample(gradient))
+        return OuterJacobian(g, (one.unsqueeze(-1) * two.unsqueeze(-2)).flatten(2))
+
+    contributions = []
+    if used := call.weight(given["weight"]):
+        contributions.append(Contribution(used, weight))
+    if used := call.weight(given["bias"]):
+        contributions.append(Contribution(used, _summed_bias(first), forms_gradient=True))
+    return contributions
+
+
+def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
+    order = "input weight bias stride padding "
+    order += "output_padding groups dilation" if transposed else "dilation groups"
+
+    def rule(call: Call) -> list[Contribution]:
+        given = arguments(call, order)
+        contributions = []
+        kept = KeptInput(call, given["input"])
+        kept.need_batch_first((spatial + 2,))
+        if used := call.weight(given["weight"]):
+            if used.transposed:
+                raise NoRuleError
+            groups = given["groups"] or 1
+            rows, width = used.target.shape[0], prod(used.target.shape[1:])
+            wide = (given["input"] if transposed else call.outputs[0]).shape
+            positions = prod(wide[2:]) * (wide[0] // kept.batch)
+            formed = groups > 1 or not products_are_cheaper(kept.batch, positions, rows, width)
+            jacobian = _convolution_weight(kept, _geometry(tuple(used.target.shape[2:]), given), groups, transposed)
+            contributions.append(Contribution(used, jacobian, forms_gradient=formed))
+        if used := call.weight(given["bias"]):
+            contributions.append(Contribution(used, _channel_shift(kept), forms_gradient=True))
+        return contributions
+
+    return rule
+
+
+def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stride, padding and dilation of a convolution, one entry for each spatial dimension."""
+    spatial = len(kernel)
+
+    def each(name: str, default: int) -> tuple[int, ...]:
+        value = given[name] if given[name] is not None else default
+        values = (value,) if isinstance(value, int) else tuple(value)
+        return values * spatial if len(values) == 1 else values
+
+    dilation = each("dilation", 1)
+    mode = given["padding"]
+    padding: tuple[tuple[int, int], ...]
+    if mode == "same":
+        # As torch does: where the total is odd, the extra element lies on the right.
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        padding = tuple((total // 2, total - total // 2) for total in totals)
+    elif mode == "valid":
+        padding = ((0, 0),) * spatial
+    else:
+        padding = tuple((p, p) for p in each("padding", 0))
+    return {"kernel": kernel, "stride": each("stride", 1), "padding": padding, "dilation": dilation}
+
+
+def _convolution_weight(
+    kept: KeptInput, geometry: dict[str, Any], groups: int, transposed: bool
+) -> Callable[[Tensor], Jacobian]:
+    def jacobian(gradient: Tensor) -> Jacobian:
+        x, g = precise(kept.rows(kept()), kept.rows(gradient))
+        # A transposed convolution is the gradient of a convolution: its output plays the input there.
+        wide, narrow = (g, x) if transposed else (x, g)
+        return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, **geometry)
+
+    return jacobian
+
+
+def _channel_shift(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
+    """Return a rule for what is added to channels (dimension 1) of (B * r, C, ...)."""
+
+    def jacobian(gradient: Tensor) -> Jacobian:
+        return DenseJacobian(channel_sums(precise(kept.rows(gradient))[0], kept.batch))
+
+    return jacobian
+
+
+def _batch_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input running_mean running_var weight bias training momentum eps")
+    return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
+
+
+def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics: bool) -> list[Contribution]:
+    eps = 1e-5 if given["eps"] is None else given["eps"]
+    kept = KeptInput(call, given["input"])
+    kept.need_batch_first()
+    statistics = None if batch_statistics else (given["running_mean"].clone(), given["running_var"].clone())
+    node = None if saved_elsewhere() else call.outputs[0].grad_fn
+
+    def scale(gradient: Tensor) -> Jacobian:
+        x, g = precise(kept.rows(kept()), kept.rows(gradient))
+        if statistics is None:
+            mean, rstd = _batch_statistics(node, x, eps)
+        else:
+            mean, rstd = statistics[0], (statistics[1] + eps).rsqrt()
+        # From the input, never from (output - bias) / weight: a weight may be zero.
+        return DenseJacobian(normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch))
+
+    return _channel_affine(call, given, kept, scale)
+
+
+def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    # The mean and 1 / std that the layer's own backward node keeps, where it has them.
+    if type(node).__name__ == "NativeBatchNormBackward0":
+        return node._saved_result1, node._saved_result2
+    variance, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
+    return mean, (variance + eps).rsqrt()
+
+
+def _channel_affine(
+    call: Call, given: Mapping[str, Any], kept: KeptInput, scale: Callable[[Tensor], Jacobian]
+) -> list[Contribution]:
+    contributions = []
+    if used := call.weight(given["weight"]):
+        contributions.append(Contribution(used, scale, forms_gradient=True))
+    if used := call.weight(given["bias"]):
+        contributions.append(Contribution(used, _channel_shift(kept), forms_gradient=True))
+    return contributions
+
+
+def _group_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input num_groups weight bias eps")
+    return _normalised_channels(call, given, given["num_groups"])
+
+
+def _instance_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input running_mean running_var weight bias use_input_stats momentum eps")
+    if given["use_input_stats"] is False:
+        return _normalised_batch(call, given, batch_statistics=False)
+    return _normalised_channels(call, given, given["input"].shape[1])
+
+
+def _normalised_channels(call: Call, given: Mapping[str, Any], num_groups: int) -> list[Contribution]:
+    eps = 1e-5 if given["eps"] is None else given["eps"]
+    kept = KeptInput(call, given["input"])
+    kept.need_batch_first()
+
+    def scale(gradient: Tensor) -> Jacobian:
+        x, g = precise(kept.rows(kept()), kept.rows(gradient))
+        return DenseJacobian(channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch))
+
+    return _channel_affine(call, given, kept, scale)
+
+
+def _layer_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input normalized_shape weight bias eps")
+    shape = tuple(given["normalized_shape"])
+    eps = 1e-5 if given["eps"] is None else given["eps"]
+    return _affine_features(call, given, shape, lambda x: F.layer_norm(x, shape, eps=eps))
+
+
+def _rms_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input normalized_shape weight eps")
+    shape = tuple(given["normalized_shape"])
+    return _affine_features(call, given | {"bias": None}, shape, lambda x: F.rms_norm(x, shape, eps=given["eps"]))
+
+
+def _affine_features(
+    call: Call, given: Mapping[str, Any], shape: tuple[int, ...], normalised: Callable[[Tensor], Tensor]
+) -> list[Contribution]:
+    """Return scale and shift of the last dimensions after a normalisation over them."""
+    kept = KeptInput(call, given["input"])
+    kept.need_batch_before(features=len(shape))
+
+    def by_sample(values: Tensor) -> Tensor:
+        return kept.layout.samples_first(values, kept.batch).reshape(kept.batch, -1, *shape).sum(1)
+
+    def scale(gradient: Tensor) -> Jacobian:
+        x, g = precise(kept(), gradient)
+        return DenseJacobian(by_sample(normalised(x) * g))
+
+    def shift(gradient: Tensor) -> Jacobian:
+        return DenseJacobian(by_sample(precise(gradient)[0]))
+
+    contributions = []
+    if used := call.weight(given["weight"]):
+        contributions.append(Contribution(used, scale, forms_gradient=True))
+    if used := call.weight(given["bias"]):
+        contributions.append(Contribution(used, shift, forms_gradient=True))
+    return contributions
+
+
+def _embedding(call: Call) -> list[Contribution]:
+    given = arguments(call, "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse")
+    for option in ("max_norm", "scale_grad_by_freq", "sparse"):
+        if given[option]:
+            raise MeasureError(
+                f"an embedding with {option}={given[option]!r} has no plain per-sample gradients: leave it off"
+            )
+    padding = given["padding_idx"]
+    if padding is not None and padding < 0:
+        padding += len(given["weight"])
+    return _looked_up(call, given["weight"], given["input"], padding)
+
+
+def _table_lookup(call: Call) -> list[Contribution]:
+    # table[indices] with a single tensor of indices.
+    table, indices = call.args
+    if not isinstance(indices, Tensor) or indices.dtype is not torch.int64:
+        raise NoRuleError
+    return _looked_up(call, table, indices, None)
+
+
+def _index_select(call: Call) -> list[Contribution]:
+    given = arguments(call, "input dim index")
+    if given["dim"] not in {0, -given["input"].ndim}:
+        raise NoRuleError
+    return _looked_up(call, given["input"], given["index"], None)
+
+
+def _looked_up(call: Call, table: Tensor, indices: Tensor, padding: int | None) -> list[Contribution]:
+    used = call.weight(table)
+    if used is None or used.transposed or used.tensor.ndim != 2 or call.weight(indices) is not None:
+        raise NoRuleError
+    kept = KeptInput(call, indices)
+    rows = len(table)
+
+    def jacobian(gradient: Tensor) -> Jacobian:
+        index = kept.by_sample(kept().unsqueeze(-1)).squeeze(-1) % rows
+        g = precise(kept.by_sample(gradient))[0]
+        if padding is not None:
+            g = g.masked_fill((index == padding).unsqueeze(-1), 0.0)
+        return EmbeddingJacobian(index, g, rows)
+
+    return [Contribution(used, jacobian)]
+
+
+def _einsum(call: Call) -> list[Contribution]:
+    """Return the rule of a two-operand einsum: J_b is the einsum of the gradient and the other operand, batch kept."""
+    equation, *operands = call.args
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = list(operands[0])
+    letters = einsum_terms(equation, operands)
+    if letters is None or len(operands) != 2:
+        raise NoRuleError
+    terms, right = letters
+    place = next(i for i, operand in enumerate(operands) if call.weight(operand) is not None)
+    used = call.weight(operands[place])
+    if used is None or call.weight(operands[1 - place]) is not None or used.transposed:
+        raise NoRuleError
+    kept = KeptInput(call, operands[1 - place])
+    weight, other = terms[place], terms[1 - place]
+    if any(len(set(term)) != len(term) for term in (weight, other, right)):
+        raise NoRuleError
+    plain = dict(zip(sorted(set(weight + other + right)), string.ascii_letters, strict=False))
+    weight, other, right = ("".join(plain[letter] for letter in term) for term in (weight, other, right))
+    batch = other[kept.layout.dim]
+    alone = kept.shape[kept.layout.dim] == kept.batch
+    if not alone or batch in weight or batch not in right or not set(weight) <= set(other) | set(right):
+        raise NoRuleError
+
+    def jacobian(gradient: Tensor) -> Jacobian:
+        x, g = precise(kept(), gradient)
+        return dense(torch.einsum(f"{right},{other}->{batch}{weight}", g, x))
+
+    return [Contribution(used, jacobian, forms_gradient=True)]
+
+
+def _expanded(call: Call) -> list[Contribution]:
+    """Return the rule of a parameter that is repeated for each sample: class tokens, initial states."""
+    used = call.weight(call.args[0])
+    output = call.outputs[0]
+    layout, batch = call.output_layout(0), call.batch
+    if used is None or used.transposed or output.numel() == 0:
+        raise NoRuleError
+    ones = (1,) * (output.ndim - used.tensor.ndim) + tuple(used.tensor.shape)
+    if ones[0] != 1 or any(have not in {1, want} for have, want in zip(ones, output.shape, strict=True)):
+        raise NoRuleError
+
+    def jacobian(gradient: Tensor) -> Jacobian:
+        rows = layout.samples_first(precise(gradient)[0], batch).flatten(1, 2).sum(1)
+        return dense(rows.sum_to_size(batch, *ones[1:]).reshape(batch, *used.tensor.shape))
+
+    return [Contribution(used, jacobian, forms_gradient=True)]
+
+
+# Functions of a weight and a tensor that does not carry the batch, whose result may still have a row for each sample.
+_MATRIX_PRODUCTS: dict[Any, Rule] = {
+    F.linear: _linear,
+    **dict.fromkeys(
+        (
+            *(torch.matmul, torch.mm, torch.mv, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.mv),
+            *(torch.Tensor.__matmul__, torch.Tensor.__rmatmul__),
+        ),
+        _matmul,
+    ),
+    **dict.fromkeys((torch.addmm, torch.Tensor.addmm), _addmm),
+}
+CLAIMABLE: dict[Any, Rule] = {
+    **_MATRIX_PRODUCTS,
+    F.embedding: _embedding,
+    **dict.fromkeys(
+        (torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.repeat, torch.broadcast_to, torch.tile), _expanded
+    ),
+}
+RULES: dict[Any, Rule] = {
+    **_MATRIX_PRODUCTS,
+    F.embedding: _embedding,
+    torch.Tensor.__getitem__: _table_lookup,
+    torch.index_select: _index_select,
+    torch.Tensor.index_select: _index_select,
+    torch.conv1d: _convolution(1),
+    torch.conv2d: _convolution(2),
+    torch.conv3d: _convolution(3),
+    torch.conv_transpose1d: _convolution(1, transposed=True),
+    torch.conv_transpose2d: _convolution(2, transposed=True),
+    torch.conv_transpose3d: _convolution(3, transposed=True),
+    torch.bilinear: _bilinear,
+    F.bilinear: _bilinear,
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    torch.einsum: _einsum,
+    torch.functional.einsum: _einsum,
+}
+
+
+def rule_for(function: Callable[..., Any], name: str) -> Rule | None:
+    """Return the rule of a function, or None.
+
+    Args:
+        function: the function.
+        name: its name.
+
+    Returns:
+        The rule, which may still raise ``NoRuleError`` for a call that it does not cover.
+    """
+    return RULES.get(function) or (elementwise if name in ELEMENTWISE else None)

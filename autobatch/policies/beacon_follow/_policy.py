@@ -1,0 +1,270 @@
+"""Steer by the beacons: the fastest configuration that is still predicted to end nearly as well as the best.
+
+For every (batch size, learning rate) on the ladder the beacons say where C̄ and L would end, the landscape says which
+final score such an end has, and the cost table says how long it would take. The rule that picks one is in
+``_corridor.py``; ``docs/concepts/beacon-follow.md`` has the equations.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from autobatch._errors import ConfigError
+from autobatch.beacons import BeaconLibrary, Landscape, Standing, forecast
+from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._protocol import Candidate, Decision, Observation, TaskInfo
+from autobatch.policies._registry import register_policy
+from autobatch.policies._wording import configuration, count
+from autobatch.policies.beacon_follow._corridor import Choice, CorridorRule, Weighed, best_of, choose
+from autobatch.policies.beacon_follow._telling import Teller
+
+
+class BeaconFollowParameters(PolicyParameters):
+    """Parameters of the kind ``beacon-follow``."""
+
+    tolerance: float = Field(
+        default=0.05,
+        ge=0,
+        le=10,
+        description="Width of the corridor: share by which the upper end of a candidate's predicted score may exceed "
+        "that of the best. The current choice leaves the corridor at twice this share.",
+    )
+    standard_errors: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="Standard errors above the predicted score at which a candidate's upper end lies.",
+    )
+    min_gain: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the remaining time that a change must save to be made."
+    )
+    cooldown: int = Field(default=2, ge=1, description="Epochs that every choice lasts for at least.")
+    max_rungs: int = Field(
+        default=1, ge=1, description="Rungs of the ladder, and of the learning rates, that one change may take."
+    )
+    landscape: Literal["gaussian-process", "nearest"] = Field(
+        default="gaussian-process", description="Rule that predicts the final score over the plane."
+    )
+
+
+@register_policy("beacon-follow", BeaconFollowParameters)
+class BeaconFollowPolicy:
+    """Follow the beacons: see the module and ``docs/concepts/beacon-follow.md``."""
+
+    needs_library = True
+
+    def __init__(self, parameters: BeaconFollowParameters) -> None:
+        self.parameters = parameters
+        self._run: _Run | None = None
+        self._changed_at = 0
+        self._shares: dict[tuple[int, float], float] = {}
+
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
+        """Fit the landscape, and note what the beacons promise before training.
+
+        Args:
+            task: the task about to start.
+            library: its beacons.
+
+        Raises:
+            ConfigError: there is no library, none of its beacons lies on the task's ladder and rates, or the cost
+                table lacks a batch size.
+        """
+        if library is None:
+            raise ConfigError(
+                f"policy 'beacon-follow' needs beacons of task '{task.name}', and there are none; "
+                "record them with 'autobatch beacons record' (for a loop of your own with autobatch.record_beacons), "
+                "or choose another policy"
+            )
+        self._run = _Run(self.parameters, task, library)
+        self._changed_at = 0
+        self._shares = {}
+
+    def decide(self, observation: Observation) -> Decision:
+        """Weigh every candidate and choose.
+
+        Args:
+            observation: where the run stands.
+
+        Returns:
+            The decision, with all candidates as its alternatives.
+
+        Raises:
+            RuntimeError: ``reset`` was not called.
+        """
+        if self._run is None:
+            raise RuntimeError("call reset(task, library) before decide()")
+        used = (observation.batch_size, observation.lr)
+        if new := max(observation.progress - math.fsum(self._shares.values()), 0.0):
+            self._shares[used] = self._shares.get(used, 0.0) + new
+        decision = self._run.decide(observation, self._shares, epochs_since_change=observation.epoch - self._changed_at)
+        if (decision.batch_size, decision.lr) != used:
+            self._changed_at = observation.epoch
+        return decision
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch of the last change, and the share of the training under each configuration so far."""
+        return {"changed_at": self._changed_at, "shares": [[*used, share] for used, share in self._shares.items()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the epoch of the last change and the shares.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        self._changed_at = int(state["changed_at"])
+        used = state.get("shares", ())  # states of older versions have none
+        self._shares = {(int(size), float(lr)): float(share) for size, lr, share in used}
+
+
+class _Run:
+    """What stays the same through one run: the landscape, the candidates, and what was promised."""
+
+    def __init__(self, parameters: BeaconFollowParameters, task: TaskInfo, library: BeaconLibrary) -> None:
+        self.parameters = parameters
+        self.task = task
+        self.library = library
+        self.configurations = _candidates(task, library)
+        self.landscape = Landscape.fit(library, rule=parameters.landscape)
+        self.rule = CorridorRule(parameters.tolerance, parameters.min_gain, parameters.max_rungs)
+        self.teller = Teller(task.score, task.costs is not None, self.rule)
+        start = Standing(progress=0.0, c_bar=math.nan, l_cum=0.0, steps=0.0)
+        best = best_of(self.weigh(start, task.epochs, {}))
+        self.promised = best.upper if best else -math.inf
+
+    def decide(
+        self, observation: Observation, shares: Mapping[tuple[int, float], float], epochs_since_change: int
+    ) -> Decision:
+        """Return the decision, given what the training has used so far and how long ago the last change was."""
+        epochs_left = self.task.epochs - observation.epoch
+        started = observation.batch_size > 0
+        if started and epochs_left <= 0:
+            return _stay(observation, "the training is over")
+        if started and not (observation.c_bar > 0 and observation.l_cum > 0):
+            return _stay(observation, "C̄ and L have not been measured yet, so nothing can be predicted")
+        weighed = self.weigh(observation, epochs_left, shares)
+        current = (observation.batch_size, observation.lr) if started else None
+        choice = choose(weighed, current, self.promised, self.rule)
+        reason = self.teller.tell(choice, observation, epochs_left)
+        alternatives = tuple(one.candidate for one in weighed)
+        if choice.chosen is None:
+            return self._nothing_known(observation, reason, alternatives)
+        hindrance = self._hindrance(epochs_since_change, epochs_left)
+        if started and choice.chosen is not choice.current and hindrance:
+            return _wait(observation, choice, f"{hindrance}; otherwise {reason}", alternatives)
+        chosen = choice.chosen.candidate
+        return Decision(chosen.batch_size, chosen.lr, reason, (chosen.c_bar, chosen.l_cum), alternatives)
+
+    def _hindrance(self, epochs_since_change: int, epochs_left: int) -> str | None:
+        """Return why no change is allowed now, where none is: every choice lasts for ``cooldown`` epochs."""
+        cooldown = self.parameters.cooldown
+        if epochs_since_change < cooldown:
+            return f"for {count(cooldown - epochs_since_change, 'epoch')} more, since it is new"
+        if epochs_left < cooldown:
+            rest = "epoch" if epochs_left == 1 else f"{epochs_left} epochs"
+            return f"for the last {rest}, too late for a change"
+        return None
+
+    def weigh(
+        self, here: Observation | Standing, epochs_left: int, shares: Mapping[tuple[int, float], float]
+    ) -> list[Weighed]:
+        """Predict the end, the score and the cost of every candidate.
+
+        Args:
+            here: where the run stands.
+            epochs_left: epochs until the end of training.
+            shares: share of the training under each configuration so far.
+
+        Returns:
+            All candidates, by batch size and learning rate.
+        """
+        ends = [forecast(self.library, here, batch_size, lr) for batch_size, lr in self.configurations]
+        rest = 1.0 - here.progress
+        wholes = [{**shares, own: shares.get(own, 0.0) + rest} for own in self.configurations]
+        predicted = self.landscape.predict([end.c_bar for end in ends], [end.l_cum for end in ends], wholes)
+        uppers = predicted.score + self.parameters.standard_errors * predicted.uncertainty
+        seconds = [
+            self._seconds(batch_size, end.steps_left, epochs_left)
+            for (batch_size, _), end in zip(self.configurations, ends, strict=True)
+        ]
+        return [
+            Weighed(
+                Candidate(
+                    batch_size=batch_size,
+                    lr=lr,
+                    c_bar=end.c_bar,
+                    l_cum=end.l_cum,
+                    score=float(predicted.score[index]),
+                    uncertainty=float(predicted.uncertainty[index]),
+                    seconds=seconds[index],
+                    known=bool(predicted.known[index]),
+                ),
+                upper=float(uppers[index]),
+                cost=end.steps_left if self.task.costs is None else seconds[index],
+            )
+            for index, ((batch_size, lr), end) in enumerate(zip(self.configurations, ends, strict=True))
+        ]
+
+    def _seconds(self, batch_size: int, steps: float, epochs: int) -> float:
+        """Return the time for the rest, with measuring at its full budget; NaN without a cost table."""
+        costs = self.task.costs
+        if costs is None:
+            return math.nan
+        return costs.training_seconds(batch_size, steps, epochs) * (1.0 + self.task.measuring_budget)
+
+    def _nothing_known(self, observation: Observation, reason: str, alternatives: tuple[Candidate, ...]) -> Decision:
+        if observation.batch_size > 0:
+            return Decision(observation.batch_size, observation.lr, reason, None, alternatives)
+        score = self.library.score
+        recorded = {(result.batch_size, result.lr): result.mean[score] for result in self.library.results()}
+        best = min(self.configurations, key=lambda configuration: recorded[configuration])
+        return Decision(*best, f"{reason}, {configuration(*best)}", None, alternatives)
+
+
+def _candidates(task: TaskInfo, library: BeaconLibrary) -> list[tuple[int, float]]:
+    """Return the configurations that may be chosen.
+
+    Args:
+        task: the task with its ladder and rates.
+        library: its beacons.
+
+    Returns:
+        Every recorded (batch size, learning rate) on the ladder and the rates of which no seed diverged.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    sound = {(result.batch_size, result.lr) for result in library.results() if not result.diverged}
+    found = [(size, lr) for size in task.batch_sizes for lr in task.learning_rates if (size, lr) in sound]
+    if found:
+        return found
+    ladder = ", ".join(str(size) for size in task.batch_sizes)
+    rates = ", ".join(f"{lr:g}" for lr in task.learning_rates)
+    raise ConfigError(
+        f"policy 'beacon-follow' cannot steer: the beacon library of '{library.task_name}' has no finished beacon at "
+        f"any batch size of {ladder} with a learning rate of {rates}; record them with 'autobatch beacons record'"
+    )
+
+
+def _stay(observation: Observation, reason: str) -> Decision:
+    stay = configuration(observation.batch_size, observation.lr)
+    return Decision(observation.batch_size, observation.lr, f"{reason}: stay with {stay}")
+
+
+def _wait(observation: Observation, choice: Choice, reason: str, alternatives: tuple[Candidate, ...]) -> Decision:
+    """Keep the present choice although the rule would change it.
+
+    Args:
+        observation: where the run stands.
+        choice: what would have been chosen.
+        reason: why it is kept, and why it would have been changed.
+        alternatives: all candidates.
+
+    Returns:
+        The decision to stay.
+    """
+    stay = configuration(observation.batch_size, observation.lr)
+    target = None if choice.current is None else (choice.current.candidate.c_bar, choice.current.candidate.l_cum)
+    return Decision(observation.batch_size, observation.lr, f"stay with {stay} {reason}", target, alternatives)

@@ -1,0 +1,43 @@
+"""Policies that were learned.
+
+In come a network's weights and a card that says where they are from; out goes a policy that decides by them. Open
+``_policy.py`` first.
+"""
+
+from autobatch.policies.learned._files import (
+    PolicyCard,
+    PolicyTraining,
+    load_card,
+    load_learned,
+    save_card,
+    save_learned,
+    weights_beside,
+)
+from autobatch.policies.learned._network import (
+    HEADS,
+    Actions,
+    Activation,
+    Network,
+    parameter_count,
+)
+from autobatch.policies.learned._policy import (
+    LearnedParameters,
+    LearnedPolicy,
+)
+
+__all__ = [
+    "HEADS",
+    "Actions",
+    "Activation",
+    "LearnedParameters",
+    "LearnedPolicy",
+    "Network",
+    "PolicyCard",
+    "PolicyTraining",
+    "load_card",
+    "load_learned",
+    "parameter_count",
+    "save_card",
+    "save_learned",
+    "weights_beside",
+]

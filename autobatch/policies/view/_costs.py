@@ -1,0 +1,105 @@
+"""What an epoch costs at each rung, as a learned policy sees it: by the cost table, relative to the best beacon."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch.policies._moves import Moves
+from autobatch.policies._protocol import Observation, TaskInfo
+from autobatch.policies.view._batch import ObservationBatch
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+
+
+class EpochCosts:
+    """Modelled seconds of an epoch by rung; progress stands for them where no costs are known.
+
+    Args:
+        task: the task.
+        library: its beacons, whose best fixed configuration is the reference; without them, the middle of the ladder.
+    """
+
+    def __init__(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+        self._task = task
+        self.known = task.costs is not None
+        self._sizes = np.asarray(task.batch_sizes)
+        self._epoch = np.array([_epoch_seconds(task, size) for size in task.batch_sizes])
+        self._of_size: dict[int, float] = dict(zip(task.batch_sizes, self._epoch.tolist(), strict=True))
+        self._reference = float(self._epoch[reference_rung(task, library)]) * task.epochs
+        padded = np.concatenate([self._epoch[:1], self._epoch, self._epoch[-1:]])
+        self._up = np.log2(padded[2:] / self._epoch)
+        self._down = np.log2(padded[:-2] / self._epoch)
+
+    @property
+    def by_rung(self) -> NDArray[np.float64]:
+        """Cost of an epoch at each rung."""
+        return self._epoch.copy()
+
+    def between(self, batch_size: int, epochs: int) -> float:
+        """Return what some epochs at one batch size cost.
+
+        Args:
+            batch_size: global batch size, of the ladder or not.
+            epochs: how many.
+
+        Returns:
+            Modelled seconds.
+        """
+        return self._of_size.get(batch_size, self._nearest(batch_size)) * epochs
+
+    def total_so_far(self, observation: Observation) -> float:
+        """Return the cost of a training whose earlier decisions are not known, as if it had always been as it is."""
+        return self.between(observation.batch_size, observation.epoch) if observation.epoch else 0.0
+
+    def entries(self, batch: ObservationBatch, rungs: NDArray[np.intp]) -> Sequence[Any]:
+        """Return the view's entries on cost.
+
+        Args:
+            batch: the observations.
+            rungs: their rungs on the ladder.
+
+        Returns:
+            Cost so far, cost to come, and the log ratios one rung up and down.
+        """
+        if not self.known:
+            return (math.nan,) * 4
+        to_come = batch.spent + self._epoch[rungs] * (self._task.epochs - batch.epoch)
+        return (
+            batch.spent / self._reference - 1.0,
+            to_come / self._reference - 1.0,
+            self._up[rungs],
+            self._down[rungs],
+        )
+
+    def _nearest(self, batch_size: int) -> float:
+        near: int = min(self._task.batch_sizes, key=lambda size: abs(math.log(size / max(batch_size, 1))))
+        return self._of_size[near]
+
+
+def _epoch_seconds(task: TaskInfo, batch_size: int) -> float:
+    if task.costs is None:
+        return 1.0 / task.epochs
+    # The batches of an epoch as ``control.steps_per_epoch`` has them: a remainder of half a batch or more is one.
+    steps = max(1, (2 * task.train_size + batch_size) // (2 * batch_size))
+    return float(task.costs.training_seconds(batch_size, steps, epochs=1))
+
+
+def reference_rung(task: TaskInfo, library: "BeaconLibrary | None") -> int:
+    """Return the rung whose whole training is the unit of cost.
+
+    Args:
+        task: the task.
+        library: its beacons.
+
+    Returns:
+        The rung of the best fixed beacon; the middle of the ladder without beacons, or where it is not on the ladder.
+    """
+    middle = Moves(task.batch_sizes, task.learning_rates).start[0]
+    if library is None:
+        return middle
+    best = library.best_fixed().batch_size
+    return task.batch_sizes.index(best) if best in task.batch_sizes else middle

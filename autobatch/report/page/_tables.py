@@ -1,0 +1,275 @@
+"""The tables of a page: the runs' figures beside the best fixed beacon's, and every decision with its reason."""
+
+import math
+from collections.abc import Callable, Iterator
+
+from autobatch.control import DecisionRecord
+from autobatch.policies import Candidate
+from autobatch.report._comparison import Comparison
+from autobatch.report._story import SHOWN_CANDIDATES
+from autobatch.report._words import (
+    configuration_words,
+    count_words,
+    loss_words,
+    percent_words,
+    position_words,
+    seconds_words,
+)
+from autobatch.report.page._markup import Html, joined, tag
+from autobatch.report.page._section import ReportedRun, Section
+
+Words = Callable[[float | None], str]
+
+
+def loss_or_power(loss: float | None) -> str:
+    """Return a loss with four decimals, or with a power of ten where a training has blown up."""
+    return f"{loss:.3g}" if loss is not None and 1e4 <= loss < math.inf else loss_words(loss)
+
+
+FIGURES: tuple[tuple[str, str, Words], ...] = (
+    ("Test error", "test_error", percent_words),
+    ("Validation loss", "validation_loss", loss_or_power),
+    ("Validation error", "validation_error", percent_words),
+    ("Examples", "examples", count_words),
+    ("Steps", "steps", count_words),
+)
+"""Heading, name in a ``FixedResult`` and words of the figures that runs and beacons share."""
+
+DECISION_HEADS = {
+    "epoch": "After epoch",
+    "change": "Batch size, base rate",
+    "why": "Why",
+    "target": "Steers to",
+    "limited": "Limited",
+    "weighed": "Weighed",
+}
+"""Columns of the table of decisions, by the names that the style sheet knows them by."""
+
+
+def own_figure(run: ReportedRun, figure: str) -> float | None:
+    """Return a run's latest figure, under its name in a ``FixedResult``; None where it is not known (yet)."""
+    summary = run.record.summary
+    if summary is not None:
+        value: float | None = getattr(summary, "optimizer_steps" if figure == "steps" else figure)
+        return value
+    last = run.record.epochs[-1] if run.record.epochs else None
+    return getattr(last, figure, None)
+
+
+def own_seconds(run: ReportedRun) -> tuple[float | None, float | None]:
+    """Return a run's seconds by the clock, and the part that measuring took; None where it has not begun."""
+    last = run.record.summary or (run.record.epochs[-1] if run.record.epochs else None)
+    return (None, None) if last is None else (last.seconds, last.measuring_seconds)
+
+
+def beacon_words(comparison: Comparison, figure: str, words: Words) -> str:
+    """Return a figure of the best fixed beacon, with its spread over seeds."""
+    mean, spread = comparison.best.mean[figure], comparison.best.std[figure]
+    return words(mean) + (f" ± {words(spread)}" if math.isfinite(spread) and spread > 0 else "")
+
+
+def figures_table(section: Section) -> Html:
+    """Return the figures of the runs, of the best fixed beacon and of all beacons.
+
+    Args:
+        section: the runs and their beacons.
+
+    Returns:
+        A table, with notes beneath.
+    """
+    comparison = next((run.comparison for run in section.runs if run.comparison is not None), None)
+    modelled = comparison is not None and comparison.seconds is not None
+    heads = ["Run"] + [f"{head}{' (the score)' if name == section.score else ''}" for head, name, _ in FIGURES]
+    heads += ["Time by the clock (1)" if comparison else "Time by the clock"]
+    heads += ["Time by one cost table (2)"] * modelled + ["Measuring"]
+    rows = [_row(heads, _run_cells(run, modelled=modelled), "own") for run in section.runs]
+    if comparison is not None:
+        rows += [_row(heads, cells, "") for cells in _beacon_rows(section, comparison, modelled=modelled)]
+    columns = tag("tr", *(tag("th", head, scope="col") for head in heads))
+    table = tag(
+        "table",
+        tag("caption", f"Where the runs ended on {section.task}", class_="hidden"),
+        tag("thead", columns),
+        tag("tbody", *rows),
+        class_="figures stacks",
+    )
+    return joined(tag("div", table, class_="scrolls"), *_notes(comparison))
+
+
+def decisions_table(section: Section, run: ReportedRun) -> Html:
+    """Return every decision of a run.
+
+    Args:
+        section: its section.
+        run: the run.
+
+    Returns:
+        A table.
+    """
+    told: list[dict[str, str]] = []
+    before: DecisionRecord | None = None
+    for decision in run.record.decisions:
+        told.append({
+            "epoch": str(decision.epoch),
+            "change": change_words(decision, before),
+            "why": decision.reason,
+            "target": target_words(decision),
+            "limited": limit_words(decision) or "-",
+            "weighed": candidates(decision, section.score),
+        })
+        before = decision
+    columns = [name for name in DECISION_HEADS if any(cells[name] != "-" for cells in told)]
+    rows = [
+        tag(
+            "tr",
+            *(_cell(DECISION_HEADS[name], cells[name], name) for name in columns),
+            class_="changed" if decision.changed or number == 0 else "kept",
+            id=decision_id(section, run, decision.epoch),
+        )
+        for number, (decision, cells) in enumerate(zip(run.record.decisions, told, strict=True))
+    ]
+    return tag(
+        "table",
+        tag("caption", f"Decisions of {run.label}", class_="hidden"),
+        tag("thead", tag("tr", *(tag("th", DECISION_HEADS[name], scope="col") for name in columns))),
+        tag("tbody", *rows),
+        class_="decisions stacks",
+    )
+
+
+def decision_id(section: Section, run: ReportedRun, epoch: int) -> str:
+    """Return the id of a decision's row."""
+    return f"decision-{section.number}-{run.number}-{epoch}"
+
+
+def change_words(decision: DecisionRecord, before: DecisionRecord | None) -> str:
+    """Return what a decision changed, such as ``64 → 128, rate 0.05``."""
+    size, rate = f"{decision.batch_size}", f"{decision.lr:g}"
+    if before is not None and before.batch_size != decision.batch_size:
+        size = f"{before.batch_size} → {size}"
+    if before is not None and before.lr != decision.lr:
+        rate = f"{before.lr:g} → {rate}"
+    kept = "keeps " if before is not None and not decision.changed else ""
+    return f"{kept}{size}, rate {rate}"
+
+
+def target_words(decision: DecisionRecord) -> str:
+    """Return where a decision steers to."""
+    if decision.target is None:
+        return "-"
+    c_bar, l_cum = decision.target
+    return f"C̄ {position_words(c_bar)}, L {position_words(l_cum)}"
+
+
+def limit_words(decision: DecisionRecord) -> str:
+    """Return why something else was applied than asked for; empty where nothing was."""
+    if not decision.limit:
+        return ""
+    asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
+    return f"{asked} was asked for; {decision.limit}"
+
+
+def candidates(decision: DecisionRecord, score: str) -> Html:
+    """Return the candidates that a decision weighed, the best predicted first, to be unfolded.
+
+    Args:
+        decision: the decision.
+        score: the figure that ranks runs.
+
+    Returns:
+        An unfolding table; a dash where nothing was weighed.
+    """
+    if len(decision.alternatives) < 2:
+        return Html("-")
+    chosen = (decision.batch_size, decision.lr)
+    known = sorted((own for own in decision.alternatives if own.known), key=lambda candidate: candidate.score)
+    shown = known[:SHOWN_CANDIDATES]
+    shown += [own for own in decision.alternatives if (own.batch_size, own.lr) == chosen and own not in shown]
+    heads = ("Candidate", f"Predicted {score.replace('_', ' ')}", "Rest takes", "Final C̄", "Final L")
+    rows = [
+        tag("tr", *_candidate_cells(own), class_="chosen" if (own.batch_size, own.lr) == chosen else None)
+        for own in shown
+    ]
+    columns = tag("tr", *(tag("th", head, scope="col") for head in heads))
+    table = tag("table", tag("thead", columns), tag("tbody", *rows), class_="candidates")
+    unknown = len(decision.alternatives) - len(known)
+    left_out = len(decision.alternatives) - len(shown)
+    notes = [f"{left_out} more"] if left_out else []
+    notes += [f"the landscape knows nothing of {unknown}"] if unknown else []
+    return tag(
+        "details",
+        tag("summary", f"{len(decision.alternatives)} candidates"),
+        tag("div", table, class_="scrolls"),
+        tag("p", "; ".join(notes), class_="note") if notes else "",
+    )
+
+
+def _candidate_cells(candidate: Candidate) -> Iterator[Html]:
+    score = f"{loss_words(candidate.score)} ± {loss_words(candidate.uncertainty)}" if candidate.known else "not known"
+    yield tag("th", configuration_words(candidate.batch_size, candidate.lr), scope="row")
+    for words in (
+        score,
+        seconds_words(candidate.seconds),
+        position_words(candidate.c_bar),
+        position_words(candidate.l_cum),
+    ):
+        yield tag("td", words)
+
+
+def _row(heads: list[str], cells: list[str], kind: str) -> Html:
+    others = (_cell(head, cell) for head, cell in zip(heads[1:], cells[1:], strict=True))
+    return tag("tr", tag("th", cells[0], scope="row", data_head=heads[0]), *others, class_=kind or None)
+
+
+def _cell(head: str, content: str, kind: str | None = None) -> Html:
+    if kind == "epoch":
+        return tag("th", content, scope="row", data_head=head)
+    return tag("td", content, data_head=head, class_="empty" if content == "-" else kind)
+
+
+def _run_cells(run: ReportedRun, *, modelled: bool) -> list[str]:
+    seconds, measuring = own_seconds(run)
+    cells: list[str] = [joined(swatch(run), run.label)]
+    cells += [words(own_figure(run, name)) for _, name, words in FIGURES]
+    cells.append(seconds_words(seconds))
+    if modelled:
+        cells.append(seconds_words(run.comparison.seconds) if run.comparison else "-")
+    share = 100 * measuring / seconds if seconds and measuring is not None else 0.0
+    cells.append(f"{seconds_words(measuring)}, {share:.1f} %" if measuring else "nothing measured")
+    return cells
+
+
+def swatch(run: ReportedRun) -> Html:
+    """Return a run's sign, in its colour, to stand before its name."""
+    return tag("span", class_=f"sign {run.sign}", style=f"color:{run.colour}", aria_hidden="true")
+
+
+def _beacon_rows(section: Section, comparison: Comparison, *, modelled: bool) -> Iterator[list[str]]:
+    best = comparison.best
+    seeds = f"{len(best.seeds)} seed{'s' if len(best.seeds) != 1 else ''}"
+    cells = [f"best fixed beacon, {configuration_words(best.batch_size, best.lr)}, {seeds}"]
+    cells += [beacon_words(comparison, name, words) for _, name, words in FIGURES]
+    cells.append(seconds_words(best.training_seconds))
+    if modelled:
+        by_table = {run.comparison.best_seconds for run in section.runs if run.comparison is not None}
+        cells.append(seconds_words(by_table.pop()) if len(by_table) == 1 else "-")
+    yield [*cells, "-"]
+    diverged = f", {comparison.diverged} diverged and left out" if comparison.diverged else ""
+    cells = [f"all {comparison.beacons} beacons{diverged}"]
+    for name, words in (*((name, words) for _, name, words in FIGURES), ("training_seconds", seconds_words)):
+        lowest, highest = comparison.ranges[name]
+        cells.append(f"{words(lowest)} … {words(highest)}" if lowest < highest else words(lowest))
+    yield [*cells, *["-"] * modelled, "-"]
+
+
+def _notes(comparison: Comparison | None) -> Iterator[Html]:
+    if comparison is None:
+        return
+    notes = ["(1) A run's includes its measuring; the beacons' are without, as recorded, maybe several side by side."]
+    if comparison.seconds is not None:
+        notes.append("(2) Like with like: steps × seconds a step on the run's device, the run's measuring added.")
+    notes.append(
+        "± is over the beacon's seeds; one run says little by itself. Recording the beacons once took "
+        f"{seconds_words(comparison.recording_seconds)}, counted nowhere here."
+    )
+    yield tag("p", " ".join(notes), class_="note")

@@ -1,0 +1,112 @@
+"""The (C̄, L) plane as a picture: landscape, beacons, and the journey of a run through it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from autobatch._errors import ConfigError, OutputError
+from autobatch.beacons import BeaconLibrary
+from autobatch.report._record import RunRecord
+from autobatch.report.plane._beacons import draw_beacons
+from autobatch.report.plane._journey import draw_epochs, draw_journey
+from autobatch.training import EpochRow
+
+FORMATS = (".png", ".pdf", ".svg")
+"""File name endings that a picture can be written under."""
+
+
+def save_plane(path: Path, record: RunRecord | None, library: BeaconLibrary | None) -> None:
+    """Draw the plane and write it to a file, at once or not at all.
+
+    Args:
+        path: the file; its ending, one of ``FORMATS``, says in which format.
+        record: the run whose journey is drawn; None draws the beacons alone.
+        library: the beacons; None draws the journey alone.
+
+    Raises:
+        ConfigError: the file's ending is not one of ``FORMATS``.
+        OutputError: the file cannot be written.
+    """
+    check_format(path)
+    figure = plane_figure(record, library)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=150)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_format(path: Path) -> None:
+    """Check that a picture can be written under a name, before any work is done for it.
+
+    Args:
+        path: the file to be written.
+
+    Raises:
+        ConfigError: the file's ending is not one of ``FORMATS``.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{path}: expected a file name that ends in {' or '.join(FORMATS)}")
+
+
+def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Figure:
+    """Draw the plane, and beside it what the run did epoch by epoch.
+
+    Args:
+        record: the run; None draws the beacons alone.
+        library: the beacons; None draws the journey alone.
+
+    Returns:
+        The figure.
+    """
+    with_epochs = record is not None and bool(record.epochs)
+    figure = Figure(figsize=(13, 6.6) if with_epochs else (8.8, 6.6), layout="constrained")
+    columns = figure.add_gridspec(1, 2, width_ratios=[1.9, 1]) if with_epochs else figure.add_gridspec(1, 1)
+    draw_plane(figure.add_subplot(columns[0, 0]), [] if record is None else record.epochs, library)
+    if with_epochs and record is not None:
+        draw_epochs(figure, columns[0, 1].subgridspec(3, 1), record.epochs, record.config.task.score, library)
+    figure.suptitle(_title(record, library), fontsize=12, fontweight="bold")
+    return figure
+
+
+def draw_plane(axes: Axes, epochs: Sequence[EpochRow], library: BeaconLibrary | None) -> None:
+    """Draw the plane with a legend: the beacons, and a journey through them.
+
+    Args:
+        axes: where to draw; the axes become logarithmic.
+        epochs: a run's epochs; none draw the beacons alone.
+        library: the beacons; None draws the journey alone.
+    """
+    _prepare(axes)
+    handles: list[Artist] = []
+    if library is not None:
+        handles += draw_beacons(axes, library)
+    handles += draw_journey(axes, epochs)
+    if handles:
+        axes.legend(handles=handles, loc="best", fontsize=8, framealpha=0.92)
+
+
+def _title(record: RunRecord | None, library: BeaconLibrary | None) -> str:
+    if record is not None:
+        return f"Journey through the (C̄, L) plane: {record.title}"
+    return f"Where the beacons of {library.task_name} end" if library is not None else "The (C̄, L) plane"
+
+
+def _prepare(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(r"$\bar{C}_K$, running mean of the truncated condition number")
+    axes.set_ylabel(r"$L_K$, cumulative energy weighted by the learning rate")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(color="0.88", linewidth=0.5)
+    axes.set_axisbelow(True)

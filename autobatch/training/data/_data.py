@@ -1,0 +1,162 @@
+"""The data of a task, as uint8 tensors on the training device."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from autobatch.training.data._digits import load_digits_images
+from autobatch.training.data._imagefolder import load_imagefolder
+from autobatch.training.data._parts import ImageParts
+from autobatch.training.data._splits import draw_subset, split_off
+from autobatch.training.data._torchvision import TORCHVISION_DATASETS, load_torchvision
+from autobatch.training.task import IMAGEFOLDER_PREFIX, DatasetSpec, TaskSpec
+
+DEFAULT_DATA_DIR: Final = Path("data")
+"""Where datasets are looked for and downloaded to when nothing else is said: ``data/`` in the working directory."""
+
+_STATISTICS_CHUNK: Final = 4096
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task's training, validation and test part.
+
+    Attributes:
+        train_images: uint8, (N, C, H, W), each part on the training device.
+        train_labels: int64, (N,), classes from 0.
+        validation_images: uint8, carved from the dataset's training images.
+        validation_labels: int64.
+        test_images: uint8, the dataset's own test part; for reports, never for decisions.
+        test_labels: int64.
+        mean: float32, (C,), mean of the training part's grey levels, in [0, 255].
+        std: float32, (C,), their standard deviation; 1 for a channel without any.
+        num_classes: how many classes there are.
+        fingerprint: SHA-256 over all images and labels, in hexadecimal.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: Tensor
+    std: Tensor
+    num_classes: int
+    fingerprint: str
+
+    def to(self, device: torch.device | str) -> "Data":
+        """Return the same data on another device.
+
+        Args:
+            device: where the tensors shall lie.
+
+        Returns:
+            The data there; tensors that are there already are shared.
+        """
+        moved: dict[str, Any] = {
+            field.name: getattr(self, field.name).to(device) for field in fields(self) if field.type is Tensor
+        }
+        return replace(self, **moved)
+
+
+def load_data(task: TaskSpec, data_dir: Path | None = None, device: torch.device | str = "cpu") -> Data:
+    """Load the data of a task, split as the task says.
+
+    Args:
+        task: the task.
+        data_dir: where datasets lie, or are downloaded to, and where decoded image folders are cached;
+            ``DEFAULT_DATA_DIR`` where None.
+        device: where the tensors shall lie.
+
+    Returns:
+        The data. The same task gives the same data, whatever the global seed.
+
+    Raises:
+        DataError: the dataset is absent and cannot be downloaded, is damaged, or is too small for its splits.
+    """
+    spec = task.dataset
+    parts = _load_parts(spec, data_dir or DEFAULT_DATA_DIR)
+    images, labels = parts.train_images, parts.train_labels
+    if spec.subset is not None:
+        chosen = draw_subset(labels, spec.subset, spec.split_seed)
+        images, labels = images[chosen], labels[chosen]
+    train, validation = split_off(labels, spec.validation, spec.split_seed, "validation")
+    tensors = {
+        "train_images": images[train],
+        "train_labels": labels[train],
+        "validation_images": images[validation],
+        "validation_labels": labels[validation],
+        "test_images": parts.test_images,
+        "test_labels": parts.test_labels,
+    }
+    mean, std = channel_statistics(tensors["train_images"])
+    data = Data(**tensors, mean=mean, std=std, num_classes=parts.num_classes, fingerprint=fingerprint_tensors(tensors))
+    return data.to(device)
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and standard deviation of each channel.
+
+    Args:
+        images: uint8, (N, C, H, W).
+
+    Returns:
+        Mean and standard deviation, float32 (C,), in grey levels; exact sums, so independent of chunking and threads.
+    """
+    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    squares = torch.zeros_like(total)
+    for chunk in torch.split(images, _STATISTICS_CHUNK):
+        levels = chunk.to(torch.int32)
+        total += levels.sum((0, 2, 3)).cpu()
+        squares += (levels * levels).sum((0, 2, 3)).cpu()
+    count = images.numel() // images.shape[1]
+    mean = total.double() / count
+    std = (squares.double() / count - mean * mean).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1.0).float()
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn grey levels into the network's input.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        mean: (C,), in grey levels.
+        std: (C,), in grey levels.
+
+    Returns:
+        float32, (N, C, H, W): ``(images - mean) / std``.
+    """
+    shape = (1, -1, 1, 1)
+    return images.to(torch.float32).sub_(mean.view(shape)).div_(std.view(shape))
+
+
+def fingerprint_tensors(tensors: dict[str, Tensor]) -> str:
+    """Hash named tensors: names, types, shapes and values.
+
+    Args:
+        tensors: by name.
+
+    Returns:
+        SHA-256 in hexadecimal, the same on every device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _load_parts(spec: DatasetSpec, data_dir: Path) -> ImageParts:
+    if spec.name == "digits":
+        parts = load_digits_images(spec)
+    elif spec.name in TORCHVISION_DATASETS:
+        parts = load_torchvision(spec.name, data_dir)
+    else:
+        parts = load_imagefolder(spec.name.removeprefix(IMAGEFOLDER_PREFIX), data_dir)
+    parts.check(spec.name)
+    return parts

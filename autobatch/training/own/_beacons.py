@@ -1,0 +1,420 @@
+"""Beacons of a training loop of somebody's own: the grid of fixed runs, resumable, in one process or several."""
+
+import logging
+import math
+import multiprocessing
+import pickle
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autobatch._errors import AutoBatchError, ConfigError, LibraryError, OutputError
+from autobatch._files import naming_output
+from autobatch.beacons import BeaconKey, BeaconLibrary, LibraryInfo, compact
+from autobatch.beacons._info import SCORES, merged_info
+from autobatch.control._own_task import LOOP
+from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
+from autobatch.control.rates import check_rate
+from autobatch.training._crew import Crew, Event
+from autobatch.training.own._cell import (
+    DEVICE,
+    WHOLE,
+    CellEnd,
+    CellPlan,
+    CellRecorder,
+    Train,
+    is_writer,
+    recorded_library,
+)
+from autobatch.training.own._costs import recorded_costs
+from autobatch.training.recording import RecordingObserver, RecordingProgress
+
+_LOGGER = logging.getLogger(__name__)
+
+_OURS = frozenset({
+    "model",
+    "optimizer",
+    "policy",
+    "batch_sizes",
+    "learning_rates",
+    "library",
+    "measuring",
+    "score",
+    "seed",
+    "task_name",
+    "epoch_observer",
+})
+
+
+def record_beacons(
+    train: Train,
+    *,
+    batch_sizes: Sequence[int],
+    lrs: Sequence[float],
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path = "envs/own",
+    task: Mapping[str, Any] | None = None,
+    task_name: str | None = None,
+    score: str | None = None,
+    num_classes: int | None = None,
+    interval: int = INTERVAL,
+    floor: int = FLOOR,
+    options: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    observer: RecordingObserver | None = None,
+) -> BeaconLibrary:
+    """Train a loop of your own at every fixed batch size and learning rate of a grid, and keep the runs as beacons.
+
+        def train(controller):
+            torch.manual_seed(controller.seed)
+            model = Net()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            controller.attach(model, optimizer, dataset_size=len(train_set), epochs=10)
+            loader = DataLoader(train_set, batch_sampler=controller.batch_sampler)
+            while not controller.finished:
+                for x, y in loader:
+                    with controller.step() as step:
+                        step.backward(F.cross_entropy(model(x), y))
+                    optimizer.step()
+                    optimizer.zero_grad()
+                controller.end_epoch(val_loss=validate(model))
+
+        record_beacons(train, batch_sizes=(16, 64), lrs=(0.05, 0.1), seeds=(0, 1, 2), out="envs/mine")
+        train(AutoBatchController(policy="beacon-follow", library="envs/mine", batch_sizes=(16, 64), ...))
+
+    Beacons that ``out`` has already are not trained again. One that was interrupted starts anew; ``KeyboardInterrupt``
+    passes through, with all that is finished kept. One whose ``train`` raises is left out and the others go on: at the
+    end a ``UserWarning`` names those left out, or an error where not one was recorded. One that diverges (parameters
+    that are no longer finite, an infinite figure, or, where ``num_classes`` is given, a training loss of ten times that
+    of guessing) is ended at the end of that epoch and kept as diverged.
+
+    At the end all beacons are gathered in ``out/beacons.parquet``, with the seconds that steps and samples took by
+    batch size, where all were recorded on one kind of device.
+
+    Args:
+        train: the loop. It is called with a controller without a model, and must attach it, train until
+            ``controller.finished`` and give ``end_epoch`` a validation loss or error. Where it returns a mapping, its
+            ``test_error`` and ``test_loss`` are kept for reports. It should seed the generators it uses with
+            ``controller.seed``.
+        batch_sizes: batch sizes of the grid.
+        lrs: base learning rates of the grid, those of the optimizer's first parameter group.
+        seeds: seeds of the grid.
+        out: the library's folder.
+        task: what else makes beacons comparable and cannot be seen from the loop, such as ``{"data": "leaves v2",
+            "schedule": "cosine"}``; JSON-able. What can be seen (sizes, epochs, optimizer, number of parameters) is
+            noted beside it, and checked whenever a controller uses the library.
+        task_name: the task's name, for people; by default that of the folder.
+        score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; by default what the loop
+            gives, the loss where it gives both.
+        num_classes: classes, where the task is a classification; diverged beacons then count as guessing.
+        interval: steps from one measured step to the next.
+        floor: measured steps an epoch, or a decision period of one, at least.
+        options: further arguments of ``AutoBatchController`` that the loop needs, such as
+            ``{"loss_reduction": "sum", "decide_every": 0.1}``.
+        jobs: trainings side by side, each in a process of its own. ``train`` must then be a function at the top of a
+            module, and a script must call this below ``if __name__ == "__main__":``. With 1, the default, everything
+            happens in this process.
+        observer: what watches the recording; every finished beacon is also logged.
+
+    Returns:
+        The library, with what was there before.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+        LibraryError: ``out`` holds beacons of another task or loop, or damaged ones.
+        OutputError: ``out`` cannot be written.
+        AutoBatchError: not one of the missing beacons could be recorded; the message says why.
+    """
+    grid = _grid(batch_sizes, lrs, seeds)
+    plan = CellPlan(
+        train=train,
+        out=Path(out),
+        task=_task(task, num_classes),
+        task_name=task_name if task_name is not None else Path(out).resolve().name,
+        score=score,
+        interval=interval,
+        floor=floor,
+        options=dict(options or {}),
+        command=_command(train, batch_sizes=batch_sizes, lrs=lrs, seeds=seeds),
+        threads=max(1, torch.get_num_threads() // jobs) if jobs > 1 else None,
+    )
+    _check(plan, jobs)
+    library = recorded_library(plan.out)
+    if library is not None:
+        _check_library(plan, library)
+        plan = _scored(plan, library.score)
+    found = {beacon.key for beacon in library.beacons} if library is not None else set()
+    missing = [key for key in grid if key not in found]
+    ledger = _Ledger(total=len(grid), done=len(grid) - len(missing), observer=observer or RecordingObserver())
+    if missing:
+        with naming_output(plan.out):
+            plan.out.mkdir(parents=True, exist_ok=True)
+        ledger.observer.started(ledger.progress())
+        (_side_by_side if jobs > 1 else _one_by_one)(plan, missing, jobs, ledger)
+        _gather(plan.out, ledger)
+    return BeaconLibrary.load(plan.out)
+
+
+def _one_by_one(plan: CellPlan, missing: Sequence[BeaconKey], jobs: int, ledger: "_Ledger") -> None:
+    recorder = CellRecorder(plan)
+    for key in missing:
+        ledger.take(key, "started", None)
+        try:
+            end = recorder(key, lambda part, key=key: ledger.take(key, "progress", part))  # type: ignore[misc]
+        except OutputError:
+            raise
+        except AutoBatchError as error:
+            ledger.take(key, "failed", str(error))
+        else:
+            ledger.take(key, "done", end)
+
+
+def _side_by_side(plan: CellPlan, missing: Sequence[BeaconKey], jobs: int, ledger: "_Ledger") -> None:
+    with Crew(CellRecorder(plan), missing, min(jobs, len(missing))) as crew:
+        for key, event, value in crew.events():
+            ledger.take(key, event, value)
+
+
+def _gather(out: Path, ledger: "_Ledger") -> None:
+    """Compact what was recorded, with the cost table, and tell of what failed.
+
+    Args:
+        out: the library's folder.
+        ledger: what happened.
+
+    Raises:
+        AutoBatchError: nothing was recorded.
+    """
+    if not ledger.recorded:
+        name, message = next(iter(ledger.failed.items()))
+        others = ", ".join(list(ledger.failed)[1:])
+        raise AutoBatchError(
+            f"no beacon could be recorded; {name}: {message}" + (f"\nAlso failed: {others}" if others else "")
+        )
+    if is_writer():
+        library = BeaconLibrary.load(out)
+        device = library.info.versions.get(DEVICE, "")
+        costs = recorded_costs(library.beacons, device) if ledger.devices == {device} else None
+        compact(out, costs if costs is not None and costs.step_seconds else None)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    if ledger.failed:
+        failed = "".join(f"\n  {name}: {message.splitlines()[-1]}" for name, message in ledger.failed.items())
+        warnings.warn(
+            f"{len(ledger.failed)} of {len(ledger.failed) + ledger.recorded} beacons could not be recorded, "
+            f"{out} is without them:{failed}",
+            stacklevel=3,
+        )
+
+
+@dataclass
+class _Ledger:
+    """What is waiting, running and done; tells the observer and the log."""
+
+    total: int
+    done: int
+    observer: RecordingObserver
+    recorded: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
+    _running: dict[BeaconKey, float] = field(default_factory=dict)
+    _started: float = field(default_factory=time.perf_counter)
+
+    def take(self, key: BeaconKey, event: Event, value: Any) -> None:
+        """Take down what happened to a beacon.
+
+        Args:
+            key: the beacon.
+            event: what happened.
+            value: parts of ``WHOLE`` that are done, how it ended, or why it failed.
+        """
+        if event in {"started", "progress"}:
+            self._running[key] = (value or 0) / WHOLE
+            if event == "progress":
+                self.observer.progressed(self.progress())
+            return
+        del self._running[key]
+        if event == "failed":
+            message = _with_hint(str(value))
+            self.failed[key.name] = message
+            _LOGGER.error("beacon %s failed: %s", key.name, message)
+            self.observer.beacon_failed(key.name, message)
+            return
+        assert isinstance(value, CellEnd)
+        self.recorded += 1
+        self.done += 1
+        self.devices.add(value.device)
+        _LOGGER.info("beacon %d of %d, %s: %s", self.done, self.total, key.name, value.stopped_because)
+        self.observer.beacon_finished(key.name, value.stopped_because, self.progress())
+
+    def progress(self) -> RecordingProgress:
+        """Return where the recording stands; the rest is taken to go on at the mean pace so far."""
+        worked_off = self.recorded + len(self.failed) + sum(self._running.values())
+        rest = self.total - self.done - len(self.failed) - sum(self._running.values())
+        return RecordingProgress(
+            done=self.done,
+            total=self.total,
+            running=tuple(key.name for key in self._running),
+            seconds_left=(time.perf_counter() - self._started) / worked_off * rest if worked_off else math.nan,
+        )
+
+
+def _with_hint(message: str) -> str:
+    if not message.startswith("its process died"):
+        return message
+    return (
+        f"{message}; with jobs > 1 a script must call record_beacons below 'if __name__ == \"__main__\":', and its "
+        "train must not need more memory than there is for all side by side"
+    )
+
+
+def _grid(batch_sizes: Iterable[int], lrs: Iterable[float], seeds: Iterable[int]) -> list[BeaconKey]:
+    """Return the grid, seed by seed.
+
+    So each batch size is timed at several times of the recording, and an interrupted one has a whole landscape early.
+    Of one seed, the smallest batch sizes, which take longest, come first.
+
+    Args:
+        batch_sizes: batch sizes.
+        lrs: learning rates.
+        seeds: seeds.
+
+    Returns:
+        The keys, each once.
+
+    Raises:
+        ConfigError: a value is none that can be trained with, or there is none.
+    """
+    sides = {"batch_sizes": _whole(batch_sizes, "batch_sizes", 1), "seeds": _whole(seeds, "seeds", 0)}
+    rates = sorted({float(lr) for lr in lrs})
+    for lr in rates:
+        check_rate(lr, "lrs")
+    for name, side in (*sides.items(), ("lrs", rates)):
+        if not side:
+            raise ConfigError(f"{name}: expected at least one value, got none")
+    return [
+        BeaconKey(batch_size, lr, seed)
+        for seed in sides["seeds"]
+        for batch_size in sides["batch_sizes"]
+        for lr in rates
+    ]
+
+
+def _whole(values: Iterable[int], name: str, least: int) -> list[int]:
+    found = set()
+    for value in values:
+        if isinstance(value, bool) or value != int(value) or value < least:
+            raise ConfigError(f"{name}: expected whole numbers of at least {least}, got {value!r}")
+        found.add(int(value))
+    return sorted(found)
+
+
+def _task(task: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, Any]:
+    own = dict(task or {})
+    if LOOP in own:
+        raise ConfigError(f"task: the key '{LOOP}' is kept for what the controller sees of the loop")
+    if num_classes is None:
+        return own
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise ConfigError(f"num_classes: expected a whole number of at least 2, got {num_classes!r}")
+    if own.setdefault("num_classes", num_classes) != num_classes:
+        raise ConfigError(f"num_classes: is {num_classes}, and {own['num_classes']!r} in 'task'")
+    return own
+
+
+def _check(plan: CellPlan, jobs: int) -> None:
+    """Refuse what cannot be recorded, before anything trains.
+
+    Args:
+        plan: what is to be recorded.
+        jobs: processes.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+    """
+    if not callable(plan.train):
+        raise ConfigError(f"train: expected a function of a controller, got {plan.train!r}")
+    if plan.score is not None and plan.score not in SCORES:
+        raise ConfigError(f"score: expected one of {', '.join(SCORES)}, got {plan.score!r}")
+    check_interval(plan.interval, plan.floor)
+    taken = sorted(_OURS & plan.options.keys())
+    if taken:
+        raise ConfigError(f"options: {', '.join(map(repr, taken))} cannot be given here; the recording sets it itself")
+    try:
+        LibraryInfo({**plan.task, LOOP: {}}, plan.task_name, SCORES[0], "rows", plan.interval)
+    except LibraryError as error:
+        raise ConfigError(f"task: {error}") from None
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
+    if jobs > 1:
+        _check_processes(plan)
+
+
+def _check_processes(plan: CellPlan) -> None:
+    """Refuse what other processes cannot be told to train.
+
+    Args:
+        plan: what is to be recorded.
+
+    Raises:
+        ConfigError: ``train`` or an option cannot be sent to a process, or this is one that should train itself.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError("jobs: with more than 1, call record_beacons below 'if __name__ == \"__main__\":'")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise ConfigError("jobs: expected 1 in a distributed training, whose processes train together")
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    in_main = getattr(plan.train, "__module__", "") == "__main__"
+    interactive = in_main if script is None else not Path(script).is_file()
+    try:
+        pickle.dumps(plan)
+    except Exception as error:
+        problem = str(error)
+    else:
+        problem = "this is an interactive session" if interactive else ""
+    if problem:
+        raise ConfigError(
+            "jobs: with more than 1, train must be a function at the top of a module and options must be picklable "
+            f"({problem}); or use jobs=1"
+        )
+
+
+def _check_library(plan: CellPlan, library: BeaconLibrary) -> None:
+    """Refuse to go on with beacons that are not of this task, as far as can be said before training.
+
+    Args:
+        plan: what is to be recorded.
+        library: the beacons that are there.
+
+    Raises:
+        LibraryError: they are of another task.
+    """
+    if LOOP not in library.task:
+        raise LibraryError(
+            f"{plan.out}: holds beacons of the task '{library.task_name}', recorded by 'autobatch beacons record'; "
+            "choose another folder"
+        )
+    info = LibraryInfo(
+        task={**plan.task, LOOP: library.task[LOOP]},
+        task_name=plan.task_name,
+        score=plan.score or library.score,
+        bn=str(plan.options.get("bn", "rows")),
+        sampling_interval=plan.interval,
+    )
+    merged_info([(f"the library in {plan.out}", library.info), ("this recording", info)])
+
+
+def _scored(plan: CellPlan, score: str) -> CellPlan:
+    return CellPlan(**{**vars(plan), "score": score})
+
+
+def _command(train: Train, **grid: Sequence[Any]) -> str:
+    name = f"{getattr(train, '__module__', '?')}.{getattr(train, '__qualname__', type(train).__qualname__)}"
+    sides = ", ".join(f"{side}={tuple(values)}" for side, values in grid.items())
+    return f"autobatch.record_beacons({name}, {sides})"

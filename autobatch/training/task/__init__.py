@@ -1,0 +1,35 @@
+"""A task as its ``env.yaml`` describes it.
+
+In comes the name or the path of a task; out goes a checked ``TaskSpec``, and what a policy may know of it. Open
+``_task.py`` first.
+"""
+
+from autobatch.training.task._info import task_info
+from autobatch.training.task._names import (
+    IMAGEFOLDER_PREFIX,
+    depth_problem,
+    is_factory,
+    model_problem,
+)
+from autobatch.training.task._task import (
+    DIGITS_TEST_SHARE,
+    DatasetSpec,
+    OptimizerSpec,
+    TaskSpec,
+    check_ladder,
+    load_task,
+)
+
+__all__ = [
+    "DIGITS_TEST_SHARE",
+    "IMAGEFOLDER_PREFIX",
+    "DatasetSpec",
+    "OptimizerSpec",
+    "TaskSpec",
+    "check_ladder",
+    "depth_problem",
+    "is_factory",
+    "load_task",
+    "model_problem",
+    "task_info",
+]

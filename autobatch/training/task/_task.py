@@ -1,0 +1,306 @@
+"""The task: dataset, model, optimizer, schedule, ladder and budget of one ``env.yaml``."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from autobatch._artefacts import find_artefact
+from autobatch._errors import ConfigError
+from autobatch._yaml import load_yaml
+from autobatch.control.measuring import BUDGET
+from autobatch.control.rates import STEERED, steered_schedule
+from autobatch.training.task._names import IMAGEFOLDER_PREFIX, dataset_problem, depth_problem, model_problem
+
+DIGITS_TEST_SHARE = 2 / 9
+"""Share of ``digits`` held out for testing where the task names none: 399 of its 1797 images."""
+
+PositiveInteger = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Milestone = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class DatasetSpec(_Spec):
+    """Which images a task trains on, and how they are split.
+
+    Attributes:
+        name: ``digits``, ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, or ``imagefolder:PATH`` for a folder with
+            ``train/<class>/*`` and ``test/<class>/*`` images.
+        subset: number of training images to draw (stratified, seeded) before the validation split; all where None.
+        validation: share of the training images that becomes the validation part, in (0, 1).
+        test: ``digits`` only: share held out for testing, in (0, 1); 2/9 where None.
+        augmentation: what is done to the training images each epoch.
+        evaluation: ``plain`` evaluates validation and test images as they are; ``shifts`` also moved to the four
+            corners that ``shift`` reaches, five views an image, which steadies the figures of small parts.
+        split_seed: seed of every split; part of the task, so that all its runs see one split.
+    """
+
+    name: str
+    subset: PositiveInteger | None = None
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    augmentation: Literal["none", "shift", "pad-crop-flip"] = "none"
+    evaluation: Literal["plain", "shifts"] = "plain"
+    split_seed: Seed = 0
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if problem := dataset_problem(name):
+            raise ValueError(problem)
+        return name
+
+    @model_validator(mode="after")
+    def _test_share_of_digits_only(self) -> "DatasetSpec":
+        if self.test is not None and self.name != "digits":
+            raise ValueError(f"'test' is for digits only; {self.name} has its own test part")
+        return self
+
+
+class ModelSpec(_Spec):
+    """Which network a task trains.
+
+    Attributes:
+        name: ``resnet``, ``densenet``, ``mlp``, or ``package.module:factory`` (runs only with ``--trust-code``).
+        depth: layers of a resnet or densenet, 6n + 2; None for an mlp.
+        arguments: further keyword arguments of the model, such as ``{hidden: [500, 500]}``.
+    """
+
+    name: str
+    depth: int | None = None
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if problem := model_problem(name):
+            raise ValueError(problem)
+        return name
+
+    @model_validator(mode="after")
+    def _has_depth(self) -> "ModelSpec":
+        if problem := depth_problem(self.name, self.depth):
+            raise ValueError(problem)
+        return self
+
+
+def _nesterov_is_usual(validated: dict[str, Any]) -> bool:
+    return validated.get("name") == "sgd" and validated.get("momentum", 0) > 0
+
+
+class OptimizerSpec(_Spec):
+    """Which optimizer a task uses; the policy chooses the learning rate, where it does not leave it open.
+
+    Attributes:
+        name: ``sgd`` or ``adamw``.
+        momentum: momentum of SGD, or the first beta of AdamW, in [0, 1).
+        nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
+        weight_decay: L2 coefficient of SGD, decoupled decay of AdamW.
+        lr: base learning rate where the policy leaves it open; 0.1 for SGD and 0.001 for AdamW where nothing is said.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = Field(default_factory=_nesterov_is_usual)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    lr: LearningRate | None = None
+
+    @property
+    def base_lr(self) -> float:
+        """Base learning rate where the policy leaves it open."""
+        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.name]
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "OptimizerSpec":
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs sgd with momentum above 0")
+        return self
+
+
+def _usual_milestones(validated: dict[str, Any]) -> tuple[float, ...]:
+    return (0.5, 0.75) if validated.get("name") == "multistep" else ()
+
+
+class ScheduleSpec(_Spec):
+    """How the base learning rate decays over a training.
+
+    Attributes:
+        name: ``multistep`` (the paper's), ``constant``, ``cosine``, or ``steered``: the policy says when the rate falls
+            and when training ends; one that does not care gets a constant rate that falls to 0 over the last 40 %.
+        milestones: ``multistep`` only: progress values in (0, 1), ascending, from which the rate is decayed once more;
+            the paper's 0.5 and 0.75 where nothing else is said.
+        factor: ``multistep`` only: what each milestone multiplies the rate by, in (0, 1].
+    """
+
+    name: Literal["multistep", "constant", "cosine", "steered"] = "multistep"
+    milestones: tuple[Milestone, ...] = Field(default_factory=_usual_milestones)
+    factor: float = Field(default=0.1, gt=0, le=1)
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        return _check_ascending(milestones)
+
+    @model_validator(mode="after")
+    def _milestones_of_multistep_only(self) -> "ScheduleSpec":
+        if self.milestones and self.name != "multistep":
+            raise ValueError(f"'milestones' are for multistep only, not for {self.name}")
+        return self
+
+    def schedule_factor(self, progress: float) -> float:
+        """Return what the base learning rate is multiplied by at ``progress``.
+
+        ``multistep`` follows the paper, section 4 (a tenth from 50 % and from 75 % of the epochs on); ``cosine`` is
+        Loshchilov and Hutter's half period from 1 to 0, without restarts.
+
+        Args:
+            progress: examples seen / examples of the whole training, in [0, 1]; the run asks at the start of an epoch.
+
+        Returns:
+            The factor, in [0, 1]. A milestone counts as reached at exactly its progress.
+
+        Raises:
+            ValueError: ``progress`` is outside [0, 1].
+        """
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress must be in [0, 1], got {progress}")
+        if self.name == "multistep":
+            return float(self.factor ** sum(progress >= milestone for milestone in self.milestones))
+        if self.name == "cosine":
+            return (1 + math.cos(math.pi * progress)) / 2
+        return steered_schedule(progress) if self.steered else 1.0
+
+    @property
+    def steered(self) -> bool:
+        """Whether the schedule is the policy's."""
+        return self.name == STEERED
+
+
+class MeasuringSpec(_Spec):
+    """How often the Fisher spectrum is measured.
+
+    Attributes:
+        interval: optimizer steps from one measured step to the next while recording beacons (the paper: 50).
+        floor: samples per epoch of epochs that ``interval`` would give fewer; while recording at least so many, in a
+            run as far as the budget allows.
+        budget: share of training time that measuring may take in a run, in [0, 1], see
+            ``MeasureWithinBudget``.
+        reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway. It is faster,
+            and these gradients differ in round-off from the ordinary ones; without it a run that measures is bit for
+            bit one that does not, as far as the policy decides alike.
+    """
+
+    interval: PositiveInteger = 50
+    floor: PositiveInteger = 4
+    budget: float = Field(default=BUDGET, ge=0, le=1)
+    reuse_weight_gradient: bool = True
+
+
+class TaskSpec(_Spec):
+    """One task, as its ``env.yaml`` states it.
+
+    Attributes:
+        name: the task's name, of letters, digits, dots, dashes and underscores; figures and libraries carry it.
+        dataset: which images, and how they are split.
+        model: which network.
+        optimizer: which optimizer.
+        schedule: how the base learning rate decays.
+        batch_sizes: the ladder, ascending: the global batch sizes a policy chooses from.
+        learning_rates: the base learning rates a policy chooses from, ascending.
+        epochs: length of a whole training.
+        score: the validation figure that ranks runs; lower is better.
+        measuring: how often the Fisher spectrum is measured.
+        seeds: seeds of the beacons, one beacon each per configuration.
+        threads: CPU threads of a run; tiny models gain nothing from many. A recording of several beacons side by side
+            shares the processors among them.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    dataset: DatasetSpec
+    model: ModelSpec
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
+    batch_sizes: tuple[PositiveInteger, ...] = Field(min_length=1)
+    learning_rates: tuple[LearningRate, ...] = Field(min_length=1)
+    epochs: PositiveInteger
+    score: Literal["validation_loss", "validation_error"] = "validation_loss"
+    measuring: MeasuringSpec = Field(default_factory=MeasuringSpec)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
+    threads: int = Field(default=1, gt=0, le=1024)
+
+    @field_validator("batch_sizes", "learning_rates")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        return _check_ascending(values)
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"expected different seeds, got {list(seeds)}")
+        return seeds
+
+    def fingerprint_payload(self, data_fingerprint: str, num_classes: int) -> dict[str, Any]:
+        """Return what makes beacons of two tasks comparable, whatever the tasks are called.
+
+        Args:
+            data_fingerprint: ``Data.fingerprint`` of the loaded dataset.
+            num_classes: classes of the dataset.
+
+        Returns:
+            JSON-able keys and values: dataset, model, optimizer, schedule, epochs, data fingerprint and class count;
+            not the ladder, rates, seeds, measuring and threads, in which comparable tasks may differ. The path of an
+            image folder is left out, since the data fingerprint stands for its content.
+        """
+        payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
+        del payload["optimizer"]["lr"]
+        if self.dataset.name.startswith(IMAGEFOLDER_PREFIX):
+            payload["dataset"]["name"] = IMAGEFOLDER_PREFIX.removesuffix(":")
+        return {**payload, "num_classes": num_classes, "data_fingerprint": data_fingerprint}
+
+
+def load_task(name_or_path: str | Path) -> TaskSpec:
+    """Load a task by name or path.
+
+    Args:
+        name_or_path: a name such as ``"digits-resnet8"``, or the path of an env folder or YAML file.
+
+    Returns:
+        The task.
+
+    Raises:
+        UnknownNameError: no such name.
+        ConfigError: the file is not a valid task.
+    """
+    return load_yaml(find_artefact("envs", name_or_path), TaskSpec)
+
+
+def check_ladder(task: TaskSpec, train_size: int) -> None:
+    """Check, once the data are known, that every batch of the ladder fits the training set.
+
+    Args:
+        task: the task.
+        train_size: examples in the training part.
+
+    Raises:
+        ConfigError: a batch size is larger than the training set.
+    """
+    too_large = [batch_size for batch_size in task.batch_sizes if batch_size > train_size]
+    if too_large:
+        raise ConfigError(
+            f"task {task.name!r}: key 'batch_sizes': expected batches of at most {train_size}, the size of the "
+            f"training set, got {', '.join(map(str, too_large))}"
+        )
+
+
+def _check_ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if any(later <= earlier for earlier, later in pairwise(values)):
+        raise ValueError(f"expected ascending values, each once, got {list(values)}")
+    return values

@@ -1,0 +1,139 @@
+"""Surrogate dynamics against the dynamics that made the trainings."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from autobatch import AutoBatchError, LibraryError
+from autobatch.beacons import Branches, Journey
+from autobatch.envs.surrogate._dynamics import Dynamics, load_dynamics
+from autobatch.envs.surrogate._transitions import tabulate
+from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
+from autobatch.policies import PolicySpec
+from tests.envs.surrogate.synthetic_runs import (
+    COSTS,
+    EPOCHS,
+    RATES,
+    SIZES,
+    TRAIN_SIZE,
+    course_of,
+    make_branches,
+    make_folder,
+    make_journeys,
+    make_library,
+    make_task,
+    records,
+)
+
+
+@pytest.fixture(scope="module")
+def library():
+    return make_library()
+
+
+@pytest.fixture(scope="module")
+def dynamics(library) -> Dynamics:
+    return Dynamics.fit(library, make_branches(library), make_task())
+
+
+def follow(dynamics: Dynamics, course, noise: float = 0.0, count: int = 1, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    state, member, costs = dynamics.begin(count), np.full(count, -1), 0.0
+    for size, lr in course:
+        batch, rate = dynamics.moves.rungs(size, lr)
+        draws = noise * generator.standard_normal((count, dynamics.noise_size))
+        state, outcome = dynamics.step(state, np.full(count, batch), np.full(count, rate), member, draws)
+        costs += outcome.cost[0]
+    return state, costs
+
+
+def test_an_epoch_of_a_journey_never_seen(dynamics: Dynamics) -> None:
+    held = [(own.rows, True) for own in make_journeys(8, first=500)]
+    table = tabulate(held, dynamics.guessing, dynamics.factors)
+    errors = dynamics.predict(table.situation) - table.outcome
+    still = table.situation.figures[:, 0] - table.outcome[:, 0]
+    rms = np.sqrt((errors**2).mean(axis=0))
+    assert rms[0] < 0.3 * np.sqrt((still**2).mean())
+    assert rms[0] < 0.08  # the trainings themselves scatter by 0.02 an epoch
+    assert rms[3] < 0.15
+
+
+def test_whole_journeys_never_seen(dynamics: Dynamics) -> None:
+    real, guessed = [], []
+    for seed in range(500, 524):
+        rows = records(course_of(seed), seed)
+        state, _ = follow(dynamics, course_of(seed))
+        real.append(np.log(rows[-1]["validation_loss"]))
+        guessed.append(state.seen[0, 0])
+        assert state.totals[0, 2] == rows[-1]["steps"]
+        assert state.scored[0, 0] == pytest.approx(rows[-1]["c_bar"], rel=0.15)
+    assert stats.spearmanr(real, guessed).statistic > 0.75
+    assert np.sqrt(np.mean((np.array(real) - guessed) ** 2)) < 0.12
+
+
+def test_costs_follow_from_the_batch_size(dynamics: Dynamics) -> None:
+    course = [(8, 0.1)] * 3 + [(128, 0.1)] * (EPOCHS - 3)
+    _, cost = follow(dynamics, course)
+    expected = COSTS.training_seconds(8, 3 * TRAIN_SIZE / 8, 3) + COSTS.training_seconds(
+        128, (EPOCHS - 3) * TRAIN_SIZE / 128, EPOCHS - 3
+    )
+    assert cost == pytest.approx(expected)
+    assert dynamics.costs("examples").tolist() == [TRAIN_SIZE] * len(SIZES)
+    assert dynamics.reference("modelled") == pytest.approx(COSTS.training_seconds(32, EPOCHS * TRAIN_SIZE / 32, EPOCHS))
+    with pytest.raises(AutoBatchError, match="not 'measured'"):
+        dynamics.costs("measured")
+
+
+def test_fitting_again_gives_the_same(library, dynamics: Dynamics) -> None:
+    again = Dynamics.fit(library, make_branches(library), make_task())
+    one, other = (follow(own, course_of(3), noise=1.0, count=4)[0] for own in (dynamics, again))
+    assert np.array_equal(one.columns, other.columns, equal_nan=True)
+
+
+def test_noise_scatters_as_the_trainings_do(dynamics: Dynamics) -> None:
+    course = [(32, 0.1)] * EPOCHS
+    state, _ = follow(dynamics, course, noise=1.0, count=400)
+    real = [np.log(records(course, seed)[-1]["validation_loss"]) for seed in range(400)]
+    assert 0.4 < np.std(state.seen[:, 0]) / np.std(real) < 2.5
+
+
+def test_what_diverged_diverges(library) -> None:
+    bad = records([(8, 0.2)] * 2, 9)
+    bad[-1] |= {"c_bar": float("nan"), "train_loss": float("inf"), "validation_loss": float("nan")}
+    broken = tuple(Journey.from_records("journey", seed, bad, "diverged: it did") for seed in range(40, 48))
+    branches = make_branches(library)
+    dynamics = Dynamics.fit(library, Branches((*branches.journeys, *broken), branches.info), make_task())
+
+    def diverged(size: int, lr: float) -> float:
+        spec = PolicySpec(name="one", kind="fixed", parameters={"batch_size": size, "lr": lr})
+        return float(play_policy(dynamics, spec, range(60)).diverged.mean())
+
+    assert diverged(8, 0.2) > 0.3
+    assert diverged(128, 0.05) == 0.0
+
+
+def test_fidelity_and_agreement(library, dynamics: Dynamics) -> None:
+    fidelity = measure_fidelity(library, make_branches(library), make_task())
+    assert fidelity.whole < fidelity.constant
+    assert fidelity.rank > 0.8
+    assert fidelity.one_step["validation_loss"] < fidelity.persistence["validation_loss"]
+    assert 0.6 <= fidelity.coverage <= 1.0
+    specs = {
+        f"s{size}-lr{lr}": PolicySpec(name="x", kind="fixed", parameters={"batch_size": size, "lr": lr})
+        for size in SIZES
+        for lr in RATES
+    }
+    real = {
+        name: [records([(spec.parameters["batch_size"], spec.parameters["lr"])] * EPOCHS, 77)[-1]["validation_loss"]]
+        for name, spec in specs.items()
+    }
+    agreement = policy_agreement(dynamics, real, specs, runs=2)
+    assert agreement.rank > 0.9
+    assert agreement.real_runs == (1,) * 9
+
+
+def test_loading_by_name_says_what_is_missing(tmp_path) -> None:
+    folder = make_folder(tmp_path / "whole")
+    assert load_dynamics(folder) is load_dynamics(str(folder))
+    with pytest.raises(LibraryError, match="autobatch beacons branch"):
+        load_dynamics(make_folder(tmp_path / "without", branches=False))

@@ -1,0 +1,166 @@
+"""The streaming Gram matrix by itself: its precision, its shortcuts and its memory."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, add_blocks
+from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
+from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from tests.fisher.gram.test_spill import peak
+
+CPU = torch.device("cpu")
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def exact(rows: Tensor) -> Tensor:
+    return rows.double() @ rows.double().T
+
+
+def with_twins(rows: Tensor) -> Tensor:
+    """Return all rows twice, in random order."""
+    return torch.cat([rows, rows])[torch.randperm(2 * len(rows))]
+
+
+@pytest.mark.parametrize(
+    "widths", [(3, 500, 600, 70), (1, 511, 512, 513), (1024, 1024), (3000,), (2999,), (300, 300, 301), (0, 5)]
+)
+@pytest.mark.parametrize("max_memory", [1 << 10, 1 << 17, 1 << 26])
+@pytest.mark.parametrize("batch", [1, 7, 130])
+def test_blocks_of_any_width(widths: tuple[int, ...], max_memory: int, batch: int) -> None:
+    max_memory *= batch
+    blocks = [torch.randn(batch, width, dtype=torch.float64) for width in widths]
+    gram = GramAccumulator(batch, CPU, max_memory)
+    for block in blocks:
+        gram.add(block)
+    assert relative(gram.result(), exact(torch.cat(blocks, 1))) < 1e-13
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("max_memory", [1, 1 << 12, 1 << 26])
+@pytest.mark.parametrize("batch", [1, 9, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_pairs(positions: int, max_memory: int, batch: int, dtype: torch.dtype) -> None:
+    left = torch.randn(batch, positions, 5, dtype=dtype)
+    right = torch.randn(batch, positions, 300, dtype=dtype)
+    gram = GramAccumulator(batch, CPU, max_memory)
+    gram.add_products(left, right)
+    rows = torch.einsum("btr,btw->brw", left.double(), right.double()).flatten(1)
+    assert relative(gram.result(), exact(rows)) < 1e-13
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("batch", [8, 128, 1100])
+def test_a_bias_after_its_weight(side: int, batch: int) -> None:
+    factors = torch.randn(2, batch, 1, 260, dtype=torch.float64)
+    gram = GramAccumulator(batch, CPU)
+    gram.add_products(*factors)
+    gram.add(factors[side][:, 0])
+    gram.add(factors[side][:, 0, :100])  # starts at the same address, but is another tensor
+    rows = factors[side][:, 0]
+    expected = exact(factors[0][:, 0]) * exact(factors[1][:, 0]) + exact(rows) + exact(rows[:, :100])
+    assert relative(gram.result(), expected) < 1e-13
+
+
+def graded(batch: int, width: int) -> Tensor:
+    """Return float32 rows of a condition number of about 1e3, like a net's that is sure of most samples."""
+    return torch.randn(batch, width) * torch.logspace(0, -3, batch)[torch.randperm(batch), None]
+
+
+def assert_small_eigenvalues_are_right(gram: Tensor, expected: Tensor) -> None:
+    actual, right = torch.linalg.eigvalsh(gram), torch.linalg.eigvalsh(expected)
+    assert float(right[-1] / right[0]) > 1e5
+    torch.testing.assert_close(actual, right, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("batch", [32, 128, 150])
+def test_float32_blocks_keep_small_eigenvalues(batch: int) -> None:
+    rows = graded(batch, 5000)
+    gram = GramAccumulator(batch, CPU)
+    gram.add(rows)
+    assert not torch.equal(gram.result(), exact(rows))  # this is about products in float32
+    assert_small_eigenvalues_are_right(gram.result(), exact(rows))
+
+
+def test_float32_pairs_keep_small_eigenvalues() -> None:
+    left, right = graded(128, 400), torch.randn(128, 500).relu()
+    gram = GramAccumulator(128, CPU)
+    gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
+    expected = exact(left) * exact(right)
+    assert not torch.equal(gram.result(), expected)
+    assert_small_eigenvalues_are_right(gram.result(), expected)
+
+
+@pytest.mark.parametrize("half", [16, 19, 32, 45, 64, 65, 71, 100])
+def test_samples_that_occur_twice_leave_no_eigenvalue(half: int) -> None:
+    gram = GramAccumulator(2 * half, CPU)
+    columns, left, right = with_twins(torch.randn(half, 5700)).split((5000, 300, 400), dim=1)
+    gram.add(columns)
+    gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
+    values = torch.linalg.eigvalsh(gram.result())
+    assert float(values[:half].abs().max()) < 1e-13 * float(values[-1])
+
+
+@pytest.mark.parametrize("batch", [32, 128, 256])
+def test_fewer_parameters_than_samples_leave_no_eigenvalue(batch: int) -> None:
+    gram = GramAccumulator(batch, CPU)
+    gram.add_products(torch.randn(batch, 1, 2), torch.randn(batch, 1, 8))
+    gram.add(torch.randn(batch, 5))
+    values = torch.linalg.eigvalsh(gram.result())
+    assert float(values[: batch - 21].abs().max()) < 1e-13 * float(values[-1])
+
+
+def convolution(batch: int, inputs: int, outputs: int, size: int, groups: int = 1) -> ConvolutionJacobian:
+    return ConvolutionJacobian(
+        torch.randn(batch, inputs, size, size),
+        torch.randn(batch, outputs, size, size),
+        batch=batch,
+        kernel=(3, 3),
+        stride=(1, 1),
+        padding=((1, 1), (1, 1)),
+        dilation=(1, 1),
+        groups=groups,
+    )
+
+
+BIG: dict[str, Callable[[], Jacobian]] = {
+    "convolution-of-many-channels": lambda: convolution(16, 64, 64, 8),
+    "convolution-of-many-positions": lambda: convolution(2, 32, 2, 64),
+    "convolution-in-groups": lambda: convolution(16, 96, 96, 8, groups=4),
+    "convolution-in-pairs": lambda: convolution(16, 128, 128, 2),
+    "sequence": lambda: OuterJacobian(torch.randn(16, 40, 128), torch.randn(16, 40, 200)),
+    "sequence-in-pairs": lambda: OuterJacobian(torch.randn(32, 4, 400), torch.randn(32, 4, 500)),
+    "linear": lambda: OuterJacobian(torch.randn(64, 1, 2000), torch.randn(64, 1, 3000)),
+    "embedding": lambda: EmbeddingJacobian(torch.randint(0, 3000, (32, 40)), torch.randn(32, 40, 32), 3000),
+    "held": lambda: DenseJacobian(torch.randn(64, 20000)),
+}
+
+
+@pytest.mark.parametrize("build", BIG.values(), ids=BIG.keys())
+def test_memory_is_capped(build: Callable[[], Jacobian]) -> None:
+    max_memory = 1 << 21  # J has 1.4 to 1500 MB
+    jacobian = build()
+    batch = len(jacobian.block(0, 1))
+    gram = GramAccumulator(batch, CPU, max_memory)
+    assert peak(lambda: jacobian.add_to(gram)) < max_memory
+    whole = GramAccumulator(batch, CPU)
+    jacobian.add_to(whole)
+    assert relative(gram.result(), whole.result()) < 1e-5
+
+
+def test_gradient_of_a_parameter_used_twice() -> None:
+    uses: list[Jacobian] = [
+        OuterJacobian(torch.randn(6, 2, 4).double(), torch.randn(6, 2, 30).double()),
+        OuterJacobian(torch.randn(6, 3, 4).double(), torch.randn(6, 3, 30).double()),
+    ]
+    rows = sum((use.block(0, 4) for use in uses), torch.zeros(6, 120).double())
+    for max_memory in (1, 1 << 26):
+        gram, gradient = GramAccumulator(6, CPU, max_memory), torch.full((4, 30), torch.nan, dtype=torch.float64)
+        add_blocks(uses, gram, gradient)
+        torch.testing.assert_close(gradient.flatten(), rows.sum(0))
+        assert relative(gram.result(), exact(rows)) < 1e-13
