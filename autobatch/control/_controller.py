@@ -83,8 +83,10 @@ class AutoBatchController:
         learning_rates: base learning rates that the policy chooses from; by default the optimizer's own.
         library: the task's beacons, or the env folder that holds them; some policies need one.
         schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
-            scheduler of their own. ``"steered"`` leaves it to the policy when the rate falls and when training ends;
-            one that does not care gets a constant rate that falls to 0 over the last 40 %.
+            scheduler of their own. ``"steered"`` is a constant rate that falls to 0 over the last 40 %, with
+            ``steered=True``.
+        steered: whether a policy may say another factor than the schedule's, such as when the rate falls; for loops
+            without a scheduler of their own.
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; by default the library's, or
             the loss.
@@ -129,6 +131,7 @@ class AutoBatchController:
         learning_rates: Sequence[float] | None = None,
         library: BeaconLibrary | str | Path | None = None,
         schedule: Schedule | Literal["steered"] = constant_schedule,
+        steered: bool = False,
         milestones: Sequence[float] = (),
         score: str | None = None,
         costs: CostTable | None = None,
@@ -162,7 +165,7 @@ class AutoBatchController:
         self._own_batch_size = batch_size or 0
         self._batch_sizes = tuple(batch_sizes)
         self._learning_rates = None if learning_rates is None else tuple(learning_rates)
-        self._steered = isinstance(schedule, str)
+        self._steered = steered or isinstance(schedule, str)
         if isinstance(schedule, str) and schedule != STEERED:
             raise ConfigError(f"schedule={schedule!r}: expected a function of progress, or {STEERED!r}")
         self._schedule = steered_schedule if isinstance(schedule, str) else schedule

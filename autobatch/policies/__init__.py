@@ -55,6 +55,7 @@ from autobatch.policies.rivals import (
     SqrtWarmupParameters,
     SqrtWarmupPolicy,
 )
+from autobatch.policies.steer import Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, SteerParameters, SteerPolicy
 from autobatch.policies.view import ENTRIES, SCHEMA, ObservationBatch, ObservationView, Trail
 
 __all__ = [
@@ -102,12 +103,18 @@ __all__ = [
     "RandomPolicy",
     "RmgdParameters",
     "RmgdPolicy",
+    "Scout",
+    "ScoutChoice",
+    "ScoutPlan",
+    "ScoutingPolicy",
     "SimiGradParameters",
     "SimiGradPolicy",
     "SqrtWarmupParameters",
     "SqrtWarmupPolicy",
     "StagesParameters",
     "StagesPolicy",
+    "SteerParameters",
+    "SteerPolicy",
     "TaskInfo",
     "Trail",
     "load_card",

@@ -41,7 +41,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     Returns:
         The text, without a newline at its end.
     """
-    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=indent)
+    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -103,11 +103,19 @@ def _epoch_of(path: Path, row: Mapping[str, Any]) -> int:
     return epoch
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: a number that is not finite becomes None.
+
+    Args:
+        value: dictionaries, sequences and plain values.
+
+    Returns:
+        Dictionaries, lists and plain values.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return value

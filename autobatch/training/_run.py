@@ -22,10 +22,12 @@ MEASUREMENTS = "measurements.jsonl"
 DECISIONS = "decisions.jsonl"
 CHECKPOINT = "checkpoint/latest.safetensors"
 SUMMARY = "summary.json"
+SCOUTING = "scouts.json"
+SCOUTS = "scouts"
 
 Row = TypeVar("Row")
 
-RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY)
+RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY, SCOUTING, SCOUTS)
 """What a run directory holds; plane.png is drawn into it by a report."""
 
 
@@ -165,10 +167,10 @@ class Summary(BaseModel):
     train_loss: float | None = Field(description="Mean training loss of the last epoch.")
     c_bar: float | None = Field(description="C̄_K at the end.")
     l_cum: float | None = Field(description="L_K at the end.")
-    examples: int = Field(description="Training examples seen.")
-    optimizer_steps: int = Field(description="Optimizer steps taken.")
-    samples: int = Field(description="Measured steps.")
-    seconds: float = Field(description="Wall time of training, measuring and validation.")
+    examples: int = Field(description="Training examples seen, by the scouts that lost too.")
+    optimizer_steps: int = Field(description="Optimizer steps taken, by the scouts that lost too.")
+    samples: int = Field(description="Measured steps, of the scouts that lost too.")
+    seconds: float = Field(description="Wall time of training, measuring and validation, scouting included.")
     measuring_seconds: float = Field(description="The part of 'seconds' that measuring took.")
     measuring_share: float = Field(description="measuring_seconds / seconds.")
     measuring_share_modelled: float | None = Field(
@@ -182,6 +184,15 @@ class Summary(BaseModel):
     best_beacon: dict[str, Any] | None = Field(
         description="The best fixed beacon: the same figures as mean and spread over its seeds; None without a library."
     )
+    ended_early: str | None = Field(
+        default=None, description="Why the policy ended the training before the task's last epoch; None where not."
+    )
+    scouting_seconds: float = Field(
+        default=0.0, description="The part of 'seconds' that went into scouts which did not become the run."
+    )
+    scouts: list[dict[str, Any]] = Field(
+        default_factory=list, description="What each scout came to, as in scouts.json; empty where there were none."
+    )
     best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
 
 
@@ -190,6 +201,12 @@ class RunObserver:
 
     def started(self, info: RunInfo) -> None:
         """Called once, before the first epoch (or the first after a resume)."""
+
+    def scouting(self, plan: str) -> None:
+        """Called once before the first scout trains, with what will be tried and what it costs at most."""
+
+    def scouted(self, scout: str) -> None:
+        """Called after every scout, and with what was chosen, in words."""
 
     def note(self, message: str) -> None:
         """Called with one line about something that takes a while or that the user should know."""

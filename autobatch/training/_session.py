@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
+from autobatch.control import steps_per_epoch
 from autobatch.policies import Policy, make_policy
+from autobatch.policies.steer import Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._files import append_lines, keep_lines
+from autobatch.training._files import append_lines, keep_lines, plain
 from autobatch.training._run import (
     CHECKPOINT,
     CONFIG,
@@ -36,9 +38,22 @@ from autobatch.training._run import (
     load_run_config,
     load_summary,
 )
+from autobatch.training._scouting import (
+    adopt,
+    chosen,
+    expected_cost,
+    load_scouting,
+    record_of,
+    save_scouting,
+    scout_config,
+    scout_directory,
+    told_plan,
+    told_scout,
+    train_scout,
+)
 from autobatch.training._trial import BN, FINISHED, Trial
 from autobatch.training.data import Data, load_data
-from autobatch.training.task import check_ladder
+from autobatch.training.task import check_ladder, task_info
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
@@ -88,7 +103,13 @@ def run(
     library = _library(config, data, policy)
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
-    with reproducible(device, config.task.threads):
+    with naming_output(out):
+        out.mkdir(parents=True, exist_ok=True)
+    busy = "another process is training this run; wait for it, or choose another directory"
+    with alone_in(out, busy=busy), reproducible(device, config.task.threads):
+        write_whole(out / CONFIG, _yaml(config))
+        if isinstance(policy, ScoutingPolicy) and not (out / CHECKPOINT).exists():
+            _scout(config, out, data=data, device=device, policy=policy, library=library.beacons, observer=observer)
         return _Session(
             config=config,
             out=out,
@@ -99,6 +120,72 @@ def run(
             library=library,
             costs=costs,
         ).carry_out()
+
+
+def _scout(
+    config: RunConfig,
+    out: Path,
+    *,
+    data: Data,
+    device: torch.device,
+    policy: ScoutingPolicy,
+    library: BeaconLibrary | None,
+    observer: RunObserver,
+) -> None:
+    """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning."""
+    task = task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
+    policy.reset(task, library)
+    plan = policy.scouts()
+    if not plan.configurations:
+        return
+    observer.scouting(told_plan(plan, task))
+    scouts: list[Scout] = []
+    records = []
+    for batch_size, lr in plan.configurations:
+        training = _ScoutTraining(scout_config(config, batch_size, lr), out, data=data, device=device)
+        scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
+        scouts.append(scout)
+        records.append(record_of(training.rows, scout, won=False))
+        observer.scouted(told_scout(records[-1]))
+    choice = policy.take(scouts)
+    scouting = chosen(choice, records)
+    save_scouting(out, scouting)
+    observer.scouted(choice.reason)
+    winner = scouts[choice.scout]
+    if winner.ended is None:
+        source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
+        adopt(source, out, config, policy.state_dict(), sum(scout.seconds for scout in scouting.losers))
+
+
+class _ScoutTraining:
+    """One scout, in a run directory of its own."""
+
+    def __init__(self, config: RunConfig, out: Path, *, data: Data, device: torch.device) -> None:
+        parameters = config.policy.parameters
+        self._session = _Session(
+            config=config,
+            out=scout_directory(out, parameters["batch_size"], parameters["lr"], config.seed),
+            observer=RunObserver(),
+            data=data,
+            device=device,
+            policy=make_policy(config.policy),
+            library=_Library(None, "a scout is a beacon itself"),
+            costs=_Costs(config.costs, None),
+        )
+        self._session.begin()
+        self.rows = load_epochs(self._session.out)
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why the scout cannot go on; None while it can."""
+        because = self._session.trial.stopped_because
+        return None if because == FINISHED else because
+
+    def epoch(self) -> EpochRow:
+        """Train the next epoch, keep it, and return its figures."""
+        row = self._session.epoch()
+        self.rows.append(row)
+        return row
 
 
 @dataclass(frozen=True)
@@ -143,20 +230,20 @@ class _Session:
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None
 
-    def carry_out(self) -> Summary:
-        """Return how the run ended, having started or continued it."""
+    def begin(self) -> None:
+        """Start the run, or bring it to where it stood."""
         with naming_output(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.out, busy="another process is training this run; wait for it, or choose another directory"):
-            return self._carry_out()
-
-    def _carry_out(self) -> Summary:
         write_whole(self.out / CONFIG, _yaml(self.config))
         seconds = self._restore()
         self._announce()
         self.trial.seconds += seconds
+
+    def carry_out(self) -> Summary:
+        """Return how the run ended, having started or continued it."""
+        self.begin()
         while not self.controller.finished:
-            self._epoch()
+            self.epoch()
         summary = self._summary()
         write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
         self.observer.finished(summary)
@@ -167,8 +254,10 @@ class _Session:
         path = self.out / CHECKPOINT
         checkpoint = read_checkpoint(path) if path.exists() else None
         epoch = _restored_epoch(checkpoint, path)
-        for name in (EPOCHS, MEASUREMENTS, DECISIONS):
+        adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
+        for name in (EPOCHS, MEASUREMENTS):
             keep_lines(self.out / name, epoch)
+        keep_lines(self.out / DECISIONS, epoch - adopted)  # what a scout has decided for the next epoch does not hold
         rows = load_epochs(self.out)
         if checkpoint is None:
             (self.out / DECISIONS).unlink(missing_ok=True)
@@ -188,6 +277,8 @@ class _Session:
         if self.controller.epoch != epoch:
             raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
         restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
+        if adopted:
+            append_lines(self.out / DECISIONS, [self.controller.redecide().to_dict()])
         self.epochs_at = Counter(row.batch_size for row in rows)
         self.row = rows[-1]
         return seconds
@@ -211,10 +302,12 @@ class _Session:
         )
         self.observer.decided(self.controller.decision)
 
-    def _epoch(self) -> None:
+    def epoch(self) -> EpochRow:
+        """Train the next epoch, keep it, and return its figures."""
         controller = self.controller
         self.row = self.trial.epoch(self.observer.step)
-        decision = None if controller.finished else controller.decision
+        decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
+        decision = controller.decision if decided else None
         self.epochs_at[self.row.batch_size] += 1
         append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in controller.measurements])
         append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
@@ -223,6 +316,7 @@ class _Session:
         self.observer.epoch_finished(self.row)
         if decision is not None:
             self.observer.decided(decision)
+        return self.row
 
     def _save(self) -> None:
         record = {
@@ -242,6 +336,9 @@ class _Session:
         if self.trial.stopped_because == FINISHED:
             test_loss, test_error = self.trial.engine.test()
         row, config = self.row, self.config
+        scouting = load_scouting(self.out)
+        losers = scouting.losers if scouting is not None else ()
+        measuring = row.measuring_seconds + sum(scout.measuring_seconds for scout in losers)
         budgeted = config.measure and not config.recording
         best, missing = _best_beacon(self.library)
         return Summary(
@@ -258,15 +355,18 @@ class _Session:
             train_loss=_known(row.train_loss),
             c_bar=_known(row.c_bar),
             l_cum=_known(row.l_cum) if row.samples else None,
-            examples=row.examples,
-            optimizer_steps=row.steps,
-            samples=row.samples,
+            examples=row.examples + sum(scout.examples for scout in losers),
+            optimizer_steps=row.steps + sum(scout.optimizer_steps for scout in losers),
+            samples=row.samples + sum(scout.samples for scout in losers),
             seconds=seconds,
-            measuring_seconds=row.measuring_seconds,
-            measuring_share=row.measuring_seconds / seconds,
+            measuring_seconds=measuring,
+            measuring_share=measuring / seconds,
             measuring_share_modelled=self.controller.measuring_share_modelled,
             measuring_budget=config.task.measuring.budget if budgeted else None,
             batch_sizes=dict(sorted(self.epochs_at.items())),
+            ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
+            scouting_seconds=sum(scout.seconds for scout in losers),
+            scouts=[plain(asdict(scout)) for scout in scouting.scouts] if scouting is not None else [],
             best_beacon=best,
             best_beacon_missing=missing,
         )

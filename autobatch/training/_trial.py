@@ -18,7 +18,6 @@ from autobatch.control import (
     MeasuringPlan,
     NeverMeasure,
 )
-from autobatch.control.rates import STEERED
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
 from autobatch.training._checkpoint import put_back, snapshot
 from autobatch.training._engine import Engine, divergence
@@ -216,7 +215,8 @@ def _controller(
         batch_sizes=task.batch_sizes,
         learning_rates=task.learning_rates,
         library=library,
-        schedule=STEERED if task.schedule.steered else task.schedule.schedule_factor,
+        schedule=task.schedule.schedule_factor,
+        steered=not task.schedule.keep,
         milestones=task.schedule.milestones,
         score=task.score,
         costs=costs,

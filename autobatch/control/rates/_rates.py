@@ -27,7 +27,7 @@ def constant_schedule(progress: float) -> float:
 
 
 STEERED = "steered"
-"""Says in place of a schedule that the policy has it in hand."""
+"""Name of the schedule that a policy has in hand."""
 
 STEERED_DECAY = 0.4
 """Share of the training over which the rate falls where the schedule is steered and a policy leaves it alone."""

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from autobatch.policies._protocol import TaskInfo
+from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure
 
 SIZE = 32
@@ -91,3 +91,131 @@ class ScoutChoice:
 
     scout: int
     reason: str
+
+
+@runtime_checkable
+class ScoutingPolicy(Policy, Protocol):
+    """A policy that short trainings of the task itself can help to begin; both methods come after ``reset``."""
+
+    def scouts(self) -> ScoutPlan:
+        """Return the short trainings to make first."""
+        ...
+
+    def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
+        """Choose among what they came to, and go on from there."""
+        ...
+
+
+def plan_scouts(task: TaskInfo, number: int, share: float) -> ScoutPlan:
+    """Say which short trainings to make of a task that nothing is known of.
+
+    All train at one size, the rung nearest to ``SIZE``: of the two numbers the rate decides more (on the shipped tasks
+    the best rates at one size span a factor of 16, while at the best rate sizes from 16 to 64 end alike). The rates are
+    spread over those that the task allows, the middle one first, since a scout that comes later can be ended early.
+
+    Args:
+        task: the task.
+        number: how many at most.
+        share: share of the training that each may take, in (0, 1).
+
+    Returns:
+        The plan; without configurations where the training is too short for scouts to cost less than a third of it.
+    """
+    epochs = max(1, round(share * task.epochs))
+    affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
+    size = min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
+    rates = _spread(task.learning_rates, min(number, affordable))
+    if len(rates) < 2:
+        return ScoutPlan((), epochs)
+    return ScoutPlan(tuple((size, lr) for lr in rates), epochs)
+
+
+def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
+    """Return where to start where no scout has gone: the size that scouts would have, and the middle rate.
+
+    Args:
+        task: the task.
+
+    Returns:
+        (batch size, base learning rate).
+    """
+    size = min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
+    return size, _spread(task.learning_rates, 1)[0]
+
+
+def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
+    """Say whether a scout can be ended before its time.
+
+    Args:
+        scout: the scout so far.
+        others: those before it.
+
+    Returns:
+        Why it can win no more; None while it may.
+    """
+    place = len(scout.train_losses) - 1
+    best = min((one.train_losses[place] for one in others if _sound(one, place)), default=math.inf)
+    if scout.train_losses[place] > CLEARLY_WORSE * best:
+        return (
+            f"its training loss of {figure(scout.train_losses[place])} after {count(place + 1, 'epoch')} is more than "
+            f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
+        )
+    return None
+
+
+def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
+    """Say which scout goes on.
+
+    Args:
+        scouts: what the scouts came to, in the order in which they trained.
+        epochs: periods that a whole scout has.
+
+    Returns:
+        The choice; the first where none came to its end soundly.
+    """
+    whole = [index for index, scout in enumerate(scouts) if scout.ended is None and _sound(scout, epochs - 1)]
+    if not whole:
+        return ScoutChoice(0, "no scout came to a sound end")
+    ranked = sorted(whole, key=lambda index: _judged(scouts[index]))
+    best = scouts[ranked[0]]
+    reason = (
+        f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
+        f"{count(epochs, 'epoch')}, {_told(best)}"
+    )
+    if len(ranked) > 1:
+        next_best = scouts[ranked[1]]
+        reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
+    return ScoutChoice(ranked[0], reason)
+
+
+def _judged(scout: Scout) -> float:
+    """Return what scouts are compared by; lower is better."""
+    score = scout.scores[-1]
+    return math.log(scout.train_losses[-1]) + (0.0 if math.isnan(score) else math.log(score))
+
+
+def _told(scout: Scout) -> str:
+    score = scout.scores[-1]
+    known = "" if math.isnan(score) else f" and validation {figure(score)}"
+    return f"training loss {figure(scout.train_losses[-1])}{known}"
+
+
+def _sound(scout: Scout, place: int) -> bool:
+    return len(scout.train_losses) > place and math.isfinite(scout.train_losses[place])
+
+
+def _spread(rates: Sequence[float], number: int) -> list[float]:
+    """Return some of the rates, evenly spread by their logarithms, the middle one first."""
+    if number >= len(rates):
+        chosen = list(rates)
+    else:
+        # The ends of a user's list are where it is least likely to be best: cut the span evenly and take the middles.
+        low, high = math.log(rates[0]), math.log(rates[-1])
+        wanted = [low + (high - low) * (index + 0.5) / number for index in range(number)]
+        chosen = sorted({min(rates, key=lambda rate: abs(math.log(rate) - place)) for place in wanted})
+    middle = (len(chosen) - 1) / 2
+    return sorted(chosen, key=lambda rate: (abs(chosen.index(rate) - middle), rate))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

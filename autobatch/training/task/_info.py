@@ -1,11 +1,38 @@
 """A task as policies see it, before any training of it has begun."""
 
-from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.policies import TaskInfo
 from autobatch.training.task._task import TaskSpec
 
 
-def task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
+def task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, seed: int) -> TaskInfo:
+    """Return a task as policies see it.
+
+    Args:
+        task: the task.
+        train_size: training examples.
+        costs: seconds by batch size.
+        seed: the run's seed.
+
+    Returns:
+        The task.
+    """
+    return TaskInfo(
+        name=task.name,
+        batch_sizes=task.batch_sizes,
+        learning_rates=task.learning_rates,
+        epochs=task.epochs,
+        train_size=train_size,
+        score=task.score,
+        milestones=task.schedule.milestones,
+        seed=seed,
+        costs=costs,
+        measuring_budget=task.measuring.budget,
+        steered=not task.schedule.keep,
+    )
+
+
+def recorded_task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
     """Return a task as policies see it, as far as its library knows.
 
     Args:
@@ -16,15 +43,4 @@ def task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
         The task, with the seed 0.
     """
     train_size = round(max(float(own.rows["examples"][-1] / own.rows["progress"][-1]) for own in library.beacons))
-    return TaskInfo(
-        name=task.name,
-        batch_sizes=task.batch_sizes,
-        learning_rates=task.learning_rates,
-        epochs=task.epochs,
-        train_size=train_size // task.epochs,
-        score=task.score,
-        milestones=task.schedule.milestones,
-        seed=0,
-        costs=library.costs,
-        measuring_budget=task.measuring.budget,
-    )
+    return task_info(task, train_size=train_size // task.epochs, costs=library.costs, seed=0)

@@ -132,21 +132,29 @@ class ScheduleSpec(_Spec):
     """How the base learning rate decays over a training.
 
     Attributes:
-        name: ``multistep`` (the paper's), ``constant``, ``cosine``, or ``steered``: the policy says when the rate falls
-            and when training ends; one that does not care gets a constant rate that falls to 0 over the last 40 %.
+        name: ``multistep`` (the paper's), ``constant``, ``cosine``, or ``steered``: a constant rate that falls to 0 over
+            the last 40 %, for tasks that leave it to the policy when the rate falls and when training ends.
         milestones: ``multistep`` only: progress values in (0, 1), ascending, from which the rate is decayed once more;
             the paper's 0.5 and 0.75 where nothing else is said.
         factor: ``multistep`` only: what each milestone multiplies the rate by, in (0, 1].
+        keep: whether policies that steer the rate, such as ``steer``, must leave it to this schedule. All others do.
     """
 
     name: Literal["multistep", "constant", "cosine", "steered"] = "multistep"
     milestones: tuple[Milestone, ...] = Field(default_factory=_usual_milestones)
     factor: float = Field(default=0.1, gt=0, le=1)
+    keep: bool = False
 
     @field_validator("milestones")
     @classmethod
     def _ascending(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
         return _check_ascending(milestones)
+
+    @model_validator(mode="after")
+    def _steered_is_not_kept(self) -> "ScheduleSpec":
+        if self.keep and self.name == STEERED:
+            raise ValueError("a steered schedule is the policy's: 'keep' is for the others")
+        return self
 
     @model_validator(mode="after")
     def _milestones_of_multistep_only(self) -> "ScheduleSpec":
@@ -175,12 +183,7 @@ class ScheduleSpec(_Spec):
             return float(self.factor ** sum(progress >= milestone for milestone in self.milestones))
         if self.name == "cosine":
             return (1 + math.cos(math.pi * progress)) / 2
-        return steered_schedule(progress) if self.steered else 1.0
-
-    @property
-    def steered(self) -> bool:
-        """Whether the schedule is the policy's."""
-        return self.name == STEERED
+        return steered_schedule(progress) if self.name == STEERED else 1.0
 
 
 class MeasuringSpec(_Spec):
@@ -260,7 +263,7 @@ class TaskSpec(_Spec):
             image folder is left out, since the data fingerprint stands for its content.
         """
         payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
-        del payload["optimizer"]["lr"]
+        del payload["optimizer"]["lr"], payload["schedule"]["keep"]
         if self.dataset.name.startswith(IMAGEFOLDER_PREFIX):
             payload["dataset"]["name"] = IMAGEFOLDER_PREFIX.removesuffix(":")
         return {**payload, "num_classes": num_classes, "data_fingerprint": data_fingerprint}

@@ -1,0 +1,153 @@
+"""Steer a new task: scouts choose batch size and rate, then the rate falls early and training ends early.
+
+``docs/concepts/steer.md`` says how it decides, and what it was measured to reach.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._protocol import Decision, Observation, TaskInfo
+from autobatch.policies._registry import register_policy
+from autobatch.policies._wording import configuration, count, duration, percent
+from autobatch.policies.steer._plan import Plan
+from autobatch.policies.steer._scouts import (
+    MOST,
+    Scout,
+    ScoutChoice,
+    ScoutPlan,
+    choose_scout,
+    plan_scouts,
+    start_without_scouts,
+)
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+
+
+class SteerParameters(PolicyParameters):
+    """Parameters of the kind ``steer``."""
+
+    scouts: int = Field(
+        default=MOST, ge=0, le=16, description="Short trainings that are made first, at most; 0 makes none."
+    )
+    scout_share: float = Field(
+        default=0.05, gt=0, le=0.25, description="Share of the training that each scout takes; one epoch at least."
+    )
+    length: float = Field(
+        default=0.65,
+        gt=0,
+        le=1,
+        description="Share of the task's length after which training ends, where the schedule is steered.",
+    )
+    decay: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="Share of what is trained over which the rate falls linearly to 0, where the schedule is steered.",
+    )
+
+
+@register_policy("steer", SteerParameters, blind=True)
+class SteerPolicy:
+    """Start from the best of a few scouts, let the rate fall early, end early."""
+
+    needs_library = False
+
+    def __init__(self, parameters: SteerParameters) -> None:
+        self.parameters = parameters
+        self._task: TaskInfo | None = None
+        self._plan = Plan(0, 1)
+        self._start = (0, math.nan)
+        self._reason = ""
+
+    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+        """Lay the plan over the task, and start where scouts would, as long as none has gone.
+
+        Args:
+            task: the task about to start.
+            library: not used.
+        """
+        self._task = task
+        self._plan = Plan.of(task.epochs, self.parameters.length, self.parameters.decay)
+        self._start = start_without_scouts(task)
+        self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
+
+    def scouts(self) -> ScoutPlan:
+        """Return the short trainings to make first.
+
+        Returns:
+            The plan.
+
+        Raises:
+            RuntimeError: ``reset`` was not called.
+        """
+        return plan_scouts(self._known_task(), self.parameters.scouts, self.parameters.scout_share)
+
+    def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
+        """Choose among the scouts, and go on from there.
+
+        Args:
+            scouts: what they came to, in the order in which they trained.
+
+        Returns:
+            The choice.
+        """
+        choice = choose_scout(scouts, self.scouts().epochs)
+        chosen = scouts[choice.scout]
+        self._start, self._reason = (chosen.batch_size, chosen.lr), choice.reason
+        return choice
+
+    def decide(self, observation: Observation) -> Decision:
+        """Say what the coming epoch uses.
+
+        Args:
+            observation: where the run stands; its epoch, and its validation figures near the end of a fixed schedule.
+
+        Returns:
+            The decision.
+        """
+        task, (batch_size, lr) = self._known_task(), self._start
+        if not task.steered:
+            return Decision(batch_size, lr, self._reason)
+        epoch, plan = observation.epoch, self._plan
+        if epoch >= plan.end:
+            return Decision(batch_size, lr, self._told_end(), stop=True)
+        factor = plan.factor(epoch)
+        if epoch < plan.decay_from:
+            reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
+        else:
+            reason = (
+                f"{configuration(batch_size, lr)}, of which {percent(factor)}: the rate falls linearly until the end "
+                f"after {count(plan.end, 'epoch')}"
+            )
+        return Decision(batch_size, lr, reason, factor=factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run has started, and why."""
+        return {"start": list(self._start), "reason": self._reason}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore where the run has started, and why.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        batch_size, lr = state["start"]
+        self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
+
+    def _told_end(self) -> str:
+        task, plan = self._known_task(), self._plan
+        spared = ""
+        if task.costs is not None and plan.end < task.epochs:
+            steps = (task.epochs - plan.end) * task.train_size / self._start[0]
+            spared = f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
+        return f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop{spared}"
+
+    def _known_task(self) -> TaskInfo:
+        if self._task is None:
+            raise RuntimeError("call reset(task, library) before decide()")
+        return self._task

@@ -1,0 +1,323 @@
+"""Scouts of a run: short trainings at fixed configurations before it, the best of which becomes the run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from autobatch._errors import CheckpointError
+from autobatch._files import naming_output, write_whole
+from autobatch.beacons import BeaconKey, CostTable
+from autobatch.control import steps_per_epoch
+from autobatch.policies import PolicySpec, TaskInfo
+from autobatch.policies._wording import configuration, count, duration, figure, percent
+from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from autobatch.training._files import read_lines, read_whole, to_json
+from autobatch.training._run import (
+    CHECKPOINT,
+    DECISIONS,
+    EPOCHS,
+    MEASUREMENTS,
+    SCOUTING,
+    SCOUTS,
+    EpochRow,
+    RunConfig,
+)
+
+
+@dataclass(frozen=True)
+class ScoutRecord:
+    """What one scout came to, and what it has cost.
+
+    Attributes:
+        batch_size: global batch size.
+        lr: base learning rate.
+        epochs: epochs that it has trained.
+        train_loss: mean training loss of its last epoch.
+        validation_loss: mean validation loss after it.
+        validation_error: validation error after it, in [0, 1].
+        ended: why it ended before its time; None where it did not.
+        won: whether it has become the run; then it costs nothing.
+        examples: training examples that it has seen.
+        optimizer_steps: optimizer steps that it has taken.
+        samples: steps that were measured.
+        seconds: wall time.
+        measuring_seconds: the part of it that measuring took.
+    """
+
+    batch_size: int
+    lr: float
+    epochs: int
+    train_loss: float
+    validation_loss: float
+    validation_error: float
+    ended: str | None
+    won: bool
+    examples: int
+    optimizer_steps: int
+    samples: int
+    seconds: float
+    measuring_seconds: float
+
+
+@dataclass(frozen=True)
+class Scouting:
+    """What the scouts of a run came to.
+
+    Attributes:
+        reason: why the winner has won.
+        scouts: one record each, in the order in which they trained.
+    """
+
+    reason: str
+    scouts: tuple[ScoutRecord, ...]
+
+    @property
+    def losers(self) -> tuple[ScoutRecord, ...]:
+        """Those that did not become the run: what scouting has cost."""
+        return tuple(scout for scout in self.scouts if not scout.won)
+
+
+class ScoutTraining(Protocol):
+    """One scout in training."""
+
+    def epoch(self) -> EpochRow:
+        """Train the next epoch, keep it, and return its figures."""
+        ...
+
+    rows: Sequence[EpochRow]
+    """The epochs so far, those of an earlier start among them."""
+
+    stopped_because: str | None
+    """Why it cannot go on; None while it can."""
+
+
+def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
+    """Return the configuration of a scout of a run.
+
+    Args:
+        config: the run's.
+        batch_size: the scout's batch size.
+        lr: its base learning rate.
+
+    Returns:
+        The same with a fixed policy.
+    """
+    policy = PolicySpec(name="scout", kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
+    return config.model_copy(update={"policy": policy})
+
+
+def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
+    """Return the run directory of a scout.
+
+    Args:
+        out: the run directory that it belongs to.
+        batch_size: its batch size.
+        lr: its base learning rate.
+        seed: the run's seed.
+
+    Returns:
+        The directory.
+    """
+    return out / SCOUTS / BeaconKey(batch_size, lr, seed).name
+
+
+def train_scout(training: ScoutTraining, plan: ScoutPlan, score: str, key: tuple[int, float], others: Sequence[Scout]) -> Scout:
+    """Train a scout as long as it may win.
+
+    Args:
+        training: the scout.
+        plan: says how long.
+        score: the figure that ranks runs.
+        key: its batch size and learning rate.
+        others: the scouts before it.
+
+    Returns:
+        What it came to.
+    """
+    while True:
+        rows = training.rows
+        scout = Scout(
+            *key,
+            tuple(row.train_loss for row in rows),
+            tuple(float(getattr(row, score)) for row in rows),
+            training.stopped_because,
+        )
+        if scout.ended is not None or len(rows) >= plan.epochs:
+            return scout
+        if rows and (why := hopeless(scout, others)):
+            return Scout(*key, scout.train_losses, scout.scores, why)
+        training.epoch()
+
+
+def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
+    """Say what will be tried, and what it costs at most.
+
+    Args:
+        plan: the scouts.
+        task: the task.
+
+    Returns:
+        A line.
+    """
+    tried = ", ".join(configuration(*one) for one in plan.configurations)
+    line = f"{count(len(plan.configurations), 'scout')} of {count(plan.epochs, 'epoch')} each: {tried}"
+    cost = expected_cost(plan, task.costs, task.train_size)
+    if cost is None or task.costs is None:
+        return line
+    size = plan.configurations[0][0]
+    whole = task.costs.training_seconds(size, task.epochs * steps_per_epoch(task.train_size, size), task.epochs)
+    return f"{line}; at most {duration(cost)} beside the run, {percent(cost / whole)} of a whole training at s{size}"
+
+
+def told_scout(record: ScoutRecord) -> str:
+    """Say what a scout came to.
+
+    Args:
+        record: the scout.
+
+    Returns:
+        A line.
+    """
+    ended = f"; ended: {record.ended}" if record.ended else ""
+    return (
+        f"scout {configuration(record.batch_size, record.lr)}: after {count(record.epochs, 'epoch')} training loss "
+        f"{figure(record.train_loss)}, validation {figure(record.validation_loss)}{ended}"
+    )
+
+
+def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> float | None:
+    """Return what the scouts of a plan take at most, the one that goes on left out.
+
+    Args:
+        plan: the plan.
+        costs: seconds by batch size.
+        train_size: examples of an epoch.
+
+    Returns:
+        Seconds by the cost table, measuring not counted; None without one.
+    """
+    if costs is None:
+        return None
+    each = [
+        costs.training_seconds(size, plan.epochs * steps_per_epoch(train_size, size), plan.epochs)
+        for size, _ in plan.configurations
+    ]
+    return sum(each) - min(each, default=0.0)
+
+
+def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutRecord:
+    """Return what a scout came to and has cost.
+
+    Args:
+        rows: its epochs, at least one.
+        scout: what it came to.
+        won: whether it becomes the run.
+
+    Returns:
+        The record.
+    """
+    last = rows[-1]
+    return ScoutRecord(
+        batch_size=scout.batch_size,
+        lr=scout.lr,
+        epochs=last.epoch,
+        train_loss=last.train_loss,
+        validation_loss=last.validation_loss,
+        validation_error=last.validation_error,
+        ended=scout.ended,
+        won=won,
+        examples=last.examples,
+        optimizer_steps=last.steps,
+        samples=last.samples,
+        seconds=last.seconds,
+        measuring_seconds=last.measuring_seconds,
+    )
+
+
+def save_scouting(out: Path, scouting: Scouting) -> None:
+    """Write ``scouts.json``.
+
+    Args:
+        out: the run directory.
+        scouting: what the scouts came to.
+    """
+    write_whole(out / SCOUTING, (to_json(asdict(scouting), indent=2) + "\n").encode())
+
+
+def load_scouting(out: Path) -> Scouting | None:
+    """Read ``scouts.json`` of a run.
+
+    Args:
+        out: the run directory.
+
+    Returns:
+        What its scouts came to; None where it had none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = out / SCOUTING
+    if not path.exists():
+        return None
+    try:
+        state = json.loads(read_whole(path, "scouts"))
+        scouts = tuple(_record_from(scout) for scout in state["scouts"])
+        return Scouting(str(state["reason"]), scouts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+
+
+def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, Any], charged_seconds: float) -> None:
+    """Make a scout's training the beginning of the run; the checkpoint comes last, so that a kill repeats it.
+
+    Args:
+        source: the scout's directory.
+        out: the run directory.
+        config: the run's configuration.
+        policy_state: state of the run's policy.
+        charged_seconds: wall time of the scouts that have lost.
+
+    Raises:
+        CheckpointError: the scout's directory is damaged.
+        OutputError: ``out`` cannot be written.
+    """
+    checkpoint = read_checkpoint(source / CHECKPOINT)
+    controller = checkpoint.record["controller"]
+    controller = {**controller, "decisions": {**controller["decisions"], "policy": policy_state}}
+    record = {
+        **checkpoint.record,
+        "config": config.model_dump(mode="json"),
+        "controller": controller,
+        "seconds": float(checkpoint.record["seconds"]) + charged_seconds,
+        "adopted": True,
+    }
+    for name in (EPOCHS, MEASUREMENTS, DECISIONS):
+        lines = read_lines(source / name)
+        with naming_output(out / name):
+            write_whole(out / name, "".join(to_json(line) + "\n" for line in lines).encode())
+    write_checkpoint(out / CHECKPOINT, Checkpoint(checkpoint.tensors, record))
+
+
+def _record_from(state: dict[str, Any]) -> ScoutRecord:
+    figures = {
+        key: float("nan") if state[key] is None else float(state[key])
+        for key in ("train_loss", "validation_loss", "validation_error", "seconds", "measuring_seconds")
+    }
+    return ScoutRecord(**{**state, **figures})
+
+
+def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord]) -> Scouting:
+    """Return the records of the scouts with the winner marked.
+
+    Args:
+        choice: which one goes on.
+        records: the records, none of which has won yet.
+
+    Returns:
+        What the scouts came to.
+    """
+    marked = [ScoutRecord(**{**asdict(record), "won": place == choice.scout}) for place, record in enumerate(records)]
+    return Scouting(choice.reason, tuple(marked))
