@@ -124,7 +124,9 @@ def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
     return out / SCOUTS / BeaconKey(batch_size, lr, seed).name
 
 
-def train_scout(training: ScoutTraining, plan: ScoutPlan, score: str, key: tuple[int, float], others: Sequence[Scout]) -> Scout:
+def train_scout(
+    training: ScoutTraining, plan: ScoutPlan, score: str, key: tuple[int, float], others: Sequence[Scout]
+) -> Scout:
     """Train a scout as long as it may win.
 
     Args:

@@ -101,6 +101,8 @@ def run(
     check_ladder(config.task, len(data.train_labels))
     policy = make_policy(config.policy)
     library = _library(config, data, policy)
+    if policy.needs_library and library.missing is not None:
+        observer.note(f"no beacons to follow ({library.missing}): scouts go first")
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
     with naming_output(out):
@@ -373,12 +375,13 @@ class _Session:
 
 
 def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
-    # A policy that does without beacons runs on where they are missing or do not fit.
+    # A policy that does without beacons, or that scouts instead, runs on where they are missing or do not fit.
+    needed = policy.needs_library and not isinstance(policy, ScoutingPolicy)
     if config.recording:
         return _Library(None, "this run records a beacon itself")
     if config.task_path is None:
         missing = f"the task '{config.task.name}' has no env folder, so no beacons"
-        if policy.needs_library:
+        if needed:
             raise LibraryError(f"policy '{config.policy.name}' needs beacons: {missing}")
         return _Library(None, missing)
     try:
@@ -389,7 +392,7 @@ def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
                 f"the beacon library of '{library.task_name}' has 'bn' {library.bn!r}, here it is {BN!r}"
             )
     except LibraryError as error:
-        if policy.needs_library:
+        if needed:
             raise
         return _Library(None, str(error))
     return _Library(library, None)
@@ -406,7 +409,7 @@ def _costs(
 ) -> _Costs:
     """Return the one clock that decisions may depend on."""
     budgeted = config.measure and not config.recording
-    if not (budgeted or policy.needs_library):
+    if not (budgeted or policy.needs_library or isinstance(policy, ScoutingPolicy)):
         return _Costs(None, None)
     if config.costs is not None:
         return _Costs(config.costs, "kept from the run's start")

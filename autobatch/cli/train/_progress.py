@@ -38,6 +38,7 @@ class RunProgress(RunObserver):
         )
         self._task = self._bar.add_task("", start=False, total=None, doing="")
         self._epochs = 0
+        self._scouted = False
         self._refreshed = 0.0
 
     def __enter__(self) -> "RunProgress":
@@ -64,9 +65,19 @@ class RunProgress(RunObserver):
             self._say(f"{info.beacons} beacons to compare with")
         if info.costs_source is not None:
             self._say(f"seconds by batch size: {info.costs_source}")
-        again = f", resumed after epoch {info.resumed_epoch}" if info.resumed_epoch else ""
+        begun = "resumed" if not self._scouted else "the best scout goes on"
+        again = f", {begun} after epoch {info.resumed_epoch}" if info.resumed_epoch else ""
         self._say(f"kept in {info.out}{again}")
         self._say("")
+
+    def scouting(self, plan: str) -> None:
+        """Say what is tried first, and what it costs."""
+        self._scouted = True
+        self._say(plan)
+
+    def scouted(self, scout: str) -> None:
+        """Print what a scout came to."""
+        self._console.print(Text.assemble(("  → ", "bold cyan"), (scout, "cyan")), soft_wrap=True)
 
     def note(self, message: str) -> None:
         """Print a line."""

@@ -41,6 +41,17 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Change one key of the task or policy; repeatable.", metavar="KEY=VALUE"),
     ] = None,
+    scouts: Annotated[
+        str | None,
+        typer.Option(
+            help="Short trainings made first where there are no beacons: how many at most, auto (4) or none.",
+            metavar="N",
+        ),
+    ] = None,
+    scout_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the training that each of them takes. \\[default: 0.05]", min=0.001, max=0.25),
+    ] = None,
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Measure C̄ and L.")] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time this machine rather than trust a recorded cost table.")
@@ -76,6 +87,7 @@ def run(
             raise typer.BadParameter("--resume continues in its own directory with its own configuration")
         settings = _stored(resume, named, given)
         place = resume
+    settings = _with_scouts(settings, scouts, scout_share)
     changes: dict[str, object] = {"calibrate": calibrate, "trust_code": trust_code}
     if data_dir is not None:
         changes["data_dir"] = data_dir.absolute()
@@ -101,6 +113,48 @@ def _stored(resume: Path, named: dict[str, Any], given: dict[str, list[str]]) ->
     policy = load_policy_spec(named.pop("policy")) if "policy" in named else stored.policy
     task, policy = override(task, policy, given)
     return stored.model_copy(update={"task": task, "policy": policy, **named})
+
+
+_SCOUTING = {"steer": "policy.parameters", "beacon-follow": "policy.parameters.without_beacons"}
+"""Where the parameters of scouting stand, by kind of policy."""
+
+
+def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -> "RunConfig":
+    """Return the configuration with the scouts that were asked for."""
+    from autobatch.training import override
+
+    asked = {
+        "--scouts": [] if scouts is None else [f"scouts={_number_of_scouts(scouts)}"],
+        "--scout-share": [] if share is None else [f"scout_share={share}"],
+    }
+    for option, some in asked.items():
+        if some and config.policy.kind not in _SCOUTING:
+            raise typer.BadParameter(
+                f"policy '{config.policy.name}' makes no scouts; 'steer' does, and 'beacon-follow' where a task has no "
+                "beacons",
+                param_hint=option,
+            )
+    placed = {
+        option: [f"{_SCOUTING[config.policy.kind]}.{one}" for one in some] for option, some in asked.items() if some
+    }
+    task, policy = override(config.task, config.policy, placed)
+    return config.model_copy(update={"task": task, "policy": policy})
+
+
+def _number_of_scouts(scouts: str) -> int:
+    from autobatch.policies.steer import MOST
+
+    if scouts in _WORDS:
+        return {"auto": MOST, "none": 0}[scouts]
+    if scouts.isdecimal() and int(scouts) <= SCOUTS_AT_MOST:
+        return int(scouts)
+    raise typer.BadParameter(
+        f"expected auto, none or a number up to {SCOUTS_AT_MOST}, got {scouts!r}", param_hint="--scouts"
+    )
+
+
+_WORDS = ("auto", "none")
+SCOUTS_AT_MOST = 16
 
 
 def _free_directory(config: "RunConfig") -> Path:

@@ -6,7 +6,7 @@ final score such an end has, and the cost table says how long it would take. The
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -19,6 +19,8 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.beacon_follow._corridor import Choice, CorridorRule, Weighed, best_of, choose
 from autobatch.policies.beacon_follow._telling import Teller
+
+from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, SteerParameters, SteerPolicy
 
 
 class BeaconFollowParameters(PolicyParameters):
@@ -47,6 +49,9 @@ class BeaconFollowParameters(PolicyParameters):
     landscape: Literal["gaussian-process", "nearest"] = Field(
         default="gaussian-process", description="Rule that predicts the final score over the plane."
     )
+    without_beacons: SteerParameters = Field(
+        default_factory=SteerParameters, description="What is done for a task that has no beacons, as kind 'steer'."
+    )
 
 
 @register_policy("beacon-follow", BeaconFollowParameters)
@@ -58,29 +63,52 @@ class BeaconFollowPolicy:
     def __init__(self, parameters: BeaconFollowParameters) -> None:
         self.parameters = parameters
         self._run: _Run | None = None
+        self._steer: SteerPolicy | None = None
         self._changed_at = 0
         self._shares: dict[tuple[int, float], float] = {}
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
-        """Fit the landscape, and note what the beacons promise before training.
+        """Fit the landscape, and note what the beacons promise before training; without beacons, steer as ``steer``.
 
         Args:
             task: the task about to start.
-            library: its beacons.
+            library: its beacons; None where there are none.
 
         Raises:
-            ConfigError: there is no library, none of its beacons lies on the task's ladder and rates, or the cost
-                table lacks a batch size.
+            ConfigError: none of the beacons lies on the task's ladder and rates, or the cost table lacks a batch size.
         """
-        if library is None:
-            raise ConfigError(
-                f"policy 'beacon-follow' needs beacons of task '{task.name}', and there are none; "
-                "record them with 'autobatch beacons record' (for a loop of your own with autobatch.record_beacons), "
-                "or choose another policy"
-            )
-        self._run = _Run(self.parameters, task, library)
+        self._run = self._steer = None
         self._changed_at = 0
         self._shares = {}
+        if library is not None:
+            self._run = _Run(self.parameters, task, library)
+            return
+        self._steer = SteerPolicy(self.parameters.without_beacons)
+        self._steer.reset(task, None)
+
+    def scouts(self) -> ScoutPlan:
+        """Return the short trainings to make first: none where there are beacons.
+
+        Returns:
+            The plan.
+        """
+        return self._steer.scouts() if self._steer is not None else ScoutPlan((), 1)
+
+    def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
+        """Choose among the scouts, and go on from there.
+
+        Args:
+            scouts: what they came to.
+
+        Returns:
+            The choice.
+
+        Raises:
+            RuntimeError: there are beacons, so none was asked for.
+        """
+        if self._steer is None:
+            raise RuntimeError("this run has beacons and asked for no scouts")
+        return self._steer.take(scouts)
 
     def decide(self, observation: Observation) -> Decision:
         """Weigh every candidate and choose.
@@ -94,6 +122,8 @@ class BeaconFollowPolicy:
         Raises:
             RuntimeError: ``reset`` was not called.
         """
+        if self._steer is not None:
+            return self._steer.decide(observation)
         if self._run is None:
             raise RuntimeError("call reset(task, library) before decide()")
         used = (observation.batch_size, observation.lr)
@@ -106,7 +136,11 @@ class BeaconFollowPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch of the last change, and the share of the training under each configuration so far."""
-        return {"changed_at": self._changed_at, "shares": [[*used, share] for used, share in self._shares.items()]}
+        return {
+            "changed_at": self._changed_at,
+            "shares": [[*used, share] for used, share in self._shares.items()],
+            "steer": None if self._steer is None else self._steer.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the epoch of the last change and the shares.
@@ -115,6 +149,8 @@ class BeaconFollowPolicy:
             state: what ``state_dict`` returned.
         """
         self._changed_at = int(state["changed_at"])
+        if self._steer is not None:
+            self._steer.load_state_dict(state["steer"])
         used = state.get("shares", ())  # states of older versions have none
         self._shares = {(int(size), float(lr)): float(share) for size, lr, share in used}
 

@@ -5,6 +5,15 @@ training ends; ``_policy.py`` puts both together and is the file to open first.
 """
 
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
-from autobatch.policies.steer._scouts import Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.policies.steer._scouts import MOST, Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
 
-__all__ = ["Scout", "ScoutChoice", "ScoutPlan", "ScoutingPolicy", "SteerParameters", "SteerPolicy", "hopeless"]
+__all__ = [
+    "MOST",
+    "Scout",
+    "ScoutChoice",
+    "ScoutPlan",
+    "ScoutingPolicy",
+    "SteerParameters",
+    "SteerPolicy",
+    "hopeless",
+]

@@ -13,7 +13,7 @@ from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, duration, percent
-from autobatch.policies.steer._plan import Plan
+from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._scouts import (
     MOST,
     Scout,
@@ -119,12 +119,12 @@ class SteerPolicy:
         factor = plan.factor(epoch)
         if epoch < plan.decay_from:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
-        else:
-            reason = (
-                f"{configuration(batch_size, lr)}, of which {percent(factor)}: the rate falls linearly until the end "
-                f"after {count(plan.end, 'epoch')}"
-            )
-        return Decision(batch_size, lr, reason, factor=factor)
+            return Decision(batch_size, lr, reason, factor=factor)
+        size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
+        reason = f"the rate falls linearly until the end after {count(plan.end, 'epoch')}: {percent(factor)} of {lr:g}"
+        if size > batch_size:
+            reason += f", as s{size} with {percent(factor_there)}, which is as quiet in fewer steps"
+        return Decision(size, lr, reason, factor=factor_there)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run has started, and why."""
@@ -144,7 +144,9 @@ class SteerPolicy:
         spared = ""
         if task.costs is not None and plan.end < task.epochs:
             steps = (task.epochs - plan.end) * task.train_size / self._start[0]
-            spared = f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
+            spared = (
+                f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
+            )
         return f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop{spared}"
 
     def _known_task(self) -> TaskInfo:

@@ -338,7 +338,9 @@ def _journeys(
     for seed in range(first, first + count):
         course = journey_course(moves, seed, task.epochs)
         if follow is not None:
-            opening = _Follower(follow, replace(recorded_task_info(task, library), seed=seed), library).configuration(_START)
+            opening = _Follower(follow, replace(recorded_task_info(task, library), seed=seed), library).configuration(
+                _START
+            )
             course = (opening,) * task.epochs
         jobs.append(BranchJob("journey", seed, course, follow=follow))
     return jobs

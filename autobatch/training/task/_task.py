@@ -132,8 +132,8 @@ class ScheduleSpec(_Spec):
     """How the base learning rate decays over a training.
 
     Attributes:
-        name: ``multistep`` (the paper's), ``constant``, ``cosine``, or ``steered``: a constant rate that falls to 0 over
-            the last 40 %, for tasks that leave it to the policy when the rate falls and when training ends.
+        name: ``multistep`` (the paper's), ``constant``, ``cosine``, or ``steered``: a constant rate that falls to 0
+            over the last 40 %, for tasks that leave it to the policy when the rate falls and when training ends.
         milestones: ``multistep`` only: progress values in (0, 1), ascending, from which the rate is decayed once more;
             the paper's 0.5 and 0.75 where nothing else is said.
         factor: ``multistep`` only: what each milestone multiplies the rate by, in (0, 1].
