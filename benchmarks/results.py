@@ -20,12 +20,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from autobatch.beacons._storage import read_beacons, save_beacons
-from autobatch.cli._evaluating import lines, seed_numbers
 from results_page import write_page
 
 from autobatch import BeaconLibrary, load_policy_spec, load_task
 from autobatch._artefacts import find_artefact
+from autobatch.beacons.storage import read_beacons, save_beacons
+from autobatch.cli.evidence import lines, seed_numbers
 from autobatch.evidence import compare_policies
 from autobatch.policies import PolicySpec
 
