@@ -1,9 +1,10 @@
 """A finished run beside the fixed beacons of its task: figures, like with like, and a verdict in plain words."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from autobatch.beacons import BeaconLibrary, CostTable, FixedResult
 from autobatch.training import EpochRow, Summary
@@ -42,13 +43,19 @@ class Comparison:
     best_seconds: float | None
 
 
-def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibrary) -> Comparison:
+def compare(
+    epochs: list[EpochRow],
+    costs: CostTable | None,
+    library: BeaconLibrary,
+    scouts: Sequence[Mapping[str, Any]] = (),
+) -> Comparison:
     """Set a run beside the beacons of its task.
 
     Args:
         epochs: the run's epochs.
         costs: the run's cost table, if it has one.
         library: the task's beacons.
+        scouts: the run's scouts, as its summary has them; those that lost are charged.
 
     Returns:
         The figures to show beside the run's.
@@ -64,7 +71,7 @@ def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibr
     ]
     seconds = best_seconds = None
     if costs is not None and {best.batch_size, *(row.batch_size for row in epochs)} <= costs.step_seconds.keys():
-        seconds = modelled_seconds(epochs, costs)
+        seconds = modelled_seconds(epochs, costs, scouts)
         best_seconds = costs.training_seconds(best.batch_size, best.mean["steps"], _epochs_of(library, best))
     return Comparison(
         score=library.score,
@@ -79,31 +86,38 @@ def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibr
     )
 
 
-def modelled_seconds(epochs: list[EpochRow], costs: CostTable) -> float:
-    """Return what a run's epochs cost by a table, measuring included.
+def modelled_seconds(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[Mapping[str, Any]] = ()) -> float:
+    """Return what a run cost by a table, measuring and the scouts that lost included.
 
     Args:
         epochs: the run's epochs, from the first.
         costs: a table that holds their batch sizes.
+        scouts: the run's scouts, as its summary has them.
 
     Returns:
         Seconds.
     """
-    return modelled_course(epochs, costs)[-1] if epochs else 0.0
+    return modelled_course(epochs, costs, scouts)[-1] if epochs else 0.0
 
 
-def modelled_course(epochs: list[EpochRow], costs: CostTable) -> list[float]:
-    """Return what a run has cost by a table after each of its epochs, measuring included.
+def modelled_course(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[Mapping[str, Any]] = ()) -> list[float]:
+    """Return what a run has cost by a table after each of its epochs, measuring and the scouts that lost included.
 
     Args:
         epochs: the run's epochs, from the first.
         costs: a table that holds their batch sizes.
+        scouts: the run's scouts, as its summary has them.
 
     Returns:
         Seconds, totals, one an epoch.
     """
     course: list[float] = []
     total, steps, samples = 0.0, 0, 0
+    for scout in scouts:
+        if not scout["won"]:
+            size = int(scout["batch_size"])
+            total += costs.training_seconds(size, scout["optimizer_steps"], scout["epochs"])
+            total += costs.measuring(size) * scout["samples"]
     for row in epochs:
         total += costs.training_seconds(row.batch_size, row.steps - steps, epochs=1)
         total += costs.measuring(row.batch_size) * (row.samples - samples)
