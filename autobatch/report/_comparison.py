@@ -20,6 +20,7 @@ class Comparison:
     Attributes:
         score: the figure that ranks runs; lower is better.
         best: the best fixed configuration, over its seeds.
+        expected: the score to expect of a fresh training at the best fixed configuration, its luck taken out.
         spread: standard deviation of the score over the seeds of a configuration, the median of all that finished; the
             best configuration's own is often small by luck. 0 where no configuration has two seeds.
         ranges: least and greatest final value of each figure over all finished beacons that have it, NaN where none
@@ -34,6 +35,7 @@ class Comparison:
 
     score: str
     best: FixedResult
+    expected: float
     spread: float
     ranges: Mapping[str, tuple[float, float]]
     beacons: int
@@ -76,6 +78,7 @@ def compare(
     return Comparison(
         score=library.score,
         best=best,
+        expected=library.expected_best(),
         spread=_typical_spread(library),
         ranges={figure: _range(values) for figure, values in finals.items()},
         beacons=len(library.beacons),
@@ -129,7 +132,8 @@ def modelled_course(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[M
 def verdict(summary: Summary, comparison: Comparison) -> str:
     """Say in plain words whether the run was worth it.
 
-    "As good" means within two standard deviations over a configuration's seeds; times within 5 % count as equal.
+    "As good" means within two standard deviations over a configuration's seeds of what a fresh training at the best
+    fixed configuration is expected to reach; times within 5 % count as equal.
 
     Args:
         summary: how the run ended.
@@ -142,7 +146,7 @@ def verdict(summary: Summary, comparison: Comparison) -> str:
         return f"No gain: the run ended early ({summary.stopped_because}) and the best fixed beacon did not."
     score = summary.validation_loss if comparison.score == "validation_loss" else summary.validation_error
     score = math.inf if score is None else score
-    mean, margin = comparison.best.mean[comparison.score], 2 * comparison.spread
+    mean, margin = comparison.expected, 2 * comparison.spread
     worse, better = score > mean + margin, score < mean - margin
     ratio, clock = _time_ratio(summary, comparison)
     faster, slower = ratio < 1 - SMALL_DIFFERENCE, ratio > 1 + SMALL_DIFFERENCE
