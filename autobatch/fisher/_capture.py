@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._anchor import anchor
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._calls import Contribution, NoRuleError, Root, Weight, dense
 from autobatch.fisher._functions import (
@@ -446,12 +447,14 @@ class Capture(TorchFunctionMode):
                 ledger.uses.append(claims)
                 ledger.forms_gradient &= contribution.forms_gradient and not weight.made
         plain = {id(root.tensor) for contribution in contributions for root in contribution.weight.roots}
+        tensors = list(tensors)
         leads_on = any(tensor.requires_grad and id(tensor) not in plain for tensor in tensors)
         for index, group in by_output.items():
+            hooked, part = anchor(outputs[index], tensors)
             if not leads_on:
-                self._frontier.append(get_gradient_edge(outputs[index]))
-            hook = self._output_hook(group, claims, site)
-            self._pass_handles.append(outputs[index].register_hook(hook))  # type: ignore[no-untyped-call]
+                self._frontier.append(get_gradient_edge(hooked))
+            hook = self._output_hook(group, claims, site, part)
+            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _note_batch_norm(self, call: _Call) -> None:
         training = bool(call.kwargs.get("training", call.args[5] if len(call.args) > 5 else False))
@@ -560,7 +563,11 @@ class Capture(TorchFunctionMode):
         return chosen, self._frontier
 
     def _output_hook(
-        self, owed: list[tuple[Contribution, GradientEdge | None]], claims: tuple[Claim, ...], site: tuple[str, str]
+        self,
+        owed: list[tuple[Contribution, GradientEdge | None]],
+        claims: tuple[Claim, ...],
+        site: tuple[str, str],
+        part: Callable[[Tensor], Tensor],
     ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             if self.problem is not None or self._pulling_back:
@@ -571,8 +578,9 @@ class Capture(TorchFunctionMode):
                     raise MeasureError("its gradient arrived twice: measure one backward pass a step")
                 if all(claim.confirmed is not False for claim in claims):
                     with exact_arithmetic(gradient.device.type):
+                        gradient = part(gradient.detach())
                         for contribution, edge in owed:
-                            self._receive(contribution, edge, gradient.detach())
+                            self._receive(contribution, edge, gradient)
             except MeasureError as error:
                 self.problem = MeasureError(f"{self._describe(*site)}: {error}")
             except Exception as error:
