@@ -1,4 +1,4 @@
-"""Carrying out the runs of an evaluation: every one kept, none trained twice, safe to stop at any time."""
+"""Carrying out the runs of a plan: every one kept, none trained twice, safe to stop at any time."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from typing import Any
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import CostTable
-from autobatch.evidence.evaluate._plan import Arena, Plan, folder_name
+from autobatch.evidence.bench._plan import Arena, Plan, folder_name
 from autobatch.policies import TaskInfo, make_policy
-from autobatch.training import Data, RunConfig, Summary, check_ladder, load_data, load_run_config, run
+from autobatch.training import Data, RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
 from autobatch.training._calibrate import cached_calibration, covers
 from autobatch.training._crew import Crew, Report
 from autobatch.training._engine import resolve_device
@@ -23,7 +23,7 @@ from autobatch.training._run import CONFIG, SUMMARY
 from autobatch.training.recording import threads_each
 
 MARK = "evaluation-runs.json"
-"""What tells a directory of evaluations from any other."""
+"""What tells a directory of comparisons from any other."""
 
 _ABOUT = "about.json"
 _CIRCUMSTANCES = "circumstances.json"
@@ -73,8 +73,28 @@ class Job:
 
 
 @dataclass(frozen=True)
-class EvaluationProgress:
-    """Where an evaluation stands.
+class Trained:
+    """What became of a plan.
+
+    Attributes:
+        facts: what is known of each task, by its name.
+        done: the runs that are on disk, in the order in which they were carried out; at least one.
+        failed: message by name of every run that could not be carried out.
+    """
+
+    facts: dict[str, About]
+    done: list[tuple[Job, Summary]]
+    failed: dict[str, str]
+
+    @property
+    def device(self) -> str:
+        """Kind of device of the first run."""
+        return self.done[0][1].device
+
+
+@dataclass(frozen=True)
+class BenchProgress:
+    """Where a comparison stands.
 
     Attributes:
         done: runs that are finished, those found finished at the start included.
@@ -87,70 +107,121 @@ class EvaluationProgress:
     seconds_left: float
 
 
-class EvaluationObserver:
-    """What watches an evaluation. Every method does nothing by default; override those you need."""
+class BenchObserver:
+    """What watches a comparison. Every method does nothing by default; override those you need."""
 
     def note(self, message: str) -> None:
         """Called with one line that the user should know."""
 
-    def started(self, progress: EvaluationProgress) -> None:
+    def started(self, progress: BenchProgress) -> None:
         """Called once, before the first run."""
 
-    def run_finished(self, name: str, summary: Summary, progress: EvaluationProgress) -> None:
+    def run_finished(self, name: str, summary: Summary, progress: BenchProgress) -> None:
         """Called when a run's summary is on disk."""
 
     def run_failed(self, name: str, message: str) -> None:
         """Called when a run raised or its process died; the others go on."""
 
 
-def prepare(out: Path) -> None:
-    """Make the directory of an evaluation.
+def train_all(
+    plan: Plan,
+    out: Path,
+    *,
+    jobs: int,
+    device: str,
+    data_dir: Path | None,
+    trust_code: bool,
+    observer: BenchObserver,
+) -> Trained:
+    """Carry out every run of a plan that is not finished yet.
 
     Args:
-        out: the directory; new, empty, or that of an earlier evaluation.
+        plan: what is trained.
+        out: the directory, absolute; new, empty, or that of an earlier call.
+        jobs: runs side by side; they share the task's threads. One trains in this process.
+        device: torch device.
+        data_dir: where datasets lie.
+        trust_code: allow a task to name a model factory to import.
+        observer: what watches.
+
+    Returns:
+        All runs of the plan, those of earlier calls included.
 
     Raises:
-        OutputError: it holds something else, or cannot be written.
+        ConfigError: a policy cannot be used on a task, or no run could be carried out.
+        OutputError: ``out`` holds something else, or cannot be written.
+        CheckpointError: a run in ``out`` has another configuration than now, or is damaged.
+        DataError: data are missing or damaged.
     """
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
+    data_dir = data_dir.absolute() if data_dir is not None else None
+    _prepare(out)
+    facts = {
+        arena.name: _about(arena, out, device=device, data_dir=data_dir, trust_code=trust_code) for arena in plan.arenas
+    }
+    for arena in plan.arenas:
+        _check_policies(arena, facts[arena.name])
+    for note in plan.notes:
+        observer.note(note)
+    todo = _list_jobs(plan, facts, out, jobs=jobs, device=device, data_dir=data_dir, trust_code=trust_code)
+    clock, waiting = RunClock(todo, jobs), []
+    for job in todo:
+        # A finished run is read back and checked against its configuration, not trained.
+        if (job.out / SUMMARY).exists():
+            clock.found(job, run(job.config, job.out, resume=True))
+        else:
+            waiting.append(job)
+    observer.started(clock.progress())
+    failed = _carry_out(waiting, clock, jobs=jobs, observer=observer)
+    done = [(job, load_summary(job.out)) for job in todo if job.name not in failed]
+    if not done:
+        raise ConfigError(f"no run could be carried out; the first: {next(iter(failed.items()))}")
+    return Trained(facts, done, failed)
+
+
+def side_by_side(job: Job) -> int:
+    """Return how many runs trained at the same time as a run, itself included; the most where it was cut and went on.
+
+    Args:
+        job: a run that has begun.
+
+    Returns:
+        The number.
+    """
+    return int(_circumstances(job.out).get("side_by_side", job.side_by_side))
+
+
+def _prepare(out: Path) -> None:
+    """Make the directory of a comparison; one that holds something else is refused."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: expected a directory, found a file")
     with naming_output(out):
         if out.is_dir() and not (out / MARK).exists() and (found := sorted(path.name for path in out.iterdir())):
             raise OutputError(
-                f"{out}: expected an empty directory or that of an earlier evaluation, found {found[0]!r} in it; "
+                f"{out}: expected an empty directory or that of an earlier comparison, found {found[0]!r} in it; "
                 "choose another directory"
             )
         out.mkdir(parents=True, exist_ok=True)
     write_whole(out / MARK, b'{"format_version": 1}\n')
 
 
-def about(arena: Arena, out: Path, *, device: str, data_dir: Path | None, trust_code: bool) -> About:
-    """Return what reports need of a task, from the evaluation's directory or from the data.
+def _about(arena: Arena, out: Path, *, device: str, data_dir: Path | None, trust_code: bool) -> About:
+    """Return what reports need of a task, from the comparison's directory or from the data.
 
-    Args:
-        arena: the task.
-        out: the evaluation's directory.
-        device: torch device of the runs.
-        data_dir: where datasets lie.
-        trust_code: allow the task to name a model factory to import.
-
-    Returns:
-        The facts; the cost table is the library's where that was made on this kind of device, and timed here elsewhere.
-
-    Raises:
-        ConfigError: the ladder does not fit the data.
-        DataError: the data are missing or damaged.
-        OutputError: the facts cannot be kept.
+    The cost table is the plan's where that was asked for or made on this kind of device, and timed here elsewhere.
     """
     path = out / arena.name / _ABOUT
     place = resolve_device(device)
     kept = _kept_about(path)
-    if kept is not None and covers(kept.costs, arena.task, place):
+    if kept is not None and (
+        covers(kept.costs, arena.task, place) if arena.costs is None else kept.costs == arena.costs
+    ):
         return kept
     data = load_data(arena.task, data_dir, place)
     check_ladder(arena.task, len(data.train_labels))
-    costs = arena.library.costs if arena.library is not None else None
-    if costs is None or not covers(costs, arena.task, place):
+    costs = arena.costs or arena.recorded_costs
+    if costs is None or (arena.costs is None and not covers(costs, arena.task, place)):
         payload = arena.task.fingerprint_payload(data.fingerprint, data.num_classes)
         costs, _ = cached_calibration(arena.task, data, place, payload, fresh=False, trust_code=trust_code)
     found = About(data.num_classes, len(data.train_labels), costs)
@@ -161,38 +232,29 @@ def about(arena: Arena, out: Path, *, device: str, data_dir: Path | None, trust_
     return found
 
 
-def check_policies(arena: Arena, facts: About) -> None:
-    """Try every judged policy on a task before anything is trained.
-
-    Args:
-        arena: the task.
-        facts: what is known of it.
-
-    Raises:
-        ConfigError: a policy cannot be used on the task, for instance because its ladder is another.
-    """
+def _check_policies(arena: Arena, facts: About) -> None:
+    """Try every policy on a task before anything is trained."""
     task = arena.task
+    info = TaskInfo(
+        name=task.name,
+        batch_sizes=task.batch_sizes,
+        learning_rates=task.learning_rates,
+        epochs=task.epochs,
+        train_size=facts.train_size,
+        score=task.score,
+        milestones=task.schedule.milestones,
+        seed=0,
+        costs=facts.costs,
+        measuring_budget=task.measuring.budget,
+    )
     for contestant in arena.contestants:
-        if contestant.judged:
-            info = TaskInfo(
-                name=task.name,
-                batch_sizes=task.batch_sizes,
-                learning_rates=task.learning_rates,
-                epochs=task.epochs,
-                train_size=facts.train_size,
-                score=task.score,
-                milestones=task.schedule.milestones,
-                seed=0,
-                costs=facts.costs,
-                measuring_budget=task.measuring.budget,
-            )
-            try:
-                make_policy(contestant.spec).reset(info, arena.library)
-            except AutoBatchError as error:
-                raise ConfigError(f"policy '{contestant.name}' on task '{task.name}': {error}") from None
+        try:
+            make_policy(contestant.spec).reset(info, arena.library)
+        except AutoBatchError as error:
+            raise ConfigError(f"policy '{contestant.name}' on task '{task.name}': {error}") from None
 
 
-def list_jobs(
+def _list_jobs(
     plan: Plan,
     facts: dict[str, About],
     out: Path,
@@ -202,26 +264,16 @@ def list_jobs(
     data_dir: Path | None,
     trust_code: bool,
 ) -> list[Job]:
-    """List all runs in the order in which they are carried out.
+    """List all runs in the order in which they are carried out, finished ones included.
 
     Runs of one seed follow each other, and each seed starts with another contestant, so that a machine whose speed
     drifts favours none of them.
 
-    Args:
-        plan: what is evaluated.
-        facts: what is known of each task, by its name.
-        out: the evaluation's directory.
-        jobs: runs side by side; they share the task's threads.
-        device: torch device of the runs.
-        data_dir: where datasets lie.
-        trust_code: allow a task to name a model factory to import.
+    Raises:
+        CheckpointError: a run that is there was made with other weights, or does not measure as it is to.
 
     Returns:
-        The runs, finished ones included.
-
-    Raises:
-        CheckpointError: a run that is there was made by a learned policy with other weights, or does not measure as
-            it is to.
+        The runs.
     """
     found = []
     for turn, seed in enumerate(plan.seeds):
@@ -245,45 +297,8 @@ def list_jobs(
     return found
 
 
-def finished(job: Job) -> Summary | None:
-    """Return the summary of a run that is finished.
-
-    Args:
-        job: the run.
-
-    Returns:
-        Its summary; None where it is not finished.
-
-    Raises:
-        CheckpointError: the run that is there has another configuration, or is damaged.
-    """
-    return run(job.config, job.out, resume=True) if (job.out / SUMMARY).exists() else None
-
-
-def side_by_side(job: Job) -> int:
-    """Return how many runs trained at the same time as a run, itself included; the most where it was cut and went on.
-
-    Args:
-        job: a run that has begun.
-
-    Returns:
-        The number.
-    """
-    return int(_circumstances(job.out).get("side_by_side", job.side_by_side))
-
-
-def carry_out(waiting: Sequence[Job], clock: "RunClock", *, jobs: int, observer: EvaluationObserver) -> dict[str, str]:
-    """Train what is not finished yet.
-
-    Args:
-        waiting: the runs.
-        clock: estimates the time left.
-        jobs: processes that train side by side; one trains in this process.
-        observer: what watches.
-
-    Returns:
-        Message by name of every run that failed.
-    """
+def _carry_out(waiting: Sequence[Job], clock: "RunClock", *, jobs: int, observer: BenchObserver) -> dict[str, str]:
+    """Train what is not finished yet; returns message by name of every run that failed."""
     failed: dict[str, str] = {}
     for job, summary, message in _outcomes(waiting, jobs):
         if summary is None:
@@ -313,7 +328,7 @@ class RunClock:
         self._started = time.monotonic()
 
     def found(self, job: Job, summary: Summary) -> None:
-        """Take down a run that was finished before this evaluation started."""
+        """Take down a run that was finished before."""
         del self._waiting[job.name]
         self._seconds[job.env, job.policy].append(summary.seconds)
 
@@ -327,11 +342,11 @@ class RunClock:
         del self._waiting[job.name]
         self._total -= 1
 
-    def progress(self) -> EvaluationProgress:
-        """Return where the evaluation stands."""
+    def progress(self) -> BenchProgress:
+        """Return where the comparison stands."""
         done = self._total - len(self._waiting)
         left = sum(self._expected(job) for job in self._waiting.values()) if self._seconds else math.nan
-        return EvaluationProgress(done, self._total, left / min(self._size, max(len(self._waiting), 1)))
+        return BenchProgress(done, self._total, left / min(self._size, max(len(self._waiting), 1)))
 
     def _expected(self, job: Job) -> float:
         own = self._seconds.get((job.env, job.policy))

@@ -23,7 +23,7 @@ _ROUND_OFF = 1e-12
 
 @dataclass(frozen=True)
 class PolicyTest:
-    """One figure of a policy against that of the best fixed beacon.
+    """One figure of a policy against that of the reference, which is the best fixed beacon where there are beacons.
 
     Attributes:
         policy: the policy.
@@ -31,7 +31,7 @@ class PolicyTest:
         test: one of ``TESTS``.
         runs: runs of the policy that the test uses. Diverged ones have no figure for t-tests; the signed-rank test
             takes them as worse than any other.
-        reference_runs: runs of the best fixed beacon that the test uses.
+        reference_runs: runs of the reference that the test uses.
         p: two-sided p-value; NaN where runs are too few or do not differ among themselves.
         p_holm: the same after Holm's correction for all policies of this figure and test.
     """
