@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.learn._rollouts import Envs, Floats, episode_returns
-from autobatch.policies.learned import HEADS, Actions, Network, parameter_count
+from autobatch.policies.learned._network import HEADS, Actions, Network, parameter_count
 
 _FIRST_EPISODE = 1_000_000
 _JUDGED = 10_000

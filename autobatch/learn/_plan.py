@@ -9,7 +9,7 @@ from autobatch._errors import ConfigError, near_names
 from autobatch.envs._reward import WEIGHT
 from autobatch.learn._stable_baselines import ALGORITHMS as SB3_ALGORITHMS
 from autobatch.learn._stable_baselines import stable_baselines
-from autobatch.policies.learned import Actions
+from autobatch.policies.learned._network import Actions
 
 Ground = Literal["surrogate", "train"]
 

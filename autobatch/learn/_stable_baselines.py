@@ -21,7 +21,7 @@ from torch import nn
 
 from autobatch._errors import CheckpointError, ConfigError, OutputError, near_names
 from autobatch.beacons._info import differing_keys
-from autobatch.policies.learned import HEADS, Actions, Activation, Network
+from autobatch.policies.learned._network import HEADS, Actions, Activation, Network
 from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible
 

@@ -23,7 +23,8 @@ from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import Envs, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
-from autobatch.policies.learned import Network, PolicyCard, PolicyTraining, save_learned
+from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
+from autobatch.policies.learned._network import Network
 from autobatch.training import load_task
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._versions import software_versions

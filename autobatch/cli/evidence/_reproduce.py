@@ -76,7 +76,7 @@ def reproduce(
 
 
 def _observer() -> "ReproductionObserver":
-    from autobatch.cli.train import RecordingProgressBar
+    from autobatch.cli.train._recording import RecordingProgressBar
     from autobatch.evidence import BenchObserver
     from autobatch.evidence._reproduce import ReproductionObserver
     from autobatch.training import RecordingObserver

@@ -5,11 +5,9 @@ In come the options of a command; out go run directories and libraries, with wha
 """
 
 from autobatch.cli.train._beacons import app as beacons
-from autobatch.cli.train._recording import RecordingProgressBar
 from autobatch.cli.train._run import run
 
 __all__ = [
-    "RecordingProgressBar",
     "beacons",
     "run",
 ]

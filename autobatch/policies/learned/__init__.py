@@ -1,7 +1,7 @@
 """Policies that were learned.
 
 In come a network's weights and a card that says where they are from; out goes a policy that decides by them. Open
-``_policy.py`` first.
+``_policy.py`` first. ``_network.py`` imports torch, so it is not imported here but where a network is needed.
 """
 
 from autobatch.policies.learned._files import (
@@ -14,31 +14,19 @@ from autobatch.policies.learned._files import (
     save_learned,
     weights_beside,
 )
-from autobatch.policies.learned._network import (
-    HEADS,
-    Actions,
-    Activation,
-    Network,
-    parameter_count,
-)
 from autobatch.policies.learned._policy import (
     LearnedParameters,
     LearnedPolicy,
 )
 
 __all__ = [
-    "HEADS",
-    "Actions",
-    "Activation",
     "LearnedParameters",
     "LearnedPolicy",
-    "Network",
     "PolicyCard",
     "PolicyTraining",
     "card_path",
     "load_card",
     "load_learned",
-    "parameter_count",
     "save_card",
     "save_learned",
     "weights_beside",

@@ -73,7 +73,7 @@ def html_page(records: Sequence[RunRecord]) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", f"{title} - autobatch"),
-        tag("style", Html(_resource("_html.css"))),
+        tag("style", Html(_resource("_page.css"))),
     )
     theme = tag("button", "Dark theme", type="button", id="theme", aria_pressed="false", hidden=True)
     header = tag("header", tag("h1", title), theme)
@@ -83,7 +83,7 @@ def html_page(records: Sequence[RunRecord]) -> str:
         tag("main", header, *(_section(part, several=several) for part in parts)),
         tag("noscript", tag("p", "Without JavaScript this page has words and tables, but no plots.", class_="note")),
         tag("script", Html(_plotly())),
-        tag("script", Html(_resource("_html.js"))),
+        tag("script", Html(_resource("_page.js"))),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -277,7 +277,7 @@ def _decisions_of(section: Section, run: ReportedRun) -> Html:
 
 
 def _resource(name: str) -> str:
-    return files("autobatch.report").joinpath(name).read_text(encoding="utf-8")
+    return files("autobatch.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache

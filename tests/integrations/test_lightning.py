@@ -42,7 +42,7 @@ from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 
 from autobatch.integrations import AutoBatchCallback  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = 52
 LADDER = (4, 8, 16)
 
