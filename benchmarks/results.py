@@ -26,7 +26,7 @@ from autobatch import BeaconLibrary, load_policy_spec, load_task
 from autobatch._artefacts import find_artefact
 from autobatch.beacons import CostTable
 from autobatch.cli.evidence import lines, seed_numbers
-from autobatch.evidence import compare_policies
+from autobatch.evidence import compare_policies, comparison_markdown
 from autobatch.policies import PolicySpec
 
 ROOT = Path(__file__).resolve().parent
@@ -113,7 +113,7 @@ def main() -> None:
         observer=lines(quiet=False),
     )
     keep(comparison.out, RESULTS / KEPT.get(arguments.what, arguments.what) / arguments.env)
-    print(comparison.report())
+    print(comparison_markdown(comparison))
 
 
 def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:

@@ -67,7 +67,7 @@ def compare(
     Example:
         autobatch compare --envs digits-mlp --policies beacon-follow,s16-to-64-ms --seeds 100-104
     """
-    from autobatch.evidence.bench import compare_policies, json_text
+    from autobatch.evidence.bench import compare_policies, comparison_json, comparison_markdown
     from autobatch.training import load_task
 
     tasks = names(envs)
@@ -95,7 +95,9 @@ def compare(
         f"Files are in {comparison.out}: comparison.md (this), comparison.csv (one row a task and policy), runs.csv, "
         "comparison.json, comparison.png, a comparison-TASK.png each, runs.parquet, epochs.parquet, and every run."
     )
-    typer.echo(json_text(comparison) if as_json else f"\n{comparison.report()}\n{files}", nl=not as_json)
+    typer.echo(
+        comparison_json(comparison) if as_json else f"\n{comparison_markdown(comparison)}\n{files}", nl=not as_json
+    )
     if comparison.failed:
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ In come policies, tasks, baselines and seeds; out go run directories, tables, pi
 """
 
 from autobatch.evidence.bench._bench import MARGIN, compare_policies
-from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison, json_text, load_comparison
+from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._plan import BASELINES
 from autobatch.evidence.bench._runs import BenchObserver, BenchProgress
 from autobatch.evidence.bench._tables import (
@@ -18,6 +18,7 @@ from autobatch.evidence.bench._tables import (
     table_facts,
     tables_by_task,
 )
+from autobatch.evidence.bench.telling import comparison_json, comparison_markdown, load_comparison
 
 __all__ = [
     "BASELINES",
@@ -30,7 +31,8 @@ __all__ = [
     "PolicyComparison",
     "TaskComparison",
     "compare_policies",
-    "json_text",
+    "comparison_json",
+    "comparison_markdown",
     "load_comparison",
     "load_epochs_table",
     "load_runs",

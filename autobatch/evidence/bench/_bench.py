@@ -8,23 +8,26 @@ from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import write_whole
 from autobatch.beacons import CostTable
 from autobatch.evidence.bench._cards import note_on_cards
-from autobatch.evidence.bench._comparison import (
-    PolicyComparison,
-    TaskComparison,
-    json_text,
-    load_comparison,
-    policies_csv,
-    runs_csv,
-)
+from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._courses import Course, mean_curve, read_courses, recording_of
 from autobatch.evidence.bench._figures import policy_figures, policy_tests
 from autobatch.evidence.bench._noninferior import ALL, non_inferiority
 from autobatch.evidence.bench._overall import against_baselines, aggregate
-from autobatch.evidence.bench._picture import OverallLine, TaskLine, save_overall, save_task
 from autobatch.evidence.bench._plan import BEST, Arena, Plan, make_plan
 from autobatch.evidence.bench._runs import BenchObserver, Trained, train_all
 from autobatch.evidence.bench._tables import save_tables
-from autobatch.evidence.bench._words import plain
+from autobatch.evidence.bench.telling import (
+    OverallLine,
+    TaskLine,
+    comparison_json,
+    comparison_markdown,
+    load_comparison,
+    plain,
+    policies_csv,
+    runs_csv,
+    save_overall,
+    save_task,
+)
 from autobatch.policies import PolicySpec
 from autobatch.training._versions import software_versions
 
@@ -207,7 +210,7 @@ def _save(comparison: PolicyComparison, courses: Sequence[Course]) -> None:
     save_tables(out, facts, [course.run for course in courses], [course.rows for course in courses])
     write_whole(out / POLICIES_TABLE, policies_csv(comparison).encode())
     write_whole(out / RUNS_TABLE, runs_csv(comparison).encode())
-    write_whole(out / FIGURES, json_text(comparison).encode())
+    write_whole(out / FIGURES, comparison_json(comparison).encode())
     seeds = f"{len(comparison.seeds)} seeds"
     for task in comparison.tasks:
         lines = [_line(task, one.policy, courses) for one in task.policies]
@@ -226,7 +229,7 @@ def _save(comparison: PolicyComparison, courses: Sequence[Course]) -> None:
         for one in comparison.aggregates
     ]
     save_overall(out / PICTURE, f"{', '.join(task.env for task in comparison.tasks)}; {seeds}", bars)
-    write_whole(out / REPORT, comparison.report().encode())
+    write_whole(out / REPORT, comparison_markdown(comparison).encode())
 
 
 def _facts(task: TaskComparison) -> dict[str, object]:

@@ -11,15 +11,22 @@ from scipy import stats
 
 from autobatch import CheckpointError, ConfigError, LibraryError, OutputError, UnknownNameError
 from autobatch.beacons import BeaconLibrary
-from autobatch.evidence import ComparedRun, load_comparison, load_epochs_table, load_runs, table_facts
+from autobatch.evidence import (
+    ComparedRun,
+    comparison_markdown,
+    load_comparison,
+    load_epochs_table,
+    load_runs,
+    table_facts,
+)
 from autobatch.evidence._statistics import holm, signed_rank
 from autobatch.evidence.bench import _bench as benching
 from autobatch.evidence.bench import _runs as running
 from autobatch.evidence.bench._cost import RunCost
 from autobatch.evidence.bench._courses import Course, Recording, mean_curve
 from autobatch.evidence.bench._figures import policy_figures, policy_tests
-from autobatch.evidence.bench._picture import save_overall, save_task
 from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, two_sample
+from autobatch.evidence.bench.telling._picture import save_overall, save_task
 from autobatch.policies import PolicySpec, RmgdPolicy
 from autobatch.report import modelled_seconds
 from autobatch.training import EpochRow, load_epochs, load_run_config, load_summary
@@ -102,7 +109,7 @@ def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypa
     )
 
     report = (found.out / "comparison.md").read_text()
-    assert report == found.report()
+    assert report == comparison_markdown(found)
     for phrase in (
         f"**{reference}**, the best fixed beacon of tiny",
         "| **s8** | 2 of 2 |",
@@ -137,7 +144,7 @@ def test_measured_runs_are_not_passed_off_as_unmeasured_ones(home):
     found = compare(home, ("s8",), seeds=(1,), measure_all=True, out=home / "all")
     assert all(run.samples for run in found.tasks[0].runs)
     assert all(math.isfinite(row["c_bar"]) for row in load_epochs_table(found.out).to_pylist() if row["epoch"] == 4)
-    assert "All runs measure" in found.report()
+    assert "All runs measure" in comparison_markdown(found)
     with pytest.raises(CheckpointError, match="was trained with measuring and is asked for without measuring"):
         compare(home, ("s8",), seeds=(1,), out=home / "all")
 
@@ -153,8 +160,8 @@ def test_a_run_that_fails_leaves_the_others(home, monkeypatch):
         ("rmgd", 0, 1),
         ("s8", 1, 0),
     ]
-    assert "- Failed: tiny rmgd seed 1: no more" in found.report()
-    assert "| **rmgd** | 0 of 1, 1 failed | - |" in found.report()
+    assert "- Failed: tiny rmgd seed 1: no more" in comparison_markdown(found)
+    assert "| **rmgd** | 0 of 1, 1 failed | - |" in comparison_markdown(found)
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_trained(home):

@@ -13,7 +13,7 @@ from scipy.stats import trim_mean, wilcoxon
 
 from autobatch import CheckpointError, LibraryError, OutputError
 from autobatch.beacons import BeaconLibrary
-from autobatch.evidence import load_runs, tables_by_task
+from autobatch.evidence import comparison_markdown, load_runs, tables_by_task
 from autobatch.evidence.bench import _plan as planning
 from autobatch.evidence.bench import _runs as running
 from autobatch.evidence.bench._overall import against_baselines, aggregate
@@ -83,7 +83,7 @@ def test_policies_and_baselines_are_trained_and_told_apart(home):
     assert figures["seeds"] == [100, 101]
     assert len(figures["tasks"][0]["runs"]) == len(rows)
     report = (evaluation.out / "comparison.md").read_text()
-    assert report == evaluation.report()
+    assert report == comparison_markdown(evaluation)
     for phrase in (
         "| **beacon-follow** |",
         "Holm",
@@ -100,7 +100,7 @@ def test_nothing_is_trained_twice_and_more_may_be_asked_for(home, monkeypatch):
     first = compare(home, **wanted)
     with monkeypatch.context() as patch:
         patch.setattr(running, "load_data", None)  # not even the data are looked at
-        assert compare(home, **wanted).report() == first.report()
+        assert comparison_markdown(compare(home, **wanted)) == comparison_markdown(first)
     seen = Seen()
     compare(home, ("rmgd", "random"), seeds=(100, 101, 102), against=("fixed",), observer=seen)
     assert len(seen.trained) == 2 * 1 + 5
@@ -188,8 +188,8 @@ def test_side_by_side_runs_are_the_same_and_marked(home, monkeypatch):
         one.validation_loss for one in together.tasks[0].runs
     ]
     assert {one.side_by_side for one in together.tasks[0].runs} == {2}
-    assert "trained side by side" in together.report()
-    assert "side by side" not in alone.report()
+    assert "trained side by side" in comparison_markdown(together)
+    assert "side by side" not in comparison_markdown(alone)
 
 
 def test_a_directory_with_something_else_is_left_alone(home):
@@ -312,7 +312,7 @@ def test_several_tasks_have_one_report_and_each_its_own_figures(home):
     pooled = {(one.policy, one.figure): one for one in found.non_inferiority}
     assert {policy for policy, _ in pooled} == {"rmgd", "s8"}
     assert pooled["rmgd", "test_loss"].tasks == 2
-    report = found.report()
+    report = comparison_markdown(found)
     for phrase in ("## tiny\n", "## bare\n", "## No worse than by 5 % over all tasks?", "### Gap to the best fixed"):
         assert phrase in report
     # One table holds both.
@@ -365,4 +365,6 @@ def test_what_comes_of_learned_policies_is_noted_on_their_cards(home):
     assert set(noted["non_inferior"]) == {"test_loss", "test_error"}
     assert "beacon-follow" in noted["verdict"]
     # The card is still that of its weights, and its runs are there.
-    assert compare(home, ("mine",), seeds=(1, 2), against=("beacon-follow",)).report() == found.report()
+    assert comparison_markdown(
+        compare(home, ("mine",), seeds=(1, 2), against=("beacon-follow",))
+    ) == comparison_markdown(found)

@@ -11,8 +11,8 @@ import pytest
 
 from autobatch import LibraryError
 from autobatch.evidence import ComparedRun, load_comparison, load_epochs_table, load_runs, table_facts, tables_by_task
-from autobatch.evidence.bench._picture import OverallLine, TaskLine, overall_figure, task_figure
 from autobatch.evidence.bench._tables import save_tables
+from autobatch.evidence.bench.telling._picture import OverallLine, TaskLine, overall_figure, task_figure
 from autobatch.training import EpochRow
 
 NAN = float("nan")

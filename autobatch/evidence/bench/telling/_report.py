@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autobatch.evidence._statistics import LEVEL
+from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._figures import PolicyFigures
 from autobatch.evidence.bench._noninferior import ALL, DIVERGED, FIGURES, OPEN, NonInferiority
 from autobatch.evidence.bench._overall import AgainstBaseline, Aggregate
 from autobatch.evidence.bench._tests import TESTS
-from autobatch.evidence.bench._words import (
+from autobatch.evidence.bench.telling._words import (
     UNKNOWN,
     interval_words,
     p_words,
@@ -27,13 +28,10 @@ from autobatch.evidence.bench._words import (
 )
 from autobatch.report import count_words, percent_words, seconds_words
 
-if TYPE_CHECKING:
-    from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
-
 Columns = Sequence[tuple[str, Callable[[Any], str]]]
 
 
-def markdown(comparison: "PolicyComparison") -> str:
+def comparison_markdown(comparison: PolicyComparison) -> str:
     """Return the report: what came of each task, then over all tasks, then every run."""
     parts = [_heading(comparison)]
     for task in comparison.tasks:
@@ -50,7 +48,7 @@ def _table(columns: Columns, rows: Iterable[Any]) -> str:
     return table([name for name, _ in columns], [[words(row) for _, words in columns] for row in rows])
 
 
-def _heading(comparison: "PolicyComparison") -> str:
+def _heading(comparison: PolicyComparison) -> str:
     runs = [run for task in comparison.tasks for run in task.runs]
     first = comparison.tasks[0]
     judged = dict.fromkeys(one.policy for task in comparison.tasks for one in task.policies if one.judged)
@@ -81,7 +79,7 @@ def _heading(comparison: "PolicyComparison") -> str:
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
-def _outcome(task: "TaskComparison") -> str:
+def _outcome(task: TaskComparison) -> str:
     columns: Columns = (
         ("policy", lambda one: _name(one) + (f" ({one.split})" if one.split else "")),
         ("finished", _finished),
@@ -108,7 +106,7 @@ def _outcome(task: "TaskComparison") -> str:
     )
 
 
-def _to_target(task: "TaskComparison") -> str:
+def _to_target(task: TaskComparison) -> str:
     if task.target is None or math.isnan(task.target.validation_error):
         return ""
     columns: Columns = (
@@ -129,7 +127,7 @@ def _to_target(task: "TaskComparison") -> str:
     )
 
 
-def _tests(task: "TaskComparison") -> str:
+def _tests(task: TaskComparison) -> str:
     others = [one for one in task.policies if not one.reference]
     if not others or task.target is None:
         return ""
@@ -184,7 +182,7 @@ def _verdict(one: NonInferiority) -> str:
     return one.verdict if one.verdict == OPEN else f"{one.verdict} at +{100 * one.margin:.3g} %"
 
 
-def _beacons(task: "TaskComparison") -> str:
+def _beacons(task: TaskComparison) -> str:
     if task.recording is None:
         return ""
     columns: Columns = (
@@ -209,7 +207,7 @@ def _beacons(task: "TaskComparison") -> str:
     )
 
 
-def _hindsight(task: "TaskComparison") -> str:
+def _hindsight(task: TaskComparison) -> str:
     # Where only the best fixed beacon keeps one configuration, hindsight has nothing to choose from.
     if task.hindsight is None or not any(label.startswith("fixed s") for run in task.runs for label in run.labels):
         return ""
@@ -269,7 +267,7 @@ def _against(comparisons: Sequence[AgainstBaseline]) -> str:
     )
 
 
-def _runs(comparison: "PolicyComparison") -> str:
+def _runs(comparison: PolicyComparison) -> str:
     scores = {task.env: task.score for task in comparison.tasks}
 
     def score(run: Any) -> str:
