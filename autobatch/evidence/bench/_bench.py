@@ -14,7 +14,7 @@ from autobatch.evidence.bench._figures import policy_figures, policy_tests
 from autobatch.evidence.bench._noninferior import ALL, non_inferiority
 from autobatch.evidence.bench._overall import against_baselines, aggregate
 from autobatch.evidence.bench._plan import BEST, Arena, Plan, make_plan
-from autobatch.evidence.bench._runs import BenchObserver, Trained, train_all
+from autobatch.evidence.bench._runs import BenchObserver, Machine, Trained, train_all
 from autobatch.evidence.bench._tables import save_tables
 from autobatch.evidence.bench.telling import (
     OverallLine,
@@ -107,9 +107,8 @@ def compare_policies(
         observer.note(f"seed {plan.seeds[0]} alone: no intervals and no tests; five seeds are, for instance, 100-104")
     out = Path(out).absolute()
     _keep_other_tasks(out, {arena.name for arena in plan.arenas})
-    trained = train_all(
-        plan, out, jobs=jobs, device=device, data_dir=data_dir, trust_code=trust_code, observer=observer
-    )
+    machine = Machine(jobs, device, data_dir.absolute() if data_dir is not None else None, trust_code)
+    trained = train_all(plan, out, machine, observer)
     found = [
         _on_task(arena, plan, trained, out, margin=margin, measure_all=measure_all)
         for arena in plan.arenas

@@ -17,16 +17,7 @@ _RULE = "beacon-follow"
 
 
 def note_on_cards(comparison: PolicyComparison, plan: Plan) -> None:
-    """Write what came of every learned policy on its card, under ``evaluation``, ``real_training`` and the task.
-
-    Args:
-        comparison: what came of them.
-        plan: who was trained.
-
-    Raises:
-        ConfigError: a card is damaged.
-        OutputError: a card cannot be written.
-    """
+    """Write what came of every learned policy on its card, under ``evaluation``, ``real_training`` and the task."""
     tasks = {task.env: task for task in comparison.tasks}
     for arena in plan.arenas:
         for one in arena.contestants:

@@ -89,20 +89,7 @@ class Courses:
 
 
 def read_courses(arena: Arena, facts: About, runs: Sequence[tuple[Job, Summary]], out: Path) -> Courses:
-    """Read the runs of a task.
-
-    Args:
-        arena: the task.
-        facts: what is known of it.
-        runs: its runs, on disk.
-        out: the comparison's directory.
-
-    Returns:
-        The runs.
-
-    Raises:
-        CheckpointError: a run's records are damaged.
-    """
+    """Read the runs of a task."""
     contestants = {contestant.name: contestant for contestant in arena.contestants}
     target = _recorded_target(arena)
     read = [

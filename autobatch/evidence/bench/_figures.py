@@ -157,22 +157,7 @@ def policy_figures(
     split: str = "",
     hindsight_score: float = math.nan,
 ) -> PolicyFigures:
-    """Sum one policy up.
-
-    Args:
-        policy: its name.
-        runs: its runs.
-        reference: those of the reference; none where there is no reference.
-        seeds: seeds that were asked for.
-        score: the figure that the task ranks runs by.
-        recording: what the beacons cost; None for a policy that does without them.
-        judged: whether it is one of the policies that are asked about, not only a baseline.
-        split: ``"train"`` or ``"unseen"`` for a learned policy.
-        hindsight_score: mean score of the fixed configuration that was best in hindsight.
-
-    Returns:
-        The figures.
-    """
+    """Sum one policy up."""
     done = [run for run in runs if run.finished]
     base = [run for run in reference if run.finished]
     pairs = _pairs(done, base)
@@ -213,17 +198,7 @@ def policy_figures(
 def policy_tests(
     runs: Sequence[ComparedRun], *, policies: Sequence[str], reference: str, score: str
 ) -> tuple[PolicyTest, ...]:
-    """Test every policy against the best fixed beacon, by its test error and by the task's score.
-
-    Args:
-        runs: all runs.
-        policies: the policies, in order.
-        reference: the best fixed beacon's.
-        score: the figure that the task ranks runs by.
-
-    Returns:
-        The tests; Holm's correction is over the policies.
-    """
+    """Test every policy against the best fixed beacon, by its test error and by the task's score."""
     found: list[PolicyTest] = []
     for figure in ("test_error", score):
         by_policy = {

@@ -72,14 +72,7 @@ class AgainstBaseline:
 
 
 def aggregate(runs: Sequence[ComparedRun]) -> tuple[Aggregate, ...]:
-    """Sum every policy and baseline up over its tasks.
-
-    Args:
-        runs: all runs.
-
-    Returns:
-        The judged policies first, each also by split where it has both; then the baselines.
-    """
+    """Sum every policy and baseline up over its tasks."""
     return tuple(
         _aggregate(label, judged, scope, _within(own, scope))
         for label, judged, own in _groups(runs)
@@ -88,14 +81,7 @@ def aggregate(runs: Sequence[ComparedRun]) -> tuple[Aggregate, ...]:
 
 
 def against_baselines(runs: Sequence[ComparedRun]) -> tuple[AgainstBaseline, ...]:
-    """Set every judged policy beside every baseline.
-
-    Args:
-        runs: all runs.
-
-    Returns:
-        The comparisons; Holm's correction is over those of one scope. A baseline that is the policy itself is left out.
-    """
+    """Set every judged policy beside every baseline."""
     groups = _groups(runs)
     found: dict[str, list[AgainstBaseline]] = {ALL: [], TRAIN: [], UNSEEN: []}
     for policy, _, own in [group for group in groups if group[1]]:

@@ -2,10 +2,9 @@
 
 import json
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -123,25 +122,30 @@ class BenchObserver:
         """Called when a run raised or its process died; the others go on."""
 
 
-def train_all(
-    plan: Plan,
-    out: Path,
-    *,
-    jobs: int,
-    device: str,
-    data_dir: Path | None,
-    trust_code: bool,
-    observer: BenchObserver,
-) -> Trained:
+@dataclass(frozen=True)
+class Machine:
+    """Where runs train.
+
+    Attributes:
+        jobs: runs side by side; they share the task's threads. One trains in this process.
+        device: torch device.
+        data_dir: where datasets lie.
+        trust_code: whether a task may name a model factory to import.
+    """
+
+    jobs: int
+    device: str
+    data_dir: Path | None
+    trust_code: bool
+
+
+def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) -> Trained:
     """Carry out every run of a plan that is not finished yet.
 
     Args:
         plan: what is trained.
         out: the directory, absolute; new, empty, or that of an earlier call.
-        jobs: runs side by side; they share the task's threads. One trains in this process.
-        device: torch device.
-        data_dir: where datasets lie.
-        trust_code: allow a task to name a model factory to import.
+        machine: where.
         observer: what watches.
 
     Returns:
@@ -149,31 +153,17 @@ def train_all(
 
     Raises:
         ConfigError: a policy cannot be used on a task, or no run could be carried out.
-        OutputError: ``out`` holds something else, or cannot be written.
-        CheckpointError: a run in ``out`` has another configuration than now, or is damaged.
-        DataError: data are missing or damaged.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
-    data_dir = data_dir.absolute() if data_dir is not None else None
+    if machine.jobs < 1:
+        raise ConfigError(f"jobs: expected at least 1, got {machine.jobs}")
     _prepare(out)
-    facts = {
-        arena.name: _about(arena, out, device=device, data_dir=data_dir, trust_code=trust_code) for arena in plan.arenas
-    }
+    facts = {arena.name: _about(arena, out, machine) for arena in plan.arenas}
     for arena in plan.arenas:
         _check_policies(arena, facts[arena.name])
     for note in plan.notes:
         observer.note(note)
-    todo = _list_jobs(plan, facts, out, jobs=jobs, device=device, data_dir=data_dir, trust_code=trust_code)
-    clock, waiting = RunClock(todo, jobs), []
-    for job in todo:
-        # A finished run is read back and checked against its configuration, not trained.
-        if (job.out / SUMMARY).exists():
-            clock.found(job, run(job.config, job.out, resume=True))
-        else:
-            waiting.append(job)
-    observer.started(clock.progress())
-    failed = _carry_out(waiting, clock, jobs=jobs, observer=observer)
+    todo = _list_jobs(plan, facts, out, machine)
+    failed = _carry_out(todo, machine.jobs, observer)
     done = [(job, load_summary(job.out)) for job in todo if job.name not in failed]
     if not done:
         raise ConfigError(f"no run could be carried out; the first: {next(iter(failed.items()))}")
@@ -206,24 +196,24 @@ def _prepare(out: Path) -> None:
     write_whole(out / MARK, b'{"format_version": 1}\n')
 
 
-def _about(arena: Arena, out: Path, *, device: str, data_dir: Path | None, trust_code: bool) -> About:
+def _about(arena: Arena, out: Path, machine: Machine) -> About:
     """Return what reports need of a task, from the comparison's directory or from the data.
 
     The cost table is the plan's where that was asked for or made on this kind of device, and timed here elsewhere.
     """
     path = out / arena.name / _ABOUT
-    place = resolve_device(device)
+    place = resolve_device(machine.device)
     kept = _kept_about(path)
     if kept is not None and (
         covers(kept.costs, arena.task, place) if arena.costs is None else kept.costs == arena.costs
     ):
         return kept
-    data = load_data(arena.task, data_dir, place)
+    data = load_data(arena.task, machine.data_dir, place)
     check_ladder(arena.task, len(data.train_labels))
     costs = arena.costs or arena.recorded_costs
     if costs is None or (arena.costs is None and not covers(costs, arena.task, place)):
         payload = arena.task.fingerprint_payload(data.fingerprint, data.num_classes)
-        costs, _ = cached_calibration(arena.task, data, place, payload, fresh=False, trust_code=trust_code)
+        costs, _ = cached_calibration(arena.task, data, place, payload, fresh=False, trust_code=machine.trust_code)
     found = About(data.num_classes, len(data.train_labels), costs)
     with naming_output(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,104 +244,70 @@ def _check_policies(arena: Arena, facts: About) -> None:
             raise ConfigError(f"policy '{contestant.name}' on task '{task.name}': {error}") from None
 
 
-def _list_jobs(
-    plan: Plan,
-    facts: dict[str, About],
-    out: Path,
-    *,
-    jobs: int,
-    device: str,
-    data_dir: Path | None,
-    trust_code: bool,
-) -> list[Job]:
-    """List all runs in the order in which they are carried out, finished ones included.
-
-    Runs of one seed follow each other, and each seed starts with another contestant, so that a machine whose speed
-    drifts favours none of them.
-
-    Raises:
-        CheckpointError: a run that is there was made with other weights, or does not measure as it is to.
-
-    Returns:
-        The runs.
-    """
+def _list_jobs(plan: Plan, facts: dict[str, About], out: Path, machine: Machine) -> list[Job]:
+    """List all runs in the order in which they are carried out, finished ones included."""
+    # Runs of one seed follow each other, and each seed starts with another contestant, so that a machine whose speed
+    # drifts favours none of them.
     found = []
+    device = str(resolve_device(machine.device))
     for turn, seed in enumerate(plan.seeds):
         for arena in plan.arenas:
             first = turn % len(arena.contestants)
-            for contestant in arena.contestants[first:] + arena.contestants[:first]:
-                place = out / arena.name / f"{folder_name(contestant.name)}-s{seed}"
-                threads = arena.task.threads if jobs == 1 else threads_each(arena.task.threads, jobs)
+            threads = arena.task.threads
+            threads = threads if machine.jobs == 1 else threads_each(threads, machine.jobs)
+            for one in arena.contestants[first:] + arena.contestants[:first]:
                 config = RunConfig(
                     task=arena.task.model_copy(update={"threads": threads}),
                     task_path=arena.folder,
-                    policy=contestant.spec,
+                    policy=one.spec,
                     seed=seed,
-                    device=str(resolve_device(device)),
-                    data_dir=data_dir,
-                    measure=contestant.measures,
-                    trust_code=trust_code,
+                    device=device,
+                    data_dir=machine.data_dir,
+                    measure=one.measures,
+                    trust_code=machine.trust_code,
                     costs=facts[arena.name].costs,
                 )
-                found.append(_as_begun(Job(arena.name, contestant.name, seed, config, place, contestant.weights, jobs)))
+                place = out / arena.name / f"{folder_name(one.name)}-s{seed}"
+                found.append(_as_begun(Job(arena.name, one.name, seed, config, place, one.weights, machine.jobs)))
     return found
 
 
-def _carry_out(waiting: Sequence[Job], clock: "RunClock", *, jobs: int, observer: BenchObserver) -> dict[str, str]:
+def _carry_out(todo: Sequence[Job], jobs: int, observer: BenchObserver) -> dict[str, str]:
     """Train what is not finished yet; returns message by name of every run that failed."""
     failed: dict[str, str] = {}
-    for job, summary, message in _outcomes(waiting, jobs):
+    waiting: dict[str, Job] = {}
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def progress() -> BenchProgress:
+        total = len(todo) - len(failed)
+        return BenchProgress(total - len(waiting), total, _seconds_left(list(waiting.values()), seconds, jobs))
+
+    for job in todo:
+        # A finished run is read back and checked against its configuration, not trained.
+        if (job.out / SUMMARY).exists():
+            seconds[job.env, job.policy].append(run(job.config, job.out, resume=True).seconds)
+        else:
+            waiting[job.name] = job
+    observer.started(progress())
+    for job, summary, message in _outcomes(list(waiting.values()), jobs):
+        del waiting[job.name]
         if summary is None:
             failed[job.name] = message
-            clock.dropped(job)
             observer.run_failed(job.name, message)
         else:
-            clock.finished(job, summary)
-            observer.run_finished(job.name, summary, clock.progress())
+            seconds[job.env, job.policy].append(summary.seconds)
+            observer.run_finished(job.name, summary, progress())
     return failed
 
 
-class RunClock:
-    """Estimates how long the rest will take, from what each policy has taken on each task so far.
-
-    Args:
-        jobs: all runs.
-        size: processes that train side by side.
-    """
-
-    def __init__(self, jobs: Sequence[Job], size: int) -> None:
-        self._total = len(jobs)
-        self._size = size
-        self._waiting = {job.name: job for job in jobs}
-        self._seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self._trained = 0.0
-        self._started = time.monotonic()
-
-    def found(self, job: Job, summary: Summary) -> None:
-        """Take down a run that was finished before."""
-        del self._waiting[job.name]
-        self._seconds[job.env, job.policy].append(summary.seconds)
-
-    def finished(self, job: Job, summary: Summary) -> None:
-        """Take down a run that has just finished."""
-        self.found(job, summary)
-        self._trained += summary.seconds
-
-    def dropped(self, job: Job) -> None:
-        """Take down a run that failed."""
-        del self._waiting[job.name]
-        self._total -= 1
-
-    def progress(self) -> BenchProgress:
-        """Return where the comparison stands."""
-        done = self._total - len(self._waiting)
-        left = sum(self._expected(job) for job in self._waiting.values()) if self._seconds else math.nan
-        return BenchProgress(done, self._total, left / min(self._size, max(len(self._waiting), 1)))
-
-    def _expected(self, job: Job) -> float:
-        own = self._seconds.get((job.env, job.policy))
-        task = [value for (env, _), values in self._seconds.items() if env == job.env for value in values]
-        return fmean(own or task or [value for values in self._seconds.values() for value in values])
+def _seconds_left(waiting: Sequence[Job], seconds: dict[tuple[str, str], list[float]], jobs: int) -> float:
+    """Estimate how long the rest will take, from what each policy, else each task, else any run has taken so far."""
+    any_run = [value for values in seconds.values() for value in values] or [math.nan]
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for (env, _), values in seconds.items():
+        by_task[env] += values
+    left = [fmean(seconds.get((job.env, job.policy)) or by_task[job.env] or any_run) for job in waiting]
+    return sum(left) / min(jobs, max(len(waiting), 1))
 
 
 def _outcomes(waiting: Sequence[Job], jobs: int) -> Iterator[tuple[Job, Summary | None, str]]:
@@ -410,9 +366,8 @@ def _as_begun(job: Job) -> Job:
             f"{job.out}: was trained {words[begun.measure]} and is asked for {words[job.config.measure]}; choose "
             "another directory"
         )
-    threads = begun.task.threads
-    config = job.config.model_copy(update={"task": job.config.task.model_copy(update={"threads": threads})})
-    return Job(job.env, job.policy, job.seed, config, job.out, job.weights, job.side_by_side)
+    task = job.config.task.model_copy(update={"threads": begun.task.threads})
+    return replace(job, config=job.config.model_copy(update={"task": task}))
 
 
 def _circumstances(out: Path) -> dict[str, Any]:

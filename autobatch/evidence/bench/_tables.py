@@ -116,18 +116,7 @@ _EPOCH_COLUMNS: dict[str, Any] = {
 def save_tables(
     out: Path, facts: Mapping[str, Any], runs: Sequence[ComparedRun], epochs: Sequence[Sequence[EpochRow]]
 ) -> None:
-    """Write ``runs.parquet`` and ``epochs.parquet``, each at once or not at all.
-
-    Args:
-        out: the directory of the comparison.
-        facts: what the runs have in common, plain values, and under ``tasks`` by name what those of each task have;
-            kept as JSON under the key ``autobatch`` of the metadata.
-        runs: the runs, in the order of the rows.
-        epochs: the epochs of each of them.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
+    """Write ``runs.parquet`` and ``epochs.parquet``, each at once or not at all."""
     run_rows = [{name: getattr(run, name) for name in _RUN_COLUMNS} for run in runs]
     epoch_rows = [
         {"env": run.env, "policy": run.policy, "seed": run.seed, **row.to_dict()}

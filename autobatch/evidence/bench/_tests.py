@@ -46,14 +46,7 @@ class PolicyTest:
 
 
 def mean_interval(values: ArrayLike) -> Estimate:
-    """Return a mean with its 95 % interval by Student's t.
-
-    Args:
-        values: one a run; NaN are not allowed.
-
-    Returns:
-        The estimate; one value has no interval, none has no mean.
-    """
+    """Return a mean with its 95 % interval by Student's t."""
     known = np.asarray(values, dtype=np.float64)
     if not known.size:
         return NOTHING
@@ -65,15 +58,7 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 
 def mean_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
-    """Return the difference of two means with its 95 % interval by Student's t, the variances taken as equal.
-
-    Args:
-        ours: our values.
-        theirs: theirs.
-
-    Returns:
-        Our mean less theirs.
-    """
+    """Return the difference of two means with its 95 % interval by Student's t, the variances taken as equal."""
     one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if not one.size or not other.size:
         return NOTHING
@@ -86,16 +71,7 @@ def mean_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
 
 
 def two_sample(ours: ArrayLike, theirs: ArrayLike, *, equal_variances: bool) -> float:
-    """Return the two-sided p-value of a two-sample t-test.
-
-    Args:
-        ours: our values.
-        theirs: theirs.
-        equal_variances: Student's test, else Welch's.
-
-    Returns:
-        The p-value; NaN where either side has fewer than two values, or no value differs from those of its side.
-    """
+    """Return the two-sided p-value of a two-sample t-test."""
     one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if min(one.size, other.size) < 2:
         return math.nan
@@ -106,15 +82,7 @@ def two_sample(ours: ArrayLike, theirs: ArrayLike, *, equal_variances: bool) -> 
 
 
 def paired_t(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """Return the two-sided p-value of the paired t-test.
-
-    Args:
-        ours: our values.
-        theirs: theirs, in the same order.
-
-    Returns:
-        The p-value; NaN for fewer than two pairs, or where all differ by the same amount.
-    """
+    """Return the two-sided p-value of the paired t-test."""
     one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if one.size < 2:
         return math.nan
@@ -128,16 +96,7 @@ def paired_t(ours: ArrayLike, theirs: ArrayLike) -> float:
 def compare_figures(
     figure: str, ours: Mapping[str, Mapping[int, float]], theirs: Mapping[int, float]
 ) -> list[PolicyTest]:
-    """Test a figure of several policies against that of the best fixed beacon.
-
-    Args:
-        figure: its name.
-        ours: the figure by policy and seed; infinite for a run that diverged.
-        theirs: the best fixed beacon's by seed; infinite likewise.
-
-    Returns:
-        Every test of every policy.
-    """
+    """Test a figure of several policies against that of the best fixed beacon."""
     reference = _finite(theirs.values())
     found = []
     for policy, own in ours.items():

@@ -92,17 +92,7 @@ def save_overall(path: Path, title: str, lines: Sequence[OverallLine]) -> None:
 
 
 def task_figure(title: str, lines: Sequence[TaskLine], reference: str, target: float) -> Figure:
-    """Draw what came of a task.
-
-    Args:
-        title: task and seeds, in words.
-        lines: the policies, from the top.
-        reference: the policy that the others are compared with, the first of them; empty where there is none.
-        target: validation error of the best fixed beacon in the library; NaN where it is not known.
-
-    Returns:
-        The figure.
-    """
+    """Draw what came of a task."""
     rows = 1.3 + 0.42 * len(lines)
     figure = Figure(figsize=(12.0, rows + 5.0), layout="constrained")
     parts = figure.add_gridspec(2, 1, height_ratios=(rows, 4.6))
@@ -121,15 +111,7 @@ def task_figure(title: str, lines: Sequence[TaskLine], reference: str, target: f
 
 
 def overall_figure(title: str, lines: Sequence[OverallLine]) -> Figure:
-    """Draw what came of all tasks.
-
-    Args:
-        title: tasks and seeds, in words.
-        lines: the policies, from the top.
-
-    Returns:
-        The figure.
-    """
+    """Draw what came of all tasks."""
     figure = Figure(figsize=(11.0, 1.9 + 0.34 * len(lines)), layout="constrained")
     quality, time = figure.subplots(1, 2, sharey=True)
     lowest = _lowest_shown(lines)
