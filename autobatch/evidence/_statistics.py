@@ -137,15 +137,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct the p-values of several tests so that the chance of any false finding stays at the level (Holm 1979).
 
     Args:
-        p_values: one a test.
+        p_values: one a test; NaN for what could not be tested, which is no part of the family.
 
     Returns:
-        The corrected p-values, in the same order.
+        The corrected p-values, in the same order; NaN where they were.
     """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    corrected, highest = [math.nan] * len(p_values), 0.0
+    for place, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * p))
         corrected[index] = highest
     return corrected
 

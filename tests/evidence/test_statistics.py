@@ -89,3 +89,6 @@ def test_holm_by_the_textbook():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+    # What could not be tested is no part of the family.
+    assert holm([0.03, math.nan, 0.01])[::2] == pytest.approx([0.03, 0.02])
+    assert math.isnan(holm([0.03, math.nan, 0.01])[1])

@@ -10,12 +10,13 @@ from autobatch.beacons import CostTable
 from autobatch.evidence.bench._cards import note_on_cards
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._courses import Course, mean_curve, read_courses, recording_of
-from autobatch.evidence.bench._figures import policy_figures, policy_tests
+from autobatch.evidence.bench._figures import policy_figures
 from autobatch.evidence.bench._noninferior import ALL, non_inferiority
 from autobatch.evidence.bench._overall import against_baselines, aggregate
 from autobatch.evidence.bench._plan import BEST, Arena, Plan, make_plan
 from autobatch.evidence.bench._runs import BenchObserver, Machine, Trained, train_all
 from autobatch.evidence.bench._tables import save_tables
+from autobatch.evidence.bench._tests import policy_tests
 from autobatch.evidence.bench.telling import (
     OverallLine,
     TaskLine,

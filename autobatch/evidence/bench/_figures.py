@@ -8,7 +8,7 @@ from statistics import fmean, median, stdev
 from autobatch.evidence._statistics import Estimate
 from autobatch.evidence.bench._courses import Recording
 from autobatch.evidence.bench._tables import ComparedRun
-from autobatch.evidence.bench._tests import PolicyTest, compare_figures, mean_difference, mean_interval
+from autobatch.evidence.bench._tests import mean_difference, mean_interval
 
 
 @dataclass(frozen=True)
@@ -193,30 +193,6 @@ def policy_figures(
         pays_back=None if recording is None else _pays_back(recording, pairs, modelled_base - modelled),
         batch_sizes=tuple(dict.fromkeys(run.batch_sizes for run in runs)),
     )
-
-
-def policy_tests(
-    runs: Sequence[ComparedRun], *, policies: Sequence[str], reference: str, score: str
-) -> tuple[PolicyTest, ...]:
-    """Test every policy against the best fixed beacon, by its test error and by the task's score."""
-    found: list[PolicyTest] = []
-    for figure in ("test_error", score):
-        by_policy = {
-            policy: {
-                run.seed: value
-                for run in runs
-                if run.policy == policy and not math.isnan(value := _valued(run, figure))
-            }
-            for policy in policies
-        }
-        theirs = by_policy.pop(reference)
-        found += compare_figures(figure, by_policy, theirs)
-    return tuple(found)
-
-
-def _valued(run: ComparedRun, figure: str) -> float:
-    """Return a figure to test by: what diverged is worse than anything else."""
-    return float(getattr(run, figure)) if run.finished else math.inf
 
 
 def _to_target(

@@ -1,15 +1,15 @@
 """Is one policy's figure another's? Tests between two policies over their seeds, and what they leave open."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate, holm, signed_rank
+from autobatch.evidence.bench._tables import ComparedRun
 
 Floats = NDArray[np.float64]
 
@@ -93,40 +93,43 @@ def paired_t(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def compare_figures(
-    figure: str, ours: Mapping[str, Mapping[int, float]], theirs: Mapping[int, float]
-) -> list[PolicyTest]:
-    """Test a figure of several policies against that of the best fixed beacon."""
-    reference = _finite(theirs.values())
-    found = []
-    for policy, own in ours.items():
-        mine = _finite(own.values())
-        both = [seed for seed in own if seed in theirs]
-        sound = [seed for seed in both if math.isfinite(own[seed]) and math.isfinite(theirs[seed])]
-        paired = paired_t([own[seed] for seed in sound], [theirs[seed] for seed in sound])
-        # Where both diverged there is nothing to choose between them.
-        ranks = [0.0 if own[seed] == theirs[seed] else own[seed] - theirs[seed] for seed in both]
-        # Rounded, so that differences of as many examples are a tie.
-        rank = signed_rank(np.round(ranks, 12)) if ranks else math.nan
-        for test, p, counts in (
-            (STUDENT, two_sample(mine, reference, equal_variances=True), (len(mine), len(reference))),
-            (WELCH, two_sample(mine, reference, equal_variances=False), (len(mine), len(reference))),
-            (PAIRED, paired, (len(sound), len(sound))),
-            (SIGNED_RANK, rank, (len(both), len(both))),
-        ):
-            found.append(PolicyTest(policy, figure, test, *counts, p, math.nan))
-    return _corrected(found)
+def policy_tests(
+    runs: Sequence[ComparedRun], *, policies: Sequence[str], reference: str, score: str
+) -> tuple[PolicyTest, ...]:
+    """Test every policy against the reference, by its test error and by the task's score."""
+    found: list[PolicyTest] = []
+    for figure in ("test_error", score):
+        values: dict[str, dict[int, float]] = {policy: {} for policy in policies}
+        for run in runs:
+            # What diverged is worse than anything else.
+            value = float(getattr(run, figure)) if run.finished else math.inf
+            if not math.isnan(value):
+                values[run.policy][run.seed] = value
+        theirs = values.pop(reference)
+        for test in TESTS:
+            own = [
+                _tested(PolicyTest(policy, figure, test, 0, 0, 0.0, 0.0), values[policy], theirs) for policy in values
+            ]
+            found += [replace(one, p_holm=p) for one, p in zip(own, holm([one.p for one in own]), strict=True)]
+    return tuple(found)
 
 
-def _corrected(tests: Sequence[PolicyTest]) -> list[PolicyTest]:
-    """Correct for all policies of each kind of test; what could not be tested is no part of the family."""
-    by_kind = sorted(tests, key=lambda one: TESTS.index(one.test))
-    corrected: dict[tuple[str, str], float] = {}
-    for test, family in groupby(by_kind, key=lambda one: one.test):
-        known = [one for one in family if math.isfinite(one.p)]
-        for one, p in zip(known, holm([one.p for one in known]), strict=True):
-            corrected[one.policy, test] = p
-    return [replace(one, p_holm=corrected.get((one.policy, one.test), math.nan)) for one in tests]
+def _tested(blank: PolicyTest, own: Mapping[int, float], theirs: Mapping[int, float]) -> PolicyTest:
+    """Fill in a test of a figure by seed; infinite for a run that diverged."""
+    if blank.test in (STUDENT, WELCH):
+        mine, other = ([value for value in side.values() if math.isfinite(value)] for side in (own, theirs))
+        p = two_sample(mine, other, equal_variances=blank.test == STUDENT)
+        return replace(blank, runs=len(mine), reference_runs=len(other), p=p)
+    pairs = [(own[seed], theirs[seed]) for seed in own if seed in theirs]
+    if blank.test == PAIRED:
+        pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        p = paired_t([one for one, _ in pairs], [other for _, other in pairs])
+    else:
+        # Where both diverged there is nothing to choose between them. Rounded, so that differences of as many examples
+        # are a tie.
+        differences = [0.0 if one == other else one - other for one, other in pairs]
+        p = signed_rank(np.round(differences, 12)) if pairs else math.nan
+    return replace(blank, runs=len(pairs), reference_runs=len(pairs), p=p)
 
 
 def _without_spread(difference: float, *sides: Floats) -> float:
@@ -140,7 +143,3 @@ def _constant(values: Floats) -> bool:
 
 def _quantile(freedom: int) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2.0, freedom))
-
-
-def _finite(values: Iterable[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]

@@ -24,8 +24,8 @@ from autobatch.evidence.bench import _bench as benching
 from autobatch.evidence.bench import _runs as running
 from autobatch.evidence.bench._cost import RunCost
 from autobatch.evidence.bench._courses import Course, Recording, mean_curve
-from autobatch.evidence.bench._figures import policy_figures, policy_tests
-from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, two_sample
+from autobatch.evidence.bench._figures import policy_figures
+from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, policy_tests, two_sample
 from autobatch.evidence.bench.telling._picture import save_overall, save_task
 from autobatch.policies import PolicySpec, RmgdPolicy
 from autobatch.report import modelled_seconds
