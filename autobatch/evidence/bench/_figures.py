@@ -166,7 +166,7 @@ def policy_figures(
     gap = _mean([getattr(run, score) for run in done]) - hindsight_score if len(done) == len(runs) else math.nan
     return PolicyFigures(
         policy=policy,
-        reference=bool(runs) and bool(reference) and runs[0].policy == reference[0].policy,
+        reference=policy in {run.policy for run in reference},
         judged=judged,
         split=split,
         seeds=seeds,

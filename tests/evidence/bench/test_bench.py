@@ -27,7 +27,7 @@ from autobatch.evidence.bench._courses import Course, Recording, mean_curve
 from autobatch.evidence.bench._figures import policy_figures
 from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, policy_tests, two_sample
 from autobatch.evidence.bench.telling._picture import save_overall, save_task
-from autobatch.policies import PolicySpec, RmgdPolicy
+from autobatch.policies import FixedPolicy, PolicySpec, RmgdPolicy
 from autobatch.report import modelled_seconds
 from autobatch.training import EpochRow, load_epochs, load_run_config, load_summary
 from tests.evidence.bench.benched import Seen, compare
@@ -162,6 +162,24 @@ def test_a_run_that_fails_leaves_the_others(home, monkeypatch):
     ]
     assert "- Failed: tiny rmgd seed 1: no more" in comparison_markdown(found)
     assert "| **rmgd** | 0 of 1, 1 failed | - |" in comparison_markdown(found)
+
+
+def test_a_reference_that_fails_leaves_the_others(home, monkeypatch):
+    def fails(self, observation):
+        raise ConfigError("no more")
+
+    monkeypatch.setattr(FixedPolicy, "decide", fails)
+    found = compare(home, seeds=(1,))
+    (task,) = found.tasks
+    assert [(one.policy, one.finished, one.failed) for one in task.policies] == [
+        (task.target.policy, 0, 1),
+        ("rmgd", 1, 0),
+    ]
+    assert {one.verdict for one in task.non_inferiority} == {"open"}
+    # Its price is known from the beacons.
+    assert math.isfinite(task.policies[1].modelled_ratio)
+    assert math.isnan(task.policies[1].time_ratio.median)
+    assert "| **rmgd** | 1 and 0 | - | - |" in comparison_markdown(found)
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_trained(home):

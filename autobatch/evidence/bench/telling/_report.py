@@ -128,7 +128,7 @@ def _to_target(task: TaskComparison) -> str:
 
 
 def _tests(task: TaskComparison) -> str:
-    others = [one for one in task.policies if not one.reference]
+    others = [one for one in task.policies if task.target is not None and one.policy != task.target.policy]
     if not others or task.target is None:
         return ""
     found = {(one.figure, one.policy, one.test): one for one in task.tests}
