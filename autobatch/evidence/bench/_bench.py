@@ -18,7 +18,6 @@ from autobatch.evidence.bench._runs import BenchObserver, Machine, Trained, trai
 from autobatch.evidence.bench._tables import save_tables
 from autobatch.evidence.bench._tests import policy_tests
 from autobatch.evidence.bench.telling import (
-    OverallLine,
     TaskLine,
     comparison_json,
     comparison_markdown,
@@ -219,16 +218,7 @@ def _save(comparison: PolicyComparison, courses: Sequence[Course]) -> None:
         save_task(
             out / f"comparison-{task.env}.png", f"{task.env}, {task.epochs} epochs, {seeds}", lines, reference, target
         )
-    bars = [
-        OverallLine(
-            label=one.label if one.scope == ALL else f"{one.label}, {one.scope}",
-            judged=one.judged,
-            quality=(one.quality.value, one.quality.low, one.quality.high),
-            time=(one.modelled_ratio.value, one.modelled_ratio.low, one.modelled_ratio.high),
-        )
-        for one in comparison.aggregates
-    ]
-    save_overall(out / PICTURE, f"{', '.join(task.env for task in comparison.tasks)}; {seeds}", bars)
+    save_overall(out / PICTURE, f"{', '.join(task.env for task in comparison.tasks)}; {seeds}", comparison.aggregates)
     write_whole(out / REPORT, comparison_markdown(comparison).encode())
 
 

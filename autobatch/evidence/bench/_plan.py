@@ -72,9 +72,9 @@ class Arena:
         name: the task's name.
         task: the task, at the length that it is trained for.
         folder: its env folder.
-        library: its beacons; None where it has none of this length.
+        recorded: its beacons; None where it has none.
+        library: those that policies may look at; None where they are of another length than the trainings.
         costs: the cost table that was asked for; None for whatever holds here.
-        recorded_costs: the cost table of its beacons, if any.
         best: the policy of the best fixed beacon, whether it trains or not; None where there are no beacons at all.
         contestants: who trains on it; the best fixed beacon first, then the judged.
     """
@@ -82,9 +82,9 @@ class Arena:
     name: str
     task: TaskSpec
     folder: Path
+    recorded: BeaconLibrary | None
     library: BeaconLibrary | None
     costs: CostTable | None
-    recorded_costs: CostTable | None
     best: PolicySpec | None
     contestants: tuple[Contestant, ...]
 
@@ -187,26 +187,24 @@ def _baseline_specs(names: Sequence[str | Path]) -> dict[str, PolicySpec | None]
 def _bare_arena(env: str, epochs: int | None, costs: CostTable | None, notes: list[str]) -> Arena:
     """Return a task with its beacons, before anyone trains on it."""
     task, folder = load_task(env), find_artefact("envs", env).parent.absolute()
-    library, best = None, None
+    recorded, best = None, None
     if holds_beacons(folder):
-        library = BeaconLibrary.load(folder)
-        recorded = library.task
-        library.check_task(
-            task.fingerprint_payload(str(recorded.get("data_fingerprint")), int(recorded.get("num_classes") or 0))
-        )
-        winner = library.best_fixed()
+        recorded = BeaconLibrary.load(folder)
+        data, classes = recorded.task.get("data_fingerprint"), int(recorded.task.get("num_classes") or 0)
+        recorded.check_task(task.fingerprint_payload(str(data), classes))
+        winner = recorded.best_fixed()
         best = fixed_spec(winner.batch_size, winner.lr)
     if costs is not None and (missing := {*task.batch_sizes} - (costs.step_seconds.keys() & costs.measuring_seconds)):
         raise ConfigError(f"costs: expected every batch size of '{task.name}', found no {min(missing)} in the table")
-    recorded_costs = library.costs if library is not None else None
+    library = recorded
     if epochs is not None and epochs != task.epochs:
-        if library is not None:
+        if recorded is not None:
             notes.append(
                 f"{task.name} is trained for {epochs} epochs instead of {task.epochs}, as its beacons are, which are "
                 "left out; the best fixed beacon is the best at that length"
             )
         library, task = None, task.model_copy(update={"epochs": epochs})
-    return Arena(task.name, task, folder, library, costs, recorded_costs, best, ())
+    return Arena(task.name, task, folder, recorded, library, costs, best, ())
 
 
 def _contestants(
@@ -282,10 +280,10 @@ def _baselines(arena: Arena, wanted: dict[str, PolicySpec | None], notes: list[s
 def _rungs(arena: Arena) -> list[Contestant]:
     """Return every rung at its best recorded rate, or at the task's own."""
     rates = dict.fromkeys(arena.task.batch_sizes, arena.task.optimizer.base_lr)
-    if holds_beacons(arena.folder):
-        library = BeaconLibrary.load(arena.folder)
-        sound = [one for one in library.results() if not one.diverged and one.batch_size in rates]
-        for result in sorted(sound, key=lambda one: one.mean[library.score], reverse=True):
+    if arena.recorded is not None:
+        score = arena.recorded.score
+        sound = [one for one in arena.recorded.results() if not one.diverged and one.batch_size in rates]
+        for result in sorted(sound, key=lambda one: one.mean[score], reverse=True):
             rates[result.batch_size] = result.lr
     return [Contestant(fixed_spec(size, lr), (f"fixed s{size}",), fixed=True) for size, lr in rates.items()]
 

@@ -210,7 +210,7 @@ def _about(arena: Arena, out: Path, machine: Machine) -> About:
         return kept
     data = load_data(arena.task, machine.data_dir, place)
     check_ladder(arena.task, len(data.train_labels))
-    costs = arena.costs or arena.recorded_costs
+    costs = arena.costs or (arena.recorded.costs if arena.recorded is not None else None)
     if costs is None or (arena.costs is None and not covers(costs, arena.task, place)):
         payload = arena.task.fingerprint_payload(data.fingerprint, data.num_classes)
         costs, _ = cached_calibration(arena.task, data, place, payload, fresh=False, trust_code=machine.trust_code)

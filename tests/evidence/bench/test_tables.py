@@ -11,8 +11,10 @@ import pytest
 
 from autobatch import LibraryError
 from autobatch.evidence import ComparedRun, load_comparison, load_epochs_table, load_runs, table_facts, tables_by_task
+from autobatch.evidence._statistics import Estimate
+from autobatch.evidence.bench._overall import Aggregate
 from autobatch.evidence.bench._tables import save_tables
-from autobatch.evidence.bench.telling._picture import OverallLine, TaskLine, overall_figure, task_figure
+from autobatch.evidence.bench.telling._picture import TaskLine, overall_figure, task_figure
 from autobatch.training import EpochRow
 
 NAN = float("nan")
@@ -154,15 +156,21 @@ def test_the_picture_names_every_policy_and_nothing_overlaps():
         assert box.x1 <= figure.bbox.x1
 
 
+def overall(label, judged, quality, time, scope="all"):
+    return Aggregate(label, judged, scope, 1, 5, 0, Estimate(*quality), Estimate(*time), Estimate(NAN, NAN, NAN))
+
+
 def test_the_picture_over_all_tasks_names_every_policy_without_overlaps():
     bars = [
-        OverallLine("a-policy-with-quite-a-long-name, unseen", True, (0.9, 0.8, 1.0), (0.2, 0.1, 0.3)),
-        *(OverallLine(f"fixed s{2**power}", False, (0.9, NAN, NAN), (8.0 / power, NAN, NAN)) for power in range(1, 9)),
-        OverallLine("far below", False, (-0.5, -1.0, 0.2), (1.0, NAN, NAN)),
-        OverallLine("nobody", False, (NAN, NAN, NAN), (NAN, NAN, NAN)),
+        overall("a-policy-with-quite-a-long-name", True, (0.9, 0.8, 1.0), (0.2, 0.1, 0.3), scope="unseen"),
+        *(overall(f"fixed s{2**power}", False, (0.9, NAN, NAN), (8.0 / power, NAN, NAN)) for power in range(1, 9)),
+        overall("far below", False, (-0.5, -1.0, 0.2), (1.0, NAN, NAN)),
+        overall("nobody", False, (NAN, NAN, NAN), (NAN, NAN, NAN)),
     ]
     figure = overall_figure("digits-resnet8, digits-mlp; 10 seeds", bars)
     figure.draw_without_rendering()
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[0] == "a-policy-with-quite-a-long-name, unseen"
     assert figure.axes[0].get_xlim()[0] > -0.5  # what is far below is told in words rather than squash the rest
     assert "-0.50 [-1.00, 0.20]" in {text.get_text() for text in figure.axes[0].texts}
     for axes in figure.axes:

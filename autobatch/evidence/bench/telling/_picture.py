@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from autobatch.evidence._statistics import Estimate
+from autobatch.evidence.bench._overall import ALL, Aggregate
 from autobatch.report._save_figure import save_figure
 from autobatch.report._ticks import error_ticks
 
@@ -64,29 +66,12 @@ class TaskLine:
     curve: tuple[list[float], list[float]]
 
 
-@dataclass(frozen=True)
-class OverallLine:
-    """One policy of the picture over all tasks.
-
-    Attributes:
-        label: the policy.
-        judged: whether it is one of the policies that are asked about, which are drawn in another colour.
-        quality: interquartile mean of its quality.
-        time: interquartile mean of its modelled time over the best fixed beacon's.
-    """
-
-    label: str
-    judged: bool
-    quality: Interval
-    time: Interval
-
-
 def save_task(path: Path, title: str, lines: Sequence[TaskLine], reference: str, target: float) -> None:
     """Draw one task and write the picture to a file, at once or not at all; see ``task_figure``."""
     save_figure(path, task_figure(title, lines, reference, target))
 
 
-def save_overall(path: Path, title: str, lines: Sequence[OverallLine]) -> None:
+def save_overall(path: Path, title: str, lines: Sequence[Aggregate]) -> None:
     """Draw all tasks and write the picture to a file, at once or not at all; see ``overall_figure``."""
     save_figure(path, overall_figure(title, lines))
 
@@ -110,7 +95,7 @@ def task_figure(title: str, lines: Sequence[TaskLine], reference: str, target: f
     return figure
 
 
-def overall_figure(title: str, lines: Sequence[OverallLine]) -> Figure:
+def overall_figure(title: str, lines: Sequence[Aggregate]) -> Figure:
     """Draw what came of all tasks."""
     figure = Figure(figsize=(11.0, 1.9 + 0.34 * len(lines)), layout="constrained")
     quality, time = figure.subplots(1, 2, sharey=True)
@@ -121,16 +106,17 @@ def overall_figure(title: str, lines: Sequence[OverallLine]) -> Figure:
     for row, line in enumerate(lines):
         look = _JUDGED if line.judged else _BASELINE
         _draw_interval(quality, row, line.quality, look, lowest)
-        _draw_interval(time, row, line.time, look, -math.inf)
+        _draw_interval(time, row, line.modelled_ratio, look, -math.inf)
     if math.isfinite(lowest):
         quality.set_xlim(left=lowest)
-    quality.set_yticks(range(len(lines)), [line.label for line in lines])
+    labels = [line.label if line.scope == ALL else f"{line.label}, {line.scope}" for line in lines]
+    quality.set_yticks(range(len(lines)), labels)
     for label, line in zip(quality.get_yticklabels(), lines, strict=True):
         label.set_fontweight("bold" if line.judged else "normal")
     quality.set_ylim(len(lines) - 0.4, -0.6)
     quality.set_xlabel("quality: 0 is guessing, 1 the best fixed beacon\n(further right is better)")
     time.set_xlabel("modelled time over the best fixed beacon's\n(measuring included; further left is better)")
-    _ratio_axis(time, [line.time for line in lines])
+    _ratio_axis(time, [_ends(line.modelled_ratio) for line in lines])
     figure.suptitle(
         f"Real training on {title}\ninterquartile means with 95 % intervals; blue circles: policies, grey squares: "
         "baselines, dashed: the best fixed beacon",
@@ -139,23 +125,23 @@ def overall_figure(title: str, lines: Sequence[OverallLine]) -> Figure:
     return figure
 
 
-def _lowest_shown(lines: Sequence[OverallLine]) -> float:
+def _lowest_shown(lines: Sequence[Aggregate]) -> float:
     """Return where the axis of quality begins, so that a few baselines far below do not squash all others.
 
     Policies are always inside with their intervals; minus infinity where everything is.
     """
-    known = sorted(line.quality[0] for line in lines if math.isfinite(line.quality[0]))
+    known = sorted(line.quality.value for line in lines if math.isfinite(line.quality.value))
     if not known:
         return -math.inf
     middle = known[len(known) // 2]
-    highest = max(value for line in lines for value in line.quality if math.isfinite(value))
-    judged = [value for line in lines if line.judged for value in line.quality if math.isfinite(value)]
+    highest = max(value for line in lines for value in _ends(line.quality) if math.isfinite(value))
+    judged = [value for line in lines if line.judged for value in _ends(line.quality) if math.isfinite(value)]
     lowest = min([middle - _FAR * max(highest - middle, 0.02), *(value - 0.02 for value in judged)])
     return lowest if known[0] < lowest else -math.inf
 
 
-def _draw_interval(axes: Axes, row: int, interval: Interval, look: _Look, lowest: float) -> None:
-    value, low, high = interval
+def _draw_interval(axes: Axes, row: int, estimate: Estimate, look: _Look, lowest: float) -> None:
+    value, low, high = _ends(estimate)
     beside = axes.get_yaxis_transform()
     if not math.isfinite(value):
         axes.text(0.02, row, "not known", transform=beside, va="center", color=_GREY)
@@ -277,6 +263,10 @@ def _ratio_axis(axes: Axes, intervals: Sequence[Sequence[float]]) -> None:
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         _plain_ticks(axes.xaxis, [tick for tick in _RATIO_TICKS if low <= tick <= high])
+
+
+def _ends(estimate: Estimate) -> Interval:
+    return estimate.value, estimate.low, estimate.high
 
 
 def _bar(axes: Axes, row: int, low: float, high: float, look: _Look) -> None:
