@@ -177,7 +177,7 @@ def _baseline_specs(names: Sequence[str | Path]) -> dict[str, PolicySpec | None]
         try:
             found[name] = load_policy_spec(_ALIASES.get(name, name))
         except UnknownNameError:
-            known = (*BASELINES, NOTHING, *policy_names())
+            known = {*BASELINES, NOTHING, *policy_names()}
             raise UnknownNameError(f"unknown baseline '{name}'; {near_names(name, known)}") from None
     if NOTHING in found and len(found) > 1:
         raise ConfigError(f"against: '{NOTHING}' stands alone, got {', '.join(found)}")

@@ -199,6 +199,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(home):
         ({"epochs": 0}, ConfigError, "epochs: expected at least 1, got 0"),
         ({"margin": 0.0}, ConfigError, "margin: expected a share above 0, such as 0.05 for 5 %, got 0"),
         ({"against": ("fixt",)}, UnknownNameError, "unknown baseline 'fixt'; did you mean 'fixed'"),
+        ({"against": ("randm",)}, UnknownNameError, r"unknown baseline 'randm'; did you mean 'random'\?"),
         ({"against": ("none", "fixed")}, ConfigError, "'none' stands alone"),
         ({"policies": (), "against": ("none",)}, ConfigError, "at least one policy or baseline"),
         ({"policies": ("beacon-follow",), "epochs": 2}, LibraryError, "needs beacons, and task 'tiny' has none of 2"),
