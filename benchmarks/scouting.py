@@ -5,8 +5,8 @@
 Each beacon is stopped, in thought, after a share of its training. What is known then ranks the configurations of its
 seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
 beacon of the task itself: a Gaussian process on log C̄ and log L relative to the task's own reference configuration (64
-at the rate nearest to 0.1) is fitted to the final losses of all *other* tasks, with and without the training loss beside
-them. The table has Spearman's rank correlation with the final validation loss over the whole grid, and by how much the
+at the rate nearest to 0.1) is fitted to the final losses of all *other* tasks, with and without the training loss
+beside them. The table has Spearman's rank correlation with the final validation loss over the whole grid, and by how much the
 pick ends above the best: by the mean over the seeds of its configuration, in logarithms of the validation loss, when
 all rates at batch size 32 are scouts, and when all rates at 16 to 128 are. Diverged beacons count as guessing.
 """
@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def main() -> None:
     print("| --- | --- | --- | --- |")
     kept: dict[str, dict[str, list[float]]] = {}
     for name, rule in rules.items():
-        ranks = {task: (lambda rows, task=task: rule(task, rows)) for task in TASKS}
+        ranks = {task: partial(rule, task) for task in TASKS}
         figures = {
             "correlation": [correlation(tables[task], ranks[task]) for task in TASKS],
             "regret_32": [regret(tables[task], ranks[task], (32,)) for task in TASKS],
