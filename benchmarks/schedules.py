@@ -7,9 +7,9 @@
 nothing and decide nothing, and appends one line a run to ``benchmarks/results/schedules/TASK.jsonl``; what is there is
 not trained again. ``page`` prints means over seeds, the time by the cost table of the task's library. A plan is: batch
 size, rate, the share of the task's length that is trained, the share of that over which the rate falls linearly (0: the
-paper's steps at a half and three quarters), and what the batch does meanwhile: ``none``; ``seesaw``: it doubles and the
-rate gains the root of 2 whenever the rate has halved; ``grow``: it doubles, and the rate is doubled with it; ``double``:
-it doubles once, with the rate, when the rate begins to fall.
+paper's steps at a half and three quarters), and what the batch does meanwhile: ``none``; ``seesaw``: it doubles and
+the rate gains the root of 2 whenever the rate has halved; ``grow``: it doubles, and the rate is doubled with it;
+``double``: it doubles once, with the rate, when the rate begins to fall.
 """
 
 import argparse

@@ -6,9 +6,10 @@ Each beacon is stopped, in thought, after a share of its training. What is known
 seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
 beacon of the task itself: a Gaussian process on log C̄ and log L relative to the task's own reference configuration (64
 at the rate nearest to 0.1) is fitted to the final losses of all *other* tasks, with and without the training loss
-beside them. The table has Spearman's rank correlation with the final validation loss over the whole grid, and by how much the
-pick ends above the best: by the mean over the seeds of its configuration, in logarithms of the validation loss, when
-all rates at batch size 32 are scouts, and when all rates at 16 to 128 are. Diverged beacons count as guessing.
+beside them. The table has Spearman's rank correlation with the final validation loss over the whole grid, and by how
+much the pick ends above the best: by the mean over the seeds of its configuration, in logarithms of the validation
+loss, when all rates at batch size 32 are scouts, and when all rates at 16 to 128 are. Diverged beacons count as
+guessing.
 """
 
 import argparse
