@@ -3,7 +3,7 @@
     python benchmarks/other_tasks.py FOLDER [--half first|second|both]
 
 FOLDER has ``lcbench-model.onnx`` and ``lcbench-encoding.json`` of YAHPO Gym (Apache-2.0; needs ``onnxruntime``). One
-network (3 layers of at most 256 units, momentum 0.9, weight decay 1e-4, dropout 0.2) is looked up at 6 batch sizes and 7
+network (3 layers, at most 256 units, momentum 0.9, weight decay 1e-4, dropout 0.2) is looked up at 6 batch sizes and 7
 rates after 3 and after 50 epochs; its training loss is not known there, so scouts are judged by their validation
 cross-entropy. A rule's regret is how far its choice ends above the best cell, over how far the median cell does: 0 is
 the best, 1 no better than the median. The portfolio is the cell with the best mean rank over the other tasks of the
