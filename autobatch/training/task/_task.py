@@ -162,6 +162,11 @@ class ScheduleSpec(_Spec):
             raise ValueError(f"'milestones' are for multistep only, not for {self.name}")
         return self
 
+    @property
+    def milestone_factor(self) -> float | None:
+        """What each milestone multiplies the rate by; None where there are none."""
+        return self.factor if self.milestones else None
+
     def schedule_factor(self, progress: float) -> float:
         """Return what the base learning rate is multiplied by at ``progress``.
 
