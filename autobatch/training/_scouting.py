@@ -87,11 +87,15 @@ class ScoutTraining(Protocol):
         """Train the next epoch, keep it, and return its figures."""
         ...
 
-    rows: Sequence[EpochRow]
-    """The epochs so far, those of an earlier start among them."""
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The epochs so far, those of an earlier start among them."""
+        ...
 
-    stopped_because: str | None
-    """Why it cannot go on; None while it can."""
+    @property
+    def stopped_because(self) -> str | None:
+        """Why it cannot go on; None while it can."""
+        ...
 
 
 def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.control import steps_per_epoch
 from autobatch.policies import Policy, make_policy
 from autobatch.policies.steer import Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
@@ -41,7 +40,6 @@ from autobatch.training._run import (
 from autobatch.training._scouting import (
     adopt,
     chosen,
-    expected_cost,
     load_scouting,
     record_of,
     save_scouting,
@@ -175,7 +173,12 @@ class _ScoutTraining:
             costs=_Costs(config.costs, None),
         )
         self._session.begin()
-        self.rows = load_epochs(self._session.out)
+        self._rows = load_epochs(self._session.out)
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The epochs so far, those of an earlier start among them."""
+        return self._rows
 
     @property
     def stopped_because(self) -> str | None:
@@ -186,7 +189,7 @@ class _ScoutTraining:
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
         row = self._session.epoch()
-        self.rows.append(row)
+        self._rows.append(row)
         return row
 
 

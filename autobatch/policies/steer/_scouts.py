@@ -11,7 +11,7 @@ from autobatch.policies._wording import configuration, count, figure
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
 
-MOST = 4
+MOST = 3
 """Scouts where nobody says how many."""
 
 CLEARLY_WORSE = 1.5
@@ -72,10 +72,8 @@ class Scout:
         return cls(
             int(state["batch_size"]),
             float(state["lr"]),
-            *(
-                tuple(math.nan if value is None else float(value) for value in state[key])
-                for key in ("train_losses", "scores")
-            ),
+            tuple(math.nan if value is None else float(value) for value in state["train_losses"]),
+            tuple(math.nan if value is None else float(value) for value in state["scores"]),
             None if state["ended"] is None else str(state["ended"]),
         )
 
@@ -153,11 +151,12 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     Returns:
         Why it can win no more; None while it may.
     """
-    place = len(scout.train_losses) - 1
-    best = min((one.train_losses[place] for one in others if _sound(one, place)), default=math.inf)
-    if scout.train_losses[place] > CLEARLY_WORSE * best:
+    losses = _losses(scout)
+    place = len(losses) - 1
+    best = min((_losses(one)[place] for one in others if _sound(one, place)), default=math.inf)
+    if losses[place] > CLEARLY_WORSE * best:
         return (
-            f"its training loss of {figure(scout.train_losses[place])} after {count(place + 1, 'epoch')} is more than "
+            f"its loss of {figure(losses[place])} after {count(place + 1, 'epoch')} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
         )
     return None
@@ -176,7 +175,7 @@ def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
     whole = [index for index, scout in enumerate(scouts) if scout.ended is None and _sound(scout, epochs - 1)]
     if not whole:
         return ScoutChoice(0, "no scout came to a sound end")
-    ranked = sorted(whole, key=lambda index: _judged(scouts[index]))
+    ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
@@ -188,20 +187,25 @@ def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
     return ScoutChoice(ranked[0], reason)
 
 
-def _judged(scout: Scout) -> float:
-    """Return what scouts are compared by; lower is better."""
-    score = scout.scores[-1]
-    return math.log(scout.train_losses[-1]) + (0.0 if math.isnan(score) else math.log(score))
-
-
 def _told(scout: Scout) -> str:
     score = scout.scores[-1]
     known = "" if math.isnan(score) else f" and validation {figure(score)}"
     return f"training loss {figure(scout.train_losses[-1])}{known}"
 
 
+def _losses(scout: Scout) -> list[float]:
+    """Return what scouts are compared by, after each epoch; lower is better.
+
+    The training loss of the epoch, not the validation loss after it: that early the validation loss says more of
+    BatchNorm's running averages and of the last few steps than of the rate (``benchmarks/scouting.py``). Where a loop
+    does not know its training loss, its score has to do.
+    """
+    return [score if math.isnan(loss) else loss for loss, score in zip(scout.train_losses, scout.scores, strict=True)]
+
+
 def _sound(scout: Scout, place: int) -> bool:
-    return len(scout.train_losses) > place and math.isfinite(scout.train_losses[place])
+    losses = _losses(scout)
+    return len(losses) > place and math.isfinite(losses[place])
 
 
 def _spread(rates: Sequence[float], number: int) -> list[float]:
