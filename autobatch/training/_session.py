@@ -51,7 +51,7 @@ from autobatch.training._scouting import (
 )
 from autobatch.training._trial import BN, FINISHED, Trial
 from autobatch.training.data import Data, load_data
-from autobatch.training.task import check_ladder, task_info
+from autobatch.training.task import check_ladder, run_task_info
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
@@ -133,7 +133,7 @@ def _scout(
     observer: RunObserver,
 ) -> None:
     """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning."""
-    task = task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
+    task = run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
     policy.reset(task, library)
     plan = policy.scouts()
     if not plan.configurations:
@@ -154,7 +154,7 @@ def _scout(
     winner = scouts[choice.scout]
     if winner.ended is None:
         source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
-        adopt(source, out, config, policy.state_dict(), sum(scout.seconds for scout in scouting.losers))
+        adopt(source, out, config, policy.state_dict(), scouting)
 
 
 class _ScoutTraining:
