@@ -13,8 +13,7 @@ from typing import Any
 from autobatch.beacons import BeaconLibrary
 from autobatch.fisher import GradientMoments
 from autobatch.policies import Candidate, Decision, Observation, Policy, TaskInfo, load_policy_spec, make_policy
-from autobatch.training import load_task
-from autobatch.training.task import recorded_task_info
+from autobatch.training import load_task, task_info
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).resolve().parent / "policies"
@@ -40,7 +39,7 @@ def library_of(task: str) -> BeaconLibrary:
 @lru_cache
 def info_of(task: str) -> TaskInfo:
     """Return a shipped task as policies see it; draws are those of seed 0."""
-    return recorded_task_info(load_task(ROOT / "envs" / task), library_of(task))
+    return task_info(load_task(ROOT / "envs" / task), library_of(task))
 
 
 def shipped() -> list[str]:

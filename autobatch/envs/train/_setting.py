@@ -15,7 +15,7 @@ from autobatch.training import Data, TaskSpec, check_ladder, load_data, load_tas
 from autobatch.training._calibrate import cached_calibration
 from autobatch.training._engine import resolve_device
 from autobatch.training._trial import BN
-from autobatch.training.task import task_info
+from autobatch.training.task import run_task_info
 
 KEPT = 4
 """Datasets, libraries and cost tables that a process keeps."""
@@ -54,7 +54,7 @@ class Setting:
         Returns:
             The task; its seed is 0.
         """
-        info = task_info(self.task, train_size=len(self.data.train_labels), costs=self.costs, seed=0)
+        info = run_task_info(self.task, train_size=len(self.data.train_labels), costs=self.costs, seed=0)
         return info if measure else replace(info, measuring_budget=0.0)
 
 

@@ -21,7 +21,7 @@ from autobatch.training._crew import Crew, Report
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import CONFIG, SUMMARY
 from autobatch.training.recording import threads_each
-from autobatch.training.task import task_info
+from autobatch.training.task import run_task_info
 
 MARK = "evaluation-runs.json"
 """What tells a directory of evaluations from any other."""
@@ -175,7 +175,7 @@ def check_policies(arena: Arena, facts: About) -> None:
     task = arena.task
     for contestant in arena.contestants:
         if contestant.judged:
-            info = task_info(task, train_size=facts.train_size, costs=facts.costs, seed=0)
+            info = run_task_info(task, train_size=facts.train_size, costs=facts.costs, seed=0)
             try:
                 make_policy(contestant.spec).reset(info, arena.library)
             except AutoBatchError as error:

@@ -10,7 +10,8 @@ from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController
 from autobatch.policies import Policy, PolicySpec, load_policy_spec, make_policy, policy_kind
 from autobatch.policies.comparators import _portfolio as portfolio
-from autobatch.training import load_task, task_info
+from autobatch.training import load_task
+from autobatch.training.task import run_task_info
 from tests.beacons.synthetic import make_library
 from tests.policies.cases import make_observation, make_task, through_json
 
@@ -79,10 +80,10 @@ def test_seesaw_in_a_loop_of_ones_own() -> None:
 
 def test_a_task_says_what_its_milestones_do_and_which_data_it_has() -> None:
     task = load_task("cifar5k-resnet8")
-    info = task_info(task, train_size=4000, costs=None, seed=0)
+    info = run_task_info(task, train_size=4000, costs=None, seed=0)
     assert (info.milestone_factor, info.dataset) == (0.1, "imagefolder:cifar10")
     constant = task.model_copy(update={"schedule": type(task.schedule)(name="constant")})
-    assert task_info(constant, train_size=4000, costs=None, seed=0).milestone_factor is None
+    assert run_task_info(constant, train_size=4000, costs=None, seed=0).milestone_factor is None
 
 
 def test_the_late_switch_keeps_the_rate() -> None:
