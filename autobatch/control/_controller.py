@@ -88,6 +88,7 @@ class AutoBatchController:
         steered: whether a policy may say another factor than the schedule's, such as when the rate falls; for loops
             without a scheduler of their own.
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
+        milestone_factor: what the schedule multiplies the rate by at each of them, in (0, 1], for policies that care.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; by default the library's, or
             the loss.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
@@ -112,6 +113,7 @@ class AutoBatchController:
         measure: under several processes, ``"global"`` measures the whole batch, ``"local"`` the first process's share.
         loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see ``autobatch.tracking``.
         task_name: name of the task, for messages.
+        dataset_name: name of the data set, for policies that know of others, such as ``"mnist"``.
         seed: seeds permutations and random policies.
         device: where ``batches`` puts its indices; by default the device of the model's parameters.
 
@@ -133,6 +135,7 @@ class AutoBatchController:
         schedule: Schedule | Literal["steered"] = constant_schedule,
         steered: bool = False,
         milestones: Sequence[float] = (),
+        milestone_factor: float | None = None,
         score: str | None = None,
         costs: CostTable | None = None,
         measuring: MeasuringPlan | None = None,
@@ -149,6 +152,7 @@ class AutoBatchController:
         measure: Literal["global", "local"] = "global",
         loggers: Sequence["Logger | str"] = (),
         task_name: str = "task",
+        dataset_name: str = "",
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
@@ -159,6 +163,8 @@ class AutoBatchController:
             raise ConfigError("batch_size, which your loop really uses, belongs to mode='advise', and only there")
         for rate in learning_rates or ():
             check_rate(rate, "learning_rates")
+        if milestone_factor is not None and not 0.0 < milestone_factor <= 1.0:
+            raise ConfigError(f"milestone_factor: expected a number in (0, 1], got {milestone_factor}")
         self.seed = seed
         self.plan = plan or BatchPlan()
         self._advise = mode == "advise"
@@ -170,6 +176,7 @@ class AutoBatchController:
             raise ConfigError(f"schedule={schedule!r}: expected a function of progress, or {STEERED!r}")
         self._schedule = steered_schedule if isinstance(schedule, str) else schedule
         self._milestones = tuple(milestones)
+        self._milestone_factor = milestone_factor
         self._costs = costs
         self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
         self._probe_arguments = {
@@ -184,6 +191,7 @@ class AutoBatchController:
         self._measure_all = measure == "global"
         self._loggers = tuple(loggers)
         self._task_name = task_name
+        self._dataset_name = dataset_name
         self._wanted_device = device
         self._policy = make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy
         self._library = (
@@ -256,6 +264,8 @@ class AutoBatchController:
             costs=self._costs,
             measuring_budget=self._measuring.budget,
             steered=self._steered,
+            milestone_factor=self._milestone_factor,
+            dataset=self._dataset_name,
         )
         self._check_ranks()
         self._passage = Passage(

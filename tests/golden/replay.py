@@ -23,7 +23,8 @@ SEEN = tuple(field.name for field in fields(Observation))
 
 MOMENTS = tuple(field.name for field in fields(GradientMoments))
 SAID = tuple(field.name for field in fields(Decision))
-"""The columns of a recorded decision; the last, ``alternatives``, holds their digest or null."""
+"""The columns of a recorded decision; ``alternatives`` holds their digest or null. The last two, ``factor`` and
+``stop``, are left out where a decision says neither."""
 
 FIGURES = ("c_bar", "l_cum", "score", "uncertainty", "seconds")
 """What a digest sums up of a policy's candidates."""
@@ -64,7 +65,8 @@ def seen(row: list[Any]) -> Observation:
 def said(decision: Decision) -> list[Any]:
     """Return a decision as it is recorded."""
     target = None if decision.target is None else list(decision.target)
-    return [decision.batch_size, decision.lr, decision.reason, target, digest(decision.alternatives)]
+    ending = [decision.factor, decision.stop] if decision.factor is not None or decision.stop else []
+    return [decision.batch_size, decision.lr, decision.reason, target, digest(decision.alternatives), *ending]
 
 
 def digest(candidates: Iterable[Candidate]) -> list[Any] | None:

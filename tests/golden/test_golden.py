@@ -25,13 +25,18 @@ MISREAD = 1e-3
 
 
 def exact(decision: list[Any]) -> list[Any]:
-    size, lr, reason, target, digest = decision
-    return [size, lr is None, reason, target is None, digest and digest[:2]]
+    size, lr, reason, target, digest, *ending = decision
+    return [size, lr is None, reason, target is None, digest and digest[:2], *ending[1:]]
 
 
 def figures(decision: list[Any]) -> list[Any]:
-    _, lr, _, target, digest = decision
-    return [*([] if lr is None else [lr]), *(target or ()), *(digest[2:] if digest else ())]
+    _, lr, _, target, digest, *ending = decision
+    return [
+        *([] if lr is None else [lr]),
+        *(target or ()),
+        *(digest[2:] if digest else ()),
+        *(factor for factor in ending[:1] if factor is not None),
+    ]
 
 
 def test_every_shipped_policy_is_recorded() -> None:

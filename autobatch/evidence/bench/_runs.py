@@ -13,13 +13,14 @@ from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, Outp
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import CostTable
 from autobatch.evidence.bench._plan import Arena, Plan, folder_name
-from autobatch.policies import TaskInfo, make_policy
+from autobatch.policies import make_policy
 from autobatch.training import Data, RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
 from autobatch.training._calibrate import cached_calibration, covers
 from autobatch.training._crew import Crew, Report
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import CONFIG, SUMMARY
 from autobatch.training.recording import threads_each
+from autobatch.training.task import run_task_info
 
 MARK = "evaluation-runs.json"
 """What tells a directory of comparisons from any other."""
@@ -225,18 +226,7 @@ def _about(arena: Arena, out: Path, machine: Machine) -> About:
 def _check_policies(arena: Arena, facts: About) -> None:
     """Try every policy on a task before anything is trained."""
     task = arena.task
-    info = TaskInfo(
-        name=task.name,
-        batch_sizes=task.batch_sizes,
-        learning_rates=task.learning_rates,
-        epochs=task.epochs,
-        train_size=facts.train_size,
-        score=task.score,
-        milestones=task.schedule.milestones,
-        seed=0,
-        costs=facts.costs,
-        measuring_budget=task.measuring.budget,
-    )
+    info = run_task_info(task, train_size=facts.train_size, costs=facts.costs, seed=0)
     for contestant in arena.contestants:
         try:
             make_policy(contestant.spec).reset(info, arena.library)

@@ -139,6 +139,16 @@ class SteerPolicy:
         batch_size, lr = state["start"]
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
 
+    def begin(self, batch_size: int, lr: float, reason: str) -> None:
+        """Go on from a configuration that somebody else has chosen.
+
+        Args:
+            batch_size: global batch size.
+            lr: base learning rate.
+            reason: why, in words a person reads.
+        """
+        self._start, self._reason = (batch_size, lr), reason
+
     def _told_end(self) -> str:
         task, plan = self._known_task(), self._plan
         spared = ""

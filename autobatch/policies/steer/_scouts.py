@@ -25,10 +25,12 @@ class ScoutPlan:
     Attributes:
         configurations: (batch size, base learning rate) of each, in the order in which they train.
         epochs: how long each trains, in decision periods.
+        whole: whether each trains so long, also one that is far behind the others.
     """
 
     configurations: tuple[tuple[int, float], ...]
     epochs: int
+    whole: bool = False
 
 
 @dataclass(frozen=True)
