@@ -55,7 +55,15 @@ from autobatch.policies.rivals import (
     SqrtWarmupParameters,
     SqrtWarmupPolicy,
 )
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, SteerParameters, SteerPolicy
+from autobatch.policies.steer import (
+    Scout,
+    ScoutChoice,
+    ScoutingPolicy,
+    ScoutPlan,
+    ScoutReport,
+    SteerParameters,
+    SteerPolicy,
+)
 from autobatch.policies.view import ENTRIES, SCHEMA, ObservationBatch, ObservationView, Trail
 
 __all__ = [
@@ -106,6 +114,7 @@ __all__ = [
     "Scout",
     "ScoutChoice",
     "ScoutPlan",
+    "ScoutReport",
     "ScoutingPolicy",
     "SimiGradParameters",
     "SimiGradPolicy",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
-from autobatch.policies._wording import configuration, count, figure
+from autobatch.policies._wording import configuration, count, figure, percent
 
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
@@ -69,15 +69,12 @@ class Scout:
         Returns:
             The scout.
         """
-        return cls(
-            int(state["batch_size"]),
-            float(state["lr"]),
-            *(
-                tuple(math.nan if value is None else float(value) for value in state[key])
-                for key in ("train_losses", "scores")
-            ),
-            None if state["ended"] is None else str(state["ended"]),
+        losses, scores = (
+            tuple(math.nan if value is None else float(value) for value in state[key])
+            for key in ("train_losses", "scores")
         )
+        ended = None if state["ended"] is None else str(state["ended"])
+        return cls(int(state["batch_size"]), float(state["lr"]), losses, scores, ended)
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,15 @@ class ScoutChoice:
     Attributes:
         scout: its place in the order in which they trained.
         reason: why, in words a person reads.
+        margin: by which share its figures are lower than those of the next best, in [0, 1); None where that cannot be
+            said.
+        sound: whether one came to a sound end at all.
     """
 
     scout: int
     reason: str
+    margin: float | None = None
+    sound: bool = True
 
 
 @runtime_checkable
@@ -154,8 +156,9 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
         Why it can win no more; None while it may.
     """
     place = len(scout.train_losses) - 1
-    best = min((one.train_losses[place] for one in others if _sound(one, place)), default=math.inf)
-    if scout.train_losses[place] > CLEARLY_WORSE * best:
+    known = [one.train_losses[place] for one in others if len(one.train_losses) > place]
+    best = min((loss for loss in known if math.isfinite(loss)), default=math.inf)
+    if best > 0.0 and scout.train_losses[place] > CLEARLY_WORSE * best:
         return (
             f"its training loss of {figure(scout.train_losses[place])} after {count(place + 1, 'epoch')} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
@@ -163,45 +166,65 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     return None
 
 
-def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
+def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
-        epochs: periods that a whole scout has.
 
     Returns:
         The choice; the first where none came to its end soundly.
     """
-    whole = [index for index, scout in enumerate(scouts) if scout.ended is None and _sound(scout, epochs - 1)]
+    whole = [index for index, scout in enumerate(scouts) if scout.ended is None and _sound(scout)]
+    epochs = max((len(scouts[index].train_losses) for index in whole), default=0)
+    whole = [index for index in whole if len(scouts[index].train_losses) == epochs]
     if not whole:
-        return ScoutChoice(0, "no scout came to a sound end")
-    ranked = sorted(whole, key=lambda index: _judged(scouts[index]))
+        return ScoutChoice(0, "no scout came to a sound end", sound=False)
+    judged = dict(zip(whole, _judged([scouts[index] for index in whole]), strict=True))
+    ranked = sorted(whole, key=judged.__getitem__)
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
         f"{count(epochs, 'epoch')}, {_told(best)}"
     )
-    if len(ranked) > 1:
-        next_best = scouts[ranked[1]]
-        reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    return ScoutChoice(ranked[0], reason)
+    if len(ranked) == 1:
+        return ScoutChoice(ranked[0], reason)
+    next_best = scouts[ranked[1]]
+    margin = _margin(best, next_best)
+    reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
+    reason += "" if margin is None else f" ({percent(margin)} apart)"
+    return ScoutChoice(ranked[0], reason, margin)
 
 
-def _judged(scout: Scout) -> float:
-    """Return what scouts are compared by; lower is better."""
-    score = scout.scores[-1]
-    return math.log(scout.train_losses[-1]) + (0.0 if math.isnan(score) else math.log(score))
+def _sound(scout: Scout) -> bool:
+    """Whether something is known of how a scout has ended."""
+    return bool(scout.train_losses) and (math.isfinite(scout.train_losses[-1]) or math.isfinite(scout.scores[-1]))
+
+
+def _judged(scouts: Sequence[Scout]) -> list[tuple[float, ...]]:
+    """Return what scouts are compared by; lower is better.
+
+    The sum of the logarithms of training loss and score, as far as all scouts have them. Where one is not positive and
+    has no logarithm, the score, and between equal ones the loss.
+    """
+    figures = ([one.scores[-1] for one in scouts], [one.train_losses[-1] for one in scouts])
+    either = [score if math.isfinite(score) else loss for score, loss in zip(*figures, strict=True)]
+    known = [values for values in figures if all(map(math.isfinite, values))] or [either]
+    if all(value > 0.0 for values in known for value in values):
+        return [(math.fsum(map(math.log, each)),) for each in zip(*known, strict=True)]
+    return list(zip(*known, strict=True))
+
+
+def _margin(best: Scout, other: Scout) -> float | None:
+    """Return by which share the figures of a scout are lower than another's, in the geometric mean."""
+    pairs = [(best.scores[-1], other.scores[-1]), (best.train_losses[-1], other.train_losses[-1])]
+    ratios = [one / two for one, two in pairs if math.isfinite(one) and math.isfinite(two) and one > 0.0 and two > 0.0]
+    return 1.0 - min(1.0, math.prod(ratios) ** (1.0 / len(ratios))) if ratios else None
 
 
 def _told(scout: Scout) -> str:
-    score = scout.scores[-1]
-    known = "" if math.isnan(score) else f" and validation {figure(score)}"
-    return f"training loss {figure(scout.train_losses[-1])}{known}"
-
-
-def _sound(scout: Scout, place: int) -> bool:
-    return len(scout.train_losses) > place and math.isfinite(scout.train_losses[place])
+    figures = {"training loss": scout.train_losses[-1], "validation": scout.scores[-1]}
+    return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if math.isfinite(value))
 
 
 def _spread(rates: Sequence[float], number: int) -> list[float]:
