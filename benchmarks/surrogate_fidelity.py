@@ -17,7 +17,7 @@ from autobatch import BeaconLibrary, Branches, load_task
 from autobatch._artefacts import find_artefact
 from autobatch.envs.surrogate import Dynamics, tabulate
 from autobatch.evidence import measure_fidelity
-from autobatch.training import recorded_task_info
+from autobatch.training import task_info
 
 FOLDS = 4
 
@@ -54,7 +54,7 @@ def measure(env: str) -> dict[str, object]:
     """Return the figures of one task."""
     folder = find_artefact("envs", env).parent
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
-    task = recorded_task_info(load_task(folder), library)
+    task = task_info(load_task(folder), library)
     started = time.perf_counter()
     Dynamics.fit(library, branches, task)
     fit_seconds = time.perf_counter() - started

@@ -195,6 +195,36 @@ class BeaconLibrary:
         """
         return min(self._sound_results(), key=lambda result: result.mean[self.score])
 
+    def expected_best(self) -> float:
+        """Return the final score to expect of a fresh training at the best fixed configuration.
+
+        The best of many configurations by their mean over a few seeds is the best partly by luck. So each seed in turn
+        is left out: the others choose, and it judges (leave-one-out cross-validation). With one seed there is nothing
+        to leave out, and the best score itself is returned.
+
+        Returns:
+            The mean over the seeds of the judged scores, in the score's unit.
+
+        Raises:
+            LibraryError: every configuration has a diverged seed.
+        """
+        sound = [
+            {beacon.seed: beacon.final(self.score) for beacon in self.by_configuration[result.batch_size, result.lr]}
+            for result in self._sound_results()
+        ]
+        judged = []
+        for seed in sorted({seed for scores in sound for seed in scores}):
+            others = [
+                (math.fsum(scores.values()) - scores[seed]) / (len(scores) - 1)
+                if len(scores) > 1 and seed in scores
+                else math.inf
+                for scores in sound
+            ]
+            best = min(range(len(sound)), key=others.__getitem__)
+            if math.isfinite(others[best]):
+                judged.append(sound[best][seed])
+        return math.fsum(judged) / len(judged) if judged else self.best_fixed().mean[self.score]
+
     def fastest_within(self, tolerance: float) -> FixedResult:
         """Return the fastest configuration that is nearly as good as the best.
 

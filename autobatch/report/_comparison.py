@@ -1,9 +1,10 @@
 """A finished run beside the fixed beacons of its task: figures, like with like, and a verdict in plain words."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from autobatch.beacons import BeaconLibrary, CostTable, FixedResult
 from autobatch.training import EpochRow, Summary
@@ -19,6 +20,7 @@ class Comparison:
     Attributes:
         score: the figure that ranks runs; lower is better.
         best: the best fixed configuration, over its seeds.
+        expected: the score to expect of a fresh training at the best fixed configuration, its luck taken out.
         spread: standard deviation of the score over the seeds of a configuration, the median of all that finished; the
             best configuration's own is often small by luck. 0 where no configuration has two seeds.
         ranges: least and greatest final value of each figure over all finished beacons that have it, NaN where none
@@ -33,6 +35,7 @@ class Comparison:
 
     score: str
     best: FixedResult
+    expected: float
     spread: float
     ranges: Mapping[str, tuple[float, float]]
     beacons: int
@@ -42,13 +45,19 @@ class Comparison:
     best_seconds: float | None
 
 
-def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibrary) -> Comparison:
+def compare(
+    epochs: list[EpochRow],
+    costs: CostTable | None,
+    library: BeaconLibrary,
+    scouts: Sequence[Mapping[str, Any]] = (),
+) -> Comparison:
     """Set a run beside the beacons of its task.
 
     Args:
         epochs: the run's epochs.
         costs: the run's cost table, if it has one.
         library: the task's beacons.
+        scouts: the run's scouts, as its summary has them; those that lost are charged.
 
     Returns:
         The figures to show beside the run's.
@@ -64,11 +73,12 @@ def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibr
     ]
     seconds = best_seconds = None
     if costs is not None and {best.batch_size, *(row.batch_size for row in epochs)} <= costs.step_seconds.keys():
-        seconds = modelled_seconds(epochs, costs)
+        seconds = modelled_seconds(epochs, costs, scouts)
         best_seconds = costs.training_seconds(best.batch_size, best.mean["steps"], _epochs_of(library, best))
     return Comparison(
         score=library.score,
         best=best,
+        expected=library.expected_best(),
         spread=_typical_spread(library),
         ranges={figure: _range(values) for figure, values in finals.items()},
         beacons=len(library.beacons),
@@ -79,31 +89,38 @@ def compare(epochs: list[EpochRow], costs: CostTable | None, library: BeaconLibr
     )
 
 
-def modelled_seconds(epochs: list[EpochRow], costs: CostTable) -> float:
-    """Return what a run's epochs cost by a table, measuring included.
+def modelled_seconds(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[Mapping[str, Any]] = ()) -> float:
+    """Return what a run cost by a table, measuring and the scouts that lost included.
 
     Args:
         epochs: the run's epochs, from the first.
         costs: a table that holds their batch sizes.
+        scouts: the run's scouts, as its summary has them.
 
     Returns:
         Seconds.
     """
-    return modelled_course(epochs, costs)[-1] if epochs else 0.0
+    return modelled_course(epochs, costs, scouts)[-1] if epochs else 0.0
 
 
-def modelled_course(epochs: list[EpochRow], costs: CostTable) -> list[float]:
-    """Return what a run has cost by a table after each of its epochs, measuring included.
+def modelled_course(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[Mapping[str, Any]] = ()) -> list[float]:
+    """Return what a run has cost by a table after each of its epochs, measuring and the scouts that lost included.
 
     Args:
         epochs: the run's epochs, from the first.
         costs: a table that holds their batch sizes.
+        scouts: the run's scouts, as its summary has them.
 
     Returns:
         Seconds, totals, one an epoch.
     """
     course: list[float] = []
     total, steps, samples = 0.0, 0, 0
+    for scout in scouts:
+        if not scout["won"]:
+            size = int(scout["batch_size"])
+            total += costs.training_seconds(size, scout["optimizer_steps"], scout["epochs"])
+            total += costs.measuring(size) * scout["samples"]
     for row in epochs:
         total += costs.training_seconds(row.batch_size, row.steps - steps, epochs=1)
         total += costs.measuring(row.batch_size) * (row.samples - samples)
@@ -115,7 +132,8 @@ def modelled_course(epochs: list[EpochRow], costs: CostTable) -> list[float]:
 def verdict(summary: Summary, comparison: Comparison) -> str:
     """Say in plain words whether the run was worth it.
 
-    "As good" means within two standard deviations over a configuration's seeds; times within 5 % count as equal.
+    "As good" means within two standard deviations over a configuration's seeds of what a fresh training at the best
+    fixed configuration is expected to reach; times within 5 % count as equal.
 
     Args:
         summary: how the run ended.
@@ -128,7 +146,7 @@ def verdict(summary: Summary, comparison: Comparison) -> str:
         return f"No gain: the run ended early ({summary.stopped_because}) and the best fixed beacon did not."
     score = summary.validation_loss if comparison.score == "validation_loss" else summary.validation_error
     score = math.inf if score is None else score
-    mean, margin = comparison.best.mean[comparison.score], 2 * comparison.spread
+    mean, margin = comparison.expected, 2 * comparison.spread
     worse, better = score > mean + margin, score < mean - margin
     ratio, clock = _time_ratio(summary, comparison)
     faster, slower = ratio < 1 - SMALL_DIFFERENCE, ratio > 1 + SMALL_DIFFERENCE

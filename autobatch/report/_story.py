@@ -22,7 +22,7 @@ from autobatch.report._words import (
     position_words,
     seconds_words,
 )
-from autobatch.training import EpochRow
+from autobatch.training import EpochRow, load_scouting
 
 SHOWN_CANDIDATES = 5
 """Candidates shown for a change, best predicted score first; the chosen one is shown in any case."""
@@ -72,7 +72,7 @@ def story(record: RunRecord) -> RenderableType:
     Returns:
         Something that a rich console prints.
     """
-    told: list[RenderableType] = [_opening(record)]
+    told: list[RenderableType] = [_opening(record), *_scouts(record)]
     before: DecisionRecord | None = None
     for chapter in chapters(record.decisions, record.epochs):
         told += [_heading(chapter, before), Padding(Group(*_body(chapter, record)), (0, 0, 1, 2))]
@@ -88,6 +88,29 @@ def _opening(record: RunRecord) -> Text:
     beacons = "no beacons" if record.library is None else f"{len(record.library.beacons)} beacons"
     counts = f"{len(record.decisions)} decisions, {changes} changes, {len(record.epochs)} epochs, {beacons}"
     return text.append(f"\n{counts}\n", style="not bold")
+
+
+def _scouts(record: RunRecord) -> Iterator[RenderableType]:
+    """Yield what the scouts came to, and which one went on."""
+    scouting = load_scouting(record.path)
+    if scouting is None:
+        return
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="bold cyan")
+    table.title = "Scouts: short trainings before the run, the best of which became it"
+    for column in ("", "scout", "epochs", "training loss", "validation loss", "took", ""):
+        table.add_column(column, justify="left" if column in {"", "scout"} else "right")
+    for scout in scouting.scouts:
+        table.add_row(
+            "→" if scout.won else "",
+            configuration_words(scout.batch_size, scout.lr),
+            str(scout.epochs),
+            loss_words(scout.train_loss),
+            loss_words(scout.validation_loss),
+            seconds_words(scout.seconds),
+            scout.ended or "",
+            style="bold" if scout.won else "",
+        )
+    yield Padding(table, (0, 0, 1, 0))
 
 
 def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
@@ -205,7 +228,8 @@ def _ending(record: RunRecord) -> Text:
     if summary is None:
         return Text(f"Not finished: autobatch run --resume {record.path} goes on.", style="bold")
     how = "finished" if summary.stopped_because == "finished" else f"ended early: {summary.stopped_because}"
-    text = Text(f"The run {how} after {summary.epochs} epochs", style="bold")
+    of = f" of {record.config.task.epochs}" if summary.ended_early else ""
+    text = Text(f"The run {how} after {summary.epochs}{of} epochs", style="bold")
     text.append(
         f": validation loss {loss_words(summary.validation_loss)}, validation error "
         f"{percent_words(summary.validation_error)}, test error {percent_words(summary.test_error)}.",

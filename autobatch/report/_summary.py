@@ -43,7 +43,7 @@ def summary_view(record: RunRecord) -> RenderableType:
         raise ValueError(f"the run in {record.path} has no summary yet")
     comparison = None
     if summary.best_beacon is not None and record.library is not None:
-        comparison = compare(record.epochs, record.config.costs, record.library)
+        comparison = compare(record.epochs, record.config.costs, record.library, summary.scouts)
     return Group(
         _heading(record, summary),
         _figures(summary, comparison),
@@ -114,6 +114,10 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     table.add_column(overflow="fold")
     table.add_row("Batch size", path_words(row.batch_size for row in record.epochs))
     table.add_row("Base rate", path_words(row.lr for row in record.epochs))
+    if summary.scouts:
+        table.add_row("Scouts", scouting_words(summary))
+    if summary.ended_early:
+        table.add_row("Ended", ended_words(summary, record.config.task.epochs))
     table.add_row("Measuring", measuring_words(summary))
     if summary.samples:
         table.add_row("Position", f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end")
@@ -121,6 +125,12 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         table.add_row("Verdict", f"No comparison: {summary.best_beacon_missing or 'the beacons cannot be read'}")
         return table
     table.add_row("Verdict", Text(verdict(summary, comparison), style="bold"))
+    if comparison.expected > comparison.best.mean[comparison.score]:
+        table.add_row(
+            "",
+            f"Of the best of {comparison.beacons} beacons a part is luck: fresh trainings at the best fixed "
+            f"configuration are expected at {loss_words(comparison.expected)}, and the verdict goes by that.",
+        )
     table.add_row(
         "", "One run says little by itself: the ± is over the beacon's seeds, so try --seed 1, 2, ... as well."
     )
@@ -136,6 +146,36 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         "", f"Recording the beacons once took {seconds_words(comparison.recording_seconds)}, counted nowhere here."
     )
     return table
+
+
+def scouting_words(summary: Summary) -> str:
+    """Return what scouting came to, in words.
+
+    Args:
+        summary: how a run ended; it had scouts.
+
+    Returns:
+        One clause.
+    """
+    won = next((scout for scout in summary.scouts if scout["won"]), None)
+    went_on = "none went on" if won is None else f"{configuration_words(won['batch_size'], won['lr'])} went on"
+    return (
+        f"{len(summary.scouts)} made, {went_on}; the others took {seconds_words(summary.scouting_seconds)}, "
+        f"{percent_words(summary.scouting_seconds / summary.seconds)} of the time, counted above"
+    )
+
+
+def ended_words(summary: Summary, epochs: int) -> str:
+    """Return how much of the task's length a run did without.
+
+    Args:
+        summary: how the run ended; its policy ended it.
+        epochs: the task's length.
+
+    Returns:
+        One clause.
+    """
+    return f"by the policy, after {summary.epochs} of {epochs} epochs"
 
 
 def measuring_words(summary: Summary) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         load_run_config,
         load_summary,
     )
+    from autobatch.training._scouting import Scouting, ScoutRecord, load_scouting
     from autobatch.training._session import run
     from autobatch.training.data import Data, augment, load_data, normalise
     from autobatch.training.models import build_model, build_task_model
@@ -44,6 +45,8 @@ _HOMES = {
     "RunConfig": "_run",
     "RunInfo": "_run",
     "RunObserver": "_run",
+    "ScoutRecord": "_scouting",
+    "Scouting": "_scouting",
     "Summary": "_run",
     "TaskSpec": "task",
     "augment": "data",
@@ -57,6 +60,7 @@ _HOMES = {
     "load_epochs": "_run",
     "load_experiment": "_experiment",
     "load_run_config": "_run",
+    "load_scouting": "_scouting",
     "load_summary": "_run",
     "load_task": "task",
     "normalise": "data",
@@ -80,6 +84,8 @@ __all__ = [
     "RunConfig",
     "RunInfo",
     "RunObserver",
+    "ScoutRecord",
+    "Scouting",
     "Summary",
     "TaskSpec",
     "augment",
@@ -93,6 +99,7 @@ __all__ = [
     "load_epochs",
     "load_experiment",
     "load_run_config",
+    "load_scouting",
     "load_summary",
     "load_task",
     "normalise",

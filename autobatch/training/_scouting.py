@@ -87,11 +87,15 @@ class ScoutTraining(Protocol):
         """Train the next epoch, keep it, and return its figures."""
         ...
 
-    rows: Sequence[EpochRow]
-    """The epochs so far, those of an earlier start among them."""
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The epochs so far, those of an earlier start among them."""
+        ...
 
-    stopped_because: str | None
-    """Why it cannot go on; None while it can."""
+    @property
+    def stopped_because(self) -> str | None:
+        """Why it cannot go on; None while it can."""
+        ...
 
 
 def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
@@ -272,7 +276,7 @@ def load_scouting(out: Path) -> Scouting | None:
         raise CheckpointError(f"{path}: damaged: {error!r}") from None
 
 
-def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, Any], charged_seconds: float) -> None:
+def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, Any], scouting: Scouting) -> None:
     """Make a scout's training the beginning of the run; the checkpoint comes last, so that a kill repeats it.
 
     Args:
@@ -280,7 +284,7 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
         out: the run directory.
         config: the run's configuration.
         policy_state: state of the run's policy.
-        charged_seconds: wall time of the scouts that have lost.
+        scouting: what the scouts came to; the wall time of those that lost is charged to the run.
 
     Raises:
         CheckpointError: the scout's directory is damaged.
@@ -293,11 +297,13 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
         **checkpoint.record,
         "config": config.model_dump(mode="json"),
         "controller": controller,
-        "seconds": float(checkpoint.record["seconds"]) + charged_seconds,
+        "seconds": float(checkpoint.record["seconds"]) + sum(scout.seconds for scout in scouting.losers),
         "adopted": True,
     }
     for name in (EPOCHS, MEASUREMENTS, DECISIONS):
         lines = read_lines(source / name)
+        if name == DECISIONS:
+            lines = [{**line, "reason": f"as a scout; {scouting.reason}"} for line in lines]
         with naming_output(out / name):
             write_whole(out / name, "".join(to_json(line) + "\n" for line in lines).encode())
     write_checkpoint(out / CHECKPOINT, Checkpoint(checkpoint.tensors, record))

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.control import steps_per_epoch
 from autobatch.policies import Policy, make_policy
 from autobatch.policies.steer import Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
@@ -41,7 +40,6 @@ from autobatch.training._run import (
 from autobatch.training._scouting import (
     adopt,
     chosen,
-    expected_cost,
     load_scouting,
     record_of,
     save_scouting,
@@ -53,7 +51,7 @@ from autobatch.training._scouting import (
 )
 from autobatch.training._trial import BN, FINISHED, Trial
 from autobatch.training.data import Data, load_data
-from autobatch.training.task import check_ladder, task_info
+from autobatch.training.task import check_ladder, run_task_info
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
@@ -135,7 +133,7 @@ def _scout(
     observer: RunObserver,
 ) -> None:
     """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning."""
-    task = task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
+    task = run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
     policy.reset(task, library)
     plan = policy.scouts()
     if not plan.configurations:
@@ -156,7 +154,7 @@ def _scout(
     winner = scouts[choice.scout]
     if winner.ended is None:
         source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
-        adopt(source, out, config, policy.state_dict(), sum(scout.seconds for scout in scouting.losers))
+        adopt(source, out, config, policy.state_dict(), scouting)
 
 
 class _ScoutTraining:
@@ -175,7 +173,12 @@ class _ScoutTraining:
             costs=_Costs(config.costs, None),
         )
         self._session.begin()
-        self.rows = load_epochs(self._session.out)
+        self._rows = load_epochs(self._session.out)
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The epochs so far, those of an earlier start among them."""
+        return self._rows
 
     @property
     def stopped_because(self) -> str | None:
@@ -186,7 +189,7 @@ class _ScoutTraining:
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
         row = self._session.epoch()
-        self.rows.append(row)
+        self._rows.append(row)
         return row
 
 

@@ -33,13 +33,13 @@ def surrogate(
     from autobatch.beacons import BeaconLibrary, Branches
     from autobatch.envs.surrogate import load_dynamics
     from autobatch.evidence import measure_fidelity, policy_agreement
-    from autobatch.training import load_task, recorded_task_info
+    from autobatch.training import load_task, task_info
     from autobatch.training._files import to_json
 
     folder = find_artefact("envs", env).parent
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
     real, specs = ({}, {}) if runs is None else _read(runs, library.score)
-    fidelity = measure_fidelity(library, branches, recorded_task_info(load_task(folder), library))
+    fidelity = measure_fidelity(library, branches, task_info(load_task(folder), library))
     agreement = policy_agreement(load_dynamics(folder), real, specs) if runs is not None else None
     if as_json:
         found = {"env": library.task_name, "fidelity": asdict(fidelity)}

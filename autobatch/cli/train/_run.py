@@ -44,7 +44,7 @@ def run(
     scouts: Annotated[
         str | None,
         typer.Option(
-            help="Short trainings made first where there are no beacons: how many at most, auto (4) or none.",
+            help="Short trainings made first where there are no beacons: how many at most, auto (3) or none.",
             metavar="N",
         ),
     ] = None,

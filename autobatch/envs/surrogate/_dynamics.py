@@ -27,7 +27,7 @@ from autobatch.control import steps_per_epoch
 from autobatch.envs.surrogate._transitions import FIGURES, Situation, Transitions, log_figures, transitions
 from autobatch.policies import Moves, ObservationBatch, ObservationView, Quality, TaskInfo
 from autobatch.policies.view import EpochCosts, reference_rung
-from autobatch.training import load_task, recorded_task_info
+from autobatch.training import load_task, task_info
 
 Floats = NDArray[np.float64]
 Rungs = NDArray[np.int64]
@@ -510,7 +510,7 @@ def schedule_factors(library: BeaconLibrary, epochs: int) -> Floats:
 def _loaded(folder: Path, stamp: tuple[tuple[str, int], ...]) -> Dynamics:
     library = BeaconLibrary.load(folder)
     task = load_task(folder)
-    return Dynamics.fit(library, Branches.load(folder), recorded_task_info(task, library))
+    return Dynamics.fit(library, Branches.load(folder), task_info(task, library))
 
 
 def load_dynamics(env: str | Path) -> Dynamics:

@@ -19,7 +19,6 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.beacon_follow._corridor import Choice, CorridorRule, Weighed, best_of, choose
 from autobatch.policies.beacon_follow._telling import Teller
-
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, SteerParameters, SteerPolicy
 
 

@@ -1,8 +1,8 @@
 """Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
 
 ``_scouts.py`` says which short trainings to make and which of them goes on, ``_plan.py`` when the rate falls and when
-training ends; ``_policy.py`` puts both together and is the file to open first. ``_report.py`` is what scouts of
-somebody's own loop have come to.
+training ends; ``_policy.py`` puts both together. ``_report.py`` is what scouts of somebody's own loop have come to.
+Open ``_policy.py`` first.
 """
 
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy

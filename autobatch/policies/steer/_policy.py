@@ -122,7 +122,7 @@ class SteerPolicy:
             return Decision(batch_size, lr, self._reason)
         epoch, plan = observation.epoch, self._plan
         if epoch >= plan.end:
-            return Decision(batch_size, lr, self._told_end(), stop=True)
+            return Decision(observation.batch_size or batch_size, lr, self._told_end(), stop=True)
         factor = plan.factor(epoch)
         if epoch < plan.decay_from:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"

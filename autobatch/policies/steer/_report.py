@@ -73,7 +73,7 @@ class ScoutReport:
 
     @property
     def margin(self) -> float | None:
-        """By which share the winner's figures are lower than the next best's; None where that cannot be said."""
+        """By which share the winner's loss is lower than the next best's; None where that cannot be said."""
         return self.choice.margin
 
     @property
@@ -130,7 +130,7 @@ class ScoutReport:
             return "how sure: not at all, no scout came to a sound end"
         if self.margin is None:
             return "how sure: there is no other scout to compare with"
-        return f"how sure: its figures are {percent(self.margin)} lower than the next scout's"
+        return f"how sure: its loss is {percent(self.margin)} lower than the next scout's"
 
     def _told_costs(self) -> list[str]:
         if not self.trained:

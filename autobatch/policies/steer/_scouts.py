@@ -11,7 +11,7 @@ from autobatch.policies._wording import configuration, count, figure, percent
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
 
-MOST = 4
+MOST = 3
 """Scouts where nobody says how many."""
 
 CLEARLY_WORSE = 1.5
@@ -69,12 +69,13 @@ class Scout:
         Returns:
             The scout.
         """
-        losses, scores = (
-            tuple(math.nan if value is None else float(value) for value in state[key])
-            for key in ("train_losses", "scores")
+        return cls(
+            int(state["batch_size"]),
+            float(state["lr"]),
+            tuple(math.nan if value is None else float(value) for value in state["train_losses"]),
+            tuple(math.nan if value is None else float(value) for value in state["scores"]),
+            None if state["ended"] is None else str(state["ended"]),
         )
-        ended = None if state["ended"] is None else str(state["ended"])
-        return cls(int(state["batch_size"]), float(state["lr"]), losses, scores, ended)
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ class ScoutChoice:
     Attributes:
         scout: its place in the order in which they trained.
         reason: why, in words a person reads.
-        margin: by which share its figures are lower than those of the next best, in [0, 1); None where that cannot be
-            said.
+        margin: by which share its loss is lower than that of the next best, in [0, 1]; None where that cannot be said.
         sound: whether one came to a sound end at all.
     """
 
@@ -155,12 +155,12 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     Returns:
         Why it can win no more; None while it may.
     """
-    place = len(scout.train_losses) - 1
-    known = [one.train_losses[place] for one in others if len(one.train_losses) > place]
-    best = min((loss for loss in known if math.isfinite(loss)), default=math.inf)
-    if best > 0.0 and scout.train_losses[place] > CLEARLY_WORSE * best:
+    losses = _losses(scout)
+    place = len(losses) - 1
+    best = min((_losses(one)[place] for one in others if _sound(one, place)), default=math.inf)
+    if best > 0.0 and losses[place] > CLEARLY_WORSE * best:
         return (
-            f"its training loss of {figure(scout.train_losses[place])} after {count(place + 1, 'epoch')} is more than "
+            f"its loss of {figure(losses[place])} after {count(place + 1, 'epoch')} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
         )
     return None
@@ -175,56 +175,45 @@ def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
     Returns:
         The choice; the first where none came to its end soundly.
     """
-    whole = [index for index, scout in enumerate(scouts) if scout.ended is None and _sound(scout)]
-    epochs = max((len(scouts[index].train_losses) for index in whole), default=0)
-    whole = [index for index in whole if len(scouts[index].train_losses) == epochs]
+    ended = {index: len(scout.train_losses) - 1 for index, scout in enumerate(scouts) if scout.ended is None}
+    last = max(ended.values(), default=-1)
+    whole = [index for index, place in ended.items() if place == last and _sound(scouts[index], last)]
     if not whole:
         return ScoutChoice(0, "no scout came to a sound end", sound=False)
-    judged = dict(zip(whole, _judged([scouts[index] for index in whole]), strict=True))
-    ranked = sorted(whole, key=judged.__getitem__)
+    ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
-        f"{count(epochs, 'epoch')}, {_told(best)}"
+        f"{count(last + 1, 'epoch')}, {_told(best)}"
     )
     if len(ranked) == 1:
         return ScoutChoice(ranked[0], reason)
     next_best = scouts[ranked[1]]
-    margin = _margin(best, next_best)
     reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    reason += "" if margin is None else f" ({percent(margin)} apart)"
-    return ScoutChoice(ranked[0], reason, margin)
-
-
-def _sound(scout: Scout) -> bool:
-    """Whether something is known of how a scout has ended."""
-    return bool(scout.train_losses) and (math.isfinite(scout.train_losses[-1]) or math.isfinite(scout.scores[-1]))
-
-
-def _judged(scouts: Sequence[Scout]) -> list[tuple[float, ...]]:
-    """Return what scouts are compared by; lower is better.
-
-    The sum of the logarithms of training loss and score, as far as all scouts have them. Where one is not positive and
-    has no logarithm, the score, and between equal ones the loss.
-    """
-    figures = ([one.scores[-1] for one in scouts], [one.train_losses[-1] for one in scouts])
-    either = [score if math.isfinite(score) else loss for score, loss in zip(*figures, strict=True)]
-    known = [values for values in figures if all(map(math.isfinite, values))] or [either]
-    if all(value > 0.0 for values in known for value in values):
-        return [(math.fsum(map(math.log, each)),) for each in zip(*known, strict=True)]
-    return list(zip(*known, strict=True))
-
-
-def _margin(best: Scout, other: Scout) -> float | None:
-    """Return by which share the figures of a scout are lower than another's, in the geometric mean."""
-    pairs = [(best.scores[-1], other.scores[-1]), (best.train_losses[-1], other.train_losses[-1])]
-    ratios = [one / two for one, two in pairs if math.isfinite(one) and math.isfinite(two) and one > 0.0 and two > 0.0]
-    return 1.0 - min(1.0, math.prod(ratios) ** (1.0 / len(ratios))) if ratios else None
+    mine, theirs = _losses(best)[-1], _losses(next_best)[-1]
+    if not 0.0 <= mine <= theirs or theirs == 0.0:
+        return ScoutChoice(ranked[0], reason)
+    return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)
 
 
 def _told(scout: Scout) -> str:
     figures = {"training loss": scout.train_losses[-1], "validation": scout.scores[-1]}
     return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if math.isfinite(value))
+
+
+def _losses(scout: Scout) -> list[float]:
+    """Return what scouts are compared by, after each epoch; lower is better.
+
+    The training loss of the epoch, not the validation loss after it: that early the validation loss says more of
+    BatchNorm's running averages and of the last few steps than of the rate (``benchmarks/scouting.py``). Where a loop
+    does not know its training loss, its score has to do.
+    """
+    return [score if math.isnan(loss) else loss for loss, score in zip(scout.train_losses, scout.scores, strict=True)]
+
+
+def _sound(scout: Scout, place: int) -> bool:
+    losses = _losses(scout)
+    return len(losses) > place and math.isfinite(losses[place])
 
 
 def _spread(rates: Sequence[float], number: int) -> list[float]:

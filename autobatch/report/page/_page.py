@@ -9,7 +9,7 @@ from typing import Any
 from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch.report._record import RunRecord
-from autobatch.report._summary import measuring_words
+from autobatch.report._summary import ended_words, measuring_words, scouting_words
 from autobatch.report._words import path_words, position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
 from autobatch.report.page._markup import Html, data_block, joined, tag
@@ -145,6 +145,10 @@ def _facts(run: ReportedRun) -> Html:
     facts = [("Batch size", path_words(row.batch_size for row in record.epochs) or "no epoch yet")]
     facts.append(("Base rate", path_words(row.lr for row in record.epochs) or "no epoch yet"))
     if summary is not None:
+        if summary.scouts:
+            facts.append(("Scouts", scouting_words(summary)))
+        if summary.ended_early:
+            facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
         facts.append(("Measuring", measuring_words(summary)))
         if summary.samples:
             place = f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end"

@@ -69,7 +69,8 @@ class ReportedRun:
         if self.record.library is None or refused:
             return None
         try:
-            return compare(self.record.epochs, self.record.config.costs, self.record.library)
+            scouts = self.record.summary.scouts if self.record.summary is not None else ()
+            return compare(self.record.epochs, self.record.config.costs, self.record.library, scouts)
         except LibraryError:
             return None
 

@@ -81,8 +81,8 @@ def scout(
 
     Each scout is a call of ``train`` with a controller that holds one configuration and ends the training after a
     twentieth of its length: no more batches come then, and ``controller.finished`` is true. A scout whose training
-    loss is far above another's, or that diverges, ends earlier. They are compared by the losses that
-    ``step.backward`` gets (or ``end_epoch(train_loss=...)``) and by the validation figure.
+    loss is far above another's, or that diverges, ends earlier. They are compared by the mean of the losses that
+    ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where there is neither, by the validation figure.
 
     A finished scout is kept in ``out``, and is not trained again by the same call. Where ``train`` raises, never
     attaches the controller or returns too early, that scout is left out, a ``UserWarning`` says why, and the others go
@@ -97,10 +97,11 @@ def scout(
             ``controller.finished``. It should seed the generators it uses with ``controller.seed``.
         batch_sizes: the ladder to choose from.
         learning_rates: base learning rates to choose from, those of the optimizer's first parameter group.
-        scouts: short trainings at most; ``"auto"`` for four, 0 for none. A short training has fewer.
+        scouts: short trainings at most; ``"auto"`` for three, 0 for none. A short training has fewer.
         scout_share: share of the training that each takes; one epoch at least.
         seed: the seed that they train with.
-        score: the validation figure that counts; by default the loss where all scouts have it, else the error.
+        score: the validation figure that is told, and that counts where no training loss is known; by default the loss
+            where all scouts have it, else the error.
         out: folder in which the scouts are kept.
         options: further arguments of ``AutoBatchController`` that the loop needs, such as ``schedule``,
             ``loss_reduction`` or ``decide_every``.

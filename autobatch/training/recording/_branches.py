@@ -38,7 +38,7 @@ from autobatch.training.recording._beacons import (
     train_all,
 )
 from autobatch.training.recording._ledger import Effort, Ledger
-from autobatch.training.task import TaskSpec, check_ladder, recorded_task_info
+from autobatch.training.task import TaskSpec, check_ladder, task_info
 
 Number = TypeVar("Number", int, float)
 
@@ -338,9 +338,7 @@ def _journeys(
     for seed in range(first, first + count):
         course = journey_course(moves, seed, task.epochs)
         if follow is not None:
-            opening = _Follower(follow, replace(recorded_task_info(task, library), seed=seed), library).configuration(
-                _START
-            )
+            opening = _Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(_START)
             course = (opening,) * task.epochs
         jobs.append(BranchJob("journey", seed, course, follow=follow))
     return jobs
@@ -415,7 +413,7 @@ class _BranchRecorder:
         device = resolve_device(self._device)
         with reproducible(device, self._task.threads):
             trial = Trial(self._config(job), data=self._data, device=device)
-            task = replace(recorded_task_info(self._task, self._library), seed=job.seed)
+            task = replace(task_info(self._task, self._library), seed=job.seed)
             follower = None if job.follow is None else _Follower(job.follow, task, self._library)
             journeys = _Recording(trial, job, report, follower).journeys()
         write_branches(self._env_dir, job.origin, journeys, self._info)

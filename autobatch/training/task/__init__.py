@@ -4,7 +4,7 @@ In comes the name or the path of a task; out goes a checked ``TaskSpec``, and wh
 ``_task.py`` first.
 """
 
-from autobatch.training.task._info import recorded_task_info, task_info
+from autobatch.training.task._info import run_task_info, task_info
 from autobatch.training.task._names import (
     IMAGEFOLDER_PREFIX,
     depth_problem,
@@ -31,6 +31,6 @@ __all__ = [
     "is_factory",
     "load_task",
     "model_problem",
-    "recorded_task_info",
+    "run_task_info",
     "task_info",
 ]

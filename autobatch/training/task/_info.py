@@ -5,7 +5,7 @@ from autobatch.policies import TaskInfo
 from autobatch.training.task._task import TaskSpec
 
 
-def task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, seed: int) -> TaskInfo:
+def run_task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, seed: int) -> TaskInfo:
     """Return a task as policies see it.
 
     Args:
@@ -32,7 +32,7 @@ def task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, seed:
     )
 
 
-def recorded_task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
+def task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
     """Return a task as policies see it, as far as its library knows.
 
     Args:
@@ -43,4 +43,4 @@ def recorded_task_info(task: TaskSpec, library: BeaconLibrary) -> TaskInfo:
         The task, with the seed 0.
     """
     train_size = round(max(float(own.rows["examples"][-1] / own.rows["progress"][-1]) for own in library.beacons))
-    return task_info(task, train_size=train_size // task.epochs, costs=library.costs, seed=0)
+    return run_task_info(task, train_size=train_size // task.epochs, costs=library.costs, seed=0)

@@ -66,9 +66,9 @@ def test_the_best_scout_is_chosen_and_told(report: ScoutReport) -> None:
     assert [(one.scout.batch_size, one.scout.lr) for one in report.trained] == [(16, 0.1), (16, 0.01), (16, 0.5)]
     assert (report.batch_size, report.lr) == (16, 0.5)
     assert report.winner is report.trained[2]
-    judged = [one.scout.train_losses[0] * one.scout.scores[0] for one in report.trained]
+    judged = [one.scout.train_losses[0] for one in report.trained]
     assert judged[2] == min(judged)
-    assert report.margin == pytest.approx(1 - math.sqrt(judged[2] / sorted(judged)[1]))
+    assert report.margin == pytest.approx(1 - judged[2] / sorted(judged)[1])
     assert [(one.steps, one.examples) for one in report.trained] == [(3, EXAMPLES)] * 3
     assert 0 < report.charged_seconds < report.seconds == sum(one.seconds for one in report.trained)
     assert report.epoch_seconds.keys() == {16}
