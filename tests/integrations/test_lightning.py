@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ class Scripted:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+class Stopping(Scripted):
+    """A policy that ends the training after two periods."""
+
+    def decide(self, observation: Observation) -> Decision:
+        return replace(super().decide(observation), stop=observation.epoch >= 2)
 
 
 class Numbered(Dataset[Any]):
@@ -798,6 +806,21 @@ def test_a_training_without_an_end_of_its_own_stops_after_the_controllers_epochs
     module = fit(ours, max_epochs=-1)
     assert module.trainer.global_step == 23
     assert ours.controller.finished
+
+
+def test_a_decision_that_stops_ends_the_fit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="lightning.pytorch.utilities.rank_zero")
+    ours = callback(policy=Stopping(4, 16))
+    module = fit(ours, max_epochs=6)
+    assert module.sizes() == [[4] * 13, [16, 16, 20]]
+    assert module.validated == [0, 0, 13, 13, 16, 16]  # with Lightning's sanity check
+    assert ours.controller.stopped_because == "s16 in period 2"
+    assert "autobatch: s16 in period 2" in caplog.text
+    within = callback(policy=Stopping(4), decide_every=13)
+    assert fit(within, max_epochs=6).sizes() == [[4, 4, 5] * 2 + [4]]  # one batch had been fetched ahead
+    assert within.controller.steps == 7
+    advised = callback(policy=Stopping(4), mode="advise")
+    assert fit(advised, max_epochs=4).trainer.current_epoch == 4
 
 
 def test_a_dry_run_runs() -> None:

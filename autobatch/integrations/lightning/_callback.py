@@ -81,7 +81,8 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
 
     Args:
         policy: a policy, or the name or YAML file of one.
-        batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending.
+        batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending; by default that of
+            ``scouts``.
         monitor_loss: name under which the module logs the mean validation loss; None where it does not.
         monitor_error: name under which the module logs the share of validation examples classified wrongly; None where
             it does not.
@@ -98,7 +99,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self,
         *,
         policy: Policy | str,
-        batch_sizes: Sequence[int],
+        batch_sizes: Sequence[int] | None = None,
         monitor_loss: str | None = "val_loss",
         monitor_error: str | None = None,
         monitor_train_loss: str | None = None,
@@ -243,7 +244,8 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._announce()
         self._tell_length(trainer, running=False)
         if self.controller.finished and trainer.current_epoch + 1 != trainer.max_epochs:
-            self._say(f"all {self.controller.epochs} epochs are trained")
+            because = self.controller.stopped_because
+            self._say(because if because is not None else f"all {self.controller.epochs} epochs are trained")
             trainer.should_stop = True
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
