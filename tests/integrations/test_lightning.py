@@ -24,6 +24,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from autobatch import scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, MeasureAtInterval, NeverMeasure
 from autobatch.policies import Decision, Observation, TaskInfo
@@ -821,6 +822,33 @@ def test_a_decision_that_stops_ends_the_fit(caplog: pytest.LogCaptureFixture) ->
     assert within.controller.steps == 7
     advised = callback(policy=Stopping(4), mode="advise")
     assert fit(advised, max_epochs=4).trainer.current_epoch == 4
+
+
+def test_scouts_of_a_fit(tmp_path: Path) -> None:
+    """Each scout is a fit of its own; the training starts from the best."""
+
+    def train(controller: AutoBatchController) -> Module:
+        return fit(AutoBatchCallback(controller=controller), max_epochs=12)
+
+    report = scout(train, batch_sizes=LADDER, learning_rates=(0.001, 0.01, 0.1), out=tmp_path, schedule="steered")
+    assert [one.examples for one in report.trained] == [SIZE] * 3
+    assert all(math.isfinite(one.scout.train_losses[0]) for one in report.trained)
+    assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
+    ours = AutoBatchCallback(policy="beacon-follow", scouts=report, schedule="steered")
+    module = fit(ours, max_epochs=12)
+    assert module.trainer.current_epoch == ours.controller.epoch == 8
+    assert (len(module.seen[0][0]), ours.controller.lr) == (16, report.lr)
+
+
+def test_a_controller_or_what_makes_one() -> None:
+    controller = AutoBatchController(policy="s4-to-16", batch_sizes=LADDER)
+    for arguments in ({}, {"policy": "s4-to-16", "controller": controller}):
+        with pytest.raises(ConfigError, match=r"either policy=\.\.\., or controller="):
+            AutoBatchCallback(**arguments)
+    with pytest.raises(ConfigError, match="seed and controller: give one"):
+        AutoBatchCallback(controller=controller, seed=3)
+    with pytest.raises(ConfigError, match="accumulation=1, and the Trainer has accumulate_grad_batches=2"):
+        fit(AutoBatchCallback(controller=controller), accumulate_grad_batches=2)
 
 
 def test_a_dry_run_runs() -> None:

@@ -27,7 +27,14 @@ from transformers import (  # noqa: E402
     TrainingArguments,
 )
 
-from autobatch import AutoBatchController, CheckpointError, ConfigError, FisherProbe, integrations  # noqa: E402
+from autobatch import (  # noqa: E402
+    AutoBatchController,
+    CheckpointError,
+    ConfigError,
+    FisherProbe,
+    integrations,
+    scout,
+)
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, permutation  # noqa: E402
 from autobatch.integrations import AutoBatchTrainerCallback  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
@@ -219,6 +226,25 @@ def test_a_decision_within_an_epoch_that_stops_ends_the_training(tmp_path: Path)
     callback = steered(trainer, policy=Stopping(5), batch_sizes=(5, 10), decide_every=0.2)
     assert trainer.train().global_step == 5  # the Trainer has one batch fetched ahead, which it trains
     assert (callback.controller.steps, callback.controller.stopped_because) == (4, "period 3 has 5")
+
+
+def test_scouts_of_a_trainer(tmp_path: Path) -> None:
+    """Each scout is a training of a Trainer of its own; the training starts from the best."""
+
+    def train(controller: AutoBatchController) -> Any:
+        torch.manual_seed(controller.seed)
+        trainer = trainer_of(tmp_path, num_train_epochs=12)
+        trainer.add_callback(AutoBatchTrainerCallback(trainer, controller=controller))
+        trainer.train()
+        return trainer
+
+    out = tmp_path / "scouts"
+    report = scout(train, batch_sizes=(8, 16), learning_rates=(1e-4, 1e-3, 1e-2), out=out, schedule="steered")
+    assert [one.examples for one in report.trained] == [SIZE] * 3
+    assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+    assert train(controller).state.epoch == controller.epoch == 8
+    assert controller.lr == report.lr
 
 
 def test_advice_to_stop_stops_nothing(tmp_path: Path) -> None:

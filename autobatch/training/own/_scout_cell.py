@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.control import Step
 from autobatch.control._controller import SCOUT
 from autobatch.control._own_task import loop_facts
+from autobatch.control.steps._step import Passing
 from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
 from autobatch.policies._wording import count
 from autobatch.policies.steer import hopeless
@@ -40,9 +40,16 @@ class ScoutController(RecordingController):
         Returns:
             The same as ever; the loss that ``backward`` gets is noted.
         """
-        step: Any = super().step()
-        examples = step.sizes[step.part] if hasattr(step, "sizes") else 0
-        return _Overheard(step, lambda loss: self.cell.hear(loss, examples))
+        passing = super().step()
+        if isinstance(passing, Passing) and "backward" not in vars(passing):
+            own = passing.backward
+
+            def backward(loss: Tensor, using: Callable[[Tensor], Any] | None) -> None:
+                own(loss, using)
+                self.cell.hear(loss, passing.sizes[passing.part])
+
+            passing.backward = backward  # type: ignore[method-assign]
+        return passing
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, which says that it is a scout's.
@@ -285,30 +292,3 @@ def told_options(arguments: Mapping[str, Any]) -> dict[str, str]:
     """
     told = {name: value for name, value in arguments.items() if isinstance(value, str | int | float | tuple)}
     return {name: repr(value) for name, value in sorted(told.items()) if name not in {"seed", "task_name"}}
-
-
-class _Overheard(AbstractContextManager[Step]):
-    """A step whose loss is noted."""
-
-    def __init__(self, step: AbstractContextManager[Step], hear: Callable[[Tensor], None]) -> None:
-        self._step = step
-        self._hear = hear
-
-    def __enter__(self) -> Step:
-        return _Listening(self._step.__enter__(), self._hear)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return self._step.__exit__(kind, error, traceback)
-
-
-class _Listening(Step):
-    def __init__(self, step: Step, hear: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self._step = step
-        self._hear = hear
-
-    def backward(self, loss: Tensor, using: Callable[[Tensor], Any] | None = None) -> None:
-        self._step.backward(loss, using)
-        self._hear(loss)
