@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         LearningRateRule,
     )
     from autobatch.envs import BoxActions, SurrogateEnv, SurrogateVectorEnv, TrainEnv
-    from autobatch.evidence import evaluate_policies
+    from autobatch.evidence import compare_policies
     from autobatch.fisher import (
         FisherProbe,
         Measurement,
@@ -162,7 +162,7 @@ _HOMES = {
     "UnknownNameError": "_errors",
     "build_model": "training",
     "compact": "beacons",
-    "evaluate_policies": "evidence",
+    "compare_policies": "evidence",
     "forecast": "beacons",
     "leave_one_out": "beacons",
     "load_data": "training",
@@ -245,7 +245,7 @@ __all__ = [
     "__version__",
     "build_model",
     "compact",
-    "evaluate_policies",
+    "compare_policies",
     "forecast",
     "leave_one_out",
     "load_data",

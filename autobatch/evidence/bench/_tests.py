@@ -1,15 +1,15 @@
 """Is one policy's figure another's? Tests between two policies over their seeds, and what they leave open."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate, holm, signed_rank
+from autobatch.evidence.bench._tables import ComparedRun
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ _ROUND_OFF = 1e-12
 
 @dataclass(frozen=True)
 class PolicyTest:
-    """One figure of a policy against that of the best fixed beacon.
+    """One figure of a policy against that of the reference, which is the best fixed beacon where there are beacons.
 
     Attributes:
         policy: the policy.
@@ -31,7 +31,7 @@ class PolicyTest:
         test: one of ``TESTS``.
         runs: runs of the policy that the test uses. Diverged ones have no figure for t-tests; the signed-rank test
             takes them as worse than any other.
-        reference_runs: runs of the best fixed beacon that the test uses.
+        reference_runs: runs of the reference that the test uses.
         p: two-sided p-value; NaN where runs are too few or do not differ among themselves.
         p_holm: the same after Holm's correction for all policies of this figure and test.
     """
@@ -46,14 +46,7 @@ class PolicyTest:
 
 
 def mean_interval(values: ArrayLike) -> Estimate:
-    """Return a mean with its 95 % interval by Student's t.
-
-    Args:
-        values: one a run; NaN are not allowed.
-
-    Returns:
-        The estimate; one value has no interval, none has no mean.
-    """
+    """Return a mean with its 95 % interval by Student's t."""
     known = np.asarray(values, dtype=np.float64)
     if not known.size:
         return NOTHING
@@ -65,15 +58,7 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 
 def mean_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
-    """Return the difference of two means with its 95 % interval by Student's t, the variances taken as equal.
-
-    Args:
-        ours: our values.
-        theirs: theirs.
-
-    Returns:
-        Our mean less theirs.
-    """
+    """Return the difference of two means with its 95 % interval by Student's t, the variances taken as equal."""
     one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if not one.size or not other.size:
         return NOTHING
@@ -86,16 +71,7 @@ def mean_difference(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
 
 
 def two_sample(ours: ArrayLike, theirs: ArrayLike, *, equal_variances: bool) -> float:
-    """Return the two-sided p-value of a two-sample t-test.
-
-    Args:
-        ours: our values.
-        theirs: theirs.
-        equal_variances: Student's test, else Welch's.
-
-    Returns:
-        The p-value; NaN where either side has fewer than two values, or no value differs from those of its side.
-    """
+    """Return the two-sided p-value of a two-sample t-test."""
     one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if min(one.size, other.size) < 2:
         return math.nan
@@ -106,15 +82,7 @@ def two_sample(ours: ArrayLike, theirs: ArrayLike, *, equal_variances: bool) -> 
 
 
 def paired_t(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """Return the two-sided p-value of the paired t-test.
-
-    Args:
-        ours: our values.
-        theirs: theirs, in the same order.
-
-    Returns:
-        The p-value; NaN for fewer than two pairs, or where all differ by the same amount.
-    """
+    """Return the two-sided p-value of the paired t-test."""
     one, other = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if one.size < 2:
         return math.nan
@@ -125,49 +93,43 @@ def paired_t(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def compare_figures(
-    figure: str, ours: Mapping[str, Mapping[int, float]], theirs: Mapping[int, float]
-) -> list[PolicyTest]:
-    """Test a figure of several policies against that of the best fixed beacon.
-
-    Args:
-        figure: its name.
-        ours: the figure by policy and seed; infinite for a run that diverged.
-        theirs: the best fixed beacon's by seed; infinite likewise.
-
-    Returns:
-        Every test of every policy.
-    """
-    reference = _finite(theirs.values())
-    found = []
-    for policy, own in ours.items():
-        mine = _finite(own.values())
-        both = [seed for seed in own if seed in theirs]
-        sound = [seed for seed in both if math.isfinite(own[seed]) and math.isfinite(theirs[seed])]
-        paired = paired_t([own[seed] for seed in sound], [theirs[seed] for seed in sound])
-        # Where both diverged there is nothing to choose between them.
-        ranks = [0.0 if own[seed] == theirs[seed] else own[seed] - theirs[seed] for seed in both]
-        # Rounded, so that differences of as many examples are a tie.
-        rank = signed_rank(np.round(ranks, 12)) if ranks else math.nan
-        for test, p, counts in (
-            (STUDENT, two_sample(mine, reference, equal_variances=True), (len(mine), len(reference))),
-            (WELCH, two_sample(mine, reference, equal_variances=False), (len(mine), len(reference))),
-            (PAIRED, paired, (len(sound), len(sound))),
-            (SIGNED_RANK, rank, (len(both), len(both))),
-        ):
-            found.append(PolicyTest(policy, figure, test, *counts, p, math.nan))
-    return _corrected(found)
+def policy_tests(
+    runs: Sequence[ComparedRun], *, policies: Sequence[str], reference: str, score: str
+) -> tuple[PolicyTest, ...]:
+    """Test every policy against the reference, by its test error and by the task's score."""
+    found: list[PolicyTest] = []
+    for figure in ("test_error", score):
+        values: dict[str, dict[int, float]] = {policy: {} for policy in policies}
+        for run in runs:
+            # What diverged is worse than anything else.
+            value = float(getattr(run, figure)) if run.finished else math.inf
+            if not math.isnan(value):
+                values[run.policy][run.seed] = value
+        theirs = values.pop(reference)
+        for test in TESTS:
+            own = [
+                _tested(PolicyTest(policy, figure, test, 0, 0, 0.0, 0.0), values[policy], theirs) for policy in values
+            ]
+            found += [replace(one, p_holm=p) for one, p in zip(own, holm([one.p for one in own]), strict=True)]
+    return tuple(found)
 
 
-def _corrected(tests: Sequence[PolicyTest]) -> list[PolicyTest]:
-    """Correct for all policies of each kind of test; what could not be tested is no part of the family."""
-    by_kind = sorted(tests, key=lambda one: TESTS.index(one.test))
-    corrected: dict[tuple[str, str], float] = {}
-    for test, family in groupby(by_kind, key=lambda one: one.test):
-        known = [one for one in family if math.isfinite(one.p)]
-        for one, p in zip(known, holm([one.p for one in known]), strict=True):
-            corrected[one.policy, test] = p
-    return [replace(one, p_holm=corrected.get((one.policy, one.test), math.nan)) for one in tests]
+def _tested(blank: PolicyTest, own: Mapping[int, float], theirs: Mapping[int, float]) -> PolicyTest:
+    """Fill in a test of a figure by seed; infinite for a run that diverged."""
+    if blank.test in (STUDENT, WELCH):
+        mine, other = ([value for value in side.values() if math.isfinite(value)] for side in (own, theirs))
+        p = two_sample(mine, other, equal_variances=blank.test == STUDENT)
+        return replace(blank, runs=len(mine), reference_runs=len(other), p=p)
+    pairs = [(own[seed], theirs[seed]) for seed in own if seed in theirs]
+    if blank.test == PAIRED:
+        pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        p = paired_t([one for one, _ in pairs], [other for _, other in pairs])
+    else:
+        # Where both diverged there is nothing to choose between them. Rounded, so that differences of as many examples
+        # are a tie.
+        differences = [0.0 if one == other else one - other for one, other in pairs]
+        p = signed_rank(np.round(differences, 12)) if pairs else math.nan
+    return replace(blank, runs=len(pairs), reference_runs=len(pairs), p=p)
 
 
 def _without_spread(difference: float, *sides: Floats) -> float:
@@ -181,7 +143,3 @@ def _constant(values: Floats) -> bool:
 
 def _quantile(freedom: int) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2.0, freedom))
-
-
-def _finite(values: Iterable[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]

@@ -1,10 +1,8 @@
-"""Comparing policies with the best fixed beacon of a tiny task, and what is made of given runs."""
+"""Policies beside baselines on tiny tasks, and what is made of given runs."""
 
 import csv
-import json
 import math
-import shutil
-from pathlib import Path
+from dataclasses import replace
 from statistics import fmean, median, stdev
 
 import numpy as np
@@ -15,74 +13,52 @@ from autobatch import CheckpointError, ConfigError, LibraryError, OutputError, U
 from autobatch.beacons import BeaconLibrary
 from autobatch.evidence import (
     ComparedRun,
-    EvaluationObserver,
-    compare_policies,
-    evaluate_policies,
+    comparison_markdown,
+    load_comparison,
     load_epochs_table,
     load_runs,
     table_facts,
 )
 from autobatch.evidence._statistics import holm, signed_rank
-from autobatch.evidence.compare import _compare as comparing
-from autobatch.evidence.compare._figures import policy_figures, policy_tests
-from autobatch.evidence.compare._picture import save_compare
-from autobatch.evidence.compare._runs import Recording
-from autobatch.evidence.compare._tests import TESTS, mean_difference, mean_interval, paired_t, two_sample
-from autobatch.evidence.evaluate import _evaluate as evaluating
-from autobatch.evidence.evaluate import _runs as running
-from autobatch.policies import PolicySpec, RmgdPolicy
+from autobatch.evidence.bench import _bench as benching
+from autobatch.evidence.bench import _runs as running
+from autobatch.evidence.bench._cost import RunCost
+from autobatch.evidence.bench._courses import Course, Recording, mean_curve
+from autobatch.evidence.bench._figures import policy_figures
+from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, policy_tests, two_sample
+from autobatch.evidence.bench.telling._picture import save_overall, save_task
+from autobatch.policies import FixedPolicy, PolicySpec, RmgdPolicy
 from autobatch.report import modelled_seconds
-from autobatch.training import load_epochs, load_run_config, load_summary
+from autobatch.training import EpochRow, load_epochs, load_run_config, load_summary
+from tests.evidence.bench.benched import Seen, compare
 from tests.training.tiny import COSTS
 
 OUTPUTS = (
     "comparison.md",
     "comparison.csv",
+    "runs.csv",
     "comparison.json",
     "comparison.png",
+    "comparison-tiny.png",
     "runs.parquet",
     "epochs.parquet",
 )
 
 
-@pytest.fixture
-def home(recorded, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(recorded / "envs", tmp_path / "envs")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(recorded / "cache"))
-    monkeypatch.delenv("AUTOBATCH_PATH", raising=False)
-    monkeypatch.setattr(comparing, "save_compare", lambda *arguments: None)  # a second each
-    monkeypatch.setattr(evaluating, "save_evaluation", lambda *arguments: None)
-    return tmp_path
-
-
-def compare(home, policies=("rmgd",), env="tiny", seeds=(100, 101), **changes):
-    return compare_policies(policies, env, seeds, **({"out": home / "out", "device": "cpu"} | changes))
-
-
-class Seen(EvaluationObserver):
-    def __init__(self, after=math.inf):
-        self.after = after
-        self.trained = []
-
-    def run_finished(self, name, summary, progress):
-        self.trained.append(name)
-        if len(self.trained) >= self.after:
-            raise KeyboardInterrupt
-
-
 def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypatch):
-    monkeypatch.setattr(comparing, "save_compare", save_compare)
+    monkeypatch.setattr(benching, "save_task", save_task)
+    monkeypatch.setattr(benching, "save_overall", save_overall)
     with pytest.raises(KeyboardInterrupt):
         compare(home, ("s8", "beacon-follow"), observer=Seen(after=2))
     found = compare(home, ("s8", "beacon-follow"))
+    (task,) = found.tasks
     library = BeaconLibrary.load(home / "envs" / "tiny")
     best = library.best_fixed()
     reference = f"s{best.batch_size}-lr{best.lr:g}"
     # The best fixed beacon comes first, then the policies as they were named.
-    assert [one.policy for one in found.policies] == [reference, "s8", "beacon-follow"]
-    assert [one.reference for one in found.policies] == [True, False, False]
-    assert found.target.validation_error == best.mean["validation_error"]
+    assert [one.policy for one in task.policies] == [reference, "s8", "beacon-follow"]
+    assert [one.reference for one in task.policies] == [True, False, False]
+    assert task.target.validation_error == best.mean["validation_error"]
 
     # Runs and epochs are those of the run directories.
     runs, epochs = load_runs(found.out), load_epochs_table(found.out).to_pylist()
@@ -100,7 +76,7 @@ def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypa
         for key in ("test_error", "test_loss", "validation_loss", "seconds", "examples", "optimizer_steps", "samples"):
             assert row[key] == getattr(summary, key)
         assert row["modelled_seconds"] == pytest.approx(modelled_seconds(rows, COSTS))
-        until = next((at for at, one in enumerate(rows, 1) if one.validation_error <= found.target.validation_error), 0)
+        until = next((at for at, one in enumerate(rows, 1) if one.validation_error <= task.target.validation_error), 0)
         assert row["to_target_examples"] == (rows[until - 1].examples if until else None)
         assert row["to_target_seconds"] == (rows[until - 1].seconds if until else None)
         if until:
@@ -109,7 +85,7 @@ def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypa
         assert load_run_config(place).measure == bool(row["samples"]) == (name == "beacon-follow")
 
     # What each policy came to.
-    for one in found.policies:
+    for one in task.policies:
         own = [by_name[one.policy, seed] for seed in (100, 101)]
         theirs = [by_name[reference, seed] for seed in (100, 101)]
         errors = [row["test_error"] for row in own]
@@ -123,8 +99,8 @@ def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypa
         assert one.to_target.reached == sum(row["to_target_examples"] is not None for row in own)
         # Only beacon-follow needs the beacons, and is charged for them.
         assert (one.pays_back is not None) == (one.policy == "beacon-follow")
-    assert found.recording.seconds == pytest.approx(sum(beacon.final("seconds") for beacon in library.beacons))
-    assert found.recording.modelled_seconds == pytest.approx(
+    assert task.recording.seconds == pytest.approx(sum(beacon.final("seconds") for beacon in library.beacons))
+    assert task.recording.modelled_seconds == pytest.approx(
         sum(
             COSTS.training_seconds(beacon.batch_size, beacon.final("steps"), 4)
             + COSTS.measuring_seconds[beacon.batch_size] * beacon.final("samples")
@@ -133,15 +109,20 @@ def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypa
     )
 
     report = (found.out / "comparison.md").read_text()
-    assert report == found.report()
-    for phrase in (f"**{reference}**, the best fixed beacon", "| **s8** | 2 of 2 |", "Recording the 6 beacons of tiny"):
+    assert report == comparison_markdown(found)
+    for phrase in (
+        f"**{reference}**, the best fixed beacon of tiny",
+        "| **s8** | 2 of 2 |",
+        "Recording the 6 beacons of tiny",
+    ):
         assert phrase in report
     table = list(csv.DictReader((found.out / "comparison.csv").read_text().splitlines()))
     assert [row["policy"] for row in table] == [reference, "s8", "beacon-follow"]
-    assert float(table[1]["test_error_mean"]) == found.policies[1].test_error.mean
+    assert float(table[1]["test_error_mean"]) == task.policies[1].test_error.mean
     assert not table[0]["p_test_error_student"]
-    assert json.loads((found.out / "comparison.json").read_text())["policies"][1]["policy"] == "s8"
-    assert (found.out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert load_comparison(found.out)["tiny"]["policies"][1]["policy"] == "s8"
+    for name in ("comparison.png", "comparison-tiny.png"):
+        assert (found.out / name).read_bytes().startswith(b"\x89PNG")
 
     # Given again, nothing is trained and nothing changes.
     before = {name: (found.out / name).read_bytes() for name in OUTPUTS}
@@ -149,11 +130,9 @@ def test_policies_meet_the_best_fixed_beacon_and_the_files_say_so(home, monkeypa
         patch.setattr(running, "load_data", None)
         compare(home, ("s8", "beacon-follow"))
     assert {name: (found.out / name).read_bytes() for name in OUTPUTS} == before
-    # An evaluation in the same directory takes the runs as they are.
+    # With other baselines and fewer seeds, the runs are taken as they are.
     seen = Seen()
-    evaluate_policies(
-        ["beacon-follow"], ["tiny"], [100], out=found.out, baselines=["fixed"], device="cpu", observer=seen
-    )
+    compare(home, ("beacon-follow",), seeds=(100,), against=("fixed",), observer=seen)
     assert f"tiny {reference} seed 100" not in seen.trained
     assert "tiny beacon-follow seed 100" not in seen.trained
 
@@ -163,9 +142,9 @@ def test_measured_runs_are_not_passed_off_as_unmeasured_ones(home):
     with pytest.raises(CheckpointError, match="was trained without measuring and is asked for with measuring"):
         compare(home, ("s8",), seeds=(1,), measure_all=True)
     found = compare(home, ("s8",), seeds=(1,), measure_all=True, out=home / "all")
-    assert all(run.samples for run in found.runs)
+    assert all(run.samples for run in found.tasks[0].runs)
     assert all(math.isfinite(row["c_bar"]) for row in load_epochs_table(found.out).to_pylist() if row["epoch"] == 4)
-    assert "All runs measure" in found.report()
+    assert "All runs measure" in comparison_markdown(found)
     with pytest.raises(CheckpointError, match="was trained with measuring and is asked for without measuring"):
         compare(home, ("s8",), seeds=(1,), out=home / "all")
 
@@ -177,9 +156,30 @@ def test_a_run_that_fails_leaves_the_others(home, monkeypatch):
     monkeypatch.setattr(RmgdPolicy, "decide", fails)
     found = compare(home, ("rmgd", "s8"), seeds=(1,))
     assert found.failed == {"tiny rmgd seed 1": "no more"}
-    assert [(one.policy, one.finished, one.failed) for one in found.policies[1:]] == [("rmgd", 0, 1), ("s8", 1, 0)]
-    assert "- Failed: tiny rmgd seed 1: no more" in found.report()
-    assert "| **rmgd** | 0 of 1, 1 failed | - |" in found.report()
+    assert [(one.policy, one.finished, one.failed) for one in found.tasks[0].policies[1:]] == [
+        ("rmgd", 0, 1),
+        ("s8", 1, 0),
+    ]
+    assert "- Failed: tiny rmgd seed 1: no more" in comparison_markdown(found)
+    assert "| **rmgd** | 0 of 1, 1 failed | - |" in comparison_markdown(found)
+
+
+def test_a_reference_that_fails_leaves_the_others(home, monkeypatch):
+    def fails(self, observation):
+        raise ConfigError("no more")
+
+    monkeypatch.setattr(FixedPolicy, "decide", fails)
+    found = compare(home, seeds=(1,))
+    (task,) = found.tasks
+    assert [(one.policy, one.finished, one.failed) for one in task.policies] == [
+        (task.target.policy, 0, 1),
+        ("rmgd", 1, 0),
+    ]
+    assert {one.verdict for one in task.non_inferiority} == {"open"}
+    # Its price is known from the beacons.
+    assert math.isfinite(task.policies[1].modelled_ratio)
+    assert math.isnan(task.policies[1].time_ratio.median)
+    assert "| **rmgd** | 1 and 0 | - | - |" in comparison_markdown(found)
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_trained(home):
@@ -187,18 +187,37 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(home):
     name = f"s{best.batch_size}-lr{best.lr:g}"
     for changes, error, words in (
         ({"policies": ("rmgdd",)}, UnknownNameError, "did you mean 'rmgd'"),
-        ({"env": "tinny"}, UnknownNameError, "did you mean 'tiny'"),
-        ({"env": "bare"}, LibraryError, "no beacons.*record some with 'autobatch beacons record --env bare'"),
+        ({"envs": "tinny"}, UnknownNameError, "did you mean 'tiny'"),
+        ({"envs": "bare"}, LibraryError, "no beacons.*record some with 'autobatch beacons record --env bare'"),
         ({"policies": ("s8", "s8")}, ConfigError, "different names, got s8"),
         ({"policies": ("s64",)}, ConfigError, "not on the ladder"),
         ({"policies": (PolicySpec(name=name, kind="random"),)}, ConfigError, f"'{name}' is another policy than the"),
         ({"seeds": ()}, ConfigError, "seeds: expected at least one"),
+        ({"seeds": (-1,)}, ConfigError, "from 0 on, got -1"),
         ({"jobs": 0}, ConfigError, "jobs: expected at least 1"),
+        ({"envs": ()}, ConfigError, "envs: expected at least one"),
+        ({"epochs": 0}, ConfigError, "epochs: expected at least 1, got 0"),
+        ({"margin": 0.0}, ConfigError, "margin: expected a share above 0, such as 0.05 for 5 %, got 0"),
+        ({"against": ("fixt",)}, UnknownNameError, "unknown baseline 'fixt'; did you mean 'fixed'"),
+        ({"against": ("randm",)}, UnknownNameError, r"unknown baseline 'randm'; did you mean 'random'\?"),
+        ({"against": ("none", "fixed")}, ConfigError, "'none' stands alone"),
+        ({"policies": (), "against": ("none",)}, ConfigError, "at least one policy or baseline"),
+        ({"policies": ("beacon-follow",), "epochs": 2}, LibraryError, "needs beacons, and task 'tiny' has none of 2"),
+        (
+            {"costs": replace(COSTS, step_seconds={8: 0.1})},
+            ConfigError,
+            "costs: expected every batch size of 'tiny', found no 16",
+        ),
+        (
+            {"policies": (PolicySpec(name="rmgd", kind="rmgd", parameters={"beta": 3.0}),), "against": ("bandit",)},
+            ConfigError,
+            "'rmgd' is another policy than the baseline",
+        ),
     ):
         with pytest.raises(error, match=words):
             compare(home, **changes)
-    (home / "out" / "comparison.json").write_text('{"env": "other"}')
-    with pytest.raises(OutputError, match="holds the comparison of task 'other', not of 'tiny'"):
+    (home / "out" / "comparison.json").write_text('{"format_version": 1, "env": "other"}')
+    with pytest.raises(OutputError, match="holds the comparison of task 'other', which is not asked for now"):
         compare(home)
     assert not list((home / "out").glob("*/*-s*"))
 
@@ -300,3 +319,23 @@ def test_time_saved_pays_for_the_beacons():
     assert figures.to_target.modelled_share == pytest.approx(1.5 / 6.0)
     assert (figures.time_ratio.least, figures.time_ratio.greatest) == pytest.approx((5 / 11, 0.8))
     assert figures.measuring_share == pytest.approx(2.0 / 13.0)
+
+
+def test_runs_of_different_length_have_one_mean_curve():
+    def course(seed, errors, **changes):
+        run = a_run("a", seed, errors[-1], **changes)
+        after = [float(at + 1 + seed) for at in range(len(errors))]
+        rows = [EpochRow(*[0] * 12, error, 0.0, 0.0) for error in errors]
+        return Course(run, rows, RunCost(after[-1], after[-1], 1, 1, after, after, [1] * len(after)))
+
+    long, short = course(0, [0.4, 0.2, 0.1]), course(1, [0.6, 0.3], stopped_because="stopped: nothing more to gain")
+    lost = course(2, [0.9], stopped_because="diverged: loss is nan")
+    seconds, errors = mean_curve([long, short, lost])
+    # The short one costs no more once it has ended, and stays as good as it was.
+    assert seconds == pytest.approx([1.5, 2.5, 3.0])
+    assert errors == pytest.approx([0.5, 0.25, 0.2])
+    assert mean_curve([lost]) == ([], [])
+    figures = policy_figures(
+        "a", [long.run, short.run, lost.run], reference=[], seeds=3, score="validation_loss", recording=None
+    )
+    assert (figures.finished, figures.diverged) == (2, 1)

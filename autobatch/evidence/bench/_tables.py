@@ -1,12 +1,14 @@
 """The runs of a comparison as two Parquet files, readable as they are by pandas, polars and DuckDB."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from autobatch._errors import LibraryError
@@ -16,12 +18,20 @@ from autobatch.training import EpochRow
 RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
 """The files, in the directory of a comparison."""
 
-FORMAT_VERSION = 1
-"""Version of both files; a reader refuses any other."""
+FORMAT_VERSION = 2
+"""Version of both files. Files of version 1 hold one task and fewer columns, and are read as well."""
 
 _FACTS = b"autobatch"
 _MOST_BYTES = 256 * 1024 * 1024
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), float | None: pa.float64(), int | None: pa.int64()}
+_TYPES: dict[Any, Any] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    float | None: pa.float64(),
+    int | None: pa.int64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
 
 
 @dataclass(frozen=True)
@@ -33,14 +43,14 @@ class ComparedRun:
         policy: the policy's name.
         seed: the run's seed.
         batch_sizes: the batch sizes of successive epochs, in words.
-        stopped_because: ``"finished"``, or why not.
+        stopped_because: ``"finished"``, or why it ended before the task's last epoch.
         validation_loss: final validation loss.
         validation_error: final validation error, in [0, 1].
         test_error: final test error, in [0, 1], for reports only.
         test_loss: final test loss.
         seconds: time by the clock, measuring included.
         measuring_seconds: the part of it that measuring took.
-        modelled_seconds: time by the task's cost table, measuring included.
+        modelled_seconds: time by the cost table, measuring included.
         examples: training examples seen.
         optimizer_steps: steps taken.
         samples: measured steps.
@@ -49,6 +59,14 @@ class ComparedRun:
             error or less. None where the run does not get there, or does not finish.
         to_target_modelled_seconds: the same by the cost table.
         to_target_examples: training examples seen until then.
+        epochs: epochs trained.
+        judged: whether the policy is one of those that are asked about, not only a baseline.
+        labels: the names under which the run counts over all tasks.
+        split: ``"train"`` or ``"unseen"`` for a learned policy, else empty.
+        quality: the task's score on the scale on which 0 is guessing and 1 the best fixed beacon; -1 where it diverged.
+        modelled_ratio: modelled time over the best fixed beacon's; NaN where it diverged.
+        measured_ratio: time by the clock over that of the best fixed beacon's run with the same seed.
+        run: the run directory, within the comparison's.
     """
 
     env: str
@@ -70,14 +88,23 @@ class ComparedRun:
     to_target_seconds: float | None
     to_target_modelled_seconds: float | None
     to_target_examples: int | None
+    epochs: int = 0
+    judged: bool = True
+    labels: tuple[str, ...] = ()
+    split: str = ""
+    quality: float = math.nan
+    modelled_ratio: float = math.nan
+    measured_ratio: float = math.nan
+    run: str = ""
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its last epoch."""
-        return self.stopped_because == "finished"
+        """Whether the run came to an end of its own, be it the task's last epoch or where its policy stopped it."""
+        return not self.stopped_because.startswith("diverged")
 
 
 _RUN_COLUMNS: dict[str, Any] = {field.name: field.type for field in fields(ComparedRun)}
+_SINCE_2 = {field.name for field in fields(ComparedRun) if field.default is not MISSING}
 _EPOCH_COLUMNS: dict[str, Any] = {
     "env": str,
     "policy": str,
@@ -89,17 +116,7 @@ _EPOCH_COLUMNS: dict[str, Any] = {
 def save_tables(
     out: Path, facts: Mapping[str, Any], runs: Sequence[ComparedRun], epochs: Sequence[Sequence[EpochRow]]
 ) -> None:
-    """Write ``runs.parquet`` and ``epochs.parquet``, each at once or not at all.
-
-    Args:
-        out: the directory of the comparison.
-        facts: what the runs have in common, plain values; kept as JSON under the key ``autobatch`` of the metadata.
-        runs: the runs, in the order of the rows.
-        epochs: the epochs of each of them.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
+    """Write ``runs.parquet`` and ``epochs.parquet``, each at once or not at all."""
     run_rows = [{name: getattr(run, name) for name in _RUN_COLUMNS} for run in runs]
     epoch_rows = [
         {"env": run.env, "policy": run.policy, "seed": run.seed, **row.to_dict()}
@@ -152,13 +169,38 @@ def table_facts(table: Any) -> dict[str, Any]:
     """Return what the runs of a table have in common: task, score, seeds, device, reference, target, versions.
 
     Args:
+        table: what ``load_runs`` or ``load_epochs_table`` returned, or one of ``tables_by_task``.
+
+    Returns:
+        Plain values by name. What only the runs of one task have in common is by the task's name under ``tasks`` where
+        the table holds several.
+    """
+    facts: dict[str, Any] = json.loads(table.schema.metadata[_FACTS])
+    tasks = facts.get("tasks", {})
+    if len(tasks) != 1:
+        return facts
+    ((env, own),) = tasks.items()
+    return {key: value for key, value in facts.items() if key != "tasks"} | {"env": env, **own}
+
+
+def tables_by_task(table: Any) -> dict[str, Any]:
+    """Divide a table by tasks.
+
+    Args:
         table: what ``load_runs`` or ``load_epochs_table`` returned.
 
     Returns:
-        Plain values by name.
+        The rows of each task, with its facts, by the task's name.
     """
-    facts: dict[str, Any] = json.loads(table.schema.metadata[_FACTS])
-    return facts
+    facts = json.loads(table.schema.metadata[_FACTS])
+    tasks = facts.get("tasks")
+    if tasks is None:  # version 1
+        return {str(facts["env"]): table}
+    found = {}
+    for env, own in tasks.items():
+        metadata = {_FACTS: json.dumps({**facts, "tasks": {env: own}}, ensure_ascii=False).encode()}
+        found[env] = table.filter(pc.equal(table.column("env"), env)).replace_schema_metadata(metadata)
+    return found
 
 
 def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
@@ -178,7 +220,7 @@ def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
         unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
     except Exception as error:
         raise LibraryError(f"{path}: not a readable Parquet file (truncated or damaged?): {error}") from None
-    _check(path, schema, columns)
+    columns = _check(path, schema, columns)
     if unpacked > _MOST_BYTES:
         raise LibraryError(f"{path}: claims {unpacked} bytes, more than any comparison holds")
     try:
@@ -192,19 +234,23 @@ def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
     return table
 
 
-def _check(path: Path, schema: Any, columns: Mapping[str, Any]) -> None:
+def _check(path: Path, schema: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the columns that a file of its version has."""
     try:
         facts = json.loads((schema.metadata or {})[_FACTS])
         version = facts["format_version"]
     except (KeyError, TypeError, ValueError):
         raise LibraryError(f"{path}: was not written by 'autobatch compare'") from None
-    if version != FORMAT_VERSION:
-        raise LibraryError(f"{path}: has format version {version!r}; this autobatch reads version {FORMAT_VERSION}")
+    if version not in (1, FORMAT_VERSION):
+        raise LibraryError(f"{path}: has format version {version!r}; this autobatch reads 1 to {FORMAT_VERSION}")
+    if version == 1:
+        columns = {key: kind for key, kind in columns.items() if key not in _SINCE_2}
     for key, kind in columns.items():
         if schema.names.count(key) != 1:
             raise LibraryError(f"{path}: expected one column '{key}', found {schema.names.count(key)}")
         if schema.field(key).type != _TYPES[kind]:
             raise LibraryError(f"{path}: column '{key}' must be {_TYPES[kind]}, got {schema.field(key).type}")
+    return columns
 
 
 def _nullable(kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What each policy of a comparison came to over its seeds, beside the best fixed beacon."""
+"""What each policy came to on one task over its seeds, beside the reference: the best fixed beacon, if there is one."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from autobatch.evidence._statistics import Estimate
-from autobatch.evidence.compare._runs import Recording
-from autobatch.evidence.compare._tables import ComparedRun
-from autobatch.evidence.compare._tests import PolicyTest, compare_figures, mean_difference, mean_interval
+from autobatch.evidence.bench._courses import Recording
+from autobatch.evidence.bench._tables import ComparedRun
+from autobatch.evidence.bench._tests import mean_difference, mean_interval
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,20 @@ class PolicyFigures:
 
     Attributes:
         policy: its name.
-        reference: whether it is the best fixed beacon.
+        reference: whether it is the one that all are compared with.
+        judged: whether it is one of the policies that are asked about, not only a baseline.
+        split: ``"train"`` or ``"unseen"`` for a learned policy, else empty.
         seeds: seeds that were asked for.
-        finished: runs that came to their last epoch.
-        diverged: runs that ended early.
+        finished: runs that came to an end of their own.
+        diverged: runs that did not.
         failed: runs that could not be carried out.
         test_error: final test error.
         validation_error: final validation error.
         validation_loss: final validation loss.
+        test_loss: final test loss.
+        quality: mean quality, diverged runs included; 0 is guessing, 1 the best fixed beacon.
+        gap: mean score less that of the fixed configuration that was best in hindsight; NaN where a run diverged.
+        relative_gap: the gap over the score of that configuration.
         test_difference: mean test error less the best fixed beacon's, with a 95 % interval (Student's t).
         score_difference: the same of the task's score.
         seconds: time by the clock, measuring included.
@@ -112,6 +118,8 @@ class PolicyFigures:
 
     policy: str
     reference: bool
+    judged: bool
+    split: str
     seeds: int
     finished: int
     diverged: int
@@ -119,6 +127,10 @@ class PolicyFigures:
     test_error: Spread
     validation_error: Spread
     validation_loss: Spread
+    test_loss: Spread
+    quality: float
+    gap: float
+    relative_gap: float
     test_difference: Estimate
     score_difference: Estimate
     seconds: Spread
@@ -141,28 +153,22 @@ def policy_figures(
     seeds: int,
     score: str,
     recording: Recording | None,
+    judged: bool = True,
+    split: str = "",
+    hindsight_score: float = math.nan,
 ) -> PolicyFigures:
-    """Sum one policy up.
-
-    Args:
-        policy: its name.
-        runs: its runs.
-        reference: those of the best fixed beacon.
-        seeds: seeds that were asked for.
-        score: the figure that the task ranks runs by.
-        recording: what the beacons cost; None for a policy that does without them.
-
-    Returns:
-        The figures.
-    """
+    """Sum one policy up."""
     done = [run for run in runs if run.finished]
     base = [run for run in reference if run.finished]
     pairs = _pairs(done, base)
     modelled, modelled_base = (_mean([run.modelled_seconds for run in some]) for some in (done, base))
     whole = sum(run.seconds for run in runs)
+    gap = _mean([getattr(run, score) for run in done]) - hindsight_score if len(done) == len(runs) else math.nan
     return PolicyFigures(
         policy=policy,
-        reference=bool(runs) and bool(reference) and runs[0].policy == reference[0].policy,
+        reference=policy in {run.policy for run in reference},
+        judged=judged,
+        split=split,
         seeds=seeds,
         finished=len(done),
         diverged=len(runs) - len(done),
@@ -170,12 +176,16 @@ def policy_figures(
         test_error=_spread([run.test_error for run in done]),
         validation_error=_spread([run.validation_error for run in done]),
         validation_loss=_spread([run.validation_loss for run in done]),
+        test_loss=_spread([run.test_loss for run in done]),
+        quality=_mean([run.quality for run in runs]),
+        gap=gap,
+        relative_gap=gap / hindsight_score if hindsight_score > 0.0 else math.nan,
         test_difference=_difference(done, base, "test_error"),
         score_difference=_difference(done, base, score),
         seconds=_spread([run.seconds for run in done]),
         modelled_seconds=modelled,
         time_ratio=_ratios([run.seconds / other.seconds for run, other in pairs]),
-        modelled_ratio=modelled / modelled_base,
+        modelled_ratio=_mean([run.modelled_ratio for run in done]) if not base else modelled / modelled_base,
         measuring_share=sum(run.measuring_seconds for run in runs) / whole if whole else math.nan,
         examples=_mean([run.examples for run in done]),
         optimizer_steps=_mean([run.optimizer_steps for run in done]),
@@ -183,40 +193,6 @@ def policy_figures(
         pays_back=None if recording is None else _pays_back(recording, pairs, modelled_base - modelled),
         batch_sizes=tuple(dict.fromkeys(run.batch_sizes for run in runs)),
     )
-
-
-def policy_tests(
-    runs: Sequence[ComparedRun], *, policies: Sequence[str], reference: str, score: str
-) -> tuple[PolicyTest, ...]:
-    """Test every policy against the best fixed beacon, by its test error and by the task's score.
-
-    Args:
-        runs: all runs.
-        policies: the policies, in order.
-        reference: the best fixed beacon's.
-        score: the figure that the task ranks runs by.
-
-    Returns:
-        The tests; Holm's correction is over the policies.
-    """
-    found: list[PolicyTest] = []
-    for figure in ("test_error", score):
-        by_policy = {
-            policy: {
-                run.seed: value
-                for run in runs
-                if run.policy == policy and not math.isnan(value := _valued(run, figure))
-            }
-            for policy in policies
-        }
-        theirs = by_policy.pop(reference)
-        found += compare_figures(figure, by_policy, theirs)
-    return tuple(found)
-
-
-def _valued(run: ComparedRun, figure: str) -> float:
-    """Return a figure to test by: what diverged is worse than anything else."""
-    return float(getattr(run, figure)) if run.finished else math.inf
 
 
 def _to_target(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from autobatch.evidence import EvaluationObserver
+    from autobatch.evidence import BenchObserver
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -23,7 +23,7 @@ def interrupted() -> typer.Exit:
     return typer.Exit(INTERRUPTED)
 
 
-def lines(*, quiet: bool) -> "EvaluationObserver":
+def lines(*, quiet: bool) -> "BenchObserver":
     """Return an observer that prints a line an event.
 
     Args:
@@ -32,20 +32,20 @@ def lines(*, quiet: bool) -> "EvaluationObserver":
     Returns:
         The observer.
     """
-    from autobatch.evidence import EvaluationObserver, EvaluationProgress
+    from autobatch.evidence import BenchObserver, BenchProgress
     from autobatch.report import loss_words, percent_words, seconds_words
     from autobatch.training import Summary
 
-    class Lines(EvaluationObserver):
+    class Lines(BenchObserver):
         """A line an event; on stderr where stdout is for JSON."""
 
         def note(self, message: str) -> None:
             self._say(message)
 
-        def started(self, progress: EvaluationProgress) -> None:
+        def started(self, progress: BenchProgress) -> None:
             self._say(f"{progress.total} runs, {progress.done} of them are there already{self._left(progress)}")
 
-        def run_finished(self, name: str, summary: Summary, progress: EvaluationProgress) -> None:
+        def run_finished(self, name: str, summary: Summary, progress: BenchProgress) -> None:
             width = len(str(progress.total))
             ended = "" if summary.stopped_because == "finished" else f" {summary.stopped_because};"
             self._say(
@@ -57,7 +57,7 @@ def lines(*, quiet: bool) -> "EvaluationObserver":
         def run_failed(self, name: str, message: str) -> None:
             typer.echo(f"failed: {name}: {message}", err=True)
 
-        def _left(self, progress: EvaluationProgress) -> str:
+        def _left(self, progress: BenchProgress) -> str:
             if not math.isfinite(progress.seconds_left) or progress.done == progress.total:
                 return ""
             return f"; about {seconds_words(progress.seconds_left)} left"

@@ -1,4 +1,4 @@
-"""What an evaluation says over all tasks: aggregates with intervals, and each policy against each baseline."""
+"""What a comparison says over all tasks: aggregates with intervals, and each policy against each baseline."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from autobatch.evidence._statistics import Estimate, holm, improvement, iqm, signed_rank
-from autobatch.evidence.evaluate._plan import BEST_FIXED, TRAIN, UNSEEN
-from autobatch.evidence.evaluate._results import Instance
+from autobatch.evidence.bench._plan import BEST_FIXED, TRAIN, UNSEEN
+from autobatch.evidence.bench._tables import ComparedRun
 
 ALL = "all"
 """The scope that no split narrows."""
@@ -19,7 +19,7 @@ class Aggregate:
 
     Attributes:
         label: the policy, or what a fixed configuration stands for.
-        judged: whether it is one of the policies that are evaluated.
+        judged: whether it is one of the policies that are asked about.
         scope: ``"all"``, or the split that it is narrowed to.
         envs: tasks that it was trained on.
         runs: runs.
@@ -41,7 +41,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AgainstBaseline:
     """One policy against one baseline, paired by task and seed.
 
     Attributes:
@@ -71,33 +71,19 @@ class Comparison:
     p_time_holm: float
 
 
-def aggregate(instances: Sequence[Instance]) -> tuple[Aggregate, ...]:
-    """Sum every policy and baseline up over its tasks.
-
-    Args:
-        instances: all runs.
-
-    Returns:
-        The judged policies first, each also by split where it has both; then the baselines.
-    """
+def aggregate(runs: Sequence[ComparedRun]) -> tuple[Aggregate, ...]:
+    """Sum every policy and baseline up over its tasks."""
     return tuple(
         _aggregate(label, judged, scope, _within(own, scope))
-        for label, judged, own in _groups(instances)
+        for label, judged, own in _groups(runs)
         for scope in _scopes(own, judged=judged)
     )
 
 
-def compare(instances: Sequence[Instance]) -> tuple[Comparison, ...]:
-    """Set every judged policy beside every baseline.
-
-    Args:
-        instances: all runs.
-
-    Returns:
-        The comparisons; Holm's correction is over those of one scope. A baseline that is the policy itself is left out.
-    """
-    groups = _groups(instances)
-    found: dict[str, list[Comparison]] = {ALL: [], TRAIN: [], UNSEEN: []}
+def against_baselines(runs: Sequence[ComparedRun]) -> tuple[AgainstBaseline, ...]:
+    """Set every judged policy beside every baseline."""
+    groups = _groups(runs)
+    found: dict[str, list[AgainstBaseline]] = {ALL: [], TRAIN: [], UNSEEN: []}
     for policy, _, own in [group for group in groups if group[1]]:
         for scope in _scopes(own, judged=True):
             ours = {(one.env, one.seed): one for one in _within(own, scope)}
@@ -108,24 +94,24 @@ def compare(instances: Sequence[Instance]) -> tuple[Comparison, ...]:
     return tuple(one for some in found.values() for one in _corrected(some))
 
 
-def _groups(instances: Sequence[Instance]) -> list[tuple[str, bool, list[Instance]]]:
+def _groups(runs: Sequence[ComparedRun]) -> list[tuple[str, bool, list[ComparedRun]]]:
     """Return name, whether it is judged, and runs: of the policies, the best beacon, then the others as they come.
 
     Names of the same runs share a group, so that nothing is counted and tested twice.
     """
-    judged = list(dict.fromkeys(one.policy for one in instances if one.judged))
-    others = {label for one in instances for label in one.labels if label not in judged}
+    judged = list(dict.fromkeys(one.policy for one in runs if one.judged))
+    others = {label for one in runs for label in one.labels if label not in judged}
     ordered = sorted(
         others, key=lambda label: (label != BEST_FIXED, not label.startswith("fixed "), _size(label), label)
     )
-    found: dict[frozenset[str], tuple[str, bool, list[Instance]]] = {}
+    found: dict[frozenset[str], tuple[str, bool, list[ComparedRun]]] = {}
     for label in [*judged, *ordered]:
-        own = [one for one in instances if label in one.labels]
-        runs = frozenset(one.run for one in own)
-        if runs not in found:
-            found[runs] = (label, label in judged, own)
-        elif not found[runs][1]:
-            found[runs] = (f"{found[runs][0]}, {label}", False, own)
+        own = [one for one in runs if label in one.labels]
+        same = frozenset(one.run for one in own)
+        if same not in found:
+            found[same] = (label, label in judged, own)
+        elif not found[same][1]:
+            found[same] = (f"{found[same][0]}, {label}", False, own)
     return list(found.values())
 
 
@@ -133,16 +119,16 @@ def _size(label: str) -> int:
     return int(label.removeprefix("fixed s")) if label.startswith("fixed s") else 0
 
 
-def _scopes(instances: Sequence[Instance], *, judged: bool) -> list[str]:
-    splits = {one.split for one in instances}
+def _scopes(runs: Sequence[ComparedRun], *, judged: bool) -> list[str]:
+    splits = {one.split for one in runs}
     return [ALL, TRAIN, UNSEEN] if judged and {TRAIN, UNSEEN} <= splits else [ALL]
 
 
-def _within(instances: Sequence[Instance], scope: str) -> list[Instance]:
-    return [one for one in instances if scope in (ALL, one.split)]
+def _within(runs: Sequence[ComparedRun], scope: str) -> list[ComparedRun]:
+    return [one for one in runs if scope in (ALL, one.split)]
 
 
-def _aggregate(label: str, judged: bool, scope: str, own: Sequence[Instance]) -> Aggregate:
+def _aggregate(label: str, judged: bool, scope: str, own: Sequence[ComparedRun]) -> Aggregate:
     envs = list(dict.fromkeys(one.env for one in own))
     return Aggregate(
         label=label,
@@ -150,19 +136,21 @@ def _aggregate(label: str, judged: bool, scope: str, own: Sequence[Instance]) ->
         scope=scope,
         envs=len(envs),
         runs=len(own),
-        diverged=sum(math.isnan(one.score) for one in own),
+        diverged=sum(not one.finished for one in own),
         quality=iqm([[one.quality for one in own if one.env == env] for env in envs]),
         modelled_ratio=iqm([_finite([one.modelled_ratio for one in own if one.env == env]) for env in envs]),
         measured_ratio=iqm([_finite([one.measured_ratio for one in own if one.env == env]) for env in envs]),
     )
 
 
-def _compared(policy: str, baseline: str, scope: str, pairs: Sequence[tuple[Instance, Instance]]) -> Comparison:
+def _compared(
+    policy: str, baseline: str, scope: str, pairs: Sequence[tuple[ComparedRun, ComparedRun]]
+) -> AgainstBaseline:
     envs = list(dict.fromkeys(one.env for one, _ in pairs))
     quality = [one.quality - other.quality for one, other in pairs]
     # Rounded, so that two sums of the same steps in another order are a tie.
     time = [round(value, 12) for value in _finite([one.modelled_ratio - other.modelled_ratio for one, other in pairs])]
-    return Comparison(
+    return AgainstBaseline(
         policy=policy,
         baseline=baseline,
         scope=scope,
@@ -180,7 +168,7 @@ def _compared(policy: str, baseline: str, scope: str, pairs: Sequence[tuple[Inst
     )
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def _corrected(comparisons: Sequence[AgainstBaseline]) -> list[AgainstBaseline]:
     quality = holm([one.p_quality for one in comparisons])
     time = holm([one.p_time for one in comparisons])
     return [
