@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         ObservationView,
         Policy,
         PolicySpec,
+        ScoutReport,
         TaskInfo,
         load_policy_spec,
         make_policy,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
         record_task_beacons,
         resolve,
         run,
+        scout,
     )
 
 from autobatch.envs import register_environments  # registers with Gymnasium
@@ -147,6 +149,7 @@ _HOMES = {
     "RunConfig": "training",
     "RunInfo": "training",
     "RunObserver": "training",
+    "ScoutReport": "policies",
     "SpectralPosition": "fisher",
     "Spectrum": "fisher",
     "Standing": "beacons",
@@ -180,6 +183,7 @@ _HOMES = {
     "register_policy": "policies",
     "resolve": "training",
     "run": "training",
+    "scout": "training",
     "train_policy": "learn",
     "write_beacon": "beacons",
 }
@@ -227,6 +231,7 @@ __all__ = [
     "RunConfig",
     "RunInfo",
     "RunObserver",
+    "ScoutReport",
     "SpectralPosition",
     "Spectrum",
     "Standing",
@@ -261,6 +266,7 @@ __all__ = [
     "register_policy",
     "resolve",
     "run",
+    "scout",
     "train_policy",
     "write_beacon",
 ]

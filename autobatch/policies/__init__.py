@@ -67,7 +67,15 @@ from autobatch.policies.rivals import (
     SqrtWarmupParameters,
     SqrtWarmupPolicy,
 )
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, SteerParameters, SteerPolicy
+from autobatch.policies.steer import (
+    Scout,
+    ScoutChoice,
+    ScoutingPolicy,
+    ScoutPlan,
+    ScoutReport,
+    SteerParameters,
+    SteerPolicy,
+)
 from autobatch.policies.view import ENTRIES, SCHEMA, ObservationBatch, ObservationView, Trail
 
 __all__ = [
@@ -126,6 +134,7 @@ __all__ = [
     "Scout",
     "ScoutChoice",
     "ScoutPlan",
+    "ScoutReport",
     "ScoutingPolicy",
     "SeesawParameters",
     "SeesawPolicy",

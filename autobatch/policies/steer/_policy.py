@@ -76,6 +76,11 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
 
+    @property
+    def start(self) -> tuple[int, float]:
+        """Batch size and base learning rate that the run starts with."""
+        return self._start
+
     def scouts(self) -> ScoutPlan:
         """Return the short trainings to make first.
 
@@ -94,9 +99,11 @@ class SteerPolicy:
             scouts: what they came to, in the order in which they trained.
 
         Returns:
-            The choice.
+            The choice; where no scout is sound, the run starts as if none had gone.
         """
-        choice = choose_scout(scouts, self.scouts().epochs)
+        choice = choose_scout(scouts)
+        if not choice.sound:
+            return choice
         chosen = scouts[choice.scout]
         self._start, self._reason = (chosen.batch_size, chosen.lr), choice.reason
         return choice

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
-from autobatch.policies._wording import configuration, count, figure
+from autobatch.policies._wording import configuration, count, figure, percent
 
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
@@ -87,10 +87,14 @@ class ScoutChoice:
     Attributes:
         scout: its place in the order in which they trained.
         reason: why, in words a person reads.
+        margin: by which share its loss is lower than that of the next best, in [0, 1]; None where that cannot be said.
+        sound: whether one came to a sound end at all.
     """
 
     scout: int
     reason: str
+    margin: float | None = None
+    sound: bool = True
 
 
 @runtime_checkable
@@ -156,7 +160,7 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     losses = _losses(scout)
     place = len(losses) - 1
     best = min((_losses(one)[place] for one in others if _sound(one, place)), default=math.inf)
-    if losses[place] > CLEARLY_WORSE * best:
+    if best > 0.0 and losses[place] > CLEARLY_WORSE * best:
         return (
             f"its loss of {figure(losses[place])} after {count(place + 1, 'epoch')} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
@@ -164,35 +168,39 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     return None
 
 
-def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
+def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
-        epochs: periods that a whole scout has.
 
     Returns:
         The choice; the first where none came to its end soundly.
     """
-    whole = [index for index, scout in enumerate(scouts) if scout.ended is None and _sound(scout, epochs - 1)]
+    ended = {index: len(scout.train_losses) - 1 for index, scout in enumerate(scouts) if scout.ended is None}
+    last = max(ended.values(), default=-1)
+    whole = [index for index, place in ended.items() if place == last and _sound(scouts[index], last)]
     if not whole:
-        return ScoutChoice(0, "no scout came to a sound end")
+        return ScoutChoice(0, "no scout came to a sound end", sound=False)
     ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
-        f"{count(epochs, 'epoch')}, {_told(best)}"
+        f"{count(last + 1, 'epoch')}, {_told(best)}"
     )
-    if len(ranked) > 1:
-        next_best = scouts[ranked[1]]
-        reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    return ScoutChoice(ranked[0], reason)
+    if len(ranked) == 1:
+        return ScoutChoice(ranked[0], reason)
+    next_best = scouts[ranked[1]]
+    reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
+    mine, theirs = _losses(best)[-1], _losses(next_best)[-1]
+    if not 0.0 <= mine <= theirs or theirs == 0.0:
+        return ScoutChoice(ranked[0], reason)
+    return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)
 
 
 def _told(scout: Scout) -> str:
-    score = scout.scores[-1]
-    known = "" if math.isnan(score) else f" and validation {figure(score)}"
-    return f"training loss {figure(scout.train_losses[-1])}{known}"
+    figures = {"training loss": scout.train_losses[-1], "validation": scout.scores[-1]}
+    return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if math.isfinite(value))
 
 
 def _losses(scout: Scout) -> list[float]:
