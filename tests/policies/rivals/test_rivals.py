@@ -75,7 +75,7 @@ def closest(wanted: float) -> int:
 
 def test_which_kinds_pay_for_measuring() -> None:
     blind = {kind for kind in policy_kinds() if policy_kind(kind).blind}
-    assert blind == {"fixed", "random", "stages", "rmgd", *BLIND}
+    assert blind == {"fixed", "random", "stages", "steer", "rmgd", *BLIND}
 
 
 @pytest.mark.parametrize("kind", [*MEASURED, *BLIND])
