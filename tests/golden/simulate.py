@@ -46,6 +46,8 @@ def followed(policy: str, task: str, *, gradients: bool) -> list[list]:
     for _ in range(info.epochs):
         row, decision = _asked(deciding, course.row)
         rows.append([row, _short(said(decision))])
+        if decision.stop:
+            break
         course.train(decision)
     return rows
 
