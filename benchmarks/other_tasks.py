@@ -58,7 +58,9 @@ def steer_choice(early: Floats) -> int:
     task = TaskInfo("other", SIZES, RATES, END, 10_000, "validation_loss", (), 0, None, 0.0)
     plan = plan_scouts(task, 3, 0.05)
     scouts = [Scout(*cell, (np.nan,), (float(early[CELLS.index(cell)]),)) for cell in plan.configurations]
-    return CELLS.index(plan.configurations[choose_scout(scouts, 1).scout])
+    choice = choose_scout(scouts).scout
+    assert choice is not None
+    return CELLS.index(plan.configurations[choice])
 
 
 def pick_choice(early: Floats) -> int:

@@ -949,7 +949,7 @@ class AutoBatchController:
         if scouts is None:
             return
         assert isinstance(self._policy, ScoutingPolicy)
-        if scouts.choice.sound:
+        if scouts.trained:
             self._policy.take(scouts.scouts)
         if self._ranks.leads:
             _LOG.info("scouts%s: %s", " advise" if self._advise else "", scouts.advice())

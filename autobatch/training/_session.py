@@ -151,8 +151,8 @@ def _scout(
     scouting = chosen(choice, records)
     save_scouting(out, scouting)
     observer.scouted(choice.reason)
-    winner = scouts[choice.scout]
-    if winner.ended is None:
+    if choice.scout is not None:
+        winner = scouts[choice.scout]
         source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
         adopt(source, out, config, policy.state_dict(), scouting)
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from autobatch.policies import load_policy_spec, policy_kind
-from tests.golden.replay import FIGURES, FOLDER, MOMENTS, ROOT, SAID, SEEN, shipped
+from tests.golden.replay import FIGURES, FOLDER, MOMENTS, ROOT, SAID, SEEN, STEERS, shipped
 from tests.golden.simulate import followed, watched
 from tests.golden.trainings import EPOCHS, FILE, TRAININGS, train
 
@@ -49,9 +49,11 @@ def write_policy(policy: str) -> None:
     gradients = not policy_kind(load_policy_spec(ROOT / "policies" / f"{policy}.yaml").kind).blind
     runs = {task: followed(policy, task, gradients=gradients) for task in OWN_TASKS.get(policy, TASKS)}
     runs |= {f"{task}, watched": watched(policy, task) for task in WATCHED.get(policy, ())}
+    steers = any(len(decision) > len(SAID) for rows in runs.values() for _, decision in rows)
+    said = (*SAID, *STEERS) if steers else SAID
     write(
         FOLDER / f"{policy}.json",
-        {"policy": policy, "seen": SEEN, "moments": MOMENTS, "said": SAID, "digest": ("count", "unknown", *FIGURES)},
+        {"policy": policy, "seen": SEEN, "moments": MOMENTS, "said": said, "digest": ("count", "unknown", *FIGURES)},
         runs,
     )
 

@@ -49,10 +49,15 @@ def test_every_shipped_yaml_spells_out_every_parameter(name):
     assert set(spec.parameters) == set(policy_kind(spec.kind).parameters.model_fields)
 
 
-@pytest.mark.parametrize("kind", ["beacon-follow", "fixed", "random"])
+@pytest.mark.parametrize("kind", ["beacon-follow", "fixed", "random", "steer"])
 def test_yaml_named_like_its_kind_states_the_defaults(kind):
     model = policy_kind(kind).parameters
     assert model(**load_policy_spec(kind).parameters) == model()
+
+
+def test_without_beacons_beacon_follow_does_as_steer():
+    without = load_policy_spec("beacon-follow").parameters["without_beacons"]
+    assert without == load_policy_spec("steer").parameters
 
 
 def test_every_kind_has_a_yaml():

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.beacons import BeaconLibrary, Landscape, Standing, forecast
 from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Candidate, Decision, Observation, TaskInfo
@@ -146,7 +146,16 @@ class BeaconFollowPolicy:
 
         Args:
             state: what ``state_dict`` returned.
+
+        Raises:
+            CheckpointError: it is of a run that began with beacons and has none now, or the other way round.
         """
+        steer = state.get("steer")  # states of older versions have none
+        if (steer is None) != (self._steer is None):
+            begun, now = ("without", "they are there") if steer is not None else ("with", "they are missing")
+            raise CheckpointError(
+                f"policy 'beacon-follow' began this run {begun} beacons of the task, and now {now}: it cannot go on"
+            )
         self._changed_at = int(state["changed_at"])
         if self._steer is not None:
             self._steer.load_state_dict(state["steer"])

@@ -93,7 +93,7 @@ class SteerPolicy:
         return plan_scouts(self._known_task(), self.parameters.scouts, self.parameters.scout_share)
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
-        """Choose among the scouts, and go on from there.
+        """Choose among the scouts, and go on from there; where none can go on, start anew at the lowest rate.
 
         Args:
             scouts: what they came to, in the order in which they trained.
@@ -102,8 +102,11 @@ class SteerPolicy:
             The choice; where no scout is sound, the run starts as if none had gone.
         """
         choice = choose_scout(scouts)
-        if not choice.sound:
-            return choice
+        if choice.scout is None:
+            task = self._known_task()
+            self._start = (start_without_scouts(task)[0], task.learning_rates[0])
+            self._reason = f"{configuration(*self._start)}: the lowest rate that the task allows, as {choice.reason}"
+            return ScoutChoice(None, self._reason)
         chosen = scouts[choice.scout]
         self._start, self._reason = (chosen.batch_size, chosen.lr), choice.reason
         return choice

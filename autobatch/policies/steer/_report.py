@@ -79,7 +79,7 @@ class ScoutReport:
     @property
     def winner(self) -> TrainedScout | None:
         """The scout that goes on; None where none came to a sound end."""
-        return self.trained[self.choice.scout] if self.choice.sound else None
+        return None if self.choice.scout is None else self.trained[self.choice.scout]
 
     @property
     def seconds(self) -> float:
@@ -126,7 +126,7 @@ class ScoutReport:
         return f"{mark} {name:<18} {epochs:>6} {loss:>13} {score:>10} {duration(one.seconds):>9}{ended}"
 
     def _told_margin(self) -> str:
-        if not self.choice.sound:
+        if self.choice.scout is None:
             return "how sure: not at all, no scout came to a sound end"
         if self.margin is None:
             return "how sure: there is no other scout to compare with"

@@ -85,16 +85,14 @@ class ScoutChoice:
     """Which scout goes on.
 
     Attributes:
-        scout: its place in the order in which they trained.
+        scout: its place in the order in which they trained; None where none can.
         reason: why, in words a person reads.
         margin: by which share its loss is lower than that of the next best, in [0, 1]; None where that cannot be said.
-        sound: whether one came to a sound end at all.
     """
 
-    scout: int
+    scout: int | None
     reason: str
     margin: float | None = None
-    sound: bool = True
 
 
 @runtime_checkable
@@ -106,7 +104,7 @@ class ScoutingPolicy(Policy, Protocol):
         ...
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
-        """Choose among what they came to, and go on from there."""
+        """Choose among what they came to, and go on from there; where none can go on, say where to start instead."""
         ...
 
 
@@ -123,7 +121,7 @@ def plan_scouts(task: TaskInfo, number: int, share: float) -> ScoutPlan:
         share: share of the training that each may take, in (0, 1).
 
     Returns:
-        The plan; without configurations where the training is too short for scouts to cost less than a third of it.
+        The plan; without configurations where the training is so short that two scouts cost more than a third of it.
     """
     epochs = max(1, round(share * task.epochs))
     affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
@@ -159,8 +157,8 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     """
     losses = _losses(scout)
     place = len(losses) - 1
-    best = min((_losses(one)[place] for one in others if _sound(one, place)), default=math.inf)
-    if best > 0.0 and losses[place] > CLEARLY_WORSE * best:
+    best = min((_losses(one)[place] for one in others if one.ended is None and _sound(one, place)), default=math.inf)
+    if best > 0.0 and losses[place] > CLEARLY_WORSE * best:  # of losses of 0 and below a ratio says nothing
         return (
             f"its loss of {figure(losses[place])} after {count(place + 1, 'epoch')} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
@@ -175,13 +173,20 @@ def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
         scouts: what the scouts came to, in the order in which they trained.
 
     Returns:
-        The choice; the first where none came to its end soundly.
+        The choice; the first of those that came to their end where no loss of theirs is known.
     """
-    ended = {index: len(scout.train_losses) - 1 for index, scout in enumerate(scouts) if scout.ended is None}
-    last = max(ended.values(), default=-1)
-    whole = [index for index, place in ended.items() if place == last and _sound(scouts[index], last)]
+    alive = [index for index, scout in enumerate(scouts) if scout.ended is None]
+    if not alive:
+        ends = "; ".join(f"{configuration(scout.batch_size, scout.lr)} {scout.ended}" for scout in scouts)
+        return ScoutChoice(None, f"no scout came to its end: {ends}")
+    last = max(len(scouts[index].train_losses) for index in alive) - 1
+    whole = [index for index in alive if len(scouts[index].train_losses) > last and _sound(scouts[index], last)]
     if not whole:
-        return ScoutChoice(0, "no scout came to a sound end", sound=False)
+        first = scouts[alive[0]]
+        return ScoutChoice(
+            alive[0],
+            f"{configuration(first.batch_size, first.lr)}: no loss of any scout is known, so the first goes on",
+        )
     ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
     reason = (
@@ -226,7 +231,8 @@ def _spread(rates: Sequence[float], number: int) -> list[float]:
         # The ends of a user's list are where it is least likely to be best: cut the span evenly and take the middles.
         low, high = math.log(rates[0]), math.log(rates[-1])
         wanted = [low + (high - low) * (index + 0.5) / number for index in range(number)]
-        chosen = sorted({min(rates, key=lambda rate: abs(math.log(rate) - place)) for place in wanted})
+        # Rounded, so that of two rates equally near the lower one is taken, not the one that round-off favours.
+        chosen = sorted({min(rates, key=lambda rate: round(abs(math.log(rate) - place), 9)) for place in wanted})
     middle = (len(chosen) - 1) / 2
     return sorted(chosen, key=lambda rate: (abs(chosen.index(rate) - middle), rate))
 

@@ -257,16 +257,15 @@ class _Scouting:
         scouts: list[Scout] = [one.scout for one in trained]
         task = self._task or _unknown_task(arguments)
         self._policy.reset(task, None)
-        middle = self._policy.start
-        choice = self._policy.take(scouts) if scouts else ScoutChoice(0, "no scout was trained", sound=False)
-        if not choice.sound:
-            choice = ScoutChoice(
-                0, f"{choice.reason}: {configuration(*middle)} is the middle of what may be chosen", sound=False
-            )
-        start = (scouts[choice.scout].batch_size, scouts[choice.scout].lr) if choice.sound else middle
+        if scouts:
+            choice = self._policy.take(scouts)
+        else:
+            middle = configuration(*self._policy.start)
+            choice = ScoutChoice(None, f"no scout was trained: {middle} is the middle of what may be chosen")
+        start = self._policy.start
         state = None
         for place, kept in enumerate(self._kept):
-            if choice.sound and place == choice.scout:
+            if place == choice.scout:
                 state = read_state(self._out, kept)
             else:
                 drop_state(self._out, kept)

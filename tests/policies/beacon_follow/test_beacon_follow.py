@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.beacons import Beacon, BeaconLibrary
-from autobatch.policies import BeaconFollowParameters, BeaconFollowPolicy
+from autobatch.policies import BeaconFollowParameters, BeaconFollowPolicy, Scout, SteerParameters, SteerPolicy
 from tests.beacons.synthetic import make_costs, make_library
 from tests.policies.cases import LAW, make_observation, make_task, simulate, through_json
 
@@ -222,9 +222,53 @@ def test_both_landscapes_lead_to_a_good_end(library, landscape):
     assert journey.final_loss <= min(fixed_losses().values()) * 1.15
 
 
-def test_without_a_library_it_says_what_to_do():
-    with pytest.raises(ConfigError, match=r"needs beacons of task 'synthetic'.*autobatch beacons record"):
-        BeaconFollowPolicy(BeaconFollowParameters()).reset(make_task(), None)
+def without_beacons(task=None) -> BeaconFollowPolicy:
+    policy = BeaconFollowPolicy(BeaconFollowParameters(without_beacons={"scouts": 2, "decay": 0.5}))
+    policy.reset(task or make_task(), None)
+    return policy
+
+
+def test_without_a_library_it_steers_as_its_parameters_for_that_say():
+    steer = SteerPolicy(SteerParameters(scouts=2, decay=0.5))
+    steer.reset(make_task(steered=True), None)
+    policy = without_beacons(make_task(steered=True))
+    assert policy.scouts() == steer.scouts()
+    assert len(policy.scouts().configurations) == 2
+    scouts = [
+        Scout(*one, (loss,), (loss,)) for one, loss in zip(policy.scouts().configurations, (0.5, 0.4), strict=True)
+    ]
+    assert policy.take(scouts) == steer.take(scouts)
+    for epoch in range(LAW.epochs + 1):
+        assert policy.decide(make_observation(epoch)) == steer.decide(make_observation(epoch))
+
+
+def test_with_a_library_it_asks_for_no_scouts(library):
+    policy = follow(library)
+    assert policy.scouts().configurations == ()
+    with pytest.raises(RuntimeError, match="asked for no scouts"):
+        policy.take([])
+
+
+def test_reset_with_a_library_forgets_that_there_was_none(library):
+    policy = without_beacons()
+    policy.reset(make_task(), library)
+    assert policy.scouts().configurations == ()
+    assert policy.decide(make_observation(0)) == follow(library).decide(make_observation(0))
+
+
+def test_a_run_goes_on_only_as_it_began_with_beacons_or_without(library):
+    with pytest.raises(CheckpointError, match="began this run without beacons of the task, and now they are there"):
+        follow(library).load_state_dict(through_json(without_beacons().state_dict()))
+    with pytest.raises(CheckpointError, match="began this run with beacons of the task, and now they are missing"):
+        without_beacons().load_state_dict(through_json(follow(library).state_dict()))
+
+
+def test_a_state_of_before_there_were_scouts_is_one_with_beacons(library):
+    state = follow(library).state_dict()
+    del state["steer"]
+    follow(library).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="now they are missing"):
+        without_beacons().load_state_dict(state)
 
 
 def test_beacons_for_other_configurations_are_an_error(library):

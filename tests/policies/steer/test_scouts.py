@@ -1,0 +1,166 @@
+"""Which scouts are made, which of them ends early, and which goes on."""
+
+import json
+import math
+
+import pytest
+
+from autobatch.policies.steer import Scout, ScoutPlan, hopeless
+from autobatch.policies.steer._scouts import ScoutChoice, choose_scout, plan_scouts, start_without_scouts
+from tests.policies.cases import NAN, make_task
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def scout(*losses: float, scores: tuple[float, ...] | None = None, lr: float = 0.1, ended: str | None = None) -> Scout:
+    return Scout(32, lr, losses, losses if scores is None else scores, ended)
+
+
+# Which are made ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epochs", "scouts", "each"),
+    # By hand: each takes round(0.05 epochs), one at least; as many as leave the losers a third of the training.
+    [(1, 0, 1), (2, 0, 1), (3, 2, 1), (5, 2, 1), (6, 3, 1), (8, 3, 1), (40, 5, 2)],
+)
+def test_scouts_by_the_length_of_a_task(epochs: int, scouts: int, each: int) -> None:
+    plan = plan_scouts(make_task(epochs=epochs, learning_rates=RATES), 16, 0.05)
+    assert (len(plan.configurations), plan.epochs) == (scouts, each)
+    assert (len(plan.configurations) - 1) * each <= epochs / 3
+
+
+@pytest.mark.parametrize(("number", "rates"), [(0, []), (1, []), (2, [0.02, 0.1]), (3, [0.05, 0.02, 0.1])])
+def test_rates_are_spread_the_middle_first(number: int, rates: list[float]) -> None:
+    plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), number, 0.05)
+    assert plan == ScoutPlan(tuple((32, lr) for lr in rates), 2)
+
+
+def test_more_scouts_than_rates_are_one_a_rate() -> None:
+    plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), 16, 0.05)
+    assert [lr for _, lr in plan.configurations] == [0.05, 0.02, 0.1, 0.01, 0.2]
+
+
+def test_one_rate_leaves_nothing_to_scout() -> None:
+    assert plan_scouts(make_task(epochs=40, learning_rates=(0.1,)), 3, 0.05).configurations == ()
+
+
+def test_no_rate_is_tried_twice_where_they_lie_unevenly() -> None:
+    rates = (0.001, 0.1, 0.11, 0.12)
+    plan = plan_scouts(make_task(epochs=40, learning_rates=rates), 3, 0.05)
+    tried = [lr for _, lr in plan.configurations]
+    assert len(set(tried)) == len(tried) == 2
+
+
+@pytest.mark.parametrize(
+    ("ladder", "size"), [((8, 16), 16), ((64, 512), 64), ((16, 64), 16), ((20, 48, 100), 48), ((7,), 7)]
+)
+def test_a_ladder_without_32_is_scouted_at_the_rung_next_to_it(ladder: tuple[int, ...], size: int) -> None:
+    task = make_task(epochs=40, batch_sizes=ladder, learning_rates=RATES)
+    assert {batch_size for batch_size, _ in plan_scouts(task, 3, 0.05).configurations} == {size}
+    assert start_without_scouts(task) == (size, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("rates", "start"), [((0.1,), 0.1), ((0.1, 0.2), 0.1), ((0.1, 0.2, 0.4), 0.2), ((0.1, 1.0, 10.0, 11.0), 1.0)]
+)
+def test_without_scouts_the_middle_rate_by_its_logarithm(rates: tuple[float, ...], start: float) -> None:
+    assert start_without_scouts(make_task(learning_rates=rates))[1] == start
+
+
+# Which ends early ----------------------------------------------------------------------------------------------------
+
+
+def test_clearly_worse_at_the_same_place_is_hopeless() -> None:
+    others = [scout(2.0, 1.0), scout(1.8, 1.2)]
+    assert hopeless(scout(2.7), others) is None
+    assert (
+        hopeless(scout(2.71), others) == "its loss of 2.71 after 1 epoch is more than 1.5 times the best scout's, 1.8"
+    )
+    assert hopeless(scout(2.0, 1.6), others) == (
+        "its loss of 1.6 after 2 epochs is more than 1.5 times the best scout's, 1"
+    )
+
+
+def test_nobody_is_hopeless_beside_nobody() -> None:
+    assert hopeless(scout(100.0), []) is None
+    assert hopeless(scout(100.0, 100.0), [scout(1.0)]) is None  # the other has not come that far
+
+
+def test_a_scout_that_diverged_later_is_no_measure() -> None:
+    assert hopeless(scout(2.0), [scout(0.1, NAN, ended="diverged")]) is None
+
+
+@pytest.mark.parametrize("unknown", [NAN, math.inf])
+def test_others_without_a_loss_are_no_measure(unknown: float) -> None:
+    assert hopeless(scout(2.0), [scout(unknown), scout(1.0)]) is not None
+    assert hopeless(scout(2.0), [scout(unknown)]) is None
+
+
+def test_a_scout_whose_loss_is_not_known_is_not_ended() -> None:
+    assert hopeless(scout(NAN), [scout(1.0)]) is None
+
+
+def test_losses_below_zero_are_not_compared_by_a_ratio() -> None:
+    assert hopeless(scout(-1.0), [scout(-1.1)]) is None
+
+
+def test_where_the_loop_knows_no_training_loss_the_score_says_who_is_hopeless() -> None:
+    assert hopeless(scout(NAN, scores=(0.4,)), [scout(NAN, scores=(0.2,))]) is not None
+    assert hopeless(scout(NAN, scores=(0.3,)), [scout(NAN, scores=(0.2,))]) is None
+
+
+# Which goes on -------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_training_loss_goes_on() -> None:
+    scouts = [
+        scout(2.0, 1.0, scores=(2.0, 0.5), lr=0.1),
+        scout(3.0, 0.9, scores=(3.0, 0.6), lr=0.2),
+        scout(1.0, lr=0.4, ended="hopeless"),
+    ]
+    assert choose_scout(scouts) == ScoutChoice(
+        1,
+        "s32 at lr 0.2: the best of 3 scouts after 2 epochs, training loss 0.9 and validation 0.6; "
+        "next s32 at lr 0.1, training loss 1 and validation 0.5, 10 % apart",
+        pytest.approx(0.1),
+    )
+
+
+def test_equal_scouts_the_first_goes_on() -> None:
+    assert choose_scout([scout(1.0, lr=0.1), scout(1.0, lr=0.2)]).scout == 0
+
+
+def test_without_training_losses_the_score_decides_and_nothing_unknown_is_told() -> None:
+    scouts = [scout(NAN, scores=(0.4,)), scout(NAN, scores=(0.3,))]
+    choice = choose_scout(scouts)
+    assert choice.scout == 1
+    assert "training loss" not in choice.reason
+    assert "validation 0.3" in choice.reason
+    without_scores = choose_scout([scout(0.4, scores=(NAN,)), scout(0.5, scores=(NAN,))])
+    assert without_scores.scout == 0
+    assert "nan" not in without_scores.reason
+
+
+def test_a_scout_without_a_sound_loss_cannot_win() -> None:
+    for loss in (NAN, math.inf):
+        assert choose_scout([scout(loss), scout(5.0)]).scout == 1
+
+
+def test_without_any_figure_the_first_that_came_to_its_end_goes_on() -> None:
+    choice = choose_scout([scout(NAN, ended="diverged"), scout(NAN, lr=0.2), scout(NAN, lr=0.4)])
+    assert choice == ScoutChoice(1, "s32 at lr 0.2: no loss of any scout is known, so the first goes on")
+
+
+def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
+    choice = choose_scout([scout(NAN, lr=0.1, ended="diverged: a"), scout(9.0, lr=0.2, ended="diverged: b")])
+    assert choice == ScoutChoice(None, "no scout came to its end: s32 at lr 0.1 diverged: a; s32 at lr 0.2 diverged: b")
+
+
+def test_a_scout_survives_json() -> None:
+    own = scout(1.0, NAN, scores=(math.inf, 0.5), ended="diverged")
+    again = Scout.from_dict(json.loads(json.dumps(own.to_dict(), allow_nan=False)))
+    assert (again.batch_size, again.lr, again.ended) == (32, 0.1, "diverged")
+    assert again.train_losses == pytest.approx((1.0, NAN), nan_ok=True)
+    assert again.scores == pytest.approx((NAN, 0.5), nan_ok=True)  # what is not finite is not known
+    assert Scout.from_dict(scout(1.0).to_dict()) == scout(1.0)

@@ -1,0 +1,124 @@
+"""The policy: from a task and what its scouts came to, to decisions."""
+
+import math
+
+import pytest
+
+from autobatch.policies import Decision, Scout, ScoutingPolicy, SteerParameters, SteerPolicy
+from tests.beacons.synthetic import make_costs
+from tests.policies.cases import NAN, make_observation, make_task, through_json
+
+LADDER = (16, 32, 64, 128)
+RATES = (0.05, 0.1, 0.2)
+
+
+def steer(parameters: SteerParameters | None = None, **task) -> SteerPolicy:
+    policy = SteerPolicy(parameters or SteerParameters())
+    facts = {"epochs": 20, "batch_sizes": LADDER, "learning_rates": RATES, "steered": True, "costs": None}
+    policy.reset(make_task(**facts | task), None)
+    return policy
+
+
+def decided(policy: SteerPolicy, epochs: int) -> list[Decision]:
+    return [policy.decide(make_observation(epoch, batch_size=64 * bool(epoch))) for epoch in range(epochs)]
+
+
+def test_it_scouts() -> None:
+    assert isinstance(SteerPolicy(SteerParameters()), ScoutingPolicy)
+    assert steer().scouts().configurations == ((32, 0.1), (32, 0.05), (32, 0.2))
+    assert steer(SteerParameters(scouts=0)).scouts().configurations == ()
+    assert steer(SteerParameters(scout_share=0.2)).scouts().epochs == 4
+
+
+def test_before_reset_it_says_what_is_missing() -> None:
+    policy = SteerPolicy(SteerParameters())
+    with pytest.raises(RuntimeError, match="reset"):
+        policy.decide(make_observation(0))
+    with pytest.raises(RuntimeError, match="reset"):
+        policy.scouts()
+
+
+def test_it_goes_by_its_plan() -> None:
+    decisions = decided(steer(batch_sizes=(32,)), 14)
+    # 13 of 20 epochs, of which 10 fall.
+    assert [one.factor for one in decisions[:3]] == [1.0, 1.0, 1.0]
+    assert [one.factor for one in decisions[3:13]] == pytest.approx([(9.5 - period) / 10 for period in range(10)])
+    assert [one.stop for one in decisions] == [False] * 13 + [True]
+    assert {one.lr for one in decisions} == {0.1}
+    assert "the rate falls from epoch 4 on" in decisions[0].reason
+    assert "95 % of 0.1" in decisions[3].reason
+    assert decisions[13].reason == "the rate has come to its end after 13 of 20 epochs: stop"
+
+
+def test_batches_grow_while_the_rate_falls() -> None:
+    decisions = decided(steer(), 13)
+    sizes = [one.batch_size for one in decisions]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (32, 128)
+    plan = [1.0] * 3 + [(9.5 - period) / 10 for period in range(10)]
+    for decision, factor in zip(decisions, plan, strict=True):
+        # As quiet as the plan: noise goes with rate² / batch size.
+        assert decision.factor == pytest.approx(factor * math.sqrt(decision.batch_size / 32))
+        assert decision.factor <= 1.0
+
+
+def test_the_end_says_what_it_spares() -> None:
+    policy = steer(batch_sizes=(32,), costs=make_costs((32,)))
+    assert ": stop, which spares " in policy.decide(make_observation(13)).reason
+    whole = steer(SteerParameters(length=1.0), costs=make_costs())
+    assert whole.decide(make_observation(20)).reason.endswith("after 20 of 20 epochs: stop")
+
+
+def test_a_schedule_that_is_kept_is_left_alone_and_so_is_the_length() -> None:
+    for decision in decided(steer(steered=False), 20):
+        assert (decision.batch_size, decision.lr, decision.factor, decision.stop) == (32, 0.1, None, False)
+        assert "falls" not in decision.reason
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_shortest_trainings_train_and_end(epochs: int) -> None:
+    decisions = decided(steer(epochs=epochs), epochs + 1)
+    assert not decisions[0].stop
+    assert decisions[-1].stop
+    assert all(0 < one.factor <= 1 for one in decisions if not one.stop)
+
+
+def test_the_best_scout_is_where_it_starts() -> None:
+    policy = steer()
+    choice = policy.take([Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.1, 0.5), (0.05, 0.6), (0.2, 0.4))])
+    assert choice.scout == 2
+    assert policy.decide(make_observation(0)).lr == 0.2
+    assert policy.decide(make_observation(0)).reason.startswith(choice.reason)
+    assert policy.decide(make_observation(12)).lr == 0.2
+
+
+def test_where_no_scout_can_go_on_it_starts_at_the_lowest_rate_and_says_why() -> None:
+    policy = steer(learning_rates=(0.01, 0.05, 0.1, 0.2, 0.4))
+    tried = policy.scouts().configurations
+    choice = policy.take([Scout(*one, (NAN,), (NAN,), "diverged") for one in tried])
+    assert choice.scout is None
+    decision = policy.decide(make_observation(0))
+    assert (decision.batch_size, decision.lr) == (32, 0.01)
+    assert decision.reason.startswith(
+        "s32 at lr 0.01: the lowest rate that the task allows, as no scout came to its end"
+    )
+    assert "nan" not in decision.reason
+
+
+def test_a_restart_keeps_where_it_started_and_reset_forgets_it() -> None:
+    policy = steer()
+    policy.take([Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.1, 0.5), (0.05, 0.4), (0.2, 0.6))])
+    again = steer()
+    again.load_state_dict(through_json(policy.state_dict()))
+    assert decided(again, 14) == decided(policy, 14)
+    assert decided(policy, 14) != decided(steer(), 14)
+    policy.reset(make_task(epochs=20, batch_sizes=LADDER, learning_rates=RATES, steered=True, costs=None), None)
+    assert decided(policy, 14) == decided(steer(), 14)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scouts": -1}, {"scouts": 17}, {"scout_share": 0}, {"scout_share": 0.3}, {"length": 0}, {"decay": 1.1}]
+)
+def test_parameters_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SteerParameters(**wrong)
