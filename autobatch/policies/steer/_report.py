@@ -38,7 +38,8 @@ class ScoutReport:
         batch_size: global batch size to start with.
         lr: base learning rate to start with.
         trained: the scouts, in the order in which they trained.
-        failed: why, by the scout's name, for those that came to nothing.
+        failed: why, by the scout's name, for those whose loop has failed; they are not among ``trained``.
+        failed_seconds: wall time that those have cost.
         batch_sizes: the ladder.
         learning_rates: the base learning rates to choose from.
         seed: the seed that they trained with.
@@ -53,6 +54,7 @@ class ScoutReport:
     lr: float
     trained: tuple[TrainedScout, ...]
     failed: Mapping[str, str]
+    failed_seconds: float
     batch_sizes: tuple[int, ...]
     learning_rates: tuple[float, ...]
     seed: int
@@ -84,7 +86,7 @@ class ScoutReport:
     @property
     def seconds(self) -> float:
         """Wall time of all scouts."""
-        return math.fsum(one.seconds for one in self.trained)
+        return math.fsum(one.seconds for one in self.trained) + self.failed_seconds
 
     @property
     def charged_seconds(self) -> float:
@@ -133,7 +135,7 @@ class ScoutReport:
         return f"how sure: its loss is {percent(self.margin)} lower than the next scout's"
 
     def _told_costs(self) -> list[str]:
-        if not self.trained:
+        if not self.trained and not self.failed:
             return []
         lines = [f"scouting took {duration(self.seconds)}"]
         if self.state is not None and self.winner is not None:

@@ -240,11 +240,13 @@ class ScoutCell:
                 "'for epoch in controller.each_epoch()', and call controller.end_epoch(...) after each"
             )
 
-    def kept(self, failed: str | None = None) -> KeptScout:
-        """Return what the scout came to.
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, with what the loop does before and after its steps."""
+        return time.perf_counter() - self._begun
 
-        Args:
-            failed: why it has failed; None where it has not.
+    def kept(self) -> KeptScout:
+        """Return what the scout came to.
 
         Returns:
             The scout, to be kept.
@@ -259,10 +261,10 @@ class ScoutCell:
             train_losses=scout.train_losses,
             validation_losses=tuple(row["validation_loss"] for row in self._rows),
             validation_errors=tuple(row["validation_error"] for row in self._rows),
-            ended=failed or self.ended,
+            ended=self.ended,
             steps=int(self._reached.get("steps", 0)),
             examples=int(self._reached.get("examples", 0)),
-            seconds=time.perf_counter() - self._begun,
+            seconds=self.seconds,
             training_seconds=self._last - self._attached,
             epochs=self.task.epochs,
             train_size=self.task.train_size,

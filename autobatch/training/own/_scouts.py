@@ -86,7 +86,8 @@ def scout(
 
     A finished scout is kept in ``out``, and is not trained again by the same call. Where ``train`` raises, never
     attaches the controller or returns too early, that scout is left out, a ``UserWarning`` says why, and the others go
-    on. With no sound scout at all the report says so, and starts in the middle of what may be chosen.
+    on. Where none is left the report says so, and the training starts in the middle of what may be chosen; where all
+    have diverged, at the lowest rate.
 
     Where ``train`` returns a mapping with ``"state"``, such as ``{"model": model.state_dict(), "optimizer":
     optimizer.state_dict(), "controller": controller.state_dict()}``, the winner's is kept as ``report.state``: a loop
@@ -158,8 +159,8 @@ class _Scouting:
         self._score = score
         self._arguments = arguments
         self._kept: list[KeptScout] = []
-        self._states: dict[int, bool] = {}
         self._failed: dict[str, str] = {}
+        self._failed_seconds = 0.0
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
@@ -241,7 +242,8 @@ class _Scouting:
             _LOGGER.warning("scout %s: %s", name, failure)
             if not cell.over:
                 self._failed[name] = failure
-                return cell.kept(f"failed: {failure.splitlines()[-1]}") if cell.task is not None else None
+                self._failed_seconds += cell.seconds
+                return None
             # Its figures were in before: what its loop does after the end does not cost the scout.
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
         kept = cell.kept()
@@ -275,6 +277,7 @@ class _Scouting:
             lr=start[1],
             trained=trained,
             failed=dict(self._failed),
+            failed_seconds=self._failed_seconds,
             batch_sizes=arguments["batch_sizes"],
             learning_rates=arguments["learning_rates"],
             seed=arguments["seed"],

@@ -220,7 +220,8 @@ def test_no_failure_of_a_scout_costs_the_run(tmp_path: Path) -> None:
 
     with pytest.warns(UserWarning, match=r"1 scout came to nothing:\n  s16 at lr 0.1: ValueError: an accident"):
         found = scout(some, out=tmp_path, **GRID)
-    assert [one.scout.ended for one in found.trained] == ["failed: ValueError: an accident", None, None]
+    assert [(one.scout.lr, one.scout.ended) for one in found.trained] == [(0.01, None), (0.5, None)]
+    assert found.seconds > sum(one.seconds for one in found.trained)
     assert "an accident" in found.failed["s16 at lr 0.1"]
     assert found.winner is not None
     assert found.winner.scout.lr != 0.1
