@@ -949,7 +949,7 @@ class AutoBatchController:
         if scouts is None:
             return
         assert isinstance(self._policy, ScoutingPolicy)
-        if scouts.trained:
+        if scouts.winner is not None:
             self._policy.take(scouts.scouts)
         if self._ranks.leads:
             _LOG.info("scouts%s: %s", " advise" if self._advise else "", scouts.advice())

@@ -30,6 +30,9 @@ from autobatch.training.own._scout_files import (
 
 _LOGGER = logging.getLogger("autobatch")
 
+_FAILED = "failed: "
+"""How the end of a scout begins whose loop did not keep to what a scout needs."""
+
 _OURS = frozenset({
     "model",
     "optimizer",
@@ -241,7 +244,7 @@ class _Scouting:
             _LOGGER.warning("scout %s: %s", name, failure)
             if not cell.over:
                 self._failed[name] = failure
-                return cell.kept(f"failed: {failure.splitlines()[-1]}") if cell.task is not None else None
+                return cell.kept(f"{_FAILED}{failure.splitlines()[-1]}") if cell.task is not None else None
             # Its figures were in before: what its loop does after the end does not cost the scout.
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
         kept = cell.kept()
@@ -257,11 +260,12 @@ class _Scouting:
         scouts: list[Scout] = [one.scout for one in trained]
         task = self._task or _unknown_task(arguments)
         self._policy.reset(task, None)
-        if scouts:
-            choice = self._policy.take(scouts)
-        else:
+        if all(scout.ended is not None and scout.ended.startswith(_FAILED) for scout in scouts):
+            # Nothing is known of the task, not even that a rate is too high.
             middle = configuration(*self._policy.start)
             choice = ScoutChoice(None, f"no scout was trained: {middle} is the middle of what may be chosen")
+        else:
+            choice = self._policy.take(scouts)
         start = self._policy.start
         state = None
         for place, kept in enumerate(self._kept):
