@@ -228,7 +228,9 @@ class Decisions:
         factor = self._schedule(observation.progress)
         if asked.factor is not None:
             check_rate(asked.factor, "factor on the learning rate that the policy asked for")
-            if self._steered:
+            if self._own_batch_size:
+                limits.append(f"advice: {asked.factor:.3g} of that rate; nothing is changed")
+            elif self._steered:
                 factor = asked.factor
             else:
                 limits.append(f"a factor of {asked.factor:.3g} on the rate was asked for; the schedule is the loop's")

@@ -1,6 +1,7 @@
 """Scouts of a run: short trainings at fixed configurations before it, the best of which becomes the run."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -187,10 +188,12 @@ def told_scout(record: ScoutRecord) -> str:
     Returns:
         A line.
     """
+    figures = {"training loss": record.train_loss, "validation": record.validation_loss}
+    known = ", ".join(f"{name} {figure(value)}" for name, value in figures.items() if not math.isnan(value))
     ended = f"; ended: {record.ended}" if record.ended else ""
     return (
-        f"scout {configuration(record.batch_size, record.lr)}: after {count(record.epochs, 'epoch')} training loss "
-        f"{figure(record.train_loss)}, validation {figure(record.validation_loss)}{ended}"
+        f"scout {configuration(record.batch_size, record.lr)}: after {count(record.epochs, 'epoch')} "
+        f"{known or 'no loss is known'}{ended}"
     )
 
 

@@ -107,9 +107,11 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     busy = "another process is training this run; wait for it, or choose another directory"
     with alone_in(out, busy=busy), reproducible(device, config.task.threads):
-        write_whole(out / CONFIG, _yaml(config))
+        begin_with = None
         if isinstance(policy, ScoutingPolicy) and not (out / CHECKPOINT).exists():
-            _scout(config, out, data=data, device=device, policy=policy, library=library.beacons, observer=observer)
+            begin_with = _scout(
+                config, out, data=data, device=device, policy=policy, library=library.beacons, observer=observer
+            )
         return _Session(
             config=config,
             out=out,
@@ -119,6 +121,7 @@ def run(
             policy=policy,
             library=library,
             costs=costs,
+            begin_with=begin_with,
         ).carry_out()
 
 
@@ -131,18 +134,25 @@ def _scout(
     policy: ScoutingPolicy,
     library: BeaconLibrary | None,
     observer: RunObserver,
-) -> None:
-    """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning."""
+) -> dict[str, Any] | None:
+    """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning.
+
+    Returns:
+        The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
+    """
     task = run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
     policy.reset(task, library)
     plan = policy.scouts()
     if not plan.configurations:
-        return
+        return None
     observer.scouting(told_plan(plan, task))
     scouts: list[Scout] = []
     records = []
     for batch_size, lr in plan.configurations:
         training = _ScoutTraining(scout_config(config, batch_size, lr), out, data=data, device=device)
+        if not scouts:  # what --resume needs; not before a scout can be carried out
+            write_whole(out / CONFIG, _yaml(config))
+        training.begin()
         scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
         scouts.append(scout)
         records.append(record_of(training.rows, scout, won=False))
@@ -151,10 +161,12 @@ def _scout(
     scouting = chosen(choice, records)
     save_scouting(out, scouting)
     observer.scouted(choice.reason)
-    if choice.scout is not None:
-        winner = scouts[choice.scout]
-        source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
-        adopt(source, out, config, policy.state_dict(), scouting)
+    if choice.scout is None:
+        return policy.state_dict()
+    winner = scouts[choice.scout]
+    source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
+    adopt(source, out, config, policy.state_dict(), scouting)
+    return None
 
 
 class _ScoutTraining:
@@ -172,6 +184,10 @@ class _ScoutTraining:
             library=_Library(None, "a scout is a beacon itself"),
             costs=_Costs(config.costs, None),
         )
+        self._rows: list[EpochRow] = []
+
+    def begin(self) -> None:
+        """Start the scout, or bring it to where it stood."""
         self._session.begin()
         self._rows = load_epochs(self._session.out)
 
@@ -221,6 +237,7 @@ class _Session:
         policy: Policy,
         library: _Library,
         costs: _Costs,
+        begin_with: dict[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.out = out
@@ -229,6 +246,8 @@ class _Session:
         self.library = library
         self.costs = costs
         self.device = device
+        self.policy = policy
+        self.begin_with = begin_with
         self.kind = device_kind(device, config.task.threads)
         self.trial = Trial(config, data=data, device=device, policy=policy, library=library.beacons, costs=config.costs)
         self.controller = self.trial.controller
@@ -266,8 +285,13 @@ class _Session:
         rows = load_epochs(self.out)
         if checkpoint is None:
             (self.out / DECISIONS).unlink(missing_ok=True)
+            scouting = None
+            if self.begin_with is not None:  # no scout can go on: the run begins where the policy says after them
+                scouting = load_scouting(self.out)
+                self.policy.load_state_dict(self.begin_with)
+                self.controller.redecide()
             append_lines(self.out / DECISIONS, [self.controller.decision.to_dict()])
-            return 0.0
+            return sum(scout.seconds for scout in scouting.losers) if scouting is not None else 0.0
         if [row.epoch for row in rows] != list(range(1, epoch + 1)):
             raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
         try:

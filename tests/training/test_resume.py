@@ -1,7 +1,6 @@
 """A run that was killed anywhere continues bit by bit as if it had not been."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -16,67 +15,16 @@ import pytest
 import torch
 
 from autobatch._errors import CheckpointError
-from autobatch._files import write_whole
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_run_config, run
-from autobatch.training import _files as files
-from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._run import CHECKPOINT
-from tests.training.tiny import dropout_task, fixed, timeless, tiny_config, tiny_task
-
-RECORDS = ("epochs.jsonl", "measurements.jsonl", "decisions.jsonl")
-
-
-class Killed(BaseException):
-    """Stands for kill -9."""
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    for file in RECORDS:
-        assert timeless(one / file) == timeless(other / file), file
-    mine, theirs = (read_checkpoint(out / CHECKPOINT) for out in (one, other))
-    assert mine.tensors.keys() == theirs.tensors.keys()
-    assert all(torch.equal(value, theirs.tensors[name]) for name, value in mine.tensors.items())
-    summaries = [json.loads((out / "summary.json").read_text()) for out in (one, other)]
-    for summary in summaries:
-        for key in ("seconds", "measuring_seconds", "measuring_share"):
-            del summary[key]
-    assert summaries[0] == summaries[1]
-
-
-class Killer:
-    """Kills at the ``count``-th write, having done ``share`` of it."""
-
-    def __init__(self, count: int, share: float) -> None:
-        self.left = count
-        self.share = share
-
-    def strikes(self) -> bool:
-        self.left -= 1
-        return self.left == 0
-
-    def append_lines(self, path: Path, rows: Any) -> None:
-        if self.strikes():
-            content = "".join(files.to_json(row) + "\n" for row in rows).encode()
-            with path.open("ab") as file:
-                file.write(content[: int(self.share * len(content))])
-            raise Killed
-        files.append_lines(path, rows)
-
-    def write_whole(self, path: Path, content: bytes) -> None:
-        if self.strikes():
-            path.with_name(f".{path.name}.tmp").write_bytes(content[: int(self.share * len(content))])
-            if self.share == 1.0:
-                os.replace(path.with_name(f".{path.name}.tmp"), path)
-            raise Killed
-        write_whole(path, content)
+from tests.training.kills import Killed, Killer, assert_same_run
+from tests.training.tiny import dropout_task, fixed, tiny_config, tiny_task
 
 
 def kill_and_resume(config: RunConfig, out: Path, killer: Killer, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Return whether the killer had something to kill."""
     with monkeypatch.context() as patch:
-        patch.setattr("autobatch.training._session.append_lines", killer.append_lines)
-        patch.setattr("autobatch.training._session.write_whole", killer.write_whole)
-        patch.setattr("autobatch.training._checkpoint.write_whole", killer.write_whole)
+        killer.arm(patch)
         try:
             run(config, out)
         except Killed:

@@ -261,7 +261,7 @@ class _Scouting:
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)
-        else:
+        else:  # nothing is known of the task, not even that a rate is too high
             middle = configuration(*self._policy.start)
             choice = ScoutChoice(None, f"no scout was trained: {middle} is the middle of what may be chosen")
         start = self._policy.start

@@ -270,6 +270,18 @@ def test_a_scout_that_diverges_is_ended_and_loses(tmp_path: Path) -> None:
     assert found.lr != 0.5
 
 
+def test_where_all_scouts_diverge_report_and_controller_start_at_the_lowest_rate(tmp_path: Path) -> None:
+    def spoil(model: nn.Module, figures: dict[str, float]) -> None:
+        with torch.no_grad():
+            next(model.parameters()).fill_(math.nan)
+
+    found = scout(partial(train, epochs=EPOCHS, at_end=spoil), out=tmp_path, **GRID)
+    assert found.winner is None
+    controller = AutoBatchController(policy="beacon-follow", scouts=found)
+    train(controller, epochs=EPOCHS)
+    assert controller.lr == found.lr == 0.01
+
+
 def test_scouts_within_an_epoch(tmp_path: Path) -> None:
     """A training of one epoch has scouts of a part of it; their loops validate at the stop."""
     found = scout(partial(train, epochs=1), out=tmp_path, decide_every=4, **{**GRID, "batch_sizes": (4, 8)})

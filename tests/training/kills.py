@@ -1,0 +1,74 @@
+"""Sudden ends, and whether a run that went on after one is the same."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autobatch._files import write_whole
+from autobatch.training import _files as files
+from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training._run import CHECKPOINT
+from tests.training.tiny import timeless
+
+RECORDS = ("epochs.jsonl", "measurements.jsonl", "decisions.jsonl")
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two run directories hold the same run, but for what a clock says."""
+    for file in RECORDS:
+        assert timeless(one / file) == timeless(other / file), file
+    mine, theirs = (read_checkpoint(out / CHECKPOINT) for out in (one, other))
+    assert mine.tensors.keys() == theirs.tensors.keys()
+    assert all(torch.equal(value, theirs.tensors[name]) for name, value in mine.tensors.items())
+    summaries = [_timeless(json.loads((out / "summary.json").read_text())) for out in (one, other)]
+    assert summaries[0] == summaries[1]
+
+
+def _timeless(value: Any) -> Any:
+    """Leave out what a clock says, of the scouts too."""
+    if isinstance(value, dict):
+        clocks = {key for key in value if "seconds" in key or key == "measuring_share"}
+        return {key: _timeless(entry) for key, entry in value.items() if key not in clocks}
+    return [_timeless(entry) for entry in value] if isinstance(value, list) else value
+
+
+class Killer:
+    """Kills at the ``count``-th write, having done ``share`` of it."""
+
+    def __init__(self, count: int, share: float) -> None:
+        self.left = count
+        self.share = share
+
+    def arm(self, patch: pytest.MonkeyPatch) -> None:
+        """Take the place of what runs write with."""
+        for module in ("_session", "_scouting", "_checkpoint"):
+            patch.setattr(f"autobatch.training.{module}.write_whole", self.write_whole)
+        patch.setattr("autobatch.training._session.append_lines", self.append_lines)
+
+    def strikes(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def append_lines(self, path: Path, rows: Any) -> None:
+        if self.strikes():
+            content = "".join(files.to_json(row) + "\n" for row in rows).encode()
+            with path.open("ab") as file:
+                file.write(content[: int(self.share * len(content))])
+            raise Killed
+        files.append_lines(path, rows)
+
+    def write_whole(self, path: Path, content: bytes) -> None:
+        if self.strikes():
+            path.with_name(f".{path.name}.tmp").write_bytes(content[: int(self.share * len(content))])
+            if self.share == 1.0:
+                os.replace(path.with_name(f".{path.name}.tmp"), path)
+            raise Killed
+        write_whole(path, content)
