@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,7 @@ def run(
         observer.note(f"no beacons to follow ({library.missing}): scouts go first")
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
-    with naming_output(out):
-        out.mkdir(parents=True, exist_ok=True)
-    busy = "another process is training this run; wait for it, or choose another directory"
-    with alone_in(out, busy=busy), reproducible(device, config.task.threads):
+    with _place(out), reproducible(device, config.task.threads):
         begin_with = None
         if isinstance(policy, ScoutingPolicy) and not (out / CHECKPOINT).exists():
             begin_with = _scout(
@@ -123,6 +121,20 @@ def run(
             costs=costs,
             begin_with=begin_with,
         ).carry_out()
+
+
+@contextmanager
+def _place(out: Path) -> Iterator[None]:
+    """Make the run directory and keep other processes out of it; where nothing was kept, it goes again."""
+    with naming_output(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, busy="another process is training this run; wait for it, or choose another directory"):
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # there is something in it
+                out.rmdir()
+            raise
 
 
 def _scout(

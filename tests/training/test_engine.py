@@ -287,7 +287,7 @@ def test_what_cannot_be_carried_out_leaves_no_run_behind(tmp_path: Path, changes
 
 
 def test_a_policy_that_needs_beacons_says_so(tmp_path: Path) -> None:
-    policy = PolicySpec(name="beacon-follow", kind="beacon-follow")
+    policy = PolicySpec(name="best-beacon-stopped", kind="best-beacon-stopped")
     with pytest.raises(LibraryError, match="needs beacons"):
         run(tiny_config(policy), tmp_path / "a")
     with pytest.raises(LibraryError, match="no beacons are recorded"):

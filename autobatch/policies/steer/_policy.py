@@ -38,7 +38,7 @@ class SteerParameters(PolicyParameters):
         default=0.05, gt=0, le=0.25, description="Share of the training that each scout takes; one epoch at least."
     )
     length: float = Field(
-        default=0.65,
+        default=0.7,
         gt=0,
         le=1,
         description="Share of the task's length after which training ends, where the schedule is steered.",

@@ -113,7 +113,7 @@ def test_the_controller_starts_from_the_winner_and_ends_as_planned(
     caplog.set_level(logging.INFO, "autobatch")
     controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
     trained = resumable(controller)
-    assert trained["epochs"] == list(range(8))  # 65 % of 12 epochs
+    assert trained["epochs"] == list(range(8))  # 70 % of 12 epochs
     assert controller.stopped_because is not None
     first = next(one for one in caplog.records if one.msg.startswith("epoch %d ("))
     assert first.args[2:4] == (16, 0.5)  # type: ignore[index]
