@@ -8,8 +8,8 @@ a process with one thread, and appends one line a run to ``benchmarks/results/st
 trained again. ``page`` sets the runs beside those of the best fixed beacons in ``benchmarks/results/compare`` (other
 fresh seeds of the same tasks) and writes the tables of ``docs/steer.md`` and of the README. Times are by the cost table
 of the task's library, or in steps; a policy that scouts pays for the scouts that it does not go on with, and one that
-measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on logarithms
-of the runs' figures.
+measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
+logarithms of the runs' figures.
 """
 
 import argparse

@@ -832,6 +832,8 @@ class AutoBatchController:
                 )
             self._course.go_on()
             self._decide_if_due()
+            if self.finished:  # that decision was to stop
+                return
             cut = next(waiting, None) or self._hand_out()
             if cut is None:
                 return

@@ -126,14 +126,16 @@ def run(
 @contextmanager
 def _place(out: Path) -> Iterator[None]:
     """Make the run directory and keep other processes out of it; where nothing was kept, it goes again."""
+    fresh = not out.exists()
     with naming_output(out):
         out.mkdir(parents=True, exist_ok=True)
     with alone_in(out, busy="another process is training this run; wait for it, or choose another directory"):
         try:
             yield
         except BaseException:
-            with suppress(OSError):  # there is something in it
-                out.rmdir()
+            if fresh:
+                with suppress(OSError):  # there is something in it
+                    out.rmdir()
             raise
 
 

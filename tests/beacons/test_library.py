@@ -1,6 +1,7 @@
 """Questions to a library: results, task, and positions between epochs."""
 
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,3 +155,48 @@ def test_chance_level(score, chance):
     assert make_library(batch_sizes=(8,), score=score).chance_score == pytest.approx(chance)
     with pytest.raises(LibraryError, match="'num_classes' is None"):
         _ = make_library(batch_sizes=(8,), score=score, task={}).chance_score
+
+
+def scored(*scores: tuple[int, float, tuple[float, ...]]) -> BeaconLibrary:
+    """A library of configurations with these final scores, one a seed."""
+    beacons = []
+    for size, lr, finals in scores:
+        for seed, final in enumerate(finals):
+            beacon = make_beacon(size, lr, seed, diverged_after=2 if np.isnan(final) else None)
+            if not np.isnan(final):
+                losses = np.append(beacon.rows["validation_loss"][:-1], final)
+                beacon = replace(beacon, rows={**beacon.rows, "validation_loss": losses})
+            beacons.append(beacon)
+    return BeaconLibrary(tuple(beacons), make_info())
+
+
+def test_the_expected_best_takes_luck_out():
+    # By hand: without seed 0 the second is chosen (0.4 against 0.75), which seed 0 judges with 1.0; without seed 1 the
+    # first (0.2 against 0.7), judged 0.9; without seed 2 the first (0.55 against 0.7), judged 0.6.
+    library = scored((8, 0.1, (0.2, 0.9, 0.6)), (16, 0.1, (1.0, 0.4, 0.4)))
+    assert library.best_fixed().mean["validation_loss"] == pytest.approx((0.2 + 0.9 + 0.6) / 3)
+    chosen = {0: 1.0, 1: 0.9, 2: 0.6}
+    assert (0.9 + 0.6) / 2 > (0.4 + 0.4) / 2
+    assert (0.2 + 0.6) / 2 < (1.0 + 0.4) / 2
+    assert (0.2 + 0.9) / 2 < (1.0 + 0.4) / 2
+    assert library.expected_best() == pytest.approx(statistics.fmean(chosen.values()))
+    assert library.expected_best() > library.best_fixed().mean["validation_loss"]
+
+
+def test_a_best_without_luck_is_expected_at_its_mean():
+    library = scored((8, 0.1, (0.1, 0.2, 0.3)), (16, 0.1, (5.0, 6.0, 7.0)))
+    assert library.expected_best() == pytest.approx(0.2)
+
+
+def test_with_one_seed_the_expected_best_is_the_best():
+    assert scored((8, 0.1, (0.3,)), (16, 0.1, (0.2,))).expected_best() == 0.2
+
+
+def test_a_configuration_with_one_seed_is_not_chosen_where_others_have_more():
+    assert scored((8, 0.1, (0.01,)), (16, 0.1, (0.5, 0.7))).expected_best() == pytest.approx(0.6)
+
+
+def test_a_configuration_with_a_diverged_seed_is_not_expected_best():
+    assert scored((8, 0.1, (0.01, np.nan)), (16, 0.1, (0.5, 0.7))).expected_best() == pytest.approx(0.6)
+    with pytest.raises(LibraryError):
+        scored((8, 0.1, (np.nan, np.nan))).expected_best()

@@ -166,7 +166,7 @@ def test_modelled_seconds_are_steps_and_samples_at_their_prices(library):
 def test_the_verdict_weighs_score_and_time(library, loss_shift, cost_factor, words):
     rows = epochs(library)
     comparison = compare(rows, library.costs, library)
-    mean, spread = comparison.best.mean["validation_loss"], comparison.spread
+    mean, spread = comparison.expected, comparison.spread
     finished = [result.std["validation_loss"] for result in library.results() if not result.diverged]
     assert spread == pytest.approx(np.median(finished))
     assert comparison.best_seconds is not None

@@ -295,8 +295,7 @@ def test_what_cannot_be_carried_out_leaves_no_run_behind(tmp_path: Path, wrong: 
     config = scouted(model=wrong["task"]) if "task" in wrong else scouted().model_copy(update=wrong)
     with pytest.raises(ConfigError):
         run(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "config.yaml").exists()
-    assert not (tmp_path / "run" / "scouts").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_ladder_beyond_the_training_set_is_refused_before_any_scout(tmp_path: Path) -> None:

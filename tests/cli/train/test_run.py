@@ -140,7 +140,6 @@ def test_the_module_is_the_command(home):
         (["--env", "tiny", "--seed", "-1"], ["--seed"]),
         (["--env", "tiny", "--device", "gpu"], ["device", "'gpu'"]),
         (["--env", "tiny", "--device", "cuda:99"], ["cuda:99"]),
-        (["--env", "tiny", "--epochs", "9"], ["'epochs' is 4 in the library and 9 here"]),
         (
             ["--env", "tiny", "--set", "task.model.name=tests.training.tiny:dropout_net", "--policy", "s8"],
             ["--trust-code"],
