@@ -22,9 +22,10 @@ SEEN = tuple(field.name for field in fields(Observation))
 """The columns of a recorded observation; the last, ``gradients``, holds those of ``MOMENTS`` or null."""
 
 MOMENTS = tuple(field.name for field in fields(GradientMoments))
-SAID = tuple(field.name for field in fields(Decision))
-"""The columns of a recorded decision; ``alternatives`` holds their digest or null. The last two, ``factor`` and
-``stop``, are left out where a decision says neither."""
+STEERS = ("factor", "stop")
+SAID = tuple(field.name for field in fields(Decision) if field.name not in STEERS)
+"""The columns of a recorded decision; the last, ``alternatives``, holds their digest or null. ``STEERS`` follow in the
+runs of policies that have the schedule in hand."""
 
 FIGURES = ("c_bar", "l_cum", "score", "uncertainty", "seconds")
 """What a digest sums up of a policy's candidates."""
@@ -65,8 +66,8 @@ def seen(row: list[Any]) -> Observation:
 def said(decision: Decision) -> list[Any]:
     """Return a decision as it is recorded."""
     target = None if decision.target is None else list(decision.target)
-    ending = [decision.factor, decision.stop] if decision.factor is not None or decision.stop else []
-    return [decision.batch_size, decision.lr, decision.reason, target, digest(decision.alternatives), *ending]
+    steers = [] if decision.factor is None and not decision.stop else [decision.factor, decision.stop]
+    return [decision.batch_size, decision.lr, decision.reason, target, digest(decision.alternatives), *steers]
 
 
 def digest(candidates: Iterable[Candidate]) -> list[Any] | None:

@@ -25,18 +25,15 @@ MISREAD = 1e-3
 
 
 def exact(decision: list[Any]) -> list[Any]:
-    size, lr, reason, target, digest, *ending = decision
-    return [size, lr is None, reason, target is None, digest and digest[:2], *ending[1:]]
+    size, lr, reason, target, digest, *steers = decision
+    factor, stop = steers or (None, False)
+    return [size, lr is None, reason, target is None, digest and digest[:2], factor is None, stop]
 
 
 def figures(decision: list[Any]) -> list[Any]:
-    _, lr, _, target, digest, *ending = decision
-    return [
-        *([] if lr is None else [lr]),
-        *(target or ()),
-        *(digest[2:] if digest else ()),
-        *(factor for factor in ending[:1] if factor is not None),
-    ]
+    _, lr, _, target, digest, *steers = decision
+    known = [figure for figure in (lr, *steers[:1]) if figure is not None]
+    return [*known, *(target or ()), *(digest[2:] if digest else ())]
 
 
 def test_every_shipped_policy_is_recorded() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch._files import alone_in
 from autobatch.control import DecisionRecord, batch_bounds, permutation
+from autobatch.policies import PolicySpec
 from autobatch.training import (
     EpochRow,
     RunInfo,
