@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         LearningRateRule,
     )
     from autobatch.envs import BoxActions, SurrogateEnv, SurrogateVectorEnv, TrainEnv
-    from autobatch.evidence import evaluate_policies
+    from autobatch.evidence import compare_policies
     from autobatch.fisher import (
         FisherProbe,
         Measurement,
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         ObservationView,
         Policy,
         PolicySpec,
+        ScoutReport,
         TaskInfo,
         load_policy_spec,
         make_policy,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
         record_task_beacons,
         resolve,
         run,
+        scout,
     )
 
 from autobatch.envs import register_environments  # registers with Gymnasium
@@ -147,6 +149,7 @@ _HOMES = {
     "RunConfig": "training",
     "RunInfo": "training",
     "RunObserver": "training",
+    "ScoutReport": "policies",
     "SpectralPosition": "fisher",
     "Spectrum": "fisher",
     "Standing": "beacons",
@@ -159,7 +162,7 @@ _HOMES = {
     "UnknownNameError": "_errors",
     "build_model": "training",
     "compact": "beacons",
-    "evaluate_policies": "evidence",
+    "compare_policies": "evidence",
     "forecast": "beacons",
     "leave_one_out": "beacons",
     "load_data": "training",
@@ -180,6 +183,7 @@ _HOMES = {
     "register_policy": "policies",
     "resolve": "training",
     "run": "training",
+    "scout": "training",
     "train_policy": "learn",
     "write_beacon": "beacons",
 }
@@ -227,6 +231,7 @@ __all__ = [
     "RunConfig",
     "RunInfo",
     "RunObserver",
+    "ScoutReport",
     "SpectralPosition",
     "Spectrum",
     "Standing",
@@ -240,7 +245,7 @@ __all__ = [
     "__version__",
     "build_model",
     "compact",
-    "evaluate_policies",
+    "compare_policies",
     "forecast",
     "leave_one_out",
     "load_data",
@@ -261,6 +266,7 @@ __all__ = [
     "register_policy",
     "resolve",
     "run",
+    "scout",
     "train_policy",
     "write_beacon",
 ]

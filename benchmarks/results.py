@@ -24,9 +24,9 @@ from results_page import write_page
 
 from autobatch import BeaconLibrary, load_policy_spec, load_task
 from autobatch._artefacts import find_artefact
-from autobatch.beacons.storage import read_beacons, save_beacons
+from autobatch.beacons import CostTable
 from autobatch.cli.evidence import lines, seed_numbers
-from autobatch.evidence import compare_policies
+from autobatch.evidence import compare_policies, comparison_markdown
 from autobatch.policies import PolicySpec
 
 ROOT = Path(__file__).resolve().parent
@@ -101,21 +101,19 @@ def main() -> None:
         "journeys": [*JOURNEYS],
         "steps": ["beacon-follow"],
     }
-    env: str | Path = arguments.env
-    if arguments.what == "steps":
-        env = counted_in_steps(arguments.env, arguments.out / "envs")
     comparison = compare_policies(
         policies[arguments.what],
-        env,
+        arguments.env,
         seed_numbers(arguments.seeds),
         out=arguments.out / arguments.what / arguments.env,
         jobs=arguments.jobs,
         data_dir=arguments.data_dir,
+        costs=counted_in_steps(arguments.env) if arguments.what == "steps" else None,
         measure_all=arguments.what == "journeys",
         observer=lines(quiet=False),
     )
     keep(comparison.out, RESULTS / KEPT.get(arguments.what, arguments.what) / arguments.env)
-    print(comparison.report())
+    print(comparison_markdown(comparison))
 
 
 def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:
@@ -145,25 +143,12 @@ def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:
     return [spec for spec in specs if named is None or spec.name in named]
 
 
-def counted_in_steps(env: str, folder: Path) -> Path:
-    """Copy a task and its beacons, with a cost table in which a step and a measurement take a unit at every batch size.
-
-    Args:
-        env: the task.
-        folder: where the copy goes, into a folder of the task's name.
-
-    Returns:
-        The copy.
-    """
-    source, copy = find_artefact("envs", env).parent, folder / env
-    beacons, info = read_beacons(source)
-    assert info.costs is not None
-    units = dict.fromkeys(info.costs.step_seconds, UNIT)
-    costs = replace(info.costs, step_seconds=units, measuring_seconds=units, epoch_seconds=0.0)
-    copy.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / "env.yaml", copy / "env.yaml")
-    save_beacons(copy / "beacons.parquet", beacons, replace(info, costs=costs))
-    return copy
+def counted_in_steps(env: str) -> CostTable:
+    """Return a cost table in which a step and a measurement take a unit at every batch size."""
+    costs = BeaconLibrary.load(find_artefact("envs", env).parent).costs
+    assert costs is not None
+    units = dict.fromkeys(costs.step_seconds, UNIT)
+    return replace(costs, step_seconds=units, measuring_seconds=units, epoch_seconds=0.0)
 
 
 def keep(out: Path, place: Path) -> None:

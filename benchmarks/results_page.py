@@ -1,6 +1,5 @@
 """Write ``docs/results.md`` and its pictures from the figures in ``benchmarks/results``; see ``results.py``."""
 
-import json
 import math
 import textwrap
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from switching import switching_table
 from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
 from autobatch._files import write_whole
+from autobatch.evidence import load_comparison
 from autobatch.report import seconds_words
 from autobatch.report._save_figure import save_figure
 
@@ -93,9 +93,8 @@ def write_page(results: Path) -> None:
 
 
 def comparisons(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the figures of ``ENV/comparison.json`` by task, in the order of the page."""
-    paths = {env: folder / env / "comparison.json" for env in TASKS}
-    return {env: json.loads(path.read_text(encoding="utf-8")) for env, path in paths.items() if path.exists()}
+    """Return the figures of each task in ``ENV/comparison.json``, in the order of the page."""
+    return {env: load_comparison(folder / env)[env] for env in TASKS if (folder / env / "comparison.json").exists()}
 
 
 def reached(comparison: dict[str, Any]) -> str:

@@ -6,9 +6,10 @@
 ``run`` trains each policy on fresh seeds of a shipped task, as if nothing had been recorded of it, one run at a time in
 a process with one thread, and appends one line a run to ``benchmarks/results/steer/TASK.jsonl``; what is there is not
 trained again. ``page`` sets the runs beside those of the best fixed beacons in ``benchmarks/results/compare`` (other
-fresh seeds of the same tasks) and prints the tables of ``docs/steer.md``. Times are by the cost table of the task's
-library, or in steps; a policy that scouts pays for the scouts that it does not go on with, and one that measures for
-measuring. Relative differences are of means, with a 95 % interval by Welch's method on logarithms of the runs' figures.
+fresh seeds of the same tasks) and writes the tables of ``docs/steer.md`` and of the README. Times are by the cost table
+of the task's library, or in steps; a policy that scouts pays for the scouts that it does not go on with, and one that
+measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
+logarithms of the runs' figures.
 """
 
 import argparse
@@ -116,10 +117,30 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]
 
 
 def page() -> None:
-    """Print the tables."""
+    """Write the tables of ``docs/steer.md`` and of the README between their marks, and print them."""
+    every, brief, pooled = tables()
+    for path, mark, lines in (
+        (ROOT / "docs" / "steer.md", "page", [*every, "", *pooled]),
+        (ROOT / "README.md", "readme", brief),
+    ):
+        before, begin, rest = path.read_text().partition(f"<!-- benchmarks/steer.py {mark} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if begin and end:
+            path.write_text("".join([before, begin, "\n".join(lines), "\n", end, after]))
+        print("\n".join([*lines, ""]))
+
+
+def tables() -> tuple[list[str], list[str], list[str]]:
+    """Return the table of all runs, that of the README, and that over all tasks."""
+    every = [
+        "| task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    brief = [
+        "| task | best fixed, found by | its test error, % | `steer`, the same | test loss, relative | time | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     logs: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    print("| task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     ratios: dict[str, list[tuple[float, float]]] = {}
     for name, best in BEST.items():
         compared = pd.read_parquet(COMPARED / name / "runs.parquet")
@@ -127,7 +148,7 @@ def page() -> None:
         ours = pd.DataFrame(recorded(name))
         if ours.empty:
             continue
-        print(_row(name, f"best fixed `{best}`", theirs, "", 1.0, 1.0))
+        every.append(_row(name, f"best fixed `{best}`", theirs, "", 1.0, 1.0))
         for policy, rows in ours.groupby("policy", sort=False):
             sound = rows[rows["stopped_because"] == "finished"]
             told = f"{len(rows) - len(sound)} diverged"
@@ -141,16 +162,32 @@ def page() -> None:
                     error = math.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
                     logs.setdefault(str(policy), {}).setdefault(figure, []).append((one.mean() - other.mean(), error))
             ratios.setdefault(str(policy), []).append((time, steps))
-            print(_row(name, f"`{policy}`", rows, told, time, steps))
-    print("\n| policy | tasks | validation loss | test loss | test error | time (geometric mean, worst) | steps |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+            every.append(_row(name, f"`{policy}`", rows, told, time, steps))
+            if policy == "steer":
+                trained = len(BeaconLibrary.load(ROOT / "envs" / name).beacons)
+                errors = [
+                    f"{100 * some['test_error'].mean():.2f} ± {100 * some['test_error'].std():.2f}"
+                    for some in (theirs, rows)
+                ]
+                brief.append(
+                    f"| {name} | `{best}`, {trained} trainings | {errors[0]} | {errors[1]} | {told} | "
+                    f"**{time:.2f}** | **{steps:.2f}** |"
+                )
+    pooled = [
+        "| policy | tasks | validation loss | test loss | test error | time (geometric mean, worst) | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for policy, pairs in ratios.items():
         time, steps = (np.exp(np.mean(np.log([pair[index] for pair in pairs]))) for index in (0, 1))
-        pooled = [
-            _pooled(logs.get(policy, {}).get(figure, [])) for figure in ("validation_loss", "test_loss", "test_error")
-        ]
+        found = logs.get(policy, {})
+        told = " | ".join(_pooled(found.get(figure, [])) for figure in ("validation_loss", "test_loss", "test_error"))
         worst = max(pair[0] for pair in pairs)
-        print(f"| `{policy}` | {len(pairs)} | {' | '.join(pooled)} | {time:.2f}, {worst:.2f} | {steps:.2f} |")
+        pooled.append(f"| `{policy}` | {len(pairs)} | {told} | {time:.2f}, {worst:.2f} | {steps:.2f} |")
+        if policy == "steer":
+            brief.append(
+                f"| all {len(pairs)} | | | | {_pooled(found.get('test_loss', []))} | **{time:.2f}** | **{steps:.2f}** |"
+            )
+    return every, brief, pooled
 
 
 def _pooled(differences: list[tuple[float, float]]) -> str:

@@ -59,6 +59,15 @@ def test_advise(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFix
     assert caplog.records[-1].getMessage().endswith("(advice: 128 at 0.1; nothing is changed)")
 
 
+def test_scout(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    said = run("scout.py", capsys)
+    assert "* s32 at lr 0.4" in said
+    assert "13 of 20 epochs: error " in said.splitlines()[-1]
+    assert float(said.rpartition("error ")[2].split()[0]) < 10
+    assert [size for _, _, size, *_ in decisions(caplog)] == [32, 32, 32, 32, 64, 128]  # three scouts, and the training
+
+
 def test_a_plain_loop_needs_seven_lines_at_most() -> None:
     ours = (EXAMPLES / "plain_loop.py").read_text().splitlines()
     plain = without_autobatch(ours)

@@ -8,7 +8,7 @@ import typer
 
 from autobatch._errors import AutoBatchError
 from autobatch.cli.evidence import compare, figures, reproduce
-from autobatch.cli.learn import eval_policy, surrogate, train_policy
+from autobatch.cli.learn import surrogate, train_policy
 from autobatch.cli.look import envs, explain, plot, policies, predict, report, watch
 from autobatch.cli.train import beacons, run
 
@@ -29,7 +29,6 @@ app.command("compare", rich_help_panel="Evidence")(compare)
 app.command("reproduce", rich_help_panel="Evidence")(reproduce)
 app.add_typer(figures, name="figures", rich_help_panel="Evidence")
 app.command("train-policy", rich_help_panel="Learn")(train_policy)
-app.command("eval-policy", rich_help_panel="Learn")(eval_policy)
 app.command("surrogate", rich_help_panel="Learn")(surrogate)
 app.command("watch", rich_help_panel="Look")(watch)
 app.command("explain", rich_help_panel="Look")(explain)
@@ -38,6 +37,20 @@ app.command("plot", rich_help_panel="Look")(plot)
 app.command("report", rich_help_panel="Look")(report)
 app.command("envs", rich_help_panel="Look")(envs)
 app.command("policies", rich_help_panel="Look")(policies)
+
+
+# What a command that is gone is now called; it takes whatever it took, so that this is all that is said.
+_IGNORING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command("eval-policy", hidden=True, context_settings=_IGNORING)
+def _eval_policy() -> None:
+    """Say what took the place of a command that is gone."""
+    told = (
+        "autobatch: error: 'eval-policy' is now 'autobatch compare --policies A,B --envs TASK,... --against fixed,...'"
+    )
+    print(told, file=sys.stderr)
+    raise typer.Exit(USAGE_ERROR)
 
 
 def _print_version(asked: bool) -> None:

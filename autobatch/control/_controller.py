@@ -15,7 +15,7 @@ from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near
 from autobatch.beacons import BeaconLibrary, CostTable, FinalPrediction, predict_final
 from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control._own_task import check_own_task, loop_facts
+from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control.batches import PlannedBatchSampler, examples_in, part_of, permutation, rebatched
@@ -33,10 +33,21 @@ from autobatch.control.rates import (
 )
 from autobatch.control.steps import BatchPlan, Course, Cut, Passage, Passing, Step, check_divisible
 from autobatch.fisher import GradientMoments, SpectralPosition
-from autobatch.policies import Observation, Policy, TaskInfo, load_policy_spec, make_policy
+from autobatch.policies import (
+    Observation,
+    Policy,
+    ScoutingPolicy,
+    ScoutReport,
+    TaskInfo,
+    load_policy_spec,
+    make_policy,
+)
 
 if TYPE_CHECKING:
     from autobatch.tracking import Logger
+
+SCOUT = "scout"
+"""Key that the state of a scout's controller has besides, so that another one knows how to go on from it."""
 
 _STATE_VERSION = 3
 _LOG = logging.getLogger("autobatch")
@@ -59,7 +70,7 @@ class AutoBatchController:
             model, optimizer, policy="s32-to-128", dataset_size=len(data), epochs=40, batch_sizes=(32, 64, 128)
         )
         loader = DataLoader(data, batch_sampler=controller.batch_sampler)
-        for epoch in range(40):
+        for epoch in controller.each_epoch():
             for x, y in loader:
                 with controller.step() as step:
                     loss = F.cross_entropy(model(x), y)
@@ -77,17 +88,21 @@ class AutoBatchController:
             scheduler give them; the controller multiplies them during its steps only. The first group's rate now (or
             its ``initial_lr``) is the reference that base learning rates are relative to.
         policy: a policy, or the name or YAML file of one.
-        batch_sizes: the ladder that the policy chooses from, ascending.
+        batch_sizes: the ladder that the policy chooses from, ascending; by default that of ``scouts``.
         dataset_size: training examples; every epoch sees each of them once.
         epochs: length of the whole training.
-        learning_rates: base learning rates that the policy chooses from; by default the optimizer's own.
+        learning_rates: base learning rates that the policy chooses from; by default those of ``scouts``, or the
+            optimizer's own.
         library: the task's beacons, or the env folder that holds them; some policies need one.
+        scouts: what ``autobatch.scout`` came to with this loop; the policy, ``"beacon-follow"`` or ``"steer"``, starts
+            from there.
         schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
             scheduler of their own. ``"steered"`` is a constant rate that falls to 0 over the last 40 %, with
             ``steered=True``.
         steered: whether a policy may say another factor than the schedule's, such as when the rate falls; for loops
             without a scheduler of their own.
         milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
+        milestone_factor: what the schedule multiplies the rate by at each of them, in (0, 1], for policies that care.
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; by default the library's, or
             the loss.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
@@ -112,6 +127,7 @@ class AutoBatchController:
         measure: under several processes, ``"global"`` measures the whole batch, ``"local"`` the first process's share.
         loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see ``autobatch.tracking``.
         task_name: name of the task, for messages.
+        dataset_name: name of the data set, for policies that know of others, such as ``"mnist"``.
         seed: seeds permutations and random policies.
         device: where ``batches`` puts its indices; by default the device of the model's parameters.
 
@@ -125,14 +141,16 @@ class AutoBatchController:
         optimizer: Optimizer | None = None,
         *,
         policy: Policy | str,
-        batch_sizes: Sequence[int],
+        batch_sizes: Sequence[int] | None = None,
         dataset_size: int | None = None,
         epochs: int | None = None,
         learning_rates: Sequence[float] | None = None,
         library: BeaconLibrary | str | Path | None = None,
+        scouts: ScoutReport | None = None,
         schedule: Schedule | Literal["steered"] = constant_schedule,
         steered: bool = False,
         milestones: Sequence[float] = (),
+        milestone_factor: float | None = None,
         score: str | None = None,
         costs: CostTable | None = None,
         measuring: MeasuringPlan | None = None,
@@ -149,6 +167,7 @@ class AutoBatchController:
         measure: Literal["global", "local"] = "global",
         loggers: Sequence["Logger | str"] = (),
         task_name: str = "task",
+        dataset_name: str = "",
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
@@ -159,10 +178,18 @@ class AutoBatchController:
             raise ConfigError("batch_size, which your loop really uses, belongs to mode='advise', and only there")
         for rate in learning_rates or ():
             check_rate(rate, "learning_rates")
+        if milestone_factor is not None and not 0.0 < milestone_factor <= 1.0:
+            raise ConfigError(f"milestone_factor: expected a number in (0, 1], got {milestone_factor}")
         self.seed = seed
         self.plan = plan or BatchPlan()
         self._advise = mode == "advise"
         self._own_batch_size = batch_size or 0
+        self._scouts = scouts
+        if scouts is not None:
+            batch_sizes = scouts.batch_sizes if batch_sizes is None else batch_sizes
+            learning_rates = scouts.learning_rates if learning_rates is None else learning_rates
+        if batch_sizes is None:
+            raise ConfigError("batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128)")
         self._batch_sizes = tuple(batch_sizes)
         self._learning_rates = None if learning_rates is None else tuple(learning_rates)
         self._steered = steered or isinstance(schedule, str)
@@ -170,6 +197,7 @@ class AutoBatchController:
             raise ConfigError(f"schedule={schedule!r}: expected a function of progress, or {STEERED!r}")
         self._schedule = steered_schedule if isinstance(schedule, str) else schedule
         self._milestones = tuple(milestones)
+        self._milestone_factor = milestone_factor
         self._costs = costs
         self._measuring = measuring if measuring is not None else MeasureWithinBudget(costs=costs)
         self._probe_arguments = {
@@ -184,11 +212,17 @@ class AutoBatchController:
         self._measure_all = measure == "global"
         self._loggers = tuple(loggers)
         self._task_name = task_name
+        self._dataset_name = dataset_name
         self._wanted_device = device
         self._policy = make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy
         self._library = (
             library if isinstance(library, BeaconLibrary) or library is None else BeaconLibrary.load(library)
         )
+        if scouts is not None and (self._library is not None or not isinstance(self._policy, ScoutingPolicy)):
+            raise ConfigError(
+                "scouts: they are for the policies 'beacon-follow' and 'steer', where there are no beacons: leave out "
+                "either scouts or " + ("library" if self._library is not None else "this policy")
+            )
         self._score = score or (self._library.score if self._library is not None else "validation_loss")
         self._task: TaskInfo | None = None
         if (model is None) != (optimizer is None):
@@ -223,7 +257,7 @@ class AutoBatchController:
         if epochs < 1:
             raise ConfigError(f"epochs: expected at least 1, got {epochs}")
         check_ladder(self._batch_sizes, dataset_size)
-        if self._library is not None:
+        if self._library is not None or self._scouts is not None:
             facts = loop_facts(
                 model,
                 optimizer,
@@ -232,7 +266,10 @@ class AutoBatchController:
                 decide_every=self._decide_every,
                 loss_reduction=str(self._probe_arguments["loss_reduction"]),
             )
-            check_own_task(self._library, facts)
+            if self._library is not None:
+                check_own_task(self._library, facts)
+            if self._scouts is not None:
+                check_scouts_loop(self._scouts.loop, facts)
         self._device = torch.device(self._wanted_device) if self._wanted_device is not None else _device_of(model)
         self._ranks = Ranks(self._process_group, self._device)
         if not self._advise:
@@ -256,6 +293,8 @@ class AutoBatchController:
             costs=self._costs,
             measuring_budget=self._measuring.budget,
             steered=self._steered,
+            milestone_factor=self._milestone_factor,
+            dataset=self._dataset_name,
         )
         self._check_ranks()
         self._passage = Passage(
@@ -281,6 +320,7 @@ class AutoBatchController:
         self._orphans = 0
         self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
         self._policy.reset(self._task, self._library)
+        self._take_scouts()
         self._decisions = Decisions(
             self._policy,
             batch_sizes=self._batch_sizes,
@@ -423,6 +463,27 @@ class AutoBatchController:
             **self._figures,
         )
 
+    def each_epoch(self) -> Iterator[int]:
+        """Go through the epochs until the training is finished, whether at its last epoch or because it was stopped.
+
+            for epoch in controller.each_epoch():
+                for x, y in loader:
+                    ...
+                controller.end_epoch(val_loss=...)
+
+        Yields:
+            The number of the epoch, from 0; after a restart it begins where the training stands.
+
+        Raises:
+            AutoBatchError: the epoch before was not ended.
+        """
+        _ = self.task
+        while not self.finished:
+            epoch = self.epoch
+            yield epoch
+            if self.epoch == epoch and not self.finished:
+                raise AutoBatchError(f"epoch {epoch + 1} was not ended: call end_epoch() at the end of the loop's body")
+
     # What the loop calls ---------------------------------------------------------------------------------------------
 
     @property
@@ -541,6 +602,8 @@ class AutoBatchController:
             if self._orphans or self._is_beyond():
                 self._orphans = max(0, self._orphans - 1)
                 return _Uncontrolled()
+            if self._stopped is not None and not self._course.waiting:  # what workers had fetched ahead is trained
+                self._refuse_finished()
             cut = self._enter()
             measured = self._period.measured and (cut.full or self._advise)
             self._passing = self._passage.passing(
@@ -574,11 +637,13 @@ class AutoBatchController:
             The decision for the next epoch; None after the last.
 
         Raises:
-            AutoBatchError: no epoch has begun, or it has examples left.
+            AutoBatchError: no epoch has begun, it has examples left, or the training is finished.
             MeasureError: the gradients that a step got are not those that were measured.
         """
         if self.finished and self._advise:
             return None
+        if self._stopped is not None and not self._course.running:
+            self._refuse_finished()
         stopped = self._ranks.agreed(self._stopped or ("stopped by the loop" if stop else None))
         if stopped:
             self.stop(stopped)
@@ -686,13 +751,17 @@ class AutoBatchController:
         """Restore what ``state_dict`` returned, at any number of ranks.
 
         Args:
-            state: the state, of a controller made with the same arguments.
+            state: the state, of a controller made with the same arguments; or of a scout of the same loop, whose
+                training goes on with this controller's policy.
 
         Raises:
             CheckpointError: the state is damaged, of another version, or of another training.
         """
         _ = self.task
         self._break_off(self._passing)
+        adopted = bool(state.get(SCOUT))
+        if adopted:
+            state = self._adopted(state)
         try:
             if state["version"] != _STATE_VERSION:
                 raise CheckpointError(f"controller state: expected version {_STATE_VERSION}, got {state['version']!r}")
@@ -717,6 +786,8 @@ class AutoBatchController:
         self._orphans = 0
         self._iteration += 1
         self._recorder.resume(self.examples, seconds)
+        if adopted and not self.finished:  # what the scout's policy has decided for the coming epoch does not hold
+            self.redecide()
 
     # Inside: the way through the data --------------------------------------------------------------------------------
 
@@ -727,7 +798,12 @@ class AutoBatchController:
     def _refuse_finished(self) -> None:
         _ = self.task
         if self.finished:
-            raise AutoBatchError(f"the training is finished after {self.epoch} of {self.epochs} epochs")
+            raise AutoBatchError(
+                f"the training is finished after {self.epoch} of {self.epochs} epochs"
+                + (f" ({self._stopped})" if self._stopped is not None else "")
+                + ": write the loop as 'for epoch in controller.each_epoch()' or 'while not controller.finished', "
+                "which end there"
+            )
 
     def _batches(self) -> Iterator[Tensor]:
         order = self._order().to(self._device)
@@ -866,6 +942,27 @@ class AutoBatchController:
                 self._period.samples.settle()
         self._course.done()
         self._period.steps += 1
+
+    # Inside: scouts --------------------------------------------------------------------------------------------------
+
+    def _take_scouts(self) -> None:
+        """Have the policy start from what the scouts came to."""
+        scouts = self._scouts
+        if scouts is None:
+            return
+        assert isinstance(self._policy, ScoutingPolicy)
+        if scouts.trained:
+            self._policy.take(scouts.scouts)
+        if self._ranks.leads:
+            _LOG.info("scouts%s: %s", " advise" if self._advise else "", scouts.advice())
+
+    def _adopted(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a scout's state as that of this controller's training: with this one's policy, and not stopped."""
+        return {
+            **state,
+            "stopped": None,
+            "decisions": {**state.get("decisions", {}), "policy": self._policy.state_dict()},
+        }
 
     # Inside: decisions -----------------------------------------------------------------------------------------------
 

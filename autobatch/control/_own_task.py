@@ -1,5 +1,6 @@
 """What a controller can see of the training that a loop of somebody's own is, and whether beacons are of the same."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from autobatch._errors import LibraryError
+from autobatch._errors import ConfigError, LibraryError
 from autobatch.beacons import BeaconLibrary
 from autobatch.beacons._info import differing_keys
 
@@ -75,6 +76,31 @@ def check_own_task(library: BeaconLibrary, facts: Mapping[str, Any]) -> None:
             + "; ".join(f"'{key}' is {theirs} in the library and {mine} here" for key, theirs, mine in differing)
             + "; record beacons with this one by autobatch.record_beacons, into another folder"
         )
+
+
+def check_scouts_loop(scouted: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Refuse scouts of another loop.
+
+    Args:
+        scouted: what ``loop_facts`` said of the scouts' loop; empty where it never came to that.
+        facts: what it says of this one.
+
+    Raises:
+        ConfigError: the loops differ; the message names every difference with both values.
+    """
+    differing = differing_keys(_stored(scouted), _stored(facts)) if scouted else []
+    if differing:
+        raise ConfigError(
+            "the scouts are of another loop: "
+            + "; ".join(f"'{key}' was {theirs} there and is {mine} here" for key, theirs, mine in differing)
+            + "; scout this one, with another folder as 'out'"
+        )
+
+
+def _stored(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return facts in the form that JSON gives them."""
+    stored: Mapping[str, Any] = json.loads(json.dumps(dict(facts)))
+    return stored
 
 
 def _as_recorded(library: BeaconLibrary, facts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""Policies put to the test: comparisons, evaluations, the paper's experiments and claims, and how good surrogates are.
+"""Policies put to the test: one bench, the paper's experiments and claims, and how good surrogates are.
 
 In come policies, tasks with their beacons, and seeds; out go run directories, tables, pictures and reports that say
-what came of them. Open ``compare/_compare.py`` first. Names resolve on first use (PEP 562), so that one of them does
+what came of them. Open ``bench/_bench.py`` first. Names resolve on first use (PEP 562), so that one of them does
 not import what only another needs.
 """
 
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
         plan_experiment,
         reproduce,
     )
-    from autobatch.evidence.compare import (
+    from autobatch.evidence.bench import (
+        BenchObserver,
+        BenchProgress,
         ComparedRun,
         PolicyComparison,
+        TaskComparison,
         compare_policies,
+        comparison_json,
+        comparison_markdown,
+        load_comparison,
         load_epochs_table,
         load_runs,
         table_facts,
+        tables_by_task,
     )
-    from autobatch.evidence.evaluate import Evaluation, EvaluationObserver, EvaluationProgress, evaluate_policies
     from autobatch.evidence.paper import Claim, claims_json, claims_markdown, paper_claims
     from autobatch.evidence.surrogate import (
         Fidelity,
@@ -40,43 +46,45 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "BenchObserver": "bench",
+    "BenchProgress": "bench",
     "Claim": "paper",
-    "ComparedRun": "compare",
-    "Evaluation": "evaluate",
-    "EvaluationObserver": "evaluate",
-    "EvaluationProgress": "evaluate",
+    "ComparedRun": "bench",
     "ExperimentPlan": "_reproduce",
     "Fidelity": "surrogate",
     "PaperExperiment": "_reproduce",
     "PaperTask": "_reproduce",
     "PolicyAgreement": "surrogate",
-    "PolicyComparison": "compare",
+    "PolicyComparison": "bench",
     "Reproduction": "_reproduce",
     "ReproductionObserver": "_reproduce",
     "SurrogateRuns": "surrogate",
+    "TaskComparison": "bench",
     "claims_json": "paper",
     "claims_markdown": "paper",
-    "compare_policies": "compare",
-    "evaluate_policies": "evaluate",
+    "compare_policies": "bench",
+    "comparison_json": "bench",
+    "comparison_markdown": "bench",
     "experiment_names": "_reproduce",
-    "load_epochs_table": "compare",
+    "load_comparison": "bench",
+    "load_epochs_table": "bench",
     "load_paper_experiment": "_reproduce",
-    "load_runs": "compare",
+    "load_runs": "bench",
     "measure_fidelity": "surrogate",
     "paper_claims": "paper",
     "plan_experiment": "_reproduce",
     "play_policy": "surrogate",
     "policy_agreement": "surrogate",
     "reproduce": "_reproduce",
-    "table_facts": "compare",
+    "table_facts": "bench",
+    "tables_by_task": "bench",
 }
 
 __all__ = [
+    "BenchObserver",
+    "BenchProgress",
     "Claim",
     "ComparedRun",
-    "Evaluation",
-    "EvaluationObserver",
-    "EvaluationProgress",
     "ExperimentPlan",
     "Fidelity",
     "PaperExperiment",
@@ -86,11 +94,14 @@ __all__ = [
     "Reproduction",
     "ReproductionObserver",
     "SurrogateRuns",
+    "TaskComparison",
     "claims_json",
     "claims_markdown",
     "compare_policies",
-    "evaluate_policies",
+    "comparison_json",
+    "comparison_markdown",
     "experiment_names",
+    "load_comparison",
     "load_epochs_table",
     "load_paper_experiment",
     "load_runs",
@@ -101,6 +112,7 @@ __all__ = [
     "policy_agreement",
     "reproduce",
     "table_facts",
+    "tables_by_task",
 ]
 
 

@@ -14,14 +14,14 @@ from autobatch._files import naming_output, write_whole
 from autobatch._yaml import load_yaml
 from autobatch.beacons import BeaconLibrary
 from autobatch.beacons.storage import COMPACTED, save_beacons
-from autobatch.evidence.compare import (
+from autobatch.evidence.bench import (
     EPOCHS,
     RUNS,
+    BenchObserver,
     compare_policies,
     load_epochs_table,
     load_runs,
 )
-from autobatch.evidence.evaluate import EvaluationObserver
 from autobatch.evidence.paper import Claim, claims_json, claims_markdown, paper_claims
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.report import paper_figures
@@ -115,9 +115,9 @@ class ReproductionObserver:
         """Give what watches the recording of the grid."""
         yield RecordingObserver()
 
-    def comparing(self) -> EvaluationObserver:
+    def comparing(self) -> BenchObserver:
         """Return what watches the runs under the policies."""
-        return EvaluationObserver()
+        return BenchObserver()
 
 
 @dataclass(frozen=True)

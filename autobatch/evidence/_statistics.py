@@ -1,7 +1,8 @@
 """What a few runs on a few tasks can say: interquartile means, bootstrap intervals and paired tests.
 
 Aggregates and their intervals are those of Agarwal et al., "Deep reinforcement learning at the edge of the statistical
-precipice" (NeurIPS 2021): tasks are strata, and runs are drawn anew within each of them.
+precipice" (NeurIPS 2021): tasks are strata, and runs are drawn anew within each of them. Their library, rliable, wants
+an old arch, statsmodels, pandas and seaborn, and ``scipy.stats.bootstrap`` refuses a task with one run; hence this.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, rankdata, trim_mean
 
 Floats = NDArray[np.float64]
 
@@ -47,20 +48,6 @@ class Estimate:
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 
 
-def interquartile_mean(values: ArrayLike) -> Floats:
-    """Return the mean of the middle half of some values.
-
-    Args:
-        values: shape (..., n), n at least 1.
-
-    Returns:
-        Shape (...); floor(n / 4) values are left out at either end.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
-    cut = int(TRIMMED * ordered.shape[-1])
-    return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1))
-
-
 def iqm(strata: Sequence[ArrayLike], *, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
     """Return the interquartile mean of all runs, with a stratified percentile-bootstrap interval.
 
@@ -75,12 +62,12 @@ def iqm(strata: Sequence[ArrayLike], *, level: float = LEVEL, resamples: int = R
     known = _known(strata)
     if not known:
         return NOTHING
-    value = float(interquartile_mean(np.concatenate(known)))
+    value = float(trim_mean(np.concatenate(known), TRIMMED))
     if all(len(stratum) < 2 for stratum in known):
         return Estimate(value, math.nan, math.nan)
     generator = np.random.default_rng(_SEED)
     drawn = np.concatenate([_redrawn(stratum, resamples, generator) for stratum in known], axis=1)
-    return Estimate(value, *_percentiles(interquartile_mean(drawn), level))
+    return Estimate(value, *_percentiles(trim_mean(drawn, TRIMMED, axis=1), level))
 
 
 def improvement(
@@ -150,15 +137,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct the p-values of several tests so that the chance of any false finding stays at the level (Holm 1979).
 
     Args:
-        p_values: one a test.
+        p_values: one a test; NaN for what could not be tested, which is no part of the family.
 
     Returns:
-        The corrected p-values, in the same order.
+        The corrected p-values, in the same order; NaN where they were.
     """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    corrected, highest = [math.nan] * len(p_values), 0.0
+    for place, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * p))
         corrected[index] = highest
     return corrected
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._anchor import anchor
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._measurement import caused
 from autobatch.fisher.gram._jacobians import Jacobian
@@ -60,12 +61,25 @@ _RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_
 _SHAPE_OF_OTHERS = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "to"})
 
 
+@dataclass(frozen=True)
+class _Use:
+    """One use of a trainable parameter: what it rests on, and the node at which the gradient of its output arrives."""
+
+    claims: tuple[Claim, ...]
+    node: Node
+
+    @property
+    def counts(self) -> bool:
+        """Whether no claim that it rests on was wrong."""
+        return all(claim.confirmed is not False for claim in self.claims)
+
+
 @dataclass
 class _Ledger:
     """What one trainable parameter is owed and has received in one backward pass."""
 
     root: Root
-    uses: list[tuple[Claim, ...]] = field(default_factory=list)
+    uses: list[_Use] = field(default_factory=list)
     fired: int = 0
     received: list[Jacobian] = field(default_factory=list)
     got_gradient: bool = False
@@ -75,7 +89,7 @@ class _Ledger:
     @property
     def owed(self) -> int:
         """Uses that count."""
-        return sum(all(claim.confirmed is not False for claim in claims) for claims in self.uses)
+        return sum(use.counts for use in self.uses)
 
 
 @dataclass(frozen=True)
@@ -433,6 +447,8 @@ class Capture(TorchFunctionMode):
         overwritten: GradientEdge | None = None,
     ) -> None:
         """Register what a call owes to its weights, and wait for the gradients of its outputs."""
+        tensors = list(tensors)
+        anchors = {index: anchor(outputs[index], tensors) for index in {each.output for each in contributions}}
         by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
         for contribution in contributions:
             weight = contribution.weight
@@ -443,15 +459,16 @@ class Capture(TorchFunctionMode):
             by_output.setdefault(contribution.output, []).append((contribution, edge))
             for root in weight.roots:
                 ledger = self._ledgers[id(root.tensor)]
-                ledger.uses.append(claims)
+                ledger.uses.append(_Use(claims, get_gradient_edge(anchors[contribution.output][0]).node))
                 ledger.forms_gradient &= contribution.forms_gradient and not weight.made
         plain = {id(root.tensor) for contribution in contributions for root in contribution.weight.roots}
         leads_on = any(tensor.requires_grad and id(tensor) not in plain for tensor in tensors)
         for index, group in by_output.items():
+            hooked, part = anchors[index]
             if not leads_on:
-                self._frontier.append(get_gradient_edge(outputs[index]))
-            hook = self._output_hook(group, claims, site)
-            self._pass_handles.append(outputs[index].register_hook(hook))  # type: ignore[no-untyped-call]
+                self._frontier.append(get_gradient_edge(hooked))
+            hook = self._output_hook(group, claims, site, part)
+            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _note_batch_norm(self, call: _Call) -> None:
         training = bool(call.kwargs.get("training", call.args[5] if len(call.args) > 5 else False))
@@ -545,8 +562,14 @@ class Capture(TorchFunctionMode):
 
     # -- the backward pass --------------------------------------------------------------------------------------
 
-    def reuse(self) -> tuple[list[Tensor], list[Any]]:
+    def reuse(self, reached: set[Node]) -> tuple[list[Tensor], list[Any]]:
         """Choose the parameters whose gradient is the sum of J, once the forward pass is done.
+
+        A use from which no gradient is to come may be one whose output the loss does not need, or whose hook has left
+        the graph: the parameter then gets its gradient as ever, and the check of the sums finds what is missing.
+
+        Args:
+            reached: every node of the loss's graph.
 
         Returns:
             Those parameters, and edges of the autograd graph that a backward pass must still reach for all gradients
@@ -554,13 +577,18 @@ class Capture(TorchFunctionMode):
         """
         chosen = []
         for ledger in self._ledgers.values():
-            ledger.reused = bool(ledger.owed) and ledger.forms_gradient and self.problem is None
+            expected = ledger.owed and all(use.node in reached for use in ledger.uses if use.counts)
+            ledger.reused = bool(expected) and ledger.forms_gradient and self.problem is None
             if ledger.reused:
                 chosen.append(ledger.root.tensor)
         return chosen, self._frontier
 
     def _output_hook(
-        self, owed: list[tuple[Contribution, GradientEdge | None]], claims: tuple[Claim, ...], site: tuple[str, str]
+        self,
+        owed: list[tuple[Contribution, GradientEdge | None]],
+        claims: tuple[Claim, ...],
+        site: tuple[str, str],
+        part: Callable[[Tensor], Tensor],
     ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             if self.problem is not None or self._pulling_back:
@@ -571,8 +599,9 @@ class Capture(TorchFunctionMode):
                     raise MeasureError("its gradient arrived twice: measure one backward pass a step")
                 if all(claim.confirmed is not False for claim in claims):
                     with exact_arithmetic(gradient.device.type):
+                        gradient = part(gradient.detach())
                         for contribution, edge in owed:
-                            self._receive(contribution, edge, gradient.detach())
+                            self._receive(contribution, edge, gradient)
             except MeasureError as error:
                 self.problem = MeasureError(f"{self._describe(*site)}: {error}")
             except Exception as error:
@@ -659,6 +688,8 @@ class Capture(TorchFunctionMode):
         self._layouts = Layouts()
         self._weights = {}
         self._frontier = []
+        for ledger in self._ledgers.values():
+            ledger.uses = []
 
     def finish(self) -> None:
         """End the last pass; raise MeasureError where something in the step could not be measured."""

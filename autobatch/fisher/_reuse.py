@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._capture import Capture
@@ -48,14 +49,15 @@ def backward_with_reuse(capture: Capture, loss: Tensor) -> None:
 
 
 def _backward(capture: Capture, loss: Tensor) -> None:
-    chosen, frontier = capture.reuse()
+    reached, leaves = _graph_of(loss)
+    chosen, frontier = capture.reuse(reached)
     if not chosen:
         loss.backward()  # type: ignore[no-untyped-call]
         return
     for parameter in chosen:
         _refuse_hooks(parameter, own=1)
     skipped = {id(parameter) for parameter in chosen}
-    leaves = [leaf for leaf in _leaves(loss) if id(leaf) not in skipped]
+    leaves = [leaf for leaf in leaves if id(leaf) not in skipped]
     for leaf in leaves:
         _refuse_hooks(leaf, own=len(leaf._backward_hooks or ()))
     gradients = torch.autograd.grad(loss, [*leaves, *frontier], allow_unused=True)
@@ -75,18 +77,17 @@ def _refuse_hooks(leaf: Tensor, own: int) -> None:
         )
 
 
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """Return the leaf tensors that a loss depends on."""
+def _graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
+    """Return the nodes of the autograd graph that a loss has behind it, and the leaf tensors that it depends on."""
+    nodes: set[Node] = set()
     leaves = []
-    stack, seen = [loss.grad_fn], {loss.grad_fn}
-    while stack:
-        node = stack.pop()
-        if node is None:
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in nodes:
             continue
+        nodes.add(node)
         if not node.next_functions:
             leaves.append(node.variable)  # type: ignore[attr-defined]
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return leaves
+        waiting += [parent for parent, _ in node.next_functions]
+    return nodes, leaves

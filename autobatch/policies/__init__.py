@@ -20,6 +20,18 @@ from autobatch.policies.baselines import (
     StagesPolicy,
 )
 from autobatch.policies.beacon_follow import BeaconFollowParameters, BeaconFollowPolicy
+from autobatch.policies.comparators import (
+    BestBeaconStoppedParameters,
+    BestBeaconStoppedPolicy,
+    LateSwitchParameters,
+    LateSwitchPolicy,
+    PickAfterIEpochsParameters,
+    PickAfterIEpochsPolicy,
+    PortfolioParameters,
+    PortfolioPolicy,
+    SeesawParameters,
+    SeesawPolicy,
+)
 from autobatch.policies.learned import (
     LearnedParameters,
     LearnedPolicy,
@@ -55,7 +67,15 @@ from autobatch.policies.rivals import (
     SqrtWarmupParameters,
     SqrtWarmupPolicy,
 )
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, SteerParameters, SteerPolicy
+from autobatch.policies.steer import (
+    Scout,
+    ScoutChoice,
+    ScoutingPolicy,
+    ScoutPlan,
+    ScoutReport,
+    SteerParameters,
+    SteerPolicy,
+)
 from autobatch.policies.view import ENTRIES, SCHEMA, ObservationBatch, ObservationView, Trail
 
 __all__ = [
@@ -70,6 +90,8 @@ __all__ = [
     "AdaScalePolicy",
     "BeaconFollowParameters",
     "BeaconFollowPolicy",
+    "BestBeaconStoppedParameters",
+    "BestBeaconStoppedPolicy",
     "CabsParameters",
     "CabsPolicy",
     "Candidate",
@@ -80,6 +102,8 @@ __all__ = [
     "IncreaseBatchPolicy",
     "InnerProductTestParameters",
     "InnerProductTestPolicy",
+    "LateSwitchParameters",
+    "LateSwitchPolicy",
     "LearnedParameters",
     "LearnedPolicy",
     "Moves",
@@ -91,6 +115,8 @@ __all__ = [
     "Observation",
     "ObservationBatch",
     "ObservationView",
+    "PickAfterIEpochsParameters",
+    "PickAfterIEpochsPolicy",
     "PlateauParameters",
     "PlateauPolicy",
     "Policy",
@@ -98,6 +124,8 @@ __all__ = [
     "PolicyParameters",
     "PolicySpec",
     "PolicyTraining",
+    "PortfolioParameters",
+    "PortfolioPolicy",
     "Quality",
     "RandomParameters",
     "RandomPolicy",
@@ -106,7 +134,10 @@ __all__ = [
     "Scout",
     "ScoutChoice",
     "ScoutPlan",
+    "ScoutReport",
     "ScoutingPolicy",
+    "SeesawParameters",
+    "SeesawPolicy",
     "SimiGradParameters",
     "SimiGradPolicy",
     "SqrtWarmupParameters",

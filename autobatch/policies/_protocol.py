@@ -33,6 +33,9 @@ class TaskInfo:
         costs: seconds by batch size, recorded or calibrated once; None where nothing was calibrated.
         measuring_budget: share of training time that measuring may take, in [0, 1].
         steered: whether the learning-rate schedule is the policy's: its decisions may then set ``factor``.
+        milestone_factor: what the schedule multiplies the rate by at each milestone, in (0, 1]; None where there is
+            none or nobody says.
+        dataset: name of the data set, such as ``"mnist"``; empty where it is not known.
     """
 
     name: str
@@ -46,6 +49,8 @@ class TaskInfo:
     costs: "CostTable | None"
     measuring_budget: float
     steered: bool = False
+    milestone_factor: float | None = None
+    dataset: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from autobatch.training._session import run
     from autobatch.training.data import Data, augment, load_data, normalise
     from autobatch.training.models import build_model, build_task_model
-    from autobatch.training.own import record_beacons
+    from autobatch.training.own import record_beacons, scout
     from autobatch.training.recording import (
         RecordingObserver,
         RecordingProgress,
@@ -70,6 +70,7 @@ _HOMES = {
     "record_task_branches": "recording",
     "resolve": "_experiment",
     "run": "_session",
+    "scout": "own",
     "task_info": "task",
 }
 
@@ -108,6 +109,7 @@ __all__ = [
     "record_task_branches",
     "resolve",
     "run",
+    "scout",
     "task_info",
 ]
 

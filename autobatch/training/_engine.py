@@ -11,6 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
+from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, normalise, shifted_views
 from autobatch.training.models import build_task_model
 from autobatch.training.task import OptimizerSpec, TaskSpec
@@ -98,6 +99,8 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
     Returns:
         The optimizer.
     """
+    if spec.name == "prodigy":
+        return build_prodigy(model.parameters(), lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
     if spec.name == "adamw":
         return AdamW(
             model.parameters(), lr=lr, betas=(spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True

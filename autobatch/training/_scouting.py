@@ -154,7 +154,7 @@ def train_scout(
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout
-        if rows and (why := hopeless(scout, others)):
+        if rows and not plan.whole and (why := hopeless(scout, others)):
             return Scout(*key, scout.train_losses, scout.scores, why)
         training.epoch()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from autobatch._errors import AutoBatchError, CheckpointError, LibraryError, OutputError
+from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
@@ -104,11 +104,7 @@ def run(
         observer.note(f"no beacons to follow ({library.missing}): scouts go first")
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
-    fresh = not out.exists()
-    with naming_output(out):
-        out.mkdir(parents=True, exist_ok=True)
-    busy = "another process is training this run; wait for it, or choose another directory"
-    with alone_in(out, busy=busy), _emptied(out, fresh=fresh), reproducible(device, config.task.threads):
+    with _place(out), reproducible(device, config.task.threads):
         begin_with = None
         if isinstance(policy, ScoutingPolicy) and not (out / CHECKPOINT).exists():
             begin_with = _scout(
@@ -128,15 +124,19 @@ def run(
 
 
 @contextmanager
-def _emptied(out: Path, *, fresh: bool) -> Iterator[None]:
-    """Take a directory that was made for a run away again where the run cannot even begin."""
-    try:
-        yield
-    except AutoBatchError:
-        if fresh:
-            with suppress(OSError):  # it holds something
-                out.rmdir()
-        raise
+def _place(out: Path) -> Iterator[None]:
+    """Make the run directory and keep other processes out of it; where nothing was kept, it goes again."""
+    fresh = not out.exists()
+    with naming_output(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, busy="another process is training this run; wait for it, or choose another directory"):
+        try:
+            yield
+        except BaseException:
+            if fresh:
+                with suppress(OSError):  # there is something in it
+                    out.rmdir()
+            raise
 
 
 def _scout(

@@ -314,6 +314,55 @@ def test_a_training_can_be_stopped() -> None:
         bench.controller.batches()
 
 
+def test_a_decision_that_stops_ends_each_epoch() -> None:
+    script = (decision(8, 0.1), decision(4, 0.1), decision(4, 0.1, stop=True))
+    bench = Bench(Scripted(*script), measuring=NeverMeasure())
+    epochs = []
+    for epoch in bench.controller.each_epoch():
+        epochs.append(epoch)
+        bench.epoch()
+    assert epochs == [0, 1]
+    assert bench.controller.stopped_because == "4 at 0.1"
+    assert list(bench.controller.each_epoch()) == []
+    for call in (bench.controller.batches, bench.controller.step, bench.controller.end_epoch):
+        with pytest.raises(AutoBatchError, match=r"finished after 2 of 4 epochs \(4 at 0.1\).*each_epoch\(\)"):
+            call()
+    assert len(bench.batches) == 3 + 7
+
+
+def test_each_epoch_goes_on_where_a_training_stands_and_wants_epochs_ended() -> None:
+    bench, other = (Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure()) for _ in range(2))
+    epochs = bench.controller.each_epoch()
+    assert next(epochs) == 0
+    with pytest.raises(AutoBatchError, match=r"epoch 1 was not ended: call end_epoch\(\)"):
+        next(epochs)
+    bench.epoch()
+    other.controller.load_state_dict(bench.controller.state_dict())
+    assert [epoch for epoch in other.controller.each_epoch() if other.epoch() or True] == [1, 2, 3]
+    with pytest.raises(AutoBatchError, match="has no model yet"):
+        next(AutoBatchController(policy="s4-to-16", batch_sizes=(4, 8, 16)).each_epoch())
+
+
+def test_a_factor_is_applied_only_where_the_schedule_is_the_policys() -> None:
+    script = (decision(8, 0.1, factor=0.5),)
+    rates = {}
+    for steered in (False, True):
+        bench = Bench(Scripted(*script), measuring=NeverMeasure(), steered=steered)
+        rates[steered] = bench.rates()[0]
+        assert ("the schedule is the loop's" in str(bench.controller.decision.limit)) is not steered
+    assert rates == {False: pytest.approx(0.1), True: pytest.approx(0.05)}
+
+
+def test_advice_to_stop_stops_nothing() -> None:
+    bench = Bench(Scripted(decision(8, 0.1, stop=True)), measuring=NeverMeasure(), mode="advise", batch_size=4)
+    epochs = []
+    for epoch in bench.controller.each_epoch():
+        epochs.append(epoch)
+        bench.epoch()
+    assert epochs == [0, 1, 2, 3]
+    assert "advice: stop" in str(bench.controller.decision.limit)
+
+
 def test_a_restart_continues_as_if_nothing_had_happened() -> None:
     target = (2.0, 3.0)
     candidate = Candidate(8, 0.1, 1.0, 2.0, 0.5, math.nan, 3.0, known=False)

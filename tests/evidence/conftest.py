@@ -1,5 +1,6 @@
 """A working directory with a tiny task and its beacons."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import yaml
 
 from autobatch.beacons import Beacon, BeaconLibrary, CostTable, LibraryInfo
+from autobatch.evidence.bench import _bench as benching
 from autobatch.training import RunConfig, device_kind, load_data, load_epochs, run
 from autobatch.training._trial import BN
 from tests.training.tiny import COSTS, fixed, tiny_task
@@ -44,3 +46,15 @@ def recorded(tmp_path_factory) -> Path:
         home / "envs" / "tiny"
     )
     return home
+
+
+@pytest.fixture
+def home(recorded, tmp_path, monkeypatch) -> Path:
+    """A copy of the tasks that a test may spoil; the working directory. No pictures, which take a second each."""
+    shutil.copytree(recorded / "envs", tmp_path / "envs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(recorded / "cache"))
+    monkeypatch.delenv("AUTOBATCH_PATH", raising=False)
+    monkeypatch.setattr(benching, "save_task", lambda *arguments: None)
+    monkeypatch.setattr(benching, "save_overall", lambda *arguments: None)
+    return tmp_path

@@ -11,7 +11,7 @@ import yaml
 
 from autobatch import ConfigError, LibraryError, OutputError, UnknownNameError
 from autobatch.beacons import BeaconLibrary
-from autobatch.evidence import EvaluationObserver
+from autobatch.evidence import BenchObserver
 from autobatch.evidence._reproduce import (
     PaperExperiment,
     PaperTask,
@@ -22,7 +22,7 @@ from autobatch.evidence._reproduce import (
     plan_experiment,
     reproduce,
 )
-from autobatch.evidence.compare._tables import load_epochs_table
+from autobatch.evidence.bench._tables import load_epochs_table
 from tests.training.tiny import tiny_task
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "paper"
@@ -61,7 +61,7 @@ class Watcher(ReproductionObserver):
     def comparing(self):
         outer = self
 
-        class Runs(EvaluationObserver):
+        class Runs(BenchObserver):
             def run_finished(self, name, summary, progress):
                 outer.trained.append(name)
                 if len(outer.trained) >= outer.stop_after:

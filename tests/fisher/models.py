@@ -79,7 +79,15 @@ class DenseNet8(nn.Module):
 class TiedLanguageModel(nn.Module):
     """Token and position embeddings, one causal attention block, and a head that is the token embedding transposed."""
 
-    def __init__(self, vocabulary: int = 11, width: int = 8, length: int = 6, heads: int = 2, tie: str = "T") -> None:
+    def __init__(
+        self,
+        vocabulary: int = 11,
+        width: int = 8,
+        length: int = 6,
+        heads: int = 2,
+        tie: str = "T",
+        in_place: bool = True,
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(length, width)
@@ -91,6 +99,7 @@ class TiedLanguageModel(nn.Module):
         self.outer = nn.Linear(2 * width, width)
         self.heads = heads
         self.tie = tie
+        self.in_place = in_place
 
     def forward(self, ids: Tensor) -> Tensor:
         batch, length = ids.shape
@@ -99,8 +108,11 @@ class TiedLanguageModel(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, -1)
         h = h + self.project(attended)
         y = self.outer(F.gelu(self.inner(self.norm2(h))))
-        y += h
-        h = y
+        if self.in_place:
+            y += h
+            h = y
+        else:
+            h = y + h
         if self.tie == "linear":
             return F.linear(h, self.tokens.weight)
         if self.tie == "addmm":

@@ -39,7 +39,7 @@ def followed(policy: str, task: str, *, gradients: bool) -> list[list]:
         gradients: whether the policy is told of the gradients.
 
     Returns:
-        (observation, decision) of every epoch, as they are stored.
+        (observation, decision) of every epoch until the policy stops, as they are stored.
     """
     info, deciding = info_of(task), started(policy, task)
     course, rows = Course(info, library_of(task), gradients), []

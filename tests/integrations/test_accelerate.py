@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ class Sizes:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+class Stopping(Sizes):
+    """A policy that ends the training after two periods."""
+
+    def decide(self, observation: Observation) -> Decision:
+        return replace(super().decide(observation), stop=observation.epoch >= 2)
 
 
 def settings(**more: Any) -> dict[str, Any]:
@@ -102,6 +110,24 @@ class Loop:
             "steps": self.controller.steps,
             "c_bar": self.controller.c_bar,
         }
+
+
+def test_a_decision_that_stops_ends_the_loop() -> None:
+    loop = Loop(policy=Stopping())
+    epochs = []
+    for epoch in loop.controller.each_epoch():
+        epochs.append(epoch)
+        for _, x, y in loop.loader:
+            with loop.controller.step() as step:
+                step.backward(F.cross_entropy(loop.model(x), y))
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+        loop.controller.end_epoch()
+    assert epochs == [0, 1]
+    assert loop.controller.examples == 2 * SIZE
+    assert loop.controller.stopped_because == "as listed"
+    with pytest.raises(AutoBatchError, match=r"finished after 2 of 3 epochs \(as listed\)"):
+        next(iter(loop.loader))
 
 
 def flat(model: nn.Module) -> Tensor:

@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from autobatch import scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, MeasureAtInterval, NeverMeasure
 from autobatch.policies import Decision, Observation, TaskInfo
@@ -80,6 +82,13 @@ class Scripted:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+class Stopping(Scripted):
+    """A policy that ends the training after two periods."""
+
+    def decide(self, observation: Observation) -> Decision:
+        return replace(super().decide(observation), stop=observation.epoch >= 2)
 
 
 class Numbered(Dataset[Any]):
@@ -798,6 +807,48 @@ def test_a_training_without_an_end_of_its_own_stops_after_the_controllers_epochs
     module = fit(ours, max_epochs=-1)
     assert module.trainer.global_step == 23
     assert ours.controller.finished
+
+
+def test_a_decision_that_stops_ends_the_fit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="lightning.pytorch.utilities.rank_zero")
+    ours = callback(policy=Stopping(4, 16))
+    module = fit(ours, max_epochs=6)
+    assert module.sizes() == [[4] * 13, [16, 16, 20]]
+    assert module.validated == [0, 0, 13, 13, 16, 16]  # with Lightning's sanity check
+    assert ours.controller.stopped_because == "s16 in period 2"
+    assert "autobatch: s16 in period 2" in caplog.text
+    within = callback(policy=Stopping(4), decide_every=13)
+    assert fit(within, max_epochs=6).sizes() == [[4, 4, 5] * 2 + [4]]  # one batch had been fetched ahead
+    assert within.controller.steps == 7
+    advised = callback(policy=Stopping(4), mode="advise")
+    assert fit(advised, max_epochs=4).trainer.current_epoch == 4
+
+
+def test_scouts_of_a_fit(tmp_path: Path) -> None:
+    """Each scout is a fit of its own; the training starts from the best."""
+
+    def train(controller: AutoBatchController) -> Module:
+        return fit(AutoBatchCallback(controller=controller), max_epochs=12)
+
+    report = scout(train, batch_sizes=LADDER, learning_rates=(0.001, 0.01, 0.1), out=tmp_path, schedule="steered")
+    assert [one.examples for one in report.trained] == [SIZE] * 3
+    assert all(math.isfinite(one.scout.train_losses[0]) for one in report.trained)
+    assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
+    ours = AutoBatchCallback(policy="beacon-follow", scouts=report, schedule="steered")
+    module = fit(ours, max_epochs=12)
+    assert module.trainer.current_epoch == ours.controller.epoch == 8
+    assert (len(module.seen[0][0]), ours.controller.lr) == (16, report.lr)
+
+
+def test_a_controller_or_what_makes_one() -> None:
+    controller = AutoBatchController(policy="s4-to-16", batch_sizes=LADDER)
+    for arguments in ({}, {"policy": "s4-to-16", "controller": controller}):
+        with pytest.raises(ConfigError, match=r"either policy=\.\.\., or controller="):
+            AutoBatchCallback(**arguments)
+    with pytest.raises(ConfigError, match="seed and controller: give one"):
+        AutoBatchCallback(controller=controller, seed=3)
+    with pytest.raises(ConfigError, match="accumulation=1, and the Trainer has accumulate_grad_batches=2"):
+        fit(AutoBatchCallback(controller=controller), accumulate_grad_batches=2)
 
 
 def test_a_dry_run_runs() -> None:

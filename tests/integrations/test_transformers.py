@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from transformers import (  # noqa: E402
     TrainingArguments,
 )
 
-from autobatch import AutoBatchController, CheckpointError, ConfigError, FisherProbe, integrations  # noqa: E402
+from autobatch import (  # noqa: E402
+    AutoBatchController,
+    CheckpointError,
+    ConfigError,
+    FisherProbe,
+    integrations,
+    scout,
+)
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, permutation  # noqa: E402
 from autobatch.integrations import AutoBatchTrainerCallback  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
@@ -64,6 +72,13 @@ class Sizes:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+class Stopping(Sizes):
+    """A policy that ends the training after two periods."""
+
+    def decide(self, observation: Observation) -> Decision:
+        return replace(super().decide(observation), stop=observation.epoch >= 2)
 
 
 class Sentences(Dataset):
@@ -192,6 +207,51 @@ def test_every_example_once_an_epoch_whatever_the_sizes(tmp_path: Path, options:
     assert callback.controller.examples == EPOCHS * SIZE
     assert steps == callback.controller.steps == sum({4: 13, 8: 6, 16: 3}[size] for size in sizes)
     assert (trainer.state.max_steps, trainer.state.epoch) == (steps, EPOCHS)
+
+
+@pytest.mark.parametrize("strategy", ["no", "epoch"])
+def test_a_decision_that_stops_ends_the_training(tmp_path: Path, strategy: str) -> None:
+    trainer = trainer_of(tmp_path, num_train_epochs=6, eval_strategy=strategy)
+    callback = steered(trainer, policy=Stopping(4, 16))
+    assert trainer.train().global_step == callback.controller.steps == 13 + 3
+    assert trainer.state.epoch == callback.controller.epoch == 2
+    assert callback.controller.stopped_because == "period 3 has 16"
+    assert len(trainer.train_dataset.asked) == 2 * SIZE
+    evaluated = [log for log in trainer.state.log_history if "eval_loss" in log]
+    assert len(evaluated) == (2 if strategy == "epoch" else 0)
+
+
+def test_a_decision_within_an_epoch_that_stops_ends_the_training(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, num_train_epochs=6)
+    callback = steered(trainer, policy=Stopping(5), batch_sizes=(5, 10), decide_every=0.2)
+    assert trainer.train().global_step == 5  # the Trainer has one batch fetched ahead, which it trains
+    assert (callback.controller.steps, callback.controller.stopped_because) == (4, "period 3 has 5")
+
+
+def test_scouts_of_a_trainer(tmp_path: Path) -> None:
+    """Each scout is a training of a Trainer of its own; the training starts from the best."""
+
+    def train(controller: AutoBatchController) -> Any:
+        torch.manual_seed(controller.seed)
+        trainer = trainer_of(tmp_path, num_train_epochs=12)
+        trainer.add_callback(AutoBatchTrainerCallback(trainer, controller=controller))
+        trainer.train()
+        return trainer
+
+    out = tmp_path / "scouts"
+    report = scout(train, batch_sizes=(8, 16), learning_rates=(1e-4, 1e-3, 1e-2), out=out, schedule="steered")
+    assert [one.examples for one in report.trained] == [SIZE] * 3
+    assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+    assert train(controller).state.epoch == controller.epoch == 8
+    assert controller.lr == report.lr
+
+
+def test_advice_to_stop_stops_nothing(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, num_train_epochs=4)
+    callback = steered(trainer, policy=Stopping(4), mode="advise")
+    assert trainer.train().global_step == 4 * 7
+    assert "advice: stop" in callback.controller.decision.limit
 
 
 def test_the_nominal_size_trains_as_the_trainer_alone_bit_for_bit(tmp_path: Path) -> None:

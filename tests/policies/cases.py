@@ -26,6 +26,7 @@ def make_task(**changes) -> TaskInfo:
         "seed": 0,
         "costs": make_costs(),
         "measuring_budget": 0.1,
+        "milestone_factor": 0.1,
     }
     return TaskInfo(**facts | changes)
 

@@ -40,7 +40,7 @@ def test_every_shipped_yaml_loads_and_makes_its_policy(name):
     spec = load_policy_spec(name)
     assert spec.name == name
     assert spec.description.endswith(".")
-    assert make_policy(spec).needs_library == (spec.kind == "beacon-follow")
+    assert make_policy(spec).needs_library == (spec.kind in {"beacon-follow", "best-beacon-stopped"})
 
 
 @pytest.mark.parametrize("name", SHIPPED_NAMES)

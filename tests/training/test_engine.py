@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch._files import alone_in
 from autobatch.control import DecisionRecord, batch_bounds, permutation
-from autobatch.policies import FixedParameters, FixedPolicy
+from autobatch.policies import PolicySpec
 from autobatch.training import (
     EpochRow,
     RunInfo,
     RunObserver,
     Summary,
     TaskSpec,
-    _session,
     load_data,
     load_decisions,
     load_epochs,
@@ -287,20 +286,12 @@ def test_what_cannot_be_carried_out_leaves_no_run_behind(tmp_path: Path, changes
     assert not (tmp_path / "r").exists()
 
 
-class Needy(FixedPolicy):
-    """Needs beacons and cannot scout instead."""
-
-    needs_library = True
-
-
-def test_a_policy_that_needs_beacons_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(_session, "make_policy", lambda spec: Needy(FixedParameters(**spec.parameters)))
-        with pytest.raises(LibraryError, match="policy 'fixed' needs beacons"):
-            run(tiny_config(fixed()), tmp_path / "a")
-        with pytest.raises(LibraryError, match="no beacons are recorded"):
-            run(tiny_config(fixed(), task_path=tmp_path / "env"), tmp_path / "b")
-    assert not (tmp_path / "a").exists()
+def test_a_policy_that_needs_beacons_says_so(tmp_path: Path) -> None:
+    policy = PolicySpec(name="best-beacon-stopped", kind="best-beacon-stopped")
+    with pytest.raises(LibraryError, match="needs beacons"):
+        run(tiny_config(policy), tmp_path / "a")
+    with pytest.raises(LibraryError, match="no beacons are recorded"):
+        run(tiny_config(policy, task_path=tmp_path / "env"), tmp_path / "b")
     summary = run(tiny_config(fixed(), task_path=tmp_path / "env"), tmp_path / "c")
     assert "no beacons are recorded" in str(summary.best_beacon_missing)
 

@@ -92,7 +92,7 @@ def test_the_rates_are_those_of_the_plan_and_the_run_ends_early(tmp_path: Path, 
     config = scouted(8, steer(scouts=scouts), batch_sizes=[16])  # one size, so that the factor is the plan's own
     summary = run(config, tmp_path / "run")
     rows, decisions = load_epochs(tmp_path / "run"), load_decisions(tmp_path / "run")
-    plan = Plan.of(8, 0.65, 0.75)
+    plan = Plan.of(8, 0.7, 0.75)
     assert plan.end == len(rows) == summary.epochs == 5
     lr = rows[0].lr
     assert [row.lr_effective for row in rows] == pytest.approx([lr * plan.factor(epoch) for epoch in range(5)])
@@ -507,4 +507,4 @@ def test_a_steered_schedule_cannot_be_kept() -> None:
 
 
 def test_the_default_parameters_are_those_of_these_tests() -> None:
-    assert SteerParameters() == SteerParameters(scouts=3, scout_share=0.05, length=0.65, decay=0.75)
+    assert SteerParameters() == SteerParameters(scouts=3, scout_share=0.05, length=0.7, decay=0.75)

@@ -5,14 +5,14 @@ In come the options of a command; out go the files of ``autobatch.evidence`` and
 """
 
 from autobatch.cli.evidence._compare import compare
-from autobatch.cli.evidence._evaluating import (
+from autobatch.cli.evidence._figures import app as figures
+from autobatch.cli.evidence._reproduce import reproduce
+from autobatch.cli.evidence._training import (
     interrupted,
     lines,
     names,
     seed_numbers,
 )
-from autobatch.cli.evidence._figures import app as figures
-from autobatch.cli.evidence._reproduce import reproduce
 
 __all__ = [
     "compare",

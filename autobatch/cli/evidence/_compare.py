@@ -1,37 +1,55 @@
-"""``autobatch compare``: train policies beside the best fixed beacon of a task, with equal budgets."""
+"""``autobatch compare``: train policies beside baselines, with equal budgets, on any number of tasks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autobatch.cli.evidence._evaluating import interrupted, lines, names, seed_numbers
+from autobatch.cli.evidence._training import interrupted, lines, names, seed_numbers
 
 if TYPE_CHECKING:
-    from autobatch.evidence import PolicyComparison
+    from autobatch.beacons import CostTable
 
 
 def compare(
     policies: Annotated[
         str,
-        typer.Option(
-            help="Policies, such as beacon-follow,s16-to-64-ms: names (see 'autobatch policies') or paths. The best "
-            "fixed beacon is always among them."
-        ),
+        typer.Option(help="Policies, such as beacon-follow,s16-to-64-ms: names (see 'autobatch policies') or paths."),
     ],
-    env: Annotated[
-        str, typer.Option(help="Task that has beacons: a name (see 'autobatch envs') or path.")
+    envs: Annotated[
+        str,
+        typer.Option(
+            "--envs", "--env", help="Tasks, such as digits-mlp,digits-resnet8: names (see 'autobatch envs') or paths."
+        ),
     ] = "digits-resnet8",
+    against: Annotated[
+        str,
+        typer.Option(
+            help="What to compare with, besides the best fixed beacon of each task: any of best-fixed, fixed, random, "
+            "stages, beacon-follow, bandit, or other policies; or none."
+        ),
+    ] = "best-fixed",
     seeds: Annotated[
         str, typer.Option(help="Seeds that nothing was chosen by, such as 100-104 or 100,105.")
     ] = "100-104",
+    epochs: Annotated[int | None, typer.Option(help="Length of every training, instead of the tasks'.", min=1)] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory of runs and report; what is there goes on. \\[default: runs/compare-ENV]"),
+        typer.Option(help="Directory of runs and report; what is there goes on. \\[default: runs/compare-TASKS]"),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)] = 1,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="Cost table in JSON to count and decide by. \\[default: the beacons', or timed here]"),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Relative difference of final test figures up to which a policy is no worse.")
+    ] = 0.05,
     measure_all: Annotated[
         bool, typer.Option("--measure-all", help="Measure runs too whose policy cannot look at it.")
+    ] = False,
+    note_cards: Annotated[
+        bool, typer.Option("--note-cards", help="Write what came of learned policies on their cards.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     data_dir: Annotated[
@@ -42,39 +60,62 @@ def compare(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
 ) -> None:
-    """Train policies on fresh seeds beside the best fixed beacon: error, time, t-tests, and what the beacons cost.
+    """Train policies beside baselines on fresh seeds: error, time, tests, and whether they are no worse.
 
     Every run is kept and none is trained twice, so the command can be stopped at any time and given again.
 
     Example:
-        autobatch compare --env digits-mlp --policies beacon-follow,s16-to-64-ms --seeds 100-104
+        autobatch compare --envs digits-mlp --policies beacon-follow,s16-to-64-ms --seeds 100-104
     """
-    from autobatch.evidence import compare_policies
-    from autobatch.evidence.compare import json_text
+    from autobatch.evidence.bench import compare_policies, comparison_json, comparison_markdown
     from autobatch.training import load_task
 
+    tasks = names(envs)
     try:
         comparison = compare_policies(
             names(policies),
-            env,
+            tasks,
             seed_numbers(seeds),
-            out=out or Path("runs") / f"compare-{load_task(env).name}",
+            out=out or Path("runs") / "-".join(["compare", *(load_task(task).name for task in tasks)]),
+            against=names(against),
+            epochs=epochs,
+            costs=None if costs is None else _cost_table(costs),
+            margin=margin,
             jobs=jobs,
             device=device,
             data_dir=data_dir,
             trust_code=trust_code,
             measure_all=measure_all,
+            note_cards=note_cards,
             observer=lines(quiet=as_json),
         )
     except KeyboardInterrupt:
         raise interrupted() from None
-    typer.echo(json_text(comparison) if as_json else f"\n{comparison.report()}\n{_files(comparison)}", nl=not as_json)
+    files = (
+        f"Files are in {comparison.out}: comparison.md (this), comparison.csv (one row a task and policy), runs.csv, "
+        "comparison.json, comparison.png, a comparison-TASK.png each, runs.parquet, epochs.parquet, and every run."
+    )
+    typer.echo(
+        comparison_json(comparison) if as_json else f"\n{comparison_markdown(comparison)}\n{files}", nl=not as_json
+    )
     if comparison.failed:
         raise typer.Exit(1)
 
 
-def _files(comparison: "PolicyComparison") -> str:
-    return (
-        f"Files are in {comparison.out}: comparison.md (this), comparison.csv (one row a policy), comparison.json, "
-        "comparison.png, runs.parquet, epochs.parquet, and every run."
-    )
+def _cost_table(path: Path) -> "CostTable":
+    """Read a cost table, as ``CostTable.to_dict`` writes it."""
+    import json
+
+    from autobatch._errors import ConfigError
+    from autobatch.beacons import CostTable
+
+    try:
+        return CostTable.from_dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise ConfigError(f"--costs {path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"--costs {path}: expected a cost table in JSON: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(
+            f"--costs {path}: {error}; expected the keys device, step_seconds, measuring_seconds, epoch_seconds"
+        ) from None

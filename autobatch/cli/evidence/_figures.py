@@ -88,18 +88,18 @@ def _comparisons(folders: list[Path]) -> tuple[dict[str, "pa.Table"], dict[str, 
         ConfigError: two comparisons are of one task.
     """
     from autobatch._errors import ConfigError
-    from autobatch.evidence import load_epochs_table, load_runs, table_facts
+    from autobatch.evidence import load_epochs_table, load_runs, tables_by_task
 
     runs: dict[str, pa.Table] = {}
     epochs: dict[str, pa.Table] = {}
     for folder in folders:
         inner = sorted(path.parent for path in folder.glob("*/runs.parquet"))
         for each in [folder] if (folder / "runs.parquet").is_file() or not inner else inner:
-            table = load_runs(each)
-            name = str(table_facts(table)["env"])
-            if name in runs:
-                raise ConfigError(
-                    f"--compare {each}: another directory holds a comparison on '{name}' as well; name one"
-                )
-            runs[name], epochs[name] = table, load_epochs_table(each)
+            of_epochs = tables_by_task(load_epochs_table(each))
+            for name, table in tables_by_task(load_runs(each)).items():
+                if name in runs:
+                    raise ConfigError(
+                        f"--compare {each}: another directory holds a comparison on '{name}' as well; name one"
+                    )
+                runs[name], epochs[name] = table, of_epochs[name]
     return runs, epochs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autobatch.cli._console import console
-from autobatch.cli.evidence._evaluating import interrupted, lines, seed_numbers
+from autobatch.cli.evidence._training import interrupted, lines, seed_numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +77,7 @@ def reproduce(
 
 def _observer() -> "ReproductionObserver":
     from autobatch.cli.train._recording import RecordingProgressBar
-    from autobatch.evidence import EvaluationObserver
+    from autobatch.evidence import BenchObserver
     from autobatch.evidence._reproduce import ReproductionObserver
     from autobatch.training import RecordingObserver
 
@@ -95,7 +95,7 @@ def _observer() -> "ReproductionObserver":
             with RecordingProgressBar(console()) as progress:
                 yield progress
 
-        def comparing(self) -> EvaluationObserver:
+        def comparing(self) -> BenchObserver:
             return lines(quiet=False)
 
     return Stages()

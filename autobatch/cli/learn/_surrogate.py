@@ -16,7 +16,7 @@ def surrogate(
     env: Annotated[str, typer.Argument(help="Task with beacons and branch runs: a name or a path.", metavar="ENV")],
     runs: Annotated[
         Path | None,
-        typer.Option(help="Folder of real runs, such as eval-policy's DIR/ENV; policies are compared with these."),
+        typer.Option(help="Folder of real runs, such as compare's OUT/TASK; policies are compared with these."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
 ) -> None:
@@ -25,7 +25,7 @@ def surrogate(
     Examples:
         autobatch surrogate digits-resnet8
 
-        autobatch surrogate digits-resnet8 --runs runs/evaluation/digits-resnet8
+        autobatch surrogate digits-resnet8 --runs runs/compare/digits-resnet8
     """
     from dataclasses import asdict
 
@@ -75,7 +75,9 @@ def _read(folder: Path, score: str) -> "tuple[dict[str, list[float]], dict[str, 
         real[config.policy.name].append(float(value) if sound and value is not None else float("nan"))
         specs[config.policy.name] = config.policy
     if not real:
-        raise ConfigError(f"{folder}: expected run directories, found no finished run; make some with eval-policy")
+        raise ConfigError(
+            f"{folder}: expected run directories, found no finished run; make some with 'autobatch compare'"
+        )
     return dict(real), specs
 
 

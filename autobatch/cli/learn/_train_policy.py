@@ -116,7 +116,7 @@ def _tell(plan: "LearningPlan", result: "LearnedResult") -> None:
     typer.echo(f"{plan.steps * len(plan.seeds)} steps in {result.seconds:.0f} s; the policy is {result.policy}")
     env = shlex.quote(plan.envs[0])
     policy = shlex.quote(str(result.policy))
-    typer.echo(f"Next: autobatch eval-policy {policy} --envs {env} --baselines beacon-follow,fixed")
+    typer.echo(f"Next: autobatch compare --policies {policy} --envs {env} --against beacon-follow,fixed")
     typer.echo(f"      autobatch run --env {env} --policy {policy}")
 
 

@@ -115,7 +115,11 @@ def _stored(resume: Path, named: dict[str, Any], given: dict[str, list[str]]) ->
     return stored.model_copy(update={"task": task, "policy": policy, **named})
 
 
-_SCOUTING = {"steer": "policy.parameters", "beacon-follow": "policy.parameters.without_beacons"}
+_SCOUTING = {
+    "steer": "policy.parameters",
+    "beacon-follow": "policy.parameters.without_beacons",
+    "pick-after-i-epochs": "policy.parameters",
+}
 """Where the parameters of scouting stand, by kind of policy."""
 
 

@@ -1,6 +1,6 @@
 """What episodes of real training share: the task, its data, its beacons, and the one clock of their decisions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from autobatch.training import Data, TaskSpec, check_ladder, load_data, load_tas
 from autobatch.training._calibrate import cached_calibration
 from autobatch.training._engine import resolve_device
 from autobatch.training._trial import BN
+from autobatch.training.task import run_task_info
 
 KEPT = 4
 """Datasets, libraries and cost tables that a process keeps."""
@@ -53,19 +54,8 @@ class Setting:
         Returns:
             The task; its seed is 0.
         """
-        task = self.task
-        return TaskInfo(
-            name=task.name,
-            batch_sizes=task.batch_sizes,
-            learning_rates=task.learning_rates,
-            epochs=task.epochs,
-            train_size=len(self.data.train_labels),
-            score=task.score,
-            milestones=task.schedule.milestones,
-            seed=0,
-            costs=self.costs,
-            measuring_budget=task.measuring.budget if measure else 0.0,
-        )
+        info = run_task_info(self.task, train_size=len(self.data.train_labels), costs=self.costs, seed=0)
+        return info if measure else replace(info, measuring_budget=0.0)
 
 
 def load_setting(

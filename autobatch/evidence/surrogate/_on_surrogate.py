@@ -39,7 +39,7 @@ def play_policy(dynamics: Dynamics, policy: PolicySpec, seeds: Sequence[int], *,
         noise: whether the dynamics are noisy.
 
     Returns:
-        Where the runs ended.
+        Where the runs ended; one that its policy has stopped stays where it was then.
     """
     count = len(seeds)
     policies = [make_policy(policy) for _ in seeds]
@@ -49,15 +49,16 @@ def play_policy(dynamics: Dynamics, policy: PolicySpec, seeds: Sequence[int], *,
     members = np.array([int(generator.integers(dynamics.members)) for generator in generators])
     draws = np.stack([generator.standard_normal((dynamics.epochs, dynamics.noise_size)) for generator in generators])
     state = dynamics.begin(count)
-    diverged = np.zeros(count, dtype=bool)
+    diverged, stopped = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     rungs = np.zeros((count, 2), dtype=np.int64)
     for epoch in range(dynamics.epochs):
         for index, own in enumerate(policies):
             decision = own.decide(_observation(dynamics, state.columns[index : index + 1], epoch))
             lr = decision.lr if decision.lr is not None else dynamics.task.learning_rates[dynamics.moves.start[1]]
             rungs[index] = dynamics.moves.rungs(decision.batch_size, lr)
+            stopped[index] |= decision.stop
         after, outcome = dynamics.step(state, rungs[:, 0], rungs[:, 1], members, draws[:, epoch] * noise)
-        going = np.flatnonzero(~diverged)
+        going = np.flatnonzero(~diverged & ~stopped)
         state.put(going, after.take(going))
         diverged[going] |= outcome.diverged[going]
     score = state.scored[:, 2].copy()

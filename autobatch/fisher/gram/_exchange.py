@@ -12,6 +12,9 @@ from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
 from autobatch.fisher.gram._jacobians import OuterJacobian, products_are_cheaper
 from autobatch.fisher.gram._spill import summed_blocks
 
+# The name since torch 2.14, which warns of the older one.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class ExchangedGram:
     """F of the batches of all processes of a group, rank r's samples after those of rank r - 1.
@@ -165,5 +168,5 @@ def gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor
     padded = rows.new_zeros(longest, rows.shape[1])
     padded[: len(rows)] = rows
     received = rows.new_empty(len(sizes), longest, rows.shape[1])
-    dist.all_gather_into_tensor(received.flatten(0, 1), padded, group=group)
+    _all_gather(received.flatten(0, 1), padded, group=group)
     return torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)])

@@ -1,6 +1,6 @@
 """The streaming Gram matrix: one (B, B) float64 accumulator, fed block by block."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -22,6 +22,8 @@ _SINGLE_PARAMETER = 1 << 16
 _SINGLE_COLUMNS = 1024
 _DOUBLE_COLUMNS = 768
 _SINGLE_FEATURES = 256
+# Squared distance of two samples' gradients, relative to their squared norms, that round-off of float32 may hide.
+_ALIKE = 1e-5
 # Bytes of several products that are made together: on a CPU what its cache holds.
 _CACHE = 4 << 20
 _ACCELERATOR_CACHE = 32 << 20
@@ -44,12 +46,13 @@ class GramAccumulator:
     in the middle and at the end of training (condition numbers 26 to 6e4, B = 128) every singular value above 1e-4 of
     the largest was right to 2e-6 relative, and F to 5e-8 of lambda_max. Only large rows that nearly depend on each
     other show more of it: where each sample had a twin that differed by a hundredth, a condition number of 345.49 came
-    out as 345.46, and with a thousandth 4885 as 4925. Samples that are equal bit by bit get equal entries, and thus an
-    eigenvalue of 0, because all tiles of F are of nearly one size and a matrix product then adds up in one order
-    everywhere. Smaller products, little work, stay in float64: a layer that carries much of the trace in few columns
-    has no other columns for its round-off to average against, and a small model may have fewer parameters than samples,
-    where only float64 tells 0 from not 0. Subtracting a mean row first makes matters worse by three digits, for small
-    rows then take their round-off from large ones.
+    out as 345.46. Samples that are more alike, such as one that occurs twice, have an eigenvalue that is smaller than
+    that round-off: the first product in float32 tells, and it and all later ones are then made in float64. (Rows that
+    are equal bit by bit have equal entries anyway where a product adds up in one order everywhere, which not every
+    processor's does at the edges of a matrix.) Smaller products, little work, stay in float64: a
+    layer that carries much of the trace in few columns has no other columns for its round-off to average against, and a
+    small model may have fewer parameters than samples, where only float64 tells 0 from not 0. Subtracting a mean row
+    first makes matters worse by three digits, for small rows then take their round-off from large ones.
 
     Args:
         batch_size: B.
@@ -68,6 +71,8 @@ class GramAccumulator:
         self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
         self._filled = 0
         self._kept: list[tuple[Tensor, list[Tensor]]] = []
+        # Whether two samples are so much alike that products must be in float64; None until each has a gradient.
+        self._alike: bool | None = None
 
     def chunks(self, rows: int, width: int) -> Iterator[tuple[int, int]]:
         """Split a parameter's dimension 0 so that a block of J, in float64, takes an eighth of the memory at most.
@@ -102,7 +107,30 @@ class GramAccumulator:
             return
         wide = columns.shape[1] >= _SINGLE_BLOCK_COLUMNS or columns.numel() >= _SINGLE_BLOCK_ELEMENTS
         single = wide and columns.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
-        self._multiply(columns, single=single)
+        self._add_product(lambda single: self._multiply(columns, single=single), single)
+
+    def _add_product(self, add: Callable[[bool], None], single: bool) -> None:
+        """Add a product, in float32 where it may be and no samples are too much alike for that."""
+        if single and self._alike is None:
+            before = self._upper.clone()
+            add(True)
+            self._alike = self._samples_are_alike()
+            if not self._alike:
+                return
+            self._upper = before
+        add(single and not self._alike)
+
+    def _samples_are_alike(self) -> bool | None:
+        """Whether two samples are so close in F so far that float32 cannot say how close; None where it is early."""
+        squares = self._upper.diagonal()
+        found = torch.zeros((), dtype=torch.bool, device=squares.device)
+        for lo, hi in self._tiles():
+            both = squares[lo:hi, None] + squares[lo:]
+            near = both - 2.0 * self._upper[lo:hi, lo:] < _ALIKE * both
+            found |= near.triu_(1).any()
+        if bool(found):
+            return True
+        return False if bool((squares > 0.0).all()) else None
 
     def _gather(self, columns: Tensor) -> None:
         done, width = 0, columns.shape[1]
@@ -171,11 +199,14 @@ class GramAccumulator:
             self._upper[lo:hi, lo:] += products
 
     def _add_single_products(self, left: Tensor, right: Tensor) -> None:
+        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
+        single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
+        self._add_product(lambda single: self._multiply_pairs(left, right, single=single), single)
+
+    def _multiply_pairs(self, left: Tensor, right: Tensor, *, single: bool) -> None:
         # One position: its J is left ⊗ right. The output gradient is J of the layer's bias too, which comes next: its
         # Gram matrix is one half of this product.
         self._kept = []
-        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
-        single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
         lefts: list[Tensor] = []
         rights: list[Tensor] = []
         one, other = (left, right) if single else self._double(left, right)

@@ -81,7 +81,10 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
 
     Args:
         policy: a policy, or the name or YAML file of one.
-        batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending.
+        batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending; by default that of
+            ``scouts``.
+        controller: in place of all that, a controller that is not attached yet, such as ``autobatch.scout`` and
+            ``autobatch.record_beacons`` give; it serves one fit. Its loggers are its own.
         monitor_loss: name under which the module logs the mean validation loss; None where it does not.
         monitor_error: name under which the module logs the share of validation examples classified wrongly; None where
             it does not.
@@ -97,8 +100,9 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        policy: Policy | str,
-        batch_sizes: Sequence[int],
+        policy: Policy | str | None = None,
+        batch_sizes: Sequence[int] | None = None,
+        controller: AutoBatchController | None = None,
         monitor_loss: str | None = "val_loss",
         monitor_error: str | None = None,
         monitor_train_loss: str | None = None,
@@ -116,6 +120,12 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
                 raise ConfigError(
                     f"AutoBatchCallback: {name}={value!r} needs a backward pass of its own, and here Lightning runs it"
                 )
+        if (policy is None) == (controller is None):
+            raise ConfigError("AutoBatchCallback: give it either policy=..., or controller=...")
+        if controller is not None and (arguments or batch_sizes is not None):
+            given = sorted({*arguments, *(("batch_sizes",) if batch_sizes is not None else ())})
+            raise ConfigError(f"AutoBatchCallback: {', '.join(given)} and controller: give one of the two")
+        self._given = controller
         self._arguments = {**arguments, "policy": policy, "batch_sizes": batch_sizes}
         self._monitors = {"val_loss": monitor_loss, "val_error": monitor_error}
         self._monitor_train_loss = monitor_train_loss
@@ -243,7 +253,8 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._announce()
         self._tell_length(trainer, running=False)
         if self.controller.finished and trainer.current_epoch + 1 != trainer.max_epochs:
-            self._say(f"all {self.controller.epochs} epochs are trained")
+            because = self.controller.stopped_because
+            self._say(because if because is not None else f"all {self.controller.epochs} epochs are trained")
             trainer.should_stop = True
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -394,10 +405,11 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
                 "say shuffle=True to agree"
             )
         arguments["loggers"] = (self._log, *arguments.get("loggers", ()))
-        self._controller = AutoBatchController(
-            plan=BatchPlan(accumulation=trainer.accumulate_grad_batches),
-            grad_scaler=getattr(trainer.precision_plugin, "scaler", None),
-            **arguments,
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if self._given is not None:
+            self._check_given(self._given, trainer.accumulate_grad_batches, scaler)
+        self._controller = self._given or AutoBatchController(
+            plan=BatchPlan(accumulation=trainer.accumulate_grad_batches), grad_scaler=scaler, **arguments
         )
         self._module = _Batchwise(pl_module)
         self._controller.attach(self._module, trainer.optimizers[0], dataset_size=size, epochs=epochs)
@@ -415,6 +427,19 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
                 finish_epoch_on_resume(trainer)
         self._attached, self._examples, self._device = True, size, pl_module.device
         self._announce()
+
+    @staticmethod
+    def _check_given(controller: AutoBatchController, accumulation: int, scaler: Any) -> None:
+        if controller.plan.accumulation != accumulation:
+            raise ConfigError(
+                f"AutoBatchCallback: the controller's plan has accumulation={controller.plan.accumulation}, and the "
+                f"Trainer has accumulate_grad_batches={accumulation}"
+            )
+        if scaler is not None:
+            raise ConfigError(
+                "AutoBatchCallback: with Trainer(precision='16-mixed') the controller needs the Trainer's scaler, and "
+                "one that is given does not have it; use precision='bf16-mixed'"
+            )
 
     def _enter(self, batch: Any) -> None:
         self._step = ExitStack()

@@ -425,6 +425,8 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         self._loss, self._seen, self._evaluated = torch.zeros((), dtype=torch.float64), 0, {}
         if not self._controller.finished:
             self._expect(self._trainer.state, self._trainer.state.global_step)
+        elif self._controller.stopped_because is not None:  # by a decision, say; the Trainer has epochs left
+            self._trainer.control.should_training_stop = True
         self._log()
 
     def _log(self) -> None:
@@ -462,7 +464,7 @@ def _check_settings(settings: Mapping[str, Any], controller: AutoBatchController
         if name not in known:
             raise ConfigError(f"AutoBatchTrainerCallback: no argument is called {name!r}; {near_names(name, known)}")
     for name in ("policy", "batch_sizes"):
-        if name not in settings:
+        if name not in settings and not (name == "batch_sizes" and "scouts" in settings):
             raise ConfigError(f"AutoBatchTrainerCallback: {name} is missing")
 
 

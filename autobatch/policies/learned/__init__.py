@@ -7,6 +7,7 @@ In come a network's weights and a card that says where they are from; out goes a
 from autobatch.policies.learned._files import (
     PolicyCard,
     PolicyTraining,
+    card_path,
     load_card,
     load_learned,
     save_card,
@@ -23,6 +24,7 @@ __all__ = [
     "LearnedPolicy",
     "PolicyCard",
     "PolicyTraining",
+    "card_path",
     "load_card",
     "load_learned",
     "save_card",

@@ -178,7 +178,7 @@ def load_learned(weights: str) -> tuple["Network", PolicyCard]:
         UnknownNameError: nothing of that name exists.
     """
     stem = _stem(weights)
-    card = load_card(_beside(stem, CARD))
+    card = load_card(card_path(weights))
     path = _beside(stem, WEIGHTS)
     content = _read(path, "safetensors")
     found = sha256(content).hexdigest()
@@ -226,6 +226,21 @@ def load_card(path: Path) -> PolicyCard:
             f"{card.network.layers[0]}"
         )
     return card
+
+
+def card_path(weights: str) -> Path:
+    """Say where the card of a learned policy lies.
+
+    Args:
+        weights: as ``load_learned`` takes them.
+
+    Returns:
+        The path of the JSON file.
+
+    Raises:
+        UnknownNameError: nothing of that name exists.
+    """
+    return _beside(_stem(weights), CARD)
 
 
 def weights_beside(weights: str, yaml_path: Path) -> str:

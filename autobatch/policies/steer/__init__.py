@@ -1,10 +1,12 @@
 """Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
 
 ``_scouts.py`` says which short trainings to make and which of them goes on, ``_plan.py`` when the rate falls and when
-training ends; ``_policy.py`` puts both together and is the file to open first.
+training ends; ``_policy.py`` puts both together. ``_report.py`` is what scouts of somebody's own loop have come to.
+Open ``_policy.py`` first.
 """
 
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
+from autobatch.policies.steer._report import ScoutReport, TrainedScout
 from autobatch.policies.steer._scouts import MOST, Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
 
 __all__ = [
@@ -12,8 +14,10 @@ __all__ = [
     "Scout",
     "ScoutChoice",
     "ScoutPlan",
+    "ScoutReport",
     "ScoutingPolicy",
     "SteerParameters",
     "SteerPolicy",
+    "TrainedScout",
     "hopeless",
 ]

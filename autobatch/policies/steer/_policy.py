@@ -38,7 +38,7 @@ class SteerParameters(PolicyParameters):
         default=0.05, gt=0, le=0.25, description="Share of the training that each scout takes; one epoch at least."
     )
     length: float = Field(
-        default=0.65,
+        default=0.7,
         gt=0,
         le=1,
         description="Share of the task's length after which training ends, where the schedule is steered.",
@@ -76,6 +76,11 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
 
+    @property
+    def start(self) -> tuple[int, float]:
+        """Batch size and base learning rate that the run starts with."""
+        return self._start
+
     def scouts(self) -> ScoutPlan:
         """Return the short trainings to make first.
 
@@ -94,9 +99,9 @@ class SteerPolicy:
             scouts: what they came to, in the order in which they trained.
 
         Returns:
-            The choice.
+            The choice; where no scout is sound, the run starts as if none had gone.
         """
-        choice = choose_scout(scouts, self.scouts().epochs)
+        choice = choose_scout(scouts)
         if choice.scout is None:
             task = self._known_task()
             self._start = (start_without_scouts(task)[0], task.learning_rates[0])
@@ -143,6 +148,16 @@ class SteerPolicy:
         """
         batch_size, lr = state["start"]
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
+
+    def begin(self, batch_size: int, lr: float, reason: str) -> None:
+        """Go on from a configuration that somebody else has chosen.
+
+        Args:
+            batch_size: global batch size.
+            lr: base learning rate.
+            reason: why, in words a person reads.
+        """
+        self._start, self._reason = (batch_size, lr), reason
 
     def _told_end(self) -> str:
         task, plan = self._known_task(), self._plan

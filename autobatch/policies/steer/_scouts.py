@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
-from autobatch.policies._wording import configuration, count, figure
+from autobatch.policies._wording import configuration, count, figure, percent
 
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
@@ -25,10 +25,12 @@ class ScoutPlan:
     Attributes:
         configurations: (batch size, base learning rate) of each, in the order in which they train.
         epochs: how long each trains, in decision periods.
+        whole: whether each trains so long, also one that is far behind the others.
     """
 
     configurations: tuple[tuple[int, float], ...]
     epochs: int
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,12 @@ class ScoutChoice:
     Attributes:
         scout: its place in the order in which they trained; None where none can.
         reason: why, in words a person reads.
+        margin: by which share its loss is lower than that of the next best, in [0, 1]; None where that cannot be said.
     """
 
     scout: int | None
     reason: str
+    margin: float | None = None
 
 
 @runtime_checkable
@@ -154,7 +158,7 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     losses = _losses(scout)
     place = len(losses) - 1
     best = min((_losses(one)[place] for one in others if one.ended is None and _sound(one, place)), default=math.inf)
-    if best >= 0.0 and losses[place] > CLEARLY_WORSE * best:  # of losses below 0 a ratio says nothing
+    if best > 0.0 and losses[place] > CLEARLY_WORSE * best:  # of losses of 0 and below a ratio says nothing
         return (
             f"its loss of {figure(losses[place])} after {count(place + 1, 'epoch')} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
@@ -162,12 +166,11 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     return None
 
 
-def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
+def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
-        epochs: periods that a whole scout has.
 
     Returns:
         The choice; the first of those that came to their end where no loss of theirs is known.
@@ -176,7 +179,8 @@ def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
     if not alive:
         ends = "; ".join(f"{configuration(scout.batch_size, scout.lr)} {scout.ended}" for scout in scouts)
         return ScoutChoice(None, f"no scout came to its end: {ends}")
-    whole = [index for index in alive if _sound(scouts[index], epochs - 1)]
+    last = max(len(scouts[index].train_losses) for index in alive) - 1
+    whole = [index for index in alive if len(scouts[index].train_losses) > last and _sound(scouts[index], last)]
     if not whole:
         first = scouts[alive[0]]
         return ScoutChoice(
@@ -187,17 +191,21 @@ def choose_scout(scouts: Sequence[Scout], epochs: int) -> ScoutChoice:
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
-        f"{count(epochs, 'epoch')}, {_told(best)}"
+        f"{count(last + 1, 'epoch')}, {_told(best)}"
     )
-    if len(ranked) > 1:
-        next_best = scouts[ranked[1]]
-        reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    return ScoutChoice(ranked[0], reason)
+    if len(ranked) == 1:
+        return ScoutChoice(ranked[0], reason)
+    next_best = scouts[ranked[1]]
+    reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
+    mine, theirs = _losses(best)[-1], _losses(next_best)[-1]
+    if not 0.0 <= mine <= theirs or theirs == 0.0:
+        return ScoutChoice(ranked[0], reason)
+    return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)
 
 
 def _told(scout: Scout) -> str:
     figures = {"training loss": scout.train_losses[-1], "validation": scout.scores[-1]}
-    return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if not math.isnan(value))
+    return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if math.isfinite(value))
 
 
 def _losses(scout: Scout) -> list[float]:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -114,18 +114,12 @@ class CellRecorder:
         cell = _Cell(self._plan, key, report)
         returned: object = None
         try:
-            returned = self._plan.train(cell.controller)
+            returned = called(self._plan.train, cell.controller)
         except _Diverged:
             pass
         except AutoBatchError:
-            raise
-        except Exception as error:
             if cell.diverged is None:
-                # The loop's own frames only.
-                told = traceback.format_exception(
-                    error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-                )
-                raise AutoBatchError(f"train raised\n{''.join(told).rstrip()}") from None
+                raise
         finally:
             self._on_accelerator = not cell.device.startswith("cpu")
             cell.release()
@@ -137,10 +131,48 @@ class CellRecorder:
         return CellEnd(beacon.stopped_because, cell.device)
 
 
+def called(train: Train, controller: AutoBatchController) -> object:
+    """Call a loop.
+
+    Args:
+        train: the loop.
+        controller: what it trains with.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        AutoBatchError: it raised; where that was an error of its own, the message has its frames.
+    """
+    try:
+        return train(controller)
+    except AutoBatchError:
+        raise
+    except Exception as error:
+        # The loop's own frames only.
+        told = traceback.format_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+        raise AutoBatchError(f"train raised\n{''.join(told).rstrip()}") from None
+
+
+class Watching(Protocol):
+    """What a ``RecordingController`` tells of."""
+
+    given: set[str]
+    """Names of the figures that the loop has given."""
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> None:
+        """Take down what the loop is; the controller is attached to it."""
+        ...
+
+    def observe(self, figures: Mapping[str, Any]) -> None:
+        """Take down where the controller stands at the end of a decision period, or of an epoch."""
+        ...
+
+
 class RecordingController(AutoBatchController):
     """A controller that tells a cell when it is attached, and where it stands at the end of each decision period."""
 
-    cell: "_Cell"
+    cell: Watching
 
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> "RecordingController":
         """Attach, and start the cell's clock.
@@ -266,7 +298,9 @@ class _Cell:
             "seconds": time.perf_counter() - self._started,
         })
         self._report(min(WHOLE, int(WHOLE * figures["progress"])))
-        self.diverged = self.diverged or self._divergence(figures)
+        self.diverged = self.diverged or divergence(
+            figures, self._model, self.plan.task.get("num_classes"), f"in row {len(self._rows)}"
+        )
         if self.diverged is not None:
             self.controller.stop(self.diverged)
             raise _Diverged
@@ -348,20 +382,31 @@ class _Cell:
             return known[0]
         return next((figure for name, figure in _FIGURES.items() if name in self.given), "validation_loss")
 
-    def _divergence(self, figures: Mapping[str, Any]) -> str | None:
-        """Say what shows a divergence. NaN alone does not: it also stands for a figure that a loop does not know."""
-        when = f"in row {len(self._rows)}"
-        for figure in ("train_loss", "validation_loss", "validation_error"):
-            if math.isinf(figures[figure]):
-                return f"the {figure.replace('_', ' ')} became {figures[figure]} {when}"
-        if self._model is not None and not _finite(self._model):
-            return f"the parameters are no longer finite {when}"
-        classes = self.plan.task.get("num_classes")
-        limit = EXPLODED * math.log(classes) if classes else math.inf
-        if figures["train_loss"] > limit:
-            loss = figures["train_loss"]
-            return f"the training loss of {loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing, {when}"
-        return None
+
+def divergence(figures: Mapping[str, Any], model: nn.Module | None, classes: int | None, when: str) -> str | None:
+    """Say what shows that a training has diverged.
+
+    NaN as a figure alone does not: it also stands for one that a loop does not know.
+
+    Args:
+        figures: training loss and validation figures.
+        model: the network.
+        classes: classes of the task, where it is a classification.
+        when: when they were seen, for the message.
+
+    Returns:
+        What shows it; None where nothing does.
+    """
+    for figure in ("train_loss", "validation_loss", "validation_error"):
+        if math.isinf(figures[figure]):
+            return f"the {figure.replace('_', ' ')} became {figures[figure]} {when}"
+    if model is not None and not _finite(model):
+        return f"the parameters are no longer finite {when}"
+    limit = EXPLODED * math.log(classes) if classes else math.inf
+    if figures["train_loss"] > limit:
+        loss = figures["train_loss"]
+        return f"the training loss of {loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing, {when}"
+    return None
 
 
 def recorded_library(out: Path) -> BeaconLibrary | None:

@@ -29,6 +29,8 @@ def run_task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, s
         costs=costs,
         measuring_budget=task.measuring.budget,
         steered=not task.schedule.keep,
+        milestone_factor=task.schedule.milestone_factor,
+        dataset=task.dataset.name,
     )
 
 

@@ -99,14 +99,15 @@ class OptimizerSpec(_Spec):
     """Which optimizer a task uses; the policy chooses the learning rate, where it does not leave it open.
 
     Attributes:
-        name: ``sgd`` or ``adamw``.
-        momentum: momentum of SGD, or the first beta of AdamW, in [0, 1).
+        name: ``sgd``, ``adamw``, or ``prodigy``, which finds its rate itself (extra ``rivals``).
+        momentum: momentum of SGD, or the first beta of the others, in [0, 1).
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
-        weight_decay: L2 coefficient of SGD, decoupled decay of AdamW.
-        lr: base learning rate where the policy leaves it open; 0.1 for SGD and 0.001 for AdamW where nothing is said.
+        weight_decay: L2 coefficient of SGD, decoupled decay of the others.
+        lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, 0.001 for AdamW, and
+            1 for Prodigy, a factor on what it finds.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "prodigy"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = Field(default_factory=_nesterov_is_usual)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -115,7 +116,7 @@ class OptimizerSpec(_Spec):
     @property
     def base_lr(self) -> float:
         """Base learning rate where the policy leaves it open."""
-        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.name]
+        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3, "prodigy": 1.0}[self.name]
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "OptimizerSpec":
@@ -161,6 +162,11 @@ class ScheduleSpec(_Spec):
         if self.milestones and self.name != "multistep":
             raise ValueError(f"'milestones' are for multistep only, not for {self.name}")
         return self
+
+    @property
+    def milestone_factor(self) -> float | None:
+        """What each milestone multiplies the rate by; None where there are none."""
+        return self.factor if self.milestones else None
 
     def schedule_factor(self, progress: float) -> float:
         """Return what the base learning rate is multiplied by at ``progress``.

@@ -9,7 +9,7 @@ import typer
 
 from autobatch import AutoBatchError, ConfigError
 from autobatch.cli.evidence import _figures
-from autobatch.evidence.compare._tables import EPOCHS, RUNS
+from autobatch.evidence.bench._tables import EPOCHS, RUNS
 from tests.beacons.synthetic import make_library
 from tests.evidence.paper.paper_data import comparison
 

@@ -52,7 +52,7 @@ def test_it_learns_and_says_what_comes_next(call, tmp_path, monkeypatch) -> None
     for seed in range(3):
         assert f"seed {seed}: done, mean return" in said
     assert said.count("(kept)") == 1
-    assert f"autobatch eval-policy {out / 'mine.yaml'} --envs known" in said
+    assert f"autobatch compare --policies {out / 'mine.yaml'} --envs known" in said
     card = load_card(out / "mine.json")
     assert sorted(card.training.seeds) == [0, 1, 2]
     assert card.training.command == "autobatch train-policy --env known"
@@ -210,7 +210,7 @@ def write_run(out: Path, place: Path, size: int, lr: float, loss: float | None, 
     [
         (["knwon"], ["did you mean 'known'?"]),
         (["bare"], ["autobatch beacons branch"]),
-        (["known", "--runs", "envs"], ["no finished run", "eval-policy"]),
+        (["known", "--runs", "envs"], ["no finished run", "autobatch compare"]),
         (["known", "--runs", "nowhere"], ["no finished run"]),
     ],
 )

@@ -1,5 +1,7 @@
 """Surrogate dynamics against the dynamics that made the trainings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +11,7 @@ from autobatch.beacons import Branches, Journey
 from autobatch.envs.surrogate._dynamics import Dynamics, load_dynamics
 from autobatch.envs.surrogate._transitions import tabulate
 from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
-from autobatch.policies import PolicySpec
+from autobatch.policies import FixedPolicy, PolicySpec
 from tests.envs.surrogate.synthetic_runs import (
     COSTS,
     EPOCHS,
@@ -137,3 +139,13 @@ def test_loading_by_name_says_what_is_missing(tmp_path) -> None:
     assert load_dynamics(folder) is load_dynamics(str(folder))
     with pytest.raises(LibraryError, match="autobatch beacons branch"):
         load_dynamics(make_folder(tmp_path / "without", branches=False))
+
+
+def test_a_run_that_its_policy_stops_stays_where_it_is(dynamics, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = PolicySpec(name="one", kind="fixed", parameters={"batch_size": 8, "lr": 0.1})
+    whole = play_policy(dynamics, spec, range(3))
+    decide = FixedPolicy.decide
+    monkeypatch.setattr(FixedPolicy, "decide", lambda own, seen: replace(decide(own, seen), stop=seen.epoch >= 2))
+    stopped = play_policy(dynamics, spec, range(3))
+    np.testing.assert_allclose(stopped.cost, whole.cost * 2 / dynamics.epochs)
+    assert (stopped.score != whole.score).all()

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def test_an_episode_is_a_training_by_hand(tiny_env: Path) -> None:
             assert info["score"] == info["validation_loss"] == row.validation_loss
             assert (info["c_bar"], info["l_cum"], info["cost"]) == (row.c_bar, row.l_cum, cost)
             assert over == trial.finished
+
+
+def test_a_decision_that_stops_terminates_the_episode(tiny_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = TrainEnv(str(tiny_env))
+    env.reset(seed=1)
+    hand = env._episode._trial._hand
+    said = type(hand).decide
+    monkeypatch.setattr(hand, "decide", lambda seen: replace(said(hand, seen), stop=seen.epoch >= 2))
+    first, second = (env.step(np.array(action)) for action in COURSE[:2])
+    assert (first[2], second[2]) == (False, True)
+    assert second[-1]["epoch"] == 2
+    assert not second[-1]["diverged"]
+    with pytest.raises(ResetNeeded):
+        env.step(np.array(COURSE[2]))
+    assert not env.reset(seed=1)[1]["diverged"]
+    assert not env.step(np.array(COURSE[0]))[2]
 
 
 @pytest.mark.parametrize("cost", ["modelled", "examples", "flops", "measured"])

@@ -96,14 +96,46 @@ def test_float32_pairs_keep_small_eigenvalues() -> None:
     assert_small_eigenvalues_are_right(gram.result(), expected)
 
 
+@pytest.fixture(params=["this-processor", "another-order-at-the-edge"])
+def _orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products as this processor makes them, and as one that adds up the last rows in another order."""
+    bmm = torch.bmm
+
+    def other(left: Tensor, right: Tensor) -> Tensor:
+        products = bmm(left, right)
+        products[:, -5:] = bmm(left[:, -5:].flip(2), right.flip(1))
+        return products
+
+    if request.param != "this-processor":
+        monkeypatch.setattr(torch, "bmm", other)
+
+
+@pytest.mark.usefixtures("_orders")
 @pytest.mark.parametrize("half", [16, 19, 32, 45, 64, 65, 71, 100])
-def test_samples_that_occur_twice_leave_no_eigenvalue(half: int) -> None:
+@pytest.mark.parametrize("pairs_first", [False, True])
+def test_samples_that_occur_twice_leave_no_eigenvalue(half: int, pairs_first: bool) -> None:
     gram = GramAccumulator(2 * half, CPU)
     columns, left, right = with_twins(torch.randn(half, 5700)).split((5000, 300, 400), dim=1)
+    if pairs_first:
+        gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
     gram.add(columns)
-    gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
+    if not pairs_first:
+        gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
     values = torch.linalg.eigvalsh(gram.result())
     assert float(values[:half].abs().max()) < 1e-13 * float(values[-1])
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("batch", [64, 256])
+def test_samples_that_are_alike_have_their_small_eigenvalues(batch: int, distance: float) -> None:
+    rows = torch.randn(batch // 2, 5000)
+    rows = torch.cat([rows, rows + distance * torch.randn_like(rows)])
+    gram = GramAccumulator(batch, CPU)
+    gram.add(torch.zeros(batch, 3000))
+    gram.add(rows)
+    gram.add(rows.sin())
+    expected = torch.linalg.eigvalsh(exact(rows) + exact(rows.sin()))
+    torch.testing.assert_close(torch.linalg.eigvalsh(gram.result()), expected, rtol=1e-3, atol=0.0)
 
 
 @pytest.mark.parametrize("batch", [32, 128, 256])

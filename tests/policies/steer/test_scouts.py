@@ -119,40 +119,41 @@ def test_the_least_training_loss_goes_on() -> None:
         scout(3.0, 0.9, scores=(3.0, 0.6), lr=0.2),
         scout(1.0, lr=0.4, ended="hopeless"),
     ]
-    assert choose_scout(scouts, 2) == ScoutChoice(
+    assert choose_scout(scouts) == ScoutChoice(
         1,
         "s32 at lr 0.2: the best of 3 scouts after 2 epochs, training loss 0.9 and validation 0.6; "
-        "next s32 at lr 0.1, training loss 1 and validation 0.5",
+        "next s32 at lr 0.1, training loss 1 and validation 0.5, 10 % apart",
+        pytest.approx(0.1),
     )
 
 
 def test_equal_scouts_the_first_goes_on() -> None:
-    assert choose_scout([scout(1.0, lr=0.1), scout(1.0, lr=0.2)], 1).scout == 0
+    assert choose_scout([scout(1.0, lr=0.1), scout(1.0, lr=0.2)]).scout == 0
 
 
 def test_without_training_losses_the_score_decides_and_nothing_unknown_is_told() -> None:
     scouts = [scout(NAN, scores=(0.4,)), scout(NAN, scores=(0.3,))]
-    choice = choose_scout(scouts, 1)
+    choice = choose_scout(scouts)
     assert choice.scout == 1
     assert "training loss" not in choice.reason
     assert "validation 0.3" in choice.reason
-    without_scores = choose_scout([scout(0.4, scores=(NAN,)), scout(0.5, scores=(NAN,))], 1)
+    without_scores = choose_scout([scout(0.4, scores=(NAN,)), scout(0.5, scores=(NAN,))])
     assert without_scores.scout == 0
     assert "nan" not in without_scores.reason
 
 
 def test_a_scout_without_a_sound_loss_cannot_win() -> None:
     for loss in (NAN, math.inf):
-        assert choose_scout([scout(loss), scout(5.0)], 1).scout == 1
+        assert choose_scout([scout(loss), scout(5.0)]).scout == 1
 
 
 def test_without_any_figure_the_first_that_came_to_its_end_goes_on() -> None:
-    choice = choose_scout([scout(NAN, ended="diverged"), scout(NAN, lr=0.2), scout(NAN, lr=0.4)], 1)
+    choice = choose_scout([scout(NAN, ended="diverged"), scout(NAN, lr=0.2), scout(NAN, lr=0.4)])
     assert choice == ScoutChoice(1, "s32 at lr 0.2: no loss of any scout is known, so the first goes on")
 
 
 def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
-    choice = choose_scout([scout(NAN, lr=0.1, ended="diverged: a"), scout(9.0, lr=0.2, ended="diverged: b")], 1)
+    choice = choose_scout([scout(NAN, lr=0.1, ended="diverged: a"), scout(9.0, lr=0.2, ended="diverged: b")])
     assert choice == ScoutChoice(None, "no scout came to its end: s32 at lr 0.1 diverged: a; s32 at lr 0.2 diverged: b")
 
 

@@ -1,0 +1,41 @@
+"""One bench: policies beside baselines on any number of tasks, trained for real.
+
+In come policies, tasks, baselines and seeds; out go run directories, tables, pictures and a report with tests. Open
+``_bench.py`` first: ``_plan`` says who meets whom, ``_runs`` trains, ``_courses`` reads back what ``_cost`` charges,
+``_figures``, ``_tests``, ``_noninferior`` and ``_overall`` say what it comes to.
+"""
+
+from autobatch.evidence.bench._bench import MARGIN, compare_policies
+from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
+from autobatch.evidence.bench._plan import BASELINES
+from autobatch.evidence.bench._runs import BenchObserver, BenchProgress
+from autobatch.evidence.bench._tables import (
+    EPOCHS,
+    RUNS,
+    ComparedRun,
+    load_epochs_table,
+    load_runs,
+    table_facts,
+    tables_by_task,
+)
+from autobatch.evidence.bench.telling import comparison_json, comparison_markdown, load_comparison
+
+__all__ = [
+    "BASELINES",
+    "EPOCHS",
+    "MARGIN",
+    "RUNS",
+    "BenchObserver",
+    "BenchProgress",
+    "ComparedRun",
+    "PolicyComparison",
+    "TaskComparison",
+    "compare_policies",
+    "comparison_json",
+    "comparison_markdown",
+    "load_comparison",
+    "load_epochs_table",
+    "load_runs",
+    "table_facts",
+    "tables_by_task",
+]

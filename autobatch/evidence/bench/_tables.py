@@ -1,0 +1,257 @@
+"""The runs of a comparison as two Parquet files, readable as they are by pandas, polars and DuckDB."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from autobatch._errors import LibraryError
+from autobatch._files import write_whole
+from autobatch.training import EpochRow
+
+RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
+"""The files, in the directory of a comparison."""
+
+FORMAT_VERSION = 2
+"""Version of both files. Files of version 1 hold one task and fewer columns, and are read as well."""
+
+_FACTS = b"autobatch"
+_MOST_BYTES = 256 * 1024 * 1024
+_TYPES: dict[Any, Any] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    float | None: pa.float64(),
+    int | None: pa.int64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run: a policy with a seed. Figures that are not known are NaN.
+
+    Attributes:
+        env: the task's name.
+        policy: the policy's name.
+        seed: the run's seed.
+        batch_sizes: the batch sizes of successive epochs, in words.
+        stopped_because: ``"finished"``, or why it ended before the task's last epoch.
+        validation_loss: final validation loss.
+        validation_error: final validation error, in [0, 1].
+        test_error: final test error, in [0, 1], for reports only.
+        test_loss: final test loss.
+        seconds: time by the clock, measuring included.
+        measuring_seconds: the part of it that measuring took.
+        modelled_seconds: time by the cost table, measuring included.
+        examples: training examples seen.
+        optimizer_steps: steps taken.
+        samples: measured steps.
+        side_by_side: runs that trained at the same time, this one included.
+        to_target_seconds: time by the clock up to the first epoch that ends with the best fixed beacon's validation
+            error or less. None where the run does not get there, or does not finish.
+        to_target_modelled_seconds: the same by the cost table.
+        to_target_examples: training examples seen until then.
+        epochs: epochs trained.
+        judged: whether the policy is one of those that are asked about, not only a baseline.
+        labels: the names under which the run counts over all tasks.
+        split: ``"train"`` or ``"unseen"`` for a learned policy, else empty.
+        quality: the task's score on the scale on which 0 is guessing and 1 the best fixed beacon; -1 where it diverged.
+        modelled_ratio: modelled time over the best fixed beacon's; NaN where it diverged.
+        measured_ratio: time by the clock over that of the best fixed beacon's run with the same seed.
+        run: the run directory, within the comparison's.
+    """
+
+    env: str
+    policy: str
+    seed: int
+    batch_sizes: str
+    stopped_because: str
+    validation_loss: float
+    validation_error: float
+    test_error: float
+    test_loss: float
+    seconds: float
+    measuring_seconds: float
+    modelled_seconds: float
+    examples: int
+    optimizer_steps: int
+    samples: int
+    side_by_side: int
+    to_target_seconds: float | None
+    to_target_modelled_seconds: float | None
+    to_target_examples: int | None
+    epochs: int = 0
+    judged: bool = True
+    labels: tuple[str, ...] = ()
+    split: str = ""
+    quality: float = math.nan
+    modelled_ratio: float = math.nan
+    measured_ratio: float = math.nan
+    run: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to an end of its own, be it the task's last epoch or where its policy stopped it."""
+        return not self.stopped_because.startswith("diverged")
+
+
+_RUN_COLUMNS: dict[str, Any] = {field.name: field.type for field in fields(ComparedRun)}
+_SINCE_2 = {field.name for field in fields(ComparedRun) if field.default is not MISSING}
+_EPOCH_COLUMNS: dict[str, Any] = {
+    "env": str,
+    "policy": str,
+    "seed": int,
+    **{field.name: field.type for field in fields(EpochRow)},
+}
+
+
+def save_tables(
+    out: Path, facts: Mapping[str, Any], runs: Sequence[ComparedRun], epochs: Sequence[Sequence[EpochRow]]
+) -> None:
+    """Write ``runs.parquet`` and ``epochs.parquet``, each at once or not at all."""
+    run_rows = [{name: getattr(run, name) for name in _RUN_COLUMNS} for run in runs]
+    epoch_rows = [
+        {"env": run.env, "policy": run.policy, "seed": run.seed, **row.to_dict()}
+        for run, own in zip(runs, epochs, strict=True)
+        for row in own
+    ]
+    metadata = {_FACTS: json.dumps({"format_version": FORMAT_VERSION, **facts}, ensure_ascii=False).encode()}
+    for name, columns, rows in ((RUNS, _RUN_COLUMNS, run_rows), (EPOCHS, _EPOCH_COLUMNS, epoch_rows)):
+        schema = pa.schema(
+            [pa.field(key, _TYPES[kind], nullable=_nullable(kind)) for key, kind in columns.items()], metadata
+        )
+        table = pa.Table.from_pylist(rows, schema=schema)
+        sink = pa.BufferOutputStream()
+        # Checksums turn a flipped bit into an error instead of another number.
+        pq.write_table(table, sink, compression="zstd", row_group_size=max(len(rows), 1), write_page_checksum=True)
+        write_whole(out / name, bytes(sink.getvalue()))
+
+
+def load_runs(path: str | Path) -> Any:
+    """Read the runs of a comparison: one row a run, the columns of ``ComparedRun``.
+
+    Args:
+        path: the directory of the comparison, or its ``runs.parquet``.
+
+    Returns:
+        A pyarrow table.
+
+    Raises:
+        LibraryError: the file is missing, damaged, foreign or of another version.
+    """
+    return _load(Path(path), RUNS, _RUN_COLUMNS)
+
+
+def load_epochs_table(path: str | Path) -> Any:
+    """Read the epochs of a comparison: one row a run and epoch, ``env``, ``policy``, ``seed`` and the figures of a run.
+
+    Args:
+        path: the directory of the comparison, or its ``epochs.parquet``.
+
+    Returns:
+        A pyarrow table.
+
+    Raises:
+        LibraryError: the file is missing, damaged, foreign or of another version.
+    """
+    return _load(Path(path), EPOCHS, _EPOCH_COLUMNS)
+
+
+def table_facts(table: Any) -> dict[str, Any]:
+    """Return what the runs of a table have in common: task, score, seeds, device, reference, target, versions.
+
+    Args:
+        table: what ``load_runs`` or ``load_epochs_table`` returned, or one of ``tables_by_task``.
+
+    Returns:
+        Plain values by name. What only the runs of one task have in common is by the task's name under ``tasks`` where
+        the table holds several.
+    """
+    facts: dict[str, Any] = json.loads(table.schema.metadata[_FACTS])
+    tasks = facts.get("tasks", {})
+    if len(tasks) != 1:
+        return facts
+    ((env, own),) = tasks.items()
+    return {key: value for key, value in facts.items() if key != "tasks"} | {"env": env, **own}
+
+
+def tables_by_task(table: Any) -> dict[str, Any]:
+    """Divide a table by tasks.
+
+    Args:
+        table: what ``load_runs`` or ``load_epochs_table`` returned.
+
+    Returns:
+        The rows of each task, with its facts, by the task's name.
+    """
+    facts = json.loads(table.schema.metadata[_FACTS])
+    tasks = facts.get("tasks")
+    if tasks is None:  # version 1
+        return {str(facts["env"]): table}
+    found = {}
+    for env, own in tasks.items():
+        metadata = {_FACTS: json.dumps({**facts, "tasks": {env: own}}, ensure_ascii=False).encode()}
+        found[env] = table.filter(pc.equal(table.column("env"), env)).replace_schema_metadata(metadata)
+    return found
+
+
+def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
+    path = path / name if path.is_dir() else path
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise LibraryError(f"{path}: a table of more than {_MOST_BYTES >> 20} MB is not read")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise LibraryError(f"{path}: there is no such file; 'autobatch compare' writes it into its --out") from None
+    except OSError as error:
+        raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from None
+    # pyarrow answers damaged bytes with many kinds of exception, so whatever it raises while parsing means: damaged.
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        schema = file.schema_arrow
+        unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    except Exception as error:
+        raise LibraryError(f"{path}: not a readable Parquet file (truncated or damaged?): {error}") from None
+    columns = _check(path, schema, columns)
+    if unpacked > _MOST_BYTES:
+        raise LibraryError(f"{path}: claims {unpacked} bytes, more than any comparison holds")
+    try:
+        table = file.read(columns=list(columns), use_threads=False)
+        table.validate(full=True)
+    except Exception as error:
+        raise LibraryError(f"{path}: the rows are damaged: {error}") from None
+    for key, kind in columns.items():
+        if not _nullable(kind) and table.column(key).null_count:
+            raise LibraryError(f"{path}: column '{key}' has no value in {table.column(key).null_count} rows")
+    return table
+
+
+def _check(path: Path, schema: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the columns that a file of its version has."""
+    try:
+        facts = json.loads((schema.metadata or {})[_FACTS])
+        version = facts["format_version"]
+    except (KeyError, TypeError, ValueError):
+        raise LibraryError(f"{path}: was not written by 'autobatch compare'") from None
+    if version not in (1, FORMAT_VERSION):
+        raise LibraryError(f"{path}: has format version {version!r}; this autobatch reads 1 to {FORMAT_VERSION}")
+    if version == 1:
+        columns = {key: kind for key, kind in columns.items() if key not in _SINCE_2}
+    for key, kind in columns.items():
+        if schema.names.count(key) != 1:
+            raise LibraryError(f"{path}: expected one column '{key}', found {schema.names.count(key)}")
+        if schema.field(key).type != _TYPES[kind]:
+            raise LibraryError(f"{path}: column '{key}' must be {_TYPES[kind]}, got {schema.field(key).type}")
+    return columns
+
+
+def _nullable(kind: Any) -> bool:
+    return kind in (float | None, int | None)

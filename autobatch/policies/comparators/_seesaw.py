@@ -1,0 +1,81 @@
+"""Seesaw: where the schedule divides the rate, the batch grows and the rate falls by the root only.
+
+Meterez, Morwani, Wu, Oncescu, Pehlevan, Kakade 2025, "Seesaw: Accelerating training by balancing learning rate and
+batch size scheduling", arXiv 2510.14717: where a schedule multiplies the rate by a < 1, multiply it by the root of a
+and the batch size by 1 / a. For normalised SGD, the paper's stand-in for Adam, the loss goes on alike in fewer steps,
+as long as the batch is below the critical size.
+
+The controller multiplies the base rate by the schedule's factor. The policy therefore asks for the base rate times the
+root of B / B0, B0 the first size: at B = B0 / a the rate in use is then the root of a of the first, and what the ladder
+cannot take remains as decay, whatever rung it is.
+
+Departures: the paper's schedule is a cosine, cut where it has halved; here the task's own milestones are taken, and a
+task without any is refused. The size is the nearest rung. The root is for normalised updates; for plain SGD the paper
+has the batch grow by what the rate would fall, as ``increase-batch`` does.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from autobatch._errors import ConfigError
+from autobatch.policies._protocol import Observation, TaskInfo
+from autobatch.policies._registry import register_policy
+from autobatch.policies._rungs import nearest_rung
+from autobatch.policies._wording import figure
+from autobatch.policies.rivals._rival import Choice, Rival, RivalParameters
+
+if TYPE_CHECKING:
+    from autobatch.beacons import BeaconLibrary
+
+
+class SeesawParameters(RivalParameters):
+    """Parameters of the kind ``seesaw``."""
+
+
+@register_policy("seesaw", SeesawParameters, blind=True)
+class SeesawPolicy(Rival[SeesawParameters]):
+    """Share every decay of the schedule between batch size and learning rate."""
+
+    sets_rate = True
+
+    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+        """Start anew.
+
+        Args:
+            task: the task about to start.
+            library: not used.
+
+        Raises:
+            ConfigError: the task's schedule has no milestones, or nobody says what they multiply the rate by.
+        """
+        if not task.milestones or task.milestone_factor is None:
+            raise ConfigError(
+                f"policy 'seesaw' goes by the milestones of a schedule, and task '{task.name}' does not say "
+                f"{'where they are' if not task.milestones else 'what they multiply the rate by'}; take a task with "
+                "schedule: {name: multistep}, or give the controller milestones=... and milestone_factor=..."
+            )
+        super().reset(task, library)
+
+    def choose(self, task: TaskInfo, observation: Observation) -> Choice:
+        """Return the size after the milestones that are passed, and the root of its growth.
+
+        Args:
+            task: the task with its milestones.
+            observation: the progress.
+
+        Returns:
+            The choice.
+        """
+        passed = sum(observation.progress >= milestone for milestone in task.milestones)
+        if not passed:
+            return Choice(self.first_batch_size, "before the schedule's first decay")
+        assert task.milestone_factor is not None
+        decay = task.milestone_factor**passed
+        wanted = self.first_batch_size / decay
+        size = nearest_rung(wanted, task.batch_sizes)
+        factor = math.sqrt(size / self.first_batch_size)
+        told = (
+            f"decay {passed} of {len(task.milestones)} shared, which asks for {figure(wanted)}; the rate falls to "
+            f"{figure(decay * factor)} of the first in place of {figure(decay)}"
+        )
+        return Choice(size, told, factor)

@@ -1,0 +1,146 @@
+"""What scouts of somebody's own loop have come to: the choice, and what it rests on and has cost."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autobatch.policies._wording import configuration, count, duration, figure, percent
+from autobatch.policies.steer._scouts import Scout, ScoutChoice
+
+
+@dataclass(frozen=True)
+class TrainedScout:
+    """One scout, and what it has cost.
+
+    Attributes:
+        scout: what it came to.
+        steps: optimizer steps that it took.
+        examples: training examples that it saw.
+        seconds: wall time of the whole call of the loop, with what that does before and after its steps.
+        training_seconds: the part of it from the attaching of the controller to the scout's end.
+    """
+
+    scout: Scout
+    steps: int
+    examples: int
+    seconds: float
+    training_seconds: float
+
+
+@dataclass(frozen=True)
+class ScoutReport:
+    """What ``autobatch.scout`` came to; printing it gives sentences.
+
+    Attributes:
+        choice: which scout goes on, and why.
+        batch_size: global batch size to start with.
+        lr: base learning rate to start with.
+        trained: the scouts, in the order in which they trained.
+        failed: why, by the scout's name, for those whose loop has failed; they are not among ``trained``.
+        failed_seconds: wall time that those have cost.
+        batch_sizes: the ladder.
+        learning_rates: the base learning rates to choose from.
+        seed: the seed that they trained with.
+        epochs: length of the whole training, in decision periods; 0 where no loop has said it.
+        train_size: examples in one such period; 0 where no loop has said it.
+        loop: what could be seen of the loop.
+        state: what the winner's loop returned as ``"state"``, to go on from; None where it returned none.
+    """
+
+    choice: ScoutChoice
+    batch_size: int
+    lr: float
+    trained: tuple[TrainedScout, ...]
+    failed: Mapping[str, str]
+    failed_seconds: float
+    batch_sizes: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    seed: int
+    epochs: int = 0
+    train_size: int = 0
+    loop: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def scouts(self) -> tuple[Scout, ...]:
+        """What the scouts came to."""
+        return tuple(one.scout for one in self.trained)
+
+    @property
+    def reason(self) -> str:
+        """Why the training starts where it does."""
+        return self.choice.reason
+
+    @property
+    def margin(self) -> float | None:
+        """By which share the winner's loss is lower than the next best's; None where that cannot be said."""
+        return self.choice.margin
+
+    @property
+    def winner(self) -> TrainedScout | None:
+        """The scout that goes on; None where none came to a sound end."""
+        return None if self.choice.scout is None else self.trained[self.choice.scout]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all scouts."""
+        return math.fsum(one.seconds for one in self.trained) + self.failed_seconds
+
+    @property
+    def charged_seconds(self) -> float:
+        """Wall time that scouting costs beside the training: the winner's counts unless ``state`` goes on with it."""
+        spared = self.winner.seconds if self.winner is not None and self.state is not None else 0.0
+        return self.seconds - spared
+
+    @property
+    def epoch_seconds(self) -> dict[int, float]:
+        """Seconds of a decision period (an epoch, unless decisions are taken within it), by batch size."""
+        seconds: dict[int, float] = defaultdict(float)
+        examples: dict[int, int] = defaultdict(int)
+        for one in self.trained:
+            seconds[one.scout.batch_size] += one.training_seconds
+            examples[one.scout.batch_size] += one.examples
+        return {size: seconds[size] / seen * self.train_size for size, seen in sorted(examples.items()) if seen}
+
+    def __str__(self) -> str:
+        """Return what a person wants to know of it."""
+        lines = [f"start with {configuration(self.batch_size, self.lr)}", f"why: {self.reason}"]
+        if self.trained:
+            lines += ["", f"  {'scout':<18} {'epochs':>6} {'training loss':>13} {'validation':>10} {'took':>9}"]
+            lines += [self._line(one) for one in self.trained]
+        lines += [f"  {name} failed: {message.strip().splitlines()[-1]}" for name, message in self.failed.items()]
+        lines += ["", self._told_margin(), *self._told_costs()]
+        return "\n".join(lines)
+
+    def advice(self) -> str:
+        """Return in a sentence what the scouts advise, how sure that is, and what a training by it takes."""
+        said = [f"start with {configuration(self.batch_size, self.lr)}", self._told_margin(), *self._told_costs()]
+        return "; ".join(said)
+
+    def _line(self, one: TrainedScout) -> str:
+        scout = one.scout
+        name, mark = configuration(scout.batch_size, scout.lr), "*" if one is self.winner else " "
+        loss, score = (figure(each[-1]) if each else "-" for each in (scout.train_losses, scout.scores))
+        ended = f"  ended: {scout.ended}" if scout.ended else ""
+        epochs = len(scout.train_losses)
+        return f"{mark} {name:<18} {epochs:>6} {loss:>13} {score:>10} {duration(one.seconds):>9}{ended}"
+
+    def _told_margin(self) -> str:
+        if self.choice.scout is None:
+            return "how sure: not at all, no scout came to a sound end"
+        if self.margin is None:
+            return "how sure: there is no other scout to compare with"
+        return f"how sure: its loss is {percent(self.margin)} lower than the next scout's"
+
+    def _told_costs(self) -> list[str]:
+        if not self.trained and not self.failed:
+            return []
+        lines = [f"scouting took {duration(self.seconds)}"]
+        if self.state is not None and self.winner is not None:
+            lines[0] += f", {duration(self.winner.seconds)} of which are the winner's, which goes on from report.state"
+        for size, seconds in self.epoch_seconds.items():
+            whole = duration(seconds * self.epochs)
+            lines.append(f"at s{size} an epoch takes {duration(seconds)}, all {count(self.epochs, 'epoch')} {whole}")
+        return lines

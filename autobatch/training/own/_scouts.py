@@ -1,0 +1,322 @@
+"""Scouts of somebody's own loop: a few short trainings, and which configuration they say to start with."""
+
+import gc
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from autobatch._errors import AutoBatchError, ConfigError, OutputError
+from autobatch._files import alone_in, naming_output
+from autobatch.control._own_task import check_scouts_loop
+from autobatch.control.rates import check_rate
+from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
+from autobatch.policies._wording import configuration, count
+from autobatch.policies.steer import MOST
+from autobatch.training.own._cell import Train, called
+from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell, told_options
+from autobatch.training.own._scout_files import (
+    KeptScout,
+    drop_state,
+    read_scout,
+    read_scouts,
+    read_state,
+    write_scout,
+)
+
+_LOGGER = logging.getLogger("autobatch")
+
+_OURS = frozenset({
+    "model",
+    "optimizer",
+    "policy",
+    "batch_sizes",
+    "learning_rates",
+    "library",
+    "scouts",
+    "mode",
+    "batch_size",
+    "score",
+    "seed",
+    "loggers",
+})
+
+
+def scout(
+    train: Train,
+    *,
+    batch_sizes: Sequence[int] = (16, 32, 64, 128),
+    learning_rates: Sequence[float] = (0.025, 0.05, 0.1),
+    scouts: int | Literal["auto"] = "auto",
+    scout_share: float = 0.05,
+    seed: int = 0,
+    score: Literal["validation_loss", "validation_error"] | None = None,
+    out: str | Path = "runs/scouts",
+    **options: Any,
+) -> ScoutReport:
+    """Find out by a few short trainings of your own loop which batch size and learning rate to start with.
+
+        def train(controller):
+            torch.manual_seed(controller.seed)
+            model = Net()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            controller.attach(model, optimizer, dataset_size=len(train_set), epochs=20)
+            loader = DataLoader(train_set, batch_sampler=controller.batch_sampler)
+            for epoch in controller.each_epoch():
+                for x, y in loader:
+                    with controller.step() as step:
+                        step.backward(F.cross_entropy(model(x), y))
+                    optimizer.step()
+                    optimizer.zero_grad()
+                controller.end_epoch(val_loss=validate(model))
+            return model
+
+        report = autobatch.scout(train)
+        print(report)
+        model = train(AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered"))
+
+    Each scout is a call of ``train`` with a controller that holds one configuration and ends the training after a
+    twentieth of its length: no more batches come then, and ``controller.finished`` is true. A scout whose training
+    loss is far above another's, or that diverges, ends earlier. They are compared by the mean of the losses that
+    ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where there is neither, by the validation figure.
+
+    A finished scout is kept in ``out``, and is not trained again by the same call. Where ``train`` raises, never
+    attaches the controller or returns too early, that scout is left out, a ``UserWarning`` says why, and the others go
+    on. Where none is left the report says so, and the training starts in the middle of what may be chosen; where all
+    have diverged, at the lowest rate.
+
+    Where ``train`` returns a mapping with ``"state"``, such as ``{"model": model.state_dict(), "optimizer":
+    optimizer.state_dict(), "controller": controller.state_dict()}``, the winner's is kept as ``report.state``: a loop
+    that loads it goes on with the winner, bit-identically to one that began with its configuration.
+
+    Args:
+        train: the loop. It is called with a controller without a model, and must attach it and train until
+            ``controller.finished``. It should seed the generators it uses with ``controller.seed``.
+        batch_sizes: the ladder to choose from.
+        learning_rates: base learning rates to choose from, those of the optimizer's first parameter group.
+        scouts: short trainings at most; ``"auto"`` for three, 0 for none. A short training has fewer.
+        scout_share: share of the training that each takes; one epoch at least.
+        seed: the seed that they train with.
+        score: the validation figure that is told, and that counts where no training loss is known; by default the loss
+            where all scouts have it, else the error.
+        out: folder in which the scouts are kept.
+        options: further arguments of ``AutoBatchController`` that the loop needs, such as ``schedule``,
+            ``loss_reduction`` or ``decide_every``.
+
+    Returns:
+        What they came to; printing it gives sentences.
+
+    Raises:
+        ConfigError: an argument cannot be used, or ``out`` has scouts of another loop.
+        CheckpointError: a file in ``out`` is damaged.
+        OutputError: ``out`` cannot be written.
+    """
+    if not callable(train):
+        raise ConfigError(f"train: expected a function of a controller, got {train!r}")
+    taken = sorted(_OURS & options.keys())
+    if taken:
+        raise ConfigError(f"{', '.join(map(repr, taken))} cannot be given here; scouting sets it itself")
+    if not batch_sizes or not learning_rates:
+        raise ConfigError("batch_sizes, learning_rates: expected at least one value each")
+    for rate in learning_rates:
+        check_rate(rate, "learning_rates")
+    if scouts != "auto" and (isinstance(scouts, bool) or not isinstance(scouts, int) or not 0 <= scouts <= 16):
+        raise ConfigError(f"scouts: expected 'auto' or a whole number from 0 to 16, got {scouts!r}")
+    if not 0.0 < scout_share <= 0.25:
+        raise ConfigError(f"scout_share: expected a share in (0, 0.25], got {scout_share!r}")
+    scouting = _Scouting(
+        train,
+        SteerParameters(scouts=MOST if scouts == "auto" else scouts, scout_share=scout_share),
+        out=Path(out),
+        score=score,
+        arguments={
+            "task_name": getattr(train, "__name__", "train"),
+            **options,
+            "batch_sizes": tuple(sorted(batch_sizes)),
+            "learning_rates": tuple(sorted(learning_rates)),
+            "seed": seed,
+        },
+    )
+    with naming_output(Path(out)):
+        Path(out).mkdir(parents=True, exist_ok=True)
+    with alone_in(Path(out), busy="another process is scouting here; wait for it, or choose another folder"):
+        return scouting.carry_out()
+
+
+class _Scouting:
+    """The scouts of one loop, one after another."""
+
+    def __init__(
+        self, train: Train, parameters: SteerParameters, *, out: Path, score: str | None, arguments: Mapping[str, Any]
+    ) -> None:
+        self._train = train
+        self._policy = SteerPolicy(parameters)
+        self._out = out
+        self._score = score
+        self._arguments = arguments
+        self._kept: list[KeptScout] = []
+        self._failed: dict[str, str] = {}
+        self._failed_seconds = 0.0
+        self._plan: ScoutPlan | None = None
+        self._task: TaskInfo | None = None
+        self._loop: Mapping[str, Any] = {}
+
+    def carry_out(self) -> ScoutReport:
+        """Train those that are missing, and choose."""
+        self._remember()
+        place = 0
+        while (self._plan is None and place == 0) or (self._plan and place < len(self._plan.configurations)):
+            kept = self._found(place)
+            if kept is None:
+                kept = self._trained(place)
+            else:
+                _LOGGER.info("scout %s is kept in %s", configuration(kept.batch_size, kept.lr), self._out)
+            if kept is not None:
+                self._kept.append(kept)
+            place += 1
+        if self._failed:
+            told = "".join(f"\n  {name}: {text.splitlines()[-1]}" for name, text in self._failed.items())
+            warnings.warn(f"{count(len(self._failed), 'scout')} came to nothing:{told}", stacklevel=4)
+        return self._report()
+
+    def _remember(self) -> None:
+        """Take the task from scouts of this loop that are kept already, so that they need not be trained to know it."""
+        told = told_options(self._arguments)
+        for kept in read_scouts(self._out):
+            if kept.options != told:
+                differing = sorted(
+                    key for key in told.keys() | kept.options.keys() if told.get(key) != kept.options.get(key)
+                )
+                raise ConfigError(
+                    f"{self._out}: holds scouts with another {', '.join(map(repr, differing))}; give another folder as "
+                    "'out', or delete this one"
+                )
+            self._loop = kept.loop
+            self._plan_of(_task_of(kept, self._arguments))
+
+    def _plan_of(self, task: TaskInfo) -> ScoutPlan:
+        self._task = task
+        self._policy.reset(task, None)
+        self._plan = self._policy.scouts()
+        return self._plan
+
+    def _check(self, loop: Mapping[str, Any]) -> None:
+        try:
+            check_scouts_loop(self._loop, loop)
+        except ConfigError as error:
+            raise _OtherLoopError(f"{self._out}: {error}") from None
+        self._loop = loop
+
+    def _found(self, place: int) -> KeptScout | None:
+        if self._plan is None:
+            return None
+        kept = read_scout(self._out, *self._plan.configurations[place], int(self._arguments["seed"]))
+        return kept if kept is not None and kept.length == self._plan.epochs else None
+
+    def _trained(self, place: int) -> KeptScout | None:
+        """Train a scout, and keep it unless its loop has failed."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise ConfigError("scout() trains in one process; call it before torch.distributed is initialised")
+        gc.collect()  # a controller and its hooks refer to one another: the last scout's memory waits for this
+        others = [kept.scout("validation_loss") for kept in self._kept]
+        cell = ScoutCell(place, plan=self._plan_of, check=self._check, others=others, arguments=self._arguments)
+        returned: object = None
+        failure: str | None = None
+        try:
+            returned = called(self._train, cell.controller)
+            cell.check_end()
+        except NothingToScoutError:
+            return None
+        except (_OtherLoopError, OutputError):
+            raise
+        except AutoBatchError as error:
+            failure = str(error)
+        finally:
+            cell.release()
+        name = configuration(*cell.configuration) if cell.task is not None else f"scout {place + 1}"
+        if failure is not None:
+            _LOGGER.warning("scout %s: %s", name, failure)
+            if not cell.over:
+                self._failed[name] = failure
+                self._failed_seconds += cell.seconds
+                return None
+            # Its figures were in before: what its loop does after the end does not cost the scout.
+            warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
+        kept = cell.kept()
+        state = returned.get("state") if isinstance(returned, Mapping) and cell.resumable else None
+        write_scout(self._out, kept, state)
+        _LOGGER.info("scout %s: %s", name, kept.ended or f"{count(kept.length, 'epoch')}, {kept.seconds:.3g} s")
+        return kept
+
+    def _report(self) -> ScoutReport:
+        arguments = self._arguments
+        score = self._score or _score_of(self._kept)
+        trained = tuple(kept.trained(score) for kept in self._kept)
+        scouts: list[Scout] = [one.scout for one in trained]
+        task = self._task or _unknown_task(arguments)
+        self._policy.reset(task, None)
+        if scouts:
+            choice = self._policy.take(scouts)
+        else:  # nothing is known of the task, not even that a rate is too high
+            middle = configuration(*self._policy.start)
+            choice = ScoutChoice(None, f"no scout was trained: {middle} is the middle of what may be chosen")
+        start = self._policy.start
+        state = None
+        for place, kept in enumerate(self._kept):
+            if place == choice.scout:
+                state = read_state(self._out, kept)
+            else:
+                drop_state(self._out, kept)
+        return ScoutReport(
+            choice=choice,
+            batch_size=start[0],
+            lr=start[1],
+            trained=trained,
+            failed=dict(self._failed),
+            failed_seconds=self._failed_seconds,
+            batch_sizes=arguments["batch_sizes"],
+            learning_rates=arguments["learning_rates"],
+            seed=arguments["seed"],
+            epochs=task.epochs if self._task is not None else 0,
+            train_size=task.train_size if self._task is not None else 0,
+            loop=dict(self._loop),
+            state=state,
+        )
+
+
+class _OtherLoopError(ConfigError):
+    """A scout's loop is another than that of the scouts before."""
+
+
+def _score_of(kept: Sequence[KeptScout]) -> str:
+    """Return the figure that ranks scouts: the validation loss where all whole ones have it, else the error."""
+    whole = [one for one in kept if one.ended is None]
+    has_loss = all(one.validation_losses and math.isfinite(one.validation_losses[-1]) for one in whole)
+    return "validation_loss" if has_loss else "validation_error"
+
+
+def _task_of(kept: KeptScout, arguments: Mapping[str, Any]) -> TaskInfo:
+    return _info(arguments, kept.epochs, kept.train_size)
+
+
+def _unknown_task(arguments: Mapping[str, Any]) -> TaskInfo:
+    return _info(arguments, 1, 1)
+
+
+def _info(arguments: Mapping[str, Any], epochs: int, train_size: int) -> TaskInfo:
+    return TaskInfo(
+        name=str(arguments["task_name"]),
+        batch_sizes=arguments["batch_sizes"],
+        learning_rates=arguments["learning_rates"],
+        epochs=epochs,
+        train_size=train_size,
+        score="validation_loss",
+        milestones=(),
+        seed=int(arguments["seed"]),
+        costs=None,
+        measuring_budget=0.0,
+    )

@@ -1,0 +1,346 @@
+"""Scouts of a loop of one's own: which goes on, what they cost, and what becomes of loops that do as they like."""
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from autobatch import AutoBatchController, ScoutReport, scout
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
+from tests.training.own.own_loops import EXAMPLES, data, train, validate
+
+EPOCHS = 12
+GRID: dict[str, Any] = {"batch_sizes": (8, 16), "learning_rates": (0.01, 0.1, 0.5), "schedule": "steered"}
+
+
+def resumable(controller: AutoBatchController, state: Any = None, backward: str = "step") -> dict[str, Any]:
+    """Train; go on from a state where there is one."""
+    torch.manual_seed(controller.seed)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = data()
+    controller.attach(model, optimizer, dataset_size=len(x), epochs=EPOCHS)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        controller.load_state_dict(state["controller"])
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=controller.batch_sampler)
+    epochs = []
+    for epoch in controller.each_epoch():
+        epochs.append(epoch)
+        for inputs, targets in loader:
+            with controller.step() as step:
+                loss = F.cross_entropy(model(inputs), targets)
+                step.backward(loss) if backward == "step" else loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        controller.end_epoch(**validate(model, ("val_loss",)))
+    states = {"model": model, "optimizer": optimizer, "controller": controller}
+    return {"epochs": epochs, "model": model, "state": {name: each.state_dict() for name, each in states.items()}}
+
+
+def counting(loop: Callable[..., Any], seen: list[AutoBatchController]) -> Callable[[AutoBatchController], Any]:
+    def counted(controller: AutoBatchController) -> Any:
+        seen.append(controller)
+        return loop(controller)
+
+    return counted
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ScoutReport:
+    return scout(resumable, out=tmp_path_factory.mktemp("scouts") / "mine", **GRID)
+
+
+def test_the_best_scout_is_chosen_and_told(report: ScoutReport) -> None:
+    assert [(one.scout.batch_size, one.scout.lr) for one in report.trained] == [(16, 0.1), (16, 0.01), (16, 0.5)]
+    assert (report.batch_size, report.lr) == (16, 0.5)
+    assert report.winner is report.trained[2]
+    judged = [one.scout.train_losses[0] for one in report.trained]
+    assert judged[2] == min(judged)
+    assert report.margin == pytest.approx(1 - judged[2] / sorted(judged)[1])
+    assert [(one.steps, one.examples) for one in report.trained] == [(3, EXAMPLES)] * 3
+    assert 0 < report.charged_seconds < report.seconds == sum(one.seconds for one in report.trained)
+    assert report.epoch_seconds.keys() == {16}
+    assert all(0 < one.training_seconds < one.seconds for one in report.trained)
+    said = str(report)
+    for part in ("start with s16 at lr 0.5", "* s16 at lr 0.5", "  s16 at lr 0.01", "how sure", "12 epochs"):
+        assert part in said
+
+
+def test_the_losses_that_backward_gets_are_the_training_loss(report: ScoutReport, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    def own(controller: AutoBatchController) -> None:
+        controller.attach(model := nn.Linear(6, 2), torch.optim.SGD(model.parameters(), 0.1), dataset_size=48, epochs=9)
+        for _ in controller.each_epoch():
+            losses.clear()
+            for indices in controller.batches():
+                with controller.step() as step:
+                    loss = F.cross_entropy(model(data()[0][indices]), data()[1][indices])
+                    step.backward(loss)
+                losses.append(loss.item() * len(indices))
+            controller.end_epoch()
+
+    found = scout(own, out=tmp_path, **GRID)
+    assert found.trained[-1].scout.train_losses == (pytest.approx(sum(losses) / 48),)
+    assert math.isnan(found.trained[-1].scout.scores[-1])
+    assert found.winner is not None
+
+
+def test_a_loop_that_calls_backward_itself_is_judged_by_validation(tmp_path: Path) -> None:
+    found = scout(partial(resumable, backward="own"), out=tmp_path, **GRID)
+    assert all(math.isnan(one.scout.train_losses[-1]) for one in found.trained)
+    assert found.winner is min(found.trained, key=lambda one: one.scout.scores[-1])
+    found = scout(partial(train, epochs=EPOCHS, figures=("val_error",)), out=tmp_path / "error", **GRID)
+    assert all(0 <= one.scout.scores[-1] <= 1 for one in found.trained)
+    assert found.winner is not None
+
+
+def test_the_controller_starts_from_the_winner_and_ends_as_planned(
+    report: ScoutReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+    trained = resumable(controller)
+    assert trained["epochs"] == list(range(8))  # 70 % of 12 epochs
+    assert controller.stopped_because is not None
+    first = next(one for one in caplog.records if one.msg.startswith("epoch %d ("))
+    assert first.args[2:4] == (16, 0.5)  # type: ignore[index]
+    assert "the best of 3 scouts" in first.getMessage()
+    kept = AutoBatchController(policy="steer", scouts=report)  # the loop's own schedule keeps its say
+    assert resumable(kept)["epochs"] == list(range(EPOCHS))
+    assert (kept.batch_size, kept.lr) == (16, 0.5)
+
+
+def test_the_winner_goes_on_bit_identically(report: ScoutReport) -> None:
+    runs = {}
+    for name, state in (("whole", None), ("on", report.state)):
+        controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+        runs[name] = resumable(controller, state)
+    assert runs["whole"]["epochs"] == list(range(8))
+    assert runs["on"]["epochs"] == list(range(1, 8))
+    for one, other in zip(runs["whole"]["model"].parameters(), runs["on"]["model"].parameters(), strict=True):
+        assert torch.equal(one, other)
+    whole, on = (runs[name]["state"]["controller"] for name in runs)
+    assert whole["decisions"]["policy"] == on["decisions"]["policy"]
+    assert whole["stopped"] == on["stopped"]
+
+
+def test_a_scouting_that_is_cut_goes_on_with_those_that_miss(tmp_path: Path) -> None:
+    seen: list[AutoBatchController] = []
+
+    def cut(controller: AutoBatchController) -> Any:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return counting(resumable, seen)(controller)
+
+    with pytest.raises(KeyboardInterrupt):
+        scout(cut, out=tmp_path, **GRID)
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["b16-lr0.01-s0.json", "b16-lr0.1-s0.json"]
+    whole = scout(counting(resumable, seen), out=tmp_path, **GRID)
+    assert len(seen) == 3
+    again = scout(counting(resumable, seen), out=tmp_path, **GRID)
+    assert len(seen) == 3
+    assert again == whole
+    assert torch.equal(again.state["model"]["0.weight"], whole.state["model"]["0.weight"])
+    assert len(list(tmp_path.glob("*.pt"))) == 1  # of those that have lost nothing is needed
+    scout(counting(resumable, seen), out=tmp_path, scout_share=0.2, **GRID)  # longer ones: all anew
+    assert len(seen) == 6
+
+
+def test_scouts_of_another_loop_are_refused(report: ScoutReport, tmp_path: Path) -> None:
+    scout(partial(train, epochs=EPOCHS), out=tmp_path, scouts=2, **GRID)
+    with pytest.raises(ConfigError, match=r"holds scouts with another 'batch_sizes'"):
+        scout(partial(train, epochs=EPOCHS), out=tmp_path, **{**GRID, "batch_sizes": (8, 16, 24)})
+    with pytest.raises(ConfigError, match=r"another loop: 'parameters' was 38 there and is 74 here"):
+        scout(partial(train, epochs=EPOCHS, hidden=8), out=tmp_path, scouts=3, **GRID)
+    with pytest.raises(ConfigError, match=r"another loop: 'optimizer.groups.0.momentum' was 0.9 there and is 0 here"):
+        train(AutoBatchController(policy="beacon-follow", scouts=report), epochs=EPOCHS)
+    path = next(tmp_path.glob("*.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps": None, "more": 1}))
+    with pytest.raises(CheckpointError, match="delete it to train this scout anew"):
+        scout(partial(train, epochs=EPOCHS), out=tmp_path, **GRID)
+
+
+def for_ever(controller: AutoBatchController) -> None:
+    """Train all epochs, whatever the controller says."""
+    x, y = data()
+    model = nn.Linear(6, 2)
+    controller.attach(model, torch.optim.SGD(model.parameters(), 0.1), dataset_size=len(x), epochs=EPOCHS)
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=controller.batch_sampler)
+    for _ in range(EPOCHS):
+        for inputs, targets in loader:
+            with controller.step() as step:
+                step.backward(F.cross_entropy(model(inputs), targets))
+        controller.end_epoch(val_loss=1.0)
+
+
+def test_a_loop_that_goes_on_after_the_end_is_told_and_its_scouts_count(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"after the scout's end: .*controller.each_epoch\(\)") as told:
+        found = scout(for_ever, out=tmp_path, **GRID)
+    assert len(told) == 3
+    assert [len(one.scout.train_losses) for one in found.trained] == [1, 1, 1]
+    assert found.winner is not None
+    assert found.state is None
+    assert found.charged_seconds == found.seconds
+
+
+@pytest.mark.parametrize("call", ["step", "end_epoch", "batches"])
+def test_what_is_called_after_the_end_says_what_to_do(call: str, tmp_path: Path) -> None:
+    raised = []
+
+    def loop(controller: AutoBatchController) -> None:
+        resumable(controller)
+        with pytest.raises(AutoBatchError, match=r"finished after 1 of 12 epochs \(this scout.*each_epoch") as error:
+            getattr(controller, call)()
+        raised.append(error)
+
+    assert scout(loop, out=tmp_path, **GRID).winner is not None
+    assert len(raised) == 3
+
+
+def test_no_failure_of_a_scout_costs_the_run(tmp_path: Path) -> None:
+    def some(controller: AutoBatchController) -> Any:
+        def accident(model: nn.Module, figures: dict[str, float]) -> None:
+            if controller.lr == 0.1:
+                raise ValueError("an accident")
+
+        return train(controller, epochs=EPOCHS, at_end=accident)
+
+    with pytest.warns(UserWarning, match=r"1 scout came to nothing:\n  s16 at lr 0.1: ValueError: an accident"):
+        found = scout(some, out=tmp_path, **GRID)
+    assert [(one.scout.lr, one.scout.ended) for one in found.trained] == [(0.01, None), (0.5, None)]
+    assert found.seconds > sum(one.seconds for one in found.trained)
+    assert "an accident" in found.failed["s16 at lr 0.1"]
+    assert found.winner is not None
+    assert found.winner.scout.lr != 0.1
+    assert not (tmp_path / "b16-lr0.1-s0.json").exists()  # tried again the next time
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        (lambda controller: None, "never attached the controller: call controller.attach"),
+        (lambda controller: 1 / 0, "ZeroDivisionError"),
+        (
+            lambda controller: controller.attach(
+                model := nn.Linear(6, 2), torch.optim.SGD(model.parameters()), dataset_size=48, epochs=12
+            ),
+            "returned after 0 of this scout's 1 epoch: write the loop as",
+        ),
+    ],
+)
+def test_with_no_sound_scout_the_report_says_so_and_the_run_starts_in_the_middle(
+    loop: Callable[[AutoBatchController], Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=message):
+        found = scout(loop, out=tmp_path, **GRID)
+    assert found.winner is None
+    assert (found.batch_size, found.lr) == (16, 0.1)
+    assert "how sure: not at all" in str(found)
+    controller = AutoBatchController(policy="beacon-follow", scouts=found, schedule="steered")
+    if not found.loop:
+        resumable(controller)
+        assert controller.stopped_because is not None
+        assert controller.lr == 0.1
+
+
+def test_a_scout_that_diverges_is_ended_and_loses(tmp_path: Path) -> None:
+    def loop(controller: AutoBatchController) -> Any:
+        def spoil(model: nn.Module, figures: dict[str, float]) -> None:
+            if controller.lr == 0.5:
+                with torch.no_grad():
+                    next(model.parameters()).fill_(math.nan)
+
+        return train(controller, epochs=EPOCHS, at_end=spoil)
+
+    found = scout(loop, out=tmp_path, **GRID)
+    assert "no longer finite" in str(found.trained[2].scout.ended)
+    assert found.lr != 0.5
+
+
+def test_where_all_scouts_diverge_report_and_controller_start_at_the_lowest_rate(tmp_path: Path) -> None:
+    def spoil(model: nn.Module, figures: dict[str, float]) -> None:
+        with torch.no_grad():
+            next(model.parameters()).fill_(math.nan)
+
+    found = scout(partial(train, epochs=EPOCHS, at_end=spoil), out=tmp_path, **GRID)
+    assert found.winner is None
+    controller = AutoBatchController(policy="beacon-follow", scouts=found)
+    train(controller, epochs=EPOCHS)
+    assert controller.lr == found.lr == 0.01
+
+
+def test_scouts_within_an_epoch(tmp_path: Path) -> None:
+    """A training of one epoch has scouts of a part of it; their loops validate at the stop."""
+    found = scout(partial(train, epochs=1), out=tmp_path, decide_every=4, **{**GRID, "batch_sizes": (4, 8)})
+    assert {len(one.scout.train_losses) for one in found.trained} == {1}
+    assert all(one.examples == 4 for one in found.trained)
+    assert all(math.isfinite(one.scout.scores[-1]) for one in found.trained)
+    assert found.state is None
+
+
+def test_a_training_too_short_for_scouts_has_none(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in ({}, {"scouts": 0}):
+            found = scout(partial(train, epochs=1), out=tmp_path, **GRID, **options)
+            assert (found.trained, found.failed) == ((), {})
+            assert (found.batch_size, found.lr) == (16, 0.1)
+
+
+def test_advice_says_what_would_be_chosen_how_sure_and_what_it_costs(
+    report: ScoutReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    controller = AutoBatchController(
+        policy="beacon-follow", scouts=report, schedule="steered", mode="advise", batch_size=16
+    )
+    trained = resumable(controller)
+    assert trained["epochs"] == list(range(EPOCHS))  # nothing stops
+    assert controller.decision.requested_lr == 0.5
+    assert controller.lr == 0.1
+    said = caplog.records[0].getMessage()
+    for part in ("advise: start with s16 at lr 0.5", "% lower than the next", "at s16 an epoch takes", "scouting took"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train": 3}, "a function of a controller"),
+        ({"scouts": "many"}, "expected 'auto' or a whole number"),
+        ({"scouts": -1}, "from 0 to 16"),
+        ({"scout_share": 0.5}, "scout_share"),
+        ({"policy": "fixed"}, "'policy' cannot be given"),
+        ({"learning_rates": ()}, "at least one value"),
+        ({"learning_rates": (-1.0,)}, "learning_rates"),
+    ],
+)
+def test_what_cannot_be_scouted_is_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        scout(**{"train": resumable, "out": tmp_path, **GRID, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_cannot_be_kept_is_an_error_that_says_what_to_return(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="state_dict"):
+        scout(lambda controller: {**resumable(controller), "state": object()}, out=tmp_path, **GRID)
+
+
+def test_scouts_go_with_policies_that_take_them(report: ScoutReport) -> None:
+    with pytest.raises(ConfigError, match="this policy"):
+        AutoBatchController(policy="s8-to-32", scouts=report)
+    with pytest.raises(ConfigError, match="batch_sizes: the ladder"):
+        AutoBatchController(policy="beacon-follow")
