@@ -63,7 +63,7 @@ def test_scout(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO, "autobatch")
     said = run("scout.py", capsys)
     assert "* s32 at lr 0.4" in said
-    assert "13 of 20 epochs: error " in said.splitlines()[-1]
+    assert "14 of 20 epochs: error " in said.splitlines()[-1]
     assert float(said.rpartition("error ")[2].split()[0]) < 10
     assert [size for _, _, size, *_ in decisions(caplog)] == [32, 32, 32, 32, 64, 128]  # three scouts, and the training
 

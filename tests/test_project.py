@@ -49,7 +49,7 @@ def test_the_readme_has_the_two_commands() -> None:
         ["awk", "-f", ROOT / ".ci/readme-commands.awk", ROOT / "README.md"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert commands == [
-        "pip install -e . && autobatch run --policy beacon-follow",
+        "pip install -e . && autobatch run --policy steer",
         "pip install -e '.[test]' && pytest",
     ]
 

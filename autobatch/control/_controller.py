@@ -662,6 +662,8 @@ class AutoBatchController:
             if value is not None and not math.isfinite(value):
                 _LOG.warning("epoch %d: %s is %s; nothing is changed for that", self.epoch + 1, name, value)
         self._course.end()
+        if not self._period.steps:  # it was stopped where its last period ended, which has counted its samples
+            self._period.samples.restore(())
         self._close_period(figures)
         return None if self.finished else self.decision
 

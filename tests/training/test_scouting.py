@@ -93,14 +93,14 @@ def test_the_rates_are_those_of_the_plan_and_the_run_ends_early(tmp_path: Path, 
     summary = run(config, tmp_path / "run")
     rows, decisions = load_epochs(tmp_path / "run"), load_decisions(tmp_path / "run")
     plan = Plan.of(8, 0.7, 0.75)
-    assert plan.end == len(rows) == summary.epochs == 5
+    assert plan.end == len(rows) == summary.epochs == 6
     lr = rows[0].lr
-    assert [row.lr_effective for row in rows] == pytest.approx([lr * plan.factor(epoch) for epoch in range(5)])
-    assert [decision.epoch for decision in decisions] == list(range(6))
-    assert [decision.stop for decision in decisions] == [False] * 5 + [True]
+    assert [row.lr_effective for row in rows] == pytest.approx([lr * plan.factor(epoch) for epoch in range(6)])
+    assert [decision.epoch for decision in decisions] == list(range(7))
+    assert [decision.stop for decision in decisions] == [False] * 6 + [True]
     assert summary.stopped_because == "finished"
     assert summary.ended_early == decisions[-1].reason
-    assert "after 5 of 8 epochs: stop" in decisions[-1].reason
+    assert "after 6 of 8 epochs: stop" in decisions[-1].reason
     assert len(summary.scouts) == scouts
     assert summary.test_error is not None
     assert 0.0 <= summary.test_error <= 1.0

@@ -39,7 +39,7 @@ def test_before_reset_it_says_what_is_missing() -> None:
 
 
 def test_it_goes_by_its_plan() -> None:
-    decisions = decided(steer(batch_sizes=(32,)), 14)
+    decisions = decided(steer(SteerParameters(length=0.65), batch_sizes=(32,)), 14)
     # 13 of 20 epochs, of which 10 fall.
     assert [one.factor for one in decisions[:3]] == [1.0, 1.0, 1.0]
     assert [one.factor for one in decisions[3:13]] == pytest.approx([(9.5 - period) / 10 for period in range(10)])
@@ -51,7 +51,7 @@ def test_it_goes_by_its_plan() -> None:
 
 
 def test_batches_grow_while_the_rate_falls() -> None:
-    decisions = decided(steer(), 13)
+    decisions = decided(steer(SteerParameters(length=0.65)), 13)
     sizes = [one.batch_size for one in decisions]
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (32, 128)
@@ -64,7 +64,7 @@ def test_batches_grow_while_the_rate_falls() -> None:
 
 def test_the_end_says_what_it_spares() -> None:
     policy = steer(batch_sizes=(32,), costs=make_costs((32,)))
-    assert ": stop, which spares " in policy.decide(make_observation(13)).reason
+    assert ": stop, which spares " in policy.decide(make_observation(14)).reason
     whole = steer(SteerParameters(length=1.0), costs=make_costs())
     assert whole.decide(make_observation(20)).reason.endswith("after 20 of 20 epochs: stop")
 
@@ -110,10 +110,10 @@ def test_a_restart_keeps_where_it_started_and_reset_forgets_it() -> None:
     policy.take([Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.1, 0.5), (0.05, 0.4), (0.2, 0.6))])
     again = steer()
     again.load_state_dict(through_json(policy.state_dict()))
-    assert decided(again, 14) == decided(policy, 14)
-    assert decided(policy, 14) != decided(steer(), 14)
+    assert decided(again, 15) == decided(policy, 15)
+    assert decided(policy, 15) != decided(steer(), 15)
     policy.reset(make_task(epochs=20, batch_sizes=LADDER, learning_rates=RATES, steered=True, costs=None), None)
-    assert decided(policy, 14) == decided(steer(), 14)
+    assert decided(policy, 15) == decided(steer(), 15)
 
 
 @pytest.mark.parametrize(
