@@ -992,14 +992,13 @@ class AutoBatchController:
             period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
         if told["figures"] is not None:
             self._figures = {key: figure(told["figures"][key]) for key in self._figures}
-        if period.steps:  # none where a decision at its beginning was to stop; the samples are then the last period's
-            self._measuring_seconds += sum(sample.seconds for sample in period.samples.measurements)
-            if told["timed"] is not None:
-                self._measuring.learn(*told["timed"])
-            self._decisions.learn(period.samples.measurements, period.steps)
-            self._gradients = gradient_moments(period.samples.measurements)
-            self._steps += period.steps
-            period.close(self._position, self.lr_effective)
+        self._measuring_seconds += sum(sample.seconds for sample in period.samples.measurements)
+        if told["timed"] is not None:
+            self._measuring.learn(*told["timed"])
+        self._decisions.learn(period.samples.measurements, period.steps)
+        self._gradients = gradient_moments(period.samples.measurements)
+        self._steps += period.steps
+        period.close(self._position, self.lr_effective)
         self._closed_periods = self._course.finished_periods
         if not self.finished:
             self._decide(example=first_free)
