@@ -72,7 +72,8 @@ def compare(
         total - measuring for total, measuring in zip(finals["seconds"], finals["measuring_seconds"], strict=True)
     ]
     seconds = best_seconds = None
-    if costs is not None and {best.batch_size, *(row.batch_size for row in epochs)} <= costs.step_seconds.keys():
+    sizes = {best.batch_size, *(row.batch_size for row in epochs), *(int(scout["batch_size"]) for scout in scouts)}
+    if costs is not None and sizes <= costs.step_seconds.keys():
         seconds = modelled_seconds(epochs, costs, scouts)
         best_seconds = costs.training_seconds(best.batch_size, best.mean["steps"], _epochs_of(library, best))
     return Comparison(

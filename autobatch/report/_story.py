@@ -235,6 +235,8 @@ def _ending(record: RunRecord) -> Text:
         f"{percent_words(summary.validation_error)}, test error {percent_words(summary.test_error)}.",
         style="not bold",
     )
+    if summary.ended_early:
+        text.append(f"\nIt was ended by the policy: {summary.ended_early}.", style="not bold")
     if record.library is not None and summary.c_bar and summary.l_cum:
         place = displacement_words(Landscape.fit(record.library).displacement(summary.c_bar, summary.l_cum).tolist())
         text.append(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autobatch import ConfigError
-from autobatch.control import AutoBatchController, DecisionRecord
+from autobatch.control import AutoBatchController, DecisionRecord, MeasureAtInterval
 from autobatch.policies import Decision, Observation, TaskInfo
 
 EXAMPLES = 16
@@ -86,9 +86,9 @@ def test_a_first_decision_to_stop_trains_nothing() -> None:
 
 def test_a_decision_to_stop_within_an_epoch_ends_it_there() -> None:
     stop = Steering(Decision(4, 0.1, "begin"), Decision(4, 0.1, "enough", stop=True))
-    loop = Loop(stop, decide_every=8)
+    loop = Loop(stop, decide_every=8, measuring=MeasureAtInterval(50, 1))
     assert loop.epoch() is None
-    assert loop.controller.steps == 2
+    assert (loop.controller.steps, loop.controller.samples) == (2, 1)  # the sample counts once
     assert loop.controller.stopped_because == "enough"
 
 

@@ -1,7 +1,11 @@
 """Words, comparisons and pictures of runs, on constructed inputs."""
 
+import itertools
+import json
 import math
+from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate, PolicySpec
 from autobatch.report import RunRecord, chapters, compare, modelled_seconds, save_plane, story, summary_view, verdict
+from autobatch.report._comparison import modelled_course
 from autobatch.report._story import displacement_words
 from autobatch.report._words import path_words, position_words, seconds_words
 from autobatch.training import EpochRow, RunConfig, Summary, load_task
@@ -150,6 +155,88 @@ def test_modelled_seconds_are_steps_and_samples_at_their_prices(library):
         for size in SIZES
     )
     assert modelled_seconds(rows, costs) == pytest.approx(expected)
+
+
+def scout(lr: float, *, won: bool = False, **changes) -> dict[str, Any]:
+    figures = {
+        "batch_size": 32,
+        "lr": lr,
+        "epochs": 2,
+        "train_loss": 1.5,
+        "validation_loss": 1.25,
+        "validation_error": 0.5,
+        "ended": None,
+        "won": won,
+        "examples": 2048,
+        "optimizer_steps": 64,
+        "samples": 3,
+        "seconds": 2.0,
+        "measuring_seconds": 0.5,
+    }
+    return figures | changes
+
+
+def test_modelled_seconds_charge_the_scouts_that_lost(library):
+    costs = library.costs
+    assert costs is not None
+    rows = epochs(library)
+    one = 64 * costs.step_seconds[32] + 2 * costs.epoch_seconds + 3 * costs.measuring_seconds[32]
+    alone = modelled_seconds(rows, costs)
+    assert modelled_seconds(rows, costs, [scout(0.1, won=True)]) == alone
+    scouts = [scout(0.05), scout(0.1, won=True), scout(0.2)]
+    assert modelled_seconds(rows, costs, scouts) == pytest.approx(alone + 2 * one)
+    assert compare(rows, costs, library, scouts).seconds == pytest.approx(alone + 2 * one)
+    course = modelled_course(rows, costs, scouts)
+    assert [later - sooner for sooner, later in itertools.pairwise(course)] == pytest.approx([
+        later - sooner for sooner, later in itertools.pairwise(modelled_course(rows, costs))
+    ])
+
+
+def test_scouts_that_the_table_has_no_price_for_are_not_modelled(library):
+    compared = compare(epochs(library), library.costs, library, [scout(0.1, batch_size=48)])
+    assert (compared.seconds, compared.best_seconds) == (None, None)
+
+
+def test_the_verdict_takes_the_best_beacons_luck_out(tmp_path, library):
+    comparison = compare(epochs(library), library.costs, library)
+    best = comparison.best.mean["validation_loss"]
+    assert comparison.expected == library.expected_best() > best
+    lucky = replace(comparison, expected=best)
+    loss = (best + comparison.expected) / 2 + 2 * comparison.spread
+    assert "worse than" in verdict(summary(validation_loss=loss), lucky)
+    assert "as good as" in verdict(summary(validation_loss=loss), comparison)
+    assert "a part is luck" in printed(summary_view(record(tmp_path, library)))
+    one_seed = make_library(seeds=(0,))
+    assert "luck" not in printed(summary_view(record(tmp_path, one_seed)))
+
+
+def test_summary_and_story_tell_the_scouts_and_the_early_end(tmp_path, library):
+    scouts = [scout(0.05, train_loss=None, ended="diverged: at once"), scout(0.1, won=True), scout(0.2)]
+    own = record(
+        tmp_path, library, scouts=scouts, scouting_seconds=4.0, seconds=16.0, ended_early="the rate has come to its end"
+    )
+    text = printed(summary_view(own))
+    for phrase in (
+        "3 made, s32-lr0.1 went on",
+        "the others took 4.0 s, 25.00 % of the time",
+        "by the policy, after 4 of 40 epochs",
+    ):
+        assert phrase in text
+    (tmp_path / "scouts.json").write_text(json.dumps({"reason": "the least loss", "scouts": scouts}))
+    told = printed(story(own))
+    for phrase in ("the best of which became it", "diverged: at once", "The run finished after 4 of 40 epochs",
+                   "It was ended by the policy: the rate has come to its end."):  # fmt: skip
+        assert phrase in told
+    assert "nan" not in told
+    (tmp_path / "scouts.json").unlink()
+    plain = printed(story(record(tmp_path, library)))
+    assert "Scouts" not in plain
+    assert "ended by the policy" not in plain
+
+
+def test_where_no_scout_went_on_the_summary_says_so(tmp_path, library):
+    text = printed(summary_view(record(tmp_path, library, scouts=[scout(0.1), scout(0.2)], scouting_seconds=4.0)))
+    assert "2 made, none went on" in text
 
 
 @pytest.mark.parametrize(

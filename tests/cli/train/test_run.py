@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -189,3 +190,31 @@ def test_a_full_disk_is_said_in_one_line(home, refused, monkeypatch):
         patch.setattr(os, "replace", full)
         said = refused(*TINY, "--policy", "s8", "--out", "full")
     assert "No space left on device" in said
+
+
+def test_beacon_follow_makes_no_scouts_where_there_are_beacons(home, call):
+    follow = ("run", "--env", "tiny", "--policy", "beacon-follow", "--seed", "7", "--device", "cpu", "--scouts", "2")
+    code, out, _ = call(*follow, "--out", "o")
+    assert code == 0
+    assert "scout" not in out
+    assert not (home / "o" / "scouts").exists()
+    assert [row.to_dict()["validation_loss"] for row in load_epochs(home / "o")] == [
+        row.to_dict()["validation_loss"] for row in load_epochs(home / "runs" / "follow")
+    ]
+
+
+def test_a_run_that_lost_its_beacons_does_not_go_on_without(home, call, refused, monkeypatch):
+    from autobatch.cli.train._progress import RunProgress
+
+    def interrupt(self, row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProgress, "epoch_finished", interrupt)
+        assert call(*TINY, "--policy", "beacon-follow", "--out", "o")[0] == 130
+    beacons = home / "envs" / "tiny" / "beacons.parquet"
+    shutil.move(beacons, home / "away")
+    said = refused("run", "--resume", "o")
+    assert "began this run with beacons of the task, and now they are missing" in said
+    shutil.move(home / "away", beacons)
+    assert call("run", "--resume", "o", "--quiet")[0] == 0

@@ -1,0 +1,200 @@
+"""``autobatch run --scouts`` as its users type it, and what the other commands say of such runs."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autobatch.training import load_decisions, load_epochs, load_run_config, load_scouting
+from tests.cli.conftest import ENV
+from tests.training.tiny import COSTS
+
+NEW = ("run", "--env", "new", "--policy", "steer", "--device", "cpu")
+"""A task that nothing was recorded of: six epochs, three rates, so three scouts of one epoch."""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working directory with the task alone, on a machine that need not be timed."""
+    (tmp_path / "envs" / "new").mkdir(parents=True)
+    (tmp_path / "envs" / "new" / "env.yaml").write_text(
+        ENV
+        .replace("name: tiny", "name: new", 1)
+        .replace("epochs: 4", "epochs: 6\nthreads: 1")
+        .replace("[0.05, 0.1]", "[0.05, 0.1, 0.2]")
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autobatch.training._session.cached_calibration", lambda *_, **__: (COSTS, True))
+    return tmp_path
+
+
+@pytest.fixture
+def scouting(home, call, monkeypatch):
+    """A run that was interrupted in the middle of its second scout."""
+    from autobatch.training._trial import Trial
+
+    epoch, epochs = Trial.epoch, []
+
+    def interrupted(trial, after_step):
+        epochs.append(trial)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return epoch(trial, after_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "epoch", interrupted)
+        code, _, err = call(*NEW, "--out", "cut")
+    assert (code, "autobatch run --resume cut" in err) == (130, True)
+    return home / "cut"
+
+
+def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
+    code, out, err = call(*NEW)
+    assert (code, err) == (0, "")
+    place = home / "runs" / "new-steer-s0"
+    for phrase in (
+        "3 scouts of 1 epoch each: s32 at lr 0.1, s32 at lr 0.05, s32 at lr 0.2",
+        "→ scout s32 at lr 0.05: after 1 epoch training loss",
+        "the best scout goes on after epoch 1",
+        "3 made, ",
+        " went on; the others took ",
+        "by the policy, after 4 of 6 epochs",
+    ):
+        assert phrase in out
+    assert len(load_epochs(place)) == 4
+    assert load_decisions(place)[-1].stop
+    code, told, _ = call("explain", "runs/new-steer-s0")
+    assert code == 0
+    for phrase in (
+        "Scouts: short trainings before the run",
+        "The run finished after 4 of 6 epochs",
+        "as a scout; ",
+        "ended by the policy: the rate has come to its end after 4 of 6 epochs: stop",
+    ):
+        assert phrase in told
+    code, watched, _ = call("watch", "runs/new-steer-s0")
+    assert code == 0
+    assert "epoch 4/6" in watched
+    assert call("plot", "runs/new-steer-s0", "-o", "journey.png")[0] == 0
+    assert call("report", "runs/new-steer-s0", "-o", "page.html")[0] == 0
+    page = (home / "page.html").read_text()
+    assert "by the policy, after 4 of 6 epochs" in page
+    assert "3 made, " in page
+
+
+def strict(text: str):
+    def refuse(constant: str):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_json_although_scouts_diverge(home, call):
+    code, out, err = call(*NEW, "--set", "task.learning_rates=[0.1, 1e8, 2e8]", "--json", "--out", "wild")
+    assert (code, err) == (0, "")
+    summary = strict(out)
+    assert summary == strict((home / "wild" / "summary.json").read_text())
+    strict((home / "wild" / "scouts.json").read_text())
+    assert [scout["won"] for scout in summary["scouts"]].count(True) == 1
+    assert summary["ended_early"]
+    assert any(scout["ended"] and scout["ended"].startswith("diverged") for scout in summary["scouts"])
+    code, told, _ = call("explain", "wild")
+    assert code == 0
+    assert "diverged" in told
+    assert call("report", "wild", "-o", "page.html")[0] == 0
+
+
+def test_while_scouts_are_trained_every_command_says_so_or_bears_it(scouting, call, monkeypatch):
+    assert not (scouting / "epochs.jsonl").exists()
+    code, told, _ = call("explain", "cut")
+    assert code == 0
+    assert "Not finished: autobatch run --resume cut goes on." in told
+    assert call("plot", "cut", "-o", "journey.png")[0] == 0
+    assert call("report", "cut", "-o", "page.html")[0] == 0
+    from autobatch.cli.look import _watch
+
+    def leave(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_watch.follow, "__defaults__", (leave,))
+    code, said, _ = call("watch", "cut")
+    assert (code, "new, steer, seed 0" in said) == (130, True)
+
+
+def test_a_run_is_resumed_from_its_scouts(scouting, home, call):
+    refused = call(*NEW, "--out", "cut")
+    assert refused[0] == 2
+    assert "--resume" in refused[2]
+    code, out, _ = call("run", "--resume", "cut")
+    assert code == 0
+    assert "3 scouts of 1 epoch each" in out
+    assert call(*NEW, "--out", "whole", "--quiet")[0] == 0
+    mine, theirs = (load_file(home / name / "checkpoint" / "latest.safetensors") for name in ("cut", "whole"))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    for one in ("cut", "whole"):
+        assert [row.epoch for row in load_epochs(home / one)] == [1, 2, 3, 4]
+    before = (scouting / "summary.json").read_bytes()
+    assert call("run", "--resume", "cut")[0] == 0
+    assert (scouting / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", [("--scouts", "2"), ("--scouts", "none"), ("--scout-share", "0.1")])
+def test_other_scouts_than_those_stored_are_refused_on_resume(scouting, refused, option):
+    said = refused("run", "--resume", "cut", *option)
+    assert "started with another configuration: 'policy.parameters.scout" in said
+    assert load_scouting(scouting) is None
+
+
+def test_the_stored_scouts_are_no_other_ones(scouting, call):
+    assert call("run", "--resume", "cut", "--scouts", "3", "--scout-share", "0.05", "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize(("given", "number"), [("0", 0), ("none", 0), ("1", 0), ("2", 2), ("auto", 3), ("16", 3)])
+def test_how_many_scouts(home, call, given, number):
+    assert call(*NEW, "--scouts", given, "--out", "o", "--quiet")[0] == 0
+    scouting = load_scouting(home / "o")
+    assert (0 if scouting is None else len(scouting.scouts)) == number
+    stored = {"none": 0, "auto": 3}[given] if given.isalpha() else int(given)
+    assert load_run_config(home / "o").policy.parameters["scouts"] == stored
+
+
+@pytest.mark.parametrize("epochs", ["1", "2", "3"])
+def test_the_shortest_runs(home, call, epochs):
+    code, out, _ = call(*NEW, "--epochs", epochs, "--json", "--out", "o")
+    assert code == 0
+    summary = strict(out)
+    assert len(summary["scouts"]) == (2 if epochs == "3" else 0)
+    assert summary["test_error"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "phrases"),
+    [
+        (["--scouts", "17"], ["--scouts", "auto, none or a number up to 16", "'17'"]),
+        (["--scouts", "-1"], ["--scouts", "'-1'"]),
+        (["--scouts", "x"], ["--scouts", "'x'"]),
+        (["--scouts", ""], ["--scouts", "''"]),
+        (["--scout-share", "0"], ["--scout-share", "0"]),
+        (["--scout-share", "0.3"], ["--scout-share", "0.25"]),
+        (["--policy", "fixed", "--scouts", "2"], ["--scouts", "policy 'fixed' makes no scouts", "'steer' does"]),
+        (["--policy", "s32", "--scout-share", "0.1"], ["--scout-share", "makes no scouts"]),
+    ],
+)
+def test_mistakes_are_named(home, refused, options, phrases):
+    said = refused(*NEW, *options)
+    for phrase in phrases:
+        assert phrase in said
+    assert not (home / "runs" / "new-steer-s0").exists()
+
+
+def test_beacon_follow_scouts_where_there_are_no_beacons(home, call):
+    follow = ("run", "--env", "new", "--policy", "beacon-follow", "--device", "cpu", "--scouts", "2")
+    code, out, _ = call(*follow, "--out", "o")
+    assert code == 0
+    assert "no beacons to follow (" in out
+    assert "): scouts go first" in out
+    assert "2 scouts of 1 epoch each" in out
+    assert load_run_config(home / "o").policy.parameters["without_beacons"]["scouts"] == 2
+    assert load_decisions(home / "o")[-1].stop
+    assert call("explain", "o")[0] == 0
