@@ -176,7 +176,10 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
         return line
     size = plan.configurations[0][0]
     whole = task.costs.training_seconds(size, task.epochs * steps_per_epoch(task.train_size, size), task.epochs)
-    return f"{line}; at most {duration(cost)} beside the run, {percent(cost / whole)} of a whole training at s{size}"
+    return (
+        f"{line}; those that lose take about {duration(cost)}, {percent(cost / whole)} of a whole training at s{size}, "
+        "measuring not counted"
+    )
 
 
 def told_scout(record: ScoutRecord) -> str:

@@ -174,7 +174,12 @@ class _Scouting:
             if kept is None:
                 kept = self._trained(place)
             else:
-                _LOGGER.info("scout %s is kept in %s", configuration(kept.batch_size, kept.lr), self._out)
+                _LOGGER.warning(
+                    "scout %s is of an earlier call and not trained again; if your loop or its data have changed, "
+                    "delete %s",
+                    configuration(kept.batch_size, kept.lr),
+                    self._out,
+                )
             if kept is not None:
                 self._kept.append(kept)
             place += 1
