@@ -111,9 +111,9 @@ class ScoutingPolicy(Policy, Protocol):
 def plan_scouts(task: TaskInfo, number: int, share: float) -> ScoutPlan:
     """Say which short trainings to make of a task that nothing is known of.
 
-    All train at one size, the rung nearest to ``SIZE``: of the two numbers the rate decides more (on the shipped tasks
-    the best rates at one size span a factor of 16, while at the best rate sizes from 16 to 64 end alike). The rates are
-    spread over those that the task allows, the middle one first, since a scout that comes later can be ended early.
+    All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
+    taken more steps. The rates are spread over those that the task allows, the middle one first, since a scout that
+    comes later can be ended early.
 
     Args:
         task: the task.
