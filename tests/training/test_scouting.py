@@ -215,7 +215,8 @@ def test_the_winner_is_the_run_that_started_there_without_scouts(whole: Path, tm
 def test_the_observer_is_told_what_is_tried_and_what_came_of_it(tmp_path: Path) -> None:
     told = Told()
     run(scouted(), tmp_path / "run", told)
-    assert told.lines[0].startswith("3 scouts of 1 epoch each: s32 at lr 0.1, s32 at lr 0.05, s32 at lr 0.2; at most ")
+    assert told.lines[0].startswith("3 scouts of 1 epoch each: s32 at lr 0.1, s32 at lr 0.05, s32 at lr 0.2; those ")
+    assert "those that lose take about" in told.lines[0]
     assert "% of a whole training at s32" in told.lines[0]
     assert [line.partition(": ")[0] for line in told.lines[1:4]] == [f"scout s32 at lr {lr}" for lr in (0.1, 0.05, 0.2)]
     assert "the best of 3 scouts" in told.lines[4]
