@@ -110,8 +110,8 @@ def test_the_reasons_have_the_figures() -> None:
     choice = rule().choice(32, 0.1, Fork(64, 0.2), ForkOutcome(0.5, -0.01, 0.002))
     assert choice.taken
     assert choice.reason == (
-        "s64 at lr 0.2 was tried for an epoch beside s32 at lr 0.1: validation loss 0.49 against 0.5 (averaged weights, "
-        "difference -0.01 ± 0.0033), no more than 2 % above and faster: it goes on"
+        "s64 at lr 0.2 was tried for an epoch beside s32 at lr 0.1: validation loss 0.49 against 0.5 "
+        "(averaged weights, difference -0.01 ± 0.0033), no more than 2 % above and faster: it goes on"
     )
 
 
