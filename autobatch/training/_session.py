@@ -341,6 +341,7 @@ class _Session:
                 train_size=len(self.data.train_labels),
                 validation_size=len(self.data.validation_labels),
                 test_size=len(self.data.test_labels),
+                examples=self.config.task.dataset.examples,
                 num_classes=self.data.num_classes,
                 parameters=self.trial.engine.parameters,
                 epochs=self.config.task.epochs,

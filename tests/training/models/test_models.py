@@ -175,7 +175,7 @@ def test_task_model_fits_its_data():
     for name in ("digits-resnet8", "digits-mlp"):
         task = load_task(name)
         data = load_data(task)
-        assert build_task_model(task, data)(data.train_images[:3].float()).shape == (3, 10)
+        assert build_task_model(task, data)(data.train_inputs[:3].float()).shape == (3, 10)
 
 
 @pytest.mark.parametrize(
