@@ -14,8 +14,8 @@ from autobatch.training.task import TEST_SHARE, DatasetSpec
 def prepare_text(spec: DatasetSpec, data_dir: Path) -> Prepared:
     """Cut a text into windows, the first for training, then those for validation, the last for testing.
 
-    A window has ``context`` + 1 characters: all but the last are its inputs, all but the first its labels. Windows share
-    no characters, so nothing of one part is in another. Classes are the characters of the training part in the order
+    A window has ``context`` + 1 characters: all but the last are its inputs, all but the first its labels. Windows
+    share no characters, so nothing of one part is in another. Classes are the characters of the training part in the order
     of their code points, and one more for all others.
 
     Args:

@@ -10,8 +10,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Draw the weights of a model, module by module.
 
     Convolutions: normal with variance 2 / (kernel size x output channels), after He et al. (2015). Linear layers
-    but the last: the same, with variance 2 / inputs; the last one: uniform within 1 / sqrt(inputs). Embeddings: standard
-    normal. Biases are 0, scales of BatchNorm and LayerNorm 1.
+    but the last: the same, with variance 2 / inputs; the last one: uniform within 1 / sqrt(inputs). Embeddings:
+    standard normal. Biases are 0, scales of BatchNorm and LayerNorm 1.
 
     Args:
         model: made of convolutions, linear layers, embeddings and these two norms.

@@ -57,8 +57,8 @@ def build_model(
         seed: the same seed gives the same weights.
         trust_code: whether a factory may be imported.
         arguments: further arguments: ``hidden=(500, 500)`` of an mlp, ``channels=(16, 32, 64)`` of a convnet,
-            ``width=64, heads=4`` of a gpt and a vit, ``patch=4`` of a vit, whatever a factory takes. A factory is called
-            with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context``, ``depth`` where
+            ``width=64, heads=4`` of a gpt and a vit, ``patch=4`` of a vit, whatever a factory takes. A factory is
+            called with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context``, ``depth`` where
             given, and these.
 
     Returns:
@@ -84,7 +84,9 @@ def build_model(
         "densenet": lambda: DenseNet(depth or 0, in_channels, num_classes),
         "convnet": lambda: ConvNet(own["channels"], in_channels, num_classes),
         "mlp": lambda: MLP((in_channels, height, width), own["hidden"], num_classes),
-        "vit": lambda: ViT(depth or 0, in_channels, (height, width), num_classes, **own),
+        "vit": lambda: ViT(
+            depth=depth or 0, in_channels=in_channels, image_size=(height, width), num_classes=num_classes, **own
+        ),
         "gpt": lambda: GPT(depth or 0, context or 0, num_classes, **own),
     }[name]
     with torch.random.fork_rng(devices=[]):  # PyTorch initialises every layer it makes from the global generator

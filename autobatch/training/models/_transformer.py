@@ -96,6 +96,7 @@ class ViT(nn.Module):
 
     def __init__(
         self,
+        *,
         depth: int,
         in_channels: int,
         image_size: tuple[int, int],

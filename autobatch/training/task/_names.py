@@ -8,6 +8,9 @@ from autobatch._errors import near_names
 Form = Literal["images", "table", "text"]
 """What the examples of a dataset are: images, rows of a table, or windows of a text."""
 
+FORMS: Final[dict[Form, str]] = {"images": "images", "table": "a table", "text": "a text"}
+"""The forms, as they are spoken."""
+
 DATASETS: Final = ("digits", "mnist", "cifar10", "cifar100", "svhn")
 """Datasets of images known by name; any other dataset is a user's own, ``PREFIX:PATH``."""
 
@@ -57,7 +60,9 @@ def dataset_problem(name: str) -> str | None:
         return None
     prefix = own_prefix(name)
     if prefix is None:
-        return f"unknown dataset {name!r}; {near_names(name, (*DATASETS, *(own + 'PATH' for own in OWN_DATASETS)))}"
+        known = (*DATASETS, *(own + "PATH" for own in OWN_DATASETS))
+        meant = name.partition(":")[0] + ":PATH" if ":" in name else name
+        return f"unknown dataset {name!r}; {near_names(meant, known)}"
     path = name.removeprefix(prefix)
     if not path.strip() or "\0" in path:
         return f"expected a {OWN_DATASETS[prefix][0]} after {prefix!r}, got {path!r}"
@@ -97,7 +102,8 @@ def form_problem(model: str, dataset: str) -> str | None:
     if is_factory(model) or form in MODELS[model]:
         return None
     fitting = [name for name, forms in MODELS.items() if form in forms]
-    return f"{article(model)} takes {' or '.join(MODELS[model])}, and {dataset} is {form}; {form} suits {', '.join(fitting)}"
+    takes = " or ".join(FORMS[own] for own in MODELS[model])
+    return f"{article(model)} takes {takes}; {dataset} is {FORMS[form]}, which {' and '.join(fitting)} can take"
 
 
 def is_factory(name: str) -> bool:

@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -314,11 +315,13 @@ class TaskSpec(_Spec):
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     threads: int = Field(default=1, gt=0, le=1024)
 
-    @model_validator(mode="after")
-    def _model_takes_the_dataset(self) -> "TaskSpec":
-        if problem := form_problem(self.model.name, self.dataset.name):
+    @field_validator("model")
+    @classmethod
+    def _takes_the_dataset(cls, model: ModelSpec, info: ValidationInfo) -> ModelSpec:
+        dataset = info.data.get("dataset")  # absent where it has a fault of its own
+        if dataset is not None and (problem := form_problem(model.name, dataset.name)):
             raise ValueError(problem)
-        return self
+        return model
 
     @field_validator("batch_sizes", "learning_rates")
     @classmethod
