@@ -3,9 +3,9 @@
     python benchmarks/new_tasks.py data DIR
 
 writes ``DIR/diamonds.csv``, the 53,940 diamonds that the package plotnine ships, for ``diamonds-mlp``, and
-``DIR/topics.txt``, the help on Python's language that every Python ships (``pydoc_data.topics``), for ``topics-gpt``. The
-other three read data that the older tasks read: ``mnist5k-convnet``, ``cifar5k-convnet``, ``digits-vit``. The help
-differs from one version of Python to the next, and a library fits the text that it was recorded on: {recorded}.
+``DIR/topics.txt``, the help on Python's language that every Python ships (``pydoc_data.topics``), for ``topics-gpt``.
+The other three read data that older tasks read: ``mnist5k-convnet``, ``cifar5k-convnet``, ``digits-vit``. The help
+differs from one version of Python to the next, and a library fits the text that it was recorded on: Python 3.11.7's.
 """
 
 import argparse
@@ -15,12 +15,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from shutil import copyfile
 
-RECORDED = "Python 3.11.7"
-
 
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description=__doc__.format(recorded=RECORDED), formatter_class=Plain)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["data"])
     parser.add_argument("folder", type=Path, help="what --data-dir names afterwards")
     folder: Path = parser.parse_args().folder
@@ -40,8 +38,6 @@ def diamonds() -> Path:
         sys.exit("diamonds.csv comes with the package plotnine, which is not installed: pip install plotnine")
     return Path(str(found.locate()))
 
-
-Plain = argparse.RawDescriptionHelpFormatter
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -64,7 +64,8 @@ class Data:
             The data there; tensors that are there already are shared.
         """
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def network_inputs(self, inputs: Tensor) -> Tensor:
         """Return examples as the network takes them.

@@ -66,7 +66,8 @@ def prepare_table(spec: DatasetSpec, data_dir: Path) -> Prepared:
             said.append(values[:, None])
     inputs = torch.from_numpy(np.concatenate(features, axis=1)).float()
     content = torch.from_numpy(np.concatenate(said, axis=1))
-    tensors, hashed = {}, {}
+    tensors: dict[str, Tensor] = {}
+    hashed: dict[str, Tensor] = {}
     for part, rows in parts.items():
         tensors |= {f"{part}_inputs": inputs[rows], f"{part}_labels": labels[rows]}
         hashed |= {f"{part}_content": content[rows], f"{part}_labels": labels[rows]}

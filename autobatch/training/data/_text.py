@@ -15,8 +15,8 @@ def prepare_text(spec: DatasetSpec, data_dir: Path) -> Prepared:
     """Cut a text into windows, the first for training, then those for validation, the last for testing.
 
     A window has ``context`` + 1 characters: all but the last are its inputs, all but the first its labels. Windows
-    share no characters, so nothing of one part is in another. Classes are the characters of the training part in the order
-    of their code points, and one more for all others.
+    share no characters, so nothing of one part is in another. Classes are the characters of the training part in the
+    order of their code points, and one more for all others.
 
     Args:
         spec: its ``context`` and shares; ``subset`` keeps that many windows from the start.

@@ -58,8 +58,8 @@ def build_model(
         trust_code: whether a factory may be imported.
         arguments: further arguments: ``hidden=(500, 500)`` of an mlp, ``channels=(16, 32, 64)`` of a convnet,
             ``width=64, heads=4`` of a gpt and a vit, ``patch=4`` of a vit, whatever a factory takes. A factory is
-            called with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context``, ``depth`` where
-            given, and these.
+            called with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context``, ``depth``
+            where given, and these.
 
     Returns:
         The model; it maps (N, in_channels, H, W) to logits (N, num_classes), and of a text (N, context) to
@@ -116,6 +116,7 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
         shape = {"in_channels": channels, "image_size": tuple(sides) or 1}
     reserved = {"depth", "num_classes", "seed", "trust_code", "in_channels", "image_size", "context"}
     reserved &= set(task.model.arguments)
+    shape |= task.model.arguments
     if reserved:
         raise ConfigError(f"task {task.name!r}: key 'model.arguments.{min(reserved)}': set by autobatch itself")
     try:
@@ -123,10 +124,9 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
             task.model.name,
             depth=task.model.depth,
             num_classes=data.num_classes,
-            **shape,
             seed=seed,
             trust_code=trust_code,
-            **task.model.arguments,
+            **shape,
         )
     except ConfigError as error:
         raise ConfigError(f"task {task.name!r}: {error}") from error
