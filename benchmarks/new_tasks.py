@@ -10,6 +10,7 @@ differs from one version of Python to the next, and a library fits the text that
 
 import argparse
 import sys
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -23,9 +24,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what --data-dir names afterwards")
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "topics.txt").write_bytes("\n".join(topics[name] for name in sorted(topics)).encode())
+    (folder / "topics.txt").write_bytes(help_text().encode())
     copyfile(diamonds(), folder / "diamonds.csv")
     print(f"{folder / 'topics.txt'} and {folder / 'diamonds.csv'}")
+
+
+def help_text() -> str:
+    """Return the help, each paragraph once and in an order of its own, so that no part is of other topics than another.
+
+    The topics repeat each other, and lie in the order of the alphabet.
+    """
+    paragraphs = {paragraph.strip("\n") for name in topics for paragraph in topics[name].split("\n\n")}
+    return "\n\n".join(sorted(paragraphs, key=lambda paragraph: sha256(paragraph.encode()).digest())) + "\n"
 
 
 def diamonds() -> Path:
