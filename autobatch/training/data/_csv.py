@@ -1,6 +1,7 @@
 """A csv file as columns of text, every fault named by its line."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -52,7 +53,7 @@ def parse_csv(path: Path, text: str) -> dict[str, Column]:
     Raises:
         DataError: the file is not so.
     """
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines: list[int] = []
     rows: list[list[str]] = []
     try:
@@ -70,7 +71,7 @@ def parse_csv(path: Path, text: str) -> dict[str, Column]:
         raise DataError(f"{path}: line 1: expected different column names, found {doubled!r} twice")
     if len(header) < 2 or not rows:
         raise DataError(
-            f"{path}: expected a line of column names and rows below it, "
+            f"{path}: expected a line of column names, with commas between them, and rows below it, "
             f"found {len(header)} columns and {len(rows)} rows"
         )
     columns = {}
