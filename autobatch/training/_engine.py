@@ -213,16 +213,17 @@ class Engine:
         """Return the loss of each example of the validation part, in evaluation mode.
 
         Returns:
-            float64, shape (N,), on the CPU; where an example has several views, the mean over them.
+            float64, shape (N,), on the CPU; where an example has several views or places, the mean over them.
         """
         self.model.eval()
-        images, labels = self._validation
+        inputs, labels = self._validation
         losses = []
         with torch.inference_mode():
             for some, targets in zip(
-                torch.split(images, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
+                torch.split(inputs, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
             ):
-                losses.append(F.cross_entropy(self.model(self.normalised(some)), targets, reduction="none"))
+                each = F.cross_entropy(self.model(self.normalised(some)), targets, reduction="none")
+                losses.append(each.reshape(len(some), -1).mean(dim=1))  # of a window, over its places
         count = len(self.data.validation_labels)
         return torch.cat(losses).double().reshape(-1, count).mean(dim=0).cpu()
 

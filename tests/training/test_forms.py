@@ -71,4 +71,5 @@ def test_figures_of_a_text_are_means_over_its_characters(tmp_path: Path) -> None
         chances = engine.model(data.validation_inputs).log_softmax(1)
     seen = chances.gather(1, data.validation_labels[:, None])[:, 0]
     assert loss == pytest.approx(-float(seen.mean()), rel=1e-5)
+    assert engine.validation_losses().tolist() == pytest.approx((-seen.mean(1)).tolist(), rel=1e-5)
     assert error == pytest.approx(float((chances.argmax(1) != data.validation_labels).double().mean()))
