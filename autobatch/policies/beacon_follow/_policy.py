@@ -94,6 +94,27 @@ class BeaconFollowPolicy:
         self._steer = SteerPolicy(self.parameters.without_beacons)
         self._steer.reset(task, None)
 
+    def begin_from(self, library: BeaconLibrary) -> None:
+        """Start from the best of beacons of the same task that trained longer or shorter, and steer from there.
+
+        At another length neither a position nor a final score of theirs can be held against this run's; which of them
+        was best still says more than scouts do.
+
+        Args:
+            library: the beacons.
+
+        Raises:
+            LibraryError: every configuration has a diverged seed.
+            RuntimeError: this run has beacons of its own length.
+        """
+        best = library.best_fixed()
+        self._steering().begin(
+            best.batch_size,
+            best.lr,
+            f"{configuration(best.batch_size, best.lr)}: the best of {count(len(library.beacons), 'beacon')} of this "
+            f"task, which trained {count(library.epochs or 0, 'epoch')}, where this run trains another number",
+        )
+
     def scouts(self) -> ScoutPlan:
         """Return the short trainings to make first: none where there are beacons.
 
