@@ -108,12 +108,14 @@ class BeaconFollowPolicy:
             RuntimeError: this run has beacons of its own length.
         """
         best = library.best_fixed()
-        self._steering().begin(
-            best.batch_size,
-            best.lr,
-            f"{configuration(best.batch_size, best.lr)}: the best of {count(len(library.beacons), 'beacon')} of this "
-            f"task, which trained {count(library.epochs or 0, 'epoch')}, where this run trains another number",
+        lr = self._steering().rate_at_another_length(best.lr, library.epochs or 0)
+        reason = (
+            f"the best of {count(len(library.beacons), 'beacon')} of this task, which trained "
+            f"{count(library.epochs or 0, 'epoch')}, was {configuration(best.batch_size, best.lr)}"
         )
+        if lr != best.lr:
+            reason += ", at a rate for this run's length"
+        self._steering().begin(best.batch_size, lr, f"{configuration(best.batch_size, lr)}: {reason}")
 
     def scouts(self) -> ScoutPlan:
         """Return the short trainings to make first: none where there are beacons.
