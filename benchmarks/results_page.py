@@ -70,17 +70,16 @@ def write_page(results: Path) -> None:
     """Write the page.
 
     Args:
-        results: the folder with ``compare/ENV/comparison.json`` and ``notes/results/*.md``.
+        results: the folder with ``compare/ENV/comparison.json``, ``steps/ENV/comparison.json`` and ``notes/*.md``.
     """
     found, in_steps = comparisons(results / "compare"), comparisons(results / "steps")
     notes = results / "notes"
     parts = [(notes / "head.md").read_text(encoding="utf-8").strip(), summary(found)]
     parts.append("![Test error and time of every policy on every task](images/results.png)")
-    for env, comparison in found.items():
-        note = notes / f"{env}.md"
-        parts += [f"## {env}", task_facts(env, comparison), outcome(comparison), starts(comparison)]
-        if note.exists():
-            parts.append(note.read_text(encoding="utf-8").strip())
+    parts += ["## Every policy", (notes / "policies.md").read_text(encoding="utf-8").strip()]
+    shipped, from_best = (everyone(found, from_best=chosen) for chosen in (False, True))
+    parts += [shipped, (notes / "from_best.md").read_text(encoding="utf-8").strip(), from_best]
+    parts += ["## Task by task", facts(found), (notes / "tasks.md").read_text(encoding="utf-8").strip()]
     tables = "\n\n".join(switching_table(env) for env in SWITCHING)
     tail = (notes / "tail.md").read_text(encoding="utf-8").strip()
     parts.append(tail.replace("{switching}", tables).replace("{steps}", summary_in_steps(in_steps)))
@@ -217,79 +216,59 @@ def floor(env: str, comparison: dict[str, Any]) -> float:
     return min(whole.values()) / whole[best.batch_size]
 
 
-def task_facts(env: str, comparison: dict[str, Any]) -> str:
-    """Return what was trained, in a sentence or two."""
-    recording, target = comparison["recording"], comparison["target"]
-    shared = max(run["side_by_side"] for run in comparison["runs"])
-    return (
-        f"{len(comparison['runs'])} trainings of {comparison['epochs']} epochs, seeds {comparison['seeds'][0]} to "
-        f"{comparison['seeds'][-1]}, on {comparison['device']}"
-        + (f", {shared} side by side" if shared > 1 else "")
-        + f". The best fixed beacon is `{target['policy']}`, the best by validation score of {recording['beacons']} "
-        f"recorded beacons, whose recording took {seconds_words(recording['seconds'])} by the clock and "
-        f"{seconds_words(recording['modelled_seconds'])} by the cost table. The validation error to be reached is "
-        f"{100 * target['validation_error']:.2f} %."
-    )
-
-
-def outcome(comparison: dict[str, Any]) -> str:
-    """Return the table of the policies as they are shipped."""
-    return policies_table(comparison, [one for one in comparison["policies"] if "-from-best" not in one["policy"]])
-
-
-def starts(comparison: dict[str, Any]) -> str:
-    """Return the table of the rivals that start from the best fixed beacon's size and rate."""
-    own = [one for one in comparison["policies"] if "-from-best" in one["policy"]]
-    if not own:
-        return ""
-    size, _, rate = comparison["target"]["policy"].removeprefix("s").partition("-lr")
-    return (
-        "The published rules again, each started from the size and the rate of the best fixed beacon, which they could "
-        f"not know without recording beacons (`--set policy.parameters.batch_size={size} --set "
-        f"policy.parameters.lr={rate}`):\n\n" + policies_table(comparison, own)
-    )
-
-
-def policies_table(comparison: dict[str, Any], policies: Sequence[dict[str, Any]]) -> str:
-    """Return one row a policy."""
-    score = comparison["score"]
-    tests, score_tests = p_values(comparison, "test_error"), p_values(comparison, score)
-    heading = [
-        "policy",
-        "test error, %",
-        "p",
-        "p, paired",
-        score.replace("_", " "),
-        "p",
-        "time ratio, cost table",
-        "by the clock (range)",
-        "to the target",
-        "steps",
-        "measuring",
-    ]
+def facts(found: dict[str, dict[str, Any]]) -> str:
+    """Return the table of what was trained, and what the beacons took."""
+    heading = ["task", "trainings", "epochs", "seeds", "beacons", "recorded in, by the clock", "by the cost table"]
     rows = []
-    for one in policies:
-        name = one["policy"]
-        mine, scored = tests.get(name, {}), score_tests.get(name, {})
-        target = one["to_target"]
-        reached = f"{target['reached']} of {one['seeds']}"
-        if target["reached"]:
-            reached += f", {number(target['modelled_share'])}"
-        ended = f" ({one['diverged']} diverged)" if one["diverged"] else ""
+    for env, comparison in found.items():
+        recording, seeds = comparison["recording"], comparison["seeds"]
         rows.append([
-            (f"**{name}**" if name == "beacon-follow" else name) + ended,
-            percent(one["test_error"]),
-            p_text(mine.get("student")),
-            p_text(mine.get("paired")),
-            spread(one[score], 100.0 if score.endswith("_error") else 1.0, 2 if score.endswith("_error") else 4),
-            p_text(scored.get("student")),
-            number(one["modelled_ratio"]),
-            ratio(one["time_ratio"]),
-            reached,
-            UNKNOWN if one["optimizer_steps"] is None else f"{one['optimizer_steps']:,.0f}",
-            UNKNOWN if one["measuring_share"] is None else f"{one['measuring_share']:.0%}",
+            env,
+            str(len(comparison["runs"])),
+            str(comparison["epochs"]),
+            f"{seeds[0]} to {seeds[-1]}",
+            str(recording["beacons"]),
+            seconds_words(recording["seconds"]),
+            seconds_words(recording["modelled_seconds"]),
         ])
     return table(heading, rows)
+
+
+def everyone(found: dict[str, dict[str, Any]], *, from_best: bool) -> str:
+    """Return the table of all policies over all tasks: test error and time ratio.
+
+    Args:
+        found: the figures of each task.
+        from_best: whether those that start from the best fixed beacon's size and rate are meant, or the others.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for env, comparison in found.items():
+        tests = p_values(comparison, "test_error")
+        for one in comparison["policies"]:
+            if ("-from-best" in one["policy"]) == from_best:
+                p = tests.get(one["policy"], {}).get("student")
+                cells.setdefault(row_name(one), {})[env] = result_cell(one, p)
+    rows = [[name, *(own.get(env, "") for env in found)] for name, own in cells.items()]
+    return table(["policy", *found], rows)
+
+
+def row_name(one: dict[str, Any]) -> str:
+    """Return the name of a policy's row: fixed sizes and learned policies are others on each task."""
+    kind, name = kind_of(one), str(one["policy"]).removesuffix("-from-best")
+    if kind in {"best fixed", "learned"}:
+        return _NAMES[kind]
+    if kind == "fixed":
+        return f"`{name.partition('-lr')[0]}` throughout"
+    return f"**`{name}`**" if name == "beacon-follow" else f"`{name}`"
+
+
+def result_cell(one: dict[str, Any], p: float | None) -> str:
+    """Return test error and time ratio, with a star where the error differs, and how many runs diverged."""
+    ended = f" ({one['diverged']} diverged)" if one["diverged"] else ""
+    if one["test_error"]["mean"] is None:
+        return f"{UNKNOWN}{ended}"
+    star = "*" if p is not None and p <= GOAL_P else ""
+    return f"{100 * one['test_error']['mean']:.2f}{star}, {number(one['modelled_ratio'])}{ended}"
 
 
 def picture(found: dict[str, dict[str, Any]]) -> Figure:
