@@ -177,10 +177,9 @@ def figures(claims: dict[str, list[Claim]]) -> str:
 
 def statements(claims: dict[str, list[Claim]]) -> str:
     """Return the table of what the paper claims, and where."""
-    lines = ["## The claims", "", heading("claim", ["what the paper says", "where, and its own figures"])]
+    lines = ["## The claims", "", heading("claim", ["what the paper says", "where"])]
     for claim in next(iter(claims.values()), []):
-        where = f"{claim.section}; {claim.paper}" if claim.paper else claim.section
-        lines.append(f"| {claim.name} | {claim.statement} | {where} |")
+        lines.append(f"| {claim.name} | {claim.statement} | {claim.section} |")
     return "\n".join([*lines, ""])
 
 

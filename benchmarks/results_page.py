@@ -15,7 +15,6 @@ from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
 from autobatch._files import write_whole
 from autobatch.evidence import load_comparison
-from autobatch.report import seconds_words
 from autobatch.report._save_figure import save_figure
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -79,7 +78,7 @@ def write_page(results: Path) -> None:
     parts += ["## Every policy", (notes / "policies.md").read_text(encoding="utf-8").strip()]
     shipped, from_best = (everyone(found, from_best=chosen) for chosen in (False, True))
     parts += [shipped, (notes / "from_best.md").read_text(encoding="utf-8").strip(), from_best]
-    parts += ["## Task by task", facts(found), (notes / "tasks.md").read_text(encoding="utf-8").strip()]
+    parts += ["## Task by task", (notes / "tasks.md").read_text(encoding="utf-8").strip()]
     tables = "\n\n".join(switching_table(env) for env in SWITCHING)
     tail = (notes / "tail.md").read_text(encoding="utf-8").strip()
     parts.append(tail.replace("{switching}", tables).replace("{steps}", summary_in_steps(in_steps)))
@@ -139,11 +138,9 @@ def short_summary(found: dict[str, dict[str, Any]], in_steps: dict[str, dict[str
     """Return the table of all tasks as the README has it."""
     rows = []
     for env, comparison in found.items():
-        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
+        one = policy(comparison, "beacon-follow")
         rows.append([
             env,
-            f"`{reference['policy']}`",
-            percent(reference["test_error"]),
             percent(one["test_error"]),
             p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
             f"**{number(one['modelled_ratio'])}**",
@@ -153,9 +150,7 @@ def short_summary(found: dict[str, dict[str, Any]], in_steps: dict[str, dict[str
         ])
     heading = [
         "task",
-        "best fixed beacon",
-        "its test error, %",
-        "`beacon-follow`, %",
+        "`beacon-follow`, test error, %",
         "p",
         "its time, best fixed = 1",
         "least possible",
@@ -177,26 +172,19 @@ def summary_in_steps(found: dict[str, dict[str, Any]]) -> str:
         "task, time counted in steps",
         "best fixed beacon, test error, %",
         "beacon-follow, test error, %",
-        "difference, points",
         "p",
-        "steps",
         "steps and measurements, ratio",
-        "its batch sizes, first seed",
         "goal",
     ]
     rows = []
     for env, comparison in found.items():
         one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
-        sizes = next(run["batch_sizes"] for run in comparison["runs"] if run["policy"] == "beacon-follow")
         rows.append([
             env,
             f"{reference['policy']}: {percent(reference['test_error'])}",
             percent(one["test_error"]),
-            difference(one["test_difference"]),
             p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
-            f"{one['optimizer_steps']:,.0f} of {reference['optimizer_steps']:,.0f}",
             f"**{number(one['modelled_ratio'])}**",
-            sizes,
             reached(comparison),
         ])
     return table(heading, rows)
@@ -216,24 +204,6 @@ def floor(env: str, comparison: dict[str, Any]) -> float:
     return min(whole.values()) / whole[best.batch_size]
 
 
-def facts(found: dict[str, dict[str, Any]]) -> str:
-    """Return the table of what was trained, and what the beacons took."""
-    heading = ["task", "trainings", "epochs", "seeds", "beacons", "recorded in, by the clock", "by the cost table"]
-    rows = []
-    for env, comparison in found.items():
-        recording, seeds = comparison["recording"], comparison["seeds"]
-        rows.append([
-            env,
-            str(len(comparison["runs"])),
-            str(comparison["epochs"]),
-            f"{seeds[0]} to {seeds[-1]}",
-            str(recording["beacons"]),
-            seconds_words(recording["seconds"]),
-            seconds_words(recording["modelled_seconds"]),
-        ])
-    return table(heading, rows)
-
-
 def everyone(found: dict[str, dict[str, Any]], *, from_best: bool) -> str:
     """Return the table of all policies over all tasks: test error and time ratio.
 
@@ -245,20 +215,18 @@ def everyone(found: dict[str, dict[str, Any]], *, from_best: bool) -> str:
     for env, comparison in found.items():
         tests = p_values(comparison, "test_error")
         for one in comparison["policies"]:
-            if ("-from-best" in one["policy"]) == from_best:
+            if ("-from-best" in one["policy"]) == from_best and kind_of(one) != "fixed":
                 p = tests.get(one["policy"], {}).get("student")
                 cells.setdefault(row_name(one), {})[env] = result_cell(one, p)
-    rows = [[name, *(own.get(env, "") for env in found)] for name, own in cells.items()]
-    return table(["policy", *found], rows)
+    tasks = [env for env in found if any(env in own for own in cells.values())]
+    return table(["policy", *tasks], [[name, *(own.get(env, "") for env in tasks)] for name, own in cells.items()])
 
 
 def row_name(one: dict[str, Any]) -> str:
-    """Return the name of a policy's row: fixed sizes and learned policies are others on each task."""
+    """Return the name of a policy's row: the best fixed beacon and learned policies are others on each task."""
     kind, name = kind_of(one), str(one["policy"]).removesuffix("-from-best")
     if kind in {"best fixed", "learned"}:
         return _NAMES[kind]
-    if kind == "fixed":
-        return f"`{name.partition('-lr')[0]}` throughout"
     return f"**`{name}`**" if name == "beacon-follow" else f"`{name}`"
 
 
