@@ -36,7 +36,9 @@ def made(name: str) -> str:
 
 def fields(model: type[BaseModel]) -> str:
     """Return the table of a model's fields."""
-    return table(("key", "holds"), ((f"`{name}`", field.description or "") for name, field in model.model_fields.items()))
+    return table(
+        ("key", "holds"), ((f"`{name}`", field.description or "") for name, field in model.model_fields.items())
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
