@@ -26,7 +26,9 @@ EXCERPT = re.compile(r"<!-- (\S+\.(?:py|yaml)) -->\n```(\w+)\n(.*?)```", flags=r
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    """Return a page's blocks of code in one language, without its excerpts from files."""
+    text = EXCERPT.sub("", page.read_text(encoding="utf-8"))
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def table(page: str, heading: str) -> list[list[str]]:
