@@ -43,7 +43,7 @@ def summary_view(record: RunRecord) -> RenderableType:
         raise ValueError(f"the run in {record.path} has no summary yet")
     comparison = None
     if summary.best_beacon is not None and record.library is not None:
-        comparison = compare(record.epochs, record.config.costs, record.library, summary.scouts)
+        comparison = compare(record.epochs, record.config.costs, record.library, summary.scouts, summary.forks)
     return Group(
         _heading(record, summary),
         _figures(summary, comparison),
