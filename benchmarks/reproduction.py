@@ -25,7 +25,7 @@ from autobatch.report.paper import is_perceptron, save_figure
 
 PAGE, PICTURES, CLAIMS = "reproduction.md", "images/paper", "claims"
 SHOWN = {1: "position and error", 7: "a perceptron", 5: "dynamic sampling", 6: "loss and error", 2: "over the epochs"}
-MOST_PICTURES = 3
+MOST_PICTURES = 2
 
 FIGURES = (
     ("runs that end nearest to their own configuration's seeds, share", "unique signatures", "accuracy"),
@@ -177,9 +177,9 @@ def figures(claims: dict[str, list[Claim]]) -> str:
 
 def statements(claims: dict[str, list[Claim]]) -> str:
     """Return the table of what the paper claims, and where."""
-    lines = ["## The claims", "", heading("claim", ["what the paper says", "where"])]
+    lines = ["## The claims", "", heading("claim", ["what the paper says, and where"])]
     for claim in next(iter(claims.values()), []):
-        lines.append(f"| {claim.name} | {claim.statement} | {claim.section} |")
+        lines.append(f"| {claim.name} | {claim.statement} ({claim.section}) |")
     return "\n".join([*lines, ""])
 
 
@@ -204,15 +204,14 @@ def data_words(library: BeaconLibrary, runs) -> str:
     seeds = sorted({beacon.seed for beacon in library.beacons})
     epochs = max(len(beacon.rows["epoch"]) for beacon in library.beacons)
     examples = round(float(np.median([beacon.rows["examples"][0] for beacon in library.beacons])))
-    steps = [beacon.final("steps") for beacon in library.beacons if beacon.finished]
     ended = sum(not beacon.finished for beacon in library.beacons)
     network = "a perceptron" if is_perceptron(library) else f"{library.task['model']['name']}, "
     network += "" if is_perceptron(library) else f"{library.task['model']['depth']} layers"
     text = (
         f"{len(library.beacons)} beacons: {len(library.configurations)} configurations (batch sizes "
         f"{', '.join(map(str, sizes))}; rates {', '.join(f'{rate:g}' for rate in rates)}), seeds "
-        f"{', '.join(map(str, seeds))}, {epochs} epochs of {examples} examples ({min(steps):.0f} to {max(steps):.0f} "
-        f"steps); network: {network}. {ended} of the runs diverged."
+        f"{', '.join(map(str, seeds))}, {epochs} epochs of {examples} examples; {network}; {ended} of "
+        f"the runs diverged."
     )
     if runs is None:
         return text
