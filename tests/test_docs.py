@@ -232,6 +232,15 @@ def test_the_first_command_of_a_how_to_names_what_a_clone_has(page: Path) -> Non
         )
 
 
+def test_the_overview_names_the_folders_that_are_there() -> None:
+    rows = table((DOCS / "concepts/overview.md").read_text(encoding="utf-8"), "folder")
+    named = {folder.strip("`/"): set(re.findall(r"`(\w+)/", holds)) for folder, holds in rows}
+    assert all((ROOT / folder).is_dir() for folder in named)
+    for room in (path for path in (ROOT / "autobatch").iterdir() if (path / "__init__.py").exists()):
+        folders = {path.parent.name for path in room.glob("*/__init__.py")}
+        assert named[f"autobatch/{room.name}"] == (folders if room.name != "cli" else set()), room.name
+
+
 def test_the_page_of_policies_says_what_the_command_says() -> None:
     rows = {}
     for names, *told in table((DOCS / "policies.md").read_text(encoding="utf-8"), "policy"):
