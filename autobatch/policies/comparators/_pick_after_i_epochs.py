@@ -60,7 +60,7 @@ class PickAfterIEpochsParameters(PolicyParameters):
     "pick-after-i-epochs",
     PickAfterIEpochsParameters,
     blind=True,
-    changes="end (-stopped, -steered), rate (-steered)",
+    changes="end (-stopped, -steered); rate, batch size (-steered)",
     when="To compare with scouts that are judged by the validation score.",
 )
 class PickAfterIEpochsPolicy:
