@@ -188,12 +188,11 @@ def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[_Branc
 def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> _Branch:
     engine, controller = trial.engine, trial.controller
     decision, began = controller.decision, trial.seconds
-    average = _Average(engine.model)
+    average = Average(engine.model)
 
     def stepped(step: int, steps: int) -> None:
         after_step(step, steps)
-        if 2 * step > steps:
-            average.add()
+        average.after_step(step, steps)
 
     row = trial.epoch(stepped)
     state, measurements = trial.state(), controller.measurements
@@ -204,16 +203,27 @@ def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> _Branch:
     return _Branch(row, decision, measurements, state, losses, trial.seconds - began, trial.stopped_because)
 
 
-class _Average:
-    """The running mean of a model's weights and of the statistics that it keeps."""
+class Average:
+    """The mean of a model's weights, and of the statistics that it keeps, over the second half of an epoch.
+
+    Args:
+        model: the network in training.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._mean: dict[str, Tensor] = {}
         self._count = 0
 
-    def add(self) -> None:
-        """Take in the weights of now."""
+    def after_step(self, step: int, steps: int) -> None:
+        """Take in the weights of now, in the second half.
+
+        Args:
+            step: steps done of the epoch.
+            steps: steps of the epoch.
+        """
+        if 2 * step <= steps:
+            return
         self._count += 1
         for name, value in self._model.state_dict().items():
             if self._count == 1 or not value.is_floating_point():
