@@ -1,0 +1,36 @@
+"""Processes for tests, forked from one that has imported what they need: an interpreter of their own takes seconds.
+
+That one has only imported: no thread of its own, no draw of a random number and no device is handed down.
+"""
+
+import os
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+
+class _Process(ForkServerProcess):
+    """Runs in the environment of the test that makes it, not in that of the test which made the first one."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._environment = dict(os.environ)
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+class _Context(ForkServerContext):
+    Process = _Process  # type: ignore[assignment]
+
+
+FORKED = _Context()
+FORKED.set_forkserver_preload([
+    "pytest",
+    "torch.distributed.fsdp",
+    "autobatch.control",
+    "autobatch.training._session",
+    "autobatch.training.recording._branches",
+    "autobatch.training.own._beacons",
+])
