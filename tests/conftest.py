@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import multiprocessing
 from collections.abc import Iterator
 
@@ -12,6 +13,11 @@ import pytest
 from tests.processes import FORKED
 
 _CONTEXT_OF_CREWS = "autobatch.training._crew._SPAWN"
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made lasts: trainings collect garbage, which takes a second with all of it to look at."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
