@@ -1,15 +1,16 @@
 """Processes for tests, forked from one that has imported what they need: an interpreter of their own takes seconds.
 
-That one has only imported: no thread of its own, no draw of a random number and no device is handed down.
+That one has only imported: no thread that computes, no draw of a random number and no device is handed down.
 """
 
+import multiprocessing
 import os
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 
 class _Process(ForkServerProcess):
-    """Runs in the environment of the test that makes it, not in that of the test which made the first one."""
+    """Runs in the environment of the test that makes it, and starts others as a program does that nobody forked."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -18,6 +19,7 @@ class _Process(ForkServerProcess):
     def run(self) -> None:
         os.environ.clear()
         os.environ.update(self._environment)
+        multiprocessing.set_start_method(None, force=True)
         super().run()
 
 
