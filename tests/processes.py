@@ -30,6 +30,8 @@ class _Context(ForkServerContext):
 FORKED = _Context()
 FORKED.set_forkserver_preload([
     "pytest",
+    "sklearn.datasets",  # by which the digits come; two seconds with the next, which any optimizer loads
+    "torch._dynamo",
     "torch.distributed.fsdp",
     "autobatch.control",
     "autobatch.training._session",
