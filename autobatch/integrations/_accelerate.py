@@ -78,7 +78,7 @@ class AcceleratedController(AutoBatchController):
         if plan.accumulation != accumulation:
             raise ConfigError(
                 f"plan: the accelerator accumulates {accumulation} batches: give gradient_accumulation_steps=1 to it, "
-                "or a plan here that splits no batches"
+                "or a plan here that neither splits nor accumulates"
             )
         measuring = Measuring.of(settings.pop("measuring", None))
         if measuring.grad_scaler is None:

@@ -35,7 +35,7 @@ from autobatch import (  # noqa: E402
     integrations,
     scout,
 )
-from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, permutation  # noqa: E402, Rates
+from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, Rates, permutation  # noqa: E402
 from autobatch.integrations import AutoBatchTrainerCallback  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
 

@@ -402,8 +402,6 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
             "task": replace(task, name=task.name or type(pl_module).__name__),
         }
         if self._advising:
-            if reference is None:
-                raise ConfigError("AutoBatchCallback: advise needs a train DataLoader that says its batch_size")
             arguments["advise"] = reference
         elif not is_stream(loader) and is_in_order(loader):
             self._warn(
