@@ -150,6 +150,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def rounded(value: float, digits: int) -> float | None:
+    """Return a figure for a file: rounded, and None where it is not finite."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
 def _values(stratum: ArrayLike) -> Floats:
     return np.asarray(stratum, dtype=np.float64).reshape(-1)
 

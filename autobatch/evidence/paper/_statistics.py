@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+LEVEL = 0.05
+"""p-value below which a test counts."""
+
 _DRAWS = 20_000
 _SEED = 20
-_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def identify(groups: Sequence[Floats]) -> Identification:
             runs += 1
             correct += int(np.argmin(np.einsum("ij,jk,ik->i", off, inverse, off)) == index)
     pairs = list(combinations(range(len(groups)), 2))
-    apart = sum(_hotelling(groups[one], groups[other], inverse, freedom) < _LEVEL for one, other in pairs)
+    apart = sum(_hotelling(groups[one], groups[other], inverse, freedom) < LEVEL for one, other in pairs)
     return Identification(runs, correct, 1.0 / len(groups), len(pairs), apart)
 
 
@@ -81,12 +83,11 @@ def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
     Returns:
         The correlation.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = [rankdata(np.asarray(values, dtype=np.float64)) for values in (one, other)]
-    if len(ranks[0]) < 3 or any(np.ptp(own) == 0.0 for own in ranks):
+    if np.size(one) < 3 or np.ptp(one) == 0.0 or np.ptp(other) == 0.0:
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(one, other).statistic)
 
 
 def correlation_p(correlation: float, count: int) -> float:
