@@ -1,26 +1,12 @@
-"""What the commands share that train many runs: lists on the command line, a line an event, and Ctrl-C."""
+"""A line for every event of trainings that a command carries out."""
 
 import math
-import shlex
-import sys
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from autobatch.evidence import BenchObserver
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-_MOST_SEEDS = 10_000
-
-
-def interrupted() -> typer.Exit:
-    """Return the exit after Ctrl-C, once it is said how to go on."""
-    again = shlex.join(["autobatch", *sys.argv[1:]])
-    typer.echo(f"\nautobatch: interrupted; finished runs are kept, the same command goes on: {again}", err=True)
-    return typer.Exit(INTERRUPTED)
 
 
 def lines(*, quiet: bool) -> "BenchObserver":
@@ -66,37 +52,3 @@ def lines(*, quiet: bool) -> "BenchObserver":
             typer.echo(text, err=quiet)
 
     return Lines()
-
-
-def names(text: str) -> list[str]:
-    """Return the parts of a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def seed_numbers(text: str) -> list[int]:
-    """Read the seeds of ``--seeds``.
-
-    Args:
-        text: numbers and ranges with commas, such as ``100-104,110``.
-
-    Returns:
-        The numbers, as they come.
-
-    Raises:
-        BadParameter: it is something else.
-    """
-    found: list[int] = []
-    for part in names(text):
-        first, dash, last = part.partition("-")
-        try:
-            low, high = int(first), int(last) if dash else int(first)
-        except ValueError:
-            low, high = 1, 0
-        if not 0 <= low <= high < 2**63 or high - low >= _MOST_SEEDS:
-            raise typer.BadParameter(
-                f"expected whole numbers and ranges such as 100-109 or 100,105, got {part!r}", param_hint="--seeds"
-            )
-        found += range(low, high + 1)
-    if not found:
-        raise typer.BadParameter("expected at least one seed, such as 100-109", param_hint="--seeds")
-    return found
