@@ -1,6 +1,6 @@
 """Lines on a console, and on a terminal a bar below them that shows how far things are."""
 
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
@@ -16,7 +16,7 @@ class Bar:
         fields: the texts that ``task.fields`` of the columns begin with.
     """
 
-    def __init__(self, console: Console, *columns: ProgressColumn, **fields: str) -> None:
+    def __init__(self, console: Console, *columns: ProgressColumn, **fields: Any) -> None:
         self._console = console
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=None, **fields)
