@@ -21,7 +21,7 @@ from autobatch._artefacts import holds_beacons
 from autobatch._files import write_whole
 from autobatch.evidence import Claim, claims_json, load_epochs_table, load_runs, paper_claims
 from autobatch.report import draw_paper_figures
-from autobatch.report.paper import is_perceptron, save_figure
+from autobatch.report.paper import is_perceptron, save_paper_figure
 
 PAGE, PICTURES, CLAIMS = "reproduction.md", "images/paper", "claims"
 SHOWN = {1: "position and error", 7: "a perceptron", 5: "dynamic sampling", 6: "loss and error", 2: "over the epochs"}
@@ -137,7 +137,7 @@ def draw(library: BeaconLibrary, epochs, docs: Path, name: str) -> list[tuple[in
     """Write the pictures of a task that the page shows; return their numbers in the paper, and the files."""
     drawn = {number: figure for number, figure, _ in draw_paper_figures(library, epochs) if figure is not None}
     chosen = [number for number in SHOWN if number in drawn][:MOST_PICTURES]
-    return [(number, save_figure(drawn[number], docs / PICTURES / f"{name}-{number}.png")) for number in chosen]
+    return [(number, save_paper_figure(drawn[number], docs / PICTURES / f"{name}-{number}.png")) for number in chosen]
 
 
 def verdicts(claims: dict[str, list[Claim]]) -> str:

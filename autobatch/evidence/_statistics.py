@@ -6,7 +6,7 @@ an old arch, statsmodels, pandas and seaborn, and ``scipy.stats.bootstrap`` refu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,6 +148,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(order) - place) * p))
         corrected[index] = highest
     return corrected
+
+
+def finite(values: Iterable[float]) -> list[float]:
+    """Return the values that are known."""
+    return [value for value in values if math.isfinite(value)]
 
 
 def rounded(value: float, digits: int) -> float | None:

@@ -23,6 +23,7 @@ from autobatch.beacons.storage._branches import (
     recorded_origins,
     write_branches,
 )
+from autobatch.beacons.storage._parquet import file_content, untrusted_table
 
 __all__ = [
     "BRANCH_PARTS",
@@ -32,6 +33,7 @@ __all__ = [
     "JourneyKind",
     "compact",
     "compact_branches",
+    "file_content",
     "has_parts",
     "holds_branches",
     "is_recorded",
@@ -39,6 +41,7 @@ __all__ = [
     "recorded_keys",
     "recorded_origins",
     "save_beacons",
+    "untrusted_table",
     "write_beacon",
     "write_branches",
 ]

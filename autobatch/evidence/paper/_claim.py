@@ -73,8 +73,8 @@ def claims_json(claims: Sequence[Claim]) -> str:
     Returns:
         A list of objects, with a newline at its end.
     """
-    plain = [
+    rows = [
         asdict(claim) | {"figures": {name: rounded(value, 6) for name, value in claim.figures.items()}}
         for claim in claims
     ]
-    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

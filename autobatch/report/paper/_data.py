@@ -65,6 +65,11 @@ class Finals:
         """The figure as words, such as ``test error``."""
         return self.figure.replace("_", " ")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the figure is a share, to be shown in percent."""
+        return not self.figure.endswith("_loss")
+
 
 def finals(library: BeaconLibrary, figure: str | None = None) -> Finals:
     """Return where the configurations of a library end.

@@ -109,7 +109,7 @@ def _draw_beacons(axes: Axes, library: BeaconLibrary, rate: float) -> None:
         if curves is not None and measured(curves):
             draw_way(axes, curves, color=colour, linestyle=":", linewidth=1.6, zorder=3)
             early = (float(curves.at(name, SHARES[0]).mean()) for name in ("c_bar", "l_cum"))
-            name_place(axes, f"s{size}", *early, colour="black")
+            name_place(axes, f"s{size}", *early)
 
 
 def _draw_times(axes: Axes, journeys: Mapping[str, Curves], looks: Mapping[str, Line2D]) -> None:
