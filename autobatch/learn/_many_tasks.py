@@ -58,15 +58,7 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
 
 
 def real_trainings(plan: LearningPlan, data_dir: Path | None) -> ManyTasks:
-    """Make the environment of real trainings that a plan asks for, in the process that is to run it.
-
-    Args:
-        plan: what is learned, and how.
-        data_dir: where datasets lie.
-
-    Returns:
-        The environment.
-    """
+    """Make the environment of real trainings that a plan asks for, in the process that is to run it."""
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

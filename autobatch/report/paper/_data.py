@@ -114,14 +114,7 @@ def _learnt(library: BeaconLibrary, errors: Sequence[float]) -> bool:
 
 
 def reference_rate(library: BeaconLibrary) -> float:
-    """Return the recorded base rate that is nearest to the paper's 0.1, by its logarithm.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The rate.
-    """
+    """Return the recorded base rate that is nearest to the paper's 0.1, by its logarithm."""
     rates = sorted({rate for _, rate in library.configurations})
     return min(rates, key=lambda rate: abs(np.log(rate / REFERENCE_RATE)))
 

@@ -27,15 +27,7 @@ JOURNEY_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#009E73", "#E69F
 
 
 def figure_1(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure:
-    """Draw our counterpart of figure 1.
-
-    Args:
-        library: the beacons.
-        journeys: the runs of policies, for panel (d).
-
-    Returns:
-        The figure.
-    """
+    """Draw our counterpart of figure 1, with the runs of policies in panel (d)."""
     ends, rate = finals(library), reference_rate(library)
     figure = Figure(figsize=(11.5, 8.6), layout="constrained")
     (grid, plane), (early, ways) = figure.subplots(2, 2)

@@ -13,14 +13,7 @@ from autobatch.report.paper._style import plain_ticks, rate_handles, rate_looks,
 
 
 def figure_3(library: BeaconLibrary) -> Figure:
-    """Draw our counterpart of figure 3.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The figure.
-    """
+    """Draw our counterpart of figure 3."""
     ends, trained = finals(library), finals(library, "train_loss")
     figure = Figure(figsize=(15.5, 5.0), layout="constrained")
     grid, train, tested = figure.subplots(1, 3)
@@ -40,14 +33,7 @@ def figure_3(library: BeaconLibrary) -> Figure:
 
 
 def figure_7(library: BeaconLibrary) -> Figure | str:
-    """Draw our counterpart of figure 7.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 7, or say why there is none."""
     if not is_perceptron(library):
         return "the task's network is no multi-layer perceptron"
     ends = finals(library)

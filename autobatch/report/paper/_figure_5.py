@@ -21,15 +21,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than there are colour
 
 
 def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure | str:
-    """Draw our counterpart of figure 5.
-
-    Args:
-        library: the beacons.
-        journeys: the runs of policies.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 5, or say why there is none."""
     shown = [curves for curves in journeys.values() if curves.stages is not None and measured(curves)]
     if not shown:
         return "no run of dynamic sampling with measured positions"
@@ -56,15 +48,7 @@ def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure |
 
 
 def figure_6(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure | str:
-    """Draw our counterpart of figure 6.
-
-    Args:
-        library: the beacons.
-        journeys: the runs of policies.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 6, or say why there is none."""
     shown = _columns(journeys)
     if not shown:
         return "no run of dynamic sampling"
