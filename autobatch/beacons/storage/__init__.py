@@ -23,7 +23,6 @@ from autobatch.beacons.storage._branches import (
     recorded_origins,
     write_branches,
 )
-from autobatch.beacons.storage._parquet import file_content, untrusted_table
 
 __all__ = [
     "BRANCH_PARTS",
@@ -33,7 +32,6 @@ __all__ = [
     "JourneyKind",
     "compact",
     "compact_branches",
-    "file_content",
     "has_parts",
     "holds_branches",
     "is_recorded",
@@ -41,7 +39,6 @@ __all__ = [
     "recorded_keys",
     "recorded_origins",
     "save_beacons",
-    "untrusted_table",
     "write_beacon",
     "write_branches",
 ]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from autobatch._errors import LibraryError
 from autobatch._files import write_whole
-from autobatch.beacons.storage import file_content, untrusted_table
+from autobatch.beacons.storage._parquet import file_content, untrusted_table
 from autobatch.training import EpochRow
 
 RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
