@@ -33,15 +33,7 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw a task and begin an episode of it.
-
-        Args:
-            seed: decides the task and the episode.
-            options: passed on.
-
-        Returns:
-            (observation, info).
-        """
+        """Draw a task and begin an episode of it; the seed decides both. Return (observation, info)."""
         super().reset(seed=seed)
         self._now = self._envs[int(self.np_random.integers(len(self._envs)))]
         return self._now.reset(seed=int(self.np_random.integers(2**31)), options=options)

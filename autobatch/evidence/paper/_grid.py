@@ -49,17 +49,7 @@ def signatures(on: Evidence) -> Found | None:
 
 
 def trend(on: Evidence, *, side: str, figure: str, sign: int) -> Found | None:
-    """How C̄ or L goes with the batch size at a fixed rate, or with the rate at a fixed batch size.
-
-    Args:
-        on: the data.
-        side: what varies, ``"batch size"`` or ``"rate"``.
-        figure: ``"C̄"`` or ``"L"``.
-        sign: whether the claim is that it grows, 1, or falls, -1.
-
-    Returns:
-        What was found; None for fewer than two lines of three points.
-    """
+    """How C̄ or L goes with a side of the grid, the other held; the claim is that it grows (sign 1) or falls (-1)."""
     ends, learnt = on.ends, on.ends.learnt
     along, fixed = (ends.sizes, ends.rates) if side == "batch size" else (ends.rates, ends.sizes)
     values = ends.plane[:, ("C̄", "L").index(figure)]

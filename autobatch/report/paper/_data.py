@@ -173,16 +173,7 @@ def named_stages(policy: str) -> Stages | None:
 
 
 def beacon_curves(library: BeaconLibrary, batch_size: int, lr: float) -> Curves | None:
-    """Return the curves of the finished beacons of a configuration.
-
-    Args:
-        library: the beacons.
-        batch_size: global batch size.
-        lr: base learning rate.
-
-    Returns:
-        The curves; None where no seed finished.
-    """
+    """Return the curves of the finished beacons of a configuration; None where no seed finished."""
     beacons = [beacon for beacon in library.beacons_at(batch_size, lr) if beacon.finished]
     if not beacons:
         return None

@@ -20,18 +20,7 @@ _LEAST_POINTS = 4
 
 
 def draw_plane(axes: Axes, ends: Finals, value: Floats, label: str, *, percent: bool) -> list[Line2D]:
-    """Draw the configurations of a library in the plane, over contours of a figure.
-
-    Args:
-        axes: where to draw.
-        ends: the configurations.
-        value: the figure of each, positive.
-        label: what it is called.
-        percent: whether it is a share, shown in percent.
-
-    Returns:
-        Legend entries.
-    """
+    """Draw the configurations over contours of a positive figure of each, in percent or not; return legend entries."""
     plane_axes(axes)
     _draw_contours(axes, ends, value, label, percent=percent)
     return [*_draw_rates(axes, ends), _mark_top(axes, ends)]
@@ -110,17 +99,7 @@ def _mark_top(axes: Axes, ends: Finals) -> Line2D:
 
 
 def draw_way(axes: Axes, curves: Curves, *, until: float = 1.0, **look: Any) -> tuple[Floats, Floats]:
-    """Draw the seed-mean way of some runs through the plane.
-
-    Args:
-        axes: the plane.
-        curves: the runs.
-        until: share of the training to draw.
-        **look: how the line looks, as matplotlib's ``plot`` takes it.
-
-    Returns:
-        The C̄ and L that were drawn.
-    """
+    """Draw the seed-mean way of some runs up to a share of their training; return the C̄ and L that were drawn."""
     epochs = max(1, round(until * curves["c_bar"].shape[1]))
     c_bar, l_cum = (10 ** np.log10(curves[name]).mean(axis=0)[:epochs] for name in ("c_bar", "l_cum"))
     axes.plot(c_bar, l_cum, **look)
