@@ -15,17 +15,9 @@ PLAIN_WIDTH = 160
 """Columns of a table that goes to a file or pipe, where rich would assume 80 and cut."""
 
 
-def console(stderr: bool = False) -> Console:
-    """Return a console on stdout, or on stderr.
-
-    Args:
-        stderr: whether to print to stderr.
-
-    Returns:
-        A console that wraps at the terminal's width, or at ``PLAIN_WIDTH`` where there is no terminal.
-    """
-    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if is_terminal else PLAIN_WIDTH)
+def console() -> Console:
+    """Return a console on stdout that wraps at the terminal's width, or at ``PLAIN_WIDTH`` where there is none."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def command_line() -> str:

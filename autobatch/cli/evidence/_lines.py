@@ -10,20 +10,13 @@ if TYPE_CHECKING:
 
 
 def lines(*, quiet: bool) -> "BenchObserver":
-    """Return an observer that prints a line an event.
-
-    Args:
-        quiet: whether stdout is for something else, so that the lines go to stderr.
-
-    Returns:
-        The observer.
-    """
+    """Return an observer that prints a line an event; on stderr where ``quiet`` keeps stdout for something else."""
     from autobatch.evidence import BenchObserver, BenchProgress
     from autobatch.report import loss_words, percent_words, seconds_words
     from autobatch.training import Summary
 
     class Lines(BenchObserver):
-        """A line an event; on stderr where stdout is for JSON."""
+        """A line an event."""
 
         def note(self, message: str) -> None:
             self._say(message)
