@@ -8,7 +8,7 @@ the task's epochs under the task's own schedule, drawn at random from the task's
 ``SuccessiveHalvingPruner`` on the validation loss of each epoch, as many as fit into what one whole training at 32 (or
 the rung next to it) and the middle rate takes by the cost table; the first is always carried out. The network of the
 best trial that came to its end is the result. One line a seed goes to ``benchmarks/results/steer/TASK.jsonl`` as policy
-``optuna-halving``, for the tables of ``benchmarks/steer.py``.
+``optuna-halving``, for the tables of ``benchmarks/steering/steer.py``.
 """
 
 import argparse
