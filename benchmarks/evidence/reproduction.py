@@ -1,7 +1,7 @@
 """Write docs/reproduction.md: the paper's claims beside what the shipped beacons and recorded comparisons say of them.
 
-    python benchmarks/evidence/reproduction.py            # writes the page, its pictures, and docs/claims/ENV.json
-    python benchmarks/evidence/reproduction.py --check    # compares with what is there, and fails where anything differs
+    python benchmarks/evidence/reproduction.py           # writes the page, its pictures, docs/claims/ENV.json
+    python benchmarks/evidence/reproduction.py --check   # compares with what is there, fails where anything differs
 
 Beacons are those of every task in ``envs/`` that has some; comparisons lie in ``benchmarks/results/journeys/ENV/`` as
 ``runs.parquet`` and ``epochs.parquet``, where ``autobatch compare`` wrote them. The same data give the same bytes
@@ -51,8 +51,8 @@ HEAD = """\
 # The paper's claims, and what was seen here
 
 The claims of [Liao, Drummond, Reid and Carneiro (2018)](https://doi.org/10.1109/TPAMI.2018.2876413), beside figures
-from our own recorded trainings. The page is made by `benchmarks/evidence/reproduction.py` from the beacons in `envs/` and the
-comparisons in `benchmarks/results/journeys/`; nothing in it is written by hand.
+from our own recorded trainings. The page is made by `benchmarks/evidence/reproduction.py` from the beacons in `envs/`
+and the comparisons in `benchmarks/results/journeys/`; nothing in it is written by hand.
 [The paper's figures](how-to/paper-figures.md) says how to make it of your own beacons.
 
 **All of it is smaller than in the paper**, which trains networks of 110 layers for 320 epochs on CIFAR-10 and CIFAR-100

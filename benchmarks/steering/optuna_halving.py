@@ -1,7 +1,7 @@
 """Optuna's successive halving for the cost of about one training, beside `steer`.
 
     pip install optuna
-    python benchmarks/optuna_halving.py TASK [--seeds 300-304] [--data-dir data]
+    python benchmarks/steering/optuna_halving.py TASK [--seeds 300-304] [--data-dir data]
 
 A tuner needs trials, and one training's cost leaves it none of full length. So its trials are trainings of a quarter of
 the task's epochs under the task's own schedule, drawn at random from the task's batch sizes and rates, pruned by
