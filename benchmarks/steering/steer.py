@@ -10,7 +10,8 @@ fresh seeds of the same tasks), or, for a task that has none there, beside its r
 tables of ``docs/steer.md`` and of the README. Times are by the cost table
 of the task's library, or in steps; a policy that scouts or forks pays for what it throws away, and one that
 measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
-logarithms of the runs' figures.
+logarithms of the runs' figures. Where a task trains with another optimizer than SGD, `pick-after-i-epochs` gets the two
+highest of the task's own rates in place of its own.
 """
 
 import argparse
@@ -77,6 +78,9 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
     library = BeaconLibrary.load(ROOT / "envs" / name)
     assert library.costs is not None
     spec = load_policy_spec(policy)
+    if spec.kind == "pick-after-i-epochs" and task.optimizer.name != "sgd":  # its own rates are SGD's
+        chosen = [(size, lr) for size in (32, 128) for lr in task.learning_rates[-2:]]
+        spec = spec.model_copy(update={"parameters": {**spec.parameters, "configurations": chosen}})
     # No task_path, unless that is what a policy is about: the run knows nothing of the beacons. It gets the cost table,
     # which any new task would time.
     config = RunConfig(
