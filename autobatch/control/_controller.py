@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -41,6 +42,7 @@ from autobatch.policies import (
     TaskInfo,
     load_policy_spec,
     make_policy,
+    planned_epochs,
 )
 
 if TYPE_CHECKING:
@@ -306,7 +308,6 @@ class AutoBatchController:
             measure_all=self._measure_all,
             advise=self._advise,
         )
-        self._measuring.reset(self._task)
         self._period = Period(self._measuring, self._device)
         self._position = SpectralPosition()
         self._stopped: str | None = None
@@ -320,6 +321,8 @@ class AutoBatchController:
         self._orphans = 0
         self._recorder = Recorder(self._loggers if self._ranks.leads else (), self._library)
         self._policy.reset(self._task, self._library)
+        # What a training that ends early would have earned in its missing epochs, measuring must not spend.
+        self._measuring.reset(replace(self._task, epochs=planned_epochs(self._policy, self._task)))
         self._take_scouts()
         self._decisions = Decisions(
             self._policy,

@@ -239,6 +239,8 @@ class Decisions:
             limits.append("advice: stop; nothing is changed")
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
+        changed = previous is None or (batch_size, lr) != (previous.batch_size, previous.lr)
+        falls = self._steered and not self._own_batch_size and asked.factor is not None and factor < 1.0
         return DecisionRecord(
             epoch=epoch,
             progress=observation.progress,
@@ -247,7 +249,7 @@ class Decisions:
             batch_size=batch_size,
             lr=lr,
             lr_effective=lr * factor,
-            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
+            changed=changed,
             reason=reason,
             limit="; ".join(limits) or None,
             c_bar=observation.c_bar,
@@ -261,6 +263,7 @@ class Decisions:
             accumulation=self._plan.accumulation if self._plan.accumulation > 1 else len(sizes),
             ranks=self._ranks.size,
             stop=stop,
+            turn=changed or (falls and previous is not None and previous.lr_effective >= previous.lr),
         )
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:

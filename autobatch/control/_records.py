@@ -88,12 +88,12 @@ class Recorder:
 
     @staticmethod
     def tell(decision: DecisionRecord) -> None:
-        """Log a decision that changes something, or that could not be applied as it was asked for.
+        """Log a decision that something begins with, or that could not be applied as it was asked for.
 
         Args:
             decision: the decision.
         """
-        if decision.changed or decision.limit:
+        if decision.turn or decision.limit:
             _LOG.info(
                 "epoch %d (%.0f %%): batch size %d, learning rate %.4g: %s%s",
                 decision.epoch + 1,

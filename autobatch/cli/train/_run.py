@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+DIVERGED = 1
+"""Exit code of a training that has diverged."""
+
 
 def run(
     config: Annotated[
@@ -193,6 +196,8 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
         typer.echo(str(place))
     else:
         console().print(summary_view(record))
+    if summary.stopped_because != "finished":
+        raise typer.Exit(DIVERGED)
 
 
 def _run(config: "RunConfig", place: Path, observer: "RunObserver", *, resume: bool) -> "Summary":

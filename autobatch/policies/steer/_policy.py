@@ -77,6 +77,12 @@ class SteerPolicy:
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
 
     @property
+    def planned_epochs(self) -> int:
+        """Decision periods after which training is planned to end: the task's, where the schedule is not steered."""
+        task = self._known_task()
+        return self._plan.end if task.steered else task.epochs
+
+    @property
     def start(self) -> tuple[int, float]:
         """Batch size and base learning rate that the run starts with."""
         return self._start
@@ -131,9 +137,15 @@ class SteerPolicy:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
-        reason = f"the rate falls linearly until the end after {count(plan.end, 'epoch')}: {percent(factor)} of {lr:g}"
+        reason = (
+            f"the rate falls in a line, to nothing at the end after {count(plan.end, 'epoch')}, so that the loss "
+            f"settles: now {percent(factor)} of {lr:g}"
+        )
         if size > batch_size:
-            reason += f", as s{size} with {percent(factor_there)}, which is as quiet in fewer steps"
+            reason += (
+                f"; {size} examples a step stand in for a part of that, as averaging over more of them quiets the "
+                f"updates like a lower rate does, in fewer steps: {percent(factor_there)} of {lr:g} there"
+            )
         return Decision(size, lr, reason, factor=factor_there)
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,7 +179,10 @@ class SteerPolicy:
             spared = (
                 f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
             )
-        return f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop{spared}"
+        return (
+            f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop, as more of them at no rate "
+            f"would change nothing{spared}"
+        )
 
     def _known_task(self) -> TaskInfo:
         if self._task is None:
