@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autobatch.integrations._accelerate import AcceleratedController
     from autobatch.integrations._schedules import ScheduleByExamples
-    from autobatch.integrations.lightning import AutoBatchCallback
-    from autobatch.integrations.transformers import AutoBatchTrainerCallback
+    from autobatch.integrations.lightning import AutoBatchCallback, lightning_loop
+    from autobatch.integrations.transformers import AutoBatchTrainerCallback, transformers_loop
 
 _HOMES = {
     # Lightning
     "AutoBatchCallback": "lightning",
+    "lightning_loop": "lightning",
     # Transformers
     "AutoBatchTrainerCallback": "transformers",
+    "transformers_loop": "transformers",
     # Accelerate
     "AcceleratedController": "_accelerate",
     "ScheduleByExamples": "_schedules",
@@ -29,6 +31,8 @@ __all__ = [
     "AutoBatchCallback",
     "AutoBatchTrainerCallback",
     "ScheduleByExamples",
+    "lightning_loop",
+    "transformers_loop",
 ]
 
 

@@ -124,8 +124,6 @@ class RunLines:
             if scout.record is not None and place == self._scouts_ended:
                 lines.append(f"  → {told_scout(scout.record)}")
                 self._scouts_ended += 1
-        if lines and record.scouting is not None and record.scouting.reason is not None:
-            lines.append(f"  → {record.scouting.reason}")
         return lines
 
 

@@ -138,13 +138,13 @@ class SteerPolicy:
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
         reason = (
-            f"the rate falls in a line, to nothing at the end after {count(plan.end, 'epoch')}, so that the loss "
-            f"settles: now {percent(factor)} of {lr:g}"
+            f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, which lets the loss settle: "
+            f"{percent(factor)} of {lr:g}"
         )
         if size > batch_size:
             reason += (
-                f"; {size} examples a step stand in for a part of that, as averaging over more of them quiets the "
-                f"updates like a lower rate does, in fewer steps: {percent(factor_there)} of {lr:g} there"
+                f", or as here {percent(factor_there)} with batches of {size}, which calm the steps as well and need "
+                "fewer of them"
             )
         return Decision(size, lr, reason, factor=factor_there)
 
@@ -179,10 +179,7 @@ class SteerPolicy:
             spared = (
                 f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
             )
-        return (
-            f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop, as more of them at no rate "
-            f"would change nothing{spared}"
-        )
+        return f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop{spared}"
 
     def _known_task(self) -> TaskInfo:
         if self._task is None:

@@ -97,6 +97,7 @@ class ScoutCell:
         check: refuses a loop that is another than that of the scouts before.
         others: the scouts before it.
         arguments: arguments of the controller.
+        code: fingerprint of the loop's code.
 
     Attributes:
         task: the task; None until the loop has attached the controller.
@@ -113,7 +114,9 @@ class ScoutCell:
         check: Callable[[Mapping[str, Any]], None],
         others: Sequence[Scout],
         arguments: Mapping[str, Any],
+        code: str,
     ) -> None:
+        self._code = code
         self.task: TaskInfo | None = None
         self.given: set[str] = set()
         self.whole = False
@@ -270,6 +273,7 @@ class ScoutCell:
             train_size=self.task.train_size,
             loop=self._loop,
             options=told_options(self._arguments),
+            code=self._code,
         )
 
     def release(self) -> None:
