@@ -18,7 +18,7 @@ from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._ranks import Ranks
-from autobatch.control._records import Recorder
+from autobatch.control._records import Recorder, told_at
 from autobatch.control.batches import PlannedBatchSampler, examples_in, part_of, permutation, rebatched
 from autobatch.control.measuring import Measurement, MeasureWithinBudget, MeasuringPlan, Period, gradient_moments
 from autobatch.control.rates import (
@@ -959,7 +959,7 @@ class AutoBatchController:
         if scouts.trained:
             self._policy.take(scouts.scouts)
         if self._ranks.leads:
-            _LOG.info("scouts%s: %s", " advise" if self._advise else "", scouts.advice())
+            _LOG.log(told_at(advice=self._advise), "scouts%s: %s", " advise" if self._advise else "", scouts.advice())
 
     def _adopted(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a scout's state as that of this controller's training: with this one's policy, and not stopped."""
@@ -1042,7 +1042,7 @@ class AutoBatchController:
         if self.decision.stop:
             self.stop(self.decision.reason)
         if self._ranks.leads:
-            self._recorder.tell(self.decision)
+            self._recorder.tell(self.decision, advice=self._advise)
         if not self._course.waiting:
             self._decisions.apply(self._decisions.number_for(self._course.next_example), self.examples)
 
