@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,14 @@ def train(task: TaskSpec, data: Data, plan: Plan, seed: int) -> dict[str, Any]:
     }
 
 
-def train_epoch(engine: Engine, epoch: int, seed: int, size: int, rate: float) -> float:
+def train_epoch(
+    engine: Engine,
+    epoch: int,
+    seed: int,
+    size: int,
+    rate: float,
+    after_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> float:
     """Train one epoch at one batch size and rate; return the mean loss as trained."""
     data = engine.data
     count = len(data.train_labels)
@@ -100,13 +108,15 @@ def train_epoch(engine: Engine, epoch: int, seed: int, size: int, rate: float) -
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     total = 0.0
-    for indices in torch.tensor_split(order, steps_per_epoch(count, size)):
+    steps = steps_per_epoch(count, size)
+    for step, indices in enumerate(torch.tensor_split(order, steps), start=1):
         outputs = engine.model(engine.normalised(images.index_select(0, indices)))
         loss = F.cross_entropy(outputs, data.train_labels.index_select(0, indices))
         loss.backward()
         engine.optimizer.step()
         engine.optimizer.zero_grad()
         total += float(loss.detach()) * len(indices)
+        after_step(step, steps)
     return total / count
 
 

@@ -1,4 +1,4 @@
-"""Steering without beacons beside the best fixed beacon of the whole grid, scouts charged.
+"""Steering without beacons beside the best fixed beacon of the whole grid, everything charged.
 
     python benchmarks/steer.py run TASK [--policies steer] [--seeds 200-204] [--data-dir data]
     python benchmarks/steer.py page
@@ -6,8 +6,9 @@
 ``run`` trains each policy on fresh seeds of a shipped task, as if nothing had been recorded of it, one run at a time in
 a process with one thread, and appends one line a run to ``benchmarks/results/steer/TASK.jsonl``; what is there is not
 trained again. ``page`` sets the runs beside those of the best fixed beacons in ``benchmarks/results/compare`` (other
-fresh seeds of the same tasks) and writes the tables of ``docs/steer.md`` and of the README. Times are by the cost table
-of the task's library, or in steps; a policy that scouts pays for the scouts that it does not go on with, and one that
+fresh seeds of the same tasks), or, for a task that has none there, beside its runs of policy ``best``, and writes the
+tables of ``docs/steer.md`` and of the README. Times are by the cost table
+of the task's library, or in steps; a policy that scouts or forks pays for what it throws away, and one that
 measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
 logarithms of the runs' figures.
 """
@@ -44,6 +45,31 @@ BEST = {
 }
 """The best configuration of each task's grid, as ``docs/results.md`` has it; other seeds than the library's."""
 
+NEW = ("mnist5k-convnet", "cifar5k-convnet", "diamonds-mlp", "topics-gpt", "digits-vit")
+"""Tasks that came after the method was fixed; their best is that of the library's own seeds."""
+
+FIGURES = ("validation_loss", "test_loss", "test_error")
+RULE = "steer"
+"""What the paired tests over tasks set beside each of the others."""
+
+
+def best_of(name: str) -> str:
+    """Return the best configuration of a task's grid, as a policy."""
+    if name in BEST:
+        return BEST[name]
+    best = BeaconLibrary.load(ROOT / "envs" / name).best_fixed()
+    return f"s{best.batch_size}-lr{best.lr:g}"
+
+
+def best_runs(name: str) -> pd.DataFrame:
+    """Return the runs of the best configuration on fresh seeds; none where they have not been trained."""
+    best = best_of(name)
+    if name in BEST:
+        compared = pd.read_parquet(COMPARED / name / "runs.parquet")
+        return compared[compared["policy"] == best]
+    rows = pd.DataFrame(recorded(name), columns=["policy", "modelled_seconds", "optimizer_steps", *FIGURES])
+    return rows[rows["policy"] == best]
+
 
 def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
     """Train one run in a temporary directory and return its figures."""
@@ -64,7 +90,7 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
     out = Path(tempfile.mkdtemp()) / "run"
     try:
         summary = run(config, out)
-        seconds = modelled_seconds(load_epochs(out), library.costs, summary.scouts)
+        seconds = modelled_seconds(load_epochs(out), library.costs, summary.scouts, summary.forks)
     finally:
         shutil.rmtree(out.parent)
     return {
@@ -80,6 +106,7 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
         "seconds": summary.seconds,
         "batch_sizes": summary.batch_sizes,
         "scouts": summary.scouts,
+        "forks": summary.forks,
     }
 
 
@@ -118,9 +145,9 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]
 
 def page() -> None:
     """Write the tables of ``docs/steer.md`` and of the README between their marks, and print them."""
-    every, brief, pooled = tables()
+    every, brief, pooled, paired = tables()
     for path, mark, lines in (
-        (ROOT / "docs" / "steer.md", "page", [*every, "", *pooled]),
+        (ROOT / "docs" / "steer.md", "page", [*every, "", *pooled, "", *paired]),
         (ROOT / "README.md", "readme", brief),
     ):
         before, begin, rest = path.read_text().partition(f"<!-- benchmarks/steer.py {mark} -->\n")
@@ -130,8 +157,8 @@ def page() -> None:
         print("\n".join([*lines, ""]))
 
 
-def tables() -> tuple[list[str], list[str], list[str]]:
-    """Return the table of all runs, that of the README, and that over all tasks."""
+def tables() -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return the table of all runs, that of the README, that over all tasks, and the paired tests over tasks."""
     every = [
         "| task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -142,11 +169,15 @@ def tables() -> tuple[list[str], list[str], list[str]]:
     ]
     logs: dict[str, dict[str, list[tuple[float, float]]]] = {}
     ratios: dict[str, list[tuple[float, float]]] = {}
-    for name, best in BEST.items():
-        compared = pd.read_parquet(COMPARED / name / "runs.parquet")
-        theirs = compared[compared["policy"] == best]
-        ours = pd.DataFrame(recorded(name))
-        if ours.empty:
+    means: dict[str, dict[str, pd.Series]] = {}
+    for name in (*BEST, *NEW):
+        found = recorded(name)
+        if not found:
+            continue
+        best, theirs = best_of(name), best_runs(name)
+        ours = pd.DataFrame(found)
+        ours = ours[ours["policy"] != best]
+        if theirs.empty or ours.empty:
             continue
         every.append(_row(name, f"best fixed `{best}`", theirs, "", 1.0, 1.0))
         for policy, rows in ours.groupby("policy", sort=False):
@@ -157,11 +188,13 @@ def tables() -> tuple[list[str], list[str], list[str]]:
             if len(sound) > 1:
                 centre, low, high = relative(sound["test_loss"].to_numpy(float), theirs["test_loss"].to_numpy(float))
                 told = f"{100 * centre:+.1f} % ({100 * low:+.0f} to {100 * high:+.0f})"
-                for figure in ("validation_loss", "test_loss", "test_error"):
+                for figure in FIGURES:
                     one, other = (np.log(some[figure].to_numpy(float)) for some in (sound, theirs))
                     error = math.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
                     logs.setdefault(str(policy), {}).setdefault(figure, []).append((one.mean() - other.mean(), error))
             ratios.setdefault(str(policy), []).append((time, steps))
+            costs = rows[["modelled_seconds", "optimizer_steps"]].mean()
+            means.setdefault(str(policy), {})[name] = pd.concat([sound[[*FIGURES]].mean(), costs])
             every.append(_row(name, f"`{policy}`", rows, told, time, steps))
             if policy == "steer":
                 trained = len(BeaconLibrary.load(ROOT / "envs" / name).beacons)
@@ -180,14 +213,38 @@ def tables() -> tuple[list[str], list[str], list[str]]:
     for policy, pairs in ratios.items():
         time, steps = (np.exp(np.mean(np.log([pair[index] for pair in pairs]))) for index in (0, 1))
         found = logs.get(policy, {})
-        told = " | ".join(_pooled(found.get(figure, [])) for figure in ("validation_loss", "test_loss", "test_error"))
+        told = " | ".join(_pooled(found.get(figure, [])) for figure in FIGURES)
         worst = max(pair[0] for pair in pairs)
         pooled.append(f"| `{policy}` | {len(pairs)} | {told} | {time:.2f}, {worst:.2f} | {steps:.2f} |")
         if policy == "steer":
             brief.append(
                 f"| all {len(pairs)} | | | | {_pooled(found.get('test_loss', []))} | **{time:.2f}** | **{steps:.2f}** |"
             )
-    return every, brief, pooled
+    return every, brief, pooled, _paired(means)
+
+
+def _paired(means: dict[str, dict[str, pd.Series]]) -> list[str]:
+    """Return the rule beside each other policy: relative differences over the tasks that both have, tasks paired."""
+    lines = [
+        f"| `{RULE}` beside | tasks | validation loss | test loss | test error | time | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for policy, theirs in means.items():
+        shared = sorted(theirs.keys() & means.get(RULE, {}).keys())
+        if policy == RULE or len(shared) < 3:
+            continue
+        told = []
+        for figure in (*FIGURES, "modelled_seconds", "optimizer_steps"):
+            logs = np.array([math.log(means[RULE][name][figure] / theirs[name][figure]) for name in shared])
+            test = stats.ttest_1samp(logs, 0.0)
+            low, high = test.confidence_interval(0.95)
+            told.append(
+                f"{100 * math.expm1(logs.mean()):+.1f} % "
+                f"({100 * math.expm1(low):+.0f} to {100 * math.expm1(high):+.0f}; "
+                f"p = {test.pvalue:.2g})"
+            )
+        lines.append(f"| `{policy}` | {len(shared)} | {' | '.join(told)} |")
+    return lines
 
 
 def _pooled(differences: list[tuple[float, float]]) -> str:
@@ -220,7 +277,8 @@ def main(arguments: list[str]) -> None:
     if given.command == "page":
         page()
     else:
-        run_all(given.task, given.policies.split(","), numbers(given.seeds), given.data_dir)
+        policies = [best_of(given.task) if one == "best" else one for one in given.policies.split(",")]
+        run_all(given.task, policies, numbers(given.seeds), given.data_dir)
 
 
 if __name__ == "__main__":

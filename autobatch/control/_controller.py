@@ -297,6 +297,7 @@ class AutoBatchController:
             steered=self._steered,
             milestone_factor=self._milestone_factor,
             dataset=self._dataset_name,
+            adaptive=self._rates.adaptive,
         )
         self._check_ranks()
         self._passage = Passage(

@@ -36,6 +36,7 @@ class TaskInfo:
         milestone_factor: what the schedule multiplies the rate by at each milestone, in (0, 1]; None where there is
             none or nobody says.
         dataset: name of the data set, such as ``"mnist"``; empty where it is not known.
+        adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam does.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TaskInfo:
     steered: bool = False
     milestone_factor: float | None = None
     dataset: str = ""
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def compare(
     costs: CostTable | None,
     library: BeaconLibrary,
     scouts: Sequence[Mapping[str, Any]] = (),
+    forks: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
     """Set a run beside the beacons of its task.
 
@@ -58,6 +59,7 @@ def compare(
         costs: the run's cost table, if it has one.
         library: the task's beacons.
         scouts: the run's scouts, as its summary has them; those that lost are charged.
+        forks: its forks, as its summary has them; the epochs that were thrown away are charged.
 
     Returns:
         The figures to show beside the run's.
@@ -73,8 +75,9 @@ def compare(
     ]
     seconds = best_seconds = None
     sizes = {best.batch_size, *(row.batch_size for row in epochs), *(int(scout["batch_size"]) for scout in scouts)}
+    sizes |= {_thrown_size(fork) for fork in forks}
     if costs is not None and sizes <= costs.step_seconds.keys():
-        seconds = modelled_seconds(epochs, costs, scouts)
+        seconds = modelled_seconds(epochs, costs, scouts, forks)
         best_seconds = costs.training_seconds(best.batch_size, best.mean["steps"], _epochs_of(library, best))
     return Comparison(
         score=library.score,
@@ -90,27 +93,39 @@ def compare(
     )
 
 
-def modelled_seconds(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[Mapping[str, Any]] = ()) -> float:
-    """Return what a run cost by a table, measuring and the scouts that lost included.
+def modelled_seconds(
+    epochs: list[EpochRow],
+    costs: CostTable,
+    scouts: Sequence[Mapping[str, Any]] = (),
+    forks: Sequence[Mapping[str, Any]] = (),
+) -> float:
+    """Return what a run cost by a table, measuring and what scouts and forks have thrown away included.
 
     Args:
         epochs: the run's epochs, from the first.
         costs: a table that holds their batch sizes.
         scouts: the run's scouts, as its summary has them.
+        forks: its forks, as its summary has them.
 
     Returns:
         Seconds.
     """
-    return modelled_course(epochs, costs, scouts)[-1] if epochs else 0.0
+    return modelled_course(epochs, costs, scouts, forks)[-1] if epochs else 0.0
 
 
-def modelled_course(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[Mapping[str, Any]] = ()) -> list[float]:
-    """Return what a run has cost by a table after each of its epochs, measuring and the scouts that lost included.
+def modelled_course(
+    epochs: list[EpochRow],
+    costs: CostTable,
+    scouts: Sequence[Mapping[str, Any]] = (),
+    forks: Sequence[Mapping[str, Any]] = (),
+) -> list[float]:
+    """Return what a run has cost by a table after each of its epochs, measuring, scouts and forks included.
 
     Args:
         epochs: the run's epochs, from the first.
         costs: a table that holds their batch sizes.
         scouts: the run's scouts, as its summary has them.
+        forks: its forks, as its summary has them.
 
     Returns:
         Seconds, totals, one an epoch.
@@ -119,15 +134,25 @@ def modelled_course(epochs: list[EpochRow], costs: CostTable, scouts: Sequence[M
     total, steps, samples = 0.0, 0, 0
     for scout in scouts:
         if not scout["won"]:
-            size = int(scout["batch_size"])
-            total += costs.training_seconds(size, scout["optimizer_steps"], scout["epochs"])
-            total += costs.measuring(size) * scout["samples"]
+            total += _seconds_of(scout, int(scout["batch_size"]), scout["epochs"], costs)
     for row in epochs:
+        for fork in forks:
+            if fork["epoch"] == row.epoch - 1:
+                total += _seconds_of(fork, _thrown_size(fork), 1, costs)
         total += costs.training_seconds(row.batch_size, row.steps - steps, epochs=1)
         total += costs.measuring(row.batch_size) * (row.samples - samples)
         steps, samples = row.steps, row.samples
         course.append(total)
     return course
+
+
+def _seconds_of(thrown: Mapping[str, Any], size: int, epochs: int, costs: CostTable) -> float:
+    seconds = costs.training_seconds(size, float(thrown["optimizer_steps"]), epochs)
+    return seconds + costs.measuring(size) * float(thrown["samples"])
+
+
+def _thrown_size(fork: Mapping[str, Any]) -> int:
+    return int(fork["batch_size"] if fork["taken"] else fork["fork_batch_size"])
 
 
 def verdict(summary: Summary, comparison: Comparison) -> str:

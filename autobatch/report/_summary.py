@@ -46,7 +46,7 @@ def summary_view(record: RunRecord) -> RenderableType:
         raise ValueError(f"the run in {record.path} has no summary yet")
     comparison = None
     if summary.best_beacon is not None and record.library is not None:
-        comparison = compare(record.epochs, record.config.costs, record.library, summary.scouts)
+        comparison = compare(record.epochs, record.config.costs, record.library, summary.scouts, summary.forks)
     return Group(
         _heading(record, summary),
         _figures(summary, comparison),
@@ -124,6 +124,8 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         table.add_row("What to do", diverged_words(record))
     if summary.scouts:
         table.add_row("Scouts", scouting_words(summary))
+    if summary.forks:
+        table.add_row("Forks", forking_words(summary))
     if summary.ended_early:
         table.add_row("Ended", ended_words(summary, record.config.task.epochs))
     table.add_row("Measuring", measuring_words(summary))
@@ -188,6 +190,22 @@ def scouting_words(summary: Summary) -> str:
     return (
         f"{len(summary.scouts)} made, {went_on}; the others took {seconds_words(summary.scouting_seconds)}, "
         f"{percent_words(summary.scouting_seconds / summary.seconds)} of the time, counted above"
+    )
+
+
+def forking_words(summary: Summary) -> str:
+    """Return what the forks of a run came to, in words.
+
+    Args:
+        summary: how a run ended; it had forks.
+
+    Returns:
+        One clause.
+    """
+    taken = sum(bool(fork["taken"]) for fork in summary.forks)
+    return (
+        f"a larger batch tried on the run itself {count(len(summary.forks), 'time')}, {taken} taken; the epochs thrown "
+        f"away took {seconds_words(summary.forking_seconds)}, counted above"
     )
 
 

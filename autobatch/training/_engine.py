@@ -206,6 +206,23 @@ class Engine:
         """Return mean loss and share of wrongly classified images of the validation part, in evaluation mode."""
         return self._evaluate(*self._validation)
 
+    def validation_losses(self) -> Tensor:
+        """Return the loss of each example of the validation part, in evaluation mode.
+
+        Returns:
+            float64, shape (N,), on the CPU; where an example has several views, the mean over them.
+        """
+        self.model.eval()
+        images, labels = self._validation
+        losses = []
+        with torch.inference_mode():
+            for some, targets in zip(
+                torch.split(images, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
+            ):
+                losses.append(F.cross_entropy(self.model(self.normalised(some)), targets, reduction="none"))
+        count = len(self.data.validation_labels)
+        return torch.cat(losses).double().reshape(-1, count).mean(dim=0).cpu()
+
     def test(self) -> tuple[float, float]:
         """Return mean loss and share of wrongly classified images of the test part, in evaluation mode."""
         return self._evaluate(*self._views(self.data.test_images, self.data.test_labels))

@@ -24,10 +24,11 @@ CHECKPOINT = "checkpoint/latest.safetensors"
 SUMMARY = "summary.json"
 SCOUTING = "scouts.json"
 SCOUTS = "scouts"
+FORKS = "forks.json"
 
 Row = TypeVar("Row")
 
-RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY, SCOUTING, SCOUTS)
+RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY, SCOUTING, SCOUTS, FORKS)
 """What a run directory holds; plane.png is drawn into it by a report."""
 
 
@@ -167,10 +168,10 @@ class Summary(BaseModel):
     train_loss: float | None = Field(description="Mean training loss of the last epoch.")
     c_bar: float | None = Field(description="C̄_K at the end.")
     l_cum: float | None = Field(description="L_K at the end.")
-    examples: int = Field(description="Training examples seen, by the scouts that lost too.")
-    optimizer_steps: int = Field(description="Optimizer steps taken, by the scouts that lost too.")
-    samples: int = Field(description="Measured steps, of the scouts that lost too.")
-    seconds: float = Field(description="Wall time of training, measuring and validation, scouting included.")
+    examples: int = Field(description="Training examples seen, by scouts and forks that lost too.")
+    optimizer_steps: int = Field(description="Optimizer steps taken, by scouts and forks that lost too.")
+    samples: int = Field(description="Measured steps, of scouts and forks that lost too.")
+    seconds: float = Field(description="Wall time of training, measuring and validation, scouts and forks included.")
     measuring_seconds: float = Field(description="The part of 'seconds' that measuring took.")
     measuring_share: float = Field(description="measuring_seconds / seconds.")
     measuring_share_modelled: float | None = Field(
@@ -192,6 +193,12 @@ class Summary(BaseModel):
     )
     scouts: list[dict[str, Any]] = Field(
         default_factory=list, description="What each scout came to, as in scouts.json; empty where there were none."
+    )
+    forking_seconds: float = Field(
+        default=0.0, description="The part of 'seconds' that went into epochs of forks that were thrown away."
+    )
+    forks: list[dict[str, Any]] = Field(
+        default_factory=list, description="What each fork came to, as in forks.json; empty where there were none."
     )
     best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
 

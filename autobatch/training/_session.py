@@ -16,16 +16,18 @@ from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
 from autobatch.policies import Policy, make_policy, planned_epochs
-from autobatch.policies.steer import Scout, ScoutingPolicy
+from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._files import append_lines, keep_lines, plain
+from autobatch.training._files import append_lines, keep_lines, plain, to_json
+from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
 from autobatch.training._run import (
     CHECKPOINT,
     CONFIG,
     DECISIONS,
     EPOCHS,
+    FORKS,
     MEASUREMENTS,
     RUN_FILES,
     SUMMARY,
@@ -284,6 +286,7 @@ class _Session:
         self.controller = self.trial.controller
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None
+        self.forks: list[ForkRecord] = []
 
     def begin(self) -> None:
         """Start the run, or bring it to where it stood."""
@@ -330,6 +333,8 @@ class _Session:
             self.controller.load_state_dict(checkpoint.record["controller"])
             seconds = float(checkpoint.record["seconds"])
             self.trial.stopped_because = str(checkpoint.record["stopped_because"])
+            forks = checkpoint.record.get("forks", ())  # checkpoints of older versions have none
+            self.forks = [ForkRecord.from_dict(fork) for fork in forks]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path}: damaged: {error!r}") from None
         except CheckpointError as error:
@@ -366,11 +371,25 @@ class _Session:
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
         controller = self.controller
-        self.row = self.trial.epoch(self.observer.step)
+        began = controller.epoch
+        fork = self.policy.fork(controller.observation) if isinstance(self.policy, ForkingPolicy) else None
+        if fork is None or not isinstance(self.policy, ForkingPolicy):
+            self.row = self.trial.epoch(self.observer.step)
+            measurements = controller.measurements
+        else:
+            self.observer.note(told_fork(fork))
+            forked = fork_epoch(self.trial, self.policy, fork, self.observer.step)
+            self.row, measurements = forked.row, forked.measurements
+            if forked.record is not None:
+                self.forks.append(forked.record)
+                self.observer.note(forked.record.reason)
+                if forked.record.taken:  # what this epoch was to be trained under, it was not
+                    keep_lines(self.out / DECISIONS, began - 1)
+                    append_lines(self.out / DECISIONS, [forked.decision.to_dict()])
         decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         self.epochs_at[self.row.batch_size] += 1
-        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in controller.measurements])
+        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in measurements])
         append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
         append_lines(self.out / EPOCHS, [self.row.to_dict()])
         self._save()
@@ -386,7 +405,10 @@ class _Session:
             "controller": self.controller.state_dict(),
             "seconds": self.trial.seconds,
             "stopped_because": self.trial.stopped_because,
+            "forks": [plain(asdict(fork)) for fork in self.forks],
         }
+        if self.forks:
+            write_whole(self.out / FORKS, (to_json(record["forks"], indent=2) + "\n").encode())
         tensors = snapshot(self.trial.engine.model, self.trial.engine.optimizer)
         write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
 
@@ -399,7 +421,8 @@ class _Session:
         row, config = self.row, self.config
         scouting = load_scouting(self.out)
         losers = scouting.losers if scouting is not None else ()
-        measuring = row.measuring_seconds + sum(scout.measuring_seconds for scout in losers)
+        thrown: tuple[ScoutRecord | ForkRecord, ...] = (*losers, *self.forks)
+        measuring = row.measuring_seconds + sum(one.measuring_seconds for one in thrown)
         budgeted = config.measure and not config.recording
         best, missing = _best_beacon(self.library)
         return Summary(
@@ -416,9 +439,9 @@ class _Session:
             train_loss=_known(row.train_loss),
             c_bar=_known(row.c_bar),
             l_cum=_known(row.l_cum) if row.samples else None,
-            examples=row.examples + sum(scout.examples for scout in losers),
-            optimizer_steps=row.steps + sum(scout.optimizer_steps for scout in losers),
-            samples=row.samples + sum(scout.samples for scout in losers),
+            examples=row.examples + sum(one.examples for one in thrown),
+            optimizer_steps=row.steps + sum(one.optimizer_steps for one in thrown),
+            samples=row.samples + sum(one.samples for one in thrown),
             seconds=seconds,
             measuring_seconds=measuring,
             measuring_share=measuring / seconds,
@@ -428,6 +451,8 @@ class _Session:
             ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
             scouting_seconds=sum(scout.seconds for scout in losers),
             scouts=[plain(asdict(scout)) for scout in scouting.scouts] if scouting is not None else [],
+            forking_seconds=sum(fork.seconds for fork in self.forks),
+            forks=[plain(asdict(fork)) for fork in self.forks],
             best_beacon=best,
             best_beacon_missing=missing,
         )

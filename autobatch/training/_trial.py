@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -156,6 +156,10 @@ class Trial:
             seconds=self.seconds,
             measuring_seconds=controller.measuring_seconds,
         )
+
+    def timed(self, row: EpochRow) -> EpochRow:
+        """Return the figures of the last epoch with the time that has gone by until now."""
+        return replace(row, seconds=self.seconds)
 
     def state(self) -> TrialState:
         """Return a copy of where the training stands, between two epochs."""

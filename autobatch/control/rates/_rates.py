@@ -58,6 +58,10 @@ class OptimizerRates:
     drifts, and the optimizer's own state never holds the factor. The optimizer does not keep this object: where its
     controller is gone, the factor is.
 
+    Attributes:
+        reference: the first group's learning rate, which base learning rates are relative to.
+        adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam and its kin do.
+
     Args:
         optimizer: any optimizer whose groups have ``lr``. A controller that had it before is relieved of it.
 
@@ -80,6 +84,7 @@ class OptimizerRates:
         first = optimizer.param_groups[0]
         self.reference = float(first.get("initial_lr", first["lr"]))
         check_rate(self.reference, "learning rate of the optimizer's first parameter group")
+        self.adaptive = any("betas" in group for group in optimizer.param_groups)
         self._lr = self.reference
         self._momentum_power = 1.0
         self._stepping: list[dict[str, Any]] | None = None

@@ -34,8 +34,8 @@ class RunCost:
 def run_cost(summary: Summary, rows: Sequence[EpochRow], costs: CostTable) -> RunCost:
     """Return what a run has cost. This is the one place where comparisons take it from.
 
-    The scouts that did not become the run are charged to the totals, where its summary has charged them already, and as
-    much to every entry of the courses, since they came before its first own epoch.
+    What scouts and forks have thrown away is charged to the totals, where its summary has charged it already, and to
+    the courses: time where it went by, examples to every entry.
 
     Args:
         summary: how the run ended.
@@ -45,8 +45,8 @@ def run_cost(summary: Summary, rows: Sequence[EpochRow], costs: CostTable) -> Ru
     Returns:
         Its cost.
     """
-    modelled = modelled_course(list(rows), costs, summary.scouts)
-    scouted = summary.examples - rows[-1].examples if rows else 0
+    modelled = modelled_course(list(rows), costs, summary.scouts, summary.forks)
+    thrown = summary.examples - rows[-1].examples if rows else 0
     return RunCost(
         seconds=summary.seconds,
         modelled_seconds=modelled[-1] if modelled else 0.0,
@@ -54,5 +54,5 @@ def run_cost(summary: Summary, rows: Sequence[EpochRow], costs: CostTable) -> Ru
         examples=summary.examples,
         seconds_after=[row.seconds for row in rows],
         modelled_after=modelled,
-        examples_after=[row.examples + scouted for row in rows],
+        examples_after=[row.examples + thrown for row in rows],
     )

@@ -19,7 +19,16 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.beacon_follow._corridor import Choice, CorridorRule, Weighed, best_of, choose
 from autobatch.policies.beacon_follow._telling import Teller
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, SteerParameters, SteerPolicy
+from autobatch.policies.steer import (
+    Fork,
+    ForkChoice,
+    ForkOutcome,
+    Scout,
+    ScoutChoice,
+    ScoutPlan,
+    SteerParameters,
+    SteerPolicy,
+)
 
 
 class BeaconFollowParameters(PolicyParameters):
@@ -110,9 +119,39 @@ class BeaconFollowPolicy:
         Raises:
             RuntimeError: there are beacons, so none was asked for.
         """
-        if self._steer is None:
-            raise RuntimeError("this run has beacons and asked for no scouts")
-        return self._steer.take(scouts)
+        return self._steering().take(scouts)
+
+    def fork(self, observation: Observation) -> Fork | None:
+        """Return what to try beside what is in force: nothing where there are beacons.
+
+        Args:
+            observation: where the run stands.
+
+        Returns:
+            The fork.
+        """
+        return self._steer.fork(observation) if self._steer is not None else None
+
+    def turn(self, fork: Fork) -> None:
+        """Decide from here on as if the fork were taken.
+
+        Args:
+            fork: what ``fork`` returned.
+        """
+        self._steering().turn(fork)
+
+    def judge(self, fork: Fork, outcome: ForkOutcome, observation: Observation) -> ForkChoice:
+        """Choose between the fork and what was in force, and go on from there.
+
+        Args:
+            fork: what ``fork`` returned.
+            outcome: what both came to.
+            observation: where the run stood when they began.
+
+        Returns:
+            The choice.
+        """
+        return self._steering().judge(fork, outcome, observation)
 
     def decide(self, observation: Observation) -> Decision:
         """Weigh every candidate and choose.
@@ -137,6 +176,11 @@ class BeaconFollowPolicy:
         if (decision.batch_size, decision.lr) != used:
             self._changed_at = observation.epoch
         return decision
+
+    def _steering(self) -> SteerPolicy:
+        if self._steer is None:
+            raise RuntimeError("this run has beacons and asked for no scouts and no forks")
+        return self._steer
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch of the last change, and the share of the training under each configuration so far."""

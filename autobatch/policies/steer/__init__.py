@@ -1,16 +1,21 @@
 """Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
 
 ``_scouts.py`` says which short trainings to make and which of them goes on, ``_plan.py`` when the rate falls and when
-training ends; ``_policy.py`` puts both together. ``_report.py`` is what scouts of somebody's own loop have come to.
-Open ``_policy.py`` first.
+training ends, ``_forks.py`` when a larger batch is tried on the run itself; ``_policy.py`` puts them together.
+``_report.py`` is what scouts of somebody's own loop have come to. Open ``_policy.py`` first.
 """
 
+from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._report import ScoutReport, TrainedScout
 from autobatch.policies.steer._scouts import MOST, Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
 
 __all__ = [
     "MOST",
+    "Fork",
+    "ForkChoice",
+    "ForkOutcome",
+    "ForkingPolicy",
     "Scout",
     "ScoutChoice",
     "ScoutPlan",

@@ -13,6 +13,16 @@ from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, duration, percent
+from autobatch.policies.steer._forks import (
+    MOST_FORKS,
+    Fork,
+    ForkChoice,
+    ForkOutcome,
+    ForkRule,
+    Tried,
+    tried_from_list,
+    tried_to_list,
+)
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._scouts import (
     MOST,
@@ -49,6 +59,15 @@ class SteerParameters(PolicyParameters):
         le=1,
         description="Share of what is trained over which the rate falls linearly to 0, where the schedule is steered.",
     )
+    forks: int = Field(
+        default=MOST_FORKS,
+        ge=0,
+        le=16,
+        description="Times that a larger batch is tried on the run itself, at most, where the schedule is steered.",
+    )
+    fork_share: float = Field(
+        default=0.05, gt=0, le=0.25, description="Share of the training's modelled time that forks may cost."
+    )
 
 
 @register_policy("steer", SteerParameters, blind=True)
@@ -63,6 +82,7 @@ class SteerPolicy:
         self._plan = Plan(0, 1)
         self._start = (0, math.nan)
         self._reason = ""
+        self._tried: list[Tried] = []
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
         """Lay the plan over the task, and start where scouts would, as long as none has gone.
@@ -75,6 +95,7 @@ class SteerPolicy:
         self._plan = Plan.of(task.epochs, self.parameters.length, self.parameters.decay)
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
+        self._tried = []
 
     @property
     def planned_epochs(self) -> int:
@@ -148,18 +169,63 @@ class SteerPolicy:
             )
         return Decision(size, lr, reason, factor=factor_there)
 
+    def fork(self, observation: Observation) -> Fork | None:
+        """Return a larger batch to try for the coming epoch beside the one in force, where that is worth it.
+
+        Args:
+            observation: where the run stands.
+
+        Returns:
+            The fork; None where the schedule is not this policy's to change.
+        """
+        if not self._known_task().steered:
+            return None
+        return self._fork_rule().proposed(observation.epoch, *self._start, self._tried)
+
+    def turn(self, fork: Fork) -> None:
+        """Decide from here on as if the fork were taken.
+
+        Args:
+            fork: what ``fork`` returned.
+        """
+        self._start = (fork.batch_size, fork.lr)
+        self._reason = f"{configuration(*self._start)}: tried on the run itself"
+
+    def judge(self, fork: Fork, outcome: ForkOutcome, observation: Observation) -> ForkChoice:
+        """Choose between the fork and what was in force, and go on from there.
+
+        Args:
+            fork: what ``fork`` returned.
+            outcome: what both came to.
+            observation: where the run stood when they began.
+
+        Returns:
+            The choice.
+        """
+        rule = self._fork_rule()
+        choice = rule.choice(*self._start, fork, outcome)
+        self._tried.append(Tried(observation.epoch, rule.cost(self._start[0], fork.batch_size)))
+        if choice.taken:
+            self._start = (fork.batch_size, fork.lr)
+        self._reason = choice.reason
+        return choice
+
+    def _fork_rule(self) -> ForkRule:
+        return ForkRule(self._known_task(), self._plan, self.parameters.forks, self.parameters.fork_share)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return where the run has started, and why."""
-        return {"start": list(self._start), "reason": self._reason}
+        """Return where the run has started or gone over to, why, and the forks so far."""
+        return {"start": list(self._start), "reason": self._reason, "forks": tried_to_list(self._tried)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where the run has started, and why.
+        """Restore where the run has started or gone over to, why, and the forks so far.
 
         Args:
             state: what ``state_dict`` returned.
         """
         batch_size, lr = state["start"]
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
+        self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have none
 
     def begin(self, batch_size: int, lr: float, reason: str) -> None:
         """Go on from a configuration that somebody else has chosen.

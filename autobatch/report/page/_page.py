@@ -11,7 +11,7 @@ from autobatch._files import naming_output, write_whole
 from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
 from autobatch.report._story import diverged_words
-from autobatch.report._summary import ended_words, measuring_words, scouting_words
+from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words
 from autobatch.report._words import applied_words, path_words, position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
 from autobatch.report.page._markup import Html, data_block, joined, tag
@@ -173,6 +173,8 @@ def _facts(run: ReportedRun) -> Html:
             facts.append(("What to do", diverged_words(record)))
         if summary.scouts:
             facts.append(("Scouts", scouting_words(summary)))
+        if summary.forks:
+            facts.append(("Forks", forking_words(summary)))
         if summary.ended_early:
             facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
         facts.append(("Measuring", measuring_words(summary)))

@@ -31,6 +31,7 @@ def run_task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, s
         steered=not task.schedule.keep,
         milestone_factor=task.schedule.milestone_factor,
         dataset=task.dataset.name,
+        adaptive=task.optimizer.name != "sgd",
     )
 
 

@@ -1,0 +1,201 @@
+"""Forks: whether a larger batch is worth a try on the run itself, and which of the two goes on."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from autobatch.policies._protocol import Observation, Policy, TaskInfo
+from autobatch.policies._wording import configuration, figure, percent
+from autobatch.policies.steer._plan import Plan, grown
+
+MOST_FORKS = 2
+"""Forks where nobody says how many."""
+
+LONG_ODDS = 8.0
+"""A fork is made only where a larger batch would spare this many times what trying it costs: most are not taken."""
+
+TOLERANCE = 0.02
+"""How much higher the larger batch's validation loss may be, as a share of the other's."""
+
+ONE_SIDED = 1.645
+"""Standard errors that a one-sided test at 95 % adds."""
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Another configuration, to be trained for one period from the same state as the one in force.
+
+    Attributes:
+        batch_size: global batch size.
+        lr: base learning rate.
+    """
+
+    batch_size: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class ForkOutcome:
+    """What a period under each of two configurations came to, from the same state, on the same order of the data.
+
+    Losses are those of the weights averaged over the second half of the period: a period's last weights scatter by more
+    than there is to decide.
+
+    Attributes:
+        loss: mean validation loss under the configuration in force; NaN where it is not known.
+        difference: by how much the fork's is higher, the mean over the validation examples; NaN where it is not known.
+        standard_error: of ``difference``, over the validation examples, which both have in common.
+        failed: why the fork came to no sound end; None where it did.
+    """
+
+    loss: float
+    difference: float
+    standard_error: float
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class ForkChoice:
+    """Which of the two goes on.
+
+    Attributes:
+        taken: whether the fork does.
+        reason: why, in words a person reads.
+    """
+
+    taken: bool
+    reason: str
+
+
+@runtime_checkable
+class ForkingPolicy(Policy, Protocol):
+    """A policy that has alternatives tried on the run itself; all methods come after ``reset``."""
+
+    def fork(self, observation: Observation) -> Fork | None:
+        """Return what to try for the coming period beside what is in force; None where nothing is worth it."""
+        ...
+
+    def turn(self, fork: Fork) -> None:
+        """Decide from here on as if the fork were taken."""
+        ...
+
+    def judge(self, fork: Fork, outcome: ForkOutcome, observation: Observation) -> ForkChoice:
+        """Choose between the two; the state is that in which ``fork`` was called, and afterwards that of the choice."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A fork that has been made.
+
+    Attributes:
+        epoch: finished periods when it began.
+        seconds: what the period that was thrown away cost by the cost table.
+    """
+
+    epoch: int
+    seconds: float
+
+
+class ForkRule:
+    """Says when to fork and who goes on.
+
+    Doubling forks are those of Merrill et al. 2025 (arXiv 2505.23971): from one state, B and 2B at the rate that
+    belongs to it; as long as 2B keeps up, B is below the critical batch size.
+
+    Args:
+        task: the task; without its cost table nothing is tried.
+        plan: when the rate falls and training ends.
+        most: forks at most.
+        share: share of the training's time that they may cost, by the cost table.
+    """
+
+    def __init__(self, task: TaskInfo, plan: Plan, most: int, share: float) -> None:
+        self._task = task
+        self._plan = plan
+        self._most = most
+        self._share = share
+
+    def proposed(self, epoch: int, batch_size: int, lr: float, tried: Sequence[Tried]) -> Fork | None:
+        """Return what to try in a period, where that is worth it.
+
+        While the rate is constant the next rung of the ladder is tried, at a rate that keeps the noise of the updates:
+        in proportion to the batch size, to its root where the optimizer scales its steps itself.
+
+        Args:
+            epoch: finished periods.
+            batch_size: global batch size in force.
+            lr: base learning rate in force.
+            tried: the forks so far.
+
+        Returns:
+            The fork; None in the first period, once the rate falls, soon after another fork, on the ladder's top, and
+            where what it could spare is not ``LONG_ODDS`` times its cost or its cost is beyond the share.
+        """
+        task = self._task
+        larger = [rung for rung in task.batch_sizes if rung >= 2 * batch_size]
+        if not 1 <= epoch < self._plan.decay_from or not larger or len(tried) >= self._most or task.costs is None:
+            return None
+        if tried and epoch < 2 * tried[-1].epoch:
+            return None
+        size = larger[0]
+        cost = self.cost(batch_size, size)
+        spared = self._seconds_left(epoch, batch_size) - self._seconds_left(epoch, size)
+        allowed = self._share * self._seconds_left(0, batch_size) - math.fsum(one.seconds for one in tried)
+        if spared < LONG_ODDS * cost or cost > allowed:
+            return None
+        return Fork(size, lr * (size / batch_size) ** (0.5 if task.adaptive else 1.0))
+
+    def cost(self, batch_size: int, fork_size: int) -> float:
+        """Return what a fork costs at most: the longer of the two periods, of which one is thrown away."""
+        return max(self._period_seconds(batch_size), self._period_seconds(fork_size))
+
+    def choice(self, batch_size: int, lr: float, fork: Fork, outcome: ForkOutcome) -> ForkChoice:
+        """Choose: the fork goes on where its loss is not higher by ``TOLERANCE``, by a one-sided paired test at 95 %.
+
+        A fork is proposed only where its size takes less time, so a loss that is no higher is reached sooner.
+
+        Args:
+            batch_size: global batch size in force.
+            lr: base learning rate in force.
+            fork: what was tried beside it.
+            outcome: what both came to.
+
+        Returns:
+            The choice.
+        """
+        tried, stays = configuration(fork.batch_size, fork.lr), configuration(batch_size, lr)
+        if outcome.failed is not None:
+            return ForkChoice(False, f"{tried} was tried for an epoch and {outcome.failed}: {stays} stays")
+        bound = outcome.difference + ONE_SIDED * outcome.standard_error
+        taken = bound <= TOLERANCE * outcome.loss  # NaN is no reason to change
+        measured = (
+            f"{tried} was tried for an epoch beside {stays}: validation loss "
+            f"{figure(outcome.loss + outcome.difference)} against {figure(outcome.loss)} (averaged weights, "
+            f"difference {outcome.difference:+.2g} ± {ONE_SIDED * outcome.standard_error:.2g})"
+        )
+        if taken:
+            return ForkChoice(True, f"{measured}, no more than {percent(TOLERANCE)} above and faster: it goes on")
+        return ForkChoice(False, f"{measured}; that it is not {percent(TOLERANCE)} above cannot be said: {stays} stays")
+
+    def _period_seconds(self, size: int) -> float:
+        assert self._task.costs is not None
+        return self._task.costs.training_seconds(size, self._task.train_size / size, 1)
+
+    def _seconds_left(self, epoch: int, batch_size: int) -> float:
+        task, plan = self._task, self._plan
+        return math.fsum(
+            self._period_seconds(grown(batch_size, plan.factor(period), task.batch_sizes, task.costs)[0])
+            for period in range(epoch, plan.end)
+        )
+
+
+def tried_to_list(tried: Sequence[Tried]) -> list[list[Any]]:
+    """Return forks as JSON-able values; ``tried_from_list`` reads them back."""
+    return [[one.epoch, one.seconds] for one in tried]
+
+
+def tried_from_list(state: Sequence[Sequence[Any]]) -> list[Tried]:
+    """Read back what ``tried_to_list`` wrote."""
+    return [Tried(int(epoch), float(seconds)) for epoch, seconds in state]

@@ -1,0 +1,236 @@
+"""A fork of a run: one epoch under each of two configurations from the same state, of which one is thrown away."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autobatch.control import DecisionRecord
+from autobatch.control.measuring import Measurement, is_out_of_memory
+from autobatch.policies._wording import configuration
+from autobatch.policies.steer import Fork, ForkingPolicy, ForkOutcome
+from autobatch.training._run import EpochRow
+from autobatch.training._trial import FINISHED, Trial, TrialState
+
+
+@dataclass(frozen=True)
+class ForkRecord:
+    """What a fork came to, and what the epoch that was thrown away has cost.
+
+    Attributes:
+        epoch: finished epochs when it began.
+        batch_size: global batch size in force.
+        lr: base learning rate in force.
+        fork_batch_size: what was tried beside it.
+        fork_lr: its base learning rate.
+        taken: whether the run has gone on with the fork.
+        reason: why, in words.
+        loss: mean validation loss of the averaged weights under what was in force.
+        difference: by how much the fork's is higher.
+        standard_error: of ``difference``.
+        examples: training examples that the thrown epoch has seen.
+        optimizer_steps: its optimizer steps.
+        samples: its measured steps.
+        seconds: its wall time.
+        measuring_seconds: the part of it that measuring took.
+    """
+
+    epoch: int
+    batch_size: int
+    lr: float
+    fork_batch_size: int
+    fork_lr: float
+    taken: bool
+    reason: str
+    loss: float
+    difference: float
+    standard_error: float
+    examples: int
+    optimizer_steps: int
+    samples: int
+    seconds: float
+    measuring_seconds: float
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "ForkRecord":
+        """Read back what ``plain(asdict(record))`` gave; a figure that is null becomes NaN."""
+        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in state.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ForkedEpoch:
+    """The epoch that a run goes on with after a fork.
+
+    Attributes:
+        row: its figures; the time of the other one is in them.
+        decision: what it was trained under.
+        measurements: its measured steps.
+        record: what the fork came to; None where the run diverged before there was anything to try.
+    """
+
+    row: EpochRow
+    decision: DecisionRecord
+    measurements: tuple[Measurement, ...]
+    record: ForkRecord | None
+
+
+@dataclass(frozen=True)
+class _Branch:
+    row: EpochRow
+    decision: DecisionRecord
+    measurements: tuple[Measurement, ...]
+    state: TrialState
+    losses: Tensor
+    seconds: float
+    stopped_because: str
+
+
+def told_fork(fork: Fork) -> str:
+    """Say what is going to be tried.
+
+    Args:
+        fork: the fork.
+
+    Returns:
+        A line.
+    """
+    return f"fork: the coming epoch is trained as decided, and as {configuration(fork.batch_size, fork.lr)}"
+
+
+def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]) -> ForkedEpoch:
+    """Train the coming epoch under the decision in force and under a fork, and go on with what the policy takes.
+
+    Both begin in the same state and see the data in the same order. The time of the one that is thrown away counts.
+
+    Args:
+        trial: the training, between two epochs.
+        policy: its policy.
+        fork: what to try.
+        after_step: called after each step with the epoch's steps done and in all.
+
+    Returns:
+        The epoch that counts. A fork that diverges or does not fit into memory costs no more than itself.
+    """
+    controller = trial.controller
+    before, observation = trial.state(), controller.observation
+    examples, steps, samples, measuring = (
+        controller.examples,
+        controller.steps,
+        controller.samples,
+        controller.measuring_seconds,
+    )
+    stay = _branch(trial, after_step)
+    if stay.stopped_because != FINISHED:
+        return ForkedEpoch(stay.row, stay.decision, stay.measurements, None)
+
+    trial.restore(before)
+    policy.turn(fork)
+    controller.redecide()
+    other, failed = _tried(trial, after_step)
+    lost_seconds = trial.seconds - before.seconds
+
+    trial.restore(before)  # the policy's state with it
+    difference = other.losses - stay.losses if failed is None and other is not None else stay.losses * math.nan
+    outcome = ForkOutcome(
+        loss=float(stay.losses.mean()),
+        difference=float(difference.mean()),
+        standard_error=float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else math.nan,
+        failed=failed,
+    )
+    choice = policy.judge(fork, outcome, observation)
+    policy_state = policy.state_dict()
+    kept, thrown = stay, other
+    if choice.taken:
+        assert other is not None
+        kept, thrown, lost_seconds = other, stay, stay.seconds
+    trial.restore(kept.state)
+    trial.seconds += lost_seconds
+    policy.load_state_dict(policy_state)
+    if not controller.finished:
+        controller.redecide()
+    record = ForkRecord(
+        epoch=observation.epoch,
+        batch_size=stay.row.batch_size,
+        lr=stay.row.lr,
+        fork_batch_size=fork.batch_size,
+        fork_lr=fork.lr,
+        taken=choice.taken,
+        reason=choice.reason,
+        loss=outcome.loss,
+        difference=outcome.difference,
+        standard_error=outcome.standard_error,
+        examples=thrown.row.examples - examples if thrown is not None else 0,
+        optimizer_steps=thrown.row.steps - steps if thrown is not None else 0,
+        samples=thrown.row.samples - samples if thrown is not None else 0,
+        seconds=lost_seconds,
+        measuring_seconds=thrown.row.measuring_seconds - measuring if thrown is not None else 0.0,
+    )
+    return ForkedEpoch(trial.timed(kept.row), kept.decision, kept.measurements, record)
+
+
+def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[_Branch | None, str | None]:
+    """Return a fork's epoch, and what has failed where something has."""
+    try:
+        branch = _branch(trial, after_step)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, "did not fit into memory"
+    if branch.stopped_because != FINISHED:
+        return branch, branch.stopped_because
+    return branch, None
+
+
+def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> _Branch:
+    engine, controller = trial.engine, trial.controller
+    decision, began = controller.decision, trial.seconds
+    average = Average(engine.model)
+
+    def stepped(step: int, steps: int) -> None:
+        after_step(step, steps)
+        average.after_step(step, steps)
+
+    row = trial.epoch(stepped)
+    state, measurements = trial.state(), controller.measurements
+    losses = torch.empty(0)
+    if trial.stopped_because == FINISHED:
+        average.install()
+        losses = engine.validation_losses()
+    return _Branch(row, decision, measurements, state, losses, trial.seconds - began, trial.stopped_because)
+
+
+class Average:
+    """The mean of a model's weights, and of the statistics that it keeps, over the second half of an epoch.
+
+    Args:
+        model: the network in training.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._mean: dict[str, Tensor] = {}
+        self._count = 0
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Take in the weights of now, in the second half.
+
+        Args:
+            step: steps done of the epoch.
+            steps: steps of the epoch.
+        """
+        if 2 * step <= steps:
+            return
+        self._count += 1
+        for name, value in self._model.state_dict().items():
+            if self._count == 1 or not value.is_floating_point():
+                self._mean[name] = value.detach().clone()
+            else:
+                self._mean[name].lerp_(value.detach(), 1.0 / self._count)
+
+    def install(self) -> None:
+        """Put the mean into the model."""
+        self._model.load_state_dict(self._mean)

@@ -1,0 +1,185 @@
+"""Forks: a larger batch tried on the run itself, of which one epoch is thrown away and charged."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autobatch.beacons import CostTable
+from autobatch.evidence.bench._cost import run_cost
+from autobatch.policies import PolicySpec
+from autobatch.policies.steer import Fork, _forks
+from autobatch.training import RunConfig, RunObserver, load_data, load_decisions, load_epochs, run
+from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training._engine import reproducible
+from autobatch.training._run import CHECKPOINT
+from autobatch.training._trial import Trial
+from tests.training.kills import Killed, Killer, assert_same_run
+from tests.training.tiny import timeless, tiny_config, tiny_task
+
+STEPS = CostTable(
+    device="steps",
+    step_seconds={8: 1.0, 16: 1.0, 32: 1.0},
+    measuring_seconds={8: 0.1, 16: 0.1, 32: 0.1},
+    epoch_seconds=0.0,
+)
+"""A step takes as long at every size, so that larger batches are worth a try."""
+
+EPOCHS = 24
+
+
+def forking(**changes: Any) -> RunConfig:
+    parameters = {"scouts": 0, "length": 1.0, "decay": 0.1, "fork_share": 0.2} | changes
+    task = tiny_task(epochs=EPOCHS, learning_rates=[0.05], batch_sizes=[8, 16], threads=1)
+    return tiny_config(PolicySpec(name="steer", kind="steer", parameters=parameters), task, costs=STEPS)
+
+
+def take(monkeypatch: pytest.MonkeyPatch, taken: bool) -> None:
+    monkeypatch.setattr(_forks, "TOLERANCE", 1e9 if taken else -1e9)
+
+
+@pytest.fixture(autouse=True)
+def starting_at_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autobatch.policies.steer._scouts.SIZE", 8)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(out / CHECKPOINT).tensors)
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Noted(RunObserver):
+    """Remembers the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_fork_that_is_not_taken_leaves_the_training_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, taken=False)
+    noted = Noted()
+    tried = run(forking(), tmp_path / "tried", noted)
+    alone = run(forking(forks=0), tmp_path / "alone")
+    assert_equal(weights(tmp_path / "tried"), weights(tmp_path / "alone"))
+    assert [fork["epoch"] for fork in tried.forks] == [1, 2]  # after a fork that is not taken twice as many epochs
+    assert [fork["taken"] for fork in tried.forks] == [False, False]
+    assert tried.batch_sizes == alone.batch_sizes
+    assert "s8 at lr 0.05 stays" in noted.notes[1]
+    assert noted.notes[0] == "fork: the coming epoch is trained as decided, and as s16 at lr 0.1"
+    assert load_decisions(tmp_path / "tried")[2].reason.startswith(noted.notes[1])
+    ours, theirs = timeless(tmp_path / "tried" / "epochs.jsonl"), timeless(tmp_path / "alone" / "epochs.jsonl")
+    assert ours == theirs
+
+
+def test_what_is_thrown_away_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(monkeypatch, taken=False)
+    tried, alone = run(forking(), tmp_path / "tried"), run(forking(forks=0), tmp_path / "alone")
+    thrown = [fork["optimizer_steps"] for fork in tried.forks]
+    assert thrown == [5, 5]  # 84 examples in batches of 16
+    assert tried.optimizer_steps - alone.optimizer_steps == sum(thrown)
+    assert tried.examples - alone.examples == 2 * 84
+    assert tried.samples - alone.samples == sum(fork["samples"] for fork in tried.forks) > 0
+    assert tried.forking_seconds == pytest.approx(sum(fork["seconds"] for fork in tried.forks))
+    assert 0.0 < tried.forking_seconds < tried.seconds
+    rows = load_epochs(tmp_path / "tried")
+    assert rows[-1].seconds <= tried.seconds
+    cost, without = (
+        run_cost(summary, load_epochs(tmp_path / name), STEPS) for summary, name in ((tried, "tried"), (alone, "alone"))
+    )
+    charged = sum(thrown) + 0.1 * sum(fork["samples"] for fork in tried.forks)
+    assert cost.modelled_seconds - without.modelled_seconds == pytest.approx(charged)
+    assert cost.modelled_after[0] == without.modelled_after[0]
+    assert cost.modelled_after[1] > without.modelled_after[1] + 5
+
+
+def test_a_fork_that_is_taken_goes_on_as_if_it_had_been_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, taken=True)
+    summary = run(forking(), tmp_path / "run")
+    assert [(fork["epoch"], fork["taken"]) for fork in summary.forks] == [(1, True)]  # 16 is the ladder's top
+    rows, decisions = load_epochs(tmp_path / "run"), load_decisions(tmp_path / "run")
+    assert [row.batch_size for row in rows] == [8] + 23 * [16]
+    assert [row.lr for row in rows] == [0.05] + 23 * [0.1]
+    assert [one.epoch for one in decisions] == list(range(EPOCHS)) + [EPOCHS] * (len(decisions) - EPOCHS)
+    assert [one.batch_size for one in decisions[:EPOCHS]] == [row.batch_size for row in rows]
+    assert "it goes on" in decisions[2].reason
+    assert summary.forks[0]["optimizer_steps"] == 11  # the epoch at 8 that was thrown away
+    # The same by hand, without any fork.
+    config, device = forking(), torch.device("cpu")
+    with reproducible(device, threads=1):
+        by_hand = Trial(config, data=load_data(config.task, None, device), device=device, costs=STEPS)
+        for row in rows[:5]:
+            by_hand.decide(row.batch_size, row.lr)
+            assert by_hand.epoch().validation_loss == row.validation_loss
+
+
+@pytest.mark.parametrize(("taken", "share"), [(True, 0.5), (False, 1.0)])
+def test_a_run_killed_at_any_write_continues_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool, share: float
+) -> None:
+    take(monkeypatch, taken)
+    config = forking()
+    whole = tmp_path / "whole"
+    run(config, whole)
+    for at in range(7 + taken, 19, 2):  # the writes around the forks of the second and third epoch
+        out = tmp_path / f"killed-{at}"
+        with monkeypatch.context() as patch:
+            Killer(at, share).arm(patch)
+            with pytest.raises(Killed):
+                run(config, out)
+        run(config, out, resume=True)
+        assert_same_run(out, whole)
+
+
+def test_a_fork_that_diverges_costs_no_more_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_forks.ForkRule, "proposed", lambda *_: None if _[-1] else Fork(16, 1e9))
+    summary = run(forking(), tmp_path / "tried")
+    (fork,) = summary.forks
+    assert "and diverged: " in fork["reason"]
+    assert fork["reason"].endswith("s8 at lr 0.05 stays")
+    assert (summary.stopped_because, summary.epochs, fork["taken"]) == ("finished", EPOCHS, False)
+    assert fork["difference"] is None
+    json.dumps(summary.model_dump(), allow_nan=False)
+
+
+def test_a_fork_that_does_not_fit_into_memory_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = Trial.epoch
+
+    def short_of_memory(self: Trial, after_step: Any) -> Any:
+        if self.controller.batch_size == 16 and self.controller.epoch < 10:
+            raise torch.OutOfMemoryError("none left")
+        return train(self, after_step)
+
+    monkeypatch.setattr(Trial, "epoch", short_of_memory)
+    summary = run(forking(), tmp_path / "run")
+    assert [fork["taken"] for fork in summary.forks] == [False, False]
+    assert "did not fit into memory: s8 at lr 0.05 stays" in summary.forks[0]["reason"]
+    assert summary.forks[0]["optimizer_steps"] == 0
+    assert summary.stopped_because == "finished"
+    assert math.isfinite(summary.test_loss or math.nan)
+
+
+def test_another_error_in_a_fork_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = Trial.epoch
+
+    def broken(self: Trial, after_step: Any) -> Any:
+        if self.controller.batch_size == 16:
+            raise RuntimeError("something else")
+        return train(self, after_step)
+
+    monkeypatch.setattr(Trial, "epoch", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        run(forking(), tmp_path / "run")
