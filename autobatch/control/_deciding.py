@@ -239,7 +239,6 @@ class Decisions:
             limits.append("advice: stop; nothing is changed")
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
-        changed = previous is None or (batch_size, lr) != (previous.batch_size, previous.lr)
         falls = self._steered and not self._own_batch_size and asked.factor is not None and factor < 1.0
         return DecisionRecord(
             epoch=epoch,
@@ -249,7 +248,7 @@ class Decisions:
             batch_size=batch_size,
             lr=lr,
             lr_effective=lr * factor,
-            changed=changed,
+            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
             reason=reason,
             limit="; ".join(limits) or None,
             c_bar=observation.c_bar,
@@ -263,7 +262,7 @@ class Decisions:
             accumulation=self._plan.accumulation if self._plan.accumulation > 1 else len(sizes),
             ranks=self._ranks.size,
             stop=stop,
-            turn=changed or (falls and previous is not None and previous.lr_effective >= previous.lr),
+            fall_begins=falls and previous is not None and previous.lr_effective >= previous.lr,
         )
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:

@@ -126,17 +126,17 @@ def scout_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
     """
     in_training = next((scout for scout in record.scouts if scout.record is None), None)
     for scout in record.scouts:
-        last = scout.epochs[-1] if scout.epochs else None
+        known = scout.record or (scout.epochs[-1] if scout.epochs else None)
         if scout.record is None:
             remark = "in training" if scout is in_training else "waits"
         else:
             remark = WON if scout.record.won else f"ended early: {scout.record.ended}" if scout.record.ended else ""
         yield (
             configuration_words(scout.batch_size, scout.lr),
-            str(len(scout.epochs)),
-            loss_words(last.train_loss if last is not None else None),
-            loss_words(last.validation_loss if last is not None else None),
-            seconds_words(last.seconds if last is not None else None),
+            str(scout.record.epochs if scout.record is not None else len(scout.epochs)),
+            loss_words(None if known is None else known.train_loss),
+            loss_words(None if known is None else known.validation_loss),
+            seconds_words(None if known is None else known.seconds),
             remark,
         )
 

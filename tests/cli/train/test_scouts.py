@@ -83,7 +83,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "ended by the policy: the rate has come to its end after 4 of 6 epochs: stop",
         "goes on as the run",
         "Those that did not took ",
-        "Epochs 2 to 4: ",
+        ": batch size 32, base rate ",
         ", applied ",
     ):
         assert phrase in told

@@ -173,8 +173,8 @@ def test_scouts_of_what_has_changed_since_are_trained_anew(tmp_path: Path, caplo
     first = scout(loop, out=tmp_path, **GRID)
     for changed, options, why in (
         (loop, {}, None),
-        (loop, {"batch_sizes": (8, 16, 24)}, "another 'batch_sizes'"),
-        (other, {"batch_sizes": (8, 16, 24)}, "another code of the loop"),
+        (loop, {"batch_sizes": (4, 8, 16)}, "another 'batch_sizes'"),
+        (other, {"batch_sizes": (4, 8, 16)}, "another code of the loop"),
         (other, {}, "another 'batch_sizes'"),
     ):
         caplog.clear()
