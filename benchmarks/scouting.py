@@ -113,21 +113,21 @@ def short(epochs: int) -> list[float]:
     lost = []
     for task in TASKS:
         library = BeaconLibrary.load(ROOT / "envs" / task)
-        rows = {(own.lr, own.seed): own.rows for own in library.beacons if own.batch_size == 32}
         info = task_info(load_task(ROOT / "envs" / task), library)
         rates = [lr for _, lr in plan_scouts(replace(info, epochs=60), scouts, 0.01).configurations]
         middle = start_without_scouts(info)[1]
-        for seed in {seed for _, seed in rows}:
-
-            def loss(lr: float, name: str, epoch: int, seed: int = seed) -> float:
-                known = rows[lr, seed][name]
-                value = float(known[epoch - 1]) if epoch <= len(known) else math.inf
-                return min(value, 10.0) if math.isfinite(value) else 10.0
-
-            pick = min(rates, key=lambda lr: loss(lr, "train_loss", 1))
-            alone = loss(middle, "validation_loss", end + scouts - 1)
-            lost.append(math.log(loss(pick, "validation_loss", end) / alone))
+        for seed in {own.seed for own in library.beacons}:
+            rows = {own.lr: own.rows for own in library.beacons if (own.batch_size, own.seed) == (32, seed)}
+            pick = min(rates, key=lambda lr: at(rows[lr]["train_loss"], 1))
+            alone = at(rows[middle]["validation_loss"], end + scouts - 1)
+            lost.append(math.log(at(rows[pick]["validation_loss"], end) / alone))
     return lost
+
+
+def at(losses: Floats, epoch: int) -> float:
+    """Return a loss after an epoch; 10, where a beacon has diverged."""
+    value = float(losses[epoch - 1]) if epoch <= len(losses) else math.inf
+    return min(value, 10.0) if math.isfinite(value) else 10.0
 
 
 def main() -> None:
