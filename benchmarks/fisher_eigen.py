@@ -67,7 +67,7 @@ def net_matrix(size: int) -> torch.Tensor:
 
     def batch(examples: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.randint(len(data.train_labels), (examples,), generator=generator)
-        images = augment(data.train_images[chosen], task.dataset.augmentation, generator)
+        images = augment(data.train_inputs[chosen], task.dataset.augmentation, generator)
         return normalise(images, data.mean, data.std), data.train_labels[chosen]
 
     model = build_task_model(task, data)

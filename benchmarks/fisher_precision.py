@@ -66,7 +66,7 @@ def trained(env: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
     """Return the models at each state, the training images and labels."""
     task = load_task(env)
     data = load_data(task)
-    images, labels = normalise(data.train_images, data.mean, data.std), data.train_labels
+    images, labels = normalise(data.train_inputs, data.mean, data.std), data.train_labels
     model = build_task_model(task, data)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(0)

@@ -45,8 +45,8 @@ class Normalised:
 
     def __init__(self, data: Data) -> None:
         self.data = data
-        self.train = normalise(data.train_images, data.mean, data.std), data.train_labels
-        self.validation = normalise(data.validation_images, data.mean, data.std), data.validation_labels
+        self.train = normalise(data.train_inputs, data.mean, data.std), data.train_labels
+        self.validation = normalise(data.validation_inputs, data.mean, data.std), data.validation_labels
 
 
 def engine_seconds(task: TaskSpec, data: Data, batch_size: int) -> float:

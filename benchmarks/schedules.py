@@ -102,7 +102,7 @@ def train_epoch(
     data = engine.data
     count = len(data.train_labels)
     seed_global_generators(engine.device, derive_seed(seed, "layers", epoch))
-    images = engine.augmented_images(epoch)
+    images = engine.augmented(epoch)
     order = torch.randperm(count, generator=derive_generator(seed, "order", epoch))
     engine.model.train()
     for group in engine.optimizer.param_groups:

@@ -11,7 +11,7 @@ much the pick ends above the best: by the mean over the seeds of its configurati
 loss, when all rates at batch size 32 are scouts, and when all rates at 16 to 128 are. Diverged beacons count as
 guessing.
 
-With --short: do scouts of one epoch pay in trainings of a few epochs? The pick among the scouts after 70 % of the epochs
+With --short: do scouts of one epoch pay in short trainings? The pick among the scouts after 70 % of the epochs
 against the middle rate after as many more as the losers took, at batch size 32, by the logarithm of the ratio of their
 validation losses (above 0 the epochs are better spent on the middle rate). Rates are constant in both.
 """

@@ -162,6 +162,23 @@ class BeaconLibrary:
         """
         return self.by_configuration.get((batch_size, lr), ())
 
+    @property
+    def epochs(self) -> int | None:
+        """Length of the trainings in epochs, where the task has it."""
+        epochs = self.task.get("epochs")
+        return epochs if isinstance(epochs, int) else None
+
+    def is_other_length(self, payload: Mapping[str, Any]) -> bool:
+        """Say whether nothing but the length of the training sets a task apart from the library's.
+
+        Args:
+            payload: fingerprint payload of the task to be run.
+
+        Returns:
+            Whether the beacons are of the same task at another length.
+        """
+        return self.epochs is not None and [key for key, *_ in self._differing(payload)] == ["epochs"]
+
     def check_task(self, payload: Mapping[str, Any]) -> None:
         """Refuse a library that was recorded for another task.
 
@@ -171,14 +188,17 @@ class BeaconLibrary:
         Raises:
             LibraryError: the payloads differ; the message names every differing key with both values.
         """
-        wanted = LibraryInfo(payload, self.task_name, self.score, self.bn, self.info.sampling_interval).task
-        differing = differing_keys(self.task, wanted)
+        differing = self._differing(payload)
         if differing:
             raise LibraryError(
                 f"the beacon library of '{self.task_name}' was recorded for another task: "
                 + "; ".join(f"'{key}' is {theirs} in the library and {mine} here" for key, theirs, mine in differing)
                 + "; record beacons for this task with 'autobatch beacons record'"
             )
+
+    def _differing(self, payload: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        wanted = LibraryInfo(payload, self.task_name, self.score, self.bn, self.info.sampling_interval).task
+        return differing_keys(self.task, wanted)
 
     def results(self) -> tuple[FixedResult, ...]:
         """Return the final figures of every configuration, by batch size and learning rate."""

@@ -134,7 +134,7 @@ def _with_spread(mean: str, spread: str) -> str:
 
 
 def _task_cells(task: TaskSpec) -> list[str]:
-    subset = f" ({task.dataset.subset:,} images)" if task.dataset.subset else ""
+    subset = f" ({task.dataset.subset:,} {task.dataset.examples})" if task.dataset.subset else ""
     depth = f"-{task.model.depth}" if task.model.depth else ""
     sizes, rates = task.batch_sizes, task.learning_rates
     return [

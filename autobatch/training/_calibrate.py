@@ -160,7 +160,7 @@ class _Bench:
 
     def besides(self) -> None:
         """What an epoch does besides its steps."""
-        self._engine.augmented_images(0)
+        self._engine.augmented(0)
         self._engine.validate()
         self._engine.model.train()
 
@@ -181,7 +181,7 @@ class _Bench:
 
     def _loss(self, batch_size: int) -> Tensor:
         data, indices = self._engine.data, self._order[:batch_size]
-        inputs = self._engine.normalised(data.train_images.index_select(0, indices))
+        inputs = self._engine.normalised(data.train_inputs.index_select(0, indices))
         return F.cross_entropy(self._engine.model(inputs), data.train_labels.index_select(0, indices))
 
     def _update(self) -> None:

@@ -12,12 +12,12 @@ from torch.optim import SGD, AdamW, Optimizer
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
 from autobatch.training._prodigy import build_prodigy
-from autobatch.training.data import Data, augment, normalise, shifted_views
+from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
 from autobatch.training.task import OptimizerSpec, TaskSpec
 
 EVALUATION_BATCH = 512
-"""Images per forward pass of an evaluation; larger ones fall out of a CPU's cache."""
+"""Examples per forward pass of an evaluation; larger ones fall out of a CPU's cache."""
 
 EXPLODED = 10.0
 """A training loss above this many times that of guessing (log K) ends a run."""
@@ -118,10 +118,12 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
 class Engine:
     """A task's model, optimizer and data on one device.
 
-    Data stay on the device as uint8. Augmentation is batched tensor code over the whole set, once an epoch; a batch is
-    gathered and normalised when it is used. No step waits for the device: losses are summed up once an epoch. Weights
-    and images lie channels last in memory, and the optimizer's update is fused; on a CPU, that makes the paper's
-    networks 5 to 40 % faster (``benchmarks/loop_overhead.py``).
+    Images stay on the device as uint8. Augmentation is batched tensor code over the whole set, once an epoch; a batch
+    is gathered and normalised when it is used. No step waits for the device: losses are summed up once an epoch.
+    Weights and images lie channels last in memory, and the optimizer's update is fused; on a CPU, that makes the
+    paper's networks 5 to 40 % faster (``benchmarks/loop_overhead.py``). A network of texts has its classes in dimension
+    1, as ``cross_entropy`` takes them: (N, classes, context). Losses and errors are then means over all places of all
+    windows, and a measured example is a window.
 
     Args:
         task: the task.
@@ -140,7 +142,7 @@ class Engine:
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
-        self._validation = self._views(data.validation_images, data.validation_labels)
+        self._validation = self._views(data.validation_inputs, data.validation_labels)
 
     @property
     def parameters(self) -> int:
@@ -159,13 +161,13 @@ class Engine:
         """
         epoch = controller.epoch
         seed_global_generators(self.device, derive_seed(self.seed, "layers", epoch))
-        images = self.augmented_images(epoch)
+        examples = self.augmented(epoch)
         labels = self.data.train_labels
         self.model.train()
         steps = controller.steps_per_epoch
         losses, sizes = [], []
         for step, indices in enumerate(controller.batches(), start=1):
-            inputs = self.normalised(images.index_select(0, indices))
+            inputs = self.normalised(examples.index_select(0, indices))
             targets = labels.index_select(0, indices)
             with controller.step() as measured:
                 loss = F.cross_entropy(self.model(inputs), targets)
@@ -178,71 +180,73 @@ class Engine:
         weights = torch.tensor(sizes, dtype=torch.float64, device=self.device)
         return float(torch.stack(losses).double().dot(weights) / weights.sum())
 
-    def augmented_images(self, epoch: int) -> Tensor:
-        """Return the training images as epoch ``epoch`` sees them.
+    def augmented(self, epoch: int) -> Tensor:
+        """Return the training examples as epoch ``epoch`` sees them.
 
         Args:
             epoch: finished epochs.
 
         Returns:
-            uint8 images, shape (N, C, H, W), on the device.
+            Examples, shape (N, ...), on the device.
         """
         generator = derive_generator(self.seed, "augmentation", epoch)
-        return augment(self.data.train_images, self.task.dataset.augmentation, generator)
+        return augment(self.data.train_inputs, self.task.dataset.augmentation, generator)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Return images as the network takes them.
+    def normalised(self, inputs: Tensor) -> Tensor:
+        """Return examples as the network takes them.
 
         Args:
-            images: uint8 images, shape (N, C, H, W).
+            inputs: some examples, shape (N, ...).
 
         Returns:
-            float32 images of the same shape, channels last in memory, each channel with mean 0 and standard deviation 1
-            over the training set.
+            Of images, float32 of the same shape, channels last in memory, each channel with mean 0 and standard
+            deviation 1 over the training set; others as they are.
         """
-        return normalise(images, self.data.mean, self.data.std).contiguous(memory_format=torch.channels_last)
+        inputs = self.data.network_inputs(inputs)
+        return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
     def validate(self) -> tuple[float, float]:
-        """Return mean loss and share of wrongly classified images of the validation part, in evaluation mode."""
+        """Return mean loss and share of wrong predictions of the validation part, in evaluation mode."""
         return self._evaluate(*self._validation)
 
     def validation_losses(self) -> Tensor:
         """Return the loss of each example of the validation part, in evaluation mode.
 
         Returns:
-            float64, shape (N,), on the CPU; where an example has several views, the mean over them.
+            float64, shape (N,), on the CPU; where an example has several views or places, the mean over them.
         """
         self.model.eval()
-        images, labels = self._validation
+        inputs, labels = self._validation
         losses = []
         with torch.inference_mode():
             for some, targets in zip(
-                torch.split(images, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
+                torch.split(inputs, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
             ):
-                losses.append(F.cross_entropy(self.model(self.normalised(some)), targets, reduction="none"))
+                each = F.cross_entropy(self.model(self.normalised(some)), targets, reduction="none")
+                losses.append(each.reshape(len(some), -1).mean(dim=1))  # of a window, over its places
         count = len(self.data.validation_labels)
         return torch.cat(losses).double().reshape(-1, count).mean(dim=0).cpu()
 
     def test(self) -> tuple[float, float]:
-        """Return mean loss and share of wrongly classified images of the test part, in evaluation mode."""
-        return self._evaluate(*self._views(self.data.test_images, self.data.test_labels))
+        """Return mean loss and share of wrong predictions of the test part, in evaluation mode."""
+        return self._evaluate(*self._views(self.data.test_inputs, self.data.test_labels))
 
-    def _views(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _views(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.task.dataset.evaluation == "plain":
-            return images, labels
-        views = shifted_views(images)
+            return inputs, labels
+        views = shifted_views(inputs)
         return views, labels.repeat(len(views) // len(labels))
 
-    def _evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    def _evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
         self.model.eval()
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
-            for some, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
+            for some, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (inputs, labels)), strict=True):
                 outputs = self.model(self.normalised(some))
                 loss += F.cross_entropy(outputs, targets, reduction="sum")
                 wrong += (outputs.argmax(dim=1) != targets).sum()
-        return float(loss) / len(labels), float(wrong) / len(labels)
+        return float(loss) / labels.numel(), float(wrong) / labels.numel()
 
 
 def divergence(train_loss: float, validation_loss: float, num_classes: int) -> str | None:

@@ -66,6 +66,7 @@ class RunInfo:
         train_size: training examples.
         validation_size: validation examples.
         test_size: test examples.
+        examples: what they are: ``"images"``, ``"rows"`` of a table, or ``"windows"`` of a text.
         num_classes: classes.
         parameters: trainable parameters of the model.
         epochs: epochs of the whole training, those after the end that the policy plans left out.
@@ -79,6 +80,7 @@ class RunInfo:
     train_size: int
     validation_size: int
     test_size: int
+    examples: str
     num_classes: int
     parameters: int
     epochs: int

@@ -15,7 +15,7 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.policies import Policy, make_policy, planned_epochs
+from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
 from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
@@ -106,12 +106,16 @@ def run(
     policy = make_policy(config.policy)
     library = _library(config, data, policy)
     if policy.needs_library and library.missing is not None:
-        observer.note(f"no beacons to follow ({library.missing}): scouts go first")
+        observer.note(_told_missing(library))
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
     with _place(out), reproducible(device, config.task.threads):
         begin_with = None
-        if isinstance(policy, ScoutingPolicy) and not (out / CHECKPOINT).exists():
+        if (out / CHECKPOINT).exists():
+            pass
+        elif library.of_other_length is not None and isinstance(policy, BeaconFollowPolicy):
+            begin_with = _from_other_length(config, library.of_other_length, data=data, policy=policy)
+        elif isinstance(policy, ScoutingPolicy):
             begin_with = _scout(
                 config, out, data=data, device=device, policy=policy, library=library.beacons, observer=observer
             )
@@ -244,10 +248,20 @@ class _ScoutTraining:
 
 @dataclass(frozen=True)
 class _Library:
-    """The beacons of a run's task, or why there are none."""
+    """The beacons of a run's task, or why there are none, and those of the same task at another length."""
 
     beacons: BeaconLibrary | None
     missing: str | None
+    of_other_length: BeaconLibrary | None = None
+
+
+def _told_missing(library: _Library) -> str:
+    if library.of_other_length is None:
+        return f"no beacons to follow ({library.missing}): scouts go first"
+    return (
+        f"the beacons of this task trained {library.of_other_length.epochs} epochs, this run's length is another: it "
+        "starts from the best of them, without scouts, and steers by the plan of 'steer'"
+    )
 
 
 @dataclass(frozen=True)
@@ -358,6 +372,7 @@ class _Session:
                 train_size=len(self.data.train_labels),
                 validation_size=len(self.data.validation_labels),
                 test_size=len(self.data.test_labels),
+                examples=self.config.task.dataset.examples,
                 num_classes=self.data.num_classes,
                 parameters=self.trial.engine.parameters,
                 epochs=planned_epochs(self.policy, task),
@@ -468,6 +483,7 @@ def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
         if needed:
             raise LibraryError(f"policy '{config.policy.name}' needs beacons: {missing}")
         return _Library(None, missing)
+    library = None
     try:
         library = BeaconLibrary.load(config.task_path)
         library.check_task(config.task.fingerprint_payload(data.fingerprint, data.num_classes))
@@ -478,8 +494,29 @@ def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
     except LibraryError as error:
         if needed:
             raise
-        return _Library(None, str(error))
+        return _Library(None, str(error), library if _serves_at_another_length(config, data, library) else None)
     return _Library(library, None)
+
+
+def _serves_at_another_length(config: RunConfig, data: Data, library: BeaconLibrary | None) -> bool:
+    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    if library is None or library.bn != BN or not library.is_other_length(payload):
+        return False
+    try:
+        return library.best_fixed().batch_size in config.task.batch_sizes
+    except LibraryError:  # all of them diverged
+        return False
+
+
+def _from_other_length(
+    config: RunConfig, library: BeaconLibrary, *, data: Data, policy: BeaconFollowPolicy
+) -> dict[str, Any]:
+    """Return the policy's state to begin the run with."""
+    policy.reset(
+        run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed), None
+    )
+    policy.begin_from(library)
+    return policy.state_dict()
 
 
 def _costs(
@@ -497,7 +534,8 @@ def _costs(
         return _Costs(None, None)
     if config.costs is not None:
         return _Costs(config.costs, "kept from the run's start")
-    recorded = library.beacons.costs if library.beacons is not None else None
+    beacons = library.beacons or library.of_other_length
+    recorded = beacons.costs if beacons is not None else None
     if recorded is not None and not config.calibrate and covers(recorded, config.task, device):
         return _Costs(recorded, "recorded with the beacons on this kind of device")
     payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)

@@ -127,13 +127,13 @@ def test_the_loop_is_the_loop_that_anyone_would_write(tmp_path: Path) -> None:
             model.train()
             for start, stop in batch_bounds(84, 16):
                 indices = order[start:stop]
-                images = normalise(data.train_images[indices], data.mean, data.std)
+                images = normalise(data.train_inputs[indices], data.mean, data.std)
                 F.cross_entropy(model(images), data.train_labels[indices]).backward()
                 optimizer.step()
                 optimizer.zero_grad()
         model.eval()
         with torch.no_grad():
-            outputs = model(normalise(data.validation_images, data.mean, data.std))
+            outputs = model(normalise(data.validation_inputs, data.mean, data.std))
     stored = weights(tmp_path / "run")
     assert all(torch.equal(value, stored["model/" + name]) for name, value in model.state_dict().items())
     row = load_epochs(tmp_path / "run")[-1]

@@ -55,10 +55,10 @@ class RunProgress(RunObserver):
         self._epochs = info.epochs
         self._bar.start_task(self._task)
         self._bar.update(self._task, total=info.epochs, completed=info.resumed_epoch)
-        images = (info.train_size, info.validation_size, info.test_size)
+        examples = (info.train_size, info.validation_size, info.test_size)
         self._say(
-            "{} training, {} validation and {} test images; {} classes; {} parameters; {}".format(
-                *map(count_words, images), info.num_classes, count_words(info.parameters), info.device
+            "{} training, {} validation and {} test {}; {} classes; {} parameters; {}".format(
+                *map(count_words, examples), info.examples, info.num_classes, count_words(info.parameters), info.device
             )
         )
         if info.beacons is not None:

@@ -8,7 +8,7 @@ from autobatch.envs.train._setting import Setting
 from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
 from autobatch.policies.view import reference_rung
-from autobatch.training import build_task_model, normalise
+from autobatch.training import build_task_model
 
 
 class Pricing:
@@ -79,7 +79,7 @@ def batch_flops(setting: Setting, batch_size: int) -> float:
 def _count(setting: Setting, batch_size: int) -> float:
     data = setting.data
     model = build_task_model(setting.task, data, seed=0, trust_code=setting.trust_code).to(setting.device).train()
-    inputs = normalise(data.train_images[:batch_size], data.mean, data.std)
+    inputs = data.network_inputs(data.train_inputs[:batch_size])
     with FlopCounterMode(display=False) as counter:
         loss = F.cross_entropy(model(inputs), data.train_labels[:batch_size])
         loss.backward()  # type: ignore[no-untyped-call]

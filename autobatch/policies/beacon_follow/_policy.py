@@ -99,6 +99,29 @@ class BeaconFollowPolicy:
         """Decision periods after which training is planned to end; None where beacons are there, and nothing is."""
         return self._steer.planned_epochs if self._steer is not None else None
 
+    def begin_from(self, library: BeaconLibrary) -> None:
+        """Start from the best of beacons of the same task that trained longer or shorter, and steer from there.
+
+        At another length neither a position nor a final score of theirs can be held against this run's; which of them
+        was best still says more than scouts do.
+
+        Args:
+            library: the beacons.
+
+        Raises:
+            LibraryError: every configuration has a diverged seed.
+            RuntimeError: this run has beacons of its own length.
+        """
+        best = library.best_fixed()
+        lr = self._steering().rate_at_another_length(best.lr, library.epochs or 0)
+        reason = (
+            f"the best of {count(len(library.beacons), 'beacon')} of this task, which trained "
+            f"{count(library.epochs or 0, 'epoch')}, was {configuration(best.batch_size, best.lr)}"
+        )
+        if lr != best.lr:
+            reason += ", at a rate for this run's length"
+        self._steering().begin(best.batch_size, lr, f"{configuration(best.batch_size, lr)}: {reason}")
+
     def scouts(self) -> ScoutPlan:
         """Return the short trainings to make first: none where there are beacons.
 

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
 
 
+HORIZON = 0.32
+"""The best rate falls as a training's length to this power."""
+
+
 class SteerParameters(PolicyParameters):
     """Parameters of the kind ``steer``."""
 
@@ -236,6 +240,23 @@ class SteerPolicy:
             reason: why, in words a person reads.
         """
         self._start, self._reason = (batch_size, lr), reason
+
+    def rate_at_another_length(self, lr: float, epochs: int) -> float:
+        """Return the rate that belongs to a training of this length where one of another length does best at ``lr``.
+
+        Short trainings want higher rates: the best one falls as the length to the power 0.32 (Bjorck et al. 2024, arXiv
+        2409.19913).
+
+        Args:
+            lr: base learning rate.
+            epochs: length that it was the best at, in decision periods.
+
+        Returns:
+            The nearest of the task's rates.
+        """
+        task = self._known_task()
+        wanted = lr * (epochs / task.epochs) ** HORIZON
+        return min(task.learning_rates, key=lambda rate: (round(abs(math.log(rate / wanted)), 9), rate))
 
     def _told_end(self) -> str:
         task, plan = self._known_task(), self._plan

@@ -1,6 +1,6 @@
 """The data of a task.
 
-In comes a task and where datasets lie; out go normalised tensors, split and fingerprinted. Open ``_data.py`` first.
+In comes a task and where datasets lie; out go tensors, split and fingerprinted. Open ``_data.py`` first.
 """
 
 from autobatch.training.data._augment import (

@@ -1,4 +1,4 @@
-"""The data of a task, as uint8 tensors on the training device."""
+"""The data of a task, as tensors on the training device."""
 
 import hashlib
 from dataclasses import dataclass, fields, replace
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from autobatch.training.data._digits import load_digits_images
 from autobatch.training.data._imagefolder import load_imagefolder
-from autobatch.training.data._parts import ImageParts
+from autobatch.training.data._parts import ImageParts, Prepared
 from autobatch.training.data._splits import draw_subset, split_off
+from autobatch.training.data._table import prepare_table
+from autobatch.training.data._text import prepare_text
 from autobatch.training.data._torchvision import TORCHVISION_DATASETS, load_torchvision
 from autobatch.training.task import IMAGEFOLDER_PREFIX, DatasetSpec, TaskSpec
 
@@ -25,27 +27,30 @@ _STATISTICS_CHUNK: Final = 4096
 class Data:
     """A task's training, validation and test part.
 
+    An example is an image, uint8 (C, H, W), with one label; a row of a table, float32 (features,), with one label; or a
+    window of a text, int64 (context,), with a label at each place.
+
     Attributes:
-        train_images: uint8, (N, C, H, W), each part on the training device.
-        train_labels: int64, (N,), classes from 0.
-        validation_images: uint8, carved from the dataset's training images.
+        train_inputs: (N, ...), each part on the training device.
+        train_labels: int64, (N,), of a text (N, context); classes from 0.
+        validation_inputs: carved from the dataset's training part.
         validation_labels: int64.
-        test_images: uint8, the dataset's own test part; for reports, never for decisions.
+        test_inputs: the dataset's own test part, or a share held out; for reports, never for decisions.
         test_labels: int64.
-        mean: float32, (C,), mean of the training part's grey levels, in [0, 255].
-        std: float32, (C,), their standard deviation; 1 for a channel without any.
+        mean: of images: float32, (C,), mean of the training part's grey levels, in [0, 255]; else None.
+        std: of images: float32, (C,), their standard deviation; 1 for a channel without any; else None.
         num_classes: how many classes there are.
-        fingerprint: SHA-256 over all images and labels, in hexadecimal.
+        fingerprint: SHA-256 over all examples and labels, in hexadecimal.
     """
 
-    train_images: Tensor
+    train_inputs: Tensor
     train_labels: Tensor
-    validation_images: Tensor
+    validation_inputs: Tensor
     validation_labels: Tensor
-    test_images: Tensor
+    test_inputs: Tensor
     test_labels: Tensor
-    mean: Tensor
-    std: Tensor
+    mean: Tensor | None
+    std: Tensor | None
     num_classes: int
     fingerprint: str
 
@@ -58,10 +63,20 @@ class Data:
         Returns:
             The data there; tensors that are there already are shared.
         """
-        moved: dict[str, Any] = {
-            field.name: getattr(self, field.name).to(device) for field in fields(self) if field.type is Tensor
-        }
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in own.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+    def network_inputs(self, inputs: Tensor) -> Tensor:
+        """Return examples as the network takes them.
+
+        Args:
+            inputs: some examples, (N, ...).
+
+        Returns:
+            Images normalised, float32; others as they are.
+        """
+        return inputs if self.mean is None or self.std is None else normalise(inputs, self.mean, self.std)
 
 
 def load_data(task: TaskSpec, data_dir: Path | None = None, device: torch.device | str = "cpu") -> Data:
@@ -79,23 +94,17 @@ def load_data(task: TaskSpec, data_dir: Path | None = None, device: torch.device
     Raises:
         DataError: the dataset is absent and cannot be downloaded, is damaged, or is too small for its splits.
     """
-    spec = task.dataset
-    parts = _load_parts(spec, data_dir or DEFAULT_DATA_DIR)
-    images, labels = parts.train_images, parts.train_labels
-    if spec.subset is not None:
-        chosen = draw_subset(labels, spec.subset, spec.split_seed)
-        images, labels = images[chosen], labels[chosen]
-    train, validation = split_off(labels, spec.validation, spec.split_seed, "validation")
-    tensors = {
-        "train_images": images[train],
-        "train_labels": labels[train],
-        "validation_images": images[validation],
-        "validation_labels": labels[validation],
-        "test_images": parts.test_images,
-        "test_labels": parts.test_labels,
-    }
-    mean, std = channel_statistics(tensors["train_images"])
-    data = Data(**tensors, mean=mean, std=std, num_classes=parts.num_classes, fingerprint=fingerprint_tensors(tensors))
+    prepare = {"images": _prepare_images, "table": prepare_table, "text": prepare_text}[task.dataset.form]
+    prepared = prepare(task.dataset, data_dir or DEFAULT_DATA_DIR)
+    images = task.dataset.form == "images"
+    mean, std = channel_statistics(prepared.tensors["train_inputs"]) if images else (None, None)
+    data = Data(
+        **prepared.tensors,
+        mean=mean,
+        std=std,
+        num_classes=prepared.num_classes,
+        fingerprint=fingerprint_tensors(prepared.hashed),
+    )
     return data.to(device)
 
 
@@ -149,6 +158,23 @@ def fingerprint_tensors(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _prepare_images(spec: DatasetSpec, data_dir: Path) -> Prepared:
+    parts = _load_parts(spec, data_dir)
+    images, labels = parts.train_images, parts.train_labels
+    if spec.subset is not None:
+        chosen = draw_subset(labels, spec.subset, spec.split_seed)
+        images, labels = images[chosen], labels[chosen]
+    train, validation = split_off(labels, spec.validation, spec.split_seed, "validation")
+    inputs = {"train": images[train], "validation": images[validation], "test": parts.test_images}
+    own = {"train": labels[train], "validation": labels[validation], "test": parts.test_labels}
+    labelled = {f"{part}_labels": some for part, some in own.items()}
+    return Prepared(
+        {f"{part}_inputs": some for part, some in inputs.items()} | labelled,
+        num_classes=parts.num_classes,
+        hashed={f"{part}_images": some for part, some in inputs.items()} | labelled,
+    )
 
 
 def _load_parts(spec: DatasetSpec, data_dir: Path) -> ImageParts:

@@ -1,4 +1,4 @@
-"""A dataset as it lies on disk: a training and a test part, before the task's own splits."""
+"""A dataset before and after its task's own splits."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,21 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import DataError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset split as its task says.
+
+    Attributes:
+        tensors: ``train_inputs``, ``train_labels``, and the same of ``validation`` and ``test``, on the CPU.
+        num_classes: how many classes there are.
+        hashed: what the fingerprint is taken over.
+    """
+
+    tensors: dict[str, Tensor]
+    num_classes: int
+    hashed: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,10 @@ def draw_stratified(labels: Tensor, count: int, generator: torch.Generator) -> T
 
 
 def draw_subset(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw a task's ``subset`` of the training images.
+    """Draw a task's ``subset`` of the training examples.
 
     Args:
-        labels: labels of all training images.
+        labels: labels of all training examples.
         count: how many to draw.
         seed: the task's ``split_seed``.
 
@@ -49,7 +49,7 @@ def draw_subset(labels: Tensor, count: int, seed: int) -> Tensor:
         DataError: there are fewer than ``count``.
     """
     if count > len(labels):
-        raise DataError(f"key 'dataset.subset': expected at most {len(labels)}, the training images, got {count}")
+        raise DataError(f"key 'dataset.subset': expected at most {len(labels)}, the training examples, got {count}")
     return draw_stratified(labels, count, derive_generator(seed, "subset"))
 
 
@@ -71,7 +71,7 @@ def split_off(labels: Tensor, share: float, seed: int, part: str) -> tuple[Tenso
     count = round(share * len(labels))
     if not 0 < count < len(labels):
         raise DataError(
-            f"key 'dataset.{part}': a share of {share:g} of {len(labels)} images gives {count} of them to {part}; "
+            f"key 'dataset.{part}': a share of {share:g} of {len(labels)} examples gives {count} of them to {part}; "
             f"expected some for both sides"
         )
     chosen = draw_stratified(labels, count, derive_generator(seed, part))

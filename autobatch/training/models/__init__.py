@@ -1,4 +1,4 @@
-"""The paper's networks, by name, and networks of the user's own.
+"""The paper's networks and a few others, by name, and networks of the user's own.
 
 In come the name of a model and the shape of its inputs; out goes a network, drawn from a seed. Open ``_registry.py``
 first.

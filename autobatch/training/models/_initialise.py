@@ -10,11 +10,11 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Draw the weights of a model, module by module.
 
     Convolutions: normal with variance 2 / (kernel size x output channels), after He et al. (2015). Linear layers
-    before a ReLU: the same, with variance 2 / inputs; the last one: uniform within 1 / sqrt(inputs). Biases are 0,
-    BatchNorm scales 1.
+    but the last: the same, with variance 2 / inputs; the last one: uniform within 1 / sqrt(inputs). Embeddings:
+    standard normal. Biases are 0, scales of BatchNorm and LayerNorm 1.
 
     Args:
-        model: made of convolutions, linear layers and BatchNorm.
+        model: made of convolutions, linear layers, embeddings and these two norms.
         seed: the same seed gives the same weights on every device.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -24,6 +24,10 @@ def initialise(model: nn.Module, seed: int) -> None:
             if isinstance(module, nn.Conv2d):
                 variance = 2 / (math.prod(module.kernel_size) * module.out_channels)
                 module.weight.normal_(0, math.sqrt(variance), generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(generator=generator)
             elif isinstance(module, nn.Linear):
                 if module is linears[-1]:
                     bound = 1 / math.sqrt(module.in_features)

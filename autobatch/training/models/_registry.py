@@ -4,21 +4,32 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
 
 from autobatch._errors import ConfigError
+from autobatch.training.models._convnet import ConvNet
 from autobatch.training.models._densenet import DenseNet
 from autobatch.training.models._initialise import initialise
 from autobatch.training.models._mlp import MLP
 from autobatch.training.models._resnet import ResNet
-from autobatch.training.task import depth_problem, is_factory, model_problem
+from autobatch.training.models._transformer import GPT, ViT
+from autobatch.training.task import article, depth_problem, is_factory, model_problem
 
 if TYPE_CHECKING:
     from autobatch.training.data import Data
     from autobatch.training.task import TaskSpec
+
+
+_USUAL: Final[dict[str, dict[str, Any]]] = {
+    "mlp": {"hidden": (500, 500)},
+    "convnet": {"channels": (16, 32, 64)},
+    "vit": {"width": 64, "heads": 4, "patch": 4},
+    "gpt": {"width": 64, "heads": 4},
+}
+"""The further arguments of each model, as they are where a task says nothing."""
 
 
 def build_model(
@@ -28,6 +39,7 @@ def build_model(
     in_channels: int = 3,
     num_classes: int = 10,
     image_size: int | tuple[int, int] = 32,
+    context: int | None = None,
     seed: int = 0,
     trust_code: bool = False,
     **arguments: Any,
@@ -35,18 +47,23 @@ def build_model(
     """Build a model with fresh weights, on the CPU, without touching PyTorch's global random state.
 
     Args:
-        name: ``"resnet"``, ``"densenet"``, ``"mlp"``, or ``"package.module:factory"``.
-        depth: layers of a resnet or densenet, 6n + 2; None for an mlp.
-        in_channels: channels of an image.
+        name: ``"resnet"``, ``"densenet"``, ``"convnet"``, ``"vit"``, ``"mlp"``, ``"gpt"``, or
+            ``"package.module:factory"``.
+        depth: layers of a resnet or densenet, 6n + 2; blocks of a vit or gpt; None for an mlp or convnet.
+        in_channels: channels of an image; features of a row, which is taken for an image of one pixel.
         num_classes: outputs.
         image_size: height and width of an image, or its side.
+        context: characters of a window of text; None for other inputs.
         seed: the same seed gives the same weights.
         trust_code: whether a factory may be imported.
-        arguments: further arguments: ``hidden=(500, 500)`` of an mlp, whatever a factory takes. A factory is called
-            with ``in_channels``, ``num_classes``, ``image_size`` (height, width), ``depth`` where given, and these.
+        arguments: further arguments: ``hidden=(500, 500)`` of an mlp, ``channels=(16, 32, 64)`` of a convnet,
+            ``width=64, heads=4`` of a gpt and a vit, ``patch=4`` of a vit, whatever a factory takes. A factory is
+            called with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context``, ``depth``
+            where given, and these.
 
     Returns:
-        The model; it maps (N, in_channels, H, W) to logits (N, num_classes).
+        The model; it maps (N, in_channels, H, W) to logits (N, num_classes), and of a text (N, context) to
+        (N, num_classes, context).
 
     Raises:
         ConfigError: an unknown name, a depth or argument that the model cannot have, or a factory that is not
@@ -56,19 +73,24 @@ def build_model(
         raise ConfigError(f"key 'model': {problem}")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if is_factory(name):
-        given = {"in_channels": in_channels, "num_classes": num_classes, "image_size": (height, width)}
-        given |= {} if depth is None else {"depth": depth}
+        shape = {"in_channels": in_channels, "image_size": (height, width)} if context is None else {"context": context}
+        given = {"num_classes": num_classes, **shape} | ({} if depth is None else {"depth": depth})
         return _call_factory(name, given | arguments, seed, trust_code=trust_code)
-    hidden = _check_arguments(name, arguments)
-    if name == "densenet" and min(height, width) < 4:
-        raise ConfigError(f"key 'model': a densenet halves images twice, so needs 4x4 pixels, got {height}x{width}")
+    own = _check_arguments(name, arguments)
+    if problem := _size_problem(name, own, height, width, context):
+        raise ConfigError(f"key 'model': {problem}")
+    make: Callable[[], nn.Module] = {
+        "resnet": lambda: ResNet(depth or 0, in_channels, num_classes),
+        "densenet": lambda: DenseNet(depth or 0, in_channels, num_classes),
+        "convnet": lambda: ConvNet(own["channels"], in_channels, num_classes),
+        "mlp": lambda: MLP((in_channels, height, width), own["hidden"], num_classes),
+        "vit": lambda: ViT(
+            depth=depth or 0, in_channels=in_channels, image_size=(height, width), num_classes=num_classes, **own
+        ),
+        "gpt": lambda: GPT(depth or 0, context or 0, num_classes, **own),
+    }[name]
     with torch.random.fork_rng(devices=[]):  # PyTorch initialises every layer it makes from the global generator
-        model: nn.Module
-        if name == "mlp":
-            model = MLP((in_channels, height, width), hidden, num_classes)
-        else:
-            assert depth is not None
-            model = {"resnet": ResNet, "densenet": DenseNet}[name](depth, in_channels, num_classes)
+        model = make()
     initialise(model, seed)
     return model
 
@@ -88,35 +110,54 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
     Raises:
         ConfigError: as ``build_model``; the message names the task.
     """
-    _, channels, height, width = data.train_images.shape
-    reserved = {"depth", "in_channels", "num_classes", "image_size", "seed", "trust_code"} & set(task.model.arguments)
+    shape: dict[str, Any] = {"context": task.dataset.context}
+    if task.dataset.form != "text":
+        channels, *sides = data.train_inputs.shape[1:]
+        shape = {"in_channels": channels, "image_size": tuple(sides) or 1}
+    reserved = {"depth", "num_classes", "seed", "trust_code", "in_channels", "image_size", "context"}
+    reserved &= set(task.model.arguments)
+    shape |= task.model.arguments
     if reserved:
         raise ConfigError(f"task {task.name!r}: key 'model.arguments.{min(reserved)}': set by autobatch itself")
     try:
         return build_model(
             task.model.name,
             depth=task.model.depth,
-            in_channels=channels,
             num_classes=data.num_classes,
-            image_size=(height, width),
             seed=seed,
             trust_code=trust_code,
-            **task.model.arguments,
+            **shape,
         )
     except ConfigError as error:
         raise ConfigError(f"task {task.name!r}: {error}") from error
 
 
-def _check_arguments(name: str, arguments: dict[str, Any]) -> list[int]:
-    hidden = arguments.get("hidden", (500, 500)) if name == "mlp" else ()
-    unknown = set(arguments) - ({"hidden"} if name == "mlp" else set())
-    if unknown:
-        takes = "takes only 'hidden'" if name == "mlp" else "takes no further arguments"
+def _check_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    usual = _USUAL.get(name, {})
+    if unknown := set(arguments) - set(usual):
+        takes = f"takes only {' and '.join(map(repr, usual))}" if usual else "takes no further arguments"
         raise ConfigError(f"key 'model.arguments.{min(unknown)}': unknown; {name} {takes}")
-    widths = list(hidden) if isinstance(hidden, list | tuple) else []
-    if name == "mlp" and not (widths and all(type(width) is int and width > 0 for width in widths)):
-        raise ConfigError(f"key 'model.arguments.hidden': expected a list of positive integers, got {hidden!r}")
-    return widths
+    for key, value in arguments.items():
+        several = isinstance(usual[key], tuple)
+        numbers = value if several and isinstance(value, list | tuple) else [] if several else [value]
+        if not (numbers and all(type(number) is int and number > 0 for number in numbers)):
+            expected = "a list of positive integers" if several else "a positive integer"
+            raise ConfigError(f"key 'model.arguments.{key}': expected {expected}, got {value!r}")
+    return usual | arguments
+
+
+def _size_problem(name: str, own: dict[str, Any], height: int, width: int, context: int | None) -> str | None:
+    side = 4 if name == "densenet" else 2 ** (len(own["channels"]) - 1) if name == "convnet" else 1
+    if min(height, width) < side:
+        halvings = {2: "once", 4: "twice"}.get(side, f"{side.bit_length() - 1} times")
+        return f"{article(name)} halves images {halvings}, so needs {side}x{side} pixels, got {height}x{width}"
+    if name == "vit" and (height % own["patch"] or width % own["patch"]):
+        return f"a vit cuts images into patches of {own['patch']}x{own['patch']} pixels, got {height}x{width}"
+    if "heads" in own and own["width"] % own["heads"]:
+        return f"{article(name)} needs a width that its heads divide, got {own['width']} and {own['heads']}"
+    if name == "gpt" and context is None:
+        return "a gpt needs 'context', the characters of a window"
+    return None
 
 
 def _call_factory(name: str, arguments: dict[str, Any], seed: int, *, trust_code: bool) -> nn.Module:

@@ -6,13 +6,20 @@ In comes the name or the path of a task; out goes a checked ``TaskSpec``, and wh
 
 from autobatch.training.task._info import run_task_info, task_info
 from autobatch.training.task._names import (
+    CSV_PREFIX,
     IMAGEFOLDER_PREFIX,
+    TEXT_PREFIX,
+    WIDTHS,
+    Form,
+    article,
     depth_problem,
     is_factory,
     model_problem,
+    own_prefix,
 )
 from autobatch.training.task._task import (
     DIGITS_TEST_SHARE,
+    TEST_SHARE,
     DatasetSpec,
     OptimizerSpec,
     TaskSpec,
@@ -21,16 +28,23 @@ from autobatch.training.task._task import (
 )
 
 __all__ = [
+    "CSV_PREFIX",
     "DIGITS_TEST_SHARE",
     "IMAGEFOLDER_PREFIX",
+    "TEST_SHARE",
+    "TEXT_PREFIX",
+    "WIDTHS",
     "DatasetSpec",
+    "Form",
     "OptimizerSpec",
     "TaskSpec",
+    "article",
     "check_ladder",
     "depth_problem",
     "is_factory",
     "load_task",
     "model_problem",
+    "own_prefix",
     "run_task_info",
     "task_info",
 ]

@@ -1,17 +1,45 @@
 """The names a task may use for its dataset and model, with what each needs. Imports nothing heavy."""
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 from autobatch._errors import near_names
 
+Form = Literal["images", "table", "text"]
+"""What the examples of a dataset are: images, rows of a table, or windows of a text."""
+
+FORMS: Final[dict[Form, str]] = {"images": "images", "table": "a table", "text": "a text"}
+"""The forms, as they are spoken."""
+
 DATASETS: Final = ("digits", "mnist", "cifar10", "cifar100", "svhn")
-"""Datasets known by name; any other is given as ``imagefolder:PATH``."""
+"""Datasets of images known by name; any other dataset is a user's own, ``PREFIX:PATH``."""
 
 IMAGEFOLDER_PREFIX: Final = "imagefolder:"
+CSV_PREFIX: Final = "csv:"
+TEXT_PREFIX: Final = "text:"
 
-MODELS: Final = ("resnet", "densenet", "mlp")
-"""Models known by name; any other is given as ``package.module:factory``."""
+OWN_DATASETS: Final[dict[str, tuple[str, Form]]] = {
+    IMAGEFOLDER_PREFIX: ("folder", "images"),
+    CSV_PREFIX: ("file", "table"),
+    TEXT_PREFIX: ("file", "text"),
+}
+"""What the path after a prefix names, and the form of its examples."""
+
+MODELS: Final[dict[str, tuple[Form, ...]]] = {
+    "resnet": ("images",),
+    "densenet": ("images",),
+    "convnet": ("images",),
+    "vit": ("images",),
+    "mlp": ("images", "table"),
+    "gpt": ("text",),
+}
+"""Models known by name, with what they take; any other is given as ``package.module:factory``."""
+
+TRANSFORMERS: Final = ("vit", "gpt")
+"""Models whose depth counts blocks."""
+
+WIDTHS: Final = {"mlp": "{hidden: [500, 500]}", "convnet": "{channels: [16, 32, 64]}"}
+"""Models without a depth, with the argument that has their widths instead."""
 
 MAX_DEPTH: Final = 1202
 """The deepest residual network of He et al. (2016), section 4.2."""
@@ -23,19 +51,59 @@ def dataset_problem(name: str) -> str | None:
     """Say what is wrong with a dataset's name.
 
     Args:
-        name: one of ``DATASETS``, or ``imagefolder:PATH``.
+        name: one of ``DATASETS``, or a prefix of ``OWN_DATASETS`` with a path.
 
     Returns:
         A clause for an error message, or None where the name is usable.
     """
     if name in DATASETS:
         return None
-    if name.startswith(IMAGEFOLDER_PREFIX):
-        path = name.removeprefix(IMAGEFOLDER_PREFIX)
-        if not path.strip() or "\0" in path:
-            return f"expected a folder after {IMAGEFOLDER_PREFIX!r}, got {path!r}"
+    prefix = own_prefix(name)
+    if prefix is None:
+        known = (*DATASETS, *(own + "PATH" for own in OWN_DATASETS))
+        meant = name.partition(":")[0] + ":PATH" if ":" in name else name
+        return f"unknown dataset {name!r}; {near_names(meant, known)}"
+    path = name.removeprefix(prefix)
+    if not path.strip() or "\0" in path:
+        return f"expected a {OWN_DATASETS[prefix][0]} after {prefix!r}, got {path!r}"
+    return None
+
+
+def own_prefix(name: str) -> str | None:
+    """Return the prefix of a user's own dataset, such as ``"csv:"``; None for a dataset known by name.
+
+    Args:
+        name: the dataset's name.
+    """
+    return next((prefix for prefix in OWN_DATASETS if name.startswith(prefix)), None)
+
+
+def form_of(dataset: str) -> Form:
+    """Return what the examples of a dataset are.
+
+    Args:
+        dataset: a usable name.
+    """
+    prefix = own_prefix(dataset)
+    return "images" if prefix is None else OWN_DATASETS[prefix][1]
+
+
+def form_problem(model: str, dataset: str) -> str | None:
+    """Say why a model cannot take a dataset.
+
+    Args:
+        model: a usable name of a model.
+        dataset: a usable name of a dataset.
+
+    Returns:
+        A clause for an error message, or None where it can, or where the model is a factory.
+    """
+    form = form_of(dataset)
+    if is_factory(model) or form in MODELS[model]:
         return None
-    return f"unknown dataset {name!r}; {near_names(name, (*DATASETS, IMAGEFOLDER_PREFIX + 'PATH'))}"
+    fitting = [name for name, forms in MODELS.items() if form in forms]
+    takes = " or ".join(FORMS[own] for own in MODELS[model])
+    return f"{article(model)} takes {takes}; {dataset} is {FORMS[form]}, which {' and '.join(fitting)} can take"
 
 
 def is_factory(name: str) -> bool:
@@ -76,8 +144,20 @@ def depth_problem(name: str, depth: int | None) -> str | None:
     """
     if is_factory(name):
         return None
-    if name == "mlp":
-        return None if depth is None else "an mlp has no depth; give its widths as arguments: {hidden: [500, 500]}"
+    if name in WIDTHS:
+        return None if depth is None else f"{article(name)} has no depth; give its widths as arguments: {WIDTHS[name]}"
+    if name in TRANSFORMERS:
+        within = depth is not None and 1 <= depth <= MAX_DEPTH
+        return None if within else f"{article(name)} needs a depth of 1 to {MAX_DEPTH} blocks, got {depth}"
     if depth is None or not 8 <= depth <= MAX_DEPTH or (depth - 2) % 6:
         return f"a {name} needs a depth of 6n + 2 (8, 14, 20, ..., 110, ..., {MAX_DEPTH}), got {depth}"
     return None
+
+
+def article(model: str) -> str:
+    """Return a model's name with its article, as it is spoken.
+
+    Args:
+        model: such as ``"mlp"``.
+    """
+    return f"an {model}" if model == "mlp" else f"a {model}"

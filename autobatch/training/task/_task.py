@@ -3,19 +3,42 @@
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError
 from autobatch._yaml import load_yaml
 from autobatch.control.measuring import BUDGET
 from autobatch.control.rates import STEERED, steered_schedule
-from autobatch.training.task._names import IMAGEFOLDER_PREFIX, dataset_problem, depth_problem, model_problem
+from autobatch.training.task._names import (
+    CSV_PREFIX,
+    TEXT_PREFIX,
+    Form,
+    dataset_problem,
+    depth_problem,
+    form_of,
+    form_problem,
+    model_problem,
+    own_prefix,
+)
 
 DIGITS_TEST_SHARE = 2 / 9
 """Share of ``digits`` held out for testing where the task names none: 399 of its 1797 images."""
+
+TEST_SHARE = 0.2
+"""Share of a csv or text held out for testing where the task names none."""
 
 PositiveInteger = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -27,15 +50,28 @@ class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+_OWN_KEYS: Final[dict[str, tuple[Form, str]]] = {
+    "target": ("table", CSV_PREFIX),
+    "categorical": ("table", CSV_PREFIX),
+    "context": ("text", TEXT_PREFIX),
+}
+
+
 class DatasetSpec(_Spec):
-    """Which images a task trains on, and how they are split.
+    """Which examples a task trains on, and how they are split.
 
     Attributes:
-        name: ``digits``, ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, or ``imagefolder:PATH`` for a folder with
-            ``train/<class>/*`` and ``test/<class>/*`` images.
-        subset: number of training images to draw (stratified, seeded) before the validation split; all where None.
-        validation: share of the training images that becomes the validation part, in (0, 1).
-        test: ``digits`` only: share held out for testing, in (0, 1); 2/9 where None.
+        name: ``digits``, ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``imagefolder:PATH`` for a folder with
+            ``train/<class>/*`` and ``test/<class>/*`` images, ``csv:PATH`` for a table with a header, or ``text:PATH``
+            for a UTF-8 file whose next characters are predicted.
+        target: ``csv`` only, and needed there: the column of the classes.
+        categorical: ``csv`` only: columns that hold categories although they look like numbers.
+        context: ``text`` only, and needed there: characters of a window, which is one example.
+        subset: number of training examples to draw before the validation split (stratified, seeded; of a text the
+            first windows); all where None.
+        validation: share of the training examples that becomes the validation part, in (0, 1).
+        test: ``digits``, ``csv`` and ``text``, which have no test part of their own: share held out for testing, in
+            (0, 1); where None, 2/9 of ``digits`` and 0.2 of the others.
         augmentation: what is done to the training images each epoch.
         evaluation: ``plain`` evaluates validation and test images as they are; ``shifts`` also moved to the four
             corners that ``shift`` reaches, five views an image, which steadies the figures of small parts.
@@ -43,6 +79,9 @@ class DatasetSpec(_Spec):
     """
 
     name: str
+    target: str | None = None
+    categorical: tuple[str, ...] | None = None
+    context: PositiveInteger | None = None
     subset: PositiveInteger | None = None
     validation: float = Field(default=0.1, gt=0, lt=1)
     test: float | None = Field(default=None, gt=0, lt=1)
@@ -58,19 +97,51 @@ class DatasetSpec(_Spec):
         return name
 
     @model_validator(mode="after")
-    def _test_share_of_digits_only(self) -> "DatasetSpec":
-        if self.test is not None and self.name != "digits":
-            raise ValueError(f"'test' is for digits only; {self.name} has its own test part")
+    def _test_share_where_there_is_no_test_part(self) -> "DatasetSpec":
+        if self.test is not None and self.name != "digits" and self.form == "images":
+            raise ValueError(f"'test' is for digits, csv and text only; {self.name} has its own test part")
         return self
+
+    @model_validator(mode="after")
+    def _keys_of_this_form_only(self) -> "DatasetSpec":
+        for key, (form, prefix) in _OWN_KEYS.items():
+            if getattr(self, key) is not None and self.form != form:
+                raise ValueError(f"'{key}' is for {prefix}PATH only, not for {self.name}")
+        if self.form == "table" and self.target is None:
+            raise ValueError("a csv needs 'target', the column of the classes")
+        if self.form == "text" and self.context is None:
+            raise ValueError("a text needs 'context', the characters of a window")
+        if self.form != "images" and (self.augmentation, self.evaluation) != ("none", "plain"):
+            raise ValueError(f"'augmentation' and 'evaluation' are for images only, not for {self.name}")
+        if self.form == "text" and self.split_seed:
+            raise ValueError("'split_seed' does nothing to a text, whose parts lie one after the other")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_these_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Beacons and runs of images that were kept before these keys existed do not have them.
+        return {key: value for key, value in serialise(self).items() if key not in _OWN_KEYS or value is not None}
+
+    @property
+    def form(self) -> Form:
+        """What the dataset is."""
+        return form_of(self.name)
+
+    @property
+    def examples(self) -> str:
+        """What one calls its examples."""
+        return {"images": "images", "table": "rows", "text": "windows"}[self.form]
 
 
 class ModelSpec(_Spec):
     """Which network a task trains.
 
     Attributes:
-        name: ``resnet``, ``densenet``, ``mlp``, or ``package.module:factory`` (runs only with ``--trust-code``).
-        depth: layers of a resnet or densenet, 6n + 2; None for an mlp.
-        arguments: further keyword arguments of the model, such as ``{hidden: [500, 500]}``.
+        name: ``resnet``, ``densenet``, ``convnet`` (no BatchNorm) and ``vit`` for images, ``mlp`` for images and
+            tables, ``gpt`` for text, or ``package.module:factory`` (runs only with ``--trust-code``).
+        depth: layers of a resnet or densenet, 6n + 2; blocks of a vit or gpt; None for an mlp or convnet.
+        arguments: further keyword arguments of the model, such as ``{hidden: [500, 500]}`` of an mlp, ``{channels:
+            [16, 32, 64]}`` of a convnet, ``{width: 64, heads: 4}`` of a gpt, and ``{patch: 4}`` beside these of a vit.
     """
 
     name: str
@@ -217,7 +288,7 @@ class TaskSpec(_Spec):
 
     Attributes:
         name: the task's name, of letters, digits, dots, dashes and underscores; figures and libraries carry it.
-        dataset: which images, and how they are split.
+        dataset: which examples, and how they are split.
         model: which network.
         optimizer: which optimizer.
         schedule: how the base learning rate decays.
@@ -244,6 +315,14 @@ class TaskSpec(_Spec):
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     threads: int = Field(default=1, gt=0, le=1024)
 
+    @field_validator("model")
+    @classmethod
+    def _takes_the_dataset(cls, model: ModelSpec, info: ValidationInfo) -> ModelSpec:
+        dataset = info.data.get("dataset")  # absent where it has a fault of its own
+        if dataset is not None and (problem := form_problem(model.name, dataset.name)):
+            raise ValueError(problem)
+        return model
+
     @field_validator("batch_sizes", "learning_rates")
     @classmethod
     def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
@@ -265,13 +344,13 @@ class TaskSpec(_Spec):
 
         Returns:
             JSON-able keys and values: dataset, model, optimizer, schedule, epochs, data fingerprint and class count;
-            not the ladder, rates, seeds, measuring and threads, in which comparable tasks may differ. The path of an
-            image folder is left out, since the data fingerprint stands for its content.
+            not the ladder, rates, seeds, measuring and threads, in which comparable tasks may differ. The path of a
+            user's own data is left out, since the data fingerprint stands for its content.
         """
         payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
         del payload["optimizer"]["lr"], payload["schedule"]["keep"]
-        if self.dataset.name.startswith(IMAGEFOLDER_PREFIX):
-            payload["dataset"]["name"] = IMAGEFOLDER_PREFIX.removesuffix(":")
+        if prefix := own_prefix(self.dataset.name):
+            payload["dataset"]["name"] = prefix.removesuffix(":")
         return {**payload, "num_classes": num_classes, "data_fingerprint": data_fingerprint}
 
 

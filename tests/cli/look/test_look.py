@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.cli import main
+from autobatch.training import load_decisions, load_task
 
 
 def test_explain_tells_every_change(home, call):
@@ -68,13 +70,28 @@ def test_mistakes_with_beacons_are_named(home, refused, arguments, phrases):
 def test_beacons_of_another_task_are_not_followed_and_the_keys_that_differ_are_told(home, call):
     env = home / "envs" / "tiny" / "env.yaml"
     env.write_text(env.read_text().replace("hidden: [16]", "hidden: [17]"))
-    code, said, _ = call("run", "--env", "tiny", "--device", "cpu", "--out", "other")
+    code, said, _ = call("run", "--env", "tiny", "--device", "cpu", "--epochs", "6", "--out", "other")
     assert code == 0
     assert "no beacons to follow (the beacon library of 'tiny' was recorded for another task" in said
     assert "'model.arguments.hidden' is [16] in the library and [17] here" in said
     assert "): scouts go first" in said
     assert "2 scouts of 1 epoch each: s32 at lr 0.05, s32 at lr 0.1" in said
     assert "(the beacon library of 'tiny' was recorded for another task" in said
+
+
+def test_beacons_of_another_length_say_where_to_start(home, call):
+    code, said, _ = call("run", "--env", "tiny", "--device", "cpu", "--epochs", "6", "--out", "longer")
+    assert code == 0
+    length = load_task(home / "envs" / "tiny").epochs
+    assert f"the beacons of this task trained {length} epochs, this run's length is another" in said
+    assert not (home / "longer" / "scouts.json").exists()
+    best = BeaconLibrary.load(home / "envs" / "tiny").best_fixed()
+    first = load_decisions(home / "longer")[0]
+    assert (first.batch_size, first.lr) == (best.batch_size, best.lr)
+    assert f"the best of {len(BeaconLibrary.load(home / 'envs' / 'tiny').beacons)} beacons of this task" in first.reason
+    assert "'epochs' is" in said  # why there is no comparison
+    code, _, _ = call("run", "--env", "tiny", "--device", "cpu", "--epochs", "6", "--resume", "longer")
+    assert code == 0
 
 
 def test_envs_and_policies_are_listed_with_those_that_are_broken(home, call):

@@ -140,3 +140,13 @@ def test_where_it_plans_to_end() -> None:
         policy.reset(task, None)
         assert planned_epochs(policy, task) == planned
     assert planned_epochs(FixedPolicy(FixedParameters(batch_size=32, lr=0.1)), task) == 20
+
+
+def test_another_length_wants_another_rate() -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(epochs=8, learning_rates=(0.025, 0.05, 0.1)), None)
+    # By hand: 0.025 * 5 ** 0.32 is 0.042; at the same length nothing changes; beyond the list its end is taken.
+    assert policy.rate_at_another_length(0.025, 40) == 0.05
+    assert policy.rate_at_another_length(0.025, 8) == 0.025
+    assert policy.rate_at_another_length(0.1, 80) == 0.1
+    assert policy.rate_at_another_length(0.1, 1) == 0.05

@@ -35,7 +35,7 @@ def rows(images):
 
 def test_digits_are_scikit_learns():
     data = load_data(load_task("digits-resnet8"))
-    parts = [data.train_images, data.validation_images, data.test_images]
+    parts = [data.train_inputs, data.validation_inputs, data.test_inputs]
     assert [len(part) for part in parts] == [979, 419, 399]
     expected = np.round(load_digits().images * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
     assert rows(torch.cat(parts)) == rows(torch.from_numpy(expected))
@@ -53,9 +53,9 @@ def test_images_keep_their_labels():
     for image, label in zip(np.round(digits.images * 255 / 16).astype(np.uint8), digits.target, strict=True):
         known.setdefault(image.tobytes(), set()).add(int(label))
     for images, labels in [
-        (data.train_images, data.train_labels),
-        (data.validation_images, data.validation_labels),
-        (data.test_images, data.test_labels),
+        (data.train_inputs, data.train_labels),
+        (data.validation_inputs, data.validation_labels),
+        (data.test_inputs, data.test_labels),
     ]:
         assert all(int(y) in known[x.numpy().tobytes()] for x, y in zip(images, labels, strict=True))
 
@@ -68,16 +68,16 @@ def test_splits_depend_on_the_split_seed_alone():
     assert (np.random.get_state()[1] == states[2]).all()
     again, other = load_data(task(name="digits")), load_data(task(name="digits", split_seed=1))
     assert first.fingerprint == again.fingerprint
-    assert torch.equal(first.validation_images, again.validation_images)
+    assert torch.equal(first.validation_inputs, again.validation_inputs)
     assert other.fingerprint != first.fingerprint
-    assert rows(other.test_images) != rows(first.test_images)
+    assert rows(other.test_inputs) != rows(first.test_inputs)
 
 
 def test_subset_leaves_the_test_part_alone():
     full, subset = load_data(task(name="digits")), load_data(task(name="digits", subset=500, validation=0.2))
     assert (len(subset.train_labels), len(subset.validation_labels)) == (400, 100)
-    assert torch.equal(full.test_images, subset.test_images)
-    assert set(rows(subset.train_images)).isdisjoint(rows(full.test_images))
+    assert torch.equal(full.test_inputs, subset.test_inputs)
+    assert set(rows(subset.train_inputs)).isdisjoint(rows(full.test_inputs))
     assert torch.bincount(subset.train_labels).tolist() == pytest.approx([40] * 10, abs=2)
 
 
@@ -85,7 +85,7 @@ def test_subset_leaves_the_test_part_alone():
     ("dataset", "message"),
     [
         ({"subset": 1399}, "'dataset.subset': expected at most 1398"),
-        ({"subset": 1}, "'dataset.validation': a share of 0.1 of 1 images gives 0"),
+        ({"subset": 1}, "'dataset.validation': a share of 0.1 of 1 examples gives 0"),
         ({"validation": 0.9999}, "'dataset.validation'"),
         ({"test": 0.0001}, "'dataset.test'"),
     ],
@@ -204,8 +204,8 @@ def test_mnist_files(tmp_path):
     written = write_mnist(tmp_path)
     data = load_data(task(name="mnist", validation=0.25), tmp_path)
     assert (len(data.train_labels), len(data.validation_labels), len(data.test_labels)) == (30, 10, 20)
-    assert rows(torch.cat([data.train_images, data.validation_images])) == rows(torch.from_numpy(written["train"]))
-    assert torch.equal(data.test_images[:, 0], torch.from_numpy(written["t10k"]))
+    assert rows(torch.cat([data.train_inputs, data.validation_inputs])) == rows(torch.from_numpy(written["train"]))
+    assert torch.equal(data.test_inputs[:, 0], torch.from_numpy(written["t10k"]))
 
 
 @pytest.mark.usefixtures("offline")
@@ -220,7 +220,7 @@ def test_svhn_joins_train_and_extra(tmp_path):
         patch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
         data = load_data(task(name="svhn", validation=0.25), tmp_path)
     everything = np.concatenate([written["train"], written["extra"]], axis=3).transpose(3, 2, 0, 1)
-    images = torch.cat([data.train_images, data.validation_images])
+    images = torch.cat([data.train_inputs, data.validation_inputs])
     assert rows(images) == rows(torch.from_numpy(everything.copy()))
     assert data.test_labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
 
@@ -248,7 +248,7 @@ def test_damaged_mnist(tmp_path, cut):
 )
 def test_real_mnist():
     data = load_data(task(name="mnist", subset=10_000), Path(os.environ["AUTOBATCH_DATA"]))
-    assert data.train_images.shape == (9000, 1, 28, 28)
+    assert data.train_inputs.shape == (9000, 1, 28, 28)
     assert torch.bincount(data.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert float(data.mean) == pytest.approx(0.1307 * 255, rel=0.02)  # as usually given for all 60,000
     assert float(data.std) == pytest.approx(0.3081 * 255, rel=0.02)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autobatch._errors import ConfigError
+from autobatch.fisher import FisherProbe
 from autobatch.training import TaskSpec, build_model, build_task_model, load_data, load_task
 
 
@@ -114,6 +115,14 @@ def test_initial_weights():
         ("mlp", {"width": 5}, "'model.arguments.width': unknown; mlp takes only 'hidden'"),
         ("resnet", {"depth": 8, "width": 5}, "'model.arguments.width': unknown; resnet takes no further arguments"),
         ("densnet", {"depth": 8}, "unknown model 'densnet'; did you mean 'densenet'"),
+        ("convnet", {"image_size": 3}, "a convnet halves images twice, so needs 4x4 pixels, got 3x3"),
+        ("convnet", {"channels": []}, "channels': expected a list of positive integers, got []"),
+        ("vit", {"depth": 1, "image_size": 6}, "a vit cuts images into patches of 4x4 pixels, got 6x6"),
+        ("vit", {"depth": 1, "width": 6}, "a vit needs a width that its heads divide, got 6 and 4"),
+        ("gpt", {"depth": 0, "context": 8}, "a gpt needs a depth of 1 to 1202 blocks, got 0"),
+        ("gpt", {"depth": 1, "context": 8, "width": 6}, "a gpt needs a width that its heads divide, got 6 and 4"),
+        ("gpt", {"depth": 1, "context": 8, "heads": "x"}, "heads': expected a positive integer, got 'x'"),
+        ("gpt", {"depth": 1}, "a gpt needs 'context'"),
     ],
 )
 def test_bad_model(name, arguments, message):
@@ -175,7 +184,7 @@ def test_task_model_fits_its_data():
     for name in ("digits-resnet8", "digits-mlp"):
         task = load_task(name)
         data = load_data(task)
-        assert build_task_model(task, data)(data.train_images[:3].float()).shape == (3, 10)
+        assert build_task_model(task, data)(data.train_inputs[:3].float()).shape == (3, 10)
 
 
 @pytest.mark.parametrize(
@@ -192,3 +201,41 @@ def test_bad_task_model(model, message):
     with pytest.raises(ConfigError) as error:
         build_task_model(task, load_data(task))
     assert message in str(error.value)
+
+
+def test_a_gpt_sees_nothing_of_what_it_predicts():
+    model = build_model("gpt", depth=2, context=6, num_classes=5, width=8, heads=2).double()
+    text = torch.tensor([[0, 1, 2, 3, 4, 0]])
+    other = text.clone()
+    other[0, 4] = 1
+    before, after = model(text), model(other)
+    assert before.shape == (1, 5, 6)
+    assert torch.equal(before[:, :, :4], after[:, :, :4])
+    assert not torch.allclose(before[:, :, 4:], after[:, :, 4:])
+
+
+MEASURED = {
+    "convnet": {"channels": [3, 4], "in_channels": 2, "image_size": 4},
+    "vit": {"depth": 1, "width": 4, "heads": 2, "patch": 2, "in_channels": 2, "image_size": 4},
+    "gpt": {"depth": 2, "width": 4, "heads": 2, "context": 5},
+    "mlp": {"hidden": [4], "in_channels": 6, "image_size": 1},
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_is_the_gradients_of_single_examples(name):
+    model = build_model(name, **MEASURED[name], num_classes=3).double()
+    generator = torch.Generator().manual_seed(0)
+    shape = {"gpt": (5,), "mlp": (6,)}.get(name, (2, 4, 4))
+    inputs = torch.randn(4, *shape, generator=generator, dtype=torch.float64)
+    inputs = (inputs.abs() * 10).long() % 3 if name == "gpt" else inputs
+    labels = torch.randint(3, (4, 5) if name == "gpt" else (4,), generator=generator)
+    probe = FisherProbe(model, reuse_weight_gradient=True)
+    with probe:
+        probe.backward(F.cross_entropy(model(inputs), labels))
+    rows = []
+    for one, label in zip(inputs.split(1), labels.split(1), strict=True):
+        gradients = torch.autograd.grad(F.cross_entropy(model(one), label), list(model.parameters()))
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    every = torch.stack(rows)
+    torch.testing.assert_close(probe.gram(), every @ every.T)

@@ -64,7 +64,32 @@ def test_defaults_are_the_papers(tmp_path):
         ({"optimizer": {"momentum": 1.0}}, "key 'optimizer.momentum': expected a number in [0, 1)"),
         ({"dataset": {"name": "digit"}}, "key 'dataset.name': unknown dataset 'digit'; did you mean 'digits'?"),
         ({"dataset": {"name": "imagefolder:"}}, "key 'dataset.name': expected a folder after 'imagefolder:'"),
-        ({"dataset": {"name": "mnist", "test": 0.2}}, "key 'dataset': 'test' is for digits only"),
+        ({"dataset": {"name": "mnist", "test": 0.2}}, "key 'dataset': 'test' is for digits, csv and text only"),
+        (
+            {"dataset": {"name": "cvs:x.csv"}},
+            "key 'dataset.name': unknown dataset 'cvs:x.csv'; did you mean 'csv:PATH'",
+        ),
+        ({"dataset": {"name": "csv:"}}, "key 'dataset.name': expected a file after 'csv:'"),
+        ({"dataset": {"name": "csv:x"}}, "key 'dataset': a csv needs 'target', the column of the classes"),
+        ({"dataset": {"name": "text:x"}}, "key 'dataset': a text needs 'context', the characters of a window"),
+        (
+            {"dataset": {"name": "digits", "target": "x"}},
+            "key 'dataset': 'target' is for csv:PATH only, not for digits",
+        ),
+        ({"dataset": {"name": "csv:x", "target": "y", "context": 3}}, "'context' is for text:PATH only, not for csv:x"),
+        (
+            {"dataset": {"name": "csv:x", "target": "y", "augmentation": "shift"}},
+            "key 'dataset': 'augmentation' and 'evaluation' are for images only, not for csv:x",
+        ),
+        (
+            {"dataset": {"name": "text:x", "context": 3, "split_seed": 1}},
+            "key 'dataset': 'split_seed' does nothing to a text",
+        ),
+        ({"model": {"name": "gpt"}}, "key 'model': a gpt needs a depth of 1 to 1202 blocks, got None"),
+        (
+            {"model": {"name": "convnet", "depth": 8}},
+            "key 'model': a convnet has no depth; give its widths as arguments",
+        ),
         ({"model": {"name": "resnet"}}, "key 'model': a resnet needs a depth of 6n + 2"),
         ({"model": {"name": "densenet", "depth": 9}}, "key 'model': a densenet needs a depth of 6n + 2"),
         ({"model": {"name": "mlp", "depth": 8}}, "key 'model': an mlp has no depth"),
@@ -151,3 +176,31 @@ def test_fingerprint_of_an_image_folder_leaves_its_place_out():
         for path in ("/here", "there")
     )
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "message"),
+    [
+        (
+            {"name": "csv:x", "target": "y"},
+            {"name": "resnet", "depth": 8},
+            "a resnet takes images; csv:x is a table, which mlp can take",
+        ),
+        (
+            {"name": "text:x", "context": 8},
+            {"name": "mlp"},
+            "an mlp takes images or a table; text:x is a text, which gpt can",
+        ),
+        ({"name": "digits"}, {"name": "gpt", "depth": 1}, "a gpt takes a text; digits is images, which resnet and"),
+    ],
+)
+def test_a_model_that_cannot_take_the_dataset(tmp_path, dataset, model, message):
+    with pytest.raises(ConfigError, match="key 'model'") as error:
+        load(tmp_path, {"dataset": dataset, "model": model})
+    assert message in str(error.value)
+    own = {"name": "own.models:make"}
+    assert load(tmp_path, {"dataset": dataset, "model": own}).model.name == "own.models:make"
+
+
+def test_a_task_of_images_reads_as_it_did_before_there_were_tables_and_texts():
+    assert load_task("digits-mlp").model_dump()["dataset"].keys().isdisjoint({"target", "categorical", "context"})
