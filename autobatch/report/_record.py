@@ -124,7 +124,9 @@ def with_scouts(record: RunRecord) -> RunRecord:
     scouting = load_scouting(record.path)
     if scouting is None:
         return record
-    keys = [(scout.batch_size, scout.lr, scout) for scout in scouting.scouts]
+    keys: list[tuple[int, float, ScoutRecord | None]] = [
+        (scout.batch_size, scout.lr, scout) for scout in scouting.scouts
+    ]
     keys += [(batch_size, lr, None) for batch_size, lr in scouting.waiting]
     scouts = tuple(
         RunScout(size, lr, load_epochs(scout_directory(record.path, size, lr, record.config.seed)), own)

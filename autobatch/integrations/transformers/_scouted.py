@@ -86,7 +86,8 @@ def _copied(trainer: Trainer, begins: tuple[Any, Any, Any], folder: str) -> Trai
         load_best_model_at_end=False,
     )
     mine.state, mine.control = TrainerState(), TrainerControl()
-    mine.callback_handler = CallbackHandler(
+    handler: Any = CallbackHandler
+    mine.callback_handler = handler(
         [DefaultFlowCallback()], mine.model, mine.processing_class, mine.optimizer, mine.lr_scheduler
     )
     mine.create_accelerator_and_postprocess()

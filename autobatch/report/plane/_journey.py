@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise
+from typing import Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -75,7 +76,8 @@ def draw_scouts(axes: Axes, scouts: Sequence[RunScout]) -> Iterator[Artist]:
     Yields:
         What the legend should explain.
     """
-    for scout, style in zip(scouts, cycle(("--", ":", "-."))):
+    styles: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
+    for scout, style in zip(scouts, cycle(styles)):
         placed = placed_epochs(scout.epochs)
         if not placed or (scout.record is not None and scout.record.won):
             continue
@@ -184,14 +186,14 @@ def draw_epochs(
     epochs, score = record.epochs, record.config.task.score
     size, rate, scored = (figure.add_subplot(cells[row, 0]) for row in range(3))
     numbers = [row.epoch for row in epochs]
-    size.step(numbers, [row.batch_size for row in epochs], where="mid", color=_JOURNEY, linewidth=2)
+    mark = "o" if len(epochs) == 1 else None  # of a single epoch a line has no length
+    size.step(numbers, [row.batch_size for row in epochs], where="mid", color=_JOURNEY, linewidth=2, marker=mark)
     size.set_yscale("log", base=2)
     _tick_exactly(size, sorted({row.batch_size for row in epochs}))
     size.set_ylabel("batch size")
     rate.step(numbers, [row.lr for row in epochs], where="mid", color="0.5", linestyle=":", linewidth=1.5, label="base")
-    rate.step(
-        numbers, [row.lr_effective for row in epochs], where="mid", color=_JOURNEY, linewidth=2, label="as applied"
-    )
+    applied = [row.lr_effective for row in epochs]
+    rate.step(numbers, applied, where="mid", color=_JOURNEY, linewidth=2, marker=mark, label="as applied")
     rate.set_yscale("log")
     _tick_plainly(rate)
     rate.set_ylabel("learning rate")
@@ -201,7 +203,7 @@ def draw_epochs(
     for axes in (size, rate, scored):
         axes.set_xlim(0.5, numbers[-1] + 0.5)
         axes.margins(y=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True) if len(epochs) > 1 else FixedLocator(numbers))
         axes.grid(color="0.9", linewidth=0.5)
     ends = "" if record.summary is None or not record.summary.ended_early else f"; ended early, of {_whole(record)}"
     scored.set_xlabel(f"epoch{ends}")

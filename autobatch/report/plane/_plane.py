@@ -82,7 +82,9 @@ def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Fig
         draw_epochs(figure, columns[0, -1].subgridspec(3, 1), record, library)
     if not with_epochs and not with_plane:
         figure.text(0.5, 0.5, "no epoch is finished yet", ha="center", color="0.4")
-    figure.suptitle(_title(record, library), fontsize=12, fontweight="bold")
+    figure.suptitle(
+        _title(record, library) if with_plane or record is None else record.title, fontsize=12, fontweight="bold"
+    )
     return figure
 
 
