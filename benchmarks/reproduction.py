@@ -1,6 +1,6 @@
 """Write docs/reproduction.md: the paper's claims beside what the shipped beacons and recorded comparisons say of them.
 
-    python benchmarks/reproduction.py            # writes the page and its pictures
+    python benchmarks/reproduction.py            # writes the page, its pictures, and docs/claims/ENV.json
     python benchmarks/reproduction.py --check    # compares with what is there, and fails where anything differs
 
 Beacons are those of every task in ``envs/`` that has some; comparisons lie in ``benchmarks/results/journeys/ENV/`` as
@@ -9,6 +9,7 @@ under the same versions of numpy, scipy and matplotlib.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -18,32 +19,52 @@ import numpy as np
 from autobatch import BeaconLibrary
 from autobatch._artefacts import holds_beacons
 from autobatch._files import write_whole
-from autobatch.evidence import claims_markdown, load_epochs_table, load_runs, paper_claims
+from autobatch.evidence import Claim, claims_json, load_epochs_table, load_runs, paper_claims
 from autobatch.report import draw_paper_figures
 from autobatch.report.paper import is_perceptron, save_figure
 
-PAGE, PICTURES = "reproduction.md", "images/paper"
+PAGE, PICTURES, CLAIMS = "reproduction.md", "images/paper", "claims"
 SHOWN = {1: "position and error", 7: "a perceptron", 5: "dynamic sampling", 6: "loss and error", 2: "over the epochs"}
-MOST_PICTURES = 3
+MOST_PICTURES = 2
+
+FIGURES = (
+    ("runs that end nearest to their own configuration's seeds, share", "unique signatures", "accuracy"),
+    ("C̄ and the batch size, rank correlation", "C̄ and the batch size", "mean"),
+    ("L and the batch size", "L and the batch size", "mean"),
+    ("C̄ and the rate", "C̄ and the rate", "mean"),
+    ("L and the rate", "L and the rate", "mean"),
+    ("C̄ after 5 % and at the end", "stable positions", "c_bar_at_5"),
+    ("L after 5 % and at the end", "stable positions", "l_cum_at_5"),
+    ("final score and that of the five nearest others after 5 %", "early prediction", "nearest_at_5"),
+    ("the same by a Gaussian process", "early prediction", "gaussian_process_early"),
+    ("final score and the score after 5 %", "early prediction", "early_score"),
+    ("distance of the best five in the plane, over that of any five", "the good lie together", "distance_ratio"),
+    ("p of that", "the good lie together", "p"),
+    ("plain dynamic sampling: time over the best beacon's", "time and accuracy", "plain_time"),
+    ("p of its test error against the best beacon's", "time and accuracy", "plain_p"),
+    ("-MS: time", "time and accuracy", "ms_time"),
+    ("-MS: p of the test error", "time and accuracy", "ms_p"),
+)
+"""Rows of the table of figures: in words, the claim, and its figure."""
 
 HEAD = """\
 # The paper's claims, and what was seen here
 
-The method comes from Liao, Drummond, Reid and Carneiro, "Approximate Fisher Information Matrix to Characterize the
-Training of Deep Neural Networks" (IEEE TPAMI, 2018,
-[doi 10.1109/TPAMI.2018.2876413](https://doi.org/10.1109/TPAMI.2018.2876413)). This page sets its claims beside figures
-from our own recorded trainings, whether they bear the claims out or not. It is made by `benchmarks/reproduction.py`
-from the beacons in `envs/` and the comparisons in `benchmarks/results/journeys/`; nothing in it is written by hand. How
-to make such figures of your own beacons is told [here](how-to/paper-figures.md).
+The claims of [Liao, Drummond, Reid and Carneiro (2018)](https://doi.org/10.1109/TPAMI.2018.2876413), beside figures
+from our own recorded trainings. The page is made by `benchmarks/reproduction.py` from the beacons in `envs/` and the
+comparisons in `benchmarks/results/journeys/`; nothing in it is written by hand.
+[The paper's figures](how-to/paper-figures.md) says how to make it of your own beacons.
 
-**All of it is smaller than in the paper**, which trains networks of 110 layers for 320 epochs on the 50,000 images of
-CIFAR-10 and CIFAR-100 and for 40 on SVHN, and networks of 8 layers for 40 epochs on MNIST, with five seeds and, on one
-GPU each, batches of 8 to 512 (of 2 to 2048 on MNIST). What each task here has is said with it. So a claim that was not
-seen here is not refuted for the paper's own experiments. Of the digits about 400 images are for testing, a quarter of a
-percent each, so test errors rank the good configurations only roughly; scores by validation stand beside.
+**All of it is smaller than in the paper**, which trains networks of 110 layers for 320 epochs on CIFAR-10 and CIFAR-100
+and for 40 on SVHN, and of 8 layers for 40 epochs on MNIST, with five seeds, on GPUs. A claim that was not seen here is
+not refuted for the paper's own experiments. Of the digits about 400 images are for testing, a quarter of a percent
+each, so test errors rank the good configurations only roughly.
+"""
 
-Words: **seen**, **partly** (in part of the figures, or too weakly to be sure), **not seen**, **not tested** (the data
-do not allow it). The limits behind these words were the same for all tasks:
+LIMITS = """\
+## When a claim counts as seen
+
+The same limits for all tasks; **not seen** is what remains.
 
 | claim | seen | partly |
 | --- | --- | --- |
@@ -58,9 +79,8 @@ do not allow it). The limits behind these words were the same for all tasks:
 | small to large; -MS limits L | lower, p < 0.05 | lower |
 | time and accuracy | less time, and no higher error with p < 0.05 | one of the two |
 
-A trend is "partly" as well where it shows only without the configurations that ended near guessing: a seed's validation
-error is above four fifths of a guesser's. A configuration with a diverged seed has no final position and is left out,
-which every line says.
+A trend is "partly" as well where it shows only without the configurations that ended near guessing (a seed's validation
+error above four fifths of a guesser's). A configuration with a diverged seed has no final position and is left out.
 """
 
 
@@ -79,26 +99,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = [file.relative_to(folder) for file in make(arguments.envs, arguments.compare, Path(folder))]
         differing = [file for file in made if not _same(Path(folder) / file, arguments.docs / file)]
-    left = {file.relative_to(arguments.docs) for file in (arguments.docs / PICTURES).glob("*.png")} - set(made)
+    there = [*(arguments.docs / PICTURES).glob("*.png"), *(arguments.docs / CLAIMS).glob("*.json")]
+    left = {file.relative_to(arguments.docs) for file in there} - set(made)
     for file in (*differing, *sorted(left)):
         print(f"{arguments.docs / file}: {'no longer made' if file in left else 'differs'}", file=sys.stderr)
     sys.exit(bool(differing or left))
 
 
 def make(envs: Path, compare: Path, docs: Path) -> list[Path]:
-    """Write the page and its pictures; return the files."""
-    files, sections, verdicts = [], [], {}
-    (docs / PICTURES).mkdir(parents=True, exist_ok=True)
+    """Write the page, its pictures and the claims of each task; return the files."""
+    files, sections, claims = [], [], {}
+    for folder in (docs / PICTURES, docs / CLAIMS):
+        folder.mkdir(parents=True, exist_ok=True)
     for folder in sorted(path for path in envs.iterdir() if holds_beacons(path)):
         library = BeaconLibrary.load(folder)
         runs, epochs = tables(compare / folder.name)
-        claims = paper_claims(library, runs, epochs)
-        verdicts[folder.name] = {claim.name: claim.verdict for claim in claims}
+        claims[folder.name] = paper_claims(library, runs, epochs)
         pictures = draw(library, epochs, docs, folder.name)
-        files += [file for _, file in pictures]
-        sections.append(section(folder.name, library, runs, claims, pictures, docs))
+        details = docs / CLAIMS / f"{folder.name}.json"
+        write_whole(details, claims_json(claims[folder.name]).encode())
+        files += [details, *(file for _, file in pictures)]
+        sections.append(section(folder.name, library, runs, pictures, docs))
     page = docs / PAGE
-    write_whole(page, "\n".join([HEAD, summary(verdicts), *sections]).encode())
+    parts = [HEAD, verdicts(claims), untested(claims), figures(claims), statements(claims), LIMITS, *sections]
+    write_whole(page, "\n".join(parts).encode())
     return [page, *files]
 
 
@@ -116,36 +140,61 @@ def draw(library: BeaconLibrary, epochs, docs: Path, name: str) -> list[tuple[in
     return [(number, save_figure(drawn[number], docs / PICTURES / f"{name}-{number}.png")) for number in chosen]
 
 
-def summary(verdicts: dict[str, dict[str, str]]) -> str:
+def verdicts(claims: dict[str, list[Claim]]) -> str:
     """Return the table of verdicts by claim and task."""
-    names = list(dict.fromkeys(name for own in verdicts.values() for name in own))
-    lines = ["## At a glance", "", "| claim | " + " | ".join(f"[{task}](#{task})" for task in verdicts) + " |"]
-    lines.append("| --- |" + " --- |" * len(verdicts))
-    for name in names:
-        cells = [own[name] for own in verdicts.values()]
-        lines.append(f"| {name} | " + " | ".join("-" if cell == "not tested" else cell for cell in cells) + " |")
-    return "\n".join([*lines, "", "`-` stands for not tested; the task's table says why.", ""])
+    lines = ["## At a glance", "", heading("claim", [f"[{task}](#{task})" for task in claims])]
+    for own in zip(*claims.values(), strict=True):
+        cells = ["-" if claim.verdict == "not tested" else claim.verdict for claim in own]
+        lines.append(f"| {own[0].name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
-def section(name: str, library: BeaconLibrary, runs, claims, pictures, docs: Path) -> str:
+def untested(claims: dict[str, list[Claim]]) -> str:
+    """Say which claims the data of a task do not allow, and why."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for task, own in claims.items():
+        for claim in own:
+            if claim.verdict == "not tested":
+                reasons.setdefault(claim.sentence, {}).setdefault(claim.name, []).append(task)
+    lines = ["`-` stands for not tested:", ""]
+    for reason, names in reasons.items():
+        tasks = dict.fromkeys(task for each in names.values() for task in each)
+        lines.append(f"- {', '.join(names)} ({reason}): {', '.join(tasks)}.")
+    return "\n".join([*lines, ""]) if reasons else ""
+
+
+def figures(claims: dict[str, list[Claim]]) -> str:
+    """Return the table of the figures that most of the verdicts rest on."""
+    lines = ["## Figures", "", heading("figure", list(claims))]
+    found = {task: {claim.name: claim.figures for claim in own} for task, own in claims.items()}
+    for words, claim, key in FIGURES:
+        values = [own[claim].get(key, math.nan) for own in found.values()]
+        lines.append(f"| {words} | {' | '.join('-' if math.isnan(one) else f'{one:.2g}' for one in values)} |")
+    told = ", ".join(f"[{task}]({CLAIMS}/{task}.json)" for task in claims)
+    told = f"Time is training steps at the prices of the cost table. Every claim with all its figures: {told}."
+    return "\n".join([*lines, "", told, ""])
+
+
+def statements(claims: dict[str, list[Claim]]) -> str:
+    """Return the table of what the paper claims, and where."""
+    lines = ["## The claims", "", heading("claim", ["what the paper says, and where"])]
+    for claim in next(iter(claims.values()), []):
+        lines.append(f"| {claim.name} | {claim.statement} ({claim.section}) |")
+    return "\n".join([*lines, ""])
+
+
+def heading(first: str, others: list[str]) -> str:
+    """Return the first two lines of a Markdown table."""
+    return f"| {first} | {' | '.join(others)} |\n| --- |{' --- |' * len(others)}"
+
+
+def section(name: str, library: BeaconLibrary, runs, pictures, docs: Path) -> str:
     """Return what the page says of one task."""
-    tested = [claim for claim in claims if claim.verdict != "not tested"]
-    lines = [f"## {name}", "", data_words(library, runs), "", claims_markdown(tested)]
-    lines += [untested(claims), ""]
+    lines = [f"## {name}", "", data_words(library, runs), ""]
     for number, file in pictures:
         where = file.relative_to(docs).as_posix()
         lines += [f"![{name}: {SHOWN[number]}, as in the paper's figure {number}]({where})", ""]
     return "\n".join(lines)
-
-
-def untested(claims) -> str:
-    """Say which claims the data of a task do not allow, and why."""
-    reasons: dict[str, list[str]] = {}
-    for claim in claims:
-        if claim.verdict == "not tested":
-            reasons.setdefault(claim.sentence, []).append(claim.name)
-    told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    return f"Not tested: {told}." if told else "Every claim was tested."
 
 
 def data_words(library: BeaconLibrary, runs) -> str:
@@ -155,18 +204,17 @@ def data_words(library: BeaconLibrary, runs) -> str:
     seeds = sorted({beacon.seed for beacon in library.beacons})
     epochs = max(len(beacon.rows["epoch"]) for beacon in library.beacons)
     examples = round(float(np.median([beacon.rows["examples"][0] for beacon in library.beacons])))
-    steps = [beacon.final("steps") for beacon in library.beacons if beacon.finished]
     ended = sum(not beacon.finished for beacon in library.beacons)
     network = "a perceptron" if is_perceptron(library) else f"{library.task['model']['name']}, "
     network += "" if is_perceptron(library) else f"{library.task['model']['depth']} layers"
     text = (
         f"{len(library.beacons)} beacons: {len(library.configurations)} configurations (batch sizes "
         f"{', '.join(map(str, sizes))}; rates {', '.join(f'{rate:g}' for rate in rates)}), seeds "
-        f"{', '.join(map(str, seeds))}, {epochs} epochs of {examples} examples ({min(steps):.0f} to {max(steps):.0f} "
-        f"steps); network: {network}. {ended} of the runs diverged."
+        f"{', '.join(map(str, seeds))}, {epochs} epochs of {examples} examples; {network}; {ended} of "
+        f"the runs diverged."
     )
     if runs is None:
-        return text + " No comparison of policies is recorded."
+        return text
     rows = runs.to_pylist()
     policies = ", ".join(f"`{policy}`" for policy in dict.fromkeys(row["policy"] for row in rows))
     fresh = ", ".join(map(str, sorted({row["seed"] for row in rows})))

@@ -15,7 +15,6 @@ from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
 from autobatch._files import write_whole
 from autobatch.evidence import load_comparison
-from autobatch.report import seconds_words
 from autobatch.report._save_figure import save_figure
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -70,17 +69,16 @@ def write_page(results: Path) -> None:
     """Write the page.
 
     Args:
-        results: the folder with ``compare/ENV/comparison.json`` and ``notes/results/*.md``.
+        results: the folder with ``compare/ENV/comparison.json``, ``steps/ENV/comparison.json`` and ``notes/*.md``.
     """
     found, in_steps = comparisons(results / "compare"), comparisons(results / "steps")
     notes = results / "notes"
     parts = [(notes / "head.md").read_text(encoding="utf-8").strip(), summary(found)]
     parts.append("![Test error and time of every policy on every task](images/results.png)")
-    for env, comparison in found.items():
-        note = notes / f"{env}.md"
-        parts += [f"## {env}", task_facts(env, comparison), outcome(comparison), starts(comparison)]
-        if note.exists():
-            parts.append(note.read_text(encoding="utf-8").strip())
+    parts += ["## Every policy", (notes / "policies.md").read_text(encoding="utf-8").strip()]
+    shipped, from_best = (everyone(found, from_best=chosen) for chosen in (False, True))
+    parts += [shipped, (notes / "from_best.md").read_text(encoding="utf-8").strip(), from_best]
+    parts += ["## Task by task", (notes / "tasks.md").read_text(encoding="utf-8").strip()]
     tables = "\n\n".join(switching_table(env) for env in SWITCHING)
     tail = (notes / "tail.md").read_text(encoding="utf-8").strip()
     parts.append(tail.replace("{switching}", tables).replace("{steps}", summary_in_steps(in_steps)))
@@ -140,11 +138,9 @@ def short_summary(found: dict[str, dict[str, Any]], in_steps: dict[str, dict[str
     """Return the table of all tasks as the README has it."""
     rows = []
     for env, comparison in found.items():
-        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
+        one = policy(comparison, "beacon-follow")
         rows.append([
             env,
-            f"`{reference['policy']}`",
-            percent(reference["test_error"]),
             percent(one["test_error"]),
             p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
             f"**{number(one['modelled_ratio'])}**",
@@ -154,9 +150,7 @@ def short_summary(found: dict[str, dict[str, Any]], in_steps: dict[str, dict[str
         ])
     heading = [
         "task",
-        "best fixed beacon",
-        "its test error, %",
-        "`beacon-follow`, %",
+        "`beacon-follow`, test error, %",
         "p",
         "its time, best fixed = 1",
         "least possible",
@@ -178,26 +172,19 @@ def summary_in_steps(found: dict[str, dict[str, Any]]) -> str:
         "task, time counted in steps",
         "best fixed beacon, test error, %",
         "beacon-follow, test error, %",
-        "difference, points",
         "p",
-        "steps",
         "steps and measurements, ratio",
-        "its batch sizes, first seed",
         "goal",
     ]
     rows = []
     for env, comparison in found.items():
         one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
-        sizes = next(run["batch_sizes"] for run in comparison["runs"] if run["policy"] == "beacon-follow")
         rows.append([
             env,
             f"{reference['policy']}: {percent(reference['test_error'])}",
             percent(one["test_error"]),
-            difference(one["test_difference"]),
             p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
-            f"{one['optimizer_steps']:,.0f} of {reference['optimizer_steps']:,.0f}",
             f"**{number(one['modelled_ratio'])}**",
-            sizes,
             reached(comparison),
         ])
     return table(heading, rows)
@@ -217,79 +204,39 @@ def floor(env: str, comparison: dict[str, Any]) -> float:
     return min(whole.values()) / whole[best.batch_size]
 
 
-def task_facts(env: str, comparison: dict[str, Any]) -> str:
-    """Return what was trained, in a sentence or two."""
-    recording, target = comparison["recording"], comparison["target"]
-    shared = max(run["side_by_side"] for run in comparison["runs"])
-    return (
-        f"{len(comparison['runs'])} trainings of {comparison['epochs']} epochs, seeds {comparison['seeds'][0]} to "
-        f"{comparison['seeds'][-1]}, on {comparison['device']}"
-        + (f", {shared} side by side" if shared > 1 else "")
-        + f". The best fixed beacon is `{target['policy']}`, the best by validation score of {recording['beacons']} "
-        f"recorded beacons, whose recording took {seconds_words(recording['seconds'])} by the clock and "
-        f"{seconds_words(recording['modelled_seconds'])} by the cost table. The validation error to be reached is "
-        f"{100 * target['validation_error']:.2f} %."
-    )
+def everyone(found: dict[str, dict[str, Any]], *, from_best: bool) -> str:
+    """Return the table of all policies over all tasks: test error and time ratio.
+
+    Args:
+        found: the figures of each task.
+        from_best: whether those that start from the best fixed beacon's size and rate are meant, or the others.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for env, comparison in found.items():
+        tests = p_values(comparison, "test_error")
+        for one in comparison["policies"]:
+            if ("-from-best" in one["policy"]) == from_best and kind_of(one) != "fixed":
+                p = tests.get(one["policy"], {}).get("student")
+                cells.setdefault(row_name(one), {})[env] = result_cell(one, p)
+    tasks = [env for env in found if any(env in own for own in cells.values())]
+    return table(["policy", *tasks], [[name, *(own.get(env, "") for env in tasks)] for name, own in cells.items()])
 
 
-def outcome(comparison: dict[str, Any]) -> str:
-    """Return the table of the policies as they are shipped."""
-    return policies_table(comparison, [one for one in comparison["policies"] if "-from-best" not in one["policy"]])
+def row_name(one: dict[str, Any]) -> str:
+    """Return the name of a policy's row: the best fixed beacon and learned policies are others on each task."""
+    kind, name = kind_of(one), str(one["policy"]).removesuffix("-from-best")
+    if kind in {"best fixed", "learned"}:
+        return _NAMES[kind]
+    return f"**`{name}`**" if name == "beacon-follow" else f"`{name}`"
 
 
-def starts(comparison: dict[str, Any]) -> str:
-    """Return the table of the rivals that start from the best fixed beacon's size and rate."""
-    own = [one for one in comparison["policies"] if "-from-best" in one["policy"]]
-    if not own:
-        return ""
-    size, _, rate = comparison["target"]["policy"].removeprefix("s").partition("-lr")
-    return (
-        "The published rules again, each started from the size and the rate of the best fixed beacon, which they could "
-        f"not know without recording beacons (`--set policy.parameters.batch_size={size} --set "
-        f"policy.parameters.lr={rate}`):\n\n" + policies_table(comparison, own)
-    )
-
-
-def policies_table(comparison: dict[str, Any], policies: Sequence[dict[str, Any]]) -> str:
-    """Return one row a policy."""
-    score = comparison["score"]
-    tests, score_tests = p_values(comparison, "test_error"), p_values(comparison, score)
-    heading = [
-        "policy",
-        "test error, %",
-        "p",
-        "p, paired",
-        score.replace("_", " "),
-        "p",
-        "time ratio, cost table",
-        "by the clock (range)",
-        "to the target",
-        "steps",
-        "measuring",
-    ]
-    rows = []
-    for one in policies:
-        name = one["policy"]
-        mine, scored = tests.get(name, {}), score_tests.get(name, {})
-        target = one["to_target"]
-        reached = f"{target['reached']} of {one['seeds']}"
-        if target["reached"]:
-            reached += f", {number(target['modelled_share'])}"
-        ended = f" ({one['diverged']} diverged)" if one["diverged"] else ""
-        rows.append([
-            (f"**{name}**" if name == "beacon-follow" else name) + ended,
-            percent(one["test_error"]),
-            p_text(mine.get("student")),
-            p_text(mine.get("paired")),
-            spread(one[score], 100.0 if score.endswith("_error") else 1.0, 2 if score.endswith("_error") else 4),
-            p_text(scored.get("student")),
-            number(one["modelled_ratio"]),
-            ratio(one["time_ratio"]),
-            reached,
-            UNKNOWN if one["optimizer_steps"] is None else f"{one['optimizer_steps']:,.0f}",
-            UNKNOWN if one["measuring_share"] is None else f"{one['measuring_share']:.0%}",
-        ])
-    return table(heading, rows)
+def result_cell(one: dict[str, Any], p: float | None) -> str:
+    """Return test error and time ratio, with a star where the error differs, and how many runs diverged."""
+    ended = f" ({one['diverged']} diverged)" if one["diverged"] else ""
+    if one["test_error"]["mean"] is None:
+        return f"{UNKNOWN}{ended}"
+    star = "*" if p is not None and p <= GOAL_P else ""
+    return f"{100 * one['test_error']['mean']:.2f}{star}, {number(one['modelled_ratio'])}{ended}"
 
 
 def picture(found: dict[str, dict[str, Any]]) -> Figure:

@@ -77,9 +77,11 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
     library = BeaconLibrary.load(ROOT / "envs" / name)
     assert library.costs is not None
     spec = load_policy_spec(policy)
-    # No task_path: the run knows nothing of the beacons. It gets the cost table, which any new task would time.
+    # No task_path, unless that is what a policy is about: the run knows nothing of the beacons. It gets the cost table,
+    # which any new task would time.
     config = RunConfig(
         task=task,
+        task_path=ROOT / "envs" / name if spec.kind == "best-beacon-stopped" else None,
         policy=spec,
         seed=seed,
         device="cpu",

@@ -10,7 +10,6 @@ from autobatch._artefacts import artefact_names, find_artefact, find_library, ho
 from autobatch._errors import AutoBatchError, LibraryError
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.policies import SHORTHANDS, load_policy_spec, policy_kind
-from autobatch.policies._registry import PolicyKind
 from autobatch.report._words import configuration_words, count_words, loss_words, percent_words, seconds_words
 from autobatch.training import TaskSpec, load_task
 
@@ -57,26 +56,17 @@ def policy_table() -> Table:
     Returns:
         The table that ``autobatch policies`` prints.
     """
-    table = _table("name", "kind", "needs", "what it does", "found in")
+    table = _table("name", "what it does", "needs", "changes", "when to choose it", "found in")
     for name in artefact_names("policies"):
         path = find_artefact("policies", name)
         try:
             spec = load_policy_spec(name)
         except AutoBatchError as error:
-            table.add_row(name, "?", "", f"cannot be read: {error}", _shown(path.parent))
+            table.add_row(name, f"cannot be read: {error}", "", "", "", _shown(path.parent))
             continue
-        table.add_row(name, spec.kind, _needs(policy_kind(spec.kind)), spec.description, _shown(path.parent))
+        kind = policy_kind(spec.kind)
+        table.add_row(name, spec.description, kind.needs, kind.changes, kind.when, _shown(path.parent))
     return table
-
-
-def _needs(kind: PolicyKind) -> str:
-    """Return what a run under policies of a kind cannot do without."""
-    makes_scouts = hasattr(kind.build, "scouts")
-    if getattr(kind.build, "needs_library", False):
-        return "beacons, or else scouts" if makes_scouts else "beacons"
-    if makes_scouts:
-        return "scouts"
-    return "nothing" if kind.blind else "measuring"
 
 
 def shorthand_line() -> str:

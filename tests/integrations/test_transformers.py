@@ -1,6 +1,5 @@
 """``AutoBatchTrainerCallback``: the loop of Transformers' Trainer, unchanged but for what the controller decides."""
 
-import gc
 import runpy
 import shutil
 import sys
@@ -40,14 +39,6 @@ from autobatch.integrations import AutoBatchTrainerCallback, transformers_loop  
 from autobatch.policies import Decision, Observation  # noqa: E402
 
 SIZE, EPOCHS = 50, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_to_collect() -> Iterator[None]:
-    """Every ``train()`` collects garbage, which takes long with so much imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Sizes:

@@ -1,14 +1,15 @@
 """The best fixed beacon, stopped when it stops improving: what a library is good for without any steering.
 
-The configuration is the library's best fixed one. The end is that of early stopping (Prechelt 1998, "Early stopping -
-but when?", in Neural Networks: Tricks of the Trade, LNCS 1524), as trainers have it: the score has not improved by some
-share for some epochs. Before the schedule's last decay nothing ends, since the decay itself is the next improvement.
+The configuration is the library's best fixed one. Under the task's schedule the end is that of early stopping (Prechelt
+1998, "Early stopping - but when?", in Neural Networks: Tricks of the Trade, LNCS 1524), as trainers have it: the score
+has not improved by some share for some epochs. Before the schedule's last decay nothing ends, since the decay itself is
+the next improvement. Under the plan of policy ``steer`` the end is that plan's.
 
 Departure: the trained network is the last one, where the chapter goes back to the best one.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ from autobatch.policies._parameters import PolicyParameters, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, figure, percent
+from autobatch.policies.steer import SteerParameters, SteerPolicy
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
@@ -30,9 +32,18 @@ class BestBeaconStoppedParameters(PolicyParameters):
     improvement: float = Field(
         default=0.01, ge=0, lt=1, description="Share of the best score by which an epoch must be better."
     )
+    schedule: Literal["task", "steer"] = Field(
+        default="task", description="The task's own schedule with early stopping, or the plan of policy steer."
+    )
 
 
-@register_policy("best-beacon-stopped", BestBeaconStoppedParameters, blind=True)
+@register_policy(
+    "best-beacon-stopped",
+    BestBeaconStoppedParameters,
+    blind=True,
+    changes="end; rate, batch size (-steered)",
+    when="Beacons are there, and nothing is to be chosen; to compare with.",
+)
 class BestBeaconStoppedPolicy:
     """Train as the best beacon did, and end when the score no longer improves."""
 
@@ -43,6 +54,7 @@ class BestBeaconStoppedPolicy:
         self._task: TaskInfo | None = None
         self._start = (0, math.nan)
         self._epoch, self._best, self._waited = 0, math.inf, 0
+        self._steer = SteerPolicy(SteerParameters()) if parameters.schedule == "steer" else None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
         """Look up the best fixed configuration.
@@ -60,6 +72,9 @@ class BestBeaconStoppedPolicy:
         require_on_ladder([best.batch_size], task)
         self._task, self._start = task, (best.batch_size, best.lr)
         self._epoch, self._best, self._waited = 0, math.inf, 0
+        if self._steer is not None:
+            self._steer.reset(task, None)
+            self._steer.begin(*self._start, f"{configuration(*self._start)}: the best fixed beacon")
 
     def decide(self, observation: Observation) -> Decision:
         """Count the epoch, and end the training where it was one too many.
@@ -76,6 +91,8 @@ class BestBeaconStoppedPolicy:
         task = self._task
         if task is None:
             raise RuntimeError("call reset(task, library) before decide()")
+        if self._steer is not None:
+            return self._steer.decide(observation)
         if observation.epoch > self._epoch:
             self._epoch = observation.epoch
             self._count(

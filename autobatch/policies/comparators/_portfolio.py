@@ -2,7 +2,8 @@
 
 Average ranks (Brazdil and Soares 2000, "A comparison of ranking methods for classification algorithm selection", ECML,
 LNCS 1810): what to begin with on a task that nothing is known of. The other tasks are the shipped beacon libraries;
-those of the task's own data set are left out, since what was chosen on the same images tells nothing of new ones.
+those of the task's own data set are left out, since what was chosen on the same images tells nothing of new ones, and
+those of the other family of optimizers, since rates of SGD mean nothing to Adam.
 
 Libraries have different grids. A configuration is ranked where every library has one at most a rung away, that is by a
 factor of two in batch size and in rate each; the nearest stands in for it, of two the smaller. A configuration with a
@@ -48,11 +49,13 @@ class Recorded:
     Attributes:
         name: its task's.
         dataset: name of the data set that it was recorded on, as ``same_images`` has it.
+        adaptive: whether its optimizer scales its steps by the gradients' own size.
         scores: mean final score of every configuration, lower is better; infinite where a seed diverged.
     """
 
     name: str
     dataset: str
+    adaptive: bool
     scores: Mapping[Configuration, float]
 
 
@@ -88,9 +91,15 @@ def mean_ranks(libraries: Sequence[Mapping[Configuration, float]]) -> dict[Confi
     return {one: fmean(own) for one, own in ranks.items()}
 
 
-@register_policy("portfolio", PortfolioParameters, blind=True)
+@register_policy(
+    "portfolio",
+    PortfolioParameters,
+    blind=True,
+    changes="nothing",
+    when="No short training can be afforded; to compare with.",
+)
 class PortfolioPolicy:
-    """Train with what has the best mean rank over the shipped libraries of other data sets."""
+    """Train with what has the best mean rank over the shipped libraries of other data sets and such an optimizer."""
 
     needs_library = False
 
@@ -106,13 +115,15 @@ class PortfolioPolicy:
             library: not used.
 
         Raises:
-            ConfigError: no shipped library is of another data set.
+            ConfigError: no shipped library is of another data set and of such an optimizer.
         """
-        others = [own for own in shipped() if own.dataset != same_images(task.dataset)]
+        own_images = same_images(task.dataset)
+        others = [own for own in shipped() if own.dataset != own_images and own.adaptive == task.adaptive]
         ranks = mean_ranks([own.scores for own in others]) if others else {}
         if not ranks:
             raise ConfigError(
-                f"policy 'portfolio' has no libraries of other data sets than that of task '{task.name}' to go by"
+                f"policy 'portfolio' has no libraries of other data sets than that of task '{task.name}', and of an "
+                "optimizer like its own, to go by"
             )
         best, rank = min(ranks.items(), key=lambda entry: (entry[1], entry[0]))
         moves = Moves(task.batch_sizes, task.learning_rates)
@@ -172,7 +183,8 @@ def _recorded(envs: Path) -> tuple[Recorded, ...]:
                 (own.batch_size, own.lr): math.inf if own.diverged else own.mean[library.score]
                 for own in library.results()
             }
-            found.append(Recorded(folder.name, _dataset_of(folder), scores))
+            env = load_yaml(folder / "env.yaml", _Env)  # the library does not say which folder of images it is of
+            found.append(Recorded(folder.name, same_images(env.dataset.name), env.optimizer.name != "sgd", scores))
     return tuple(found)
 
 
@@ -180,13 +192,13 @@ class _Dataset(BaseModel):
     name: str
 
 
+class _Optimizer(BaseModel):
+    name: str = "sgd"
+
+
 class _Env(BaseModel):
     dataset: _Dataset
-
-
-def _dataset_of(folder: Path) -> str:
-    # The library itself does not say which folder of images it was recorded on.
-    return same_images(load_yaml(folder / "env.yaml", _Env).dataset.name)
+    optimizer: _Optimizer = _Optimizer()
 
 
 def _nearest(wanted: Configuration, scores: Mapping[Configuration, float]) -> Configuration | None:

@@ -32,7 +32,13 @@ class SeesawParameters(RivalParameters):
     """Parameters of the kind ``seesaw``."""
 
 
-@register_policy("seesaw", SeesawParameters, blind=True)
+@register_policy(
+    "seesaw",
+    SeesawParameters,
+    blind=True,
+    changes="batch size, rate",
+    when="A good rate is known, and the schedule has milestones.",
+)
 class SeesawPolicy(Rival[SeesawParameters]):
     """Share every decay of the schedule between batch size and learning rate."""
 

@@ -140,8 +140,23 @@ def test_the_portfolio_takes_the_nearest_of_the_task() -> None:
     assert "where it is s" in decision.reason
 
 
+def test_rates_of_another_family_of_optimizers_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = (
+        portfolio.Recorded("a", "digits", False, {(32, 0.1): 1.0}),
+        portfolio.Recorded("b", "digits", True, {(64, 0.2): 1.0}),
+    )
+    monkeypatch.setattr(portfolio, "shipped", lambda: recorded)
+    policy = make_policy(load_policy_spec("portfolio"))
+    for adaptive, chosen in ((False, (32, 0.1)), (True, (64, 0.2))):
+        policy.reset(make_task(dataset="mnist", adaptive=adaptive), None)
+        decision = policy.decide(make_observation())
+        assert (decision.batch_size, decision.lr) == chosen
+
+
 def test_without_other_libraries_there_is_no_portfolio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portfolio, "shipped", lambda: (portfolio.Recorded("digits-mlp", "digits", {(32, 0.1): 1.0}),))
+    monkeypatch.setattr(
+        portfolio, "shipped", lambda: (portfolio.Recorded("digits-mlp", "digits", False, {(32, 0.1): 1.0}),)
+    )
     with pytest.raises(ConfigError, match="no libraries of other data sets"):
         made("portfolio", task=make_task(dataset="digits"))
 
@@ -176,3 +191,22 @@ def test_an_epoch_without_a_score_is_no_improvement() -> None:
 
 def test_after_the_last_epoch_nothing_is_stopped() -> None:
     assert not stopping([0.5] * 10, milestones=())[-1]
+
+
+def test_the_best_beacon_under_the_plan_of_steer_ends_with_it() -> None:
+    library = make_library(seeds=(0,))
+    best = library.best_fixed()
+    task = make_task(epochs=10, steered=True)
+    policy, plan = make_policy(load_policy_spec("best-beacon-steered")), make_policy(load_policy_spec("steer"))
+    policy.reset(task, library)
+    plan.reset(task, None)
+    plan.load_state_dict({"start": [best.batch_size, best.lr], "reason": "the same"})
+    for epoch in range(10):
+        ours, theirs = (one.decide(make_observation(epoch, 10)) for one in (policy, plan))
+        assert (ours.batch_size, ours.lr, ours.factor, ours.stop) == (
+            theirs.batch_size,
+            theirs.lr,
+            theirs.factor,
+            theirs.stop,
+        )
+    assert ours.stop
