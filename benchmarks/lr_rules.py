@@ -110,8 +110,10 @@ def train(
         batch_sizes=LADDER,
         dataset_size=TRAIN,
         epochs=epochs,
-        schedule=lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-        lr_rule=LearningRateRule(reference_batch_size=REFERENCE, **rule),
+        rates=autobatch.Rates(
+            schedule=lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+            rule=LearningRateRule(reference_batch_size=REFERENCE, **rule),
+        ),
         measuring=MeasureAtInterval(50, floor=4) if rule["name"] == "adascale" else NeverMeasure(),
         seed=seed,
     )

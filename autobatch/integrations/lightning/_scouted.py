@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autobatch.control import AutoBatchController, BatchPlan
+from autobatch.control import AutoBatchController
+from autobatch.integrations._arguments import with_accumulation
 from autobatch.integrations.lightning._callback import _PL, AutoBatchCallback
 from autobatch.integrations.lightning._generators import generator_states, set_generator_states
 
@@ -24,7 +25,7 @@ def lightning_loop(
     """Make a loop of a fit, for ``autobatch.scout`` and ``autobatch.record_beacons``, as ``Tuner.lr_find`` takes one.
 
         report = autobatch.scout(lightning_loop(trainer, module, datamodule=data), learning_rates=(0.03, 0.1, 0.3))
-        trainer.callbacks.append(AutoBatchCallback(policy="beacon-follow", scouts=report, schedule="steered"))
+        trainer.callbacks.append(AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered"))
         trainer.fit(module, datamodule=data)
 
     Trainer and module stay as they are: each training is a fit of copies, which begin with the weights that the module
@@ -49,8 +50,7 @@ def lightning_loop(
 
     def train(controller: AutoBatchController) -> Any:
         mine, model = copy.deepcopy(unfitted), copy.deepcopy(begins)
-        if controller.plan == BatchPlan():
-            controller.plan = BatchPlan(accumulation=mine.accumulate_grad_batches)
+        controller.plan = with_accumulation(controller.plan, mine.accumulate_grad_batches)
         mine.callbacks.append(
             AutoBatchCallback(controller=controller, monitor_loss=monitor_loss, monitor_error=monitor_error)
         )

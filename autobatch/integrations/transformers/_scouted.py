@@ -13,7 +13,8 @@ from transformers import DefaultFlowCallback, Trainer, TrainerControl, TrainerSt
 from transformers.trainer_callback import CallbackHandler
 
 from autobatch._errors import ConfigError
-from autobatch.control import AutoBatchController, BatchPlan
+from autobatch.control import AutoBatchController
+from autobatch.integrations._arguments import with_accumulation
 from autobatch.integrations.transformers._callback import AutoBatchTrainerCallback, Figure
 from autobatch.integrations.transformers._trainer import SteeredTrainer
 
@@ -49,8 +50,7 @@ def transformers_loop(
     begins = copy.deepcopy((trainer.model, trainer.optimizer, trainer.lr_scheduler))
 
     def train(controller: AutoBatchController) -> Any:
-        if controller.plan == BatchPlan():
-            controller.plan = BatchPlan(accumulation=trainer.args.gradient_accumulation_steps)
+        controller.plan = with_accumulation(controller.plan, trainer.args.gradient_accumulation_steps)
         states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
         with TemporaryDirectory() as folder, torch.random.fork_rng():
             try:

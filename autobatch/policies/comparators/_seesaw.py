@@ -58,7 +58,7 @@ class SeesawPolicy(Rival[SeesawParameters]):
             raise ConfigError(
                 f"policy 'seesaw' goes by the milestones of a schedule, and task '{task.name}' does not say "
                 f"{'where they are' if not task.milestones else 'what they multiply the rate by'}; take a task with "
-                "schedule: {name: multistep}, or give the controller milestones=... and milestone_factor=..."
+                "schedule: {name: multistep}, or give the controller rates=Rates(milestones=..., milestone_factor=...)"
             )
         super().reset(task, library)
 

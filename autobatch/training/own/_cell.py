@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -54,7 +54,7 @@ class CellPlan:
         score: the figure that ranks runs; None takes what the loop gives, the loss where it gives both.
         interval: steps from one sample to the next.
         floor: samples an epoch at least.
-        options: further arguments of the controller.
+        options: further arguments of the controller, grouped.
         command: what asked for the recording.
         threads: CPU threads of each process; None leaves them.
     """
@@ -66,7 +66,7 @@ class CellPlan:
     score: str | None
     interval: int
     floor: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
     command: str = ""
     threads: int | None = None
 
@@ -186,6 +186,7 @@ class RecordingController(AutoBatchController):
             The controller.
         """
         super().attach(model, optimizer, **sizes)
+        self._training.periods.watcher = self._observe
         self.cell.attach(model, optimizer, **sizes)
         return self
 
@@ -201,9 +202,7 @@ class RecordingController(AutoBatchController):
         self.cell.given |= {name for name, value in figures.items() if value is not None}
         return super().end_epoch(**figures)
 
-    def _close_period(self, figures: dict[str, float] | None) -> None:
-        super()._close_period(figures)
-        known = self._figures if figures is not None else dict.fromkeys(self._figures, math.nan)
+    def _observe(self, figures: Mapping[str, float]) -> None:
         self.cell.observe({
             "progress": self.progress,
             "batch_size": self.batch_size,
@@ -214,7 +213,7 @@ class RecordingController(AutoBatchController):
             "samples": self.samples,
             "examples": self.examples,
             "measuring_seconds": self.measuring_seconds,
-            **known,
+            **figures,
         })
 
 
@@ -238,19 +237,17 @@ class _Cell:
         self.controller.cell = self
 
     def _make_controller(self) -> RecordingController:
-        key, options = self.key, dict(self.plan.options)
-        if self.plan.score is not None:
-            options["score"] = self.plan.score
+        key, options = self.key, self.plan.options
         policy = PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": key.batch_size, "lr": key.lr})
-        return RecordingController(
-            policy=make_policy(policy),
-            batch_sizes=(key.batch_size,),
-            learning_rates=(key.lr,),
-            measuring=MeasureAtInterval(self.plan.interval, self.plan.floor),
-            task_name=self.plan.task_name,
-            seed=key.seed,
+        return RecordingController(**{
             **options,
-        )
+            "policy": make_policy(policy),
+            "batch_sizes": (key.batch_size,),
+            "rates": replace(options["rates"], learning_rates=(key.lr,)),
+            "measuring": replace(options["measuring"], steps=MeasureAtInterval(self.plan.interval, self.plan.floor)),
+            "task": replace(options["task"], name=self.plan.task_name, score=self.plan.score),
+            "seed": key.seed,
+        })
 
     def release(self) -> None:
         """Let go of the model, so that the next cell has its memory."""
@@ -264,8 +261,8 @@ class _Cell:
             optimizer,
             dataset_size=told["dataset_size"],
             epochs=told["epochs"],
-            decide_every=told.get("decide_every"),
-            loss_reduction=told.get("loss_reduction", "mean"),
+            decide_every=told["plan"].decide_every,
+            loss_reduction=told["measuring"].loss_reduction,
         )
         library = recorded_library(self.plan.out)
         if library is not None:
@@ -338,7 +335,7 @@ class _Cell:
             task={**self.plan.task, LOOP: self._facts},
             task_name=self.plan.task_name,
             score=self._score(),
-            bn=str(self.plan.options.get("bn", "rows")),
+            bn=self.plan.options["measuring"].bn,
             sampling_interval=self.plan.interval,
             versions={**software_versions(), DEVICE: self.device},
             commands=(self.plan.command,) if self.plan.command else (),

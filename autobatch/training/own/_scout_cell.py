@@ -12,14 +12,15 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError
 from autobatch.beacons import BeaconLibrary
-from autobatch.control import Step
-from autobatch.control._controller import SCOUT
+from autobatch.control import Measuring, Step
 from autobatch.control._own_task import loop_facts
+from autobatch.control._state import SCOUT
 from autobatch.control.steps._step import Passing
 from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
 from autobatch.policies._wording import count
 from autobatch.policies.steer import hopeless
 from autobatch.training.own._cell import RecordingController, divergence
+from autobatch.training.own._options import words_of
 from autobatch.training.own._scout_files import KeptScout
 
 _SCORES = ("validation_loss", "validation_error")
@@ -96,7 +97,7 @@ class ScoutCell:
         plan: says which scouts a task has, once a loop has told how long it is.
         check: refuses a loop that is another than that of the scouts before.
         others: the scouts before it.
-        arguments: arguments of the controller.
+        arguments: arguments of the controller, grouped.
         code: fingerprint of the loop's code.
 
     Attributes:
@@ -175,14 +176,14 @@ class ScoutCell:
             optimizer: its optimizer.
             sizes: dataset size and epochs, as given to the controller.
         """
-        told = {**self._arguments, **{name: size for name, size in sizes.items() if size is not None}}
+        known = {**self._arguments, **{name: size for name, size in sizes.items() if size is not None}}
         self._loop = loop_facts(
             model,
             optimizer,
-            dataset_size=told["dataset_size"],
-            epochs=told["epochs"],
-            decide_every=told.get("decide_every"),
-            loss_reduction=told.get("loss_reduction", "mean"),
+            dataset_size=known["dataset_size"],
+            epochs=known["epochs"],
+            decide_every=known["plan"].decide_every,
+            loss_reduction=known["measuring"].loss_reduction,
         )
         self._check(self._loop)
         self._model = model
@@ -195,9 +196,9 @@ class ScoutCell:
             loss: what ``step.backward`` got.
             examples: how many it is of.
         """
-        scaler = self._arguments.get("grad_scaler")
-        weight = 1.0 if self._arguments.get("loss_reduction") == "sum" else float(examples)
-        weight /= scaler.get_scale() if scaler is not None else 1.0
+        measuring: Measuring = self._arguments["measuring"]
+        weight = 1.0 if measuring.loss_reduction == "sum" else float(examples)
+        weight /= measuring.grad_scaler.get_scale() if measuring.grad_scaler is not None else 1.0
         self._loss = self._loss.to(loss.device) + loss.detach().float() * weight
         self._heard += examples
 
@@ -272,7 +273,7 @@ class ScoutCell:
             epochs=self.task.epochs,
             train_size=self.task.train_size,
             loop=self._loop,
-            options=told_options(self._arguments),
+            options=words_of(self._arguments),
             code=self._code,
         )
 
@@ -285,16 +286,3 @@ class ScoutCell:
     def _scout(self) -> Scout:
         losses = tuple(row["train_loss"] for row in self._rows)
         return Scout(*self.configuration, losses, (math.nan,) * len(losses), self.ended)
-
-
-def told_options(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return arguments of a controller in words, by which scouts of other ones are told apart.
-
-    Args:
-        arguments: the arguments.
-
-    Returns:
-        Those that are plain values.
-    """
-    told = {name: value for name, value in arguments.items() if isinstance(value, str | int | float | tuple)}
-    return {name: repr(value) for name, value in sorted(told.items()) if name not in {"seed", "task_name"}}

@@ -13,6 +13,7 @@ import torch
 from autobatch import AutoBatchController, record_beacons
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, Landscape, choose_rule
+from autobatch.control import BatchPlan, Measuring, Rates, TaskFacts
 from autobatch.control._own_task import LOOP
 from autobatch.report import library_table, save_plane
 from autobatch.training import RecordingObserver, RecordingProgress
@@ -135,8 +136,8 @@ def test_beacons_drive_beacon_follow_in_the_same_loop(recorded: Path) -> None:
         policy="beacon-follow",
         library=recorded,
         batch_sizes=(8, 16),
-        learning_rates=(0.1, 0.5),
-        costs=library.costs,
+        rates=Rates(learning_rates=(0.1, 0.5)),
+        task=TaskFacts(costs=library.costs),
         seed=5,
     )
     train(controller)
@@ -157,7 +158,7 @@ def test_another_loop_is_refused_at_its_start(recorded: Path, changes: dict[str,
     with pytest.raises(AutoBatchError, match=f"no beacon could be recorded; b8-lr0.1-s1: (?s:.)*{named}"):
         record_beacons(partial(train, **changes), out=recorded, batch_sizes=(8,), lrs=(0.1,), seeds=(1,))
     follower = AutoBatchController(
-        policy="beacon-follow", library=recorded, batch_sizes=(4, 8), learning_rates=(0.05, 0.1)
+        policy="beacon-follow", library=recorded, batch_sizes=(4, 8), rates=Rates(learning_rates=(0.05, 0.1))
     )
     with pytest.raises(LibraryError, match=named):
         train(follower, **changes)
@@ -170,7 +171,7 @@ def test_another_loop_is_refused_at_its_start(recorded: Path, changes: dict[str,
         ({"num_classes": 3}, "'task.num_classes' is absent and 3"),
         ({"score": "validation_error"}, '\'score\' is "validation_loss" and "validation_error"'),
         ({"interval": 3}, "'sampling_interval' is 50 and 3"),
-        ({"options": {"bn": "exact"}}, '\'bn\' is "rows" and "exact"'),
+        ({"options": {"measuring": Measuring(bn="exact")}}, '\'bn\' is "rows" and "exact"'),
     ],
 )
 def test_beacons_of_another_task_are_refused_before_training(
@@ -216,7 +217,12 @@ def test_a_loop_may_validate_now_and_then(tmp_path: Path) -> None:
 
 def test_decision_periods_within_an_epoch_are_rows(tmp_path: Path) -> None:
     library = record_beacons(
-        partial(train, epochs=1), out=tmp_path, options={"decide_every": 16}, batch_sizes=(8,), lrs=(0.1,), seeds=(0,)
+        partial(train, epochs=1),
+        out=tmp_path,
+        options={"plan": BatchPlan(decide_every=16)},
+        batch_sizes=(8,),
+        lrs=(0.1,),
+        seeds=(0,),
     )
     (beacon,) = library.beacons
     assert beacon.rows["epoch"].tolist() == [1, 2, 3]
