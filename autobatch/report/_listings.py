@@ -15,11 +15,7 @@ from autobatch.training import TaskSpec, load_task
 
 
 def env_table() -> Table:
-    """Return the known tasks, one a row; one that cannot be read is listed with the reason.
-
-    Returns:
-        The table that ``autobatch envs`` prints.
-    """
+    """Return the known tasks, one a row; one that cannot be read is listed with the reason."""
     table = _table("name", "dataset", "model", "batch sizes", "rates", "epochs", "beacons", "found in")
     for name in artefact_names("envs"):
         folder = find_artefact("envs", name).parent
@@ -33,11 +29,7 @@ def env_table() -> Table:
 
 
 def libraries_table() -> Table:
-    """Return the beacon libraries that are found, one a row; one that cannot be read is listed with the reason.
-
-    Returns:
-        The table that ``autobatch beacons list`` prints.
-    """
+    """Return the beacon libraries that are found, one a row; one that cannot be read is listed with the reason."""
     table = _table("env", "beacons", "configurations", "seeds", "best fixed", "its score", "recorded in", "found in")
     for name in library_names():
         folder = find_library(name)
@@ -51,11 +43,7 @@ def libraries_table() -> Table:
 
 
 def policy_table() -> Table:
-    """Return the policies that have a YAML file, one a row; one that cannot be read is listed with the reason.
-
-    Returns:
-        The table that ``autobatch policies`` prints.
-    """
+    """Return the policies that have a YAML file, one a row; one that cannot be read is listed with the reason."""
     table = _table("name", "what it does", "needs", "changes", "when to choose it", "found in")
     for name in artefact_names("policies"):
         path = find_artefact("policies", name)
@@ -75,14 +63,7 @@ def shorthand_line() -> str:
 
 
 def library_table(library: BeaconLibrary) -> Table:
-    """Return the final figures of every configuration, best first.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The table that ``autobatch beacons show`` prints.
-    """
+    """Return the final figures of every configuration of a library, best first."""
     headings = ("batch size", "rate", "seeds", "validation loss", "validation error", "test error", "steps")
     table = _table(*headings, "C̄", "L", "time*", numbers=True)
     results = sorted(library.results(), key=lambda result: (_rank(result, library.score), result.batch_size, result.lr))
