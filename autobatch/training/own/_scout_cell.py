@@ -98,6 +98,7 @@ class ScoutCell:
         check: refuses a loop that is another than that of the scouts before.
         others: the scouts before it.
         arguments: arguments of the controller, grouped.
+        code: fingerprint of the loop's code.
 
     Attributes:
         task: the task; None until the loop has attached the controller.
@@ -114,7 +115,9 @@ class ScoutCell:
         check: Callable[[Mapping[str, Any]], None],
         others: Sequence[Scout],
         arguments: Mapping[str, Any],
+        code: str,
     ) -> None:
+        self._code = code
         self.task: TaskInfo | None = None
         self.given: set[str] = set()
         self.whole = False
@@ -271,6 +274,7 @@ class ScoutCell:
             train_size=self.task.train_size,
             loop=self._loop,
             options=words_of(self._arguments),
+            code=self._code,
         )
 
     def release(self) -> None:

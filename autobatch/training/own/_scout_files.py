@@ -42,6 +42,7 @@ class KeptScout:
         train_size: examples in one such period.
         loop: what could be seen of the loop.
         options: further arguments of the controller, in words.
+        code: fingerprint of the loop's code; empty where it was not kept.
     """
 
     batch_size: int
@@ -60,6 +61,7 @@ class KeptScout:
     train_size: int
     loop: Mapping[str, Any]
     options: Mapping[str, str]
+    code: str = ""
 
     def scout(self, score: str) -> Scout:
         """Return it as policies see it.
@@ -166,6 +168,21 @@ def drop_state(out: Path, kept: KeptScout) -> None:
     path = _place(out, kept.batch_size, kept.lr, kept.seed).with_suffix(".pt")
     with naming_output(path, "deleted"):
         path.unlink(missing_ok=True)
+
+
+def drop_scouts(out: Path) -> None:
+    """Delete all scouts of a folder.
+
+    Args:
+        out: the folder; it need not exist.
+
+    Raises:
+        OutputError: one cannot be deleted.
+    """
+    for path in sorted(out.glob("b*-lr*-s*")):
+        if path.suffix in {".json", ".pt"}:
+            with naming_output(path, "deleted"):
+                path.unlink(missing_ok=True)
 
 
 def _dumped(state: Any) -> bytes:
