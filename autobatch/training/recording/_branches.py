@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 
 from autobatch._errors import ConfigError
-from autobatch._files import naming_output
 from autobatch.beacons import BeaconKey, BeaconLibrary, Branches, LibraryInfo
 from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import (
@@ -26,18 +25,18 @@ from autobatch.control.batches import derive_seed
 from autobatch.policies import Moves, Observation, PolicySpec, TaskInfo, make_policy
 from autobatch.training._crew import Report
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._run import EpochRow, RunConfig
+from autobatch.training._run import EpochRow
 from autobatch.training._trial import FINISHED, Trial
-from autobatch.training.data import Data, load_data
-from autobatch.training.recording._beacons import (
-    RecordingObserver,
+from autobatch.training.data import load_data
+from autobatch.training.recording._cells import CellEnd
+from autobatch.training.recording._progress import RecordingObserver
+from autobatch.training.recording._task import (
     RecordingResult,
+    TaskRecorder,
     modelled_epoch_seconds,
+    record_cells,
     recording_info,
-    threads_each,
-    train_all,
 )
-from autobatch.training.recording._ledger import Effort, Ledger
 from autobatch.training.task import TaskSpec, check_ladder, task_info
 
 Number = TypeVar("Number", int, float)
@@ -221,7 +220,6 @@ def record_task_branches(
         DataError: the data are missing or damaged.
     """
     started = time.perf_counter()
-    observer = observer or RecordingObserver()
     env_dir = Path(env_dir)
     _check_counts(jobs=(jobs, 1), length=(length, 1), targets=(targets, 0), journeys=(journeys, 0), seed=(seed or 0, 0))
     if seed is not None and seed >= MOST_SEED:
@@ -246,22 +244,19 @@ def record_task_branches(
     _check_same_task(info, library, env_dir)
     recorded = recorded_origins(env_dir)
     missing = [job for job in wanted if job.origin not in recorded]
-    failed: dict[str, str] = {}
-    if missing:
-        with naming_output(env_dir):
-            (env_dir / BRANCH_PARTS).mkdir(parents=True, exist_ok=True)
-        side_by_side = task.model_copy(update={"threads": threads_each(task.threads, min(jobs, len(missing)))})
-        recorder = _BranchRecorder(
-            side_by_side, env_dir, info, library, device=str(place), data_dir=data_dir, trust_code=trust_code
-        )
-        seconds = modelled_epoch_seconds(task, library.costs, len(data.train_labels))
-        ledger = Ledger([(job, _effort(job, seconds)) for job in missing], len(wanted) - len(missing))
-        observer.started(ledger.progress())
-        failed, _ = train_all(recorder, ledger, jobs, observer)
+    seconds = modelled_epoch_seconds(task, library.costs, len(data.train_labels))
+    result = record_cells(
+        BranchRecorder(task, env_dir, info, str(place), data_dir, trust_code, library),
+        [(job, sum(number * seconds[size] for (size, _), number in job.lengths())) for job in missing],
+        found=len(wanted) - len(missing),
+        folder=env_dir / BRANCH_PARTS,
+        jobs=jobs,
+        observer=observer or RecordingObserver(),
+        started=started,
+    )
     if has_parts(env_dir):
         compact_branches(env_dir)
-    found = len(wanted) - len(missing)
-    return RecordingResult(len(missing) - len(failed), found, failed, 0, time.perf_counter() - started)
+    return result
 
 
 def _check_counts(**counts: tuple[int, int]) -> None:
@@ -345,13 +340,7 @@ def _journeys(
 
 
 class _Follower:
-    """A policy that now and then does something else.
-
-    Args:
-        policy: the policy.
-        task: the task, with the journey's seed.
-        library: its beacons.
-    """
+    """A policy that now and then does something else."""
 
     def __init__(self, policy: PolicySpec, task: TaskInfo, library: BeaconLibrary) -> None:
         self._policy = make_policy(policy)
@@ -378,61 +367,29 @@ def _check_same_task(info: LibraryInfo, library: BeaconLibrary, env_dir: Path) -
         merged_info([("the branch runs that are there", Branches.load(env_dir).info), *here])
 
 
-def _effort(job: BranchJob, epoch_seconds: Mapping[int, float]) -> Effort:
-    lengths = job.lengths()
-    epochs = sum(number for _, number in lengths)
-    return Effort(epochs, sum(number * epoch_seconds[size] for (size, _), number in lengths) / epochs)
+@dataclass
+class BranchRecorder(TaskRecorder[BranchJob]):
+    """Records trunks and journeys, each trained in memory and so from its beginning.
 
+    Attributes:
+        library: the task's beacons.
+    """
 
-class _BranchRecorder:
-    """Trains one trunk or journey after another in a process of its own; the data are loaded once a process."""
+    library: BeaconLibrary
 
-    def __init__(
-        self,
-        task: TaskSpec,
-        env_dir: Path,
-        info: LibraryInfo,
-        library: BeaconLibrary,
-        *,
-        device: str,
-        data_dir: Path | None,
-        trust_code: bool,
-    ) -> None:
-        self._task = task
-        self._env_dir = env_dir
-        self._info = info
-        self._library = library
-        self._device = device
-        self._data_dir = data_dir
-        self._trust_code = trust_code
-        self._data: Data | None = None
-
-    def __call__(self, job: BranchJob, report: Report) -> str:
+    def __call__(self, job: BranchJob, report: Report) -> CellEnd:
         """Return how the training ended, once its file is written."""
-        self._data = self._data or load_data(self._task, self._data_dir, self._device)
-        device = resolve_device(self._device)
-        with reproducible(device, self._task.threads):
-            trial = Trial(self._config(job), data=self._data, device=device)
-            task = replace(task_info(self._task, self._library), seed=job.seed)
-            follower = None if job.follow is None else _Follower(job.follow, task, self._library)
+        device = resolve_device(self.device)
+        with reproducible(device, self.task.threads):
+            trial = Trial(self.config(*job.origin), data=self.data, device=device)
+            task = replace(task_info(self.task, self.library), seed=job.seed)
+            follower = None if job.follow is None else _Follower(job.follow, task, self.library)
             journeys = _Recording(trial, job, report, follower).journeys()
-        write_branches(self._env_dir, job.origin, journeys, self._info)
+        write_branches(self.env_dir, job.origin, journeys, self.info)
         diverged = sum(not journey.finished for journey in journeys)
         if job.kind == "journey" or trial.stopped_because != FINISHED:
-            return trial.stopped_because
-        return f"{len(journeys)} branches" + (f", {diverged} of them diverged" if diverged else "")
-
-    def _config(self, job: BranchJob) -> RunConfig:
-        batch_size, lr = job.course[0]
-        return RunConfig(
-            task=self._task,
-            policy=PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": batch_size, "lr": lr}),
-            seed=job.seed,
-            device=self._device,
-            data_dir=self._data_dir,
-            recording=True,
-            trust_code=self._trust_code,
-        )
+            return CellEnd(trial.stopped_because)
+        return CellEnd(f"{len(journeys)} branches" + (f", {diverged} of them diverged" if diverged else ""))
 
 
 class _Recording:
@@ -443,10 +400,11 @@ class _Recording:
         self._follower = follower
         self._job = job
         self._report = report
-        self._trained = 0
+        self._trained, self._epochs = 0, sum(number for _, number in job.lengths())
 
     def journeys(self) -> list[Journey]:
         """Return the training's branches, or the journey that it is; a trunk that diverges is a journey too."""
+        self._report(0.0)
         rows: list[EpochRow] = []
         branches: list[Journey] = []
         last: Configuration | None = None
@@ -485,5 +443,5 @@ class _Recording:
     def _epoch(self) -> EpochRow:
         row = self._trial.epoch()
         self._trained += 1
-        self._report(self._trained)
+        self._report(self._trained / self._epochs)
         return row

@@ -15,8 +15,9 @@ from autobatch.training import (
     record_task_beacons,
     run,
 )
-from autobatch.training.recording._beacons import ELSEWHERE, _BeaconRecorder, recording_info
-from autobatch.training.recording._ledger import Effort, Ledger
+from autobatch.training.recording._beacons import BeaconRecorder
+from autobatch.training.recording._cells import ELSEWHERE, CellEnd, Ledger
+from autobatch.training.recording._task import recording_info
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
 
 
@@ -91,8 +92,8 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
 def test_what_another_recorder_has_finished_is_not_trained_again(tmp_path: Path) -> None:
     key, task = BeaconKey(16, 0.1, 0), tiny_task()
     info = recording_info(task, load_data(task), COSTS, "")
-    recorder = _BeaconRecorder(task, tmp_path, info, device="cpu", data_dir=None, trust_code=False)
-    assert recorder(key, lambda _: None) == "finished"
+    recorder = BeaconRecorder(task, tmp_path, info, device="cpu", data_dir=None, trust_code=False)
+    assert recorder(key, lambda _: None).stopped_because == "finished"
     (before,) = (tmp_path / "beacons").glob("*.parquet")
     stamp = before.stat().st_mtime_ns
     assert recorder(key, lambda _: pytest.fail("trained again")) == ELSEWHERE
@@ -141,13 +142,13 @@ def test_impossible_grids_are_refused(tmp_path: Path) -> None:
 
 def test_the_time_left_counts_what_the_model_says() -> None:
     fast, slow = BeaconKey(32, 0.1, 0), BeaconKey(8, 0.1, 0)
-    ledger = Ledger([(fast, Effort(3, 1.0)), (slow, Effort(3, 4.0))], 0)
+    ledger = Ledger([(fast, 3.0), (slow, 12.0)], 0, RecordingObserver())
     assert ledger.waiting == [slow, fast]
     ledger.take(slow, "started")
-    ledger.take(slow, "progress")
+    ledger.take(slow, "progress", 1 / 3)  # where it goes on
     assert ledger.progress().running == (slow.name,)
     ledger._clock = ledger._clock - 8.0 if ledger._clock is not None else None
-    ledger.take(slow, "progress")  # 4 modelled seconds in 8: everything takes twice as long
+    ledger.take(slow, "progress", 2 / 3)  # 4 modelled seconds in 8: everything takes twice as long
     assert ledger.progress().seconds_left == pytest.approx(2 * (4 + 3), rel=0.01)
-    ledger.take(slow, "done")
+    ledger.take(slow, "done", CellEnd("finished"))
     assert (ledger.progress().done, ledger.progress().running) == (1, ())
