@@ -15,15 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from autobatch._artefacts import holds
 from autobatch._errors import LibraryError
 from autobatch.beacons._beacon import BeaconKey, check_column, frozen_rows, shown
 from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
-from autobatch.beacons._info import LibraryInfo, merged_info
-from autobatch.beacons.storage._beacons import file_identity, only_one, remove_part, write_durably
+from autobatch.beacons._info import LibraryInfo
 from autobatch.beacons.storage._parquet import TYPES, checked_table, column_arrays, file_content, stored_schema
-
-BRANCHES = "branches.parquet"
-BRANCH_PARTS = "branches"
+from autobatch.beacons.storage._parts import Parts
 
 FORMAT_VERSION = 1
 """Version of the stored format; a reader refuses any other."""
@@ -162,7 +160,7 @@ class Branches:
         Raises:
             LibraryError: there is none, or a file is damaged, foreign, of another version or task.
         """
-        return cls(*_read(Path(path)))
+        return cls(*BRANCHES.read(Path(path)))
 
     def save(self, path: str | Path) -> Path:
         """Write the branch runs to one Parquet file, at once or not at all.
@@ -176,8 +174,8 @@ class Branches:
         Raises:
             OutputError: the file cannot be written.
         """
-        file = Path(path) / BRANCHES if Path(path).is_dir() else Path(path)
-        write_durably(file, _to_parquet(self.journeys, self.info))
+        file = BRANCHES.gathered(Path(path)) if Path(path).is_dir() else Path(path)
+        BRANCHES.save(file, self.journeys, self.info)
         return file
 
 
@@ -200,8 +198,8 @@ def write_branches(env_dir: Path, origin: BeaconKey, journeys: Sequence[Journey]
     for journey in journeys:
         if journey.origin != origin:
             raise LibraryError(f"{journey.name} does not belong to {origin.name}")
-    path = Path(env_dir) / BRANCH_PARTS / f"{origin.name}.parquet"
-    write_durably(path, _to_parquet(journeys, info))
+    path = BRANCHES.part(Path(env_dir), origin)
+    BRANCHES.save(path, journeys, info)
     return path
 
 
@@ -218,18 +216,7 @@ def compact_branches(env_dir: Path) -> Path:
         LibraryError: there is no branch run, or a file is damaged or of another task.
         OutputError: the directory cannot be written.
     """
-    env_dir = Path(env_dir)
-    target = env_dir / BRANCHES
-    if not holds_branches(env_dir):
-        raise LibraryError(_nothing(env_dir))
-    with only_one(env_dir):
-        identities = {path: file_identity(path) for path in _parts(env_dir)}
-        Branches(*_read(env_dir)).save(target)
-        for path, identity in identities.items():
-            # A part that a recorder has replaced in the meantime is newer than the compacted file: it stays.
-            if file_identity(path) == identity:
-                remove_part(path)
-    return target
+    return BRANCHES.compact(Path(env_dir))
 
 
 def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
@@ -244,93 +231,12 @@ def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
     Raises:
         LibraryError: a file is damaged or of another task.
     """
-    if not holds_branches(env_dir):
-        return frozenset()
-    return frozenset(journey.origin for journey in _read(Path(env_dir))[0])
+    return BRANCHES.keys(Path(env_dir))
 
 
 def holds_branches(env_dir: Path) -> bool:
-    """Say whether an env has branch runs.
-
-    Args:
-        env_dir: the env's directory; it need not exist.
-
-    Returns:
-        True where it has ``branches.parquet`` or a folder ``branches`` with Parquet files.
-    """
-    try:
-        return (Path(env_dir) / BRANCHES).exists() or has_parts(env_dir)
-    except (OSError, ValueError):  # a name too long, without permission, or with a null byte
-        return False
-
-
-def has_parts(env_dir: Path) -> bool:
-    """Say whether an env has branch runs that are not compacted.
-
-    Args:
-        env_dir: the env's directory; it need not exist.
-
-    Returns:
-        True where its folder ``branches`` has Parquet files.
-    """
-    return bool(_parts(Path(env_dir)))
-
-
-_File = tuple[Path, tuple[Journey, ...], LibraryInfo]
-
-
-def _read(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
-    files = _folder_files(path) if path.is_dir() else _single_file(path)
-    found: dict[BeaconKey, list[Journey]] = {}
-    for _, journeys, _ in files:
-        # A part replaces what the compacted file, which comes first, has of the same training.
-        own: dict[BeaconKey, list[Journey]] = {}
-        for journey in journeys:
-            own.setdefault(journey.origin, []).append(journey)
-        found.update(own)
-    if not found:
-        raise LibraryError(_nothing(path))
-    info = merged_info([(str(file), info) for file, _, info in files])
-    return tuple(journey for journeys in found.values() for journey in journeys), info
-
-
-def _single_file(path: Path) -> list[_File]:
-    try:
-        return [(path, *_from_parquet(path))]
-    except FileNotFoundError:
-        raise LibraryError(_nothing(path)) from None
-
-
-def _folder_files(env_dir: Path) -> list[_File]:
-    # The parts are read first: one that vanishes before it is read is then found in the compacted file.
-    parts: list[_File] = []
-    sources: dict[BeaconKey, Path] = {}
-    for part in _parts(env_dir):
-        try:
-            journeys, info = _from_parquet(part)
-        except FileNotFoundError:
-            continue
-        for origin in {journey.origin for journey in journeys}:
-            if origin in sources:
-                raise LibraryError(
-                    f"{part}: branch runs of {origin.name} are also in {sources[origin]}; remove one of them"
-                )
-            sources[origin] = part
-        parts.append((part, journeys, info))
-    compacted = env_dir / BRANCHES
-    try:
-        return [(compacted, *_from_parquet(compacted)), *parts]
-    except FileNotFoundError:
-        return parts
-
-
-def _parts(env_dir: Path) -> list[Path]:
-    return sorted((env_dir / BRANCH_PARTS).glob("*.parquet"))
-
-
-def _nothing(path: Path) -> str:
-    env = path.name if path.suffix != ".parquet" else path.parent.name
-    return f"{path}: has no branch runs; record them with 'autobatch beacons branch --env {env or 'ENV'}'"
+    """Say whether an env has ``branches.parquet`` or a folder ``branches`` with Parquet files; it need not exist."""
+    return holds(Path(env_dir), BRANCHES.name)
 
 
 def _ordered(journeys: Sequence[Journey]) -> tuple[Journey, ...]:
@@ -368,6 +274,16 @@ def _from_parquet(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
         return _journeys(column_arrays(table, COLUMNS)), LibraryInfo.from_metadata(metadata)
     except LibraryError as error:
         raise LibraryError(f"{path}: {error}") from None
+
+
+BRANCHES = Parts[Journey](
+    "branches",
+    encode=_to_parquet,
+    decode=_from_parquet,
+    key=lambda journey: journey.origin,
+    nothing="has no branch runs; record them with 'autobatch beacons branch --env {env}'",
+    twice="branch runs of {name} are also in {other}",
+)
 
 
 def _check_version(metadata: Mapping[str, str]) -> None:

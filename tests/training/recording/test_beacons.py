@@ -9,7 +9,6 @@ from autobatch._files import alone_in
 from autobatch.beacons import BeaconKey, BeaconLibrary, CostTable
 from autobatch.training import (
     RecordingObserver,
-    RecordingProgress,
     load_data,
     load_epochs,
     record_task_beacons,
@@ -18,30 +17,8 @@ from autobatch.training import (
 from autobatch.training.recording._beacons import BeaconRecorder
 from autobatch.training.recording._cells import ELSEWHERE, CellEnd, Ledger
 from autobatch.training.recording._task import recording_info
+from tests.training.recording.watcher import Watcher
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
-
-
-class Watcher(RecordingObserver):
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        self.interrupt_at = interrupt_at
-        self.progress: list[RecordingProgress] = []
-        self.finished: list[str] = []
-        self.failed: dict[str, str] = {}
-
-    def started(self, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-
-    def progressed(self, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-
-    def beacon_finished(self, name: str, stopped_because: str, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-        self.finished.append(name)
-        if len(self.finished) == self.interrupt_at:
-            raise KeyboardInterrupt
-
-    def beacon_failed(self, name: str, message: str) -> None:
-        self.failed[name] = message
 
 
 @pytest.fixture
@@ -58,7 +35,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
     watcher = Watcher(interrupt_at=2)
     with pytest.raises(KeyboardInterrupt):
         record_task_beacons(task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, observer=watcher)
-    assert watcher.finished == ["b32-lr0.1-s0", "b32-lr0.1-s1"]  # the longest first, measuring included
+    assert list(watcher.finished) == ["b32-lr0.1-s0", "b32-lr0.1-s1"]  # the longest first, measuring included
     # A beacon that was under way, and what an older recording of another task has left of the next one.
     for seed, epochs in ((0, 4), (1, 3)):
         config = tiny_config(fixed(16), tiny_task(epochs=epochs), seed=seed, recording=True, costs=None)
@@ -70,7 +47,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
         task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, command="how", observer=watcher
     )
     assert (result.recorded, result.found, result.failed) == (2, 2, {})
-    assert watcher.finished == ["b16-lr0.1-s0", "b16-lr0.1-s1"]
+    assert list(watcher.finished) == ["b16-lr0.1-s0", "b16-lr0.1-s1"]
     assert (watcher.progress[0].done, watcher.progress[-1].done, watcher.progress[-1].total) == (2, 4, 4)
     assert watcher.progress[-1].seconds_left == 0.0
     assert not (env / "beacons" / ".running").exists()

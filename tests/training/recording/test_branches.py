@@ -19,19 +19,19 @@ from autobatch.training import RecordingResult, TaskSpec, load_data, load_epochs
 from autobatch.training._crew import Event, Report, _outcome
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import Trial
-from autobatch.training.recording._branches import (
+from autobatch.training.recording._branch_jobs import (
     BranchJob,
-    BranchRecorder,
     Configuration,
     _journeys,
     branch_targets,
     journey_course,
     usual_switch_epochs,
 )
+from autobatch.training.recording._branches import BranchRecorder
 from autobatch.training.recording._cells import CellEnd
 from autobatch.training.recording._task import recording_info
 from tests.beacons.synthetic import Law, make_beacon, make_library
-from tests.training.recording.test_beacons import Watcher
+from tests.training.recording.watcher import Watcher
 from tests.training.tiny import fixed, tiny_config, tiny_task
 
 CPU = torch.device("cpu")
@@ -150,7 +150,7 @@ def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatc
     watcher = Watcher(interrupt_at=1)
     with pytest.raises(KeyboardInterrupt):
         record(watcher)
-    first = watcher.finished[0]
+    (first,) = watcher.finished
     assert "s8" not in first
     (part,) = (tmp_path / "branches").iterdir()
     kept = part.read_bytes()
