@@ -2,22 +2,44 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._beacon import Beacon, BeaconKey, check_scored
+from autobatch.beacons._columns import COLUMNS
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo
-from autobatch.beacons.storage._parquet import from_parquet, to_parquet
+from autobatch.beacons.storage._parquet import checked_table, decoded, encoded, file_content, naming
 from autobatch.beacons.storage._parts import Parts
 
 
-def _encoded(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
-    return to_parquet(sorted(beacons, key=lambda beacon: beacon.key), info)
+def _to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
+    for beacon in beacons:
+        check_scored(beacon, info.score)
+    items = [{**vars(beacon), **beacon.rows} for beacon in sorted(beacons, key=lambda beacon: beacon.key)]
+    return encoded(COLUMNS, items, info.to_metadata(), compression="snappy")
+
+
+def _from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
+    with naming(path):
+        metadata, table = checked_table(file_content(path), COLUMNS)
+        info = LibraryInfo.from_metadata(metadata)
+        beacons = tuple(
+            Beacon(**BeaconKey(*key)._asdict(), **constants, rows=rows)
+            for key, constants, rows in decoded(table, COLUMNS, BeaconKey._fields, _named)
+        )
+        for beacon in beacons:
+            check_scored(beacon, info.score)
+        return beacons, info
+
+
+def _named(*key: Any) -> str:
+    return f"beacon {BeaconKey(*key).name}"
 
 
 BEACONS = Parts[Beacon](
     "beacons",
-    encode=_encoded,
-    decode=from_parquet,
+    encode=_to_parquet,
+    decode=_from_parquet,
     key=lambda beacon: beacon.key,
     nothing="no beacons are recorded here; record some with 'autobatch beacons record --env {env}', or with "
     "autobatch.record_beacons for a loop of your own",

@@ -5,22 +5,20 @@ A beacon says what one configuration does from start to end. What a change does 
 changed there; a **journey** is a whole training that changes them now and then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from autobatch._artefacts import holds
 from autobatch._errors import LibraryError
-from autobatch.beacons._beacon import BeaconKey, check_column, frozen_rows, shown
+from autobatch.beacons._beacon import BeaconKey, check_column, check_course, frozen_rows, rows_of, shown
 from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
 from autobatch.beacons._info import LibraryInfo
-from autobatch.beacons.storage._parquet import TYPES, checked_table, column_arrays, file_content, stored_schema
+from autobatch.beacons.storage._parquet import checked_table, decoded, encoded, file_content, naming
 from autobatch.beacons.storage._parts import Parts
 
 FORMAT_VERSION = 1
@@ -95,16 +93,7 @@ class Journey:
         Raises:
             LibraryError: a record lacks a column, or holds what no training can produce.
         """
-        rows = {}
-        for column in ROW_COLUMNS:
-            try:
-                rows[column.name] = np.asarray([record[column.name] for record in records], dtype=column.kind)
-            except KeyError:
-                raise LibraryError(f"a {kind} of seed {seed}: a row has no column '{column.name}'") from None
-            except (TypeError, ValueError, OverflowError) as error:
-                raise LibraryError(
-                    f"a {kind} of seed {seed}: column '{column.name}' must be {column.kind}: {error}"
-                ) from None
+        rows = rows_of(records, ROW_COLUMNS, f"a {kind} of seed {seed}", "a row")
         return cls(kind, seed, rows, stopped_because)
 
     @property
@@ -244,36 +233,15 @@ def _ordered(journeys: Sequence[Journey]) -> tuple[Journey, ...]:
 
 
 def _to_parquet(journeys: Sequence[Journey], info: LibraryInfo) -> bytes:
-    ordered = _ordered(journeys)
-    lengths = [len(journey.rows["epoch"]) for journey in ordered]
-    constants = {
-        "branch": list(range(len(ordered))),
-        **{name: [getattr(journey, name) for journey in ordered] for name in ("kind", "seed", "stopped_because")},
-    }
-    arrays = []
-    for column in COLUMNS:
-        if column.per_epoch:
-            values = np.concatenate([journey.rows[column.name] for journey in ordered]).tolist()
-        else:
-            pairs = zip(constants[column.name], lengths, strict=True)
-            values = [value for value, length in pairs for _ in range(length)]
-        arrays.append(pa.array(values, type=TYPES[column.kind]))
-    schema = stored_schema(COLUMNS, info.to_metadata() | {_VERSION_KEY: str(FORMAT_VERSION)})
-    sink = pa.BufferOutputStream()
-    # Checksums turn a flipped bit into an error instead of another number.
-    table = pa.Table.from_arrays(arrays, schema=schema)
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return bytes(sink.getvalue())
+    items = [{**vars(journey), **journey.rows, "branch": number} for number, journey in enumerate(_ordered(journeys))]
+    return encoded(COLUMNS, items, info.to_metadata() | {_VERSION_KEY: str(FORMAT_VERSION)}, compression="zstd")
 
 
 def _from_parquet(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
-    content = file_content(path)
-    try:
-        metadata, table = checked_table(content, COLUMNS)
+    with naming(path):
+        metadata, table = checked_table(file_content(path), COLUMNS)
         _check_version(metadata)
-        return _journeys(column_arrays(table, COLUMNS)), LibraryInfo.from_metadata(metadata)
-    except LibraryError as error:
-        raise LibraryError(f"{path}: {error}") from None
+        return tuple(_journeys(table)), LibraryInfo.from_metadata(metadata)
 
 
 BRANCHES = Parts[Journey](
@@ -297,25 +265,12 @@ def _check_version(metadata: Mapping[str, str]) -> None:
         )
 
 
-def _journeys(columns: Mapping[str, NDArray[Any]]) -> tuple[Journey, ...]:
-    row_numbers: dict[int, list[int]] = {}
-    for row, branch in enumerate(columns["branch"].tolist()):
-        row_numbers.setdefault(branch, []).append(row)
-    return tuple(_journey(branch, columns, np.array(rows)) for branch, rows in sorted(row_numbers.items()))
-
-
-def _journey(branch: int, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Journey:
-    rows = rows[np.argsort(columns["epoch"][rows], kind="stable")]
-    constants = {}
-    for name in ("kind", "seed", "stopped_because"):
-        values = columns[name][rows].tolist()
-        if len(set(values)) > 1:
-            raise LibraryError(f"branch {branch}: column '{name}' must be the same in all its rows")
-        constants[name] = values[0]
-    try:
-        return Journey(**constants, rows={column.name: columns[column.name][rows] for column in ROW_COLUMNS})
-    except LibraryError as error:
-        raise LibraryError(f"branch {branch}, {error}") from None
+def _journeys(table: Any) -> Iterator[Journey]:
+    for (branch,), constants, rows in decoded(table, COLUMNS, ("branch",), lambda branch: f"branch {branch}"):
+        try:
+            yield Journey(**constants, rows=rows)
+        except LibraryError as error:
+            raise LibraryError(f"branch {branch}, {error}") from None
 
 
 def _check(journey: Journey) -> None:
@@ -329,17 +284,9 @@ def _check(journey: Journey) -> None:
     if not np.all((rows["lr"] > 0.0) & np.isfinite(rows["lr"])):
         raise LibraryError(f"{what}: column 'lr' must be positive and finite, got {shown(rows['lr'])}")
     epochs = rows["epoch"]
-    first = 1 if journey.kind == "journey" else max(int(epochs[0]), 1)
-    if not np.array_equal(epochs, np.arange(first, first + len(epochs))):
-        raise LibraryError(
-            f"{what}: column 'epoch' must count {first}, {first + 1}, ... once each, got {shown(epochs)} "
-            "(a row is missing or stored twice)"
-        )
+    check_course(what, rows, first=1 if journey.kind == "journey" else max(int(epochs[0]), 1))
     if journey.kind == "branch" and len(epochs) == 1:
         raise LibraryError(f"{what}: a branch has the state before the change and at least one epoch after it")
-    progress = rows["progress"]
-    if not np.all(np.diff(progress, prepend=0.0) > 0.0) or progress[-1] > 1.0 + 1e-3:
-        raise LibraryError(f"{what}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}")
     for column in ROW_COLUMNS:
         check_column(what, column, rows[column.name], finished=journey.finished)
     if not journey.finished:  # only the last epoch of a training that diverges has figures that are not sound
