@@ -20,8 +20,9 @@ def _to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
 
 
 def _from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
+    content = file_content(path)
     with naming(path):
-        metadata, table = checked_table(file_content(path), COLUMNS)
+        metadata, table = checked_table(content, COLUMNS)
         info = LibraryInfo.from_metadata(metadata)
         beacons = tuple(
             Beacon(**BeaconKey(*key)._asdict(), **constants, rows=rows)

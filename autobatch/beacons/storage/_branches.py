@@ -238,8 +238,9 @@ def _to_parquet(journeys: Sequence[Journey], info: LibraryInfo) -> bytes:
 
 
 def _from_parquet(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
+    content = file_content(path)
     with naming(path):
-        metadata, table = checked_table(file_content(path), COLUMNS)
+        metadata, table = checked_table(content, COLUMNS)
         _check_version(metadata)
         return tuple(_journeys(table)), LibraryInfo.from_metadata(metadata)
 

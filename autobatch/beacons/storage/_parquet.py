@@ -122,12 +122,12 @@ def file_content(path: Path) -> bytes:
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise LibraryError(f"a beacon library of more than {_MOST_BYTES >> 20} MB is not read")
+            raise LibraryError(f"{path}: a beacon library of more than {_MOST_BYTES >> 20} MB is not read")
         return path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise LibraryError(f"cannot be read: {error.strerror or error}") from None
+        raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def checked_table(content: bytes, columns: Sequence[Column]) -> tuple[dict[str, str], Any]:
