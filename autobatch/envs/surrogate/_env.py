@@ -1,4 +1,4 @@
-"""One training on fitted dynamics as a Gymnasium environment: ``AutoBatch/Surrogate-v0``."""
+"""One training on fitted dynamics, a batch of one, as a Gymnasium environment: ``AutoBatch/Surrogate-v0``."""
 
 from collections.abc import Sequence
 from pathlib import Path

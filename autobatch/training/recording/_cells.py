@@ -1,7 +1,8 @@
 """Cells: the trainings of a recording, worked off side by side. A finished one leaves one part, written whole.
 
 So a recording can be cut at any instruction: a cell whose part is there is not trained again, and any other starts
-anew, or goes on from the checkpoint that it keeps in a folder of its own.
+anew, or goes on from the checkpoint that it keeps in a folder of its own. What the parts have in common, the task's
+fingerprint among it, is checked before anything trains, and again when the parts are gathered.
 """
 
 import math
