@@ -4,9 +4,10 @@ Everything public is here; names resolve on first use (PEP 562), so that importi
 Importing it registers its environments with Gymnasium.
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
     from autobatch._errors import (
@@ -46,6 +47,13 @@ if TYPE_CHECKING:
         BatchPlan,
         DecisionRecord,
         LearningRateRule,
+        MeasureAtInterval,
+        MeasureWithinBudget,
+        Measuring,
+        NeverMeasure,
+        Processes,
+        Rates,
+        TaskFacts,
     )
     from autobatch.envs import BoxActions, SurrogateEnv, SurrogateVectorEnv, TrainEnv
     from autobatch.evidence import compare_policies
@@ -106,88 +114,6 @@ try:
 except PackageNotFoundError:  # a checkout on the path that was not installed
     __version__ = "unknown"
 
-_HOMES = {
-    "AutoBatchController": "control",
-    "AutoBatchError": "_errors",
-    "BatchPlan": "control",
-    "Beacon": "beacons",
-    "BeaconKey": "beacons",
-    "BeaconLibrary": "beacons",
-    "BoxActions": "envs",
-    "Branches": "beacons",
-    "Candidate": "policies",
-    "CheckpointError": "_errors",
-    "ConfigError": "_errors",
-    "CostTable": "beacons",
-    "DataError": "_errors",
-    "Decision": "policies",
-    "DecisionRecord": "control",
-    "EpochRow": "training",
-    "ExperimentSpec": "training",
-    "FinalPrediction": "beacons",
-    "FisherProbe": "fisher",
-    "FixedResult": "beacons",
-    "Forecast": "beacons",
-    "Landscape": "beacons",
-    "LearningPlan": "learn",
-    "LearningRateRule": "control",
-    "LibraryError": "_errors",
-    "LibraryInfo": "beacons",
-    "MeasureError": "_errors",
-    "Measurement": "fisher",
-    "Observation": "policies",
-    "ObservationView": "policies",
-    "OptimumRegion": "beacons",
-    "OutputError": "_errors",
-    "Policy": "policies",
-    "PolicySpec": "policies",
-    "Prediction": "beacons",
-    "PredictionQuality": "beacons",
-    "RecordingObserver": "training",
-    "RecordingProgress": "training",
-    "RecordingResult": "training",
-    "RunConfig": "training",
-    "RunInfo": "training",
-    "RunObserver": "training",
-    "ScoutReport": "policies",
-    "SpectralPosition": "fisher",
-    "Spectrum": "fisher",
-    "Standing": "beacons",
-    "Summary": "training",
-    "SurrogateEnv": "envs",
-    "SurrogateVectorEnv": "envs",
-    "TaskInfo": "policies",
-    "TaskSpec": "training",
-    "TrainEnv": "envs",
-    "UnknownNameError": "_errors",
-    "build_model": "training",
-    "compact": "beacons",
-    "compare_policies": "evidence",
-    "forecast": "beacons",
-    "leave_one_out": "beacons",
-    "load_data": "training",
-    "load_decisions": "training",
-    "load_epochs": "training",
-    "load_experiment": "training",
-    "load_policy_spec": "policies",
-    "load_run_config": "training",
-    "load_summary": "training",
-    "load_task": "training",
-    "make_policy": "policies",
-    "policy_names": "policies",
-    "predict_final": "beacons",
-    "prediction_quality": "beacons",
-    "record_beacons": "training",
-    "record_task_beacons": "training",
-    "register_gram_rule": "fisher",
-    "register_policy": "policies",
-    "resolve": "training",
-    "run": "training",
-    "scout": "training",
-    "train_policy": "learn",
-    "write_beacon": "beacons",
-}
-
 __all__ = [
     "AutoBatchController",
     "AutoBatchError",
@@ -215,8 +141,12 @@ __all__ = [
     "LearningRateRule",
     "LibraryError",
     "LibraryInfo",
+    "MeasureAtInterval",
     "MeasureError",
+    "MeasureWithinBudget",
     "Measurement",
+    "Measuring",
+    "NeverMeasure",
     "Observation",
     "ObservationView",
     "OptimumRegion",
@@ -225,6 +155,8 @@ __all__ = [
     "PolicySpec",
     "Prediction",
     "PredictionQuality",
+    "Processes",
+    "Rates",
     "RecordingObserver",
     "RecordingProgress",
     "RecordingResult",
@@ -238,6 +170,7 @@ __all__ = [
     "Summary",
     "SurrogateEnv",
     "SurrogateVectorEnv",
+    "TaskFacts",
     "TaskInfo",
     "TaskSpec",
     "TrainEnv",
@@ -271,12 +204,4 @@ __all__ = [
     "write_beacon",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__)

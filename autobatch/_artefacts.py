@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
 
-Kind = Literal["envs", "policies", "configs"]
+Kind = Literal["envs", "policies", "configs", "configs/paper"]
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 
@@ -27,7 +27,7 @@ def artefact_names(kind: Kind) -> list[str]:
     """List the names of one kind of artefact.
 
     Args:
-        kind: ``"envs"``, ``"policies"`` or ``"configs"``.
+        kind: the folder that it lies in.
 
     Returns:
         Every name that ``find_artefact`` resolves, sorted, each once.
@@ -47,7 +47,7 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
     ``artefact_roots``.
 
     Args:
-        kind: ``"envs"``, ``"policies"`` or ``"configs"``.
+        kind: the folder that it lies in.
         name: a name such as ``"digits-resnet8"``, or a path.
 
     Returns:
@@ -69,7 +69,7 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
                 return candidate
         if _exists(path):
             return _yaml_of(kind, path)
-    noun = {"envs": "env", "policies": "policy", "configs": "config"}[kind]
+    noun = {"envs": "env", "policies": "policy", "configs": "config", "configs/paper": "experiment"}[kind]
     places = ", ".join(str(root / kind) for root in dict.fromkeys(artefact_roots()))
     raise UnknownNameError(
         f"unknown {noun} {text!r}: no such file, and no such name in {places}; {near_names(text, artefact_names(kind))}"

@@ -33,8 +33,7 @@ def main() -> None:
         batch_sizes=(32, 64, 128),
         dataset_size=len(data),
         epochs=5,
-        mode="advise",
-        batch_size=32,  # what the loader uses
+        advise=32,  # what the loader uses: nothing is changed
     )
     for epoch in range(5):
         for images, labels in loader:

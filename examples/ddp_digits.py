@@ -26,7 +26,7 @@ def main() -> None:
     sizes = (32, 64, 128)  # autobatch: of both processes together
 
     controller = AutoBatchController(  # autobatch
-        model, optimizer, policy="s32-to-128", batch_sizes=sizes, lr_rule="sqrt", dataset_size=len(data), epochs=6
+        model, optimizer, policy="s32-to-128", batch_sizes=sizes, rates="sqrt", dataset_size=len(data), epochs=6
     )
     loader = DataLoader(data, batch_sampler=controller.batch_sampler)  # autobatch: in place of a DistributedSampler
     for epoch in range(6):

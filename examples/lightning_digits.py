@@ -46,7 +46,7 @@ class Classifier(LightningModule):
 if __name__ == "__main__":
     seed_everything(0)
     sizes = (32, 64, 128, 256)  # autobatch
-    callback = AutoBatchCallback(policy="s32-to-256", batch_sizes=sizes, lr_rule="sqrt")  # autobatch
+    callback = AutoBatchCallback(policy="s32-to-256", batch_sizes=sizes, rates="sqrt")  # autobatch
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(
         max_epochs=8,

@@ -46,9 +46,9 @@ def main() -> None:
     """Scout, then train."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows every decision with its reason
     with tempfile.TemporaryDirectory() as folder:  # a folder that stays lets a scouting that was cut go on
-        report = autobatch.scout(train, learning_rates=(0.025, 0.1, 0.4), out=folder, schedule="steered")  # autobatch
+        report = autobatch.scout(train, learning_rates=(0.025, 0.1, 0.4), out=folder, rates="steered")  # autobatch
     print(report)
-    controller = autobatch.AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")  # autobatch
+    controller = autobatch.AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")  # autobatch
     trained = train(controller, report.state)
     print(f"{controller.epoch} of 20 epochs: error {100 * trained['error']:.1f} %; {controller.stopped_because}")
 

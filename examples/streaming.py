@@ -44,8 +44,8 @@ def main() -> None:
         batch_sizes=(32, 64, 128, 256),
         dataset_size=EXAMPLES,
         epochs=1,
-        decide_every=0.05,  # a decision every 5 % of the stream
-        lr_rule="sqrt",  # what a larger batch does to the rate
+        plan=autobatch.BatchPlan(decide_every=0.05),  # a decision every 5 % of the stream
+        rates="sqrt",  # what a larger batch does to the rate
     )
     total = 0.0
     for x, y in controller.rebatch(loader):  # autobatch

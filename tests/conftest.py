@@ -3,3 +3,31 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gc
+import multiprocessing
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes import FORKED
+
+_CONTEXT_OF_CREWS = "autobatch.training._crew._SPAWN"
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made lasts: trainings collect garbage, which takes a second with all of it to look at."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _crews_are_forked() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_CONTEXT_OF_CREWS, FORKED)
+        yield
+
+
+@pytest.fixture
+def spawned_crews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crews as they are outside of tests: each process is an interpreter of its own."""
+    monkeypatch.setattr(_CONTEXT_OF_CREWS, multiprocessing.get_context("spawn"))

@@ -128,8 +128,12 @@ def _is_in(module: str, folder: str) -> bool:
     return module == folder or module.startswith(f"{folder}.")
 
 
-GRAPH = import_graph(PACKAGE)
 FOLDERS = sorted(name for name, path in modules_of(PACKAGE).items() if path.name == "__init__.py")
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return import_graph(PACKAGE)
 
 
 def test_the_rooms_are_all_there_is() -> None:
@@ -138,26 +142,26 @@ def test_the_rooms_are_all_there_is() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_imports_go_one_way(room: str) -> None:
-    wrong = upward(GRAPH, room)
+def test_imports_go_one_way(room: str, graph: Graph) -> None:
+    wrong = upward(graph, room)
     assert not wrong, "imports that run up:\n  " + "\n  ".join(wrong)
 
 
-def test_what_all_rooms_share_imports_no_room() -> None:
-    shared = [name for name in GRAPH if re.fullmatch(r"autobatch\._(?!_)\w+", name)]
+def test_what_all_rooms_share_imports_no_room(graph: Graph) -> None:
+    shared = [name for name in graph if re.fullmatch(r"autobatch\._(?!_)\w+", name)]
     assert shared
-    wrong = [(name, other) for name in shared for other in GRAPH[name] if other not in shared]
+    wrong = [(name, other) for name in shared for other in graph[name] if other not in shared]
     assert not wrong
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
-    found = circle(GRAPH)
+def test_no_file_imports_itself_by_way_of_others(graph: Graph) -> None:
+    found = circle(graph)
     assert not found, f"a circle of files:{found}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_no_circle_between_what_lies_in_a_folder(folder: str) -> None:
-    found = circle(between_children(GRAPH, folder))
+def test_no_circle_between_what_lies_in_a_folder(folder: str, graph: Graph) -> None:
+    found = circle(between_children(graph, folder))
     assert not found, f"a circle in {folder}:{found}"
 
 

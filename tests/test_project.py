@@ -87,6 +87,20 @@ def test_nothing_names_a_private_path_or_a_registry() -> None:
     assert not found
 
 
+def test_scripts_behind_the_numbers_are_where_they_are_said_to_be() -> None:
+    named = {
+        (str(path.relative_to(ROOT)), script)
+        for path in tree()
+        if path.suffix in {".py", ".md", ".yaml", ".toml"}
+        for script in re.findall(r"benchmarks/[\w/]+\.py", path.read_text(encoding="utf-8"))
+    }
+    assert [(page, script) for page, script in sorted(named) if not (ROOT / script).is_file()] == []
+    listed = re.findall(r"\]\((\w+/\w+\.py)\)", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
+    helpers = {"evidence/results_page.py", *(f"fisher/{name}.py" for name in ("floor", "methods", "models"))}
+    scripts = {path.relative_to(ROOT / "benchmarks").as_posix() for path in (ROOT / "benchmarks").rglob("*.py")}
+    assert {*listed} | helpers == scripts
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_a_curated_front_and_tests(room: str) -> None:
     package = ROOT / "autobatch" / room

@@ -1,7 +1,7 @@
 """Apply: the controller that drives a training loop, with its batches, learning rates and measuring plan.
 
 In come a model, an optimizer, data and a policy; out go the batches of every step, the rates that hold during it, and
-records of what was decided. Open ``_controller.py`` first.
+records of what was decided. Open ``_controller.py`` first, then ``_training.py`` for the parts behind it.
 """
 
 from autobatch.control._controller import AutoBatchController
@@ -16,6 +16,7 @@ from autobatch.control.batches import (
 )
 from autobatch.control.measuring import MeasureAtInterval, Measurement, MeasureWithinBudget, MeasuringPlan, NeverMeasure
 from autobatch.control.rates import LearningRateRule
+from autobatch.control.settings import Measuring, Processes, Rates, TaskFacts
 from autobatch.control.steps import BatchPlan, Step
 
 __all__ = [
@@ -26,9 +27,13 @@ __all__ = [
     "MeasureAtInterval",
     "MeasureWithinBudget",
     "Measurement",
+    "Measuring",
     "MeasuringPlan",
     "NeverMeasure",
+    "Processes",
+    "Rates",
     "Step",
+    "TaskFacts",
     "batch_bounds",
     "derive_generator",
     "derive_seed",

@@ -8,9 +8,10 @@ from autobatch._errors import CheckpointError
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import Measurement
-from autobatch.control.rates import GradientNoise, LearningRateRule, OptimizerRates, Schedule, check_rate, nearest_rung
-from autobatch.control.steps import BatchPlan, Cut, Passage
-from autobatch.policies import Observation, Policy
+from autobatch.control.rates import GradientNoise, OptimizerRates, check_rate, nearest_rung
+from autobatch.control.settings import Settings
+from autobatch.control.steps import Cut, Passage
+from autobatch.policies import Observation
 
 _LOG = logging.getLogger("autobatch")
 
@@ -21,44 +22,31 @@ class Decisions:
     Batches that a loader has fetched ahead follow the decision that they were cut with, so several may be in force.
 
     Args:
-        policy: the policy, reset for this training.
-        batch_sizes: the ladder.
-        schedule: factor on the base learning rate by progress.
-        steered: whether a decision may say another factor.
-        rule: what a batch size does to the rate where the policy leaves it open.
+        settings: the policy, reset for this training, its ladder, and what rules the rate.
         rates: the optimizer's rates.
         ranks: the processes.
         passage: says how a batch would be split.
-        plan: the plan that it is split by.
-        own_batch_size: the loop's own batch size, where it is only advised; else 0.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        settings: Settings,
         *,
-        batch_sizes: Sequence[int],
-        schedule: Schedule,
-        steered: bool,
-        rule: LearningRateRule,
         rates: OptimizerRates,
         ranks: Ranks,
         passage: Passage,
-        plan: BatchPlan,
-        own_batch_size: int,
     ) -> None:
-        self._policy = policy
-        self._batch_sizes = batch_sizes
-        self._schedule = schedule
-        self._steered = steered
-        self._rule = rule
+        self._policy = settings.policy
+        self._batch_sizes = settings.batch_sizes
+        self._ruled = settings.rates
+        self._rule = settings.rates.learning_rate_rule
+        self._plan = settings.plan
+        self._own_batch_size = settings.advise
         self._rates = rates
         self._ranks = ranks
         self._passage = passage
-        self._plan = plan
-        self._own_batch_size = own_batch_size
         self._noise = GradientNoise()
-        self._reference_batch_size = rule.reference_batch_size or 0
+        self._reference_batch_size = self._rule.reference_batch_size or 0
         self._records: dict[int, DecisionRecord] = {}
         self._last = -1
         self._applied = -1
@@ -225,12 +213,12 @@ class Decisions:
         if self._own_batch_size:
             limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
             batch_size, lr = self._own_batch_size, self._rates.reference
-        factor = self._schedule(observation.progress)
+        factor = self._ruled.factor(observation.progress)
         if asked.factor is not None:
             check_rate(asked.factor, "factor on the learning rate that the policy asked for")
             if self._own_batch_size:
                 limits.append(f"advice: {asked.factor:.3g} of that rate; nothing is changed")
-            elif self._steered:
+            elif self._ruled.policy_says:
                 factor = asked.factor
             else:
                 limits.append(f"a factor of {asked.factor:.3g} on the rate was asked for; the schedule is the loop's")

@@ -5,8 +5,9 @@ what came of them. Open ``bench/_bench.py`` first. Names resolve on first use (P
 not import what only another needs.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
     from autobatch.evidence._reproduce import (
@@ -45,41 +46,6 @@ if TYPE_CHECKING:
         policy_agreement,
     )
 
-_HOMES = {
-    "BenchObserver": "bench",
-    "BenchProgress": "bench",
-    "Claim": "paper",
-    "ComparedRun": "bench",
-    "ExperimentPlan": "_reproduce",
-    "Fidelity": "surrogate",
-    "PaperExperiment": "_reproduce",
-    "PaperTask": "_reproduce",
-    "PolicyAgreement": "surrogate",
-    "PolicyComparison": "bench",
-    "Reproduction": "_reproduce",
-    "ReproductionObserver": "_reproduce",
-    "SurrogateRuns": "surrogate",
-    "TaskComparison": "bench",
-    "claims_json": "paper",
-    "claims_markdown": "paper",
-    "compare_policies": "bench",
-    "comparison_json": "bench",
-    "comparison_markdown": "bench",
-    "experiment_names": "_reproduce",
-    "load_comparison": "bench",
-    "load_epochs_table": "bench",
-    "load_paper_experiment": "_reproduce",
-    "load_runs": "bench",
-    "measure_fidelity": "surrogate",
-    "paper_claims": "paper",
-    "plan_experiment": "_reproduce",
-    "play_policy": "surrogate",
-    "policy_agreement": "surrogate",
-    "reproduce": "_reproduce",
-    "table_facts": "bench",
-    "tables_by_task": "bench",
-}
-
 __all__ = [
     "BenchObserver",
     "BenchProgress",
@@ -115,12 +81,4 @@ __all__ = [
     "tables_by_task",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__)

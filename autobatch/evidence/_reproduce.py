@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from autobatch._artefacts import artefact_roots, expand_home, find_artefact, holds_beacons
-from autobatch._errors import ConfigError, LibraryError, OutputError, UnknownNameError, near_names
+from autobatch._artefacts import artefact_names, find_artefact, holds_beacons
+from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import naming_output, write_whole
 from autobatch._yaml import load_yaml
 from autobatch.beacons import BeaconLibrary
@@ -26,9 +26,6 @@ from autobatch.evidence.paper import Claim, claims_json, claims_markdown, paper_
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.report import paper_figures
 from autobatch.training import RecordingObserver, TaskSpec, load_data, load_task, record_task_beacons
-
-FOLDER = Path("configs") / "paper"
-"""Where the experiments lie in each place that artefacts are looked for."""
 
 MARK = "experiment.yaml"
 """What tells a directory of an experiment from any other, and which one it is of."""
@@ -139,7 +136,7 @@ class Reproduction:
 
 def experiment_names() -> list[str]:
     """List the experiments that ``load_paper_experiment`` finds by name, sorted, each once."""
-    return sorted({path.stem for root in artefact_roots() for path in (root / FOLDER).glob("*.yaml")})
+    return artefact_names("configs/paper")
 
 
 def load_paper_experiment(name_or_path: str | Path) -> PaperExperiment:
@@ -156,17 +153,7 @@ def load_paper_experiment(name_or_path: str | Path) -> PaperExperiment:
         UnknownNameError: no such name.
         ConfigError: the file is not a valid experiment.
     """
-    text = str(name_or_path)
-    path = expand_home(text)
-    if path.suffix in {".yaml", ".yml"} and path.exists():
-        return load_yaml(path, PaperExperiment)
-    for root in artefact_roots():
-        found = root / FOLDER / f"{text}.yaml"
-        if path.name == text and found.is_file():
-            return load_yaml(found, PaperExperiment)
-    places = ", ".join(str(root / FOLDER) for root in dict.fromkeys(artefact_roots()))
-    near = near_names(text, experiment_names())
-    raise UnknownNameError(f"unknown experiment {text!r}: no such file, and no such name in {places}; {near}")
+    return load_yaml(find_artefact("configs/paper", name_or_path), PaperExperiment)
 
 
 def plan_experiment(experiment: PaperExperiment, size: str, seeds: Sequence[int] | None = None) -> ExperimentPlan:
@@ -275,18 +262,7 @@ def reproduce(
 
 
 def _prepare(plan: ExperimentPlan, out: Path) -> Path:
-    """Make the directory of an experiment, or check that it is one.
-
-    Args:
-        plan: the experiment.
-        out: the directory.
-
-    Returns:
-        The folder of its task, with the task's file in it.
-
-    Raises:
-        OutputError: the directory holds something else, or cannot be written.
-    """
+    """Make the directory of an experiment, or check that it is one; return the folder of its task, with its file."""
     mark = f"name: {plan.experiment.name}\nsize: {plan.size}\n".encode()
     folder = out / "envs" / plan.task.name
     with naming_output(out):

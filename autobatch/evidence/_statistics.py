@@ -6,7 +6,7 @@ an old arch, statsmodels, pandas and seaborn, and ``scipy.stats.bootstrap`` refu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +48,11 @@ class Estimate:
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 
 
-def iqm(strata: Sequence[ArrayLike], *, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
+def iqm(strata: Sequence[ArrayLike], *, resamples: int = RESAMPLES) -> Estimate:
     """Return the interquartile mean of all runs, with a stratified percentile-bootstrap interval.
 
     Args:
         strata: the values of each task, one a run; tasks without a value are left out.
-        level: share of cases that the interval is to cover.
         resamples: bootstrap samples.
 
     Returns:
@@ -67,12 +66,10 @@ def iqm(strata: Sequence[ArrayLike], *, level: float = LEVEL, resamples: int = R
         return Estimate(value, math.nan, math.nan)
     generator = np.random.default_rng(_SEED)
     drawn = np.concatenate([_redrawn(stratum, resamples, generator) for stratum in known], axis=1)
-    return Estimate(value, *_percentiles(trim_mean(drawn, TRIMMED, axis=1), level))
+    return Estimate(value, *_percentiles(trim_mean(drawn, TRIMMED, axis=1)))
 
 
-def improvement(
-    ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], *, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Estimate:
+def improvement(ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike]) -> Estimate:
     """Return the probability that a run of ours has a higher value than one of theirs on a task drawn at random.
 
     A tie counts as half. The interval draws both sides' runs anew within each task.
@@ -80,8 +77,6 @@ def improvement(
     Args:
         ours: our values of each task.
         theirs: their values of the same tasks, in the same order; tasks that either side lacks are left out.
-        level: share of cases that the interval is to cover.
-        resamples: bootstrap samples.
 
     Returns:
         The estimate, in [0, 1].
@@ -98,9 +93,9 @@ def improvement(
         return Estimate(value, math.nan, math.nan)
     generator = np.random.default_rng(_SEED)
     drawn = [
-        _win_rate(_redrawn(one, resamples, generator), _redrawn(other, resamples, generator)) for one, other in pairs
+        _win_rate(_redrawn(one, RESAMPLES, generator), _redrawn(other, RESAMPLES, generator)) for one, other in pairs
     ]
-    return Estimate(value, *_percentiles(np.mean(drawn, axis=0), level))
+    return Estimate(value, *_percentiles(np.mean(drawn, axis=0)))
 
 
 def signed_rank(differences: ArrayLike) -> float:
@@ -150,6 +145,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def finite(values: Iterable[float]) -> list[float]:
+    """Return the values that are known."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def rounded(value: float, digits: int) -> float | None:
+    """Return a figure for a file: rounded, and None where it is not finite."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
 def _values(stratum: ArrayLike) -> Floats:
     return np.asarray(stratum, dtype=np.float64).reshape(-1)
 
@@ -169,7 +174,7 @@ def _win_rate(ours: Floats, theirs: Floats) -> Floats:
     return np.asarray(np.mean(wins, axis=0))
 
 
-def _percentiles(statistics: Floats, level: float) -> tuple[float, float]:
-    tail = 50.0 * (1.0 - level)
+def _percentiles(statistics: Floats) -> tuple[float, float]:
+    tail = 50.0 * (1.0 - LEVEL)
     low, high = np.percentile(statistics, [tail, 100.0 - tail])
     return float(low), float(high)

@@ -36,7 +36,7 @@ def reduced_eps(device_type: str) -> float:
 def note_low_precision(eps: float, device_type: str) -> None:
     """Log, once for each arithmetic, that the gradients' own rounding shows in the measure.
 
-    The figures are those of ``benchmarks/fisher_precision.py``; float16's are within 5 % and not logged.
+    The figures are those of ``benchmarks/fisher/precision.py``; float16's are within 5 % and not logged.
 
     Args:
         eps: machine epsilon of the gradients' arithmetic.

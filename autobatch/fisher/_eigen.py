@@ -4,7 +4,7 @@ All B eigenvalues cost about 4/3 B³ operations, half of them bound by memory. T
 largest eigenvalue, how many lie above a threshold, and the smallest of those. Lanczos iteration gives the first from
 products F v. One factorisation F - threshold = L D Lᵀ (B³/3 operations) gives the other two: D has as many positive
 eigenvalues as F has above the threshold (Sylvester's law of inertia), and solving with it makes the smallest of them
-the largest eigenvalue of (F - threshold)⁻¹, so Lanczos again (shift and invert). ``benchmarks/fisher_eigen.py``
+the largest eigenvalue of (F - threshold)⁻¹, so Lanczos again (shift and invert). ``benchmarks/fisher/eigen.py``
 compares both.
 """
 

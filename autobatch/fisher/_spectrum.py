@@ -16,9 +16,9 @@ from autobatch.fisher._eigen import all_eigenvalues, eigenvalues_above, largest_
 
 RANK_RULES = ("precision", "paper")
 
-# Largest batch of which the CPU computes all eigenvalues; ``benchmarks/fisher_eigen.py``. A GPU computes them all.
+# Largest batch of which the CPU computes all eigenvalues; ``benchmarks/fisher/eigen.py``. A GPU computes them all.
 DENSE_LIMIT = 1024
-# Round-off of half-precision gradients, in units of eps times the norm of a row; ``benchmarks/fisher_precision.py``.
+# Round-off of half-precision gradients, in units of eps times the norm of a row; ``benchmarks/fisher/precision.py``.
 _HALF_PRECISION_MARGIN = 4.0
 
 

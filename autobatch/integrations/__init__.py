@@ -5,24 +5,15 @@ In comes a training as another library runs it; out goes the same, with batches 
 libraries.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
     from autobatch.integrations._accelerate import AcceleratedController
     from autobatch.integrations._schedules import ScheduleByExamples
     from autobatch.integrations.lightning import AutoBatchCallback
     from autobatch.integrations.transformers import AutoBatchTrainerCallback
-
-_HOMES = {
-    # Lightning
-    "AutoBatchCallback": "lightning",
-    # Transformers
-    "AutoBatchTrainerCallback": "transformers",
-    # Accelerate
-    "AcceleratedController": "_accelerate",
-    "ScheduleByExamples": "_schedules",
-}
 
 __all__ = [
     "AcceleratedController",
@@ -31,12 +22,4 @@ __all__ = [
     "ScheduleByExamples",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch.control import AutoBatchController, BatchPlan, Step, derive_seed
+from autobatch.control import AutoBatchController, Measuring, Processes, Step, derive_seed
+from autobatch.integrations._arguments import with_accumulation
 from autobatch.integrations._loaders import SeededBatches, loader_like
 from autobatch.integrations._schedules import ScheduleByExamples
 from autobatch.integrations._unwrapped import unsupported_kind, unwrapped_optimizer
@@ -72,12 +74,18 @@ class AcceleratedController(AutoBatchController):
                 "AutoBatchController and its rebatch(loader)"
             )
         accumulation = accelerator.gradient_accumulation_steps
-        plan = settings.pop("plan", None) or BatchPlan(accumulation=accumulation)
+        plan = with_accumulation(settings.pop("plan", None), accumulation)
         if plan.accumulation != accumulation:
             raise ConfigError(
                 f"plan: the accelerator accumulates {accumulation} batches: give gradient_accumulation_steps=1 to it, "
-                "or no plan here"
+                "or a plan here that neither splits nor accumulates"
             )
+        measuring = Measuring.of(settings.pop("measuring", None))
+        if measuring.grad_scaler is None:
+            measuring = replace(measuring, grad_scaler=accelerator.scaler)
+        processes = settings.pop("processes", None) or Processes()
+        if processes.device is None:
+            processes = replace(processes, device=accelerator.device)
         self._accelerator = accelerator
         batches = SeededBatches(
             lambda: iter(self.batch_sampler),
@@ -89,12 +97,9 @@ class AcceleratedController(AutoBatchController):
             model,
             unwrapped_optimizer(optimizer),
             plan=plan,
-            **{
-                "dataset_size": len(loader.dataset),
-                "grad_scaler": accelerator.scaler,
-                "device": accelerator.device,
-                **settings,
-            },
+            measuring=measuring,
+            processes=processes,
+            **{"dataset_size": len(loader.dataset), **settings},
         )
 
     @property

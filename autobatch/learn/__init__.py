@@ -5,29 +5,15 @@ card and its weights. Open ``_train_policy.py`` first. Names resolve on first us
 not import what only another needs.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
     from autobatch.learn._cem import CemSettings, CrossEntropy
     from autobatch.learn._plan import ALGORITHMS, STEPS, LearningPlan
     from autobatch.learn._stable_baselines import as_vec_env, network_of, train_with_sb3
     from autobatch.learn._train_policy import LearnedResult, LearningObserver, LearningProgress, train_policy
-
-_HOMES = {
-    "ALGORITHMS": "_plan",
-    "CemSettings": "_cem",
-    "CrossEntropy": "_cem",
-    "LearnedResult": "_train_policy",
-    "LearningObserver": "_train_policy",
-    "LearningPlan": "_plan",
-    "LearningProgress": "_train_policy",
-    "STEPS": "_plan",
-    "as_vec_env": "_stable_baselines",
-    "network_of": "_stable_baselines",
-    "train_policy": "_train_policy",
-    "train_with_sb3": "_stable_baselines",
-}
 
 __all__ = [
     "ALGORITHMS",
@@ -44,8 +30,4 @@ __all__ = [
     "train_with_sb3",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__)

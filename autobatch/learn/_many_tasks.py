@@ -33,15 +33,7 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw a task and begin an episode of it.
-
-        Args:
-            seed: decides the task and the episode.
-            options: passed on.
-
-        Returns:
-            (observation, info).
-        """
+        """Draw a task and begin an episode of it; the seed decides both. Return (observation, info)."""
         super().reset(seed=seed)
         self._now = self._envs[int(self.np_random.integers(len(self._envs)))]
         return self._now.reset(seed=int(self.np_random.integers(2**31)), options=options)
@@ -58,15 +50,7 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
 
 
 def real_trainings(plan: LearningPlan, data_dir: Path | None) -> ManyTasks:
-    """Make the environment of real trainings that a plan asks for, in the process that is to run it.
-
-    Args:
-        plan: what is learned, and how.
-        data_dir: where datasets lie.
-
-    Returns:
-        The environment.
-    """
+    """Make the environment of real trainings that a plan asks for, in the process that is to run it."""
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

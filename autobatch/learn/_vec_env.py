@@ -53,19 +53,11 @@ class GymnasiumVecEnv(VecEnv):
         return np.array(observations)
 
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
-        """Take the actions of a step.
-
-        Args:
-            actions: one for each environment.
-        """
+        """Take the actions of a step, one for each environment."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Carry the step out.
-
-        Returns:
-            Observations, rewards, which episodes have ended, and one dictionary for each environment.
-        """
+        """Return observations, rewards, which episodes have ended, and one dictionary for each environment."""
         observations, rewards, terminations, truncations, infos = self.venv.step(self._actions)
         observations = np.array(observations)  # neither an environment's nor a caller's later writes reach the other
         ended = np.logical_or(terminations, truncations)
@@ -91,15 +83,7 @@ class GymnasiumVecEnv(VecEnv):
         self.venv.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute for each environment.
-
-        Args:
-            attr_name: its name.
-            indices: of which environments; None for all.
-
-        Returns:
-            One value for each; a batch has one for all.
-        """
+        """Return an attribute for each of some environments, by default all; a batch has one value for all."""
         chosen = self._get_indices(indices)
         own: Callable[[str], Sequence[Any]] | None = getattr(self.venv, "get_attr", None)
         if own is not None and attr_name != "render_mode":
@@ -154,15 +138,7 @@ class GymnasiumVecEnv(VecEnv):
         return [results[index] for index in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """Say that no environment is wrapped as far as this adapter knows.
-
-        Args:
-            wrapper_class: a wrapper.
-            indices: of which environments; None for all.
-
-        Returns:
-            False for each.
-        """
+        """Return False for each environment: none is wrapped as far as this adapter knows."""
         return [False for _ in self._get_indices(indices)]
 
     def _reset(self, ended: Any, observations: Any) -> tuple[Any, list[dict[str, Any]]]:

@@ -21,19 +21,38 @@ class PolicyKind:
         parameters: the model that the YAML's ``parameters:`` are checked against.
         build: makes a policy from checked parameters.
         blind: whether its policies never look at C̄, L or the gradients, so that measuring for them is in vain.
+        changes: what its policies change once training goes on, in words for listings.
+        when: when to choose one, a sentence for listings.
     """
 
     name: str
     parameters: type[PolicyParameters]
     build: Callable[[Any], Policy]
     blind: bool = False
+    changes: str = ""
+    when: str = ""
+
+    @property
+    def needs(self) -> str:
+        """What its policies cannot do without, in words for listings."""
+        scouts = hasattr(self.build, "scouts")
+        found = []
+        if getattr(self.build, "needs_library", False):
+            found.append("beacons, or else scouts" if scouts else "beacons")
+        elif scouts:
+            found.append("scouts")
+        if "lr" in self.parameters.model_fields:
+            found.append("a rate")
+        if not self.blind:
+            found.append("measuring")
+        return "; ".join(found) or "nothing"
 
 
 _KINDS: dict[str, PolicyKind] = {}
 
 
 def register_policy(
-    kind: str, parameters: type[ParametersT], *, blind: bool = False
+    kind: str, parameters: type[ParametersT], *, blind: bool = False, changes: str = "", when: str = ""
 ) -> Callable[[Callable[[ParametersT], PolicyT]], Callable[[ParametersT], PolicyT]]:
     """Register a policy class under a kind, so that YAML files can name it.
 
@@ -41,6 +60,8 @@ def register_policy(
         kind: what a YAML's ``kind:`` will say.
         parameters: the model of the YAML's ``parameters:``; a sentence in each field's description.
         blind: whether its policies never look at C̄, L or the gradients.
+        changes: what its policies change once training goes on, such as ``"batch size, rate"``.
+        when: when to choose one, in a sentence.
 
     Returns:
         A decorator for the class (or a function) that makes the policy from such parameters.
@@ -52,7 +73,7 @@ def register_policy(
         raise ConfigError(f"policy kind '{kind}' is registered already; choose another name")
 
     def register(build: Callable[[ParametersT], PolicyT]) -> Callable[[ParametersT], PolicyT]:
-        _KINDS[kind] = PolicyKind(kind, parameters, build, blind)
+        _KINDS[kind] = PolicyKind(kind, parameters, build, blind, changes, when)
         return build
 
     return register

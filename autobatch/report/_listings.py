@@ -10,17 +10,12 @@ from autobatch._artefacts import artefact_names, find_artefact, find_library, ho
 from autobatch._errors import AutoBatchError, LibraryError
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.policies import SHORTHANDS, load_policy_spec, policy_kind
-from autobatch.policies._registry import PolicyKind
 from autobatch.report._words import configuration_words, count_words, loss_words, percent_words, seconds_words
 from autobatch.training import TaskSpec, load_task
 
 
 def env_table() -> Table:
-    """Return the known tasks, one a row; one that cannot be read is listed with the reason.
-
-    Returns:
-        The table that ``autobatch envs`` prints.
-    """
+    """Return the known tasks, one a row; one that cannot be read is listed with the reason."""
     table = _table("name", "dataset", "model", "batch sizes", "rates", "epochs", "beacons", "found in")
     for name in artefact_names("envs"):
         folder = find_artefact("envs", name).parent
@@ -34,11 +29,7 @@ def env_table() -> Table:
 
 
 def libraries_table() -> Table:
-    """Return the beacon libraries that are found, one a row; one that cannot be read is listed with the reason.
-
-    Returns:
-        The table that ``autobatch beacons list`` prints.
-    """
+    """Return the beacon libraries that are found, one a row; one that cannot be read is listed with the reason."""
     table = _table("env", "beacons", "configurations", "seeds", "best fixed", "its score", "recorded in", "found in")
     for name in library_names():
         folder = find_library(name)
@@ -52,31 +43,18 @@ def libraries_table() -> Table:
 
 
 def policy_table() -> Table:
-    """Return the policies that have a YAML file, one a row; one that cannot be read is listed with the reason.
-
-    Returns:
-        The table that ``autobatch policies`` prints.
-    """
-    table = _table("name", "kind", "needs", "what it does", "found in")
+    """Return the policies that have a YAML file, one a row; one that cannot be read is listed with the reason."""
+    table = _table("name", "what it does", "needs", "changes", "when to choose it", "found in")
     for name in artefact_names("policies"):
         path = find_artefact("policies", name)
         try:
             spec = load_policy_spec(name)
         except AutoBatchError as error:
-            table.add_row(name, "?", "", f"cannot be read: {error}", _shown(path.parent))
+            table.add_row(name, f"cannot be read: {error}", "", "", "", _shown(path.parent))
             continue
-        table.add_row(name, spec.kind, _needs(policy_kind(spec.kind)), spec.description, _shown(path.parent))
+        kind = policy_kind(spec.kind)
+        table.add_row(name, spec.description, kind.needs, kind.changes, kind.when, _shown(path.parent))
     return table
-
-
-def _needs(kind: PolicyKind) -> str:
-    """Return what a run under policies of a kind cannot do without."""
-    makes_scouts = hasattr(kind.build, "scouts")
-    if getattr(kind.build, "needs_library", False):
-        return "beacons, or else scouts" if makes_scouts else "beacons"
-    if makes_scouts:
-        return "scouts"
-    return "nothing" if kind.blind else "measuring"
 
 
 def shorthand_line() -> str:
@@ -85,14 +63,7 @@ def shorthand_line() -> str:
 
 
 def library_table(library: BeaconLibrary) -> Table:
-    """Return the final figures of every configuration, best first.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The table that ``autobatch beacons show`` prints.
-    """
+    """Return the final figures of every configuration of a library, best first."""
     headings = ("batch size", "rate", "seeds", "validation loss", "validation error", "test error", "steps")
     table = _table(*headings, "C̄", "L", "time*", numbers=True)
     results = sorted(library.results(), key=lambda result: (_rank(result, library.score), result.batch_size, result.lr))

@@ -1,30 +1,37 @@
 """Writing a picture, at once or not at all."""
 
-import os
+import io
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from autobatch._errors import OutputError
+from autobatch._files import naming_output, write_whole
 
 DOTS_PER_INCH = 150
 
+_DATED = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
+"""By format, what differs from one day or version of matplotlib to another."""
 
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a picture to a file, at once or not at all.
+
+def save_figure(path: Path, figure: Figure, *, dpi: int = DOTS_PER_INCH) -> Path:
+    """Write a picture to a file, at once or not at all; the same picture always gives the same bytes.
 
     Args:
-        path: the file; its ending, one that ``check_format`` takes, says in which format.
+        path: the file; its ending, one that ``check_format`` takes, says in which format. Its folder is made.
         figure: the picture.
+        dpi: dots per inch.
+
+    Returns:
+        The file.
 
     Raises:
         OutputError: the file cannot be written; an older one is still there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DOTS_PER_INCH)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with naming_output(path.parent, "made"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    kind, buffer = path.suffix[1:].lower(), io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "autobatch"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata={_DATED[kind]: None})
+    write_whole(path, buffer.getvalue())
+    return path

@@ -4,8 +4,9 @@ In come a task and a policy by name or file; out go run directories, and librari
 first. Names resolve on first use (PEP 562), so that reading a task does not import torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
     from autobatch.training._calibrate import calibrate, device_kind
@@ -34,45 +35,6 @@ if TYPE_CHECKING:
         record_task_branches,
     )
     from autobatch.training.task import TaskSpec, check_ladder, load_task, task_info
-
-_HOMES = {
-    "Data": "data",
-    "EpochRow": "_run",
-    "ExperimentSpec": "_experiment",
-    "RecordingObserver": "recording",
-    "RecordingProgress": "recording",
-    "RecordingResult": "recording",
-    "RunConfig": "_run",
-    "RunInfo": "_run",
-    "RunObserver": "_run",
-    "ScoutRecord": "_scouting",
-    "Scouting": "_scouting",
-    "Summary": "_run",
-    "TaskSpec": "task",
-    "augment": "data",
-    "build_model": "models",
-    "build_task_model": "models",
-    "calibrate": "_calibrate",
-    "check_ladder": "task",
-    "device_kind": "_calibrate",
-    "load_data": "data",
-    "load_decisions": "_run",
-    "load_epochs": "_run",
-    "load_experiment": "_experiment",
-    "load_run_config": "_run",
-    "load_scouting": "_scouting",
-    "load_summary": "_run",
-    "load_task": "task",
-    "normalise": "data",
-    "override": "_experiment",
-    "record_beacons": "own",
-    "record_task_beacons": "recording",
-    "record_task_branches": "recording",
-    "resolve": "_experiment",
-    "run": "_session",
-    "scout": "own",
-    "task_info": "task",
-}
 
 __all__ = [
     "Data",
@@ -113,8 +75,4 @@ __all__ = [
     "task_info",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__)

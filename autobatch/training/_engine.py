@@ -121,7 +121,7 @@ class Engine:
     Images stay on the device as uint8. Augmentation is batched tensor code over the whole set, once an epoch; a batch
     is gathered and normalised when it is used. No step waits for the device: losses are summed up once an epoch.
     Weights and images lie channels last in memory, and the optimizer's update is fused; on a CPU, that makes the
-    paper's networks 5 to 40 % faster (``benchmarks/loop_overhead.py``). A network of texts has its classes in dimension
+    paper's networks 5 to 40 % faster (``benchmarks/speed/loop.py``). A network of texts has its classes in dimension
     1, as ``cross_entropy`` takes them: (N, classes, context). Losses and errors are then means over all places of all
     windows, and a measured example is a window.
 

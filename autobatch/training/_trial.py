@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -15,8 +15,12 @@ from autobatch.control import (
     DecisionRecord,
     MeasureAtInterval,
     MeasureWithinBudget,
+    Measuring,
     MeasuringPlan,
     NeverMeasure,
+    Processes,
+    Rates,
+    TaskFacts,
 )
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
 from autobatch.training._checkpoint import put_back, snapshot
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 FINISHED = "finished"
 
-BN = "rows"
+BN: Final = "rows"
 """What a sample's gradient means under BatchNorm; see ``FisherProbe``."""
 
 
@@ -217,25 +221,26 @@ def _controller(
         dataset_size=len(engine.data.train_labels),
         epochs=task.epochs,
         batch_sizes=task.batch_sizes,
-        learning_rates=task.learning_rates,
         library=library,
-        schedule=task.schedule.schedule_factor,
-        steered=not task.schedule.keep,
-        milestones=task.schedule.milestones,
-        milestone_factor=task.schedule.milestone_factor,
-        score=task.score,
-        costs=costs,
-        measuring=_measuring(config, costs),
-        bn=BN,
-        reuse_weight_gradient=task.measuring.reuse_weight_gradient,
-        task_name=task.name,
-        dataset_name=task.dataset.name,
+        rates=Rates(
+            learning_rates=task.learning_rates,
+            schedule=task.schedule.schedule_factor,
+            steered=not task.schedule.keep,
+            milestones=task.schedule.milestones,
+            milestone_factor=task.schedule.milestone_factor,
+        ),
+        measuring=Measuring(
+            steps=_measured_steps(config, costs),
+            bn=BN,
+            reuse_weight_gradient=task.measuring.reuse_weight_gradient,
+        ),
+        processes=Processes(device=engine.device),
+        task=TaskFacts(name=task.name, dataset=task.dataset.name, score=task.score, costs=costs),
         seed=config.seed,
-        device=engine.device,
     )
 
 
-def _measuring(config: RunConfig, costs: CostTable | None) -> MeasuringPlan:
+def _measured_steps(config: RunConfig, costs: CostTable | None) -> MeasuringPlan:
     measuring = config.task.measuring
     if not config.measure:
         return NeverMeasure()

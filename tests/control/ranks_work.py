@@ -27,7 +27,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch.control import AutoBatchController, BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure
+from autobatch.control import (
+    AutoBatchController,
+    BatchPlan,
+    LearningRateRule,
+    MeasureAtInterval,
+    Measuring,
+    NeverMeasure,
+    Processes,
+    Rates,
+)
 from autobatch.control._ranks import Ranks
 from autobatch.policies import Decision, Observation
 
@@ -95,6 +104,7 @@ class Setting:
     unused: bool = False
     ahead: int | None = None
     workers: int = 0
+    decide_every: float | None = None
     lr: float | None = 0.1
     ddp: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
@@ -129,11 +139,12 @@ class Run:
                 "dataset_size": SIZE,
                 "epochs": setting.epochs,
                 "batch_sizes": _LADDER,
-                "plan": setting.plan,
-                "process_group": group,
-                "measure": setting.measure,
-                "measuring": MeasureAtInterval(1) if setting.measured else NeverMeasure(),
-                "loss_reduction": "sum" if setting.summed else "mean",
+                "plan": replace(setting.plan, decide_every=setting.decide_every),
+                "processes": Processes(group, setting.measure),
+                "measuring": Measuring(
+                    MeasureAtInterval(1) if setting.measured else NeverMeasure(),
+                    loss_reduction="sum" if setting.summed else "mean",
+                ),
                 **setting.controller,
             },
         )
@@ -275,7 +286,7 @@ def covers(group: Group, solo: Group, *, setting: Setting, other: Setting | None
 def streams(group: Group, solo: Group) -> None:
     """Each rank's stream gives its examples once an epoch, also where an epoch is gone on with."""
     own = [*range(SIZE // 2)] if group.rank() == 0 else [*range(SIZE // 2, SIZE)]
-    run = Run(group, Setting(controller={"decide_every": 0.2}))
+    run = Run(group, Setting(decide_every=0.2))
     source = [torch.tensor(own[start : start + 9]) for start in range(0, len(own), 9)]
     for epoch in range(2):
         seen: list[int] = []
@@ -294,7 +305,7 @@ def streams(group: Group, solo: Group) -> None:
 
 def first_decides(group: Group, solo: Group) -> None:
     """Only the first rank's policy is asked, with its figures; its decisions hold everywhere."""
-    run = Run(group, Setting(epochs=3, controller={"decide_every": 0.5})).train()
+    run = Run(group, Setting(epochs=3, decide_every=0.5)).train()
     if group.rank() == 0:
         assert len(run.policy.seen) == 6
         assert [o.validation_loss for o in run.policy.seen if o.epoch >= 2] == [1.0] * 4
@@ -333,7 +344,7 @@ def other_arguments(group: Group, solo: Group) -> None:
         state["course"].update(running=True, trained=16, waiting=[])
         run.controller.load_state_dict(state)
     with pytest.raises(AutoBatchError, match="different places"):
-        run.controller._first_free()
+        run.controller._training.periods.first_free()
 
 
 def sizes_that_do_not_divide(group: Group, solo: Group) -> None:
@@ -419,7 +430,9 @@ def measures_share(group: Group, solo: Group, *, plan: BatchPlan) -> None:
 
 def timed(group: Group, solo: Group) -> None:
     """Without a plan for measuring the loop is timed; the first rank's clock counts."""
-    run = Run(group, Setting(controller={"measuring": None, "lr_rule": LearningRateRule("adascale")}, lr=None))
+    run = Run(
+        group, Setting(controller={"measuring": None, "rates": Rates(rule=LearningRateRule("adascale"))}, lr=None)
+    )
     run.train()
     assert run.controller.samples >= 2
     assert_same_on_all(same_state(run), group)
@@ -525,7 +538,7 @@ def fails_in_measuring(group: Group, solo: Group, *, plan: BatchPlan) -> None:
 
 def resumes(group: Group, solo: Group, *, first: int, ahead: int | None) -> None:
     """A state of so many ranks goes on in the middle of an epoch with another number of them."""
-    setting = Setting(epochs=3, ahead=ahead, momentum=0.9, measured=True, controller={"decide_every": 0.4})
+    setting = Setting(epochs=3, ahead=ahead, momentum=0.9, measured=True, decide_every=0.4)
     groups = {1: solo, 2: group}
     whole_run = Run(solo, replace(setting, ahead=None)).train()
     before = Run(groups[first], setting).train(stop_after=7)
@@ -616,29 +629,29 @@ def side_groups(group: Group, solo: Group) -> None:
     assert ranks.side_group._get_backend(torch.device("cpu")).options._timeout == TIMEOUT
 
 
-DECIDES_OFTEN = {"decide_every": 0.3}
+OFTEN = 0.3
 BODIES: dict[str, Body] = {
     "covers": partial(covers, setting=Setting(epochs=3)),
-    "covers-decides-often": partial(covers, setting=Setting(epochs=2, controller=DECIDES_OFTEN)),
-    "covers-ahead": partial(covers, setting=Setting(ahead=3, controller=DECIDES_OFTEN)),
-    "covers-far-ahead": partial(covers, setting=Setting(ahead=30, controller=DECIDES_OFTEN)),
+    "covers-decides-often": partial(covers, setting=Setting(epochs=2, decide_every=OFTEN)),
+    "covers-ahead": partial(covers, setting=Setting(ahead=3, decide_every=OFTEN)),
+    "covers-far-ahead": partial(covers, setting=Setting(ahead=30, decide_every=OFTEN)),
     "covers-otherwise-ahead": partial(
         covers,
-        setting=Setting(ahead=0, controller=DECIDES_OFTEN),
-        other=Setting(ahead=4, controller=DECIDES_OFTEN),
+        setting=Setting(ahead=0, decide_every=OFTEN),
+        other=Setting(ahead=4, decide_every=OFTEN),
     ),
     "covers-otherwise-ahead-first": partial(
         covers,
-        setting=Setting(ahead=5, controller={"decide_every": 0.2}),
-        other=Setting(ahead=1, controller={"decide_every": 0.2}),
+        setting=Setting(ahead=5, decide_every=0.2),
+        other=Setting(ahead=1, decide_every=0.2),
     ),
     "covers-workers": partial(
         covers,
-        setting=Setting(epochs=1, workers=1, controller=DECIDES_OFTEN),
-        other=Setting(epochs=1, controller=DECIDES_OFTEN),
+        setting=Setting(epochs=1, workers=1, decide_every=OFTEN),
+        other=Setting(epochs=1, decide_every=OFTEN),
     ),
     "covers-accumulation": partial(
-        covers, setting=Setting(epochs=2, plan=BatchPlan(accumulation=2), controller=DECIDES_OFTEN)
+        covers, setting=Setting(epochs=2, plan=BatchPlan(accumulation=2), decide_every=OFTEN)
     ),
     "streams": streams,
     "first-decides": first_decides,
@@ -669,9 +682,7 @@ BODIES: dict[str, Body] = {
     "unused": no_parameter_is_touched_without_a_gradient,
     "batch-norm": batch_norm,
     "measures": partial(measures, setting=Setting()),
-    "measures-often": partial(
-        measures, setting=Setting(controller={"decide_every": 0.5, "lr_rule": "adascale"}, lr=None)
-    ),
+    "measures-often": partial(measures, setting=Setting(decide_every=0.5, controller={"rates": "adascale"}, lr=None)),
     "measures-summed": partial(measures, setting=Setting(summed=True)),
     "measures-accumulation": partial(measures, setting=Setting(plan=BatchPlan(accumulation=2))),
     "measures-guarded": partial(measures, setting=Setting(plan=BatchPlan(micro_batch=3))),

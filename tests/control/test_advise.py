@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from autobatch._errors import ConfigError
-from autobatch.control import MeasureAtInterval
+from autobatch.control import BatchPlan, MeasureAtInterval
 from tests.control.loops import Toy, weights
 
 
@@ -42,12 +42,11 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 def advised(**more: Any) -> Toy:
     settings = {
-        "mode": "advise",
-        "batch_size": 5,
+        "advise": 5,
         "make": network,
         "optimize": adam,
         "measuring": MeasureAtInterval(2),
-        "lr_rule": "linear",
+        "rates": "linear",
         **more,
     }
     return Toy([4, 8, (2, 0.3)], size=28, **settings)
@@ -84,7 +83,7 @@ def without_a_controller(epochs: int, **loader: Any) -> Toy:
 )
 def test_nothing_is_changed(loader: dict[str, Any], announced: int, every: float | None) -> None:
     logger = Records()
-    toy = advised(loggers=[logger], batch_size=announced, decide_every=every)
+    toy = advised(loggers=[logger], advise=announced, plan=BatchPlan(decide_every=every))
     batches = plain_loader(toy, **loader)
     torch.manual_seed(5)
     while not toy.controller.finished:
@@ -113,7 +112,7 @@ def test_nothing_is_changed(loader: dict[str, Any], announced: int, every: float
 
 
 def test_samples_are_those_of_the_batches_that_came() -> None:
-    toy = advised(batch_size=8)
+    toy = advised(advise=8)
     toy.epoch(plain_loader(toy, drop_last=True))
     measured = toy.controller.measurements
     assert {sample.batch_size for sample in measured} == {5}
@@ -157,7 +156,7 @@ def test_advice_goes_on_after_a_restart() -> None:
 
 
 def test_the_controllers_own_sampler_gives_the_loops_batch_size() -> None:
-    toy = advised(batch_size=8)
+    toy = advised(advise=8)
     loader = toy.loader()
     assert len(loader) == 4
     toy.epoch(loader)
@@ -165,8 +164,7 @@ def test_the_controllers_own_sampler_gives_the_loops_batch_size() -> None:
     toy.check()
 
 
-def test_the_mode_and_its_batch_size_belong_together() -> None:
-    with pytest.raises(ConfigError, match="belongs to mode='advise'"):
-        advised(batch_size=None)
-    with pytest.raises(ConfigError, match="belongs to mode='advise'"):
-        advised(mode="control")
+@pytest.mark.parametrize("size", [0, True, 5.0])
+def test_advice_needs_the_loops_batch_size(size: Any) -> None:
+    with pytest.raises(ConfigError, match="advise: expected the batch size that your loop really uses"):
+        advised(advise=size)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +13,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, MeasureError
-from autobatch.control import AutoBatchController, DecisionRecord, MeasureAtInterval, NeverMeasure
+from autobatch.control import (
+    AutoBatchController,
+    BatchPlan,
+    DecisionRecord,
+    MeasureAtInterval,
+    Measuring,
+    NeverMeasure,
+    Processes,
+    Rates,
+    TaskFacts,
+)
+from autobatch.control._controller import ARGUMENTS
 from autobatch.control.measuring._samples import Samples
 from autobatch.control.measuring._timing import EpochTimer
+from autobatch.control.settings import MOVED
 from autobatch.fisher import FisherProbe
 from autobatch.policies import Candidate, Decision, Observation, TaskInfo
 
@@ -121,7 +133,9 @@ def test_the_policy_sees_where_the_run_stands() -> None:
 
 def test_rates_come_from_references_and_never_drift() -> None:
     policy = Scripted(decision(8, 0.1), decision(8, 0.3), decision(8, 0.1))
-    bench = Bench(policy, measuring=NeverMeasure(), schedule=lambda progress: 0.1 if progress >= 0.75 else 1.0)
+    bench = Bench(
+        policy, measuring=NeverMeasure(), rates=Rates(schedule=lambda progress: 0.1 if progress >= 0.75 else 1.0)
+    )
     rates = [bench.rates()]
     for _ in range(3):
         bench.epoch()
@@ -244,7 +258,10 @@ def test_a_step_that_cannot_be_measured_is_an_error_at_once() -> None:
 def test_a_steps_backward_pass_is_that_of_the_loss() -> None:
     gradients = []
     for plan, reuse in ((NeverMeasure(), False), (MeasureAtInterval(1), False), (MeasureAtInterval(1), True)):
-        bench = Bench(Scripted(decision(8, 0.1)), measuring=plan, reuse_weight_gradient=reuse)
+        bench = Bench(
+            Scripted(decision(8, 0.1)),
+            measuring=Measuring(steps=plan, reuse_weight_gradient=reuse),
+        )
         indices = next(bench.controller.batches())
         with bench.controller.step() as step:
             step.backward(F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices]))
@@ -257,7 +274,10 @@ def test_a_grad_scaler_is_undone() -> None:
     traces = []
     for scale in (None, 1024.0):
         scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
-        bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(50), grad_scaler=scaler)
+        bench = Bench(
+            Scripted(decision(8, 0.1)),
+            measuring=Measuring(steps=MeasureAtInterval(50), grad_scaler=scaler),
+        )
         for indices in bench.controller.batches():
             with bench.controller.step() as step:
                 loss = F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices])
@@ -347,14 +367,14 @@ def test_a_factor_is_applied_only_where_the_schedule_is_the_policys() -> None:
     script = (decision(8, 0.1, factor=0.5),)
     rates = {}
     for steered in (False, True):
-        bench = Bench(Scripted(*script), measuring=NeverMeasure(), steered=steered)
+        bench = Bench(Scripted(*script), measuring=NeverMeasure(), rates=Rates(steered=steered))
         rates[steered] = bench.rates()[0]
         assert ("the schedule is the loop's" in str(bench.controller.decision.limit)) is not steered
     assert rates == {False: pytest.approx(0.1), True: pytest.approx(0.05)}
 
 
 def test_advice_to_stop_stops_nothing() -> None:
-    bench = Bench(Scripted(decision(8, 0.1, stop=True)), measuring=NeverMeasure(), mode="advise", batch_size=4)
+    bench = Bench(Scripted(decision(8, 0.1, stop=True)), measuring=NeverMeasure(), advise=4)
     epochs = []
     for epoch in bench.controller.each_epoch():
         epochs.append(epoch)
@@ -448,14 +468,56 @@ def test_calls_out_of_order_are_clear_errors() -> None:
         ({"batch_sizes": (8, 4)}, "ascending positive"),
         ({"batch_sizes": (0, 4)}, "ascending positive"),
         ({"epochs": 0}, "at least 1"),
-        ({"learning_rates": (0.1, math.nan)}, "positive finite number, got nan"),
-        ({"learning_rates": (-0.1,)}, "positive finite number, got -0.1"),
-        ({"learning_rates": (0.0,)}, "positive finite number, got 0.0"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Bench(Scripted(decision(8, 0.1)), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (Rates, {"learning_rates": (0.1, math.nan)}, "positive finite number, got nan"),
+        (Rates, {"learning_rates": (-0.1,)}, "positive finite number, got -0.1"),
+        (Rates, {"learning_rates": (0.0,)}, "positive finite number, got 0.0"),
+        (Rates, {"milestone_factor": 0.0}, "milestone_factor: expected a number in"),
+        (Rates, {"rule": "liner"}, "did you mean 'linear'"),
+        (Measuring, {"steps": 50}, "steps: expected a plan"),
+        (Measuring, {"loss_reduction": "men"}, "did you mean 'mean'"),
+        (Measuring, {"bn": "row"}, "did you mean 'rows'"),
+        (Processes, {"measured": "globl"}, "did you mean 'global'"),
+        (TaskFacts, {"score": "validation_los"}, "did you mean 'validation_loss'"),
+        (BatchPlan, {"decide_every": 1.5}, "share of an epoch"),
+        (BatchPlan, {"decide_every": True}, "share of an epoch"),
+    ],
+)
+def test_impossible_settings_are_refused(kind: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({"lr_rule": "linear"}, r"'lr_rule' is now rates=Rates\(rule=\.\.\.\)"),
+        ({"decide_every": 0.5}, r"'decide_every' is now plan=BatchPlan\(decide_every=\.\.\.\)"),
+        ({"mode": "advise"}, r"'mode' is now advise=\.\.\."),
+        ({"batch_size": 8}, r"'batch_size' is now advise=\.\.\."),
+        ({"polcy": "s8"}, "no argument is called 'polcy'; did you mean 'policy'"),
+    ],
+)
+def test_an_argument_of_before_says_where_it_is_now(argument: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Bench(Scripted(decision(8, 0.1)), **argument)
+
+
+def test_every_argument_of_before_is_somewhere() -> None:
+    kinds = {"rates": Rates, "measuring": Measuring, "plan": BatchPlan, "processes": Processes, "task": TaskFacts}
+    for argument, attribute in MOVED.values():
+        assert argument in ARGUMENTS
+        assert not attribute or attribute in {field.name for field in fields(kinds[argument])}
+    assert not MOVED.keys() & ARGUMENTS
 
 
 @pytest.mark.parametrize("bad", [decision(8, math.nan), decision(8, -1.0), decision(8, 0.0), decision(0, 0.1)])

@@ -6,6 +6,7 @@ import math
 import random
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +16,15 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from autobatch._errors import AutoBatchError, ConfigError, MeasureError
-from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, MeasureWithinBudget, NeverMeasure
+from autobatch.control import (
+    BatchPlan,
+    LearningRateRule,
+    MeasureAtInterval,
+    MeasureWithinBudget,
+    Measuring,
+    NeverMeasure,
+    Rates,
+)
 from autobatch.fisher.gram._sink import StreamingGram
 from autobatch.fisher.gram._spill import SpilledGram
 from tests.control.loops import RATE, Scripted, Toy, json_copy, weights
@@ -130,7 +139,7 @@ WHERE = ["before", "forward", "backward", "after"]
 def test_a_step_that_raised_is_passed_over_where_the_loop_goes_on(
     where: str, at: int, measured: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    toy = Toy([4, 8], measuring=MeasureAtInterval(1) if measured else NeverMeasure(), decide_every=13)
+    toy = Toy([4, 8], measuring=MeasureAtInterval(1) if measured else NeverMeasure(), plan=BatchPlan(decide_every=13))
     for epoch in range(2):
         for count, batch in enumerate(toy.loader()):
             toy.note()
@@ -234,7 +243,12 @@ def test_leaving_a_loop_between_two_parts_begins_the_batch_again() -> None:
 def test_errors_at_random_steps_keep_account_of_every_example() -> None:
     for seed in range(40):
         rng = random.Random(seed)
-        toy = Toy([rng.choice((2, 4, 8)) for _ in range(9)], size=rng.randint(16, 50), epochs=2, decide_every=0.5)
+        toy = Toy(
+            [rng.choice((2, 4, 8)) for _ in range(9)],
+            size=rng.randint(16, 50),
+            epochs=2,
+            plan=BatchPlan(decide_every=0.5),
+        )
         trained, passed = [], []
         while not toy.controller.finished:
             done = False
@@ -262,7 +276,11 @@ def test_random_faults_in_a_loop_that_is_timed(seed: int) -> None:
     plan = rng.choice((None, BatchPlan(micro_batch="auto"), BatchPlan(micro_batch=3)))
     script = [rng.choice((2, 4, 8)) for _ in range(20)]
     toy = Toy(
-        script, size=40, epochs=3, decide_every=rng.choice((None, 0.3)), measuring=MeasureWithinBudget(1.0), plan=plan
+        script,
+        size=40,
+        epochs=3,
+        measuring=MeasureWithinBudget(1.0),
+        plan=replace(plan or BatchPlan(), decide_every=rng.choice((None, 0.3))),
     )
     Memory(toy.model, calls=tuple(rng.sample(range(60), 12)), where=rng.choice(("forward", "backward")))
     trained, passed = [], []
@@ -433,7 +451,8 @@ def test_memory_that_runs_out_in_measuring_itself_never_ends_the_training(
 def test_memory_that_runs_out_in_other_ways_of_measuring(
     plan: BatchPlan | None, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, toy = split_toy(plan, **options), split_toy(plan, measuring=MeasureAtInterval(1), **options)
+    whole = split_toy(plan, measuring=Measuring(NeverMeasure(), **options))
+    toy = split_toy(plan, measuring=Measuring(MeasureAtInterval(1), **options))
     train_split(whole)
     for sink in (StreamingGram, SpilledGram):
         monkeypatch.setattr(sink, "add", raising(torch.OutOfMemoryError))
@@ -581,7 +600,7 @@ def test_a_plan_of_measuring_that_raises_does_no_harm() -> None:
         with pytest.raises(Broken):
             toy.step(batch)
         assert toy.controller.state_dict()["course"]["waiting"] == [[0, 4, 4, 0]]
-    toy.controller._period._plan = NeverMeasure()
+    toy.controller._training.period._plan = NeverMeasure()
     toy.epoch()
     toy.check()
 
@@ -614,7 +633,7 @@ def test_an_epoch_that_is_ended_twice_never_or_too_early() -> None:
 
 def test_decisions_closer_than_a_batch_are_refused() -> None:
     with pytest.raises(AutoBatchError, match="3 examples between two are too few for batches of 8"):
-        Toy([8], decide_every=3)
+        Toy([8], plan=BatchPlan(decide_every=3))
 
 
 # Models and optimizers that change -----------------------------------------------------------------------------------
@@ -721,9 +740,7 @@ def test_with_its_controller_gone_an_optimizer_is_as_it_was() -> None:
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
 def test_closures_get_the_rate_of_their_batch(make: Any) -> None:
-    closed, plain = (
-        Toy([2, 8, 4], optimize=lambda m: make(m.parameters(), lr=RATE), lr_rule="linear") for _ in range(2)
-    )
+    closed, plain = (Toy([2, 8, 4], optimize=lambda m: make(m.parameters(), lr=RATE), rates="linear") for _ in range(2))
     plain.epoch()
     plain.epoch()
     for _ in range(2):
@@ -772,7 +789,7 @@ def test_a_closure_that_is_called_again_counts_once() -> None:
 
 def test_a_scaler_that_skips_steps_does_no_harm() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
-    toy = Toy([(8, 0.3)], measuring=MeasureAtInterval(1), grad_scaler=scaler, epochs=2)
+    toy = Toy([(8, 0.3)], measuring=Measuring(steps=MeasureAtInterval(1), grad_scaler=scaler), epochs=2)
     group = toy.optimizer.param_groups[0]
     for _ in range(2):
         for count, (_, x, y) in enumerate(toy.loader()):
@@ -834,7 +851,7 @@ def test_the_scheduler_owns_the_schedule_and_the_controller_a_factor(name: str, 
             schedulers.append(SCHEDULERS[name](optimizer))
         return optimizer
 
-    toy = Toy([2, 4, 8, 2], optimize=with_scheduler, epochs=4, lr_rule="linear")
+    toy = Toy([2, 4, 8, 2], optimize=with_scheduler, epochs=4, rates="linear")
     scheduler = schedulers[0] if before else SCHEDULERS[name](toy.optimizer)
     applied: list[list[float]] = []
     toy.optimizer.register_step_pre_hook(
@@ -866,7 +883,13 @@ def test_the_scheduler_owns_the_schedule_and_the_controller_a_factor(name: str, 
 
 
 def test_a_ramp_is_not_cut_short_by_the_decisions_that_follow() -> None:
-    toy = Toy([2, 8, 8, 8, 8, 8], size=64, epochs=2, decide_every=16, lr_rule=LearningRateRule("linear", ramp=40))
+    toy = Toy(
+        [2, 8, 8, 8, 8, 8],
+        size=64,
+        epochs=2,
+        plan=BatchPlan(decide_every=16),
+        rates=Rates(rule=LearningRateRule("linear", ramp=40)),
+    )
     for _ in range(2):
         toy.epoch()
     rates = {place: rate for place, _, rate in toy.steps}
@@ -878,7 +901,13 @@ def test_a_ramp_is_not_cut_short_by_the_decisions_that_follow() -> None:
 
 
 def test_a_ramp_from_within_a_ramp_begins_where_the_rate_is() -> None:
-    toy = Toy([2, 8, 4, 4, 4, 4, 4], size=64, epochs=1, decide_every=16, lr_rule=LearningRateRule("linear", ramp=32))
+    toy = Toy(
+        [2, 8, 4, 4, 4, 4, 4],
+        size=64,
+        epochs=1,
+        plan=BatchPlan(decide_every=16),
+        rates=Rates(rule=LearningRateRule("linear", ramp=32)),
+    )
     toy.epoch()
     rates = {place: rate / RATE for place, _, rate in toy.steps}
     assert [rates[place] for place in (0, 16, 24)] == pytest.approx([1.0, 1.0, 1.75])
@@ -892,7 +921,7 @@ def test_momentum_is_rescaled_during_the_step_only(kind: str) -> None:
     def make(model: nn.Module) -> torch.optim.Optimizer:
         return getattr(torch.optim, kind)(model.parameters(), lr=RATE, **({"momentum": 0.9} if kind == "SGD" else {}))
 
-    toy = Toy([2, 8, 4], optimize=make, lr_rule=LearningRateRule("sqrt", momentum="rescale"))
+    toy = Toy([2, 8, 4], optimize=make, rates=Rates(rule=LearningRateRule("sqrt", momentum="rescale")))
     group = toy.optimizer.param_groups[0]
     toy.optimizer.register_step_pre_hook(
         lambda *_: seen.append(group["momentum"] if kind == "SGD" else group["betas"][0])
@@ -908,7 +937,7 @@ def test_momentum_is_reset_at_a_change_and_only_there(kind: str) -> None:
     def make(model: nn.Module) -> torch.optim.Optimizer:
         return getattr(torch.optim, kind)(model.parameters(), lr=RATE, **({"momentum": 0.9} if kind == "SGD" else {}))
 
-    toy = Toy([8, 8, 4], optimize=make, lr_rule=LearningRateRule(momentum="reset"))
+    toy = Toy([8, 8, 4], optimize=make, rates=Rates(rule=LearningRateRule(momentum="reset")))
     sums: list[float] = []
     for _ in range(2):
         toy.epoch()
@@ -929,7 +958,7 @@ def test_a_finished_generator_of_batches_holds_nothing_open() -> None:
 
 
 def test_scripts_may_leave_everything_to_the_rule() -> None:
-    toy = Toy(Scripted([4, (8, 0.2), 4]), lr_rule="linear")
+    toy = Toy(Scripted([4, (8, 0.2), 4]), rates="linear")
     rates = [toy.controller.lr]
     for _ in range(2):
         toy.epoch()

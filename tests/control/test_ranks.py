@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from autobatch.control._ranks import _buckets, _device_of, _flattened, _spread
+from tests.processes import FORKED
 
 from . import ranks_work as work
 
@@ -19,8 +19,7 @@ LIMIT = 120.0
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run all bodies in one start of three processes; return where they leave their tracebacks."""
     directory = tmp_path_factory.mktemp("ranks")
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=work.process, args=(rank, str(directory))) for rank in range(3)]
+    processes = [FORKED.Process(target=work.process, args=(rank, str(directory))) for rank in range(3)]
     for process in processes:
         process.start()
     end = time.monotonic() + LIMIT

@@ -4,6 +4,7 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.optim import lr_scheduler
 
 from autobatch._errors import AutoBatchError
 from autobatch.beacons import CostTable
-from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, MeasureWithinBudget, NeverMeasure
+from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, MeasureWithinBudget, NeverMeasure, Rates
 from tests.control.loops import Chunks, Toy, json_copy, weights
 
 SIZE, EPOCHS, LADDER = 30, 3, (3, 4, 8)
@@ -88,10 +89,9 @@ class Training(Toy):
             make=network if plan is None or plan.splits else plain_network,
             optimize=OPTIMIZERS["sgd" if schedule == "cycle" and optimizer == "tensor" else optimizer],
             batch_sizes=self.ladder,
-            decide_every=rng.choice((None, 0.5, 10)),
-            lr_rule=rng.choice(RULES),
+            plan=replace(plan or BatchPlan(), decide_every=rng.choice((None, 0.5, 10))),
+            rates=Rates(rule=rng.choice(RULES)),
             measuring=measuring(),
-            plan=plan,
         )
         self.scheduler = SCHEDULERS[schedule](self.optimizer)
         self.every_batch = plan is not None and plan.splits
@@ -294,10 +294,9 @@ def damaged_toy() -> Toy:
     return Toy(
         [4, 8, 4, 8, 2],
         size=40,
-        decide_every=0.3,
-        lr_rule=LearningRateRule("adascale", ramp=30),
+        rates=Rates(rule=LearningRateRule("adascale", ramp=30)),
         measuring=MeasureAtInterval(2),
-        plan=BatchPlan(micro_batch=4),
+        plan=BatchPlan(micro_batch=4, decide_every=0.3),
     )
 
 

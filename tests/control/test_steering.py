@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autobatch import ConfigError
-from autobatch.control import AutoBatchController, DecisionRecord, MeasureAtInterval
+from autobatch.control import AutoBatchController, BatchPlan, DecisionRecord, MeasureAtInterval, Rates
 from autobatch.policies import Decision, Observation, TaskInfo
 
 EXAMPLES = 16
@@ -48,7 +48,7 @@ class Loop:
         self.x, self.y = torch.randn(EXAMPLES, 3), torch.randn(EXAMPLES, 1)
         self.model = nn.Linear(3, 1)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        facts = {"batch_sizes": (4, 8), "dataset_size": EXAMPLES, "epochs": 5, "steered": True}
+        facts = {"batch_sizes": (4, 8), "dataset_size": EXAMPLES, "epochs": 5, "rates": Rates(steered=True)}
         self.policy = policy or Steering()
         self.controller = AutoBatchController(self.model, self.optimizer, policy=self.policy, **facts | arguments)
 
@@ -86,7 +86,7 @@ def test_a_first_decision_to_stop_trains_nothing() -> None:
 
 def test_a_decision_to_stop_within_an_epoch_ends_it_there() -> None:
     stop = Steering(Decision(4, 0.1, "begin"), Decision(4, 0.1, "enough", stop=True))
-    loop = Loop(stop, decide_every=8, measuring=MeasureAtInterval(50, 1))
+    loop = Loop(stop, plan=BatchPlan(decide_every=8), measuring=MeasureAtInterval(50, 1))
     assert loop.epoch() is None
     assert (loop.controller.steps, loop.controller.samples) == (2, 1)  # the sample counts once
     assert loop.controller.stopped_because == "enough"
@@ -120,7 +120,7 @@ def test_a_state_and_a_record_of_before_there_was_a_stop_load() -> None:
 
 
 def test_advice_neither_stops_nor_changes_the_rate_and_says_so() -> None:
-    loop = Loop(mode="advise", batch_size=8)
+    loop = Loop(advise=8)
     for _ in range(2):
         for indices in torch.randperm(EXAMPLES).split(8):
             loop.train(indices)
@@ -135,7 +135,7 @@ def test_advice_neither_stops_nor_changes_the_rate_and_says_so() -> None:
 
 
 def test_a_factor_where_the_schedule_is_the_loops_is_a_note() -> None:
-    loop = Loop(steered=False)
+    loop = Loop(rates=Rates(steered=False))
     decision = loop.epoch()
     assert decision is not None
     assert decision.lr_effective == 0.1
@@ -148,18 +148,20 @@ def test_a_factor_where_the_schedule_is_the_loops_is_a_note() -> None:
 @pytest.mark.parametrize("steered", [True, False])
 def test_a_factor_that_is_none_is_an_error(factor: float, steered: bool) -> None:
     with pytest.raises(ConfigError, match="factor on the learning rate that the policy asked for"):
-        Loop(Steering(Decision(4, 0.1, "begin", factor=factor)), steered=steered)
+        Loop(Steering(Decision(4, 0.1, "begin", factor=factor)), rates=Rates(steered=steered))
 
 
 def test_a_factor_replaces_that_of_the_schedule() -> None:
-    loop = Loop(schedule="steered", steered=False)  # the name alone gives the schedule into the policy's hand
+    loop = Loop(
+        rates=Rates(schedule="steered", steered=False),
+    )  # the name alone gives the schedule into the policy's hand
     assert loop.controller.decision.lr_effective == pytest.approx(0.1)
     loop.epoch()
     assert loop.controller.decision.lr_effective == pytest.approx(0.05)
 
 
 def test_the_steered_schedule_falls_over_the_last_two_fifths_where_no_factor_is_said() -> None:
-    loop = Loop(Steering(Decision(4, 0.1, "go on")), schedule="steered")
+    loop = Loop(Steering(Decision(4, 0.1, "go on")), rates="steered")
     rates = [loop.controller.decision.lr_effective]
     for _ in range(4):
         loop.epoch()
@@ -169,4 +171,4 @@ def test_the_steered_schedule_falls_over_the_last_two_fifths_where_no_factor_is_
 
 def test_another_name_of_a_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="schedule='cosine': expected a function of progress, or 'steered'"):
-        Loop(schedule="cosine")
+        Loop(rates=Rates(schedule="cosine"))

@@ -16,7 +16,6 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from autobatch.envs import BoxActions, register_environments
 from autobatch.envs.surrogate import _runs as _surrogate_runs
-from autobatch.policies import ENTRIES, SCHEMA
 from tests.envs.surrogate.fake_dynamics import FAKES
 
 Make = Callable[..., gymnasium.Env]
@@ -129,10 +128,3 @@ def test_every_frame_has_one_form(make: Make, mode: str) -> None:
         assert all(frame.dtype == np.uint8 and frame.shape == frames[0].shape for frame in frames)
         assert frames[0].shape[2] == 3
     assert not np.array_equal(*frames)
-
-
-def test_the_page_lists_what_an_observation_holds() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs/reference/environments.md").read_text(encoding="utf-8")
-    rows = page.partition("| Number | Entry | Meaning |")[2].partition("\n\n")[0].splitlines()[2:]
-    assert rows == [f"| {number} | {name} | {meaning} |" for number, (name, meaning) in enumerate(ENTRIES)]
-    assert f"schema {SCHEMA}" in page

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.processes import FORKED
+
 # Called on every process of a group, with that group and another one of the same processes.
 Body = Callable[[dist.ProcessGroup, dist.ProcessGroup], None]
 _TIMEOUT = datetime.timedelta(seconds=60)
@@ -16,7 +18,8 @@ _TIMEOUT = datetime.timedelta(seconds=60)
 
 def run_in_processes(bodies: Sequence[tuple[str, int, Body]], directory: Path) -> dict[str, str]:
     """Run each (name, number of processes, body) in turn; return the tracebacks of each, "" where it passed."""
-    mp.spawn(_process, (bodies, str(directory)), nprocs=max(world for _, world, _ in bodies))
+    world = max(world for _, world, _ in bodies)
+    mp.start_processes(_process, (bodies, str(directory)), nprocs=world, start_method=FORKED.get_start_method())
     return {name: "\n".join(file.read_text() for file in sorted(directory.glob(f"{name}.*"))) for name, _, _ in bodies}
 
 

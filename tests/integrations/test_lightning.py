@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.amp import GradScaler
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -26,7 +27,7 @@ from torch.utils.data import (
 
 from autobatch import scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
-from autobatch.control import AutoBatchController, MeasureAtInterval, NeverMeasure
+from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, Measuring, NeverMeasure, Processes
 from autobatch.policies import Decision, Observation, TaskInfo
 
 pl = pytest.importorskip("lightning.pytorch", reason="needs Lightning: pip install 'autobatch[lightning]'")
@@ -256,9 +257,9 @@ def test_every_epoch_sees_every_example_once_in_the_decided_sizes(workers: int) 
 
 
 def test_the_training_is_that_of_a_loop_with_the_controller() -> None:
-    ours = callback(4, 16, 8, lr_rule="linear")
+    ours = callback(4, 16, 8, rates="linear")
     module = fit(ours)
-    weights, controller = plain_loop(4, 16, 8, lr_rule="linear")
+    weights, controller = plain_loop(4, 16, 8, rates="linear")
     assert torch.equal(module.weights(), weights)
     assert (ours.controller.c_bar, ours.controller.l_cum) == (controller.c_bar, controller.l_cum)
     assert ours.controller.samples == controller.samples > 3
@@ -266,7 +267,7 @@ def test_the_training_is_that_of_a_loop_with_the_controller() -> None:
 
 
 def test_the_loaders_own_batch_size_is_the_reference_of_the_rate() -> None:
-    ours = callback(16, lr_rule="linear")
+    ours = callback(16, rates="linear")
     fit(ours, loader=train_loader(batch_size=8))
     assert ours.controller.lr == pytest.approx(0.2)
 
@@ -345,7 +346,7 @@ def test_a_stream_is_cut_to_the_decided_sizes() -> None:
 @pytest.mark.parametrize("sizes", [(4, 16, 4, 8), (16, 4, 16), (4, 4, 16, 16, 4)])
 def test_decisions_within_an_epoch(sizes: tuple[int, ...], workers: int) -> None:
     lengths, bar = Lengths(), Bar()
-    ours = callback(*sizes, decide_every=0.25)
+    ours = callback(*sizes, plan=BatchPlan(decide_every=0.25))
     loader = train_loader(num_workers=workers)
     module = fit(ours, None, lengths, bar, loader=loader, max_epochs=2, enable_progress_bar=True)
     assert each_once(module)
@@ -491,7 +492,7 @@ def test_the_optimizer_keeps_the_rates_of_its_scheduler() -> None:
         return torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
 
     rates = Rates()
-    fit(callback(4, 16, 8, lr_rule="linear"), Module(scheduler), rates)
+    fit(callback(4, 16, 8, rates="linear"), Module(scheduler), rates)
     assert rates.outside == pytest.approx([0.1] * 15 + [0.01] * 8)
     assert rates.inside == pytest.approx([0.1] * 13 + [0.4] * 3 + [0.02] * 7)
 
@@ -607,7 +608,7 @@ PLACES = {
 @pytest.mark.parametrize("before", [False, True], ids=["saved after us", "saved before us"])
 def test_a_resumed_run_equals_the_uninterrupted_one(place: str, before: bool, tmp_path: Path) -> None:
     def ours() -> AutoBatchCallback:
-        return callback(16, 8, 16, 4, lr_rule="sqrt", monitor_error="val_error")
+        return callback(16, 8, 16, 4, rates="sqrt", monitor_error="val_error")
 
     saver, whole = SaveAt(tmp_path / "at.ckpt", *PLACES[place]), ours()
     uncut = Module()
@@ -660,7 +661,7 @@ def test_a_run_that_raised_can_be_resumed(tmp_path: Path) -> None:
 
 def test_a_resumed_run_with_workers_and_decisions_within_the_epoch(tmp_path: Path) -> None:
     def run(*more: Any, ckpt_path: Any = None) -> Module:
-        ours = callback(4, 16, 4, 8, 8, 16, 4, decide_every=0.3)
+        ours = callback(4, 16, 4, 8, 8, 16, 4, plan=BatchPlan(decide_every=0.3))
         return fit(ours, None, *more, loader=train_loader(num_workers=2), ckpt_path=ckpt_path)
 
     uncut = run(SaveAt(tmp_path / "at.ckpt", "on_train_batch_end", 1, 4))
@@ -750,7 +751,7 @@ def test_two_processes_train_the_same_and_one_goes_on(tmp_path: Path, monkeypatc
     strategy = DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=60))
     saver = SaveAt(tmp_path / "at.ckpt", "on_train_batch_end", 1, 0)
     loader = train_loader(batch_size=2)
-    arguments = {"lr_rule": "linear"}
+    arguments = {"rates": "linear"}
     fit(callback(4, 16, 8, **arguments), None, Telling(), saver, loader=loader, strategy=strategy, devices=2)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert torch.equal(ours["weights"], theirs["weights"])
@@ -783,7 +784,7 @@ def test_advice_changes_nothing(parts: int, own: int, caplog: pytest.LogCaptureF
         run.fit(module, train_loader(batch_size=8), val_loader())
         return module.weights()
 
-    ours = callback(4, 16, 8, mode="advise", lr_rule="linear")
+    ours = callback(4, 16, 8, advise=True, rates="linear")
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         assert torch.equal(weights(ours), weights())
     assert ours.controller.samples >= 3
@@ -817,10 +818,10 @@ def test_a_decision_that_stops_ends_the_fit(caplog: pytest.LogCaptureFixture) ->
     assert module.validated == [0, 0, 13, 13, 16, 16]  # with Lightning's sanity check
     assert ours.controller.stopped_because == "s16 in period 2"
     assert "autobatch: s16 in period 2" in caplog.text
-    within = callback(policy=Stopping(4), decide_every=13)
+    within = callback(policy=Stopping(4), plan=BatchPlan(decide_every=13))
     assert fit(within, max_epochs=6).sizes() == [[4, 4, 5] * 2]
     assert within.controller.steps == 6
-    advised = callback(policy=Stopping(4), mode="advise")
+    advised = callback(policy=Stopping(4), advise=True)
     assert fit(advised, max_epochs=4).trainer.current_epoch == 4
 
 
@@ -830,11 +831,11 @@ def test_scouts_of_a_fit(tmp_path: Path) -> None:
     def train(controller: AutoBatchController) -> Module:
         return fit(AutoBatchCallback(controller=controller), max_epochs=12)
 
-    report = scout(train, batch_sizes=LADDER, learning_rates=(0.001, 0.01, 0.1), out=tmp_path, schedule="steered")
+    report = scout(train, batch_sizes=LADDER, learning_rates=(0.001, 0.01, 0.1), out=tmp_path, rates="steered")
     assert [one.examples for one in report.trained] == [SIZE] * 3
     assert all(math.isfinite(one.scout.train_losses[0]) for one in report.trained)
     assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
-    ours = AutoBatchCallback(policy="beacon-follow", scouts=report, schedule="steered")
+    ours = AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered")
     module = fit(ours, max_epochs=12)
     assert module.trainer.current_epoch == ours.controller.epoch == 8
     assert (len(module.seen[0][0]), ours.controller.lr) == (16, report.lr)
@@ -939,10 +940,14 @@ def test_what_cannot_be_controlled_is_an_error(settings: dict[str, Any], message
     [
         ({"polcy": "s4"}, "no argument is called 'polcy'; did you mean 'policy'"),
         ({"optimizer": None}, "'optimizer' is not given here: configure_optimizers"),
-        ({"plan": None}, "accumulate_grad_batches"),
+        ({"plan": BatchPlan(micro_batch=4)}, "accumulate_grad_batches"),
+        ({"plan": BatchPlan(accumulation=2)}, "accumulate_grad_batches"),
+        ({"measuring": Measuring(grad_scaler=GradScaler("cpu"))}, "precision"),
+        ({"processes": Processes()}, "strategy"),
+        ({"lr_rule": "linear"}, r"'lr_rule' is now rates=Rates\(rule="),
         ({"batch_size": 4}, "the train DataLoader has it"),
-        ({"bn": "exact"}, "backward pass of its own"),
-        ({"reuse_weight_gradient": True}, "backward pass of its own"),
+        ({"measuring": Measuring(bn="exact")}, "backward pass of its own"),
+        ({"measuring": Measuring(reuse_weight_gradient=True)}, "backward pass of its own"),
     ],
 )
 def test_arguments_that_are_not_known_here(arguments: dict[str, Any], message: str) -> None:

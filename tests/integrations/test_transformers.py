@@ -1,6 +1,5 @@
 """``AutoBatchTrainerCallback``: the loop of Transformers' Trainer, unchanged but for what the controller decides."""
 
-import gc
 import runpy
 import shutil
 import sys
@@ -35,19 +34,11 @@ from autobatch import (  # noqa: E402
     integrations,
     scout,
 )
-from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, permutation  # noqa: E402
+from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, Rates, permutation  # noqa: E402
 from autobatch.integrations import AutoBatchTrainerCallback  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
 
 SIZE, EPOCHS = 50, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_to_collect() -> Iterator[None]:
-    """Every ``train()`` collects garbage, which takes long with so much imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Sizes:
@@ -223,7 +214,7 @@ def test_a_decision_that_stops_ends_the_training(tmp_path: Path, strategy: str) 
 
 def test_a_decision_within_an_epoch_that_stops_ends_the_training(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, num_train_epochs=6)
-    callback = steered(trainer, policy=Stopping(5), batch_sizes=(5, 10), decide_every=0.2)
+    callback = steered(trainer, policy=Stopping(5), batch_sizes=(5, 10), plan=BatchPlan(decide_every=0.2))
     assert trainer.train().global_step == 4
     assert (callback.controller.steps, callback.controller.stopped_because) == (4, "period 3 has 5")
 
@@ -239,17 +230,17 @@ def test_scouts_of_a_trainer(tmp_path: Path) -> None:
         return trainer
 
     out = tmp_path / "scouts"
-    report = scout(train, batch_sizes=(8, 16), learning_rates=(1e-4, 1e-3, 1e-2), out=out, schedule="steered")
+    report = scout(train, batch_sizes=(8, 16), learning_rates=(1e-4, 1e-3, 1e-2), out=out, rates="steered")
     assert [one.examples for one in report.trained] == [SIZE] * 3
     assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
-    controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
     assert train(controller).state.epoch == controller.epoch == 8
     assert controller.lr == report.lr
 
 
 def test_advice_to_stop_stops_nothing(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, num_train_epochs=4)
-    callback = steered(trainer, policy=Stopping(4), mode="advise")
+    callback = steered(trainer, policy=Stopping(4), advise=True)
     assert trainer.train().global_step == 4 * 7
     assert "advice: stop" in callback.controller.decision.limit
 
@@ -360,7 +351,7 @@ def test_schedulers_of_the_users_own_go_by_examples_too(tmp_path: Path) -> None:
 def test_a_rule_takes_the_arguments_batch_size_as_its_reference(tmp_path: Path) -> None:
     for rule in ("linear", LearningRateRule("linear")):
         trainer = trainer_of(tmp_path, lr_scheduler_type="constant", num_train_epochs=1)
-        callback = steered(trainer, 16, lr_rule=rule)
+        callback = steered(trainer, 16, rates=Rates(rule=rule))
         trainer.train()
         assert callback.controller.lr == pytest.approx(2e-2)
 
@@ -401,7 +392,7 @@ def test_metrics_of_several_datasets_by_name(tmp_path: Path) -> None:
 
 def test_decisions_within_one_epoch(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, num_train_epochs=1)
-    callback = steered(trainer, 4, 8, 16, decide_every=0.25)
+    callback = steered(trainer, 4, 8, 16, plan=BatchPlan(decide_every=0.25))
     trainer.train()
     assert sorted(trainer.train_dataset.asked) == list(range(SIZE))
     logged = [entry for entry in trainer.state.log_history if "autobatch/batch_size" in entry]
@@ -481,7 +472,7 @@ def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_resumed_at_epoch_ends_and_by_name(tmp_path: Path) -> None:
     def run(*callbacks: TrainerCallback) -> Any:
         trainer = trainer_of(tmp_path, **(OPTIONS | {"save_strategy": "epoch"}))
-        steered(trainer, 4, 16, 8, decide_every=0.5)
+        steered(trainer, 4, 16, 8, plan=BatchPlan(decide_every=0.5))
         for callback in callbacks:
             trainer.add_callback(callback)
         return trainer
@@ -550,7 +541,7 @@ def test_advice_changes_nothing(tmp_path: Path) -> None:
     for advised in (False, True):
         trainer = trainer_of(tmp_path, gradient_accumulation_steps=2, **OPTIONS, dataloader_drop_last=True)
         if advised:
-            callback = steered(trainer, 16, mode="advise", measuring=MeasureAtInterval(2))
+            callback = steered(trainer, 16, advise=True, measuring=MeasureAtInterval(2))
         trainer.train()
         found.append((weights(trainer), trainer.state.global_step))
     assert found[0][1] == found[1][1] == 9
@@ -560,7 +551,7 @@ def test_advice_changes_nothing(tmp_path: Path) -> None:
     advice = [entry["autobatch/limit"] for entry in trainer.state.log_history if "autobatch/limit" in entry]
     assert len(advice) == EPOCHS + 1
     again = trainer_of(tmp_path, gradient_accumulation_steps=2, **OPTIONS, dataloader_drop_last=True)
-    callback = steered(again, 16, mode="advise")
+    callback = steered(again, 16, advise=True)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert same(weights(again), weights(trainer))
     assert callback.controller.finished

@@ -7,6 +7,8 @@ import pytest
 from autobatch.training._crew import Crew
 from tests.training.crew_work import work
 
+pytestmark = pytest.mark.usefixtures("spawned_crews")
+
 
 def test_every_job_is_done_and_accidents_stay_where_they_happen() -> None:
     jobs = ["a", "die", "raise", "refuse", "b"]

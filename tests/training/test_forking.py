@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from autobatch.beacons import CostTable
-from autobatch.evidence.bench._cost import run_cost
 from autobatch.policies import PolicySpec
 from autobatch.policies.steer import Fork, _forks
+from autobatch.report._comparison import modelled_course
 from autobatch.training import RunConfig, RunObserver, load_data, load_decisions, load_epochs, run
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import reproducible
@@ -96,12 +96,13 @@ def test_what_is_thrown_away_is_charged(tmp_path: Path, monkeypatch: pytest.Monk
     rows = load_epochs(tmp_path / "tried")
     assert rows[-1].seconds <= tried.seconds
     cost, without = (
-        run_cost(summary, load_epochs(tmp_path / name), STEPS) for summary, name in ((tried, "tried"), (alone, "alone"))
+        modelled_course(load_epochs(tmp_path / name), STEPS, summary.scouts, summary.forks)
+        for summary, name in ((tried, "tried"), (alone, "alone"))
     )
     charged = sum(thrown) + 0.1 * sum(fork["samples"] for fork in tried.forks)
-    assert cost.modelled_seconds - without.modelled_seconds == pytest.approx(charged)
-    assert cost.modelled_after[0] == without.modelled_after[0]
-    assert cost.modelled_after[1] > without.modelled_after[1] + 5
+    assert cost[-1] - without[-1] == pytest.approx(charged)
+    assert cost[0] == without[0]
+    assert cost[1] > without[1] + 5
 
 
 def test_a_fork_that_is_taken_goes_on_as_if_it_had_been_decided(

@@ -4,10 +4,9 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from autobatch._errors import CheckpointError
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_run_config, run
 from autobatch.training._run import CHECKPOINT
+from tests.processes import FORKED
 from tests.training.kills import Killed, Killer, assert_same_run
 from tests.training.tiny import dropout_task, fixed, tiny_config, tiny_task
 
@@ -78,21 +78,22 @@ def test_a_run_killed_between_steps_continues_bit_by_bit(tmp_path: Path) -> None
     assert_same_run(tmp_path / "whole", out)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from autobatch.training import load_run_config, run
-from tests.training.tiny import tiny_config, tiny_task
-out = Path(sys.argv[1])
-if (out / "config.yaml").exists():
-    run(load_run_config(out), out, resume=True)
-else:
-    run(tiny_config(task=tiny_task(epochs=150)), out)
-"""
+def begin_or_go_on(out: Path) -> None:
+    if (out / "config.yaml").exists():
+        run(load_run_config(out), out, resume=True)
+    else:
+        run(tiny_config(task=tiny_task(epochs=150)), out)
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], cwd=Path(__file__).parents[2])
+def start(out: Path) -> BaseProcess:
+    process = FORKED.Process(target=begin_or_go_on, args=(out,))
+    process.start()
+    return process
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    process.join(60)
+    return process.exitcode
 
 
 def wait_for_epochs(out: Path, count: int) -> None:
@@ -111,9 +112,9 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path) -> None:
         wait_for_epochs(out, count)
         time.sleep(moments.uniform(0.0, 0.1))
         process.kill()
-        assert process.wait(60) == -signal.SIGKILL
+        assert exit_code(process) == -signal.SIGKILL
     assert not (out / "summary.json").exists()
-    assert start(out).wait(60) == 0
+    assert exit_code(start(out)) == 0
     assert_same_run(tmp_path / "whole", out)
 
 

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +28,7 @@ from autobatch.training import (
 )
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._run import CHECKPOINT
+from tests.processes import FORKED
 from tests.training.kills import RECORDS, Killed, Killer, assert_same_run
 from tests.training.tiny import COSTS, fixed, timeless, tiny_config, tiny_task
 
@@ -396,29 +394,17 @@ def test_a_failed_scouting_continues_bit_by_bit(tmp_path: Path, monkeypatch: pyt
         assert_same_run(tmp_path / "whole", out)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from autobatch.training import load_run_config, run
-from tests.training.test_scouting import scouted, steer
-out = Path(sys.argv[1])
-if (out / "config.yaml").exists():
-    run(load_run_config(out), out, resume=True)
-else:
-    run(scouted(40), out)
-"""
-
-
 def test_kill_minus_nine_in_the_middle_of_a_scout(tmp_path: Path) -> None:
     run(scouted(40), tmp_path / "whole")
     out = tmp_path / "run"
-    command = [sys.executable, "-c", SCRIPT, str(out)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=os.environ)
+    process = FORKED.Process(target=run, args=(scouted(40), out))
+    process.start()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(list(out.glob("scouts/*/checkpoint/latest.safetensors"))) < 2:
         time.sleep(0.002)
     process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert not (out / CHECKPOINT).exists()
     run(load_run_config(out), out, resume=True)
     assert_same_run(tmp_path / "whole", out)

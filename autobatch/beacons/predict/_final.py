@@ -131,9 +131,9 @@ def predict_final(
     Two pieces of evidence are at hand: the landscape at the present progress at the present position, which is all that
     the paper (section 3.1) uses, and the landscape of the ends at the forecast end. Both were measured, with the
     paper's average over five neighbours and as Gaussian processes, on the shipped libraries
-    (``benchmarks/prediction.py``). For a configuration that no beacon has, the mean of both Gaussian processes (of
-    logarithms, for a loss) had the smallest error on both digits libraries and ranked about as well as the better one
-    of the two; it is used there, and the disagreement of the two widens its interval. For a configuration that has
+    (``benchmarks/evidence/prediction.py``). For a configuration that no beacon has, the mean of both Gaussian processes
+    (of logarithms, for a loss) had the smallest error on both digits libraries and ranked about as well as the better
+    one of the two; it is used there, and the disagreement of the two widens its interval. For a configuration that has
     beacons the forecast end alone was best, since the configuration's own beacons make it; it is used there.
 
     The interval is the prediction plus and minus its spread times the factor that covers the errors of recorded runs,

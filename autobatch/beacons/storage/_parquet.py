@@ -122,7 +122,7 @@ def file_content(path: Path) -> bytes:
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise LibraryError(f"{path}: a beacon library of more than {_MOST_BYTES >> 20} MB is not read")
+            raise LibraryError(f"{path}: a file of more than {_MOST_BYTES >> 20} MB is not read")
         return path.read_bytes()
     except FileNotFoundError:
         raise
@@ -131,7 +131,7 @@ def file_content(path: Path) -> bytes:
 
 
 def checked_table(content: bytes, columns: Sequence[Column]) -> tuple[dict[str, str], Any]:
-    """Parse the bytes of a Parquet file, none of them trusted.
+    """Parse the bytes of a Parquet file of ours.
 
     Args:
         content: the bytes.
@@ -142,6 +142,32 @@ def checked_table(content: bytes, columns: Sequence[Column]) -> tuple[dict[str, 
 
     Raises:
         LibraryError: the bytes are damaged, or are no file of such columns.
+    """
+
+    def check(schema: Any, metadata: Mapping[str, str]) -> list[str]:
+        if "autobatch:format" in metadata:
+            _check_schema(schema, columns)
+        else:
+            LibraryInfo.from_metadata(metadata)
+        return [column.name for column in columns]
+
+    return untrusted_table(content, check)
+
+
+def untrusted_table(
+    content: bytes, check: Callable[[Any, Mapping[str, str]], Sequence[str]]
+) -> tuple[dict[str, str], Any]:
+    """Parse the bytes of a Parquet file, none of them trusted.
+
+    Args:
+        content: the bytes.
+        check: takes the schema and the file metadata, refuses what is no such file, and returns the columns to read.
+
+    Returns:
+        The file metadata, and the table of these columns.
+
+    Raises:
+        LibraryError: the bytes are damaged, or refused.
     """
     # pyarrow answers damaged bytes with many kinds of exception (its own, OSError, ValueError, UnicodeDecodeError,
     # MemoryError, ...), so whatever it raises while parsing means: damaged.
@@ -156,12 +182,9 @@ def checked_table(content: bytes, columns: Sequence[Column]) -> tuple[dict[str, 
         raise LibraryError(f"not a readable Parquet file (truncated or damaged?): {_first_line(error)}") from None
     if rows > _MOST_ROWS or unpacked > _MOST_BYTES:
         raise LibraryError(f"claims {rows} rows and {unpacked} bytes, more than any beacon library holds")
-    if "autobatch:format" in metadata:
-        _check_schema(schema, columns)
-    else:
-        LibraryInfo.from_metadata(metadata)
+    columns = check(schema, metadata)
     try:
-        table = file.read(columns=[column.name for column in columns], use_threads=False)
+        table = file.read(columns=list(columns), use_threads=False)
         table.validate(full=True)
     except Exception as error:
         raise LibraryError(f"the rows are damaged: {_first_line(error)}") from None

@@ -7,19 +7,9 @@ In come the options of a command; out go the files of ``autobatch.evidence`` and
 from autobatch.cli.evidence._compare import compare
 from autobatch.cli.evidence._figures import app as figures
 from autobatch.cli.evidence._reproduce import reproduce
-from autobatch.cli.evidence._training import (
-    interrupted,
-    lines,
-    names,
-    seed_numbers,
-)
 
 __all__ = [
     "compare",
     "figures",
-    "interrupted",
-    "lines",
-    "names",
     "reproduce",
-    "seed_numbers",
 ]

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autobatch.cli.evidence._training import interrupted, lines, names, seed_numbers
+from autobatch.cli._console import interruptible, same_command
+from autobatch.cli._lists import names, whole_numbers
+from autobatch.cli._options import DataDir, Device, FiguresAsJson, SharedJobs
+from autobatch.cli.evidence._lines import lines
 
 if TYPE_CHECKING:
     from autobatch.beacons import CostTable
@@ -37,7 +40,7 @@ def compare(
         Path | None,
         typer.Option(help="Directory of runs and report; what is there goes on. \\[default: runs/compare-TASKS]"),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)] = 1,
+    jobs: SharedJobs = 1,
     costs: Annotated[
         Path | None,
         typer.Option(help="Cost table in JSON to count and decide by. \\[default: the beacons', or timed here]"),
@@ -51,14 +54,12 @@ def compare(
     note_cards: Annotated[
         bool, typer.Option("--note-cards", help="Write what came of learned policies on their cards.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
-    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Allow a task to import the model factory that it names.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    as_json: FiguresAsJson = False,
 ) -> None:
     """Train policies beside baselines on fresh seeds: error, time, tests, and whether they are no worse.
 
@@ -71,11 +72,11 @@ def compare(
     from autobatch.training import load_task
 
     tasks = names(envs)
-    try:
+    with interruptible(same_command):
         comparison = compare_policies(
             names(policies),
             tasks,
-            seed_numbers(seeds),
+            whole_numbers(seeds, "--seeds", "100-109 or 100,105"),
             out=out or Path("runs") / "-".join(["compare", *(load_task(task).name for task in tasks)]),
             against=names(against),
             epochs=epochs,
@@ -89,8 +90,6 @@ def compare(
             note_cards=note_cards,
             observer=lines(quiet=as_json),
         )
-    except KeyboardInterrupt:
-        raise interrupted() from None
     files = (
         f"Files are in {comparison.out}: comparison.md (this), comparison.csv (one row a task and policy), runs.csv, "
         "comparison.json, comparison.png, a comparison-TASK.png each, runs.parquet, epochs.parquet, and every run."

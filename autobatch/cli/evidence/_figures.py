@@ -68,13 +68,13 @@ def _draw(
     from autobatch._files import write_whole
     from autobatch.evidence import claims_json, claims_markdown, paper_claims
     from autobatch.report import draw_paper_figures
-    from autobatch.report.paper import save_figure
+    from autobatch.report.paper import save_paper_figure
 
     for number, figure, reason in draw_paper_figures(library, epochs):
         if figure is None:
             typer.echo(f"{library.task_name}: no figure {number}: {reason}")
         else:
-            typer.echo(str(save_figure(figure, out / f"figure-{number}.{picture}")))
+            typer.echo(str(save_paper_figure(figure, out / f"figure-{number}.{picture}")))
     claims = paper_claims(library, runs, epochs)
     for name, text in (("claims.md", claims_markdown(claims)), ("claims.json", claims_json(claims))):
         write_whole(out / name, text.encode())

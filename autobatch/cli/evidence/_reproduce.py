@@ -1,7 +1,5 @@
 """``autobatch reproduce``: the paper's experiments, each with one command."""
 
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autobatch.cli._console import console
-from autobatch.cli.evidence._training import interrupted, lines, seed_numbers
+from autobatch.cli._console import command_line, console, interruptible, same_command
+from autobatch.cli._lists import whole_numbers
+from autobatch.cli._options import DataDir, Device, SharedJobs
+from autobatch.cli.evidence._lines import lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,11 +36,9 @@ def reproduce(
         str | None,
         typer.Option(help="Seeds of the runs under policies, such as 100-104. \\[default: the experiment's]"),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
-    ] = None,
+    jobs: SharedJobs = 1,
+    device: Device = "auto",
+    data_dir: DataDir = None,
     list_only: Annotated[bool, typer.Option("--list", help="List the experiments and their runs.")] = False,
 ) -> None:
     """Carry out an experiment of the paper: record its beacons, train its policies, draw its figures, check its claims.
@@ -59,19 +57,19 @@ def reproduce(
     from autobatch.evidence._reproduce import reproduce as carry_out
 
     experiment = load_paper_experiment(name)
-    plan = plan_experiment(experiment, size, seed_numbers(seeds) if seeds is not None else None)
-    try:
+    plan = plan_experiment(
+        experiment, size, None if seeds is None else whole_numbers(seeds, "--seeds", "100-109 or 100,105")
+    )
+    with interruptible(same_command):
         result = carry_out(
             plan,
             out or Path("runs") / "paper" / f"{experiment.name}-{size}",
             jobs=jobs,
             device=device,
             data_dir=data_dir,
-            command=shlex.join(["autobatch", *sys.argv[1:]]),
+            command=command_line(),
             observer=_observer(),
         )
-    except KeyboardInterrupt:
-        raise interrupted() from None
     _tell(result)
 
 

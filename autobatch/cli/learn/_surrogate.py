@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autobatch.cli._options import FiguresAsJson
+
 if TYPE_CHECKING:
     from autobatch.evidence import Fidelity, PolicyAgreement
     from autobatch.policies import PolicySpec
@@ -18,7 +20,7 @@ def surrogate(
         Path | None,
         typer.Option(help="Folder of real runs, such as compare's OUT/TASK; policies are compared with these."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    as_json: FiguresAsJson = False,
 ) -> None:
     """Measure how far the surrogate of a task can be trusted, on journeys it was not fitted to.
 

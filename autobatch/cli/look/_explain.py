@@ -1,14 +1,10 @@
 """``autobatch explain``: the decision log as a person would tell it."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from autobatch.cli._console import console
+from autobatch.cli._options import RunDirectory
 
 
-def explain(run: Annotated[Path, typer.Argument(help="Run directory, finished or not.", metavar="RUN")]) -> None:
+def explain(run: RunDirectory) -> None:
     """Tell what a run decided, when, why, and what else it weighed.
 
     Example:

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from autobatch.cli._options import RunDirectory
+
 
 def plot(
-    run: Annotated[Path, typer.Argument(help="Run directory, finished or not.", metavar="RUN")],
+    run: RunDirectory,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write: .png, .pdf or .svg. \\[default: RUN/plane.png]"),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autobatch.cli._console import console
+from autobatch.cli._console import INTERRUPTED, console
+from autobatch.cli._options import RunDirectory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,12 +16,9 @@ if TYPE_CHECKING:
     from autobatch.report import RunRecord
     from autobatch.report._follow import RunWatch
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="Run directory, finished or not.", metavar="RUN")],
+    run: RunDirectory,
     interval: Annotated[float, typer.Option(help="Seconds from one look to the next.", min=0.1, max=3600)] = 1.0,
     wait: Annotated[
         float, typer.Option(help="Seconds to wait for the run to begin, where the directory holds none yet.", min=0)

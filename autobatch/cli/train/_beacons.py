@@ -2,14 +2,15 @@
 
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autobatch._artefacts import expand_home, find_artefact, find_library, holds_beacons
-from autobatch.cli._console import console
+from autobatch.cli._console import command_line, console, interruptible
+from autobatch.cli._lists import integers, numbers
+from autobatch.cli._options import DataDir, Device, Jobs, TrustCode
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
@@ -32,14 +33,10 @@ def record(
         str | None, typer.Option(help="Base learning rates, such as 0.05,0.1. \\[default: the task's]")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. \\[default: the task's]")] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
-    ] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
-    ] = False,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train the grid of fixed runs of a task; finished ones are kept and not trained again.
 
@@ -50,24 +47,23 @@ def record(
     from autobatch.training import load_task, record_task_beacons
 
     task, folder = load_task(env), _writable_folder(env)
-    try:
-        with RecordingProgressBar(console()) as progress:
-            result = record_task_beacons(
-                task,
-                folder,
-                batch_sizes=_integers(batch_sizes, "--batch-sizes"),
-                learning_rates=_numbers(lrs, "--lrs"),
-                seeds=_integers(seeds, "--seeds"),
-                jobs=jobs,
-                device=device,
-                data_dir=data_dir,
-                trust_code=trust_code,
-                command=shlex.join(["autobatch", *sys.argv[1:]]),
-                observer=progress,
-            )
-    except KeyboardInterrupt:
-        typer.echo("\nautobatch: interrupted; finished beacons are kept, the same command goes on", err=True)
-        raise typer.Exit(130) from None
+    with (
+        interruptible(lambda: "finished beacons are kept, the same command goes on"),
+        RecordingProgressBar(console()) as progress,
+    ):
+        result = record_task_beacons(
+            task,
+            folder,
+            batch_sizes=integers(batch_sizes, "--batch-sizes"),
+            learning_rates=numbers(lrs, "--lrs"),
+            seeds=integers(seeds, "--seeds"),
+            jobs=jobs,
+            device=device,
+            data_dir=data_dir,
+            trust_code=trust_code,
+            command=command_line(),
+            observer=progress,
+        )
     _tell(result, env, folder)
 
 
@@ -98,18 +94,14 @@ def branch(
             help="Policy that the journeys follow, but for one epoch in five; give another --seed.", metavar="POLICY"
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings side by side.", min=1)] = 1,
+    jobs: Jobs = 1,
     seed: Annotated[
         int | None,
         typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
-    ] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
-    ] = False,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    trust_code: TrustCode = False,
     out: Annotated[Path | None, typer.Option(help="Folder that gets the branch runs. \\[default: the task's]")] = None,
 ) -> None:
     """Record what a change of size or rate does midway: continue fixed runs from the same state in other ways.
@@ -125,30 +117,29 @@ def branch(
 
     task, library = load_task(env), _library_of(env, out)
     folder = out if out is not None else _writable_folder(env)
-    try:
-        with RecordingProgressBar(console(), "trunks and journeys") as progress:
-            result = record_task_branches(
-                task,
-                folder,
-                library,
-                batch_sizes=_integers(batch_sizes, "--batch-sizes"),
-                learning_rates=_numbers(lrs, "--lrs"),
-                epochs_at=_integers(epochs_at, "--epochs-at"),
-                targets=targets,
-                length=length,
-                journeys=journeys,
-                follow=load_policy_spec(follow) if follow is not None else None,
-                seed=seed,
-                jobs=jobs,
-                device=device,
-                data_dir=data_dir,
-                trust_code=trust_code,
-                command=shlex.join(["autobatch", *sys.argv[1:]]),
-                observer=progress,
-            )
-    except KeyboardInterrupt:
-        typer.echo("\nautobatch: interrupted; finished trunks are kept, the same command goes on", err=True)
-        raise typer.Exit(130) from None
+    with (
+        interruptible(lambda: "finished trunks are kept, the same command goes on"),
+        RecordingProgressBar(console(), "trunks and journeys") as progress,
+    ):
+        result = record_task_branches(
+            task,
+            folder,
+            library,
+            batch_sizes=integers(batch_sizes, "--batch-sizes"),
+            learning_rates=numbers(lrs, "--lrs"),
+            epochs_at=integers(epochs_at, "--epochs-at"),
+            targets=targets,
+            length=length,
+            journeys=journeys,
+            follow=load_policy_spec(follow) if follow is not None else None,
+            seed=seed,
+            jobs=jobs,
+            device=device,
+            data_dir=data_dir,
+            trust_code=trust_code,
+            command=command_line(),
+            observer=progress,
+        )
     _tell_branches(result, folder)
 
 
@@ -243,21 +234,3 @@ def _tell(result: "RecordingResult", env: str, folder: Path) -> None:
     )
     typer.echo(f"Next: autobatch beacons show {shlex.quote(env)}\n      autobatch beacons compact {shlex.quote(env)}")
     _tell_failures(result)
-
-
-def _integers(text: str | None, option: str) -> list[int] | None:
-    numbers = _numbers(text, option)
-    if numbers is None:
-        return None
-    if any(number != int(number) or number < 0 for number in numbers):
-        raise typer.BadParameter(f"expected whole numbers such as 8,16,32, got {text!r}", param_hint=option)
-    return [int(number) for number in numbers]
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None

@@ -1,12 +1,12 @@
 """What a person sees while a run trains: a line an epoch, the reason of every change, and a bar on a terminal."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from autobatch.cli._bar import Bar
 from autobatch.control import DecisionRecord
 from autobatch.report import count_words
 from autobatch.report._follow import epoch_line
@@ -15,7 +15,7 @@ from autobatch.training import EpochRow, RunInfo, RunObserver
 _REFRESH_SECONDS = 0.2
 
 
-class RunProgress(RunObserver):
+class RunProgress(Bar, RunObserver):
     """Prints what happens; on a terminal a bar below shows how far the training is.
 
     Args:
@@ -23,8 +23,8 @@ class RunProgress(RunObserver):
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
+        super().__init__(
+            console,
             TextColumn("epoch"),
             MofNCompleteColumn(),
             BarColumn(),
@@ -32,23 +32,12 @@ class RunProgress(RunObserver):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+            doing="",
         )
-        self._task = self._bar.add_task("", start=False, total=None, doing="")
+        self._bar.reset(self._task, start=False)
         self._epochs = 0
         self._scouted = False
         self._refreshed = 0.0
-
-    def __enter__(self) -> "RunProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def started(self, info: RunInfo) -> None:
         """Say what is trained on what, and where it is kept."""
@@ -101,6 +90,3 @@ class RunProgress(RunObserver):
         """Print the epoch's line."""
         self._bar.update(self._task, completed=row.epoch)
         self._say(epoch_line(row, self._epochs))
-
-    def _say(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)

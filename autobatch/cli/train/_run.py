@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autobatch.cli._console import console
+from autobatch.cli._console import console, interruptible
+from autobatch.cli._options import DataDir, TrustCode
 
 if TYPE_CHECKING:
     from autobatch.training import RunConfig, RunObserver, Summary
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def run(
@@ -31,9 +29,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Run directory. \\[default: runs/ENV-POLICY-sSEED, numbered where taken]")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")
-    ] = None,
+    data_dir: DataDir = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this directory, bit-identically.", metavar="DIR")
     ] = None,
@@ -56,9 +52,7 @@ def run(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time this machine rather than trust a recorded cost table.")
     ] = False,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
-    ] = False,
+    trust_code: TrustCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run directory.")] = False,
 ) -> None:
@@ -175,16 +169,13 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
     from autobatch.report import read_run, save_plane, summary_view
     from autobatch.training import RunObserver
 
-    try:
+    again = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
+    with interruptible(lambda: again if place.exists() else "nothing had begun"):
         if quiet or as_json:
             summary = _run(config, place, RunObserver(), resume=resume)
         else:
             with RunProgress(console()) as progress:
                 summary = _run(config, place, progress, resume=resume)
-    except KeyboardInterrupt:
-        kept = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
-        typer.echo(f"\nautobatch: interrupted; {kept if place.exists() else 'nothing had begun'}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     record = read_run(place)
     save_plane(place / "plane.png", record, record.library)
     if as_json:

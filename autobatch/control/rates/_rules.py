@@ -50,17 +50,19 @@ class LearningRateRule:
         Raises:
             ConfigError: a value cannot be used.
         """
-        for key, value, known in (("lr_rule", self.name, RuleName), ("momentum", self.momentum, Momentum)):
+        for key, value, known in (("LearningRateRule", self.name, RuleName), ("momentum", self.momentum, Momentum)):
             if value not in get_args(known):
                 raise ConfigError(f"{key}: no rule is called {value!r}; {near_names(str(value), get_args(known))}")
         if (self.name == "power") != (self.power is not None):
-            raise ConfigError("lr_rule: 'power' needs power=..., and no other rule takes it")
+            raise ConfigError("LearningRateRule: 'power' needs power=..., and no other rule takes it")
         if self.power is not None and not math.isfinite(self.power):
-            raise ConfigError(f"lr_rule: power: expected a finite number, got {self.power}")
+            raise ConfigError(f"LearningRateRule: power: expected a finite number, got {self.power}")
         if self.reference_batch_size is not None and self.reference_batch_size < 1:
-            raise ConfigError(f"lr_rule: reference_batch_size: expected at least 1, got {self.reference_batch_size}")
+            raise ConfigError(
+                f"LearningRateRule: reference_batch_size: expected at least 1, got {self.reference_batch_size}"
+            )
         if self.ramp < 0:
-            raise ConfigError(f"lr_rule: ramp: expected a number of examples, at least 0, got {self.ramp}")
+            raise ConfigError(f"LearningRateRule: ramp: expected a number of examples, at least 0, got {self.ramp}")
 
     def factor(self, batch_size: int, reference: int, noise: "GradientNoise") -> float:
         """Return what the reference rate is multiplied by.

@@ -68,6 +68,35 @@ class Course:
         self._current: Cut | None = None
         self._failed: Cut | None = None
         self._loaded_at_end = False
+        self.stopped: str | None = None
+        """Why the training was stopped before its last epoch; None where it was not."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the training was stopped."""
+        return self.stopped is not None or self._epoch >= self.epochs
+
+    def refuse_finished(self) -> None:
+        """Refuse to go on after the end.
+
+        Raises:
+            AutoBatchError: the training is finished.
+        """
+        if self.finished:
+            raise AutoBatchError(
+                f"the training is finished after {self._epoch} of {self.epochs} epochs"
+                + (f" ({self.stopped})" if self.stopped is not None else "")
+                + ": write the loop as 'for epoch in controller.each_epoch()' or 'while not controller.finished', "
+                "which end there"
+            )
+
+    def stop(self, reason: str) -> None:
+        """End the training early; the first reason counts.
+
+        Args:
+            reason: why, in words.
+        """
+        self.stopped = self.stopped or reason
 
     @property
     def epoch(self) -> int:

@@ -1,4 +1,4 @@
-"""From a global batch to what fits: global batch = micro-batch x accumulation x ranks."""
+"""How batches are made: an epoch in stretches, and a global batch as micro-batch x accumulation x ranks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from autobatch.control.measuring import stretches
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a rank's share of a global batch goes through the model.
+    """How batches are made: where they end for a decision, and how a rank's share of one goes through the model.
 
     Attributes:
         micro_batch: most examples of a forward pass. ``"auto"`` finds the largest that fits; a number starts from
@@ -22,6 +22,8 @@ class BatchPlan:
         bn_batch: examples over which BatchNorm takes its statistics, whatever the batch size (ghost batches: Hoffer et
             al., "Train longer, generalize better", 2017, section 5); each is a micro-batch.
         accumulation: batches that your own loop, or a framework's, accumulates before a step of the optimizer.
+        decide_every: examples between two decisions, or a share of an epoch in (0, 1); None decides once an epoch.
+            Batches do not reach across decisions.
 
     Raises:
         ConfigError: a value cannot be used, or two do not go together.
@@ -31,6 +33,7 @@ class BatchPlan:
     memory_limit: int | None = None
     bn_batch: int | None = None
     accumulation: int = 1
+    decide_every: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -55,6 +58,26 @@ class BatchPlan:
                 "BatchPlan: accumulation says that the loop accumulates by itself; micro_batch and bn_batch do not go "
                 "with it"
             )
+        every = self.decide_every
+        if every is not None and (isinstance(every, bool) or not every > 0 or (every >= 1 and every % 1)):
+            raise ConfigError(
+                "BatchPlan: decide_every: expected a number of examples or a share of an epoch in (0, 1), got "
+                f"{every!r}"
+            )
+
+    def periods(self, dataset_size: int) -> int:
+        """Return how many decision periods an epoch has.
+
+        Args:
+            dataset_size: examples in one epoch.
+
+        Returns:
+            Periods, at least one.
+        """
+        if self.decide_every is None:
+            return 1
+        examples = self.decide_every * dataset_size if self.decide_every < 1 else self.decide_every
+        return min(dataset_size, max(1, round(dataset_size / examples)))
 
     @property
     def guarded(self) -> bool:

@@ -1,8 +1,8 @@
 """One bench: policies beside baselines on any number of tasks, trained for real.
 
 In come policies, tasks, baselines and seeds; out go run directories, tables, pictures and a report with tests. Open
-``_bench.py`` first: ``_plan`` says who meets whom, ``_runs`` trains, ``_courses`` reads back what ``_cost`` charges,
-``_figures``, ``_tests``, ``_noninferior`` and ``_overall`` say what it comes to.
+``_bench.py`` first: ``_plan`` says who meets whom, ``_runs`` trains, ``_courses`` reads back and charges, ``_figures``,
+``_tests``, ``_noninferior`` and ``_overall`` say what it comes to.
 """
 
 from autobatch.evidence.bench._bench import MARGIN, compare_policies

@@ -22,13 +22,13 @@ from autobatch.evidence.bench.telling import (
     comparison_json,
     comparison_markdown,
     load_comparison,
-    plain,
     policies_csv,
     runs_csv,
     save_overall,
     save_task,
 )
 from autobatch.policies import PolicySpec
+from autobatch.training._files import plain
 from autobatch.training._versions import software_versions
 
 REPORT, FIGURES, PICTURE = "comparison.md", "comparison.json", "comparison.png"

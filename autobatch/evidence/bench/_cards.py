@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from autobatch.evidence._statistics import Estimate
+from autobatch.evidence._statistics import Estimate, rounded
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._overall import ALL, AgainstBaseline, against_baselines, aggregate
 from autobatch.evidence.bench._plan import Contestant, Plan
@@ -44,10 +44,10 @@ def _figures(one: Contestant, task: TaskComparison) -> dict[str, Any]:
         "time_ratio": _interval(own.modelled_ratio),
         "difference_to": {
             baseline: {
-                "quality": _rounded(each.quality),
-                "p_holm": _rounded(each.p_quality_holm),
-                "time_ratio": _rounded(each.time),
-                "probability_of_improvement": _rounded(each.improvement.value),
+                "quality": rounded(each.quality, 4),
+                "p_holm": rounded(each.p_quality_holm, 4),
+                "time_ratio": rounded(each.time, 4),
+                "probability_of_improvement": rounded(each.improvement.value, 4),
             }
             for baseline, each in against.items()
         },
@@ -77,8 +77,4 @@ def _verdict(against: AgainstBaseline) -> str:
 
 
 def _interval(estimate: Estimate) -> list[float | None]:
-    return [_rounded(value) for value in (estimate.value, estimate.low, estimate.high)]
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), 4) if math.isfinite(value) else None
+    return [rounded(value, 4) for value in (estimate.value, estimate.low, estimate.high)]

@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import fmean
 
 from autobatch.beacons import BeaconLibrary, CostTable
-from autobatch.evidence.bench._cost import RunCost, run_cost
 from autobatch.evidence.bench._plan import BEST_FIXED, Arena, Contestant
 from autobatch.evidence.bench._runs import About, Job, side_by_side
 from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.policies import Quality
+from autobatch.report._comparison import modelled_course
 from autobatch.report._words import path_words
 from autobatch.training import EpochRow, Summary, load_epochs
 
@@ -60,12 +60,12 @@ class Course:
     Attributes:
         run: its figures.
         rows: its epochs.
-        cost: what it has cost.
+        modelled: time by the cost table after each of them, measuring, scouts and forks included.
     """
 
     run: ComparedRun
     rows: list[EpochRow]
-    cost: RunCost
+    modelled: list[float]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def mean_curve(courses: Sequence[Course]) -> tuple[list[float], list[float]]:
         return [fmean(column[min(epoch, len(column) - 1)] for column in columns) for epoch in range(longest)]
 
     return (
-        mean([course.cost.modelled_after for course in sound]),
+        mean([course.modelled for course in sound]),
         mean([[row.validation_error for row in course.rows] for course in sound]),
     )
 
@@ -162,8 +162,13 @@ def _recorded_target(arena: Arena) -> Target | None:
 def _course(
     job: Job, summary: Summary, contestant: Contestant, *, costs: CostTable, target: Target | None, out: Path
 ) -> Course:
+    """Return a run as it went. This is the one place where comparisons take its cost from.
+
+    What scouts and forks have thrown away is charged to the totals, where its summary has charged it already, and to
+    the courses: time where it went by, examples to every epoch.
+    """
     rows = load_epochs(job.out)
-    cost = run_cost(summary, rows, costs)
+    modelled = modelled_course(rows, costs, summary.scouts, summary.forks)
     run = ComparedRun(
         env=job.env,
         policy=job.policy,
@@ -174,11 +179,11 @@ def _course(
         validation_error=_number(summary.validation_error),
         test_error=_number(summary.test_error),
         test_loss=_number(summary.test_loss),
-        seconds=cost.seconds,
+        seconds=summary.seconds,
         measuring_seconds=summary.measuring_seconds,
-        modelled_seconds=cost.modelled_seconds,
-        examples=cost.examples,
-        optimizer_steps=cost.optimizer_steps,
+        modelled_seconds=modelled[-1] if modelled else 0.0,
+        examples=summary.examples,
+        optimizer_steps=summary.optimizer_steps,
         samples=summary.samples,
         side_by_side=side_by_side(job),
         to_target_seconds=None,
@@ -194,11 +199,11 @@ def _course(
     if reached is not None:
         run = replace(
             run,
-            to_target_seconds=cost.seconds_after[reached],
-            to_target_modelled_seconds=cost.modelled_after[reached],
-            to_target_examples=cost.examples_after[reached],
+            to_target_seconds=rows[reached].seconds,
+            to_target_modelled_seconds=modelled[reached],
+            to_target_examples=rows[reached].examples + summary.examples - rows[-1].examples,
         )
-    return Course(run, rows, cost)
+    return Course(run, rows, modelled)
 
 
 def _rated(run: ComparedRun, quality: Quality, score: str, price: float, clock: dict[int, float]) -> ComparedRun:

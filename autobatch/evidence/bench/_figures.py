@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from autobatch.evidence._statistics import Estimate
+from autobatch.evidence._statistics import Estimate, finite
 from autobatch.evidence.bench._courses import Recording
 from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.evidence.bench._tests import mean_difference, mean_interval
@@ -238,12 +238,11 @@ def _pairs(runs: Sequence[ComparedRun], reference: Sequence[ComparedRun]) -> lis
 
 
 def _difference(done: Sequence[ComparedRun], base: Sequence[ComparedRun], figure: str) -> Estimate:
-    ours, theirs = (_known([getattr(run, figure) for run in some]) for some in (done, base))
-    return mean_difference(ours, theirs)
+    return mean_difference(*(finite(getattr(run, figure) for run in some) for some in (done, base)))
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    known = _known(values)
+    known = finite(values)
     interval = mean_interval(known)
     return Spread(interval.value, stdev(known) if len(known) > 1 else math.nan, interval.low, interval.high)
 
@@ -254,7 +253,3 @@ def _ratios(values: Sequence[float]) -> Ratios:
 
 def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else math.nan
-
-
-def _known(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]

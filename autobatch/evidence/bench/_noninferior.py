@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate
+from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate, finite
 from autobatch.evidence.bench._tables import ComparedRun
 
 FIGURES = ("test_loss", "test_error")
@@ -142,8 +142,7 @@ def _verdict(difference: Estimate, margin: float) -> str:
 
 
 def _known(runs: Sequence[ComparedRun], policy: str, figure: str) -> list[float]:
-    values = [float(getattr(run, figure)) for run in runs if run.policy == policy and run.finished]
-    return [value for value in values if math.isfinite(value)]
+    return finite(float(getattr(run, figure)) for run in runs if run.policy == policy and run.finished)
 
 
 def _log_ratio(ours: ArrayLike, theirs: ArrayLike) -> _LogRatio:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from autobatch.evidence._statistics import Estimate, holm, improvement, iqm, signed_rank
+from autobatch.evidence._statistics import Estimate, finite, holm, improvement, iqm, signed_rank
 from autobatch.evidence.bench._plan import BEST_FIXED, TRAIN, UNSEEN
 from autobatch.evidence.bench._tables import ComparedRun
 
@@ -138,8 +138,8 @@ def _aggregate(label: str, judged: bool, scope: str, own: Sequence[ComparedRun])
         runs=len(own),
         diverged=sum(not one.finished for one in own),
         quality=iqm([[one.quality for one in own if one.env == env] for env in envs]),
-        modelled_ratio=iqm([_finite([one.modelled_ratio for one in own if one.env == env]) for env in envs]),
-        measured_ratio=iqm([_finite([one.measured_ratio for one in own if one.env == env]) for env in envs]),
+        modelled_ratio=iqm([finite([one.modelled_ratio for one in own if one.env == env]) for env in envs]),
+        measured_ratio=iqm([finite([one.measured_ratio for one in own if one.env == env]) for env in envs]),
     )
 
 
@@ -149,7 +149,7 @@ def _compared(
     envs = list(dict.fromkeys(one.env for one, _ in pairs))
     quality = [one.quality - other.quality for one, other in pairs]
     # Rounded, so that two sums of the same steps in another order are a tie.
-    time = [round(value, 12) for value in _finite([one.modelled_ratio - other.modelled_ratio for one, other in pairs])]
+    time = [round(value, 12) for value in finite([one.modelled_ratio - other.modelled_ratio for one, other in pairs])]
     return AgainstBaseline(
         policy=policy,
         baseline=baseline,
@@ -175,7 +175,3 @@ def _corrected(comparisons: Sequence[AgainstBaseline]) -> list[AgainstBaseline]:
         replace(one, p_quality_holm=corrected, p_time_holm=faster)
         for one, corrected, faster in zip(comparisons, quality, time, strict=True)
     ]
-
-
-def _finite(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]

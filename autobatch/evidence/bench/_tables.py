@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from autobatch._errors import LibraryError
 from autobatch._files import write_whole
+from autobatch.beacons.storage._parquet import file_content, untrusted_table
 from autobatch.training import EpochRow
 
 RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
@@ -21,8 +22,7 @@ RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
 FORMAT_VERSION = 2
 """Version of both files. Files of version 1 hold one task and fewer columns, and are read as well."""
 
-_FACTS = b"autobatch"
-_MOST_BYTES = 256 * 1024 * 1024
+_FACTS = "autobatch"
 _TYPES: dict[Any, Any] = {
     str: pa.string(),
     bool: pa.bool_(),
@@ -175,7 +175,7 @@ def table_facts(table: Any) -> dict[str, Any]:
         Plain values by name. What only the runs of one task have in common is by the task's name under ``tasks`` where
         the table holds several.
     """
-    facts: dict[str, Any] = json.loads(table.schema.metadata[_FACTS])
+    facts: dict[str, Any] = json.loads(table.schema.metadata[_FACTS.encode()])
     tasks = facts.get("tasks", {})
     if len(tasks) != 1:
         return facts
@@ -192,7 +192,7 @@ def tables_by_task(table: Any) -> dict[str, Any]:
     Returns:
         The rows of each task, with its facts, by the task's name.
     """
-    facts = json.loads(table.schema.metadata[_FACTS])
+    facts = json.loads(table.schema.metadata[_FACTS.encode()])
     tasks = facts.get("tasks")
     if tasks is None:  # version 1
         return {str(facts["env"]): table}
@@ -206,51 +206,34 @@ def tables_by_task(table: Any) -> dict[str, Any]:
 def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
     path = path / name if path.is_dir() else path
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise LibraryError(f"{path}: a table of more than {_MOST_BYTES >> 20} MB is not read")
-        content = path.read_bytes()
+        content = file_content(path)
     except FileNotFoundError:
         raise LibraryError(f"{path}: there is no such file; 'autobatch compare' writes it into its --out") from None
-    except OSError as error:
-        raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from None
-    # pyarrow answers damaged bytes with many kinds of exception, so whatever it raises while parsing means: damaged.
     try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        schema = file.schema_arrow
-        unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
-    except Exception as error:
-        raise LibraryError(f"{path}: not a readable Parquet file (truncated or damaged?): {error}") from None
-    columns = _check(path, schema, columns)
-    if unpacked > _MOST_BYTES:
-        raise LibraryError(f"{path}: claims {unpacked} bytes, more than any comparison holds")
-    try:
-        table = file.read(columns=list(columns), use_threads=False)
-        table.validate(full=True)
-    except Exception as error:
-        raise LibraryError(f"{path}: the rows are damaged: {error}") from None
-    for key, kind in columns.items():
-        if not _nullable(kind) and table.column(key).null_count:
-            raise LibraryError(f"{path}: column '{key}' has no value in {table.column(key).null_count} rows")
+        _, table = untrusted_table(content, lambda schema, metadata: _checked(schema, metadata, columns))
+        for key in table.column_names:
+            if not _nullable(columns[key]) and table.column(key).null_count:
+                raise LibraryError(f"column '{key}' has no value in {table.column(key).null_count} rows")
+    except LibraryError as error:
+        raise LibraryError(f"{path}: {error}") from None
     return table
 
 
-def _check(path: Path, schema: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked(schema: Any, metadata: Mapping[str, str], columns: Mapping[str, Any]) -> list[str]:
     """Return the columns that a file of its version has."""
     try:
-        facts = json.loads((schema.metadata or {})[_FACTS])
-        version = facts["format_version"]
+        version = json.loads(metadata[_FACTS])["format_version"]
     except (KeyError, TypeError, ValueError):
-        raise LibraryError(f"{path}: was not written by 'autobatch compare'") from None
+        raise LibraryError("was not written by 'autobatch compare'") from None
     if version not in (1, FORMAT_VERSION):
-        raise LibraryError(f"{path}: has format version {version!r}; this autobatch reads 1 to {FORMAT_VERSION}")
-    if version == 1:
-        columns = {key: kind for key, kind in columns.items() if key not in _SINCE_2}
-    for key, kind in columns.items():
+        raise LibraryError(f"has format version {version!r}; this autobatch reads 1 to {FORMAT_VERSION}")
+    wanted = [key for key in columns if version != 1 or key not in _SINCE_2]
+    for key in wanted:
         if schema.names.count(key) != 1:
-            raise LibraryError(f"{path}: expected one column '{key}', found {schema.names.count(key)}")
-        if schema.field(key).type != _TYPES[kind]:
-            raise LibraryError(f"{path}: column '{key}' must be {_TYPES[kind]}, got {schema.field(key).type}")
-    return columns
+            raise LibraryError(f"expected one column '{key}', found {schema.names.count(key)}")
+        if schema.field(key).type != _TYPES[columns[key]]:
+            raise LibraryError(f"column '{key}' must be {_TYPES[columns[key]]}, got {schema.field(key).type}")
+    return wanted
 
 
 def _nullable(kind: Any) -> bool:

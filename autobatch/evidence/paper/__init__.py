@@ -4,11 +4,7 @@ In come a library and the tables of a comparison; out go claims with the figures
 ``_claims.py`` first.
 """
 
-from autobatch.evidence.paper._claim import (
-    Claim,
-    claims_json,
-    claims_markdown,
-)
+from autobatch.evidence.paper._claim import Claim, claims_json, claims_markdown
 from autobatch.evidence.paper._claims import paper_claims
 
 __all__ = [

@@ -1,13 +1,22 @@
 """What a claim of the paper came to: figures, a word of judgement and a sentence."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from autobatch.evidence._statistics import rounded
 
 Seen = Literal["seen", "partly", "not seen", "not tested"]
 """The judgement of a claim on some data."""
+
+
+class Found(NamedTuple):
+    """What some data say of a claim: the judgement, a sentence with sizes, and what both rest on, by name."""
+
+    verdict: Seen
+    sentence: str
+    figures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,11 @@ class Claim:
     verdict: Seen
     sentence: str
     figures: Mapping[str, float] = field(default_factory=dict)
+
+
+def graded(seen: object, partly: object) -> Seen:
+    """Return the judgement of what is seen, or else seen in part."""
+    return "seen" if seen else "partly" if partly else "not seen"
 
 
 def claims_markdown(claims: Sequence[Claim]) -> str:
@@ -59,11 +73,8 @@ def claims_json(claims: Sequence[Claim]) -> str:
     Returns:
         A list of objects, with a newline at its end.
     """
-    plain = [
-        asdict(claim) | {"figures": {name: _plain(value) for name, value in claim.figures.items()}} for claim in claims
+    rows = [
+        asdict(claim) | {"figures": {name: rounded(value, 6) for name, value in claim.figures.items()}}
+        for claim in claims
     ]
-    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
-
-
-def _plain(value: float) -> float | None:
-    return round(float(value), 6) if math.isfinite(value) else None
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

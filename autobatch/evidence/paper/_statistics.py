@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+LEVEL = 0.05
+"""p-value below which a test counts."""
+
 _DRAWS = 20_000
 _SEED = 20
-_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def identify(groups: Sequence[Floats]) -> Identification:
             runs += 1
             correct += int(np.argmin(np.einsum("ij,jk,ik->i", off, inverse, off)) == index)
     pairs = list(combinations(range(len(groups)), 2))
-    apart = sum(_hotelling(groups[one], groups[other], inverse, freedom) < _LEVEL for one, other in pairs)
+    apart = sum(_hotelling(groups[one], groups[other], inverse, freedom) < LEVEL for one, other in pairs)
     return Identification(runs, correct, 1.0 / len(groups), len(pairs), apart)
 
 
@@ -72,33 +74,16 @@ def _hotelling(one: Floats, other: Floats, inverse: Floats, freedom: int) -> flo
 
 
 def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
-    """Return Spearman's rank correlation; NaN for fewer than three pairs or where either does not vary.
+    """Return Spearman's rank correlation; NaN for fewer than three pairs or where either does not vary."""
+    from scipy.stats import spearmanr
 
-    Args:
-        one: some values.
-        other: as many.
-
-    Returns:
-        The correlation.
-    """
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(np.asarray(values, dtype=np.float64)) for values in (one, other)]
-    if len(ranks[0]) < 3 or any(np.ptp(own) == 0.0 for own in ranks):
+    if np.size(one) < 3 or np.ptp(one) == 0.0 or np.ptp(other) == 0.0:
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(one, other).statistic)
 
 
 def correlation_p(correlation: float, count: int) -> float:
-    """Return the one-sided p-value of a positive rank correlation, by the t approximation.
-
-    Args:
-        correlation: the correlation.
-        count: pairs.
-
-    Returns:
-        The p-value; 1 where the correlation is not known.
-    """
+    """Return the one-sided p-value of a positive rank correlation by the t approximation; 1 where it is not known."""
     from scipy.stats import t
 
     if not math.isfinite(correlation) or count < 4:
@@ -132,12 +117,7 @@ def compactness(coordinates: Floats, chosen: NDArray[np.intp]) -> tuple[float, f
 def welch(one: ArrayLike, other: ArrayLike) -> float:
     """Return the two-sided p-value of the two-sample t-test without equal variances.
 
-    Args:
-        one: one sample.
-        other: the other.
-
-    Returns:
-        The p-value; NaN where either has fewer than two values, 1 where nothing varies and nothing differs.
+    NaN where either has fewer than two values, 1 where nothing varies and nothing differs.
     """
     from scipy.stats import ttest_ind
 
@@ -150,14 +130,7 @@ def welch(one: ArrayLike, other: ArrayLike) -> float:
 
 
 def above_zero(values: ArrayLike) -> float:
-    """Return the one-sided p-value of a t-test that values have a mean above 0; NaN for fewer than two.
-
-    Args:
-        values: the sample.
-
-    Returns:
-        The p-value.
-    """
+    """Return the one-sided p-value of a t-test that values have a mean above 0; NaN for fewer than two."""
     from scipy.stats import ttest_1samp
 
     sample = np.asarray(values, dtype=np.float64)
@@ -169,15 +142,7 @@ def above_zero(values: ArrayLike) -> float:
 
 
 def share_explained(values: Floats, labels: ArrayLike) -> float:
-    """Return the share of the variance of some values that lies between the groups of a label (eta squared).
-
-    Args:
-        values: the values.
-        labels: a label for each.
-
-    Returns:
-        The share in [0, 1]; NaN where nothing varies.
-    """
+    """Return the share of the variance that lies between the groups of a label (eta squared); NaN for no variance."""
     groups = np.asarray(labels)
     total = float(np.sum((values - values.mean()) ** 2))
     if total == 0.0:

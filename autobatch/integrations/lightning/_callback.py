@@ -5,13 +5,17 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
-from autobatch.control import AutoBatchController, BatchPlan, LearningRateRule, Step
+from autobatch.control import AutoBatchController, BatchPlan, Measuring, Step, TaskFacts
+from autobatch.control._controller import ARGUMENTS
+from autobatch.control.settings import refuse_moved
+from autobatch.integrations._arguments import with_accumulation, with_reference
 from autobatch.integrations.lightning._generators import generator_states, set_generator_states
 from autobatch.integrations.lightning._loop import (
     PlannedBatches,
@@ -58,10 +62,8 @@ _Callback: Any = _PL.Callback
 _OURS = {
     "model": "Trainer.fit gets it",
     "optimizer": "configure_optimizers returns it",
-    "plan": "Trainer(accumulate_grad_batches=...) says it",
-    "grad_scaler": "Trainer(precision=...) makes it",
     "batch_size": "the train DataLoader has it",
-    "device": "Trainer(accelerator=...) says it",
+    "processes": "Trainer(strategy=..., accelerator=...) says it",
 }
 _STATE = {"controller", "figures", "generators"}
 _SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
@@ -76,7 +78,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
 
     The train ``DataLoader`` keeps its dataset, collate function and workers and gets the controller's batches. The rate
     of the optimizer, and its schedulers, are taken to be those for the loader's own batch size: with a rule such as
-    ``lr_rule="linear"`` that is the reference. Decisions go to the Trainer's loggers as ``autobatch/...`` and to the
+    ``rates="linear"`` that is the reference. Decisions go to the Trainer's loggers as ``autobatch/...`` and to the
     console; the controller's state is in every checkpoint, and ``Trainer.fit(ckpt_path=...)`` goes on from it.
 
     Args:
@@ -90,8 +92,9 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
             it does not.
         monitor_train_loss: name under which the module logs the mean training loss of an epoch; None where it does not.
         epochs: length of the whole training; by default the Trainer's ``max_epochs``.
-        arguments: keyword arguments of ``AutoBatchController``, such as ``library``, ``lr_rule``,
-            ``decide_every``, ``measuring``, ``mode`` or ``seed``. An iterable dataset needs ``dataset_size``.
+        advise: whether the controller only says what it would have done.
+        arguments: keyword arguments of ``AutoBatchController``, such as ``library``, ``rates``, ``plan`` (for
+            ``decide_every``), ``measuring`` or ``seed``. An iterable dataset needs ``dataset_size``.
 
     Raises:
         ConfigError: an argument is not known, or is one that the Trainer decides.
@@ -107,19 +110,15 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         monitor_error: str | None = None,
         monitor_train_loss: str | None = None,
         epochs: int | None = None,
+        advise: bool = False,
         **arguments: Any,
     ) -> None:
         super().__init__()
-        known = set(inspect.signature(AutoBatchController).parameters) - set(_OURS)
-        for name, value in arguments.items():
+        for name in arguments:
             if name in _OURS:
                 raise ConfigError(f"AutoBatchCallback: '{name}' is not given here: {_OURS[name]}")
-            if name not in known:
-                raise ConfigError(f"AutoBatchCallback: no argument is called '{name}'; {near_names(name, known)}")
-            if (name == "bn" and value == "exact") or (name == "reuse_weight_gradient" and value):
-                raise ConfigError(
-                    f"AutoBatchCallback: {name}={value!r} needs a backward pass of its own, and here Lightning runs it"
-                )
+        refuse_moved(arguments, ARGUMENTS - _OURS.keys(), "AutoBatchCallback")
+        _check_parts(Measuring.of(arguments.get("measuring")), arguments.get("plan") or BatchPlan())
         if (policy is None) == (controller is None):
             raise ConfigError("AutoBatchCallback: give it either policy=..., or controller=...")
         if controller is not None and (arguments or batch_sizes is not None):
@@ -131,7 +130,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._monitor_train_loss = monitor_train_loss
         self._epochs = epochs
         self._dataset_size: int | None = arguments.get("dataset_size")
-        self._advising = arguments.get("mode") == "advise"
+        self._advising = advise
         self._entered = False
         self._controller: AutoBatchController | None = None
         self._attached = False
@@ -393,24 +392,26 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         parts = trainer.accumulate_grad_batches * trainer.world_size
         own = own_batch_size(loader)
         reference = None if own is None else own * parts
-        arguments = {"task_name": type(pl_module).__name__, **self._arguments}
-        rule: Any = arguments.get("lr_rule")
-        if isinstance(rule, str):
-            arguments["lr_rule"] = LearningRateRule(rule, reference_batch_size=reference)  # type: ignore[arg-type]
+        task = self._arguments.get("task") or TaskFacts()
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        arguments = {
+            **self._arguments,
+            "plan": with_accumulation(self._arguments.get("plan"), trainer.accumulate_grad_batches),
+            "rates": with_reference(self._arguments.get("rates"), reference),
+            "measuring": replace(Measuring.of(self._arguments.get("measuring")), grad_scaler=scaler),
+            "task": replace(task, name=task.name or type(pl_module).__name__),
+        }
         if self._advising:
-            arguments["batch_size"] = reference
+            arguments["advise"] = reference
         elif not is_stream(loader) and is_in_order(loader):
             self._warn(
                 "the train DataLoader has shuffle=False, and the controller draws every epoch in another random order; "
                 "say shuffle=True to agree"
             )
         arguments["loggers"] = (self._log, *arguments.get("loggers", ()))
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
         if self._given is not None:
             self._check_given(self._given, trainer.accumulate_grad_batches, scaler)
-        self._controller = self._given or AutoBatchController(
-            plan=BatchPlan(accumulation=trainer.accumulate_grad_batches), grad_scaler=scaler, **arguments
-        )
+        self._controller = self._given or AutoBatchController(**arguments)
         self._module = _Batchwise(pl_module)
         self._controller.attach(self._module, trainer.optimizers[0], dataset_size=size, epochs=epochs)
         self._batches = PlannedBatches(self._controller)
@@ -558,6 +559,21 @@ class _TrainerLog:
 
     def close(self) -> None:
         """Do nothing: the Trainer closes its loggers."""
+
+
+def _check_parts(measuring: Measuring, plan: BatchPlan) -> None:
+    """Refuse what Lightning decides, or its backward pass cannot do."""
+    if measuring.grad_scaler is not None:
+        raise ConfigError("AutoBatchCallback: 'grad_scaler' is not given here: Trainer(precision=...) makes it")
+    if plan.splits or plan.accumulation > 1:
+        raise ConfigError(
+            "AutoBatchCallback: how batches are split is not given here: Trainer(accumulate_grad_batches=...) says it"
+        )
+    for name, value in (("bn", measuring.bn), ("reuse_weight_gradient", measuring.reuse_weight_gradient)):
+        if value in {"exact", True}:
+            raise ConfigError(
+                f"AutoBatchCallback: {name}={value!r} needs a backward pass of its own, and here Lightning runs it"
+            )
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

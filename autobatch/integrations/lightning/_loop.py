@@ -158,7 +158,7 @@ def check_loader(loader: Any, *, replaced: bool) -> None:
             f"{type(loader).__name__}"
         )
     if not replaced and own_batch_size(loader) is None:
-        raise ConfigError("AutoBatchCallback: mode='advise' needs a train DataLoader with a batch size")
+        raise ConfigError("AutoBatchCallback: advise=True needs a train DataLoader with a batch size")
     if not replaced or is_stream(loader):
         return
     what = None
@@ -178,7 +178,7 @@ def check_loader(loader: Any, *, replaced: bool) -> None:
         raise ConfigError(
             f"AutoBatchCallback: the train DataLoader cannot be given the controller's batches: {what}, which would be "
             "lost. The controller draws every example once an epoch, in random order; use a DataLoader with "
-            'batch_size=... and shuffle=True, or the callback with mode="advise", which leaves the loader alone'
+            "batch_size=... and shuffle=True, or the callback with advise=True, which leaves the loader alone"
         )
 
 

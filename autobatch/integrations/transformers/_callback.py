@@ -1,6 +1,5 @@
 """The controller in the loop of Transformers' ``Trainer``."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from autobatch._errors import CheckpointError, ConfigError, near_names
-from autobatch.control import AutoBatchController, BatchPlan, LearningRateRule, derive_seed
+from autobatch._errors import CheckpointError, ConfigError
+from autobatch.control import AutoBatchController, Measuring, derive_seed
+from autobatch.control._controller import ARGUMENTS
+from autobatch.control.settings import refuse_moved
+from autobatch.integrations._arguments import with_accumulation, with_reference
 from autobatch.integrations._loaders import SeededBatches, loader_like
 from autobatch.integrations._schedules import ScheduleByExamples, counts_no_steps
 from autobatch.integrations._unwrapped import unwrapped_optimizer
@@ -30,7 +32,7 @@ except ImportError as error:
         "with: pip install 'autobatch[hf]'"
     ) from error
 
-_OWN = {"model", "optimizer", "dataset_size", "epochs", "grad_scaler", "batch_size", "device"}
+_OWN = {"model", "optimizer", "dataset_size", "epochs", "grad_scaler", "batch_size", "processes"}
 """Arguments of the controller that follow from the Trainer."""
 
 Figure = str | Callable[[Mapping[str, float]], float | None]
@@ -50,8 +52,8 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
     Batch sizes are global: ``per_device_train_batch_size`` x ``gradient_accumulation_steps`` x processes is the
     *nominal* one, which the arguments' learning rate, ``warmup_steps`` and other numbers of steps go by. The training
     ends when every example was seen ``num_train_epochs`` times, in as many steps as that takes. The schedule is moved
-    by examples, see ``ScheduleByExamples``; ``lr_rule`` takes the nominal size as its reference. Gradients are
-    those of the mean over the global batch, whatever the sizes of its parts.
+    by examples, see ``ScheduleByExamples``; the rule of ``rates`` takes the nominal size as its reference. Gradients
+    are those of the mean over the global batch, whatever the sizes of its parts.
 
     A checkpoint of the Trainer holds the controller's state; ``train(resume_from_checkpoint=...)`` goes on with it, in
     the middle of an epoch too.
@@ -64,8 +66,9 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
             ``autobatch.record_beacons`` gives. Its loggers are its own.
         validation_loss: the metric that the policy sees as validation loss, or a function of all metrics.
         validation_error: likewise the validation error; by default ``eval_error``, or 1 - ``eval_accuracy``.
+        advise: whether the controller only says what it would have done.
         settings: any other argument of ``AutoBatchController``. ``seed`` is by default the arguments'
-            ``data_seed`` or ``seed``; ``plan`` follows from ``gradient_accumulation_steps``.
+            ``data_seed`` or ``seed``; the plan's ``accumulation`` follows from ``gradient_accumulation_steps``.
 
     Raises:
         ConfigError: an argument, or one of the trainer's, cannot be used.
@@ -80,6 +83,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         controller: AutoBatchController | None = None,
         validation_loss: Figure = "eval_loss",
         validation_error: Figure | None = None,
+        advise: bool = False,
         **settings: Any,
     ) -> None:
         settings |= {"policy": policy} if policy is not None else {}
@@ -89,7 +93,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
             raise ConfigError("AutoBatchTrainerCallback: the trainer has one already")
         self._given = controller
         self._settings = settings
-        self._advises = settings.get("mode") == "advise"
+        self._advises = advise
         check_trainer(trainer, advises=self._advises)
         self.controller: AutoBatchController | None = None
         """The controller of the training that runs or ran last."""
@@ -342,16 +346,11 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         trainer, args = self._trainer, self._trainer.args
         nominal = trainer.get_total_train_batch_size(args)
         settings = {"seed": args.seed if args.data_seed is None else args.data_seed, **self._settings}
-        settings["plan"] = settings.get("plan") or BatchPlan(accumulation=self._accumulation)
-        rule = settings.get("lr_rule", "none")
-        if isinstance(rule, str):
-            rule = LearningRateRule(cast(Any, rule))
-        if rule.reference_batch_size is None:
-            settings["lr_rule"] = replace(rule, reference_batch_size=nominal)
-        if self._advises:
-            settings["batch_size"] = nominal
+        settings["plan"] = with_accumulation(settings.get("plan"), self._accumulation)
+        settings["rates"] = with_reference(settings.get("rates"), nominal)
+        settings["measuring"] = replace(Measuring.of(settings.get("measuring")), grad_scaler=trainer.accelerator.scaler)
         settings["loggers"] = (*settings.get("loggers", ()), _Records(self._records))
-        return AutoBatchController(grad_scaler=trainer.accelerator.scaler, **settings)
+        return AutoBatchController(**settings, advise=nominal if self._advises else None)
 
     def _expect(self, state: Any, steps: int) -> None:
         """Bring the expected number of steps up to date: it is reached when the last example is trained, not before."""
@@ -457,12 +456,12 @@ def _check_settings(settings: Mapping[str, Any], controller: AutoBatchController
         if settings:
             raise ConfigError(f"AutoBatchTrainerCallback: {sorted(settings)} and controller: give one of the two")
         return
-    known = set(inspect.signature(AutoBatchController).parameters) - _OWN
     for name in settings:
         if name in _OWN:
             raise ConfigError(f"AutoBatchTrainerCallback: {name} follows from the trainer and cannot be given")
-        if name not in known:
-            raise ConfigError(f"AutoBatchTrainerCallback: no argument is called {name!r}; {near_names(name, known)}")
+    refuse_moved(settings, ARGUMENTS - _OWN, "AutoBatchTrainerCallback")
+    if Measuring.of(settings.get("measuring")).grad_scaler is not None:
+        raise ConfigError("AutoBatchTrainerCallback: grad_scaler follows from the trainer and cannot be given")
     for name in ("policy", "batch_sizes"):
         if name not in settings and not (name == "batch_sizes" and "scouts" in settings):
             raise ConfigError(f"AutoBatchTrainerCallback: {name} is missing")

@@ -26,7 +26,9 @@ class FixedParameters(PolicyParameters):
     )
 
 
-@register_policy("fixed", FixedParameters, blind=True)
+@register_policy(
+    "fixed", FixedParameters, blind=True, changes="nothing", when="Batch size and rate are known; to compare with."
+)
 class FixedPolicy:
     """Keep one batch size and one base learning rate."""
 

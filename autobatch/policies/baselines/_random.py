@@ -23,7 +23,7 @@ class RandomParameters(PolicyParameters):
     every: int = Field(default=1, gt=0, description="Epochs that a draw is kept for.")
 
 
-@register_policy("random", RandomParameters, blind=True)
+@register_policy("random", RandomParameters, blind=True, changes="batch size, rate", when="The floor to compare with.")
 class RandomPolicy:
     """Draw uniformly from the ladder and the task's learning rates.
 

@@ -103,7 +103,9 @@ def stage_at(epoch: int, start: int, stop: int, stages: int) -> int:
     return (min(epoch, stop - 1) - start) * stages // (stop - start)
 
 
-@register_policy("stages", StagesParameters, blind=True)
+@register_policy(
+    "stages", StagesParameters, blind=True, changes="batch size", when="To compare with the paper's dynamic sampling."
+)
 class StagesPolicy:
     """Go through a sequence of batch sizes in stages of equally many epochs."""
 

@@ -62,7 +62,12 @@ class BeaconFollowParameters(PolicyParameters):
     )
 
 
-@register_policy("beacon-follow", BeaconFollowParameters)
+@register_policy(
+    "beacon-follow",
+    BeaconFollowParameters,
+    changes="batch size, rate",
+    when="Beacons of this very task are there, for many trainings of it; without them it does as steer.",
+)
 class BeaconFollowPolicy:
     """Follow the beacons: see the module and ``docs/concepts/beacon-follow.md``."""
 

@@ -37,7 +37,13 @@ class BestBeaconStoppedParameters(PolicyParameters):
     )
 
 
-@register_policy("best-beacon-stopped", BestBeaconStoppedParameters, blind=True)
+@register_policy(
+    "best-beacon-stopped",
+    BestBeaconStoppedParameters,
+    blind=True,
+    changes="end; rate, batch size (-steered)",
+    when="Beacons are there, and nothing is to be chosen; to compare with.",
+)
 class BestBeaconStoppedPolicy:
     """Train as the best beacon did, and end when the score no longer improves."""
 

@@ -26,7 +26,13 @@ class LateSwitchParameters(RivalParameters):
     )
 
 
-@register_policy("late-switch", LateSwitchParameters, blind=True)
+@register_policy(
+    "late-switch",
+    LateSwitchParameters,
+    blind=True,
+    changes="batch size",
+    when="A good rate is known, and a large batch is to come late.",
+)
 class LateSwitchPolicy(Rival[LateSwitchParameters]):
     """Train small, and switch once."""
 

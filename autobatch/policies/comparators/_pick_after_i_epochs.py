@@ -56,7 +56,13 @@ class PickAfterIEpochsParameters(PolicyParameters):
         return self
 
 
-@register_policy("pick-after-i-epochs", PickAfterIEpochsParameters, blind=True)
+@register_policy(
+    "pick-after-i-epochs",
+    PickAfterIEpochsParameters,
+    blind=True,
+    changes="end (-stopped, -steered); rate, batch size (-steered)",
+    when="To compare with scouts that are judged by the validation score.",
+)
 class PickAfterIEpochsPolicy:
     """Go on with the configuration whose score was best after a few epochs."""
 

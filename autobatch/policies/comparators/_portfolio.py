@@ -91,7 +91,13 @@ def mean_ranks(libraries: Sequence[Mapping[Configuration, float]]) -> dict[Confi
     return {one: fmean(own) for one, own in ranks.items()}
 
 
-@register_policy("portfolio", PortfolioParameters, blind=True)
+@register_policy(
+    "portfolio",
+    PortfolioParameters,
+    blind=True,
+    changes="nothing",
+    when="No short training can be afforded; to compare with.",
+)
 class PortfolioPolicy:
     """Train with what has the best mean rank over the shipped libraries of other data sets and such an optimizer."""
 

@@ -32,7 +32,13 @@ class SeesawParameters(RivalParameters):
     """Parameters of the kind ``seesaw``."""
 
 
-@register_policy("seesaw", SeesawParameters, blind=True)
+@register_policy(
+    "seesaw",
+    SeesawParameters,
+    blind=True,
+    changes="batch size, rate",
+    when="A good rate is known, and the schedule has milestones.",
+)
 class SeesawPolicy(Rival[SeesawParameters]):
     """Share every decay of the schedule between batch size and learning rate."""
 
@@ -52,7 +58,7 @@ class SeesawPolicy(Rival[SeesawParameters]):
             raise ConfigError(
                 f"policy 'seesaw' goes by the milestones of a schedule, and task '{task.name}' does not say "
                 f"{'where they are' if not task.milestones else 'what they multiply the rate by'}; take a task with "
-                "schedule: {name: multistep}, or give the controller milestones=... and milestone_factor=..."
+                "schedule: {name: multistep}, or give the controller rates=Rates(milestones=..., milestone_factor=...)"
             )
         super().reset(task, library)
 

@@ -35,7 +35,12 @@ class LearnedParameters(PolicyParameters):
     )
 
 
-@register_policy("learned", LearnedParameters)
+@register_policy(
+    "learned",
+    LearnedParameters,
+    changes="batch size, rate",
+    when="To see what was learned; no gain over beacon-follow was found.",
+)
 class LearnedPolicy:
     """Make the moves that a learned network rates highest.
 

@@ -30,7 +30,13 @@ class AdaBatchParameters(RivalParameters):
     )
 
 
-@register_policy("adabatch", AdaBatchParameters, blind=True)
+@register_policy(
+    "adabatch",
+    AdaBatchParameters,
+    blind=True,
+    changes="batch size, rate",
+    when="A good rate is known, and the batch is to grow by the clock.",
+)
 class AdaBatchPolicy(Rival[AdaBatchParameters]):
     """Multiply batch size and learning rate at equal intervals."""
 

@@ -33,7 +33,9 @@ class AdaScaleParameters(RivalParameters):
     )
 
 
-@register_policy("adascale", AdaScaleParameters)
+@register_policy(
+    "adascale", AdaScaleParameters, changes="rate", when="To compare with AdaScale: a large batch from the start."
+)
 class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
     """Train with a large batch throughout, at the base rate times AdaScale's gain."""
 

@@ -108,7 +108,7 @@ class _Drawn:
     told: str
 
 
-@register_policy("rmgd", RmgdParameters, blind=True)
+@register_policy("rmgd", RmgdParameters, blind=True, changes="batch size", when="To compare with a bandit.")
 class RmgdPolicy:
     """Draw the batch size of each epoch with probabilities that earlier epochs have earned.
 

@@ -35,7 +35,12 @@ class CabsParameters(RivalParameters):
     )
 
 
-@register_policy("cabs", CabsParameters)
+@register_policy(
+    "cabs",
+    CabsParameters,
+    changes="batch size",
+    when="To compare with CABS, which is derived for SGD without momentum.",
+)
 class CabsPolicy(MeasuredRival[CabsParameters]):
     """Couple the batch size to rate, variance and loss."""
 

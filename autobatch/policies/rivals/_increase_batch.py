@@ -31,7 +31,13 @@ class IncreaseBatchParameters(RivalParameters):
     )
 
 
-@register_policy("increase-batch", IncreaseBatchParameters, blind=True)
+@register_policy(
+    "increase-batch",
+    IncreaseBatchParameters,
+    blind=True,
+    changes="batch size, rate",
+    when="A good rate is known, and the schedule decays in steps.",
+)
 class IncreaseBatchPolicy(Rival[IncreaseBatchParameters]):
     """Multiply the batch size where the schedule would divide the learning rate."""
 

@@ -40,7 +40,12 @@ class InnerProductTestParameters(RivalParameters):
     )
 
 
-@register_policy("inner-product-test", InnerProductTestParameters)
+@register_policy(
+    "inner-product-test",
+    InnerProductTestParameters,
+    changes="batch size",
+    when="A good rate is known, and the batch may grow when the gradients say so.",
+)
 class InnerProductTestPolicy(MeasuredRival[InnerProductTestParameters]):
     """Grow the batch until it passes the inner-product and the orthogonality test."""
 

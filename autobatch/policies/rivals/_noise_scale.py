@@ -40,7 +40,12 @@ class NoiseScaleParameters(RivalParameters):
     )
 
 
-@register_policy("noise-scale", NoiseScaleParameters)
+@register_policy(
+    "noise-scale",
+    NoiseScaleParameters,
+    changes="batch size, rate",
+    when="To compare with the gradient noise scale; on small tasks it diverged.",
+)
 class NoiseScalePolicy(MeasuredRival[NoiseScaleParameters]):
     """Use the gradient noise scale as batch size."""
 

@@ -31,7 +31,12 @@ class NormTestParameters(RivalParameters):
     )
 
 
-@register_policy("norm-test", NormTestParameters)
+@register_policy(
+    "norm-test",
+    NormTestParameters,
+    changes="batch size",
+    when="To compare with the norm test; it soon asks for the largest size.",
+)
 class NormTestPolicy(MeasuredRival[NormTestParameters]):
     """Grow the batch until it passes the norm test."""
 

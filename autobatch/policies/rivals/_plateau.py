@@ -36,7 +36,13 @@ class PlateauParameters(RivalParameters):
     )
 
 
-@register_policy("plateau", PlateauParameters, blind=True)
+@register_policy(
+    "plateau",
+    PlateauParameters,
+    blind=True,
+    changes="batch size",
+    when="A good rate is known, and the validation score is to decide.",
+)
 class PlateauPolicy(Rival[PlateauParameters]):
     """Multiply the batch size when the validation score has not improved for some epochs."""
 

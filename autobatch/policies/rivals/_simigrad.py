@@ -33,7 +33,7 @@ class SimiGradParameters(RivalParameters):
     )
 
 
-@register_policy("simigrad", SimiGradParameters)
+@register_policy("simigrad", SimiGradParameters, changes="batch size, rate", when="To compare with SimiGrad.")
 class SimiGradPolicy(MeasuredRival[SimiGradParameters]):
     """Steer the batch size so that the two halves of a batch agree to a given degree."""
 

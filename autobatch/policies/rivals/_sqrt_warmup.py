@@ -29,7 +29,13 @@ class SqrtWarmupParameters(RivalParameters):
     share: float = Field(default=0.5, gt=0, le=1, description="Share of the training in which it is reached.")
 
 
-@register_policy("sqrt-warmup", SqrtWarmupParameters, blind=True)
+@register_policy(
+    "sqrt-warmup",
+    SqrtWarmupParameters,
+    blind=True,
+    changes="batch size, rate",
+    when="A good rate is known, and the batch is to grow early.",
+)
 class SqrtWarmupPolicy(Rival[SqrtWarmupParameters]):
     """Go up the ladder early in the training, with the root of the size as factor on the rate."""
 

@@ -74,7 +74,13 @@ class SteerParameters(PolicyParameters):
     )
 
 
-@register_policy("steer", SteerParameters, blind=True)
+@register_policy(
+    "steer",
+    SteerParameters,
+    blind=True,
+    changes="rate, batch size, end",
+    when="One new task, nothing recorded: the default without a library.",
+)
 class SteerPolicy:
     """Start from the best of a few scouts, let the rate fall early, end early."""
 

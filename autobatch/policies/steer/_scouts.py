@@ -212,8 +212,8 @@ def _losses(scout: Scout) -> list[float]:
     """Return what scouts are compared by, after each epoch; lower is better.
 
     The training loss of the epoch, not the validation loss after it: that early the validation loss says more of
-    BatchNorm's running averages and of the last few steps than of the rate (``benchmarks/scouting.py``). Where a loop
-    does not know its training loss, its score has to do.
+    BatchNorm's running averages and of the last few steps than of the rate (``benchmarks/steering/scouting.py``).
+    Where a loop does not know its training loss, its score has to do.
     """
     return [score if math.isnan(loss) else loss for loss, score in zip(scout.train_losses, scout.scores, strict=True)]
 

@@ -21,8 +21,8 @@ from autobatch.report.paper._figures import (
     PaperFigure,
     draw_paper_figures,
     paper_figures,
+    save_paper_figure,
 )
-from autobatch.report.paper._style import save_figure
 
 __all__ = [
     "Curves",
@@ -39,5 +39,5 @@ __all__ = [
     "named_stages",
     "paper_figures",
     "policy_curves",
-    "save_figure",
+    "save_paper_figure",
 ]

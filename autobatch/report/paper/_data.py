@@ -65,6 +65,11 @@ class Finals:
         """The figure as words, such as ``test error``."""
         return self.figure.replace("_", " ")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the figure is a share, to be shown in percent."""
+        return not self.figure.endswith("_loss")
+
 
 def finals(library: BeaconLibrary, figure: str | None = None) -> Finals:
     """Return where the configurations of a library end.
@@ -109,14 +114,7 @@ def _learnt(library: BeaconLibrary, errors: Sequence[float]) -> bool:
 
 
 def reference_rate(library: BeaconLibrary) -> float:
-    """Return the recorded base rate that is nearest to the paper's 0.1, by its logarithm.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The rate.
-    """
+    """Return the recorded base rate that is nearest to the paper's 0.1, by its logarithm."""
     rates = sorted({rate for _, rate in library.configurations})
     return min(rates, key=lambda rate: abs(np.log(rate / REFERENCE_RATE)))
 
@@ -175,16 +173,7 @@ def named_stages(policy: str) -> Stages | None:
 
 
 def beacon_curves(library: BeaconLibrary, batch_size: int, lr: float) -> Curves | None:
-    """Return the curves of the finished beacons of a configuration.
-
-    Args:
-        library: the beacons.
-        batch_size: global batch size.
-        lr: base learning rate.
-
-    Returns:
-        The curves; None where no seed finished.
-    """
+    """Return the curves of the finished beacons of a configuration; None where no seed finished."""
     beacons = [beacon for beacon in library.beacons_at(batch_size, lr) if beacon.finished]
     if not beacons:
         return None

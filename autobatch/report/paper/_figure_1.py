@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.report.paper._data import Curves, Finals, beacon_curves, finals, measured, reference_rate
-from autobatch.report.paper._plane import draw_contours, draw_rates, draw_way, mark_top, name_place, plane_axes
+from autobatch.report.paper._plane import draw_ends, draw_way, name_place, plane_axes
 from autobatch.report.paper._style import (
     GREY,
     percent_axis,
@@ -27,23 +27,13 @@ JOURNEY_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#009E73", "#E69F
 
 
 def figure_1(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure:
-    """Draw our counterpart of figure 1.
-
-    Args:
-        library: the beacons.
-        journeys: the runs of policies, for panel (d).
-
-    Returns:
-        The figure.
-    """
+    """Draw our counterpart of figure 1, with the runs of policies in panel (d)."""
     ends, rate = finals(library), reference_rate(library)
     figure = Figure(figsize=(11.5, 8.6), layout="constrained")
     (grid, plane), (early, ways) = figure.subplots(2, 2)
-    draw_grid_lines(grid, ends)
+    _draw_grid(grid, ends)
     grid.set_title(f"(a) {ends.words} by batch size and rate", fontsize=10)
-    plane_axes(plane)
-    draw_contours(plane, ends, ends.value, ends.words, percent=not ends.figure.endswith("_loss"))
-    plane.legend(handles=[*draw_rates(plane, ends), mark_top(plane, ends)], fontsize=7.5, framealpha=0.9)
+    draw_ends(plane, ends)
     plane.set_title("(b) the same configurations at the end, in the plane", fontsize=10)
     _draw_ways(early, library, rate, until=EARLY_SHARE)
     early.set_title(f"(c) the first {100 * EARLY_SHARE:.0f} % of the epochs, rate {rate:g}; dots: seeds", fontsize=10)
@@ -57,13 +47,8 @@ def figure_1(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure:
     return figure
 
 
-def draw_grid_lines(axes: Axes, ends: Finals) -> None:
-    """Draw the final figure over batch sizes, a line a rate, with the best marked and the diverged told.
-
-    Args:
-        axes: where to draw.
-        ends: the configurations.
-    """
+def _draw_grid(axes: Axes, ends: Finals) -> None:
+    """Draw the final figure over batch sizes, a line a rate, with the best marked and the diverged told."""
     for rate, (colour, marker) in rate_looks(ends.rates.tolist()).items():
         own = ends.rates == rate
         axes.errorbar(
@@ -90,12 +75,12 @@ def draw_grid_lines(axes: Axes, ends: Finals) -> None:
     size_axis(axes, [*ends.sizes.tolist(), *(size for size, _ in ends.diverged)])
     axes.set_ylabel(ends.words)
     axes.set_ylim(0.75 * ends.value.min(), 1.5 * ends.value.max())
-    if ends.figure.endswith("_loss"):
-        axes.set_yscale("log")
-        plain_ticks(axes, x=False)
-    else:
+    if ends.is_share:
         percent_axis(axes)
         axes.grid(color="0.9", linewidth=0.5)
+    else:
+        axes.set_yscale("log")
+        plain_ticks(axes, x=False)
     handles = rate_handles(ends.rates.tolist())
     handles.append(
         Line2D([], [], marker="*", linestyle="", color="white", markeredgecolor="black", markersize=11, label="lowest")
@@ -115,7 +100,7 @@ def _draw_ways(axes: Axes, library: BeaconLibrary, rate: float, *, until: float,
         if until < 1.0:
             for own_c, own_l in zip(curves["c_bar"][:, : len(c_bar)], curves["l_cum"][:, : len(c_bar)], strict=True):
                 axes.scatter(own_c, own_l, color=[colour], s=7, linewidths=0, alpha=0.7, zorder=4)
-        name_place(axes, f"s{size}", c_bar[-1], l_cum[-1], colour="black")
+        name_place(axes, f"s{size}", c_bar[-1], l_cum[-1])
 
 
 def _draw_journeys(axes: Axes, journeys: Mapping[str, Curves]) -> list[Line2D]:

@@ -11,14 +11,7 @@ from autobatch.report.paper._style import plain_ticks, size_colours
 
 
 def figure_2(library: BeaconLibrary) -> Figure | str:
-    """Draw our counterpart of figure 2; the step-by-step measures are means over an epoch's steps.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 2, each epoch's mean for the step-by-step measures; or say why there is none."""
     rate = reference_rate(library)
     colours = size_colours([size for size, _ in library.configurations])
     shown = {size: curves for size in colours if (curves := beacon_curves(library, size, rate)) and measured(curves)}

@@ -8,19 +8,12 @@ from matplotlib.patches import Rectangle
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.report.paper._data import Finals, finals
-from autobatch.report.paper._plane import draw_contours, draw_rates, mark_top, plane_axes
+from autobatch.report.paper._plane import draw_ends, draw_plane
 from autobatch.report.paper._style import plain_ticks, rate_handles, rate_looks, size_axis
 
 
 def figure_3(library: BeaconLibrary) -> Figure:
-    """Draw our counterpart of figure 3.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The figure.
-    """
+    """Draw our counterpart of figure 3."""
     ends, trained = finals(library), finals(library, "train_loss")
     figure = Figure(figsize=(15.5, 5.0), layout="constrained")
     grid, train, tested = figure.subplots(1, 3)
@@ -28,11 +21,9 @@ def figure_3(library: BeaconLibrary) -> Figure:
     grid.set_title(f"(a) {ends.words} over the grid; framed: the lowest", fontsize=10)
     for axes, value, title, label, percent in (
         (train, trained.value, "(b) training loss of the last epoch", "training loss", False),
-        (tested, ends.value, f"(c) {ends.words}", ends.words, not ends.figure.endswith("_loss")),
+        (tested, ends.value, f"(c) {ends.words}", ends.words, ends.is_share),
     ):
-        plane_axes(axes)
-        draw_contours(axes, ends, value, label, percent=percent)
-        handles = [*draw_rates(axes, ends), mark_top(axes, ends)]
+        handles = draw_plane(axes, ends, value, label, percent=percent)
         axes.set_title(f"{title} in the plane; stars: lowest {ends.words}", fontsize=10)
     tested.legend(handles=handles, fontsize=7.5, framealpha=0.9)
     figure.suptitle(
@@ -42,14 +33,7 @@ def figure_3(library: BeaconLibrary) -> Figure:
 
 
 def figure_7(library: BeaconLibrary) -> Figure | str:
-    """Draw our counterpart of figure 7.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 7, or say why there is none."""
     if not is_perceptron(library):
         return "the task's network is no multi-layer perceptron"
     ends = finals(library)
@@ -64,9 +48,7 @@ def figure_7(library: BeaconLibrary) -> Figure | str:
         plain_ticks(axes, x=False)
         axes.set_title(f"{label} by batch size and rate", fontsize=10)
     condition.legend(handles=rate_handles(ends.rates.tolist()), fontsize=8, framealpha=0.9)
-    plane_axes(plane)
-    draw_contours(plane, ends, ends.value, ends.words, percent=not ends.figure.endswith("_loss"))
-    plane.legend(handles=[*draw_rates(plane, ends), mark_top(plane, ends)], fontsize=7.5, framealpha=0.9)
+    draw_ends(plane, ends)
     plane.set_title("(c) the configurations at the end, in the plane", fontsize=10)
     figure.suptitle(
         f"{library.task_name}: a perceptron of two hidden layers (paper, figure 7)", fontsize=12, fontweight="bold"
@@ -90,7 +72,7 @@ def _draw_table(axes: Axes, ends: Finals) -> None:
     norm = LogNorm(max(float(ends.value.min()), 1e-6), highest)
     axes.imshow(cells, cmap="cividis_r", norm=norm, aspect="auto", origin="lower", alpha=0.8)
     best = {(int(ends.sizes[index]), float(ends.rates[index])) for index in ends.top}
-    percent = not ends.figure.endswith("_loss")
+    percent = ends.is_share
     for row, rate in enumerate(rates):
         for column, size in enumerate(sizes):
             value = cells[row, column]

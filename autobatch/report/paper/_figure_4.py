@@ -14,14 +14,7 @@ _LEAST_SIZES = 5
 
 
 def figure_4(library: BeaconLibrary) -> Figure:
-    """Draw our counterpart of figure 4; with many sizes the least and the greatest are left out, as in the paper.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The figure.
-    """
+    """Draw our counterpart of figure 4; with many sizes the least and the greatest are left out, as in the paper."""
     sizes = inner_sizes(library)
     rates = sorted({rate for _, rate in library.configurations})
     colours, looks = size_colours(sizes), rate_looks(rates)

@@ -21,15 +21,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than there are colour
 
 
 def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure | str:
-    """Draw our counterpart of figure 5.
-
-    Args:
-        library: the beacons.
-        journeys: the runs of policies.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 5, or say why there is none."""
     shown = [curves for curves in journeys.values() if curves.stages is not None and measured(curves)]
     if not shown:
         return "no run of dynamic sampling with measured positions"
@@ -56,15 +48,7 @@ def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure |
 
 
 def figure_6(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure | str:
-    """Draw our counterpart of figure 6.
-
-    Args:
-        library: the beacons.
-        journeys: the runs of policies.
-
-    Returns:
-        The figure, or why there is none.
-    """
+    """Draw our counterpart of figure 6, or say why there is none."""
     shown = _columns(journeys)
     if not shown:
         return "no run of dynamic sampling"
@@ -109,7 +93,7 @@ def _draw_beacons(axes: Axes, library: BeaconLibrary, rate: float) -> None:
         if curves is not None and measured(curves):
             draw_way(axes, curves, color=colour, linestyle=":", linewidth=1.6, zorder=3)
             early = (float(curves.at(name, SHARES[0]).mean()) for name in ("c_bar", "l_cum"))
-            name_place(axes, f"s{size}", *early, colour="black")
+            name_place(axes, f"s{size}", *early)
 
 
 def _draw_times(axes: Axes, journeys: Mapping[str, Curves], looks: Mapping[str, Line2D]) -> None:

@@ -8,19 +8,21 @@ from matplotlib.figure import Figure
 
 from autobatch._errors import ConfigError
 from autobatch.beacons import BeaconLibrary
+from autobatch.report._save_figure import save_figure
 from autobatch.report.paper._data import finals, policy_curves
 from autobatch.report.paper._figure_1 import figure_1
 from autobatch.report.paper._figure_2 import figure_2
 from autobatch.report.paper._figure_3 import figure_3, figure_7
 from autobatch.report.paper._figure_4 import figure_4
 from autobatch.report.paper._figure_5 import figure_5, figure_6
-from autobatch.report.paper._style import save_figure
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PictureFormat = Literal["png", "svg", "pdf"]
 """Formats that pictures are written in."""
+
+_DPI = 95
 
 
 class PaperFigure(NamedTuple):
@@ -87,7 +89,12 @@ def paper_figures(
     if kind not in {"png", "svg", "pdf"}:
         raise ConfigError(f"kind: expected 'png', 'svg' or 'pdf', got {kind!r}")
     return [
-        save_figure(drawn.figure, out / f"figure-{drawn.number}.{kind}")
+        save_paper_figure(drawn.figure, out / f"figure-{drawn.number}.{kind}")
         for drawn in draw_paper_figures(library, journeys)
         if drawn.figure is not None
     ]
+
+
+def save_paper_figure(figure: Figure, path: Path) -> Path:
+    """Write one of the paper's figures to a file, which is returned; see ``save_figure``."""
+    return save_figure(path, figure, dpi=_DPI)

@@ -19,12 +19,21 @@ _LEVELS = 12
 _LEAST_POINTS = 4
 
 
-def plane_axes(axes: Axes) -> None:
-    """Make logarithmic axes for C̄ and L.
+def draw_plane(axes: Axes, ends: Finals, value: Floats, label: str, *, percent: bool) -> list[Line2D]:
+    """Draw the configurations over contours of a positive figure of each, in percent or not; return legend entries."""
+    plane_axes(axes)
+    _draw_contours(axes, ends, value, label, percent=percent)
+    return [*_draw_rates(axes, ends), _mark_top(axes, ends)]
 
-    Args:
-        axes: the axes.
-    """
+
+def draw_ends(axes: Axes, ends: Finals) -> None:
+    """Draw the configurations over contours of the figure that ranks them, with a legend."""
+    handles = draw_plane(axes, ends, ends.value, ends.words, percent=ends.is_share)
+    axes.legend(handles=handles, fontsize=7.5, framealpha=0.9)
+
+
+def plane_axes(axes: Axes) -> None:
+    """Make logarithmic axes for C̄ and L."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(r"$\bar{C}_K$")
@@ -32,16 +41,8 @@ def plane_axes(axes: Axes) -> None:
     plain_ticks(axes)
 
 
-def draw_contours(axes: Axes, ends: Finals, value: Floats, label: str, *, percent: bool) -> None:
-    """Fill the plane with a figure averaged over the five nearest configurations (paper, section 4.1).
-
-    Args:
-        axes: the plane.
-        ends: the configurations.
-        value: the figure of each, positive.
-        label: what the colour bar says.
-        percent: whether the figure is a share, shown in percent.
-    """
+def _draw_contours(axes: Axes, ends: Finals, value: Floats, label: str, *, percent: bool) -> None:
+    """Fill the plane with a figure averaged over the five nearest configurations (paper, section 4.1)."""
     if len(value) < _LEAST_POINTS or not (np.isfinite(value).all() and (value > 0).all()):
         return
     points = Points(
@@ -71,16 +72,8 @@ def draw_contours(axes: Axes, ends: Finals, value: Floats, label: str, *, percen
     bar.set_label(label)
 
 
-def draw_rates(axes: Axes, ends: Finals) -> list[Line2D]:
-    """Draw a line for each rate through its configurations, and name the batch sizes at its ends.
-
-    Args:
-        axes: the plane.
-        ends: the configurations.
-
-    Returns:
-        Legend entries for the rates.
-    """
+def _draw_rates(axes: Axes, ends: Finals) -> list[Line2D]:
+    """Draw a line for each rate through its configurations, and name the batch sizes at its ends."""
     handles = []
     for rate, (colour, marker) in rate_looks(ends.rates.tolist()).items():
         own = np.flatnonzero(ends.rates == rate)
@@ -88,72 +81,34 @@ def draw_rates(axes: Axes, ends: Finals) -> list[Line2D]:
         axes.plot(c_bar, l_cum, color=colour, marker=marker, markersize=4, linewidth=1.1, zorder=3)
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=f"rate {rate:g}"))
         if rate in {ends.rates.min(), ends.rates.max()}:
-            for index, where in ((own[0], (4, 5)), (own[-1], (4, -10))):
-                _name(axes, ends, int(index), f"s{ends.sizes[index]}", where)
+            for at, where in ((0, (4, 5)), (-1, (4, -10))):
+                name, place = f"s{ends.sizes[own[at]]}", (float(c_bar[at]), float(l_cum[at]))
+                _write(axes, name, place, where, color=GREY, zorder=7)
     return handles
 
 
-def mark_top(axes: Axes, ends: Finals, *, named: bool = True) -> Line2D:
-    """Mark the configurations with the lowest figure by stars; the best one is named.
-
-    Args:
-        axes: the plane.
-        ends: the configurations.
-        named: whether the best one is named in the legend.
-
-    Returns:
-        The legend entry.
-    """
+def _mark_top(axes: Axes, ends: Finals) -> Line2D:
+    """Mark the configurations with the lowest figure by stars; the best one is named."""
     c_bar, l_cum = 10 ** ends.plane[ends.top].T
     axes.scatter(c_bar, l_cum, marker="*", s=150, c="white", edgecolors="black", linewidths=1.0, zorder=5)
     axes.scatter(c_bar[:1], l_cum[:1], marker="*", s=150, c="black", edgecolors="black", linewidths=1.0, zorder=6)
     best = ends.top[0]
-    label = f"the {len(ends.top)} lowest"
-    if named:
-        label += f"; black: {configuration_words(int(ends.sizes[best]), float(ends.rates[best]))}"
+    named = configuration_words(int(ends.sizes[best]), float(ends.rates[best]))
+    label = f"the {len(ends.top)} lowest; black: {named}"
     return Line2D([], [], marker="*", linestyle="", color="white", markeredgecolor="black", markersize=11, label=label)
 
 
 def draw_way(axes: Axes, curves: Curves, *, until: float = 1.0, **look: Any) -> tuple[Floats, Floats]:
-    """Draw the seed-mean way of some runs through the plane.
-
-    Args:
-        axes: the plane.
-        curves: the runs.
-        until: share of the training to draw.
-        **look: how the line looks, as matplotlib's ``plot`` takes it.
-
-    Returns:
-        The C̄ and L that were drawn.
-    """
+    """Draw the seed-mean way of some runs up to a share of their training; return the C̄ and L that were drawn."""
     epochs = max(1, round(until * curves["c_bar"].shape[1]))
     c_bar, l_cum = (10 ** np.log10(curves[name]).mean(axis=0)[:epochs] for name in ("c_bar", "l_cum"))
     axes.plot(c_bar, l_cum, **look)
     return c_bar, l_cum
 
 
-def name_place(axes: Axes, text: str, c_bar: float, l_cum: float, *, colour: str = GREY) -> None:
-    """Write a name beside a place.
-
-    Args:
-        axes: the plane.
-        text: the name.
-        c_bar: C̄.
-        l_cum: L.
-        colour: the text's colour.
-    """
-    axes.annotate(
-        text,
-        (c_bar, l_cum),
-        xytext=(-3, -9),
-        textcoords="offset points",
-        ha="center",
-        fontsize=7.5,
-        color=colour,
-        path_effects=HALO,
-        zorder=8,
-        annotation_clip=True,
-    )
+def name_place(axes: Axes, text: str, c_bar: float, l_cum: float) -> None:
+    """Write a name beside a place."""
+    _write(axes, text, (c_bar, l_cum), (-3, -9), ha="center", color="black", zorder=8, annotation_clip=True)
 
 
 def _faint(name: str) -> ListedColormap:
@@ -162,15 +117,5 @@ def _faint(name: str) -> ListedColormap:
     return ListedColormap(0.6 * colours + 0.4)
 
 
-def _name(axes: Axes, ends: Finals, index: int, text: str, where: tuple[float, float]) -> None:
-    c_bar, l_cum = 10 ** ends.plane[index]
-    axes.annotate(
-        text,
-        (c_bar, l_cum),
-        xytext=where,
-        textcoords="offset points",
-        fontsize=7.5,
-        color=GREY,
-        path_effects=HALO,
-        zorder=7,
-    )
+def _write(axes: Axes, text: str, place: tuple[float, float], where: tuple[float, float], **look: Any) -> None:
+    axes.annotate(text, place, xytext=where, textcoords="offset points", fontsize=7.5, path_effects=HALO, **look)

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class CellPlan:
         score: the figure that ranks runs; None takes what the loop gives, the loss where it gives both.
         interval: steps from one sample to the next.
         floor: samples an epoch at least.
-        options: further arguments of the controller.
+        options: further arguments of the controller, grouped.
         command: what asked for the recording.
         threads: CPU threads of each process; None leaves them.
     """
@@ -60,7 +60,7 @@ class CellPlan:
     score: str | None
     interval: int
     floor: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
     command: str = ""
     threads: int | None = None
 
@@ -70,7 +70,7 @@ class CellPlan:
             task={**self.task, LOOP: loop},
             task_name=self.task_name,
             score=score,
-            bn=str(self.options.get("bn", "rows")),
+            bn=self.options["measuring"].bn,
             sampling_interval=self.interval,
             versions=versions,
             commands=(self.command,) if self.command else (),
@@ -133,17 +133,17 @@ class _Diverged(BaseException):
 
 class _BeaconCell(LoopCell):
     def __init__(self, plan: CellPlan, key: BeaconKey, report: Report) -> None:
-        options = {**plan.options, **({} if plan.score is None else {"score": plan.score})}
+        options = plan.options
         policy = PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": key.batch_size, "lr": key.lr})
-        controller = RecordingController(
-            policy=make_policy(policy),
-            batch_sizes=(key.batch_size,),
-            learning_rates=(key.lr,),
-            measuring=MeasureAtInterval(plan.interval, plan.floor),
-            task_name=plan.task_name,
-            seed=key.seed,
+        controller = RecordingController(**{
             **options,
-        )
+            "policy": make_policy(policy),
+            "batch_sizes": (key.batch_size,),
+            "rates": replace(options["rates"], learning_rates=(key.lr,)),
+            "measuring": replace(options["measuring"], steps=MeasureAtInterval(plan.interval, plan.floor)),
+            "task": replace(options["task"], name=plan.task_name, score=plan.score),
+            "seed": key.seed,
+        })
         super().__init__(controller, plan.options)
         self.diverged: str | None = None
         self.device = ""

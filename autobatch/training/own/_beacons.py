@@ -22,23 +22,13 @@ from autobatch.training._crew import Event
 from autobatch.training.own._beacon_cell import DEVICE, CellPlan, CellRecorder, is_writer, recorded_library
 from autobatch.training.own._cell import Train
 from autobatch.training.own._costs import recorded_costs
+from autobatch.training.own._options import grouped
 from autobatch.training.recording import CellEnd, Ledger, RecordingObserver, grid_of, work_off
 
 _LOGGER = logging.getLogger(__name__)
 
-_OURS = frozenset({
-    "model",
-    "optimizer",
-    "policy",
-    "batch_sizes",
-    "learning_rates",
-    "library",
-    "measuring",
-    "score",
-    "seed",
-    "task_name",
-    "epoch_observer",
-})
+_OURS = frozenset({"model", "optimizer", "policy", "batch_sizes", "library", "scouts", "advise", "seed"})
+_OURS_WITHIN = {"rates": ("learning_rates",), "measuring": ("steps",), "task": ("name", "score")}
 
 
 def record_beacons(
@@ -105,7 +95,7 @@ def record_beacons(
         interval: steps from one measured step to the next.
         floor: measured steps an epoch, or a decision period of one, at least.
         options: further arguments of ``AutoBatchController`` that the loop needs, such as
-            ``{"loss_reduction": "sum", "decide_every": 0.1}``.
+            ``{"measuring": Measuring(loss_reduction="sum"), "plan": BatchPlan(decide_every=0.1)}``.
         jobs: trainings side by side, each in a process of its own. ``train`` must then be a function at the top of a
             module, and a script must call this below ``if __name__ == "__main__":``. With 1, the default, everything
             happens in this process.
@@ -129,7 +119,7 @@ def record_beacons(
         score=score,
         interval=interval,
         floor=floor,
-        options=dict(options or {}),
+        options=grouped(options or {}, ours=_OURS, within=_OURS_WITHIN, who="options", sets="the recording"),
         command=_command(train, batch_sizes=batch_sizes, lrs=lrs, seeds=seeds),
         threads=max(1, torch.get_num_threads() // jobs) if jobs > 1 else None,
     )
@@ -217,9 +207,6 @@ def _check(plan: CellPlan, jobs: int) -> None:
     if plan.score is not None and plan.score not in SCORES:
         raise ConfigError(f"score: expected one of {', '.join(SCORES)}, got {plan.score!r}")
     check_interval(plan.interval, plan.floor)
-    taken = sorted(_OURS & plan.options.keys())
-    if taken:
-        raise ConfigError(f"options: {', '.join(map(repr, taken))} cannot be given here; the recording sets it itself")
     try:
         plan.info({}, SCORES[0], {})
     except LibraryError as error:

@@ -24,7 +24,7 @@ class LoopCell:
 
     Args:
         controller: the controller that the loop is called with.
-        arguments: what it was made with.
+        arguments: what it was made with, grouped.
 
     Attributes:
         controller: the controller.
@@ -53,8 +53,8 @@ class LoopCell:
             optimizer,
             dataset_size=told["dataset_size"],
             epochs=told["epochs"],
-            decide_every=told.get("decide_every"),
-            loss_reduction=told.get("loss_reduction", "mean"),
+            decide_every=told["plan"].decide_every,
+            loss_reduction=told["measuring"].loss_reduction,
         )
         self.model = model
         self.attached = time.perf_counter()
@@ -107,6 +107,7 @@ class RecordingController(AutoBatchController):
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> "RecordingController":
         """Attach, and start the cell's clock."""
         super().attach(model, optimizer, **sizes)
+        self._training.periods.watcher = self._observe
         self.cell.attach(model, optimizer, **sizes)
         return self
 
@@ -115,9 +116,7 @@ class RecordingController(AutoBatchController):
         self.cell.given |= {name for name, value in figures.items() if value is not None}
         return super().end_epoch(**figures)
 
-    def _close_period(self, figures: dict[str, float] | None) -> None:
-        super()._close_period(figures)
-        known = self._figures if figures is not None else dict.fromkeys(self._figures, math.nan)
+    def _observe(self, figures: Mapping[str, float]) -> None:
         self.cell.observe({
             "progress": self.progress,
             "batch_size": self.batch_size,
@@ -128,7 +127,7 @@ class RecordingController(AutoBatchController):
             "samples": self.samples,
             "examples": self.examples,
             "measuring_seconds": self.measuring_seconds,
-            **known,
+            **figures,
         })
 
 

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError
 from autobatch.beacons import BeaconLibrary
-from autobatch.control import Step
-from autobatch.control._controller import SCOUT
+from autobatch.control import Measuring, Step
+from autobatch.control._state import SCOUT
 from autobatch.control.steps._step import Passing
 from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
 from autobatch.policies._wording import count
 from autobatch.policies.steer import hopeless
 from autobatch.training.own._cell import LoopCell, RecordingController, divergence
+from autobatch.training.own._options import words_of
 from autobatch.training.own._scout_files import KeptScout
 
 _SCORES = ("validation_loss", "validation_error")
@@ -83,7 +84,7 @@ class ScoutCell(LoopCell):
         plan: says which scouts a task has, once a loop has told how long it is.
         check: refuses a loop that is another than that of the scouts before.
         others: the scouts before it.
-        arguments: arguments of the controller.
+        arguments: arguments of the controller, grouped.
 
     Attributes:
         task: the task; None until the loop has attached the controller.
@@ -152,9 +153,9 @@ class ScoutCell(LoopCell):
 
     def hear(self, loss: Tensor, examples: int) -> None:
         """Note the loss of a batch, or of a part of one, and how many examples it is of."""
-        scaler = self._arguments.get("grad_scaler")
-        weight = 1.0 if self._arguments.get("loss_reduction") == "sum" else float(examples)
-        weight /= scaler.get_scale() if scaler is not None else 1.0
+        measuring: Measuring = self._arguments["measuring"]
+        weight = 1.0 if measuring.loss_reduction == "sum" else float(examples)
+        weight /= measuring.grad_scaler.get_scale() if measuring.grad_scaler is not None else 1.0
         self._loss = self._loss.to(loss.device) + loss.detach().float() * weight
         self._heard += examples
 
@@ -213,7 +214,7 @@ class ScoutCell(LoopCell):
             epochs=self.task.epochs,
             train_size=self.task.train_size,
             loop=self.facts or {},
-            options=told_options(self._arguments),
+            options=words_of(self._arguments),
         )
 
     def release(self) -> None:
@@ -225,9 +226,3 @@ class ScoutCell(LoopCell):
     def _scout(self) -> Scout:
         losses = tuple(row["train_loss"] for row in self.rows)
         return Scout(*self.configuration, losses, (math.nan,) * len(losses), self.ended)
-
-
-def told_options(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plain ones of the arguments of a controller in words, by which scouts are told apart."""
-    told = {name: value for name, value in arguments.items() if isinstance(value, str | int | float | tuple)}
-    return {name: repr(value) for name, value in sorted(told.items()) if name not in {"seed", "task_name"}}

@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,25 +19,14 @@ from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, Steer
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.steer import MOST
 from autobatch.training.own._cell import Train
-from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell, told_options
+from autobatch.training.own._options import grouped, words_before, words_of
+from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
 
 _LOGGER = logging.getLogger("autobatch")
 
-_OURS = frozenset({
-    "model",
-    "optimizer",
-    "policy",
-    "batch_sizes",
-    "learning_rates",
-    "library",
-    "scouts",
-    "mode",
-    "batch_size",
-    "score",
-    "seed",
-    "loggers",
-})
+_OURS = frozenset({"model", "optimizer", "policy", "library", "scouts", "advise", "loggers"})
+_OURS_WITHIN = {"rates": ("learning_rates",), "task": ("score",)}
 
 
 def scout(
@@ -70,7 +60,7 @@ def scout(
 
         report = autobatch.scout(train)
         print(report)
-        model = train(AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered"))
+        model = train(AutoBatchController(policy="beacon-follow", scouts=report, rates="steered"))
 
     Each scout is a call of ``train`` with a controller that holds one configuration and ends the training after a
     twentieth of its length: no more batches come then, and ``controller.finished`` is true. A scout whose training
@@ -97,8 +87,8 @@ def scout(
         score: the validation figure that is told, and that counts where no training loss is known; by default the loss
             where all scouts have it, else the error.
         out: folder in which the scouts are kept.
-        options: further arguments of ``AutoBatchController`` that the loop needs, such as ``schedule``,
-            ``loss_reduction`` or ``decide_every``.
+        options: further arguments of ``AutoBatchController`` that the loop needs, such as ``rates="steered"``,
+            ``measuring`` or ``plan``.
 
     Returns:
         What they came to; printing it gives sentences.
@@ -110,9 +100,7 @@ def scout(
     """
     if not callable(train):
         raise ConfigError(f"train: expected a function of a controller, got {train!r}")
-    taken = sorted(_OURS & options.keys())
-    if taken:
-        raise ConfigError(f"{', '.join(map(repr, taken))} cannot be given here; scouting sets it itself")
+    arguments = grouped(options, ours=_OURS, within=_OURS_WITHIN, who="scout", sets="scouting")
     if not batch_sizes or not learning_rates:
         raise ConfigError("batch_sizes, learning_rates: expected at least one value each")
     for rate in learning_rates:
@@ -127,10 +115,10 @@ def scout(
         out=Path(out),
         score=score,
         arguments={
-            "task_name": getattr(train, "__name__", "train"),
-            **options,
+            **arguments,
             "batch_sizes": tuple(sorted(batch_sizes)),
-            "learning_rates": tuple(sorted(learning_rates)),
+            "rates": replace(arguments["rates"], learning_rates=tuple(sorted(learning_rates))),
+            "task": replace(arguments["task"], name=arguments["task"].name or getattr(train, "__name__", "train")),
             "seed": seed,
         },
     )
@@ -182,12 +170,11 @@ class _Scouting:
 
     def _remember(self) -> None:
         """Take the task from scouts of this loop that are kept already, so that they need not be trained to know it."""
-        told = told_options(self._arguments)
+        mine = words_of(self._arguments)
         for kept in self._folder.all():
-            if kept.options != told:
-                differing = sorted(
-                    key for key in told.keys() | kept.options.keys() if told.get(key) != kept.options.get(key)
-                )
+            theirs = words_before(kept.options)
+            if theirs != mine:
+                differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
                 raise ConfigError(
                     f"{self._out}: holds scouts with another {', '.join(map(repr, differing))}; give another folder as "
                     "'out', or delete this one"
@@ -274,7 +261,7 @@ class _Scouting:
             failed=dict(self._failed),
             failed_seconds=self._failed_seconds,
             batch_sizes=arguments["batch_sizes"],
-            learning_rates=arguments["learning_rates"],
+            learning_rates=tuple(arguments["rates"].learning_rates),
             seed=arguments["seed"],
             epochs=task.epochs if self._task is not None else 0,
             train_size=task.train_size if self._task is not None else 0,
@@ -296,9 +283,9 @@ def _score_of(kept: Sequence[KeptScout]) -> str:
 
 def _task(arguments: Mapping[str, Any], epochs: int, train_size: int) -> TaskInfo:
     return TaskInfo(
-        name=str(arguments["task_name"]),
+        name=arguments["task"].name,
         batch_sizes=arguments["batch_sizes"],
-        learning_rates=arguments["learning_rates"],
+        learning_rates=arguments["rates"].learning_rates,
         epochs=epochs,
         train_size=train_size,
         score="validation_loss",

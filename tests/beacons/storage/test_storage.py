@@ -1,6 +1,5 @@
 """Beacons on disk: round trip, several writers, and death at every moment of a compaction."""
 
-import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from autobatch._errors import LibraryError, OutputError
 from autobatch.beacons import BeaconKey, BeaconLibrary, compact, recorded_keys, write_beacon
 from autobatch.beacons.storage import _parts as storage
 from tests.beacons.synthetic import make_beacon, make_info, make_library
+from tests.processes import FORKED
 
 ROOT = Path(__file__).parents[3]
 GRID = [(size, lr, seed) for size in (8, 16) for lr in (0.1, 0.2) for seed in (0, 1)]
@@ -170,9 +170,8 @@ def _record(env_dir, seed):
 
 def test_recorders_and_compactions_side_by_side(tmp_path):
     write_beacon(tmp_path, make_beacon(64, 0.1, 0), make_info())
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_record, args=(tmp_path, seed)) for seed in range(3)]
-    workers += [context.Process(target=compact, args=(tmp_path,)) for _ in range(3)]
+    workers = [FORKED.Process(target=_record, args=(tmp_path, seed)) for seed in range(3)]
+    workers += [FORKED.Process(target=compact, args=(tmp_path,)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:

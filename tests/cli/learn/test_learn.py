@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autobatch.cli.learn import _train_policy
+from autobatch.cli.learn._progress import LearningProgressBar
 from autobatch.envs.surrogate import _dynamics
 from autobatch.evidence.surrogate import _fidelity
-from autobatch.learn import LearningObserver
 from autobatch.policies import load_card
 from tests.envs.surrogate.synthetic_runs import EPOCHS, make_folder
 from tests.training.tiny import COSTS
@@ -124,11 +123,10 @@ def test_a_learning_that_is_there_is_neither_lost_nor_mixed_up(refused, call, le
 
 
 def test_interrupted_it_says_how_to_go_on(call, tmp_path, monkeypatch) -> None:
-    class Impatient(LearningObserver):
-        def progressed(self, progress) -> None:
-            raise KeyboardInterrupt
+    def interrupt(self, progress) -> None:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(_train_policy._Watcher, "observer", lambda self: Impatient())
+    monkeypatch.setattr(LearningProgressBar, "progressed", interrupt)
     code, _, err = call("train-policy", "--env", "known", "--steps", STEPS, "--out", str(tmp_path / "cut"))
     assert code == 130
     assert "--resume" in err

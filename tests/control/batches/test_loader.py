@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from autobatch._errors import AutoBatchError
-from autobatch.control import BatchPlan
+from autobatch.control import BatchPlan, Rates
 from autobatch.control.batches._nested import examples_in, joined, part_of
 from tests.control.loops import Chunks, Data, Toy, json_copy
 
@@ -22,13 +22,15 @@ def random_toy(rng: random.Random, **settings: Any) -> Toy:
     every = rng.choice((None, 0.5, rng.uniform(0.34, 1.0), rng.randint(max(1, ladder[-1]), size)))
     rates = rng.random() < 0.5
     script = [(rng.choice(ladder), rng.choice((0.1, 0.2, 0.3)) if rates else None) for _ in range(12)]
-    return Toy(script, size=size, epochs=rng.randint(1, 3), batch_sizes=ladder, decide_every=every, **settings)
+    return Toy(
+        script, size=size, epochs=rng.randint(1, 3), batch_sizes=ladder, plan=BatchPlan(decide_every=every), **settings
+    )
 
 
 def test_the_samplers_examples_over_many_configurations() -> None:
     for seed in range(1500):
         rng = random.Random(seed)
-        toy = random_toy(rng, lr_rule=rng.choice(("none", "linear", "sqrt")))
+        toy = random_toy(rng, rates=Rates(rule=rng.choice(("none", "linear", "sqrt"))))
         controller = toy.controller
         ahead = rng.choice((0, 0, 1, 4))
         while not controller.finished:
@@ -51,7 +53,7 @@ def test_the_samplers_examples_over_many_configurations() -> None:
 def test_random_configurations_of_real_loaders() -> None:
     for seed in range(25):
         rng = random.Random(seed)
-        toy = random_toy(rng, lr_rule=rng.choice(("none", "linear", "sqrt")))
+        toy = random_toy(rng, rates=Rates(rule=rng.choice(("none", "linear", "sqrt"))))
         while not toy.controller.finished:
             toy.epoch()
         toy.check()
@@ -87,7 +89,7 @@ def test_random_breaks_and_repeated_iterations() -> None:
 def test_workers_that_fetch_ahead(workers: int, prefetch: int, persistent: bool) -> None:
     rng = random.Random(prefetch)
     script = [rng.choice((2, 4, 8)) for _ in range(40)]
-    toy = Toy(script, size=61, epochs=3, decide_every=12, lr_rule="linear")
+    toy = Toy(script, size=61, epochs=3, plan=BatchPlan(decide_every=12), rates="linear")
     loader = toy.loader(
         num_workers=workers,
         prefetch_factor=prefetch,
@@ -107,7 +109,7 @@ def test_workers_that_fetch_ahead(workers: int, prefetch: int, persistent: bool)
 
 
 def test_breaking_out_of_a_loader_with_workers_and_going_on() -> None:
-    toy = Toy([4, 8, 2, 2, 4], size=41, epochs=2, decide_every=10)
+    toy = Toy([4, 8, 2, 2, 4], size=41, epochs=2, plan=BatchPlan(decide_every=10))
     loader = toy.loader(num_workers=1, prefetch_factor=3, persistent_workers=True, multiprocessing_context="fork")
     for _ in range(2):
         for stop in (3, 1, 1000):
@@ -230,7 +232,7 @@ def test_a_stream_is_gone_on_with_after_the_last_trained_example() -> None:
     for seed in range(30):
         rng = random.Random(seed)
         script, size = [rng.choice((2, 4, 8)) for _ in range(9)], rng.randint(20, 60)
-        toy = Toy(script, size=size, epochs=1, decide_every=0.4)
+        toy = Toy(script, size=size, epochs=1, plan=BatchPlan(decide_every=0.4))
         steps = []
         while toy.controller.examples != size:
             for batch in toy.controller.rebatch(Chunks(toy.data, rng.randrange(9))):
@@ -240,7 +242,7 @@ def test_a_stream_is_gone_on_with_after_the_last_trained_example() -> None:
             if rng.random() < 0.5 and toy.controller.examples < size:
                 state = json_copy(toy.controller.state_dict())
                 steps += toy.steps
-                toy = Toy(script, size=size, epochs=1, decide_every=0.4)
+                toy = Toy(script, size=size, epochs=1, plan=BatchPlan(decide_every=0.4))
                 toy.controller.load_state_dict(state)
         toy.controller.end_epoch()
         assert [index for _, indices, _ in steps + toy.steps for index in indices] == list(range(size))
@@ -249,7 +251,7 @@ def test_a_stream_is_gone_on_with_after_the_last_trained_example() -> None:
 def test_a_stream_that_ends_early_ends_the_epoch(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     for there in (0, 1, 3, 4, 12, 25):
-        toy = Toy([4, 8], size=26, decide_every=0.5)
+        toy = Toy([4, 8], size=26, plan=BatchPlan(decide_every=0.5))
         caplog.clear()
         toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1, there)))
         assert f"ended {26 - there} examples before dataset_size=26" in caplog.text
@@ -275,7 +277,7 @@ def test_an_iterable_dataset_behind_a_loader_with_workers() -> None:
             data = Data(30)
             return (data[index] for index in range(30))
 
-    toy = Toy([4, 8, 2], size=30, epochs=2, decide_every=0.5)
+    toy = Toy([4, 8, 2], size=30, epochs=2, plan=BatchPlan(decide_every=0.5))
     loader = DataLoader(Stream(), batch_size=7, num_workers=1, multiprocessing_context="fork")
     for _ in range(2):
         toy.epoch(toy.controller.rebatch(loader))

@@ -22,7 +22,6 @@ from autobatch.evidence import (
 from autobatch.evidence._statistics import holm, signed_rank
 from autobatch.evidence.bench import _bench as benching
 from autobatch.evidence.bench import _runs as running
-from autobatch.evidence.bench._cost import RunCost
 from autobatch.evidence.bench._courses import Course, Recording, mean_curve
 from autobatch.evidence.bench._figures import policy_figures
 from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, policy_tests, two_sample
@@ -326,7 +325,7 @@ def test_runs_of_different_length_have_one_mean_curve():
         run = a_run("a", seed, errors[-1], **changes)
         after = [float(at + 1 + seed) for at in range(len(errors))]
         rows = [EpochRow(*[0] * 12, error, 0.0, 0.0) for error in errors]
-        return Course(run, rows, RunCost(after[-1], after[-1], 1, 1, after, after, [1] * len(after)))
+        return Course(run, rows, after)
 
     long, short = course(0, [0.4, 0.2, 0.1]), course(1, [0.6, 0.3], stopped_because="stopped: nothing more to gain")
     lost = course(2, [0.9], stopped_because="diverged: loss is nan")

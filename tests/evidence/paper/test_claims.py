@@ -9,18 +9,9 @@ from scipy import stats
 
 from autobatch.beacons import Beacon, BeaconLibrary
 from autobatch.evidence import Claim, claims_json, claims_markdown, paper_claims
-from autobatch.evidence.paper._claims import perceptron
-from autobatch.evidence.paper._grid import (
-    both_ends,
-    early_prediction,
-    functional_relations,
-    good_together,
-    signatures,
-    similar_ratio,
-    stable_positions,
-    trends,
-)
-from autobatch.evidence.paper._sampling import sampling_claims
+from autobatch.evidence.paper._claims import ON_BEACONS, judged, perceptron, sampling_claims
+from autobatch.evidence.paper._evidence import Evidence
+from autobatch.evidence.paper._grid import both_ends, early_prediction, good_together, signatures, stable_positions
 from autobatch.evidence.paper._statistics import (
     above_zero,
     compactness,
@@ -67,10 +58,8 @@ class Everywhere(Law):
 
 def on_grid(library: BeaconLibrary) -> dict[str, Claim]:
     """All claims on a grid but the early prediction, which takes longer than the rest together."""
-    ends = finals(library)
-    claims = [signatures(ends), *trends(ends), functional_relations(library), stable_positions(library, ends)]
-    claims += [good_together(ends, finals(library, library.score)), similar_ratio(ends), both_ends(library, ends)]
-    return {claim.name: claim for claim in claims}
+    evidence = Evidence(library)
+    return {stated.name: judged(stated, evidence) for stated in ON_BEACONS if stated.test is not early_prediction}
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +95,10 @@ def test_relations_that_are_not_there_are_not_seen(upside):
         assert "Left out: 2 that diverged" in upside[name].sentence
     assert upside["L and the batch size"].verdict == "seen"
     assert upside["unique signatures"].figures["runs"] == 3 * 33
-    same = finals(make_library(law=Everywhere(), noise=0.1))
+    same = Evidence(make_library(law=Everywhere(), noise=0.1))
     assert signatures(same).verdict == "not seen"
     assert signatures(same).figures["accuracy"] < 0.2
-    assert trends(same)[-1].verdict == "not seen"
+    assert judged(ON_BEACONS[4], same).verdict == "not seen"
 
 
 def test_functional_relations(planted, upside):
@@ -122,15 +111,14 @@ def test_functional_relations(planted, upside):
 def test_early_positions_and_what_they_predict():
     small = {"batch_sizes": (8, 32, 128, 512), "lrs": (0.025, 0.1, 0.4)}
     library, blind = make_library(**small), make_library(law=Blind(), **small)
-    assert early_prediction(library, finals(library)).verdict == "seen"
-    ends = finals(blind)
-    assert stable_positions(blind, ends).verdict == "seen"  # the positions are the same
-    assert early_prediction(blind, ends).verdict == "not seen"
+    assert early_prediction(Evidence(library)).verdict == "seen"
+    assert stable_positions(Evidence(blind)).verdict == "seen"  # the positions are the same
+    assert early_prediction(Evidence(blind)).verdict == "not seen"
 
 
 def test_the_good_do_not_lie_together_where_the_loss_is_blind():
     library = make_library(law=Blind())
-    assert good_together(finals(library), finals(library, "validation_loss")).verdict == "not seen"
+    assert good_together(Evidence(library)).verdict == "not seen"
 
 
 def test_two_bad_ends(library):
@@ -144,9 +132,9 @@ def test_two_bad_ends(library):
         return replace(beacon, rows=rows, test_error=error)
 
     leaning = BeaconLibrary(tuple(bent(beacon) for beacon in library.beacons), library.info)
-    ends = both_ends(leaning, finals(leaning))
+    ends = both_ends(Evidence(leaning))
     assert ends.verdict == "seen", ends
-    assert both_ends(library, finals(library)).verdict != "seen"  # there the gap is the same everywhere
+    assert both_ends(Evidence(library)).verdict != "seen"  # there the gap is the same everywhere
 
 
 def test_runs_near_guessing_are_told_apart(library):
@@ -170,7 +158,7 @@ def test_runs_near_guessing_are_told_apart(library):
 
 def test_dynamic_sampling_as_planted(library):
     errors = {"s32-lr0.1": 0.05, "s16-to-256": 0.05, "s256-to-16": 0.07, "s16-to-256-ms": 0.05}
-    claims = {claim.name: claim for claim in sampling_claims(library, *comparison(errors))}
+    claims = {claim.name: claim for claim in sampling_claims(Evidence(library, *comparison(errors)))}
     travels = claims["dynamic sampling travels"]
     assert travels.verdict == "seen"
     assert abs(travels.figures["s16-to-256_c_bar_at_5"]) < 0.1  # it begins where the beacons of 16 do
@@ -193,12 +181,12 @@ def test_dynamic_sampling_as_planted(library):
 def test_dynamic_sampling_where_it_must_not_be_seen(library):
     errors = {"s256-lr0.1": 0.03, "s16-to-256": 0.09, "s256-to-16": 0.05, "s16-to-256-ms": 0.09}
     stays = {name: [16] * 20 for name in ("s16-to-256", "s16-to-256-ms")} | {"s256-to-16": [256] * 20}
-    claims = {claim.name: claim for claim in sampling_claims(library, *comparison(errors, sizes=stays))}
+    claims = {claim.name: claim for claim in sampling_claims(Evidence(library, *comparison(errors, sizes=stays)))}
     assert claims["dynamic sampling travels"].verdict == "not seen"
     assert claims["small to large"].verdict == "not seen"
     assert claims["-MS limits L"].verdict == "not seen"
     chosen = {name: error for name, error in errors.items() if name != "s256-to-16"}
-    table = sampling_claims(library, *comparison(chosen, sizes=stays))[-1]
+    table = sampling_claims(Evidence(library, *comparison(chosen, sizes=stays)))[-1]
     assert table.verdict == "not seen"
     assert table.figures["plain_time"] > 1.0
 
@@ -208,7 +196,7 @@ def test_runs_that_ended_early_are_left_out_and_told(library):
     ended = runs.column("stopped_because").to_pylist()
     ended[0] = ended[4] = ended[5] = ended[6] = "diverged"
     runs = runs.set_column(runs.column_names.index("stopped_because"), "stopped_because", [ended])
-    claims = {claim.name: claim for claim in sampling_claims(library, runs, None)}
+    claims = {claim.name: claim for claim in sampling_claims(Evidence(library, runs, None))}
     assert "s16-to-256 4.88 % (1 seed)" in claims["small to large"].sentence
     assert claims["small to large"].verdict == "partly"  # one seed proves nothing
     assert claims["small to large"].sentence.endswith("Left out: 4 runs that ended early")
@@ -224,7 +212,7 @@ def test_what_cannot_be_tested_says_why(library):
     assert reasons["small to large"] == "no comparison of policies on this task"
     assert reasons["a perceptron shows the same"] == "the network of this task is no perceptron"
     runs, epochs = comparison({"s32-lr0.1": 0.05, "s16-to-256": 0.05}, positions=False)
-    some = {claim.name: claim for claim in sampling_claims(library, runs, epochs)}
+    some = {claim.name: claim for claim in sampling_claims(Evidence(library, runs, epochs))}
     assert some["dynamic sampling travels"].verdict == "not tested"
     assert "needs two runs of dynamic sampling, measured" in some["dynamic sampling travels"].sentence
     assert some["time and accuracy"].verdict != "not tested"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.beacons.synthetic import make_library
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "reproduction.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "evidence" / "reproduction.py"
 
 
 @pytest.fixture

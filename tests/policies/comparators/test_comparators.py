@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autobatch._errors import ConfigError
-from autobatch.control import AutoBatchController
+from autobatch.control import AutoBatchController, Rates, TaskFacts
 from autobatch.policies import Policy, PolicySpec, load_policy_spec, make_policy, policy_kind
 from autobatch.policies.comparators import _portfolio as portfolio
 from autobatch.training import load_task
@@ -69,11 +69,15 @@ def test_seesaw_in_a_loop_of_ones_own() -> None:
     arguments = {"policy": "seesaw", "batch_sizes": (32, 64, 128), "dataset_size": 640, "epochs": 4}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ConfigError, match="milestone_factor"):
-        AutoBatchController(model, optimizer, milestones=(0.5,), **arguments)
+        AutoBatchController(model, optimizer, rates=Rates(milestones=(0.5,)), **arguments)
     with pytest.raises(ConfigError, match=r"in \(0, 1\]"):
-        AutoBatchController(model, optimizer, milestones=(0.5,), milestone_factor=2.0, **arguments)
+        AutoBatchController(model, optimizer, rates=Rates(milestones=(0.5,), milestone_factor=2.0), **arguments)
     controller = AutoBatchController(
-        model, optimizer, milestones=(0.5,), milestone_factor=0.25, dataset_name="own", **arguments
+        model,
+        optimizer,
+        rates=Rates(milestones=(0.5,), milestone_factor=0.25),
+        task=TaskFacts(dataset="own"),
+        **arguments,
     )
     assert (controller.task.milestone_factor, controller.task.dataset) == (0.25, "own")
 

@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "rival_peers.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "evidence" / "rival_peers.py"
 
 
 def test_the_rules_agree_with_public_programs() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from autobatch.control import AutoBatchController, MeasureAtInterval
+from autobatch.control import AutoBatchController, MeasureAtInterval, Rates, TaskFacts
 from autobatch.policies import load_policy_spec, make_policy
 from tests.control.loops import Data, Toy
 
@@ -21,7 +21,7 @@ def decisions(name: str, **settings: object) -> Toy:
         epochs=8,
         batch_sizes=LADDER,
         measuring=MeasureAtInterval(3),
-        score="validation_loss",
+        task=TaskFacts(score="validation_loss"),
         **settings,
     )
     while not toy.controller.finished:
@@ -69,8 +69,7 @@ def test_rate_over_size_follows_the_schedule(name: str) -> None:
         batch_sizes=LADDER,
         dataset_size=SIZE,
         epochs=8,
-        schedule=schedule,
-        milestones=(0.25, 0.5),
+        rates=Rates(schedule=schedule, milestones=(0.25, 0.5)),
         measuring=MeasureAtInterval(1000),
     )
     data, sizes = Data(SIZE), set()

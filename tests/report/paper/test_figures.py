@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from autobatch import AutoBatchError, ConfigError, LibraryError
 from autobatch.beacons import BeaconLibrary
 from autobatch.report import draw_paper_figures, paper_figures
-from autobatch.report.paper._style import save_figure
+from autobatch.report.paper import save_paper_figure
 from tests.beacons.synthetic import make_library
 from tests.evidence.paper.paper_data import comparison
 
@@ -70,7 +70,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
         return figure
 
     for kind in ("png", "svg", "pdf"):
-        files = [save_figure(drawn(), tmp_path / f"{time}.{kind}") for time in (1, 2)]
+        files = [save_paper_figure(drawn(), tmp_path / f"{time}.{kind}") for time in (1, 2)]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 

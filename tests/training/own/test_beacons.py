@@ -13,6 +13,7 @@ import torch
 from autobatch import AutoBatchController, record_beacons
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, Landscape, choose_rule
+from autobatch.control import BatchPlan, Measuring, Rates, TaskFacts
 from autobatch.control._own_task import LOOP
 from autobatch.report import library_table, save_plane
 from autobatch.training.own._costs import recorded_costs
@@ -112,8 +113,8 @@ def test_beacons_drive_beacon_follow_in_the_same_loop(recorded: Path) -> None:
         policy="beacon-follow",
         library=recorded,
         batch_sizes=(8, 16),
-        learning_rates=(0.1, 0.5),
-        costs=library.costs,
+        rates=Rates(learning_rates=(0.1, 0.5)),
+        task=TaskFacts(costs=library.costs),
         seed=5,
     )
     train(controller)
@@ -134,7 +135,7 @@ def test_another_loop_is_refused_at_its_start(recorded: Path, changes: dict[str,
     with pytest.raises(AutoBatchError, match=f"no beacon could be recorded; b8-lr0.1-s1: (?s:.)*{named}"):
         record_beacons(partial(train, **changes), out=recorded, batch_sizes=(8,), lrs=(0.1,), seeds=(1,))
     follower = AutoBatchController(
-        policy="beacon-follow", library=recorded, batch_sizes=(4, 8), learning_rates=(0.05, 0.1)
+        policy="beacon-follow", library=recorded, batch_sizes=(4, 8), rates=Rates(learning_rates=(0.05, 0.1))
     )
     with pytest.raises(LibraryError, match=named):
         train(follower, **changes)
@@ -147,7 +148,7 @@ def test_another_loop_is_refused_at_its_start(recorded: Path, changes: dict[str,
         ({"num_classes": 3}, "'task.num_classes' is absent and 3"),
         ({"score": "validation_error"}, '\'score\' is "validation_loss" and "validation_error"'),
         ({"interval": 3}, "'sampling_interval' is 50 and 3"),
-        ({"options": {"bn": "exact"}}, '\'bn\' is "rows" and "exact"'),
+        ({"options": {"measuring": Measuring(bn="exact")}}, '\'bn\' is "rows" and "exact"'),
     ],
 )
 def test_beacons_of_another_task_are_refused_before_training(
@@ -193,7 +194,12 @@ def test_a_loop_may_validate_now_and_then(tmp_path: Path) -> None:
 
 def test_decision_periods_within_an_epoch_are_rows(tmp_path: Path) -> None:
     library = record_beacons(
-        partial(train, epochs=1), out=tmp_path, options={"decide_every": 16}, batch_sizes=(8,), lrs=(0.1,), seeds=(0,)
+        partial(train, epochs=1),
+        out=tmp_path,
+        options={"plan": BatchPlan(decide_every=16)},
+        batch_sizes=(8,),
+        lrs=(0.1,),
+        seeds=(0,),
     )
     (beacon,) = library.beacons
     assert beacon.rows["epoch"].tolist() == [1, 2, 3]
@@ -335,6 +341,7 @@ def test_test_figures_that_cannot_be_are_left_out(tmp_path: Path, caplog: pytest
     assert "test_error 12.0, expected a share in [0, 1]" in caplog.text
 
 
+@pytest.mark.usefixtures("spawned_crews")
 def test_a_process_of_its_own_records_the_same(tmp_path: Path, recorded: Path) -> None:
     watcher = Watcher()
     (mine,) = record_beacons(

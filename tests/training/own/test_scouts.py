@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from autobatch import AutoBatchController, ScoutReport, scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
+from autobatch.control import BatchPlan
 from tests.training.own.own_loops import EXAMPLES, data, train, validate
 
 EPOCHS = 12
-GRID: dict[str, Any] = {"batch_sizes": (8, 16), "learning_rates": (0.01, 0.1, 0.5), "schedule": "steered"}
+GRID: dict[str, Any] = {"batch_sizes": (8, 16), "learning_rates": (0.01, 0.1, 0.5), "rates": "steered"}
 
 
 def resumable(controller: AutoBatchController, state: Any = None, backward: str = "step") -> dict[str, Any]:
@@ -111,7 +112,7 @@ def test_the_controller_starts_from_the_winner_and_ends_as_planned(
     report: ScoutReport, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "autobatch")
-    controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
     trained = resumable(controller)
     assert trained["epochs"] == list(range(8))  # 70 % of 12 epochs
     assert controller.stopped_because is not None
@@ -126,7 +127,7 @@ def test_the_controller_starts_from_the_winner_and_ends_as_planned(
 def test_the_winner_goes_on_bit_identically(report: ScoutReport) -> None:
     runs = {}
     for name, state in (("whole", None), ("on", report.state)):
-        controller = AutoBatchController(policy="beacon-follow", scouts=report, schedule="steered")
+        controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
         runs[name] = resumable(controller, state)
     assert runs["whole"]["epochs"] == list(range(8))
     assert runs["on"]["epochs"] == list(range(1, 8))
@@ -249,7 +250,7 @@ def test_with_no_sound_scout_the_report_says_so_and_the_run_starts_in_the_middle
     assert found.winner is None
     assert (found.batch_size, found.lr) == (16, 0.1)
     assert "how sure: not at all" in str(found)
-    controller = AutoBatchController(policy="beacon-follow", scouts=found, schedule="steered")
+    controller = AutoBatchController(policy="beacon-follow", scouts=found, rates="steered")
     if not found.loop:
         resumable(controller)
         assert controller.stopped_because is not None
@@ -284,7 +285,9 @@ def test_where_all_scouts_diverge_report_and_controller_start_at_the_lowest_rate
 
 def test_scouts_within_an_epoch(tmp_path: Path) -> None:
     """A training of one epoch has scouts of a part of it; their loops validate at the stop."""
-    found = scout(partial(train, epochs=1), out=tmp_path, decide_every=4, **{**GRID, "batch_sizes": (4, 8)})
+    found = scout(
+        partial(train, epochs=1), out=tmp_path, plan=BatchPlan(decide_every=4), **{**GRID, "batch_sizes": (4, 8)}
+    )
     assert {len(one.scout.train_losses) for one in found.trained} == {1}
     assert all(one.examples == 4 for one in found.trained)
     assert all(math.isfinite(one.scout.scores[-1]) for one in found.trained)
@@ -304,9 +307,7 @@ def test_advice_says_what_would_be_chosen_how_sure_and_what_it_costs(
     report: ScoutReport, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "autobatch")
-    controller = AutoBatchController(
-        policy="beacon-follow", scouts=report, schedule="steered", mode="advise", batch_size=16
-    )
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered", advise=16)
     trained = resumable(controller)
     assert trained["epochs"] == list(range(EPOCHS))  # nothing stops
     assert controller.decision.requested_lr == 0.5

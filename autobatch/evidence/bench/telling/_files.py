@@ -13,7 +13,8 @@ from autobatch.evidence.bench._comparison import PolicyComparison
 from autobatch.evidence.bench._figures import PaysBack, PolicyFigures
 from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.evidence.bench._tests import TESTS
-from autobatch.evidence.bench.telling._words import cell, plain
+from autobatch.evidence.bench.telling._words import cell
+from autobatch.training._files import to_json
 
 FORMAT_VERSION = 2
 """Version of the JSON. One of version 1 holds one task, whose keys are at the top."""
@@ -22,13 +23,7 @@ FORMAT_VERSION = 2
 def comparison_json(comparison: PolicyComparison) -> str:
     """Return all figures as JSON; null stands for what is not known."""
     return (
-        json.dumps(
-            plain({"format_version": FORMAT_VERSION, **asdict(comparison), "out": str(comparison.out)}),
-            indent=1,
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        + "\n"
+        to_json({"format_version": FORMAT_VERSION, **asdict(comparison), "out": str(comparison.out)}, indent=1) + "\n"
     )
 
 

@@ -107,15 +107,6 @@ def cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; null stands for what is not finite."""
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _scale(figure: str) -> tuple[float, int, str]:
     if figure.endswith("error"):
         return 100.0, 2, " points"

@@ -1,0 +1,16 @@
+"""Options that several commands share, each said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunDirectory = Annotated[Path, typer.Argument(help="Run directory, finished or not.", metavar="RUN")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where datasets lie or are downloaded to. \\[default: data]")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
+]
+Jobs = Annotated[int, typer.Option(help="Trainings side by side.", min=1)]
+SharedJobs = Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)]
+FiguresAsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]

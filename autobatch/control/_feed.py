@@ -1,0 +1,145 @@
+"""The loop's batches: which examples it gets next, through a sampler, as indices, or out of a stream."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autobatch._errors import AutoBatchError
+from autobatch.control._deciding import Decisions
+from autobatch.control._ranks import Ranks
+from autobatch.control._records import Recorder
+from autobatch.control._stepping import Stepping
+from autobatch.control.batches import PlannedBatchSampler, permutation, rebatched
+from autobatch.control.settings import Settings
+from autobatch.control.steps import Course, Cut, Passage
+
+_LOG = logging.getLogger("autobatch")
+
+
+class Feed:
+    """Hands out an epoch's batches, each cut as the decision has it that holds at its first example.
+
+    Args:
+        ranks: the processes.
+        course: the way through the data.
+        stepping: trains what is handed out.
+        decisions: what was decided.
+        passage: says how a batch is split.
+        recorder: tells loggers.
+        device: where indices are put.
+        settings: the plan, the seed of the permutations, and whether the loop is only advised.
+    """
+
+    def __init__(
+        self,
+        *,
+        ranks: Ranks,
+        course: Course,
+        stepping: Stepping,
+        decisions: Decisions,
+        passage: Passage,
+        recorder: Recorder,
+        device: torch.device,
+        settings: Settings,
+    ) -> None:
+        self._ranks = ranks
+        self._course = course
+        self._stepping = stepping
+        self._decisions = decisions
+        self._passage = passage
+        self._recorder = recorder
+        self._device = device
+        self._seed = settings.seed
+        self._accumulation = settings.plan.accumulation
+        self._advise = bool(settings.advise)
+        self._iteration = 0
+
+    def sampler(self) -> PlannedBatchSampler:
+        """Return this rank's batches as lists of example indices."""
+        return PlannedBatchSampler(self._parts, self._part_count, lambda: self._order().tolist())
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield this rank's batches of an epoch as tensors of example indices, each trained before the next.
+
+        Raises:
+            AutoBatchError: the epoch before is not ended, or a batch was not trained.
+        """
+        order = self._order().to(self._device)
+        for start, stop in self._parts():
+            yield order[start:stop]
+            if not self._stepping.under_way and self._course.queued:
+                raise AutoBatchError(
+                    "a batch of batches() was not trained: put its forward and backward pass into "
+                    "`with controller.step()`"
+                )
+
+    def rebatched(self, source: Iterable[Any]) -> Iterator[Any]:
+        """Return this rank's batches of an epoch out of a stream.
+
+        Args:
+            source: the stream's own batches.
+
+        Returns:
+            Batches of the same structure, of the sizes that are decided.
+        """
+        skip = self._ranks.passed(self._course.examples - self._course.epoch * self._course.dataset_size)
+        return rebatched(source, self._parts(), skip, self._shorten)
+
+    def break_off(self) -> None:
+        """Have an iteration that is running end with an error: the training goes on from another place."""
+        self._iteration += 1
+
+    def _order(self) -> Tensor:
+        return permutation(self._course.dataset_size, self._seed, self._course.epoch)
+
+    def _cuts(self) -> Iterator[Cut]:
+        """Hand out the epoch's batches; those that an earlier iteration has left untrained come first."""
+        course = self._course
+        course.refuse_finished()
+        self._recorder.begin()
+        self._stepping.leave_batch()
+        course.begin()
+        self._iteration += 1
+        iteration, epoch = self._iteration, course.epoch
+        waiting = iter(course.waiting)
+        while course.stopped is None and course.epoch == epoch:
+            if iteration != self._iteration:
+                raise AutoBatchError(
+                    "this iteration over the controller's batches is over: another has begun, or a state was loaded"
+                )
+            course.go_on()
+            self._stepping.end_period_if_due()
+            if course.finished:  # that decision was to stop
+                return
+            cut = next(waiting, None) or self._stepping.hand_out()
+            if cut is None:
+                return
+            yield cut
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Yield where this rank's parts of the epoch's batches start and stop in the epoch's order."""
+        for cut in self._cuts():
+            place = self._ranks.share(cut.start, cut.stop)[0]
+            for size in self._passage.accumulated(cut.examples, cut.start):
+                yield place, place + size
+                place += size
+
+    def _part_count(self) -> int:
+        steps = self._course.steps(self._decisions.last.batch_size, plain=self._advise)
+        return steps * self._accumulation
+
+    def _shorten(self, start: int, examples: int) -> None:
+        if self._ranks.size > 1 or self._accumulation > 1:
+            raise AutoBatchError(
+                "a stream ended before dataset_size examples; with several ranks or accumulated parts the others would "
+                "wait for ever: give dataset_size the number of examples that every rank's stream has"
+            )
+        _LOG.warning(
+            "the stream ended %d examples before dataset_size=%d; the epoch ends with them",
+            self._course.dataset_size - start - examples,
+            self._course.dataset_size,
+        )
+        self._course.shorten(start, examples)

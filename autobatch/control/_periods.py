@@ -1,0 +1,179 @@
+"""The end of a decision period: its samples become a position, the position a decision, the decision a record."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autobatch._errors import AutoBatchError
+from autobatch.control._deciding import Decisions
+from autobatch.control._decisions import figure
+from autobatch.control._ranks import Ranks
+from autobatch.control._records import Recorder
+from autobatch.control._standing import UNKNOWN, Standing
+from autobatch.control.measuring import Measurement, MeasuringPlan, Period
+from autobatch.control.rates import OptimizerRates
+from autobatch.control.steps import Course
+from autobatch.policies import Observation
+
+_LOG = logging.getLogger("autobatch")
+
+
+class Periods:
+    """Ends each period in turn, on all ranks at the same place.
+
+    Args:
+        ranks: the processes.
+        course: the way through the data.
+        period: the period that is trained.
+        plan: says which of its steps are measured.
+        standing: what is known at its end.
+        decisions: what was decided.
+        rates: the optimizer's rates.
+        recorder: tells loggers.
+        advise: whether the loop is only advised.
+    """
+
+    def __init__(
+        self,
+        *,
+        ranks: Ranks,
+        course: Course,
+        period: Period,
+        plan: MeasuringPlan,
+        standing: Standing,
+        decisions: Decisions,
+        rates: OptimizerRates,
+        recorder: Recorder,
+        advise: bool,
+    ) -> None:
+        self._ranks = ranks
+        self._course = course
+        self._period = period
+        self._plan = plan
+        self._standing = standing
+        self._decisions = decisions
+        self._rates = rates
+        self._recorder = recorder
+        self._advise = advise
+        self.watcher: Callable[[Mapping[str, float]], None] | None = None
+        """Called at the end of each period with the figures that the loop gave, NaN within an epoch."""
+
+    @property
+    def observation(self) -> Observation:
+        """What the policy sees."""
+        standing = self._standing
+        return standing.observation(self._course.progress, self._decisions.last if standing.periods else None)
+
+    def begin(self) -> None:
+        """Have the first decision made."""
+        self._decide(example=0)
+        self._record(self._standing.figures)
+
+    def end_if_due(self) -> None:
+        """End a period within the epoch that is trained; called between two batches."""
+        if self._course.finished_periods > self._standing.periods and not self._course.epoch_trained:
+            self._end(None)
+
+    def end_epoch(self, *, val_loss: float | None, val_error: float | None, train_loss: float | None) -> None:
+        """End the epoch, and its last period with it.
+
+        Args:
+            val_loss: mean validation loss, where known.
+            val_error: share of validation examples classified wrongly, where known.
+            train_loss: mean training loss, where known.
+        """
+        for name, value in (("train_loss", train_loss), ("val_loss", val_loss), ("val_error", val_error)):
+            if value is not None and not math.isfinite(value):
+                _LOG.warning("epoch %d: %s is %s; nothing is changed for that", self._course.epoch + 1, name, value)
+        self._course.end()
+        if not self._period.steps:  # it was stopped where its last period ended, which has counted its samples
+            self._period.samples.restore(())
+        self._end({
+            "train_loss": figure(train_loss),
+            "validation_loss": figure(val_loss),
+            "validation_error": figure(val_error),
+        })
+
+    def redecide(self) -> None:
+        """Have the decision for the coming period made again.
+
+        Raises:
+            AutoBatchError: a batch of the period has been handed out.
+        """
+        if self._course.waiting or self._course.next_example != self._decisions.last.example:
+            raise AutoBatchError("redecide() comes too late: a batch of this period has been handed out")
+        self._decide(example=self._course.next_example)
+
+    def first_free(self) -> int:
+        """Return the first example that no rank has handed out yet, wherever their loaders have come to.
+
+        Returns:
+            Its number since the start of the training.
+
+        Raises:
+            AutoBatchError: the ranks stand at different places.
+        """
+        here = self._course.examples
+        free, place, minus = self._ranks.most([self._course.next_example, here, -here])
+        if place != -minus:
+            raise AutoBatchError(
+                f"rank {self._ranks.rank}: the ranks stand at different places of the training, between example "
+                f"{-minus} and {place}, here {here}: they must train the same batches, from the same state"
+            )
+        return free
+
+    def _end(self, figures: dict[str, float] | None) -> None:
+        period = self._period
+        first_free = self.first_free()
+
+        def own() -> dict[str, Any]:
+            period.samples.settle()
+            return {
+                "figures": figures,
+                "timed": period.timed(),
+                "samples": [sample.to_dict() for sample in period.samples.measurements],
+            }
+
+        told = self._ranks.first_makes(own)
+        if not self._ranks.leads:
+            period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
+        if told["timed"] is not None:
+            self._plan.learn(*told["timed"])
+        self._decisions.learn(period.samples.measurements, period.steps)
+        self._standing.take(period, told["figures"], self._rates.effective())
+        self._standing.periods = self._course.finished_periods
+        if not self._course.finished:
+            self._decide(example=first_free)
+        known = self._standing.figures if figures is not None else UNKNOWN
+        self._record(known)
+        if self.watcher is not None:
+            self.watcher(known)
+
+    def _decide(self, example: int) -> None:
+        """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
+        course, decisions = self._course, self._decisions
+        decisions.decide(self.observation, epoch=course.epoch, example=example)
+        decisions.forget(course.waiting, course.next_example)
+        if decisions.last.stop:
+            course.stop(decisions.last.reason)
+        if self._ranks.leads:
+            self._recorder.tell(decisions.last)
+        if not course.waiting:
+            decisions.apply(decisions.number_for(course.next_example), course.examples)
+
+    def _record(self, figures: Mapping[str, float]) -> None:
+        decision, standing = self._decisions.last, self._standing
+        self._recorder.record(
+            decision,
+            figures,
+            lr_effective=self._rates.effective(None if self._advise else decision.lr_effective),
+            epoch=self._course.epoch,
+            progress=self._course.progress,
+            c_bar=standing.position.c_bar,
+            l_cum=standing.position.l_cum,
+            steps=standing.steps,
+            samples=standing.position.samples,
+            examples=self._course.examples,
+            measuring_seconds=standing.measuring_seconds,
+        )

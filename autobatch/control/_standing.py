@@ -1,0 +1,97 @@
+"""What is known of a training at the end of each decision period: its position, figures and counters."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autobatch.control._decisions import DecisionRecord, figure
+from autobatch.control.measuring import Measurement, Period, gradient_moments
+from autobatch.fisher import GradientMoments, SpectralPosition
+from autobatch.policies import Observation
+
+UNKNOWN = {"train_loss": math.nan, "validation_loss": math.nan, "validation_error": math.nan}
+"""Figures of a loop that has given none."""
+
+
+class Standing:
+    """Takes in one period after another, and says what a policy sees.
+
+    Attributes:
+        position: C̄ and L.
+        steps: optimizer steps.
+        periods: decision periods.
+        measuring_seconds: wall time that measuring has added, eigenvalues included.
+        figures: the losses and the error that the loop gave last.
+        gradients: moments of the last period's per-sample gradients; None where nothing was measured.
+    """
+
+    def __init__(self) -> None:
+        self.position = SpectralPosition()
+        self.steps = 0
+        self.periods = 0
+        self.measuring_seconds = 0.0
+        self.figures = dict(UNKNOWN)
+        self.gradients: GradientMoments | None = None
+
+    def take(self, period: Period, figures: Mapping[str, float] | None, lr: float) -> None:
+        """Take in a period, which is over with that.
+
+        Args:
+            period: the period, decomposed.
+            figures: what the loop gave at the end of the epoch; None within one.
+            lr: effective learning rate in force.
+        """
+        samples: Sequence[Measurement] = period.samples.measurements
+        if figures is not None:
+            self.figures = {key: figure(figures[key]) for key in UNKNOWN}
+        self.measuring_seconds += sum(sample.seconds for sample in samples)
+        self.gradients = gradient_moments(samples)
+        self.steps += period.steps
+        period.close(self.position, lr)
+
+    def observation(self, progress: float, decision: DecisionRecord | None) -> Observation:
+        """Return what a policy sees.
+
+        Args:
+            progress: examples seen / examples of the whole training, in [0, 1].
+            decision: the decision in force so far; None before the first period has ended.
+
+        Returns:
+            The observation.
+        """
+        return Observation(
+            epoch=self.periods,
+            progress=progress,
+            batch_size=decision.batch_size if decision is not None else 0,
+            lr=decision.lr if decision is not None else math.nan,
+            c_bar=self.position.c_bar,
+            l_cum=self.position.l_cum,
+            steps=self.steps,
+            gradients=self.gradients,
+            **self.figures,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is known, as JSON-able values."""
+        return {
+            "steps": self.steps,
+            "closed_periods": self.periods,
+            "measuring_seconds": self.measuring_seconds,
+            "figures": dict(self.figures),
+            "gradients": None if self.gradients is None else self.gradients.to_dict(),
+            "position": self.position.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: the state.
+        """
+        figures = {key: figure(state["figures"][key]) for key in UNKNOWN}
+        moments = state.get("gradients")  # states of older versions have none
+        gradients = None if moments is None else GradientMoments.from_dict(moments)
+        steps, periods, seconds = int(state["steps"]), int(state["closed_periods"]), float(state["measuring_seconds"])
+        self.position.load_state_dict(state["position"])
+        self.steps, self.periods, self.measuring_seconds = steps, periods, seconds
+        self.figures, self.gradients = figures, gradients

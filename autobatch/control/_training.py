@@ -1,0 +1,215 @@
+"""One training under control: its parts, made and brought together when the controller gets its model."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autobatch._errors import ConfigError
+from autobatch.control._deciding import Decisions
+from autobatch.control._feed import Feed
+from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
+from autobatch.control._periods import Periods
+from autobatch.control._ranks import Ranks
+from autobatch.control._records import Recorder
+from autobatch.control._standing import Standing
+from autobatch.control._stepping import Stepping
+from autobatch.control.measuring import MeasureWithinBudget, Period
+from autobatch.control.rates import OptimizerRates, check_ladder
+from autobatch.control.settings import Settings
+from autobatch.control.steps import Course, Passage, check_divisible
+from autobatch.policies import ScoutingPolicy, TaskInfo
+
+_LOG = logging.getLogger("autobatch")
+
+
+class Training:
+    """The parts of a training, the first decision made.
+
+    Each knows those above it and none below: ``feed`` hands out batches, ``stepping`` trains them, ``periods`` ends a
+    stretch of them with a decision.
+
+    Args:
+        settings: what the controller was told.
+        model: the network.
+        optimizer: its optimizer.
+        dataset_size: training examples.
+        epochs: length of the whole training.
+
+    Attributes:
+        settings: what the controller was told.
+        measured: which steps are measured.
+        ranks: the processes.
+        course: the way through the data.
+        task: what the policy knows.
+        rates: the optimizer's rates.
+        passage: brings batches through the model.
+        period: the decision period that is trained.
+        standing: what is known at the end of the last.
+        recorder: tells loggers.
+        decisions: what was decided.
+        periods: ends periods.
+        stepping: trains batches.
+        feed: hands them out.
+
+    Raises:
+        ConfigError: something cannot be used, or does not go together.
+    """
+
+    def __init__(
+        self, settings: Settings, model: nn.Module, optimizer: Optimizer, *, dataset_size: int, epochs: int
+    ) -> None:
+        self.settings = settings
+        self.measured = settings.measuring.steps or MeasureWithinBudget(costs=settings.task.costs)
+        advise = bool(settings.advise)
+        _check_loop(settings, model, optimizer, dataset_size, epochs)
+        device = _device_of(model, settings)
+        self.ranks = Ranks(settings.processes.group, device)
+        if not advise:
+            check_divisible(settings.batch_sizes, self.ranks.size, settings.plan.accumulation)
+        self.rates = OptimizerRates(optimizer)
+        self.course = Course(dataset_size, epochs, settings.plan.periods(dataset_size))
+        if not advise and 2 * self.course.longest_period < settings.batch_sizes[-1]:
+            raise ConfigError(
+                f"decide_every: batches do not reach across decisions; {self.course.longest_period} examples between "
+                f"two are too few for batches of {settings.batch_sizes[-1]}"
+            )
+        self.task = self._task()
+        self._check_ranks()
+        self.passage = Passage(
+            model,
+            optimizer,
+            settings.plan,
+            self.ranks,
+            probe_arguments=settings.measuring.probe_arguments,
+            measure_all=settings.processes.measured == "global",
+            advise=advise,
+        )
+        self.measured.reset(self.task)
+        self.period = Period(self.measured, device)
+        self.standing = Standing()
+        self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
+        settings.policy.reset(self.task, settings.library)
+        self._take_scouts()
+        self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)
+        self.periods = Periods(
+            ranks=self.ranks,
+            course=self.course,
+            period=self.period,
+            plan=self.measured,
+            standing=self.standing,
+            decisions=self.decisions,
+            rates=self.rates,
+            recorder=self.recorder,
+            advise=advise,
+        )
+        self.stepping = Stepping(
+            ranks=self.ranks,
+            course=self.course,
+            period=self.period,
+            periods=self.periods,
+            standing=self.standing,
+            decisions=self.decisions,
+            passage=self.passage,
+            rates=self.rates,
+            advise=advise,
+        )
+        self.feed = Feed(
+            ranks=self.ranks,
+            course=self.course,
+            stepping=self.stepping,
+            decisions=self.decisions,
+            passage=self.passage,
+            recorder=self.recorder,
+            device=device,
+            settings=settings,
+        )
+        self.periods.begin()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a state must have in common with the training that it is loaded into, as JSON-able values."""
+        return {
+            "dataset_size": self.course.dataset_size,
+            "epochs": self.course.epochs,
+            "periods": self.course.periods,
+            "batch_sizes": list(self.settings.batch_sizes),
+            "learning_rates": list(self.task.learning_rates),
+            "seed": self.settings.seed,
+        }
+
+    def _task(self) -> TaskInfo:
+        settings, rates = self.settings, self.settings.rates
+        return TaskInfo(
+            name=settings.task.name or "task",
+            batch_sizes=settings.batch_sizes,
+            learning_rates=tuple(rates.learning_rates or (self.rates.reference,)),
+            epochs=self.course.epochs * self.course.periods,
+            train_size=self.course.longest_period,
+            score=settings.score,
+            milestones=tuple(rates.milestones),
+            seed=settings.seed,
+            costs=settings.task.costs,
+            measuring_budget=self.measured.budget,
+            steered=rates.policy_says,
+            milestone_factor=rates.milestone_factor,
+            dataset=settings.task.dataset,
+            adaptive=self.rates.adaptive,
+        )
+
+    def _check_ranks(self) -> None:
+        """Refuse ranks that do not train the same thing."""
+        settings, ranks = self.settings, self.ranks
+        mine = {
+            **self.identity(),
+            "plan": str(settings.plan),
+            "measured": settings.processes.measured,
+            "advise": settings.advise,
+        }
+        theirs = ranks.agreed(mine)
+        differing = sorted(key for key, value in mine.items() if theirs.get(key) != value)
+        if ranks.most([len(differing)]) != [0]:
+            raise ConfigError(
+                f"rank {ranks.rank}: the ranks' controllers differ"
+                + "".join(f"; {key}: {mine[key]!r} here, {theirs[key]!r} on the first rank" for key in differing)
+                + "; give all of them the same arguments"
+            )
+
+    def _take_scouts(self) -> None:
+        """Have the policy start from what the scouts came to."""
+        scouts, policy = self.settings.scouts, self.settings.policy
+        if scouts is None:
+            return
+        assert isinstance(policy, ScoutingPolicy)
+        if scouts.trained:
+            policy.take(scouts.scouts)
+        if self.ranks.leads:
+            _LOG.info("scouts%s: %s", " advise" if self.settings.advise else "", scouts.advice())
+
+
+def _check_loop(settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int) -> None:
+    """Refuse a loop that is too small for its ladder, or is none that the beacons or scouts are of."""
+    if epochs < 1:
+        raise ConfigError(f"epochs: expected at least 1, got {epochs}")
+    check_ladder(settings.batch_sizes, dataset_size)
+    if settings.library is None and settings.scouts is None:
+        return
+    facts = loop_facts(
+        model,
+        optimizer,
+        dataset_size=dataset_size,
+        epochs=epochs,
+        decide_every=settings.plan.decide_every,
+        loss_reduction=settings.measuring.loss_reduction,
+    )
+    if settings.library is not None:
+        check_own_task(settings.library, facts)
+    if settings.scouts is not None:
+        check_scouts_loop(settings.scouts.loop, facts)
+
+
+def _device_of(model: nn.Module, settings: Settings) -> torch.device:
+    if settings.processes.device is not None:
+        return torch.device(settings.processes.device)
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

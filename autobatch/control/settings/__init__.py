@@ -1,0 +1,22 @@
+"""What a controller is told besides the loop itself, in groups of what belongs together.
+
+In come an ``AutoBatchController``'s arguments; out goes one ``Settings``, checked. Open ``_settings.py`` first; how
+batches are made is ``steps/_plan.py``.
+"""
+
+from autobatch.control.settings._measuring import Measuring
+from autobatch.control.settings._moved import MOVED, refuse_moved
+from autobatch.control.settings._processes import Processes
+from autobatch.control.settings._rates import Rates
+from autobatch.control.settings._settings import Settings
+from autobatch.control.settings._task import TaskFacts
+
+__all__ = [
+    "MOVED",
+    "Measuring",
+    "Processes",
+    "Rates",
+    "Settings",
+    "TaskFacts",
+    "refuse_moved",
+]

@@ -1,0 +1,102 @@
+"""How the learning rate is ruled: what a policy may choose, what the schedule and the batch size do to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from autobatch._errors import ConfigError, near_names
+from autobatch.control.rates import (
+    STEERED,
+    LearningRateRule,
+    RuleName,
+    Schedule,
+    check_rate,
+    constant_schedule,
+    steered_schedule,
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How the learning rate is ruled.
+
+    Attributes:
+        learning_rates: base learning rates that the policy chooses from; None for those of ``scouts``, or the
+            optimizer's own.
+        schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
+            scheduler of their own. ``"steered"`` is a constant rate that falls to 0 over the last 40 %, with
+            ``steered=True``.
+        steered: whether a policy may say another factor than the schedule's, such as when the rate falls; for loops
+            without a scheduler of their own.
+        milestones: progress values in (0, 1) at which the schedule decays, for policies that care.
+        milestone_factor: what the schedule multiplies the rate by at each of them, in (0, 1], for policies that care.
+        rule: what a batch size does to the rate where the policy leaves it open: the name of a rule or a
+            ``LearningRateRule``.
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+
+    learning_rates: Sequence[float] | None = None
+    schedule: Schedule | Literal["steered"] = constant_schedule
+    steered: bool = False
+    milestones: Sequence[float] = ()
+    milestone_factor: float | None = None
+    rule: RuleName | LearningRateRule = "none"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value cannot be used.
+        """
+        for rate in self.learning_rates or ():
+            check_rate(rate, "Rates: learning_rates")
+        if isinstance(self.schedule, str) and self.schedule != STEERED:
+            raise ConfigError(f"Rates: schedule={self.schedule!r}: expected a function of progress, or {STEERED!r}")
+        if self.milestone_factor is not None and not 0.0 < self.milestone_factor <= 1.0:
+            raise ConfigError(f"Rates: milestone_factor: expected a number in (0, 1], got {self.milestone_factor}")
+        _ = self.learning_rate_rule
+
+    @classmethod
+    def of(cls, given: "Rates | str | None") -> "Rates":
+        """Return what an argument stands for.
+
+        Args:
+            given: the settings; or ``"steered"`` or a rule's name, for what needs to be said of nothing else.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: nothing is called that.
+        """
+        if given is None:
+            return cls()
+        if isinstance(given, Rates):
+            return given
+        names = (STEERED, *get_args(RuleName))
+        if given not in names:
+            raise ConfigError(f"rates={given!r}: {near_names(str(given), names)}")
+        return cls(schedule=STEERED) if given == STEERED else cls(rule=given)  # type: ignore[arg-type]
+
+    @property
+    def learning_rate_rule(self) -> LearningRateRule:
+        """What a batch size does to the rate."""
+        return self.rule if isinstance(self.rule, LearningRateRule) else LearningRateRule(self.rule)
+
+    @property
+    def policy_says(self) -> bool:
+        """Whether a policy may say the factor."""
+        return self.steered or isinstance(self.schedule, str)
+
+    def factor(self, progress: float) -> float:
+        """Return the schedule's factor.
+
+        Args:
+            progress: examples seen / examples of the whole training, in [0, 1].
+
+        Returns:
+            The factor on the base learning rate.
+        """
+        return steered_schedule(progress) if isinstance(self.schedule, str) else self.schedule(progress)

@@ -1,0 +1,138 @@
+"""All that a controller is told besides the loop itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autobatch._errors import ConfigError
+from autobatch.beacons import BeaconLibrary
+from autobatch.control.measuring import MeasuringPlan
+from autobatch.control.settings._measuring import Measuring
+from autobatch.control.settings._processes import Processes
+from autobatch.control.settings._rates import Rates
+from autobatch.control.settings._task import TaskFacts
+from autobatch.control.steps import BatchPlan
+from autobatch.policies import Policy, ScoutingPolicy, ScoutReport, load_policy_spec, make_policy
+
+if TYPE_CHECKING:
+    from autobatch.tracking import Logger
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an ``AutoBatchController`` was made with, names resolved.
+
+    Attributes:
+        policy: the policy.
+        batch_sizes: the ladder.
+        library: the task's beacons.
+        scouts: what scouts came to.
+        rates: how the learning rate is ruled.
+        measuring: what is measured.
+        plan: how batches are made.
+        processes: who else trains.
+        task: what is known of the task.
+        advise: the loop's own batch size where it is only advised; else 0.
+        loggers: what gets the records.
+        seed: seeds permutations and random policies.
+
+    Raises:
+        ConfigError: two do not go together.
+    """
+
+    policy: Policy
+    batch_sizes: tuple[int, ...]
+    library: BeaconLibrary | None = None
+    scouts: ScoutReport | None = None
+    rates: Rates = field(default_factory=Rates)
+    measuring: Measuring = field(default_factory=Measuring)
+    plan: BatchPlan = field(default_factory=BatchPlan)
+    processes: Processes = field(default_factory=Processes)
+    task: TaskFacts = field(default_factory=TaskFacts)
+    advise: int = 0
+    loggers: tuple["Logger | str", ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what goes together.
+
+        Raises:
+            ConfigError: two do not.
+        """
+        scouting = isinstance(self.policy, ScoutingPolicy)
+        if self.scouts is not None and (self.library is not None or not scouting):
+            raise ConfigError(
+                "scouts: they are for the policies 'beacon-follow' and 'steer', where there are no beacons: leave out "
+                "either scouts or " + ("library" if self.library is not None else "this policy")
+            )
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy | str,
+        batch_sizes: Sequence[int] | None,
+        *,
+        library: BeaconLibrary | str | Path | None,
+        scouts: ScoutReport | None,
+        rates: Rates | str | None,
+        measuring: Measuring | MeasuringPlan | None,
+        plan: BatchPlan | None,
+        processes: Processes | None,
+        task: TaskFacts | None,
+        advise: int | None,
+        loggers: Sequence["Logger | str"],
+        seed: int,
+    ) -> "Settings":
+        """Return what a controller's arguments stand for.
+
+        Args:
+            policy: a policy, or the name or YAML file of one.
+            batch_sizes: the ladder; by default that of ``scouts``.
+            library: beacons, or the folder that holds them.
+            scouts: what scouts came to.
+            rates: how the learning rate is ruled; its learning rates are by default those of ``scouts``.
+            measuring: what is measured, or which steps are.
+            plan: how batches are made.
+            processes: who else trains.
+            task: what is known of the task.
+            advise: the loop's own batch size, where it is only advised.
+            loggers: what gets the records.
+            seed: seeds permutations and random policies.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: an argument cannot be used.
+        """
+        if advise is not None and (isinstance(advise, bool) or not isinstance(advise, int) or advise < 1):
+            raise ConfigError(f"advise: expected the batch size that your loop really uses, got {advise!r}")
+        ruled = Rates.of(rates)
+        if scouts is not None:
+            batch_sizes = scouts.batch_sizes if batch_sizes is None else batch_sizes
+            if ruled.learning_rates is None:
+                ruled = replace(ruled, learning_rates=scouts.learning_rates)
+        if batch_sizes is None:
+            raise ConfigError("batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128)")
+        return cls(
+            policy=make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy,
+            batch_sizes=tuple(batch_sizes),
+            library=library if isinstance(library, BeaconLibrary | None) else BeaconLibrary.load(library),
+            scouts=scouts,
+            rates=ruled,
+            measuring=Measuring.of(measuring),
+            plan=plan or BatchPlan(),
+            processes=processes or Processes(),
+            task=task or TaskFacts(),
+            advise=advise or 0,
+            loggers=tuple(loggers),
+            seed=seed,
+        )
+
+    @property
+    def score(self) -> str:
+        """The figure that ranks runs."""
+        if self.task.score is not None:
+            return self.task.score
+        return self.library.score if self.library is not None else "validation_loss"

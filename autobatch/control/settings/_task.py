@@ -1,0 +1,37 @@
+"""What is known of a task before it is trained."""
+
+from dataclasses import dataclass
+
+from autobatch._errors import ConfigError, near_names
+from autobatch.beacons import CostTable
+from autobatch.beacons._info import SCORES
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is known of the task.
+
+    Attributes:
+        name: its name, for messages.
+        dataset: name of its data set, for policies that know of others, such as ``"mnist"``.
+        score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; None for the library's, or
+            the loss.
+        costs: modelled seconds by batch size, for policies and for a measuring budget.
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+
+    name: str = ""
+    dataset: str = ""
+    score: str | None = None
+    costs: CostTable | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value cannot be used.
+        """
+        if self.score is not None and self.score not in SCORES:
+            raise ConfigError(f"TaskFacts: score={self.score!r}: {near_names(str(self.score), SCORES)}")

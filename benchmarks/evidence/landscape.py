@@ -1,0 +1,95 @@
+"""Is a task's landscape real, and how early and how well does the plane predict the final score?
+
+    python benchmarks/evidence/landscape.py --env digits-resnet8
+
+First table: how the scored figure and the alternative to it tell configurations apart. F is the one-way analysis of
+variance over configurations (between over within, by seed); "reliability" is the rank correlation of their
+means over one half of the seeds with those over the other, averaged over all splits; the last columns say how the
+ranking by validation carries over to the test set. Configurations with a diverged seed are left out.
+
+Second table: leaving one configuration out, its final score is predicted from the others' positions at a progress; the
+early validation figure itself is the rival predictor.
+"""
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from autobatch import BeaconLibrary
+from autobatch._artefacts import find_artefact
+from autobatch.beacons import leave_one_out
+
+PROGRESS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="digits-resnet8")
+    folder = Path(find_artefact("envs", parser.parse_args().env))
+    library = BeaconLibrary.load(folder if folder.is_dir() else folder.parent)
+    sound = {
+        configuration: library.beacons_at(*configuration)
+        for configuration in library.configurations
+        if all(beacon.finished for beacon in library.beacons_at(*configuration))
+    }
+    seeds = min(len(beacons) for beacons in sound.values())
+    total = len(library.configurations)
+    print(f"{library.task_name}: {total} configurations, {len(sound)} of them sound, {seeds} seeds\n")
+    print("| figure | F | p | reliability of half the seeds | rank correlation with test loss | with test error |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    final = {
+        name: _final(sound, name, seeds) for name in ("validation_loss", "validation_error", "test_loss", "test_error")
+    }
+    for name in ("validation_loss", "validation_error"):
+        figures = np.log(final[name]) if name.endswith("loss") else final[name]
+        variance = stats.f_oneway(*figures)
+        carried = [_rank(final[name].mean(axis=1), final[other].mean(axis=1)) for other in ("test_loss", "test_error")]
+        print(
+            f"| {name} | {variance.statistic:.1f} | {variance.pvalue:.1g} | {_reliability(figures):.2f} "
+            f"| {carried[0]:.2f} | {carried[1]:.2f} |"
+        )
+    print(
+        f"\nPredicting the final {library.score} of a configuration that was left out: rank correlation, RMSE (of the "
+        "logarithm where it is a loss), regret\n"
+    )
+    print("| progress | gaussian-process | nearest | early validation figure |")
+    print("| --- | --- | --- | --- |")
+    for progress in PROGRESS:
+        cells = []
+        for rule in ("gaussian-process", "nearest"):
+            judged = leave_one_out(library, progress, rule)
+            cells.append(f"{judged.rank_correlation:.2f}, {judged.rmse:.2f}, {judged.regret:.4f}")
+        early = [np.mean([_at(beacon, library.score, progress) for beacon in beacons]) for beacons in sound.values()]
+        cells.append(f"{_rank(np.array(early), final[library.score].mean(axis=1)):.2f}")
+        print(f"| {progress:.1%} | " + " | ".join(cells) + " |")
+
+
+def _final(sound: dict, name: str, seeds: int) -> np.ndarray:
+    return np.array([[beacon.final(name) for beacon in beacons[:seeds]] for beacons in sound.values()])
+
+
+def _at(beacon, name: str, progress: float) -> float:
+    epoch = max(1, round(progress * len(beacon.rows["epoch"])))
+    return float(beacon.rows[name][epoch - 1])
+
+
+def _rank(one: np.ndarray, other: np.ndarray) -> float:
+    return float(stats.spearmanr(one, other).statistic)
+
+
+def _reliability(figures: np.ndarray) -> float:
+    seeds = figures.shape[1]
+    halves = [list(half) for half in combinations(range(seeds), seeds // 2)]
+    return float(
+        np.mean([
+            _rank(figures[:, half].mean(axis=1), np.delete(figures, half, axis=1).mean(axis=1)) for half in halves
+        ])
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a fork can tell: a larger batch from the state of now, by the last weights and by averaged ones.
+
+    python benchmarks/steering/forks.py run TASK [--seeds 600-604] [--data-dir data]
+    python benchmarks/steering/forks.py page
+
+``run`` trains a shipped task by `steer`'s plan from 32 at a fixed rate, twice a seed: at 32, with a fork at some epochs
+whose other epoch (64, the rate doubled) is looked at and thrown away; and gone over to 64 at the first of these epochs.
+It appends a line a seed to ``benchmarks/results/forks/TASK.jsonl``; what is there is not trained again. ``page`` prints
+what the forks said beside what came of growing at the end, as logarithms of ratios: mean and scatter over forks and
+seeds, and the mean with its standard error over seeds.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from schedules import ROOT, train_epoch
+
+from autobatch.beacons import BeaconLibrary
+from autobatch.policies.steer._plan import Plan, grown
+from autobatch.training import load_data, load_task
+from autobatch.training._checkpoint import put_back, snapshot
+from autobatch.training._engine import Engine, reproducible
+from autobatch.training._forking import Average
+
+RESULTS = ROOT / "benchmarks" / "results" / "forks"
+RATES = {"digits-resnet8": 0.05, "digits-mlp": 0.05, "digits-densenet8": 0.05, "mnist10k-mlp": 0.025}
+SIZE = 32
+
+
+class Course:
+    """One training by the plan, epoch by epoch."""
+
+    def __init__(self, name: str, seed: int, data_dir: Path | None) -> None:
+        self.task = load_task(ROOT / "envs" / name)
+        costs = BeaconLibrary.load(ROOT / "envs" / name).costs
+        assert costs is not None
+        self.costs = costs
+        self.seed = seed
+        self.plan = Plan.of(self.task.epochs, 0.7, 0.75)
+        device = torch.device("cpu")
+        self.engine = Engine(self.task, load_data(self.task, data_dir, device), device, seed, trust_code=False)
+
+    def epoch(self, epoch: int, size: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Train an epoch; return each validation example's loss, by the last weights and by averaged ones."""
+        factor = self.plan.factor(epoch)
+        grown_size, factor_there = grown(size, factor, self.task.batch_sizes, self.costs)
+        average = Average(self.engine.model)
+        train_epoch(self.engine, epoch, self.seed, grown_size, lr * factor_there, average.after_step)
+        last, state = self.engine.validation_losses(), snapshot(self.engine.model, self.engine.optimizer)
+        average.install()
+        averaged = self.engine.validation_losses()
+        put_back(state, self.engine.model, self.engine.optimizer, "an epoch")
+        return last, averaged
+
+
+def train(name: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
+    """Train a seed both ways and return what the forks said and what came of it."""
+    lr = RATES[name]
+    with reproducible(torch.device("cpu"), 1):
+        course = Course(name, seed, data_dir)
+        first = max(1, round(0.05 * course.task.epochs))
+        forks = []
+        for epoch in range(course.plan.end):
+            tried = None
+            if first <= epoch < course.plan.decay_from and (epoch - first) % first == 0:
+                before = snapshot(course.engine.model, course.engine.optimizer)
+                tried = course.epoch(epoch, 2 * SIZE, 2 * lr)
+                put_back(before, course.engine.model, course.engine.optimizer, "a fork")
+            kept = course.epoch(epoch, SIZE, lr)
+            if tried is not None:
+                forks.append([math.log(float(tried[way].mean() / kept[way].mean())) for way in (0, 1)])
+        stayed = (*course.engine.validate(), *course.engine.test())
+        course = Course(name, seed, data_dir)
+        for epoch in range(course.plan.end):
+            course.epoch(epoch, *((SIZE, lr) if epoch < first else (2 * SIZE, 2 * lr)))
+        doubled = (*course.engine.validate(), *course.engine.test())
+    return {"seed": seed, "forks": forks, "stayed": stayed, "doubled": doubled}
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """Return the seeds that are there."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
+    """Train what is missing."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    done = {one["seed"] for one in recorded(name)}
+    for seed in seeds:
+        if seed not in done:
+            row = train(name, seed, data_dir)
+            with (RESULTS / f"{name}.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{name} {seed}: {row['stayed'][0]:.4f} {row['doubled'][0]:.4f}", flush=True)
+
+
+def page() -> None:
+    """Print the table."""
+    print("| task | seeds | fork, last weights | fork, averaged weights | at the end: validation loss | test loss |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in RATES:
+        rows = recorded(name)
+        if rows:
+            last, averaged = np.array([fork for row in rows for fork in row["forks"]]).T
+            ends = [np.array([math.log(row["doubled"][at] / row["stayed"][at]) for row in rows]) for at in (0, 2)]
+            said = [f"{one.mean():+.2f}, scatter {one.std(ddof=1):.2f}" for one in (last, averaged)]
+            came = [f"{one.mean():+.3f} ± {one.std(ddof=1) / math.sqrt(len(one)):.3f}" for one in ends]
+            print(f"| {name} | {len(rows)} | {' | '.join([*said, *came])} |")
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out a command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    training = commands.add_parser("run")
+    training.add_argument("task", choices=sorted(RATES))
+    training.add_argument("--seeds", default="600-604")
+    training.add_argument("--data-dir", type=Path, default=None)
+    commands.add_parser("page")
+    given = parser.parse_args(arguments)
+    if given.command == "page":
+        page()
+        return
+    first, _, last = given.seeds.partition("-")
+    run_all(given.task, range(int(first), int(last or first) + 1), given.data_dir)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""What tells early which configuration will end best? A replay of the shipped libraries; nothing is trained.
+
+    python benchmarks/steering/scouting.py [--share 0.05]
+
+Each beacon is stopped, in thought, after a share of its training. What is known then ranks the configurations of its
+seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
+beacon of the task itself: a Gaussian process on log C̄ and log L relative to the task's own reference configuration (64
+at the rate nearest to 0.1) is fitted to the final losses of all *other* tasks, with and without the training loss
+beside them. The table has Spearman's rank correlation with the final validation loss over the whole grid, and by how
+much the pick ends above the best: by the mean over the seeds of its configuration, in logarithms of the validation
+loss, when all rates at batch size 32 are scouts, and when all rates at 16 to 128 are. Diverged beacons count as
+guessing.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+from autobatch.beacons import BeaconLibrary
+
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "benchmarks" / "results" / "scouting.json"
+TASKS = (
+    "cifar5k-resnet8",
+    "digits-densenet8",
+    "digits-mlp",
+    "digits-resnet8",
+    "mnist10k-densenet8",
+    "mnist10k-mlp",
+    "mnist10k-resnet8",
+)
+SIZE, RATE, SEED, END, TRAIN, VALIDATION, C_BAR, L_CUM = range(8)
+REFERENCE = (64, 0.1)
+FAR = 8.0
+"""Logarithms are cut off here: a beacon that diverges can have any figure."""
+
+Floats = NDArray[np.float64]
+Rank = Callable[[str, Floats], Floats]
+
+
+def read(task: str, share: float) -> Floats:
+    """Return one row a beacon: its configuration, its end, and what was known after a share of the training."""
+    library = BeaconLibrary.load(ROOT / "envs" / task)
+    epochs = max(len(beacon.rows["epoch"]) for beacon in library.beacons)
+    place = max(1, round(share * epochs)) - 1
+    rows = []
+    for beacon in library.beacons:
+        if len(beacon.rows["epoch"]) > place:
+            known = (beacon.rows[name][place] for name in ("train_loss", "validation_loss", "c_bar", "l_cum"))
+            logs = [math.log(value) if 0.0 < value < math.inf else FAR for value in known]
+            end = beacon.final("validation_loss") if beacon.finished else library.diverged_score
+            rows.append([beacon.batch_size, beacon.lr, beacon.seed, math.log(end), *np.clip(logs, -FAR, FAR)])
+    return np.array(rows)
+
+
+def relative(rows: Floats, chosen: Floats, columns: list[int]) -> Floats:
+    """Return figures relative to the task's reference configuration, seed by seed."""
+    rate = min(set(rows[:, RATE]), key=lambda lr: abs(math.log(lr / REFERENCE[1])))
+    reference = rows[(rows[:, SIZE] == REFERENCE[0]) & (rows[:, RATE] == rate)]
+    return np.array([
+        row[columns] - reference[np.argmin(np.abs(reference[:, SEED] - row[SEED]))][columns] for row in chosen
+    ])
+
+
+def elsewhere(tables: dict[str, Floats], columns: list[int]) -> Rank:
+    """Return a rule that predicts the end from figures relative to the reference, as the other tasks have it."""
+    models = {}
+    for task in tables:
+        others = [rows for name, rows in tables.items() if name != task]
+        inputs = np.vstack([relative(rows, rows, columns) for rows in others])
+        ends = np.concatenate([np.minimum(rows[:, END] - rows[:, END].min(), 3.0) for rows in others])
+        kernel = ConstantKernel(1.0) * RBF([1.0] * len(columns)) + WhiteKernel(0.1)
+        models[task] = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(inputs, ends)
+    return lambda task, chosen: models[task].predict(relative(tables[task], chosen, columns))
+
+
+def regret(rows: Floats, rank: Callable[[Floats], Floats], sizes: tuple[int, ...]) -> float:
+    """Return how far above the best the picks end, as a mean over seeds."""
+    among = rows[np.isin(rows[:, SIZE], sizes)]
+    found = []
+    for seed in set(among[:, SEED]):
+        scouts = among[among[:, SEED] == seed]
+        means = [among[(among[:, SIZE] == one[SIZE]) & (among[:, RATE] == one[RATE]), END].mean() for one in scouts]
+        found.append(means[int(np.argmin(rank(scouts)))] - min(means))
+    return float(np.mean(found))
+
+
+def correlation(rows: Floats, rank: Callable[[Floats], Floats]) -> float:
+    """Return the rank correlation with the end, as a mean over seeds."""
+    seeds = [rows[rows[:, SEED] == seed] for seed in set(rows[:, SEED])]
+    return float(np.mean([spearmanr(rank(some), some[:, END]).statistic for some in seeds]))
+
+
+def main() -> None:
+    """Print the table and keep its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=0.05)
+    share = parser.parse_args().share
+    tables = {task: read(task, share) for task in TASKS}
+    rules: dict[str, Rank] = {
+        "training loss": lambda _, rows: rows[:, TRAIN],
+        "validation loss": lambda _, rows: rows[:, VALIDATION],
+        "plane of other tasks": elsewhere(tables, [C_BAR, L_CUM]),
+        "plane and training loss of other tasks": elsewhere(tables, [TRAIN, C_BAR, L_CUM]),
+    }
+    print(f"| known after {share:.0%} of the training | rank correlation | at 32: regret, worst | at 16 to 128 |")
+    print("| --- | --- | --- | --- |")
+    kept: dict[str, dict[str, list[float]]] = {}
+    for name, rule in rules.items():
+        ranks = {task: partial(rule, task) for task in TASKS}
+        figures = {
+            "correlation": [correlation(tables[task], ranks[task]) for task in TASKS],
+            "regret_32": [regret(tables[task], ranks[task], (32,)) for task in TASKS],
+            "regret_16_128": [regret(tables[task], ranks[task], (16, 32, 64, 128)) for task in TASKS],
+        }
+        kept[name] = figures
+        told = [f"{np.mean(figures[key]):.3f}, {max(figures[key]):.2f}" for key in ("regret_32", "regret_16_128")]
+        print(f"| {name} | {np.mean(figures['correlation']):.2f} | {told[0]} | {told[1]} |")
+    found = json.loads(OUT.read_text()) if OUT.exists() else {}
+    OUT.write_text(json.dumps({**found, f"{share:g}": {"tasks": TASKS, "rules": kept}}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

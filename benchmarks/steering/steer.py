@@ -1,0 +1,291 @@
+"""Steering without beacons beside the best fixed beacon of the whole grid, everything charged.
+
+    python benchmarks/steering/steer.py run TASK [--policies steer] [--seeds 200-204] [--data-dir data]
+    python benchmarks/steering/steer.py page
+
+``run`` trains each policy on fresh seeds of a shipped task, as if nothing had been recorded of it, one run at a time in
+a process with one thread, and appends one line a run to ``benchmarks/results/steer/TASK.jsonl``; what is there is not
+trained again. ``page`` sets the runs beside those of the best fixed beacons in ``benchmarks/results/compare`` (other
+fresh seeds of the same tasks), or, for a task that has none there, beside its runs of policy ``best``, and writes the
+tables of ``docs/steer.md`` and of the README. Times are by the cost table
+of the task's library, or in steps; a policy that scouts or forks pays for what it throws away, and one that
+measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
+logarithms of the runs' figures. Where a task trains with another optimizer than SGD, `pick-after-i-epochs` gets the two
+highest of the task's own rates in place of its own.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from autobatch.beacons import BeaconLibrary
+from autobatch.policies import load_policy_spec, policy_kind
+from autobatch.report._comparison import modelled_seconds
+from autobatch.training import RunConfig, load_epochs, load_task, run
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "steer"
+COMPARED = ROOT / "benchmarks" / "results" / "compare"
+BEST = {
+    "digits-resnet8": "s32-lr0.025",
+    "digits-mlp": "s32-lr0.05",
+    "digits-densenet8": "s16-lr0.2",
+    "mnist10k-resnet8": "s8-lr0.025",
+    "mnist10k-mlp": "s64-lr0.025",
+    "cifar5k-resnet8": "s32-lr0.025",
+}
+"""The best configuration of each task's grid, as ``docs/results.md`` has it; other seeds than the library's."""
+
+NEW = ("mnist5k-convnet", "cifar5k-convnet", "diamonds-mlp", "topics-gpt", "digits-vit")
+"""Tasks that came after the method was fixed; their best is that of the library's own seeds."""
+
+FIGURES = ("validation_loss", "test_loss", "test_error")
+RULE = "steer"
+"""What the paired tests over tasks set beside each of the others."""
+
+
+def best_of(name: str) -> str:
+    """Return the best configuration of a task's grid, as a policy."""
+    if name in BEST:
+        return BEST[name]
+    best = BeaconLibrary.load(ROOT / "envs" / name).best_fixed()
+    return f"s{best.batch_size}-lr{best.lr:g}"
+
+
+def best_runs(name: str) -> pd.DataFrame:
+    """Return the runs of the best configuration on fresh seeds; none where they have not been trained."""
+    best = best_of(name)
+    if name in BEST:
+        compared = pd.read_parquet(COMPARED / name / "runs.parquet")
+        return compared[compared["policy"] == best]
+    rows = pd.DataFrame(recorded(name), columns=["policy", "modelled_seconds", "optimizer_steps", *FIGURES])
+    return rows[rows["policy"] == best]
+
+
+def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
+    """Train one run in a temporary directory and return its figures."""
+    task = load_task(ROOT / "envs" / name).model_copy(update={"threads": 1})
+    library = BeaconLibrary.load(ROOT / "envs" / name)
+    assert library.costs is not None
+    spec = load_policy_spec(policy)
+    if spec.kind == "pick-after-i-epochs" and task.optimizer.name != "sgd":  # its own rates are SGD's
+        chosen = [(size, lr) for size in (32, 128) for lr in task.learning_rates[-2:]]
+        spec = spec.model_copy(update={"parameters": {**spec.parameters, "configurations": chosen}})
+    # No task_path, unless that is what a policy is about: the run knows nothing of the beacons. It gets the cost table,
+    # which any new task would time.
+    config = RunConfig(
+        task=task,
+        task_path=ROOT / "envs" / name if spec.kind == "best-beacon-stopped" else None,
+        policy=spec,
+        seed=seed,
+        device="cpu",
+        data_dir=data_dir,
+        measure=not policy_kind(spec.kind).blind,
+        costs=library.costs,
+    )
+    out = Path(tempfile.mkdtemp()) / "run"
+    try:
+        summary = run(config, out)
+        seconds = modelled_seconds(load_epochs(out), library.costs, summary.scouts, summary.forks)
+    finally:
+        shutil.rmtree(out.parent)
+    return {
+        "policy": policy,
+        "seed": seed,
+        "stopped_because": summary.stopped_because,
+        "validation_loss": summary.validation_loss,
+        "test_loss": summary.test_loss,
+        "test_error": summary.test_error,
+        "modelled_seconds": seconds,
+        "optimizer_steps": summary.optimizer_steps,
+        "examples": summary.examples,
+        "seconds": summary.seconds,
+        "batch_sizes": summary.batch_sizes,
+        "scouts": summary.scouts,
+        "forks": summary.forks,
+    }
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """Return the runs that are there."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def numbers(text: str) -> list[int]:
+    """Return the seeds that ``200-204`` or ``1,2`` stands for."""
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last) + 1)) if last else [int(one) for one in text.split(",")]
+
+
+def run_all(name: str, policies: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> None:
+    """Train what is missing."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    found = {(one["policy"], one["seed"]) for one in recorded(name)}
+    for seed in seeds:
+        for policy in policies:
+            if (policy, seed) not in found:
+                row = train(name, policy, seed, data_dir)
+                with (RESULTS / f"{name}.jsonl").open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{name} {policy} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """Return the relative difference of geometric means and its 95 % interval (Welch, on logarithms)."""
+    difference = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
+    low, high = difference.confidence_interval(0.95)
+    centre = np.log(ours).mean() - np.log(theirs).mean()
+    return math.expm1(centre), math.expm1(low), math.expm1(high)
+
+
+def page() -> None:
+    """Write the tables of ``docs/steer.md`` and of the README between their marks, and print them."""
+    every, brief, pooled, paired = tables()
+    for path, mark, lines in (
+        (ROOT / "docs" / "steer.md", "page", [*every, "", *pooled, "", *paired]),
+        (ROOT / "README.md", "readme", brief),
+    ):
+        before, begin, rest = path.read_text().partition(f"<!-- benchmarks/steering/steer.py {mark} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if begin and end:
+            path.write_text("".join([before, begin, "\n".join(lines), "\n", end, after]))
+        print("\n".join([*lines, ""]))
+
+
+def tables() -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return the table of all runs, that of the README, that over all tasks, and the paired tests over tasks."""
+    every = [
+        "| task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    brief = [
+        "| task | best fixed, found by | its test error, % | `steer`, the same | test loss, relative | time | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    logs: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    ratios: dict[str, list[tuple[float, float]]] = {}
+    means: dict[str, dict[str, pd.Series]] = {}
+    for name in (*BEST, *NEW):
+        found = recorded(name)
+        if not found:
+            continue
+        best, theirs = best_of(name), best_runs(name)
+        ours = pd.DataFrame(found)
+        ours = ours[ours["policy"] != best]
+        if theirs.empty or ours.empty:
+            continue
+        every.append(_row(name, f"best fixed `{best}`", theirs, "", 1.0, 1.0))
+        for policy, rows in ours.groupby("policy", sort=False):
+            sound = rows[rows["stopped_because"] == "finished"]
+            told = f"{len(rows) - len(sound)} diverged"
+            time = rows["modelled_seconds"].mean() / theirs["modelled_seconds"].mean()
+            steps = rows["optimizer_steps"].mean() / theirs["optimizer_steps"].mean()
+            if len(sound) > 1:
+                centre, low, high = relative(sound["test_loss"].to_numpy(float), theirs["test_loss"].to_numpy(float))
+                told = f"{100 * centre:+.1f} % ({100 * low:+.0f} to {100 * high:+.0f})"
+                for figure in FIGURES:
+                    one, other = (np.log(some[figure].to_numpy(float)) for some in (sound, theirs))
+                    error = math.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
+                    logs.setdefault(str(policy), {}).setdefault(figure, []).append((one.mean() - other.mean(), error))
+            ratios.setdefault(str(policy), []).append((time, steps))
+            costs = rows[["modelled_seconds", "optimizer_steps"]].mean()
+            means.setdefault(str(policy), {})[name] = pd.concat([sound[[*FIGURES]].mean(), costs])
+            every.append(_row(name, f"`{policy}`", rows, told, time, steps))
+            if policy == "steer":
+                trained = len(BeaconLibrary.load(ROOT / "envs" / name).beacons)
+                errors = [
+                    f"{100 * some['test_error'].mean():.2f} ± {100 * some['test_error'].std():.2f}"
+                    for some in (theirs, rows)
+                ]
+                brief.append(
+                    f"| {name} | `{best}`, {trained} trainings | {errors[0]} | {errors[1]} | {told} | "
+                    f"**{time:.2f}** | **{steps:.2f}** |"
+                )
+    pooled = [
+        "| policy | tasks | validation loss | test loss | test error | time (geometric mean, worst) | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for policy, pairs in ratios.items():
+        time, steps = (np.exp(np.mean(np.log([pair[index] for pair in pairs]))) for index in (0, 1))
+        found = logs.get(policy, {})
+        told = " | ".join(_pooled(found.get(figure, [])) for figure in FIGURES)
+        worst = max(pair[0] for pair in pairs)
+        pooled.append(f"| `{policy}` | {len(pairs)} | {told} | {time:.2f}, {worst:.2f} | {steps:.2f} |")
+        if policy == "steer":
+            brief.append(
+                f"| all {len(pairs)} | | | | {_pooled(found.get('test_loss', []))} | **{time:.2f}** | **{steps:.2f}** |"
+            )
+    return every, brief, pooled, _paired(means)
+
+
+def _paired(means: dict[str, dict[str, pd.Series]]) -> list[str]:
+    """Return the rule beside each other policy: relative differences over the tasks that both have, tasks paired."""
+    lines = [
+        f"| `{RULE}` beside | tasks | validation loss | test loss | test error | time | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for policy, theirs in means.items():
+        shared = sorted(theirs.keys() & means.get(RULE, {}).keys())
+        if policy == RULE or len(shared) < 3:
+            continue
+        told = []
+        for figure in (*FIGURES, "modelled_seconds", "optimizer_steps"):
+            logs = np.array([math.log(means[RULE][name][figure] / theirs[name][figure]) for name in shared])
+            test = stats.ttest_1samp(logs, 0.0)
+            low, high = test.confidence_interval(0.95)
+            told.append(
+                f"{100 * math.expm1(logs.mean()):+.1f} % "
+                f"({100 * math.expm1(low):+.0f} to {100 * math.expm1(high):+.0f}; "
+                f"p = {test.pvalue:.2g})"
+            )
+        lines.append(f"| `{policy}` | {len(shared)} | {' | '.join(told)} |")
+    return lines
+
+
+def _pooled(differences: list[tuple[float, float]]) -> str:
+    """Return the mean relative difference over tasks with its 95 % interval, the tasks weighing alike."""
+    if not differences:
+        return "-"
+    centre = float(np.mean([one for one, _ in differences]))
+    error = math.sqrt(sum(error**2 for _, error in differences)) / len(differences)
+    low, high = (100 * math.expm1(centre + sign * 1.96 * error) for sign in (-1, 1))
+    return f"{100 * math.expm1(centre):+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def _row(name: str, policy: str, rows: pd.DataFrame, told: str, time: float, steps: float) -> str:
+    figures = [f"{rows[figure].mean():.4f} ± {rows[figure].std():.4f}" for figure in ("validation_loss", "test_loss")]
+    error = f"{100 * rows['test_error'].mean():.2f} ± {100 * rows['test_error'].std():.2f}"
+    return f"| {name} | {policy} | {len(rows)} | {' | '.join(figures)} | {error} | {told} | {time:.2f} | {steps:.2f} |"
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out a command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    training = commands.add_parser("run")
+    training.add_argument("task")
+    training.add_argument("--policies", default="steer")
+    training.add_argument("--seeds", default="200-204")
+    training.add_argument("--data-dir", type=Path, default=None)
+    commands.add_parser("page")
+    given = parser.parse_args(arguments)
+    if given.command == "page":
+        page()
+    else:
+        policies = [best_of(given.task) if one == "best" else one for one in given.policies.split(",")]
+        run_all(given.task, policies, numbers(given.seeds), given.data_dir)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
