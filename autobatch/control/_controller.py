@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Never, Self
 
@@ -157,8 +158,14 @@ class AutoBatchController:
 
     @property
     def plan(self) -> BatchPlan:
-        """How batches are made."""
+        """How batches are made; another one may be given before there is a model."""
         return self._settings.plan
+
+    @plan.setter
+    def plan(self, plan: BatchPlan) -> None:
+        if self._attached is not None:
+            raise AutoBatchError("plan: the controller has its model already; give the plan before attach()")
+        self._settings = replace(self._settings, plan=plan)
 
     @property
     def task(self) -> TaskInfo:

@@ -227,6 +227,7 @@ class Decisions:
             limits.append("advice: stop; nothing is changed")
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
+        falls = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None and factor < 1.0
         return DecisionRecord(
             epoch=epoch,
             progress=observation.progress,
@@ -249,6 +250,7 @@ class Decisions:
             accumulation=self._plan.accumulation if self._plan.accumulation > 1 else len(sizes),
             ranks=self._ranks.size,
             stop=stop,
+            fall_begins=falls and previous is not None and previous.lr_effective >= previous.lr,
         )
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:

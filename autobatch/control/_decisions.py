@@ -32,6 +32,7 @@ class DecisionRecord:
         accumulation: forward passes of a rank for one step of the optimizer.
         ranks: processes that share a batch.
         stop: whether the training ends with this decision.
+        fall_begins: whether the policy lets the rate begin to fall here.
     """
 
     epoch: int
@@ -55,6 +56,12 @@ class DecisionRecord:
     accumulation: int = 1
     ranks: int = 1
     stop: bool = False
+    fall_begins: bool = False
+
+    @property
+    def turn(self) -> bool:
+        """Whether something begins here that a person should be told of."""
+        return self.changed or self.fall_begins
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a dictionary of plain values; ``from_dict`` reads it back."""

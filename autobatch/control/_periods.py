@@ -158,7 +158,7 @@ class Periods:
         if decisions.last.stop:
             course.stop(decisions.last.reason)
         if self._ranks.leads:
-            self._recorder.tell(decisions.last)
+            self._recorder.tell(decisions.last, advice=self._advise)
         if not course.waiting:
             decisions.apply(decisions.number_for(course.next_example), course.examples)
 

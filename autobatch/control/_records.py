@@ -31,6 +31,7 @@ class Recorder:
         self._library = library
         self._started = time.perf_counter()
         self._last = (0, self._started)
+        self._advised: tuple[int, float | None, bool] | None = None
 
     def record(self, decision: DecisionRecord, figures: Mapping[str, float], **state: Any) -> None:
         """Give the loggers the record of a decision, or of the end of the training.
@@ -86,15 +87,20 @@ class Recorder:
         for logger in self._loggers:
             logger.resume(examples)
 
-    @staticmethod
-    def tell(decision: DecisionRecord) -> None:
-        """Log a decision that changes something, or that could not be applied as it was asked for.
+    def tell(self, decision: DecisionRecord, *, advice: bool = False) -> None:
+        """Log a decision that something begins with, or that could not be applied as it was asked for.
 
         Args:
             decision: the decision.
+            advice: whether decisions are only advice; it is told again where it has changed.
         """
-        if decision.changed or decision.limit:
-            _LOG.info(
+        stops = "advice: stop" in (decision.limit or "")
+        asked = (decision.requested_batch_size, decision.requested_lr, stops)
+        news = asked != self._advised if advice else decision.turn or bool(decision.limit)
+        if news:
+            self._advised = asked
+            _LOG.log(
+                told_at(advice=advice),
                 "epoch %d (%.0f %%): batch size %d, learning rate %.4g: %s%s",
                 decision.epoch + 1,
                 100 * decision.progress,
@@ -123,3 +129,15 @@ class Recorder:
 
 def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def told_at(*, advice: bool) -> int:
+    """Return the level that a decision is logged at.
+
+    Args:
+        advice: whether it is only advice, which nobody would see where logging was not set up.
+
+    Returns:
+        The level.
+    """
+    return logging.WARNING if advice and not _LOG.hasHandlers() else logging.INFO

@@ -1,6 +1,7 @@
 """One training under control: its parts, made and brought together when the controller gets its model."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from autobatch.control._feed import Feed
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._periods import Periods
 from autobatch.control._ranks import Ranks
-from autobatch.control._records import Recorder
+from autobatch.control._records import Recorder, told_at
 from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Course, Passage, check_divisible
-from autobatch.policies import ScoutingPolicy, TaskInfo
+from autobatch.policies import ScoutingPolicy, TaskInfo, planned_epochs
 
 _LOG = logging.getLogger("autobatch")
 
@@ -87,11 +88,12 @@ class Training:
             measure_all=settings.processes.measured == "global",
             advise=advise,
         )
-        self.measured.reset(self.task)
         self.period = Period(self.measured, device)
         self.standing = Standing()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)
+        # What a training that ends early would have earned in its missing epochs, measuring must not spend.
+        self.measured.reset(replace(self.task, epochs=planned_epochs(settings.policy, self.task)))
         self._take_scouts()
         self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)
         self.periods = Periods(
@@ -185,7 +187,8 @@ class Training:
         if scouts.trained:
             policy.take(scouts.scouts)
         if self.ranks.leads:
-            _LOG.info("scouts%s: %s", " advise" if self.settings.advise else "", scouts.advice())
+            advice = bool(self.settings.advise)
+            _LOG.log(told_at(advice=advice), "scouts%s: %s", " advise" if advice else "", scouts.advice())
 
 
 def _check_loop(settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int) -> None:

@@ -12,14 +12,16 @@ from autobatch._lazy import on_first_use
 if TYPE_CHECKING:
     from autobatch.integrations._accelerate import AcceleratedController
     from autobatch.integrations._schedules import ScheduleByExamples
-    from autobatch.integrations.lightning import AutoBatchCallback
-    from autobatch.integrations.transformers import AutoBatchTrainerCallback
+    from autobatch.integrations.lightning import AutoBatchCallback, lightning_loop
+    from autobatch.integrations.transformers import AutoBatchTrainerCallback, transformers_loop
 
 __all__ = [
     "AcceleratedController",
     "AutoBatchCallback",
     "AutoBatchTrainerCallback",
     "ScheduleByExamples",
+    "lightning_loop",
+    "transformers_loop",
 ]
 
 __getattr__, __dir__ = on_first_use(__name__)

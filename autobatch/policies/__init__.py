@@ -6,7 +6,7 @@ and why. Open ``_protocol.py`` first.
 
 from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES, Moves
 from autobatch.policies._parameters import PolicyParameters
-from autobatch.policies._protocol import Candidate, Decision, Observation, Policy, TaskInfo
+from autobatch.policies._protocol import Candidate, Decision, Observation, Policy, TaskInfo, planned_epochs
 from autobatch.policies._quality import Quality
 from autobatch.policies._registry import policy_kind, policy_kinds, register_policy
 from autobatch.policies._spec import PolicySpec, load_policy_spec, make_policy, policy_names
@@ -152,6 +152,7 @@ __all__ = [
     "load_learned",
     "load_policy_spec",
     "make_policy",
+    "planned_epochs",
     "policy_kind",
     "policy_kinds",
     "policy_names",

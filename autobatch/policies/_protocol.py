@@ -156,6 +156,20 @@ class Decision:
     stop: bool = False
 
 
+def planned_epochs(policy: "Policy", task: TaskInfo) -> int:
+    """Return after how many decision periods a policy plans to end a training.
+
+    Args:
+        policy: the policy, reset for the task; one that plans an end before the task's says so as ``planned_epochs``.
+        task: the task.
+
+    Returns:
+        Periods; those of the task where the policy plans no other end.
+    """
+    planned: int | None = getattr(policy, "planned_epochs", None)
+    return planned or task.epochs
+
+
 @runtime_checkable
 class Policy(Protocol):
     """The contract of a policy. Subclassing is not needed; matching methods are."""

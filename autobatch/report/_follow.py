@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
-from autobatch.report._record import RunRecord, read_run
-from autobatch.report._words import loss_words, percent_words, position_words, seconds_words
+from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
+from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
 from autobatch.training._run import CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, SUMMARY
+from autobatch.training._scouting import told_scout
 
 SHORTEST_SILENCE = 60.0
 """Seconds without a sign of life below which nothing is said about it."""
@@ -51,7 +52,9 @@ class RunWatch:
             # A decision is on disk before its epoch: in this order every epoch has its own.
             summary = load_summary(self._path) if SUMMARY in stamps else None
             epochs = load_epochs(self._path)
-            self._record = replace(self._record, epochs=epochs, decisions=load_decisions(self._path), summary=summary)
+            self._record = with_scouts(
+                replace(self._record, epochs=epochs, decisions=load_decisions(self._path), summary=summary)
+            )
             self._stamps = stamps
         return self._record
 
@@ -62,20 +65,23 @@ class RunWatch:
 
     def _stat(self) -> dict[str, tuple[int, int]]:
         found = {}
-        for name in (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, SUMMARY):
+        own = [self._path / name for name in (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, SUMMARY)]
+        for path in (*own, *scout_files(self._path)):
             try:
-                state = (self._path / name).stat()
+                state = path.stat()
             except OSError:
                 continue
-            found[name] = (state.st_mtime_ns, state.st_size)
+            found[str(path.relative_to(self._path))] = (state.st_mtime_ns, state.st_size)
         return found
 
 
 class RunLines:
-    """Tells a run a line at a time: every epoch once, each change with its reason."""
+    """Tells a run a line at a time: every epoch once, those of its scouts too, and what begins with its reason."""
 
     def __init__(self) -> None:
         self._shown = -1
+        self._scouts: dict[tuple[int, float], int] = {}
+        self._scouts_ended = 0
         self._warned = False
 
     def new(self, record: RunRecord, silence: float) -> list[str]:
@@ -88,7 +94,7 @@ class RunLines:
         Returns:
             Lines.
         """
-        lines = []
+        lines = self._of_scouts(record)
         last = record.epochs[-1].epoch if record.epochs else 0
         if self._shown > last:
             lines.append(f"the run went back to epoch {last}: it was resumed from its last checkpoint")
@@ -98,12 +104,26 @@ class RunLines:
             self._shown = 0
         for row in record.epochs:
             if row.epoch > self._shown:
-                lines += [epoch_line(row, record.config.task.epochs), *_changes(record, row.epoch)]
+                lines += [epoch_line(row, record.planned_epochs), *_changes(record, row.epoch)]
                 self._shown, self._warned = row.epoch, False
         words = silence_words(record, silence)
         if words is not None and not self._warned:
             lines.append(words)
             self._warned = True
+        return lines
+
+    def _of_scouts(self, record: RunRecord) -> list[str]:
+        """Return what is new of the scouts."""
+        lines = []
+        for place, scout in enumerate(record.scouts):
+            key = (scout.batch_size, scout.lr)
+            shown, most = self._scouts.get(key, 0), record.scouting.epochs if record.scouting is not None else 0
+            name = configuration_words(*key)
+            lines += [f"scout {name}  {epoch_line(row, most or row.epoch)}" for row in scout.epochs[shown:]]
+            self._scouts[key] = len(scout.epochs)
+            if scout.record is not None and place == self._scouts_ended:
+                lines.append(f"  → {told_scout(scout.record)}")
+                self._scouts_ended += 1
         return lines
 
 
@@ -112,14 +132,14 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
 
     Args:
         row: the epoch.
-        epochs: epochs of the whole training.
+        epochs: epochs of the whole training, as it is planned.
 
     Returns:
         One line.
     """
     width = len(str(epochs))
     return (
-        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<8.4g}"
+        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<10.4g}"
         f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
         f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
         f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
@@ -136,9 +156,9 @@ def silence_words(record: RunRecord, silence: float) -> str | None:
     Returns:
         The words; None while the silence is no longer than its epochs explain.
     """
-    explained = FIRST_EPOCH_SILENCE
-    if record.epochs:
-        explained = max(SHORTEST_SILENCE, _SILENT_EPOCHS * max(durations(record.epochs)))
+    explained, rows = FIRST_EPOCH_SILENCE, record.epochs or [row for one in record.scouts for row in one.epochs]
+    if rows:
+        explained = max(SHORTEST_SILENCE, _SILENT_EPOCHS * max(durations(rows)))
     if record.summary is not None or silence <= explained:
         return None
     return (
@@ -161,5 +181,5 @@ def durations(rows: Sequence[EpochRow]) -> list[float]:
 
 
 def _changes(record: RunRecord, epoch: int) -> list[str]:
-    made = [decision for decision in record.decisions if decision.epoch == epoch and decision.changed]
+    made = [one for one in record.decisions if one.epoch == epoch and (one.turn or one.stop)]
     return [f"  → {one.reason}{f' ({one.limit})' if one.limit else ''}" for one in made]

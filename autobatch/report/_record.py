@@ -1,11 +1,12 @@
 """What a run left on disk, read back for reports."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
+from autobatch.policies import make_policy, planned_epochs, policy_kind
 from autobatch.training import (
     EpochRow,
     RunConfig,
@@ -13,8 +14,29 @@ from autobatch.training import (
     load_decisions,
     load_epochs,
     load_run_config,
+    load_scouting,
     load_summary,
 )
+from autobatch.training._run import SCOUTING, SCOUTS
+from autobatch.training._scouting import Scouting, ScoutRecord, scout_directory
+from autobatch.training.task import run_task_info
+
+
+@dataclass(frozen=True)
+class RunScout:
+    """A scout of a run.
+
+    Attributes:
+        batch_size: global batch size.
+        lr: base learning rate.
+        epochs: its finished epochs.
+        record: what it came to; None while it trains or waits.
+    """
+
+    batch_size: int
+    lr: float
+    epochs: list[EpochRow]
+    record: ScoutRecord | None
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,8 @@ class RunRecord:
         decisions: its decisions, the first one made before the first epoch.
         summary: how it ended; None while it has not.
         library: the beacons that it can be compared with; None where there are none of its task.
+        scouting: what its scouts have come to so far; None where it has none.
+        scouts: the scouts themselves, those that wait among them.
     """
 
     path: Path
@@ -36,6 +60,24 @@ class RunRecord:
     decisions: list[DecisionRecord]
     summary: Summary | None
     library: BeaconLibrary | None
+    scouting: Scouting | None = None
+    scouts: tuple[RunScout, ...] = ()
+
+    @property
+    def planned_epochs(self) -> int:
+        """Epochs after which the run's policy plans to end it; the task's where it plans no other end."""
+        kind, task = policy_kind(self.config.policy.kind).build, self.config.task
+        if not hasattr(kind, "planned_epochs") or (getattr(kind, "needs_library", False) and self.library is not None):
+            return task.epochs
+        policy = make_policy(self.config.policy)
+        info = run_task_info(task, train_size=1, costs=None, seed=self.config.seed)
+        policy.reset(info, None)
+        return planned_epochs(policy, info)
+
+    @property
+    def scouts_are_training(self) -> bool:
+        """Whether its scouts are still to be compared."""
+        return self.scouting is not None and self.scouting.reason is None
 
     @property
     def title(self) -> str:
@@ -56,7 +98,7 @@ def read_run(path: Path) -> RunRecord:
         CheckpointError: the directory holds no run, or a file in it is damaged.
     """
     config = load_run_config(path)
-    return RunRecord(
+    record = RunRecord(
         path=path,
         config=config,
         epochs=load_epochs(path),
@@ -64,6 +106,45 @@ def read_run(path: Path) -> RunRecord:
         summary=load_summary(path) if (path / "summary.json").exists() else None,
         library=comparable_library(config),
     )
+    return with_scouts(record)
+
+
+def with_scouts(record: RunRecord) -> RunRecord:
+    """Return a run with its scouts as they are on disk.
+
+    Args:
+        record: the run.
+
+    Returns:
+        The run.
+
+    Raises:
+        CheckpointError: a file of theirs is damaged.
+    """
+    scouting = load_scouting(record.path)
+    if scouting is None:
+        return record
+    keys: list[tuple[int, float, ScoutRecord | None]] = [
+        (scout.batch_size, scout.lr, scout) for scout in scouting.scouts
+    ]
+    keys += [(batch_size, lr, None) for batch_size, lr in scouting.waiting]
+    scouts = tuple(
+        RunScout(size, lr, load_epochs(scout_directory(record.path, size, lr, record.config.seed)), own)
+        for size, lr, own in keys
+    )
+    return replace(record, scouting=scouting, scouts=scouts)
+
+
+def scout_files(path: Path) -> list[Path]:
+    """Return the files of a run that tell of its scouts.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        The files, those that need not exist among them.
+    """
+    return [path / SCOUTING, *sorted((path / SCOUTS).glob("*/epochs.jsonl"))]
 
 
 def comparable_library(config: RunConfig) -> BeaconLibrary | None:

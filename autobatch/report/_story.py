@@ -13,6 +13,7 @@ from rich.text import Text
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate
+from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
 from autobatch.report._words import (
     configuration_words,
@@ -22,7 +23,7 @@ from autobatch.report._words import (
     position_words,
     seconds_words,
 )
-from autobatch.training import EpochRow, load_scouting
+from autobatch.training import EpochRow
 
 SHOWN_CANDIDATES = 5
 """Candidates shown for a change, best predicted score first; the chosen one is shown in any case."""
@@ -30,7 +31,7 @@ SHOWN_CANDIDATES = 5
 
 @dataclass(frozen=True)
 class Chapter:
-    """A stretch of epochs at one batch size and base learning rate.
+    """A stretch of epochs at one batch size and base learning rate, before the rate falls or while it does.
 
     Attributes:
         decision: the decision that began it.
@@ -51,9 +52,10 @@ def chapters(decisions: list[DecisionRecord], epochs: list[EpochRow]) -> list[Ch
         epochs: the finished epochs.
 
     Returns:
-        One chapter for the first decision and one for each that changed batch size or base learning rate.
+        One chapter for the first decision and one for each that something began with: another batch size or base
+        learning rate, or the fall of the rate.
     """
-    begins = [index for index, decision in enumerate(decisions) if decision.changed or index == 0]
+    begins = [index for index, decision in enumerate(decisions) if decision.turn or index == 0]
     ends = [*begins[1:], len(decisions)] if decisions else []
     found = []
     for begin, end in zip(begins, ends, strict=True):
@@ -84,43 +86,107 @@ def story(record: RunRecord) -> RenderableType:
 def _opening(record: RunRecord) -> Text:
     text = Text(record.title, style="bold")
     text.append(f"\n{record.config.policy.description}" if record.config.policy.description else "", style="not bold")
-    changes = sum(decision.changed for decision in record.decisions[1:])
-    beacons = "no beacons" if record.library is None else f"{len(record.library.beacons)} beacons"
-    counts = f"{len(record.decisions)} decisions, {changes} changes, {len(record.epochs)} epochs, {beacons}"
+    changes = sum(decision.turn for decision in record.decisions[1:])
+    beacons = "no beacons" if record.library is None else count(len(record.library.beacons), "beacon")
+    counts = ", ".join((
+        count(len(record.decisions), "decision"), count(changes, "change"), count(len(record.epochs), "epoch"), beacons
+    ))  # fmt: skip
     return text.append(f"\n{counts}\n", style="not bold")
 
 
 def _scouts(record: RunRecord) -> Iterator[RenderableType]:
     """Yield what the scouts came to, and which one went on."""
-    scouting = load_scouting(record.path)
+    scouting = record.scouting
     if scouting is None:
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="bold cyan")
     table.title = "Scouts: short trainings before the run, the best of which became it"
     for column in ("", "scout", "epochs", "training loss", "validation loss", "took", ""):
         table.add_column(column, justify="left" if column in {"", "scout"} else "right")
-    for scout in scouting.scouts:
-        table.add_row(
-            "→" if scout.won else "",
+    for name, *figures, remark in scout_rows(record):
+        won = remark == WON
+        table.add_row("→" if won else "", name, *figures, remark, style="bold" if won else "")
+    yield Padding(table, (0, 0, 0, 0))
+    yield Padding(Text(scouts_sentence(record)), (0, 0, 1, 2))
+
+
+WON = "goes on as the run"
+"""What is said of the scout that won."""
+
+
+def scout_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
+    """Yield what each scout of a run has come to, in words.
+
+    Args:
+        record: the run.
+
+    Yields:
+        Configuration, epochs, training loss, validation loss, time, and a remark: ``WON``, why it ended early, or that
+        it trains or waits.
+    """
+    in_training = next((scout for scout in record.scouts if scout.record is None), None)
+    for scout in record.scouts:
+        known = scout.record or (scout.epochs[-1] if scout.epochs else None)
+        if scout.record is None:
+            remark = "in training" if scout is in_training else "waits"
+        else:
+            remark = WON if scout.record.won else f"ended early: {scout.record.ended}" if scout.record.ended else ""
+        yield (
             configuration_words(scout.batch_size, scout.lr),
-            str(scout.epochs),
-            loss_words(scout.train_loss),
-            loss_words(scout.validation_loss),
-            seconds_words(scout.seconds),
-            scout.ended or "",
-            style="bold" if scout.won else "",
+            str(scout.record.epochs if scout.record is not None else len(scout.epochs)),
+            loss_words(None if known is None else known.train_loss),
+            loss_words(None if known is None else known.validation_loss),
+            seconds_words(None if known is None else known.seconds),
+            remark,
         )
-    yield Padding(table, (0, 0, 1, 0))
+
+
+def scouts_sentence(record: RunRecord) -> str:
+    """Say how the scouts are compared, which has won and why, and what the others have cost.
+
+    Args:
+        record: a run with scouts.
+
+    Returns:
+        Sentences.
+    """
+    scouting = record.scouting
+    assert scouting is not None
+    if scouting.reason is None:
+        return "The one with the lowest training loss will go on as the run; what the others take is charged to it."
+    lost = sum(scout.seconds for scout in scouting.losers)
+    return f"What went on: {scouting.reason}. Those that did not took {seconds_words(lost)}."
+
+
+def diverged_words(record: RunRecord) -> str:
+    """Say what to do about a run that has diverged.
+
+    Args:
+        record: the run.
+
+    Returns:
+        One clause.
+    """
+    rates = record.config.task.learning_rates
+    lower = ",".join(f"{rate / 10:.3g}" for rate in rates)
+    lowest = record.epochs[-1].lr if record.epochs else rates[0]
+    return (
+        f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by "
+        f"--set 'task.learning_rates=[{lower}]', or by a policy with a lower rate"
+    )
 
 
 def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     decision = chapter.decision
     when = epochs_words(chapter.epochs[0].epoch, chapter.epochs[-1].epoch) if chapter.epochs else "From here"
-    size, rate = f"batch size {decision.batch_size}", f"rate {decision.lr:g}"
+    size, rate = f"batch size {decision.batch_size}", f"base rate {decision.lr:g}"
     if before is not None and before.batch_size != decision.batch_size:
         size = f"batch size {before.batch_size} → {decision.batch_size}"
     if before is not None and before.lr != decision.lr:
-        rate = f"rate {before.lr:g} → {decision.lr:g}"
+        rate = f"base rate {before.lr:g} → {decision.lr:g}"
+    applied = [row.lr_effective for row in chapter.epochs]
+    if applied and any(one != row.lr for one, row in zip(applied, chapter.epochs, strict=True)):
+        rate += f", applied {applied[0]:.3g}" + (f" → {applied[-1]:.3g}" if applied[-1] != applied[0] else "")
     return Text(f"{when[0].upper()}{when[1:]}: {size}, {rate}", style="bold cyan")
 
 
@@ -140,9 +206,10 @@ def _body(chapter: Chapter, record: RunRecord) -> Iterator[RenderableType]:
         facts.add_row("Steers to", f"C̄ {position_words(c_bar)}, L {position_words(l_cum)} at the end of training")
     if chapter.epochs:
         facts.add_row("Then", _then(chapter))
-    if chapter.kept:
-        times = "once" if len(chapter.kept) == 1 else f"{len(chapter.kept)} times"
-        facts.add_row("Kept", f"asked again {times} and kept; last: {chapter.kept[-1].reason}")
+    kept = [later for later in chapter.kept if not later.stop]
+    if kept:
+        times = "once" if len(kept) == 1 else f"{len(kept)} times"
+        facts.add_row("Kept", f"asked again {times} and kept; last: {kept[-1].reason}")
     yield facts
     if len(decision.alternatives) > 1:
         yield _candidates(decision, record.config.task.score.replace("_", " "))
@@ -229,12 +296,15 @@ def _ending(record: RunRecord) -> Text:
         return Text(f"Not finished: autobatch run --resume {record.path} goes on.", style="bold")
     how = "finished" if summary.stopped_because == "finished" else f"ended early: {summary.stopped_because}"
     of = f" of {record.config.task.epochs}" if summary.ended_early else ""
-    text = Text(f"The run {how} after {summary.epochs}{of} epochs", style="bold")
+    epochs = "epoch" if summary.epochs == 1 and not of else "epochs"
+    text = Text(f"The run {how} after {summary.epochs}{of} {epochs}", style="bold")
     text.append(
         f": validation loss {loss_words(summary.validation_loss)}, validation error "
         f"{percent_words(summary.validation_error)}, test error {percent_words(summary.test_error)}.",
         style="not bold",
     )
+    if summary.stopped_because != "finished":
+        text.append(f"\nWhat to do: {diverged_words(record)}.", style="not bold")
     if summary.ended_early:
         text.append(f"\nIt was ended by the policy: {summary.ended_early}.", style="not bold")
     if record.library is not None and summary.c_bar and summary.l_cum:

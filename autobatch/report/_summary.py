@@ -10,9 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autobatch.policies._wording import count
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
+from autobatch.report._story import diverged_words
 from autobatch.report._words import (
+    applied_words,
     configuration_words,
     count_words,
     loss_words,
@@ -55,7 +58,7 @@ def summary_view(record: RunRecord) -> RenderableType:
 def _heading(record: RunRecord, summary: Summary) -> Text:
     text = Text(record.title, style="bold")
     how = "" if summary.stopped_because == "finished" else f", ended early: {summary.stopped_because}"
-    return text.append(f": {summary.epochs} epochs on {summary.device}{how}\n", style="not bold")
+    return text.append(f": {count(summary.epochs, 'epoch')} on {summary.device}{how}\n", style="not bold")
 
 
 def _figures(summary: Summary, comparison: Comparison | None) -> Table:
@@ -114,15 +117,22 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     table.add_column(overflow="fold")
     table.add_row("Batch size", path_words(row.batch_size for row in record.epochs))
     table.add_row("Base rate", path_words(row.lr for row in record.epochs))
+    table.add_row(
+        "Applied rate", applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
+    )
+    if summary.stopped_because != "finished":
+        table.add_row("What to do", diverged_words(record))
     if summary.scouts:
         table.add_row("Scouts", scouting_words(summary))
+    if summary.forks:
+        table.add_row("Forks", forking_words(summary))
     if summary.ended_early:
         table.add_row("Ended", ended_words(summary, record.config.task.epochs))
     table.add_row("Measuring", measuring_words(summary))
     if summary.samples:
         table.add_row("Position", f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end")
     if comparison is None:
-        table.add_row("Verdict", f"No comparison: {summary.best_beacon_missing or 'the beacons cannot be read'}")
+        table.add_row("Verdict", without_comparison(record))
         return table
     table.add_row("Verdict", Text(verdict(summary, comparison), style="bold"))
     if comparison.expected > comparison.best.mean[comparison.score]:
@@ -148,6 +158,24 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     return table
 
 
+def without_comparison(record: RunRecord) -> str:
+    """Return what stands in the place of a verdict where there are no beacons to compare a run with.
+
+    Args:
+        record: a finished run.
+
+    Returns:
+        Sentences.
+    """
+    if record.summary is not None and record.summary.stopped_because != "finished":
+        return "Diverged, so there is nothing to compare."
+    missing = record.summary.best_beacon_missing if record.summary is not None else None
+    return (
+        "The figures stand for themselves: there are no beacons (trainings at fixed settings) to compare them with, "
+        f"and none are needed ({missing or 'they cannot be read'})."
+    )
+
+
 def scouting_words(summary: Summary) -> str:
     """Return what scouting came to, in words.
 
@@ -162,6 +190,22 @@ def scouting_words(summary: Summary) -> str:
     return (
         f"{len(summary.scouts)} made, {went_on}; the others took {seconds_words(summary.scouting_seconds)}, "
         f"{percent_words(summary.scouting_seconds / summary.seconds)} of the time, counted above"
+    )
+
+
+def forking_words(summary: Summary) -> str:
+    """Return what the forks of a run came to, in words.
+
+    Args:
+        summary: how a run ended; it had forks.
+
+    Returns:
+        One clause.
+    """
+    taken = sum(bool(fork["taken"]) for fork in summary.forks)
+    return (
+        f"a larger batch tried on the run itself {count(len(summary.forks), 'time')}, {taken} taken; the epochs thrown "
+        f"away took {seconds_words(summary.forking_seconds)}, counted above"
     )
 
 
@@ -203,9 +247,9 @@ def measuring_words(summary: Summary) -> str:
 
 
 def _files(path: Path) -> Text:
-    name = shlex.quote(str(path))
+    name, picture = shlex.quote(str(path)), path / "plane.png"
     return Text(
-        f"\nFiles are in {path} (the journey: {path / 'plane.png'}).\n"
+        f"\nFiles are in {path}{f' (the journey: {picture})' if picture.exists() else ''}.\n"
         f"Next: autobatch explain {name}\n"
         f"      autobatch report {name}"
     )

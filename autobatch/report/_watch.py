@@ -32,7 +32,7 @@ _COLUMNS = (
     ("\nerror", 7),
     ("took", 6),
 )
-_OTHER_LINES = 17
+_OTHER_LINES = 19
 """Lines of the screen besides the epochs."""
 
 
@@ -49,7 +49,7 @@ def seconds_left(record: RunRecord, silence: float) -> float:
     if not record.epochs:
         return math.nan
     each = fmean(_recent(record.epochs))
-    return max(each * (record.config.task.epochs - record.epochs[-1].epoch) - min(silence, each), 0.0)
+    return max(each * (record.planned_epochs - record.epochs[-1].epoch) - min(silence, each), 0.0)
 
 
 def beacon_words(record: RunRecord) -> str | None:
@@ -125,10 +125,12 @@ def watch_view(record: RunRecord, silence: float, height: int = 24) -> Renderabl
 
 def _progress(record: RunRecord, silence: float) -> RenderableType:
     done = record.epochs[-1].epoch if record.epochs else 0
-    total = record.config.task.epochs
+    total = record.planned_epochs
     line = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=total, completed=done, width=24)
-    if not record.epochs:
+    if record.scouts_are_training:
+        words = _scouting_words(record)
+    elif not record.epochs:
         words = f"no epoch is finished yet; {seconds_words(silence)} since it began"
     else:
         words = f"{seconds_words(record.epochs[-1].seconds)} trained, "
@@ -137,6 +139,27 @@ def _progress(record: RunRecord, silence: float) -> RenderableType:
         words += "time left unknown" if is_silent else f"about {seconds_words(left)} left"
     line.add_row(f"epoch {done}/{total}", bar, words)
     return line
+
+
+def _scouting_words(record: RunRecord) -> str:
+    """Say which scout trains, and how far it is."""
+    training = next((number for number, one in enumerate(record.scouts) if one.record is None), 0)
+    scout, most = record.scouts[training], record.scouting.epochs if record.scouting is not None else 0
+    name = configuration_words(scout.batch_size, scout.lr)
+    return f"first, scout {training + 1} of {len(record.scouts)}, {name}: epoch {len(scout.epochs)}/{most} done"
+
+
+def _scouts_words(record: RunRecord) -> str:
+    """Say what each scout came to, and which went on."""
+    told = []
+    for scout in record.scouts:
+        words = configuration_words(scout.batch_size, scout.lr)
+        if scout.epochs:
+            words += f" {loss_words(scout.epochs[-1].train_loss)}"
+        if scout.record is not None:
+            words += " (went on)" if scout.record.won else f" ({seconds_words(scout.record.seconds)})"
+        told.append(words)
+    return "training loss " + ", ".join(told)
 
 
 def _epochs(rows: Sequence[EpochRow], shown: int) -> Table:
@@ -168,7 +191,11 @@ def _facts(record: RunRecord) -> Table:
         lowest = min((error for error in errors if math.isfinite(error)), default=None)
         facts.add_row("Error", f"{sparkline(errors)}  {percent_words(errors[-1])}, least {percent_words(lowest)}")
         facts.add_row("Batch size", f"{sparkline(sizes)}  {rows[-1].batch_size}")
-    changes = [decision for decision in record.decisions if decision.changed]
+    if any(scout.epochs for scout in record.scouts):
+        facts.add_row("Scouts", Text(_scouts_words(record)))
+    if record.planned_epochs < record.config.task.epochs:
+        facts.add_row("Plan", f"to end after epoch {record.planned_epochs} of the task's {record.config.task.epochs}")
+    changes = [decision for decision in record.decisions if decision.turn or decision.stop]
     if changes:
         facts.add_row("Last change", Text(_change_words(changes[-1])))
     beacon = beacon_words(record)

@@ -1,7 +1,7 @@
 """Numbers as a person reads them in tables: shares, learning rates, configurations, batch-size paths."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 
@@ -51,6 +51,23 @@ def path_words(values: Iterable[float]) -> str:
     """Return the values of successive epochs as a path with the epochs at each, such as ``16 ×4 → 64 ×10``."""
     stretches = ((value, sum(1 for _ in epochs)) for value, epochs in groupby(values))
     return " → ".join(f"{value:g} ×{count}" for value, count in stretches)
+
+
+def applied_words(base: Sequence[float], applied: Sequence[float]) -> str:
+    """Return how the rate that steps use went, beside the base rate that the policy chooses.
+
+    Args:
+        base: base learning rate of each epoch.
+        applied: learning rate of each epoch as its steps use it.
+
+    Returns:
+        Such as ``0.05 at first, 0.00476 at the end``; that it is the base rate where it was all along.
+    """
+    if not applied:
+        return "no epoch yet"
+    if all(abs(one - other) <= 1e-9 * other for one, other in zip(applied, base, strict=True)):
+        return "the base rate, all along"
+    return f"{applied[0]:.3g} at first, {applied[-1]:.3g} at the end: the base rate times the schedule's factor"
 
 
 def epochs_words(first: int, last: int) -> str:

@@ -98,7 +98,14 @@ def calibrate(
 
 
 def cached_calibration(
-    task: TaskSpec, data: Data, device: torch.device, payload: Mapping[str, Any], *, fresh: bool, trust_code: bool
+    task: TaskSpec,
+    data: Data,
+    device: torch.device,
+    payload: Mapping[str, Any],
+    *,
+    fresh: bool,
+    trust_code: bool,
+    before_timing: Callable[[], None] = lambda: None,
 ) -> tuple[CostTable, bool]:
     """Return this machine's cost table of a task, timed now or kept from an earlier run.
 
@@ -112,6 +119,7 @@ def cached_calibration(
         payload: the task's fingerprint payload.
         fresh: time now even where a table is kept.
         trust_code: allow the task to name a model factory to import.
+        before_timing: called where the machine is timed now, before it is.
 
     Returns:
         The table, and whether it was timed now.
@@ -119,6 +127,7 @@ def cached_calibration(
     path = _cache_path(task, device, payload)
     if not fresh and (kept := _kept_table(path)) is not None:
         return kept, False
+    before_timing()
     table = calibrate(task, data, device, task.batch_sizes, trust_code=trust_code)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ class RunInfo:
         examples: what they are: ``"images"``, ``"rows"`` of a table, or ``"windows"`` of a text.
         num_classes: classes.
         parameters: trainable parameters of the model.
-        epochs: epochs of the whole training.
+        epochs: epochs of the whole training, those after the end that the policy plans left out.
         resumed_epoch: epochs that were already done, 0 for a new run.
         beacons: beacons in the library, None where the task has no library.
         costs_source: where the cost table comes from, in words; None where none is used.
@@ -213,6 +213,9 @@ class RunObserver:
 
     def scouting(self, plan: str) -> None:
         """Called once before the first scout trains, with what will be tried and what it costs at most."""
+
+    def scout_epoch(self, row: EpochRow, epochs: int) -> None:
+        """Called after every epoch of a scout, with how many it trains at most."""
 
     def scouted(self, scout: str) -> None:
         """Called after every scout, and with what was chosen, in words."""

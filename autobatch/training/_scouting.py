@@ -11,7 +11,7 @@ from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.control import steps_per_epoch
-from autobatch.policies import PolicySpec, TaskInfo
+from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -65,15 +65,19 @@ class ScoutRecord:
 
 @dataclass(frozen=True)
 class Scouting:
-    """What the scouts of a run came to.
+    """What the scouts of a run came to, or have come to so far.
 
     Attributes:
-        reason: why the winner has won.
+        reason: why the winner has won; None while scouts are still to train.
         scouts: one record each, in the order in which they trained.
+        waiting: (batch size, base learning rate) of those that are still to train, the one in training first.
+        epochs: epochs that each trains at most; 0 where that was not kept.
     """
 
-    reason: str
+    reason: str | None
     scouts: tuple[ScoutRecord, ...]
+    waiting: tuple[tuple[int, float], ...] = ()
+    epochs: int = 0
 
     @property
     def losers(self) -> tuple[ScoutRecord, ...]:
@@ -142,17 +146,41 @@ def train_scout(
 
 def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
     """Say in a line what will be tried, and what it costs at most."""
+    if not plan.configurations:
+        return plan.note
     tried = ", ".join(configuration(*one) for one in plan.configurations)
+    note = f"; {plan.note}" if plan.note else ""
     line = f"{count(len(plan.configurations), 'scout')} of {count(plan.epochs, 'epoch')} each: {tried}"
     cost = expected_cost(plan, task.costs, task.train_size)
     if cost is None or task.costs is None:
-        return line
+        return line + note
     size = plan.configurations[0][0]
     whole = task.costs.training_seconds(size, task.epochs * steps_per_epoch(task.train_size, size), task.epochs)
     return (
         f"{line}; those that lose take about {duration(cost)}, {percent(cost / whole)} of a whole training at s{size}, "
-        "measuring not counted"
+        f"measuring not counted{note}"
     )
+
+
+def told_schedule(policy: Policy, task: TaskInfo) -> str:
+    """Say who has the say over schedule and length of a run, and what comes of it.
+
+    Args:
+        policy: the run's policy, one that scouts, reset for the task.
+        task: the task.
+
+    Returns:
+        A line.
+    """
+    if not task.steered:
+        return (
+            f"the task keeps its own schedule (schedule.keep): the rate follows it, and all "
+            f"{count(task.epochs, 'epoch')} are trained"
+        )
+    end = planned_epochs(policy, task)
+    if end == task.epochs:
+        return ""
+    return f"planned to end after {end} of {count(task.epochs, 'epoch')}, the rate falling to nothing until then"
 
 
 def told_scout(record: ScoutRecord) -> str:
@@ -220,7 +248,9 @@ def load_scouting(out: Path) -> Scouting | None:
     try:
         state = json.loads(read_whole(path, "scouts"))
         scouts = tuple(_record_from(scout) for scout in state["scouts"])
-        return Scouting(str(state["reason"]), scouts)
+        reason = None if state["reason"] is None else str(state["reason"])
+        waiting = tuple((int(size), float(lr)) for size, lr in state.get("waiting", ()))
+        return Scouting(reason, scouts, waiting, int(state.get("epochs", 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error!r}") from None
 
@@ -233,7 +263,8 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
         out: the run directory.
         config: the run's configuration.
         policy_state: state of the run's policy.
-        scouting: what the scouts came to; the wall time of those that lost is charged to the run.
+        scouting: what the scouts came to; the wall time of those that lost is charged to the run, and by the cost table
+            their measuring counts against its budget.
 
     Raises:
         CheckpointError: the scout's directory is damaged.
@@ -242,6 +273,13 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
     checkpoint = read_checkpoint(source / CHECKPOINT)
     controller = checkpoint.record["controller"]
     controller = {**controller, "decisions": {**controller["decisions"], "policy": policy_state}}
+    if config.costs is not None and "training" in controller["measuring"]:
+        trained, measured = _modelled(scouting.losers, config.costs)
+        account = controller["measuring"]
+        account = {
+            **account, "training": account["training"] + trained, "measuring": account["measuring"] + measured
+        }  # fmt: skip
+        controller["measuring"] = account
     record = {
         **checkpoint.record,
         "config": config.model_dump(mode="json"),
@@ -258,6 +296,12 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
     write_checkpoint(out / CHECKPOINT, Checkpoint(checkpoint.tensors, record))
 
 
+def _modelled(scouts: Sequence[ScoutRecord], costs: CostTable) -> tuple[float, float]:
+    """Return what scouts took by the cost table: seconds of training without measuring, and of measuring."""
+    trained = [costs.training_seconds(one.batch_size, one.optimizer_steps, one.epochs) for one in scouts]
+    return sum(trained), sum(costs.measuring(one.batch_size) * one.samples for one in scouts)
+
+
 def _record_from(state: dict[str, Any]) -> ScoutRecord:
     figures = {
         key: float("nan") if state[key] is None else float(state[key])
@@ -266,7 +310,7 @@ def _record_from(state: dict[str, Any]) -> ScoutRecord:
     return ScoutRecord(**{**state, **figures})
 
 
-def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord]) -> Scouting:
-    """Return the records of the scouts, none of which has won yet, with the winner marked."""
+def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord], plan: ScoutPlan) -> Scouting:
+    """Return the records of the scouts, none of which has won yet, with the winner marked; ``plan`` was to be tried."""
     marked = [ScoutRecord(**{**asdict(record), "won": place == choice.scout}) for place, record in enumerate(records)]
-    return Scouting(choice.reason, tuple(marked))
+    return Scouting(choice.reason, tuple(marked), epochs=plan.epochs)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.policies import BeaconFollowPolicy, Policy, make_policy
+from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
 from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
@@ -41,6 +41,7 @@ from autobatch.training._run import (
     load_summary,
 )
 from autobatch.training._scouting import (
+    Scouting,
     ScoutRecord,
     adopt,
     chosen,
@@ -50,6 +51,7 @@ from autobatch.training._scouting import (
     scout_config,
     scout_directory,
     told_plan,
+    told_schedule,
     told_scout,
     train_scout,
 )
@@ -164,22 +166,32 @@ def _scout(
     task = run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
     policy.reset(task, library)
     plan = policy.scouts()
+    for line in (told_schedule(policy, task), *([told_plan(plan, task)] if not plan.configurations else ())):
+        if line:
+            observer.note(line)
     if not plan.configurations:
         return None
     observer.scouting(told_plan(plan, task))
     scouts: list[Scout] = []
-    records = []
+    records: list[ScoutRecord] = []
     for batch_size, lr in plan.configurations:
-        training = _ScoutTraining(scout_config(config, batch_size, lr), out, data=data, device=device)
+        training = _ScoutTraining(
+            scout_config(config, batch_size, lr),
+            out,
+            data=data,
+            device=device,
+            after_epoch=lambda row: observer.scout_epoch(row, plan.epochs),
+        )
         if not scouts:  # what --resume needs; not before a scout can be carried out
             write_whole(out / CONFIG, _yaml(config))
+        save_scouting(out, Scouting(None, tuple(records), plan.configurations[len(records) :], plan.epochs))
         training.begin()
         scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
         scouts.append(scout)
         records.append(record_of(training.rows, scout, won=False))
         observer.scouted(told_scout(records[-1]))
     choice = policy.take(scouts)
-    scouting = chosen(choice, records)
+    scouting = chosen(choice, records, plan)
     save_scouting(out, scouting)
     observer.scouted(choice.reason)
     if choice.scout is None:
@@ -193,8 +205,11 @@ def _scout(
 class _ScoutTraining:
     """One scout, in a run directory of its own."""
 
-    def __init__(self, config: RunConfig, out: Path, *, data: Data, device: torch.device) -> None:
+    def __init__(
+        self, config: RunConfig, out: Path, *, data: Data, device: torch.device, after_epoch: Callable[[EpochRow], None]
+    ) -> None:
         parameters = config.policy.parameters
+        self._after_epoch = after_epoch
         self._session = _Session(
             config=config,
             out=scout_directory(out, parameters["batch_size"], parameters["lr"], config.seed),
@@ -227,6 +242,7 @@ class _ScoutTraining:
         """Train the next epoch, keep it, and return its figures."""
         row = self._session.epoch()
         self._rows.append(row)
+        self._after_epoch(row)
         return row
 
 
@@ -348,6 +364,7 @@ class _Session:
 
     def _announce(self) -> None:
         beacons = self.library.beacons
+        task = self.controller.task
         self.observer.started(
             RunInfo(
                 out=self.out,
@@ -358,7 +375,7 @@ class _Session:
                 examples=self.config.task.dataset.examples,
                 num_classes=self.data.num_classes,
                 parameters=self.trial.engine.parameters,
-                epochs=self.config.task.epochs,
+                epochs=planned_epochs(self.policy, task),
                 resumed_epoch=self.controller.epoch,
                 beacons=None if beacons is None else len(beacons.beacons),
                 costs_source=self.costs.source,
@@ -521,10 +538,15 @@ def _costs(
     recorded = beacons.costs if beacons is not None else None
     if recorded is not None and not config.calibrate and covers(recorded, config.task, device):
         return _Costs(recorded, "recorded with the beacons on this kind of device")
-    observer.note("timing this machine, a few seconds")
     payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
     table, timed = cached_calibration(
-        config.task, data, device, payload, fresh=config.calibrate, trust_code=config.trust_code
+        config.task,
+        data,
+        device,
+        payload,
+        fresh=config.calibrate,
+        trust_code=config.trust_code,
+        before_timing=lambda: observer.note("timing this machine, a few seconds"),
     )
     return _Costs(table, "timed at the run's start" if timed else "timed on this machine in an earlier run")
 

@@ -1,6 +1,6 @@
 """What tells early which configuration will end best? A replay of the shipped libraries; nothing is trained.
 
-    python benchmarks/steering/scouting.py [--share 0.05]
+    python benchmarks/steering/scouting.py [--share 0.05] [--short]
 
 Each beacon is stopped, in thought, after a share of its training. What is known then ranks the configurations of its
 seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
@@ -10,12 +10,17 @@ beside them. The table has Spearman's rank correlation with the final validation
 much the pick ends above the best: by the mean over the seeds of its configuration, in logarithms of the validation
 loss, when all rates at batch size 32 are scouts, and when all rates at 16 to 128 are. Diverged beacons count as
 guessing.
+
+With --short: do scouts of one epoch pay in short trainings? The pick among the scouts after 70 % of the epochs
+against the middle rate after as many more as the losers took, at batch size 32, by the logarithm of the ratio of their
+validation losses (above 0 the epochs are better spent on the middle rate). Rates are constant in both.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +31,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.policies.steer._scouts import plan_scouts, start_without_scouts
+from autobatch.training import load_task, task_info
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "benchmarks" / "results" / "scouting.json"
@@ -100,11 +107,41 @@ def correlation(rows: Floats, rank: Callable[[Floats], Floats]) -> float:
     return float(np.mean([spearmanr(rank(some), some[:, END]).statistic for some in seeds]))
 
 
+def short(epochs: int) -> list[float]:
+    """Return what scouts lose against longer training at the middle rate, a figure a task and seed."""
+    end, scouts = max(1, round(0.7 * epochs)), min(3, epochs // 3 + 1)
+    lost = []
+    for task in TASKS:
+        library = BeaconLibrary.load(ROOT / "envs" / task)
+        info = task_info(load_task(ROOT / "envs" / task), library)
+        rates = [lr for _, lr in plan_scouts(replace(info, epochs=60), scouts, 0.01).configurations]
+        middle = start_without_scouts(info)[1]
+        for seed in {own.seed for own in library.beacons}:
+            rows = {own.lr: own.rows for own in library.beacons if (own.batch_size, own.seed) == (32, seed)}
+            pick = min(rates, key=lambda lr: at(rows[lr]["train_loss"], 1))
+            alone = at(rows[middle]["validation_loss"], end + scouts - 1)
+            lost.append(math.log(at(rows[pick]["validation_loss"], end) / alone))
+    return lost
+
+
+def at(losses: Floats, epoch: int) -> float:
+    """Return a loss after an epoch; 10, where a beacon has diverged."""
+    value = float(losses[epoch - 1]) if epoch <= len(losses) else math.inf
+    return min(value, 10.0) if math.isfinite(value) else 10.0
+
+
 def main() -> None:
     """Print the table and keep its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=0.05)
-    share = parser.parse_args().share
+    parser.add_argument("--short", action="store_true")
+    asked = parser.parse_args()
+    if asked.short:
+        for epochs in (3, 4, 5, 6, 8, 10):
+            lost = short(epochs)
+            print(f"{epochs} epochs: {np.mean(lost):+.2f} on average, {min(lost):+.2f} to {max(lost):+.2f}")
+        return
+    share = asked.share
     tables = {task: read(task, share) for task in TASKS}
     rules: dict[str, Rank] = {
         "training loss": lambda _, rows: rows[:, TRAIN],

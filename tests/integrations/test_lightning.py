@@ -43,7 +43,7 @@ from lightning.pytorch.callbacks import (  # noqa: E402
 )
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 
-from autobatch.integrations import AutoBatchCallback  # noqa: E402
+from autobatch.integrations import AutoBatchCallback, lightning_loop  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 52
@@ -839,6 +839,27 @@ def test_scouts_of_a_fit(tmp_path: Path) -> None:
     module = fit(ours, max_epochs=12)
     assert module.trainer.current_epoch == ours.controller.epoch == 8
     assert (len(module.seen[0][0]), ours.controller.lr) == (16, report.lr)
+
+
+def test_scouts_of_a_trainer_and_its_module_in_one_call(tmp_path: Path) -> None:
+    """Copies are trained; Trainer, module and generators are as if nothing had been, and the fit goes on."""
+    module, mine = Module(), trainer(max_epochs=12)
+    begins = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.manual_seed(7)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    grid = {"batch_sizes": LADDER, "learning_rates": (0.001, 0.01, 0.1), "out": tmp_path, "rates": "steered"}
+    report = scout(lightning_loop(mine, module, train_loader(), val_loader()), **grid)
+    assert torch.equal(torch.rand(1), drawn)
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in begins.items())
+    assert [one.examples for one in report.trained] == [SIZE] * 3
+    assert (mine.current_epoch, mine.global_step, mine.state.fn) == (0, 0, None)
+    ours = AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered")
+    mine.callbacks.append(ours)
+    mine.fit(module, train_loader(), val_loader())
+    assert (mine.current_epoch, ours.controller.lr) == (8, report.lr)
+    again = scout(lightning_loop(trainer(max_epochs=12), Module(), train_loader(), val_loader()), **grid)
+    assert again.trained == report.trained  # nothing is trained twice
 
 
 def test_a_controller_or_what_makes_one() -> None:

@@ -35,7 +35,7 @@ from autobatch import (  # noqa: E402
     scout,
 )
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, Rates, permutation  # noqa: E402
-from autobatch.integrations import AutoBatchTrainerCallback  # noqa: E402
+from autobatch.integrations import AutoBatchTrainerCallback, transformers_loop  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
 
 SIZE, EPOCHS = 50, 3
@@ -236,6 +236,30 @@ def test_scouts_of_a_trainer(tmp_path: Path) -> None:
     controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
     assert train(controller).state.epoch == controller.epoch == 8
     assert controller.lr == report.lr
+
+
+def test_scouts_of_a_trainer_in_one_call(tmp_path: Path) -> None:
+    """Copies are trained; Trainer, model and generators are as if nothing had been, and the training goes on."""
+    trainer = trainer_of(tmp_path, num_train_epochs=12, gradient_accumulation_steps=2)
+    begins = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    torch.manual_seed(7)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    grid = {"batch_sizes": (8, 16), "learning_rates": (1e-4, 1e-3, 1e-2), "out": tmp_path / "scouts"}
+    report = scout(transformers_loop(trainer), rates="steered", **grid)
+    assert torch.equal(torch.rand(1), drawn)
+    assert all(torch.equal(trainer.model.state_dict()[name], value) for name, value in begins.items())
+    assert [one.examples for one in report.trained] == [SIZE] * 3
+    assert trainer.optimizer is None
+    assert trainer.state.global_step == 0
+    callback = AutoBatchTrainerCallback(trainer, policy="beacon-follow", scouts=report, rates="steered")
+    trainer.add_callback(callback)
+    trainer.train()
+    assert trainer.state.epoch == 8
+    assert callback.controller is not None
+    assert callback.controller.lr == report.lr
+    with pytest.raises(ConfigError, match="scout before adding it"):
+        transformers_loop(trainer)
 
 
 def test_advice_to_stop_stops_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate, PolicySpec
 from autobatch.report import RunRecord, chapters, compare, modelled_seconds, save_plane, story, summary_view, verdict
 from autobatch.report._comparison import modelled_course
+from autobatch.report._record import with_scouts
 from autobatch.report._story import displacement_words
 from autobatch.report._words import path_words, position_words, seconds_words
 from autobatch.training import EpochRow, RunConfig, Summary, load_task
@@ -223,7 +224,8 @@ def test_summary_and_story_tell_the_scouts_and_the_early_end(tmp_path, library):
     ):
         assert phrase in text
     (tmp_path / "scouts.json").write_text(json.dumps({"reason": "the least loss", "scouts": scouts}))
-    told = printed(story(own))
+    told = printed(story(with_scouts(own)))
+    assert "Those that did not took " in told
     for phrase in ("the best of which became it", "diverged: at once", "The run finished after 4 of 40 epochs",
                    "It was ended by the policy: the rate has come to its end."):  # fmt: skip
         assert phrase in told
@@ -284,13 +286,14 @@ def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
     ):
         assert phrase in text
     alone = printed(summary_view(record(tmp_path, None, best_beacon=None, best_beacon_missing="none recorded")))
-    assert "No comparison: none recorded" in alone
+    assert "The figures stand for themselves: there are no beacons" in alone
+    assert "(none recorded)" in " ".join(alone.split())
 
 
 def test_the_story_tells_changes_reasons_and_candidates(tmp_path, library):
     text = printed(story(record(tmp_path, library)))
     for phrase in (
-        "Epochs 1 to 2: batch size 16, rate 0.1",
+        "Epochs 1 to 2: batch size 16, base rate 0.1",
         "batch size 16 → 64",
         "because of 128",
         "1 of them where the landscape knows nothing",

@@ -5,6 +5,8 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +142,7 @@ def test_a_policy_that_does_not_steer_follows_a_steered_schedule(tmp_path: Path)
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05])  # falls over the last 40 %, from progress 0.6 on
 
 
-@pytest.mark.parametrize(("epochs", "scouts", "trained"), [(1, 0, 1), (2, 0, 1), (3, 2, 2)])
+@pytest.mark.parametrize(("epochs", "scouts", "trained"), [(1, 0, 1), (2, 0, 1), (3, 0, 2)])
 def test_the_shortest_trainings(tmp_path: Path, epochs: int, scouts: int, trained: int) -> None:
     summary = run(scouted(epochs), tmp_path / "run")
     assert (len(summary.scouts), summary.epochs) == (scouts, trained)
@@ -206,8 +208,29 @@ def test_the_winner_is_the_run_that_started_there_without_scouts(whole: Path, tm
     assert with_scouts[0].reason != without[0].reason
     mine, theirs = summary_of(whole), summary_of(tmp_path / "alone")
     assert {key for key in mine if mine[key] != theirs[key] and "seconds" not in key} == {
-        "examples", "optimizer_steps", "samples", "measuring_share", "scouts"
+        "examples", "optimizer_steps", "samples", "measuring_share", "measuring_share_modelled", "scouts"
     }  # fmt: skip
+
+
+def test_measuring_keeps_to_its_share_of_a_training_that_ends_early_its_scouts_included(tmp_path: Path) -> None:
+    # Measuring so cheap that no scout has its one sample by exception.
+    costs = replace(COSTS, measuring_seconds=dict.fromkeys(COSTS.measuring_seconds, 0.001))
+    config = scouted(40, measuring={"budget": 0.1}).model_copy(update={"costs": costs})
+    summary = run(config, tmp_path / "run")
+    rows, losers = load_epochs(tmp_path / "run"), [scout for scout in summary.scouts if not scout["won"]]
+    # By hand, with the cost table: what is measured, over all that is trained, by the run and by the losers.
+    trained = sum(costs.training_seconds(one["batch_size"], one["optimizer_steps"], one["epochs"]) for one in losers)
+    measured = sum(one["samples"] * costs.measuring(one["batch_size"]) for one in losers)
+    for before, row in pairwise([None, *rows]):
+        assert row is not None
+        steps, samples = (
+            (row.steps - before.steps, row.samples - before.samples) if before else (row.steps, row.samples)
+        )
+        trained += costs.training_seconds(row.batch_size, steps, 1)
+        measured += samples * costs.measuring(row.batch_size)
+    assert summary.measuring_share_modelled == pytest.approx(measured / trained)
+    assert 0.05 < measured / trained <= 0.1
+    assert summary.epochs == 28
 
 
 def test_the_observer_is_told_what_is_tried_and_what_came_of_it(tmp_path: Path) -> None:
@@ -276,8 +299,6 @@ def test_scouts_that_know_no_score_are_judged_by_their_training_loss(
     class Unvalidated(_session._ScoutTraining):
         @property
         def rows(self) -> list[EpochRow]:
-            from dataclasses import replace
-
             return [replace(row, validation_loss=math.nan, validation_error=math.nan) for row in super().rows]
 
     monkeypatch.setattr(_session, "_ScoutTraining", Unvalidated)
@@ -335,9 +356,9 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
             for file in RECORDS:
                 assert timeless(scout / file) == timeless(out / "scouts" / scout.name / file)
         struck += 1
-    # The configuration; three scouts of a configuration, a decision, three appends and a checkpoint; scouts.json, three
+    # The configuration; three scouts of scouts.json, a configuration, a decision, three appends and a checkpoint; scouts.json, three
     # files and a checkpoint of the winner; the configuration again and a decision; three epochs; the summary.
-    assert struck == 1 + 3 * 6 + 5 + 2 + 3 * 4 + 1
+    assert struck == 1 + 3 * 7 + 5 + 2 + 3 * 4 + 1
 
 
 class Fuse:
@@ -418,7 +439,9 @@ def test_a_directory_with_scouts_alone_is_refused_and_continued(
 ) -> None:
     out = tmp_path / "run"
     interrupted(out, monkeypatch, 2)
-    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == ["config.yaml", "scouts"]
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
+        "config.yaml", "scouts", "scouts.json"
+    ]  # fmt: skip
     with pytest.raises(OutputError, match=r"holds a run already \(config.yaml\); continue it with --resume"):
         run(scouted(), out)
     run(scouted(), out, resume=True)

@@ -64,6 +64,10 @@ class RunProgress(Bar, RunObserver):
         self._scouted = True
         self._say(plan)
 
+    def scout_epoch(self, row: EpochRow, epochs: int) -> None:
+        """Print the line of a scout's epoch."""
+        self._say(f"scout {epoch_line(row, epochs)}")
+
     def scouted(self, scout: str) -> None:
         """Print what a scout came to."""
         self._console.print(Text.assemble(("  → ", "bold cyan"), (scout, "cyan")), soft_wrap=True)
@@ -73,8 +77,8 @@ class RunProgress(Bar, RunObserver):
         self._say(message)
 
     def decided(self, record: DecisionRecord) -> None:
-        """Print the reason of a change."""
-        if record.changed:
+        """Print the reason of what begins or ends."""
+        if record.turn or record.stop:
             self._console.print(Text.assemble(("  → ", "bold cyan"), (record.reason, "cyan")), soft_wrap=True)
         if record.limit:
             self._console.print(Text(f"    {record.limit}", style="yellow"), soft_wrap=True)

@@ -12,6 +12,9 @@ from autobatch.cli._options import DataDir, TrustCode
 if TYPE_CHECKING:
     from autobatch.training import RunConfig, RunObserver, Summary
 
+DIVERGED = 1
+"""Exit code of a training that has diverged."""
+
 
 def run(
     config: Annotated[
@@ -184,6 +187,8 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
         typer.echo(str(place))
     else:
         console().print(summary_view(record))
+    if summary.stopped_because != "finished":
+        raise typer.Exit(DIVERGED)
 
 
 def _run(config: "RunConfig", place: Path, observer: "RunObserver", *, resume: bool) -> "Summary":

@@ -28,7 +28,7 @@ class MeasureWithinBudget(MeasuringPlan):
     What is promised, in seconds of the cost table: at the end of the training, measuring has taken at most ``budget``
     times what the training has taken without it, whatever batch sizes were chosen. There is one exception: a training
     whose whole share is less than a single sample has that sample, in its first epoch, and no other. (A training that
-    is stopped early may have spent some of what its missing epochs would have earned.)
+    is stopped before the end that its policy planned may have spent some of what its missing epochs would have earned.)
 
     To keep the promise, no more is ever spent than what the epochs so far have earned and those left are sure to earn,
     which is the share of the ladder's shortest epoch. Within that,

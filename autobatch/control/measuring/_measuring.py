@@ -67,7 +67,7 @@ class MeasuringPlan:
     """Whether the controller shall time the epoch that ``choose`` has just planned, and call ``learn``."""
 
     def reset(self, task: TaskInfo) -> None:
-        """Start a new run of ``task``; called once, before the first epoch."""
+        """Start a new run of ``task``, whose ``epochs`` are those that the policy plans to train; called once."""
 
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
         """Return the steps of the next epoch that are measured, from 0, ascending; called once before each epoch.

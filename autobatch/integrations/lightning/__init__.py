@@ -4,7 +4,9 @@ In comes a Trainer's training; out goes the same with batches and rates of the c
 """
 
 from autobatch.integrations.lightning._callback import AutoBatchCallback
+from autobatch.integrations.lightning._scouted import lightning_loop
 
 __all__ = [
     "AutoBatchCallback",
+    "lightning_loop",
 ]

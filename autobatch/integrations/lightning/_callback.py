@@ -507,7 +507,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         if decision is self._announced:
             return False
         self._announced = decision
-        if decision.changed or decision.limit:
+        if decision.turn or decision.limit:
             limit = f" ({decision.limit})" if decision.limit else ""
             self._say(
                 f"from example {decision.example}: batch size {decision.batch_size}, learning rate "

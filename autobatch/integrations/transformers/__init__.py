@@ -4,7 +4,9 @@ In comes a Trainer; out goes the same one, steered by the controller. Open ``_ca
 """
 
 from autobatch.integrations.transformers._callback import AutoBatchTrainerCallback
+from autobatch.integrations.transformers._scouted import transformers_loop
 
 __all__ = [
     "AutoBatchTrainerCallback",
+    "transformers_loop",
 ]

@@ -99,6 +99,11 @@ class BeaconFollowPolicy:
         self._steer = SteerPolicy(self.parameters.without_beacons)
         self._steer.reset(task, None)
 
+    @property
+    def planned_epochs(self) -> int | None:
+        """Decision periods after which training is planned to end; None where beacons are there, and nothing is."""
+        return self._steer.planned_epochs if self._steer is not None else None
+
     def begin_from(self, library: BeaconLibrary) -> None:
         """Start from the best of beacons of the same task that trained longer or shorter, and steer from there.
 

@@ -108,6 +108,12 @@ class SteerPolicy:
         self._tried = []
 
     @property
+    def planned_epochs(self) -> int:
+        """Decision periods after which training is planned to end: the task's, where the schedule is not steered."""
+        task = self._known_task()
+        return self._plan.end if task.steered else task.epochs
+
+    @property
     def start(self) -> tuple[int, float]:
         """Batch size and base learning rate that the run starts with."""
         return self._start
@@ -162,9 +168,15 @@ class SteerPolicy:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
-        reason = f"the rate falls linearly until the end after {count(plan.end, 'epoch')}: {percent(factor)} of {lr:g}"
+        reason = (
+            f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, which lets the loss settle: "
+            f"{percent(factor)} of {lr:g}"
+        )
         if size > batch_size:
-            reason += f", as s{size} with {percent(factor_there)}, which is as quiet in fewer steps"
+            reason += (
+                f", or as here {percent(factor_there)} with batches of {size}, which calm the steps as well and need "
+                "fewer of them"
+            )
         return Decision(size, lr, reason, factor=factor_there)
 
     def fork(self, observation: Observation) -> Fork | None:

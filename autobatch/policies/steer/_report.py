@@ -47,6 +47,7 @@ class ScoutReport:
         train_size: examples in one such period; 0 where no loop has said it.
         loop: what could be seen of the loop.
         state: what the winner's loop returned as ``"state"``, to go on from; None where it returned none.
+        note: why there are no scouts, or fewer than were asked for; empty where that is not so.
     """
 
     choice: ScoutChoice
@@ -62,6 +63,7 @@ class ScoutReport:
     train_size: int = 0
     loop: Mapping[str, Any] = field(default_factory=dict)
     state: Any = field(default=None, repr=False, compare=False)
+    note: str = ""
 
     @property
     def scouts(self) -> tuple[Scout, ...]:
@@ -108,26 +110,42 @@ class ScoutReport:
         """Return what a person wants to know of it."""
         lines = [f"start with {configuration(self.batch_size, self.lr)}", f"why: {self.reason}"]
         if self.trained:
-            lines += ["", f"  {'scout':<18} {'epochs':>6} {'training loss':>13} {'validation':>10} {'took':>9}"]
-            lines += [self._line(one) for one in self.trained]
+            lines += ["", *self._table()]
         lines += [f"  {name} failed: {message.strip().splitlines()[-1]}" for name, message in self.failed.items()]
-        lines += ["", self._told_margin(), *self._told_costs()]
-        return "\n".join(lines)
+        lines += [self.note] if self.note and self.trained else []
+        lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]
+        return "\n".join(lines).rstrip()
 
     def advice(self) -> str:
         """Return in a sentence what the scouts advise, how sure that is, and what a training by it takes."""
-        said = [f"start with {configuration(self.batch_size, self.lr)}", self._told_margin(), *self._told_costs()]
-        return "; ".join(said)
+        said = [f"start with {configuration(self.batch_size, self.lr)}"]
+        said += [] if self.trained or self.failed else [self.reason]
+        return "; ".join([*said, *filter(None, (self._told_margin(),)), *self._told_costs()])
 
-    def _line(self, one: TrainedScout) -> str:
+    def _table(self) -> list[str]:
+        """Return the scouts as lines of columns that are as wide as what is in them."""
+        rows: list[tuple[str, ...]] = [("scout", "epochs", "training loss", "validation", "took", "")]
+        rows += [self._cells(one) for one in self.trained]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        marks = [" ", *("*" if one is self.winner else " " for one in self.trained)]
+        return [
+            f"{mark} {name:<{widths[0]}} "
+            f"{' '.join(f'{cell:>{width + 1}}' for cell, width in zip(cells, widths[1:-1], strict=True))}"
+            f"{'  ' if ended else ''}{ended}"
+            for mark, (name, *cells, ended) in zip(marks, rows, strict=True)
+        ]
+
+    @staticmethod
+    def _cells(one: TrainedScout) -> tuple[str, ...]:
         scout = one.scout
-        name, mark = configuration(scout.batch_size, scout.lr), "*" if one is self.winner else " "
         loss, score = (figure(each[-1]) if each else "-" for each in (scout.train_losses, scout.scores))
-        ended = f"  ended: {scout.ended}" if scout.ended else ""
-        epochs = len(scout.train_losses)
-        return f"{mark} {name:<18} {epochs:>6} {loss:>13} {score:>10} {duration(one.seconds):>9}{ended}"
+        ended = f"ended: {scout.ended}" if scout.ended else ""
+        name = configuration(scout.batch_size, scout.lr)
+        return name, str(len(scout.train_losses)), loss, score, duration(one.seconds), ended
 
     def _told_margin(self) -> str:
+        if not self.trained and not self.failed:
+            return ""
         if self.choice.scout is None:
             return "how sure: not at all, no scout came to a sound end"
         if self.margin is None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
@@ -14,8 +14,15 @@ SIZE = 32
 MOST = 3
 """Scouts where nobody says how many."""
 
+LEAST = 6
+"""Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
+
 CLEARLY_WORSE = 1.5
 """A scout ends early once its loss is above the best one's at the same place by this factor."""
+
+
+ADVICE = "give lower learning rates to choose from"
+"""What to do where every scout has diverged."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,13 @@ class ScoutPlan:
         configurations: (batch size, base learning rate) of each, in the order in which they train.
         epochs: how long each trains, in decision periods.
         whole: whether each trains so long, also one that is far behind the others.
+        note: why there are none, or fewer than were asked for, in words a person reads; empty where that is not so.
     """
 
     configurations: tuple[tuple[int, float], ...]
     epochs: int
     whole: bool = False
+    note: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -121,15 +130,40 @@ def plan_scouts(task: TaskInfo, number: int, share: float) -> ScoutPlan:
         share: share of the training that each may take, in (0, 1).
 
     Returns:
-        The plan; without configurations where the training is so short that two scouts cost more than a third of it.
+        The plan; without configurations where there is nothing to compare, where the training has fewer periods than
+        ``LEAST``, or where two scouts cost more than a third of it.
     """
     epochs = max(1, round(share * task.epochs))
     affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
     size = min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
     rates = _spread(task.learning_rates, min(number, affordable))
-    if len(rates) < 2:
-        return ScoutPlan((), epochs)
-    return ScoutPlan(tuple((size, lr) for lr in rates), epochs)
+    if task.epochs < LEAST or len(rates) < 2:
+        return ScoutPlan((), epochs, note=_why_none(task, number))
+    note = ""
+    if len(rates) < number:
+        limit = "the learning rates lie too unevenly for more"
+        if len(rates) == len(task.learning_rates):
+            limit = f"there are {count(len(rates), 'learning rate')} to try"
+        elif len(rates) == affordable:
+            limit = f"more would take over a third of the {count(task.epochs, 'epoch')}"
+        note = f"{count(len(rates), 'scout')} instead of {number}: {limit}"
+    return ScoutPlan(tuple((size, lr) for lr in rates), epochs, note=note)
+
+
+def _why_none(task: TaskInfo, number: int) -> str:
+    """Say why a task has no scouts, and what is done instead."""
+    if number == 0:
+        why = "none were asked for"
+    elif len(task.learning_rates) < 2:
+        why = "there is one learning rate, so nothing to choose"
+    elif number == 1:
+        why = "one alone has nothing to be compared with, it takes two"
+    else:
+        why = f"{count(task.epochs, 'epoch')} are too few, and better spent on the training itself"
+    where = (
+        "" if len(task.learning_rates) < 2 else f", the middle of {', '.join(f'{lr:g}' for lr in task.learning_rates)}"
+    )
+    return f"no scouts: {why}; it starts with {configuration(*start_without_scouts(task))}{where}"
 
 
 def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
@@ -178,7 +212,7 @@ def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
     alive = [index for index, scout in enumerate(scouts) if scout.ended is None]
     if not alive:
         ends = "; ".join(f"{configuration(scout.batch_size, scout.lr)} {scout.ended}" for scout in scouts)
-        return ScoutChoice(None, f"no scout came to its end: {ends}")
+        return ScoutChoice(None, f"no scout came to its end: {ends}; {ADVICE}")
     last = max(len(scouts[index].train_losses) for index in alive) - 1
     whole = [index for index in alive if len(scouts[index].train_losses) > last and _sound(scouts[index], last)]
     if not whole:

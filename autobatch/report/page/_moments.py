@@ -42,7 +42,7 @@ def places(run: ReportedRun) -> list[dict[str, Any]]:
         sound = target is not None and all(math.isfinite(value) and value > 0 for value in target)
         found.append({
             "epoch": epoch,
-            "changed": decision is not None and decision.changed,
+            "changed": decision is not None and (decision.turn or decision.stop),
             "place": [row.c_bar, row.l_cum] if row is not None and has_place(row) else None,
             "target": list(target) if target is not None and sound else None,
         })
@@ -86,7 +86,7 @@ def _decided(run: ReportedRun, decision: DecisionRecord, before: DecisionRecord 
     yield "Why", decision.reason
     if limit := limit_words(decision):
         yield "Limited", limit
-    if decision.changed and math.isfinite(decision.c_bar):
+    if decision.turn and math.isfinite(decision.c_bar):
         yield "Is", position_sentence(decision, run.record.library).rpartition(": ")[2]
     if decision.target is not None:
         yield "Steers to", f"{target_words(decision)} at the end"

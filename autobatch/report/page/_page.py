@@ -8,20 +8,30 @@ from typing import Any
 
 from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
+from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
-from autobatch.report._summary import ended_words, measuring_words, scouting_words
-from autobatch.report._words import path_words, position_words, seconds_words
+from autobatch.report._story import diverged_words
+from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words
+from autobatch.report._words import applied_words, path_words, position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
 from autobatch.report.page._markup import Html, data_block, joined, tag
 from autobatch.report.page._moments import moments, places
 from autobatch.report.page._plane import plane_figure
 from autobatch.report.page._section import ReportedRun, Section, sections
-from autobatch.report.page._tables import FIGURES, beacon_words, decisions_table, figures_table, own_figure, swatch
+from autobatch.report.page._tables import (
+    FIGURES,
+    beacon_words,
+    decisions_table,
+    figures_table,
+    own_figure,
+    scouts_table,
+    swatch,
+)
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Content security policy of the page: it may fetch nothing at all."""
 
-_JUDGEMENTS = {"gain": "Gain", "no-gain": "No gain", "open": "Not finished", "none": "No comparison"}
+_JUDGEMENTS = {"gain": "Gain", "no-gain": "No gain", "open": "Not finished", "none": "No beacons"}
 
 
 def save_html(path: Path, records: Sequence[RunRecord]) -> None:
@@ -101,6 +111,7 @@ def _section(section: Section, *, several: bool) -> Html:
         _legend(section, has_plane=plane is not None, has_curves=curves is not None),
         _plane(section, plane),
         _curves(section, curves),
+        _scouts(section),
         tag("h3", "Figures"),
         figures_table(section),
         _facts(section.runs[0]) if len(section.runs) == 1 else "",
@@ -108,6 +119,17 @@ def _section(section: Section, *, several: bool) -> Html:
         class_="task",
         data_section=section.number,
     )
+
+
+def _scouts(section: Section) -> Html:
+    """Return what the scouts of the runs came to; nothing where no run has any."""
+    told = [(run, scouts_table(run)) for run in section.runs if run.record.scouts]
+    if not told:
+        return Html("")
+    heading = tag("h3", "Scouts: short trainings before the run, the best of which becomes it")
+    if len(section.runs) == 1:
+        return joined(heading, told[0][1])
+    return joined(heading, *(tag("details", tag("summary", swatch(run), run.label), own) for run, own in told))
 
 
 def _overview(section: Section) -> Html:
@@ -144,9 +166,15 @@ def _facts(run: ReportedRun) -> Html:
     record, summary = run.record, run.record.summary
     facts = [("Batch size", path_words(row.batch_size for row in record.epochs) or "no epoch yet")]
     facts.append(("Base rate", path_words(row.lr for row in record.epochs) or "no epoch yet"))
+    applied = applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
+    facts.append(("Applied rate", applied))
     if summary is not None:
+        if summary.stopped_because != "finished":
+            facts.append(("What to do", diverged_words(record)))
         if summary.scouts:
             facts.append(("Scouts", scouting_words(summary)))
+        if summary.forks:
+            facts.append(("Forks", forking_words(summary)))
         if summary.ended_early:
             facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
         facts.append(("Measuring", measuring_words(summary)))
@@ -264,8 +292,9 @@ def _curves(section: Section, figure: dict[str, Any] | None) -> Html:
 
 def _decisions(section: Section) -> Html:
     every = sum(len(run.record.decisions) for run in section.runs)
-    changes = sum(decision.changed for run in section.runs for decision in run.record.decisions[1:])
-    words = f"changes only ({changes} of {every} decisions)"
+    told = (decision for run in section.runs for decision in run.record.decisions[1:])
+    changes = sum(decision.turn or decision.stop for decision in told)
+    words = f"changes only ({changes} of {count(every, 'decision')})"
     only = tag("label", tag("input", type="checkbox", class_="changes-only", checked=True), words)
     heading = tag("div", tag("h3", "Decisions"), tag("div", only, class_="switch"), class_="row")
     return tag("div", heading, *(_decisions_of(section, run) for run in section.runs), class_="told")

@@ -245,6 +245,7 @@ def _point_words(run: ReportedRun, row: EpochRow) -> str:
     if decision is not None:
         configuration = configuration_words(decision.batch_size, decision.lr)
         then = [f"→ {configuration}" if decision.changed else f"→ stays at {configuration}"]
+        then = ["→ ends the training"] if decision.stop else then
     return hover_text(
         f"{run.label}: epoch {row.epoch}",
         f"batch size {row.batch_size}, rate {row.lr_effective:g}",

@@ -13,6 +13,7 @@ from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control import DecisionRecord
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
+from autobatch.report._summary import without_comparison
 from autobatch.training import EpochRow
 
 COLOURS = 7
@@ -88,11 +89,13 @@ class ReportedRun:
         """Return what kind of judgement there is (``gain``, ``no-gain``, ``open`` or ``none``), and it in words."""
         summary, comparison = self.record.summary, self.comparison
         if summary is None:
-            done, epochs = len(self.record.epochs), self.record.config.task.epochs
+            done, epochs = len(self.record.epochs), self.record.planned_epochs
+            if self.record.scouts_are_training:
+                return "open", "Not begun: its scouts are training."
             return "open", f"Not finished: {done} of {epochs} epochs so far."
         if comparison is None:
             early = "" if summary.stopped_because == "finished" else f"Ended early: {summary.stopped_because}. "
-            return "none", f"{early}No comparison: {summary.best_beacon_missing or 'the beacons cannot be read'}."
+            return "none", f"{early}{without_comparison(self.record)}"
         words = verdict(summary, comparison)
         return ("gain" if words.startswith("Gain") else "no-gain"), words
 

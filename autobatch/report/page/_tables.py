@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate
 from autobatch.report._comparison import Comparison
-from autobatch.report._story import SHOWN_CANDIDATES
+from autobatch.report._story import SHOWN_CANDIDATES, WON, scout_rows, scouts_sentence
 from autobatch.report._words import (
     configuration_words,
     count_words,
@@ -123,7 +123,7 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
         tag(
             "tr",
             *(_cell(DECISION_HEADS[name], cells[name], name) for name in columns),
-            class_="changed" if decision.changed or number == 0 else "kept",
+            class_="changed" if decision.turn or decision.stop or number == 0 else "kept",
             id=decision_id(section, run, decision.epoch),
         )
         for number, (decision, cells) in enumerate(zip(run.record.decisions, told, strict=True))
@@ -137,20 +137,44 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
     )
 
 
+def scouts_table(run: ReportedRun) -> Html:
+    """Return what the scouts of a run came to.
+
+    Args:
+        run: a run with scouts.
+
+    Returns:
+        A table, with sentences beneath.
+    """
+    heads = ["Scout", "Epochs", "Training loss", "Validation loss", "Took", ""]
+    rows = [_row(heads, list(cells), "own" if cells[-1] == WON else "") for cells in scout_rows(run.record)]
+    table = tag(
+        "table",
+        tag("caption", f"Scouts of {run.label}", class_="hidden"),
+        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
+        tag("tbody", *rows),
+        class_="figures stacks",
+    )
+    return joined(tag("div", table, class_="scrolls"), tag("p", scouts_sentence(run.record), class_="note"))
+
+
 def decision_id(section: Section, run: ReportedRun, epoch: int) -> str:
     """Return the id of a decision's row."""
     return f"decision-{section.number}-{run.number}-{epoch}"
 
 
 def change_words(decision: DecisionRecord, before: DecisionRecord | None) -> str:
-    """Return what a decision changed, such as ``64 → 128, rate 0.05``."""
+    """Return what a decision changed, such as ``64 → 128, rate 0.05, applied 0.025``."""
+    if decision.stop:
+        return "ends the training"
     size, rate = f"{decision.batch_size}", f"{decision.lr:g}"
     if before is not None and before.batch_size != decision.batch_size:
         size = f"{before.batch_size} → {size}"
     if before is not None and before.lr != decision.lr:
         rate = f"{before.lr:g} → {rate}"
-    kept = "keeps " if before is not None and not decision.changed else ""
-    return f"{kept}{size}, rate {rate}"
+    kept = "keeps " if before is not None and not decision.turn else ""
+    applied = f", applied {decision.lr_effective:.3g}" if decision.lr_effective != decision.lr else ""
+    return f"{kept}{size}, rate {rate}{applied}"
 
 
 def target_words(decision: DecisionRecord) -> str:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
+from typing import Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -10,13 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.report._words import configuration_words
+from autobatch.report._record import RunRecord, RunScout
+from autobatch.report._words import configuration_words, seconds_words
 from autobatch.training import EpochRow
 
 _JOURNEY = "#d7301f"
+_SCOUT = "#7b3294"
 _HALO = [withStroke(linewidth=2.5, foreground="white")]
 _MARKED_EPOCHS = 8
 
@@ -31,7 +34,7 @@ def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
     Yields:
         What the legend should explain.
     """
-    placed = [row for row in epochs if row.c_bar > 0 and row.l_cum > 0 and math.isfinite(row.c_bar * row.l_cum)]
+    placed = placed_epochs(epochs)
     if not placed:
         return
     c_bar, l_cum = [row.c_bar for row in placed], [row.l_cum for row in placed]
@@ -49,6 +52,41 @@ def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
     yield Line2D([], [], marker="D", linestyle="", color=_JOURNEY, label=f"its end, after epoch {placed[-1].epoch}")
     _name_changes(axes, placed)
     _grow_limits(axes, c_bar, l_cum)
+
+
+def placed_epochs(epochs: Sequence[EpochRow]) -> list[EpochRow]:
+    """Return the epochs that ended at a position which logarithmic axes can show.
+
+    Args:
+        epochs: epochs of a run.
+
+    Returns:
+        Those with a position.
+    """
+    return [row for row in epochs if row.c_bar > 0 and row.l_cum > 0 and math.isfinite(row.c_bar * row.l_cum)]
+
+
+def draw_scouts(axes: Axes, scouts: Sequence[RunScout]) -> Iterator[Artist]:
+    """Draw the ways of scouts that did not become the run, or have not yet.
+
+    Args:
+        axes: the plane; its limits grow to hold them.
+        scouts: the scouts of a run.
+
+    Yields:
+        What the legend should explain.
+    """
+    styles: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
+    for scout, style in zip(scouts, cycle(styles)):
+        placed = placed_epochs(scout.epochs)
+        if not placed or (scout.record is not None and scout.record.won):
+            continue
+        c_bar, l_cum = [row.c_bar for row in placed], [row.l_cum for row in placed]
+        axes.plot(c_bar, l_cum, color=_SCOUT, linestyle=style, linewidth=1.4, marker=".", zorder=6)
+        took = "" if scout.record is None else f", lost, took {seconds_words(scout.record.seconds)}"
+        name = f"scout {configuration_words(scout.batch_size, scout.lr)}{took}"
+        yield Line2D([], [], color=_SCOUT, linestyle=style, linewidth=1.4, marker=".", label=name)
+        _grow_limits(axes, c_bar, l_cum)
 
 
 def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
@@ -83,7 +121,7 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
 def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
     first = placed[0]
     _name(axes, first, f"B {first.batch_size}")
-    named = [first]
+    named = [first, placed[-1]]  # the mark of the end covers what is written beside it
     for before, after in pairwise(placed):
         changed = (after.batch_size, after.lr) != (before.batch_size, before.lr)
         if not changed or not far_apart(before, named):
@@ -135,37 +173,60 @@ def _grow_limits(axes: Axes, c_bar: list[float], l_cum: list[float]) -> None:
 
 
 def draw_epochs(
-    figure: Figure, cells: GridSpecFromSubplotSpec, epochs: list[EpochRow], score: str, library: BeaconLibrary | None
+    figure: Figure, cells: GridSpecFromSubplotSpec, record: RunRecord, library: BeaconLibrary | None
 ) -> None:
     """Draw batch size, learning rate and the scored figure over epochs, in three panels one above the other.
 
     Args:
         figure: the figure.
         cells: three cells, one above the other.
-        epochs: the run's epochs.
-        score: the scored figure, ``"validation_loss"`` or ``"validation_error"``.
+        record: the run; it has an epoch.
         library: the beacons, whose best is drawn beside the score.
     """
+    epochs, score = record.epochs, record.config.task.score
     size, rate, scored = (figure.add_subplot(cells[row, 0]) for row in range(3))
     numbers = [row.epoch for row in epochs]
-    size.step(numbers, [row.batch_size for row in epochs], where="mid", color=_JOURNEY, linewidth=2)
+    mark = "o" if len(epochs) == 1 else None  # of a single epoch a line has no length
+    size.step(numbers, [row.batch_size for row in epochs], where="mid", color=_JOURNEY, linewidth=2, marker=mark)
     size.set_yscale("log", base=2)
     _tick_exactly(size, sorted({row.batch_size for row in epochs}))
     size.set_ylabel("batch size")
     rate.step(numbers, [row.lr for row in epochs], where="mid", color="0.5", linestyle=":", linewidth=1.5, label="base")
-    rate.step(
-        numbers, [row.lr_effective for row in epochs], where="mid", color=_JOURNEY, linewidth=2, label="as applied"
-    )
+    applied = [row.lr_effective for row in epochs]
+    rate.step(numbers, applied, where="mid", color=_JOURNEY, linewidth=2, marker=mark, label="as applied")
     rate.set_yscale("log")
-    rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _tick_plainly(rate)
     rate.set_ylabel("learning rate")
-    rate.legend(fontsize=7.5)
-    _draw_score(scored, epochs, score, library)
+    _mark_fall(rate, record)
+    rate.legend(fontsize=7.5, loc="lower left")
+    _draw_score(scored, record, score, library)
     for axes in (size, rate, scored):
         axes.set_xlim(0.5, numbers[-1] + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.margins(y=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True) if len(epochs) > 1 else FixedLocator(numbers))
         axes.grid(color="0.9", linewidth=0.5)
-    scored.set_xlabel("epoch")
+    ends = "" if record.summary is None or not record.summary.ended_early else f"; ended early, of {_whole(record)}"
+    scored.set_xlabel(f"epoch{ends}")
+
+
+def _whole(record: RunRecord) -> str:
+    return f"{record.config.task.epochs} epochs"
+
+
+def _mark_fall(axes: Axes, record: RunRecord) -> None:
+    """Mark where the policy lets the rate begin to fall."""
+    begun = next((one.epoch for one in record.decisions if one.fall_begins), None)
+    if begun is not None:
+        label = f"begins to fall in epoch {begun + 1}"
+        axes.axvline(begun + 0.5, color="0.3", linestyle="--", linewidth=1, label=label)
+
+
+def _tick_plainly(axes: Axes) -> None:
+    """Label a logarithmic axis of any span in plain numbers that do not overlap."""
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,), numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _tick_exactly(axes: Axes, values: list[int]) -> None:
@@ -175,9 +236,27 @@ def _tick_exactly(axes: Axes, values: list[int]) -> None:
     axes.set_ylim(values[0] / 1.5, values[-1] * 1.5)
 
 
-def _draw_score(axes: Axes, epochs: list[EpochRow], score: str, library: BeaconLibrary | None) -> None:
+def _draw_score(axes: Axes, record: RunRecord, score: str, library: BeaconLibrary | None) -> None:
+    epochs = record.epochs
     values = [getattr(row, score) for row in epochs]
-    axes.plot([row.epoch for row in epochs], values, color=_JOURNEY, linewidth=2, label="this run")
+    axes.set_ylabel(score.replace("_", " "))
+    if not any(math.isfinite(value) for value in values):
+        axes.text(0.5, 0.5, "diverged: not a finite number", transform=axes.transAxes, ha="center", color=_JOURNEY)
+        axes.set_yticks([])
+        return
+    mark = "o" if len(epochs) == 1 else None
+    axes.plot([row.epoch for row in epochs], values, color=_JOURNEY, linewidth=2, marker=mark, label="this run")
+    losers = [scout for scout in record.scouts if scout.epochs and (scout.record is None or not scout.record.won)]
+    for number, scout in enumerate(losers):
+        axes.plot(
+            [row.epoch for row in scout.epochs],
+            [getattr(row, score) for row in scout.epochs],
+            color=_SCOUT,
+            linestyle="--",
+            linewidth=1.2,
+            marker=".",
+            label="scouts that lost" if number == 0 else None,
+        )
     if library is not None:
         best = library.best_fixed()
         for index, beacon in enumerate(library.beacons_at(best.batch_size, best.lr)):
@@ -193,6 +272,5 @@ def _draw_score(axes: Axes, epochs: list[EpochRow], score: str, library: BeaconL
             )
     if all(value > 0 for value in values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylabel(score.replace("_", " "))
+        _tick_plainly(axes)
     axes.legend(fontsize=7.5)

@@ -11,9 +11,9 @@ from matplotlib.ticker import FuncFormatter
 
 from autobatch._errors import ConfigError, OutputError
 from autobatch.beacons import BeaconLibrary
-from autobatch.report._record import RunRecord
+from autobatch.report._record import RunRecord, RunScout
 from autobatch.report.plane._beacons import draw_beacons
-from autobatch.report.plane._journey import draw_epochs, draw_journey
+from autobatch.report.plane._journey import draw_epochs, draw_journey, draw_scouts, placed_epochs
 from autobatch.training import EpochRow
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -69,27 +69,41 @@ def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Fig
         The figure.
     """
     with_epochs = record is not None and bool(record.epochs)
-    figure = Figure(figsize=(13, 6.6) if with_epochs else (8.8, 6.6), layout="constrained")
-    columns = figure.add_gridspec(1, 2, width_ratios=[1.9, 1]) if with_epochs else figure.add_gridspec(1, 1)
-    draw_plane(figure.add_subplot(columns[0, 0]), [] if record is None else record.epochs, library)
+    ways = [] if record is None else [record.epochs, *(scout.epochs for scout in record.scouts)]
+    with_plane = library is not None or any(placed_epochs(way) for way in ways)
+    figure = Figure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
+    columns = figure.add_gridspec(
+        1, with_epochs + with_plane or 1, width_ratios=[1.9, 1][: with_epochs + with_plane or 1]
+    )
+    if with_plane:
+        epochs, scouts = ([], ()) if record is None else (record.epochs, record.scouts)
+        draw_plane(figure.add_subplot(columns[0, 0]), epochs, library, scouts)
     if with_epochs and record is not None:
-        draw_epochs(figure, columns[0, 1].subgridspec(3, 1), record.epochs, record.config.task.score, library)
-    figure.suptitle(_title(record, library), fontsize=12, fontweight="bold")
+        draw_epochs(figure, columns[0, -1].subgridspec(3, 1), record, library)
+    if not with_epochs and not with_plane:
+        figure.text(0.5, 0.5, "no epoch is finished yet", ha="center", color="0.4")
+    figure.suptitle(
+        _title(record, library) if with_plane or record is None else record.title, fontsize=12, fontweight="bold"
+    )
     return figure
 
 
-def draw_plane(axes: Axes, epochs: Sequence[EpochRow], library: BeaconLibrary | None) -> None:
+def draw_plane(
+    axes: Axes, epochs: Sequence[EpochRow], library: BeaconLibrary | None, scouts: Sequence[RunScout] = ()
+) -> None:
     """Draw the plane with a legend: the beacons, and a journey through them.
 
     Args:
         axes: where to draw; the axes become logarithmic.
         epochs: a run's epochs; none draw the beacons alone.
         library: the beacons; None draws the journey alone.
+        scouts: scouts of the run; the ways of those that lost are drawn.
     """
     _prepare(axes)
     handles: list[Artist] = []
     if library is not None:
         handles += draw_beacons(axes, library)
+    handles += draw_scouts(axes, scouts)
     handles += draw_journey(axes, epochs)
     if handles:
         axes.legend(handles=handles, loc="best", fontsize=8, framealpha=0.92)

@@ -85,6 +85,7 @@ class ScoutCell(LoopCell):
         check: refuses a loop that is another than that of the scouts before.
         others: the scouts before it.
         arguments: arguments of the controller, grouped.
+        code: fingerprint of the loop's code.
 
     Attributes:
         task: the task; None until the loop has attached the controller.
@@ -100,9 +101,11 @@ class ScoutCell(LoopCell):
         check: Callable[[Mapping[str, Any]], None],
         others: Sequence[Scout],
         arguments: Mapping[str, Any],
+        code: str,
     ) -> None:
         self._begun = self._last = time.perf_counter()
         super().__init__(ScoutController(policy=ScoutPolicy(self), **arguments), arguments)
+        self._code = code
         self.task: TaskInfo | None = None
         self.whole = False
         self.ended: str | None = None
@@ -215,6 +218,7 @@ class ScoutCell(LoopCell):
             train_size=self.task.train_size,
             loop=self.facts or {},
             options=words_of(self._arguments),
+            code=self._code,
         )
 
     def release(self) -> None:

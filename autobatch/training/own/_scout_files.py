@@ -42,6 +42,7 @@ class KeptScout:
         train_size: examples in one such period.
         loop: what could be seen of the loop.
         options: further arguments of the controller, in words.
+        code: fingerprint of the loop's code; empty where it was not kept.
     """
 
     batch_size: int
@@ -60,6 +61,7 @@ class KeptScout:
     train_size: int
     loop: Mapping[str, Any]
     options: Mapping[str, str]
+    code: str = ""
 
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""
@@ -125,6 +127,13 @@ class ScoutFolder:
         path = self._state(kept)
         with naming_output(path, "deleted"):
             path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete all scouts."""
+        for path in sorted(self._out.glob("b*-lr*-s*")):
+            if path.suffix in {".json", ".pt"}:
+                with naming_output(path, "deleted"):
+                    path.unlink(missing_ok=True)
 
     def _place(self, batch_size: int, lr: float, seed: int) -> Path:
         return self._out / f"{BeaconKey(batch_size, lr, seed).name}.json"

@@ -3,9 +3,12 @@
 import gc
 import logging
 import math
+import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +22,7 @@ from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, Steer
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.steer import MOST
 from autobatch.training.own._cell import Train
+from autobatch.training.own._fingerprint import code_fingerprint
 from autobatch.training.own._options import grouped, words_before, words_of
 from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
@@ -38,7 +42,7 @@ def scout(
     scout_share: float = 0.05,
     seed: int = 0,
     score: Literal["validation_loss", "validation_error"] | None = None,
-    out: str | Path = "runs/scouts",
+    out: str | Path | None = None,
     **options: Any,
 ) -> ScoutReport:
     """Find out by a few short trainings of your own loop which batch size and learning rate to start with.
@@ -67,10 +71,13 @@ def scout(
     loss is far above another's, or that diverges, ends earlier. They are compared by the mean of the losses that
     ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where there is neither, by the validation figure.
 
-    A finished scout is kept in ``out``, and is not trained again by the same call. Where ``train`` raises, never
-    attaches the controller or returns too early, that scout is left out, a ``UserWarning`` says why, and the others go
-    on. Where none is left the report says so, and the training starts in the middle of what may be chosen; where all
-    have diverged, at the lowest rate.
+    A finished scout is kept in ``out``, and is not trained again by the same call. Where anything that can be seen has
+    changed since, all are trained anew, with a warning in the log: arguments, the code of your loop and of what it
+    calls of yours, the model's and the optimizer's facts when a scout attaches. Data that have changed cannot be seen.
+
+    Where ``train`` raises, never attaches the controller or returns too early, that scout is left out, a
+    ``UserWarning`` says why, and the others go on. Where none is left the report says so, and the training starts in
+    the middle of what may be chosen; where all have diverged, at the lowest rate.
 
     Where ``train`` returns a mapping with ``"state"``, such as ``{"model": model.state_dict(), "optimizer":
     optimizer.state_dict(), "controller": controller.state_dict()}``, the winner's is kept as ``report.state``: a loop
@@ -86,7 +93,7 @@ def scout(
         seed: the seed that they train with.
         score: the validation figure that is told, and that counts where no training loss is known; by default the loss
             where all scouts have it, else the error.
-        out: folder in which the scouts are kept.
+        out: folder in which the scouts are kept; by default one of the loop's own in ``runs/scouts``.
         options: further arguments of ``AutoBatchController`` that the loop needs, such as ``rates="steered"``,
             ``measuring`` or ``plan``.
 
@@ -94,7 +101,7 @@ def scout(
         What they came to; printing it gives sentences.
 
     Raises:
-        ConfigError: an argument cannot be used, or ``out`` has scouts of another loop.
+        ConfigError: an argument cannot be used, or the loop is another one in each scout.
         CheckpointError: a file in ``out`` is damaged.
         OutputError: ``out`` cannot be written.
     """
@@ -109,10 +116,11 @@ def scout(
         raise ConfigError(f"scouts: expected 'auto' or a whole number from 0 to 16, got {scouts!r}")
     if not 0.0 < scout_share <= 0.25:
         raise ConfigError(f"scout_share: expected a share in (0, 0.25], got {scout_share!r}")
+    out = Path("runs/scouts") / _loop_name(train) if out is None else Path(out)
     scouting = _Scouting(
         train,
         SteerParameters(scouts=MOST if scouts == "auto" else scouts, scout_share=scout_share),
-        out=Path(out),
+        out=out,
         score=score,
         arguments={
             **arguments,
@@ -122,8 +130,20 @@ def scout(
             "seed": seed,
         },
     )
-    with alone_in(Path(out), busy="another process is scouting here; wait for it, or choose another folder"):
+    with alone_in(out, busy="another process is scouting here; wait for it, or choose another folder"):
         return scouting.carry_out()
+
+
+def _loop_name(train: Train) -> str:
+    """Return a folder's name for a loop: where it is from, and what it is called."""
+    own = train
+    while isinstance(own, partial):
+        own = own.func
+    module = getattr(own, "__module__", None) or "loop"
+    if module == "__main__" or module.startswith("autobatch."):
+        module = Path(sys.argv[0]).stem or "main"
+    name = getattr(own, "__qualname__", type(own).__qualname__)
+    return re.sub(r"[^\w.-]+", "-", f"{module}.{name}").strip("-.")
 
 
 class _Scouting:
@@ -144,10 +164,19 @@ class _Scouting:
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
+        self._earlier = False
+        self._code = code_fingerprint(train)
 
     def carry_out(self) -> ScoutReport:
         """Train those that are missing, and choose."""
         self._remember()
+        try:
+            return self._carried_out()
+        except _StaleError as error:
+            self._forget(str(error))
+            return self._carried_out()
+
+    def _carried_out(self) -> ScoutReport:
         place = 0
         while (self._plan is None and place == 0) or (self._plan and place < len(self._plan.configurations)):
             kept = self._found(place)
@@ -155,8 +184,8 @@ class _Scouting:
                 kept = self._trained(place)
             else:
                 _LOGGER.warning(
-                    "scout %s is of an earlier call and not trained again; if your loop or its data have changed, "
-                    "delete %s",
+                    "scout %s is of an earlier call and not trained again: nothing that can be seen has changed; if "
+                    "your data have, delete %s",
                     configuration(kept.batch_size, kept.lr),
                     self._out,
                 )
@@ -171,16 +200,24 @@ class _Scouting:
     def _remember(self) -> None:
         """Take the task from scouts of this loop that are kept already, so that they need not be trained to know it."""
         mine = words_of(self._arguments)
-        for kept in self._folder.all():
+        found = self._folder.all()
+        for kept in found:
             theirs = words_before(kept.options)
-            if theirs != mine:
-                differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-                raise ConfigError(
-                    f"{self._out}: holds scouts with another {', '.join(map(repr, differing))}; give another folder as "
-                    "'out', or delete this one"
-                )
-            self._loop = kept.loop
+            differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+            if differing or kept.code != self._code:
+                self._forget(f"another {', '.join(map(repr, differing))}" if differing else "another code of the loop")
+                return
+        for kept in found:
+            self._earlier, self._loop = True, kept.loop
             self._plan_of(_task(self._arguments, kept.epochs, kept.train_size))
+
+    def _forget(self, why: str) -> None:
+        """Let go of the scouts of an earlier call, which were of something else."""
+        _LOGGER.warning("%s: its scouts are of an earlier call with %s; they are trained anew", self._out, why)
+        self._folder.clear()
+        self._kept, self._failed, self._failed_seconds = [], {}, 0.0
+        self._plan = self._task = None
+        self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
         self._task = task
@@ -192,6 +229,8 @@ class _Scouting:
         try:
             check_scouts_loop(self._loop, loop)
         except ConfigError as error:
+            if self._earlier:
+                raise _StaleError(f"another loop ({error})") from None
             raise _OtherLoopError(f"{self._out}: {error}") from None
         self._loop = loop
 
@@ -207,7 +246,9 @@ class _Scouting:
             raise ConfigError("scout() trains in one process; call it before torch.distributed is initialised")
         gc.collect()  # a controller and its hooks refer to one another: the last scout's memory waits for this
         others = [kept.scout("validation_loss") for kept in self._kept]
-        cell = ScoutCell(place, plan=self._plan_of, check=self._check, others=others, arguments=self._arguments)
+        cell = ScoutCell(
+            place, plan=self._plan_of, check=self._check, others=others, arguments=self._arguments, code=self._code
+        )
         returned: object = None
         failure: str | None = None
         try:
@@ -215,7 +256,7 @@ class _Scouting:
             cell.check_end()
         except NothingToScoutError:
             return None
-        except (_OtherLoopError, OutputError):
+        except (_OtherLoopError, _StaleError, OutputError):
             raise
         except AutoBatchError as error:
             failure = str(error)
@@ -245,7 +286,9 @@ class _Scouting:
             choice = self._policy.take(scouts)
         else:  # nothing is known of the task, not even that a rate is too high
             middle = configuration(*self._policy.start)
-            choice = ScoutChoice(None, f"no scout was trained: {middle} is the middle of what may be chosen")
+            why = self._plan.note if self._plan is not None and not self._failed else ""
+            why = why or f"no scout came to its end: {middle} is the middle of what may be chosen"
+            choice = ScoutChoice(None, why)
         start = self._policy.start
         state = None
         for place, kept in enumerate(self._kept):
@@ -267,7 +310,12 @@ class _Scouting:
             train_size=task.train_size if self._task is not None else 0,
             loop=dict(self._loop),
             state=state,
+            note=self._plan.note if self._plan is not None else "",
         )
+
+
+class _StaleError(ConfigError):
+    """The loop is another than that of the scouts that an earlier call has kept."""
 
 
 class _OtherLoopError(ConfigError):

@@ -1,11 +1,15 @@
 """``autobatch run --scouts`` as its users type it, and what the other commands say of such runs."""
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
+from autobatch.report import read_run
+from autobatch.report._watch import watch_view
 from autobatch.training import load_decisions, load_epochs, load_run_config, load_scouting
 from tests.cli.conftest import ENV
 from tests.training.tiny import COSTS
@@ -60,6 +64,12 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "3 made, ",
         " went on; the others took ",
         "by the policy, after 4 of 6 epochs",
+        "planned to end after 4 of 6 epochs, the rate falling to nothing until then",
+        "scout epoch 1/1  batch   32",
+        "→ the rate falls in a line to nothing after 4 epochs, which lets the loss settle: 83.3 % of ",
+        "→ the rate has come to its end after 4 of 6 epochs: stop",
+        "Applied rate  ",
+        "The figures stand for themselves: there are no beacons",
     ):
         assert phrase in out
     assert len(load_epochs(place)) == 4
@@ -71,16 +81,24 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "The run finished after 4 of 6 epochs",
         "as a scout; ",
         "ended by the policy: the rate has come to its end after 4 of 6 epochs: stop",
+        "goes on as the run",
+        "Those that did not took ",
+        ": batch size 32, base rate ",
+        ", applied ",
     ):
         assert phrase in told
     code, watched, _ = call("watch", "runs/new-steer-s0")
     assert code == 0
-    assert "epoch 4/6" in watched
+    assert "epoch 4/4" in watched
+    assert watched.count("scout s32-lr") == 3
+    assert "→ the rate falls in a line" in watched
     assert call("plot", "runs/new-steer-s0", "-o", "journey.png")[0] == 0
     assert call("report", "runs/new-steer-s0", "-o", "page.html")[0] == 0
     page = (home / "page.html").read_text()
     assert "by the policy, after 4 of 6 epochs" in page
     assert "3 made, " in page
+    for phrase in ("Scouts: short trainings before the run", "goes on as the run", "ends the training", "applied 0."):
+        assert phrase in page
 
 
 def strict(text: str):
@@ -109,6 +127,8 @@ def test_while_scouts_are_trained_every_command_says_so_or_bears_it(scouting, ca
     assert not (scouting / "epochs.jsonl").exists()
     code, told, _ = call("explain", "cut")
     assert code == 0
+    for phrase in ("in training", "waits", "the lowest training loss will go on"):
+        assert phrase in told
     assert "Not finished: autobatch run --resume cut goes on." in told
     assert call("plot", "cut", "-o", "journey.png")[0] == 0
     assert call("report", "cut", "-o", "page.html")[0] == 0
@@ -120,6 +140,12 @@ def test_while_scouts_are_trained_every_command_says_so_or_bears_it(scouting, ca
     monkeypatch.setattr(_watch.follow, "__defaults__", (leave,))
     code, said, _ = call("watch", "cut")
     assert (code, "new, steer, seed 0" in said) == (130, True)
+    for phrase in ("scout s32-lr0.1  epoch 1/1", "→ scout s32 at lr 0.1: after 1 epoch training loss"):
+        assert phrase in said
+    assert "Not begun: its scouts are training." in (scouting.parent / "page.html").read_text()
+    screen = Console(width=100, record=True, file=io.StringIO())
+    screen.print(watch_view(read_run(scouting), 0.0))
+    assert "first, scout 2 of 3, s32-lr0.05: epoch 0/1 done" in screen.export_text()
 
 
 def test_a_run_is_resumed_from_its_scouts(scouting, home, call):
@@ -143,7 +169,9 @@ def test_a_run_is_resumed_from_its_scouts(scouting, home, call):
 def test_other_scouts_than_those_stored_are_refused_on_resume(scouting, refused, option):
     said = refused("run", "--resume", "cut", *option)
     assert "started with another configuration: 'policy.parameters.scout" in said
-    assert load_scouting(scouting) is None
+    kept = load_scouting(scouting)
+    assert kept is not None
+    assert (kept.reason, len(kept.scouts), len(kept.waiting)) == (None, 1, 2)
 
 
 def test_the_stored_scouts_are_no_other_ones(scouting, call):
@@ -164,8 +192,35 @@ def test_the_shortest_runs(home, call, epochs):
     code, out, _ = call(*NEW, "--epochs", epochs, "--json", "--out", "o")
     assert code == 0
     summary = strict(out)
-    assert len(summary["scouts"]) == (2 if epochs == "3" else 0)
+    assert summary["scouts"] == []
     assert summary["test_error"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--epochs", "3"], "no scouts: 3 epochs are too few, and better spent on the training itself"),
+        (["--scouts", "1"], "no scouts: one alone has nothing to be compared with, it takes two"),
+        (["--scouts", "5"], "; 3 scouts instead of 5: there are 3 learning rates to try"),
+        (["--set", "task.schedule.keep=true"], "the task keeps its own schedule (schedule.keep): the rate follows it"),
+    ],
+)
+def test_what_is_done_otherwise_than_one_might_think_is_said_once(home, call, options, said):
+    code, out, _ = call(*NEW, *options)
+    assert code == 0
+    assert out.count(said) == 1
+
+
+def test_a_run_that_diverges_fails_and_says_what_to_do(home, call):
+    code, out, _ = call(*NEW, "--set", "task.learning_rates=[1e8, 2e8, 4e8]", "--out", "wild")
+    assert code == 1
+    assert "What to do" in out
+    assert "--set 'task.learning_rates=[1e+07,2e+07,4e+07]'" in " ".join(out.split())
+    code, told, _ = call("explain", "wild")
+    assert code == 0
+    assert "What to do: a learning rate of 1e+08 is too high here" in " ".join(told.split())
+    assert call("plot", "wild", "-o", "wild.png")[0] == 0
+    assert call("report", "wild", "-o", "wild.html")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,34 @@ def scout(*losses: float, scores: tuple[float, ...] | None = None, lr: float = 0
 
 @pytest.mark.parametrize(
     ("epochs", "scouts", "each"),
-    # By hand: each takes round(0.05 epochs), one at least; as many as leave the losers a third of the training.
-    [(1, 0, 1), (2, 0, 1), (3, 2, 1), (5, 2, 1), (6, 3, 1), (8, 3, 1), (40, 5, 2)],
+    # By hand: each takes round(0.05 epochs), one at least; as many as leave the losers a third of the training. Below
+    # six epochs an epoch is worth more than a scout.
+    [(1, 0, 1), (2, 0, 1), (3, 0, 1), (5, 0, 1), (6, 3, 1), (8, 3, 1), (40, 5, 2)],
 )
 def test_scouts_by_the_length_of_a_task(epochs: int, scouts: int, each: int) -> None:
     plan = plan_scouts(make_task(epochs=epochs, learning_rates=RATES), 16, 0.05)
     assert (len(plan.configurations), plan.epochs) == (scouts, each)
     assert (len(plan.configurations) - 1) * each <= epochs / 3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "number", "rates", "note"),
+    [
+        (40, 3, RATES, ""),
+        (40, 0, RATES, "none were asked for; it starts with s32 at lr 0.05, the middle of 0.01, 0.02, 0.05, 0.1, 0.2"),
+        (40, 1, RATES, "no scouts: one alone has nothing to be compared with, it takes two; it starts with s32 at lr"),
+        (40, 5, RATES[:4], "4 scouts instead of 5: there are 4 learning rates to try"),
+        (6, 5, RATES, "3 scouts instead of 5: more would take over a third of the 6 epochs"),
+        (40, 3, (0.1,), "no scouts: there is one learning rate, so nothing to choose; it starts with s32 at lr 0.1"),
+        (5, 3, RATES, "no scouts: 5 epochs are too few, and better spent on the training itself; it starts with"),
+    ],
+)
+def test_why_there_are_fewer_scouts_than_were_asked_for(
+    epochs: int, number: int, rates: tuple[float, ...], note: str
+) -> None:
+    plan = plan_scouts(make_task(epochs=epochs, learning_rates=rates), number, 0.05)
+    assert note in plan.note
+    assert bool(note) == bool(plan.note)
 
 
 @pytest.mark.parametrize(("number", "rates"), [(0, []), (1, []), (2, [0.02, 0.1]), (3, [0.05, 0.02, 0.1])])
@@ -154,7 +175,11 @@ def test_without_any_figure_the_first_that_came_to_its_end_goes_on() -> None:
 
 def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
     choice = choose_scout([scout(NAN, lr=0.1, ended="diverged: a"), scout(9.0, lr=0.2, ended="diverged: b")])
-    assert choice == ScoutChoice(None, "no scout came to its end: s32 at lr 0.1 diverged: a; s32 at lr 0.2 diverged: b")
+    assert choice == ScoutChoice(
+        None,
+        "no scout came to its end: s32 at lr 0.1 diverged: a; s32 at lr 0.2 diverged: b; "
+        "give lower learning rates to choose from",
+    )
 
 
 def test_a_scout_survives_json() -> None:

@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from autobatch.policies import Decision, Scout, ScoutingPolicy, SteerParameters, SteerPolicy
+from autobatch.policies import (
+    Decision,
+    FixedParameters,
+    FixedPolicy,
+    Scout,
+    ScoutingPolicy,
+    SteerParameters,
+    SteerPolicy,
+    planned_epochs,
+)
 from tests.beacons.synthetic import make_costs
 from tests.policies.cases import NAN, make_observation, make_task, through_json
 
@@ -122,6 +131,15 @@ def test_a_restart_keeps_where_it_started_and_reset_forgets_it() -> None:
 def test_parameters_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SteerParameters(**wrong)
+
+
+def test_where_it_plans_to_end() -> None:
+    policy = SteerPolicy(SteerParameters())
+    for steered, planned in ((True, 14), (False, 20)):
+        task = make_task(epochs=20, steered=steered)
+        policy.reset(task, None)
+        assert planned_epochs(policy, task) == planned
+    assert planned_epochs(FixedPolicy(FixedParameters(batch_size=32, lr=0.1)), task) == 20
 
 
 def test_another_length_wants_another_rate() -> None:

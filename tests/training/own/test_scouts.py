@@ -140,32 +140,68 @@ def test_the_winner_goes_on_bit_identically(report: ScoutReport) -> None:
 
 def test_a_scouting_that_is_cut_goes_on_with_those_that_miss(tmp_path: Path) -> None:
     seen: list[AutoBatchController] = []
+    cut = [True]
 
-    def cut(controller: AutoBatchController) -> Any:
-        if len(seen) == 2:
+    def loop(controller: AutoBatchController) -> Any:
+        if len(seen) == 2 and cut.pop():
             raise KeyboardInterrupt
         return counting(resumable, seen)(controller)
 
     with pytest.raises(KeyboardInterrupt):
-        scout(cut, out=tmp_path, **GRID)
+        scout(loop, out=tmp_path, **GRID)
     assert sorted(path.name for path in tmp_path.glob("*.json")) == ["b16-lr0.01-s0.json", "b16-lr0.1-s0.json"]
-    whole = scout(counting(resumable, seen), out=tmp_path, **GRID)
+    cut.append(False)
+    whole = scout(loop, out=tmp_path, **GRID)
     assert len(seen) == 3
-    again = scout(counting(resumable, seen), out=tmp_path, **GRID)
+    again = scout(loop, out=tmp_path, **GRID)
     assert len(seen) == 3
     assert again == whole
     assert torch.equal(again.state["model"]["0.weight"], whole.state["model"]["0.weight"])
     assert len(list(tmp_path.glob("*.pt"))) == 1  # of those that have lost nothing is needed
-    scout(counting(resumable, seen), out=tmp_path, scout_share=0.2, **GRID)  # longer ones: all anew
+    scout(loop, out=tmp_path, scout_share=0.2, **GRID)  # longer ones: all anew
     assert len(seen) == 6
+
+
+def test_scouts_of_what_has_changed_since_are_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hidden = [4]
+
+    def loop(controller: AutoBatchController) -> Any:
+        return train(controller, epochs=EPOCHS, hidden=hidden[0])
+
+    def other(controller: AutoBatchController) -> Any:
+        return train(controller, epochs=EPOCHS, hidden=hidden[0], weight_decay=0.0)
+
+    first = scout(loop, out=tmp_path, **GRID)
+    for changed, options, why in (
+        (loop, {}, None),
+        (loop, {"batch_sizes": (4, 8, 16)}, "another 'batch_sizes'"),
+        (other, {"batch_sizes": (4, 8, 16)}, "another code of the loop"),
+        (other, {}, "another 'batch_sizes'"),
+    ):
+        caplog.clear()
+        found = scout(changed, out=tmp_path, **{**GRID, **options})
+        assert [one.scout for one in found.trained] == [one.scout for one in first.trained]
+        anew = [own.getMessage() for own in caplog.records if "they are trained anew" in own.getMessage()]
+        assert [f"of an earlier call with {why};" in one for one in anew] == ([] if why is None else [True])
+    next(tmp_path.glob("b16-lr0.5-*.json")).unlink()
+    hidden[0] = 8  # what cannot be seen in the code shows when a scout attaches
+    caplog.clear()
+    assert len(scout(other, out=tmp_path, **GRID).trained) == 3
+    assert "'parameters' was 38 there and is 74 here" in caplog.text
+
+
+def test_a_loop_that_is_another_in_each_scout_is_refused(tmp_path: Path) -> None:
+    widths = iter((4, 8, 4))
+
+    def loop(controller: AutoBatchController) -> Any:
+        return train(controller, epochs=EPOCHS, hidden=next(widths))
+
+    with pytest.raises(ConfigError, match=r"another loop: 'parameters' was 38 there and is 74 here"):
+        scout(loop, out=tmp_path, **GRID)
 
 
 def test_scouts_of_another_loop_are_refused(report: ScoutReport, tmp_path: Path) -> None:
     scout(partial(train, epochs=EPOCHS), out=tmp_path, scouts=2, **GRID)
-    with pytest.raises(ConfigError, match=r"holds scouts with another 'batch_sizes'"):
-        scout(partial(train, epochs=EPOCHS), out=tmp_path, **{**GRID, "batch_sizes": (8, 16, 24)})
-    with pytest.raises(ConfigError, match=r"another loop: 'parameters' was 38 there and is 74 here"):
-        scout(partial(train, epochs=EPOCHS, hidden=8), out=tmp_path, scouts=3, **GRID)
     with pytest.raises(ConfigError, match=r"another loop: 'optimizer.groups.0.momentum' was 0.9 there and is 0 here"):
         train(AutoBatchController(policy="beacon-follow", scouts=report), epochs=EPOCHS)
     path = next(tmp_path.glob("*.json"))
@@ -317,6 +353,19 @@ def test_advice_says_what_would_be_chosen_how_sure_and_what_it_costs(
         assert part in said
 
 
+def test_advice_is_seen_where_logging_was_not_set_up(
+    report: ScoutReport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    monkeypatch.setattr(logging.Logger, "hasHandlers", lambda self: False)
+    resumable(AutoBatchController(policy="steer", scouts=report, rates="steered", advise=16))
+    seen = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert seen[0].startswith("scouts advise: start with s16 at lr 0.5")
+    assert seen[1].startswith("epoch 1 (0 %)")
+    assert "advice: stop" in seen[-1]
+    assert len(seen) < EPOCHS  # where the advice is another one, and no other time
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -345,3 +394,34 @@ def test_scouts_go_with_policies_that_take_them(report: ScoutReport) -> None:
         AutoBatchController(policy="s8-to-32", scouts=report)
     with pytest.raises(ConfigError, match="batch_sizes: the ladder"):
         AutoBatchController(policy="beacon-follow")
+
+
+def test_by_default_each_loop_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scout(resumable, **GRID)
+    scout(partial(train, epochs=EPOCHS), **GRID)
+    assert sorted(path.name for path in (tmp_path / "runs" / "scouts").iterdir()) == [
+        "tests.training.own.own_loops.train",
+        "tests.training.own.test_scouts.resumable",
+    ]
+
+
+def test_one_rate_is_no_failure(tmp_path: Path) -> None:
+    told = str(scout(resumable, out=tmp_path, **{**GRID, "learning_rates": (0.1,)}))
+    assert told.splitlines() == [
+        "start with s16 at lr 0.1",
+        "why: no scouts: there is one learning rate, so nothing to choose; it starts with s16 at lr 0.1",
+    ]
+
+
+def test_columns_are_as_wide_as_what_is_in_them(report: ScoutReport) -> None:
+    from dataclasses import replace
+
+    wide = replace(report.trained[0].scout, batch_size=8192, lr=0.000123456)
+    told = str(replace(report, trained=(replace(report.trained[0], scout=wide), *report.trained[1:]), note="fewer"))
+    head, *rows = (line for line in told.splitlines() if line.startswith(("  ", "* ")))
+    assert "s8192 at lr 0.000123456  " in told
+    assert {row.index(str(len(one.scout.train_losses)), 25) for row, one in zip(rows, report.trained, strict=True)} == {
+        head.index("epochs") + len("epoch")
+    }
+    assert "fewer" in told.splitlines()
