@@ -117,16 +117,22 @@ def find_library(name: str | Path) -> Path:
 
 
 def holds_beacons(folder: Path) -> bool:
-    """Say whether a folder has beacons.
+    """Say whether a folder, which need not exist, has ``beacons.parquet`` or a folder ``beacons`` of Parquet files."""
+    return holds(folder, "beacons")
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Say whether a folder has recordings.
 
     Args:
         folder: the folder; it need not exist.
+        name: their kind, ``"beacons"`` or ``"branches"``.
 
     Returns:
-        True where it has ``beacons.parquet`` or a folder ``beacons`` with Parquet files.
+        True where it has ``name.parquet`` or a folder ``name`` with Parquet files.
     """
     try:
-        return (folder / "beacons.parquet").exists() or any((folder / "beacons").glob("*.parquet"))
+        return (folder / f"{name}.parquet").exists() or any((folder / name).glob("*.parquet"))
     except (OSError, ValueError):  # a name too long, without permission, or with a null byte
         return False
 

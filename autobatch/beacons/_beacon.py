@@ -107,18 +107,8 @@ class Beacon:
         Raises:
             LibraryError: a record lacks a column, or holds what no run can produce.
         """
-        key = BeaconKey(batch_size, lr, seed)
-        rows = {}
-        for column in EPOCH_COLUMNS:
-            try:
-                values = [record[column.name] for record in records]
-                rows[column.name] = np.asarray(values, dtype=column.kind)
-            except KeyError:
-                raise LibraryError(f"beacon {key.name}: an epoch has no column '{column.name}'") from None
-            except (TypeError, ValueError, OverflowError) as error:
-                raise LibraryError(
-                    f"beacon {key.name}: column '{column.name}' must be {column.kind}: {error}"
-                ) from None
+        whose = f"beacon {BeaconKey(batch_size, lr, seed).name}"
+        rows = rows_of(records, EPOCH_COLUMNS, whose, "an epoch")
         return cls(batch_size, lr, seed, rows, test_error, test_loss, stopped_because)
 
     @property
@@ -150,6 +140,34 @@ class Beacon:
         if figure == "test_loss":
             return self.test_loss
         return float(self.rows[figure][-1])
+
+
+def rows_of(
+    records: Sequence[Mapping[str, Any]], columns: Iterable[Column], whose: str, each: str
+) -> dict[str, NDArray[Any]]:
+    """Return records, one mapping per row, as one array for each column.
+
+    Args:
+        records: the rows, in order; keys that are no column are passed over.
+        columns: the columns.
+        whose: whose rows they are, for messages.
+        each: what a row is, for messages.
+
+    Returns:
+        The arrays.
+
+    Raises:
+        LibraryError: a record lacks a column, or holds something else.
+    """
+    rows = {}
+    for column in columns:
+        try:
+            rows[column.name] = np.asarray([record[column.name] for record in records], dtype=column.kind)
+        except KeyError:
+            raise LibraryError(f"{whose}: {each} has no column '{column.name}'") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise LibraryError(f"{whose}: column '{column.name}' must be {column.kind}: {error}") from None
+    return rows
 
 
 def frozen_rows(
@@ -202,19 +220,10 @@ def _check_constants(beacon: Beacon) -> None:
 
 
 def _check_rows(beacon: Beacon) -> None:
-    epochs = beacon.rows["epoch"]
-    if not np.array_equal(epochs, np.arange(1, len(epochs) + 1)):
-        raise LibraryError(
-            f"beacon {beacon.name}: column 'epoch' must count 1, 2, ... once each, got {shown(epochs)} "
-            "(a row is missing or stored twice)"
-        )
+    progress = beacon.rows["progress"]
+    check_course(f"beacon {beacon.name}", beacon.rows, first=1)
     for column in EPOCH_COLUMNS:
         check_column(f"beacon {beacon.name}", column, beacon.rows[column.name], finished=beacon.finished)
-    progress = beacon.rows["progress"]
-    if np.any(np.diff(progress, prepend=0.0) <= 0.0) or progress[-1] > 1.0 + _END_TOLERANCE:
-        raise LibraryError(
-            f"beacon {beacon.name}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}"
-        )
     if beacon.finished and progress[-1] < 1.0 - _END_TOLERANCE:
         raise LibraryError(
             f"beacon {beacon.name}: a finished beacon must end at progress 1, its last row stands at {progress[-1]:.6g}"
@@ -223,6 +232,22 @@ def _check_rows(beacon: Beacon) -> None:
         raise LibraryError(
             f"beacon {beacon.name}: a finished beacon must end with a validation loss or error, got neither"
         )
+
+
+def check_course(what: str, rows: Mapping[str, NDArray[Any]], first: int) -> None:
+    """Refuse rows that are not those of epochs in a row, the first of which is ``first``.
+
+    Raises:
+        LibraryError: a row is missing or stored twice, or progress does not rise.
+    """
+    epochs, progress = rows["epoch"], rows["progress"]
+    if not np.array_equal(epochs, np.arange(first, first + len(epochs))):
+        raise LibraryError(
+            f"{what}: column 'epoch' must count {first}, {first + 1}, ... once each, got {shown(epochs)} "
+            "(a row is missing or stored twice)"
+        )
+    if not np.all(np.diff(progress, prepend=0.0) > 0.0) or progress[-1] > 1.0 + _END_TOLERANCE:
+        raise LibraryError(f"{what}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}")
 
 
 def check_column(what: str, column: Column, values: NDArray[Any], *, finished: bool) -> None:

@@ -14,7 +14,7 @@ from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, differing_keys
 from autobatch.beacons._journey import Standing, standing
 from autobatch.beacons._results import FixedResult, fixed_result
-from autobatch.beacons.storage import COMPACTED, read_beacons, save_beacons
+from autobatch.beacons.storage import BEACONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class BeaconLibrary:
         Raises:
             LibraryError: there is no beacon, or a file is damaged, foreign, of another version or task.
         """
-        return cls(*read_beacons(Path(path)))
+        return cls(*BEACONS.read(Path(path)))
 
     def save(self, path: str | Path) -> Path:
         """Write the library to one Parquet file, at once or not at all.
@@ -74,8 +74,8 @@ class BeaconLibrary:
         Raises:
             OutputError: the file cannot be written.
         """
-        file = Path(path) / COMPACTED if Path(path).is_dir() else Path(path)
-        save_beacons(file, self.beacons, self.info)
+        file = BEACONS.gathered(Path(path)) if Path(path).is_dir() else Path(path)
+        BEACONS.save(file, self.beacons, self.info)
         return file
 
     @property

@@ -1,5 +1,6 @@
-"""The spaces that the environments share, and what an action has to be."""
+"""The spaces that the environments share, and what an action and the options of a reset have to be."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -93,3 +94,18 @@ def check_action(actions: str, action: Any) -> NDArray[np.int64]:
     if not np.issubdtype(chosen.dtype, np.integer) or chosen.shape != shape or ((chosen < 0) | (chosen >= top)).any():
         raise ConfigError(f"action: expected {expected}, got {action!r}")
     return chosen.astype(np.int64)
+
+
+def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...] = ()) -> None:
+    """Refuse what ``reset`` does not know.
+
+    Args:
+        options: the options of ``reset``.
+        known: names of those that there are.
+
+    Raises:
+        ConfigError: there is another one.
+    """
+    unknown = [str(name) for name in options or () if name not in known]
+    if unknown:
+        raise ConfigError(f"options: no option is called {unknown[0]!r}; {near_names(unknown[0], known)}")

@@ -13,7 +13,7 @@ from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import naming_output, write_whole
 from autobatch._yaml import load_yaml
 from autobatch.beacons import BeaconLibrary
-from autobatch.beacons.storage import COMPACTED, save_beacons
+from autobatch.beacons.storage import BEACONS
 from autobatch.evidence.bench import (
     EPOCHS,
     RUNS,
@@ -294,5 +294,5 @@ def _take_shipped(plan: ExperimentPlan, env: Path, data_dir: Path | None, observ
     except LibraryError as error:
         observer.note(f"the beacons that come with the task are not taken: {error}")
         return
-    save_beacons(env / COMPACTED, library.beacons, library.info)
+    BEACONS.save(BEACONS.gathered(env), library.beacons, library.info)
     observer.note(f"{len(library.beacons)} beacons come with the task")

@@ -4,8 +4,7 @@ In come the controller's records, decision by decision; out go lines of files an
 ``_protocol.py`` first.
 """
 
-from autobatch.tracking._csv import CSVLogger
-from autobatch.tracking._jsonl import JSONLinesLogger
+from autobatch.tracking._files import CSVLogger, JSONLinesLogger
 from autobatch.tracking._mlflow import MLflowLogger
 from autobatch.tracking._names import logger_names, make_logger
 from autobatch.tracking._protocol import Logger, Scalar

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
-from autobatch.tracking._csv import CSVLogger
-from autobatch.tracking._jsonl import JSONLinesLogger
+from autobatch.tracking._files import CSVLogger, JSONLinesLogger
 from autobatch.tracking._mlflow import MLflowLogger
 from autobatch.tracking._protocol import Logger
 from autobatch.tracking._tensorboard import TensorBoardLogger

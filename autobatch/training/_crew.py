@@ -13,8 +13,8 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from autobatch._errors import AutoBatchError
 
 Job = TypeVar("Job")
-Report = Callable[[int], None]
-"""What a job calls to say how far it is."""
+Report = Callable[[float], None]
+"""What a job calls to say which share of it is done."""
 
 Event = Literal["started", "progress", "done", "failed"]
 
@@ -34,7 +34,7 @@ class Crew(Generic[Job]):
     Processes are spawned, since a forked PyTorch may hang. They ignore Ctrl-C: leaving the context ends them.
 
     Args:
-        work: does one job, calling its second argument with numbers that say how far it is; must be picklable.
+        work: does one job, calling its second argument with the share that is done; must be picklable.
         jobs: the jobs, in order; each must be picklable.
         size: processes.
     """
@@ -61,7 +61,7 @@ class Crew(Generic[Job]):
         """Work all jobs off.
 
         Yields:
-            (job, event, value): ``started``; ``progress`` with the number reported; ``done`` with what the job
+            (job, event, value): ``started``; ``progress`` with the share reported; ``done`` with what the job
             returned; ``failed`` with a message.
         """
         while self._jobs and len(self._workers) < self._size:
@@ -111,8 +111,8 @@ def _labour(connection: Connection, work: Callable[[Any, Report], Any]) -> None:
     """What a process does: job after job, until it is told None or nobody listens any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def report(number: int) -> None:
-        connection.send(("progress", number))
+    def report(share: float) -> None:
+        connection.send(("progress", share))
 
     try:
         while (job := connection.recv()) is not None:

@@ -104,32 +104,13 @@ class ScoutTraining(Protocol):
 
 
 def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
-    """Return the configuration of a scout of a run.
-
-    Args:
-        config: the run's.
-        batch_size: the scout's batch size.
-        lr: its base learning rate.
-
-    Returns:
-        The same with a fixed policy.
-    """
+    """Return the configuration of a scout of a run: the same with a fixed policy."""
     policy = PolicySpec(name="scout", kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
     return config.model_copy(update={"policy": policy})
 
 
 def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
-    """Return the run directory of a scout.
-
-    Args:
-        out: the run directory that it belongs to.
-        batch_size: its batch size.
-        lr: its base learning rate.
-        seed: the run's seed.
-
-    Returns:
-        The directory.
-    """
+    """Return the run directory of a scout, in that of the run that it belongs to."""
     return out / SCOUTS / BeaconKey(batch_size, lr, seed).name
 
 
@@ -164,15 +145,7 @@ def train_scout(
 
 
 def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
-    """Say what will be tried, and what it costs at most.
-
-    Args:
-        plan: the scouts.
-        task: the task.
-
-    Returns:
-        A line.
-    """
+    """Say in a line what will be tried, and what it costs at most."""
     if not plan.configurations:
         return plan.note
     tried = ", ".join(configuration(*one) for one in plan.configurations)
@@ -211,14 +184,7 @@ def told_schedule(policy: Policy, task: TaskInfo) -> str:
 
 
 def told_scout(record: ScoutRecord) -> str:
-    """Say what a scout came to.
-
-    Args:
-        record: the scout.
-
-    Returns:
-        A line.
-    """
+    """Say in a line what a scout came to."""
     figures = {"training loss": record.train_loss, "validation": record.validation_loss}
     known = ", ".join(f"{name} {figure(value)}" for name, value in figures.items() if not math.isnan(value))
     ended = f"; ended: {record.ended}" if record.ended else ""
@@ -229,16 +195,7 @@ def told_scout(record: ScoutRecord) -> str:
 
 
 def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> float | None:
-    """Return what the scouts of a plan take at most, the one that goes on left out.
-
-    Args:
-        plan: the plan.
-        costs: seconds by batch size.
-        train_size: examples of an epoch.
-
-    Returns:
-        Seconds by the cost table, measuring not counted; None without one.
-    """
+    """Return seconds of all scouts but the one that goes on, measuring not counted; None without a cost table."""
     if costs is None:
         return None
     each = [
@@ -249,16 +206,7 @@ def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> 
 
 
 def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutRecord:
-    """Return what a scout came to and has cost.
-
-    Args:
-        rows: its epochs, at least one.
-        scout: what it came to.
-        won: whether it becomes the run.
-
-    Returns:
-        The record.
-    """
+    """Return what a scout, with its epochs, at least one, came to and has cost; ``won`` where it becomes the run."""
     last = rows[-1]
     return ScoutRecord(
         batch_size=scout.batch_size,
@@ -278,12 +226,7 @@ def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutReco
 
 
 def save_scouting(out: Path, scouting: Scouting) -> None:
-    """Write ``scouts.json``.
-
-    Args:
-        out: the run directory.
-        scouting: what the scouts came to.
-    """
+    """Write ``scouts.json`` into a run directory."""
     write_whole(out / SCOUTING, (to_json(asdict(scouting), indent=2) + "\n").encode())
 
 
@@ -368,15 +311,6 @@ def _record_from(state: dict[str, Any]) -> ScoutRecord:
 
 
 def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord], plan: ScoutPlan) -> Scouting:
-    """Return the records of the scouts with the winner marked.
-
-    Args:
-        choice: which one goes on.
-        records: the records, none of which has won yet.
-        plan: what was to be tried.
-
-    Returns:
-        What the scouts came to.
-    """
+    """Return the records of the scouts, none of which has won yet, with the winner marked; ``plan`` was to be tried."""
     marked = [ScoutRecord(**{**asdict(record), "won": place == choice.scout}) for place, record in enumerate(records)]
     return Scouting(choice.reason, tuple(marked), epochs=plan.epochs)

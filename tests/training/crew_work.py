@@ -7,12 +7,12 @@ from autobatch.training._crew import Report
 
 
 def work(job: str, report: Report) -> str:
-    report(1)
+    report(0.5)
     if job == "die":
         os._exit(3)
     if job == "raise":
         raise ValueError("an accident")
     if job == "refuse":
         raise ConfigError("key 'x' is wrong")
-    report(2)
+    report(1.0)
     return job.upper()

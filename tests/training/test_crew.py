@@ -16,8 +16,8 @@ def test_every_job_is_done_and_accidents_stay_where_they_happen() -> None:
     with Crew(work, jobs, size=1) as crew:
         for job, event, value in crew.events():
             heard[job].append((event, value))
-    assert heard["a"] == [("started", None), ("progress", 1), ("progress", 2), ("done", "A")]
-    assert heard["b"] == [("started", None), ("progress", 1), ("progress", 2), ("done", "B")]
+    assert heard["a"] == [("started", None), ("progress", 0.5), ("progress", 1.0), ("done", "A")]
+    assert heard["b"] == [("started", None), ("progress", 0.5), ("progress", 1.0), ("done", "B")]
     assert heard["die"][-1] == ("failed", "its process died with exit code 3")
     assert heard["refuse"][-1] == ("failed", "key 'x' is wrong")
     event, message = heard["raise"][-1]

@@ -1,44 +1,32 @@
 """Beacons and branch runs on disk.
 
-In come recorded trainings; out go Parquet files, and from those the same recordings again. Open ``_beacons.py`` first.
+In come recorded trainings; out go Parquet files, and from those the same recordings again. Open ``_parts.py`` first.
 """
 
-from autobatch.beacons.storage._beacons import (
-    COMPACTED,
-    compact,
-    is_recorded,
-    read_beacons,
-    recorded_keys,
-    save_beacons,
-    write_beacon,
-)
+from autobatch.beacons.storage._beacons import BEACONS, compact, is_recorded, recorded_keys, write_beacon
 from autobatch.beacons.storage._branches import (
-    BRANCH_PARTS,
+    BRANCHES,
     Branches,
     Journey,
     JourneyKind,
     compact_branches,
-    has_parts,
     holds_branches,
     recorded_origins,
     write_branches,
 )
 
 __all__ = [
-    "BRANCH_PARTS",
-    "COMPACTED",
+    "BEACONS",
+    "BRANCHES",
     "Branches",
     "Journey",
     "JourneyKind",
     "compact",
     "compact_branches",
-    "has_parts",
     "holds_branches",
     "is_recorded",
-    "read_beacons",
     "recorded_keys",
     "recorded_origins",
-    "save_beacons",
     "write_beacon",
     "write_branches",
 ]

@@ -5,25 +5,21 @@ A beacon says what one configuration does from start to end. What a change does 
 changed there; a **journey** is a whole training that changes them now and then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from autobatch._artefacts import holds
 from autobatch._errors import LibraryError
-from autobatch.beacons._beacon import BeaconKey, check_column, frozen_rows, shown
+from autobatch.beacons._beacon import BeaconKey, check_column, check_course, frozen_rows, rows_of, shown
 from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
-from autobatch.beacons._info import LibraryInfo, merged_info
-from autobatch.beacons.storage._beacons import file_identity, only_one, remove_part, write_durably
-from autobatch.beacons.storage._parquet import TYPES, checked_table, column_arrays, file_content, stored_schema
-
-BRANCHES = "branches.parquet"
-BRANCH_PARTS = "branches"
+from autobatch.beacons._info import LibraryInfo
+from autobatch.beacons.storage._parquet import checked_table, decoded, encoded, file_content, naming
+from autobatch.beacons.storage._parts import Parts
 
 FORMAT_VERSION = 1
 """Version of the stored format; a reader refuses any other."""
@@ -97,16 +93,7 @@ class Journey:
         Raises:
             LibraryError: a record lacks a column, or holds what no training can produce.
         """
-        rows = {}
-        for column in ROW_COLUMNS:
-            try:
-                rows[column.name] = np.asarray([record[column.name] for record in records], dtype=column.kind)
-            except KeyError:
-                raise LibraryError(f"a {kind} of seed {seed}: a row has no column '{column.name}'") from None
-            except (TypeError, ValueError, OverflowError) as error:
-                raise LibraryError(
-                    f"a {kind} of seed {seed}: column '{column.name}' must be {column.kind}: {error}"
-                ) from None
+        rows = rows_of(records, ROW_COLUMNS, f"a {kind} of seed {seed}", "a row")
         return cls(kind, seed, rows, stopped_because)
 
     @property
@@ -162,7 +149,7 @@ class Branches:
         Raises:
             LibraryError: there is none, or a file is damaged, foreign, of another version or task.
         """
-        return cls(*_read(Path(path)))
+        return cls(*BRANCHES.read(Path(path)))
 
     def save(self, path: str | Path) -> Path:
         """Write the branch runs to one Parquet file, at once or not at all.
@@ -176,8 +163,8 @@ class Branches:
         Raises:
             OutputError: the file cannot be written.
         """
-        file = Path(path) / BRANCHES if Path(path).is_dir() else Path(path)
-        write_durably(file, _to_parquet(self.journeys, self.info))
+        file = BRANCHES.gathered(Path(path)) if Path(path).is_dir() else Path(path)
+        BRANCHES.save(file, self.journeys, self.info)
         return file
 
 
@@ -200,8 +187,8 @@ def write_branches(env_dir: Path, origin: BeaconKey, journeys: Sequence[Journey]
     for journey in journeys:
         if journey.origin != origin:
             raise LibraryError(f"{journey.name} does not belong to {origin.name}")
-    path = Path(env_dir) / BRANCH_PARTS / f"{origin.name}.parquet"
-    write_durably(path, _to_parquet(journeys, info))
+    path = BRANCHES.part(Path(env_dir), origin)
+    BRANCHES.save(path, journeys, info)
     return path
 
 
@@ -218,18 +205,7 @@ def compact_branches(env_dir: Path) -> Path:
         LibraryError: there is no branch run, or a file is damaged or of another task.
         OutputError: the directory cannot be written.
     """
-    env_dir = Path(env_dir)
-    target = env_dir / BRANCHES
-    if not holds_branches(env_dir):
-        raise LibraryError(_nothing(env_dir))
-    with only_one(env_dir):
-        identities = {path: file_identity(path) for path in _parts(env_dir)}
-        Branches(*_read(env_dir)).save(target)
-        for path, identity in identities.items():
-            # A part that a recorder has replaced in the meantime is newer than the compacted file: it stays.
-            if file_identity(path) == identity:
-                remove_part(path)
-    return target
+    return BRANCHES.compact(Path(env_dir))
 
 
 def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
@@ -244,93 +220,12 @@ def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
     Raises:
         LibraryError: a file is damaged or of another task.
     """
-    if not holds_branches(env_dir):
-        return frozenset()
-    return frozenset(journey.origin for journey in _read(Path(env_dir))[0])
+    return BRANCHES.keys(Path(env_dir))
 
 
 def holds_branches(env_dir: Path) -> bool:
-    """Say whether an env has branch runs.
-
-    Args:
-        env_dir: the env's directory; it need not exist.
-
-    Returns:
-        True where it has ``branches.parquet`` or a folder ``branches`` with Parquet files.
-    """
-    try:
-        return (Path(env_dir) / BRANCHES).exists() or has_parts(env_dir)
-    except (OSError, ValueError):  # a name too long, without permission, or with a null byte
-        return False
-
-
-def has_parts(env_dir: Path) -> bool:
-    """Say whether an env has branch runs that are not compacted.
-
-    Args:
-        env_dir: the env's directory; it need not exist.
-
-    Returns:
-        True where its folder ``branches`` has Parquet files.
-    """
-    return bool(_parts(Path(env_dir)))
-
-
-_File = tuple[Path, tuple[Journey, ...], LibraryInfo]
-
-
-def _read(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
-    files = _folder_files(path) if path.is_dir() else _single_file(path)
-    found: dict[BeaconKey, list[Journey]] = {}
-    for _, journeys, _ in files:
-        # A part replaces what the compacted file, which comes first, has of the same training.
-        own: dict[BeaconKey, list[Journey]] = {}
-        for journey in journeys:
-            own.setdefault(journey.origin, []).append(journey)
-        found.update(own)
-    if not found:
-        raise LibraryError(_nothing(path))
-    info = merged_info([(str(file), info) for file, _, info in files])
-    return tuple(journey for journeys in found.values() for journey in journeys), info
-
-
-def _single_file(path: Path) -> list[_File]:
-    try:
-        return [(path, *_from_parquet(path))]
-    except FileNotFoundError:
-        raise LibraryError(_nothing(path)) from None
-
-
-def _folder_files(env_dir: Path) -> list[_File]:
-    # The parts are read first: one that vanishes before it is read is then found in the compacted file.
-    parts: list[_File] = []
-    sources: dict[BeaconKey, Path] = {}
-    for part in _parts(env_dir):
-        try:
-            journeys, info = _from_parquet(part)
-        except FileNotFoundError:
-            continue
-        for origin in {journey.origin for journey in journeys}:
-            if origin in sources:
-                raise LibraryError(
-                    f"{part}: branch runs of {origin.name} are also in {sources[origin]}; remove one of them"
-                )
-            sources[origin] = part
-        parts.append((part, journeys, info))
-    compacted = env_dir / BRANCHES
-    try:
-        return [(compacted, *_from_parquet(compacted)), *parts]
-    except FileNotFoundError:
-        return parts
-
-
-def _parts(env_dir: Path) -> list[Path]:
-    return sorted((env_dir / BRANCH_PARTS).glob("*.parquet"))
-
-
-def _nothing(path: Path) -> str:
-    env = path.name if path.suffix != ".parquet" else path.parent.name
-    return f"{path}: has no branch runs; record them with 'autobatch beacons branch --env {env or 'ENV'}'"
+    """Say whether an env has ``branches.parquet`` or a folder ``branches`` with Parquet files; it need not exist."""
+    return holds(Path(env_dir), BRANCHES.name)
 
 
 def _ordered(journeys: Sequence[Journey]) -> tuple[Journey, ...]:
@@ -338,36 +233,26 @@ def _ordered(journeys: Sequence[Journey]) -> tuple[Journey, ...]:
 
 
 def _to_parquet(journeys: Sequence[Journey], info: LibraryInfo) -> bytes:
-    ordered = _ordered(journeys)
-    lengths = [len(journey.rows["epoch"]) for journey in ordered]
-    constants = {
-        "branch": list(range(len(ordered))),
-        **{name: [getattr(journey, name) for journey in ordered] for name in ("kind", "seed", "stopped_because")},
-    }
-    arrays = []
-    for column in COLUMNS:
-        if column.per_epoch:
-            values = np.concatenate([journey.rows[column.name] for journey in ordered]).tolist()
-        else:
-            pairs = zip(constants[column.name], lengths, strict=True)
-            values = [value for value, length in pairs for _ in range(length)]
-        arrays.append(pa.array(values, type=TYPES[column.kind]))
-    schema = stored_schema(COLUMNS, info.to_metadata() | {_VERSION_KEY: str(FORMAT_VERSION)})
-    sink = pa.BufferOutputStream()
-    # Checksums turn a flipped bit into an error instead of another number.
-    table = pa.Table.from_arrays(arrays, schema=schema)
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return bytes(sink.getvalue())
+    items = [{**vars(journey), **journey.rows, "branch": number} for number, journey in enumerate(_ordered(journeys))]
+    return encoded(COLUMNS, items, info.to_metadata() | {_VERSION_KEY: str(FORMAT_VERSION)}, compression="zstd")
 
 
 def _from_parquet(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
     content = file_content(path)
-    try:
+    with naming(path):
         metadata, table = checked_table(content, COLUMNS)
         _check_version(metadata)
-        return _journeys(column_arrays(table, COLUMNS)), LibraryInfo.from_metadata(metadata)
-    except LibraryError as error:
-        raise LibraryError(f"{path}: {error}") from None
+        return tuple(_journeys(table)), LibraryInfo.from_metadata(metadata)
+
+
+BRANCHES = Parts[Journey](
+    "branches",
+    encode=_to_parquet,
+    decode=_from_parquet,
+    key=lambda journey: journey.origin,
+    nothing="has no branch runs; record them with 'autobatch beacons branch --env {env}'",
+    twice="branch runs of {name} are also in {other}",
+)
 
 
 def _check_version(metadata: Mapping[str, str]) -> None:
@@ -381,25 +266,12 @@ def _check_version(metadata: Mapping[str, str]) -> None:
         )
 
 
-def _journeys(columns: Mapping[str, NDArray[Any]]) -> tuple[Journey, ...]:
-    row_numbers: dict[int, list[int]] = {}
-    for row, branch in enumerate(columns["branch"].tolist()):
-        row_numbers.setdefault(branch, []).append(row)
-    return tuple(_journey(branch, columns, np.array(rows)) for branch, rows in sorted(row_numbers.items()))
-
-
-def _journey(branch: int, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Journey:
-    rows = rows[np.argsort(columns["epoch"][rows], kind="stable")]
-    constants = {}
-    for name in ("kind", "seed", "stopped_because"):
-        values = columns[name][rows].tolist()
-        if len(set(values)) > 1:
-            raise LibraryError(f"branch {branch}: column '{name}' must be the same in all its rows")
-        constants[name] = values[0]
-    try:
-        return Journey(**constants, rows={column.name: columns[column.name][rows] for column in ROW_COLUMNS})
-    except LibraryError as error:
-        raise LibraryError(f"branch {branch}, {error}") from None
+def _journeys(table: Any) -> Iterator[Journey]:
+    for (branch,), constants, rows in decoded(table, COLUMNS, ("branch",), lambda branch: f"branch {branch}"):
+        try:
+            yield Journey(**constants, rows=rows)
+        except LibraryError as error:
+            raise LibraryError(f"branch {branch}, {error}") from None
 
 
 def _check(journey: Journey) -> None:
@@ -413,17 +285,9 @@ def _check(journey: Journey) -> None:
     if not np.all((rows["lr"] > 0.0) & np.isfinite(rows["lr"])):
         raise LibraryError(f"{what}: column 'lr' must be positive and finite, got {shown(rows['lr'])}")
     epochs = rows["epoch"]
-    first = 1 if journey.kind == "journey" else max(int(epochs[0]), 1)
-    if not np.array_equal(epochs, np.arange(first, first + len(epochs))):
-        raise LibraryError(
-            f"{what}: column 'epoch' must count {first}, {first + 1}, ... once each, got {shown(epochs)} "
-            "(a row is missing or stored twice)"
-        )
+    check_course(what, rows, first=1 if journey.kind == "journey" else max(int(epochs[0]), 1))
     if journey.kind == "branch" and len(epochs) == 1:
         raise LibraryError(f"{what}: a branch has the state before the change and at least one epoch after it")
-    progress = rows["progress"]
-    if not np.all(np.diff(progress, prepend=0.0) > 0.0) or progress[-1] > 1.0 + 1e-3:
-        raise LibraryError(f"{what}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}")
     for column in ROW_COLUMNS:
         check_column(what, column, rows[column.name], finished=journey.finished)
     if not journey.finished:  # only the last epoch of a training that diverges has figures that are not sound

@@ -1,6 +1,7 @@
-"""Beacons to and from one Parquet file, readable as it is by pandas, polars and DuckDB."""
+"""Trainings to and from one Parquet file, a row an epoch, readable as it is by pandas, polars and DuckDB."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError, near_names
-from autobatch.beacons._beacon import Beacon, BeaconKey, check_scored
-from autobatch.beacons._columns import COLUMNS, EPOCH_COLUMNS, Column
+from autobatch.beacons._columns import Column
 from autobatch.beacons._info import LibraryInfo
 
 # A library of 320 epochs, 35 configurations and 5 seeds has 56,000 rows. What claims to be far larger is damaged or
@@ -22,79 +22,89 @@ _MOST_BYTES = 256 * 1024 * 1024
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
 
 
-def to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
-    """Return beacons as the bytes of a Parquet file: one row per (beacon, epoch).
-
-    Args:
-        beacons: the beacons, in the order of the rows.
-        info: what they have in common, stored as file metadata.
-
-    Returns:
-        The file's content.
-
-    Raises:
-        LibraryError: a beacon that finished ends without the score.
-    """
-    for beacon in beacons:
-        check_scored(beacon, info.score)
-    arrays = []
-    for column in COLUMNS:
-        parts: list[Any] = []
-        for beacon in beacons:
-            own = beacon.rows[column.name] if column.per_epoch else None
-            parts.extend([getattr(beacon, column.name)] * len(beacon.rows["epoch"]) if own is None else own.tolist())
-        arrays.append(pa.array(parts, type=TYPES[column.kind]))
-    sink = pa.BufferOutputStream()
-    # Checksums turn a flipped bit into an error instead of another number.
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=stored_schema(COLUMNS, info.to_metadata())), sink, write_page_checksum=True
-    )
-    return bytes(sink.getvalue())
-
-
-def from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
-    """Read one Parquet file of beacons.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The beacons, ordered by batch size, learning rate and seed, and what they have in common.
-
-    Raises:
-        LibraryError: the file cannot be read, is damaged, foreign or of another version, or holds what no run can
-            produce; the message names file, column and beacon.
-        FileNotFoundError: the file does not exist.
-    """
-    content = file_content(path)
-    try:
-        metadata, table = checked_table(content, COLUMNS)
-        info = LibraryInfo.from_metadata(metadata)
-        beacons = _beacons(table)
-        for beacon in beacons:
-            check_scored(beacon, info.score)
-    except LibraryError as error:
-        raise LibraryError(f"{path}: {error}") from None
-    return beacons, info
-
-
-def stored_schema(columns: Sequence[Column], metadata: Mapping[str, str]) -> Any:
-    """Return a file's schema: names, types, units and meanings.
+def encoded(
+    columns: Sequence[Column], items: Sequence[Mapping[str, Any]], metadata: Mapping[str, str], compression: str
+) -> bytes:
+    """Return trainings as the bytes of a Parquet file.
 
     Args:
         columns: the columns, in the order in which they are stored.
-        metadata: the file metadata.
+        items: the trainings, in the order of the rows: an array for each column that changes from epoch to epoch, and
+            one value for each other.
+        metadata: what they have in common, stored as file metadata.
+        compression: how the columns are compressed.
 
     Returns:
-        The pyarrow schema.
+        The file's content.
     """
+    arrays = []
+    for column in columns:
+        values: list[Any] = []
+        for item in items:
+            own = item[column.name]
+            values.extend(own.tolist() if column.per_epoch else [own] * len(item["epoch"]))
+        arrays.append(pa.array(values, type=TYPES[column.kind]))
     fields = [
         pa.field(
             column.name, TYPES[column.kind], nullable=False, metadata={"unit": column.unit, "meaning": column.meaning}
         )
         for column in columns
     ]
-    return pa.schema(fields, metadata=dict(metadata))
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=dict(metadata)))
+    # Checksums turn a flipped bit into an error instead of another number.
+    pq.write_table(table, sink, compression=compression, write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+Decoded = tuple[tuple[Any, ...], dict[str, Any], dict[str, NDArray[Any]]]
+
+
+def decoded(table: Any, columns: Sequence[Column], by: Sequence[str], named: Callable[..., str]) -> Iterator[Decoded]:
+    """Return the trainings of a table.
+
+    Args:
+        table: what ``checked_table`` returned.
+        columns: its columns.
+        by: those that tell the trainings apart.
+        named: returns what messages call a training, from its values of these.
+
+    Yields:
+        (values of ``by``, value of each other column that is the same in all epochs, array of each other column), in
+        the order of ``by``.
+
+    Raises:
+        LibraryError: a row has no value in some column, or a value that must be the same in all rows is not.
+    """
+    arrays = column_arrays(table, columns)
+    numbers: dict[tuple[Any, ...], list[int]] = {}
+    for row, key in enumerate(zip(*(arrays[name].tolist() for name in by), strict=True)):
+        numbers.setdefault(key, []).append(row)
+    for key in sorted(numbers):
+        found = np.array(numbers[key])
+        found = found[np.argsort(arrays["epoch"][found], kind="stable")]
+        constants = {}
+        for column in columns:
+            if column.per_epoch or column.name in by:
+                continue
+            values = arrays[column.name][found].tolist()
+            if len(set(map(repr, values))) > 1:
+                raise LibraryError(f"{named(*key)}: column '{column.name}' must be the same in all its rows")
+            constants[column.name] = values[0]
+        yield key, constants, {column.name: arrays[column.name][found] for column in columns if column.per_epoch}
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in what is wrong with it.
+
+    Raises:
+        LibraryError: something is.
+    """
+    try:
+        yield
+    except LibraryError as error:
+        raise LibraryError(f"{path}: {error}") from None
 
 
 def file_content(path: Path) -> bytes:
@@ -218,26 +228,6 @@ def column_arrays(table: Any, columns: Sequence[Column]) -> dict[str, NDArray[An
             np.array(values.to_pylist(), dtype=object) if column.kind == "string" else values.to_numpy()
         )
     return arrays
-
-
-def _beacons(table: Any) -> tuple[Beacon, ...]:
-    columns = column_arrays(table, COLUMNS)
-    keys = zip(*(columns[name].tolist() for name in ("batch_size", "lr", "seed")), strict=True)
-    row_numbers: dict[BeaconKey, list[int]] = {}
-    for row, key in enumerate(keys):
-        row_numbers.setdefault(BeaconKey(*key), []).append(row)
-    return tuple(_beacon(key, columns, np.array(row_numbers[key])) for key in sorted(row_numbers))
-
-
-def _beacon(key: BeaconKey, columns: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> Beacon:
-    rows = rows[np.argsort(columns["epoch"][rows], kind="stable")]
-    ending = {}
-    for name in ("test_error", "test_loss", "stopped_because"):
-        values = columns[name][rows].tolist()
-        if len(set(map(repr, values))) > 1:
-            raise LibraryError(f"beacon {key.name}: column '{name}' must be the same in all its rows")
-        ending[name] = values[0]
-    return Beacon(*key, rows={column.name: columns[column.name][rows] for column in EPOCH_COLUMNS}, **ending)
 
 
 def _first_line(error: Exception) -> str:

@@ -53,15 +53,46 @@ _MOST_SCATTER = 1.5
 _LEAST_HAZARD = 0.02
 
 
-@dataclass
+class _Columns:
+    """Some columns of a ``State``, as a view."""
+
+    def __init__(self, at: int | slice) -> None:
+        self._at = at
+
+    def __get__(self, state: "State", owner: type["State"]) -> Floats:
+        view: Floats = state.columns[:, self._at]
+        return view
+
+
 class State:
-    """Trainings side by side; the attributes are views into ``columns``.
+    """Trainings side by side; the attributes are views into ``columns``, so what is written into them stays.
+
+    Args:
+        columns: one row a training, shape (n, 19).
 
     Attributes:
-        columns: one row a training, shape (n, 19).
+        columns: the same.
+        epoch: finished epochs, shape (n,).
+        batch_rung: rung of the ladder in use, shape (n,).
+        rate_rung: rung of the learning rates in use, shape (n,).
+        figures: natural logarithms of ``FIGURES`` as they are carried on, shape (n, 3).
+        totals: C̄ times steps, L, steps and cost in modelled seconds so far, shape (n, 4).
+        before: C̄, L and the score of an epoch ago, shape (n, 3); NaN before the second epoch.
+        scored: C̄, L and the score now, shape (n, 3); NaN before the first epoch.
+        seen: natural logarithms of ``FIGURES`` as they are seen, with the epoch's scatter, shape (n, 3).
     """
 
-    columns: Floats
+    epoch = _Columns(0)
+    batch_rung = _Columns(1)
+    rate_rung = _Columns(2)
+    figures = _Columns(slice(3, 6))
+    totals = _Columns(slice(6, 10))
+    before = _Columns(slice(10, 13))
+    scored = _Columns(slice(13, 16))
+    seen = _Columns(slice(16, 19))
+
+    def __init__(self, columns: Floats) -> None:
+        self.columns = columns
 
     def take(self, rows: NDArray[np.intp]) -> "State":
         """Return a copy of some of the trainings."""
@@ -70,46 +101,6 @@ class State:
     def put(self, rows: NDArray[np.intp], other: "State") -> None:
         """Replace some of the trainings."""
         self.columns[rows] = other.columns
-
-    @property
-    def epoch(self) -> Floats:
-        """Finished epochs."""
-        return self.columns[:, 0]
-
-    @property
-    def batch_rung(self) -> Floats:
-        """Rung of the ladder in use."""
-        return self.columns[:, 1]
-
-    @property
-    def rate_rung(self) -> Floats:
-        """Rung of the learning rates in use."""
-        return self.columns[:, 2]
-
-    @property
-    def figures(self) -> Floats:
-        """Natural logarithms of ``FIGURES`` as they are carried on, shape (n, 3)."""
-        return self.columns[:, 3:6]
-
-    @property
-    def seen(self) -> Floats:
-        """Natural logarithms of ``FIGURES`` as they are seen, with the epoch's scatter, shape (n, 3)."""
-        return self.columns[:, 16:19]
-
-    @property
-    def totals(self) -> Floats:
-        """C̄ times steps, L, steps and cost in modelled seconds so far, shape (n, 4)."""
-        return self.columns[:, 6:10]
-
-    @property
-    def before(self) -> Floats:
-        """C̄, L and the score of an epoch ago, shape (n, 3); NaN before the second epoch."""
-        return self.columns[:, 10:13]
-
-    @property
-    def scored(self) -> Floats:
-        """C̄, L and the score now, shape (n, 3); NaN before the first epoch."""
-        return self.columns[:, 13:16]
 
 
 @dataclass(frozen=True)

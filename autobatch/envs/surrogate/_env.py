@@ -1,24 +1,22 @@
-"""One training on fitted dynamics as a Gymnasium environment: ``AutoBatch/Surrogate-v0``."""
+"""One training on fitted dynamics, a batch of one, as a Gymnasium environment: ``AutoBatch/Surrogate-v0``."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from autobatch._errors import ConfigError, near_names
-from autobatch.envs._reward import WEIGHT
-from autobatch.envs._spaces import action_space, check_action, observation_space
+from autobatch.envs._drawn import DrawnEnv
+from autobatch.envs._spaces import action_space, check_action, check_options, observation_space
 from autobatch.envs.surrogate._runs import SurrogateRuns
-from autobatch.envs.surrogate._settings import SurrogateSettings, check_options
+from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
 
 _ROW = np.zeros(1, dtype=np.intp)
 
 
-class SurrogateEnv(gymnasium.Env[NDArray[np.float32], Any]):
+class SurrogateEnv(DrawnEnv):
     """A training whose course is predicted rather than run: an epoch takes microseconds.
 
     ## Description
@@ -98,38 +96,18 @@ class SurrogateEnv(gymnasium.Env[NDArray[np.float32], Any]):
     * v0: first version.
     """
 
-    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012  (as Gymnasium declares it)
-
     def __init__(
         self,
         env: str | Path | Sequence[str | Path] = "digits-resnet8",
         *,
-        actions: str = "multidiscrete",
-        cost: str = "modelled",
-        cost_weight: float = WEIGHT,
-        pessimism: float = 0.0,
-        member: int | str | None = None,
-        noise: bool = True,
-        start: str = "middle",
         render_mode: str | None = None,
+        **arguments: Unpack[SurrogateArguments],
     ) -> None:
-        modes = self.metadata["render_modes"]
-        if render_mode is not None and render_mode not in modes:
-            raise ConfigError(f"render_mode: no mode is called {render_mode!r}; {near_names(str(render_mode), modes)}")
-        settings = SurrogateSettings.of(
-            env,
-            actions=actions,
-            cost=cost,
-            cost_weight=cost_weight,
-            pessimism=pessimism,
-            member=member,
-            noise=noise,
-            start=start,
-        )
-        self.render_mode = render_mode
+        super().__init__(render_mode)
+        settings = SurrogateSettings(env_names(env), **arguments)
         self._runs = SurrogateRuns(settings, 1)
         self.observation_space = observation_space(self._runs.size)
-        self.action_space = action_space(actions)
+        self.action_space = action_space(settings.actions)
         self._course: list[dict[str, Any]] = []
         self._rewards: list[float] = []
         self._going = False
@@ -179,28 +157,13 @@ class SurrogateEnv(gymnasium.Env[NDArray[np.float32], Any]):
         self._rewards.append(reward)
         return self._runs.observe()[0], reward, terminated, False, info
 
-    def render(self) -> str | NDArray[np.uint8] | None:
-        """Return what ``render_mode`` asks for: lines of text, or the plane with beacons and journey.
-
-        Returns:
-            The text, or the picture as uint8 of shape (height, width, 3); None without a ``render_mode``.
-
-        Raises:
-            ResetNeeded: no episode has begun.
-        """
-        if self.render_mode is None:
-            gymnasium.logger.warn(
-                "render() was called without a render_mode; give one to gymnasium.make(), 'ansi' or 'rgb_array'"
-            )
-            return None
+    def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
         if not self._course:
-            raise ResetNeeded("render() was called before reset()")
+            return None
         from autobatch.envs.surrogate._render import picture, text  # matplotlib, which stepping does without
 
         dynamics = self._runs.dynamics[self._runs.task[0]]
-        if self.render_mode == "ansi":
-            return text(dynamics, self._course, self._rewards)
-        return picture(dynamics, self._course)
+        return text(dynamics, self._course, self._rewards) if mode == "ansi" else picture(dynamics, self._course)
 
 
 def _single(info: dict[str, NDArray[Any]]) -> dict[str, Any]:

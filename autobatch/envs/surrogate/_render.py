@@ -17,16 +17,7 @@ Course = Sequence[Mapping[str, Any]]
 
 
 def text(dynamics: Dynamics, course: Course, rewards: Sequence[float]) -> str:
-    """Describe an episode in a few lines.
-
-    Args:
-        dynamics: the task's dynamics.
-        course: the episode's infos.
-        rewards: its rewards.
-
-    Returns:
-        Text without control characters.
-    """
+    """Describe an episode, its infos and rewards, in a few lines without control characters."""
     last = course[-1]
     lines = [_title(dynamics, course), f"batch size {last['batch_size']}, learning rate {last['lr']:g}"]
     if rewards:
@@ -41,15 +32,7 @@ def text(dynamics: Dynamics, course: Course, rewards: Sequence[float]) -> str:
 
 
 def picture(dynamics: Dynamics, course: Course) -> NDArray[np.uint8]:
-    """Draw an episode's journey through the plane; every picture has the same size.
-
-    Args:
-        dynamics: the task's dynamics.
-        course: the episode's infos.
-
-    Returns:
-        uint8, shape (height, width, 3).
-    """
+    """Draw the journey of an episode, given its infos, through the plane: uint8, shape (height, width, 3)."""
     return plane_pixels(_title(dynamics, course), [_row(dynamics, info) for info in course[1:]], dynamics.library)
 
 

@@ -1,17 +1,29 @@
 """What an episode on the surrogate is made of: the arguments that both forms of ``AutoBatch/Surrogate-v0`` share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, TypedDict
 
-from autobatch._errors import ConfigError, near_names
-from autobatch.envs._reward import check_unit
+from autobatch._errors import ConfigError
+from autobatch.envs._reward import WEIGHT, check_unit
 from autobatch.envs._spaces import action_space
 from autobatch.envs.surrogate._dynamics import UNITS
 
 STARTS: Final = ("middle", "random")
+
+
+class SurrogateArguments(TypedDict, total=False):
+    """The arguments of ``SurrogateEnv`` and ``SurrogateVectorEnv`` that say what an episode is made of."""
+
+    actions: str
+    cost: str
+    cost_weight: float
+    pessimism: float
+    member: int | str | None
+    noise: bool
+    start: str
 
 
 @dataclass(frozen=True)
@@ -30,88 +42,47 @@ class SurrogateSettings:
     """
 
     envs: tuple[str, ...]
-    actions: str
-    cost: str
-    cost_weight: float
-    pessimism: float
-    member: int | str | None
-    noise: bool
-    start: str
+    actions: str = "multidiscrete"
+    cost: str = "modelled"
+    cost_weight: float = WEIGHT
+    pessimism: float = 0.0
+    member: int | str | None = None
+    noise: bool = True
+    start: str = "middle"
 
-    @classmethod
-    def of(
-        cls,
-        env: str | Path | Sequence[str | Path],
-        *,
-        actions: str,
-        cost: str,
-        cost_weight: float,
-        pessimism: float,
-        member: int | str | None,
-        noise: bool,
-        start: str,
-    ) -> Self:
-        """Check the arguments of an environment.
-
-        Args:
-            env: name or path of a task, or several.
-            actions: which action space.
-            cost: unit of cost.
-            cost_weight: see the attributes.
-            pessimism: see the attributes.
-            member: see the attributes.
-            noise: see the attributes.
-            start: see the attributes.
-
-        Returns:
-            The settings.
+    def __post_init__(self) -> None:
+        """Check the arguments.
 
         Raises:
-            ConfigError: an argument is of the wrong type or out of range; the message names it.
+            ConfigError: one is of the wrong type or out of range; the message names it.
         """
-        action_space(actions)
-        if cost == "measured":
+        action_space(self.actions)
+        if self.cost == "measured":
             raise ConfigError("cost: the surrogate trains nothing that could be timed; choose 'modelled', or Train-v0")
-        check_unit(cost, UNITS)
-        if start not in STARTS:
-            raise ConfigError(f"start: expected one of {', '.join(map(repr, STARTS))}, got {start!r}")
-        for name, weight in (("cost_weight", cost_weight), ("pessimism", pessimism)):
-            if not _is_number(weight) or not math.isfinite(weight) or weight < 0.0:
+        check_unit(self.cost, UNITS)
+        if self.start not in STARTS:
+            raise ConfigError(f"start: expected one of {', '.join(map(repr, STARTS))}, got {self.start!r}")
+        for name, weight in (("cost_weight", self.cost_weight), ("pessimism", self.pessimism)):
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not number or not math.isfinite(weight) or weight < 0.0:
                 raise ConfigError(f"{name}: expected a finite number of at least 0, got {weight!r}")
-        if not (member is None or member == "mean" or (_is_whole(member) and member >= 0)):  # type: ignore[operator]
+        member = self.member
+        whole = isinstance(member, int) and not isinstance(member, bool) and member >= 0
+        if not (member is None or member == "mean" or whole):
             raise ConfigError(
                 f"member: expected None (drawn for each episode), 'mean', or a whole number from 0, got {member!r}"
             )
-        if not isinstance(noise, bool):
-            raise ConfigError(f"noise: expected True or False, got {noise!r}")
-        return cls(_names(env), actions, cost, float(cost_weight), float(pessimism), member, noise, start)
+        if not isinstance(self.noise, bool):
+            raise ConfigError(f"noise: expected True or False, got {self.noise!r}")
 
 
-def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...] = ()) -> None:
-    """Refuse what ``reset`` does not know.
-
-    Args:
-        options: the options of ``reset``.
-        known: names of those that there are.
+def env_names(env: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """Return the names or paths of one task, or of several.
 
     Raises:
-        ConfigError: there is another one.
+        ConfigError: it is neither.
     """
-    unknown = [str(name) for name in options or () if name not in known]
-    if unknown:
-        raise ConfigError(f"options: no option is called {unknown[0]!r}; {near_names(unknown[0], known)}")
-
-
-def _names(env: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     names = (env,) if isinstance(env, str | Path) else env
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | Path) and str(n) for n in names):
         raise ConfigError(f"env: expected the name or path of a task, or a list of them, got {env!r}")
     return tuple(str(name) for name in names)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

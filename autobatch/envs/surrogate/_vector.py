@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -13,10 +13,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from autobatch._errors import ConfigError
-from autobatch.envs._reward import WEIGHT
-from autobatch.envs._spaces import action_space, observation_space
+from autobatch.envs._spaces import action_space, check_options, observation_space
 from autobatch.envs.surrogate._runs import Flags, Floats, Info, SurrogateRuns
-from autobatch.envs.surrogate._settings import SurrogateSettings, check_options
+from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
 
 Observations = NDArray[np.float32]
 
@@ -78,26 +77,11 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         num_envs: int = 1,
         env: str | Path | Sequence[str | Path] = "digits-resnet8",
         *,
-        actions: str = "multidiscrete",
-        cost: str = "modelled",
-        cost_weight: float = WEIGHT,
-        pessimism: float = 0.0,
-        member: int | str | None = None,
-        noise: bool = True,
-        start: str = "middle",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        **arguments: Unpack[SurrogateArguments],
     ) -> None:
-        settings = SurrogateSettings.of(
-            env,
-            actions=actions,
-            cost=cost,
-            cost_weight=cost_weight,
-            pessimism=pessimism,
-            member=member,
-            noise=noise,
-            start=start,
-        )
+        settings = SurrogateSettings(env_names(env), **arguments)
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise ConfigError(f"num_envs: expected a whole number of at least 1, got {num_envs!r}")
         if render_mode is not None:
@@ -107,7 +91,7 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         self.metadata = {"render_modes": [], "autoreset_mode": self._mode}
         self._runs = SurrogateRuns(settings, num_envs)
         self.single_observation_space = observation_space(self._runs.size)
-        self.single_action_space = action_space(actions)
+        self.single_action_space = action_space(settings.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._counts = self._count_actions()

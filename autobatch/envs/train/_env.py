@@ -4,14 +4,14 @@ import copy
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from autobatch._errors import ConfigError, near_names
+from autobatch._errors import ConfigError
+from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._reward import WEIGHT, Reward, check_unit
-from autobatch.envs._spaces import action_space, moves_of, observation_space
+from autobatch.envs._spaces import action_space, check_options, moves_of, observation_space
 from autobatch.envs.train._episode import Episode, EpisodeState, Rules
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting, load_setting
@@ -20,7 +20,7 @@ from autobatch.policies import ObservationView, Quality
 _OPTIONS = ("run_seed",)
 
 
-class TrainEnv(gymnasium.Env[NDArray[np.float32], Any]):
+class TrainEnv(DrawnEnv):
     """Real training: each step is one epoch, whose batch size and learning rate the agent chooses.
 
     ## Description
@@ -123,8 +123,6 @@ class TrainEnv(gymnasium.Env[NDArray[np.float32], Any]):
     * v0: first version.
     """
 
-    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012  (as Gymnasium declares it)
-
     def __init__(
         self,
         env: str | Path = "digits-resnet8",
@@ -140,15 +138,12 @@ class TrainEnv(gymnasium.Env[NDArray[np.float32], Any]):
         trust_code: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        modes = self.metadata["render_modes"]
-        if render_mode is not None and render_mode not in modes:
-            raise ConfigError(f"render_mode: no mode is called {render_mode!r}; {near_names(str(render_mode), modes)}")
+        super().__init__(render_mode)
         for name, value in (("measure", measure), ("trust_code", trust_code)):
             if not isinstance(value, bool):
                 raise ConfigError(f"{name}: expected True or False, got {value!r}")
         check_unit(cost)
         self.action_space = action_space(actions)
-        self.render_mode = render_mode
         self._actions = actions
         self._arguments: dict[str, Any] = {
             "env": env,
@@ -211,29 +206,16 @@ class TrainEnv(gymnasium.Env[NDArray[np.float32], Any]):
         reward = self._episode.step(*moves_of(self._actions, action))
         return self._episode.observation(), reward, self._episode.finished, False, self._episode.figures()
 
-    def render(self) -> str | NDArray[np.uint8] | None:
-        """Return what ``render_mode`` asks for: lines of text, or the plane with beacons and journey.
-
-        Returns:
-            The text, or the picture as uint8 of shape (height, width, 3); None without a ``render_mode``.
-
-        Raises:
-            ResetNeeded: no training has begun.
-        """
-        if self.render_mode is None:
-            gymnasium.logger.warn(
-                "render() was called without a render_mode; give one to gymnasium.make(), 'ansi' or 'rgb_array'"
-            )
-            return None
-        if self._episode is None:
-            raise ResetNeeded("render() was called before reset()")
-        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
-
-        return text(self._episode) if self.render_mode == "ansi" else picture(self._episode)
-
     def close(self) -> None:
         """Let go of the training; a later ``reset`` begins another."""
         self._leave()
+
+    def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
+        if self._episode is None:
+            return None
+        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
+
+        return text(self._episode) if mode == "ansi" else picture(self._episode)
 
     def _leave(self) -> None:
         if self._episode is not None:
@@ -290,9 +272,7 @@ def _quality(setting: Setting) -> Quality:
 
 
 def _run_seed(options: dict[str, Any] | None) -> int | None:
-    unknown = next((name for name in options or {} if name not in _OPTIONS), None)
-    if unknown is not None:
-        raise ConfigError(f"options: no option is called {unknown!r}; {near_names(str(unknown), _OPTIONS)}")
+    check_options(options, _OPTIONS)
     seed = (options or {}).get("run_seed")
     if seed is None:
         return None

@@ -1,40 +1,29 @@
 """Beacons of a training loop of somebody's own: the grid of fixed runs, resumable, in one process or several."""
 
 import logging
-import math
 import multiprocessing
 import pickle
 import sys
-import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autobatch._errors import AutoBatchError, ConfigError, LibraryError, OutputError
+from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch._files import naming_output
-from autobatch.beacons import BeaconKey, BeaconLibrary, LibraryInfo, compact
+from autobatch.beacons import BeaconKey, BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.control._own_task import LOOP
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
-from autobatch.control.rates import check_rate
-from autobatch.training._crew import Crew, Event
-from autobatch.training.own._cell import (
-    DEVICE,
-    WHOLE,
-    CellEnd,
-    CellPlan,
-    CellRecorder,
-    Train,
-    is_writer,
-    recorded_library,
-)
+from autobatch.training._crew import Event
+from autobatch.training.own._beacon_cell import DEVICE, CellPlan, CellRecorder, is_writer, recorded_library
+from autobatch.training.own._cell import Train
 from autobatch.training.own._costs import recorded_costs
 from autobatch.training.own._options import grouped
-from autobatch.training.recording import RecordingObserver, RecordingProgress
+from autobatch.training.recording import CellEnd, Ledger, RecordingObserver, grid_of, work_off
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -121,7 +110,7 @@ def record_beacons(
         OutputError: ``out`` cannot be written.
         AutoBatchError: not one of the missing beacons could be recorded; the message says why.
     """
-    grid = _grid(batch_sizes, lrs, seeds)
+    grid = grid_of(batch_sizes, lrs, seeds, "lrs")
     plan = CellPlan(
         train=train,
         out=Path(out),
@@ -138,50 +127,35 @@ def record_beacons(
     library = recorded_library(plan.out)
     if library is not None:
         _check_library(plan, library)
-        plan = _scored(plan, library.score)
+        plan = replace(plan, score=library.score)
     found = {beacon.key for beacon in library.beacons} if library is not None else set()
     missing = [key for key in grid if key not in found]
-    ledger = _Ledger(total=len(grid), done=len(grid) - len(missing), observer=observer or RecordingObserver())
     if missing:
         with naming_output(plan.out):
             plan.out.mkdir(parents=True, exist_ok=True)
-        ledger.observer.started(ledger.progress())
-        (_side_by_side if jobs > 1 else _one_by_one)(plan, missing, jobs, ledger)
+        ledger = _Ledger([(key, 1.0) for key in missing], len(grid) - len(missing), observer or RecordingObserver())
+        work_off(CellRecorder(plan), ledger, jobs if jobs > 1 else 0)
         _gather(plan.out, ledger)
     return BeaconLibrary.load(plan.out)
 
 
-def _one_by_one(plan: CellPlan, missing: Sequence[BeaconKey], jobs: int, ledger: "_Ledger") -> None:
-    recorder = CellRecorder(plan)
-    for key in missing:
-        ledger.take(key, "started", None)
-        try:
-            end = recorder(key, lambda part, key=key: ledger.take(key, "progress", part))  # type: ignore[misc]
-        except OutputError:
-            raise
-        except AutoBatchError as error:
-            ledger.take(key, "failed", str(error))
-        else:
-            ledger.take(key, "done", end)
+class _Ledger(Ledger[BeaconKey]):
+    """What has become of the beacons, told to the log too."""
+
+    def take(self, cell: BeaconKey, event: Event, value: object = None) -> None:
+        """Take down what happened to a beacon."""
+        if event == "failed":
+            value = _with_hint(str(value))
+            _LOGGER.error("beacon %s failed: %s", cell.name, value)
+        super().take(cell, event, value)
+        if isinstance(value, CellEnd):
+            now = self.progress()
+            _LOGGER.info("beacon %d of %d, %s: %s", now.done, now.total, cell.name, value.stopped_because)
 
 
-def _side_by_side(plan: CellPlan, missing: Sequence[BeaconKey], jobs: int, ledger: "_Ledger") -> None:
-    with Crew(CellRecorder(plan), missing, min(jobs, len(missing))) as crew:
-        for key, event, value in crew.events():
-            ledger.take(key, event, value)
-
-
-def _gather(out: Path, ledger: "_Ledger") -> None:
-    """Compact what was recorded, with the cost table, and tell of what failed.
-
-    Args:
-        out: the library's folder.
-        ledger: what happened.
-
-    Raises:
-        AutoBatchError: nothing was recorded.
-    """
-    if not ledger.recorded:
+def _gather(out: Path, ledger: _Ledger) -> None:
+    """Compact what was recorded, with the cost table, and tell of what failed; an error where nothing was recorded."""
+    if not ledger.ended:
         name, message = next(iter(ledger.failed.items()))
         others = ", ".join(list(ledger.failed)[1:])
         raise AutoBatchError(
@@ -190,68 +164,17 @@ def _gather(out: Path, ledger: "_Ledger") -> None:
     if is_writer():
         library = BeaconLibrary.load(out)
         device = library.info.versions.get(DEVICE, "")
-        costs = recorded_costs(library.beacons, device) if ledger.devices == {device} else None
+        one_device = {end.device for end in ledger.ended.values()} == {device}
+        costs = recorded_costs(library.beacons, device) if one_device else None
         compact(out, costs if costs is not None and costs.step_seconds else None)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
     if ledger.failed:
         failed = "".join(f"\n  {name}: {message.splitlines()[-1]}" for name, message in ledger.failed.items())
         warnings.warn(
-            f"{len(ledger.failed)} of {len(ledger.failed) + ledger.recorded} beacons could not be recorded, "
+            f"{len(ledger.failed)} of {len(ledger.failed) + len(ledger.ended)} beacons could not be recorded, "
             f"{out} is without them:{failed}",
             stacklevel=3,
-        )
-
-
-@dataclass
-class _Ledger:
-    """What is waiting, running and done; tells the observer and the log."""
-
-    total: int
-    done: int
-    observer: RecordingObserver
-    recorded: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    devices: set[str] = field(default_factory=set)
-    _running: dict[BeaconKey, float] = field(default_factory=dict)
-    _started: float = field(default_factory=time.perf_counter)
-
-    def take(self, key: BeaconKey, event: Event, value: Any) -> None:
-        """Take down what happened to a beacon.
-
-        Args:
-            key: the beacon.
-            event: what happened.
-            value: parts of ``WHOLE`` that are done, how it ended, or why it failed.
-        """
-        if event in {"started", "progress"}:
-            self._running[key] = (value or 0) / WHOLE
-            if event == "progress":
-                self.observer.progressed(self.progress())
-            return
-        del self._running[key]
-        if event == "failed":
-            message = _with_hint(str(value))
-            self.failed[key.name] = message
-            _LOGGER.error("beacon %s failed: %s", key.name, message)
-            self.observer.beacon_failed(key.name, message)
-            return
-        assert isinstance(value, CellEnd)
-        self.recorded += 1
-        self.done += 1
-        self.devices.add(value.device)
-        _LOGGER.info("beacon %d of %d, %s: %s", self.done, self.total, key.name, value.stopped_because)
-        self.observer.beacon_finished(key.name, value.stopped_because, self.progress())
-
-    def progress(self) -> RecordingProgress:
-        """Return where the recording stands; the rest is taken to go on at the mean pace so far."""
-        worked_off = self.recorded + len(self.failed) + sum(self._running.values())
-        rest = self.total - self.done - len(self.failed) - sum(self._running.values())
-        return RecordingProgress(
-            done=self.done,
-            total=self.total,
-            running=tuple(key.name for key in self._running),
-            seconds_left=(time.perf_counter() - self._started) / worked_off * rest if worked_off else math.nan,
         )
 
 
@@ -262,47 +185,6 @@ def _with_hint(message: str) -> str:
         f"{message}; with jobs > 1 a script must call record_beacons below 'if __name__ == \"__main__\":', and its "
         "train must not need more memory than there is for all side by side"
     )
-
-
-def _grid(batch_sizes: Iterable[int], lrs: Iterable[float], seeds: Iterable[int]) -> list[BeaconKey]:
-    """Return the grid, seed by seed.
-
-    So each batch size is timed at several times of the recording, and an interrupted one has a whole landscape early.
-    Of one seed, the smallest batch sizes, which take longest, come first.
-
-    Args:
-        batch_sizes: batch sizes.
-        lrs: learning rates.
-        seeds: seeds.
-
-    Returns:
-        The keys, each once.
-
-    Raises:
-        ConfigError: a value is none that can be trained with, or there is none.
-    """
-    sides = {"batch_sizes": _whole(batch_sizes, "batch_sizes", 1), "seeds": _whole(seeds, "seeds", 0)}
-    rates = sorted({float(lr) for lr in lrs})
-    for lr in rates:
-        check_rate(lr, "lrs")
-    for name, side in (*sides.items(), ("lrs", rates)):
-        if not side:
-            raise ConfigError(f"{name}: expected at least one value, got none")
-    return [
-        BeaconKey(batch_size, lr, seed)
-        for seed in sides["seeds"]
-        for batch_size in sides["batch_sizes"]
-        for lr in rates
-    ]
-
-
-def _whole(values: Iterable[int], name: str, least: int) -> list[int]:
-    found = set()
-    for value in values:
-        if isinstance(value, bool) or value != int(value) or value < least:
-            raise ConfigError(f"{name}: expected whole numbers of at least {least}, got {value!r}")
-        found.add(int(value))
-    return sorted(found)
 
 
 def _task(task: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, Any]:
@@ -319,22 +201,14 @@ def _task(task: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, 
 
 
 def _check(plan: CellPlan, jobs: int) -> None:
-    """Refuse what cannot be recorded, before anything trains.
-
-    Args:
-        plan: what is to be recorded.
-        jobs: processes.
-
-    Raises:
-        ConfigError: an argument cannot be used.
-    """
+    """Refuse what cannot be recorded, before anything trains."""
     if not callable(plan.train):
         raise ConfigError(f"train: expected a function of a controller, got {plan.train!r}")
     if plan.score is not None and plan.score not in SCORES:
         raise ConfigError(f"score: expected one of {', '.join(SCORES)}, got {plan.score!r}")
     check_interval(plan.interval, plan.floor)
     try:
-        LibraryInfo({**plan.task, LOOP: {}}, plan.task_name, SCORES[0], "rows", plan.interval)
+        plan.info({}, SCORES[0], {})
     except LibraryError as error:
         raise ConfigError(f"task: {error}") from None
     if jobs < 1:
@@ -344,14 +218,7 @@ def _check(plan: CellPlan, jobs: int) -> None:
 
 
 def _check_processes(plan: CellPlan) -> None:
-    """Refuse what other processes cannot be told to train.
-
-    Args:
-        plan: what is to be recorded.
-
-    Raises:
-        ConfigError: ``train`` or an option cannot be sent to a process, or this is one that should train itself.
-    """
+    """Refuse what other processes cannot be told to train, or where this is one that should train itself."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ConfigError("jobs: with more than 1, call record_beacons below 'if __name__ == \"__main__\":'")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -373,32 +240,14 @@ def _check_processes(plan: CellPlan) -> None:
 
 
 def _check_library(plan: CellPlan, library: BeaconLibrary) -> None:
-    """Refuse to go on with beacons that are not of this task, as far as can be said before training.
-
-    Args:
-        plan: what is to be recorded.
-        library: the beacons that are there.
-
-    Raises:
-        LibraryError: they are of another task.
-    """
+    """Refuse to go on with beacons that are not of this task, as far as can be said before training."""
     if LOOP not in library.task:
         raise LibraryError(
             f"{plan.out}: holds beacons of the task '{library.task_name}', recorded by 'autobatch beacons record'; "
             "choose another folder"
         )
-    info = LibraryInfo(
-        task={**plan.task, LOOP: library.task[LOOP]},
-        task_name=plan.task_name,
-        score=plan.score or library.score,
-        bn=plan.options["measuring"].bn,
-        sampling_interval=plan.interval,
-    )
+    info = plan.info(library.task[LOOP], plan.score or library.score, {})
     merged_info([(f"the library in {plan.out}", library.info), ("this recording", info)])
-
-
-def _scored(plan: CellPlan, score: str) -> CellPlan:
-    return CellPlan(**{**vars(plan), "score": score})
 
 
 def _command(train: Train, **grid: Sequence[Any]) -> str:

@@ -13,13 +13,12 @@ from torch.optim import Optimizer
 from autobatch._errors import AutoBatchError
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import Measuring, Step
-from autobatch.control._own_task import loop_facts
 from autobatch.control._state import SCOUT
 from autobatch.control.steps._step import Passing
 from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
 from autobatch.policies._wording import count
 from autobatch.policies.steer import hopeless
-from autobatch.training.own._cell import RecordingController, divergence
+from autobatch.training.own._cell import LoopCell, RecordingController, divergence
 from autobatch.training.own._options import words_of
 from autobatch.training.own._scout_files import KeptScout
 
@@ -36,11 +35,7 @@ class ScoutController(RecordingController):
     cell: "ScoutCell"
 
     def step(self) -> AbstractContextManager[Step]:
-        """Return the context around one forward and backward pass.
-
-        Returns:
-            The same as ever; the loss that ``backward`` gets is noted.
-        """
+        """Return the context around a forward and backward pass; the loss that ``backward`` gets is noted."""
         passing = super().step()
         if isinstance(passing, Passing) and "backward" not in vars(passing):
             own = passing.backward
@@ -53,20 +48,12 @@ class ScoutController(RecordingController):
         return passing
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, which says that it is a scout's.
-
-        Returns:
-            The state; another controller of the same loop goes on from it with its own policy.
-        """
+        """Return the state, which says that it is a scout's: another controller goes on with its own policy."""
         return {**super().state_dict(), SCOUT: True}
 
 
 class ScoutPolicy:
-    """Stays at the configuration of one scout, which is known as soon as a loop has told how long it is.
-
-    Args:
-        cell: the scout.
-    """
+    """Stays at the configuration of one scout, which is known as soon as a loop has told how long it is."""
 
     needs_library = False
 
@@ -89,7 +76,7 @@ class ScoutPolicy:
         """Do nothing."""
 
 
-class ScoutCell:
+class ScoutCell(LoopCell):
     """One scout.
 
     Args:
@@ -102,7 +89,6 @@ class ScoutCell:
 
     Attributes:
         task: the task; None until the loop has attached the controller.
-        given: names of the figures that the loop has given.
         whole: whether the scout has come to its end.
         ended: why it ended before; None where it did not.
     """
@@ -117,9 +103,10 @@ class ScoutCell:
         arguments: Mapping[str, Any],
         code: str,
     ) -> None:
+        self._begun = self._last = time.perf_counter()
+        super().__init__(ScoutController(policy=ScoutPolicy(self), **arguments), arguments)
         self._code = code
         self.task: TaskInfo | None = None
-        self.given: set[str] = set()
         self.whole = False
         self.ended: str | None = None
         self._place = place
@@ -127,16 +114,8 @@ class ScoutCell:
         self._plan = ScoutPlan((), 1)
         self._check = check
         self._others = others
-        self._arguments = dict(arguments)
-        self._model: nn.Module | None = None
-        self._loop: Mapping[str, Any] = {}
-        self._rows: list[dict[str, float]] = []
         self._reached: Mapping[str, Any] = {}
         self._loss, self._heard = torch.zeros(()), 0
-        self._begun = time.perf_counter()
-        self._attached = self._last = self._begun
-        self.controller = ScoutController(policy=ScoutPolicy(self), **self._arguments)
-        self.controller.cell = self
 
     @property
     def configuration(self) -> tuple[int, float]:
@@ -152,7 +131,7 @@ class ScoutCell:
     def resumable(self) -> bool:
         """Whether a training can go on where the scout ended: not where that was in the middle of an epoch."""
         periods = self.task.epochs // self.controller.epochs if self.task is not None else 1
-        return self.whole and len(self._rows) % periods == 0
+        return self.whole and len(self.rows) % periods == 0
 
     def meet(self, task: TaskInfo) -> None:
         """Learn what the task is, and so what this scout's configuration is.
@@ -169,33 +148,14 @@ class ScoutCell:
         self.task = task
 
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> None:
-        """Take down what the loop is, and start the clock.
-
-        Args:
-            model: the network.
-            optimizer: its optimizer.
-            sizes: dataset size and epochs, as given to the controller.
-        """
-        known = {**self._arguments, **{name: size for name, size in sizes.items() if size is not None}}
-        self._loop = loop_facts(
-            model,
-            optimizer,
-            dataset_size=known["dataset_size"],
-            epochs=known["epochs"],
-            decide_every=known["plan"].decide_every,
-            loss_reduction=known["measuring"].loss_reduction,
-        )
-        self._check(self._loop)
-        self._model = model
-        self._attached = self._last = time.perf_counter()
+        """Take down what the loop is, and refuse one that is another than that of the scouts before."""
+        super().attach(model, optimizer, **sizes)
+        assert self.facts is not None
+        self._check(self.facts)
+        self._last = self.attached
 
     def hear(self, loss: Tensor, examples: int) -> None:
-        """Note the loss of a batch, or of a part of one.
-
-        Args:
-            loss: what ``step.backward`` got.
-            examples: how many it is of.
-        """
+        """Note the loss of a batch, or of a part of one, and how many examples it is of."""
         measuring: Measuring = self._arguments["measuring"]
         weight = 1.0 if measuring.loss_reduction == "sum" else float(examples)
         weight /= measuring.grad_scaler.get_scale() if measuring.grad_scaler is not None else 1.0
@@ -203,44 +163,32 @@ class ScoutCell:
         self._heard += examples
 
     def observe(self, figures: Mapping[str, Any]) -> None:
-        """Take down a decision period, and end the scout where it has come to its end.
-
-        Args:
-            figures: where the controller stands, and what the loop told at the end of the epoch.
-        """
+        """Take down a decision period, and end the scout where it has come to its end."""
         known = {name: float(figures[name]) for name in ("train_loss", *_SCORES)}
         heard = float(self._loss) / self._heard if self._heard else math.nan
         if math.isnan(known["train_loss"]):
             known["train_loss"] = math.inf if self._heard and not math.isfinite(heard) else heard
         self._loss, self._heard = torch.zeros(()), 0
         if self.over:  # the end came within an epoch, whose validation figures come now
-            self._rows[-1] |= {name: known[name] for name in _SCORES}
+            self.rows[-1] |= {name: known[name] for name in _SCORES}
             return
-        self._rows.append(known)
+        self.rows.append(known)
         self._reached, self._last = figures, time.perf_counter()
-        self.ended = divergence(known, self._model, None, f"in epoch {len(self._rows)}")
-        if self.ended is None and len(self._rows) >= self._plan.epochs:
+        self.ended = divergence(known, self.model, None, f"in epoch {len(self.rows)}")
+        if self.ended is None and len(self.rows) >= self._plan.epochs:
             self.whole = True
         elif self.ended is None:
             self.ended = hopeless(self._scout(), self._others)
         if self.over:
-            self.controller.stop(self.ended or f"this scout has come to its end, {count(len(self._rows), 'epoch')}")
+            self.controller.stop(self.ended or f"this scout has come to its end, {count(len(self.rows), 'epoch')}")
 
     def check_end(self) -> None:
-        """Refuse a loop that has not trained the scout to its end.
-
-        Raises:
-            AutoBatchError: it never attached the controller, or returned too early.
-        """
-        if self.task is None:
-            raise AutoBatchError(
-                "train(controller) never attached the controller: call controller.attach(model, optimizer, "
-                "dataset_size=..., epochs=...) in it"
-            )
+        """Refuse a loop that has not trained the scout to its end."""
+        self.check_attached()
         if not self.over:
             epochs = count(self._plan.epochs, "epoch")
             raise AutoBatchError(
-                f"train(controller) returned after {len(self._rows)} of this scout's {epochs}: write the loop as "
+                f"train(controller) returned after {len(self.rows)} of this scout's {epochs}: write the loop as "
                 "'for epoch in controller.each_epoch()', and call controller.end_epoch(...) after each"
             )
 
@@ -250,11 +198,7 @@ class ScoutCell:
         return time.perf_counter() - self._begun
 
     def kept(self) -> KeptScout:
-        """Return what the scout came to.
-
-        Returns:
-            The scout, to be kept.
-        """
+        """Return what the scout came to, to be kept."""
         assert self.task is not None
         scout = self._scout()
         return KeptScout(
@@ -263,26 +207,26 @@ class ScoutCell:
             seed=self.controller.seed,
             length=self._plan.epochs,
             train_losses=scout.train_losses,
-            validation_losses=tuple(row["validation_loss"] for row in self._rows),
-            validation_errors=tuple(row["validation_error"] for row in self._rows),
+            validation_losses=tuple(row["validation_loss"] for row in self.rows),
+            validation_errors=tuple(row["validation_error"] for row in self.rows),
             ended=self.ended,
             steps=int(self._reached.get("steps", 0)),
             examples=int(self._reached.get("examples", 0)),
             seconds=self.seconds,
-            training_seconds=self._last - self._attached,
+            training_seconds=self._last - self.attached,
             epochs=self.task.epochs,
             train_size=self.task.train_size,
-            loop=self._loop,
+            loop=self.facts or {},
             options=words_of(self._arguments),
             code=self._code,
         )
 
     def release(self) -> None:
         """Let go of model and optimizer, so that the next scout has their memory."""
-        self._model = None
+        super().release()
         if self.task is not None:
             self.controller.close()
 
     def _scout(self) -> Scout:
-        losses = tuple(row["train_loss"] for row in self._rows)
+        losses = tuple(row["train_loss"] for row in self.rows)
         return Scout(*self.configuration, losses, (math.nan,) * len(losses), self.ended)

@@ -64,125 +64,82 @@ class KeptScout:
     code: str = ""
 
     def scout(self, score: str) -> Scout:
-        """Return it as policies see it.
-
-        Args:
-            score: the figure that ranks scouts.
-
-        Returns:
-            The scout.
-        """
+        """Return it as policies see it, ranked by ``score``."""
         scores = self.validation_losses if score == "validation_loss" else self.validation_errors
         return Scout(self.batch_size, self.lr, self.train_losses, scores, self.ended)
 
     def trained(self, score: str) -> TrainedScout:
-        """Return it as a report has it.
-
-        Args:
-            score: the figure that ranks scouts.
-
-        Returns:
-            The scout with its cost.
-        """
+        """Return it as a report has it, with its cost."""
         return TrainedScout(self.scout(score), self.steps, self.examples, self.seconds, self.training_seconds)
 
 
-def write_scout(out: Path, kept: KeptScout, state: Any) -> None:
-    """Keep a scout.
+class ScoutFolder:
+    """The folder in which scouts are kept.
 
     Args:
-        out: the folder of the scouts; made where it is missing.
-        kept: the scout.
-        state: what its loop returned to go on from; None where it returned none.
+        out: the folder; made where it is missing.
 
     Raises:
-        OutputError: it cannot be written, or the state holds what ``torch.load(weights_only=True)`` does not read.
+        OutputError: it cannot be made.
     """
-    with naming_output(out):
-        out.mkdir(parents=True, exist_ok=True)
-    place = _place(out, kept.batch_size, kept.lr, kept.seed)
-    if state is None:
-        drop_state(out, kept)
-    else:
-        write_whole(place.with_suffix(".pt"), _dumped(state))
-    write_whole(place, (to_json({"version": _VERSION, **asdict(kept)}, indent=2) + "\n").encode())
 
+    def __init__(self, out: Path) -> None:
+        with naming_output(out):
+            out.mkdir(parents=True, exist_ok=True)
+        self._out = out
 
-def read_scout(out: Path, batch_size: int, lr: float, seed: int) -> KeptScout | None:
-    """Read a scout.
+    def write(self, kept: KeptScout, state: Any) -> None:
+        """Keep a scout.
 
-    Args:
-        out: the folder of the scouts.
-        batch_size: its batch size.
-        lr: its base learning rate.
-        seed: its seed.
+        Args:
+            kept: the scout.
+            state: what its loop returned to go on from; None where it returned none. ``torch.load(weights_only=True)``
+                must read it.
+        """
+        if state is None:
+            self.drop_state(kept)
+        else:
+            write_whole(self._state(kept), _dumped(state))
+        content = to_json({"version": _VERSION, **asdict(kept)}, indent=2) + "\n"
+        write_whole(self._place(kept.batch_size, kept.lr, kept.seed), content.encode())
 
-    Returns:
-        The scout; None where there is none.
-    """
-    place = _place(out, batch_size, lr, seed)
-    return _read(place) if place.exists() else None
+    def read(self, batch_size: int, lr: float, seed: int) -> KeptScout | None:
+        """Return a scout; None where there is none."""
+        place = self._place(batch_size, lr, seed)
+        return _read(place) if place.exists() else None
 
+    def all(self) -> list[KeptScout]:
+        """Return all scouts, by name."""
+        return [_read(path) for path in sorted(self._out.glob("b*-lr*-s*.json"))]
 
-def read_scouts(out: Path) -> list[KeptScout]:
-    """Read all scouts of a folder.
+    def state(self, kept: KeptScout) -> Any:
+        """Return what a scout's loop returned to go on from, on the CPU; None where there is none."""
+        path = self._state(kept)
+        if not path.exists():
+            return None
+        try:
+            return torch.load(io.BytesIO(read_whole(path, "state")), map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"{path}: damaged: {error}; delete the folder to scout anew") from None
 
-    Args:
-        out: the folder; it need not exist.
+    def drop_state(self, kept: KeptScout) -> None:
+        """Delete what a scout's loop returned to go on from, where it has lost."""
+        path = self._state(kept)
+        with naming_output(path, "deleted"):
+            path.unlink(missing_ok=True)
 
-    Returns:
-        The scouts, by name.
-    """
-    return [_read(path) for path in sorted(out.glob("b*-lr*-s*.json"))]
+    def clear(self) -> None:
+        """Delete all scouts."""
+        for path in sorted(self._out.glob("b*-lr*-s*")):
+            if path.suffix in {".json", ".pt"}:
+                with naming_output(path, "deleted"):
+                    path.unlink(missing_ok=True)
 
+    def _place(self, batch_size: int, lr: float, seed: int) -> Path:
+        return self._out / f"{BeaconKey(batch_size, lr, seed).name}.json"
 
-def read_state(out: Path, kept: KeptScout) -> Any:
-    """Read what a scout's loop returned to go on from.
-
-    Args:
-        out: the folder of the scouts.
-        kept: the scout.
-
-    Returns:
-        The state, on the CPU; None where there is none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = _place(out, kept.batch_size, kept.lr, kept.seed).with_suffix(".pt")
-    if not path.exists():
-        return None
-    try:
-        return torch.load(io.BytesIO(read_whole(path, "state")), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: damaged: {error}; delete the folder to scout anew") from None
-
-
-def drop_state(out: Path, kept: KeptScout) -> None:
-    """Delete what a scout's loop returned to go on from, where it has lost.
-
-    Args:
-        out: the folder of the scouts.
-        kept: the scout.
-    """
-    path = _place(out, kept.batch_size, kept.lr, kept.seed).with_suffix(".pt")
-    with naming_output(path, "deleted"):
-        path.unlink(missing_ok=True)
-
-
-def drop_scouts(out: Path) -> None:
-    """Delete all scouts of a folder.
-
-    Args:
-        out: the folder; it need not exist.
-
-    Raises:
-        OutputError: one cannot be deleted.
-    """
-    for path in sorted(out.glob("b*-lr*-s*")):
-        if path.suffix in {".json", ".pt"}:
-            with naming_output(path, "deleted"):
-                path.unlink(missing_ok=True)
+    def _state(self, kept: KeptScout) -> Path:
+        return self._place(kept.batch_size, kept.lr, kept.seed).with_suffix(".pt")
 
 
 def _dumped(state: Any) -> bytes:
@@ -196,10 +153,6 @@ def _dumped(state: Any) -> bytes:
             "scheduler and controller, and plain values"
         ) from None
     return buffer.getvalue()
-
-
-def _place(out: Path, batch_size: int, lr: float, seed: int) -> Path:
-    return out / f"{BeaconKey(batch_size, lr, seed).name}.json"
 
 
 def _read(path: Path) -> KeptScout:

@@ -15,25 +15,17 @@ from typing import Any, Literal
 import torch
 
 from autobatch._errors import AutoBatchError, ConfigError, OutputError
-from autobatch._files import alone_in, naming_output
+from autobatch._files import alone_in
 from autobatch.control._own_task import check_scouts_loop
 from autobatch.control.rates import check_rate
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.steer import MOST
-from autobatch.training.own._cell import Train, called
+from autobatch.training.own._cell import Train
 from autobatch.training.own._fingerprint import code_fingerprint
 from autobatch.training.own._options import grouped, words_before, words_of
 from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
-from autobatch.training.own._scout_files import (
-    KeptScout,
-    drop_scouts,
-    drop_state,
-    read_scout,
-    read_scouts,
-    read_state,
-    write_scout,
-)
+from autobatch.training.own._scout_files import KeptScout, ScoutFolder
 
 _LOGGER = logging.getLogger("autobatch")
 
@@ -138,8 +130,6 @@ def scout(
             "seed": seed,
         },
     )
-    with naming_output(out):
-        out.mkdir(parents=True, exist_ok=True)
     with alone_in(out, busy="another process is scouting here; wait for it, or choose another folder"):
         return scouting.carry_out()
 
@@ -165,6 +155,7 @@ class _Scouting:
         self._train = train
         self._policy = SteerPolicy(parameters)
         self._out = out
+        self._folder = ScoutFolder(out)
         self._score = score
         self._arguments = arguments
         self._kept: list[KeptScout] = []
@@ -209,7 +200,7 @@ class _Scouting:
     def _remember(self) -> None:
         """Take the task from scouts of this loop that are kept already, so that they need not be trained to know it."""
         mine = words_of(self._arguments)
-        found = read_scouts(self._out)
+        found = self._folder.all()
         for kept in found:
             theirs = words_before(kept.options)
             differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
@@ -218,12 +209,12 @@ class _Scouting:
                 return
         for kept in found:
             self._earlier, self._loop = True, kept.loop
-            self._plan_of(_task_of(kept, self._arguments))
+            self._plan_of(_task(self._arguments, kept.epochs, kept.train_size))
 
     def _forget(self, why: str) -> None:
         """Let go of the scouts of an earlier call, which were of something else."""
         _LOGGER.warning("%s: its scouts are of an earlier call with %s; they are trained anew", self._out, why)
-        drop_scouts(self._out)
+        self._folder.clear()
         self._kept, self._failed, self._failed_seconds = [], {}, 0.0
         self._plan = self._task = None
         self._loop, self._earlier = {}, False
@@ -246,7 +237,7 @@ class _Scouting:
     def _found(self, place: int) -> KeptScout | None:
         if self._plan is None:
             return None
-        kept = read_scout(self._out, *self._plan.configurations[place], int(self._arguments["seed"]))
+        kept = self._folder.read(*self._plan.configurations[place], int(self._arguments["seed"]))
         return kept if kept is not None and kept.length == self._plan.epochs else None
 
     def _trained(self, place: int) -> KeptScout | None:
@@ -261,7 +252,7 @@ class _Scouting:
         returned: object = None
         failure: str | None = None
         try:
-            returned = called(self._train, cell.controller)
+            returned = cell.call(self._train)
             cell.check_end()
         except NothingToScoutError:
             return None
@@ -269,8 +260,6 @@ class _Scouting:
             raise
         except AutoBatchError as error:
             failure = str(error)
-        finally:
-            cell.release()
         name = configuration(*cell.configuration) if cell.task is not None else f"scout {place + 1}"
         if failure is not None:
             _LOGGER.warning("scout %s: %s", name, failure)
@@ -282,7 +271,7 @@ class _Scouting:
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
         kept = cell.kept()
         state = returned.get("state") if isinstance(returned, Mapping) and cell.resumable else None
-        write_scout(self._out, kept, state)
+        self._folder.write(kept, state)
         _LOGGER.info("scout %s: %s", name, kept.ended or f"{count(kept.length, 'epoch')}, {kept.seconds:.3g} s")
         return kept
 
@@ -291,7 +280,7 @@ class _Scouting:
         score = self._score or _score_of(self._kept)
         trained = tuple(kept.trained(score) for kept in self._kept)
         scouts: list[Scout] = [one.scout for one in trained]
-        task = self._task or _unknown_task(arguments)
+        task = self._task or _task(arguments, 1, 1)
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)
@@ -304,9 +293,9 @@ class _Scouting:
         state = None
         for place, kept in enumerate(self._kept):
             if place == choice.scout:
-                state = read_state(self._out, kept)
+                state = self._folder.state(kept)
             else:
-                drop_state(self._out, kept)
+                self._folder.drop_state(kept)
         return ScoutReport(
             choice=choice,
             batch_size=start[0],
@@ -340,15 +329,7 @@ def _score_of(kept: Sequence[KeptScout]) -> str:
     return "validation_loss" if has_loss else "validation_error"
 
 
-def _task_of(kept: KeptScout, arguments: Mapping[str, Any]) -> TaskInfo:
-    return _info(arguments, kept.epochs, kept.train_size)
-
-
-def _unknown_task(arguments: Mapping[str, Any]) -> TaskInfo:
-    return _info(arguments, 1, 1)
-
-
-def _info(arguments: Mapping[str, Any], epochs: int, train_size: int) -> TaskInfo:
+def _task(arguments: Mapping[str, Any], epochs: int, train_size: int) -> TaskInfo:
     return TaskInfo(
         name=arguments["task"].name,
         batch_sizes=arguments["batch_sizes"],

@@ -1,85 +1,35 @@
 """Recording a beacon library: the grid of fixed runs, in parallel processes, resumable at any point."""
 
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from autobatch._errors import BusyError, CheckpointError, ConfigError
-from autobatch._files import naming_output
-from autobatch.beacons import (
-    Beacon,
-    BeaconKey,
-    BeaconLibrary,
-    CostTable,
-    LibraryInfo,
-    is_recorded,
-    recorded_keys,
-    write_beacon,
-)
+from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, is_recorded, recorded_keys, write_beacon
 from autobatch.beacons._info import merged_info
-from autobatch.control import full_steps_per_epoch, steps_per_epoch
-from autobatch.control.measuring import at_interval
-from autobatch.control.rates import check_rate
-from autobatch.policies import PolicySpec
 from autobatch.training._calibrate import calibrate, covers
-from autobatch.training._crew import Crew, Report
+from autobatch.training._crew import Report
 from autobatch.training._engine import resolve_device
-from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunObserver, load_epochs
+from autobatch.training._run import CONFIG, EpochRow, RunInfo, RunObserver, load_epochs
 from autobatch.training._session import run
-from autobatch.training._trial import BN
-from autobatch.training._versions import software_versions
 from autobatch.training.data import Data, load_data
-from autobatch.training.recording._ledger import Effort, Job, Ledger, RecordingProgress
+from autobatch.training.recording._cells import ELSEWHERE, CellEnd, grid_of
+from autobatch.training.recording._progress import RecordingObserver
+from autobatch.training.recording._task import (
+    RecordingResult,
+    TaskRecorder,
+    modelled_epoch_seconds,
+    record_cells,
+    recording_info,
+)
 from autobatch.training.task import TaskSpec, check_ladder
 
 _WORKING = Path("beacons") / ".running"
-
-ELSEWHERE = "left to another process that records it"
-"""What the training of a beacon returns where another process has it in hand, or has finished it in the meantime."""
-
-
-class RecordingObserver:
-    """What watches a recording. Every method does nothing by default; override those you need."""
-
-    def started(self, progress: RecordingProgress) -> None:
-        """Called once, before the first beacon starts."""
-
-    def note(self, message: str) -> None:
-        """Called with one line that the user should know."""
-
-    def progressed(self, progress: RecordingProgress) -> None:
-        """Called whenever some beacon finished an epoch; must be cheap."""
-
-    def beacon_finished(self, name: str, stopped_because: str, progress: RecordingProgress) -> None:
-        """Called when a beacon's file is on disk."""
-
-    def beacon_failed(self, name: str, message: str) -> None:
-        """Called when a beacon's process died or raised; the others go on."""
-
-
-@dataclass(frozen=True)
-class RecordingResult:
-    """How a recording ended.
-
-    Attributes:
-        recorded: beacons recorded now.
-        found: beacons of the grid that were already there.
-        failed: message by name of each beacon that could not be recorded.
-        elsewhere: beacons that another process was recording, or finished in the meantime: several may work at a grid.
-        seconds: wall time of the recording.
-    """
-
-    recorded: int
-    found: int
-    failed: dict[str, str]
-    elsewhere: int
-    seconds: float
 
 
 def record_task_beacons(
@@ -129,16 +79,12 @@ def record_task_beacons(
     started = time.perf_counter()
     observer = observer or RecordingObserver()
     env_dir = Path(env_dir)
-    grid = [
-        BeaconKey(batch_size, lr, seed)
-        for batch_size in sorted(set(batch_sizes or task.batch_sizes))
-        for lr in sorted(set(learning_rates or task.learning_rates))
-        for seed in sorted(set(seeds if seeds is not None else task.seeds))
-    ]
-    for key in grid:
-        check_rate(key.lr, "learning rate of the grid")
-        if key.batch_size < 1:
-            raise ConfigError(f"batch size of the grid: expected at least 1, got {key.batch_size}")
+    grid = grid_of(
+        batch_sizes or task.batch_sizes,
+        learning_rates or task.learning_rates,
+        seeds if seeds is not None else task.seeds,
+        "learning_rates",
+    )
     task = _with_ladder(task, grid)
     recorded = recorded_keys(env_dir)
     missing = [key for key in grid if key not in recorded]
@@ -150,88 +96,41 @@ def record_task_beacons(
     library = BeaconLibrary.load(env_dir) if recorded else None
     costs = _grid_costs(task, data, place, library, observer, trust_code=trust_code)
     info = recording_info(task, data, costs, command)
-    _check_library(library, info)
-    with naming_output(env_dir):
-        (env_dir / _WORKING).mkdir(parents=True, exist_ok=True)
-    side_by_side = task.model_copy(update={"threads": threads_each(task.threads, min(jobs, len(missing)))})
-    recorder = _BeaconRecorder(side_by_side, env_dir, info, device=str(place), data_dir=data_dir, trust_code=trust_code)
-    found = len(grid) - len(missing)
+    if library is not None:
+        library.check_task(info.task)
+        merged_info([("the beacons that are there", library.info), ("this recording", info)])
     seconds = modelled_epoch_seconds(task, costs, len(data.train_labels))
-    ledger = Ledger([(key, Effort(task.epochs, seconds[key.batch_size])) for key in missing], found)
-    observer.started(ledger.progress())
-    failed, elsewhere = train_all(recorder, ledger, jobs, observer)
-    if not any((env_dir / _WORKING).iterdir()):
+    result = record_cells(
+        BeaconRecorder(task, env_dir, info, str(place), data_dir, trust_code),
+        [(key, task.epochs * seconds[key.batch_size]) for key in missing],
+        found=len(grid) - len(missing),
+        folder=env_dir / _WORKING,
+        jobs=jobs,
+        observer=observer,
+        started=started,
+    )
+    with suppress(OSError):  # not empty where a beacon has failed or another process is at work
         (env_dir / _WORKING).rmdir()
-    recorded_now = len(missing) - len(failed) - elsewhere
-    return RecordingResult(recorded_now, found, failed, elsewhere, time.perf_counter() - started)
+    return result
 
 
-def train_all(
-    work: Callable[[Job, Report], str], ledger: Ledger[Job], jobs: int, observer: RecordingObserver
-) -> tuple[dict[str, str], int]:
-    """Work a ledger off in processes side by side.
+class BeaconRecorder(TaskRecorder[BeaconKey]):
+    """Records beacons, each as a run with a directory of its own that goes once its part is written."""
 
-    Args:
-        work: does one job and returns why it stopped, or ``ELSEWHERE``; must be picklable.
-        ledger: the jobs.
-        jobs: processes, at most.
-        observer: what watches.
-
-    Returns:
-        Message by name of each job that failed, and how many were left to another process.
-    """
-    failed: dict[str, str] = {}
-    elsewhere = 0
-    with Crew(work, list(ledger.waiting), min(jobs, len(ledger.waiting))) as crew:
-        for job, event, value in crew.events():
-            ledger.take(job, event)
-            if event == "progress":
-                observer.progressed(ledger.progress())
-            elif event == "done":
-                elsewhere += value == ELSEWHERE
-                observer.beacon_finished(job.name, str(value), ledger.progress())
-            elif event == "failed":
-                failed[job.name] = str(value)
-                observer.beacon_failed(job.name, str(value))
-    return failed, elsewhere
-
-
-class _BeaconRecorder:
-    """Trains one beacon after another in a process of its own; the data are loaded once a process."""
-
-    def __init__(
-        self,
-        task: TaskSpec,
-        env_dir: Path,
-        info: LibraryInfo,
-        *,
-        device: str,
-        data_dir: Path | None,
-        trust_code: bool,
-    ) -> None:
-        self._task = task
-        self._env_dir = env_dir
-        self._info = info
-        self._device = device
-        self._data_dir = data_dir
-        self._trust_code = trust_code
-        self._data: Data | None = None
-
-    def __call__(self, key: BeaconKey, report: Report) -> str:
+    def __call__(self, key: BeaconKey, report: Report) -> CellEnd:
         """Return why the beacon stopped, once it is trained and its file is written."""
-        if is_recorded(self._env_dir, key):
+        if is_recorded(self.env_dir, key):
             return ELSEWHERE
-        self._data = self._data or load_data(self._task, self._data_dir, self._device)
-        out = self._env_dir / _WORKING / key.name
-        watcher = _EpochReporter(report)
+        out = self.env_dir / _WORKING / key.name
+        config, watcher = self.config(*key), _EpochReporter(report)
         try:
-            summary = run(self._config(key), out, watcher, resume=(out / CONFIG).exists(), data=self._data)
+            summary = run(config, out, watcher, resume=(out / CONFIG).exists(), data=self.data)
         except BusyError:
             return ELSEWHERE
         except CheckpointError:
             # What an older recording of another task, or a broken disk, has left here is of no use.
             shutil.rmtree(out)
-            summary = run(self._config(key), out, watcher, data=self._data)
+            summary = run(config, out, watcher, data=self.data)
         beacon = Beacon.from_records(
             *key,
             records=[row.to_dict() for row in load_epochs(out)],
@@ -239,43 +138,24 @@ class _BeaconRecorder:
             test_loss=math.nan if summary.test_loss is None else summary.test_loss,
             stopped_because=summary.stopped_because,
         )
-        write_beacon(self._env_dir, beacon, self._info)
+        write_beacon(self.env_dir, beacon, self.info)
         shutil.rmtree(out)
-        return summary.stopped_because
-
-    def _config(self, key: BeaconKey) -> RunConfig:
-        policy = PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": key.batch_size, "lr": key.lr})
-        return RunConfig(
-            task=self._task,
-            policy=policy,
-            seed=key.seed,
-            device=self._device,
-            data_dir=self._data_dir,
-            recording=True,
-            trust_code=self._trust_code,
-        )
+        return CellEnd(summary.stopped_because, summary.device)
 
 
 class _EpochReporter(RunObserver):
     def __init__(self, report: Report) -> None:
         self._report = report
+        self._epochs = 1
+
+    def started(self, info: RunInfo) -> None:
+        """Tell what was done before."""
+        self._epochs = info.epochs
+        self._report(info.resumed_epoch / self._epochs)
 
     def epoch_finished(self, row: EpochRow) -> None:
-        """Tell how many epochs are done."""
-        self._report(row.epoch)
-
-
-def threads_each(threads: int, jobs: int) -> int:
-    """Share the processors among trainings side by side.
-
-    Args:
-        threads: threads of a training alone.
-        jobs: trainings.
-
-    Returns:
-        The threads of each.
-    """
-    return max(1, min(threads, (os.cpu_count() or 1) // jobs))
+        """Tell which share is done."""
+        self._report(row.epoch / self._epochs)
 
 
 def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:
@@ -286,37 +166,6 @@ def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:
             "learning_rates": tuple(sorted({*task.learning_rates, *(key.lr for key in grid)})),
         }
     )
-
-
-def recording_info(task: TaskSpec, data: Data, costs: CostTable | None, command: str) -> LibraryInfo:
-    """Return what everything that is recorded of a task has in common.
-
-    Args:
-        task: the task.
-        data: its data.
-        costs: seconds by batch size, where they are to be kept.
-        command: the command line that asked for the recording; empty where there is none.
-
-    Returns:
-        The metadata.
-    """
-    return LibraryInfo(
-        task=task.fingerprint_payload(data.fingerprint, data.num_classes),
-        task_name=task.name,
-        score=task.score,
-        bn=BN,
-        sampling_interval=task.measuring.interval,
-        versions=software_versions(),
-        commands=(command,) if command else (),
-        costs=costs,
-    )
-
-
-def _check_library(library: BeaconLibrary | None, info: LibraryInfo) -> None:
-    if library is None:
-        return
-    library.check_task(info.task)
-    merged_info([("the beacons that are there", library.info), ("this recording", info)])
 
 
 def _grid_costs(
@@ -334,28 +183,3 @@ def _grid_costs(
         return kept
     observer.note("timing this machine, a few seconds")
     return calibrate(task, data, device, task.batch_sizes, trust_code=trust_code)
-
-
-def modelled_epoch_seconds(task: TaskSpec, costs: CostTable | None, train_size: int) -> dict[int, float]:
-    """Return how long an epoch that is measured as beacons are should take.
-
-    Args:
-        task: the task.
-        costs: seconds by batch size; without those of the ladder, each step and each measurement counts as one.
-        train_size: training examples.
-
-    Returns:
-        Seconds, or another unit that ratios can be taken of, by batch size of the ladder.
-    """
-    known = costs is not None and set(task.batch_sizes) <= costs.step_seconds.keys() & costs.measuring_seconds.keys()
-    seconds = {}
-    for size in task.batch_sizes:
-        samples = len(
-            at_interval(full_steps_per_epoch(train_size, size), task.measuring.interval, task.measuring.floor)
-        )
-        steps = steps_per_epoch(train_size, size)
-        if costs is not None and known:
-            seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
-        else:
-            seconds[size] = float(steps + samples)
-    return seconds

@@ -20,6 +20,7 @@ from autobatch.beacons import (
     write_branches,
 )
 from autobatch.beacons.storage import _branches as storage
+from autobatch.beacons.storage import _parts
 from tests.beacons.storage.test_damaged import mutated
 from tests.beacons.synthetic import Law, make_info, make_library
 
@@ -111,7 +112,7 @@ def test_parts_are_gathered_and_newer_ones_count(tmp_path, monkeypatch):
     assert recorded_origins(tmp_path) == {TRUNK, other}
 
     with monkeypatch.context() as patch:  # killed after the renaming, before the parts are removed
-        patch.setattr(storage, "remove_part", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(_parts, "remove_part", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             compact_branches(tmp_path)
     assert told(Branches.load(tmp_path).journeys) == loaded

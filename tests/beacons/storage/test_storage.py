@@ -11,7 +11,7 @@ import pytest
 
 from autobatch._errors import LibraryError, OutputError
 from autobatch.beacons import BeaconKey, BeaconLibrary, compact, recorded_keys, write_beacon
-from autobatch.beacons.storage import _beacons as storage
+from autobatch.beacons.storage import _parts as storage
 from tests.beacons.synthetic import make_beacon, make_info, make_library
 from tests.processes import FORKED
 
@@ -135,13 +135,14 @@ def test_death_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
 def test_beacon_recorded_again_during_compaction_stays(tmp_path, monkeypatch):
     write_grid(tmp_path)
     newer = make_beacon(8, 0.1, 0, noise=0.5)
-    save = storage.save_beacons
+    save = storage.Parts.save
 
-    def save_then_record(*arguments):
-        save(*arguments)
-        write_beacon(tmp_path, newer, make_info())
+    def save_then_record(parts, file, *arguments):
+        save(parts, file, *arguments)
+        if file.name == "beacons.parquet":
+            write_beacon(tmp_path, newer, make_info())
 
-    monkeypatch.setattr(storage, "save_beacons", save_then_record)
+    monkeypatch.setattr(storage.Parts, "save", save_then_record)
     compact(tmp_path)
     assert [path.stem for path in (tmp_path / "beacons").glob("*.parquet")] == [newer.name]
     assert BeaconLibrary.load(tmp_path).beacons_at(8, 0.1)[0].final("c_bar") == newer.final("c_bar")
@@ -149,16 +150,16 @@ def test_beacon_recorded_again_during_compaction_stays(tmp_path, monkeypatch):
 
 def test_file_compacted_while_being_listed_is_not_missed(tmp_path, monkeypatch):
     beacons = sorted(write_grid(tmp_path), key=lambda beacon: beacon.key)
-    read = storage.from_parquet
+    read = storage.Parts._found
     first = []
 
-    def read_as_another_compacts(path):
+    def read_as_another_compacts(parts, path):
         if not first:
             first.append(path)
             compact(tmp_path)
-        return read(path)
+        return read(parts, path)
 
-    monkeypatch.setattr(storage, "from_parquet", read_as_another_compacts)
+    monkeypatch.setattr(storage.Parts, "_found", read_as_another_compacts)
     assert_same_beacons(BeaconLibrary.load(tmp_path).beacons, beacons)
 
 

@@ -16,35 +16,12 @@ from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, Landscape, choos
 from autobatch.control import BatchPlan, Measuring, Rates, TaskFacts
 from autobatch.control._own_task import LOOP
 from autobatch.report import library_table, save_plane
-from autobatch.training import RecordingObserver, RecordingProgress
 from autobatch.training.own._costs import recorded_costs
 from tests.beacons.synthetic import make_beacon, make_library
 from tests.training.own.own_loops import EPOCHS, EXAMPLES, accident, explode, only_error, train
+from tests.training.recording.watcher import Watcher
 
 GRID: dict[str, Any] = {"batch_sizes": (8, 16), "lrs": (0.1, 0.5), "seeds": (0,)}
-
-
-class Watcher(RecordingObserver):
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        self.interrupt_at = interrupt_at
-        self.progress: list[RecordingProgress] = []
-        self.finished: dict[str, str] = {}
-        self.failed: dict[str, str] = {}
-
-    def started(self, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-
-    def progressed(self, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-
-    def beacon_finished(self, name: str, stopped_because: str, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-        self.finished[name] = stopped_because
-        if len(self.finished) == self.interrupt_at:
-            raise KeyboardInterrupt
-
-    def beacon_failed(self, name: str, message: str) -> None:
-        self.failed[name] = message
 
 
 @pytest.fixture(scope="module")

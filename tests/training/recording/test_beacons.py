@@ -9,38 +9,16 @@ from autobatch._files import alone_in
 from autobatch.beacons import BeaconKey, BeaconLibrary, CostTable
 from autobatch.training import (
     RecordingObserver,
-    RecordingProgress,
     load_data,
     load_epochs,
     record_task_beacons,
     run,
 )
-from autobatch.training.recording._beacons import ELSEWHERE, _BeaconRecorder, recording_info
-from autobatch.training.recording._ledger import Effort, Ledger
+from autobatch.training.recording._beacons import BeaconRecorder
+from autobatch.training.recording._cells import ELSEWHERE, CellEnd, Ledger
+from autobatch.training.recording._task import recording_info
+from tests.training.recording.watcher import Watcher
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
-
-
-class Watcher(RecordingObserver):
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        self.interrupt_at = interrupt_at
-        self.progress: list[RecordingProgress] = []
-        self.finished: list[str] = []
-        self.failed: dict[str, str] = {}
-
-    def started(self, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-
-    def progressed(self, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-
-    def beacon_finished(self, name: str, stopped_because: str, progress: RecordingProgress) -> None:
-        self.progress.append(progress)
-        self.finished.append(name)
-        if len(self.finished) == self.interrupt_at:
-            raise KeyboardInterrupt
-
-    def beacon_failed(self, name: str, message: str) -> None:
-        self.failed[name] = message
 
 
 @pytest.fixture
@@ -57,7 +35,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
     watcher = Watcher(interrupt_at=2)
     with pytest.raises(KeyboardInterrupt):
         record_task_beacons(task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, observer=watcher)
-    assert watcher.finished == ["b32-lr0.1-s0", "b32-lr0.1-s1"]  # the longest first, measuring included
+    assert list(watcher.finished) == ["b32-lr0.1-s0", "b32-lr0.1-s1"]  # the longest first, measuring included
     # A beacon that was under way, and what an older recording of another task has left of the next one.
     for seed, epochs in ((0, 4), (1, 3)):
         config = tiny_config(fixed(16), tiny_task(epochs=epochs), seed=seed, recording=True, costs=None)
@@ -69,7 +47,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
         task, env, batch_sizes=(16, 32), learning_rates=(0.1,), jobs=1, command="how", observer=watcher
     )
     assert (result.recorded, result.found, result.failed) == (2, 2, {})
-    assert watcher.finished == ["b16-lr0.1-s0", "b16-lr0.1-s1"]
+    assert list(watcher.finished) == ["b16-lr0.1-s0", "b16-lr0.1-s1"]
     assert (watcher.progress[0].done, watcher.progress[-1].done, watcher.progress[-1].total) == (2, 4, 4)
     assert watcher.progress[-1].seconds_left == 0.0
     assert not (env / "beacons" / ".running").exists()
@@ -91,8 +69,8 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
 def test_what_another_recorder_has_finished_is_not_trained_again(tmp_path: Path) -> None:
     key, task = BeaconKey(16, 0.1, 0), tiny_task()
     info = recording_info(task, load_data(task), COSTS, "")
-    recorder = _BeaconRecorder(task, tmp_path, info, device="cpu", data_dir=None, trust_code=False)
-    assert recorder(key, lambda _: None) == "finished"
+    recorder = BeaconRecorder(task, tmp_path, info, device="cpu", data_dir=None, trust_code=False)
+    assert recorder(key, lambda _: None).stopped_because == "finished"
     (before,) = (tmp_path / "beacons").glob("*.parquet")
     stamp = before.stat().st_mtime_ns
     assert recorder(key, lambda _: pytest.fail("trained again")) == ELSEWHERE
@@ -141,13 +119,13 @@ def test_impossible_grids_are_refused(tmp_path: Path) -> None:
 
 def test_the_time_left_counts_what_the_model_says() -> None:
     fast, slow = BeaconKey(32, 0.1, 0), BeaconKey(8, 0.1, 0)
-    ledger = Ledger([(fast, Effort(3, 1.0)), (slow, Effort(3, 4.0))], 0)
+    ledger = Ledger([(fast, 3.0), (slow, 12.0)], 0, RecordingObserver())
     assert ledger.waiting == [slow, fast]
     ledger.take(slow, "started")
-    ledger.take(slow, "progress")
+    ledger.take(slow, "progress", 1 / 3)  # where it goes on
     assert ledger.progress().running == (slow.name,)
     ledger._clock = ledger._clock - 8.0 if ledger._clock is not None else None
-    ledger.take(slow, "progress")  # 4 modelled seconds in 8: everything takes twice as long
+    ledger.take(slow, "progress", 2 / 3)  # 4 modelled seconds in 8: everything takes twice as long
     assert ledger.progress().seconds_left == pytest.approx(2 * (4 + 3), rel=0.01)
-    ledger.take(slow, "done")
+    ledger.take(slow, "done", CellEnd("finished"))
     assert (ledger.progress().done, ledger.progress().running) == (1, ())

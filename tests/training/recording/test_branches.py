@@ -19,18 +19,19 @@ from autobatch.training import RecordingResult, TaskSpec, load_data, load_epochs
 from autobatch.training._crew import Event, Report, _outcome
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import Trial
-from autobatch.training.recording._beacons import recording_info
-from autobatch.training.recording._branches import (
+from autobatch.training.recording._branch_jobs import (
     BranchJob,
     Configuration,
-    _BranchRecorder,
     _journeys,
     branch_targets,
     journey_course,
     usual_switch_epochs,
 )
+from autobatch.training.recording._branches import BranchRecorder
+from autobatch.training.recording._cells import CellEnd
+from autobatch.training.recording._task import recording_info
 from tests.beacons.synthetic import Law, make_beacon, make_library
-from tests.training.recording.test_beacons import Watcher
+from tests.training.recording.watcher import Watcher
 from tests.training.tiny import fixed, tiny_config, tiny_task
 
 CPU = torch.device("cpu")
@@ -43,11 +44,11 @@ def tiny_library(task: TaskSpec) -> BeaconLibrary:
     return BeaconLibrary((beacon,), recording_info(task, load_data(task), None, "how"))
 
 
-def recorded(job: BranchJob, env_dir: Path, task: TaskSpec) -> tuple[tuple[Journey, ...], list[int]]:
+def recorded(job: BranchJob, env_dir: Path, task: TaskSpec) -> tuple[tuple[Journey, ...], list[float]]:
     """Record one job in this process; returns what its file holds, and what was reported."""
-    reports: list[int] = []
+    reports: list[float] = []
     library = tiny_library(task)
-    recorder = _BranchRecorder(task, env_dir, library.info, library, device="cpu", data_dir=None, trust_code=False)
+    recorder = BranchRecorder(task, env_dir, library.info, "cpu", None, False, library)
     recorder(job, reports.append)
     return Branches.load(env_dir / "branches" / f"{job.origin.name}.parquet").journeys, reports
 
@@ -74,7 +75,7 @@ def test_branches_leave_from_the_trunk_and_leave_no_trace_in_it(tmp_path: Path) 
     task, trunk = tiny_task(), (16, 0.1)
     job = BranchJob("branch", 7, (trunk,) * 3, {1: ((8, 0.05), (32, 0.1)), 3: ((8, 0.1),)}, 2, 4)
     branches, reports = recorded(job, tmp_path, task)
-    assert reports == list(range(1, 3 + 4 + 1 + 1))
+    assert reports == [epochs / 8 for epochs in range(3 + 4 + 1 + 1)]
     assert [journey.kind for journey in branches] == ["branch"] * 3
 
     summary_rows = load_epochs_of_a_run(task, tmp_path / "run")
@@ -97,7 +98,7 @@ def load_epochs_of_a_run(task: TaskSpec, out: Path) -> list[dict[str, float]]:
 def test_a_journey_is_recorded_from_its_first_epoch(tmp_path: Path) -> None:
     task, course = tiny_task(), ((8, 0.05), (8, 0.05), (32, 0.05), (16, 0.1))
     (journey,), reports = recorded(BranchJob("journey", 9, course), tmp_path, task)
-    assert (journey.kind, journey.stopped_because, reports) == ("journey", "finished", [1, 2, 3, 4])
+    assert (journey.kind, journey.stopped_because, reports) == ("journey", "finished", [0.0, 0.25, 0.5, 0.75, 1.0])
     assert same_figures(journey, by_hand(task, course, 9))
 
 
@@ -118,7 +119,7 @@ def test_divergence_is_kept_and_the_trunk_goes_on(tmp_path: Path) -> None:
 class CrewOfOne:
     """Does the work in this process, where a test sees it."""
 
-    def __init__(self, work: Callable[[Any, Report], str], jobs: Sequence[Any], size: int) -> None:
+    def __init__(self, work: Callable[[Any, Report], CellEnd], jobs: Sequence[Any], size: int) -> None:
         self._work, self._jobs = work, jobs
 
     def __enter__(self) -> "CrewOfOne":
@@ -130,15 +131,15 @@ class CrewOfOne:
     def events(self) -> Iterator[tuple[Any, Event, Any]]:
         for job in self._jobs:
             yield job, "started", None
-            reports: list[int] = []
+            reports: list[float] = []
             event, value = _outcome(self._work, job, reports.append)
-            for number in reports:
-                yield job, "progress", number
+            for share in reports:
+                yield job, "progress", share
             yield job, event, value
 
 
 def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autobatch.training.recording._beacons.Crew", CrewOfOne)
+    monkeypatch.setattr("autobatch.training.recording._cells.Crew", CrewOfOne)
     task = tiny_task()
     library = tiny_library(task)
 
@@ -149,13 +150,13 @@ def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatc
     watcher = Watcher(interrupt_at=1)
     with pytest.raises(KeyboardInterrupt):
         record(watcher)
-    first = watcher.finished[0]
+    (first,) = watcher.finished
     assert "s8" not in first
     (part,) = (tmp_path / "branches").iterdir()
     kept = part.read_bytes()
 
     with monkeypatch.context() as patch:
-        patch.setattr(_BranchRecorder, "_config", no_space)
+        patch.setattr(BranchRecorder, "config", no_space)
         watcher = Watcher()
         result = record(watcher)
     assert (result.recorded, result.found) == (0, 1)

@@ -1,0 +1,163 @@
+"""Parts: what recorders write, one file a training, and the one file in which they are gathered.
+
+An env directory holds ``NAME.parquet`` (gathered) and ``NAME/*.parquet`` (one training each, written by any number of
+recorders side by side). A part replaces what the gathered file has of the same training, so a compaction that is killed
+between its two acts, renaming the new file and removing the parts, loses nothing and counts nothing twice.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from autobatch._artefacts import holds
+from autobatch._errors import LibraryError
+from autobatch._files import alone_in, naming_output
+from autobatch.beacons._beacon import BeaconKey
+from autobatch.beacons._costs import CostTable
+from autobatch.beacons._info import LibraryInfo, merged_info
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Parts(Generic[Item]):
+    """How recordings of one kind are stored.
+
+    Attributes:
+        name: of the gathered file and of the folder of parts.
+        encode: returns recordings as the bytes of a Parquet file.
+        decode: reads one; raises LibraryError, or FileNotFoundError where there is none.
+        key: returns the training that a recording is of; a part holds one training.
+        nothing: what to say where there is no recording; ``{env}`` stands for the env's name.
+        twice: what to say where two parts have one training; ``{name}`` stands for it, ``{other}`` for the other part.
+    """
+
+    name: str
+    encode: Callable[[Sequence[Item], LibraryInfo], bytes]
+    decode: Callable[[Path], tuple[tuple[Item, ...], LibraryInfo]]
+    key: Callable[[Item], BeaconKey]
+    nothing: str
+    twice: str
+
+    def gathered(self, env_dir: Path) -> Path:
+        """Return the file in which an env's recordings are gathered."""
+        return env_dir / f"{self.name}.parquet"
+
+    def part(self, env_dir: Path, key: BeaconKey) -> Path:
+        """Return the file of one training."""
+        return env_dir / self.name / f"{key.name}.parquet"
+
+    def files(self, env_dir: Path) -> list[Path]:
+        """Return the parts that an env has."""
+        return sorted((env_dir / self.name).glob("*.parquet"))
+
+    def save(self, file: Path, items: Sequence[Item], info: LibraryInfo) -> None:
+        """Write recordings to one Parquet file, at once or not at all, whoever else writes it.
+
+        Args:
+            file: the file; its folder is made where it is missing.
+            items: the recordings.
+            info: what they have in common.
+        """
+        content = self.encode(items, info)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        with naming_output(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                temporary.replace(file)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def keys(self, env_dir: Path) -> frozenset[BeaconKey]:
+        """Return which trainings an env has; empty where nothing is recorded."""
+        return frozenset(map(self.key, self.read(env_dir)[0])) if holds(env_dir, self.name) else frozenset()
+
+    def read(self, path: Path) -> tuple[tuple[Item, ...], LibraryInfo]:
+        """Read the recordings of an env directory, gathered or not, or of one Parquet file.
+
+        Args:
+            path: an env directory or a Parquet file.
+
+        Returns:
+            The recordings, ordered by training, and what they have in common.
+
+        Raises:
+            LibraryError: there is none, or a file is damaged, foreign, of another version or task.
+        """
+        files = self._folder(path) if path.is_dir() else self._found(path)
+        found: dict[BeaconKey, list[Item]] = {}
+        for _, items, _ in files:
+            # A part replaces what the gathered file, which comes first, has of the same training.
+            own: dict[BeaconKey, list[Item]] = {}
+            for item in items:
+                own.setdefault(self.key(item), []).append(item)
+            found.update(own)
+        if not found:
+            env = path.name if path.suffix != ".parquet" else path.parent.name
+            raise LibraryError(f"{path}: {self.nothing.format(env=env or 'ENV')}")
+        info = merged_info([(str(file), info) for file, _, info in files])
+        return tuple(item for key in sorted(found) for item in found[key]), info
+
+    def compact(self, env_dir: Path, costs: CostTable | None = None) -> Path:
+        """Gather all recordings of an env in one file and remove the parts.
+
+        Args:
+            env_dir: the env's directory.
+            costs: seconds by batch size to keep with them; by default those that are there.
+
+        Returns:
+            The file.
+        """
+        if not holds(env_dir, self.name):
+            self.read(env_dir)  # says what is missing
+        # Of two processes, the slower would write a file without what the faster has gathered and removed.
+        with alone_in(env_dir):
+            identities = {path: _identity(path) for path in self.files(env_dir)}
+            items, info = self.read(env_dir)
+            self.save(self.gathered(env_dir), items, info if costs is None else replace(info, costs=costs))
+            for path, identity in identities.items():
+                # A part that a recorder has replaced in the meantime is newer than the gathered file: it stays.
+                if _identity(path) == identity:
+                    remove_part(path)
+        return self.gathered(env_dir)
+
+    def _folder(self, env_dir: Path) -> list[tuple[Path, tuple[Item, ...], LibraryInfo]]:
+        # The parts are read first: one that vanishes before it is read has been gathered, and is then found in the
+        # gathered file. In the answer that file comes first, being older.
+        parts = [file for part in self.files(env_dir) for file in self._found(part)]
+        sources: dict[BeaconKey, Path] = {}
+        for part, items, _ in parts:
+            for key in set(map(self.key, items)):
+                if key in sources:
+                    told = self.twice.format(name=key.name, other=sources[key])
+                    raise LibraryError(f"{part}: {told}; remove one of them")
+                sources[key] = part
+        return self._found(self.gathered(env_dir)) + parts
+
+    def _found(self, file: Path) -> list[tuple[Path, tuple[Item, ...], LibraryInfo]]:
+        try:
+            return [(file, *self.decode(file))]
+        except FileNotFoundError:
+            return []
+
+
+def remove_part(path: Path) -> None:
+    """Remove a file that a gathered one now stands for; it need not exist."""
+    with naming_output(path, "removed after compaction"):
+        path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced; None where there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
