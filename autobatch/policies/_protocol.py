@@ -37,6 +37,7 @@ class TaskInfo:
             none or nobody says.
         dataset: name of the data set, such as ``"mnist"``; empty where it is not known.
         adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam does.
+        guessing: training loss of one who guesses, log K for K classes; None where it is not known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TaskInfo:
     milestone_factor: float | None = None
     dataset: str = ""
     adaptive: bool = False
+    guessing: float | None = None
 
 
 @dataclass(frozen=True)

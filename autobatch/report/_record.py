@@ -66,6 +66,8 @@ class RunRecord:
     @property
     def planned_epochs(self) -> int:
         """Epochs after which the run's policy plans to end it; the task's where it plans no other end."""
+        if self.scouting is not None and self.scouting.planned:
+            return self.scouting.planned
         kind, task = policy_kind(self.config.policy.kind).build, self.config.task
         if not hasattr(kind, "planned_epochs") or (getattr(kind, "needs_library", False) and self.library is not None):
             return task.epochs

@@ -72,12 +72,14 @@ class Scouting:
         scouts: one record each, in the order in which they trained.
         waiting: (batch size, base learning rate) of those that are still to train, the one in training first.
         epochs: epochs that each trains at most; 0 where that was not kept.
+        planned: epochs after which the run is planned to end, once they have trained; 0 where that was not kept.
     """
 
     reason: str | None
     scouts: tuple[ScoutRecord, ...]
     waiting: tuple[tuple[int, float], ...] = ()
     epochs: int = 0
+    planned: int = 0
 
     @property
     def losers(self) -> tuple[ScoutRecord, ...]:
@@ -250,7 +252,7 @@ def load_scouting(out: Path) -> Scouting | None:
         scouts = tuple(_record_from(scout) for scout in state["scouts"])
         reason = None if state["reason"] is None else str(state["reason"])
         waiting = tuple((int(size), float(lr)) for size, lr in state.get("waiting", ()))
-        return Scouting(reason, scouts, waiting, int(state.get("epochs", 0)))
+        return Scouting(reason, scouts, waiting, int(state.get("epochs", 0)), int(state.get("planned", 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error!r}") from None
 

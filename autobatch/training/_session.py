@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,13 @@ def _scout(
     Returns:
         The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
     """
-    task = run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed)
+    task = run_task_info(
+        config.task,
+        train_size=len(data.train_labels),
+        costs=config.costs,
+        seed=config.seed,
+        num_classes=data.num_classes,
+    )
     policy.reset(task, library)
     plan = policy.scouts()
     for line in (told_schedule(policy, task), *([told_plan(plan, task)] if not plan.configurations else ())):
@@ -191,7 +197,7 @@ def _scout(
         records.append(record_of(training.rows, scout, won=False))
         observer.scouted(told_scout(records[-1]))
     choice = policy.take(scouts)
-    scouting = chosen(choice, records, plan)
+    scouting = replace(chosen(choice, records, plan), planned=planned_epochs(policy, task))
     save_scouting(out, scouting)
     observer.scouted(choice.reason)
     if choice.scout is None:

@@ -30,6 +30,7 @@ from autobatch.policies.steer._scouts import (
     ScoutChoice,
     ScoutPlan,
     choose_scout,
+    hardly_begun,
     plan_scouts,
     start_without_scouts,
 )
@@ -90,6 +91,7 @@ class SteerPolicy:
         self.parameters = parameters
         self._task: TaskInfo | None = None
         self._plan = Plan(0, 1)
+        self._length = parameters.length
         self._start = (0, math.nan)
         self._reason = ""
         self._tried: list[Tried] = []
@@ -102,7 +104,7 @@ class SteerPolicy:
             library: not used.
         """
         self._task = task
-        self._plan = Plan.of(task.epochs, self.parameters.length, self.parameters.decay)
+        self._lay_plan(self.parameters.length)
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
@@ -146,6 +148,10 @@ class SteerPolicy:
             return ScoutChoice(None, self._reason)
         chosen = scouts[choice.scout]
         self._start, self._reason = (chosen.batch_size, chosen.lr), choice.reason
+        if self._known_task().steered and hardly_begun(self._known_task(), chosen):
+            self._lay_plan(1.0)
+            self._reason += "; it has hardly begun to learn, so the training keeps its whole length"
+            return ScoutChoice(choice.scout, self._reason, choice.margin)
         return choice
 
     def decide(self, observation: Observation) -> Decision:
@@ -220,12 +226,21 @@ class SteerPolicy:
         self._reason = choice.reason
         return choice
 
+    def _lay_plan(self, length: float) -> None:
+        self._length = length
+        self._plan = Plan.of(self._known_task().epochs, length, self.parameters.decay)
+
     def _fork_rule(self) -> ForkRule:
         return ForkRule(self._known_task(), self._plan, self.parameters.forks, self.parameters.fork_share)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run has started or gone over to, why, and the forks so far."""
-        return {"start": list(self._start), "reason": self._reason, "forks": tried_to_list(self._tried)}
+        return {
+            "start": list(self._start),
+            "reason": self._reason,
+            "forks": tried_to_list(self._tried),
+            "length": self._length,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore where the run has started or gone over to, why, and the forks so far.
@@ -235,7 +250,8 @@ class SteerPolicy:
         """
         batch_size, lr = state["start"]
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
-        self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have none
+        self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have neither
+        self._lay_plan(float(state.get("length", self.parameters.length)))
 
     def begin(self, batch_size: int, lr: float, reason: str) -> None:
         """Go on from a configuration that somebody else has chosen.

@@ -1,11 +1,15 @@
 """A task as policies see it, before any training of it has begun."""
 
+import math
+
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.policies import TaskInfo
 from autobatch.training.task._task import TaskSpec
 
 
-def run_task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, seed: int) -> TaskInfo:
+def run_task_info(
+    task: TaskSpec, *, train_size: int, costs: CostTable | None, seed: int, num_classes: int | None = None
+) -> TaskInfo:
     """Return a task as policies see it.
 
     Args:
@@ -13,6 +17,7 @@ def run_task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, s
         train_size: training examples.
         costs: seconds by batch size.
         seed: the run's seed.
+        num_classes: K, where the data are loaded.
 
     Returns:
         The task.
@@ -32,6 +37,7 @@ def run_task_info(task: TaskSpec, *, train_size: int, costs: CostTable | None, s
         milestone_factor=task.schedule.milestone_factor,
         dataset=task.dataset.name,
         adaptive=task.optimizer.name != "sgd",
+        guessing=math.log(num_classes) if num_classes is not None else None,
     )
 
 

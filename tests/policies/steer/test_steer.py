@@ -150,3 +150,27 @@ def test_another_length_wants_another_rate() -> None:
     assert policy.rate_at_another_length(0.025, 8) == 0.025
     assert policy.rate_at_another_length(0.1, 80) == 0.1
     assert policy.rate_at_another_length(0.1, 1) == 0.05
+
+
+@pytest.mark.parametrize(("loss", "guessing", "end"), [(2.2, 2.3, 40), (2.0, 2.3, 28), (2.2, None, 28), (NAN, 2.3, 28)])
+def test_a_training_that_has_hardly_begun_keeps_its_whole_length(
+    loss: float, guessing: float | None, end: int
+) -> None:
+    task = make_task(epochs=40, learning_rates=(0.05, 0.1), steered=True, guessing=guessing)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    choice = policy.take([Scout(32, 0.1, (loss,), (1.0,)), Scout(32, 0.05, (loss,), (1.1,))])
+    assert ("keeps its whole length" in choice.reason) == (end == 40)
+    again = SteerPolicy(SteerParameters())
+    again.reset(task, None)
+    again.load_state_dict(policy.state_dict())
+    for one in (policy, again):
+        assert one.planned_epochs == end
+        stops = [one.decide(make_observation(epoch, 40, batch_size=32, lr=0.1)).stop for epoch in range(40)]
+        assert stops.index(True) == end if end < 40 else not any(stops)
+
+
+def test_a_schedule_that_is_kept_is_not_lengthened() -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(epochs=40, learning_rates=(0.05, 0.1), guessing=2.3), None)
+    assert "whole length" not in policy.take([Scout(32, 0.1, (2.2,), (1.0,))]).reason
