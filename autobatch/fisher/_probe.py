@@ -17,6 +17,7 @@ from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
 from autobatch.fisher._spectrum import Spectrum
+from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.gram._gram import MAX_MEMORY
 from autobatch.fisher.gram._shared_spill import SharedSpilledGram
 from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
@@ -284,14 +285,15 @@ class FisherProbe:
         with torch.no_grad():
             shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
             starts = itertools.accumulate(capture.batches, initial=0)
-            sums = []
-            for start, batch, squared in zip(starts, capture.batches, capture.squared_gradients, strict=False):
+            checks = []
+            for start, batch, expected in zip(starts, capture.batches, capture.checks, strict=False):
                 own = (gram if shared is None else shared)[start : start + batch, start : start + batch]
-                sums.append((batch, torch.stack([own.sum(), squared.to(own.device), own.trace()])))
+                found = sink.sums if isinstance(sink, StreamingGram) else None
+                checks.append(SumCheck.of(batch, expected, found, own))
             scale: Tensor | float = float(sum(capture.batches)) if self._mean and shared is None else 1.0
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
-        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, sums=sums)
+        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, checks=checks)
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

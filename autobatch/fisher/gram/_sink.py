@@ -41,9 +41,18 @@ class StreamingGram:
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
         self._gram = GramAccumulator(batch_size, self._device, self._max_memory)
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
-        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples."""
+        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples.
+
+        Afterwards ``sums[name]`` is (2,) float64: 1ᵀF1 and the trace of the parameter's own F.
+        """
+        before = self._gram.sums()
+        self._add(uses, gradient)
+        self.sums[name] = self._gram.sums() - before
+
+    def _add(self, uses: list[Jacobian], gradient: Tensor | None) -> None:
         if len(uses) == 1:
             uses[0].add_to(self._gram, gradient)
         else:

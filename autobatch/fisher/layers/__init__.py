@@ -29,6 +29,7 @@ from autobatch.fisher.layers._generic import (
     generic,
     one_by_one,
 )
+from autobatch.fisher.layers._keeping import register_keeping
 from autobatch.fisher.layers._layout import (
     IN_FRONT,
     STAYING,
@@ -82,6 +83,7 @@ __all__ = [
     "overwritten_in",
     "propagate",
     "register_gram_rule",
+    "register_keeping",
     "routes",
     "rule_for",
     "settle_claims",

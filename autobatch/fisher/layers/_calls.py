@@ -104,6 +104,11 @@ class Call(Protocol):
         """The first argument as it was before a function that changes it in place."""
         ...
 
+    @property
+    def states(self) -> Mapping[int, Tensor]:
+        """What the function has changed besides, such as running statistics, as it was before: by id."""
+        ...
+
     def weight(self, tensor: Any) -> Weight | None:
         """Return the weight that a tensor is in this call."""
         ...
@@ -221,13 +226,17 @@ def arguments(call: Call, names: str) -> dict[str, Any]:
 def dense(values: Tensor) -> Jacobian:
     """Return per-sample gradients that are simply held, (B, *shape of the weight), also of a weight without dimensions.
 
+    Of a complex weight real and imaginary parts are elements of their own, one after the other.
+
     Args:
         values: the gradients.
 
     Returns:
         The Jacobian.
     """
-    return DenseJacobian(values if values.ndim > 1 else values.unsqueeze(1))
+    if values.ndim == 1:
+        values = values.unsqueeze(1)
+    return DenseJacobian(torch.view_as_real(values.resolve_conj()) if values.is_complex() else values)
 
 
 def precise(*tensors: Tensor) -> tuple[Tensor, ...]:

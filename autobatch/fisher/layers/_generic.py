@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import BuiltinMethodType
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ class _Replay:
         args = call.args if call.before is None else (call.weight(call.args[0]), *call.args[1:])
 
         def keep(tensor: Tensor) -> Any:
+            if (state := call.states.get(id(tensor))) is not None:
+                return state.clone  # a copy for each run, which changes it again
             return call.weight(tensor) or KeptTensor(tensor)
 
         self._args = mapped(args, keep)
@@ -78,8 +81,9 @@ class _Replay:
         def restore(value: Any) -> Any:
             return fresh[id(value)] if isinstance(value, Weight) else value()
 
-        args = mapped(self._args, restore, (Weight, KeptTensor))
-        kwargs = mapped(self._kwargs, restore, (Weight, KeptTensor))
+        kinds = (Weight, KeptTensor, BuiltinMethodType)
+        args = mapped(self._args, restore, kinds)
+        kwargs = mapped(self._kwargs, restore, kinds)
         with torch.enable_grad(), torch.random.fork_rng(devices=[], enabled=self._random_state is not None):
             if self._random_state is not None:
                 torch.set_rng_state(self._random_state)

@@ -36,7 +36,7 @@ from autobatch.fisher.layers._calls import (
 from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 from autobatch.fisher.layers._elementwise import ELEMENTWISE, elementwise
-from autobatch.fisher.layers._layout import einsum_terms
+from autobatch.fisher.layers._places import einsum_terms
 
 
 def _linear(call: Call) -> list[Contribution]:
@@ -205,6 +205,11 @@ def _channel_shift(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
 
 def _batch_norm(call: Call) -> list[Contribution]:
     given = arguments(call, "input running_mean running_var weight bias training momentum eps")
+    return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
+
+
+def _batch_norm_of_torch(call: Call) -> list[Contribution]:
+    given = arguments(call, "input weight bias running_mean running_var training momentum eps cudnn_enabled")
     return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
 
 
@@ -436,6 +441,7 @@ RULES: dict[Any, Rule] = {
     torch.bilinear: _bilinear,
     F.bilinear: _bilinear,
     F.batch_norm: _batch_norm,
+    torch.batch_norm: _batch_norm_of_torch,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
