@@ -429,6 +429,7 @@ class Capture(TorchFunctionMode):
         if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
             self._layouts[output] = IN_FRONT
             return
+        claims = _only_claims(found)
         for index, output in enumerate(call.outputs):
             before = self._layouts.get(output)
             layout, coupled = propagate(
@@ -442,11 +443,12 @@ class Capture(TorchFunctionMode):
                 index=index,
                 batch=self.batch,
             )
-            if isinstance(layout, LostBatch) and (claims := _only_claims(found)):
+            if isinstance(layout, LostBatch) and claims:
                 # Nothing will settle them: the weight's rows are then shared by all samples, which is right anyway.
                 for claim in claims:
                     claim.settle(confirmed=False)
-            elif layout is not None:
+                return
+            if layout is not None:
                 self._layouts[output] = layout
                 if coupled:
                     self.bn = "rows"
@@ -501,7 +503,7 @@ class Capture(TorchFunctionMode):
         if output is first.tensor and not first.made:
             return
         if call.name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made:
-            swapped = output.stride() != first.tensor.stride()
+            swapped = (output.shape, output.stride()) != (first.tensor.shape, first.tensor.stride())
             self._weights[id(output)] = Weight(output, first.roots, first.transposed != swapped)
             return
         claims = tuple({
