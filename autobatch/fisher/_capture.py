@@ -19,6 +19,7 @@ from autobatch._errors import MeasureError
 from autobatch.fisher._anchor import anchor
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._measurement import caused
+from autobatch.fisher._samples import Samples
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.gram._sink import GramSink
 from autobatch.fisher.layers._calls import Contribution, NoRuleError, Root, Weight, dense
@@ -33,6 +34,7 @@ from autobatch.fisher.layers._functions import (
     without_hooks,
 )
 from autobatch.fisher.layers._generic import generic, one_by_one
+from autobatch.fisher.layers._grouping import Grouping
 from autobatch.fisher.layers._keeping import HANDING_ON, KEEPING
 from autobatch.fisher.layers._layout import (
     IN_FRONT,
@@ -172,9 +174,10 @@ class Capture(TorchFunctionMode):
         bn: ``"rows"`` or ``"eval"``.
         sink: takes the per-sample gradients of each parameter.
         passes: how many passes the step has.
+        samples: gives what a sample is in the model's input, anew for each call.
     """
 
-    def __init__(self, model: nn.Module, bn: str, sink: GramSink, passes: int) -> None:
+    def __init__(self, model: nn.Module, bn: str, sink: GramSink, passes: int, samples: Callable[[], Samples]) -> None:
         super().__init__()
         self.problem: MeasureError | None = None
         self.bn = "none"
@@ -187,6 +190,8 @@ class Capture(TorchFunctionMode):
         self._wanted_bn = bn
         self._sink = sink
         self._passes = passes
+        self._samples = samples
+        self._grouping: Grouping | None = None
         self._sharded = False
         self._opaque = 0
         self._opening: list[Callable[..., Any]] = []
@@ -336,30 +341,37 @@ class Capture(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 sizes = {tensor.shape[0] for tensor in tensors_of(args, kwargs) if tensor.ndim}
                 results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
-            if results and results[0] != self.batch and results[0] in sizes:
+            if self._samples().said or not results:
+                return
+            if results[0] != self.batch and results[0] in sizes:
                 self.problem = MeasureError(
                     f"the model's first tensor has {self.batch} rows, but another argument and the output have"
-                    f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument"
+                    f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
+                    " samples=..."
                 )
         except Exception as error:
             self.problem = caused("the model's output could not be followed", error)
 
     def _begin(self, tensors: list[Tensor]) -> None:
-        """Begin a pass with the tensors that the model is called with."""
-        if len(self.batches) == self._passes:
+        """Begin a pass with the tensors that the model is called with, or go on with it."""
+        samples = self._samples()
+        again = samples.rows is not None and self.batch and not any(ledger.fired for ledger in self._ledgers.values())
+        if not again and len(self.batches) == self._passes:
             raise MeasureError(
                 "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
                 " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
-                " micro_batches=..."
+                " micro_batches=...; where one backward pass follows several calls, say samples=..., 1 for one row"
                 if self._passes == 1
                 else f"the model was called more than micro_batches={self._passes} times in one measured step"
             )
-        if not tensors or tensors[0].ndim == 0:
-            raise MeasureError("the model's first tensor argument must have the batch as dimension 0")
-        self._next_pass(tensors[0].shape[0])
+        batch, layouts, self._grouping = samples.of(tensors)
+        if not again:
+            self._next_pass(batch)
+        elif batch != self.batch:
+            raise MeasureError(f"samples: the model was called with {self.batch} samples, and then with {batch}")
         for tensor in tensors:
-            if tensor.ndim and tensor.shape[0] == self.batch:
-                self._layouts[tensor] = IN_FRONT
+            if (layout := layouts.get(id(tensor))) is not None:
+                self._layouts[tensor] = layout
             elif id(tensor) not in self._weights:
                 self._outside[id(tensor)] = weakref.ref(tensor)
 
@@ -378,22 +390,12 @@ class Capture(TorchFunctionMode):
         found = [
             (tensor, layout) for tensor in tensors if (layout := self._standing(tensor, tensor is changed)) is not None
         ]
+        if found and self._claimed:
+            self._settle_claims(call, found)
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
         if found:
-            if self._claimed:
-                settle_claims(
-                    call.function,
-                    call.name,
-                    args=call.args,
-                    kwargs=call.kwargs,
-                    carriers=found,
-                    tensors=call.tensors,
-                    outputs=call.outputs,
-                    batch=self.batch,
-                )
-                found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
             self._follow(call, found)
-            if self._claimed:
-                found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
             if call.name == "batch_norm":
                 self._note_batch_norm(call)
         carrying = {id(tensor) for tensor, _ in found}
@@ -401,21 +403,27 @@ class Capture(TorchFunctionMode):
             if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None:
                 call.used[id(tensor)] = weight
         if not found and not call.used:
-            for output in call.outputs:
-                if output.grad_fn is not None:
-                    self._outside[id(output)] = weakref.ref(output)
+            outside = [output for output in call.outputs if output.grad_fn is not None]
+            self._outside |= {id(output): weakref.ref(output) for output in outside}
         if not (call.used or self._claimed) or not any(output.requires_grad for output in call.outputs):
             return
-        if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
-            raise MeasureError(
-                f"{self._describe(call.weights()[0].name)}: an embedding bag with sparse=True has no plain per-sample"
-                " gradients: leave it off"
-            )
         if any(isinstance(layout, LostBatch) or not layout.open_claims for _, layout in found):
             if call.used:
                 self._meet(call)
         elif any(id(tensor) in self._weights for tensor in tensors):
             self._derive(call, found)
+
+    def _settle_claims(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
+        settle_claims(
+            call.function,
+            call.name,
+            args=call.args,
+            kwargs=call.kwargs,
+            carriers=found,
+            tensors=call.tensors,
+            outputs=call.outputs,
+            batch=self.batch,
+        )
 
     def _follow(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note where the batch lies in the outputs."""
@@ -442,6 +450,7 @@ class Capture(TorchFunctionMode):
                 output=output,
                 index=index,
                 batch=self.batch,
+                samples=self._grouping,
             )
             if isinstance(layout, LostBatch) and claims:
                 # Nothing will settle them: the weight's rows are then shared by all samples, which is right anyway.
@@ -483,6 +492,8 @@ class Capture(TorchFunctionMode):
         site = (call.weights()[0].name, call.name)
         contributions: list[Contribution] = []
         try:
+            if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
+                raise MeasureError("with sparse=True it has no plain per-sample gradients: leave it off")
             if (rule := rule_for(call.function, call.name)) and not _is_complex(call):
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
@@ -680,8 +691,9 @@ class Capture(TorchFunctionMode):
         declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
         raise MeasureError(
             f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
-            f" (B = {self.batch}) in one dimension, in order{declared if through.endswith('.apply() ') else ''}; or"
-            " freeze the parameter with requires_grad_(False) to leave it out of F"
+            f" (B = {self.batch}) in one dimension, in order{declared if through.endswith('.apply() ') else ''}; say"
+            " what a sample is with samples=...; or freeze the parameter with requires_grad_(False) to leave it out"
+            " of F"
         )
 
     def _describe(self, name: str, function: str = "") -> str:
@@ -839,6 +851,7 @@ class Capture(TorchFunctionMode):
         self._pass_handles = []
         self._layouts = Layouts()
         self._outside, self._written = {}, {}
+        self._grouping = None
         self._weights = {}
         self._frontier = []
         for ledger in self._ledgers.values():

@@ -16,6 +16,7 @@ from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
+from autobatch.fisher._samples import Samples
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.gram._gram import MAX_MEMORY
@@ -24,6 +25,7 @@ from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher.gram._spill import SpilledGram
 
 LOSS_REDUCTIONS = ("mean", "sum")
+_NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
 BN_MEANINGS = ("rows", "exact", "eval")
 
 
@@ -68,6 +70,12 @@ class FisherProbe:
             all processes call after the body. Nothing is sent in the body then, so that one that raises on one process
             leaves no other waiting. ``micro_batches`` with a process group need it.
         grad_scaler: a ``torch.amp.GradScaler`` that scales the loss; undone in F.
+        samples: what a sample is, where it is not one row of the inputs: how many consecutive rows it has (two views of
+            each image that come one after the other: 2), or an index tensor (n,) of integers from 0 to B - 1 that says
+            which sample each of n rows belongs to (the nodes of a batch of graphs; ``torch.arange(B).repeat(2)`` for
+            two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it is
+            said, 1 for one row, the model may be called several times before the backward pass.
+        batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
 
     Raises:
         MeasureError: where an argument is not one of those, or does not go with another.
@@ -85,6 +93,8 @@ class FisherProbe:
         process_group: Any = None,
         exchange_after: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
+        samples: int | Tensor | None = None,
+        batch_dim: int = 0,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
@@ -112,6 +122,11 @@ class FisherProbe:
         self._micro_batches = micro_batches
         self._process_group = process_group
         self._exchange_after = exchange_after
+        self.samples = samples
+        self.batch_dim = batch_dim
+        said = Samples(samples, batch_dim).said
+        if bn == "exact" and said:
+            raise MeasureError(_NOT_EXACT)
         self._kept: tuple[Capture, SharedSpilledGram, Exception | None] | None = None
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
@@ -129,8 +144,11 @@ class FisherProbe:
         self._sink = self._new_sink()
         if self._bn == "exact":
             self._capture = ExactCapture(self._model, self._sink)
+            if Samples(self.samples, self.batch_dim).said:
+                self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches)
+            samples = lambda: Samples(self.samples, self.batch_dim)
+            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, samples)
         self.resume()
         self._seconds = time.perf_counter() - start
         return self

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from autobatch._errors import MeasureError
 
-# Round-off of a sum over samples, in units of eps times the sum of the samples' norms: of gradients in single and double
-# precision, whose own sums over positions may cancel, and of those that are rounded once, to half precision or TF32.
+# Round-off of a sum over samples, in units of eps times the sum of the samples' norms: of gradients in single and
+# double precision, whose own sums over positions may cancel; of those that are rounded once, to half or TF32.
 _MARGIN = 50.0
 _HALF_MARGIN = 8.0
 # What of that a parameter may show of the whole model's norms: a gradient that is zero but for round-off.

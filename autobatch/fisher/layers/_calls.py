@@ -159,15 +159,19 @@ class KeptInput:
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """Return (..., n), whose samples lie as the input's do, as (B, T, n), where T counts every other dimension."""
-        if tensor.ndim == 2 and self.layout.dim == 0 and tensor.shape[0] == self.batch:
+        plain = self.layout.grouping is None
+        if plain and tensor.ndim == 2 and self.layout.dim == 0 and tensor.shape[0] == self.batch:
             return tensor.unsqueeze(1)
         return self.layout.samples_first(tensor, self.batch).reshape(self.batch, -1, tensor.shape[-1])
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """Return (outer * B * r, ...) as (B * outer * r, ...), the rows of a sample one after the other."""
-        if self.layout.outer == 1:
+        """Return (outer * B * r, ...) as (B * outer * r, ...), the rows of a sample one after the other.
+
+        Samples that have fewer rows than others are filled up with zeros.
+        """
+        if self.layout.outer == 1 and self.layout.grouping is None:
             return tensor
-        return self.layout.samples_first(tensor, self.batch).reshape(tensor.shape)
+        return self.layout.samples_first(tensor, self.batch).flatten(0, 2)
 
     def need_batch_first(self, dimensions: tuple[int, ...] | None = None) -> None:
         """Raise MeasureError unless the batch lies in dimension 0 of an input with so many dimensions."""

@@ -141,14 +141,10 @@ class _Group:
 
     def _masked(self, gradient: Tensor) -> Iterator[Tensor]:
         """Yield (n, *gradient's shape): the gradient of one sample at a time, all others' zero."""
-        rows = self._layout.samples_first(gradient, self._batch)
         step = max(1, _MASKED_ELEMENTS // gradient.numel())
         for start in range(0, self._batch, step):
             stop = min(start + step, self._batch)
-            masked = gradient.new_zeros(stop - start, *gradient.shape)
-            for sample in range(start, stop):
-                self._layout.samples_first(masked[sample - start], self._batch)[sample].copy_(rows[sample])
-            yield masked
+            yield torch.stack([self._layout.only(gradient, sample, self._batch) for sample in range(start, stop)])
 
 
 def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Tensor]:

@@ -36,7 +36,6 @@ def register_keeping(function: Callable[..., Any] | type[torch.autograd.Function
     KEEPING.add(function)
 
 
-
 # Element by element, with broadcasting. Those that work in place end with an underscore more.
 _UNARY = (
     "abs absolute acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh bitwise_not"
@@ -118,7 +117,19 @@ VECTOR_LOSSES = frozenset({
 LINEAR = frozenset({
     *("sum", "mean", "add", "sub", "neg", "mul", "div", "add_", "sub_", "mul_", "div_", "__add__", "__radd__"),
     *("__iadd__", "__sub__", "__rsub__", "__isub__", "__mul__", "__rmul__", "__imul__", "__truediv__", "true_divide"),
-    *("__itruediv__", "__neg__", "subtract", "multiply", "divide", "negative", "rsub", "to", "float", "double", "clone"),
+    *(
+        "__itruediv__",
+        "__neg__",
+        "subtract",
+        "multiply",
+        "divide",
+        "negative",
+        "rsub",
+        "to",
+        "float",
+        "double",
+        "clone",
+    ),
     *("contiguous", "squeeze", "unsqueeze", "view", "reshape", "flatten", "stack", "cat", "__getitem__", "cpu", "cuda"),
     *("type_as", "half", "bfloat16", "expand", "select", "unbind"),
 })

@@ -7,13 +7,14 @@ of the model's input, and every function moves it, keeps it or loses it.
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch.fisher.layers._grouping import PICKING, SCATTERING, Grouping, picked, scattered
 from autobatch.fisher.layers._keeping import (
     ELEMENT_BY_ELEMENT,
     FIRST_ONLY,
@@ -24,7 +25,7 @@ from autobatch.fisher.layers._keeping import (
     ROW_LOSSES,
     VECTOR_LOSSES,
 )
-from autobatch.fisher.layers._places import PLACES, WHOLE, Move, Place, indexed, keeps_samples
+from autobatch.fisher.layers._places import PLACES, WHOLE, Move, indexed, keeps_samples
 
 
 class Claim:
@@ -67,12 +68,14 @@ class BatchLayout:
     Attributes:
         dim: the dimension, counted from the left.
         outer: how many times the batch is repeated in it; 1 where it is batch-major.
+        grouping: the sample of each of its places, where that is neither.
         claims: what this rests on, where the tensor does not descend from the batch itself.
     """
 
     dim: int
     outer: int = 1
     claims: tuple[Claim, ...] = ()
+    grouping: Grouping | None = None
 
     @property
     def open_claims(self) -> tuple[Claim, ...]:
@@ -92,12 +95,49 @@ class BatchLayout:
             batch: B.
 
         Returns:
-            (B, the dimensions before ``dim``, outer, inner, the dimensions after it); a view where one exists.
+            (B, the dimensions before ``dim``, outer, inner, the dimensions after it); a view where one exists. With a
+            grouping, zeros fill up the samples that have fewer places than others.
         """
+        if self.grouping is not None:
+            return self.grouping.samples_first(tensor, self.dim)
         shape = tensor.shape
         inner = shape[self.dim] // (self.outer * batch)
         split = (*shape[: self.dim], self.outer, batch, inner, *shape[self.dim + 1 :])
         return tensor.reshape(split).movedim(self.dim + 1, 0)
+
+    def only(self, tensor: Tensor, sample: int, batch: int) -> Tensor:
+        """Return a tensor of this layout with zeros for all other samples."""
+        if self.grouping is not None:
+            return self.grouping.only(tensor, self.dim, sample)
+        own = torch.zeros_like(tensor)
+        self.samples_first(own, batch)[sample].copy_(self.samples_first(tensor, batch)[sample])
+        return own
+
+    def grouped(self, tensor: Tensor, batch: int) -> Grouping:
+        """Return the sample of each place of dimension ``dim`` of a tensor."""
+        if self.grouping is not None:
+            return self.grouping
+        inner = tensor.shape[self.dim] // (self.outer * batch)
+        return Grouping.regular(batch, self.outer, inner, tensor.device)
+
+
+def layout_along(dim: int, samples: Tensor, batch: int) -> BatchLayout:
+    """Return the layout of a dimension of which the sample at each place is known.
+
+    Args:
+        dim: the dimension.
+        samples: (n,) int64.
+        batch: B.
+
+    Returns:
+        The layout, without a grouping where the samples lie regularly.
+    """
+    repeats, rest = divmod(len(samples), batch)
+    if not rest:
+        for outer in (1, repeats):
+            if torch.equal(samples, Grouping.regular(batch, outer, repeats // outer, samples.device).index):
+                return BatchLayout(dim, outer)
+    return BatchLayout(dim, grouping=Grouping(samples, batch))
 
 
 @dataclass(frozen=True)
@@ -209,8 +249,10 @@ class _Moves:
                     found.append(_Carrier(slot, inner, item, layout))
         return found
 
-    def place(self, carrier: _Carrier, output: Tensor, index: int, batch: int, followed: Sequence[Tensor]) -> Place:
-        """Return (dimension, outer) at which an argument's samples lie in an output, ``WHOLE``, or None."""
+    def place(
+        self, carrier: _Carrier, output: Tensor, index: int, batch: int, followed: Sequence[Tensor]
+    ) -> BatchLayout | Literal["whole"] | None:
+        """Return how an argument's samples lie in an output, ``WHOLE``, or None."""
         rule = self._rule
         layout = carrier.layout
         if rule is None or not isinstance(layout, BatchLayout):
@@ -225,11 +267,44 @@ class _Moves:
         if isinstance(place, int):
             if not 0 <= place < output.ndim or output.shape[place] != source.shape[layout.dim]:
                 return None
-            return place, layout.outer
+            return BatchLayout(place, layout.outer, (), layout.grouping)
         if isinstance(place, tuple):
             dim, outer = place
-            return place if dim < output.ndim and output.shape[dim] % (outer * batch) == 0 else None
-        return place
+            fits = dim < output.ndim and output.shape[dim] % (outer * batch) == 0
+            return BatchLayout(dim, outer) if fits and layout.grouping is None else None
+        return WHOLE if place == WHOLE else None
+
+    def regrouped(
+        self, found: Sequence[_Carrier], function: Any, output: Tensor, index: int, samples: Grouping
+    ) -> BatchLayout | None:
+        """Follow samples that lie by an index through a function that picks or scatters elements; None elsewhere."""
+        batch = samples.batch
+        layouts = {id(each.tensor): each.layout for each in found}
+
+        def labels(tensor: Tensor) -> Tensor | None:
+            layout = layouts.get(id(tensor))
+            if not isinstance(layout, BatchLayout):
+                return None
+            return layout.grouped(tensor, batch).labels(tensor.shape, layout.dim)
+
+        if self.name in PICKING and any(each.slot == 0 for each in found):
+            place = picked(function, self.args, self.kwargs, labels, index)
+            return None if place is None else layout_along(*place, batch)
+        if self.name in SCATTERING and len(self.args) > 3:
+            base, dim, rows, source = self.args[:4]
+            layout = layouts.get(id(source))
+            dim %= max(1, base.ndim)
+            if not isinstance(layout, BatchLayout) or layout.dim != dim:
+                return None
+            known = [samples.index, torch.arange(batch, device=samples.index.device)]
+            own = layouts.get(id(base))
+            if isinstance(own, BatchLayout):
+                known = [own.grouped(base, batch).index] if own.dim == dim else []
+            added = scattered(base, dim, rows, samples=layout.grouped(source, batch).index, known=known, batch=batch)
+            if added is None or (isinstance(own, BatchLayout) and not (known and torch.equal(added, known[0]))):
+                return None
+            return layout_along(dim, added, batch)
+        return None
 
 
 def _flat(value: Any) -> Iterator[tuple[int, Any]]:
@@ -278,7 +353,7 @@ def settle_claims(
         return
     followed = [each.tensor for each in found]
 
-    def places(group: list[_Carrier]) -> set[Place]:
+    def places(group: list[_Carrier]) -> set[Any]:
         return {moves.place(each, outputs[0], 0, batch, followed) for each in group} if outputs else {None}
 
     expected = places(certain)
@@ -304,6 +379,7 @@ def propagate(
     output: Tensor,
     index: int,
     batch: int,
+    samples: Grouping | None = None,
 ) -> tuple[Layout | None, bool]:
     """Follow the batch through one call, after ``settle_claims``.
 
@@ -320,6 +396,7 @@ def propagate(
         output: a tensor that it returned.
         index: which of the returned tensors that is.
         batch: B.
+        samples: which sample each row of the model's input belongs to, where that was said by an index.
 
     Returns:
         The output's layout, None where it takes only its dtype, device, shape or the like from a tensor with the batch;
@@ -340,23 +417,47 @@ def propagate(
     if not aligned:
         kept = _stays_additive(name, found)
         return LostBatch(lost[0].function, whole=True, additive=kept), output.requires_grad and not kept
+    place = _agreed(moves, aligned, function, output, index=index, batch=batch, samples=samples)
+    if isinstance(place, BatchLayout):
+        return _resting_on(aligned, place), bool(lost) and output.is_floating_point()
+    additive = place == WHOLE and not lost and (name in _SUMS or name in _LOSSES)
+    return LostBatch(name, whole=place == WHOLE, additive=additive), output.requires_grad and not additive
+
+
+def _agreed(
+    moves: _Moves,
+    aligned: Sequence[_Carrier],
+    function: Any,
+    output: Tensor,
+    *,
+    index: int,
+    batch: int,
+    samples: Grouping | None,
+) -> BatchLayout | Literal["whole"] | None:
+    """Return the place at which all arguments' samples lie in an output, if there is one."""
     followed = [each.tensor for each in aligned]
-    places = {moves.place(each, output, index, batch, followed) for each in aligned}
-    place = places.pop() if len(places) == 1 else None
-    coupled = bool(lost) and output.is_floating_point()
-    if place == WHOLE:
-        additive = not lost and (name in _SUMS or name in _LOSSES)
-        return LostBatch(name, whole=True, additive=additive), coupled or (output.requires_grad and not additive)
-    if not isinstance(place, tuple):
-        return LostBatch(name), output.requires_grad
-    dim, outer = place
-    claims = {
-        claim for each in aligned if isinstance(each.layout, BatchLayout) for claim in each.layout.open_claims
-    }  # fmt: skip
-    certain = any(not _open(each.layout) for each in aligned)
+    places: set[Any] = {moves.place(each, output, index, batch, followed) for each in aligned}
+    if samples is not None and len(places) > 1:
+        places = {_with_grouping(each, output, batch) for each in places}
+    (place, *others) = places
+    if samples is not None and (place is None or others):
+        return moves.regrouped(aligned, function, output, index, samples)
+    return None if others else place
+
+
+def _resting_on(aligned: Sequence[_Carrier], place: BatchLayout) -> BatchLayout:
+    """Return a layout with the claims that it rests on."""
+    claims = {claim for each in aligned if isinstance(each.layout, BatchLayout) for claim in each.layout.open_claims}
+    if claims and all(_open(each.layout) for each in aligned):
+        return replace(place, claims=tuple(claims))
     # One object for the usual layout, so that layouts are quickly seen to be the same.
-    plain = not dim and outer == 1 and (certain or not claims)
-    return IN_FRONT if plain else BatchLayout(dim, outer, () if certain else tuple(claims)), coupled
+    return IN_FRONT if place == IN_FRONT else place
+
+
+def _with_grouping(place: Any, output: Tensor, batch: int) -> Any:
+    if not isinstance(place, BatchLayout):
+        return place
+    return BatchLayout(place.dim, 1, (), place.grouped(output, batch))
 
 
 _SUMS = frozenset({"sum", "mean", "nansum"})
@@ -390,10 +491,13 @@ def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, b
     target = base.detach()[index]
     if target.ndim < value.ndim:
         return None
+    expected = layout.dim + target.ndim - value.ndim
     for dim, size in enumerate(base.shape):
-        if size and size % (layout.outer * batch) == 0:
-            if _indexed(base, index, dim, layout.outer, target, batch) == layout.dim + target.ndim - value.ndim:
-                return BatchLayout(dim, layout.outer, layout.claims)
+        if (
+            size == value.shape[layout.dim]
+            and _indexed(base, index, replace(layout, dim=dim), target, batch) == expected
+        ):
+            return replace(layout, dim=dim)
     return None
 
 
@@ -416,16 +520,16 @@ def overwritten_in(
     if value_layout is None or (isinstance(value_layout, LostBatch) and value_layout.whole):
         return True
     target = base.detach()[index]
-    place = _indexed(base, index, layout.dim, layout.outer, target, batch)
+    place = _indexed(base, index, layout, target, batch)
     return (
         isinstance(value_layout, BatchLayout)
         and place == value_layout.dim + target.ndim - value.ndim
-        and value_layout.outer == layout.outer
+        and (value_layout.outer, value_layout.grouping) == (layout.outer, layout.grouping)
     )
 
 
-def _indexed(base: Tensor, index: Any, dim: int, outer: int, target: Tensor, batch: int) -> int | None:
-    return indexed(Move("__getitem__", (base, index), {}, base, 0, -1, dim, outer, target, 0, batch))
+def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batch: int) -> int | None:
+    return indexed(Move("__getitem__", (base, index), {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
 
 
 def layer_keeps(name: str, x: Tensor, output: Tensor) -> bool:

@@ -7,6 +7,7 @@ measured by ``autobatch.fisher.layers._generic``.
 
 import string
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -95,7 +96,7 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
     last = {x.ndim - 1: x.ndim - 2}.get(kept.layout.dim, kept.layout.dim)
     if kept.layout.dim == x.ndim - 2:
         raise NoRuleError
-    columns = type(kept.layout)(last, kept.layout.outer)
+    columns = replace(kept.layout, dim=last)
 
     def by_sample(tensor: Tensor) -> Tensor:
         return columns.samples_first(tensor.mT, kept.batch).reshape(kept.batch, -1, tensor.shape[-2])
@@ -223,7 +224,7 @@ def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics:
     def scale(gradient: Tensor) -> Jacobian:
         x, g = precise(kept.rows(kept()), kept.rows(gradient))
         if statistics is None:
-            mean, rstd = _batch_statistics(node, x, eps)
+            mean, rstd = _batch_statistics(node, precise(kept())[0], eps)
         else:
             mean, rstd = statistics[0], (statistics[1] + eps).rsqrt()
         # From the input, never from (output - bias) / weight: a weight may be zero.
@@ -378,7 +379,7 @@ def _einsum(call: Call) -> list[Contribution]:
     plain = dict(zip(sorted(set(weight + other + right)), string.ascii_letters, strict=False))
     weight, other, right = ("".join(plain[letter] for letter in term) for term in (weight, other, right))
     batch = other[kept.layout.dim]
-    alone = kept.shape[kept.layout.dim] == kept.batch
+    alone = kept.shape[kept.layout.dim] == kept.batch and kept.layout.grouping is None
     if not alone or batch in weight or batch not in right or not set(weight) <= set(other) | set(right):
         raise NoRuleError
 

@@ -16,7 +16,7 @@ class Outcome:
     """What became of one graph.
 
     Attributes:
-        kind: ``"right"``, ``"refused"``, ``"rows"`` (samples meet, and the measure says so), ``"empty"`` or ``"wrong"``.
+        kind: ``"right"``, ``"refused"``, ``"rows"`` (samples meet, and the measure says so), ``"empty"``, ``"wrong"``.
         mixed: whether samples meet or change places in it.
         text: the graph, and what is wrong or refused.
     """
@@ -56,7 +56,11 @@ def check(seed: int) -> Outcome:
     rows = []
     for i, value in enumerate(losses):
         found = torch.autograd.grad(value, parameters, retain_graph=i + 1 < batch, allow_unused=True)
-        rows.append(torch.cat([torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)]))
+        rows.append(
+            torch.cat([
+                torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)
+            ])
+        )
     jacobian = torch.stack(rows).double()
     expected = jacobian @ jacobian.T
     if float(expected.abs().max()) < 1e-20:

@@ -281,9 +281,11 @@ def _channels(m: Graph, value: Value) -> Value | None:
             lambda: convolution(x, m.parameter(c, 1, *[2] * spatial), m.parameter(c), padding=1, groups=c),
             lambda: transposed(x, m.parameter(c, 2, *ones)),
             lambda: F.group_norm(x, c, m.parameter(c), m.parameter(c), 0.1),
-            lambda: F.instance_norm(x, None, None, m.parameter(c), m.parameter(c), eps=0.1)
-            if x[0, 0].numel() > 1
-            else F.group_norm(x, 1, m.parameter(c), m.parameter(c), 0.1),
+            lambda: (
+                F.instance_norm(x, None, None, m.parameter(c), m.parameter(c), eps=0.1)
+                if x[0, 0].numel() > 1
+                else F.group_norm(x, 1, m.parameter(c), m.parameter(c), 0.1)
+            ),
             lambda: F.prelu(x, m.parameter(c)),
         ))(),
         0,
@@ -558,7 +560,9 @@ def _multiplied(m: Graph, value: Value, pool: Sequence[Value]) -> Value | None:
     x, y = value.tensor, other.tensor
     if value.dim != 0 or other.dim != 0 or x.ndim != 3 or y.ndim != 3 or x.shape[-1] != y.shape[-2]:
         return None
-    return Value(m.draw.choice((lambda: x @ y, lambda: torch.bmm(x, y), lambda: torch.einsum("bij,bjk->bik", x, y)))(), 0)
+    return Value(
+        m.draw.choice((lambda: x @ y, lambda: torch.bmm(x, y), lambda: torch.einsum("bij,bjk->bik", x, y)))(), 0
+    )
 
 
 # -- samples that meet ------------------------------------------------------------------------------------------------

@@ -27,7 +27,10 @@ def expected(model: nn.Module, *inputs: Tensor) -> Tensor:
     """F of the rows' own losses, one backward pass for each."""
     parameters = list(model.parameters())
     each = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses(model(*inputs))]
-    rows = [torch.cat([(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).flatten() for g in row]) for row in each]
+    rows = [
+        torch.cat([(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).flatten() for g in row])
+        for row in each
+    ]
     jacobian = torch.stack(rows)
     return jacobian @ jacobian.T
 
@@ -98,7 +101,9 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("between", MOVED.values(), ids=MOVED.keys())
 def test_what_is_lost_stays_lost(between: Callable[[Tensor], Tensor]) -> None:
     probe = probed(Between(between), randn(B, C))
-    with pytest.raises(MeasureError, match=r"'second.weight' of module 'second' \(Linear\).*(not be followed|lies in a feature)"):
+    with pytest.raises(
+        MeasureError, match=r"'second.weight' of module 'second' \(Linear\).*(not be followed|lies in a feature)"
+    ):
         probe.gram()
 
 
@@ -114,10 +119,7 @@ COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("between", COUPLED.values(), ids=COUPLED.keys())
 def test_batch_statistics_by_hand_are_rows_and_said_to_be(between: Callable[[Tensor], Tensor]) -> None:
-    try:
-        assert probed(Between(between), randn(B, C)).spectrum().bn == "rows"
-    except MeasureError as error:
-        assert "could not be followed" in str(error)
+    assert probed(Between(between), randn(B, C)).spectrum().bn == "rows"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,9 @@ MEETINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda x, t: F.cosine_similarity(x.unsqueeze(1), t, dim=-1),
     "differences": lambda x, t: (x.unsqueeze(1) - t).square().sum(-1),
     "looked-up": lambda x, t: t[x.argmax(1)] * x,
-    "bilinear": lambda x, t: torch.stack([F.bilinear(x, row.expand_as(x), torch.ones(2, 8, 8).double()) for row in t], 1),
+    "bilinear": lambda x, t: torch.stack(
+        [F.bilinear(x, row.expand_as(x), torch.ones(2, 8, 8).double()) for row in t], 1
+    ),
 }
 
 
@@ -237,7 +241,7 @@ def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypat
     assert_right(Between(lambda h: Halved.apply(h) + h), randn(B, C))
     with pytest.raises(MeasureError, match=r"Turned.apply"):
         probed(Between(Turned.apply), randn(B, C)).gram()
-    with pytest.raises(MeasureError, match="expected a torch.autograd.Function or an operator"):
+    with pytest.raises(MeasureError, match=r"expected a torch\.autograd\.Function or an operator"):
         register_keeping(3)  # type: ignore[arg-type]
 
 
@@ -256,7 +260,8 @@ def test_straight_through_weights() -> None:
 
 def test_activations_that_are_quantised() -> None:
     assert_right(
-        Between(lambda h: torch.fake_quantize_per_tensor_affine(h.float(), 0.1, 0, -8, 7).double() * 0.1 + h), randn(B, C)
+        Between(lambda h: torch.fake_quantize_per_tensor_affine(h.float(), 0.1, 0, -8, 7).double() * 0.1 + h),
+        randn(B, C),
     )
 
 
