@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
@@ -194,6 +195,7 @@ class Capture(TorchFunctionMode):
         self._grouping: Grouping | None = None
         self._sharded = False
         self._opaque = 0
+        self._reentrant = False
         self._opening: list[Callable[..., Any]] = []
         self._outside: dict[int, weakref.ref[Tensor]] = {}
         self._written: dict[int, torch.UntypedStorage] = {}
@@ -656,6 +658,7 @@ class Capture(TorchFunctionMode):
             self._weights[id(tensor)] = Weight(tensor, tuple(roots.values()), made=True, eps=eps)
             return None
         name = f"{kind.__name__}.apply"
+        self._reentrant |= kind is CheckpointFunction
         own = kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON
         if kind not in KEEPING and not own:
             return LostBatch(name)
@@ -799,8 +802,8 @@ class Capture(TorchFunctionMode):
                 pulled = one_by_one(edge, roots, values)
         finally:
             self._pulling_back = False
-        for root, rows in zip(roots, pulled, strict=True):
-            self._credit(self._ledgers[id(root)], dense(rows))
+        for tensor, rows in zip(roots, pulled, strict=True):
+            self._credit(self._ledgers[id(tensor)], dense(rows))
 
     def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
         ledger.fired += 1
@@ -880,6 +883,11 @@ class Capture(TorchFunctionMode):
                     " scripted module, a block checkpointed with use_reentrant=True or a custom autograd function:"
                     " use use_reentrant=False, give the module a rule with register_gram_rule, or freeze it"
                 )
+        if self._reentrant:
+            raise MeasureError(
+                "some use of a parameter was not seen: a block checkpointed with use_reentrant=True runs where nothing"
+                " can follow samples: use use_reentrant=False"
+            )
         if not any(ledger.fired for ledger in self._ledgers.values()):
             raise MeasureError(
                 "no gradient arrived: run the backward pass of the loss inside the body, with a trainable parameter"
@@ -915,7 +923,8 @@ def _square(gradient: Tensor) -> Tensor:
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())
     dtype = gradient.dtype if gradient.dtype in {torch.float32, torch.float64} else torch.float32
-    return torch.linalg.vector_norm(gradient, dtype=dtype).to(torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=dtype)
+    return norm.to(torch.float64).square()
 
 
 def _is_complex(call: _Call) -> bool:

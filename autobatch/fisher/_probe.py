@@ -73,8 +73,8 @@ class FisherProbe:
         samples: what a sample is, where it is not one row of the inputs: how many consecutive rows it has (two views of
             each image that come one after the other: 2), or an index tensor (n,) of integers from 0 to B - 1 that says
             which sample each of n rows belongs to (the nodes of a batch of graphs; ``torch.arange(B).repeat(2)`` for
-            two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it is
-            said, 1 for one row, the model may be called several times before the backward pass.
+            two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
+            is said, 1 for one row, the model may be called several times before the backward pass.
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
 
     Raises:
@@ -144,11 +144,10 @@ class FisherProbe:
         self._sink = self._new_sink()
         if self._bn == "exact":
             self._capture = ExactCapture(self._model, self._sink)
-            if Samples(self.samples, self.batch_dim).said:
+            if self._said().said:
                 self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            samples = lambda: Samples(self.samples, self.batch_dim)
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, samples)
+            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said)
         self.resume()
         self._seconds = time.perf_counter() - start
         return self
@@ -168,6 +167,9 @@ class FisherProbe:
         capture.close()
         self._sink = None
         self._seconds += capture.seconds + time.perf_counter() - start
+
+    def _said(self) -> Samples:
+        return Samples(self.samples, self.batch_dim)
 
     @property
     def entered(self) -> bool:

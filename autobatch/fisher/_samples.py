@@ -34,8 +34,8 @@ class Samples:
             whole = not (rows.is_floating_point() or rows.is_complex() or rows.dtype is torch.bool)
             if rows.ndim != 1 or not whole or not len(rows):
                 raise MeasureError(
-                    f"samples: expected (n,) integers that say which sample each row belongs to, got {rows.dtype} of shape"
-                    f" {tuple(rows.shape)}"
+                    "samples: expected (n,) integers that say which sample each row belongs to, got"
+                    f" {rows.dtype} of shape {tuple(rows.shape)}"
                 )
         elif rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
             raise MeasureError(

@@ -43,7 +43,7 @@ class SumCheck:
         cls,
         batch: int,
         expected: Mapping[str, tuple[Tensor, float]],
-        found: Mapping[str, Tensor] | None,
+        found: Mapping[str, tuple[Tensor, Tensor]] | None,
         gram: Tensor,
     ) -> Self:
         """Put a pass's sums together, without waiting for the device.
@@ -51,7 +51,7 @@ class SumCheck:
         Args:
             batch: samples in the pass.
             expected: squared norm of each parameter's gradient, and machine epsilon.
-            found: 1ᵀF1 and the trace of each parameter's own F; None where they are not kept apart.
+            found: 1ᵀF1 and the trace of F before each parameter and with it; None where they are not kept apart.
             gram: F of the pass.
 
         Returns:
@@ -65,8 +65,9 @@ class SumCheck:
             whole = torch.stack([gram.sum(), squares.sum(), gram.trace()])
             return cls(batch, (_WHOLE,), (max(eps),), whole.unsqueeze(0))
         nothing = torch.zeros(2, dtype=torch.float64, device=gram.device)
-        pairs = torch.stack([found.get(name, nothing) for name in expected])
-        return cls(batch, tuple(expected), eps, torch.stack([pairs[:, 0], squares, pairs[:, 1]], 1))
+        pairs = [found.get(name, (nothing, nothing)) for name in expected]
+        own = torch.stack([after for _, after in pairs]) - torch.stack([before for before, _ in pairs])
+        return cls(batch, tuple(expected), eps, torch.stack([own[:, 0], squares, own[:, 1]], 1))
 
     def run(self) -> tuple[bool, tuple[str, ...]]:
         """Compare the sums.

@@ -219,8 +219,8 @@ def _decomposed(pending: _Pending) -> Measurement:
     if pending.exact and len(gram) != pending.batch_size:
         raise AutoBatchError(
             f"step {pending.step} was to train {pending.batch_size} examples, and the model was called with "
-            f"{len(gram)}: the loader returned another batch than the controller's sampler asked for; or an example has "
-            "several rows: say which are one example's with step(samples=...), or measure nothing with "
+            f"{len(gram)}: the loader returned another batch than the controller's sampler asked for; or an example "
+            "has several rows: say which are one example's with step(samples=...), or measure nothing with "
             "measuring=NeverMeasure()"
         )
     finite = bool(torch.isfinite(gram).all())

@@ -41,16 +41,17 @@ class StreamingGram:
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
         self._gram = GramAccumulator(batch_size, self._device, self._max_memory)
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self._before = self._gram.sums()
 
     def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
         """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples.
 
-        Afterwards ``sums[name]`` is (2,) float64: 1ᵀF1 and the trace of the parameter's own F.
+        Afterwards ``sums[name]`` is 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
         """
-        before = self._gram.sums()
         self._add(uses, gradient)
-        self.sums[name] = self._gram.sums() - before
+        before, self._before = self._before, self._gram.sums()
+        self.sums[name] = (before, self._before)
 
     def _add(self, uses: list[Jacobian], gradient: Tensor | None) -> None:
         if len(uses) == 1:

@@ -9,7 +9,13 @@ from autobatch._errors import MeasureError
 
 KEEPING: set[Any] = set()
 # Custom autograd functions of torch itself that hand tensors through.
-HANDING_ON = frozenset({"_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm"})
+HANDING_ON = frozenset({
+    "_DDPSink",
+    "BackwardHookFunction",
+    "RegisterPostBackwardFunction",
+    "SyncBatchNorm",
+    "CheckpointFunction",
+})
 
 
 def register_keeping(function: Callable[..., Any] | type[torch.autograd.Function]) -> None:

@@ -272,7 +272,7 @@ class _Moves:
             dim, outer = place
             fits = dim < output.ndim and output.shape[dim] % (outer * batch) == 0
             return BatchLayout(dim, outer) if fits and layout.grouping is None else None
-        return WHOLE if place == WHOLE else None
+        return "whole" if place == WHOLE else None
 
     def regrouped(
         self, found: Sequence[_Carrier], function: Any, output: Tensor, index: int, samples: Grouping
