@@ -20,7 +20,23 @@ from autobatch._errors import MeasureError
 from autobatch.fisher._anchor import anchor
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._measurement import caused
-from autobatch.fisher._samples import Samples
+from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
+from autobatch.fisher.following._layout import (
+    IN_FRONT,
+    STAYING,
+    BatchLayout,
+    Claim,
+    Layout,
+    Layouts,
+    LostBatch,
+    layer_keeps,
+    overwritten_in,
+    propagate,
+    settle_claims,
+    written_into,
+)
+from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.gram._sink import GramSink
 from autobatch.fisher.layers._calls import Contribution, NoRuleError, Root, Weight, dense
@@ -35,22 +51,6 @@ from autobatch.fisher.layers._functions import (
     without_hooks,
 )
 from autobatch.fisher.layers._generic import generic, one_by_one
-from autobatch.fisher.layers._grouping import Grouping
-from autobatch.fisher.layers._keeping import HANDING_ON, KEEPING
-from autobatch.fisher.layers._layout import (
-    IN_FRONT,
-    STAYING,
-    BatchLayout,
-    Claim,
-    Layout,
-    Layouts,
-    LostBatch,
-    layer_keeps,
-    overwritten_in,
-    propagate,
-    settle_claims,
-    written_into,
-)
 from autobatch.fisher.layers._modules import MODULE_RULES, module_contributions
 from autobatch.fisher.layers._rules import CLAIMABLE, rule_for
 

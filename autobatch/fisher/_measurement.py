@@ -1,7 +1,7 @@
 """What one measured step leaves behind: its Gram matrix, held until somebody wants the spectrum."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ class Measurement:
         problem: why the step could not be measured; raised by ``gram`` and ``spectrum``.
         gram: F, not yet scaled to the summed loss.
         scale: what a row of J must be multiplied by.
+        blocks: each module's own F, like ``gram``, where that was asked for.
         checks: for each pass of the step, what its per-sample gradients must add up to.
 
     Attributes:
@@ -34,6 +35,7 @@ class Measurement:
         *,
         gram: Tensor | None = None,
         scale: Tensor | float = 1.0,
+        blocks: Mapping[str, Tensor] | None = None,
         checks: Sequence[SumCheck] = (),
     ) -> None:
         self.bn = bn
@@ -41,6 +43,7 @@ class Measurement:
         self.problem = problem
         self._gram = gram
         self._scale = scale
+        self._blocks = blocks
         self._checks = checks
         self.unchecked: tuple[str, ...] = ()
         self._checked: Tensor | None = None
@@ -62,6 +65,29 @@ class Measurement:
             self._check_sums()
             self._checked, self._gram = self._gram * self._scale**2, None
         return self._checked
+
+    def norms(self) -> Tensor:
+        """Return the norm of each sample's gradient, of the summed loss.
+
+        Returns:
+            (B,) float64, on the gradients' device. Fails as ``gram`` does.
+        """
+        return self.gram().diagonal().clamp(min=0.0).sqrt()
+
+    def by_module(self) -> dict[str, Tensor]:
+        """Return each module's own part of F, from the parameters that the module itself holds.
+
+        Returns:
+            (B, B) float64 by the module's dotted name, ``""`` for the model's own parameters; they add up to F. A
+            parameter of several modules counts in the first. Fails as ``gram`` does.
+
+        Raises:
+            MeasureError: the probe was not made with ``by_module=True``.
+        """
+        self.gram()
+        if self._blocks is None:
+            raise MeasureError("by_module: make the probe with FisherProbe(..., by_module=True)")
+        return {module: block * self._scale**2 for module, block in self._blocks.items()}
 
     def spectrum(self, rule: str = "precision") -> Spectrum:
         """Return the spectrum of F.

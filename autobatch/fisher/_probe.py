@@ -16,9 +16,9 @@ from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
-from autobatch.fisher._samples import Samples
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
+from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._gram import MAX_MEMORY
 from autobatch.fisher.gram._shared_spill import SharedSpilledGram
 from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
@@ -76,6 +76,8 @@ class FisherProbe:
             two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
             is said, 1 for one row, the model may be called several times before the backward pass.
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
+        by_module: whether each module's own part of F is kept, 8 B² bytes each, for ``Measurement.by_module``; not with
+            ``micro_batches``, a process group or ``bn="exact"``.
 
     Raises:
         MeasureError: where an argument is not one of those, or does not go with another.
@@ -95,6 +97,7 @@ class FisherProbe:
         grad_scaler: torch.amp.GradScaler | None = None,
         samples: int | Tensor | None = None,
         batch_dim: int = 0,
+        by_module: bool = False,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
@@ -124,6 +127,9 @@ class FisherProbe:
         self._exchange_after = exchange_after
         self.samples = samples
         self.batch_dim = batch_dim
+        if by_module and (bn == "exact" or micro_batches > 1 or process_group is not None):
+            raise MeasureError('by_module goes neither with bn="exact" nor with micro_batches nor with process_group')
+        self._by_module = by_module
         said = Samples(samples, batch_dim).said
         if bn == "exact" and said:
             raise MeasureError(_NOT_EXACT)
@@ -283,7 +289,7 @@ class FisherProbe:
             return SpilledGram(self._max_memory, device)
         if self._process_group is not None:
             return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
-        return StreamingGram(device, self._max_memory)
+        return StreamingGram(device, self._max_memory, apart=self._by_module)
 
     def _measured(
         self,
@@ -301,6 +307,7 @@ class FisherProbe:
             return Measurement(capture.bn, capture.gradient_eps, problem)
         except Exception as error:
             return Measurement(capture.bn, capture.gradient_eps, caused("the Gram matrix", error))
+        blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(capture.gradient_eps, gram.device.type)
         with torch.no_grad():
             shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
@@ -313,7 +320,7 @@ class FisherProbe:
             scale: Tensor | float = float(sum(capture.batches)) if self._mean and shared is None else 1.0
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
-        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, checks=checks)
+        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, blocks=blocks, checks=checks)
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
-from autobatch.fisher.layers._layout import BatchLayout
 
 
 @dataclass(frozen=True, eq=False)

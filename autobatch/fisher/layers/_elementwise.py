@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Weight, dense, precise
-from autobatch.fisher.layers._layout import BatchLayout
 
 ELEMENTWISE = frozenset({
     *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "float_power"),

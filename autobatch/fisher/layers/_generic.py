@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise
 from autobatch.fisher.layers._functions import tensors_of
-from autobatch.fisher.layers._layout import BatchLayout
 
 _logger = logging.getLogger("autobatch")
 _logged: set[tuple[str, str]] = set()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch.fisher.following._places import einsum_terms
 from autobatch.fisher.gram._jacobians import (
     DenseJacobian,
     EmbeddingJacobian,
@@ -37,7 +38,6 @@ from autobatch.fisher.layers._calls import (
 from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 from autobatch.fisher.layers._elementwise import ELEMENTWISE, elementwise
-from autobatch.fisher.layers._places import einsum_terms
 
 
 def _linear(call: Call) -> list[Contribution]:

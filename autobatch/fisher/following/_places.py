@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autobatch.fisher.layers._keeping import (
+from autobatch.fisher.following._keeping import (
     BATCH_IN_FRONT,
     BATCH_IN_FRONT_OF_SECOND,
     ELEMENT_BY_ELEMENT,

@@ -232,7 +232,7 @@ class Rounded(torch.autograd.Function):
 
 
 def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autobatch.fisher.layers._keeping.KEEPING", keeping := set())
+    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
     monkeypatch.setattr("autobatch.fisher._capture.KEEPING", keeping)
     for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h):
         with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):

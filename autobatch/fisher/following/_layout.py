@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.layers._grouping import PICKING, SCATTERING, Grouping, picked, scattered
-from autobatch.fisher.layers._keeping import (
+from autobatch.fisher.following._grouping import PICKING, SCATTERING, Grouping, picked, scattered
+from autobatch.fisher.following._keeping import (
     ELEMENT_BY_ELEMENT,
     FIRST_ONLY,
     FRESH,
@@ -25,7 +25,7 @@ from autobatch.fisher.layers._keeping import (
     ROW_LOSSES,
     VECTOR_LOSSES,
 )
-from autobatch.fisher.layers._places import PLACES, WHOLE, Move, indexed, keeps_samples
+from autobatch.fisher.following._places import PLACES, WHOLE, Move, indexed, keeps_samples
 
 
 class Claim:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.layers._grouping import Grouping
-from autobatch.fisher.layers._layout import IN_FRONT, BatchLayout, layout_along
+from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, layout_along
 
 
 @dataclass(frozen=True, eq=False)
