@@ -196,6 +196,8 @@ class Capture(TorchFunctionMode):
         self._sharded = False
         self._opaque = 0
         self._reentrant = False
+        self._inside: set[int] = set()
+        self._arrived = False
         self._opening: list[Callable[..., Any]] = []
         self._outside: dict[int, weakref.ref[Tensor]] = {}
         self._written: dict[int, torch.UntypedStorage] = {}
@@ -248,10 +250,15 @@ class Capture(TorchFunctionMode):
             What the function returns.
         """
         kwargs = kwargs or {}
-        # Without grad mode no use can get a gradient: optimizer steps, evaluation. A backward pass recomputes.
-        if self.problem is not None or self._opaque or not torch.is_grad_enabled():
+        if self.problem is not None or self._opaque:
             return func(*args, **kwargs)
         name = name_of(func)
+        # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
+        if not torch.is_grad_enabled():
+            output = func(*args, **kwargs)
+            if self.batch and not self._arrived and not self._pulling_back:
+                self._watch(func, name, args, kwargs, output)
+            return output
         if type(func) is MethodWrapperType and name not in PROPERTIES:
             if name == "__set__" and self._layouts.get(args[0]) is not None:  # x.data = ...
                 self._layouts[args[0]] = LostBatch("data.__set__")
@@ -284,6 +291,24 @@ class Capture(TorchFunctionMode):
         self.seconds += time.perf_counter() - start
         return output
 
+    def _watch(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        """Follow samples through a function that is called without grad mode."""
+        if type(function) is MethodWrapperType and name not in PROPERTIES:
+            return
+        try:
+            tensors = tensors_of(args, kwargs)
+            first = tensors[:1] if name in _SHAPE_OF_OTHERS else tensors
+            found = [(tensor, layout) for tensor in first if (layout := self._layouts.get(tensor)) is not None]
+            found = [(tensor, layout) for tensor, layout in found if not _open_or_refuted(layout)]
+            if found:
+                outputs = tensors_of((args[0] if name in ASSIGNING else output,))
+                self._follow(_Call(self, function, name, args, kwargs, tensors, outputs, _NOTHING), found)
+                self._inside |= {id(tensor) for tensor in outputs}
+        except Exception as error:
+            self.problem = caused(f"{name}() could not be followed", error)
+
     def _look_at(
         self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[list[Tensor], bool, "_Before"]:
@@ -297,6 +322,8 @@ class Capture(TorchFunctionMode):
     def _stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
         if self._claimed or name not in STAYING or not isinstance(output, Tensor):
+            return False
+        if self._inside and any(id(tensor) in self._inside for tensor in tensors):
             return False
         first = self._layouts.get(tensors[0])
         if not isinstance(first, BatchLayout) or output.shape != tensors[0].shape:
@@ -383,6 +410,7 @@ class Capture(TorchFunctionMode):
                 raise MeasureError("call backward() on each micro-batch before the next one's forward pass")
             self._end_pass()
         self.batch = batch
+        self._arrived = False
         self.batches.append(batch)
         self._sink.begin(batch)
 
@@ -625,6 +653,9 @@ class Capture(TorchFunctionMode):
             The layout, or None.
         """
         layout = self._layouts.get(tensor)
+        if layout is not None and id(tensor) in self._inside and isinstance(tensor.grad_fn, BackwardCFunction):
+            layout = None  # seen in the body of a custom function, whose backward pass may do something else
+            self._inside.discard(id(tensor))
         if layout is None and not changed and self.batch and id(tensor) not in self._weights:
             layout = self._unseen(tensor)
         return None if layout is None or (self._claimed and _refuted(layout)) else layout
@@ -640,7 +671,9 @@ class Capture(TorchFunctionMode):
         elif isinstance(tensor.grad_fn, BackwardCFunction):
             layout = self._through_custom_function(tensor, tensor.grad_fn)
         elif tensor.grad_fn is not None:
-            layout = LostBatch(f"a function that was not seen, {tensor.grad_fn.name()}")
+            layout = LostBatch(
+                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, scripts and extensions hide functions),"
+            )
         if layout is not None:
             self._layouts[tensor] = layout
         return layout
@@ -689,7 +722,9 @@ class Capture(TorchFunctionMode):
             return BatchLayout(0, tensor.shape[0])
         if isinstance(layout, BatchLayout):
             return layout
-        through = f"through {layout.function}() " if isinstance(layout, LostBatch) else ""
+        through = ""
+        if isinstance(layout, LostBatch):
+            through = f"through {layout.function}{'' if ' ' in layout.function else '()'} "
         custom = through.removeprefix("through ").removesuffix(".apply() ")
         declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
         raise MeasureError(
@@ -759,12 +794,16 @@ class Capture(TorchFunctionMode):
         part: Callable[[Tensor], Tensor],
     ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
+            self._arrived = True
             if self.problem is not None or self._pulling_back:
                 return
             start = time.perf_counter()
             try:
                 if not owed:
-                    raise MeasureError("its gradient arrived twice: measure one backward pass a step")
+                    raise MeasureError(
+                        "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty,"
+                        " or another torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
+                    )
                 if all(claim.confirmed is not False for claim in claims):
                     with exact_arithmetic(gradient.device.type):
                         gradient = part(gradient.detach())
@@ -853,7 +892,7 @@ class Capture(TorchFunctionMode):
         self._handles = []
         self._pass_handles = []
         self._layouts = Layouts()
-        self._outside, self._written = {}, {}
+        self._outside, self._written, self._inside = {}, {}, set()
         self._grouping = None
         self._weights = {}
         self._frontier = []
@@ -912,7 +951,7 @@ class Capture(TorchFunctionMode):
         self._claimed = False
         self._frontier = []
         self._layouts = Layouts()
-        self._outside, self._written = {}, {}
+        self._outside, self._written, self._inside = {}, {}, set()
         self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}
 
 
@@ -939,6 +978,10 @@ def _only_claims(found: list[tuple[Tensor, Layout]]) -> list[Claim]:
 
 def _covers(contributions: list[Contribution], call: _Call) -> bool:
     return {id(contribution.weight) for contribution in contributions} == {id(weight) for weight in call.weights()}
+
+
+def _open_or_refuted(layout: Layout) -> bool:
+    return isinstance(layout, BatchLayout) and bool(layout.claims)
 
 
 def _refuted(layout: Layout) -> bool:

@@ -40,6 +40,11 @@ def register_keeping(function: Callable[..., Any] | type[torch.autograd.Function
     if not callable(function):
         raise MeasureError(f"register_keeping: expected a torch.autograd.Function or an operator, got {function!r}")
     KEEPING.add(function)
+    overloads = getattr(function, "overloads", None)  # a packet of torch.ops
+    if callable(overloads):
+        KEEPING.update(getattr(function, name) for name in overloads())
+    if (own := getattr(function, "_opoverload", None)) is not None:  # of torch.library.custom_op
+        KEEPING.add(own)
 
 
 # Element by element, with broadcasting. Those that work in place end with an underscore more.
@@ -118,6 +123,9 @@ VECTOR_LOSSES = frozenset({
     *("cosine_embedding_loss", "triplet_margin_loss", "multi_margin_loss", "multilabel_margin_loss"),
     "multilabel_soft_margin_loss",
 })
+
+# Functions whose values depend on the whole batch, though every row stays a sample's own.
+COUPLING = frozenset({"fused_moving_avg_obs_fake_quant"})
 
 # What takes a sum over samples to a sum over samples.
 LINEAR = frozenset({

@@ -16,6 +16,7 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher.following._grouping import PICKING, SCATTERING, Grouping, picked, scattered
 from autobatch.fisher.following._keeping import (
+    COUPLING,
     ELEMENT_BY_ELEMENT,
     FIRST_ONLY,
     FRESH,
@@ -419,7 +420,7 @@ def propagate(
         return LostBatch(lost[0].function, whole=True, additive=kept), output.requires_grad and not kept
     place = _agreed(moves, aligned, function, output, index=index, batch=batch, samples=samples)
     if isinstance(place, BatchLayout):
-        return _resting_on(aligned, place), bool(lost) and output.is_floating_point()
+        return _resting_on(aligned, place), (bool(lost) or name in COUPLING) and output.is_floating_point()
     additive = place == WHOLE and not lost and (name in _SUMS or name in _LOSSES)
     return LostBatch(name, whole=place == WHOLE, additive=additive), output.requires_grad and not additive
 

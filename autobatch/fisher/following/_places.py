@@ -148,6 +148,70 @@ def _chosen(move: Move) -> int | None:
     return None if alone else _aligned_right(move)
 
 
+def _normalised_along(move: Move) -> int | None:
+    dims = move.dims(1, "dim")
+    if dims is None:  # torch.nn.functional.softmax(x) chooses by the number of dimensions
+        dims = [0 if move.source.ndim in {0, 1, 3} else 1]
+    return None if move.slot or move.dim in dims else move.dim
+
+
+def _matrices(move: Move) -> int | None:
+    # Functions of the last two dimensions: inverses, determinants, decompositions.
+    return move.dim if move.slot == 0 and move.dim < move.source.ndim - 2 else None
+
+
+def _solved(move: Move) -> int | None:
+    # solve(A, B): B holds columns, or one vector for each matrix.
+    matrix: Tensor = move.args[0]
+    right: Tensor = move.argument(1, "B")
+    vectors = right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1]
+    if move.slot == 0:
+        features = 2
+    else:
+        features = 1 if vectors else 2
+        if not vectors and move.dim == move.source.ndim - 1:
+            return _aligned_right(move)
+    if move.dim >= move.source.ndim - features:
+        return None
+    return _aligned_right(move) if not (vectors and move.slot == 0) else move.dim + move.output.ndim - matrix.ndim + 1
+
+
+def _joined_along(axis: int) -> Rule:
+    def rule(move: Move) -> int | None:
+        return move.dim if move.source.ndim > axis and move.dim != axis else None
+
+    return rule
+
+
+def _flipped(axis: int) -> Rule:
+    return lambda move: move.dim if move.slot == 0 and move.dim != axis else None
+
+
+def _rotated(move: Move) -> int | None:
+    plane = move.argument(2, "dims", (0, 1))
+    return None if move.slot or move.dim in {move.left(int(dim)) for dim in plane} else move.dim
+
+
+def _quantile(move: Move) -> int | None:
+    dims = move.dims(2, "dim")
+    if move.slot or not dims or move.dim in dims or isinstance(move.argument(1, "q"), Tensor):
+        return None
+    return move.dim if move.output.ndim == move.source.ndim else move.dim - sum(dim < move.dim for dim in dims)
+
+
+def _outer(move: Move) -> int | None:
+    return move.slot if move.slot in {0, 1} else None
+
+
+def _chained(move: Move) -> int | None:
+    matrices = move.args[0]
+    first = move.inner == 0 and move.dim == 0 and move.source.ndim == 2
+    last = move.inner == len(matrices) - 1 and move.dim == 1
+    if first:
+        return 0
+    return move.output.ndim - 1 if last else None
+
+
 def _untouched(position: int, name: str = "dim", default: Any = None, *, slots: tuple[int, ...] = (0,)) -> Rule:
     # For functions along one dimension: samples stay in place unless that is theirs.
 
@@ -595,7 +659,20 @@ PLACES: dict[str, Rule] = (
     | dict.fromkeys(BATCH_IN_FRONT | BATCH_IN_FRONT_OF_SECOND, _in_front)
     | dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), _normalised)
     | dict.fromkeys(("addmm", "baddbmm"), _products_added)
-    | dict.fromkeys(("softmax", "log_softmax", "softmin", "_softmax", "_log_softmax"), _untouched(1))
+    | dict.fromkeys(("softmax", "log_softmax", "softmin", "_softmax", "_log_softmax"), _normalised_along)
+    | dict.fromkeys(("special_softmax", "special_log_softmax"), _normalised_along)
+    | dict.fromkeys(
+        (
+            *("inverse", "linalg_inv", "det", "linalg_det", "slogdet", "linalg_slogdet", "logdet", "cholesky"),
+            *("linalg_cholesky", "matrix_exp", "linalg_matrix_exp", "linalg_svd", "linalg_svdvals", "svd"),
+            *("linalg_qr", "qr", "linalg_eigh", "linalg_eigvalsh", "linalg_pinv", "pinverse", "linalg_matrix_power"),
+            *("matrix_power", "logm", "linalg_eig", "linalg_eigvals"),
+        ),
+        _matrices,
+    )
+    | dict.fromkeys(("hstack", "column_stack"), _joined_along(1))
+    | dict.fromkeys(("quantile", "nanquantile"), _quantile)
+    | dict.fromkeys(("outer", "ger"), _outer)
     | dict.fromkeys(
         (
             *("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "index_fill"),
@@ -632,7 +709,8 @@ PLACES: dict[str, Rule] = (
         ),
         _reduced(1),
     )
-    | dict.fromkeys(("norm", "vector_norm", "linalg_vector_norm"), _reduced(2))
+    | dict.fromkeys(("norm", "vector_norm", "linalg_vector_norm", "linalg_norm"), _reduced(2))
+    | dict.fromkeys(("nanmedian", "special_logsumexp", "aminmax"), _reduced(1))
     | {f"conv{kind}{spatial}d": _convolved(spatial) for kind in ("", "_transpose") for spatial in (1, 2, 3)}
     | dict.fromkeys(("matmul", "mm", "bmm", "mv", "__matmul__"), _matmul)
     | dict.fromkeys(ITEM_LOSSES | ROW_LOSSES | VECTOR_LOSSES, _loss)
@@ -646,13 +724,19 @@ PLACES: dict[str, Rule] = (
         "diagonal": _diagonal,
         "einsum": _einsum,
         "embedding": _looked_up,
+        "dstack": _joined_along(2),
         "embedding_bag": _bagged,
         "flip": _untouched(1, "dims"),
+        "fliplr": _flipped(1),
+        "flipud": _flipped(0),
         "__getitem__": indexed,
         "glu": _untouched(1, default=-1),
         "gumbel_softmax": _untouched(4, default=-1),
         "index_select": _index_selected,
         "inner": _inner,
+        "linalg_multi_dot": _chained,
+        "linalg_solve": _solved,
+        "rot90": _rotated,
         "linalg_cross": _untouched(2, default=-1, slots=(0, 1)),
         "cross": _untouched(2, slots=(0, 1)),
         "linear": _linear,

@@ -93,6 +93,7 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "layer-norm-of-all": lambda h: F.layer_norm(h, h.shape) * h.flip(0),
     "attention-over-samples": lambda h: (h @ h.T).softmax(-1) @ h,
     "product-of-square": lambda h: h @ h,
+    "without-gradient": lambda h: h * without_gradient(lambda: h.flip(0)),
     "renorm": lambda h: h.renorm(2, 1, 0.1) * h.flip(0),
     "gumbel": lambda h: F.gumbel_softmax(h, 1, dim=0) * h.flip(0),
 }
@@ -107,12 +108,18 @@ def test_what_is_lost_stays_lost(between: Callable[[Tensor], Tensor]) -> None:
         probe.gram()
 
 
+def without_gradient(run: Callable[[], Tensor]) -> Tensor:
+    with torch.no_grad():
+        return run()
+
+
 # Samples act on each other's values, but every row is still a sample's own.
 COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
     "centred": lambda h: h - h.mean(0, keepdim=True),
     "standardised": lambda h: (h - h.mean(0)) / (h.std(0) + 1),
     "by-the-largest": lambda h: h / h.abs().max(),
     "minibatch-deviation": lambda h: torch.cat([h[:, 1:], h.std(0).mean().expand(len(h), 1)], 1),
+    "without-gradient": lambda h: h - without_gradient(lambda: h.mean(0)),
     "norm-over-samples": lambda h: h / (h.norm(1, dim=0, keepdim=True) + 1),
 }
 
@@ -234,7 +241,7 @@ class Rounded(torch.autograd.Function):
 def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
     monkeypatch.setattr("autobatch.fisher._capture.KEEPING", keeping)
-    for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h):
+    for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h, lambda h: Halved.apply(h).relu()):
         with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):
             probed(Between(between), randn(B, C)).gram()
     register_keeping(Halved)
@@ -386,3 +393,46 @@ def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: p
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())
+
+
+# -- functions that keep samples in place, with as many features as samples ------------------------------------------
+
+
+def matrices(h: Tensor) -> Tensor:
+    return 4 * torch.eye(C, dtype=h.dtype) + 0.1 * h.unsqueeze(-1) * h.unsqueeze(-2)
+
+
+KEPT: dict[str, Callable[[Tensor], Tensor]] = {
+    "quantile": lambda h: h - h.quantile(0.5, dim=1, keepdim=True),
+    "hstack": lambda h: torch.hstack([h[:, :3], h[:, 3:].sin()]),
+    "column-stack": lambda h: torch.column_stack([h[:, :3], h[:, 3:]]),
+    "fliplr": torch.fliplr,
+    "rotated": lambda h: h.view(-1, 2, 3).rot90(1, (1, 2)).flatten(1),
+    "linalg-norm": lambda h: h / torch.linalg.norm(h, dim=-1, keepdim=True),
+    "smallest": lambda h: h - torch.aminmax(h, dim=1, keepdim=True).min,
+    "inverse": lambda h: torch.linalg.inv(matrices(h)).sum(-1),
+    "determinant": lambda h: torch.linalg.det(matrices(h)).unsqueeze(1) * h,
+    "cholesky": lambda h: torch.linalg.cholesky(matrices(h)).sum(-1),
+    "solved": lambda h: torch.linalg.solve(matrices(h), h.unsqueeze(-1)).squeeze(-1),
+    "solved-vectors": lambda h: torch.linalg.solve(matrices(h), h),
+    "solved-columns": lambda h: torch.linalg.solve(3 * torch.eye(C, dtype=h.dtype), h.T).T,
+    "multi-dot": lambda h: torch.linalg.multi_dot([h, torch.ones(C, C).to(h), torch.eye(C).to(h)]) * h,
+    "inner": lambda h: torch.inner(h, torch.ones(C, C).to(h).tril()),
+    "inner-of-numbers": lambda h: torch.inner(torch.ones(C, C).to(h).tril(), h).T,
+    "norm-of-power": lambda h: h / (h.norm(3, 1, keepdim=True) + 1),
+    "by-axis": lambda h: h - torch.mean(h, axis=1, keepdims=True),
+    "repeated-index": lambda h: h[torch.arange(len(h))[:, None], torch.tensor([0, 0, 1, 2, 3, 4])],
+    "table-by-column": lambda h: torch.ones(C, 9).to(h)[:, h.argmax(1)].T * h,
+    "paired": lambda h: torch.where(h > h.mean(1, keepdim=True), h, h.sin()),
+}
+
+
+@pytest.mark.parametrize("between", KEPT.values(), ids=KEPT.keys())
+def test_functions_that_keep_samples(between: Callable[[Tensor], Tensor]) -> None:
+    model, x = Between(between), randn(B, C)
+    assert_right(model, x)
+    parameters = list(model.parameters())
+    alone = [torch.autograd.grad(losses(model(row[None]))[0], parameters) for row in x]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in alone])
+    gram = probed(model, x).gram()
+    assert float((gram - jacobian @ jacobian.T).abs().max() / gram.abs().max()) < 1e-9
