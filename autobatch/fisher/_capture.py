@@ -87,7 +87,7 @@ class _Ledger:
     uses: list[_Use] = field(default_factory=list)
     fired: int = 0
     received: list[Jacobian] = field(default_factory=list)
-    squares: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
     eps: float = 0.0
     forms_gradient: bool = True
     reused: bool = False
@@ -100,7 +100,7 @@ class _Ledger:
     @property
     def got_gradient(self) -> bool:
         """Whether a gradient has arrived."""
-        return bool(self.squares)
+        return bool(self.norms)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Capture(TorchFunctionMode):
         self.gradient_eps = 0.0
         self.seconds = 0.0
         self.batches: list[int] = []
-        self.checks: list[dict[str, tuple[Tensor, float]]] = []
+        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
         self.batch = 0
         self._model = model
         self._wanted_bn = bn
@@ -861,7 +861,7 @@ class Capture(TorchFunctionMode):
         self._sink.add(ledger.root.name, ledger.received, gradient)
         ledger.received = []
         if gradient is not None:
-            ledger.squares.append(_square(gradient))
+            ledger.norms.append(_norm(gradient))
             if parameter.grad is not None:
                 parameter.grad += gradient
             elif parameter.is_contiguous():
@@ -876,7 +876,7 @@ class Capture(TorchFunctionMode):
             start = time.perf_counter()
             try:
                 with torch.no_grad():
-                    ledger.squares.append(_square(gradient))
+                    ledger.norms.append(_norm(gradient))
             except Exception as error:
                 self.problem = self.problem or caused(self._describe(ledger.root.name), error)
             self.seconds += time.perf_counter() - start
@@ -938,12 +938,10 @@ class Capture(TorchFunctionMode):
             with torch.no_grad():
                 self._settle(ledger)
         self.checks.append({
-            ledger.root.name: (torch.stack(ledger.squares).sum(), ledger.eps)
-            for ledger in self._ledgers.values()
-            if ledger.squares
+            ledger.root.name: (ledger.norms, ledger.eps) for ledger in self._ledgers.values() if ledger.norms
         })
         for ledger in self._ledgers.values():
-            ledger.uses, ledger.fired, ledger.squares, ledger.eps, ledger.forms_gradient = [], 0, [], 0.0, True
+            ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.forms_gradient = [], 0, [], 0.0, True
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []
@@ -955,15 +953,15 @@ class Capture(TorchFunctionMode):
         self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}
 
 
-def _square(gradient: Tensor) -> Tensor:
-    """Return the squared norm of a gradient, float64, NaN for one that is not held in full."""
+def _norm(gradient: Tensor) -> Tensor:
+    """Return the norm of a gradient, NaN for one that is not held in full."""
     if gradient.layout is not torch.strided:
-        return torch.full((), torch.nan, dtype=torch.float64)
+        return torch.full((), torch.nan, dtype=torch.float32, device=gradient.device)
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())
     dtype = gradient.dtype if gradient.dtype in {torch.float32, torch.float64} else torch.float32
     norm: Tensor = torch.linalg.vector_norm(gradient, dtype=dtype)
-    return norm.to(torch.float64).square()
+    return norm
 
 
 def _is_complex(call: _Call) -> bool:

@@ -31,7 +31,7 @@ class ExactCapture:
         self.gradient_eps = 0.0
         self.seconds = 0.0
         self.batches: list[int] = []
-        self.checks: list[dict[str, tuple[Tensor, float]]] = []
+        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
         self._model = model
         self._sink = sink
         self._outputs: list[Tensor] = []
@@ -94,7 +94,7 @@ class ExactCapture:
         whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
         self.checks = [
             {
-                name: (torch.linalg.vector_norm(g, dtype=torch.float64).square(), torch.finfo(g.dtype).eps)
+                name: ([torch.linalg.vector_norm(g, dtype=torch.float64)], torch.finfo(g.dtype).eps)
                 for (name, _), g in zip(parameters, whole, strict=True)
                 if g is not None
             }

@@ -1,7 +1,7 @@
 """The free check of a measured step: per-sample gradients must add up to the gradients that the parameters got."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,7 +42,7 @@ class SumCheck:
     def of(
         cls,
         batch: int,
-        expected: Mapping[str, tuple[Tensor, float]],
+        expected: Mapping[str, tuple[Sequence[Tensor], float]],
         found: Mapping[str, tuple[Tensor, Tensor]] | None,
         gram: Tensor,
     ) -> Self:
@@ -50,7 +50,7 @@ class SumCheck:
 
         Args:
             batch: samples in the pass.
-            expected: squared norm of each parameter's gradient, and machine epsilon.
+            expected: norms of the gradients that each parameter got, and machine epsilon.
             found: 1ᵀF1 and the trace of F before each parameter and with it; None where they are not kept apart.
             gram: F of the pass.
 
@@ -59,7 +59,7 @@ class SumCheck:
         """
         if not expected:
             return cls(batch, (), (), torch.zeros(0, 3, dtype=torch.float64))
-        squares = torch.stack([square.to(gram.device) for square, _ in expected.values()])
+        squares = _squares([norms for norms, _ in expected.values()], gram.device)
         eps = tuple(eps for _, eps in expected.values())
         if found is None:
             whole = torch.stack([gram.sum(), squares.sum(), gram.trace()])
@@ -99,3 +99,15 @@ class SumCheck:
             if expected <= tolerance:
                 void.append(name)
         return True, tuple(void)
+
+
+def _squares(norms: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
+    """Return the sum of squares of each group of norms, (n,) float64."""
+    flat = [norm for group in norms for norm in group]
+    if len({norm.dtype for norm in flat}) > 1:
+        flat = [norm.to(torch.float64) for norm in flat]
+    squares = torch.stack([norm.to(device) for norm in flat]).to(torch.float64).square()
+    if len(flat) == len(norms):
+        return squares
+    owners = torch.repeat_interleave(torch.tensor([len(group) for group in norms])).to(device)
+    return squares.new_zeros(len(norms)).index_add(0, owners, squares)

@@ -14,8 +14,10 @@ PICKING = frozenset({
     *("narrow", "reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "ravel", "permute", "transpose"),
     *("swapaxes", "swapdims", "movedim", "moveaxis", "T", "t", "mT", "H", "mH", "adjoint", "unsqueeze", "squeeze"),
     *("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "diagonal", "rot90", "flipud"),
-    "fliplr",
+    *("fliplr", "_pack_padded_sequence"),
 })
+# Functions of packed sequences (data, batch sizes, ...): rows go by steps, and in each step by samples.
+PACKED = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "_pad_packed_sequence"})
 # Functions that put rows of a source where an index says: (base, dim, index, source).
 SCATTERING = frozenset({
     *("index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_reduce"),
@@ -116,6 +118,32 @@ def picked(
         return None
     dim = changing[0] if changing else 0
     return dim, found.movedim(dim, 0).reshape(found.shape[dim], -1)[:, 0].contiguous()
+
+
+def unpacked(name: str, args: Sequence[Any], samples: Tensor, index: int) -> tuple[int, Tensor] | None:
+    """Follow samples through a function of ``PACKED``.
+
+    Args:
+        name: the function's name.
+        args: its positional arguments.
+        samples: (n,) the sample of each row of the data.
+        index: which of the returned tensors is looked at.
+
+    Returns:
+        The dimension that carries the batch, and the sample at each place; None where the sequences are not packed.
+    """
+    sizes = args[1] if len(args) > 1 else None
+    if (
+        not isinstance(sizes, Tensor)
+        or sizes.ndim != 1
+        or sizes.is_floating_point()
+        or int(sizes.sum()) != len(samples)
+    ):
+        return None
+    first = samples[: int(sizes[0])]
+    if name == "_pad_packed_sequence":
+        return (0 if args[2] else 1, first) if index == 0 else None
+    return (0, samples) if index == 0 else (1, first)
 
 
 def scattered(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._grouping import PICKING, SCATTERING, Grouping, picked, scattered
+from autobatch.fisher.following._grouping import PACKED, PICKING, SCATTERING, Grouping, picked, scattered, unpacked
 from autobatch.fisher.following._keeping import (
     COUPLING,
     ELEMENT_BY_ELEMENT,
@@ -291,6 +291,11 @@ class _Moves:
         if self.name in PICKING and any(each.slot == 0 for each in found):
             place = picked(function, self.args, self.kwargs, labels, index)
             return None if place is None else layout_along(*place, batch)
+        if self.name in PACKED and len(found) == 1 and found[0].slot == 0:
+            (layout,) = layouts.values()
+            if isinstance(layout, BatchLayout) and layout.dim == 0:
+                place = unpacked(self.name, self.args, layout.grouped(self.args[0], batch).index, index)
+                return None if place is None else layout_along(*place, batch)
         if self.name in SCATTERING and len(self.args) > 3:
             base, dim, rows, source = self.args[:4]
             layout = layouts.get(id(source))
@@ -409,6 +414,9 @@ def propagate(
     found = moves.carriers({id(tensor): layout for tensor, layout in carriers})
     if name in FIRST_ONLY:
         found = [each for each in found if each.slot == 0]
+    if samples is not None and (name in PICKING or name in PACKED):
+        # Where an index comes from does not matter: its values are known.
+        found = [each for each in found if each.slot == 0] or found
     if not found:
         return None, False
     lost = [each.layout for each in found if isinstance(each.layout, LostBatch)]

@@ -71,7 +71,7 @@ class Samples:
                 f"samples={each}: the model's first tensor has {length} rows, which is no multiple of that"
             )
         batch = length // each
-        grouping = Grouping.regular(batch, 1, each, first.device) if each > 1 else None
+        grouping = Grouping.regular(batch, 1, each, first.device) if self.rows is not None else None
         return batch, self._like(tensors, length, BatchLayout(self.dim), batch), grouping
 
     def _by_index(

@@ -389,7 +389,7 @@ def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: p
         raise ZeroDivisionError("in the measure")
 
     model, x = Between(torch.tanh), randn(B, C)
-    monkeypatch.setattr("autobatch.fisher._capture._square", fails)
+    monkeypatch.setattr("autobatch.fisher._capture._norm", fails)
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())

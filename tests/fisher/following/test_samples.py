@@ -162,6 +162,27 @@ def test_several_calls_before_one_backward_pass() -> None:
         error(model, lambda: model(x).sum(1) + model(y[:2]).sum(), samples=1)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("use", ["outputs", "last"])
+def test_packed_sequences(kind: type[nn.Module], use: str) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layer, self.head = nn.Linear(5, 4), kind(4, 3, batch_first=True), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(self.embed(x), lengths, batch_first=True, enforce_sorted=False)
+            output, last = self.layer(packed)
+            if use == "outputs":
+                return self.head(nn.utils.rnn.pad_packed_sequence(output, batch_first=True)[0]).flatten(1)
+            return self.head(last[0][-1] if isinstance(last, tuple) else last[-1])
+
+    model, x, lengths = Packed().double(), randn(4, 3, 5), torch.tensor([2, 3, 1, 3])
+    assert error(model, lambda: model(x, lengths).sin().sum(1), samples=1) < 1e-12
+    with pytest.raises(MeasureError, match=r"samples=\.\.\."):
+        error(model, lambda: model(x, lengths).sin().sum(1))
+
+
 @pytest.mark.parametrize("steps", [3, 4])
 def test_time_major_data(steps: int) -> None:
     class Steps(nn.Module):
