@@ -292,9 +292,9 @@ class _Moves:
             place = picked(function, self.args, self.kwargs, labels, index)
             return None if place is None else layout_along(*place, batch)
         if self.name in PACKED and len(found) == 1 and found[0].slot == 0:
-            (layout,) = layouts.values()
-            if isinstance(layout, BatchLayout) and layout.dim == 0:
-                place = unpacked(self.name, self.args, layout.grouped(self.args[0], batch).index, index)
+            data = found[0].layout
+            if isinstance(data, BatchLayout) and data.dim == 0:
+                place = unpacked(self.name, self.args, data.grouped(self.args[0], batch).index, index)
                 return None if place is None else layout_along(*place, batch)
         if self.name in SCATTERING and len(self.args) > 3:
             base, dim, rows, source = self.args[:4]
