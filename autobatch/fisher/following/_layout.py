@@ -414,9 +414,13 @@ def propagate(
     found = moves.carriers({id(tensor): layout for tensor, layout in carriers})
     if name in FIRST_ONLY:
         found = [each for each in found if each.slot == 0]
+    if name == "broadcast_tensors":  # each argument gives the result in its own place
+        found = [each for each in found if index == (each.slot if each.inner < 0 else each.inner)]
     if samples is not None and (name in PICKING or name in PACKED):
         # Where an index comes from does not matter: its values are known.
         found = [each for each in found if each.slot == 0] or found
+    if samples is not None and name in SCATTERING:
+        found = [each for each in found if each.slot != 2] or found
     if not found:
         return None, False
     lost = [each.layout for each in found if isinstance(each.layout, LostBatch)]

@@ -717,6 +717,7 @@ PLACES: dict[str, Rule] = (
     | {
         "__rmatmul__": _reversed_matmul,
         "bilinear": _multiplied_features,
+        "broadcast_tensors": _aligned_right,
         "bucketize": _sorted_into(0),
         "cdist": _distances,
         "cosine_similarity": _compared(2),

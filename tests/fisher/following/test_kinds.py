@@ -423,6 +423,8 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "by-axis": lambda h: h - torch.mean(h, axis=1, keepdims=True),
     "repeated-index": lambda h: h[torch.arange(len(h))[:, None], torch.tensor([0, 0, 1, 2, 3, 4])],
     "table-by-column": lambda h: torch.ones(C, 9).to(h)[:, h.argmax(1)].T * h,
+    "broadcast": lambda h: torch.broadcast_tensors(h[:, :1], h)[0] + torch.broadcast_tensors(torch.ones(C).to(h), h)[1],
+    "distribution": lambda h: torch.distributions.Normal(h, h.exp()).log_prob(h.detach().roll(1, 1)),
     "paired": lambda h: torch.where(h > h.mean(1, keepdim=True), h, h.sin()),
 }
 

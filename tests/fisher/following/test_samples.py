@@ -183,6 +183,27 @@ def test_packed_sequences(kind: type[nn.Module], use: str) -> None:
         error(model, lambda: model(x, lengths).sin().sum(1))
 
 
+def test_rows_that_are_chosen_and_put_back() -> None:
+    class Routed(nn.Module):
+        """A sparse mixture of experts."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.experts = nn.Linear(5, 2), nn.ModuleList(nn.Linear(5, 4) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.flatten(0, 1)
+            scores = self.gate(rows).softmax(-1)
+            out = torch.zeros(len(rows), 4, dtype=x.dtype)
+            for i, expert in enumerate(self.experts):
+                where = (scores.argmax(1) == i).nonzero().squeeze(1)
+                out = out.index_add(0, where, expert(rows[where]) * scores[where, i : i + 1])
+            return out.view(*x.shape[:2], 4).flatten(1)
+
+    model, x = Routed().double(), randn(4, 3, 5)
+    assert error(model, lambda: model(x).sin().sum(1), samples=1) < 1e-12
+
+
 @pytest.mark.parametrize("steps", [3, 4])
 def test_time_major_data(steps: int) -> None:
     class Steps(nn.Module):
