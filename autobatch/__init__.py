@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         SpectralPosition,
         Spectrum,
         register_gram_rule,
+        register_keeping,
     )
     from autobatch.learn import LearningPlan, train_policy
     from autobatch.policies import (
@@ -196,6 +197,7 @@ __all__ = [
     "record_beacons",
     "record_task_beacons",
     "register_gram_rule",
+    "register_keeping",
     "register_policy",
     "resolve",
     "run",

@@ -365,10 +365,16 @@ class AutoBatchController:
         """
         return self._training.stepping.micro_batches(batch)
 
-    def step(self) -> AbstractContextManager[Step]:
+    def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
         """Return the context around one forward and backward pass; it measures on sampled steps only.
 
-        A sampled step does not wait for the device: its eigenvalues are computed when the next decision is made.
+        A sampled step does not wait for the device: its eigenvalues are computed when the next decision is made. One
+        that cannot be measured ends the measuring with a warning, not the training.
+
+        Args:
+            samples: what an example is, where it is not one row of the model's inputs: how many consecutive rows it
+                has, or an index tensor that says which example each row belongs to, see ``FisherProbe``.
+            batch_dim: the dimension of the inputs that the batch is along, 1 for time-major data.
 
         Returns:
             A context manager. What it yields has a method ``backward(loss)`` to call in place of ``loss.backward()``.
@@ -376,7 +382,7 @@ class AutoBatchController:
         Raises:
             AutoBatchError: no batch of the controller's is to be trained.
         """
-        return self._training.stepping.step()
+        return self._training.stepping.step(samples, batch_dim)
 
     def end_epoch(
         self,

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import Tensor
+
 from autobatch._errors import AutoBatchError
 from autobatch.control._deciding import Decisions
 from autobatch.control._periods import Periods
@@ -75,8 +77,15 @@ class Stepping:
         """Optimizer steps taken."""
         return self._standing.steps + self._period.steps
 
-    def step(self) -> AbstractContextManager[Step]:
+    def step(self, samples: int | Tensor | None, batch_dim: int) -> AbstractContextManager[Step]:
         """Return the context around one forward and backward pass, of a batch or of a part of one.
+
+        Args:
+            samples: what an example is, see ``FisherProbe``.
+            batch_dim: the dimension that the batch is along.
+
+        Returns:
+            The context.
 
         Raises:
             AutoBatchError: no batch of the controller's is to be trained.
@@ -96,6 +105,8 @@ class Stepping:
                 finished=self._finish,
                 failed=self._fail,
             )
+        if (probe := self._passing.probe) is not None:
+            probe.samples, probe.batch_dim = samples, batch_dim
         return self._passing
 
     def micro_batches(self, batch: Any) -> Iterator[Any]:

@@ -79,16 +79,18 @@ class Training:
             )
         self.task = self._task()
         self._check_ranks()
+        together = settings.processes.measured == "global"
         self.passage = Passage(
             model,
             optimizer,
             settings.plan,
             self.ranks,
             probe_arguments=settings.measuring.probe_arguments,
-            measure_all=settings.processes.measured == "global",
+            measure_all=together,
             advise=advise,
         )
-        self.period = Period(self.measured, device)
+        # Ranks that measure together must all go on doing so.
+        self.period = Period(self.measured, device, gives_up=self.ranks.size == 1 or not together)
         self.standing = Standing()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)

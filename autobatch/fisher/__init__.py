@@ -9,6 +9,7 @@ from autobatch.fisher._moments import GradientMoments, half_cosine, squared_rows
 from autobatch.fisher._position import SpectralPosition
 from autobatch.fisher._probe import FisherProbe
 from autobatch.fisher._spectrum import Spectrum, spectrum_of
+from autobatch.fisher.following import register_keeping
 from autobatch.fisher.layers import Routes, register_gram_rule, routes
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Spectrum",
     "half_cosine",
     "register_gram_rule",
+    "register_keeping",
     "routes",
     "spectrum_of",
     "squared_rows",

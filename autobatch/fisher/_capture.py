@@ -2,22 +2,41 @@
 
 import contextlib
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MethodWrapperType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._anchor import anchor
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._measurement import caused
+from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
+from autobatch.fisher.following._layout import (
+    IN_FRONT,
+    STAYING,
+    BatchLayout,
+    Claim,
+    Layout,
+    Layouts,
+    LostBatch,
+    layer_keeps,
+    overwritten_in,
+    propagate,
+    settle_claims,
+    written_into,
+)
+from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.gram._sink import GramSink
 from autobatch.fisher.layers._calls import Contribution, NoRuleError, Root, Weight, dense
@@ -32,20 +51,6 @@ from autobatch.fisher.layers._functions import (
     without_hooks,
 )
 from autobatch.fisher.layers._generic import generic, one_by_one
-from autobatch.fisher.layers._layout import (
-    IN_FRONT,
-    STAYING,
-    BatchLayout,
-    Claim,
-    Layout,
-    Layouts,
-    LostBatch,
-    layer_keeps,
-    overwritten_in,
-    propagate,
-    settle_claims,
-    written_into,
-)
 from autobatch.fisher.layers._modules import MODULE_RULES, module_contributions
 from autobatch.fisher.layers._rules import CLAIMABLE, rule_for
 
@@ -82,7 +87,8 @@ class _Ledger:
     uses: list[_Use] = field(default_factory=list)
     fired: int = 0
     received: list[Jacobian] = field(default_factory=list)
-    got_gradient: bool = False
+    norms: list[Tensor] = field(default_factory=list)
+    eps: float = 0.0
     forms_gradient: bool = True
     reused: bool = False
 
@@ -91,14 +97,27 @@ class _Ledger:
         """Uses that count."""
         return sum(use.counts for use in self.uses)
 
+    @property
+    def got_gradient(self) -> bool:
+        """Whether a gradient has arrived."""
+        return bool(self.norms)
+
 
 @dataclass(frozen=True)
 class _Before:
-    """What a function is about to change: its first argument and where that was in the graph, the generator's state."""
+    """What a function is about to change: its first argument and where that was in the graph, what it keeps besides.
+
+    Attributes:
+        tensor: the first argument of a function that changes it in place.
+        edge: where that was in the graph.
+        random_state: the generator's state.
+        states: (version, copy) of other tensors that it might change, such as running statistics, by id.
+    """
 
     tensor: Tensor | None = None
     edge: GradientEdge | None = None
     random_state: Tensor | None = None
+    states: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
 
 
 _NOTHING = _Before()
@@ -127,6 +146,11 @@ class _Call:
     def before(self) -> Tensor | None:
         return self.was.tensor
 
+    @property
+    def states(self) -> dict[int, Tensor]:
+        versions = {id(tensor): tensor._version for tensor in self.tensors}
+        return {key: kept for key, (version, kept) in self.was.states.items() if versions[key] != version}
+
     def weight(self, tensor: Any) -> Weight | None:
         return self.used.get(id(tensor)) if isinstance(tensor, Tensor) else None
 
@@ -151,23 +175,32 @@ class Capture(TorchFunctionMode):
         bn: ``"rows"`` or ``"eval"``.
         sink: takes the per-sample gradients of each parameter.
         passes: how many passes the step has.
+        samples: gives what a sample is in the model's input, anew for each call.
     """
 
-    def __init__(self, model: nn.Module, bn: str, sink: GramSink, passes: int) -> None:
+    def __init__(self, model: nn.Module, bn: str, sink: GramSink, passes: int, samples: Callable[[], Samples]) -> None:
         super().__init__()
         self.problem: MeasureError | None = None
         self.bn = "none"
         self.gradient_eps = 0.0
         self.seconds = 0.0
         self.batches: list[int] = []
-        self.squared_gradients: list[Tensor] = []
+        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
         self.batch = 0
         self._model = model
         self._wanted_bn = bn
         self._sink = sink
         self._passes = passes
+        self._samples = samples
+        self._grouping: Grouping | None = None
         self._sharded = False
         self._opaque = 0
+        self._reentrant = False
+        self._inside: set[int] = set()
+        self._arrived = False
+        self._opening: list[Callable[..., Any]] = []
+        self._outside: dict[int, weakref.ref[Tensor]] = {}
+        self._written: dict[int, torch.UntypedStorage] = {}
         self._pulling_back = False
         self._layouts = Layouts()
         self._claimed = False
@@ -175,8 +208,6 @@ class Capture(TorchFunctionMode):
         self._ledgers: dict[int, _Ledger] = {}
         self._claims: list[Claim] = []
         self._frontier: list[Any] = []
-        self._norms: list[Tensor] = []
-        self._formed: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
         self._pass_handles: list[RemovableHandle] = []
         self._find_parameters()
@@ -184,6 +215,7 @@ class Capture(TorchFunctionMode):
         self._float32_eps = reduced_eps(device)
         # The last pre-hook: it sees the input as the model's forward gets it.
         self._handles.append(model.register_forward_pre_hook(self._model_called, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._model_done, with_kwargs=True))
         for module in model.modules():
             if type(module) in MODULE_RULES:
                 self._handles.append(module.register_forward_pre_hook(self._enter_module))
@@ -218,20 +250,32 @@ class Capture(TorchFunctionMode):
             What the function returns.
         """
         kwargs = kwargs or {}
-        # Without grad mode no use can get a gradient: optimizer steps, evaluation. A backward pass recomputes.
-        if self.problem is not None or self._opaque or not torch.is_grad_enabled():
+        if self.problem is not None or self._opaque:
             return func(*args, **kwargs)
         name = name_of(func)
+        # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
+        if not torch.is_grad_enabled():
+            output = func(*args, **kwargs)
+            if self.batch and not self._arrived and not self._pulling_back:
+                self._watch(func, name, args, kwargs, output)
+            return output
         if type(func) is MethodWrapperType and name not in PROPERTIES:
+            if name == "__set__" and self._layouts.get(args[0]) is not None:  # x.data = ...
+                self._layouts[args[0]] = LostBatch("data.__set__")
             return func(*args, **kwargs)
         start = time.perf_counter()
-        tensors = tensors_of(args, kwargs)
-        before = _NOTHING
-        if weighted := any(self._weight(tensor) is not None for tensor in tensors):
-            if is_composite(func) and rule_for(func, name) is None:
+        try:
+            tensors, weighted, before = self._look_at(func, name, args, kwargs)
+        except Exception as error:
+            self.problem = caused(f"{name}() could not be followed", error)
+            return func(*args, **kwargs)
+        if weighted and is_composite(func) and func not in self._opening and rule_for(func, name) is None:
+            self._opening.append(func)  # one that dispatches to others by itself comes back here
+            try:
                 with self:
                     return opened(func)(*args, **kwargs)
-            before = self._snapshot(name, args)
+            finally:
+                self._opening.pop()
         self.seconds += time.perf_counter() - start
         output = func(*args, **kwargs)
         start = time.perf_counter()
@@ -247,25 +291,64 @@ class Capture(TorchFunctionMode):
         self.seconds += time.perf_counter() - start
         return output
 
+    def _watch(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        """Follow samples through a function that is called without grad mode."""
+        if type(function) is MethodWrapperType and name not in PROPERTIES:
+            return
+        try:
+            tensors = tensors_of(args, kwargs)
+            first = tensors[:1] if name in _SHAPE_OF_OTHERS else tensors
+            found = [(tensor, layout) for tensor in first if (layout := self._layouts.get(tensor)) is not None]
+            found = [(tensor, layout) for tensor, layout in found if not _open_or_refuted(layout)]
+            if found:
+                outputs = tensors_of((args[0] if name in ASSIGNING else output,))
+                self._follow(_Call(self, function, name, args, kwargs, tensors, outputs, _NOTHING), found)
+                self._inside |= {id(tensor) for tensor in outputs}
+        except Exception as error:
+            self.problem = caused(f"{name}() could not be followed", error)
+
+    def _look_at(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Tensor], bool, "_Before"]:
+        """Return a call's tensors, whether weights are among them, and what the call may change."""
+        tensors = tensors_of(args, kwargs)
+        if self.batch and changes_in_place(name) and isinstance(args[0], Tensor):
+            self._standing(args[0])  # afterwards it is at another place in the graph
+        weighted = any(self._weight(tensor) is not None for tensor in tensors)
+        return tensors, weighted, self._snapshot(function, name, args, tensors) if weighted else _NOTHING
+
     def _stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
         if self._claimed or name not in STAYING or not isinstance(output, Tensor):
+            return False
+        if self._inside and any(id(tensor) in self._inside for tensor in tensors):
             return False
         first = self._layouts.get(tensors[0])
         if not isinstance(first, BatchLayout) or output.shape != tensors[0].shape:
             return False
         for tensor in tensors[1:]:
-            if self._layouts.get(tensor) is not first:
+            if self._layouts.get(tensor) is not first or tensor.ndim != output.ndim:
                 return False
         self._layouts[output] = first
         return True
 
-    def _snapshot(self, name: str, args: tuple[Any, ...]) -> "_Before":
+    def _snapshot(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], tensors: list[Tensor]
+    ) -> "_Before":
         if changes_in_place(name) and isinstance(args[0], Tensor):
             edge = get_gradient_edge(args[0]) if id(args[0]) in self._weights else None
             return _Before(args[0].detach().clone(), edge)
-        if name in _RANDOM:
-            return _Before(random_state=torch.get_rng_state())
+        states = {}
+        if rule_for(function, name) is None:
+            states = {
+                id(tensor): (tensor._version, tensor.detach().clone())
+                for tensor in tensors
+                if not tensor.requires_grad and self._layouts.get(tensor) is None
+            }
+        if states or name in _RANDOM:
+            return _Before(random_state=torch.get_rng_state() if name in _RANDOM else None, states=states)
         return _NOTHING
 
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -276,23 +359,50 @@ class Capture(TorchFunctionMode):
                 self._begin(tensors_of(args, kwargs))
         except MeasureError as error:
             self.problem = error
+        except Exception as error:
+            self.problem = caused("the call of the model could not be followed", error)
+
+    def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Refuse a first argument whose leading size is not the batch's, as another argument and the output show."""
+        if not torch.is_grad_enabled() or self.problem is not None:
+            return
+        try:
+            with torch._C.DisableTorchFunction():
+                sizes = {tensor.shape[0] for tensor in tensors_of(args, kwargs) if tensor.ndim}
+                results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
+            if self._samples().said or not results:
+                return
+            if results[0] != self.batch and results[0] in sizes:
+                self.problem = MeasureError(
+                    f"the model's first tensor has {self.batch} rows, but another argument and the output have"
+                    f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
+                    " samples=..."
+                )
+        except Exception as error:
+            self.problem = caused("the model's output could not be followed", error)
 
     def _begin(self, tensors: list[Tensor]) -> None:
-        """Begin a pass with the tensors that the model is called with."""
-        if len(self.batches) == self._passes:
+        """Begin a pass with the tensors that the model is called with, or go on with it."""
+        samples = self._samples()
+        again = samples.rows is not None and self.batch and not any(ledger.fired for ledger in self._ledgers.values())
+        if not again and len(self.batches) == self._passes:
             raise MeasureError(
                 "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
                 " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
-                " micro_batches=..."
+                " micro_batches=...; where one backward pass follows several calls, say samples=..., 1 for one row"
                 if self._passes == 1
                 else f"the model was called more than micro_batches={self._passes} times in one measured step"
             )
-        if not tensors or tensors[0].ndim == 0:
-            raise MeasureError("the model's first tensor argument must have the batch as dimension 0")
-        self._next_pass(tensors[0].shape[0])
+        batch, layouts, self._grouping = samples.of(tensors)
+        if not again:
+            self._next_pass(batch)
+        elif batch != self.batch:
+            raise MeasureError(f"samples: the model was called with {self.batch} samples, and then with {batch}")
         for tensor in tensors:
-            if tensor.ndim and tensor.shape[0] == self.batch:
-                self._layouts[tensor] = IN_FRONT
+            if (layout := layouts.get(id(tensor))) is not None:
+                self._layouts[tensor] = layout
+            elif id(tensor) not in self._weights:
+                self._outside[id(tensor)] = weakref.ref(tensor)
 
     def _next_pass(self, batch: int) -> None:
         if self.batches:
@@ -300,25 +410,31 @@ class Capture(TorchFunctionMode):
                 raise MeasureError("call backward() on each micro-batch before the next one's forward pass")
             self._end_pass()
         self.batch = batch
+        self._arrived = False
         self.batches.append(batch)
         self._sink.begin(batch)
 
     def _see(self, call: _Call) -> None:
         tensors = call.tensors[:1] if call.name in _SHAPE_OF_OTHERS else call.tensors
-        found = [(tensor, layout) for tensor in tensors if (layout := self._standing(tensor)) is not None]
+        changed = call.args[0] if changes_in_place(call.name) and isinstance(call.args[0], Tensor) else None
+        found = [
+            (tensor, layout) for tensor in tensors if (layout := self._standing(tensor, tensor is changed)) is not None
+        ]
+        if found and self._claimed:
+            self._settle_claims(call, found)
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
         if found:
-            if self._claimed:
-                settle_claims(call.name, call.args, found)
-                found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
             self._follow(call, found)
-            if self._claimed:
-                found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
-            if call.function is F.batch_norm:
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            if call.name == "batch_norm":
                 self._note_batch_norm(call)
         carrying = {id(tensor) for tensor, _ in found}
         for tensor in tensors:
             if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None:
                 call.used[id(tensor)] = weight
+        if not found and not call.used:
+            outside = [output for output in call.outputs if output.grad_fn is not None]
+            self._outside |= {id(output): weakref.ref(output) for output in outside}
         if not (call.used or self._claimed) or not any(output.requires_grad for output in call.outputs):
             return
         if any(isinstance(layout, LostBatch) or not layout.open_claims for _, layout in found):
@@ -327,18 +443,35 @@ class Capture(TorchFunctionMode):
         elif any(id(tensor) in self._weights for tensor in tensors):
             self._derive(call, found)
 
+    def _settle_claims(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
+        settle_claims(
+            call.function,
+            call.name,
+            args=call.args,
+            kwargs=call.kwargs,
+            carriers=found,
+            tensors=call.tensors,
+            outputs=call.outputs,
+            batch=self.batch,
+        )
+
     def _follow(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note where the batch lies in the outputs."""
         if call.name in ASSIGNING:
+            before = self._layouts.get(call.args[0])
             self._follow_assignment(*call.args)
+            self._spread(call.args[0], before)
             return
         source, first = found[0]
         output = call.outputs[0] if call.outputs else source
         if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
             self._layouts[output] = IN_FRONT
             return
+        claims = _only_claims(found)
         for index, output in enumerate(call.outputs):
-            layout = propagate(
+            before = self._layouts.get(output)
+            layout, coupled = propagate(
+                call.function,
                 call.name,
                 args=call.args,
                 kwargs=call.kwargs,
@@ -347,31 +480,51 @@ class Capture(TorchFunctionMode):
                 output=output,
                 index=index,
                 batch=self.batch,
+                samples=self._grouping,
             )
-            if isinstance(layout, LostBatch) and (claims := _only_claims(found)):
+            if isinstance(layout, LostBatch) and claims:
                 # Nothing will settle them: the weight's rows are then shared by all samples, which is right anyway.
                 for claim in claims:
                     claim.settle(confirmed=False)
-            elif layout is not None:
+                return
+            if layout is not None:
                 self._layouts[output] = layout
+                if coupled:
+                    self.bn = "rows"
+                if changes_in_place(call.name) or call.kwargs.get("out") is not None:
+                    self._spread(output, before)
+
+    def _spread(self, changed: Tensor, before: Layout | None) -> None:
+        """Note what a change in place means for other tensors of the same memory: their samples are not known."""
+        after = self._layouts.get(changed)
+        if after is None or after == before or changed.layout is not torch.strided:
+            return
+        for other in self._layouts.sharing(changed):
+            self._layouts[other] = LostBatch("a change in place of memory that it shares")
+        storage = changed.untyped_storage()
+        self._written[storage._cdata] = storage
 
     def _follow_assignment(self, base: Tensor, index: Any, value: Any) -> None:
         if not isinstance(value, Tensor):
             return
-        before, layout = self._standing(base), self._standing(value)
+        before, layout = self._standing(base, changed=True), self._standing(value)
         if isinstance(before, BatchLayout):
             if not overwritten_in(base, index, value, layout=before, value_layout=layout, batch=self.batch):
                 self._layouts[base] = LostBatch("__setitem__")
         elif before is None and layout is not None:
             taken = written_into(base, index, value, layout, self.batch) if isinstance(layout, BatchLayout) else None
             self._layouts[base] = taken or LostBatch("__setitem__")
+        if isinstance(layout, LostBatch) and base.is_floating_point():
+            self.bn = "rows"
 
     def _meet(self, call: _Call) -> None:
         """Note a use of weights together with the batch."""
         site = (call.weights()[0].name, call.name)
         contributions: list[Contribution] = []
         try:
-            if rule := rule_for(call.function, call.name):
+            if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
+                raise MeasureError("with sparse=True it has no plain per-sample gradients: leave it off")
+            if (rule := rule_for(call.function, call.name)) and not _is_complex(call):
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
             if not _covers(contributions, call):
@@ -391,7 +544,7 @@ class Capture(TorchFunctionMode):
         if output is first.tensor and not first.made:
             return
         if call.name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made:
-            swapped = output.stride() != first.tensor.stride()
+            swapped = (output.shape, output.stride()) != (first.tensor.shape, first.tensor.stride())
             self._weights[id(output)] = Weight(output, first.roots, first.transposed != swapped)
             return
         claims = tuple({
@@ -409,6 +562,8 @@ class Capture(TorchFunctionMode):
         """Note a use of weights on what may have a row for each sample."""
         site = (call.weights()[0].name, call.name)
         rule = rule_for(call.function, call.name) if claims else CLAIMABLE.get(call.function)
+        if _is_complex(call):
+            rule = None
         contributions: list[Contribution] = []
         if rule is not None and self.batch > 1:
             claims = claims or self._claim(call, self._describe(*site))
@@ -483,30 +638,71 @@ class Capture(TorchFunctionMode):
         if weight is None and self._sharded and type(tensor) is nn.Parameter and tensor.requires_grad:
             self._find_parameters()
             weight = self._weights.get(id(tensor))
+        if weight is None and isinstance(tensor.grad_fn, BackwardCFunction) and self._standing(tensor) is None:
+            weight = self._weights.get(id(tensor))
         return weight
 
-    def _standing(self, tensor: Tensor) -> Layout | None:
-        """Return the layout of a tensor, unless it is unknown or rests on a refuted claim."""
+    def _standing(self, tensor: Tensor, changed: bool = False) -> Layout | None:
+        """Return the layout of a tensor, unless it is unknown or rests on a refuted claim.
+
+        Args:
+            tensor: the tensor.
+            changed: whether the call has changed it in place, and it is as unknown as it was before.
+
+        Returns:
+            The layout, or None.
+        """
         layout = self._layouts.get(tensor)
-        if layout is None and tensor.grad_fn is not None and id(tensor) not in self._weights and self.batch:
-            layout = self._through_custom_function(tensor)
+        if layout is not None and id(tensor) in self._inside and isinstance(tensor.grad_fn, BackwardCFunction):
+            layout = None  # seen in the body of a custom function, whose backward pass may do something else
+            self._inside.discard(id(tensor))
+        if layout is None and not changed and self.batch and id(tensor) not in self._weights:
+            layout = self._unseen(tensor)
         return None if layout is None or (self._claimed and _refuted(layout)) else layout
 
-    def _through_custom_function(self, tensor: Tensor) -> Layout | None:
-        # Custom autograd functions run unseen: their outputs lie as an input of the same shape does, or batch first.
-        node = tensor.grad_fn
-        if not isinstance(node, torch.autograd.function.BackwardCFunction):
+    def _unseen(self, tensor: Tensor) -> Layout | None:
+        """Return the layout of a tensor that no function was seen to return; None where it is none of the batch's."""
+        outside = self._outside.get(id(tensor))
+        if outside is not None and outside() is tensor:
             return None
-        parents = {parent for parent, _ in node.next_functions}
         layout: Layout | None = None
-        for other, known in self._layouts.items():
-            if other.grad_fn in parents and other.shape == tensor.shape:
-                layout = known
-        if layout is None and tensor.ndim and tensor.shape[0] == self.batch:
-            layout = IN_FRONT
+        if self._written and tensor.layout is torch.strided and tensor.untyped_storage()._cdata in self._written:
+            layout = LostBatch("a change in place of memory that it shares")
+        elif isinstance(tensor.grad_fn, BackwardCFunction):
+            layout = self._through_custom_function(tensor, tensor.grad_fn)
+        elif tensor.grad_fn is not None:
+            layout = LostBatch(
+                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, scripts and extensions hide functions),"
+            )
         if layout is not None:
             self._layouts[tensor] = layout
         return layout
+
+    def _through_custom_function(self, tensor: Tensor, node: Any) -> Layout | None:
+        """Return the layout of what a custom autograd function returned, which runs unseen."""
+        kind = getattr(type(node), "_forward_cls", type(node))
+        parents = [parent for parent, _ in node.next_functions]
+        made = {weight.tensor.grad_fn: weight for weight in self._weights.values() if weight.made}
+        weights = [made.get(p) or self._weights.get(id(getattr(p, "variable", None))) for p in parents]
+        if parents and all(weight is not None for weight in weights):
+            # Of weights alone, such as a straight-through estimator: a weight itself.
+            roots = {id(root.tensor): root for weight in weights if weight is not None for root in weight.roots}
+            eps = max(torch.finfo(tensor.dtype).eps, *(weight.eps for weight in weights if weight is not None))
+            self._weights[id(tensor)] = Weight(tensor, tuple(roots.values()), made=True, eps=eps)
+            return None
+        name = f"{kind.__name__}.apply"
+        self._reentrant |= kind is CheckpointFunction
+        own = kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON
+        if kind not in KEEPING and not own:
+            return LostBatch(name)
+        found = {
+            known
+            for other, known in self._layouts.items()
+            if other.grad_fn in parents and other.grad_fn is not None and other.shape == tensor.shape
+        }
+        if len(found) == 1:
+            return found.pop()
+        return IN_FRONT if not found and tensor.ndim and tensor.shape[0] == self.batch else LostBatch(name)
 
     def layout(self, tensor: Tensor, role: str) -> BatchLayout:
         """Return where the batch lies in a tensor.
@@ -526,11 +722,16 @@ class Capture(TorchFunctionMode):
             return BatchLayout(0, tensor.shape[0])
         if isinstance(layout, BatchLayout):
             return layout
-        through = f"through {layout.function}() " if isinstance(layout, LostBatch) else ""
+        through = ""
+        if isinstance(layout, LostBatch):
+            through = f"through {layout.function}{'' if ' ' in layout.function else '()'} "
+        custom = through.removeprefix("through ").removesuffix(".apply() ")
+        declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
         raise MeasureError(
             f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
-            f" (B = {self.batch}) in one dimension, in order; or freeze the parameter with requires_grad_(False) to"
-            " leave it out of F"
+            f" (B = {self.batch}) in one dimension, in order{declared if through.endswith('.apply() ') else ''}; say"
+            " what a sample is with samples=...; or freeze the parameter with requires_grad_(False) to leave it out"
+            " of F"
         )
 
     def _describe(self, name: str, function: str = "") -> str:
@@ -558,6 +759,8 @@ class Capture(TorchFunctionMode):
                     self._owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
         except MeasureError as error:
             self.problem = error
+        except Exception as error:
+            self.problem = caused(f"the gram rule of {type(module).__name__}", error)
         self.seconds += time.perf_counter() - start
 
     # -- the backward pass --------------------------------------------------------------------------------------
@@ -591,12 +794,16 @@ class Capture(TorchFunctionMode):
         part: Callable[[Tensor], Tensor],
     ) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
+            self._arrived = True
             if self.problem is not None or self._pulling_back:
                 return
             start = time.perf_counter()
             try:
                 if not owed:
-                    raise MeasureError("its gradient arrived twice: measure one backward pass a step")
+                    raise MeasureError(
+                        "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty,"
+                        " or another torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
+                    )
                 if all(claim.confirmed is not False for claim in claims):
                     with exact_arithmetic(gradient.device.type):
                         gradient = part(gradient.detach())
@@ -613,13 +820,20 @@ class Capture(TorchFunctionMode):
 
     def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
         eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
-        self.gradient_eps = max(self.gradient_eps, eps, contribution.weight.eps)
+        eps = max(eps, contribution.weight.eps)
+        self.gradient_eps = max(self.gradient_eps, eps)
+        for root in contribution.weight.roots:
+            ledger = self._ledgers[id(root.tensor)]
+            ledger.eps = max(ledger.eps, eps)
         jacobian = contribution.jacobian(gradient)
         if edge is None:
             self._credit(self._ledgers[id(contribution.weight.roots[0].tensor)], jacobian)
             return
-        shape = contribution.weight.tensor.shape
-        values = jacobian.block(0, jacobian.rows).view(self.batch, *shape).to(contribution.weight.tensor.dtype)
+        made = contribution.weight.tensor
+        values = jacobian.block(0, jacobian.rows)
+        if made.is_complex():
+            values = torch.view_as_complex(values.view(self.batch, *made.shape, 2))
+        values = values.view(self.batch, *made.shape).to(made.dtype)
         roots = [root.tensor for root in contribution.weight.roots]
         self._pulling_back = True
         try:
@@ -627,8 +841,8 @@ class Capture(TorchFunctionMode):
                 pulled = one_by_one(edge, roots, values)
         finally:
             self._pulling_back = False
-        for root, rows in zip(roots, pulled, strict=True):
-            self._credit(self._ledgers[id(root)], dense(rows))
+        for tensor, rows in zip(roots, pulled, strict=True):
+            self._credit(self._ledgers[id(tensor)], dense(rows))
 
     def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
         ledger.fired += 1
@@ -647,8 +861,7 @@ class Capture(TorchFunctionMode):
         self._sink.add(ledger.root.name, ledger.received, gradient)
         ledger.received = []
         if gradient is not None:
-            ledger.got_gradient = True
-            self._formed.append(gradient)
+            ledger.norms.append(_norm(gradient))
             if parameter.grad is not None:
                 parameter.grad += gradient
             elif parameter.is_contiguous():
@@ -661,21 +874,14 @@ class Capture(TorchFunctionMode):
             if self._pulling_back or not self.batches:
                 return
             start = time.perf_counter()
-            ledger.got_gradient = True
-            if gradient.layout is torch.strided:
+            try:
                 with torch.no_grad():
-                    self._norms.append(torch.linalg.vector_norm(gradient, dtype=_at_least_float32(gradient.dtype)))
+                    ledger.norms.append(_norm(gradient))
+            except Exception as error:
+                self.problem = self.problem or caused(self._describe(ledger.root.name), error)
             self.seconds += time.perf_counter() - start
 
         return hook
-
-    def _square(self) -> Tensor:
-        """Return the squared norm of the gradient that the parameters got in this pass, float64."""
-        norms = self._norms + (list(torch._foreach_norm(self._formed)) if self._formed else [])
-        self._norms, self._formed = [], []
-        if not norms:
-            return torch.zeros((), dtype=torch.float64)
-        return torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square().sum()
 
     # -- the result ---------------------------------------------------------------------------------------------
 
@@ -686,6 +892,8 @@ class Capture(TorchFunctionMode):
         self._handles = []
         self._pass_handles = []
         self._layouts = Layouts()
+        self._outside, self._written, self._inside = {}, {}, set()
+        self._grouping = None
         self._weights = {}
         self._frontier = []
         for ledger in self._ledgers.values():
@@ -714,6 +922,11 @@ class Capture(TorchFunctionMode):
                     " scripted module, a block checkpointed with use_reentrant=True or a custom autograd function:"
                     " use use_reentrant=False, give the module a rule with register_gram_rule, or freeze it"
                 )
+        if self._reentrant:
+            raise MeasureError(
+                "some use of a parameter was not seen: a block checkpointed with use_reentrant=True runs where nothing"
+                " can follow samples: use use_reentrant=False"
+            )
         if not any(ledger.fired for ledger in self._ledgers.values()):
             raise MeasureError(
                 "no gradient arrived: run the backward pass of the loss inside the body, with a trainable parameter"
@@ -724,9 +937,11 @@ class Capture(TorchFunctionMode):
         for ledger in self._ledgers.values():
             with torch.no_grad():
                 self._settle(ledger)
-            ledger.uses, ledger.fired, ledger.got_gradient, ledger.forms_gradient = [], 0, False, True
-        with torch.no_grad():
-            self.squared_gradients.append(self._square())
+        self.checks.append({
+            ledger.root.name: (ledger.norms, ledger.eps) for ledger in self._ledgers.values() if ledger.norms
+        })
+        for ledger in self._ledgers.values():
+            ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.forms_gradient = [], 0, [], 0.0, True
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []
@@ -734,11 +949,23 @@ class Capture(TorchFunctionMode):
         self._claimed = False
         self._frontier = []
         self._layouts = Layouts()
+        self._outside, self._written, self._inside = {}, {}, set()
         self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}
 
 
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype in {torch.float32, torch.float64} else torch.float32
+def _norm(gradient: Tensor) -> Tensor:
+    """Return the norm of a gradient, NaN for one that is not held in full."""
+    if gradient.layout is not torch.strided:
+        return torch.full((), torch.nan, dtype=torch.float32, device=gradient.device)
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
+    dtype = gradient.dtype if gradient.dtype in {torch.float32, torch.float64} else torch.float32
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=dtype)
+    return norm
+
+
+def _is_complex(call: _Call) -> bool:
+    return any(tensor.is_complex() for tensor in call.tensors + call.outputs)
 
 
 def _only_claims(found: list[tuple[Tensor, Layout]]) -> list[Claim]:
@@ -749,6 +976,10 @@ def _only_claims(found: list[tuple[Tensor, Layout]]) -> list[Claim]:
 
 def _covers(contributions: list[Contribution], call: _Call) -> bool:
     return {id(contribution.weight) for contribution in contributions} == {id(weight) for weight in call.weights()}
+
+
+def _open_or_refuted(layout: Layout) -> bool:
+    return isinstance(layout, BatchLayout) and bool(layout.claims)
 
 
 def _refuted(layout: Layout) -> bool:

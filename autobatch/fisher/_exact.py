@@ -31,7 +31,7 @@ class ExactCapture:
         self.gradient_eps = 0.0
         self.seconds = 0.0
         self.batches: list[int] = []
-        self.squared_gradients: list[Tensor] = []
+        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
         self._model = model
         self._sink = sink
         self._outputs: list[Tensor] = []
@@ -92,8 +92,13 @@ class ExactCapture:
                     self._sink.add(name, [DenseJacobian(row.reshape(1, len(row) if row.ndim else 1, -1))])
                     self.gradient_eps = max(self.gradient_eps, torch.finfo(row.dtype).eps)
         whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-        norms = [torch.linalg.vector_norm(g, dtype=torch.float64) ** 2 for g in whole if g is not None]
-        self.squared_gradients = [torch.stack(norms).sum()]
+        self.checks = [
+            {
+                name: ([torch.linalg.vector_norm(g, dtype=torch.float64)], torch.finfo(g.dtype).eps)
+                for (name, _), g in zip(parameters, whole, strict=True)
+                if g is not None
+            }
+        ]
 
     def close(self) -> None:
         """Remove the hook."""
@@ -106,5 +111,5 @@ class ExactCapture:
             raise self.problem
         if not self.batches:
             raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
-        if not self.squared_gradients:
+        if not self.checks:
             raise MeasureError('bn="exact" needs probe.backward(loss) instead of loss.backward()')

@@ -17,12 +17,15 @@ from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
 from autobatch.fisher._spectrum import Spectrum
+from autobatch.fisher._sums import SumCheck
+from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._gram import MAX_MEMORY
 from autobatch.fisher.gram._shared_spill import SharedSpilledGram
 from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher.gram._spill import SpilledGram
 
 LOSS_REDUCTIONS = ("mean", "sum")
+_NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
 BN_MEANINGS = ("rows", "exact", "eval")
 
 
@@ -67,6 +70,14 @@ class FisherProbe:
             all processes call after the body. Nothing is sent in the body then, so that one that raises on one process
             leaves no other waiting. ``micro_batches`` with a process group need it.
         grad_scaler: a ``torch.amp.GradScaler`` that scales the loss; undone in F.
+        samples: what a sample is, where it is not one row of the inputs: how many consecutive rows it has (two views of
+            each image that come one after the other: 2), or an index tensor (n,) of integers from 0 to B - 1 that says
+            which sample each of n rows belongs to (the nodes of a batch of graphs; ``torch.arange(B).repeat(2)`` for
+            two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
+            is said, 1 for one row, the model may be called several times before the backward pass.
+        batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
+        by_module: whether each module's own part of F is kept, 8 B² bytes each, for ``Measurement.by_module``; not with
+            ``micro_batches``, a process group or ``bn="exact"``.
 
     Raises:
         MeasureError: where an argument is not one of those, or does not go with another.
@@ -84,6 +95,9 @@ class FisherProbe:
         process_group: Any = None,
         exchange_after: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
+        samples: int | Tensor | None = None,
+        batch_dim: int = 0,
+        by_module: bool = False,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
@@ -111,6 +125,14 @@ class FisherProbe:
         self._micro_batches = micro_batches
         self._process_group = process_group
         self._exchange_after = exchange_after
+        self.samples = samples
+        self.batch_dim = batch_dim
+        if by_module and (bn == "exact" or micro_batches > 1 or process_group is not None):
+            raise MeasureError('by_module goes neither with bn="exact" nor with micro_batches nor with process_group')
+        self._by_module = by_module
+        said = Samples(samples, batch_dim).said
+        if bn == "exact" and said:
+            raise MeasureError(_NOT_EXACT)
         self._kept: tuple[Capture, SharedSpilledGram, Exception | None] | None = None
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
@@ -128,8 +150,10 @@ class FisherProbe:
         self._sink = self._new_sink()
         if self._bn == "exact":
             self._capture = ExactCapture(self._model, self._sink)
+            if self._said().said:
+                self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches)
+            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said)
         self.resume()
         self._seconds = time.perf_counter() - start
         return self
@@ -149,6 +173,9 @@ class FisherProbe:
         capture.close()
         self._sink = None
         self._seconds += capture.seconds + time.perf_counter() - start
+
+    def _said(self) -> Samples:
+        return Samples(self.samples, self.batch_dim)
 
     @property
     def entered(self) -> bool:
@@ -262,7 +289,7 @@ class FisherProbe:
             return SpilledGram(self._max_memory, device)
         if self._process_group is not None:
             return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
-        return StreamingGram(device, self._max_memory)
+        return StreamingGram(device, self._max_memory, apart=self._by_module)
 
     def _measured(
         self,
@@ -280,18 +307,20 @@ class FisherProbe:
             return Measurement(capture.bn, capture.gradient_eps, problem)
         except Exception as error:
             return Measurement(capture.bn, capture.gradient_eps, caused("the Gram matrix", error))
+        blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(capture.gradient_eps, gram.device.type)
         with torch.no_grad():
             shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
             starts = itertools.accumulate(capture.batches, initial=0)
-            sums = []
-            for start, batch, squared in zip(starts, capture.batches, capture.squared_gradients, strict=False):
+            checks = []
+            for start, batch, expected in zip(starts, capture.batches, capture.checks, strict=False):
                 own = (gram if shared is None else shared)[start : start + batch, start : start + batch]
-                sums.append((batch, torch.stack([own.sum(), squared.to(own.device), own.trace()])))
+                found = sink.sums if isinstance(sink, StreamingGram) else None
+                checks.append(SumCheck.of(batch, expected, found, own))
             scale: Tensor | float = float(sum(capture.batches)) if self._mean and shared is None else 1.0
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
-        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, sums=sums)
+        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, blocks=blocks, checks=checks)
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -65,7 +65,10 @@ def _backward(capture: Capture, loss: Tensor) -> None:
         raise MeasureError(f"reuse_weight_gradient=True, and a gradient could not be formed: {capture.problem}")
     for leaf, gradient in zip(leaves, gradients, strict=False):
         if gradient is not None:
-            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+            if leaf.grad is None:
+                leaf.grad = gradient
+            else:
+                leaf.grad += gradient  # in place: somebody may hold it, as a part of a flat buffer
 
 
 def _refuse_hooks(leaf: Tensor, own: int) -> None:

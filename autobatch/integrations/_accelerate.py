@@ -119,15 +119,19 @@ class AcceleratedController(AutoBatchController):
         """
         return ScheduleByExamples(scheduler, lambda: self.progress * steps)
 
-    def step(self) -> AbstractContextManager[Step]:
+    def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
         """Return the context around one forward and backward pass.
+
+        Args:
+            samples: what an example is, see ``AutoBatchController.step``.
+            batch_dim: the dimension that the batch is along.
 
         Returns:
             A context manager. What it yields has a method ``backward(loss)`` to call in place of
             ``accelerator.backward(loss)``: it scales the loss of a part to its share of the global batch, and for mixed
             precision.
         """
-        return _AcceleratedStep(super().step(), self._accelerator.scaler)
+        return _AcceleratedStep(super().step(samples=samples, batch_dim=batch_dim), self._accelerator.scaler)
 
 
 class _OnDevice:

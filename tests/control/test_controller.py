@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, MeasureError
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import (
     AutoBatchController,
     BatchPlan,
@@ -242,16 +242,50 @@ def test_eigenvalues_wait_for_the_end_of_the_epoch(monkeypatch: pytest.MonkeyPat
     assert results[0] == results[1] == results[2]
 
 
-def test_a_step_that_cannot_be_measured_is_an_error_at_once() -> None:
+def test_a_step_that_cannot_be_measured_ends_the_measuring_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
-    indices = next(bench.controller.batches())
-
-    def train() -> None:
+    for indices in bench.controller.batches():
         with bench.controller.step() as step:
             twice = bench.model(bench.x[indices]) + bench.model(bench.x[indices])
             step.backward(F.cross_entropy(twice, bench.y[indices]))
+    bench.controller.end_epoch()
+    assert bench.controller.samples == 0
+    (message,) = [record.getMessage() for record in caplog.records if "cannot be measured" in record.getMessage()]
+    assert message.startswith("step 1 cannot be measured: the model was called twice")
+    assert "measuring=NeverMeasure()" in message
 
-    with pytest.raises(MeasureError):
+
+def test_gradients_that_are_changed_on_the_way_end_the_measuring(caplog: pytest.LogCaptureFixture) -> None:
+    """Found when the samples are decomposed, at the end of the epoch."""
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
+    bench.model.weight.register_hook(lambda gradient: 2 * gradient)
+    for indices in bench.controller.batches():
+        with bench.controller.step() as step:
+            step.backward(F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices]))
+    bench.controller.end_epoch()
+    assert caplog.text.count("cannot be measured: parameter 'weight'") == 1
+
+
+def test_examples_of_several_rows() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
+    for indices in bench.controller.batches():
+        views = torch.cat([bench.x[indices], bench.x[indices] + 1])
+        with bench.controller.step(samples=torch.arange(len(indices)).repeat(2)) as step:
+            step.backward(F.cross_entropy(bench.model(views), bench.y[indices].repeat(2)))
+    bench.controller.end_epoch()
+    assert bench.controller.samples > 0
+
+
+def test_examples_of_several_rows_that_nothing_was_said_of() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
+
+    def train() -> None:
+        for indices in bench.controller.batches():
+            with bench.controller.step() as step:
+                step.backward(bench.model(bench.x[indices].repeat(2, 1)).square().mean())
+        bench.controller.end_epoch()
+
+    with pytest.raises(AutoBatchError, match=r"step\(samples=\.\.\.\), or measure nothing with measuring=NeverMeasure"):
         train()
 
 

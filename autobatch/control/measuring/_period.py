@@ -22,10 +22,11 @@ class Period:
     Args:
         plan: says which steps are measured.
         device: where the model trains.
+        gives_up: whether a step that cannot be measured ends the measuring, with a warning, instead of the training.
     """
 
-    def __init__(self, plan: MeasuringPlan, device: torch.device) -> None:
-        self.samples = Samples()
+    def __init__(self, plan: MeasuringPlan, device: torch.device, *, gives_up: bool = False) -> None:
+        self.samples = Samples(gives_up=gives_up)
         self.steps = 0
         self._plan = plan
         self._device = device
@@ -53,7 +54,7 @@ class Period:
     @property
     def measured(self) -> bool:
         """Whether the step that has begun is one of those to be measured."""
-        return self._chosen is not None and self.steps in self._chosen
+        return self._chosen is not None and self.steps in self._chosen and not self.samples.given_up
 
     @property
     def timing(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autobatch._errors import AutoBatchError
+from autobatch._errors import AutoBatchError, MeasureError
 from autobatch.control._decisions import figure
 from autobatch.control.measuring._memory import is_out_of_memory
 from autobatch.fisher import FisherProbe, GradientMoments, half_cosine, squared_rows
@@ -122,9 +122,12 @@ class Samples:
 
     Args:
         held_bytes: Gram matrices that are held; as soon as there are more, all are decomposed.
+        gives_up: whether a step that cannot be measured ends the measuring, with a warning, instead of the training.
     """
 
-    def __init__(self, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, held_bytes: int = HELD_BYTES, *, gives_up: bool = False) -> None:
+        self.given_up = False
+        self._gives_up = gives_up
         self._held_bytes = held_bytes
         self._pending: list[_Pending] = []
         self._done: list[Measurement] = []
@@ -145,12 +148,13 @@ class Samples:
             exact: whether another number of examples is an error, found when the sample is decomposed.
 
         Raises:
-            MeasureError: the step held something that cannot be measured.
+            MeasureError: the step held something that cannot be measured, and that does not end the measuring.
         """
         measured = probe.measurement()
         if measured.problem is not None:
             if not is_out_of_memory(measured.problem.__cause__):
-                raise measured.problem
+                self._give_up(step, measured.problem)
+                return
             _LOG.warning("step %d is not measured: %s", step, measured.problem)
             cause: BaseException | None = measured.problem
             while cause is not None:  # a traceback holds the tensors that there was no room for
@@ -164,7 +168,8 @@ class Samples:
         """Decompose what is held, in the order of the steps.
 
         Raises:
-            MeasureError: the gradients that a step got are not those that were measured.
+            MeasureError: the gradients that a step got are not those that were measured, and that does not end the
+                measuring.
             AutoBatchError: a batch had more or fewer examples than it should have.
             RuntimeError: whatever else the decomposition raises.
             MemoryError: never; it leaves the sample out.
@@ -173,10 +178,26 @@ class Samples:
             pending = self._pending.pop(0)
             try:
                 self._done.append(_decomposed(pending))
+            except MeasureError as error:
+                self._give_up(pending.step, error)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 _LOG.warning("step %d is not measured: out of memory in its eigenvalues: %s", pending.step, error)
+
+    def _give_up(self, step: int, problem: MeasureError) -> None:
+        """Measure nothing from here on, and say why, once; or raise the problem."""
+        if not self._gives_up:
+            raise problem
+        if not self.given_up:
+            _LOG.warning(
+                "step %d cannot be measured: %s. The training goes on, and nothing is measured from here on; "
+                "measuring=NeverMeasure() says so from the start",
+                step,
+                problem,
+            )
+        self.given_up = True
+        self._pending.clear()
 
     def restore(self, measurements: Iterable[Measurement]) -> None:
         """Put samples in place of what is held.
@@ -198,7 +219,9 @@ def _decomposed(pending: _Pending) -> Measurement:
     if pending.exact and len(gram) != pending.batch_size:
         raise AutoBatchError(
             f"step {pending.step} was to train {pending.batch_size} examples, and the model was called with "
-            f"{len(gram)}: the loader returned another batch than the controller's sampler asked for"
+            f"{len(gram)}: the loader returned another batch than the controller's sampler asked for; or an example "
+            "has several rows: say which are one example's with step(samples=...), or measure nothing with "
+            "measuring=NeverMeasure()"
         )
     finite = bool(torch.isfinite(gram).all())
     spectrum = pending.measured.spectrum() if finite else None

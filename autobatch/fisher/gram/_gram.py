@@ -1,6 +1,7 @@
 """The streaming Gram matrix: one (B, B) float64 accumulator, fed block by block."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -30,6 +31,8 @@ _ACCELERATOR_CACHE = 32 << 20
 # Rows of F that one product fills at least.
 _TILE = 64
 _ACCELERATOR_TILE = 512
+# Rows of F that are summed up at a time.
+_SUMMED_ROWS = 512
 # Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
 # Samples up to which products of pairs are made in one piece, though half of it is not needed.
@@ -70,6 +73,7 @@ class GramAccumulator:
         columns = max(1, min(_BUFFER_COLUMNS, max_memory // 16 // (8 * batch_size)))
         self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
         self._filled = 0
+        self._gathered: Tensor | None = None
         self._kept: list[tuple[Tensor, list[Tensor]]] = []
         # Whether two samples are so much alike that products must be in float64; None until each has a gradient.
         self._alike: bool | None = None
@@ -132,7 +136,26 @@ class GramAccumulator:
             return True
         return False if bool((squares > 0.0).all()) else None
 
+    def sums(self) -> Tensor:
+        """Return 1ᵀF1 and the trace of F so far, (2,) float64, without waiting for the device."""
+        sums = self._sums_of_upper()
+        return sums if self._gathered is None else sums + self._gathered
+
+    def _sums_of_upper(self) -> Tensor:
+        if self.batch_size <= _SUMMED_ROWS:
+            return torch.mv(_counts(self.batch_size, self._upper.device), self._upper.view(-1))
+        sums = torch.zeros(2, dtype=torch.float64, device=self._upper.device)
+        for lo in range(0, self.batch_size, _SUMMED_ROWS):
+            hi = min(lo + _SUMMED_ROWS, self.batch_size)
+            sums += torch.mv(_counts(hi - lo, self._upper.device), self._upper[lo:hi, lo:hi].reshape(-1))
+            sums[0] += 2.0 * self._upper[lo:hi, hi:].sum()
+        return sums
+
     def _gather(self, columns: Tensor) -> None:
+        double = columns.to(torch.float64)
+        total, flat = double.sum(0), double.reshape(-1)
+        sums = torch.stack([torch.dot(total, total), torch.dot(flat, flat)])
+        self._gathered = sums if self._gathered is None else self._gathered + sums
         done, width = 0, columns.shape[1]
         while done < width:
             taken = min(width - done, self._buffer.shape[1] - self._filled)
@@ -143,8 +166,10 @@ class GramAccumulator:
                 self._multiply_gathered()
 
     def _multiply_gathered(self) -> None:
-        if self._filled:
+        if self._filled and self._gathered is not None:
+            before = self._sums_of_upper()
             self._multiply(self._buffer[:, : self._filled], single=False)
+            self._gathered = self._gathered - (self._sums_of_upper() - before)
         self._filled = 0
 
     def _multiply(self, columns: Tensor, *, single: bool) -> None:
@@ -250,6 +275,13 @@ class GramAccumulator:
         """Return F so far, (B, B) float64, exactly symmetric."""
         self._multiply_gathered()
         return self._upper.triu() + self._upper.triu(1).T
+
+
+@lru_cache(maxsize=16)
+def _counts(size: int, device: torch.device) -> Tensor:
+    """Return how often each entry of a square's upper triangle counts in the sum over the square, and in its trace."""
+    whole = torch.full((size, size), 2.0, dtype=torch.float64, device=device).triu_(1).fill_diagonal_(1.0)
+    return torch.stack([whole, torch.eye(size, dtype=torch.float64, device=device)]).view(2, -1)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -32,26 +32,55 @@ class StreamingGram:
     Args:
         device: where the gradients live, and F.
         max_memory: bytes for blocks of J.
+        apart: whether each module's own F is kept, (B, B) each.
     """
 
-    def __init__(self, device: torch.device, max_memory: int) -> None:
+    def __init__(self, device: torch.device, max_memory: int, *, apart: bool = False) -> None:
         self._device = device
         self._max_memory = max_memory
+        self._apart = apart
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
-        self._gram = GramAccumulator(batch_size, self._device, self._max_memory)
+        self._batch_size = batch_size
+        self._grams: dict[str, GramAccumulator] = {}
+        self._before: dict[str, Tensor] = {}
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self._gram_of("")
 
     def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
-        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples."""
+        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples.
+
+        Afterwards ``sums[name]`` is 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
+        """
+        module = name.rpartition(".")[0] if self._apart else ""
+        gram = self._gram_of(module)
+        self._add(gram, uses, gradient)
+        before, self._before[module] = self._before[module], gram.sums()
+        self.sums[name] = (before, self._before[module])
+
+    def _gram_of(self, module: str) -> GramAccumulator:
+        if module not in self._grams:
+            self._grams[module] = GramAccumulator(self._batch_size, self._device, self._max_memory)
+            self._before[module] = self._grams[module].sums()
+        return self._grams[module]
+
+    @staticmethod
+    def _add(gram: GramAccumulator, uses: list[Jacobian], gradient: Tensor | None) -> None:
         if len(uses) == 1:
-            uses[0].add_to(self._gram, gradient)
+            uses[0].add_to(gram, gradient)
         else:
-            add_blocks(uses, self._gram, gradient)
+            add_blocks(uses, gram, gradient)
 
     def result(self) -> Tensor:
         """Return F, (B, B) float64."""
-        return self._gram.result()
+        first, *others = self.by_module().values() if self._apart else (self._grams[""].result(),)
+        return sum(others, first)
+
+    def by_module(self) -> dict[str, Tensor]:
+        """Return each module's own F, by the module's name."""
+        used = {name.rpartition(".")[0]: None for name in self.sums}
+        return {module: self._grams[module].result() for module in used}
 
 
 class SharedGram:

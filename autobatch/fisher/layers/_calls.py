@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
-from autobatch.fisher.layers._layout import BatchLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,11 @@ class Call(Protocol):
         """The first argument as it was before a function that changes it in place."""
         ...
 
+    @property
+    def states(self) -> Mapping[int, Tensor]:
+        """What the function has changed besides, such as running statistics, as it was before: by id."""
+        ...
+
     def weight(self, tensor: Any) -> Weight | None:
         """Return the weight that a tensor is in this call."""
         ...
@@ -154,15 +159,19 @@ class KeptInput:
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """Return (..., n), whose samples lie as the input's do, as (B, T, n), where T counts every other dimension."""
-        if tensor.ndim == 2 and self.layout.dim == 0 and tensor.shape[0] == self.batch:
+        plain = self.layout.grouping is None
+        if plain and tensor.ndim == 2 and self.layout.dim == 0 and tensor.shape[0] == self.batch:
             return tensor.unsqueeze(1)
         return self.layout.samples_first(tensor, self.batch).reshape(self.batch, -1, tensor.shape[-1])
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """Return (outer * B * r, ...) as (B * outer * r, ...), the rows of a sample one after the other."""
-        if self.layout.outer == 1:
+        """Return (outer * B * r, ...) as (B * outer * r, ...), the rows of a sample one after the other.
+
+        Samples that have fewer rows than others are filled up with zeros.
+        """
+        if self.layout.outer == 1 and self.layout.grouping is None:
             return tensor
-        return self.layout.samples_first(tensor, self.batch).reshape(tensor.shape)
+        return self.layout.samples_first(tensor, self.batch).flatten(0, 2)
 
     def need_batch_first(self, dimensions: tuple[int, ...] | None = None) -> None:
         """Raise MeasureError unless the batch lies in dimension 0 of an input with so many dimensions."""
@@ -221,13 +230,17 @@ def arguments(call: Call, names: str) -> dict[str, Any]:
 def dense(values: Tensor) -> Jacobian:
     """Return per-sample gradients that are simply held, (B, *shape of the weight), also of a weight without dimensions.
 
+    Of a complex weight real and imaginary parts are elements of their own, one after the other.
+
     Args:
         values: the gradients.
 
     Returns:
         The Jacobian.
     """
-    return DenseJacobian(values if values.ndim > 1 else values.unsqueeze(1))
+    if values.ndim == 1:
+        values = values.unsqueeze(1)
+    return DenseJacobian(torch.view_as_real(values.resolve_conj()) if values.is_complex() else values)
 
 
 def precise(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Weight, dense, precise
-from autobatch.fisher.layers._layout import BatchLayout
 
 ELEMENTWISE = frozenset({
     *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "float_power"),
@@ -112,12 +112,10 @@ class _Expanded:
     def _by_sample(self, each: Tensor) -> Tensor:
         """Return (B, *weight's shape) from the gradient of every element of the output."""
         dim, batch = self.layout.dim, self.batch
-        rows = self.layout.samples_first(each, batch)
         if self.ones[dim] == 1:
+            rows = self.layout.samples_first(each, batch)
             rows = rows.flatten(dim + 1, dim + 2).sum(dim + 1, keepdim=True)
             return rows.sum_to_size(batch, *self.ones).reshape(batch, *self.weight.tensor.shape)
         # Each sample has elements of its own: it gives nothing to those of the others.
-        own = each.new_zeros(batch, *self.shape)
-        for sample in range(batch):
-            self.layout.samples_first(own[sample], batch)[sample].copy_(rows[sample])
+        own = torch.stack([self.layout.only(each, sample, batch) for sample in range(batch)])
         return own.sum_to_size(batch, *self.ones).reshape(batch, *self.weight.tensor.shape)

@@ -41,7 +41,7 @@ def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> 
                 found.append(value)
             elif isinstance(value, (tuple, list)):
                 found += tensors_of(value)
-            elif isinstance(value, dict):
+            elif isinstance(value, Mapping):
                 found += tensors_of((), value)
     return found
 

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import BuiltinMethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise
 from autobatch.fisher.layers._functions import tensors_of
-from autobatch.fisher.layers._layout import BatchLayout
 
 _logger = logging.getLogger("autobatch")
 _logged: set[tuple[str, str]] = set()
@@ -58,6 +59,8 @@ class _Replay:
         args = call.args if call.before is None else (call.weight(call.args[0]), *call.args[1:])
 
         def keep(tensor: Tensor) -> Any:
+            if (state := call.states.get(id(tensor))) is not None:
+                return state.clone  # a copy for each run, which changes it again
             return call.weight(tensor) or KeptTensor(tensor)
 
         self._args = mapped(args, keep)
@@ -78,8 +81,9 @@ class _Replay:
         def restore(value: Any) -> Any:
             return fresh[id(value)] if isinstance(value, Weight) else value()
 
-        args = mapped(self._args, restore, (Weight, KeptTensor))
-        kwargs = mapped(self._kwargs, restore, (Weight, KeptTensor))
+        kinds = (Weight, KeptTensor, BuiltinMethodType)
+        args = mapped(self._args, restore, kinds)
+        kwargs = mapped(self._kwargs, restore, kinds)
         with torch.enable_grad(), torch.random.fork_rng(devices=[], enabled=self._random_state is not None):
             if self._random_state is not None:
                 torch.set_rng_state(self._random_state)
@@ -137,14 +141,10 @@ class _Group:
 
     def _masked(self, gradient: Tensor) -> Iterator[Tensor]:
         """Yield (n, *gradient's shape): the gradient of one sample at a time, all others' zero."""
-        rows = self._layout.samples_first(gradient, self._batch)
         step = max(1, _MASKED_ELEMENTS // gradient.numel())
         for start in range(0, self._batch, step):
             stop = min(start + step, self._batch)
-            masked = gradient.new_zeros(stop - start, *gradient.shape)
-            for sample in range(start, stop):
-                self._layout.samples_first(masked[sample - start], self._batch)[sample].copy_(rows[sample])
-            yield masked
+            yield torch.stack([self._layout.only(gradient, sample, self._batch) for sample in range(start, stop)])
 
 
 def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Tensor]:

@@ -7,6 +7,7 @@ measured by ``autobatch.fisher.layers._generic``.
 
 import string
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch.fisher.following._places import einsum_terms
 from autobatch.fisher.gram._jacobians import (
     DenseJacobian,
     EmbeddingJacobian,
@@ -36,7 +38,6 @@ from autobatch.fisher.layers._calls import (
 from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 from autobatch.fisher.layers._elementwise import ELEMENTWISE, elementwise
-from autobatch.fisher.layers._layout import einsum_terms
 
 
 def _linear(call: Call) -> list[Contribution]:
@@ -95,7 +96,7 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
     last = {x.ndim - 1: x.ndim - 2}.get(kept.layout.dim, kept.layout.dim)
     if kept.layout.dim == x.ndim - 2:
         raise NoRuleError
-    columns = type(kept.layout)(last, kept.layout.outer)
+    columns = replace(kept.layout, dim=last)
 
     def by_sample(tensor: Tensor) -> Tensor:
         return columns.samples_first(tensor.mT, kept.batch).reshape(kept.batch, -1, tensor.shape[-2])
@@ -208,6 +209,11 @@ def _batch_norm(call: Call) -> list[Contribution]:
     return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
 
 
+def _batch_norm_of_torch(call: Call) -> list[Contribution]:
+    given = arguments(call, "input weight bias running_mean running_var training momentum eps cudnn_enabled")
+    return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
+
+
 def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics: bool) -> list[Contribution]:
     eps = 1e-5 if given["eps"] is None else given["eps"]
     kept = KeptInput(call, given["input"])
@@ -218,7 +224,7 @@ def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics:
     def scale(gradient: Tensor) -> Jacobian:
         x, g = precise(kept.rows(kept()), kept.rows(gradient))
         if statistics is None:
-            mean, rstd = _batch_statistics(node, x, eps)
+            mean, rstd = _batch_statistics(node, precise(kept())[0], eps)
         else:
             mean, rstd = statistics[0], (statistics[1] + eps).rsqrt()
         # From the input, never from (output - bias) / weight: a weight may be zero.
@@ -373,7 +379,7 @@ def _einsum(call: Call) -> list[Contribution]:
     plain = dict(zip(sorted(set(weight + other + right)), string.ascii_letters, strict=False))
     weight, other, right = ("".join(plain[letter] for letter in term) for term in (weight, other, right))
     batch = other[kept.layout.dim]
-    alone = kept.shape[kept.layout.dim] == kept.batch
+    alone = kept.shape[kept.layout.dim] == kept.batch and kept.layout.grouping is None
     if not alone or batch in weight or batch not in right or not set(weight) <= set(other) | set(right):
         raise NoRuleError
 
@@ -436,6 +442,7 @@ RULES: dict[Any, Rule] = {
     torch.bilinear: _bilinear,
     F.bilinear: _bilinear,
     F.batch_norm: _batch_norm,
+    torch.batch_norm: _batch_norm_of_torch,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,

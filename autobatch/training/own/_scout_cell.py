@@ -34,9 +34,17 @@ class ScoutController(RecordingController):
 
     cell: "ScoutCell"
 
-    def step(self) -> AbstractContextManager[Step]:
-        """Return the context around a forward and backward pass; the loss that ``backward`` gets is noted."""
-        passing = super().step()
+    def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
+        """Return the context around one forward and backward pass.
+
+        Args:
+            samples: what an example is, see ``AutoBatchController.step``.
+            batch_dim: the dimension that the batch is along.
+
+        Returns:
+            The same as ever; the loss that ``backward`` gets is noted.
+        """
+        passing = super().step(samples=samples, batch_dim=batch_dim)
         if isinstance(passing, Passing) and "backward" not in vars(passing):
             own = passing.backward
 

@@ -1,0 +1,440 @@
+"""Kinds of models that were once measured wrong without an error: now right, or refused with what and why."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autobatch._errors import MeasureError
+from autobatch.fisher import FisherProbe, register_keeping
+
+B, T, C = 6, 6, 6  # as many positions and channels as samples: shapes tell nothing
+
+
+def randn(*shape: int, **options: Any) -> Tensor:
+    return torch.randn(*shape, **{"dtype": torch.float64, **options})
+
+
+def losses(output: Tensor) -> Tensor:
+    rows = output.reshape(len(output), -1)
+    return (rows.cumsum(1) ** 2).sum(1) + rows.sin().sum(1)
+
+
+def expected(model: nn.Module, *inputs: Tensor) -> Tensor:
+    """F of the rows' own losses, one backward pass for each."""
+    parameters = list(model.parameters())
+    each = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses(model(*inputs))]
+    rows = [
+        torch.cat([(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).flatten() for g in row])
+        for row in each
+    ]
+    jacobian = torch.stack(rows)
+    return jacobian @ jacobian.T
+
+
+def probed(model: nn.Module, *inputs: Tensor) -> FisherProbe:
+    probe = FisherProbe(model, loss_reduction="sum")
+    with probe:
+        losses(model(*inputs)).sum().backward()
+    return probe
+
+
+def assert_right(model: nn.Module, *inputs: Tensor) -> None:
+    gram, reference = probed(model, *inputs).gram(), expected(model, *inputs)
+    assert float((gram - reference).abs().max() / reference.abs().max()) < 1e-9
+
+
+class Between(nn.Module):
+    """A layer, something without parameters, and a layer."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.between = nn.Linear(C, C).double(), nn.Linear(C, 3).double(), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.between(self.first(x).sin()))
+
+
+def copied(h: Tensor) -> Tensor:
+    y = h.clone()
+    y[:] = h.flip(0)
+    return y
+
+
+def changed_under_a_view(h: Tensor) -> Tensor:
+    buffer = torch.zeros_like(h)
+    view = buffer[:]
+    buffer.copy_(h.flip(0))
+    return view
+
+
+# In place of the samples' own rows come those of others: alone, or joined with what is in its place.
+MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "mixup": lambda h: 0.7 * h + 0.3 * h.flip(0),
+    "where": lambda h: torch.where(h > 0, h, h.roll(1, 0)),
+    "cat": lambda h: torch.cat([h[:, :3], h.flip(0)[:, 3:]], 1),
+    "stack": lambda h: torch.stack([h, h.flip(0)], -1).sum(-1),
+    "cumulated": lambda h: h + h.cumsum(0),
+    "lerp": lambda h: torch.lerp(h, h.flip(0), 0.3),
+    "addcmul": lambda h: torch.addcmul(h, h, h.flip(0)),
+    "in-place": lambda h: h.clone().add_(h.flip(0)),
+    "assigned": copied,
+    "under-a-view": changed_under_a_view,
+    "padded": lambda h: F.pad(h, (0, 0, 1, -1)),
+    "looked-up": lambda h: F.embedding(torch.arange(B).flip(0), h),
+    "indexed-by-two": lambda h: h[torch.arange(B), torch.arange(C).expand(B, C).T],
+    "sorted-by-axis": lambda h: h.sort(axis=0).values,
+    "largest": lambda h: h.topk(B, 0).values,
+    "vector-on-a-matrix": lambda h: h * h[:, 0],
+    "groups-of-samples": lambda h: F.group_norm(h.T.unsqueeze(0), 2)[0].T,
+    "layer-norm-of-all": lambda h: F.layer_norm(h, h.shape) * h.flip(0),
+    "attention-over-samples": lambda h: (h @ h.T).softmax(-1) @ h,
+    "product-of-square": lambda h: h @ h,
+    "without-gradient": lambda h: h * without_gradient(lambda: h.flip(0)),
+    "renorm": lambda h: h.renorm(2, 1, 0.1) * h.flip(0),
+    "gumbel": lambda h: F.gumbel_softmax(h, 1, dim=0) * h.flip(0),
+}
+
+
+@pytest.mark.parametrize("between", MOVED.values(), ids=MOVED.keys())
+def test_what_is_lost_stays_lost(between: Callable[[Tensor], Tensor]) -> None:
+    probe = probed(Between(between), randn(B, C))
+    with pytest.raises(
+        MeasureError, match=r"'second.weight' of module 'second' \(Linear\).*(not be followed|lies in a feature)"
+    ):
+        probe.gram()
+
+
+def without_gradient(run: Callable[[], Tensor]) -> Tensor:
+    with torch.no_grad():
+        return run()
+
+
+# Samples act on each other's values, but every row is still a sample's own.
+COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "centred": lambda h: h - h.mean(0, keepdim=True),
+    "standardised": lambda h: (h - h.mean(0)) / (h.std(0) + 1),
+    "by-the-largest": lambda h: h / h.abs().max(),
+    "minibatch-deviation": lambda h: torch.cat([h[:, 1:], h.std(0).mean().expand(len(h), 1)], 1),
+    "without-gradient": lambda h: h - without_gradient(lambda: h.mean(0)),
+    "norm-over-samples": lambda h: h / (h.norm(1, dim=0, keepdim=True) + 1),
+}
+
+
+@pytest.mark.parametrize("between", COUPLED.values(), ids=COUPLED.keys())
+def test_batch_statistics_by_hand_are_rows_and_said_to_be(between: Callable[[Tensor], Tensor]) -> None:
+    assert probed(Between(between), randn(B, C)).spectrum().bn == "rows"
+
+
+@pytest.mark.parametrize(
+    ("loss", "bn"),
+    [
+        (lambda z: losses(z).mean(), "none"),
+        (lambda z: F.cross_entropy(z, torch.zeros(B, dtype=torch.long)), "none"),
+        (lambda z: 0.5 * F.mse_loss(z, torch.ones_like(z)) + 0.1 * z.abs().mean(), "none"),
+        (lambda z: (losses(z) * torch.arange(B)).sum() / 3.0, "none"),
+        (lambda z: F.cross_entropy(F.normalize(z) @ F.normalize(z).T, torch.arange(B)), "rows"),
+        (lambda z: F.cross_entropy(z.T, torch.zeros(3, dtype=torch.long)), "rows"),
+        (lambda z: losses(z).mean().sqrt(), "rows"),
+        (lambda z: losses(z).mean() * z.sum(), "rows"),
+        (lambda z: (z.var(0) - 1).square().sum() + z.mean(), "rows"),
+        (lambda z: losses(z).logsumexp(0), "rows"),
+    ],
+)
+def test_the_label_of_losses(loss: Callable[[Tensor], Tensor], bn: str) -> None:
+    model = Between(torch.tanh)
+    probe = FisherProbe(model)
+    with probe:
+        loss(model(randn(B, C))).backward()
+    assert probe.spectrum().bn == bn
+
+
+class Prototypes(nn.Module):
+    """A fixed table through a layer, which then meets the batch."""
+
+    def __init__(self, meet: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("table", randn(10, 7))
+        self.image, self.text, self.meet = nn.Linear(C, 8).double(), nn.Linear(7, 8).double(), meet
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.meet(self.image(x).sin(), self.text(self.table).tanh())
+
+
+MEETINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "einsum": lambda x, t: torch.einsum("bd,kd->bk", x, t),
+    "einsum-turned": lambda x, t: torch.einsum("kd,bd->bk", t, x),
+    "cdist": lambda x, t: torch.cdist(x, t),
+    "cdist-turned": lambda x, t: torch.cdist(t, x).T,
+    "inner": torch.inner,
+    "tensordot": lambda x, t: torch.tensordot(x, t, dims=([1], [1])),
+    "addmm": lambda x, t: torch.addmm(x[:, :1], x, t.T),
+    "matmul": lambda x, t: x @ t.T,
+    "linear": F.linear,
+    "cosine": lambda x, t: F.cosine_similarity(x.unsqueeze(1), t, dim=-1),
+    "differences": lambda x, t: (x.unsqueeze(1) - t).square().sum(-1),
+    "looked-up": lambda x, t: t[x.argmax(1)] * x,
+    "bilinear": lambda x, t: torch.stack(
+        [F.bilinear(x, row.expand_as(x), torch.ones(2, 8, 8).double()) for row in t], 1
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [9, 10])
+@pytest.mark.parametrize("meet", MEETINGS.values(), ids=MEETINGS.keys())
+def test_a_table_with_as_many_rows_as_the_batch(meet: Callable[[Tensor, Tensor], Tensor], batch: int) -> None:
+    assert_right(Prototypes(meet), randn(batch, C))
+
+
+@pytest.mark.parametrize("steps", [4, 5])
+def test_recurrent_layers_that_take_steps_first(steps: int) -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.LSTM(C, 5).double(), nn.Linear(5, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x)[0])
+
+    with pytest.raises(MeasureError, match=r"module 'layer' \(LSTM\).*lstm\(\)"):
+        probed(First(), randn(steps, 4, C)).gram()
+
+
+# -- functions of one's own -------------------------------------------------------------------------------------------
+
+
+class Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.flip(0)
+
+    @staticmethod
+    def backward(context: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g.flip(0)
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x / 2
+
+    @staticmethod
+    def backward(context: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g / 2
+
+
+class Rounded(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(context: Any, w: Tensor) -> Tensor:
+        return w.round(decimals=1)
+
+    @staticmethod
+    def backward(context: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g
+
+
+def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
+    monkeypatch.setattr("autobatch.fisher._capture.KEEPING", keeping)
+    for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h, lambda h: Halved.apply(h).relu()):
+        with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):
+            probed(Between(between), randn(B, C)).gram()
+    register_keeping(Halved)
+    assert_right(Between(lambda h: Halved.apply(h) + h), randn(B, C))
+    with pytest.raises(MeasureError, match=r"Turned.apply"):
+        probed(Between(Turned.apply), randn(B, C)).gram()
+    with pytest.raises(MeasureError, match=r"expected a torch\.autograd\.Function or an operator"):
+        register_keeping(3)  # type: ignore[arg-type]
+
+
+def test_straight_through_weights() -> None:
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(C, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = torch.fake_quantize_per_tensor_affine(self.layer.weight.float(), 0.1, 0, -8, 7).double()
+            return F.linear(x, Rounded.apply(self.layer.weight), self.layer.bias) + F.linear(x.sin(), weight)
+
+    assert_right(Quantised(), randn(B, C))
+
+
+def test_activations_that_are_quantised() -> None:
+    assert_right(
+        Between(lambda h: torch.fake_quantize_per_tensor_affine(h.float(), 0.1, 0, -8, 7).double() * 0.1 + h),
+        randn(B, C),
+    )
+
+
+def test_functions_that_dispatch_by_themselves_are_not_disturbed() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.head = nn.Parameter(randn(1, 1, 12, 12)), nn.Linear(36, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x * F.max_pool2d(self.map, 2).flatten())
+
+    assert_right(Pooled(), randn(B, 36))
+
+
+# -- complex numbers --------------------------------------------------------------------------------------------------
+
+
+class Spectral(nn.Module):
+    def __init__(self, run: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight, self.run = nn.Parameter(randn(C, 5, dtype=torch.complex128)), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(self.run(x.to(torch.complex128), self.weight)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x, w: x @ w,
+        lambda x, w: torch.einsum("bc,cd->bd", x * 1j, w),
+        lambda x, w: F.linear(x * (1 + 2j), w.T.conj()),
+        lambda x, w: x[:, :5] * 1j * w[0] + w[1],
+    ],
+)
+def test_complex_parameters(run: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = Spectral(run)
+    assert_right(model, randn(B, C))
+
+
+# -- the step itself --------------------------------------------------------------------------------------------------
+
+
+def test_running_statistics_are_updated_once() -> None:
+    class Direct(nn.Module):
+        def __init__(self, run: Callable[..., Tensor]) -> None:
+            super().__init__()
+            self.norm, self.run = nn.BatchNorm1d(C).double(), run
+
+        def forward(self, x: Tensor) -> Tensor:
+            n = self.norm
+            return self.run(x, n.weight, n.bias, n.running_mean, n.running_var)
+
+    for run in (
+        lambda x, w, b, mean, var: torch.batch_norm(x, w, b, mean, var, True, 0.1, 1e-5, False),
+        lambda x, w, b, mean, var: torch.instance_norm(
+            x.unsqueeze(2).expand(-1, -1, 3) * torch.arange(3), w, b, mean, var, True, 0.1, 1e-5, False
+        ),
+    ):
+        x, plain, measured = randn(B, C), Direct(run), Direct(run)
+        losses(plain(x)).sum().backward()
+        probe = probed(measured, x)
+        assert torch.equal(plain.norm.running_mean, measured.norm.running_mean)
+        assert torch.equal(plain.norm.running_var, measured.norm.running_var)
+        probe.gram()
+
+
+def test_gradients_are_added_to_in_place() -> None:
+    model, x = nn.Sequential(nn.Linear(C, C), nn.LayerNorm(C), nn.Tanh(), nn.Linear(C, 3)).double(), randn(B, C)
+    flat = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    for p, part in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()]), strict=True):
+        p.grad = part.view_as(p)
+    probe = FisherProbe(model, loss_reduction="sum", reuse_weight_gradient=True)
+    with probe:
+        probe.backward(losses(model(x)).sum())
+    wanted = torch.autograd.grad(losses(model(x)).sum(), list(model.parameters()))
+    assert torch.allclose(flat, torch.cat([g.flatten() for g in wanted]))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, C)])
+def test_a_first_argument_that_is_not_the_batch(shape: tuple[int, ...]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(C, 3).double()
+
+        def forward(self, scale: Tensor, x: Tensor) -> Tensor:
+            return self.layer(x * scale)
+
+    with pytest.raises(MeasureError, match=r"first tensor has 1 rows, but another argument and the output have 6"):
+        probed(Scaled(), randn(*shape), randn(B, C)).gram()
+
+
+def test_a_small_difference_beside_a_large_gradient_is_found() -> None:
+    """The check goes parameter by parameter: a gradient of a thousandth of the others' size, off by a tenth."""
+    model, x = nn.Sequential(nn.Linear(C, C), nn.Tanh(), nn.Linear(C, 3)), randn(B, C, dtype=torch.float32)
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    model[0].bias.register_hook(lambda gradient: 1.1 * gradient)
+    with pytest.raises(MeasureError, match=r"'0.bias'.*add up to a squared norm"):
+        probed(model, x).gram()
+
+
+def test_the_check_says_where_it_is_void() -> None:
+    model, x = Between(torch.tanh), randn(B, C)
+    probe = probed(model, x)
+    probe.gram()
+    assert probe.measurement().unchecked == ()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = probed(Between(torch.tanh).float(), x.float().repeat(8, 1))
+    half.gram()
+    assert isinstance(half.measurement().unchecked, tuple)
+
+
+def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Tensor:
+        raise ZeroDivisionError("in the measure")
+
+    model, x = Between(torch.tanh), randn(B, C)
+    monkeypatch.setattr("autobatch.fisher._capture._norm", fails)
+    with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
+        probed(model, x).gram()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+# -- functions that keep samples in place, with as many features as samples ------------------------------------------
+
+
+def matrices(h: Tensor) -> Tensor:
+    return 4 * torch.eye(C, dtype=h.dtype) + 0.1 * h.unsqueeze(-1) * h.unsqueeze(-2)
+
+
+KEPT: dict[str, Callable[[Tensor], Tensor]] = {
+    "quantile": lambda h: h - h.quantile(0.5, dim=1, keepdim=True),
+    "hstack": lambda h: torch.hstack([h[:, :3], h[:, 3:].sin()]),
+    "column-stack": lambda h: torch.column_stack([h[:, :3], h[:, 3:]]),
+    "fliplr": torch.fliplr,
+    "rotated": lambda h: h.view(-1, 2, 3).rot90(1, (1, 2)).flatten(1),
+    "linalg-norm": lambda h: h / torch.linalg.norm(h, dim=-1, keepdim=True),
+    "smallest": lambda h: h - torch.aminmax(h, dim=1, keepdim=True).min,
+    "inverse": lambda h: torch.linalg.inv(matrices(h)).sum(-1),
+    "determinant": lambda h: torch.linalg.det(matrices(h)).unsqueeze(1) * h,
+    "cholesky": lambda h: torch.linalg.cholesky(matrices(h)).sum(-1),
+    "solved": lambda h: torch.linalg.solve(matrices(h), h.unsqueeze(-1)).squeeze(-1),
+    "solved-vectors": lambda h: torch.linalg.solve(matrices(h), h),
+    "solved-columns": lambda h: torch.linalg.solve(3 * torch.eye(C, dtype=h.dtype), h.T).T,
+    "multi-dot": lambda h: torch.linalg.multi_dot([h, torch.ones(C, C).to(h), torch.eye(C).to(h)]) * h,
+    "inner": lambda h: torch.inner(h, torch.ones(C, C).to(h).tril()),
+    "inner-of-numbers": lambda h: torch.inner(torch.ones(C, C).to(h).tril(), h).T,
+    "norm-of-power": lambda h: h / (h.norm(3, 1, keepdim=True) + 1),
+    "by-axis": lambda h: h - torch.mean(h, axis=1, keepdims=True),
+    "repeated-index": lambda h: h[torch.arange(len(h))[:, None], torch.tensor([0, 0, 1, 2, 3, 4])],
+    "table-by-column": lambda h: torch.ones(C, 9).to(h)[:, h.argmax(1)].T * h,
+    "broadcast": lambda h: torch.broadcast_tensors(h[:, :1], h)[0] + torch.broadcast_tensors(torch.ones(C).to(h), h)[1],
+    "distribution": lambda h: torch.distributions.Normal(h, h.exp()).log_prob(h.detach().roll(1, 1)),
+    "paired": lambda h: torch.where(h > h.mean(1, keepdim=True), h, h.sin()),
+}
+
+
+@pytest.mark.parametrize("between", KEPT.values(), ids=KEPT.keys())
+def test_functions_that_keep_samples(between: Callable[[Tensor], Tensor]) -> None:
+    model, x = Between(between), randn(B, C)
+    assert_right(model, x)
+    parameters = list(model.parameters())
+    alone = [torch.autograd.grad(losses(model(row[None]))[0], parameters) for row in x]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in alone])
+    gram = probed(model, x).gram()
+    assert float((gram - jacobian @ jacobian.T).abs().max() / gram.abs().max()) < 1e-9

@@ -1,0 +1,260 @@
+"""What a sample is, said by rows, by dimension or by an index: F is that of each sample's own loss."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autobatch._errors import MeasureError
+from autobatch.fisher import FisherProbe
+
+INDEX = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])  # three graphs, of 3, 1 and 4 nodes
+EDGES = torch.tensor([[0, 1, 2, 2, 4, 5, 6, 7, 7], [1, 0, 0, 1, 5, 4, 7, 6, 4]])
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def error(model: nn.Module, losses: Callable[[], Sequence[Tensor]], **options: Any) -> float:
+    """Measure the sum of the samples' losses, and compare with one backward pass for each."""
+    parameters = list(model.parameters())
+    rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses()]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    probe = FisherProbe(model, loss_reduction="sum", **options)
+    with probe:
+        torch.stack(list(losses())).sum().backward()
+    expected = jacobian @ jacobian.T
+    gram = probe.gram()
+    assert gram.shape == expected.shape
+    return float((gram - expected).abs().max() / expected.abs().max())
+
+
+class GraphNet(nn.Module):
+    """Messages along edges, sums over neighbours, a sum over each graph."""
+
+    def __init__(self, add: str) -> None:
+        super().__init__()
+        self.enter, self.message, self.own = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 3)
+        self.scale = nn.Parameter(torch.rand(6))
+        self.add = add
+
+    def forward(self, x: Tensor, edges: Tensor, index: Tensor, graphs: int) -> Tensor:
+        x = torch.tanh(self.enter(x))
+        for _ in range(2):
+            sent = self.message(x)[edges[0]].relu_()
+            nothing = torch.zeros_like(x) if self.add == "scatter" else torch.zeros(x.shape, dtype=x.dtype)
+            if self.add == "scatter":
+                got = nothing.scatter_add(0, edges[1][:, None].expand_as(sent), sent)
+            else:
+                got = nothing.index_add_(0, edges[1], sent)
+            x = self.norm(x + self.own(got)) * self.scale
+        pooled = torch.zeros(graphs, 6, dtype=x.dtype).index_add(0, index, x)
+        return self.head(pooled)
+
+
+@pytest.mark.parametrize("add", ["scatter", "index"])
+def test_graphs_by_an_index_of_nodes(add: str) -> None:
+    model, x = GraphNet(add).double(), randn(8, 5)
+    assert error(model, lambda: model(x, EDGES, INDEX, 3).sin().sum(1), samples=INDEX) < 1e-12
+    shuffled = torch.randperm(8)
+    place = shuffled.argsort()
+    assert (
+        error(model, lambda: model(x[shuffled], place[EDGES], INDEX[shuffled], 3).sin().sum(1), samples=INDEX[shuffled])
+        < 1e-12
+    )
+
+
+def test_graphs_that_send_to_each_other_are_refused() -> None:
+    model, x = GraphNet("index").double(), randn(8, 5)
+    across = torch.cat([EDGES, torch.tensor([[0], [7]])], 1)
+    with pytest.raises(MeasureError, match=r"through index_add_\(\)"):
+        error(model, lambda: model(x, across, INDEX, 3).sin().sum(1), samples=INDEX)
+
+
+def test_batch_norm_over_nodes_is_rows() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double()
+    probe = FisherProbe(model, samples=INDEX)
+    with probe:
+        model(randn(8, 5)).square().mean().backward()
+    assert probe.gram().shape == (3, 3)
+    assert probe.spectrum().bn == "rows"
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.PReLU(4), nn.Conv2d(4, 2, 2)),
+        (nn.Conv2d(3, 4, 3, groups=1), nn.BatchNorm2d(4).eval(), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 3)),
+        (nn.ConvTranspose2d(3, 2, 2), nn.InstanceNorm2d(2, affine=True), nn.Tanh(), nn.Flatten(1), nn.LayerNorm(50)),
+        (nn.Flatten(2), nn.Linear(16, 3), nn.Flatten(), nn.Bilinear(9, 9, 2)),
+    ],
+)
+def test_images_of_each_sample(layers: tuple[nn.Module, ...]) -> None:
+    """As many crops of each sample as it has, in any order."""
+    index = torch.tensor([2, 0, 1, 0, 2, 2, 0, 0])
+
+    class Crops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(layers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x, x.cos()) if isinstance(layer, nn.Bilinear) else layer(x)
+            return x.flatten(1)
+
+    model, x = Crops().double(), randn(8, 3, 4, 4)
+
+    def losses() -> list[Tensor]:
+        each = model(x).sin().sum(1)
+        return [(each * (index == i)).sum() for i in range(3)]
+
+    assert error(model, losses, samples=index) < 1e-9
+
+
+def test_embeddings_of_words_of_texts_of_any_length() -> None:
+    class Texts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.shift, self.head = nn.Embedding(9, 4), nn.Parameter(torch.rand(4)), nn.Linear(4, 2)
+
+        def forward(self, words: Tensor, index: Tensor) -> Tensor:
+            h = self.table(words) + self.shift
+            return self.head(torch.zeros(3, 4, dtype=h.dtype).index_add(0, index, h))
+
+    model, words = Texts().double(), torch.randint(9, (8,))
+    assert error(model, lambda: model(words, INDEX).sin().sum(1), samples=INDEX) < 1e-12
+
+
+@pytest.mark.parametrize("views", [2, torch.arange(3).repeat_interleave(2), torch.arange(3).repeat(2)])
+def test_two_views_of_each_sample(views: Any) -> None:
+    first = isinstance(views, Tensor) and views[1] == 1
+    model, x = nn.Sequential(nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 4)).double(), randn(6, 5)
+
+    def losses() -> list[Tensor]:
+        z = model(x)
+        pairs = (z[:3], z[3:]) if first else (z[::2], z[1::2])
+        return list(pairs[0].sin().sum(1) + (pairs[0] * pairs[1].cos()).sum(1))
+
+    assert error(model, losses, samples=views) < 1e-12
+
+
+def test_a_contrastive_loss_of_views_is_rows() -> None:
+    model, x = nn.Linear(5, 4).double(), randn(6, 5)
+    probe = FisherProbe(model, samples=torch.arange(3).repeat(2))
+    with probe:
+        z = torch.nn.functional.normalize(model(x))
+        torch.nn.functional.cross_entropy(z[:3] @ z[3:].T, torch.arange(3)).backward()
+    assert probe.gram().shape == (3, 3)
+    assert probe.spectrum().bn == "rows"
+
+
+def test_several_calls_before_one_backward_pass() -> None:
+    model, x, y = nn.Sequential(nn.Linear(5, 4), nn.Tanh()).double(), randn(3, 5), randn(3, 5)
+    assert error(model, lambda: (model(x) * model(y).cos()).sum(1), samples=1) < 1e-12
+    with pytest.raises(MeasureError, match=r"called twice.*say samples=\.\.\., 1 for one row"):
+        error(model, lambda: (model(x) * model(y)).sum(1))
+    with pytest.raises(MeasureError, match="called with 3 samples, and then with 2"):
+        error(model, lambda: model(x).sum(1) + model(y[:2]).sum(), samples=1)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("use", ["outputs", "last"])
+def test_packed_sequences(kind: type[nn.Module], use: str) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layer, self.head = nn.Linear(5, 4), kind(4, 3, batch_first=True), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(self.embed(x), lengths, batch_first=True, enforce_sorted=False)
+            output, last = self.layer(packed)
+            if use == "outputs":
+                return self.head(nn.utils.rnn.pad_packed_sequence(output, batch_first=True)[0]).flatten(1)
+            return self.head(last[0][-1] if isinstance(last, tuple) else last[-1])
+
+    model, x, lengths = Packed().double(), randn(4, 3, 5), torch.tensor([2, 3, 1, 3])
+    assert error(model, lambda: model(x, lengths).sin().sum(1), samples=1) < 1e-12
+    with pytest.raises(MeasureError, match=r"samples=\.\.\."):
+        error(model, lambda: model(x, lengths).sin().sum(1))
+
+
+def test_rows_that_are_chosen_and_put_back() -> None:
+    class Routed(nn.Module):
+        """A sparse mixture of experts."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.experts = nn.Linear(5, 2), nn.ModuleList(nn.Linear(5, 4) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.flatten(0, 1)
+            scores = self.gate(rows).softmax(-1)
+            out = torch.zeros(len(rows), 4, dtype=x.dtype)
+            for i, expert in enumerate(self.experts):
+                where = (scores.argmax(1) == i).nonzero().squeeze(1)
+                out = out.index_add(0, where, expert(rows[where]) * scores[where, i : i + 1])
+            return out.view(*x.shape[:2], 4).flatten(1)
+
+    model, x = Routed().double(), randn(4, 3, 5)
+    assert error(model, lambda: model(x).sin().sum(1), samples=1) < 1e-12
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_time_major_data(steps: int) -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.GRU(5, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x)[0])
+
+    model, x = Steps().double(), randn(steps, 3, 5)
+    assert error(model, lambda: model(x).sin().sum((0, 2)), batch_dim=1) < 1e-12
+
+
+def test_the_index_of_each_step() -> None:
+    model = nn.Linear(5, 2)
+    probe = FisherProbe(model)
+    for index in (INDEX, torch.tensor([0, 1, 1, 0])):
+        probe.samples = index
+        with probe:
+            model(torch.randn(len(index), 5)).square().sum().backward()
+        assert len(probe.gram()) == int(index.max()) + 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (0, "samples=0: expected how many rows"),
+        (True, "samples=True"),
+        (torch.rand(8), "expected .* integers .* got torch.float32"),
+        (torch.zeros(2, 2, dtype=torch.long), r"of shape \(2, 2\)"),
+        (torch.tensor([0, -1]), "the index of a sample is negative"),
+        (torch.zeros(5, dtype=torch.long), r"the index has 5 rows, but no tensor .* dimension 0: \[\(8, 5\)\]"),
+        (3, "samples=3: the model's first tensor has 8 rows, which is no multiple"),
+    ],
+)
+def test_what_is_no_sample(samples: Any, message: str) -> None:
+    model = nn.Linear(5, 2)
+
+    def run() -> None:
+        probe = FisherProbe(model, samples=samples)
+        with probe:
+            model(torch.randn(8, 5)).square().sum().backward()
+        probe.gram()
+
+    with pytest.raises(MeasureError, match=message):
+        run()
+
+
+def test_what_does_not_go_together() -> None:
+    with pytest.raises(MeasureError, match='do not go with bn="exact"'):
+        FisherProbe(nn.Linear(2, 2), bn="exact", samples=2)
+    with pytest.raises(MeasureError, match="batch_dim=-1: expected the dimension"):
+        FisherProbe(nn.Linear(2, 2), batch_dim=-1)

@@ -1,0 +1,97 @@
+"""One random graph, measured and compared with one backward pass for each sample."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autobatch import FisherProbe, MeasureError
+
+from ._graphs import Graph
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one graph.
+
+    Attributes:
+        kind: ``"right"``, ``"refused"``, ``"rows"`` (samples meet, and the measure says so), ``"empty"``, ``"wrong"``.
+        mixed: whether samples meet or change places in it.
+        text: the graph, and what is wrong or refused.
+    """
+
+    kind: str
+    mixed: bool
+    text: str
+
+
+def check(seed: int) -> Outcome:
+    """Measure the graph of a seed.
+
+    Args:
+        seed: any number.
+
+    Returns:
+        What became of it.
+    """
+    draw = random.Random(seed)
+    batch = draw.choice((2, 3, 4))
+    shape = [batch, *(draw.choice((1, 2, 3, 4, batch)) for _ in range(draw.choice((1, 1, 2, 2, 3))))]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    model = Graph(seed, batch, draw.randint(2, 9), draw.choice((0.0, 0.0, 0.1, 0.3)))
+    try:
+        losses = _losses(model(x), batch)
+        if losses.requires_grad:
+            losses.sum().backward()
+    except (RuntimeError, IndexError) as error:  # a graph that overwrites what its own backward pass needs
+        return Outcome("empty", model.mixed, f"seed {seed}: {error}")
+    step = _gradients(model)
+    model.zero_grad()
+    losses = _losses(model(x), batch)
+    parameters = list(model.parameters())
+    text = f"seed {seed}, B = {batch}, x {tuple(shape)}: " + "; ".join(model.trace)
+    if not parameters or not losses.requires_grad:
+        return Outcome("empty", model.mixed, text)
+    rows = []
+    for i, value in enumerate(losses):
+        found = torch.autograd.grad(value, parameters, retain_graph=i + 1 < batch, allow_unused=True)
+        rows.append(
+            torch.cat([
+                torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)
+            ])
+        )
+    jacobian = torch.stack(rows).double()
+    expected = jacobian @ jacobian.T
+    if float(expected.abs().max()) < 1e-20:
+        return Outcome("empty", model.mixed, f"{text}: gradients that are zero but for round-off")
+    order = torch.arange(batch)
+    if not model.mixed and draw.random() < 0.25:  # the samples are said to be in another order
+        draw.shuffle(names := list(range(batch)))
+        order, text = torch.tensor(names), f"{text}; samples {names}"
+    probe = FisherProbe(model, loss_reduction="sum", samples=order if "; samples" in text else None)
+    with probe:
+        _losses(model(x), batch).sum().backward()
+    if not torch.equal(_gradients(model), step):
+        return Outcome("wrong", model.mixed, f"{text}: the step got other gradients")
+    try:
+        gram = probe.gram()[order][:, order]
+    except MeasureError as error:
+        return Outcome("refused", model.mixed, f"{text}: {error}")
+    error = float((gram - expected).abs().max() / expected.abs().max()) if gram.shape == expected.shape else 1.0
+    if error < 1e-5:
+        return Outcome("right", model.mixed, text)
+    if probe.spectrum().bn == "rows" and model.mixed:
+        return Outcome("rows", True, text)
+    return Outcome("wrong", model.mixed, f"{text}: off by {error:.2g}, bn={probe.spectrum().bn!r}")
+
+
+def _gradients(model: Graph) -> Tensor:
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return torch.cat([gradient.flatten() for gradient in found]) if found else torch.zeros(0)
+
+
+def _losses(output: Tensor, batch: int) -> Tensor:
+    """Return a loss of each row that no symmetry makes zero; of samples that have lost their places, of each part."""
+    rows = output.reshape(batch, -1) if output.numel() % batch == 0 else output.reshape(1, -1).expand(batch, -1)
+    return (torch.tanh(rows).cumsum(1) ** 2).sum(1) + rows.sin().sum(1)
