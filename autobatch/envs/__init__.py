@@ -5,9 +5,9 @@ Open ``train/_env.py`` first. Names resolve on first use (PEP 562), so that regi
 torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from autobatch._lazy import on_first_use
 from autobatch.envs._register import register_environments
 
 if TYPE_CHECKING:
@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from autobatch.envs.surrogate import SurrogateEnv, SurrogateVectorEnv
     from autobatch.envs.train import TrainEnv
 
-_HOMES = {
-    "BoxActions": "_wrappers",
-    "SurrogateEnv": "surrogate",
-    "SurrogateVectorEnv": "surrogate",
-    "TrainEnv": "train",
-}
-
 __all__ = ["BoxActions", "SurrogateEnv", "SurrogateVectorEnv", "TrainEnv", "register_environments"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__)

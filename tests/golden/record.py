@@ -1,6 +1,6 @@
 """Record what is decided today: ``python -m tests.golden.record`` in the repository writes all golden files anew.
 
-``--trainings`` or ``--policies`` writes only the one half. A difference in the files is a change in what the program
+``--trainings`` or ``--policies`` writes only the one half, ``--policies NAME ...`` only these. A difference in the files is a change in what the program
 does; the commit that brings it says why.
 """
 
@@ -30,15 +30,16 @@ WATCHED = {**OWN_TASKS, "beacon-follow": ("digits-resnet8",)}
 def main() -> None:
     """Write the golden files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", action="store_true")
+    parser.add_argument("--policies", nargs="*", metavar="NAME")
     parser.add_argument("--trainings", action="store_true")
     chosen = parser.parse_args()
-    everything = chosen.policies == chosen.trainings
-    if everything or chosen.policies:
+    everything = chosen.policies is None and not chosen.trainings
+    if everything or chosen.policies is not None:
         FOLDER.mkdir(exist_ok=True)
-        for old in FOLDER.glob("*.json"):
-            old.unlink()
-        for policy in shipped():
+        if not chosen.policies:
+            for old in FOLDER.glob("*.json"):
+                old.unlink()
+        for policy in chosen.policies or shipped():
             write_policy(policy)
     if everything or chosen.trainings:
         write_trainings()

@@ -131,8 +131,8 @@ def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -
     for option, some in asked.items():
         if some and config.policy.kind not in _SCOUTING:
             raise typer.BadParameter(
-                f"policy '{config.policy.name}' makes no scouts; 'steer' does, and 'beacon-follow' where a task has no "
-                "beacons",
+                f"policy '{config.policy.name}' makes no scouts; 'steer' and 'pick-after-i-epochs' do, and "
+                "'beacon-follow' where a task has no beacons",
                 param_hint=option,
             )
     placed = {
