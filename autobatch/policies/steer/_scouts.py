@@ -17,7 +17,7 @@ MOST = 3
 LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
-HARDLY_BEGUN = 0.9
+HARDLY_BEGUN = 0.8
 """Share of the loss of guessing above which the best scout has hardly begun to learn."""
 
 CLEARLY_WORSE = 1.5
