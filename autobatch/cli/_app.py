@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with [bold]autobatch run --policy beacon-follow[/bold]: it needs no download and no GPU.",
+    epilog="Start with [bold]autobatch run --policy steer[/bold]: it needs no download and no GPU.",
 )
 app.command("run", rich_help_panel="Train")(run)
 app.add_typer(beacons, name="beacons", rich_help_panel="Train")

@@ -1,7 +1,7 @@
 """Record what is decided today: ``python -m tests.golden.record`` in the repository writes all golden files anew.
 
-``--trainings`` or ``--policies`` writes only the one half, ``--policies NAME ...`` only these. A difference in the files
-is a change in what the program does; the commit that brings it says why.
+``--trainings`` or ``--policies`` writes only the one half, ``--policies NAME ...`` only these. A difference in the
+files is a change in what the program does; the commit that brings it says why.
 """
 
 import argparse

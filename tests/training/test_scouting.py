@@ -38,7 +38,8 @@ RATES = [0.05, 0.1, 0.2]
 
 
 def steer(**parameters: Any) -> PolicySpec:
-    return PolicySpec(name="steer", kind="steer", parameters=parameters)
+    """The policy; what a tiny task has learnt after an epoch does not lengthen its training unless that is asked."""
+    return PolicySpec(name="steer", kind="steer", parameters={"hardly_begun": 2.0} | parameters)
 
 
 def scouted(epochs: int = 6, policy: PolicySpec | None = None, **task: Any) -> RunConfig:
@@ -519,3 +520,13 @@ def test_a_steered_schedule_cannot_be_kept() -> None:
 
 def test_the_default_parameters_are_those_of_these_tests() -> None:
     assert SteerParameters() == SteerParameters(scouts=3, scout_share=0.05, length=0.7, decay=0.75)
+
+
+def test_a_run_that_has_hardly_begun_is_trained_to_its_whole_length(tmp_path: Path) -> None:
+    summary = run(scouted(policy=steer(hardly_begun=0.0)), tmp_path / "run")
+    assert (summary.epochs, summary.ended_early) == (6, None)
+    scouting = load_scouting(tmp_path / "run")
+    assert scouting is not None
+    assert scouting.planned == 6
+    assert "keeps its whole length" in str(scouting.reason)
+    assert load_scouting(tmp_path / "run") == scouting

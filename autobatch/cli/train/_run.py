@@ -62,7 +62,7 @@ def run(
     """Train a network while a policy chooses batch size and learning rate, and keep every record.
 
     Examples:
-        autobatch run --policy beacon-follow
+        autobatch run --policy steer
 
         autobatch run --policy s32-to-128 --seed 1 --out runs/dynamic
 

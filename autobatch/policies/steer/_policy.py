@@ -64,6 +64,12 @@ class SteerParameters(PolicyParameters):
         le=1,
         description="Share of what is trained over which the rate falls linearly to 0, where the schedule is steered.",
     )
+    hardly_begun: float = Field(
+        default=0.8,
+        ge=0,
+        description="Share of the loss of guessing; where the best scout's training loss is above it, the whole length "
+        "is trained.",
+    )
     forks: int = Field(
         default=MOST_FORKS,
         ge=0,
@@ -148,7 +154,8 @@ class SteerPolicy:
             return ScoutChoice(None, self._reason)
         chosen = scouts[choice.scout]
         self._start, self._reason = (chosen.batch_size, chosen.lr), choice.reason
-        if self._known_task().steered and hardly_begun(self._known_task(), chosen):
+        task = self._known_task()
+        if task.steered and hardly_begun(task, chosen, self.parameters.hardly_begun):
             self._lay_plan(1.0)
             self._reason += "; it has hardly begun to learn, so the training keeps its whole length"
             return ScoutChoice(choice.scout, self._reason, choice.margin)

@@ -17,9 +17,6 @@ MOST = 3
 LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
-HARDLY_BEGUN = 0.8
-"""Share of the loss of guessing above which the best scout has hardly begun to learn."""
-
 CLEARLY_WORSE = 1.5
 """A scout ends early once its loss is above the best one's at the same place by this factor."""
 
@@ -240,19 +237,18 @@ def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
     return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)
 
 
-def hardly_begun(task: TaskInfo, scout: Scout) -> bool:
+def hardly_begun(task: TaskInfo, scout: Scout, share: float) -> bool:
     """Say whether a scout has hardly begun to learn, so that the training has no time to spare.
 
     Args:
         task: the task.
         scout: the best scout.
+        share: share of the loss of guessing above which it has.
 
     Returns:
         Whether its last training loss is near that of guessing; False where nobody says what guessing comes to.
     """
-    return (
-        task.guessing is not None and bool(scout.train_losses) and scout.train_losses[-1] > HARDLY_BEGUN * task.guessing
-    )
+    return task.guessing is not None and bool(scout.train_losses) and scout.train_losses[-1] > share * task.guessing
 
 
 def _told(scout: Scout) -> str:
