@@ -10,7 +10,6 @@ what the forks said beside what came of growing at the end, as logarithms of rat
 seeds, and the mean with its standard error over seeds.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from schedules import ROOT, train_epoch
+from schedules import ROOT, command_line, train_epoch
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies.steer._plan import Plan, grown
@@ -115,22 +114,5 @@ def page() -> None:
             print(f"| {name} | {len(rows)} | {' | '.join([*said, *came])} |")
 
 
-def main(arguments: list[str]) -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    training = commands.add_parser("run")
-    training.add_argument("task", choices=sorted(RATES))
-    training.add_argument("--seeds", default="600-604")
-    training.add_argument("--data-dir", type=Path, default=None)
-    commands.add_parser("page")
-    given = parser.parse_args(arguments)
-    if given.command == "page":
-        page()
-        return
-    first, _, last = given.seeds.partition("-")
-    run_all(given.task, range(int(first), int(last or first) + 1), given.data_dir)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command_line(sys.argv[1:], __doc__, RATES, "600-604", run_all, page)

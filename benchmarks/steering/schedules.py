@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -157,22 +157,29 @@ def page() -> None:
             )
 
 
-def main(arguments: list[str]) -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(
+    arguments: list[str],
+    about: str | None,
+    tasks: Iterable[str],
+    seeds: str,
+    train_all: Callable[[str, range, Path | None], None],
+    write: Callable[[], None],
+) -> None:
+    """Carry out ``run TASK`` or ``page`` of a script that trains seeds of a few tasks and prints a table."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
     training = commands.add_parser("run")
-    training.add_argument("task", choices=sorted(PLANS))
-    training.add_argument("--seeds", default="100-103")
+    training.add_argument("task", choices=sorted(tasks))
+    training.add_argument("--seeds", default=seeds)
     training.add_argument("--data-dir", type=Path, default=None)
     commands.add_parser("page")
     given = parser.parse_args(arguments)
     if given.command == "page":
-        page()
+        write()
         return
     first, _, last = given.seeds.partition("-")
-    run_all(given.task, range(int(first), int(last or first) + 1), given.data_dir)
+    train_all(given.task, range(int(first), int(last or first) + 1), given.data_dir)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command_line(sys.argv[1:], __doc__, PLANS, "100-103", run_all, page)
