@@ -153,7 +153,10 @@ def scouts_sentence(record: RunRecord) -> str:
     scouting = record.scouting
     assert scouting is not None
     if scouting.reason is None:
-        return "The one with the lowest training loss will go on as the run; what the others take is charged to it."
+        more = f" Up to {scouting.more} more may follow, at rates towards where it falls." if scouting.more else ""
+        return (
+            f"The one with the lowest training loss will go on as the run; what the others take is charged to it.{more}"
+        )
     lost = sum(scout.seconds for scout in scouting.losers)
     return f"What went on: {scouting.reason}. Those that did not took {seconds_words(lost)}."
 

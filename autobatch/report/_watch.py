@@ -146,7 +146,9 @@ def _scouting_words(record: RunRecord) -> str:
     training = next((number for number, one in enumerate(record.scouts) if one.record is None), 0)
     scout, most = record.scouts[training], record.scouting.epochs if record.scouting is not None else 0
     name = configuration_words(scout.batch_size, scout.lr)
-    return f"first, scout {training + 1} of {len(record.scouts)}, {name}: epoch {len(scout.epochs)}/{most} done"
+    more = record.scouting.more if record.scouting is not None else 0
+    of = f"at most {len(record.scouts) + more}" if more else str(len(record.scouts))
+    return f"first, scout {training + 1} of {of}, {name}: epoch {len(scout.epochs)}/{most} done"
 
 
 def _scouts_words(record: RunRecord) -> str:

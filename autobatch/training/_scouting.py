@@ -70,7 +70,9 @@ class Scouting:
     Attributes:
         reason: why the winner has won; None while scouts are still to train.
         scouts: one record each, in the order in which they trained.
-        waiting: (batch size, base learning rate) of those that are still to train, the one in training first.
+        waiting: (batch size, base learning rate) of those that are still to train, the one in training first, as far as
+            that is settled.
+        more: how many may follow them at most.
         epochs: epochs that each trains at most; 0 where that was not kept.
         planned: epochs after which the run is planned to end, once they have trained; 0 where that was not kept.
     """
@@ -80,6 +82,7 @@ class Scouting:
     waiting: tuple[tuple[int, float], ...] = ()
     epochs: int = 0
     planned: int = 0
+    more: int = 0
 
     @property
     def losers(self) -> tuple[ScoutRecord, ...]:
@@ -152,7 +155,12 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
         return plan.note
     tried = ", ".join(configuration(*one) for one in plan.configurations)
     note = f"; {plan.note}" if plan.note else ""
-    line = f"{count(len(plan.configurations), 'scout')} of {count(plan.epochs, 'epoch')} each: {tried}"
+    line = f"{count(plan.most, 'scout')} of {count(plan.epochs, 'epoch')} each: {tried}"
+    if plan.more:
+        line = (
+            f"{count(plan.most, 'scout')} of {count(plan.epochs, 'epoch')} each at most: {tried} first, then rates "
+            "towards where the loss falls"
+        )
     cost = expected_cost(plan, task.costs, task.train_size)
     if cost is None or task.costs is None:
         return line + note
@@ -204,7 +212,7 @@ def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> 
         costs.training_seconds(size, plan.epochs * steps_per_epoch(train_size, size), plan.epochs)
         for size, _ in plan.configurations
     ]
-    return sum(each) - min(each, default=0.0)
+    return sum(each) + plan.more * each[-1] - min(each)
 
 
 def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutRecord:
@@ -252,7 +260,8 @@ def load_scouting(out: Path) -> Scouting | None:
         scouts = tuple(_record_from(scout) for scout in state["scouts"])
         reason = None if state["reason"] is None else str(state["reason"])
         waiting = tuple((int(size), float(lr)) for size, lr in state.get("waiting", ()))
-        return Scouting(reason, scouts, waiting, int(state.get("epochs", 0)), int(state.get("planned", 0)))
+        epochs, planned, more = (int(state.get(name, 0)) for name in ("epochs", "planned", "more"))
+        return Scouting(reason, scouts, waiting, epochs, planned, more)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error!r}") from None
 

@@ -180,7 +180,8 @@ def _scout(
     observer.scouting(told_plan(plan, task))
     scouts: list[Scout] = []
     records: list[ScoutRecord] = []
-    for batch_size, lr in plan.configurations:
+    while len(scouts) < len(plan.configurations):
+        batch_size, lr = plan.configurations[len(scouts)]
         training = _ScoutTraining(
             scout_config(config, batch_size, lr),
             out,
@@ -190,12 +191,14 @@ def _scout(
         )
         if not scouts:  # what --resume needs; not before a scout can be carried out
             write_whole(out / CONFIG, _yaml(config))
-        save_scouting(out, Scouting(None, tuple(records), plan.configurations[len(records) :], plan.epochs))
+        waiting = plan.configurations[len(records) :]
+        save_scouting(out, Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more))
         training.begin()
         scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
         scouts.append(scout)
         records.append(record_of(training.rows, scout, won=False))
         observer.scouted(told_scout(records[-1]))
+        plan = policy.scouts(scouts)
     choice = policy.take(scouts)
     scouting = replace(chosen(choice, records, plan), planned=planned_epochs(policy, task))
     save_scouting(out, scouting)

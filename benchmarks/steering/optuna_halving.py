@@ -25,7 +25,7 @@ from steer import RESULTS, ROOT, numbers, recorded
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import steps_per_epoch
-from autobatch.policies.steer._scouts import start_without_scouts
+from autobatch.policies.steer._search import start_without_scouts
 from autobatch.training import RunConfig, load_data, load_task
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import FINISHED, Trial

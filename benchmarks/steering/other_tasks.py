@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from autobatch.policies import TaskInfo
 from autobatch.policies.steer import Scout
-from autobatch.policies.steer._scouts import choose_scout, plan_scouts
+from autobatch.policies.steer._scouts import choose_scout
+from autobatch.policies.steer._search import plan_scouts
 
 SIZES = (16, 32, 64, 128, 256, 512)
 RATES = tuple(float(rate) for rate in np.round(np.logspace(-4, -1, 7), 6))
@@ -56,8 +57,10 @@ def curves(folder: Path) -> dict[str, tuple[Floats, Floats]]:
 def steer_choice(early: Floats) -> int:
     """Return the cell that steer's scouts choose."""
     task = TaskInfo("other", SIZES, RATES, END, 10_000, "validation_loss", (), 0, None, 0.0)
-    plan = plan_scouts(task, 3, 0.05)
-    scouts = [Scout(*cell, (np.nan,), (float(early[CELLS.index(cell)]),)) for cell in plan.configurations]
+    scouts: list[Scout] = []
+    while len(scouts) < len((plan := plan_scouts(task, 3, 0.05, scouts)).configurations):
+        cell = plan.configurations[len(scouts)]
+        scouts.append(Scout(*cell, (np.nan,), (float(early[CELLS.index(cell)]),)))
     choice = choose_scout(scouts).scout
     assert choice is not None
     return CELLS.index(plan.configurations[choice])

@@ -31,7 +31,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.policies.steer._scouts import plan_scouts, start_without_scouts
+from autobatch.policies.steer._search import plan_scouts, start_without_scouts
 from autobatch.training import load_task, task_info
 
 ROOT = Path(__file__).resolve().parents[2]

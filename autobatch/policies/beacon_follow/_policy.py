@@ -127,13 +127,16 @@ class BeaconFollowPolicy:
             reason += ", at a rate for this run's length"
         self._steering().begin(best.batch_size, lr, f"{configuration(best.batch_size, lr)}: {reason}")
 
-    def scouts(self) -> ScoutPlan:
+    def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first: none where there are beacons.
+
+        Args:
+            done: those that have been made.
 
         Returns:
             The plan.
         """
-        return self._steer.scouts() if self._steer is not None else ScoutPlan((), 1)
+        return self._steer.scouts(done) if self._steer is not None else ScoutPlan((), 1)
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
         """Choose among the scouts, and go on from there.

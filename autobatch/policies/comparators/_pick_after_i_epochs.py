@@ -88,8 +88,11 @@ class PickAfterIEpochsPolicy:
         first = self._configurations(task)[0]
         self._begin(*first, f"{configuration(*first)}: the first that would be tried, no scout has gone")
 
-    def scouts(self) -> ScoutPlan:
+    def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first.
+
+        Args:
+            done: those that have been made; they change nothing.
 
         Returns:
             The plan; all of its scouts train to their end. Without any where there is nothing to choose from, or an

@@ -1,6 +1,6 @@
 """Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
 
-``_scouts.py`` says which short trainings to make and which of them goes on, ``_plan.py`` when the rate falls and when
+``_search.py`` says which short trainings to make and ``_scouts.py`` which of them goes on, ``_plan.py`` when the rate falls and when
 training ends, ``_forks.py`` when a larger batch is tried on the run itself; ``_policy.py`` puts them together.
 ``_report.py`` is what scouts of somebody's own loop have come to. Open ``_policy.py`` first.
 """
@@ -8,7 +8,8 @@ training ends, ``_forks.py`` when a larger batch is tried on the run itself; ``_
 from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._report import ScoutReport, TrainedScout
-from autobatch.policies.steer._scouts import MOST, Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.policies.steer._scouts import Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.policies.steer._search import MOST
 
 __all__ = [
     "MOST",

@@ -24,16 +24,8 @@ from autobatch.policies.steer._forks import (
     tried_to_list,
 )
 from autobatch.policies.steer._plan import Plan, grown
-from autobatch.policies.steer._scouts import (
-    MOST,
-    Scout,
-    ScoutChoice,
-    ScoutPlan,
-    choose_scout,
-    hardly_begun,
-    plan_scouts,
-    start_without_scouts,
-)
+from autobatch.policies.steer._scouts import Scout, ScoutChoice, ScoutPlan, best_of, choose_scout, hardly_begun
+from autobatch.policies.steer._search import MOST, plan_scouts, start_without_scouts
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
@@ -67,8 +59,8 @@ class SteerParameters(PolicyParameters):
     hardly_begun: float = Field(
         default=0.8,
         ge=0,
-        description="Share of the loss of guessing; where the best scout's training loss is above it, the whole length "
-        "is trained.",
+        description="Share of the loss of guessing; where the best scout's training loss is above it, a smaller batch is "
+        "tried, and where more steps help or none can be tried the whole length is trained.",
     )
     forks: int = Field(
         default=MOST_FORKS,
@@ -126,16 +118,20 @@ class SteerPolicy:
         """Batch size and base learning rate that the run starts with."""
         return self._start
 
-    def scouts(self) -> ScoutPlan:
+    def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first.
 
+        Args:
+            done: those that have been made.
+
         Returns:
-            The plan.
+            The plan, as far as it is settled.
 
         Raises:
             RuntimeError: ``reset`` was not called.
         """
-        return plan_scouts(self._known_task(), self.parameters.scouts, self.parameters.scout_share)
+        own = self.parameters
+        return plan_scouts(self._known_task(), own.scouts, own.scout_share, done, hardly=own.hardly_begun)
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
         """Choose among the scouts, and go on from there; where none can go on, start anew at the lowest rate.
@@ -153,13 +149,35 @@ class SteerPolicy:
             self._reason = f"{configuration(*self._start)}: the lowest rate that the task allows, as {choice.reason}"
             return ScoutChoice(None, self._reason)
         chosen = scouts[choice.scout]
-        self._start, self._reason = (chosen.batch_size, chosen.lr), choice.reason
+        reason = choice.reason + self._told_edge(chosen) + self._lay_length(scouts, chosen)
+        self._start, self._reason = (chosen.batch_size, chosen.lr), reason
+        return ScoutChoice(choice.scout, self._reason, choice.margin)
+
+    def _told_edge(self, chosen: Scout) -> str:
+        rates = self._known_task().learning_rates
+        edges = {rates[0]: ("lowest", "lower"), rates[-1]: ("highest", "higher")}
+        if len(rates) < 2 or chosen.lr not in edges:
+            return ""
+        edge, beyond = edges[chosen.lr]
+        return f"; it is the {edge} of the rates to choose from, so a {beyond} one may do better"
+
+    def _lay_length(self, scouts: Sequence[Scout], chosen: Scout) -> str:
+        """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        if task.steered and hardly_begun(task, chosen, self.parameters.hardly_begun):
-            self._lay_plan(1.0)
-            self._reason += "; it has hardly begun to learn, so the training keeps its whole length"
-            return ScoutChoice(choice.scout, self._reason, choice.margin)
-        return choice
+        largest = max(scout.batch_size for scout in scouts)
+        at_largest = [scout for scout in scouts if scout.batch_size == largest]
+        best = best_of(at_largest)
+        if best is None or not task.steered or not hardly_begun(task, best, self.parameters.hardly_begun):
+            return ""
+        if chosen.batch_size == largest and len(at_largest) < len(scouts):
+            return "; it has hardly begun to learn, but more steps with a smaller batch were no better"
+        self._lay_plan(1.0)
+        if chosen.batch_size < largest:
+            return (
+                f"; with batches of {largest} it had hardly begun to learn, and more steps help: the training keeps "
+                "its whole length"
+            )
+        return "; it has hardly begun to learn, so the training keeps its whole length"
 
     def decide(self, observation: Observation) -> Decision:
         """Say what the coming epoch uses.

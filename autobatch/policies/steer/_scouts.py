@@ -1,4 +1,4 @@
-"""Scouts: which short trainings to make of a new task, and which of them goes on."""
+"""Scouts: short trainings of a new task, which of them ends early, and which goes on."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure, percent
-
-SIZE = 32
-"""Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
-
-MOST = 3
-"""Scouts where nobody says how many."""
-
-LEAST = 6
-"""Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
 CLEARLY_WORSE = 1.5
 """A scout ends early once its loss is above the best one's at the same place by this factor."""
@@ -30,16 +21,24 @@ class ScoutPlan:
     """The scouts of a task.
 
     Attributes:
-        configurations: (batch size, base learning rate) of each, in the order in which they train.
+        configurations: (batch size, base learning rate) of each, in the order in which they train, as far as that is
+            settled.
         epochs: how long each trains, in decision periods.
         whole: whether each trains so long, also one that is far behind the others.
+        more: how many may follow at most, at configurations that depend on what these come to.
         note: why there are none, or fewer than were asked for, in words a person reads; empty where that is not so.
     """
 
     configurations: tuple[tuple[int, float], ...]
     epochs: int
     whole: bool = False
+    more: int = 0
     note: str = field(default="", compare=False)
+
+    @property
+    def most(self) -> int:
+        """Scouts in all, at most."""
+        return len(self.configurations) + self.more
 
 
 @dataclass(frozen=True)
@@ -108,75 +107,13 @@ class ScoutChoice:
 class ScoutingPolicy(Policy, Protocol):
     """A policy that short trainings of the task itself can help to begin; both methods come after ``reset``."""
 
-    def scouts(self) -> ScoutPlan:
-        """Return the short trainings to make first."""
+    def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
+        """Return the short trainings to make first, those that are done first among them."""
         ...
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
         """Choose among what they came to, and go on from there; where none can go on, say where to start instead."""
         ...
-
-
-def plan_scouts(task: TaskInfo, number: int, share: float) -> ScoutPlan:
-    """Say which short trainings to make of a task that nothing is known of.
-
-    All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
-    taken more steps. The rates are spread over those that the task allows, the middle one first, since a scout that
-    comes later can be ended early.
-
-    Args:
-        task: the task.
-        number: how many at most.
-        share: share of the training that each may take, in (0, 1).
-
-    Returns:
-        The plan; without configurations where there is nothing to compare, where the training has fewer periods than
-        ``LEAST``, or where two scouts cost more than a third of it.
-    """
-    epochs = max(1, round(share * task.epochs))
-    affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
-    size = min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
-    rates = _spread(task.learning_rates, min(number, affordable))
-    if task.epochs < LEAST or len(rates) < 2:
-        return ScoutPlan((), epochs, note=_why_none(task, number))
-    note = ""
-    if len(rates) < number:
-        limit = "the learning rates lie too unevenly for more"
-        if len(rates) == len(task.learning_rates):
-            limit = f"there are {count(len(rates), 'learning rate')} to try"
-        elif len(rates) == affordable:
-            limit = f"more would take over a third of the {count(task.epochs, 'epoch')}"
-        note = f"{count(len(rates), 'scout')} instead of {number}: {limit}"
-    return ScoutPlan(tuple((size, lr) for lr in rates), epochs, note=note)
-
-
-def _why_none(task: TaskInfo, number: int) -> str:
-    """Say why a task has no scouts, and what is done instead."""
-    if number == 0:
-        why = "none were asked for"
-    elif len(task.learning_rates) < 2:
-        why = "there is one learning rate, so nothing to choose"
-    elif number == 1:
-        why = "one alone has nothing to be compared with, it takes two"
-    else:
-        why = f"{count(task.epochs, 'epoch')} are too few, and better spent on the training itself"
-    where = (
-        "" if len(task.learning_rates) < 2 else f", the middle of {', '.join(f'{lr:g}' for lr in task.learning_rates)}"
-    )
-    return f"no scouts: {why}; it starts with {configuration(*start_without_scouts(task))}{where}"
-
-
-def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
-    """Return where to start where no scout has gone: the size that scouts would have, and the middle rate.
-
-    Args:
-        task: the task.
-
-    Returns:
-        (batch size, base learning rate).
-    """
-    size = min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
-    return size, _spread(task.learning_rates, 1)[0]
 
 
 def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
@@ -246,14 +183,30 @@ def hardly_begun(task: TaskInfo, scout: Scout, share: float) -> bool:
         share: share of the loss of guessing above which it has.
 
     Returns:
-        Whether its last training loss is near that of guessing; False where nobody says what guessing comes to.
+        Whether its last training loss is near that of guessing; False where it ended early, and where nobody says what
+        guessing comes to.
     """
-    return task.guessing is not None and bool(scout.train_losses) and scout.train_losses[-1] > share * task.guessing
+    if task.guessing is None or not scout.train_losses or scout.ended is not None:
+        return False
+    return scout.train_losses[-1] > share * task.guessing
 
 
 def _told(scout: Scout) -> str:
     figures = {"training loss": scout.train_losses[-1], "validation": scout.scores[-1]}
     return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if math.isfinite(value))
+
+
+def final_loss(scout: Scout) -> float:
+    """Return the loss that a scout is compared by; infinite where it ended early, NaN where none is known."""
+    if scout.ended is not None:
+        return math.inf
+    return _losses(scout)[-1] if scout.scores else math.nan
+
+
+def best_of(scouts: Sequence[Scout]) -> Scout | None:
+    """Return the scout with the lowest loss; None where no loss is known or every scout has ended early."""
+    sound = [scout for scout in scouts if math.isfinite(final_loss(scout))]
+    return min(sound, key=final_loss, default=None)
 
 
 def _losses(scout: Scout) -> list[float]:
@@ -269,20 +222,6 @@ def _losses(scout: Scout) -> list[float]:
 def _sound(scout: Scout, place: int) -> bool:
     losses = _losses(scout)
     return len(losses) > place and math.isfinite(losses[place])
-
-
-def _spread(rates: Sequence[float], number: int) -> list[float]:
-    """Return some of the rates, evenly spread by their logarithms, the middle one first."""
-    if number >= len(rates):
-        chosen = list(rates)
-    else:
-        # The ends of a user's list are where it is least likely to be best: cut the span evenly and take the middles.
-        low, high = math.log(rates[0]), math.log(rates[-1])
-        wanted = [low + (high - low) * (index + 0.5) / number for index in range(number)]
-        # Rounded, so that of two rates equally near the lower one is taken, not the one that round-off favours.
-        chosen = sorted({min(rates, key=lambda rate: round(abs(math.log(rate) - place), 9)) for place in wanted})
-    middle = (len(chosen) - 1) / 2
-    return sorted(chosen, key=lambda rate: (abs(chosen.index(rate) - middle), rate))
 
 
 def _known(value: float) -> float | None:

@@ -159,6 +159,7 @@ class _Scouting:
         self._score = score
         self._arguments = arguments
         self._kept: list[KeptScout] = []
+        self._made: list[KeptScout | tuple[int, float]] = []  # in order; of one that came to nothing what it was
         self._failed: dict[str, str] = {}
         self._failed_seconds = 0.0
         self._plan: ScoutPlan | None = None
@@ -189,8 +190,10 @@ class _Scouting:
                     configuration(kept.batch_size, kept.lr),
                     self._out,
                 )
-            if kept is not None:
-                self._kept.append(kept)
+            if self._plan is not None and self._plan.configurations:
+                self._made.append(self._plan.configurations[place] if kept is None else kept)
+                self._kept += [] if kept is None else [kept]
+                self._plan = self._policy.scouts(self._done())
             place += 1
         if self._failed:
             told = "".join(f"\n  {name}: {text.splitlines()[-1]}" for name, text in self._failed.items())
@@ -215,15 +218,20 @@ class _Scouting:
         """Let go of the scouts of an earlier call, which were of something else."""
         _LOGGER.warning("%s: its scouts are of an earlier call with %s; they are trained anew", self._out, why)
         self._folder.clear()
-        self._kept, self._failed, self._failed_seconds = [], {}, 0.0
+        self._kept, self._made, self._failed, self._failed_seconds = [], [], {}, 0.0
         self._plan = self._task = None
         self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
         self._task = task
         self._policy.reset(task, None)
-        self._plan = self._policy.scouts()
+        self._plan = self._policy.scouts(self._done())
         return self._plan
+
+    def _done(self) -> list[Scout]:
+        """Return what the scouts so far came to, those that came to nothing among them."""
+        score = self._score or _score_of(self._kept)
+        return [one.scout(score) if isinstance(one, KeptScout) else Scout(*one, (), ()) for one in self._made]
 
     def _check(self, loop: Mapping[str, Any]) -> None:
         try:

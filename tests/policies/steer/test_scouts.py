@@ -1,92 +1,17 @@
-"""Which scouts are made, which of them ends early, and which goes on."""
+"""Which scout ends early, and which goes on."""
 
 import json
 import math
 
 import pytest
 
-from autobatch.policies.steer import Scout, ScoutPlan, hopeless
-from autobatch.policies.steer._scouts import ScoutChoice, choose_scout, plan_scouts, start_without_scouts
-from tests.policies.cases import NAN, make_task
-
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+from autobatch.policies.steer import Scout, hopeless
+from autobatch.policies.steer._scouts import ScoutChoice, choose_scout
+from tests.policies.cases import NAN
 
 
 def scout(*losses: float, scores: tuple[float, ...] | None = None, lr: float = 0.1, ended: str | None = None) -> Scout:
     return Scout(32, lr, losses, losses if scores is None else scores, ended)
-
-
-# Which are made ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("epochs", "scouts", "each"),
-    # By hand: each takes round(0.05 epochs), one at least; as many as leave the losers a third of the training. Below
-    # six epochs an epoch is worth more than a scout.
-    [(1, 0, 1), (2, 0, 1), (3, 0, 1), (5, 0, 1), (6, 3, 1), (8, 3, 1), (40, 5, 2)],
-)
-def test_scouts_by_the_length_of_a_task(epochs: int, scouts: int, each: int) -> None:
-    plan = plan_scouts(make_task(epochs=epochs, learning_rates=RATES), 16, 0.05)
-    assert (len(plan.configurations), plan.epochs) == (scouts, each)
-    assert (len(plan.configurations) - 1) * each <= epochs / 3
-
-
-@pytest.mark.parametrize(
-    ("epochs", "number", "rates", "note"),
-    [
-        (40, 3, RATES, ""),
-        (40, 0, RATES, "none were asked for; it starts with s32 at lr 0.05, the middle of 0.01, 0.02, 0.05, 0.1, 0.2"),
-        (40, 1, RATES, "no scouts: one alone has nothing to be compared with, it takes two; it starts with s32 at lr"),
-        (40, 5, RATES[:4], "4 scouts instead of 5: there are 4 learning rates to try"),
-        (6, 5, RATES, "3 scouts instead of 5: more would take over a third of the 6 epochs"),
-        (40, 3, (0.1,), "no scouts: there is one learning rate, so nothing to choose; it starts with s32 at lr 0.1"),
-        (5, 3, RATES, "no scouts: 5 epochs are too few, and better spent on the training itself; it starts with"),
-    ],
-)
-def test_why_there_are_fewer_scouts_than_were_asked_for(
-    epochs: int, number: int, rates: tuple[float, ...], note: str
-) -> None:
-    plan = plan_scouts(make_task(epochs=epochs, learning_rates=rates), number, 0.05)
-    assert note in plan.note
-    assert bool(note) == bool(plan.note)
-
-
-@pytest.mark.parametrize(("number", "rates"), [(0, []), (1, []), (2, [0.02, 0.1]), (3, [0.05, 0.02, 0.1])])
-def test_rates_are_spread_the_middle_first(number: int, rates: list[float]) -> None:
-    plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), number, 0.05)
-    assert plan == ScoutPlan(tuple((32, lr) for lr in rates), 2)
-
-
-def test_more_scouts_than_rates_are_one_a_rate() -> None:
-    plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), 16, 0.05)
-    assert [lr for _, lr in plan.configurations] == [0.05, 0.02, 0.1, 0.01, 0.2]
-
-
-def test_one_rate_leaves_nothing_to_scout() -> None:
-    assert plan_scouts(make_task(epochs=40, learning_rates=(0.1,)), 3, 0.05).configurations == ()
-
-
-def test_no_rate_is_tried_twice_where_they_lie_unevenly() -> None:
-    rates = (0.001, 0.1, 0.11, 0.12)
-    plan = plan_scouts(make_task(epochs=40, learning_rates=rates), 3, 0.05)
-    tried = [lr for _, lr in plan.configurations]
-    assert len(set(tried)) == len(tried) == 2
-
-
-@pytest.mark.parametrize(
-    ("ladder", "size"), [((8, 16), 16), ((64, 512), 64), ((16, 64), 16), ((20, 48, 100), 48), ((7,), 7)]
-)
-def test_a_ladder_without_32_is_scouted_at_the_rung_next_to_it(ladder: tuple[int, ...], size: int) -> None:
-    task = make_task(epochs=40, batch_sizes=ladder, learning_rates=RATES)
-    assert {batch_size for batch_size, _ in plan_scouts(task, 3, 0.05).configurations} == {size}
-    assert start_without_scouts(task) == (size, 0.05)
-
-
-@pytest.mark.parametrize(
-    ("rates", "start"), [((0.1,), 0.1), ((0.1, 0.2), 0.1), ((0.1, 0.2, 0.4), 0.2), ((0.1, 1.0, 10.0, 11.0), 1.0)]
-)
-def test_without_scouts_the_middle_rate_by_its_logarithm(rates: tuple[float, ...], start: float) -> None:
-    assert start_without_scouts(make_task(learning_rates=rates))[1] == start
 
 
 # Which ends early ----------------------------------------------------------------------------------------------------

@@ -34,7 +34,9 @@ def decided(policy: SteerPolicy, epochs: int) -> list[Decision]:
 
 def test_it_scouts() -> None:
     assert isinstance(SteerPolicy(SteerParameters()), ScoutingPolicy)
-    assert steer().scouts().configurations == ((32, 0.1), (32, 0.05), (32, 0.2))
+    plan = steer().scouts()
+    assert (plan.configurations, plan.most) == (((32, 0.1),), 3)
+    assert steer().scouts([Scout(32, 0.1, (1.0,), (1.0,))]).configurations == ((32, 0.1), (32, 0.2))
     assert steer(SteerParameters(scouts=0)).scouts().configurations == ()
     assert steer(SteerParameters(scout_share=0.2)).scouts().epochs == 4
 
@@ -166,6 +168,26 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
         assert one.planned_epochs == end
         stops = [one.decide(make_observation(epoch, 40, batch_size=32, lr=0.1)).stop for epoch in range(40)]
         assert stops.index(True) == end if end < 40 else not any(stops)
+
+
+@pytest.mark.parametrize(
+    ("loss", "start", "end", "told"),
+    [
+        (1.9, (16, 0.05), 40, "with batches of 32 it had hardly begun to learn, and more steps help"),
+        (2.1, (32, 0.1), 28, "but more steps with a smaller batch were no better"),
+    ],
+)
+def test_where_nothing_has_begun_a_smaller_batch_is_tried(
+    loss: float, start: tuple[int, float], end: int, told: str
+) -> None:
+    task = make_task(epochs=40, learning_rates=(0.05, 0.1), steered=True, guessing=2.3)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    done = [Scout(32, 0.05, (2.1,), (1.0,)), Scout(32, 0.1, (2.0,), (1.0,))]
+    assert policy.scouts(done).configurations[2:] == ((16, 0.05),)
+    choice = policy.take([*done, Scout(16, 0.05, (loss,), (1.0,))])
+    assert told in choice.reason
+    assert (policy.start, policy.planned_epochs) == (start, end)
 
 
 def test_a_schedule_that_is_kept_is_not_lengthened() -> None:

@@ -1,0 +1,180 @@
+"""Which scouts to make: rates towards where the loss falls, and a smaller batch where none has begun to learn."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from autobatch.policies._protocol import TaskInfo
+from autobatch.policies._wording import configuration, count
+from autobatch.policies.steer._scouts import Scout, ScoutPlan, best_of, final_loss, hardly_begun
+
+SIZE = 32
+"""Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
+
+MOST = 3
+"""Scouts where nobody says how many."""
+
+LEAST = 6
+"""Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
+
+
+def plan_scouts(
+    task: TaskInfo, number: int, share: float, done: Sequence[Scout] = (), *, hardly: float = math.inf
+) -> ScoutPlan:
+    """Say which short trainings to make of a task that nothing is known of.
+
+    All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
+    taken more steps. The middle rate comes first, then a higher one, then one further up where that was better and one
+    further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
+    (``docs/concepts/steer.md``). Two scouts alone lie at a quarter and at three quarters of what is allowed.
+
+    Where the best of them has hardly begun to learn, steps may be what is missing: one more scout trains with half the
+    batch, where the schedule is the policy's and the losers still cost no more than a third of the training.
+
+    Args:
+        task: the task.
+        number: how many rates at most.
+        share: share of the training that each may take, in (0, 1).
+        done: those that have been made.
+        hardly: share of the loss of guessing above which a scout has hardly begun to learn.
+
+    Returns:
+        The plan, as far as it is settled; without configurations where there is nothing to compare, where the training
+        has fewer periods than ``LEAST``, or where two scouts cost more than a third of it.
+    """
+    epochs = max(1, round(share * task.epochs))
+    affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
+    most = min(number, affordable, len(task.learning_rates))
+    if task.epochs < LEAST or most < 2:
+        return ScoutPlan((), epochs, note=_why_none(task, number))
+    note = ""
+    if most < number:
+        limit = f"more would take over a third of the {count(task.epochs, 'epoch')}"
+        if most == len(task.learning_rates):
+            limit = f"there are {count(most, 'learning rate')} to try"
+        note = f"{count(most, 'scout')} instead of {number}: {limit}"
+    trained = [scout for scout in done if scout.batch_size == _size(task)]
+    if most == 2:
+        rates, more = [_nearest(task.learning_rates, share) for share in (0.25, 0.75)], 0
+    else:
+        rates = [scout.lr for scout in trained]
+        coming = _next(task.learning_rates, most, trained) if len(rates) < most else None
+        rates += [] if coming is None else [coming]
+        more = 0 if coming is None else most - len(rates)
+    configurations = [(_size(task), lr) for lr in rates]
+    if len(rates) == len(trained) and task.epochs >= 3 * epochs * len(trained):
+        configurations += smaller_batch(task, trained, hardly)
+    return ScoutPlan(tuple(configurations), epochs, more=more, note=note)
+
+
+def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:
+    """Return half the batch at the rate that belongs to it, where scouts at one size have hardly begun to learn.
+
+    The rate is that of the valley's floor, a parabola through the best scout and its neighbours over the logarithm of
+    the rate, and keeps the noise of the updates: it falls in proportion to the batch size, or to its root where the
+    optimizer scales its steps itself.
+
+    Args:
+        task: the task.
+        scouts: those at one size.
+        hardly: share of the loss of guessing above which a scout has hardly begun to learn.
+
+    Returns:
+        One (batch size, base learning rate); none where the scouts have begun, none is sound, there is no smaller size
+        or the schedule is not the policy's.
+    """
+    best = best_of(scouts)
+    if best is None or not task.steered or not hardly_begun(task, best, hardly):
+        return []
+    smaller = [rung for rung in task.batch_sizes if 2 * rung <= best.batch_size]
+    if not smaller:
+        return []
+    ratio = smaller[-1] / best.batch_size
+    return [(smaller[-1], float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
+
+
+def _floor(best: Scout, scouts: Sequence[Scout]) -> float:
+    """Return the rate at the lowest point of a parabola through the best scout and its neighbours, if it has two."""
+    below = max((scout for scout in scouts if scout.lr < best.lr), key=lambda scout: scout.lr, default=None)
+    above = min((scout for scout in scouts if scout.lr > best.lr), key=lambda scout: scout.lr, default=None)
+    if below is None or above is None or not math.isfinite(final_loss(below) + final_loss(above)):
+        return best.lr
+    left, right = math.log(below.lr / best.lr), math.log(above.lr / best.lr)
+    rise_left, rise_right = final_loss(below) - final_loss(best), final_loss(above) - final_loss(best)
+    if rise_left <= 0.0 and rise_right <= 0.0:  # flat
+        return best.lr
+    curvature = (rise_right / right - rise_left / left) / (right - left)
+    slope = rise_left / left - curvature * left
+    return best.lr * math.exp(-slope / (2.0 * curvature))
+
+
+def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
+    """Return where to start where no scout has gone: the size that scouts would have, and the middle rate.
+
+    Args:
+        task: the task.
+
+    Returns:
+        (batch size, base learning rate).
+    """
+    return _size(task), _nearest(task.learning_rates, 0.5)
+
+
+def _size(task: TaskInfo) -> int:
+    return min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
+
+
+def _why_none(task: TaskInfo, number: int) -> str:
+    """Say why a task has no scouts, and what is done instead."""
+    if number == 0:
+        why = "none were asked for"
+    elif len(task.learning_rates) < 2:
+        why = "there is one learning rate, so nothing to choose"
+    elif number == 1:
+        why = "one alone has nothing to be compared with, it takes two"
+    else:
+        why = f"{count(task.epochs, 'epoch')} are too few, and better spent on the training itself"
+    where = (
+        "" if len(task.learning_rates) < 2 else f", the middle of {', '.join(f'{lr:g}' for lr in task.learning_rates)}"
+    )
+    return f"no scouts: {why}; it starts with {configuration(*start_without_scouts(task))}{where}"
+
+
+def _next(rates: Sequence[float], most: int, done: Sequence[Scout]) -> float | None:
+    """Return the rate to try next; None where the valley lies between those that have been tried."""
+    stops = _stops(rates, most)
+    tried = {stops.index(scout.lr): final_loss(scout) for scout in done}
+    if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
+        return None
+    place = _towards(tried, len(stops), stops.index(_nearest(rates, 0.5)))
+    return None if place is None else stops[place]
+
+
+def _towards(tried: Mapping[int, float], number: int, middle: int) -> int | None:
+    """Return the next place to try; NaN is the loss of a scout that came to nothing, which says nothing of its rate."""
+
+    def beyond(place: int, step: int) -> list[int]:
+        return [other for other in range(place + step, number if step > 0 else -1, step) if other not in tried][:1]
+
+    losses = {place: loss for place, loss in tried.items() if not math.isnan(loss)}
+    if not losses:
+        return next(iter([middle] * (middle not in tried) + beyond(middle, 1) + beyond(middle, -1)), None)
+    lowest, highest = min(losses), max(losses)
+    best = min(losses, key=lambda place: losses[place])  # of equal ones the first that was tried
+    coming = beyond(highest, 1) if best == highest and math.isfinite(losses[best]) else []
+    if best == lowest or not math.isfinite(losses[best]):
+        coming += beyond(lowest, -1)
+    return coming[0] if coming else None
+
+
+def _stops(rates: Sequence[float], most: int) -> list[float]:
+    """Return the rates to stop at on the way up or down: as far apart as so many over all rates would lie."""
+    places = {0.5 + step / most for step in range(-most, most + 1)}
+    return sorted({_nearest(rates, min(max(place, 0.0), 1.0)) for place in places})
+
+
+def _nearest(rates: Sequence[float], place: float) -> float:
+    """Return the rate nearest to a place in [0, 1] between the lowest and the highest, by their logarithms."""
+    low, high = math.log(rates[0]), math.log(rates[-1])
+    wanted = low + (high - low) * place
+    # Rounded, so that of two rates equally near the lower one is taken, not the one that round-off favours.
+    return min(rates, key=lambda rate: round(abs(math.log(rate) - wanted), 9))

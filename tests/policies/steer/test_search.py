@@ -1,0 +1,184 @@
+"""Which scouts are made: rates towards where the loss falls, and a smaller batch where none has begun to learn."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from autobatch.policies import TaskInfo
+from autobatch.policies.steer import Scout, ScoutPlan
+from autobatch.policies.steer._search import plan_scouts, smaller_batch, start_without_scouts
+from tests.policies.cases import NAN, make_task
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def made(task: TaskInfo, number: int, loss: Callable[[float], float], **options: float) -> list[tuple[int, float]]:
+    """Carry out a plan whose scouts come to a loss that depends on the rate, NaN for one that diverges."""
+    done: list[Scout] = []
+    while len(done) < len((plan := plan_scouts(task, number, 0.05, done, **options)).configurations):
+        assert plan.configurations[: len(done)] == tuple((one.batch_size, one.lr) for one in done)
+        size, lr = plan.configurations[len(done)]
+        value = loss(lr)
+        done.append(Scout(size, lr, (value,), (NAN,), "diverged" if math.isnan(value) else None))
+    assert plan.more == 0
+    return [(one.batch_size, one.lr) for one in done]
+
+
+def valley(best: float) -> Callable[[float], float]:
+    return lambda lr: 1.0 + math.log(lr / best) ** 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "scouts", "each"),
+    # By hand: each takes round(0.05 epochs), one at least; as many as leave the losers a third of the training. Below
+    # six epochs an epoch is worth more than a scout.
+    [(1, 0, 1), (2, 0, 1), (3, 0, 1), (5, 0, 1), (6, 3, 1), (8, 3, 1), (40, 5, 2)],
+)
+def test_scouts_by_the_length_of_a_task(epochs: int, scouts: int, each: int) -> None:
+    plan = plan_scouts(make_task(epochs=epochs, learning_rates=RATES), 16, 0.05)
+    assert (plan.most, plan.epochs) == (scouts, each)
+    assert (plan.most - 1) * each <= epochs / 3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "number", "rates", "note"),
+    [
+        (40, 3, RATES, ""),
+        (40, 0, RATES, "none were asked for; it starts with s32 at lr 0.05, the middle of 0.01, 0.02, 0.05, 0.1, 0.2"),
+        (40, 1, RATES, "no scouts: one alone has nothing to be compared with, it takes two; it starts with s32 at lr"),
+        (40, 5, RATES[:4], "4 scouts instead of 5: there are 4 learning rates to try"),
+        (6, 5, RATES, "3 scouts instead of 5: more would take over a third of the 6 epochs"),
+        (40, 3, (0.1,), "no scouts: there is one learning rate, so nothing to choose; it starts with s32 at lr 0.1"),
+        (5, 3, RATES, "no scouts: 5 epochs are too few, and better spent on the training itself; it starts with"),
+    ],
+)
+def test_why_there_are_fewer_scouts_than_were_asked_for(
+    epochs: int, number: int, rates: tuple[float, ...], note: str
+) -> None:
+    plan = plan_scouts(make_task(epochs=epochs, learning_rates=rates), number, 0.05)
+    assert note in plan.note
+    assert bool(note) == bool(plan.note)
+
+
+@pytest.mark.parametrize(("number", "rates"), [(0, []), (1, []), (2, [0.02, 0.1])])
+def test_one_scout_has_nothing_to_compare_and_two_lie_at_the_quarters(number: int, rates: list[float]) -> None:
+    plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), number, 0.05)
+    assert plan == ScoutPlan(tuple((32, lr) for lr in rates), 2)
+
+
+def test_the_first_is_the_middle_and_the_others_depend_on_it() -> None:
+    plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), 3, 0.05)
+    assert plan == ScoutPlan(((32, 0.05),), 2, more=2)
+
+
+@pytest.mark.parametrize(
+    ("number", "best", "rates"),
+    [
+        (3, 0.2, [0.05, 0.1, 0.2]),  # upwards as long as it helps: to the highest of the list
+        (3, 0.05, [0.05, 0.1, 0.02]),  # the valley lies between
+        (3, 0.01, [0.05, 0.1, 0.02]),  # three are three
+        (4, 0.01, [0.05, 0.1, 0.02, 0.01]),
+        (16, 0.05, [0.05, 0.1, 0.02]),  # nothing more to learn
+        (16, 1.0, [0.05, 0.1, 0.2]),
+    ],
+)
+def test_rates_go_towards_where_the_loss_falls(number: int, best: float, rates: list[float]) -> None:
+    task = make_task(epochs=60, learning_rates=RATES)
+    assert [lr for _, lr in made(task, number, valley(best))] == rates
+
+
+def test_a_middle_that_diverges_sends_the_others_down() -> None:
+    task = make_task(epochs=40, learning_rates=RATES)
+    assert [lr for _, lr in made(task, 3, lambda lr: NAN if lr > 0.015 else 1.0)] == [0.05, 0.02, 0.01]
+    assert [lr for _, lr in made(task, 16, lambda _: NAN)] == [0.05, 0.02, 0.01]
+
+
+def test_steps_are_a_share_of_the_whole_list() -> None:
+    """Three scouts reach both ends of a long list: from 0.05, the middle, by a third of its span."""
+    task = make_task(epochs=40, learning_rates=tuple(0.00625 * 2**step for step in range(8)))
+    assert [lr for _, lr in made(task, 3, valley(10.0))] == [0.05, 0.4, 0.8]
+    assert [lr for _, lr in made(task, 3, valley(0.001))] == [0.05, 0.4, 0.0125]
+
+
+def test_a_scout_that_came_to_nothing_says_nothing_of_its_rate() -> None:
+    """By hand: the middle fails, so the next one up is tried; it does worse than the next one below."""
+    task = make_task(epochs=40, learning_rates=(0.01, 0.1, 0.5))
+    failed, sound = Scout(32, 0.1, (), ()), Scout(32, 0.5, (1.0,), (1.0,))
+    assert plan_scouts(task, 3, 0.05, [failed]).configurations[1:] == ((32, 0.5),)
+    assert plan_scouts(task, 3, 0.05, [failed, sound]).configurations[2:] == ((32, 0.01),)
+    every = [failed, Scout(32, 0.5, (), ()), Scout(32, 0.01, (), ())]
+    assert plan_scouts(task, 3, 0.05, every).configurations == ((32, 0.1), (32, 0.5), (32, 0.01))
+
+
+def test_losses_that_nobody_knows_end_the_search() -> None:
+    task = make_task(epochs=40, learning_rates=RATES)
+    plan = plan_scouts(task, 3, 0.05, [Scout(32, 0.05, (NAN, NAN), (NAN, NAN))])
+    assert plan.configurations == ((32, 0.05),)
+    assert plan.more == 0
+
+
+@pytest.mark.parametrize(
+    ("ladder", "size"), [((8, 16), 16), ((64, 512), 64), ((16, 64), 16), ((20, 48, 100), 48), ((7,), 7)]
+)
+def test_a_ladder_without_32_is_scouted_at_the_rung_next_to_it(ladder: tuple[int, ...], size: int) -> None:
+    task = make_task(epochs=40, batch_sizes=ladder, learning_rates=RATES)
+    assert {batch_size for batch_size, _ in made(task, 3, valley(0.05))} == {size}
+    assert start_without_scouts(task) == (size, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("rates", "start"), [((0.1,), 0.1), ((0.1, 0.2), 0.1), ((0.1, 0.2, 0.4), 0.2), ((0.1, 1.0, 10.0, 11.0), 1.0)]
+)
+def test_without_scouts_the_middle_rate_by_its_logarithm(rates: tuple[float, ...], start: float) -> None:
+    assert start_without_scouts(make_task(learning_rates=rates))[1] == start
+
+
+# A smaller batch -----------------------------------------------------------------------------------------------------
+
+
+def scouts_at(*losses: float, rates: tuple[float, ...] = (0.1, 0.4, 0.025)) -> list[Scout]:
+    return [
+        Scout(32, lr, (loss,), (NAN,), "diverged" if math.isnan(loss) else None)
+        for lr, loss in zip(rates, losses, strict=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "lr"),
+    [
+        ((2.0, 2.1, 2.1), 0.05),  # a valley that is level on both sides: its floor is the best scout's rate
+        ((2.0, 2.3, 2.1), 0.035),  # by hand: 2 x (0.1, 0.3) on either side, floor at 4**(-1/4) of 0.1, halved
+        ((2.0, 2.1, NAN), 0.05),  # one side is not known
+        ((2.1, 2.0, 2.2), 0.2),  # the best is at the end
+        ((2.0, 2.0, 2.0), 0.05),
+    ],
+)
+def test_half_the_batch_at_the_floor_of_the_valley_where_nothing_has_begun(
+    losses: tuple[float, ...], lr: float
+) -> None:
+    task = make_task(epochs=40, learning_rates=(0.025, 0.1, 0.4), guessing=2.3, steered=True)
+    assert smaller_batch(task, scouts_at(*losses), 0.8) == [(16, lr)]
+
+
+def test_where_the_optimizer_scales_its_steps_the_rate_falls_by_the_root() -> None:
+    task = make_task(epochs=40, guessing=2.3, steered=True, adaptive=True)
+    assert smaller_batch(task, scouts_at(2.0, 2.1, 2.1), 0.8) == [(16, 0.071)]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"guessing": None}, {"guessing": 2.6}, {"steered": False}, {"batch_sizes": (32, 64)}]
+)
+def test_no_smaller_batch(changed: dict[str, object]) -> None:
+    task = make_task(**{"epochs": 40, "guessing": 2.3, "steered": True, **changed})
+    assert smaller_batch(task, scouts_at(2.0, 2.1, 2.1), 0.8) == []
+
+
+def test_no_smaller_batch_where_every_scout_diverged() -> None:
+    assert smaller_batch(make_task(epochs=40, guessing=2.3, steered=True), scouts_at(NAN, NAN), 0.8) == []
+
+
+@pytest.mark.parametrize(("epochs", "sizes"), [(40, [32, 32, 32, 16]), (8, [32, 32, 32])])
+def test_the_smaller_batch_comes_last_and_where_the_losers_stay_below_a_third(epochs: int, sizes: list[int]) -> None:
+    task = make_task(epochs=epochs, learning_rates=(0.025, 0.1, 0.4), guessing=2.3, steered=True)
+    assert [size for size, _ in made(task, 3, lambda lr: 2.0 + abs(math.log(lr / 0.1)) / 10, hardly=0.8)] == sizes
