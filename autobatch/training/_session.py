@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def _scout(
             out,
             data=data,
             device=device,
-            after_epoch=lambda row: observer.scout_epoch(row, plan.epochs),
+            after_epoch=partial(observer.scout_epoch, epochs=plan.epochs),
         )
         if not scouts:  # what --resume needs; not before a scout can be carried out
             write_whole(out / CONFIG, _yaml(config))

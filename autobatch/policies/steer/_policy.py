@@ -39,7 +39,10 @@ class SteerParameters(PolicyParameters):
     """Parameters of the kind ``steer``."""
 
     scouts: int = Field(
-        default=MOST, ge=0, le=16, description="Short trainings that are made first, at most; 0 makes none."
+        default=MOST,
+        ge=0,
+        le=16,
+        description="Short trainings at different rates that are made first, at most; 0 makes none.",
     )
     scout_share: float = Field(
         default=0.05, gt=0, le=0.25, description="Share of the training that each scout takes; one epoch at least."
@@ -59,8 +62,8 @@ class SteerParameters(PolicyParameters):
     hardly_begun: float = Field(
         default=0.8,
         ge=0,
-        description="Share of the loss of guessing; where the best scout's training loss is above it, a smaller batch is "
-        "tried, and where more steps help or none can be tried the whole length is trained.",
+        description="Share of the loss of guessing; where the best scout's training loss is above it, half the batch "
+        "is tried, and where more steps help or that cannot be tried the whole length is trained.",
     )
     forks: int = Field(
         default=MOST_FORKS,
