@@ -1,5 +1,6 @@
 """All runs below a folder: where each stands and what it came to, a line a run."""
 
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -235,7 +236,7 @@ def _ended(summary: Summary) -> dict[str, Any]:
 
 
 def _known(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
+    return value if math.isfinite(value) else None
 
 
 def _short(path: str) -> str:
