@@ -17,7 +17,7 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .html. \\[default: RUN/report.html; DIR/report.html for a folder; report.html for several]",
+            help="File to write: .html. \\[default: report.html in RUN; here for several arguments]",
         ),
     ] = None,
 ) -> None:

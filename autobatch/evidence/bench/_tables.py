@@ -219,7 +219,8 @@ def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
         content = file_content(path)
     except FileNotFoundError:
         raise LibraryError(
-            f"{path}: there is no such file; 'autobatch compare' writes it into its --out, 'autobatch run' writes folders of runs"
+            f"{path}: there is no such file; 'autobatch compare' writes it into its --out, 'autobatch run' makes "
+            "folders of runs"
         ) from None
     try:
         _, table = untrusted_table(content, lambda schema, metadata: _checked(schema, metadata, columns))
