@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         TaskFacts,
     )
     from autobatch.envs import BoxActions, SurrogateEnv, SurrogateVectorEnv, TrainEnv
-    from autobatch.evidence import compare_policies
+    from autobatch.evidence import compare_policies, load_runs
     from autobatch.fisher import (
         FisherProbe,
         Measurement,
@@ -188,6 +188,7 @@ __all__ = [
     "load_experiment",
     "load_policy_spec",
     "load_run_config",
+    "load_runs",
     "load_summary",
     "load_task",
     "make_policy",

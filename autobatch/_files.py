@@ -1,6 +1,7 @@
 """Writing files so that kill -9 or a full disk loses nothing that was there before."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,28 @@ def append_whole(path: Path, content: bytes) -> None:
             raise OutputError(f"{path}: cannot be written: the disk is full")
 
 
+_A_LOOK = 0.05
+"""Seconds that ``somebody_in`` may stand in the way, and more."""
+
+
+def somebody_in(folder: Path) -> bool:
+    """Say whether a process works in a folder, by ``alone_in``; False where that cannot be seen.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Whether one does.
+    """
+    try:
+        with alone_in(folder, busy="somebody"):
+            return False
+    except BusyError:
+        return True
+    except OutputError:
+        return False
+
+
 @contextmanager
 def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
     """Let one process at a time work in a folder; the lock ends with the process, however it ends.
@@ -96,7 +119,11 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
-            raise BusyError(f"{folder}: {busy}") from None
+            time.sleep(_A_LOOK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{folder}: {busy}") from None
         yield
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ import typer
 from autobatch._errors import AutoBatchError
 from autobatch.cli.evidence import compare, figures, reproduce
 from autobatch.cli.learn import surrogate, train_policy
-from autobatch.cli.look import envs, explain, plot, policies, predict, report, watch
+from autobatch.cli.look import envs, explain, plot, policies, predict, report, runs, watch
 from autobatch.cli.train import beacons, run
 
 USAGE_ERROR = 2
@@ -30,6 +30,7 @@ app.command("reproduce", rich_help_panel="Evidence")(reproduce)
 app.add_typer(figures, name="figures", rich_help_panel="Evidence")
 app.command("train-policy", rich_help_panel="Learn")(train_policy)
 app.command("surrogate", rich_help_panel="Learn")(surrogate)
+app.command("runs", rich_help_panel="Look")(runs)
 app.command("watch", rich_help_panel="Look")(watch)
 app.command("explain", rich_help_panel="Look")(explain)
 app.command("predict", rich_help_panel="Look")(predict)

@@ -6,6 +6,7 @@ In come run directories, libraries and tables; out go words, tables, pictures an
 from autobatch.report._comparison import Comparison, compare, modelled_seconds, verdict
 from autobatch.report._listings import env_table, libraries_table, library_table, policy_table, shorthand_line
 from autobatch.report._record import RunRecord, comparable_library, read_run
+from autobatch.report._runs import RunFacts, chosen_runs, facts_dicts, find_runs, load_run_facts, runs_table
 from autobatch.report._story import Chapter, chapters, story
 from autobatch.report._summary import summary_view
 from autobatch.report._words import count_words, loss_words, percent_words, position_words, seconds_words
@@ -17,19 +18,24 @@ __all__ = [
     "Chapter",
     "Comparison",
     "PaperFigure",
+    "RunFacts",
     "RunRecord",
     "chapters",
     "check_format",
     "check_page",
+    "chosen_runs",
     "comparable_library",
     "compare",
     "count_words",
     "draw_paper_figures",
     "draw_plane",
     "env_table",
+    "facts_dicts",
+    "find_runs",
     "html_page",
     "libraries_table",
     "library_table",
+    "load_run_facts",
     "loss_words",
     "modelled_seconds",
     "paper_figures",
@@ -38,6 +44,7 @@ __all__ = [
     "policy_table",
     "position_words",
     "read_run",
+    "runs_table",
     "save_html",
     "save_plane",
     "seconds_words",

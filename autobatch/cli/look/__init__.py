@@ -9,6 +9,7 @@ from autobatch.cli.look._plot import plot
 from autobatch.cli.look._policies import policies
 from autobatch.cli.look._predict import predict
 from autobatch.cli.look._report import report
+from autobatch.cli.look._runs import runs
 from autobatch.cli.look._watch import watch
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "policies",
     "predict",
     "report",
+    "runs",
     "watch",
 ]

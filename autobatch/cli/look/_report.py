@@ -9,11 +9,15 @@ from autobatch._errors import CheckpointError, near_names
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, finished or not.", metavar="RUN")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, finished or not, or folders of runs.", metavar="RUN")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write: .html. \\[default: RUN/report.html; report.html for several runs]"
+            "--output",
+            "-o",
+            help="File to write: .html. \\[default: report.html in RUN; here for several arguments]",
         ),
     ] = None,
 ) -> None:
@@ -26,22 +30,23 @@ def report(
         autobatch report runs/digits-resnet8-beacon-follow-s0
 
         autobatch report runs/digits-resnet8-* -o comparison.html
+
+        autobatch report runs
     """
     from autobatch.report import check_page, read_run, save_html
 
     target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     check_page(target)
-    save_html(target, [read_run(_found(run)) for run in dict.fromkeys(runs)])
+    save_html(target, [read_run(one) for one in dict.fromkeys(one for run in runs for one in _found(run))])
     typer.echo(str(target))
 
 
-def _found(run: Path) -> Path:
-    """Return a run directory, or name those that come near."""
-    if _holds_run(run):
-        return run
-    within = sorted(path.name for path in run.iterdir() if _holds_run(path)) if run.is_dir() else []
-    if within:
-        raise CheckpointError(f"{run}: holds no run itself but {len(within)} runs, such as {run / within[0]}")
+def _found(run: Path) -> list[Path]:
+    """Return a run directory or those below a folder, or name those that come near."""
+    from autobatch.report import find_runs
+
+    if found := find_runs(run):
+        return found
     beside = [path.name for path in run.parent.iterdir() if _holds_run(path)] if run.parent.is_dir() else []
     near = f"; {near_names(run.name, beside)}" if beside else ""
     raise CheckpointError(f"{run}: holds no run (config.yaml is missing){near}")

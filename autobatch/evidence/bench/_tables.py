@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from autobatch._errors import LibraryError
 from autobatch._files import write_whole
 from autobatch.beacons.storage._parquet import file_content, untrusted_table
+from autobatch.report import facts_dicts, load_run_facts
+from autobatch.report._runs import COLUMNS
 from autobatch.training import EpochRow
 
 RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
@@ -30,6 +32,7 @@ _TYPES: dict[Any, Any] = {
     float: pa.float64(),
     float | None: pa.float64(),
     int | None: pa.int64(),
+    str | None: pa.string(),
     tuple[str, ...]: pa.list_(pa.string()),
 }
 
@@ -135,19 +138,26 @@ def save_tables(
         write_whole(out / name, bytes(sink.getvalue()))
 
 
-def load_runs(path: str | Path) -> Any:
-    """Read the runs of a comparison: one row a run, the columns of ``ComparedRun``.
+def load_runs(path: str | Path = "runs") -> Any:
+    """Read runs, one row a run: those of a comparison, or all run directories below a folder.
+
+        autobatch.load_runs("runs").to_pandas().groupby(["env", "policy"])["test_error"].mean()
 
     Args:
-        path: the directory of the comparison, or its ``runs.parquet``.
+        path: the directory of a comparison or its ``runs.parquet``, for the columns of ``ComparedRun``; or any other
+            folder, for those of ``RunFacts``. Columns of one name hold the same.
 
     Returns:
         A pyarrow table.
 
     Raises:
-        LibraryError: the file is missing, damaged, foreign or of another version.
+        LibraryError: there are no runs, or the file is damaged, foreign or of another version.
     """
-    return _load(Path(path), RUNS, _RUN_COLUMNS)
+    path = Path(path)
+    if path.is_dir() and not (path / RUNS).exists() and (facts := load_run_facts(path)):
+        schema = pa.schema([pa.field(name, _TYPES[kind]) for name, kind in COLUMNS.items()])
+        return pa.Table.from_pylist(facts_dicts(facts), schema=schema)
+    return _load(path, RUNS, _RUN_COLUMNS)
 
 
 def load_epochs_table(path: str | Path) -> Any:
@@ -208,7 +218,10 @@ def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
     try:
         content = file_content(path)
     except FileNotFoundError:
-        raise LibraryError(f"{path}: there is no such file; 'autobatch compare' writes it into its --out") from None
+        raise LibraryError(
+            f"{path}: there is no such file; 'autobatch compare' writes it into its --out, 'autobatch run' makes "
+            "folders of runs"
+        ) from None
     try:
         _, table = untrusted_table(content, lambda schema, metadata: _checked(schema, metadata, columns))
         for key in table.column_names:

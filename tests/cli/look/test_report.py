@@ -1,5 +1,7 @@
 """The command that writes runs into a page."""
 
+from shutil import copytree
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -26,11 +28,18 @@ def test_a_run_gets_a_page_in_its_directory(home):
     assert (home / "a" / "b.html").read_text() == page
 
 
+def test_a_folder_of_runs_is_one_page(home):
+    copytree(home / "runs" / "follow", home / "runs" / "more" / "again")
+    assert written("runs") == "runs/report.html\n"
+    page = (home / "runs" / "report.html").read_text()
+    assert "runs/follow" in page
+    assert "runs/more/again" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "phrases"),
     [
         (["runs/folow"], ["runs/folow", "holds no run", "did you mean 'follow'?"]),
-        (["runs"], ["runs", "such as runs/follow"]),
         (["nowhere/at/all"], ["nowhere/at/all", "holds no run"]),
         (["runs/follow", "-o", "page.pdf"], ["page.pdf", "ends in .html"]),
         (["runs/follow", "-o", "envs/tiny/env.yaml/page.html"], ["cannot be written"]),
