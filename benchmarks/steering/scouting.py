@@ -1,6 +1,6 @@
 """What tells early which configuration will end best? A replay of the shipped libraries; nothing is trained.
 
-    python benchmarks/steering/scouting.py [--share 0.05] [--short]
+    python benchmarks/steering/scouting.py [--share 0.05] [--short | --sure]
 
 Each beacon is stopped, in thought, after a share of its training. What is known then ranks the configurations of its
 seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
@@ -14,6 +14,10 @@ guessing.
 With --short: do scouts of one epoch pay in short trainings? The pick among the scouts after 70 % of the epochs
 against the middle rate after as many more as the losers took, at batch size 32, by the logarithm of the ratio of their
 validation losses (above 0 the epochs are better spent on the middle rate). Rates are constant in both.
+
+With --sure: how sure are the scouts that steer makes? Its search on every task and seed, and by how much the final
+validation loss of the pick's configuration (mean over seeds) is above that of the best scout and of the best rate of
+the list, all at batch size 32; by how far the pick's training loss was below the next scout's.
 """
 
 import argparse
@@ -31,6 +35,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.policies.steer import MOST, Scout
+from autobatch.policies.steer._scouts import choose_scout
 from autobatch.policies.steer._search import plan_scouts, start_without_scouts
 from autobatch.training import load_task, task_info
 
@@ -45,6 +51,10 @@ TASKS = (
     "mnist10k-mlp",
     "mnist10k-resnet8",
 )
+LATER = ("cifar5k-convnet", "diamonds-mlp", "digits-vit", "mnist5k-convnet", "topics-gpt")
+CLOSE = 0.1
+"""Below this margin two scouts are close."""
+
 SIZE, RATE, SEED, END, TRAIN, VALIDATION, C_BAR, L_CUM = range(8)
 REFERENCE = (64, 0.1)
 FAR = 8.0
@@ -124,6 +134,32 @@ def short(epochs: int) -> list[float]:
     return lost
 
 
+def searched(task: str) -> list[tuple[float, float, float]]:
+    """Return for each seed the margin of steer's pick, and how far it ends above the best scout and the best rate."""
+    library = BeaconLibrary.load(ROOT / "envs" / task)
+    info = task_info(load_task(ROOT / "envs" / task), library)
+    own = {(one.lr, one.seed): one for one in library.beacons if one.batch_size == 32}
+    ends = {
+        lr: float(np.mean([math.log(one.final("validation_loss")) if one.finished else FAR for one in some]))
+        for lr in {lr for lr, _ in own}
+        if (some := [one for (rate, _), one in own.items() if rate == lr])
+    }
+    found = []
+    for seed in sorted({seed for _, seed in own}):
+        scouts: list[Scout] = []
+        while len(scouts) < len((plan := plan_scouts(info, MOST, 0.05, scouts)).configurations):
+            size, lr = plan.configurations[len(scouts)]
+            losses = tuple(map(float, own[lr, seed].rows["train_loss"][: plan.epochs]))
+            sound = len(losses) == plan.epochs and math.isfinite(losses[-1])
+            scouts.append(Scout(size, lr, losses, losses, None if sound else "diverged"))
+        choice = choose_scout(scouts)
+        assert choice.scout is not None
+        assert choice.margin is not None
+        end = ends[scouts[choice.scout].lr]
+        found.append((choice.margin, end - min(ends[scout.lr] for scout in scouts), end - min(ends.values())))
+    return found
+
+
 def at(losses: Floats, epoch: int) -> float:
     """Return a loss after an epoch; 10, where a beacon has diverged."""
     value = float(losses[epoch - 1]) if epoch <= len(losses) else math.inf
@@ -135,7 +171,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--sure", action="store_true")
     asked = parser.parse_args()
+    if asked.sure:
+        picks = [pick for task in (*TASKS, *LATER) for pick in searched(task)]
+        print("| ahead of the next scout | picks | also the best scout at the end | above it | above the best rate |")
+        print("| --- | --- | --- | --- | --- |")
+        for told, some in (
+            (f"{CLOSE:.0%} or more", [pick for pick in picks if pick[0] >= CLOSE]),
+            ("less", [pick for pick in picks if pick[0] < CLOSE]),
+        ):
+            _, scout, rate = (np.array(column) for column in zip(*some, strict=True))
+            above = " | ".join(f"{column.mean():.3f}, {column.max():.2f}" for column in (scout, rate))
+            print(f"| {told} | {len(some)} | {int((scout <= 0.0).sum())} | {above} |")
+        return
     if asked.short:
         for epochs in (3, 4, 5, 6, 8, 10):
             lost = short(epochs)
