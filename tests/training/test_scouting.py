@@ -530,3 +530,27 @@ def test_a_run_that_has_hardly_begun_is_trained_to_its_whole_length(tmp_path: Pa
     assert scouting.planned == 6
     assert "keeps its whole length" in str(scouting.reason)
     assert load_scouting(tmp_path / "run") == scouting
+
+
+def test_where_nothing_has_begun_half_the_batch_is_tried_and_goes_on_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = scouted(12, steer(hardly_begun=0.0), learning_rates=[0.01, 0.05, 0.3], batch_sizes=[8, 16])
+    summary = run(config, tmp_path / "whole")
+    *others, smaller = summary.scouts
+    assert ({one["batch_size"] for one in others}, smaller["batch_size"]) == ({16}, 8)
+    assert smaller["lr"] not in config.task.learning_rates  # the floor of a parabola, halved
+    assert smaller["won"]
+    assert (summary.epochs, summary.ended_early) == (12, None)
+    rows = load_epochs(tmp_path / "whole")
+    assert (rows[0].batch_size, rows[0].lr) == (8, smaller["lr"])
+    assert summary.examples == rows[-1].examples + 3 * 84
+    with monkeypatch.context() as patch:
+        Fuse(patch, 3 * 6 + 2)  # three scouts of six steps, then in the middle of the smaller batch's
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "cut")
+    scouting = load_scouting(tmp_path / "cut")
+    assert scouting is not None
+    assert scouting.waiting == ((8, smaller["lr"]),)
+    run(load_run_config(tmp_path / "cut"), tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
