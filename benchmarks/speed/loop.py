@@ -49,7 +49,7 @@ class Normalised:
         self.validation = normalise(data.validation_inputs, data.mean, data.std), data.validation_labels
 
 
-def engine_seconds(task: TaskSpec, data: Data, batch_size: int) -> float:
+def engine_seconds(task: TaskSpec, data: Data, batch_size: int, device: str = "cpu") -> float:
     """Seconds per epoch of the engine, from the end of its first epoch to the end of its last."""
     ends: list[float] = []
 
@@ -58,7 +58,7 @@ def engine_seconds(task: TaskSpec, data: Data, batch_size: int) -> float:
             ends.append(time.perf_counter())
 
     policy = PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": batch_size, "lr": RATE})
-    config = RunConfig(task=task, policy=policy, measure=False, device="cpu")
+    config = RunConfig(task=task, policy=policy, measure=False, device=device)
     with tempfile.TemporaryDirectory() as folder:
         run(config, Path(folder) / "run", Clock(), data=data)
     return (ends[-1] - ends[0]) / (len(ends) - 1)
@@ -84,7 +84,7 @@ def loader_seconds(task: TaskSpec, tensors: Normalised, batch_size: int) -> floa
 
 def loop_seconds(task: TaskSpec, tensors: Normalised, batches: Callable[[], object], *, tuned: bool) -> float:
     """Seconds per epoch of a loop by hand, without its first epoch."""
-    model = build_task_model(task, tensors.data)
+    model = build_task_model(task, tensors.data).to(tensors.train[0].device)
     validation_images, validation_labels = tensors.validation
     if tuned:
         model = model.to(memory_format=torch.channels_last)
