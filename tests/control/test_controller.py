@@ -30,6 +30,7 @@ from autobatch.control.measuring._timing import EpochTimer
 from autobatch.control.settings import MOVED
 from autobatch.fisher import FisherProbe
 from autobatch.policies import Candidate, Decision, Observation, TaskInfo
+from tests.control.loops import inside_steps
 
 SIZE = 26
 
@@ -82,12 +83,10 @@ class Bench:
     def rates(self) -> list[float]:
         """The rates of a step taken now; the groups themselves keep theirs."""
         seen: list[float] = []
-        hook = self.optimizer.register_step_pre_hook(
-            lambda optimizer, *_: seen.extend(group["lr"] for group in optimizer.param_groups)
-        )
+        inside_steps(self.optimizer, lambda: seen.extend(group["lr"] for group in self.optimizer.param_groups))
         self.optimizer.zero_grad()
         self.optimizer.step()
-        hook.remove()
+        inside_steps(self.optimizer, lambda: None)
         assert [group["lr"] for group in self.optimizer.param_groups] == [0.01, 0.02]
         return seen
 

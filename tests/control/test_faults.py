@@ -27,7 +27,7 @@ from autobatch.control import (
 )
 from autobatch.fisher.gram._sink import StreamingGram
 from autobatch.fisher.gram._spill import SpilledGram
-from tests.control.loops import RATE, Scripted, Toy, json_copy, weights
+from tests.control.loops import RATE, Scripted, Toy, inside_steps, json_copy, weights
 
 
 class Broken(Exception):
@@ -661,7 +661,7 @@ def test_a_new_group_has_its_rate_in_proportion() -> None:
     toy = Toy([(8, 0.3)])
     toy.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 3 * RATE})
     seen: list[float] = []
-    toy.optimizer.register_step_pre_hook(lambda *_: seen.extend(group["lr"] for group in toy.optimizer.param_groups))
+    inside_steps(toy.optimizer, lambda: seen.extend(group["lr"] for group in toy.optimizer.param_groups))
     toy.epoch()
     assert seen[:3] == pytest.approx([0.3, 0.6, 0.9])
     assert [group["lr"] for group in toy.optimizer.param_groups] == [RATE, 2 * RATE, 3 * RATE]
@@ -731,9 +731,8 @@ def test_with_its_controller_gone_an_optimizer_is_as_it_was() -> None:
     toy.epoch()
     optimizer, rates = toy.optimizer, toy.rates
     assert rates[-1] == 0.3
-    optimizer._optimizer_step_pre_hooks.popitem()  # the test's own, which holds the toy
     seen: list[float] = []
-    optimizer.register_step_pre_hook(lambda *_: seen.append(optimizer.param_groups[0]["lr"]))
+    inside_steps(optimizer, lambda: seen.append(optimizer.param_groups[0]["lr"]))  # the toy's own holds the toy
     del toy
     gc.collect()
     optimizer.step()
@@ -856,9 +855,7 @@ def test_the_scheduler_owns_the_schedule_and_the_controller_a_factor(name: str, 
     toy = Toy([2, 4, 8, 2], optimize=with_scheduler, epochs=4, rates="linear")
     scheduler = schedulers[0] if before else SCHEDULERS[name](toy.optimizer)
     applied: list[list[float]] = []
-    toy.optimizer.register_step_pre_hook(
-        lambda *_: applied.append([float(group["lr"]) for group in toy.optimizer.param_groups])
-    )
+    inside_steps(toy.optimizer, lambda: applied.append([float(group["lr"]) for group in toy.optimizer.param_groups]))
     step = 0
     while not toy.controller.finished:
         for _, x, y in toy.loader():
@@ -925,9 +922,7 @@ def test_momentum_is_rescaled_during_the_step_only(kind: str) -> None:
 
     toy = Toy([2, 8, 4], optimize=make, rates=Rates(rule=LearningRateRule("sqrt", momentum="rescale")))
     group = toy.optimizer.param_groups[0]
-    toy.optimizer.register_step_pre_hook(
-        lambda *_: seen.append(group["momentum"] if kind == "SGD" else group["betas"][0])
-    )
+    inside_steps(toy.optimizer, lambda: seen.append(group["momentum"] if kind == "SGD" else group["betas"][0]))
     for _ in range(3):
         toy.epoch()
         assert (group["momentum"] if kind == "SGD" else group["betas"]) == (0.9 if kind == "SGD" else (0.9, 0.999))
