@@ -265,11 +265,12 @@ class Stepping:
                 batch_size=self._passage.measured_examples(passing.cut),
                 lr=passing.lr,
                 exact=not self._advise,
+                full=passing.cut.full,
             )
             if self._period.timing:
                 self._period.samples.settle()
         self._course.done()
-        self._period.steps += 1
+        self._period.batches += 1
 
 
 def _parts(passing: Passing, batch: Any) -> Iterator[Any]:

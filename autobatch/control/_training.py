@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control._deciding import Decisions
+from autobatch.control._declared import Declared
 from autobatch.control._feed import Feed
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._periods import Periods
@@ -91,6 +92,7 @@ class Training:
         )
         # Ranks that measure together must all go on doing so.
         self.period = Period(self.measured, device, gives_up=self.ranks.size == 1 or not together)
+        self.rates.took_step = self.period.took_step
         self.standing = Standing()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)
@@ -107,6 +109,7 @@ class Training:
             decisions=self.decisions,
             rates=self.rates,
             recorder=self.recorder,
+            declared=Declared(settings),
             advise=advise,
         )
         self.stepping = Stepping(

@@ -466,7 +466,8 @@ def test_another_version_is_refused() -> None:
 
 
 def test_calls_out_of_order_are_clear_errors() -> None:
-    controller = Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure()).controller
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure())
+    controller = bench.controller
     with pytest.raises(AutoBatchError, match="without an epoch"):
         controller.end_epoch()
     with pytest.raises(AutoBatchError, match="outside of a loop"):
@@ -485,6 +486,7 @@ def test_calls_out_of_order_are_clear_errors() -> None:
                 controller.end_epoch()
             with pytest.raises(AutoBatchError, match="inside of another step"), controller.step():
                 pass
+        bench.optimizer.step()
     assert controller.steps == 3
     with pytest.raises(AutoBatchError, match=r"call end_epoch\(\)"):
         next(controller.batches())

@@ -92,6 +92,8 @@ class OptimizerRates:
         self._applied: list[dict[str, Any]] = []
         self._entered = self._in_closure = self._trained = False
         self._nested = 0
+        self.took_step: Callable[[Tensor | None], None] = lambda _: None
+        """Called after each step of the optimizer, with what says on its device whether the step was skipped."""
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
         if before is not None:
             before.release()
@@ -191,6 +193,8 @@ class OptimizerRates:
             self._nested -= 1
         else:
             self._restore(changed_inside=True)
+            # A GradScaler leaves it to fused optimizers to skip a step, and does not call the others.
+            self.took_step(getattr(self._optimizer, "found_inf", None))
 
     def leave(self) -> None:
         """Take the factor away where the step has raised."""
