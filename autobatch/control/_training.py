@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
 from autobatch.control._deciding import Decisions
 from autobatch.control._declared import Declared
 from autobatch.control._feed import Feed
@@ -198,8 +199,8 @@ class Training:
 
 def _check_loop(settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int) -> None:
     """Refuse a loop that is too small for its ladder, or is none that the beacons or scouts are of."""
-    if epochs < 1:
-        raise ConfigError(f"epochs: expected at least 1, got {epochs}")
+    check_whole(epochs, "epochs")
+    check_whole(dataset_size, "dataset_size")
     check_ladder(settings.batch_sizes, dataset_size)
     if settings.library is None and settings.scouts is None:
         return
