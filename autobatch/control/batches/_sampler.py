@@ -34,7 +34,11 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
 
 def rebatched(
-    source: Iterable[Any], parts: Iterator[tuple[int, int]], skip: int, shorten: Callable[[int, int], None]
+    source: Iterable[Any],
+    parts: Iterator[tuple[int, int]],
+    skip: int,
+    shorten: Callable[[int, int], None],
+    longer: Callable[[], None],
 ) -> Iterator[Any]:
     """Make batches of given sizes out of batches of any.
 
@@ -43,13 +47,14 @@ def rebatched(
         parts: (start, stop) of each batch to make.
         skip: examples at the start of the source that are passed over.
         shorten: called with the start of the last batch, and how many examples it has, when the source ends too early.
+        longer: called at the end where the source has more, which the next time it is gone through come again.
 
     Yields:
         The batches.
     """
     own = iter(source)
     held: list[Any] = []
-    count = 0
+    count, served = 0, False
     for start, stop in parts:
         wanted = stop - start
         while count < wanted + skip and (batch := next(own, None)) is not None:
@@ -64,6 +69,8 @@ def rebatched(
             wanted = count
         if not wanted:
             return
-        batch = joined(held)
+        batch, served = joined(held), True
         yield batch if count == wanted else part_of(batch, 0, wanted)
         held, count = ([part_of(batch, wanted, count)], count - wanted) if count > wanted else ([], 0)
+    if served and own is not source and (count or any(map(examples_in, own))):
+        longer()
