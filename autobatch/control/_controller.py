@@ -411,15 +411,17 @@ class AutoBatchController:
             MeasureError: the gradients that a step got are not those that were measured.
         """
         training = self._training
-        figures = {
-            "val_loss": None if val_loss is None else check_number(val_loss, "val_loss"),
-            "val_error": None if val_error is None else check_share(val_error, "val_error"),
-            "train_loss": None if train_loss is None else check_number(train_loss, "train_loss"),
-        }
         if training.course.finished and training.settings.advise:
             return None
-        training.stepping.end(stop=stop)
-        training.periods.end_epoch(**figures)
+
+        def figures() -> dict[str, float | None]:
+            return {
+                "val_loss": None if val_loss is None else check_number(val_loss, "val_loss"),
+                "val_error": None if val_error is None else check_share(val_error, "val_error"),
+                "train_loss": None if train_loss is None else check_number(train_loss, "train_loss"),
+            }
+
+        training.periods.end_epoch(**training.stepping.end(figures, stop=stop))
         return None if training.course.finished else training.decisions.last
 
     def redecide(self) -> DecisionRecord:

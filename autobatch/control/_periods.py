@@ -134,7 +134,6 @@ class Periods:
         def own() -> dict[str, Any]:
             period.samples.settle()
             return {
-                "figures": figures,
                 "timed": period.timed(),
                 "samples": [sample.to_dict() for sample in period.samples.measurements],
             }
@@ -147,7 +146,7 @@ class Periods:
         if self._ranks.leads:
             self._declared.compare(period.batches, period.steps)
         self._decisions.learn(period.samples.measurements, period.steps)
-        self._standing.take(period, told["figures"], self._rates.effective())
+        self._standing.take(period, figures, self._rates.effective())
         self._standing.periods = self._course.finished_periods
         if not self._course.finished:
             self._decide(example=first_free)

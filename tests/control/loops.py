@@ -76,7 +76,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def inside_steps(optimizer: torch.optim.Optimizer, note: Callable[[], Any]) -> None:
-    """Call a function at the end of the optimizer's own code, where no hook can look."""
+    """Call a function at the end of the optimizer's own code, where no hook can look; the one before is not called."""
     optimizer._optimizer_step_code = note  # type: ignore[method-assign]
 
 

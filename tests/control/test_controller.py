@@ -271,6 +271,7 @@ def test_examples_of_several_rows() -> None:
         views = torch.cat([bench.x[indices], bench.x[indices] + 1])
         with bench.controller.step(samples=torch.arange(len(indices)).repeat(2)) as step:
             step.backward(F.cross_entropy(bench.model(views), bench.y[indices].repeat(2)))
+        bench.optimizer.step()
     bench.controller.end_epoch()
     assert bench.controller.samples > 0
 
@@ -501,7 +502,7 @@ def test_calls_out_of_order_are_clear_errors() -> None:
         ({"batch_sizes": (4, 32)}, "reaches 32, but the training set has only 26"),
         ({"batch_sizes": ()}, "ascending positive"),
         ({"batch_sizes": (8, 4)}, "ascending positive"),
-        ({"batch_sizes": (0, 4)}, "ascending positive"),
+        ({"batch_sizes": (0, 4)}, "whole number of at least 1, got 0"),
         ({"epochs": 0}, "at least 1"),
     ],
 )

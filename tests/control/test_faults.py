@@ -662,10 +662,9 @@ def test_a_layer_that_is_replaced_in_mid_run_is_measured() -> None:
 def test_a_new_group_has_its_rate_in_proportion() -> None:
     toy = Toy([(8, 0.3)])
     toy.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 3 * RATE})
-    seen: list[float] = []
-    inside_steps(toy.optimizer, lambda: seen.extend(group["lr"] for group in toy.optimizer.param_groups))
+    inside_steps(toy.optimizer, lambda: toy.rates.extend(group["lr"] for group in toy.optimizer.param_groups))
     toy.epoch()
-    assert seen[:3] == pytest.approx([0.3, 0.6, 0.9])
+    assert toy.rates[:3] == pytest.approx([0.3, 0.6, 0.9])
     assert [group["lr"] for group in toy.optimizer.param_groups] == [RATE, 2 * RATE, 3 * RATE]
 
 
@@ -917,13 +916,11 @@ def test_a_ramp_from_within_a_ramp_begins_where_the_rate_is() -> None:
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 def test_momentum_is_rescaled_during_the_step_only(kind: str) -> None:
-    seen: list[float] = []
-
     def make(model: nn.Module) -> torch.optim.Optimizer:
         return getattr(torch.optim, kind)(model.parameters(), lr=RATE, **({"momentum": 0.9} if kind == "SGD" else {}))
 
     toy = Toy([2, 8, 4], optimize=make, rates=Rates(rule=LearningRateRule("sqrt", momentum="rescale")))
-    group = toy.optimizer.param_groups[0]
+    group, seen = toy.optimizer.param_groups[0], toy.rates
     inside_steps(toy.optimizer, lambda: seen.append(group["momentum"] if kind == "SGD" else group["betas"][0]))
     for _ in range(3):
         toy.epoch()

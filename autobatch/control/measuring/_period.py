@@ -64,7 +64,7 @@ class Period:
         Args:
             skipped: says, on its device, whether the optimizer has skipped it after all.
         """
-        if not self.batches:
+        if self._chosen is None:
             return
         self._steps += 1
         if skipped is not None:
