@@ -63,13 +63,15 @@ def check_share(value: Any, what: str) -> float:
         what: its name, for the message.
 
     Returns:
-        The share.
+        The share; what is outside of [0, 1] by round-off only is at its border.
 
     Raises:
         ConfigError: it is no number, or lies outside [0, 1] by more than round-off.
     """
     share = check_number(value, what)
-    if math.isfinite(share) and not -_ROUND_OFF <= share <= 1.0 + _ROUND_OFF:
+    if not math.isfinite(share):
+        return share
+    if not -_ROUND_OFF <= share <= 1.0 + _ROUND_OFF:
         hint = " (per cent? divide by 100)" if 1.0 < share <= 100.0 else ""
         raise ConfigError(f"{what}: expected a share in [0, 1], got {share:g}{hint}")
-    return share
+    return min(1.0, max(0.0, share))

@@ -216,7 +216,7 @@ class AutoBatchController:
     def steps_per_epoch(self) -> int:
         """Optimizer steps of a whole epoch at the batch size in use."""
         course = self._training.course
-        return Course(course.dataset_size, 1, course.periods).steps(self.batch_size)
+        return Course(course.dataset_size, 1, course.periods, course.least).steps(self.batch_size)
 
     @property
     def samples(self) -> int:
@@ -416,9 +416,9 @@ class AutoBatchController:
 
         def figures() -> dict[str, float | None]:
             return {
-                "val_loss": None if val_loss is None else check_number(val_loss, "val_loss"),
-                "val_error": None if val_error is None else check_share(val_error, "val_error"),
-                "train_loss": None if train_loss is None else check_number(train_loss, "train_loss"),
+                "val_loss": None if val_loss is None else check_number(val_loss, "end_epoch(val_loss=...)"),
+                "val_error": None if val_error is None else check_share(val_error, "end_epoch(val_error=...)"),
+                "train_loss": None if train_loss is None else check_number(train_loss, "end_epoch(train_loss=...)"),
             }
 
         training.periods.end_epoch(**training.stepping.end(figures, stop=stop))

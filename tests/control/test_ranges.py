@@ -29,11 +29,14 @@ def ending(**figures: Any) -> Callable[[], Any]:
 
 GOOD_SHARES = [0.0, 1.0, 1.0 + 1e-7, -1e-7, 0.3]
 OUTSIDE: list[tuple[str, Callable[[], Any]]] = [
-    (r"val_error: expected a share in \[0, 1\], got 12.5 \(per cent\? divide by 100\)", ending(val_error=12.5)),
-    (r"val_error: expected a share in \[0, 1\], got -4$", ending(val_error=-4.0)),
-    ("val_error: expected a number, got 'low'", ending(val_error="low")),
-    ("val_loss: expected a number, got", ending(val_loss=torch.ones(2))),
-    ("train_loss: expected a number, got", ending(train_loss=[1.0])),
+    (
+        r"end_epoch\(val_error=...\): expected a share in \[0, 1\], got 12.5 \(per cent\? divide by 100\)",
+        ending(val_error=12.5),
+    ),
+    (r"end_epoch\(val_error=...\): expected a share in \[0, 1\], got -4$", ending(val_error=-4.0)),
+    (r"end_epoch\(val_error=...\): expected a number, got 'low'", ending(val_error="low")),
+    (r"end_epoch\(val_loss=...\): expected a number, got", ending(val_loss=torch.ones(2))),
+    (r"end_epoch\(train_loss=...\): expected a number, got", ending(train_loss=[1.0])),
     ("epochs: expected a whole number of at least 1, got 0", lambda: Toy([8], epochs=0)),
     ("epochs: expected a whole number of at least 1, got 2.5", lambda: Toy([8], epochs=2.5)),  # type: ignore[arg-type]
     ("epochs: expected a whole number of at least 1, got True", lambda: Toy([8], epochs=True)),

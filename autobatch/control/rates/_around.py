@@ -72,8 +72,10 @@ class AroundSteps:
             stepped = self._stepped()
             if stepped is None:
                 return unbound(own, *args, **kwargs)
-            own._optimizer_step_pre_hooks.move_to_end(self._before.id)
-            own._optimizer_step_post_hooks.move_to_end(self._after.id, last=False)
+            before: Any = own._optimizer_step_pre_hooks
+            after: Any = own._optimizer_step_post_hooks
+            before.move_to_end(self._before.id)
+            after.move_to_end(self._after.id, last=False)
             stepped.enter()
             try:
                 return unbound(own, *args, **kwargs)
