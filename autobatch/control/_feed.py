@@ -88,7 +88,9 @@ class Feed:
             has no example, or where what it holds cannot be joined.
         """
         skip = self._ranks.passed(self._course.examples - self._course.epoch * self._course.dataset_size)
-        return rebatched(source, self._parts(), skip, self._shorten, self._tell_longer)
+        return rebatched(
+            source, self._parts(), skip, shorten=self._shorten, longer=self._tell_longer, ahead=self._ahead
+        )
 
     def break_off(self) -> None:
         """Have an iteration that is running end with an error: the training goes on from another place."""
@@ -140,6 +142,10 @@ class Feed:
                 "the stream has more than dataset_size=%d examples; what comes after them is not trained in this epoch",
                 self._course.dataset_size,
             )
+
+    def _ahead(self, stop: int) -> int:
+        single = self._ranks.size == self._accumulation == 1  # else a stream cannot end early
+        return self._course.least if single and self._course.least > 1 and stop < self._course.dataset_size else 0
 
     def _shorten(self, start: int, examples: int) -> None:
         if self._ranks.size > 1 or self._accumulation > 1:

@@ -22,7 +22,7 @@ from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder
 from autobatch.control.settings import Settings
-from autobatch.control.steps import Course, Passage, check_divisible
+from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import ScoutingPolicy, TaskInfo, planned_epochs
 
 _LOG = logging.getLogger("autobatch")
@@ -73,7 +73,12 @@ class Training:
         if not advise:
             check_divisible(settings.batch_sizes, self.ranks.size, settings.plan.accumulation)
         self.rates = OptimizerRates(optimizer)
-        self.course = Course(dataset_size, epochs, settings.plan.periods(dataset_size))
+        self.course = Course(
+            dataset_size,
+            epochs,
+            settings.plan.periods(dataset_size),
+            least_examples(model, self.ranks.size, settings.plan.accumulation),
+        )
         if not advise and 2 * self.course.longest_period < settings.batch_sizes[-1]:
             raise ConfigError(
                 f"decide_every: batches do not reach across decisions; {self.course.longest_period} examples between "

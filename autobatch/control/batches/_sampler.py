@@ -37,8 +37,10 @@ def rebatched(
     source: Iterable[Any],
     parts: Iterator[tuple[int, int]],
     skip: int,
+    *,
     shorten: Callable[[int, int], None],
     longer: Callable[[], None],
+    ahead: Callable[[int], int],
 ) -> Iterator[Any]:
     """Make batches of given sizes out of batches of any.
 
@@ -48,6 +50,8 @@ def rebatched(
         skip: examples at the start of the source that are passed over.
         shorten: called with the start of the last batch, and how many examples it has, when the source ends too early.
         longer: called at the end where the source has more, which the next time it is gone through come again.
+        ahead: says how many examples there have to be after the one that a batch ends with; where the source has some,
+            but fewer, they join the batch.
 
     Yields:
         The batches.
@@ -56,15 +60,15 @@ def rebatched(
     held: list[Any] = []
     count, served = 0, False
     for start, stop in parts:
-        wanted = stop - start
-        while count < wanted + skip and (batch := next(own, None)) is not None:
+        wanted, more = stop - start, ahead(stop)
+        while count < wanted + more + skip and (batch := next(own, None)) is not None:
             size = examples_in(batch)
             if size <= skip:
                 skip -= size
                 continue
             held.append(part_of(batch, skip, size) if skip else batch)
             count, skip = count + size - skip, 0
-        if count < wanted:
+        if count < wanted or 0 < count - wanted < more:
             shorten(start, count)
             wanted = count
         if not wanted:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import CheckpointError
-from autobatch.control.batches import full_steps_per_epoch, steps_per_epoch
 from autobatch.control.measuring._measuring import MeasuringPlan, middles, stretches
 from autobatch.control.measuring._samples import Measurement, Samples
 from autobatch.control.measuring._timing import EpochTimer
@@ -41,15 +40,15 @@ class Period:
         self._timer: EpochTimer | None = None
         self._last_batch_size: int | None = None
 
-    def begin_step(self, batch_size: int, examples_left: int) -> None:
+    def begin_step(self, batch_size: int, steps: int, full_steps: int) -> None:
         """Begin a step; the first one of a period asks the plan.
 
         Args:
             batch_size: global batch size in force.
-            examples_left: examples of the period that are not trained yet.
+            steps: steps that the period has left.
+            full_steps: how many of them, from the first, are worth measuring.
         """
         if self._chosen is None:
-            steps, full_steps = (f(examples_left, batch_size) for f in (steps_per_epoch, full_steps_per_epoch))
             chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
             self._chosen = frozenset(chosen)
             self._timer = EpochTimer(self._device, steps, chosen) if self._plan.timing else None

@@ -3,11 +3,13 @@
 import logging
 import random
 from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from autobatch._errors import AutoBatchError
@@ -259,6 +261,39 @@ def test_a_stream_that_ends_early_ends_the_epoch(caplog: pytest.LogCaptureFixtur
         assert (toy.controller.epoch, toy.controller.examples) == (1, 26)
         toy.epoch()  # and the next one is whole
         assert len(toy.steps[-1][1]) in range(1, 13)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_under_batch_norm_a_stream_that_ends_early_leaves_no_example_alone() -> None:
+    for there in range(2, 25):
+        for script in ([4], [8], [2]):
+            toy = Toy(script, size=26, epochs=2, make=normed)
+            toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1, there)))
+            assert [index for _, indices, _ in toy.steps for index in indices] == list(range(there))
+            assert min(toy.sizes()) > 1
+            toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1)))
+            assert min(toy.sizes()) > 1
+
+
+@pytest.mark.parametrize(("size", "sizes", "parts"), [(65, (2, 4), 1), (37, (8, 16), 4), (33, (2, 4), 1), (9, (4,), 2)])
+def test_under_batch_norm_no_part_of_a_batch_is_a_single_example(size: int, sizes: Sequence[int], parts: int) -> None:
+    toy = Toy([sizes[0]], size=size, batch_sizes=sizes, epochs=2, make=normed, plan=BatchPlan(accumulation=parts))
+    for _ in range(2):
+        seen: list[list[int]] = []
+        for indices, x, y in toy.loader():
+            seen.append(indices.tolist())
+            with toy.controller.step() as step:
+                step.backward(toy.loss(x, y))
+            if len(seen) % parts == 0:
+                toy.optimizer.step()
+                toy.optimizer.zero_grad()
+        toy.controller.end_epoch()
+        assert sorted(index for part in seen for index in part) == list(range(size))
+        assert min(map(len, seen)) > 1
+        assert len(seen) % parts == 0
 
 
 def test_a_stream_that_gives_nothing_is_an_error_in_any_epoch() -> None:
