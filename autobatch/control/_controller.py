@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
+from autobatch._ranges import check_number, check_share
 from autobatch.beacons import BeaconLibrary, FinalPrediction, predict_final
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control._state import restore, state_of
@@ -215,7 +216,7 @@ class AutoBatchController:
     def steps_per_epoch(self) -> int:
         """Optimizer steps of a whole epoch at the batch size in use."""
         course = self._training.course
-        return Course(course.dataset_size, 1, course.periods).steps(self.batch_size)
+        return Course(course.dataset_size, 1, course.periods, course.least).steps(self.batch_size)
 
     @property
     def samples(self) -> int:
@@ -396,7 +397,7 @@ class AutoBatchController:
 
         Args:
             val_loss: mean validation loss, where known; of several ranks' figures the first's counts.
-            val_error: share of validation examples classified wrongly, where known.
+            val_error: share of validation examples classified wrongly, in [0, 1], where known.
             train_loss: mean training loss over the epoch, where known.
             stop: whether the training ends here, before its last epoch; no decision is made then. Of several ranks the
                 first's word counts.
@@ -406,13 +407,21 @@ class AutoBatchController:
 
         Raises:
             AutoBatchError: no epoch has begun, it has examples left, or the training is finished.
+            ConfigError: a figure is no number, or outside its range; nothing is changed then.
             MeasureError: the gradients that a step got are not those that were measured.
         """
         training = self._training
         if training.course.finished and training.settings.advise:
             return None
-        training.stepping.end(stop=stop)
-        training.periods.end_epoch(val_loss=val_loss, val_error=val_error, train_loss=train_loss)
+
+        def figures() -> dict[str, float | None]:
+            return {
+                "val_loss": None if val_loss is None else check_number(val_loss, "end_epoch(val_loss=...)"),
+                "val_error": None if val_error is None else check_share(val_error, "end_epoch(val_error=...)"),
+                "train_loss": None if train_loss is None else check_number(train_loss, "end_epoch(train_loss=...)"),
+            }
+
+        training.periods.end_epoch(**training.stepping.end(figures, stop=stop))
         return None if training.course.finished else training.decisions.last
 
     def redecide(self) -> DecisionRecord:

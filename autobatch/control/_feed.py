@@ -56,6 +56,7 @@ class Feed:
         self._accumulation = settings.plan.accumulation
         self._advise = bool(settings.advise)
         self._iteration = 0
+        self._told_longer = False
 
     def sampler(self) -> PlannedBatchSampler:
         """Return this rank's batches as lists of example indices."""
@@ -83,10 +84,13 @@ class Feed:
             source: the stream's own batches.
 
         Returns:
-            Batches of the same structure, of the sizes that are decided.
+            Batches of the same structure, of the sizes that are decided. They raise an AutoBatchError where the stream
+            has no example, or where what it holds cannot be joined.
         """
         skip = self._ranks.passed(self._course.examples - self._course.epoch * self._course.dataset_size)
-        return rebatched(source, self._parts(), skip, self._shorten)
+        return rebatched(
+            source, self._parts(), skip, shorten=self._shorten, longer=self._tell_longer, ahead=self._ahead
+        )
 
     def break_off(self) -> None:
         """Have an iteration that is running end with an error: the training goes on from another place."""
@@ -131,11 +135,28 @@ class Feed:
         steps = self._course.steps(self._decisions.last.batch_size, plain=self._advise)
         return steps * self._accumulation
 
+    def _tell_longer(self) -> None:
+        if self._course.stopped is None and not self._told_longer and self._ranks.leads:
+            self._told_longer = True
+            _LOG.warning(
+                "the stream has more than dataset_size=%d examples; what comes after them is not trained in this epoch",
+                self._course.dataset_size,
+            )
+
+    def _ahead(self, stop: int) -> int:
+        single = self._ranks.size == self._accumulation == 1  # else a stream cannot end early
+        return self._course.least if single and self._course.least > 1 and stop < self._course.dataset_size else 0
+
     def _shorten(self, start: int, examples: int) -> None:
         if self._ranks.size > 1 or self._accumulation > 1:
             raise AutoBatchError(
                 "a stream ended before dataset_size examples; with several ranks or accumulated parts the others would "
                 "wait for ever: give dataset_size the number of examples that every rank's stream has"
+            )
+        if not start and not examples:
+            raise AutoBatchError(
+                f"the stream gave no example in epoch {self._course.epoch + 1}: is it a generator that has ended? Give "
+                "rebatch() something that can be gone through again, such as a loader"
             )
         _LOG.warning(
             "the stream ended %d examples before dataset_size=%d; the epoch ends with them",

@@ -8,6 +8,7 @@ from typing import Any
 from autobatch._errors import AutoBatchError
 from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import figure
+from autobatch.control._declared import Declared
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
@@ -31,6 +32,7 @@ class Periods:
         decisions: what was decided.
         rates: the optimizer's rates.
         recorder: tells loggers.
+        declared: what the loop has said of itself.
         advise: whether the loop is only advised.
     """
 
@@ -45,6 +47,7 @@ class Periods:
         decisions: Decisions,
         rates: OptimizerRates,
         recorder: Recorder,
+        declared: Declared,
         advise: bool,
     ) -> None:
         self._ranks = ranks
@@ -56,6 +59,7 @@ class Periods:
         self._rates = rates
         self._recorder = recorder
         self._advise = advise
+        self._declared = declared
         self.watcher: Callable[[Mapping[str, float]], None] | None = None
         """Called at the end of each period with the figures that the loop gave, NaN within an epoch."""
 
@@ -87,7 +91,7 @@ class Periods:
             if value is not None and not math.isfinite(value):
                 _LOG.warning("epoch %d: %s is %s; nothing is changed for that", self._course.epoch + 1, name, value)
         self._course.end()
-        if not self._period.steps:  # it was stopped where its last period ended, which has counted its samples
+        if not self._period.batches:  # it was stopped where its last period ended, which has counted its samples
             self._period.samples.restore(())
         self._end({
             "train_loss": figure(train_loss),
@@ -130,7 +134,6 @@ class Periods:
         def own() -> dict[str, Any]:
             period.samples.settle()
             return {
-                "figures": figures,
                 "timed": period.timed(),
                 "samples": [sample.to_dict() for sample in period.samples.measurements],
             }
@@ -140,8 +143,10 @@ class Periods:
             period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
         if told["timed"] is not None:
             self._plan.learn(*told["timed"])
+        if self._ranks.leads:
+            self._declared.compare(period.batches, period.steps)
         self._decisions.learn(period.samples.measurements, period.steps)
-        self._standing.take(period, told["figures"], self._rates.effective())
+        self._standing.take(period, figures, self._rates.effective())
         self._standing.periods = self._course.finished_periods
         if not self._course.finished:
             self._decide(example=first_free)

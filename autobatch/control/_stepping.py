@@ -1,6 +1,6 @@
 """The loop's steps: which batch each one trains, whether it is measured, and what becomes of one that fails."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -178,11 +178,16 @@ class Stepping:
         self._break_off(self._passing)
         self._orphans = 0
 
-    def end(self, *, stop: bool) -> None:
+    def end(self, figures: Callable[[], dict[str, float | None]], *, stop: bool) -> dict[str, float | None]:
         """Let the epoch be ended.
 
         Args:
+            figures: checks and returns what the loop gives of the epoch; of several ranks' the first's count, and where
+                they cannot be used, nothing is changed on any.
             stop: whether the loop stops the training here.
+
+        Returns:
+            The figures.
 
         Raises:
             AutoBatchError: a step is under way, or the training is finished.
@@ -190,14 +195,19 @@ class Stepping:
         course = self._course
         if course.stopped is not None and not course.running:
             course.refuse_finished()
-        stopped = self._ranks.agreed(course.stopped or ("stopped by the loop" if stop else None))
-        if stopped:
-            course.stop(stopped)
+
+        def first() -> dict[str, Any]:
+            return {"figures": figures(), "stopped": course.stopped or ("stopped by the loop" if stop else None)}
+
+        told = self._ranks.first_makes(first)
+        if told["stopped"]:
+            course.stop(told["stopped"])
         if self._passing is not None and course.stopped is None:
             raise AutoBatchError("end_epoch() was called in the middle of a step")
         if course.running and (course.stopped is not None or self._advise):
             self._break_off(self._passing)
             course.skip_to_end()
+        return told["figures"]  # type: ignore[no-any-return]
 
     def refuse_inside(self) -> None:
         """Refuse to keep a state that lacks a batch; one whose step was not even begun is put aside.
@@ -225,7 +235,7 @@ class Stepping:
             self._course.begin()
             self.hand_out()
         cut = self._course.enter()
-        self._period.begin_step(cut.batch_size, self._course.period_left)
+        self._period.begin_step(cut.batch_size, *self._course.period_steps(cut.batch_size))
         self._decisions.apply(cut.decision, self._course.examples)
         return cut
 
@@ -265,11 +275,12 @@ class Stepping:
                 batch_size=self._passage.measured_examples(passing.cut),
                 lr=passing.lr,
                 exact=not self._advise,
+                full=passing.cut.full,
             )
             if self._period.timing:
                 self._period.samples.settle()
         self._course.done()
-        self._period.steps += 1
+        self._period.batches += 1
 
 
 def _parts(passing: Passing, batch: Any) -> Iterator[Any]:

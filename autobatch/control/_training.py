@@ -9,7 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
 from autobatch.control._deciding import Decisions
+from autobatch.control._declared import Declared
 from autobatch.control._feed import Feed
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._periods import Periods
@@ -20,7 +22,7 @@ from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder
 from autobatch.control.settings import Settings
-from autobatch.control.steps import Course, Passage, check_divisible
+from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import ScoutingPolicy, TaskInfo, planned_epochs
 
 _LOG = logging.getLogger("autobatch")
@@ -71,7 +73,12 @@ class Training:
         if not advise:
             check_divisible(settings.batch_sizes, self.ranks.size, settings.plan.accumulation)
         self.rates = OptimizerRates(optimizer)
-        self.course = Course(dataset_size, epochs, settings.plan.periods(dataset_size))
+        self.course = Course(
+            dataset_size,
+            epochs,
+            settings.plan.periods(dataset_size),
+            least_examples(model, self.ranks.size, settings.plan.accumulation),
+        )
         if not advise and 2 * self.course.longest_period < settings.batch_sizes[-1]:
             raise ConfigError(
                 f"decide_every: batches do not reach across decisions; {self.course.longest_period} examples between "
@@ -91,6 +98,7 @@ class Training:
         )
         # Ranks that measure together must all go on doing so.
         self.period = Period(self.measured, device, gives_up=self.ranks.size == 1 or not together)
+        self.rates.took_step = self.period.took_step
         self.standing = Standing()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)
@@ -107,6 +115,7 @@ class Training:
             decisions=self.decisions,
             rates=self.rates,
             recorder=self.recorder,
+            declared=Declared(settings),
             advise=advise,
         )
         self.stepping = Stepping(
@@ -195,8 +204,8 @@ class Training:
 
 def _check_loop(settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int) -> None:
     """Refuse a loop that is too small for its ladder, or is none that the beacons or scouts are of."""
-    if epochs < 1:
-        raise ConfigError(f"epochs: expected at least 1, got {epochs}")
+    check_whole(epochs, "epochs")
+    check_whole(dataset_size, "dataset_size")
     check_ladder(settings.batch_sizes, dataset_size)
     if settings.library is None and settings.scouts is None:
         return

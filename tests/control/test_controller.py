@@ -30,6 +30,7 @@ from autobatch.control.measuring._timing import EpochTimer
 from autobatch.control.settings import MOVED
 from autobatch.fisher import FisherProbe
 from autobatch.policies import Candidate, Decision, Observation, TaskInfo
+from tests.control.loops import inside_steps
 
 SIZE = 26
 
@@ -82,12 +83,10 @@ class Bench:
     def rates(self) -> list[float]:
         """The rates of a step taken now; the groups themselves keep theirs."""
         seen: list[float] = []
-        hook = self.optimizer.register_step_pre_hook(
-            lambda optimizer, *_: seen.extend(group["lr"] for group in optimizer.param_groups)
-        )
+        inside_steps(self.optimizer, lambda: seen.extend(group["lr"] for group in self.optimizer.param_groups))
         self.optimizer.zero_grad()
         self.optimizer.step()
-        hook.remove()
+        inside_steps(self.optimizer, lambda: None)
         assert [group["lr"] for group in self.optimizer.param_groups] == [0.01, 0.02]
         return seen
 
@@ -272,6 +271,7 @@ def test_examples_of_several_rows() -> None:
         views = torch.cat([bench.x[indices], bench.x[indices] + 1])
         with bench.controller.step(samples=torch.arange(len(indices)).repeat(2)) as step:
             step.backward(F.cross_entropy(bench.model(views), bench.y[indices].repeat(2)))
+        bench.optimizer.step()
     bench.controller.end_epoch()
     assert bench.controller.samples > 0
 
@@ -467,7 +467,8 @@ def test_another_version_is_refused() -> None:
 
 
 def test_calls_out_of_order_are_clear_errors() -> None:
-    controller = Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure()).controller
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=NeverMeasure())
+    controller = bench.controller
     with pytest.raises(AutoBatchError, match="without an epoch"):
         controller.end_epoch()
     with pytest.raises(AutoBatchError, match="outside of a loop"):
@@ -486,6 +487,7 @@ def test_calls_out_of_order_are_clear_errors() -> None:
                 controller.end_epoch()
             with pytest.raises(AutoBatchError, match="inside of another step"), controller.step():
                 pass
+        bench.optimizer.step()
     assert controller.steps == 3
     with pytest.raises(AutoBatchError, match=r"call end_epoch\(\)"):
         next(controller.batches())
@@ -500,7 +502,7 @@ def test_calls_out_of_order_are_clear_errors() -> None:
         ({"batch_sizes": (4, 32)}, "reaches 32, but the training set has only 26"),
         ({"batch_sizes": ()}, "ascending positive"),
         ({"batch_sizes": (8, 4)}, "ascending positive"),
-        ({"batch_sizes": (0, 4)}, "ascending positive"),
+        ({"batch_sizes": (0, 4)}, "whole number of at least 1, got 0"),
         ({"epochs": 0}, "at least 1"),
     ],
 )

@@ -29,6 +29,7 @@ from autobatch import scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, Measuring, NeverMeasure, Processes
 from autobatch.policies import Decision, Observation, TaskInfo
+from tests.control.loops import inside_steps
 
 pl = pytest.importorskip("lightning.pytorch", reason="needs Lightning: pip install 'autobatch[lightning]'")
 
@@ -480,10 +481,15 @@ def test_the_optimizer_keeps_the_rates_of_its_scheduler() -> None:
     class Rates(Callback):
         def __init__(self) -> None:
             self.inside: list[float] = []
+            self.before: list[float] = []
             self.outside: list[float] = []
 
+        def on_train_start(self, trainer: Any, *_: Any) -> None:
+            (optimizer,) = trainer.optimizers
+            inside_steps(optimizer, lambda: self.inside.append(optimizer.param_groups[0]["lr"]))
+
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            self.inside.append(optimizer.param_groups[0]["lr"])
+            self.before.append(optimizer.param_groups[0]["lr"])
 
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             self.outside.append(trainer.optimizers[0].param_groups[0]["lr"])
@@ -494,6 +500,7 @@ def test_the_optimizer_keeps_the_rates_of_its_scheduler() -> None:
     rates = Rates()
     fit(callback(4, 16, 8, rates="linear"), Module(scheduler), rates)
     assert rates.outside == pytest.approx([0.1] * 15 + [0.01] * 8)
+    assert rates.before == pytest.approx([0.1] * 16 + [0.01] * 7)
     assert rates.inside == pytest.approx([0.1] * 13 + [0.4] * 3 + [0.02] * 7)
 
 

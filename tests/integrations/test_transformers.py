@@ -414,6 +414,13 @@ def test_metrics_of_several_datasets_by_name(tmp_path: Path) -> None:
     ][:2]
 
 
+def test_a_callback_that_was_not_added_says_so(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    AutoBatchTrainerCallback(trainer, policy="s4", batch_sizes=(4, 8))
+    with pytest.raises(ConfigError, match=r"call trainer\.add_callback\(callback\)"):
+        trainer.train()
+
+
 def test_decisions_within_one_epoch(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, num_train_epochs=1)
     callback = steered(trainer, 4, 8, 16, plan=BatchPlan(decide_every=0.25))

@@ -4,7 +4,8 @@ Example ``i`` of epoch ``e`` (both from 0) is entry ``i`` of a permutation that 
 change of batch size or a restart neither loses nor repeats an example. Every epoch sees every example exactly once.
 Where the batch size does not divide the epoch, the last batch has between half and one and a half times the batch
 size: a remainder of at least half a batch is a batch of its own, a smaller one joins the batch before it. Thus no step
-follows the gradient (or the BatchNorm statistics) of a handful of examples, and no example is dropped.
+follows the gradient (or the BatchNorm statistics) of a handful of examples, and no example is dropped. Where the model
+has BatchNorm, which has no statistics of one example, a remainder that would leave a part with one joins as well.
 """
 
 import torch
@@ -13,30 +14,34 @@ from torch import Tensor
 from autobatch.control.batches._seeds import derive_generator
 
 
-def steps_per_epoch(dataset_size: int, batch_size: int) -> int:
+def steps_per_epoch(dataset_size: int, batch_size: int, least: int = 1) -> int:
     """Return the optimizer steps of one epoch: dataset_size / batch_size, rounded half up, at least one.
 
     Args:
         dataset_size: examples in one epoch.
         batch_size: global batch size.
+        least: examples that a last batch has at least, as far as others do.
 
     Returns:
         Steps.
     """
-    return max(1, (2 * dataset_size + batch_size) // (2 * batch_size))
+    steps = max(1, (2 * dataset_size + batch_size) // (2 * batch_size))
+    joins = steps > 1 and dataset_size - (steps - 1) * batch_size < min(least, batch_size)
+    return steps - joins
 
 
-def full_steps_per_epoch(dataset_size: int, batch_size: int) -> int:
+def full_steps_per_epoch(dataset_size: int, batch_size: int, least: int = 1) -> int:
     """Return how many of an epoch's first steps are worth measuring: those of exactly ``batch_size`` examples.
 
     Args:
         dataset_size: examples in one epoch.
         batch_size: global batch size.
+        least: examples that a last batch has at least, as far as others do.
 
     Returns:
         Steps; 1 where the whole epoch is one batch.
     """
-    steps = steps_per_epoch(dataset_size, batch_size)
+    steps = steps_per_epoch(dataset_size, batch_size, least)
     return steps if steps == 1 or steps * batch_size == dataset_size else steps - 1
 
 

@@ -52,10 +52,18 @@ def joined(batches: Sequence[Any]) -> Any:
 
     Returns:
         The same nest, with tensors joined along dimension 0, and lists with an entry an example end to end.
+
+    Raises:
+        AutoBatchError: tensors differ in another dimension, or the batches in structure.
     """
 
     def join(values: Sequence[Any]) -> Any:
         if isinstance(values[0], Tensor):
+            if len({value.shape[1:] for value in values}) > 1:
+                raise AutoBatchError(
+                    f"batches cannot be joined: their tensors have shapes {[tuple(value.shape) for value in values]}; "
+                    "pad all of them to one length, or let the stream give single examples and collate what comes out"
+                )
             return torch.cat(list(values))
         return type(values[0])(entry for value in values for entry in value)
 
@@ -82,19 +90,30 @@ def _by_example(value: Any, examples: int) -> bool:
     return not tensors or not all(_by_example(tensor, examples) for tensor in tensors)
 
 
+def _named(key: Any, nests: Sequence[Any], sizes: Sequence[int], combine: Callable[[Sequence[Any]], Any]) -> Any:
+    try:
+        return _walk(nests, sizes, combine)
+    except AutoBatchError as error:
+        raise AutoBatchError(f"element {key!r}: {error}") from None
+
+
 def _walk(nests: Sequence[Any], sizes: Sequence[int], combine: Callable[[Sequence[Any]], Any]) -> Any:
     """Go through nests of one structure side by side, and make one of them."""
     first = nests[0]
     if all(map(_by_example, nests, sizes)):
         return combine(nests)
     if isinstance(first, Mapping):
-        values = {key: _walk([nest[key] for nest in nests], sizes, combine) for key in first}
+        if any(nest.keys() != first.keys() for nest in nests):
+            raise AutoBatchError(
+                f"batches cannot be joined: their keys are {[sorted(nest, key=str) for nest in nests]}"
+            )
+        values = {key: _named(key, [nest[key] for nest in nests], sizes, combine) for key in first}
         if not isinstance(first, MutableMapping):
             return type(first)(values)  # type: ignore[call-arg]
         own = copy.copy(first)  # a defaultdict, for one, cannot be made of its items alone
         own.update(values)
         return own
     if isinstance(first, tuple | list):
-        items = [_walk(values, sizes, combine) for values in zip(*nests, strict=False)]
+        items = [_named(at, values, sizes, combine) for at, values in enumerate(zip(*nests, strict=False))]
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
     return first

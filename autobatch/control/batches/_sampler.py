@@ -34,7 +34,13 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
 
 def rebatched(
-    source: Iterable[Any], parts: Iterator[tuple[int, int]], skip: int, shorten: Callable[[int, int], None]
+    source: Iterable[Any],
+    parts: Iterator[tuple[int, int]],
+    skip: int,
+    *,
+    shorten: Callable[[int, int], None],
+    longer: Callable[[], None],
+    ahead: Callable[[int], int],
 ) -> Iterator[Any]:
     """Make batches of given sizes out of batches of any.
 
@@ -43,27 +49,32 @@ def rebatched(
         parts: (start, stop) of each batch to make.
         skip: examples at the start of the source that are passed over.
         shorten: called with the start of the last batch, and how many examples it has, when the source ends too early.
+        longer: called at the end where the source has more, which the next time it is gone through come again.
+        ahead: says how many examples there have to be after the one that a batch ends with; where the source has some,
+            but fewer, they join the batch.
 
     Yields:
         The batches.
     """
     own = iter(source)
     held: list[Any] = []
-    count = 0
+    count, served = 0, False
     for start, stop in parts:
-        wanted = stop - start
-        while count < wanted + skip and (batch := next(own, None)) is not None:
+        wanted, more = stop - start, ahead(stop)
+        while count < wanted + more + skip and (batch := next(own, None)) is not None:
             size = examples_in(batch)
             if size <= skip:
                 skip -= size
                 continue
             held.append(part_of(batch, skip, size) if skip else batch)
             count, skip = count + size - skip, 0
-        if count < wanted:
+        if count < wanted or 0 < count - wanted < more:
             shorten(start, count)
             wanted = count
         if not wanted:
             return
-        batch = joined(held)
+        batch, served = joined(held), True
         yield batch if count == wanted else part_of(batch, 0, wanted)
         held, count = ([part_of(batch, wanted, count)], count - wanted) if count > wanted else ([], 0)
+    if served and own is not source and (count or any(map(examples_in, own))):
+        longer()

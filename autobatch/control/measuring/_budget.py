@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from autobatch._errors import ConfigError
+from autobatch._ranges import check_number
 from autobatch.beacons import CostTable
 from autobatch.control.batches import steps_per_epoch
 from autobatch.control.measuring._measuring import INTERVAL, MeasuringPlan, at_interval, check_interval, middles
@@ -56,7 +57,7 @@ class MeasureWithinBudget(MeasuringPlan):
     def __init__(
         self, budget: float = BUDGET, costs: CostTable | None = None, *, interval: int = INTERVAL, floor: int = FLOOR
     ) -> None:
-        if not 0.0 <= budget < math.inf:
+        if not 0.0 <= check_number(budget, "the measuring budget") < math.inf:
             raise ConfigError(f"the measuring budget must be a finite number of at least 0, got {budget}")
         check_interval(interval, floor)
         self.budget = budget

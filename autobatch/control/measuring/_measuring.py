@@ -7,7 +7,7 @@ step says nothing of the others.
 
 from typing import Any
 
-from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
 from autobatch.policies import TaskInfo
 
 INTERVAL = 50
@@ -140,5 +140,5 @@ def check_interval(interval: int, floor: int) -> None:
     Raises:
         ConfigError: one of them is below 1.
     """
-    if interval < 1 or floor < 1:
-        raise ConfigError(f"a measuring interval and floor must be at least 1, got {interval} and {floor}")
+    check_whole(interval, "a measuring plan's interval")
+    check_whole(floor, "a measuring plan's floor")

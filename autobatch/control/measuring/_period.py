@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autobatch._errors import CheckpointError
-from autobatch.control.batches import full_steps_per_epoch, steps_per_epoch
-from autobatch.control.measuring._measuring import MeasuringPlan, stretches
+from autobatch.control.measuring._measuring import MeasuringPlan, middles, stretches
 from autobatch.control.measuring._samples import Measurement, Samples
 from autobatch.control.measuring._timing import EpochTimer
 from autobatch.fisher import SpectralPosition
@@ -23,38 +23,63 @@ class Period:
         plan: says which steps are measured.
         device: where the model trains.
         gives_up: whether a step that cannot be measured ends the measuring, with a warning, instead of the training.
+
+    Attributes:
+        samples: what was measured.
+        batches: batches that were trained, each for one step of the optimizer where the loop does as it has declared.
     """
 
     def __init__(self, plan: MeasuringPlan, device: torch.device, *, gives_up: bool = False) -> None:
         self.samples = Samples(gives_up=gives_up)
-        self.steps = 0
+        self.batches = 0
+        self._steps = 0
+        self._skipped: list[Tensor] = []
         self._plan = plan
         self._device = device
         self._chosen: frozenset[int] | None = None
         self._timer: EpochTimer | None = None
         self._last_batch_size: int | None = None
 
-    def begin_step(self, batch_size: int, examples_left: int) -> None:
+    def begin_step(self, batch_size: int, steps: int, full_steps: int) -> None:
         """Begin a step; the first one of a period asks the plan.
 
         Args:
             batch_size: global batch size in force.
-            examples_left: examples of the period that are not trained yet.
+            steps: steps that the period has left.
+            full_steps: how many of them, from the first, are worth measuring.
         """
         if self._chosen is None:
-            steps, full_steps = (f(examples_left, batch_size) for f in (steps_per_epoch, full_steps_per_epoch))
             chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
             self._chosen = frozenset(chosen)
             self._timer = EpochTimer(self._device, steps, chosen) if self._plan.timing else None
             self._last_batch_size = batch_size
             self.samples.clear()
         if self._timer is not None:
-            self._timer.mark(self.steps)
+            self._timer.mark(self.batches)
+
+    def took_step(self, skipped: Tensor | None = None) -> None:
+        """Count a step of the optimizer; one before the period's first batch is none of this training's.
+
+        Args:
+            skipped: says, on its device, whether the optimizer has skipped it after all.
+        """
+        if self._chosen is None:
+            return
+        self._steps += 1
+        if skipped is not None:
+            self._skipped.append(skipped)
+
+    @property
+    def steps(self) -> int:
+        """Steps that the optimizer has taken."""
+        while self._skipped:
+            self._steps -= bool(self._skipped.pop())
+        return self._steps
 
     @property
     def measured(self) -> bool:
         """Whether the step that has begun is one of those to be measured."""
-        return self._chosen is not None and self.steps in self._chosen and not self.samples.given_up
+        return self._chosen is not None and self.batches in self._chosen and not self.samples.given_up
 
     @property
     def timing(self) -> bool:
@@ -65,7 +90,7 @@ class Period:
         """Return the seconds of a step and of a sample, where the period was timed; called at its end."""
         if self._timer is None:
             return None
-        self._timer.finish(self.steps)
+        self._timer.finish(self.batches)
         measurements = self.samples.measurements
         return self._timer.seconds(measurements[-1].seconds) if measurements else None
 
@@ -81,6 +106,8 @@ class Period:
         if lost:
             few = ", ".join(map(str, lost[:3])) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
             _LOG.warning("no finite gradients in step %s: not counted towards C̄ and L", few)
+        if len(usable) > self.steps:  # of several batches for a step, one stands for it
+            usable = [usable[index] for index in middles(len(usable), self.steps)]
         for sample, (start, stop) in zip(usable, stretches(self.steps, len(usable)), strict=True):
             position.add(
                 sample.condition_number,
@@ -91,7 +118,7 @@ class Period:
             )
         if not usable and self.steps:
             position.carry(self.steps, lr)
-        self.steps, self._chosen, self._timer = 0, None, None
+        self.batches, self._steps, self._chosen, self._timer = 0, 0, None, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the period has come, as JSON-able values; what is held is decomposed for that."""
@@ -99,6 +126,7 @@ class Period:
         running = self._chosen is not None
         return {
             "steps": self.steps,
+            "batches": self.batches,
             "chosen": sorted(self._chosen) if self._chosen is not None else None,
             "samples": [sample.to_dict() for sample in self.samples.measurements] if running else [],
             "last_batch_size": self._last_batch_size,
@@ -114,12 +142,14 @@ class Period:
             CheckpointError: it is damaged.
         """
         steps, chosen, last = int(state["steps"]), state["chosen"], state["last_batch_size"]
+        batches = int(state.get("batches", steps))  # versions before counted batches as steps
         samples = [Measurement.from_dict(sample) for sample in state["samples"]]
-        if steps < 0 or (chosen is None and (steps or samples)):
+        if min(steps, batches) < 0 or (chosen is None and (steps or batches or samples)):
             raise CheckpointError(f"controller state is damaged: {steps} steps of a period that has not begun")
         for own in samples:
             if own.batch_size < 1 or not own.lr >= 0.0 or own.condition_number < 1.0 or own.trace < 0.0:
                 raise CheckpointError(f"controller state is damaged: {own}")
-        self.steps, self._last_batch_size, self._timer = steps, None if last is None else int(last), None
+        self.batches, self._steps, self._skipped = batches, steps, []
+        self._last_batch_size, self._timer = None if last is None else int(last), None
         self._chosen = None if chosen is None else frozenset(int(step) for step in chosen)
         self.samples.restore(samples)

@@ -113,6 +113,7 @@ class _Pending:
     step: int
     batch_size: int
     exact: bool
+    full: bool
     lr: float
     seconds: float
 
@@ -131,12 +132,23 @@ class Samples:
         self._held_bytes = held_bytes
         self._pending: list[_Pending] = []
         self._done: list[Measurement] = []
+        self._told = False
 
     def clear(self) -> None:
         """Forget everything: a new epoch begins."""
         self._pending, self._done = [], []
 
-    def add(self, probe: FisherProbe, *, epoch: int, step: int, batch_size: int, lr: float, exact: bool = True) -> None:
+    def add(
+        self,
+        probe: FisherProbe,
+        *,
+        epoch: int,
+        step: int,
+        batch_size: int,
+        lr: float,
+        exact: bool = True,
+        full: bool = True,
+    ) -> None:
         """Keep the step that a probe has just measured; where memory ran out for that, the step stays unmeasured.
 
         Args:
@@ -146,6 +158,7 @@ class Samples:
             batch_size: examples that the step's batch should have.
             lr: learning rate of the step.
             exact: whether another number of examples is an error, found when the sample is decomposed.
+            full: whether another number is told where it is none; the last batch of an epoch may have fewer.
 
         Raises:
             MeasureError: the step held something that cannot be measured, and that does not end the measuring.
@@ -160,7 +173,7 @@ class Samples:
             while cause is not None:  # a traceback holds the tensors that there was no room for
                 cause.__traceback__, cause = None, cause.__cause__ or cause.__context__
             return
-        self._pending.append(_Pending(measured, epoch, step, batch_size, exact, lr, probe.seconds))
+        self._pending.append(_Pending(measured, epoch, step, batch_size, exact, full, lr, probe.seconds))
         if sum(_GRAM_ELEMENT_BYTES * pending.batch_size**2 for pending in self._pending) > self._held_bytes:
             self.settle()
 
@@ -177,7 +190,9 @@ class Samples:
         while self._pending:
             pending = self._pending.pop(0)
             try:
-                self._done.append(_decomposed(pending))
+                sample = _decomposed(pending)
+                self._tell(sample.batch_size, pending)
+                self._done.append(sample)
             except MeasureError as error:
                 self._give_up(pending.step, error)
             except (RuntimeError, MemoryError) as error:
@@ -198,6 +213,19 @@ class Samples:
             )
         self.given_up = True
         self._pending.clear()
+
+    def _tell(self, batch_size: int, pending: _Pending) -> None:
+        if self._told or not pending.full or batch_size == pending.batch_size:
+            return
+        self._told = True
+        _LOG.warning(
+            "advise=%d was declared, and the model was called with %d examples in step %d: say advise=%d, or progress "
+            "and advice go by another loop than yours",
+            pending.batch_size,
+            batch_size,
+            pending.step,
+            batch_size,
+        )
 
     def restore(self, measurements: Iterable[Measurement]) -> None:
         """Put samples in place of what is held.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
+from autobatch.control.rates._around import AroundSteps
 
 Schedule = Callable[[float], float]
 """Maps progress in [0, 1] to a positive factor on the base learning rate."""
@@ -53,10 +54,10 @@ _ATTRIBUTE = "_autobatch_rates"
 class OptimizerRates:
     """Multiplies an optimizer's learning rates, and its momentum where asked, during its steps.
 
-    The parameter groups keep what their owner has set, be it a person or a scheduler: the factor is applied by a hook
-    before each step and taken away by one after it. So every scheduler works, groups keep their proportions, nothing
-    drifts, and the optimizer's own state never holds the factor. The optimizer does not keep this object: where its
-    controller is gone, the factor is.
+    The parameter groups keep what their owner has set, be it a person or a scheduler: the factor is there while the
+    optimizer's own code runs, and nobody else's: hooks, whatever their order, the step's closure, state dicts and
+    whoever catches what a step raises see their owner's rates. So every scheduler works, groups keep their proportions
+    and nothing drifts. The optimizer does not keep this object: where its controller is gone, the factor is.
 
     Attributes:
         reference: the first group's learning rate, which base learning rates are relative to.
@@ -87,24 +88,17 @@ class OptimizerRates:
         self.adaptive = any("betas" in group for group in optimizer.param_groups)
         self._lr = self.reference
         self._momentum_power = 1.0
-        self._stepping: list[dict[str, Any]] | None = None
-        self._set: list[dict[str, Any]] = []
-        self._in_closure = self._trained = False
-        own = weakref.ref(self)
+        self._owners: list[dict[str, Any]] | None = None  # what the groups have, while they have the factor
+        self._applied: list[dict[str, Any]] = []
+        self._entered = self._in_closure = self._trained = False
+        self._nested = 0
+        self.took_step: Callable[[Tensor | None], None] = lambda _: None
+        """Called after each step of the optimizer, with what says on its device whether the step was skipped."""
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
         if before is not None:
             before.release()
-        setattr(optimizer, _ATTRIBUTE, own)
-
-        def begin(_: Optimizer, args: Any, kwargs: Any) -> Any:
-            rates = own()
-            return None if rates is None else rates._before(args, kwargs)
-
-        def end(*_: Any) -> None:
-            if (rates := own()) is not None:
-                rates._after()
-
-        self._hooks = [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
+        setattr(optimizer, _ATTRIBUTE, weakref.ref(self))
+        self._around = AroundSteps(optimizer, self)
 
     def use(self, lr: float, momentum_power: float = 1.0) -> None:
         """Set what the next steps use.
@@ -115,8 +109,6 @@ class OptimizerRates:
         """
         self._lr, self._momentum_power = lr, momentum_power
         self._tidy()
-        if self._stepping is not None:  # a step's closure has come to its forward pass
-            self._write()
 
     def effective(self, lr: float | None = None) -> float:
         """Return the first group's learning rate in a step taken now.
@@ -128,7 +120,7 @@ class OptimizerRates:
             The learning rate.
         """
         self._tidy()
-        owned = self._stepping[0] if self._stepping is not None else self._optimizer.param_groups[0]
+        owned = self._optimizer.param_groups[0] if self._owners is None else self._owners[0]
         return float(self._effective(0, owned["lr"], self._lr if lr is None else lr))
 
     @property
@@ -154,9 +146,8 @@ class OptimizerRates:
 
     def release(self) -> None:
         """Let go of the optimizer."""
-        self._after()
-        for hook in self._hooks:
-            hook.remove()
+        self._restore()
+        self._around.undo()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references, and what is in use, as JSON-able values."""
@@ -177,13 +168,18 @@ class OptimizerRates:
         self._owned = [float(rate) for rate in state["owned"]]
         self._lr, self._momentum_power = float(state["lr"]), float(state["momentum_power"])
 
-    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._after()  # a step that raised has left its rates behind
-        self._stepping = [
-            {key: group[key] for key in ("lr", "momentum", "betas") if key in group}
-            for group in self._optimizer.param_groups
-        ]
-        self._write()
+    def enter(self) -> None:
+        """Take notice that ``optimizer.step()`` was called."""
+        self._restore()
+        self._entered, self._nested = True, 0
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Apply the factor: the optimizer's own code begins. Return arguments whose closure goes without it."""
+        if self._entered and self._owners is not None:  # a step that calls that of its base class
+            self._nested += 1
+            return None
+        self._restore()
+        self._apply()
         self._trained = False
         if len(args) > 1 and callable(args[1]):
             return (args[0], self._guarded(args[1]), *args[2:]), kwargs
@@ -191,44 +187,67 @@ class OptimizerRates:
             return args, {**kwargs, "closure": self._guarded(kwargs["closure"])}
         return None
 
+    def end(self) -> None:
+        """Take the factor away: the optimizer's own code is done."""
+        if self._nested:
+            self._nested -= 1
+        else:
+            self._restore(changed_inside=True)
+            # A GradScaler leaves it to fused optimizers to skip a step, and does not call the others.
+            self.took_step(getattr(self._optimizer, "found_inf", None))
+
+    def leave(self) -> None:
+        """Take the factor away where the step has raised."""
+        self._restore(changed_inside=True)
+        self._entered, self._nested = False, 0
+
+    def mend(self, state: Mapping[str, Any]) -> None:
+        """Have a state that is taken in the midst of a step, as a signal's handler may, hold the owner's rates."""
+        for group, owned, own in zip(state["param_groups"], self._owners or (), self._applied, strict=False):
+            group.update({key: owned[key] for key, value in own.items() if group[key] is value})
+
     def _guarded(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def call() -> Any:
+            self._restore(changed_inside=True)
             self._in_closure = True
             try:
-                return closure()
-            except BaseException:
-                self._after()
-                raise
+                result = closure()
             finally:
                 self._in_closure = False
+            self._apply()
+            return result
 
         return call
 
     def _tidy(self) -> None:
-        if not self._in_closure:  # a step that raised has left its rates behind
-            self._after()
+        if not self._entered:  # a step that was called past the optimizer's own method, and raised
+            self._restore()
 
-    def _write(self) -> None:
-        assert self._stepping is not None
-        self._set = []
-        for index, (group, owned) in enumerate(zip(self._optimizer.param_groups, self._stepping, strict=True)):
+    def _apply(self) -> None:
+        groups = self._optimizer.param_groups
+        self._applied = []
+        self._owners = [{key: group[key] for key in ("lr", "momentum", "betas") if key in group} for group in groups]
+        for index, (group, owned) in enumerate(zip(groups, self._owners, strict=True)):
             own = {"lr": self._effective(index, owned["lr"], self._lr)}
             if self._momentum_power != 1.0:
                 if owned.get("momentum"):
                     own["momentum"] = owned["momentum"] ** self._momentum_power
                 if "betas" in owned:
                     own["betas"] = (owned["betas"][0] ** self._momentum_power, *owned["betas"][1:])
+            self._applied.append(own)
             group.update(own)
-            self._set.append(own)
 
-    def _after(self) -> None:
-        if self._stepping is None:
+    def _restore(self, *, changed_inside: bool = False) -> None:
+        """Give the groups back what their owner has set; a rate that the optimizer has changed, less the factor."""
+        if self._owners is None:
             return
-        for group, owned, own in zip(self._optimizer.param_groups, self._stepping, self._set, strict=False):
+        for group, owned, own in zip(self._optimizer.param_groups, self._owners, self._applied, strict=False):
             for key, value in own.items():
-                if group[key] is value:  # not what somebody has set in between
+                if group[key] is value:
                     group[key] = owned[key]
-        self._stepping = None
+                elif changed_inside and key == "lr" and value is not owned[key] and value > 0.0:
+                    group[key] = group[key] * (owned[key] / value)
+        self._owners = None
 
     def _effective(self, index: int, owned: Any, lr: float) -> Any:
         if lr == self.reference:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
+from autobatch._ranges import check_number, check_whole
 from autobatch.fisher import GradientMoments
 from autobatch.policies import NoiseAverage
 
@@ -57,12 +58,11 @@ class LearningRateRule:
             raise ConfigError("LearningRateRule: 'power' needs power=..., and no other rule takes it")
         if self.power is not None and not math.isfinite(self.power):
             raise ConfigError(f"LearningRateRule: power: expected a finite number, got {self.power}")
-        if self.reference_batch_size is not None and self.reference_batch_size < 1:
-            raise ConfigError(
-                f"LearningRateRule: reference_batch_size: expected at least 1, got {self.reference_batch_size}"
-            )
-        if self.ramp < 0:
-            raise ConfigError(f"LearningRateRule: ramp: expected a number of examples, at least 0, got {self.ramp}")
+        if self.power is not None and not math.isfinite(check_number(self.power, "LearningRateRule: power")):
+            raise ConfigError(f"LearningRateRule: power: expected a finite number, got {self.power}")
+        if self.reference_batch_size is not None:
+            check_whole(self.reference_batch_size, "LearningRateRule: reference_batch_size")
+        check_whole(self.ramp, "LearningRateRule: ramp, in examples", least=0)
 
     def factor(self, batch_size: int, reference: int, noise: "GradientNoise") -> float:
         """Return what the reference rate is multiplied by.

@@ -1,10 +1,12 @@
 """How the learning rate is ruled: what a policy may choose, what the schedule and the batch size do to it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
+from autobatch._ranges import check_number
 from autobatch.control.rates import (
     STEERED,
     LearningRateRule,
@@ -50,8 +52,15 @@ class Rates:
         Raises:
             ConfigError: a value cannot be used.
         """
+        if self.learning_rates is not None and not len(self.learning_rates):
+            raise ConfigError("Rates: learning_rates: expected at least one value; None is the optimizer's own")
         for rate in self.learning_rates or ():
-            check_rate(rate, "Rates: learning_rates")
+            check_rate(check_number(rate, "Rates: learning_rates"), "Rates: learning_rates")
+        places = [check_number(place, "Rates: milestones") for place in self.milestones]
+        if places != sorted(set(places)) or not all(0.0 < place < 1.0 for place in places):
+            raise ConfigError(
+                f"Rates: milestones: expected ascending shares of the training in (0, 1), got {list(self.milestones)}"
+            )
         if isinstance(self.schedule, str) and self.schedule != STEERED:
             raise ConfigError(f"Rates: schedule={self.schedule!r}: expected a function of progress, or {STEERED!r}")
         if self.milestone_factor is not None and not 0.0 < self.milestone_factor <= 1.0:
@@ -98,5 +107,15 @@ class Rates:
 
         Returns:
             The factor on the base learning rate.
+
+        Raises:
+            ConfigError: the schedule returns none.
         """
-        return steered_schedule(progress) if isinstance(self.schedule, str) else self.schedule(progress)
+        if isinstance(self.schedule, str):
+            return steered_schedule(progress)
+        factor = check_number(self.schedule(progress), f"Rates: the schedule at progress {progress:g}")
+        if not (math.isfinite(factor) and factor >= 0.0):
+            raise ConfigError(
+                f"Rates: the schedule at progress {progress:g}: expected a finite factor of at least 0, got {factor}"
+            )
+        return factor

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.measuring import MeasuringPlan
 from autobatch.control.settings._measuring import Measuring
@@ -115,9 +116,12 @@ class Settings:
                 ruled = replace(ruled, learning_rates=scouts.learning_rates)
         if batch_sizes is None:
             raise ConfigError("batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128)")
+        made = make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy
+        if not isinstance(made, Policy) or isinstance(made, type):
+            raise ConfigError(f"policy: expected the name or file of a policy, or an object that is one, got {made!r}")
         return cls(
-            policy=make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy,
-            batch_sizes=tuple(batch_sizes),
+            policy=made,
+            batch_sizes=tuple(check_whole(size, "batch_sizes") for size in batch_sizes),
             library=library if isinstance(library, BeaconLibrary | None) else BeaconLibrary.load(library),
             scouts=scouts,
             rates=ruled,
@@ -127,7 +131,7 @@ class Settings:
             task=task or TaskFacts(),
             advise=advise or 0,
             loggers=tuple(loggers),
-            seed=seed,
+            seed=check_whole(seed, "seed", least=0),
         )
 
     @property

@@ -8,7 +8,7 @@ from autobatch.control.steps._course import (
     Course,
     Cut,
 )
-from autobatch.control.steps._passage import Passage
+from autobatch.control.steps._passage import Passage, least_examples
 from autobatch.control.steps._plan import (
     BatchPlan,
     check_divisible,
@@ -26,4 +26,5 @@ __all__ = [
     "Passing",
     "Step",
     "check_divisible",
+    "least_examples",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError
-from autobatch.control.batches import steps_per_epoch
+from autobatch.control.batches import full_steps_per_epoch, steps_per_epoch
 from autobatch.control.measuring import stretches
 
 _LOG = logging.getLogger("autobatch")
@@ -53,11 +53,13 @@ class Course:
         dataset_size: examples in one epoch.
         epochs: length of the whole training.
         periods: periods in one epoch.
+        least: examples that a batch has at least, as far as the batch size allows it.
     """
 
-    def __init__(self, dataset_size: int, epochs: int, periods: int = 1) -> None:
+    def __init__(self, dataset_size: int, epochs: int, periods: int = 1, least: int = 1) -> None:
         self.dataset_size = dataset_size
         self.epochs = epochs
+        self.least = least
         self._ends = tuple(stop for _, stop in stretches(dataset_size, periods))
         self._epoch = 0
         self._running = False
@@ -143,6 +145,18 @@ class Course:
         """Examples of the running period that are not trained yet."""
         return next((end - self._trained for end in self._ends if end > self._trained), 0)
 
+    def period_steps(self, batch_size: int) -> tuple[int, int]:
+        """Return the steps that the running period has left, and how many of them are worth measuring.
+
+        Args:
+            batch_size: global batch size.
+
+        Returns:
+            Steps, and those of exactly ``batch_size`` examples, see ``full_steps_per_epoch``.
+        """
+        left = self.period_left
+        return steps_per_epoch(left, batch_size, self.least), full_steps_per_epoch(left, batch_size, self.least)
+
     @property
     def epoch_trained(self) -> bool:
         """Whether every example of the running epoch is trained."""
@@ -173,7 +187,7 @@ class Course:
             return steps + -(-(self.dataset_size - start) // batch_size)
         for end in self._ends:
             if end > start:
-                steps += steps_per_epoch(end - start, batch_size)
+                steps += steps_per_epoch(end - start, batch_size, self.least)
                 start = end
         return steps
 
@@ -214,7 +228,7 @@ class Course:
         if plain:
             stop = min(start + batch_size, self.dataset_size)
         else:
-            stop = end if steps_per_epoch(end - start, batch_size) == 1 else start + batch_size
+            stop = end if steps_per_epoch(end - start, batch_size, self.least) == 1 else start + batch_size
         cut = Cut(start, stop, batch_size, decision)
         self._queue.append(cut)
         self._handed_out = stop

@@ -391,5 +391,19 @@ def _synchronising(modules: Sequence[Any], wanted: bool) -> Iterator[None]:
             module.set_requires_gradient_sync(True)
 
 
+def least_examples(model: nn.Module, ranks: int, accumulation: int) -> int:
+    """Return how many examples a batch has at least: BatchNorm has no statistics of one.
+
+    Args:
+        model: the network.
+        ranks: processes that share a batch.
+        accumulation: parts that the loop accumulates.
+
+    Returns:
+        Examples of the global batch.
+    """
+    return 2 * ranks * accumulation if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
+
+
 def _lengths(examples: int, parts: int) -> list[int]:
     return [stop - start for start, stop in stretches(examples, parts)]

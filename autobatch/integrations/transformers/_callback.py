@@ -300,7 +300,11 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
 
     @property
     def _controller(self) -> AutoBatchController:
-        assert self.controller is not None
+        if self.controller is None:
+            raise ConfigError(
+                "the trainer does not know the AutoBatchTrainerCallback that was made for it: call "
+                "trainer.add_callback(callback) before trainer.train()"
+            )
         return self.controller
 
     @property

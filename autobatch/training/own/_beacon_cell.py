@@ -176,9 +176,6 @@ class _BeaconCell(LoopCell):
             raise ConfigError(
                 f"the controller trained with batch size {figures['batch_size']} in place of {self._key.batch_size}"
             )
-        error = figures["validation_error"]
-        if math.isfinite(error) and not 0.0 <= error <= 1.0:
-            raise ConfigError(f"end_epoch(val_error=...): expected a share in [0, 1], got {error}")
         number = len(self.rows) + 1
         self.rows.append({**figures, "epoch": number, "seconds": time.perf_counter() - self.attached})
         self._report(min(1.0, float(figures["progress"])))

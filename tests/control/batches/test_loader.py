@@ -3,11 +3,13 @@
 import logging
 import random
 from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from autobatch._errors import AutoBatchError
@@ -250,7 +252,7 @@ def test_a_stream_is_gone_on_with_after_the_last_trained_example() -> None:
 
 def test_a_stream_that_ends_early_ends_the_epoch(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    for there in (0, 1, 3, 4, 12, 25):
+    for there in (1, 3, 4, 12, 25):
         toy = Toy([4, 8], size=26, plan=BatchPlan(decide_every=0.5))
         caplog.clear()
         toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1, there)))
@@ -259,6 +261,69 @@ def test_a_stream_that_ends_early_ends_the_epoch(caplog: pytest.LogCaptureFixtur
         assert (toy.controller.epoch, toy.controller.examples) == (1, 26)
         toy.epoch()  # and the next one is whole
         assert len(toy.steps[-1][1]) in range(1, 13)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_under_batch_norm_a_stream_that_ends_early_leaves_no_example_alone() -> None:
+    for there in range(2, 25):
+        for script in ([4], [8], [2]):
+            toy = Toy(script, size=26, epochs=2, make=normed)
+            toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1, there)))
+            assert [index for _, indices, _ in toy.steps for index in indices] == list(range(there))
+            assert min(toy.sizes()) > 1
+            toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1)))
+            assert min(toy.sizes()) > 1
+
+
+@pytest.mark.parametrize(("size", "sizes", "parts"), [(65, (2, 4), 1), (37, (8, 16), 4), (33, (2, 4), 1), (9, (4,), 2)])
+def test_under_batch_norm_no_part_of_a_batch_is_a_single_example(size: int, sizes: Sequence[int], parts: int) -> None:
+    toy = Toy([sizes[0]], size=size, batch_sizes=sizes, epochs=2, make=normed, plan=BatchPlan(accumulation=parts))
+    for _ in range(2):
+        seen: list[list[int]] = []
+        for indices, x, y in toy.loader():
+            seen.append(indices.tolist())
+            with toy.controller.step() as step:
+                step.backward(toy.loss(x, y))
+            if len(seen) % parts == 0:
+                toy.optimizer.step()
+                toy.optimizer.zero_grad()
+        toy.controller.end_epoch()
+        assert sorted(index for part in seen for index in part) == list(range(size))
+        assert min(map(len, seen)) > 1
+        assert len(seen) % parts == 0
+
+
+def test_a_stream_that_gives_nothing_is_an_error_in_any_epoch() -> None:
+    toy = Toy([4], size=26, epochs=3)
+    once = iter(list(Chunks(toy.data, 1)))
+    toy.epoch(toy.controller.rebatch(once))
+    with pytest.raises(AutoBatchError, match=r"gave no example in epoch 2: is it a generator that has ended\?"):
+        toy.epoch(toy.controller.rebatch(once))
+    toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1)))
+    assert (toy.controller.epoch, toy.controller.examples) == (2, 52)
+
+
+def test_a_stream_that_is_longer_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    toy = Toy([4], size=26, epochs=4)
+    toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1)))
+    toy.epoch(toy.controller.rebatch(iter(list(Chunks(toy.data, 1, 40)))))  # whose rest comes in the next epoch
+    assert "more than dataset_size" not in caplog.text
+    for _ in range(2):
+        toy.epoch(toy.controller.rebatch(Chunks(toy.data, 1, 27)))
+    assert caplog.text.count("the stream has more than dataset_size=26 examples") == 1
+
+
+def test_batches_that_cannot_be_joined_are_named() -> None:
+    toy = Toy([8], size=26)
+    chunks = [{"ids": torch.zeros(5, 3 + number % 2), "y": torch.zeros(5)} for number in range(6)]
+    with pytest.raises(AutoBatchError, match=r"element 'ids': .* shapes \[\(5, 3\), \(5, 4\)\]; pad all of them"):
+        next(toy.controller.rebatch(chunks))
+    other = [{"x": torch.zeros(5)}, {"y": torch.zeros(5)}]
+    with pytest.raises(AutoBatchError, match=r"their keys are \[\['x'\], \['y'\]\]"):
+        next(Toy([8], size=26).controller.rebatch(other))
 
 
 def test_a_stream_that_is_gone_on_with_and_then_ends_early() -> None:

@@ -178,6 +178,29 @@ def test_without_prefetching_an_epoch_is_cut_as_batch_bounds_says() -> None:
         assert course.steps(batch_size) == len(expected)
 
 
+def test_a_remainder_below_the_least_joins_the_batch_before() -> None:
+    for size in range(1, 60):
+        for batch_size in range(1, size + 1):
+            for least in (1, 2, 4):
+                course = Course(size, 1, 1, least)
+                course.begin()
+                cuts: list[Cut] = []
+                while (cut := course.hand_out(batch_size, 0)) is not None:
+                    cuts.append(cut)
+                assert [cut.start for cut in cuts] == [0, *(cut.stop for cut in cuts[:-1])]
+                assert cuts[-1].stop == size
+                assert all(cut.examples == batch_size for cut in cuts[:-1])
+                last = cuts[-1].examples
+                assert last < 2 * batch_size
+                if len(cuts) > 1:
+                    assert last >= min(least, batch_size)
+                if last > batch_size:  # what has joined would have been too small
+                    assert last - batch_size < max(min(least, batch_size), batch_size / 2)
+                assert course.steps(batch_size) == len(cuts)
+                full = sum(cut.full for cut in cuts)
+                assert course.period_steps(batch_size) == (len(cuts), full if len(cuts) > 1 else 1)
+
+
 def test_plain_cuts_are_those_of_any_loader() -> None:
     for size in range(1, 40):
         for batch_size in range(1, size + 1):

@@ -1,0 +1,77 @@
+"""Numbers that come from a user, held to the range that is stated for them."""
+
+import math
+import operator
+from contextlib import suppress
+from typing import Any
+
+from autobatch._errors import ConfigError
+
+_ROUND_OFF = 1e-6
+
+
+def check_whole(value: Any, what: str, least: int = 1) -> int:
+    """Return a whole number.
+
+    Args:
+        value: what was given; any kind of integer.
+        what: its name, for the message.
+        least: the smallest that can be used.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: it is none, or smaller.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise ConfigError(f"{what}: expected a whole number of at least {least}, got {value!r}")
+    return number
+
+
+def check_number(value: Any, what: str) -> float:
+    """Return a number; it may be one that is not finite.
+
+    Args:
+        value: what was given; any kind of number, or a tensor that holds one.
+        what: its name, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number = None
+    if not isinstance(value, str):
+        with suppress(TypeError, ValueError, RuntimeError):
+            number = float(value)
+    if number is None:
+        raise ConfigError(f"{what}: expected a number, got {value!r}")
+    return number
+
+
+def check_share(value: Any, what: str) -> float:
+    """Return a share; it may be one that is not finite, as of a training that has diverged.
+
+    Args:
+        value: what was given.
+        what: its name, for the message.
+
+    Returns:
+        The share; what is outside of [0, 1] by round-off only is at its border.
+
+    Raises:
+        ConfigError: it is no number, or lies outside [0, 1] by more than round-off.
+    """
+    share = check_number(value, what)
+    if not math.isfinite(share):
+        return share
+    if not -_ROUND_OFF <= share <= 1.0 + _ROUND_OFF:
+        hint = " (per cent? divide by 100)" if 1.0 < share <= 100.0 else ""
+        raise ConfigError(f"{what}: expected a share in [0, 1], got {share:g}{hint}")
+    return min(1.0, max(0.0, share))
