@@ -46,12 +46,12 @@ def plan_scouts(
     most = min(number, affordable, len(task.learning_rates))
     if task.epochs < LEAST or most < 2:
         return ScoutPlan((), epochs, note=_why_none(task, number))
-    note = ""
+    notes = []
     if most < number:
         limit = f"more would take over a third of the {count(task.epochs, 'epoch')}"
         if most == len(task.learning_rates):
             limit = f"there are {count(most, 'learning rate')} to try"
-        note = f"{count(most, 'scout')} instead of {number}: {limit}"
+        notes.append(f"{count(most, 'scout')} instead of {number}: {limit}")
     trained = [scout for scout in done if scout.batch_size == _size(task)]
     if most == 2:
         rates, more = [_nearest(task.learning_rates, share) for share in (0.25, 0.75)], 0
@@ -61,9 +61,12 @@ def plan_scouts(
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
-    if len(rates) == len(trained) and task.epochs >= 3 * epochs * len(trained):
-        configurations += smaller_batch(task, trained, hardly)
-    return ScoutPlan(tuple(configurations), epochs, more=more, note=note)
+    if task.steered and task.guessing is not None and task.epochs >= 3 * epochs * most and math.isfinite(hardly):
+        if smaller := _smaller(task, _size(task)):
+            notes.append(f"one more at s{smaller} where none has begun to learn")
+        if len(rates) == len(trained):
+            configurations += smaller_batch(task, trained, hardly)
+    return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
 
 
 def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:
@@ -85,11 +88,15 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
     best = best_of(scouts)
     if best is None or not task.steered or not hardly_begun(task, best, hardly):
         return []
-    smaller = [rung for rung in task.batch_sizes if 2 * rung <= best.batch_size]
-    if not smaller:
+    smaller = _smaller(task, best.batch_size)
+    if smaller is None:
         return []
-    ratio = smaller[-1] / best.batch_size
-    return [(smaller[-1], float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
+    ratio = smaller / best.batch_size
+    return [(smaller, float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
+
+
+def _smaller(task: TaskInfo, size: int) -> int | None:
+    return max((rung for rung in task.batch_sizes if 2 * rung <= size), default=None)
 
 
 def _floor(best: Scout, scouts: Sequence[Scout]) -> float:
