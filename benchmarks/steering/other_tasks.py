@@ -1,4 +1,4 @@
-"""The rules for scouts on other people's tasks: LCBench's 34 tabular ones, from YAHPO Gym's surrogate.
+"""The rules for scouts on other people's tasks: LCBench's 35 tabular ones, from YAHPO Gym's surrogate.
 
     python benchmarks/steering/other_tasks.py FOLDER [--half first|second|both]
 
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
     kept = list(every)[{"first": slice(0, None, 2), "second": slice(1, None, 2), "both": slice(None)}[given.half]]
     ranks = {name: every[name][1].argsort().argsort() for name in kept}
     rules: dict[str, Callable[[str], int]] = {
-        "steer: 3 rates at 32": lambda name: steer_choice(every[name][0]),
+        "steer: up to 3 rates at 32": lambda name: steer_choice(every[name][0]),
         "pick-after-i-epochs: 4 fixed": lambda name: pick_choice(every[name][0]),
         "portfolio of the other tasks": lambda name: int(
             np.mean([ranks[other] for other in kept if other != name], axis=0).argmin()
