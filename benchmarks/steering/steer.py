@@ -252,10 +252,11 @@ def _paired(means: dict[str, dict[str, pd.Series]]) -> list[str]:
             logs = np.array([math.log(means[RULE][name][figure] / theirs[name][figure]) for name in shared])
             test = stats.ttest_1samp(logs, 0.0)
             low, high = test.confidence_interval(0.95)
+            ranks = f", {stats.wilcoxon(logs).pvalue:.2g}" if len(logs) > 5 else ""  # of fewer none is ever below 0.05
             told.append(
                 f"{100 * math.expm1(logs.mean()):+.1f} % "
                 f"({100 * math.expm1(low):+.0f} to {100 * math.expm1(high):+.0f}; "
-                f"p = {test.pvalue:.2g})"
+                f"p = {test.pvalue:.2g}{ranks})"
             )
         lines.append(f"| `{policy}` | {len(shared)} | {' | '.join(told)} |")
     return lines
