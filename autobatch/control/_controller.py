@@ -69,6 +69,8 @@ class AutoBatchController:
             have done, and changes nothing.
         loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see ``autobatch.tracking``.
         seed: seeds permutations and random policies.
+        out: a run directory to write, as ``autobatch run`` does, for ``autobatch explain``, ``report``, ``watch``,
+            ``plot`` and ``runs``. It must hold no run, unless that goes on by ``load_state_dict``.
         moved: nothing. An argument that is now within another is refused, with the name of that.
 
     Raises:
@@ -94,6 +96,7 @@ class AutoBatchController:
         advise: int | None = None,
         loggers: Sequence["Logger | str"] = (),
         seed: int = 0,
+        out: str | Path | None = None,
         **moved: Never,
     ) -> None:
         refuse_moved(moved, ARGUMENTS)
@@ -110,6 +113,7 @@ class AutoBatchController:
             advise=advise,
             loggers=loggers,
             seed=seed,
+            out=out,
         )
         self._dataset_size, self._epochs = dataset_size, epochs
         self._attached: Training | None = None
@@ -469,10 +473,12 @@ class AutoBatchController:
         return predict_final(self.library, self.observation, self.batch_size, self.lr, level=level)
 
     def close(self) -> None:
-        """Let go of the optimizer and close the loggers."""
+        """Let go of the optimizer, close the loggers and the run directory."""
         if self._attached is not None:
             self._attached.rates.release()
+            self._attached.periods.end_run()
             self._attached.recorder.close()
+            self._attached.log.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs, as JSON-able values; after any ``optimizer.step()``.

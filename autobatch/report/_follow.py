@@ -1,16 +1,21 @@
 """A run that goes on beside us: its files read again and again, and told a line at a time."""
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
+from autobatch.control.run import (
+    CONFIG,
+    DECISIONS,
+    EPOCHS,
+    MEASUREMENTS,
+    SUMMARY,
+)
 from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
-from autobatch.training._run import CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, SUMMARY
 from autobatch.training._scouting import told_scout
 
 SHORTEST_SILENCE = 60.0
@@ -163,7 +168,7 @@ def silence_words(record: RunRecord, silence: float) -> str | None:
         return None
     return (
         f"Nothing new for {seconds_words(silence)}: a slow epoch, or the run was stopped, which cannot be seen from "
-        f"here. If it was: autobatch run --resume {shlex.quote(str(record.path))} goes on."
+        f"here. If it was: {record.how_to_go_on}."
     )
 
 

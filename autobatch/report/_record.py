@@ -1,11 +1,13 @@
 """What a run left on disk, read back for reports."""
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
+from autobatch.control.run import SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config
 from autobatch.policies import make_policy, planned_epochs, policy_kind
 from autobatch.training import (
     EpochRow,
@@ -17,7 +19,6 @@ from autobatch.training import (
     load_scouting,
     load_summary,
 )
-from autobatch.training._run import SCOUTING, SCOUTS
 from autobatch.training._scouting import Scouting, ScoutRecord, scout_directory
 from autobatch.training.task import run_task_info
 
@@ -55,7 +56,7 @@ class RunRecord:
     """
 
     path: Path
-    config: RunConfig
+    config: RunConfig | LoopConfig
     epochs: list[EpochRow]
     decisions: list[DecisionRecord]
     summary: Summary | None
@@ -66,6 +67,8 @@ class RunRecord:
     @property
     def planned_epochs(self) -> int:
         """Epochs after which the run's policy plans to end it; the task's where it plans no other end."""
+        if isinstance(self.config, LoopConfig):
+            return self.config.planned_epochs
         if self.scouting is not None and self.scouting.planned:
             return self.scouting.planned
         kind, task = policy_kind(self.config.policy.kind).build, self.config.task
@@ -80,6 +83,13 @@ class RunRecord:
     def scouts_are_training(self) -> bool:
         """Whether its scouts are still to be compared."""
         return self.scouting is not None and self.scouting.reason is None
+
+    @property
+    def how_to_go_on(self) -> str:
+        """How the run goes on where it was interrupted, a clause."""
+        if isinstance(self.config, LoopConfig):
+            return "its loop goes on by load_state_dict()"
+        return f"autobatch run --resume {shlex.quote(str(self.path))} goes on"
 
     @property
     def title(self) -> str:
@@ -99,16 +109,31 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         CheckpointError: the directory holds no run, or a file in it is damaged.
     """
-    config = load_run_config(path)
+    config = load_config(path)
     record = RunRecord(
         path=path,
         config=config,
         epochs=load_epochs(path),
         decisions=load_decisions(path),
         summary=load_summary(path) if (path / "summary.json").exists() else None,
-        library=comparable_library(config),
+        library=comparable_library(config, path),
     )
     return with_scouts(record)
+
+
+def load_config(path: Path) -> RunConfig | LoopConfig:
+    """Read what a run depends on, be it one of 'autobatch run' or of a loop of one's own.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        CheckpointError: the directory holds no run, or its ``config.yaml`` is damaged.
+    """
+    return load_loop_config(path) if is_loop(path) else load_run_config(path)
 
 
 def with_scouts(record: RunRecord) -> RunRecord:
@@ -149,7 +174,7 @@ def scout_files(path: Path) -> list[Path]:
     return [path / SCOUTING, *sorted((path / SCOUTS).glob("*/epochs.jsonl"))]
 
 
-def comparable_library(config: RunConfig) -> BeaconLibrary | None:
+def comparable_library(config: RunConfig | LoopConfig, path: Path) -> BeaconLibrary | None:
     """Load the beacons of a run's task, if they can be compared with the run.
 
     A report does not load the dataset, so the data themselves are taken to be those of the library; the run has checked
@@ -157,16 +182,20 @@ def comparable_library(config: RunConfig) -> BeaconLibrary | None:
 
     Args:
         config: the run's configuration.
+        path: the run directory.
 
     Returns:
         The library; None where there is none, it cannot be read, or it was recorded for another task.
     """
-    if config.task_path is None:
+    place = config.library_path(path) if isinstance(config, LoopConfig) else config.task_path
+    if place is None:
         return None
     try:
-        library = BeaconLibrary.load(config.task_path)
+        library = BeaconLibrary.load(place)
     except LibraryError:
         return None
+    if isinstance(config, LoopConfig):  # its controller has compared what can be seen of the loop
+        return library
     recorded = library.task
     payload = config.task.fingerprint_payload(
         str(recorded.get("data_fingerprint")), int(recorded.get("num_classes") or 0)

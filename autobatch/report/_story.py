@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control import DecisionRecord
+from autobatch.control.run import LoopConfig
 from autobatch.policies import Candidate
 from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
@@ -173,9 +174,10 @@ def diverged_words(record: RunRecord) -> str:
     rates = record.config.task.learning_rates
     lower = ",".join(f"{rate / 10:.3g}" for rate in rates)
     lowest = record.epochs[-1].lr if record.epochs else rates[0]
+    how = "Rates(learning_rates=({}))" if isinstance(record.config, LoopConfig) else "--set 'task.learning_rates=[{}]'"
     return (
-        f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by "
-        f"--set 'task.learning_rates=[{lower}]', or by a policy with a lower rate"
+        f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by {how.format(lower)}, or "
+        "by a policy with a lower rate"
     )
 
 
@@ -296,7 +298,7 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
 def _ending(record: RunRecord) -> Text:
     summary = record.summary
     if summary is None:
-        return Text(f"Not finished: autobatch run --resume {record.path} goes on.", style="bold")
+        return Text(f"Not finished: {record.how_to_go_on}.", style="bold")
     how = "finished" if summary.stopped_because == "finished" else f"ended early: {summary.stopped_because}"
     of = f" of {record.config.task.epochs}" if summary.ended_early else ""
     epochs = "epoch" if summary.epochs == 1 and not of else "epochs"

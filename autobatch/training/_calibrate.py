@@ -16,9 +16,9 @@ from torch import Tensor
 from autobatch._errors import AutoBatchError
 from autobatch._files import write_whole
 from autobatch.beacons import CostTable
+from autobatch.control.run._files import to_json
 from autobatch.fisher import FisherProbe
 from autobatch.training._engine import Engine, reproducible
-from autobatch.training._files import to_json
 from autobatch.training.data import Data
 from autobatch.training.task import TaskSpec
 

@@ -16,14 +16,7 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
-from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
-from autobatch.training._calibrate import cached_calibration, covers, device_kind
-from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
-from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._files import append_lines, keep_lines, plain, to_json
-from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
-from autobatch.training._run import (
+from autobatch.control.run import (
     CHECKPOINT,
     CONFIG,
     DECISIONS,
@@ -33,14 +26,19 @@ from autobatch.training._run import (
     RUN_FILES,
     SUMMARY,
     EpochRow,
-    RunConfig,
-    RunInfo,
-    RunObserver,
     Summary,
+    best_beacon,
     load_epochs,
-    load_run_config,
     load_summary,
 )
+from autobatch.control.run._files import append_lines, keep_lines, plain, to_json
+from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
+from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
+from autobatch.training._calibrate import cached_calibration, covers, device_kind
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._engine import reproducible, resolve_device
+from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
+from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
 from autobatch.training._scouting import (
     Scouting,
     ScoutRecord,
@@ -562,23 +560,7 @@ def _costs(
 
 
 def _best_beacon(library: _Library) -> tuple[dict[str, Any] | None, str | None]:
-    if library.beacons is None:
-        return None, library.missing
-    try:
-        best = library.beacons.best_fixed()
-    except LibraryError as error:
-        return None, str(error)
-    return {
-        "batch_size": best.batch_size,
-        "lr": best.lr,
-        "seeds": list(best.seeds),
-        **_summary_names(best.mean),
-        "spread": _summary_names(best.std),
-    }, None
-
-
-def _summary_names(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {"optimizer_steps" if name == "steps" else name: _known(value) for name, value in figures.items()}
+    return (None, library.missing) if library.beacons is None else best_beacon(library.beacons)
 
 
 def _known(value: float | None) -> float | None:
