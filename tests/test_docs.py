@@ -1,7 +1,9 @@
 """What README and documentation show: their code runs, their YAML loads, their tables say what the code says."""
 
 import importlib.util
+import json
 import re
+import runpy
 import shlex
 import textwrap
 from collections.abc import Iterator
@@ -62,6 +64,16 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     assert code
     for block in code:
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_notebook_runs_and_its_page_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = runpy.run_path(str(ROOT / "benchmarks" / "notebook.py"))
+    cells = json.loads((DOCS / "how-to/notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert (DOCS / "how-to/notebook.md").read_text(encoding="utf-8") == program["page"](cells)
+    monkeypatch.chdir(tmp_path)
+    again = program["execute"](cells)
+    kinds = [[set(output.get("data", ())) for output in cell.get("outputs", ())] for cell in cells]
+    assert [[set(output.get("data", ())) for output in cell.get("outputs", ())] for cell in again] == kinds
 
 
 def test_the_loop_of_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError
+from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
 from autobatch.control.run import SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config
@@ -40,8 +41,8 @@ class RunScout:
     record: ScoutRecord | None
 
 
-@dataclass(frozen=True)
-class RunRecord:
+@dataclass(frozen=True, repr=False)
+class RunRecord(Shown):
     """One run directory.
 
     Attributes:
@@ -63,6 +64,11 @@ class RunRecord:
     library: BeaconLibrary | None
     scouting: Scouting | None = None
     scouts: tuple[RunScout, ...] = ()
+
+    def __repr__(self) -> str:
+        done = self.epochs[-1].epoch if self.epochs else 0
+        how = "" if self.summary is None else f", {self.summary.ended_early or self.summary.stopped_because}"
+        return f"<RunRecord {self.title}: epoch {done} of {self.planned_epochs}{how}>"
 
     @property
     def planned_epochs(self) -> int:
@@ -97,7 +103,7 @@ class RunRecord:
         return f"{self.config.task.name}, {self.config.policy.name}, seed {self.config.seed}"
 
 
-def read_run(path: Path) -> RunRecord:
+def read_run(path: str | Path) -> RunRecord:
     """Read a run directory, finished or not.
 
     Args:
@@ -109,6 +115,7 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         CheckpointError: the directory holds no run, or a file in it is damaged.
     """
+    path = Path(path)
     config = load_config(path)
     record = RunRecord(
         path=path,

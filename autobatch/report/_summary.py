@@ -36,6 +36,18 @@ def summary_view(record: RunRecord) -> RenderableType:
         record: a finished run.
 
     Returns:
+        Something that a rich console prints. An unfinished run is a ValueError.
+    """
+    return Group(end_view(record), _files(record.path))
+
+
+def end_view(record: RunRecord) -> RenderableType:
+    """Return how a run ended, without what to do with its files.
+
+    Args:
+        record: a finished run.
+
+    Returns:
         Something that a rich console prints.
 
     Raises:
@@ -51,7 +63,6 @@ def summary_view(record: RunRecord) -> RenderableType:
         _heading(record, summary),
         _figures(summary, comparison),
         _facts(record, summary, comparison),
-        _files(record.path),
     )
 
 

@@ -112,6 +112,20 @@ def watch_view(record: RunRecord, silence: float, height: int = 24) -> Renderabl
     Returns:
         Something that a rich console prints, 80 columns wide or more.
     """
+    return Group(standing_view(record, silence, height), Text("Ctrl-C leaves; the run goes on.", style="dim"))
+
+
+def standing_view(record: RunRecord, silence: float, height: int = 24) -> RenderableType:
+    """Return where a run stands.
+
+    Args:
+        record: the run.
+        silence: seconds since it last wrote something.
+        height: lines that there is room for.
+
+    Returns:
+        Something that a rich console prints, 80 columns wide or more.
+    """
     told: list[RenderableType] = [Text(record.title, style="bold"), _progress(record, silence)]
     if record.epochs:
         told += [Text(), _epochs(record.epochs, min(max(height - _OTHER_LINES, 3), 15)), Text()]
@@ -119,7 +133,6 @@ def watch_view(record: RunRecord, silence: float, height: int = 24) -> Renderabl
     quiet = silence_words(record, silence)
     if quiet is not None:
         told.append(Text(quiet, style="yellow"))
-    told.append(Text("Ctrl-C leaves; the run goes on.", style="dim"))
     return Group(*told)
 
 

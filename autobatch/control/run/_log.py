@@ -48,6 +48,8 @@ class RunLog:
     Attributes:
         epochs: the finished epochs.
         decisions: the decisions, the first one made before the first epoch.
+        summary: how the training ended; None while it has not.
+        library: the beacons.
     """
 
     def __init__(self, config: LoopConfig, out: Path | None, library: BeaconLibrary | None) -> None:
@@ -56,7 +58,7 @@ class RunLog:
         self.epochs: list[EpochRow] = []
         self.decisions: list[DecisionRecord] = []
         self.summary: Summary | None = None
-        self._library = library
+        self.library = library
         self._lock = ExitStack()
         self._open = False
         self._failed = False
@@ -197,7 +199,7 @@ class RunLog:
 
     def _summary(self, stopped: str | None, facts: dict[str, Any]) -> Summary:
         row = self.epochs[-1]
-        best, missing = (None, "the controller was given none") if self._library is None else best_beacon(self._library)
+        best, missing = (None, "the controller was given none") if self.library is None else best_beacon(self.library)
         lost = next((name for name in _FIGURES if math.isinf(getattr(row, name))), None)
         figures = {name: plain(getattr(row, name)) for name in _FIGURES}
         return Summary(

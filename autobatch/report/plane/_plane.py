@@ -1,5 +1,6 @@
 """The (C̄, L) plane as a picture: landscape, beacons, and the journey of a run through it."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,19 @@ from autobatch.report.plane._beacons import draw_beacons
 from autobatch.report.plane._journey import draw_epochs, draw_journey, draw_scouts, placed_epochs
 from autobatch.training import EpochRow
 
+_SHOWN_DOTS_PER_INCH = 72
+
 FORMATS = (".png", ".pdf", ".svg")
 """File name endings that a picture can be written under."""
+
+
+class _ShownFigure(Figure):
+    """A figure that notebooks show, whatever backend they have set up."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_SHOWN_DOTS_PER_INCH)
+        return buffer.getvalue()
 
 
 def save_plane(path: Path, record: RunRecord | None, library: BeaconLibrary | None) -> None:
@@ -71,7 +83,7 @@ def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Fig
     with_epochs = record is not None and bool(record.epochs)
     ways = [] if record is None else [record.epochs, *(scout.epochs for scout in record.scouts)]
     with_plane = library is not None or any(placed_epochs(way) for way in ways)
-    figure = Figure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
+    figure = _ShownFigure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
     columns = figure.add_gridspec(
         1, with_epochs + with_plane or 1, width_ratios=[1.9, 1][: with_epochs + with_plane or 1]
     )

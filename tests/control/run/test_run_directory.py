@@ -61,7 +61,11 @@ def test_a_loops_log_is_a_run(tmp_path: Path) -> None:
     rows, summary, config = load_epochs(out), load_summary(out), load_loop_config(out)
     assert [row.batch_size for row in rows] == [4, 8, 8]
     assert [row.steps for row in rows] == [6, 9, 12]
-    assert (rows[-1].c_bar, rows[-1].l_cum, rows[-1].samples) == (controller.c_bar, controller.l_cum, controller.samples)
+    assert (rows[-1].c_bar, rows[-1].l_cum, rows[-1].samples) == (
+        controller.c_bar,
+        controller.l_cum,
+        controller.samples,
+    )
     assert [one.reason for one in load_decisions(out)] == ["s4", "s8", "s8"]
     assert len((out / "measurements.jsonl").read_text().splitlines()) == controller.samples == 7
     assert (summary.epochs, summary.stopped_because, summary.ended_early) == (3, "finished", None)
