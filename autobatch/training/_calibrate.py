@@ -137,6 +137,20 @@ def cached_calibration(
     return table, True
 
 
+def kept_calibration(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> CostTable | None:
+    """Return this machine's cost table of a task, where an earlier run has kept one.
+
+    Args:
+        task: the task.
+        device: the device of the run.
+        payload: the task's fingerprint payload.
+
+    Returns:
+        The table; None where there is none.
+    """
+    return _kept_table(_cache_path(task, device, payload))
+
+
 class _Bench:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

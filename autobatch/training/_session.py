@@ -34,7 +34,7 @@ from autobatch.control.run import (
 from autobatch.control.run._files import append_lines, keep_lines, plain, to_json
 from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
 from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
-from autobatch.training._calibrate import cached_calibration, covers, device_kind
+from autobatch.training._calibrate import cached_calibration, covers, device_kind, kept_calibration
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
@@ -99,11 +99,11 @@ def run(
         if (out / SUMMARY).exists():
             return load_summary(out)
     else:
-        _refuse_occupied(out)
+        refuse_occupied(out)
     data = data or load_data(config.task, config.data_dir, device)
     check_ladder(config.task, len(data.train_labels))
     policy = make_policy(config.policy)
-    library = _library(config, data, policy)
+    library = library_of(config, data, policy)
     if policy.needs_library and library.missing is not None:
         observer.note(_told_missing(library))
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
@@ -481,8 +481,22 @@ class _Session:
         )
 
 
-def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
-    # A policy that does without beacons, or that scouts instead, runs on where they are missing or do not fit.
+def library_of(config: RunConfig, data: Data, policy: Policy) -> _Library:
+    """Return the beacons of a run's task.
+
+    A policy that does without beacons, or that scouts instead, runs on where they are missing or do not fit.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        policy: its policy.
+
+    Returns:
+        The beacons, or why there are none.
+
+    Raises:
+        LibraryError: the policy needs beacons, and they are missing, damaged or of another task.
+    """
     needed = policy.needs_library and not isinstance(policy, ScoutingPolicy)
     if config.recording:
         return _Library(None, "this run records a beacon itself")
@@ -542,21 +556,41 @@ def _costs(
         return _Costs(None, None)
     if config.costs is not None:
         return _Costs(config.costs, "kept from the run's start")
-    beacons = library.beacons or library.of_other_length
-    recorded = beacons.costs if beacons is not None else None
-    if recorded is not None and not config.calibrate and covers(recorded, config.task, device):
-        return _Costs(recorded, "recorded with the beacons on this kind of device")
-    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    if not config.calibrate:
+        known = known_costs(config, data=data, device=device, library=library)
+        if known.table is not None:
+            return known
     table, timed = cached_calibration(
         config.task,
         data,
         device,
-        payload,
+        config.task.fingerprint_payload(data.fingerprint, data.num_classes),
         fresh=config.calibrate,
         trust_code=config.trust_code,
         before_timing=lambda: observer.note("timing this machine, a few seconds"),
     )
     return _Costs(table, "timed at the run's start" if timed else "timed on this machine in an earlier run")
+
+
+def known_costs(config: RunConfig, *, data: Data, device: torch.device, library: _Library) -> _Costs:
+    """Return what is known of a run's costs before anything is timed.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        device: its device.
+        library: its beacons.
+
+    Returns:
+        The table and where it comes from, both None where nothing is known.
+    """
+    beacons = library.beacons or library.of_other_length
+    recorded = beacons.costs if beacons is not None else None
+    if recorded is not None and covers(recorded, config.task, device):
+        return _Costs(recorded, "recorded with the beacons on this kind of device")
+    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    kept = kept_calibration(config.task, device, payload)
+    return _Costs(kept, None if kept is None else "timed on this machine in an earlier run")
 
 
 def _best_beacon(library: _Library) -> tuple[dict[str, Any] | None, str | None]:
@@ -567,7 +601,15 @@ def _known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _refuse_occupied(out: Path) -> None:
+def refuse_occupied(out: Path) -> None:
+    """Refuse a directory that holds a run already.
+
+    Args:
+        out: the directory.
+
+    Raises:
+        OutputError: it does, or is a file.
+    """
     found = next((name for name in RUN_FILES if (out / name).exists()), None)
     if found is not None:
         raise OutputError(

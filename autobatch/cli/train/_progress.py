@@ -8,6 +8,7 @@ from rich.text import Text
 
 from autobatch.cli._bar import Bar
 from autobatch.control import DecisionRecord
+from autobatch.policies._wording import brief
 from autobatch.report import count_words
 from autobatch.report._follow import epoch_line
 from autobatch.training import EpochRow, RunInfo, RunObserver
@@ -79,7 +80,7 @@ class RunProgress(Bar, RunObserver):
     def decided(self, record: DecisionRecord) -> None:
         """Print the reason of what begins or ends."""
         if record.turn or record.stop:
-            self._console.print(Text.assemble(("  → ", "bold cyan"), (record.reason, "cyan")), soft_wrap=True)
+            self._console.print(Text.assemble(("  → ", "bold cyan"), (brief(record.reason), "cyan")), soft_wrap=True)
         if record.limit:
             self._console.print(Text(f"    {record.limit}", style="yellow"), soft_wrap=True)
 
