@@ -13,6 +13,7 @@ from autobatch.control.run import (
     MEASUREMENTS,
     SUMMARY,
 )
+from autobatch.policies._wording import brief
 from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
@@ -144,7 +145,7 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
     """
     width = len(str(epochs))
     return (
-        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<10.4g}"
+        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  applied lr {row.lr_effective:<10.4g}"
         f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
         f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
         f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
@@ -187,4 +188,4 @@ def durations(rows: Sequence[EpochRow]) -> list[float]:
 
 def _changes(record: RunRecord, epoch: int) -> list[str]:
     made = [one for one in record.decisions if one.epoch == epoch and (one.turn or one.stop)]
-    return [f"  → {one.reason}{f' ({one.limit})' if one.limit else ''}" for one in made]
+    return [f"  → {brief(one.reason)}{f' ({one.limit})' if one.limit else ''}" for one in made]

@@ -14,7 +14,7 @@ from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control import DecisionRecord
 from autobatch.control.run import LoopConfig
 from autobatch.policies import Candidate
-from autobatch.policies._wording import count
+from autobatch.policies._wording import brief, count
 from autobatch.report._record import RunRecord
 from autobatch.report._words import (
     configuration_words,
@@ -66,11 +66,12 @@ def chapters(decisions: list[DecisionRecord], epochs: list[EpochRow]) -> list[Ch
     return found
 
 
-def story(record: RunRecord) -> RenderableType:
+def story(record: RunRecord, *, figures: bool = False) -> RenderableType:
     """Return what ``autobatch explain`` prints.
 
     Args:
         record: a run, finished or not.
+        figures: whether reasons come with the figures behind them, and with the candidates that were weighed.
 
     Returns:
         Something that a rich console prints.
@@ -78,9 +79,11 @@ def story(record: RunRecord) -> RenderableType:
     told: list[RenderableType] = [_opening(record), *_scouts(record)]
     before: DecisionRecord | None = None
     for chapter in chapters(record.decisions, record.epochs):
-        told += [_heading(chapter, before), Padding(Group(*_body(chapter, record)), (0, 0, 1, 2))]
+        told += [_heading(chapter, before), Padding(Group(*_body(chapter, record, figures=figures)), (0, 0, 1, 2))]
         before = chapter.decision
     told.append(_ending(record))
+    if not figures:
+        told.append(Text("\nThe figures behind each reason: autobatch explain -v", style="dim"))
     return Group(*told)
 
 
@@ -195,12 +198,12 @@ def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     return Text(f"{when[0].upper()}{when[1:]}: {size}, {rate}", style="bold cyan")
 
 
-def _body(chapter: Chapter, record: RunRecord) -> Iterator[RenderableType]:
+def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[RenderableType]:
     decision = chapter.decision
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    facts.add_row("Why", decision.reason)
+    facts.add_row("Why", decision.reason if figures else brief(decision.reason))
     if decision.limit:
         asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
         facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
@@ -214,9 +217,10 @@ def _body(chapter: Chapter, record: RunRecord) -> Iterator[RenderableType]:
     kept = [later for later in chapter.kept if not later.stop]
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
-        facts.add_row("Kept", f"asked again {times} and kept; last: {kept[-1].reason}")
+        last = kept[-1].reason if figures else brief(kept[-1].reason)
+        facts.add_row("Kept", f"asked again {times} and kept; last: {last}")
     yield facts
-    if len(decision.alternatives) > 1:
+    if figures and len(decision.alternatives) > 1:
         yield _candidates(decision, record.config.task.score.replace("_", " "))
 
 

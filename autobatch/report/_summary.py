@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autobatch.policies._wording import count
+from autobatch.policies.baselines import notation
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
 from autobatch.report._story import diverged_words
@@ -24,7 +25,7 @@ from autobatch.report._words import (
     position_words,
     seconds_words,
 )
-from autobatch.training import Summary
+from autobatch.training import EpochRow, Summary
 
 Words = Callable[[float | None], str]
 
@@ -131,6 +132,8 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     table.add_row(
         "Applied rate", applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
     )
+    if record.epochs:
+        table.add_row("To paste", paste_words(record.epochs))
     if summary.stopped_because != "finished":
         table.add_row("What to do", diverged_words(record))
     if summary.scouts:
@@ -167,6 +170,25 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         "", f"Recording the beacons once took {seconds_words(comparison.recording_seconds)}, counted nowhere here."
     )
     return table
+
+
+def paste_words(rows: Sequence[EpochRow]) -> str:
+    """Return what a run used in Megatron-LM's notation, which another trainer takes, and so does ``--policy``.
+
+    Args:
+        rows: the run's epochs.
+
+    Returns:
+        The batch sizes by examples and, where there is more than one, by epochs; the base rates where they change.
+    """
+    sizes, rates = [float(row.batch_size) for row in rows], [row.lr for row in rows]
+    examples, epochs = [float(row.examples) for row in rows], [float(row.epoch) for row in rows]
+    told = f"'{notation(sizes, examples)}' (from example:batch size, as for Megatron-LM)"
+    if len(set(sizes)) > 1:
+        told += f"; by epochs '{notation(sizes, epochs, 'e')}'"
+    if len(set(rates)) > 1:
+        told += f"; base rates '{notation(rates, examples)}'"
+    return told
 
 
 def without_comparison(record: RunRecord) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.control import DecisionRecord
+from autobatch.policies._wording import brief
 from autobatch.report._follow import durations, silence_words
 from autobatch.report._record import RunRecord
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
@@ -24,7 +25,7 @@ _SPARK_WIDTH = 40
 _COLUMNS = (
     ("epoch", 5),
     ("batch", 5),
-    ("rate", 6),
+    ("applied\nrate", 7),
     ("C̄", 7),
     ("L", 5),
     ("train\nloss", 6),
@@ -222,7 +223,7 @@ def _facts(record: RunRecord) -> Table:
 def _change_words(decision: DecisionRecord) -> str:
     when = "at the start" if decision.epoch == 0 else f"after epoch {decision.epoch}"
     limit = f" ({decision.limit})" if decision.limit else ""
-    return f"{when}: {decision.reason}{limit}"
+    return f"{when}: {brief(decision.reason)}{limit}"
 
 
 def _beacon_at(library: BeaconLibrary, best: FixedResult, figure: str, epoch: int) -> float:

@@ -121,15 +121,17 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
 def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
     first = placed[0]
     _name(axes, first, f"B {first.batch_size}")
-    named = [first, placed[-1]]  # the mark of the end covers what is written beside it
-    for before, after in pairwise(placed):
-        changed = (after.batch_size, after.lr) != (before.batch_size, before.lr)
-        if not changed or not far_apart(before, named):
+    named = [first]
+    pairs = [pair for pair in pairwise(placed) if _configuration(pair[0]) != _configuration(pair[1])]
+    for before, after in reversed(pairs):  # the last one first: it is named wherever it is
+        if not far_apart(before, named):
             continue
-        if after.batch_size != before.batch_size:
-            _name(axes, before, f"B → {after.batch_size}")
-        else:
-            _name(axes, before, f"rate → {after.lr:g}")
+        words = f"B → {after.batch_size}" if after.batch_size != before.batch_size else f"rate → {after.lr:g}"
+        _name(axes, before, words, below=not far_apart(before, [placed[-1]]))
+
+
+def _configuration(row: EpochRow) -> tuple[int, float]:
+    return row.batch_size, row.lr
 
 
 def far_apart(row: EpochRow, named: list[EpochRow]) -> bool:
@@ -150,11 +152,12 @@ def far_apart(row: EpochRow, named: list[EpochRow]) -> bool:
     return True
 
 
-def _name(axes: Axes, row: EpochRow, text: str) -> None:
+def _name(axes: Axes, row: EpochRow, text: str, *, below: bool = False) -> None:
+    """Name a place; below it where the mark of the end would cover what is written beside it."""
     axes.annotate(
         text,
         (row.c_bar, row.l_cum),
-        xytext=(9, -3),
+        xytext=(9, -14) if below else (9, -3),
         textcoords="offset points",
         fontsize=8.5,
         fontweight="bold",

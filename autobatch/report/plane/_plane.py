@@ -8,11 +8,13 @@ from pathlib import Path
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, Locator, NullLocator
 
 from autobatch._errors import ConfigError, OutputError
 from autobatch.beacons import BeaconLibrary
 from autobatch.report._record import RunRecord, RunScout
+from autobatch.report._ticks import log_ticks
+from autobatch.report._words import C_AXIS, L_AXIS
 from autobatch.report.plane._beacons import draw_beacons
 from autobatch.report.plane._journey import draw_epochs, draw_journey, draw_scouts, placed_epochs
 from autobatch.training import EpochRow
@@ -21,6 +23,28 @@ _SHOWN_DOTS_PER_INCH = 72
 
 FORMATS = (".png", ".pdf", ".svg")
 """File name endings that a picture can be written under."""
+
+
+class RoundLocator(Locator):
+    """Ticks a logarithmic axis of any span at round values."""
+
+    def __call__(self) -> list[float]:
+        """Return the ticks within the axis' limits."""
+        low, high = self.axis.get_view_interval()  # type: ignore[union-attr]
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:  # type: ignore[override]
+        """Return the ticks within limits.
+
+        Args:
+            vmin: one end.
+            vmax: the other.
+
+        Returns:
+            The ticks.
+        """
+        low, high = sorted((vmin, vmax))
+        return log_ticks(low, high) if 0.0 < low < high else []
 
 
 class _ShownFigure(Figure):
@@ -118,7 +142,15 @@ def draw_plane(
     handles += draw_scouts(axes, scouts)
     handles += draw_journey(axes, epochs)
     if handles:
-        axes.legend(handles=handles, loc="best", fontsize=8, framealpha=0.92)
+        axes.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.11),
+            borderaxespad=0.0,
+            ncols=2,
+            fontsize=8,
+            frameon=False,
+        )
 
 
 def _title(record: RunRecord | None, library: BeaconLibrary | None) -> str:
@@ -130,9 +162,11 @@ def _title(record: RunRecord | None, library: BeaconLibrary | None) -> str:
 def _prepare(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel(r"$\bar{C}_K$, running mean of the truncated condition number")
-    axes.set_ylabel(r"$L_K$, cumulative energy weighted by the learning rate")
+    axes.set_xlabel(C_AXIS)
+    axes.set_ylabel(L_AXIS)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(RoundLocator())
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color="0.88", linewidth=0.5)
     axes.set_axisbelow(True)

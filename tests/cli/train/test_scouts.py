@@ -77,7 +77,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         assert phrase in out
     assert len(load_epochs(place)) == 4
     assert load_decisions(place)[-1].stop
-    code, told, _ = call("explain", "runs/new-steer-s0")
+    code, told, _ = call("explain", "-v", "runs/new-steer-s0")
     assert code == 0
     for phrase in (
         "Scouts: short trainings before the run",
