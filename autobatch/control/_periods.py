@@ -12,7 +12,7 @@ from autobatch.control._declared import Declared
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
-from autobatch.control.measuring import Measurement, MeasuringPlan, Period
+from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
 from autobatch.control.rates import OptimizerRates
 from autobatch.control.run import EpochRow, RunLog
 from autobatch.control.steps import Course
@@ -151,9 +151,13 @@ class Periods:
             self._declared.compare(period.batches, period.steps)
         self._decisions.learn(period.samples.measurements, period.steps)
         ended, applied = self._decisions.last, self._rates.effective()
-        self._log.measured(period.samples.measurements)
+        samples, c_bar = period.samples.measurements, self._standing.position.c_bar
+        self._log.measured(samples)
         self._standing.take(period, figures, applied)
         self._standing.periods = self._course.finished_periods
+        leapt = leap_words(c_bar, self._standing.position.c_bar, samples)
+        if leapt is not None and self._ranks.leads:
+            _LOG.info("%s", leapt)
         if figures is not None:
             self._log.epoch(self._row(ended, applied))
         if not self._course.finished:

@@ -1,15 +1,19 @@
 """What a run left on disk, read back for reports."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError
 from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
-from autobatch.control import DecisionRecord
-from autobatch.control.run import SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config
+from autobatch.control import DecisionRecord, Measurement
+from autobatch.control.measuring import FEW, leap_words
+from autobatch.control.run import SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config, load_measurements
 from autobatch.policies import make_policy, planned_epochs, policy_kind
+from autobatch.policies._wording import count
+from autobatch.report._words import position_words
 from autobatch.training import (
     EpochRow,
     RunConfig,
@@ -54,6 +58,7 @@ class RunRecord(Shown):
         library: the beacons that it can be compared with; None where there are none of its task.
         scouting: what its scouts have come to so far; None where it has none.
         scouts: the scouts themselves, those that wait among them.
+        measurements: its measured steps, as far as they are known.
     """
 
     path: Path
@@ -64,6 +69,7 @@ class RunRecord(Shown):
     library: BeaconLibrary | None
     scouting: Scouting | None = None
     scouts: tuple[RunScout, ...] = ()
+    measurements: Sequence[Measurement] = ()
 
     def __repr__(self) -> str:
         done = self.epochs[-1].epoch if self.epochs else 0
@@ -89,6 +95,21 @@ class RunRecord(Shown):
     def scouts_are_training(self) -> bool:
         """Whether its scouts are still to be compared."""
         return self.scouting is not None and self.scouting.reason is None
+
+    def position_after(self, epoch: int) -> str:
+        """Say where the run stood after an epoch, and where its C̄ rests on few measured steps."""
+        row = next(row for row in self.epochs if row.epoch == epoch)
+        few = f" (from {count(row.samples, 'measured step')} only)" if 0 < row.samples < FEW else ""
+        return f"C̄ {position_words(row.c_bar)}{few}, L {position_words(row.l_cum)}"
+
+    def leap_in(self, epoch: int) -> str | None:
+        """Say why C̄ has leapt in an epoch; None where it has not, or nobody knows."""
+        rows = {row.epoch: row for row in self.epochs}
+        before, after = rows.get(epoch - 1), rows.get(epoch)
+        if before is None or after is None:
+            return None
+        own = [sample for sample in self.measurements if sample.epoch == epoch]
+        return leap_words(before.c_bar, after.c_bar, own)
 
     @property
     def how_to_go_on(self) -> str:
@@ -124,6 +145,7 @@ def read_run(path: str | Path) -> RunRecord:
         decisions=load_decisions(path),
         summary=load_summary(path) if (path / "summary.json").exists() else None,
         library=comparable_library(config, path),
+        measurements=load_measurements(path),
     )
     return with_scouts(record)
 

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autobatch.beacons import BeaconLibrary, Landscape
+from autobatch.beacons import Landscape
 from autobatch.control import DecisionRecord
 from autobatch.control.run import LoopConfig
 from autobatch.policies import Candidate
@@ -208,12 +208,15 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
         asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
         facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
     if math.isfinite(decision.c_bar):
-        facts.add_row("Stood at", position_sentence(decision, record.library))
+        facts.add_row("Stood at", position_sentence(decision, record))
     if decision.target is not None:
         c_bar, l_cum = decision.target
         facts.add_row("Steers to", f"C̄ {position_words(c_bar)}, L {position_words(l_cum)} at the end of training")
     if chapter.epochs:
         facts.add_row("Then", _then(chapter))
+    for row in chapter.epochs:
+        if (leapt := record.leap_in(row.epoch)) is not None:
+            facts.add_row(f"In epoch {row.epoch}", leapt)
     kept = [later for later in chapter.kept if not later.stop]
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
@@ -224,17 +227,21 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
         yield _candidates(decision, record.config.task.score.replace("_", " "))
 
 
-def position_sentence(decision: DecisionRecord, library: BeaconLibrary | None) -> str:
+def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
     """Say where a run stood when it decided, and where that is from where the best beacons stood at that time.
 
     Args:
         decision: a decision made after a measurement.
-        library: the beacons, where there are any.
+        record: the run.
 
     Returns:
         For example ``"C̄ 41.2, L 3.10 after epoch 4: C̄ 0.21 decades above the optimum region, L inside it"``.
     """
-    place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} after epoch {decision.epoch}"
+    library = record.library
+    if any(row.epoch == decision.epoch for row in record.epochs):
+        place = f"{record.position_after(decision.epoch)} after epoch {decision.epoch}"
+    else:  # a decision within the first epoch
+        place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} at {decision.progress:.0%}"
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)

@@ -22,7 +22,6 @@ from autobatch.report._words import (
     loss_words,
     path_words,
     percent_words,
-    position_words,
     seconds_words,
 )
 from autobatch.training import EpochRow, Summary
@@ -144,7 +143,7 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         table.add_row("Ended", ended_words(summary, record.config.task.epochs))
     table.add_row("Measuring", measuring_words(summary))
     if summary.samples:
-        table.add_row("Position", f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end")
+        table.add_row("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end")
     if comparison is None:
         table.add_row("Verdict", without_comparison(record))
         return table

@@ -104,15 +104,17 @@ def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
     """Return the batch size of each epoch under a policy that looks at nothing but how far it is."""
     sizes: list[int] = []
     for epoch in range(epochs):
-        unknown = dict.fromkeys(("c_bar", "train_loss", "validation_loss", "validation_error"), math.nan)
         seen = Observation(
             epoch=epoch,
             progress=epoch / info.epochs,
             batch_size=sizes[-1] if sizes else 0,
             lr=math.nan,
+            c_bar=math.nan,
             l_cum=0.0,
             steps=0,
-            **unknown,
+            train_loss=math.nan,
+            validation_loss=math.nan,
+            validation_error=math.nan,
         )
         try:
             sizes.append(policy.decide(seen).batch_size)

@@ -21,6 +21,7 @@ from autobatch.control.run._records import (
     Summary,
     load_decisions,
     load_epochs,
+    load_measurements,
     load_summary,
 )
 
@@ -46,5 +47,6 @@ __all__ = [
     "load_decisions",
     "load_epochs",
     "load_loop_config",
+    "load_measurements",
     "load_summary",
 ]

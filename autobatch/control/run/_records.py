@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autobatch._errors import CheckpointError
 from autobatch.control._decisions import DecisionRecord, figure
+from autobatch.control.measuring import Measurement
 from autobatch.control.run._files import read_lines, read_whole
 
 CONFIG = "config.yaml"
@@ -192,6 +193,21 @@ def load_decisions(out: Path) -> list[DecisionRecord]:
         CheckpointError: a line is damaged.
     """
     return _rows(out / DECISIONS, DecisionRecord.from_dict)
+
+
+def load_measurements(out: Path) -> list[Measurement]:
+    """Read the measured steps of the run in ``out``; a half-written last line is left out.
+
+    Args:
+        out: a run directory.
+
+    Returns:
+        One measurement a step.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    return _rows(out / MEASUREMENTS, Measurement.from_dict)
 
 
 def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> list[Row]:

@@ -39,11 +39,11 @@ def expand_shorthand(name: str) -> dict[str, Any] | None:
             "description": f"Dynamic sampling of the paper: {', '.join(map(str, sizes))} in equal stages {span}.",
         }
     if (schedule := split_notation(name)) is not None:
-        starts, sizes = schedule
+        starts, batch_sizes = schedule
         return {
-            "name": "_".join(f"{start}-{size}" for start, size in zip(starts, sizes, strict=True)),
+            "name": "_".join(f"{start}-{size}" for start, size in zip(starts, batch_sizes, strict=True)),
             "kind": "stages",
-            "parameters": {"batch_sizes": sizes, "starts": starts},
+            "parameters": {"batch_sizes": batch_sizes, "starts": starts},
             "description": f"Batch sizes by schedule: {' '.join(name.split())}.",
         }
     return None

@@ -6,8 +6,9 @@ from typing import Any
 
 from autobatch.control import DecisionRecord
 from autobatch.policies._wording import brief
+from autobatch.report._record import RunRecord
 from autobatch.report._story import position_sentence
-from autobatch.report._words import count_words, loss_words, percent_words, position_words, seconds_words
+from autobatch.report._words import count_words, loss_words, percent_words, seconds_words
 from autobatch.report.page._markup import Html, joined, tag
 from autobatch.report.page._section import ReportedRun, Section, has_place
 from autobatch.report.page._tables import candidates, change_words, limit_words, swatch, target_words
@@ -58,7 +59,7 @@ def _card(
 ) -> Html:
     total = run.record.config.task.epochs
     heading = tag("h4", swatch(run), f"{run.label}: " + (f"after epoch {epoch} of {total}" if epoch else "start"))
-    facts = [] if row is None else list(_stood(row))
+    facts = [] if row is None else list(_stood(run.record, row))
     if decision is not None:
         facts += _decided(run, decision, before)
     told = tag("dl", *(tag("div", tag("dt", name), tag("dd", words)) for name, words in facts))
@@ -66,10 +67,12 @@ def _card(
     return joined(heading, told, candidates(decision, section.score, unfolded=True) if decision and weighed else "")
 
 
-def _stood(row: EpochRow) -> Iterator[tuple[str, str]]:
+def _stood(record: RunRecord, row: EpochRow) -> Iterator[tuple[str, str]]:
     yield "Trained at", f"batch size {row.batch_size}, applied rate {row.lr_effective:g}"
     if math.isfinite(row.c_bar):
-        yield "Stands at", f"C̄ {position_words(row.c_bar)}, L {position_words(row.l_cum)}"
+        yield "Stands at", record.position_after(row.epoch)
+        if (leapt := record.leap_in(row.epoch)) is not None:
+            yield "C̄", leapt
     yield "Validation", f"loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}"
     yield "Training", f"loss {loss_words(row.train_loss)}"
     yield (
@@ -86,6 +89,6 @@ def _decided(run: ReportedRun, decision: DecisionRecord, before: DecisionRecord 
     if limit := limit_words(decision):
         yield "Limited", limit
     if decision.turn and math.isfinite(decision.c_bar):
-        yield "Is", position_sentence(decision, run.record.library).rpartition(": ")[2]
+        yield "Is", position_sentence(decision, run.record).rpartition(": ")[2]
     if decision.target is not None:
         yield "Steers to", f"{target_words(decision)} at the end"

@@ -180,8 +180,7 @@ def _facts(run: ReportedRun) -> Html:
             facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
         facts.append(("Measuring", measuring_words(summary)))
         if summary.samples:
-            place = f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end"
-            facts.append(("Position", place))
+            facts.append(("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end"))
         facts.append(("Device", summary.device))
     facts.append(("Policy", record.config.policy.description or record.config.policy.kind))
     facts.append(("Files", str(record.path)))

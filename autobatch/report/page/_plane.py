@@ -24,6 +24,7 @@ _GRID = 81
 _LEVELS = 14
 _LEAST_POINTS = 4
 _MARK_SIZES = (6.0, 17.0)
+_MANY_DECADES = 2.4
 _UNCROWDED = 40
 """Epochs up to which marks have their full size."""
 
@@ -53,19 +54,24 @@ def plane_figure(section: Section) -> dict[str, Any] | None:
         traces += _journey(run, sizes)
     if len(placed) == 1:
         traces.append(_changes(placed[0]))
-    axis = {"type": "log", "tickformat": ".3~r", "nticks": 8, "ticks": "outside", "ticklen": 4}
+    axis = {"type": "log", "tickformat": ",.3~r", "ticks": "outside", "ticklen": 4}
     figure = go.Figure(
         traces,
         {
             "template": go.layout.Template(),
-            "xaxis": {**axis, "range": across, "title": {"text": C_AXIS}},
-            "yaxis": {**axis, "range": up, "title": {"text": L_AXIS}},
+            "xaxis": {**axis, "range": across, "dtick": _dtick(across), "title": {"text": C_AXIS}},
+            "yaxis": {**axis, "range": up, "dtick": _dtick(up), "title": {"text": L_AXIS}},
             "hovermode": "closest",
             "showlegend": False,
         },
     )
     plain: dict[str, Any] = figure.to_plotly_json()
     return plain
+
+
+def _dtick(decades: Range) -> int | str:
+    """Return plotly's name for ticks at 1, 2 and 5, or at powers of ten alone where those would run together."""
+    return 1 if decades[1] - decades[0] > _MANY_DECADES else "D2"
 
 
 class _Scale:

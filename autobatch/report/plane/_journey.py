@@ -22,6 +22,8 @@ _JOURNEY = "#d7301f"
 _SCOUT = "#7b3294"
 _HALO = [withStroke(linewidth=2.5, foreground="white")]
 _MARKED_EPOCHS = 8
+_EDGE = 0.88
+"""Share of the plane's width beyond which there is no room for a name on the right."""
 
 
 def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
@@ -50,8 +52,8 @@ def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
     _mark_epochs(axes, placed)
     axes.scatter(c_bar[-1], l_cum[-1], marker="D", s=70, c=_JOURNEY, edgecolors="white", linewidths=1.2, zorder=9)
     yield Line2D([], [], marker="D", linestyle="", color=_JOURNEY, label=f"its end, after epoch {placed[-1].epoch}")
-    _name_changes(axes, placed)
     _grow_limits(axes, c_bar, l_cum)
+    _name_changes(axes, placed)
 
 
 def placed_epochs(epochs: Sequence[EpochRow]) -> list[EpochRow]:
@@ -154,11 +156,14 @@ def far_apart(row: EpochRow, named: list[EpochRow]) -> bool:
 
 def _name(axes: Axes, row: EpochRow, text: str, *, below: bool = False) -> None:
     """Name a place; below it where the mark of the end would cover what is written beside it."""
+    place = axes.transAxes.inverted().transform(axes.transData.transform((row.c_bar, row.l_cum)))
+    at_the_edge = place[0] > _EDGE
     axes.annotate(
         text,
         (row.c_bar, row.l_cum),
-        xytext=(9, -14) if below else (9, -3),
+        xytext=(-9 if at_the_edge else 9, -14 if below else -3),
         textcoords="offset points",
+        ha="right" if at_the_edge else "left",
         fontsize=8.5,
         fontweight="bold",
         color="#7f0000",

@@ -30,7 +30,7 @@ class RoundLocator(Locator):
 
     def __call__(self) -> list[float]:
         """Return the ticks within the axis' limits."""
-        low, high = self.axis.get_view_interval()  # type: ignore[union-attr]
+        low, high = self.axis.get_view_interval()
         return self.tick_values(low, high)
 
     def tick_values(self, vmin: float, vmax: float) -> list[float]:  # type: ignore[override]
