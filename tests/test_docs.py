@@ -16,7 +16,7 @@ import yaml
 
 from autobatch._artefacts import artefact_names
 from autobatch.beacons._columns import COLUMNS
-from autobatch.cli import app
+from autobatch.cli import app, main
 from autobatch.policies import ENTRIES, SCHEMA, load_policy_spec, policy_names
 from autobatch.report import policy_table
 from autobatch.training import Summary, TaskSpec, load_experiment, load_task
@@ -242,6 +242,33 @@ def test_the_first_command_of_a_how_to_names_what_a_clone_has(page: Path) -> Non
         assert not any(
             word.startswith("runs/") for before, word in zip(["", *words], words, strict=False) if before != "--out"
         )
+
+
+def first_commands() -> dict[str, list[str]]:
+    """Return the first command of every page that takes seconds where nothing is trained, by page; each once."""
+    found: dict[str, list[str]] = {}
+    for page in PAGES:
+        for words in typed(page)[:1]:
+            own = f"name: {words[words.index('--env') + 1]}" if "--env" in words else "no name"
+            if words[0] == "run" and own not in page.read_text(encoding="utf-8"):  # such a task has its own data
+                encoding="utf-8"
+            ):  # a task of one's own has its own data
+                words = [*words, "--dry-run"]
+            elif words not in (["beacons", "list"], ["reproduce"]):
+                continue
+            if words not in found.values():
+                found[str(page.relative_to(ROOT))] = words
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), first_commands().items())
+def test_the_first_command_of_a_page_works_in_a_fresh_folder(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(words) == 0, capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_overview_names_the_folders_that_are_there() -> None:

@@ -55,6 +55,7 @@ class RunInfo:
         resumed_epoch: epochs that were already done, 0 for a new run.
         beacons: beacons in the library, None where the task has no library.
         costs_source: where the cost table comes from, in words; None where none is used.
+        seconds: shortest and longest time of the epochs that are left, by the cost table; None where there is none.
     """
 
     out: Path
@@ -69,6 +70,7 @@ class RunInfo:
     resumed_epoch: int
     beacons: int | None
     costs_source: str | None
+    seconds: tuple[float, float] | None = None
 
 
 class RunObserver:

@@ -16,6 +16,7 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
+from autobatch.control import steps_per_epoch
 from autobatch.control.run import (
     CHECKPOINT,
     CONFIG,
@@ -387,9 +388,22 @@ class _Session:
                 resumed_epoch=self.controller.epoch,
                 beacons=None if beacons is None else len(beacons.beacons),
                 costs_source=self.costs.source,
+                seconds=self._seconds_left(),
             )
         )
         self.observer.decided(self.controller.decision)
+
+    def _seconds_left(self) -> tuple[float, float] | None:
+        """Return shortest and longest time of what is left, at the fixed size or at any of the ladder."""
+        costs, task = self.costs.table, self.controller.task
+        if costs is None:
+            return None
+        epochs = planned_epochs(self.policy, task) - self.controller.epoch
+        fixed = self.config.policy.kind == "fixed"
+        sizes = (self.controller.batch_size,) if fixed else self.config.task.batch_sizes
+        each = [costs.training_seconds(size, epochs * steps_per_epoch(task.train_size, size), epochs) for size in sizes]
+        budget = task.measuring_budget if self.config.measure and not self.config.recording else 0.0
+        return min(each), max(each) * (1.0 + budget)
 
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
