@@ -251,8 +251,6 @@ def first_commands() -> dict[str, list[str]]:
         for words in typed(page)[:1]:
             own = f"name: {words[words.index('--env') + 1]}" if "--env" in words else "no name"
             if words[0] == "run" and own not in page.read_text(encoding="utf-8"):  # such a task has its own data
-                encoding="utf-8"
-            ):  # a task of one's own has its own data
                 words = [*words, "--dry-run"]
             elif words not in (["beacons", "list"], ["reproduce"]):
                 continue

@@ -3,7 +3,7 @@
 import math
 import re
 
-_FIGURES_BEGIN = re.compile(r", (?:whose|training loss|or as here|which (?:lets|spares)) | \((?!\d+ % sure)")
+_FIGURES_BEGIN = re.compile(r", (?:whose|training loss|or as here|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
 _HOW_SURE = re.compile(r"\d[\d.]* % apart")
 _BESIDE_IT = "as a scout"
 

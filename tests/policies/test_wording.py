@@ -60,7 +60,7 @@ def test_names_counts_and_shares():
         ),
         (
             "the rate falls in a line to nothing after 14 epochs, which lets the loss settle: 95 % of 0.008",
-            "the rate falls in a line to nothing after 14 epochs",
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle",
         ),
         (
             "start with s64 at lr 0.1: batch size as it is (35 % sure), learning rate as it is (57 % sure); what",

@@ -69,7 +69,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "by the policy, after 4 of 6 epochs",
         "planned to end after 4 of 6 epochs, the rate falling to nothing until then",
         "scout epoch 1/1  batch   32",
-        "→ the rate falls in a line to nothing after 4 epochs, which lets the loss settle: 83.3 % of ",
+        "→ the rate falls in a line to nothing after 4 epochs, which lets the loss settle\n",
         "→ the rate has come to its end after 4 of 6 epochs: stop",
         "Applied rate  ",
         "The figures stand for themselves: there are no beacons",
