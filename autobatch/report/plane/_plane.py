@@ -30,10 +30,11 @@ class RoundLocator(Locator):
 
     def __call__(self) -> list[float]:
         """Return the ticks within the axis' limits."""
+        assert self.axis is not None
         low, high = self.axis.get_view_interval()
         return self.tick_values(low, high)
 
-    def tick_values(self, vmin: float, vmax: float) -> list[float]:  # type: ignore[override]
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
         """Return the ticks within limits.
 
         Args:
