@@ -3,6 +3,7 @@
 import math
 
 _COARSE = (1.0, 2.0, 5.0)
+_MEDIUM = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 _FINE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 _ENOUGH = 3
 _MOST = 8
@@ -19,7 +20,7 @@ def log_ticks(low: float, high: float) -> list[float]:
         Three to eight values, ascending; fewer only where the range is a point.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1.0,), _COARSE, _FINE):
+    for steps in ((1.0,), _COARSE, _MEDIUM, _FINE):
         values = [step * 10.0**power for power in powers for step in steps]
         found = [float(f"{value:.6g}") for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
         if len(found) >= _ENOUGH:
