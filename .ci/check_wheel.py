@@ -33,7 +33,7 @@ def main(wheel: str) -> None:
         SystemExit: a module or an artefact is missing, or something else travels along.
     """
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    artefacts = {ASSETS + name for folder in ("envs", "policies", "configs") for name in files_under(folder)}
+    artefacts = {ASSETS + name for folder in ("envs", "policies", "configs", "schemas") for name in files_under(folder)}
     expected = files_under("autobatch") | artefacts
     if packed != expected or not artefacts:
         raise SystemExit(

@@ -1,7 +1,9 @@
 """What README and documentation show: their code runs, their YAML loads, their tables say what the code says."""
 
 import importlib.util
+import json
 import re
+import runpy
 import shlex
 import textwrap
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import yaml
 
 from autobatch._artefacts import artefact_names
 from autobatch.beacons._columns import COLUMNS
-from autobatch.cli import app
+from autobatch.cli import app, main
 from autobatch.policies import ENTRIES, SCHEMA, load_policy_spec, policy_names
 from autobatch.report import policy_table
 from autobatch.training import Summary, TaskSpec, load_experiment, load_task
@@ -62,6 +64,16 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     assert code
     for block in code:
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_notebook_runs_and_its_page_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = runpy.run_path(str(ROOT / "benchmarks" / "notebook.py"))
+    cells = json.loads((DOCS / "how-to/notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert (DOCS / "how-to/notebook.md").read_text(encoding="utf-8") == program["page"](cells)
+    monkeypatch.chdir(tmp_path)
+    again = program["execute"](cells)
+    kinds = [[set(output.get("data", ())) for output in cell.get("outputs", ())] for cell in cells]
+    assert [[set(output.get("data", ())) for output in cell.get("outputs", ())] for cell in again] == kinds
 
 
 def test_the_loop_of_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +242,31 @@ def test_the_first_command_of_a_how_to_names_what_a_clone_has(page: Path) -> Non
         assert not any(
             word.startswith("runs/") for before, word in zip(["", *words], words, strict=False) if before != "--out"
         )
+
+
+def first_commands() -> dict[str, list[str]]:
+    """Return the first command of every page that takes seconds where nothing is trained, by page; each once."""
+    found: dict[str, list[str]] = {}
+    for page in PAGES:
+        for words in typed(page)[:1]:
+            own = f"name: {words[words.index('--env') + 1]}" if "--env" in words else "no name"
+            if words[0] == "run" and own not in page.read_text(encoding="utf-8"):  # such a task has its own data
+                words = [*words, "--dry-run"]
+            elif words not in (["beacons", "list"], ["reproduce"]):
+                continue
+            if words not in found.values():
+                found[str(page.relative_to(ROOT))] = words
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), first_commands().items())
+def test_the_first_command_of_a_page_works_in_a_fresh_folder(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(words) == 0, capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_overview_names_the_folders_that_are_there() -> None:

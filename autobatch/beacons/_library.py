@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import LibraryError
+from autobatch._show import Shown
 from autobatch.beacons._beacon import Beacon, check_scored
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, differing_keys
@@ -17,8 +18,8 @@ from autobatch.beacons._results import FixedResult, fixed_result
 from autobatch.beacons.storage import BEACONS
 
 
-@dataclass(frozen=True, eq=False)
-class BeaconLibrary:
+@dataclass(frozen=True, eq=False, repr=False)
+class BeaconLibrary(Shown):
     """All beacons of one task.
 
     Attributes:
@@ -46,6 +47,13 @@ class BeaconLibrary:
         for beacon in beacons:
             check_scored(beacon, self.info.score)
         object.__setattr__(self, "beacons", beacons)
+
+    def __repr__(self) -> str:
+        return (
+            f"<BeaconLibrary {self.info.task_name}: {len(self.beacons)} beacons at "
+            f"{len({(one.batch_size, one.lr) for one in self.beacons})} configurations, "
+            f"{len({one.seed for one in self.beacons})} seeds>"
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "BeaconLibrary":

@@ -9,7 +9,7 @@ import typer
 from autobatch._errors import AutoBatchError
 from autobatch.cli.evidence import compare, figures, reproduce
 from autobatch.cli.learn import surrogate, train_policy
-from autobatch.cli.look import envs, explain, plot, policies, predict, report, runs, watch
+from autobatch.cli.look import envs, explain, plot, policies, predict, report, runs, schema, watch
 from autobatch.cli.train import beacons, run
 
 USAGE_ERROR = 2
@@ -38,6 +38,7 @@ app.command("plot", rich_help_panel="Look")(plot)
 app.command("report", rich_help_panel="Look")(report)
 app.command("envs", rich_help_panel="Look")(envs)
 app.command("policies", rich_help_panel="Look")(policies)
+app.command("schema", rich_help_panel="Look")(schema)
 
 
 # What a command that is gone is now called; it takes whatever it took, so that this is all that is said.

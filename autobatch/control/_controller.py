@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch._ranges import check_number, check_share
+from autobatch._show import Shown, drawn
 from autobatch.beacons import BeaconLibrary, FinalPrediction, predict_final
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control._state import restore, state_of
@@ -24,10 +25,12 @@ from autobatch.control.steps import BatchPlan, Course, Step
 from autobatch.policies import Observation, Policy, ScoutReport, TaskInfo
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from autobatch.tracking import Logger
 
 
-class AutoBatchController:
+class AutoBatchController(Shown):
     """Chooses batch size and learning rate while a loop of yours trains.
 
         controller = AutoBatchController(
@@ -69,6 +72,8 @@ class AutoBatchController:
             have done, and changes nothing.
         loggers: get one record a decision: objects, or names such as ``"csv:run.csv"``, see ``autobatch.tracking``.
         seed: seeds permutations and random policies.
+        out: a run directory to write, as ``autobatch run`` does, for ``autobatch explain``, ``report``, ``watch``,
+            ``plot`` and ``runs``. It must hold no run, unless that goes on by ``load_state_dict``.
         moved: nothing. An argument that is now within another is refused, with the name of that.
 
     Raises:
@@ -94,6 +99,7 @@ class AutoBatchController:
         advise: int | None = None,
         loggers: Sequence["Logger | str"] = (),
         seed: int = 0,
+        out: str | Path | None = None,
         **moved: Never,
     ) -> None:
         refuse_moved(moved, ARGUMENTS)
@@ -110,6 +116,7 @@ class AutoBatchController:
             advise=advise,
             loggers=loggers,
             seed=seed,
+            out=out,
         )
         self._dataset_size, self._epochs = dataset_size, epochs
         self._attached: Training | None = None
@@ -143,6 +150,22 @@ class AutoBatchController:
             raise ConfigError("the controller needs dataset_size and epochs: give them here or to attach()")
         self._attached = Training(self._settings, model, optimizer, dataset_size=dataset_size, epochs=epochs)
         return self
+
+    def __repr__(self) -> str:
+        if self._attached is None:
+            return "<AutoBatchController: no model yet, attach() gives it one>"
+        name = self._attached.log.config.policy.name
+        if self.finished:
+            why = f": {self.stopped_because}" if self.stopped_because else ""
+            return f"<AutoBatchController {name}: finished after {self.epoch} of {self.epochs} epochs{why}>"
+        return (
+            f"<AutoBatchController {name}: epoch {self.epoch + 1} of {self.epochs}, batch size {self.batch_size}, "
+            f"base rate {self.lr:g}, applied {self.lr_effective:.3g}, C̄ {self.c_bar:.4g}, L {self.l_cum:.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        html: str = drawn("html", self if self._attached is None else self._attached.log)
+        return html
 
     @property
     def _training(self) -> Training:
@@ -468,11 +491,25 @@ class AutoBatchController:
             raise ConfigError("predict() needs a position: nothing is measured before the first decision period ends")
         return predict_final(self.library, self.observation, self.batch_size, self.lr, level=level)
 
+    def plot(self) -> "Figure":
+        """Draw the journey so far through the (C̄, L) plane, over the landscape of the library's beacons.
+
+        Returns:
+            A matplotlib figure; its ``savefig`` writes it, notebooks show it.
+
+        Raises:
+            AutoBatchError: the controller is not attached to a model yet.
+        """
+        figure: Figure = drawn("figure", self._training.log)
+        return figure
+
     def close(self) -> None:
-        """Let go of the optimizer and close the loggers."""
+        """Let go of the optimizer, close the loggers and the run directory."""
         if self._attached is not None:
             self._attached.rates.release()
+            self._attached.periods.end_run()
             self._attached.recorder.close()
+            self._attached.log.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs, as JSON-able values; after any ``optimizer.step()``.

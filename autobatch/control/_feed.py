@@ -13,6 +13,7 @@ from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control._stepping import Stepping
 from autobatch.control.batches import PlannedBatchSampler, permutation, rebatched
+from autobatch.control.run import RunLog
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Course, Cut, Passage
 
@@ -29,6 +30,7 @@ class Feed:
         decisions: what was decided.
         passage: says how a batch is split.
         recorder: tells loggers.
+        log: keeps the run.
         device: where indices are put.
         settings: the plan, the seed of the permutations, and whether the loop is only advised.
     """
@@ -42,6 +44,7 @@ class Feed:
         decisions: Decisions,
         passage: Passage,
         recorder: Recorder,
+        log: RunLog,
         device: torch.device,
         settings: Settings,
     ) -> None:
@@ -51,6 +54,7 @@ class Feed:
         self._decisions = decisions
         self._passage = passage
         self._recorder = recorder
+        self._log = log
         self._device = device
         self._seed = settings.seed
         self._accumulation = settings.plan.accumulation
@@ -103,6 +107,7 @@ class Feed:
         """Hand out the epoch's batches; those that an earlier iteration has left untrained come first."""
         course = self._course
         course.refuse_finished()
+        self._log.begin()
         self._recorder.begin()
         self._stepping.leave_batch()
         course.begin()

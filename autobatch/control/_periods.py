@@ -7,13 +7,14 @@ from typing import Any
 
 from autobatch._errors import AutoBatchError
 from autobatch.control._deciding import Decisions
-from autobatch.control._decisions import figure
+from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._declared import Declared
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
-from autobatch.control.measuring import Measurement, MeasuringPlan, Period
+from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
 from autobatch.control.rates import OptimizerRates
+from autobatch.control.run import EpochRow, RunLog
 from autobatch.control.steps import Course
 from autobatch.policies import Observation
 
@@ -33,6 +34,7 @@ class Periods:
         rates: the optimizer's rates.
         recorder: tells loggers.
         declared: what the loop has said of itself.
+        log: keeps the run.
         advise: whether the loop is only advised.
     """
 
@@ -48,6 +50,7 @@ class Periods:
         rates: OptimizerRates,
         recorder: Recorder,
         declared: Declared,
+        log: RunLog,
         advise: bool,
     ) -> None:
         self._ranks = ranks
@@ -58,6 +61,7 @@ class Periods:
         self._decisions = decisions
         self._rates = rates
         self._recorder = recorder
+        self._log = log
         self._advise = advise
         self._declared = declared
         self.watcher: Callable[[Mapping[str, float]], None] | None = None
@@ -146,19 +150,65 @@ class Periods:
         if self._ranks.leads:
             self._declared.compare(period.batches, period.steps)
         self._decisions.learn(period.samples.measurements, period.steps)
-        self._standing.take(period, figures, self._rates.effective())
+        ended, applied = self._decisions.last, self._rates.effective()
+        samples, c_bar = period.samples.measurements, self._standing.position.c_bar
+        self._log.measured(samples)
+        self._standing.take(period, figures, applied)
         self._standing.periods = self._course.finished_periods
+        leapt = leap_words(c_bar, self._standing.position.c_bar, samples)
+        if leapt is not None and self._ranks.leads:
+            _LOG.info("%s", leapt)
+        if figures is not None:
+            self._log.epoch(self._row(ended, applied))
         if not self._course.finished:
             self._decide(example=first_free)
         known = self._standing.figures if figures is not None else UNKNOWN
         self._record(known)
         if self.watcher is not None:
             self.watcher(known)
+        self.end_run()
+
+    def end_run(self) -> None:
+        """Write how the training ended, once it has."""
+        if self._course.finished:
+            facts = {
+                "measuring_share_modelled": self._plan.modelled_share,
+                "measuring_budget": self._plan.budget or None,
+            }
+            self._log.end(self._course.stopped, facts)
+
+    def _row(self, decision: DecisionRecord, applied: float) -> EpochRow:
+        """Return what is kept of an epoch that has just ended.
+
+        Args:
+            decision: the decision that it followed.
+            applied: learning rate that its last step used.
+
+        Returns:
+            The row.
+        """
+        standing = self._standing
+        return EpochRow(
+            epoch=self._course.epoch,
+            progress=self._course.progress,
+            batch_size=decision.batch_size,
+            lr=decision.lr,
+            lr_effective=applied,
+            c_bar=standing.position.c_bar,
+            l_cum=standing.position.l_cum,
+            steps=standing.steps,
+            samples=standing.position.samples,
+            examples=self._course.examples,
+            seconds=self._recorder.seconds,
+            measuring_seconds=standing.measuring_seconds,
+            **standing.figures,
+        )
 
     def _decide(self, example: int) -> None:
         """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
         course, decisions = self._course, self._decisions
         decisions.decide(self.observation, epoch=course.epoch, example=example)
+        self._log.decided(decisions.last)
         decisions.forget(course.waiting, course.next_example)
         if decisions.last.stop:
             course.stop(decisions.last.reason)

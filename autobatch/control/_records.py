@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control._decisions import DecisionRecord
+from autobatch.policies._wording import brief
 from autobatch.tracking import SafeLogger, make_logger
 
 if TYPE_CHECKING:
@@ -101,12 +102,12 @@ class Recorder:
             self._advised = asked
             _LOG.log(
                 told_at(advice=advice),
-                "epoch %d (%.0f %%): batch size %d, learning rate %.4g: %s%s",
+                "epoch %d (%.0f %%): batch size %d, base rate %.4g: %s%s",
                 decision.epoch + 1,
                 100 * decision.progress,
                 decision.batch_size,
                 decision.lr,
-                decision.reason,
+                brief(decision.reason),
                 f" ({decision.limit})" if decision.limit else "",
             )
 

@@ -69,6 +69,12 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.course.stopped = stopped
     training.feed.break_off()
     training.recorder.resume(training.course.examples, seconds)
+    training.log.resume(
+        progress=training.course.progress,
+        examples=training.course.examples,
+        steps=training.stepping.steps,
+        last=training.decisions.last,
+    )
     if (
         adopted and not training.course.finished
     ):  # what the scout's policy has decided for the coming epoch does not hold

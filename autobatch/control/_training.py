@@ -21,9 +21,10 @@ from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder
+from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
-from autobatch.policies import ScoutingPolicy, TaskInfo, planned_epochs
+from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
 
 _LOG = logging.getLogger("autobatch")
 
@@ -52,6 +53,7 @@ class Training:
         period: the decision period that is trained.
         standing: what is known at the end of the last.
         recorder: tells loggers.
+        log: keeps the run.
         decisions: what was decided.
         periods: ends periods.
         stepping: trains batches.
@@ -67,7 +69,7 @@ class Training:
         self.settings = settings
         self.measured = settings.measuring.steps or MeasureWithinBudget(costs=settings.task.costs)
         advise = bool(settings.advise)
-        _check_loop(settings, model, optimizer, dataset_size, epochs)
+        facts = _checked_loop(settings, model, optimizer, dataset_size, epochs)
         device = _device_of(model, settings)
         self.ranks = Ranks(settings.processes.group, device)
         if not advise:
@@ -102,8 +104,14 @@ class Training:
         self.standing = Standing()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)
+        planned = planned_epochs(settings.policy, self.task)
         # What a training that ends early would have earned in its missing epochs, measuring must not spend.
-        self.measured.reset(replace(self.task, epochs=planned_epochs(settings.policy, self.task)))
+        self.measured.reset(replace(self.task, epochs=planned))
+        self.log = RunLog(
+            self._config(facts, planned // self.course.periods, device),
+            settings.out if self.ranks.leads else None,
+            settings.library,
+        )
         self._take_scouts()
         self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)
         self.periods = Periods(
@@ -116,6 +124,7 @@ class Training:
             rates=self.rates,
             recorder=self.recorder,
             declared=Declared(settings),
+            log=self.log,
             advise=advise,
         )
         self.stepping = Stepping(
@@ -136,6 +145,7 @@ class Training:
             decisions=self.decisions,
             passage=self.passage,
             recorder=self.recorder,
+            log=self.log,
             device=device,
             settings=settings,
         )
@@ -171,6 +181,28 @@ class Training:
             adaptive=self.rates.adaptive,
         )
 
+    def _config(self, facts: dict[str, Any], planned: int, device: torch.device) -> LoopConfig:
+        """Return what a run directory says of the training."""
+        settings, policy = self.settings, type(self.settings.policy).__name__
+        return LoopConfig(
+            task=LoopTask(
+                name=self.task.name,
+                dataset_size=self.course.dataset_size,
+                epochs=self.course.epochs,
+                batch_sizes=settings.batch_sizes,
+                learning_rates=self.task.learning_rates,
+                score=settings.score,
+                facts=facts,
+            ),
+            policy=settings.named or PolicySpec(name=policy, kind=policy),
+            seed=settings.seed,
+            device=str(device),
+            planned_epochs=planned,
+            advise=settings.advise,
+            library=None if settings.out is None else from_run(settings.library_path, settings.out),
+            costs=settings.task.costs,
+        )
+
     def _check_ranks(self) -> None:
         """Refuse ranks that do not train the same thing."""
         settings, ranks = self.settings, self.ranks
@@ -202,13 +234,13 @@ class Training:
             _LOG.log(told_at(advice=advice), "scouts%s: %s", " advise" if advice else "", scouts.advice())
 
 
-def _check_loop(settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int) -> None:
-    """Refuse a loop that is too small for its ladder, or is none that the beacons or scouts are of."""
+def _checked_loop(
+    settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int
+) -> dict[str, Any]:
+    """Refuse a loop that is too small for its ladder, or not that of the beacons or scouts; return its facts."""
     check_whole(epochs, "epochs")
     check_whole(dataset_size, "dataset_size")
     check_ladder(settings.batch_sizes, dataset_size)
-    if settings.library is None and settings.scouts is None:
-        return
     facts = loop_facts(
         model,
         optimizer,
@@ -221,6 +253,7 @@ def _check_loop(settings: Settings, model: nn.Module, optimizer: Optimizer, data
         check_own_task(settings.library, facts)
     if settings.scouts is not None:
         check_scouts_loop(settings.scouts.loop, facts)
+    return facts
 
 
 def _device_of(model: nn.Module, settings: Settings) -> torch.device:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from autobatch._errors import MeasureError
+from autobatch._show import Shown
 from autobatch.fisher._spectrum import Spectrum, spectrum_of
 from autobatch.fisher._sums import SumCheck
 
 
-class Measurement:
+class Measurement(Shown):
     """One step's Gram matrix, not yet checked or decomposed, so that taking it never waits for the device.
 
     Args:
@@ -47,6 +48,11 @@ class Measurement:
         self._checks = checks
         self.unchecked: tuple[str, ...] = ()
         self._checked: Tensor | None = None
+
+    def __repr__(self) -> str:
+        gram = self._gram if self._checked is None else self._checked
+        what = "not measured" if self.problem is not None or gram is None else f"{len(gram)} samples"
+        return f"<Measurement: {what}>"
 
     def gram(self) -> Tensor:
         """Return F.

@@ -1,6 +1,26 @@
 """How policies put figures into words."""
 
 import math
+import re
+
+_FIGURES_BEGIN = re.compile(r", (?:whose|training loss|or as here|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
+_HOW_SURE = re.compile(r"\d[\d.]* % apart")
+_BESIDE_IT = "as a scout"
+
+
+def brief(reason: str) -> str:
+    """Return the short sentence of a reason: what, why, and how sure, without the figures behind it.
+
+    Args:
+        reason: the whole, clauses with semicolons between them.
+
+    Returns:
+        Its first clause up to its figures, with what says how sure it is.
+    """
+    first, *others = [clause for clause in reason.split("; ") if clause != _BESIDE_IT] or [reason]
+    short = _FIGURES_BEGIN.split(first, maxsplit=1)[0]
+    apart = next((found[0] for clause in others if (found := _HOW_SURE.search(clause))), None)
+    return short if apart is None else f"{short}, {apart.removesuffix(' apart')} ahead of the next"
 
 
 def configuration(batch_size: int, lr: float | None) -> str:

@@ -1,16 +1,22 @@
 """A run that goes on beside us: its files read again and again, and told a line at a time."""
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
+from autobatch.control.run import (
+    CONFIG,
+    DECISIONS,
+    EPOCHS,
+    MEASUREMENTS,
+    SUMMARY,
+)
+from autobatch.policies._wording import brief
 from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
-from autobatch.training._run import CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, SUMMARY
 from autobatch.training._scouting import told_scout
 
 SHORTEST_SILENCE = 60.0
@@ -139,7 +145,7 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
     """
     width = len(str(epochs))
     return (
-        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  lr {row.lr_effective:<10.4g}"
+        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  applied lr {row.lr_effective:<10.4g}"
         f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
         f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
         f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
@@ -163,7 +169,7 @@ def silence_words(record: RunRecord, silence: float) -> str | None:
         return None
     return (
         f"Nothing new for {seconds_words(silence)}: a slow epoch, or the run was stopped, which cannot be seen from "
-        f"here. If it was: autobatch run --resume {shlex.quote(str(record.path))} goes on."
+        f"here. If it was: {record.how_to_go_on}."
     )
 
 
@@ -182,4 +188,4 @@ def durations(rows: Sequence[EpochRow]) -> list[float]:
 
 def _changes(record: RunRecord, epoch: int) -> list[str]:
     made = [one for one in record.decisions if one.epoch == epoch and (one.turn or one.stop)]
-    return [f"  → {one.reason}{f' ({one.limit})' if one.limit else ''}" for one in made]
+    return [f"  → {brief(one.reason)}{f' ({one.limit})' if one.limit else ''}" for one in made]

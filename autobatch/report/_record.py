@@ -1,12 +1,19 @@
 """What a run left on disk, read back for reports."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError
+from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
-from autobatch.control import DecisionRecord
+from autobatch.control import DecisionRecord, Measurement
+from autobatch.control.measuring import FEW, leap_words
+from autobatch.control.run import SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config, load_measurements
 from autobatch.policies import make_policy, planned_epochs, policy_kind
+from autobatch.policies._wording import count
+from autobatch.report._words import position_words
 from autobatch.training import (
     EpochRow,
     RunConfig,
@@ -17,7 +24,6 @@ from autobatch.training import (
     load_scouting,
     load_summary,
 )
-from autobatch.training._run import SCOUTING, SCOUTS
 from autobatch.training._scouting import Scouting, ScoutRecord, scout_directory
 from autobatch.training.task import run_task_info
 
@@ -39,8 +45,8 @@ class RunScout:
     record: ScoutRecord | None
 
 
-@dataclass(frozen=True)
-class RunRecord:
+@dataclass(frozen=True, repr=False)
+class RunRecord(Shown):
     """One run directory.
 
     Attributes:
@@ -52,20 +58,29 @@ class RunRecord:
         library: the beacons that it can be compared with; None where there are none of its task.
         scouting: what its scouts have come to so far; None where it has none.
         scouts: the scouts themselves, those that wait among them.
+        measurements: its measured steps, as far as they are known.
     """
 
     path: Path
-    config: RunConfig
+    config: RunConfig | LoopConfig
     epochs: list[EpochRow]
     decisions: list[DecisionRecord]
     summary: Summary | None
     library: BeaconLibrary | None
     scouting: Scouting | None = None
     scouts: tuple[RunScout, ...] = ()
+    measurements: Sequence[Measurement] = ()
+
+    def __repr__(self) -> str:
+        done = self.epochs[-1].epoch if self.epochs else 0
+        how = "" if self.summary is None else f", {self.summary.ended_early or self.summary.stopped_because}"
+        return f"<RunRecord {self.title}: epoch {done} of {self.planned_epochs}{how}>"
 
     @property
     def planned_epochs(self) -> int:
         """Epochs after which the run's policy plans to end it; the task's where it plans no other end."""
+        if isinstance(self.config, LoopConfig):
+            return self.config.planned_epochs
         if self.scouting is not None and self.scouting.planned:
             return self.scouting.planned
         kind, task = policy_kind(self.config.policy.kind).build, self.config.task
@@ -81,13 +96,35 @@ class RunRecord:
         """Whether its scouts are still to be compared."""
         return self.scouting is not None and self.scouting.reason is None
 
+    def position_after(self, epoch: int) -> str:
+        """Say where the run stood after an epoch, and where its C̄ rests on few measured steps."""
+        row = next(row for row in self.epochs if row.epoch == epoch)
+        few = f" (from {count(row.samples, 'measured step')} only)" if 0 < row.samples < FEW else ""
+        return f"C̄ {position_words(row.c_bar)}{few}, L {position_words(row.l_cum)}"
+
+    def leap_in(self, epoch: int) -> str | None:
+        """Say why C̄ has leapt in an epoch; None where it has not, or nobody knows."""
+        rows = {row.epoch: row for row in self.epochs}
+        before, after = rows.get(epoch - 1), rows.get(epoch)
+        if before is None or after is None:
+            return None
+        own = [sample for sample in self.measurements if sample.epoch == epoch]
+        return leap_words(before.c_bar, after.c_bar, own)
+
+    @property
+    def how_to_go_on(self) -> str:
+        """How the run goes on where it was interrupted, a clause."""
+        if isinstance(self.config, LoopConfig):
+            return "its loop goes on by load_state_dict()"
+        return f"autobatch run --resume {shlex.quote(str(self.path))} goes on"
+
     @property
     def title(self) -> str:
         """Task, policy and seed, for headings."""
         return f"{self.config.task.name}, {self.config.policy.name}, seed {self.config.seed}"
 
 
-def read_run(path: Path) -> RunRecord:
+def read_run(path: str | Path) -> RunRecord:
     """Read a run directory, finished or not.
 
     Args:
@@ -99,16 +136,33 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         CheckpointError: the directory holds no run, or a file in it is damaged.
     """
-    config = load_run_config(path)
+    path = Path(path)
+    config = load_config(path)
     record = RunRecord(
         path=path,
         config=config,
         epochs=load_epochs(path),
         decisions=load_decisions(path),
         summary=load_summary(path) if (path / "summary.json").exists() else None,
-        library=comparable_library(config),
+        library=comparable_library(config, path),
+        measurements=load_measurements(path),
     )
     return with_scouts(record)
+
+
+def load_config(path: Path) -> RunConfig | LoopConfig:
+    """Read what a run depends on, be it one of 'autobatch run' or of a loop of one's own.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        CheckpointError: the directory holds no run, or its ``config.yaml`` is damaged.
+    """
+    return load_loop_config(path) if is_loop(path) else load_run_config(path)
 
 
 def with_scouts(record: RunRecord) -> RunRecord:
@@ -149,7 +203,7 @@ def scout_files(path: Path) -> list[Path]:
     return [path / SCOUTING, *sorted((path / SCOUTS).glob("*/epochs.jsonl"))]
 
 
-def comparable_library(config: RunConfig) -> BeaconLibrary | None:
+def comparable_library(config: RunConfig | LoopConfig, path: Path) -> BeaconLibrary | None:
     """Load the beacons of a run's task, if they can be compared with the run.
 
     A report does not load the dataset, so the data themselves are taken to be those of the library; the run has checked
@@ -157,16 +211,20 @@ def comparable_library(config: RunConfig) -> BeaconLibrary | None:
 
     Args:
         config: the run's configuration.
+        path: the run directory.
 
     Returns:
         The library; None where there is none, it cannot be read, or it was recorded for another task.
     """
-    if config.task_path is None:
+    place = config.library_path(path) if isinstance(config, LoopConfig) else config.task_path
+    if place is None:
         return None
     try:
-        library = BeaconLibrary.load(config.task_path)
+        library = BeaconLibrary.load(place)
     except LibraryError:
         return None
+    if isinstance(config, LoopConfig):  # its controller has compared what can be seen of the loop
+        return library
     recorded = library.task
     payload = config.task.fingerprint_payload(
         str(recorded.get("data_fingerprint")), int(recorded.get("num_classes") or 0)

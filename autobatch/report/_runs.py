@@ -12,9 +12,10 @@ from rich.table import Table
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
+from autobatch.control.run import CONFIG, SUMMARY
+from autobatch.report._record import load_config
 from autobatch.report._words import loss_words, path_words, percent_words, seconds_words
-from autobatch.training import EpochRow, Summary, load_epochs, load_run_config, load_summary
-from autobatch.training._run import CONFIG, SUMMARY
+from autobatch.training import EpochRow, Summary, load_epochs, load_summary
 
 STATES: Final = ("finished", "stopped", "diverged", "interrupted", "running", "damaged")
 """What a run can be in."""
@@ -189,7 +190,7 @@ def _found(folder: Path) -> Iterator[Path]:
 
 def _facts(path: Path) -> RunFacts:
     try:
-        config = load_run_config(path)
+        config = load_config(path)
         ended = load_summary(path) if (path / SUMMARY).exists() else None
         rows = load_epochs(path)
     except AutoBatchError as error:

@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autobatch.beacons import BeaconLibrary, Landscape
+from autobatch.beacons import Landscape
 from autobatch.control import DecisionRecord
+from autobatch.control.run import LoopConfig
 from autobatch.policies import Candidate
-from autobatch.policies._wording import count
+from autobatch.policies._wording import brief, count
 from autobatch.report._record import RunRecord
 from autobatch.report._words import (
     configuration_words,
@@ -65,11 +66,12 @@ def chapters(decisions: list[DecisionRecord], epochs: list[EpochRow]) -> list[Ch
     return found
 
 
-def story(record: RunRecord) -> RenderableType:
+def story(record: RunRecord, *, figures: bool = False) -> RenderableType:
     """Return what ``autobatch explain`` prints.
 
     Args:
         record: a run, finished or not.
+        figures: whether reasons come with the figures behind them, and with the candidates that were weighed.
 
     Returns:
         Something that a rich console prints.
@@ -77,9 +79,11 @@ def story(record: RunRecord) -> RenderableType:
     told: list[RenderableType] = [_opening(record), *_scouts(record)]
     before: DecisionRecord | None = None
     for chapter in chapters(record.decisions, record.epochs):
-        told += [_heading(chapter, before), Padding(Group(*_body(chapter, record)), (0, 0, 1, 2))]
+        told += [_heading(chapter, before), Padding(Group(*_body(chapter, record, figures=figures)), (0, 0, 1, 2))]
         before = chapter.decision
     told.append(_ending(record))
+    if not figures:
+        told.append(Text("\nThe figures behind each reason: autobatch explain -v", style="dim"))
     return Group(*told)
 
 
@@ -173,9 +177,10 @@ def diverged_words(record: RunRecord) -> str:
     rates = record.config.task.learning_rates
     lower = ",".join(f"{rate / 10:.3g}" for rate in rates)
     lowest = record.epochs[-1].lr if record.epochs else rates[0]
+    how = "Rates(learning_rates=({}))" if isinstance(record.config, LoopConfig) else "--set 'task.learning_rates=[{}]'"
     return (
-        f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by "
-        f"--set 'task.learning_rates=[{lower}]', or by a policy with a lower rate"
+        f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by {how.format(lower)}, or "
+        "by a policy with a lower rate"
     )
 
 
@@ -193,42 +198,50 @@ def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     return Text(f"{when[0].upper()}{when[1:]}: {size}, {rate}", style="bold cyan")
 
 
-def _body(chapter: Chapter, record: RunRecord) -> Iterator[RenderableType]:
+def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[RenderableType]:
     decision = chapter.decision
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    facts.add_row("Why", decision.reason)
+    facts.add_row("Why", decision.reason if figures else brief(decision.reason))
     if decision.limit:
         asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
         facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
     if math.isfinite(decision.c_bar):
-        facts.add_row("Stood at", position_sentence(decision, record.library))
+        facts.add_row("Stood at", position_sentence(decision, record))
     if decision.target is not None:
         c_bar, l_cum = decision.target
         facts.add_row("Steers to", f"C̄ {position_words(c_bar)}, L {position_words(l_cum)} at the end of training")
     if chapter.epochs:
         facts.add_row("Then", _then(chapter))
+    for row in chapter.epochs:
+        if (leapt := record.leap_in(row.epoch)) is not None:
+            facts.add_row(f"In epoch {row.epoch}", leapt)
     kept = [later for later in chapter.kept if not later.stop]
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
-        facts.add_row("Kept", f"asked again {times} and kept; last: {kept[-1].reason}")
+        last = kept[-1].reason if figures else brief(kept[-1].reason)
+        facts.add_row("Kept", f"asked again {times} and kept; last: {last}")
     yield facts
-    if len(decision.alternatives) > 1:
+    if figures and len(decision.alternatives) > 1:
         yield _candidates(decision, record.config.task.score.replace("_", " "))
 
 
-def position_sentence(decision: DecisionRecord, library: BeaconLibrary | None) -> str:
+def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
     """Say where a run stood when it decided, and where that is from where the best beacons stood at that time.
 
     Args:
         decision: a decision made after a measurement.
-        library: the beacons, where there are any.
+        record: the run.
 
     Returns:
         For example ``"C̄ 41.2, L 3.10 after epoch 4: C̄ 0.21 decades above the optimum region, L inside it"``.
     """
-    place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} after epoch {decision.epoch}"
+    library = record.library
+    if any(row.epoch == decision.epoch for row in record.epochs):
+        place = f"{record.position_after(decision.epoch)} after epoch {decision.epoch}"
+    else:  # a decision within the first epoch
+        place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} at {decision.progress:.0%}"
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)
@@ -296,7 +309,7 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
 def _ending(record: RunRecord) -> Text:
     summary = record.summary
     if summary is None:
-        return Text(f"Not finished: autobatch run --resume {record.path} goes on.", style="bold")
+        return Text(f"Not finished: {record.how_to_go_on}.", style="bold")
     how = "finished" if summary.stopped_because == "finished" else f"ended early: {summary.stopped_because}"
     of = f" of {record.config.task.epochs}" if summary.ended_early else ""
     epochs = "epoch" if summary.epochs == 1 and not of else "epochs"

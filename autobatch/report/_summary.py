@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autobatch.policies._wording import count
+from autobatch.policies.baselines import notation
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
 from autobatch.report._story import diverged_words
@@ -21,16 +22,27 @@ from autobatch.report._words import (
     loss_words,
     path_words,
     percent_words,
-    position_words,
     seconds_words,
 )
-from autobatch.training import Summary
+from autobatch.training import EpochRow, Summary
 
 Words = Callable[[float | None], str]
 
 
 def summary_view(record: RunRecord) -> RenderableType:
     """Return what ``autobatch run`` prints at the end.
+
+    Args:
+        record: a finished run.
+
+    Returns:
+        Something that a rich console prints. An unfinished run is a ValueError.
+    """
+    return Group(end_view(record), _files(record.path))
+
+
+def end_view(record: RunRecord) -> RenderableType:
+    """Return how a run ended, without what to do with its files.
 
     Args:
         record: a finished run.
@@ -51,7 +63,6 @@ def summary_view(record: RunRecord) -> RenderableType:
         _heading(record, summary),
         _figures(summary, comparison),
         _facts(record, summary, comparison),
-        _files(record.path),
     )
 
 
@@ -120,6 +131,8 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     table.add_row(
         "Applied rate", applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
     )
+    if record.epochs:
+        table.add_row("To paste", paste_words(record.epochs))
     if summary.stopped_because != "finished":
         table.add_row("What to do", diverged_words(record))
     if summary.scouts:
@@ -130,7 +143,7 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         table.add_row("Ended", ended_words(summary, record.config.task.epochs))
     table.add_row("Measuring", measuring_words(summary))
     if summary.samples:
-        table.add_row("Position", f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end")
+        table.add_row("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end")
     if comparison is None:
         table.add_row("Verdict", without_comparison(record))
         return table
@@ -156,6 +169,25 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         "", f"Recording the beacons once took {seconds_words(comparison.recording_seconds)}, counted nowhere here."
     )
     return table
+
+
+def paste_words(rows: Sequence[EpochRow]) -> str:
+    """Return what a run used in Megatron-LM's notation, which another trainer takes, and so does ``--policy``.
+
+    Args:
+        rows: the run's epochs.
+
+    Returns:
+        The batch sizes by examples and, where there is more than one, by epochs; the base rates where they change.
+    """
+    sizes, rates = [float(row.batch_size) for row in rows], [row.lr for row in rows]
+    examples, epochs = [float(row.examples) for row in rows], [float(row.epoch) for row in rows]
+    told = f"'{notation(sizes, examples)}' (from example:batch size, as for Megatron-LM)"
+    if len(set(sizes)) > 1:
+        told += f"; by epochs '{notation(sizes, epochs, 'e')}'"
+    if len(set(rates)) > 1:
+        told += f"; base rates '{notation(rates, examples)}'"
+    return told
 
 
 def without_comparison(record: RunRecord) -> str:

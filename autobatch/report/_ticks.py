@@ -1,8 +1,50 @@
-"""Ticks of a logarithmic axis of errors, coarse or fine as its range is wide or narrow."""
+"""Ticks of logarithmic axes and colour bars, coarse or fine as the range is wide or narrow."""
+
+import math
 
 _COARSE = (1.0, 2.0, 5.0)
+_MEDIUM = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 _FINE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 _ENOUGH = 3
+_MOST = 8
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round values within a range of any size, for a logarithmic scale.
+
+    Args:
+        low: lower end, above 0.
+        high: upper end.
+
+    Returns:
+        Three to eight values, ascending; fewer only where the range is a point.
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1.0,), _COARSE, _MEDIUM, _FINE):
+        values = [step * 10.0**power for power in powers for step in steps]
+        found = [float(f"{value:.6g}") for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+        if len(found) >= _ENOUGH:
+            return found[:: math.ceil(len(found) / _MOST)]
+    return linear_ticks(low, high)
+
+
+def linear_ticks(low: float, high: float) -> list[float]:
+    """Return round values within a range, evenly spread.
+
+    Args:
+        low: lower end.
+        high: upper end.
+
+    Returns:
+        Three to eight values, ascending; fewer only where the range is a point.
+    """
+    if not high > low:
+        return [low]
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * min((1.0, 2.0, 2.5, 5.0, 10.0), key=lambda one: abs(one - rough / power))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{number * step:.6g}") for number in range(first, last + 1)]
 
 
 def error_ticks(low: float, high: float) -> list[float]:

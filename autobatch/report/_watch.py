@@ -13,6 +13,7 @@ from rich.text import Text
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.control import DecisionRecord
+from autobatch.policies._wording import brief
 from autobatch.report._follow import durations, silence_words
 from autobatch.report._record import RunRecord
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
@@ -24,7 +25,7 @@ _SPARK_WIDTH = 40
 _COLUMNS = (
     ("epoch", 5),
     ("batch", 5),
-    ("rate", 6),
+    ("applied\nrate", 7),
     ("C̄", 7),
     ("L", 5),
     ("train\nloss", 6),
@@ -112,6 +113,20 @@ def watch_view(record: RunRecord, silence: float, height: int = 24) -> Renderabl
     Returns:
         Something that a rich console prints, 80 columns wide or more.
     """
+    return Group(standing_view(record, silence, height), Text("Ctrl-C leaves; the run goes on.", style="dim"))
+
+
+def standing_view(record: RunRecord, silence: float, height: int = 24) -> RenderableType:
+    """Return where a run stands.
+
+    Args:
+        record: the run.
+        silence: seconds since it last wrote something.
+        height: lines that there is room for.
+
+    Returns:
+        Something that a rich console prints, 80 columns wide or more.
+    """
     told: list[RenderableType] = [Text(record.title, style="bold"), _progress(record, silence)]
     if record.epochs:
         told += [Text(), _epochs(record.epochs, min(max(height - _OTHER_LINES, 3), 15)), Text()]
@@ -119,7 +134,6 @@ def watch_view(record: RunRecord, silence: float, height: int = 24) -> Renderabl
     quiet = silence_words(record, silence)
     if quiet is not None:
         told.append(Text(quiet, style="yellow"))
-    told.append(Text("Ctrl-C leaves; the run goes on.", style="dim"))
     return Group(*told)
 
 
@@ -209,7 +223,7 @@ def _facts(record: RunRecord) -> Table:
 def _change_words(decision: DecisionRecord) -> str:
     when = "at the start" if decision.epoch == 0 else f"after epoch {decision.epoch}"
     limit = f" ({decision.limit})" if decision.limit else ""
-    return f"{when}: {decision.reason}{limit}"
+    return f"{when}: {brief(decision.reason)}{limit}"
 
 
 def _beacon_at(library: BeaconLibrary, best: FixedResult, figure: str, epoch: int) -> float:

@@ -4,6 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+C_AXIS = "C̄, running mean of the condition number"
+L_AXIS = "L, cumulative energy weighted by the learning rate"
+"""What the axes of the plane are called wherever it is drawn."""
+
 
 def seconds_words(seconds: float | None) -> str:
     """Return a duration such as ``4.2 s``, ``37 s``, ``2 min 05 s`` or ``3 h 12 min``; ``-`` where it is not known."""

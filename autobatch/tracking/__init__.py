@@ -8,7 +8,7 @@ from autobatch.tracking._files import CSVLogger, JSONLinesLogger
 from autobatch.tracking._mlflow import MLflowLogger
 from autobatch.tracking._names import logger_names, make_logger
 from autobatch.tracking._protocol import Logger, Scalar
-from autobatch.tracking._records import as_metrics, as_texts
+from autobatch.tracking._records import as_metrics, as_texts, main_figures
 from autobatch.tracking._safe import SafeLogger
 from autobatch.tracking._tensorboard import TensorBoardLogger
 from autobatch.tracking._wandb import WandbLogger
@@ -25,5 +25,6 @@ __all__ = [
     "as_metrics",
     "as_texts",
     "logger_names",
+    "main_figures",
     "make_logger",
 ]

@@ -6,6 +6,21 @@ from autobatch.tracking._protocol import Scalar
 
 PREFIX = "autobatch/"
 
+MAIN = ("batch_size", "lr_effective", "c_bar", "l_cum", "examples")
+"""The figures that matter most: what is used, where that stands, and when."""
+
+
+def main_figures(record: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return what a record holds of the figures that matter most, and its texts.
+
+    Args:
+        record: the record.
+
+    Returns:
+        Those of its entries.
+    """
+    return {name: value for name, value in record.items() if name in MAIN or isinstance(value, str)}
+
 
 def as_metrics(record: Mapping[str, Scalar], prefix: str = PREFIX) -> dict[str, float]:
     """Return the numbers of a record; what is true or false becomes 1 or 0, text and what is not known is left out.

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING
 from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
-    from autobatch.training._calibrate import calibrate, device_kind
-    from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
-    from autobatch.training._run import (
+    from autobatch.control.run import (
         EpochRow,
-        RunConfig,
-        RunInfo,
-        RunObserver,
         Summary,
         load_decisions,
         load_epochs,
-        load_run_config,
         load_summary,
     )
+    from autobatch.training._calibrate import calibrate, device_kind
+    from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
+    from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
     from autobatch.training._scouting import Scouting, ScoutRecord, load_scouting
     from autobatch.training._session import run
     from autobatch.training.data import Data, augment, load_data, normalise

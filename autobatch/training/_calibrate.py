@@ -16,9 +16,9 @@ from torch import Tensor
 from autobatch._errors import AutoBatchError
 from autobatch._files import write_whole
 from autobatch.beacons import CostTable
+from autobatch.control.run._files import to_json
 from autobatch.fisher import FisherProbe
 from autobatch.training._engine import Engine, reproducible
-from autobatch.training._files import to_json
 from autobatch.training.data import Data
 from autobatch.training.task import TaskSpec
 
@@ -135,6 +135,20 @@ def cached_calibration(
     except (OSError, AutoBatchError):
         pass
     return table, True
+
+
+def kept_calibration(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> CostTable | None:
+    """Return this machine's cost table of a task, where an earlier run has kept one.
+
+    Args:
+        task: the task.
+        device: the device of the run.
+        payload: the task's fingerprint payload.
+
+    Returns:
+        The table; None where there is none.
+    """
+    return _kept_table(_cache_path(task, device, payload))
 
 
 class _Bench:

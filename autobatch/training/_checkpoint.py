@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
-from autobatch.training._files import read_whole
+from autobatch.control.run._files import read_whole
 
 FORMAT_VERSION = 1
 """Version of the stored format; a reader refuses any other."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement, is_out_of_memory
+from autobatch.control.run import EpochRow
 from autobatch.policies._wording import configuration
 from autobatch.policies.steer import Fork, ForkingPolicy, ForkOutcome
-from autobatch.training._run import EpochRow
 from autobatch.training._trial import FINISHED, Trial, TrialState
 
 

@@ -11,12 +11,7 @@ from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.control import steps_per_epoch
-from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
-from autobatch.policies._wording import configuration, count, duration, figure, percent
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
-from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from autobatch.training._files import read_lines, read_whole, to_json
-from autobatch.training._run import (
+from autobatch.control.run import (
     CHECKPOINT,
     DECISIONS,
     EPOCHS,
@@ -24,8 +19,13 @@ from autobatch.training._run import (
     SCOUTING,
     SCOUTS,
     EpochRow,
-    RunConfig,
 )
+from autobatch.control.run._files import read_lines, read_whole, to_json
+from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
+from autobatch.policies._wording import configuration, count, duration, figure, percent
+from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from autobatch.training._run import RunConfig
 
 
 @dataclass(frozen=True)

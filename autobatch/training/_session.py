@@ -16,14 +16,8 @@ from autobatch._errors import CheckpointError, LibraryError, OutputError
 from autobatch._files import alone_in, naming_output, write_whole
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._info import differing_keys
-from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
-from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
-from autobatch.training._calibrate import cached_calibration, covers, device_kind
-from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
-from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._files import append_lines, keep_lines, plain, to_json
-from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
-from autobatch.training._run import (
+from autobatch.control import steps_per_epoch
+from autobatch.control.run import (
     CHECKPOINT,
     CONFIG,
     DECISIONS,
@@ -33,14 +27,19 @@ from autobatch.training._run import (
     RUN_FILES,
     SUMMARY,
     EpochRow,
-    RunConfig,
-    RunInfo,
-    RunObserver,
     Summary,
+    best_beacon,
     load_epochs,
-    load_run_config,
     load_summary,
 )
+from autobatch.control.run._files import append_lines, keep_lines, plain, to_json
+from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
+from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
+from autobatch.training._calibrate import cached_calibration, covers, device_kind, kept_calibration
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._engine import reproducible, resolve_device
+from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
+from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
 from autobatch.training._scouting import (
     Scouting,
     ScoutRecord,
@@ -101,11 +100,11 @@ def run(
         if (out / SUMMARY).exists():
             return load_summary(out)
     else:
-        _refuse_occupied(out)
+        refuse_occupied(out)
     data = data or load_data(config.task, config.data_dir, device)
     check_ladder(config.task, len(data.train_labels))
     policy = make_policy(config.policy)
-    library = _library(config, data, policy)
+    library = library_of(config, data, policy)
     if policy.needs_library and library.missing is not None:
         observer.note(_told_missing(library))
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
@@ -389,9 +388,22 @@ class _Session:
                 resumed_epoch=self.controller.epoch,
                 beacons=None if beacons is None else len(beacons.beacons),
                 costs_source=self.costs.source,
+                seconds=self._seconds_left(),
             )
         )
         self.observer.decided(self.controller.decision)
+
+    def _seconds_left(self) -> tuple[float, float] | None:
+        """Return shortest and longest time of what is left, at the fixed size or at any of the ladder."""
+        costs, task = self.costs.table, self.controller.task
+        if costs is None:
+            return None
+        epochs = planned_epochs(self.policy, task) - self.controller.epoch
+        fixed = self.config.policy.kind == "fixed"
+        sizes = (self.controller.batch_size,) if fixed else self.config.task.batch_sizes
+        each = [costs.training_seconds(size, epochs * steps_per_epoch(task.train_size, size), epochs) for size in sizes]
+        budget = task.measuring_budget if self.config.measure and not self.config.recording else 0.0
+        return min(each), max(each) * (1.0 + budget)
 
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
@@ -483,8 +495,22 @@ class _Session:
         )
 
 
-def _library(config: RunConfig, data: Data, policy: Policy) -> _Library:
-    # A policy that does without beacons, or that scouts instead, runs on where they are missing or do not fit.
+def library_of(config: RunConfig, data: Data, policy: Policy) -> _Library:
+    """Return the beacons of a run's task.
+
+    A policy that does without beacons, or that scouts instead, runs on where they are missing or do not fit.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        policy: its policy.
+
+    Returns:
+        The beacons, or why there are none.
+
+    Raises:
+        LibraryError: the policy needs beacons, and they are missing, damaged or of another task.
+    """
     needed = policy.needs_library and not isinstance(policy, ScoutingPolicy)
     if config.recording:
         return _Library(None, "this run records a beacon itself")
@@ -544,16 +570,15 @@ def _costs(
         return _Costs(None, None)
     if config.costs is not None:
         return _Costs(config.costs, "kept from the run's start")
-    beacons = library.beacons or library.of_other_length
-    recorded = beacons.costs if beacons is not None else None
-    if recorded is not None and not config.calibrate and covers(recorded, config.task, device):
-        return _Costs(recorded, "recorded with the beacons on this kind of device")
-    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    if not config.calibrate:
+        known = known_costs(config, data=data, device=device, library=library)
+        if known.table is not None:
+            return known
     table, timed = cached_calibration(
         config.task,
         data,
         device,
-        payload,
+        config.task.fingerprint_payload(data.fingerprint, data.num_classes),
         fresh=config.calibrate,
         trust_code=config.trust_code,
         before_timing=lambda: observer.note("timing this machine, a few seconds"),
@@ -561,31 +586,44 @@ def _costs(
     return _Costs(table, "timed at the run's start" if timed else "timed on this machine in an earlier run")
 
 
+def known_costs(config: RunConfig, *, data: Data, device: torch.device, library: _Library) -> _Costs:
+    """Return what is known of a run's costs before anything is timed.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        device: its device.
+        library: its beacons.
+
+    Returns:
+        The table and where it comes from, both None where nothing is known.
+    """
+    beacons = library.beacons or library.of_other_length
+    recorded = beacons.costs if beacons is not None else None
+    if recorded is not None and covers(recorded, config.task, device):
+        return _Costs(recorded, "recorded with the beacons on this kind of device")
+    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    kept = kept_calibration(config.task, device, payload)
+    return _Costs(kept, None if kept is None else "timed on this machine in an earlier run")
+
+
 def _best_beacon(library: _Library) -> tuple[dict[str, Any] | None, str | None]:
-    if library.beacons is None:
-        return None, library.missing
-    try:
-        best = library.beacons.best_fixed()
-    except LibraryError as error:
-        return None, str(error)
-    return {
-        "batch_size": best.batch_size,
-        "lr": best.lr,
-        "seeds": list(best.seeds),
-        **_summary_names(best.mean),
-        "spread": _summary_names(best.std),
-    }, None
-
-
-def _summary_names(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {"optimizer_steps" if name == "steps" else name: _known(value) for name, value in figures.items()}
+    return (None, library.missing) if library.beacons is None else best_beacon(library.beacons)
 
 
 def _known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _refuse_occupied(out: Path) -> None:
+def refuse_occupied(out: Path) -> None:
+    """Refuse a directory that holds a run already.
+
+    Args:
+        out: the directory.
+
+    Raises:
+        OutputError: it does, or is a file.
+    """
     found = next((name for name in RUN_FILES if (out / name).exists()), None)
     if found is not None:
         raise OutputError(

@@ -22,10 +22,11 @@ from autobatch.control import (
     Rates,
     TaskFacts,
 )
+from autobatch.control.run import EpochRow
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
 from autobatch.training._checkpoint import put_back, snapshot
 from autobatch.training._engine import Engine, divergence
-from autobatch.training._run import EpochRow, RunConfig
+from autobatch.training._run import RunConfig
 from autobatch.training.data import Data
 
 if TYPE_CHECKING:

@@ -577,12 +577,17 @@ def test_decisions_go_to_the_trainers_loggers_and_the_console(tmp_path: Path, ca
     assert [float(row["autobatch/batch_size"]) for row in decided][:3] == [4.0, 16.0, 8.0]
     assert [int(row["step"]) for row in decided][:3] == [0, 13, 16]
     assert [float(row["autobatch/examples"]) for row in decided][:3] == [0.0, SIZE, 2 * SIZE]
+    main = {f"autobatch/{name}" for name in ("batch_size", "lr_effective", "c_bar", "l_cum", "examples")}
+    assert {name for name in names if name.startswith("autobatch/")} <= main
     said = [record.message for record in caplog.records if "autobatch" in record.message]
     assert said == [
         "autobatch: from example 0: batch size 4, learning rate 0.1: s4 in period 0",
         f"autobatch: from example {SIZE}: batch size 16, learning rate 0.1: s16 in period 1",
         f"autobatch: from example {2 * SIZE}: batch size 8, learning rate 0.1: s8 in period 2",
     ]
+    fit(callback(4, 16, 8, log_all=True), logger=CSVLogger(tmp_path / "all"))
+    everything = (tmp_path / "all/lightning_logs/version_0/metrics.csv").read_text().partition("\n")[0].split(",")
+    assert {"autobatch/progress", "autobatch/lr", "autobatch/seconds"} <= set(everything)
 
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------

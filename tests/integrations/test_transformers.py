@@ -441,6 +441,9 @@ def test_decisions_are_in_the_trainers_log(tmp_path: Path) -> None:
     assert [entry["epoch"] for entry in decisions] == [1, 2, 3]
     assert decisions[0]["autobatch/reason"] == "period 2 has 16"
     assert decisions[0]["autobatch/c_bar"] > 1
+    assert {name for entry in history for name, value in entry.items() if "autobatch/" in name and value != "none"} == {
+        *(f"autobatch/{name}" for name in ("batch_size", "lr_effective", "c_bar", "l_cum", "examples", "reason"))
+    }
     losses = [entry for entry in history if "loss" in entry]
     assert len(losses) == 22  # none is swallowed by a decision that is logged
     assert losses[13]["autobatch/batch_size"] == 16
@@ -496,7 +499,7 @@ def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in entry.items() if not any(clock in key for clock in clocks)}
         for entry in history
-        if "autobatch/progress" not in entry or entry["autobatch/progress"] > 0
+        if entry.get("autobatch/examples", 1) > 0
     ]
 
 

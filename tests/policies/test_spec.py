@@ -78,7 +78,7 @@ def test_shipped_names_are_listed():
 def test_shipped_stages_are_what_their_name_means_without_a_file(name, tmp_path, monkeypatch):
     from autobatch.policies.baselines._shorthand import expand_shorthand
 
-    defaults = {"within_rates": False, "lr": None}
+    defaults = {"starts": None, "within_rates": False, "lr": None}
     assert defaults | expand_shorthand(name)["parameters"] == load_policy_spec(name).parameters
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from autobatch.policies._wording import configuration, count, duration, estimate, figure, percent
+from autobatch.policies._wording import brief, configuration, count, duration, estimate, figure, percent
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,32 @@ def test_names_counts_and_shares():
     assert configuration(64, 0.1) == "s64 at lr 0.1"
     assert [count(1, "epoch"), count(22, "epoch")] == ["1 epoch", "22 epochs"]
     assert [percent(0.05), percent(0.025)] == ["5 %", "2.5 %"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "short"),
+    [
+        ("s32: the first batch size", "s32: the first batch size"),
+        (
+            "stay with s64 at lr 0.1: predicted final validation loss 0.1062 ± 0.0046, whose upper end 0.111 is 1.5 % "
+            "above the best candidate, s32 at lr 0.05 with 0.109 (5 % is allowed); nothing within reach saves more",
+            "stay with s64 at lr 0.1: predicted final validation loss 0.1062 ± 0.0046",
+        ),
+        (
+            "as a scout; s32 at lr 0.05: the best of 3 scouts after 2 epochs, training loss 0.671 and validation 0.54; "
+            "next s32 at lr 0.1, training loss 0.774 and validation 0.628, 13.4 % apart",
+            "s32 at lr 0.05: the best of 3 scouts after 2 epochs, 13.4 % ahead of the next",
+        ),
+        (
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle: 95 % of 0.008",
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle",
+        ),
+        (
+            "start with s64 at lr 0.1: batch size as it is (35 % sure), learning rate as it is (57 % sure); what",
+            "start with s64 at lr 0.1: batch size as it is (35 % sure), learning rate as it is (57 % sure)",
+        ),
+        ("as a scout", "as a scout"),
+    ],
+)
+def test_a_reason_has_a_short_sentence(reason, short):
+    assert brief(reason) == short

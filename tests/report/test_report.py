@@ -291,7 +291,11 @@ def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
 
 
 def test_the_story_tells_changes_reasons_and_candidates(tmp_path, library):
-    text = printed(story(record(tmp_path, library)))
+    plain = printed(story(record(tmp_path, library)))
+    assert "because of 128" in plain
+    assert "candidates" not in plain
+    assert "autobatch explain -v" in plain
+    text = printed(story(record(tmp_path, library), figures=True))
     for phrase in (
         "Epochs 1 to 2: batch size 16, base rate 0.1",
         "batch size 16 → 64",

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from autobatch._files import write_whole
-from autobatch.training import _files as files
+from autobatch.control.run import CHECKPOINT
+from autobatch.control.run import _files as files
 from autobatch.training._checkpoint import read_checkpoint
-from autobatch.training._run import CHECKPOINT
 from tests.training.tiny import timeless
 
 RECORDS = ("epochs.jsonl", "measurements.jsonl", "decisions.jsonl")

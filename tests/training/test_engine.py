@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch._files import alone_in
 from autobatch.control import DecisionRecord, batch_bounds, permutation
+from autobatch.control.run import CHECKPOINT
 from autobatch.policies import PolicySpec
 from autobatch.training import (
     EpochRow,
@@ -29,7 +30,6 @@ from autobatch.training import (
 )
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import EXPLODED, Engine, divergence, reproducible, resolve_device
-from autobatch.training._run import CHECKPOINT
 from tests.training.tiny import COSTS, dropout_task, fixed, stages, timeless, tiny_config, tiny_task
 
 

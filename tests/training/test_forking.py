@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from autobatch.beacons import CostTable
+from autobatch.control.run import CHECKPOINT
 from autobatch.policies import PolicySpec
 from autobatch.policies.steer import Fork, _forks
 from autobatch.report._comparison import modelled_course
 from autobatch.training import RunConfig, RunObserver, load_data, load_decisions, load_epochs, run
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import reproducible
-from autobatch.training._run import CHECKPOINT
 from autobatch.training._trial import Trial
 from tests.training.kills import Killed, Killer, assert_same_run
 from tests.training.tiny import timeless, tiny_config, tiny_task

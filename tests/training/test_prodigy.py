@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from autobatch._errors import ConfigError
+from autobatch.control.run import CHECKPOINT
 from autobatch.training import EpochRow, RunObserver, load_epochs, run
 from autobatch.training._checkpoint import put_back, read_checkpoint, snapshot
 from autobatch.training._prodigy import build_prodigy
-from autobatch.training._run import CHECKPOINT
 from autobatch.training.task import OptimizerSpec
 from tests.training.tiny import fixed, timeless, tiny_config, tiny_task
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from autobatch._errors import CheckpointError
+from autobatch.control.run import CHECKPOINT
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_run_config, run
-from autobatch.training._run import CHECKPOINT
 from tests.processes import FORKED
 from tests.training.kills import Killed, Killer, assert_same_run
 from tests.training.tiny import dropout_task, fixed, tiny_config, tiny_task

@@ -15,6 +15,7 @@ import torch
 
 from autobatch import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in
+from autobatch.control.run import CHECKPOINT
 from autobatch.policies import PolicySpec, SteerParameters
 from autobatch.policies.steer._plan import Plan
 from autobatch.training import (
@@ -29,7 +30,6 @@ from autobatch.training import (
     run,
 )
 from autobatch.training._checkpoint import read_checkpoint
-from autobatch.training._run import CHECKPOINT
 from tests.processes import FORKED
 from tests.training.kills import RECORDS, Killed, Killer, assert_same_run
 from tests.training.tiny import COSTS, fixed, timeless, tiny_config, tiny_task

@@ -33,10 +33,10 @@ def surrogate(
 
     from autobatch._artefacts import find_artefact
     from autobatch.beacons import BeaconLibrary, Branches
+    from autobatch.control.run._files import to_json
     from autobatch.envs.surrogate import load_dynamics
     from autobatch.evidence import measure_fidelity, policy_agreement
     from autobatch.training import load_task, task_info
-    from autobatch.training._files import to_json
 
     folder = find_artefact("envs", env).parent
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
@@ -65,8 +65,8 @@ def _read(folder: Path, score: str) -> "tuple[dict[str, list[float]], dict[str, 
         ConfigError: there are none.
     """
     from autobatch._errors import ConfigError
+    from autobatch.control.run import SUMMARY
     from autobatch.training import load_run_config, load_summary
-    from autobatch.training._run import SUMMARY
 
     real: dict[str, list[float]] = defaultdict(list)
     specs: dict[str, PolicySpec] = {}

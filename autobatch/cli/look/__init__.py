@@ -10,6 +10,7 @@ from autobatch.cli.look._policies import policies
 from autobatch.cli.look._predict import predict
 from autobatch.cli.look._report import report
 from autobatch.cli.look._runs import runs
+from autobatch.cli.look._schema import schema
 from autobatch.cli.look._watch import watch
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "predict",
     "report",
     "runs",
+    "schema",
     "watch",
 ]

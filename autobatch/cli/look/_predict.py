@@ -68,11 +68,12 @@ def _told(run: Path, library: "BeaconLibrary", places: "tuple[RunPlace, ...]", p
         CheckpointError: a file of the run is damaged.
     """
     from autobatch.cli.look._predict_view import Outcome, Told
+    from autobatch.control.run import is_loop
 
     used = {(each.batch_size, each.lr) for each in places if each.epoch <= place.epoch}
     last = places[-1]
     outcome = Outcome(last.validation_loss, last.validation_error) if last.at_end else None
-    if not ((run / "config.yaml").is_file() and (run / "decisions.jsonl").is_file()):
+    if not ((run / "config.yaml").is_file() and (run / "decisions.jsonl").is_file()) or is_loop(run):
         return Told(
             title=run.resolve().name,
             configuration=(place.batch_size, place.lr),

@@ -24,7 +24,7 @@ def report(
     """Write runs into one HTML page: verdict, figures, the plane, curves, and every decision with its reason.
 
     Runs of the same task are drawn into one plane and compared; those of other tasks follow in sections of their own.
-    The page needs a browser and nothing else, no network either; it holds plotly.js and so takes about 5 MB.
+    The page needs a browser and nothing else, no network either; it holds plotly.js and so takes almost 2 MB.
 
     Examples:
         autobatch report runs/digits-resnet8-beacon-follow-s0

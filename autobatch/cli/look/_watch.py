@@ -107,7 +107,7 @@ def _wait_for(run: Path, wait: float) -> None:
         CheckpointError: it holds none.
     """
     from autobatch._errors import CheckpointError, near_names
-    from autobatch.training._run import CONFIG
+    from autobatch.control.run import CONFIG
 
     until = time.monotonic() + wait
     if wait and not (run / CONFIG).exists():

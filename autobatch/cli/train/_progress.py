@@ -8,6 +8,7 @@ from rich.text import Text
 
 from autobatch.cli._bar import Bar
 from autobatch.control import DecisionRecord
+from autobatch.policies._wording import brief, duration
 from autobatch.report import count_words
 from autobatch.report._follow import epoch_line
 from autobatch.training import EpochRow, RunInfo, RunObserver
@@ -54,6 +55,8 @@ class RunProgress(Bar, RunObserver):
             self._say(f"{info.beacons} beacons to compare with")
         if info.costs_source is not None:
             self._say(f"seconds by batch size: {info.costs_source}")
+        if info.seconds is not None:
+            self._say(f"takes about {' to '.join(dict.fromkeys(map(duration, info.seconds)))} on a quiet machine")
         begun = "resumed" if not self._scouted else "the best scout goes on"
         again = f", {begun} after epoch {info.resumed_epoch}" if info.resumed_epoch else ""
         self._say(f"kept in {info.out}{again}")
@@ -79,7 +82,7 @@ class RunProgress(Bar, RunObserver):
     def decided(self, record: DecisionRecord) -> None:
         """Print the reason of what begins or ends."""
         if record.turn or record.stop:
-            self._console.print(Text.assemble(("  → ", "bold cyan"), (record.reason, "cyan")), soft_wrap=True)
+            self._console.print(Text.assemble(("  → ", "bold cyan"), (brief(record.reason), "cyan")), soft_wrap=True)
         if record.limit:
             self._console.print(Text(f"    {record.limit}", style="yellow"), soft_wrap=True)
 

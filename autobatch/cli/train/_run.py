@@ -1,5 +1,6 @@
 """``autobatch run``: train one network under a policy."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +57,9 @@ def run(
         bool, typer.Option("--calibrate", help="Time this machine rather than trust a recorded cost table.")
     ] = False,
     trust_code: TrustCode = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, how long it takes and what it needs; no more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run directory.")] = False,
 ) -> None:
@@ -67,6 +71,8 @@ def run(
         autobatch run --policy s32-to-128 --seed 1 --out runs/dynamic
 
         autobatch run --env mnist-resnet8 --policy s64-lr0.1 --set task.dataset.subset=10000 --epochs 10
+
+        autobatch run --env mnist-mlp --policy '0:32 5e:128' --dry-run
 
         autobatch run --resume runs/dynamic
     """
@@ -90,7 +96,13 @@ def run(
         changes["data_dir"] = data_dir.absolute()
     if measure is not None:
         changes["measure"] = measure
-    _train(settings.model_copy(update=changes), place, resume=resume is not None, as_json=as_json, quiet=quiet)
+    settings = settings.model_copy(update=changes)
+    if dry_run:
+        if resume is not None:
+            raise typer.BadParameter("--dry-run is for a run that has not begun", param_hint="--resume")
+        _rehearse(settings, place, as_json=as_json)
+        return
+    _train(settings, place, resume=resume is not None, as_json=as_json, quiet=quiet)
 
 
 def _new(config: str | None, named: dict[str, Any], given: dict[str, list[str]]) -> "RunConfig":
@@ -189,6 +201,17 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
         console().print(summary_view(record))
     if summary.stopped_because != "finished":
         raise typer.Exit(DIVERGED)
+
+
+def _rehearse(config: "RunConfig", place: Path, *, as_json: bool) -> None:
+    from autobatch.training._rehearsal import rehearse, told_rehearsal
+
+    rehearsal = rehearse(config, place)
+    if as_json:
+        told = dict(rehearsal.facts) | {"seconds": rehearsal.seconds, "missing": rehearsal.missing}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(told_rehearsal(rehearsal)))
 
 
 def _run(config: "RunConfig", place: Path, observer: "RunObserver", *, resume: bool) -> "Summary":

@@ -9,6 +9,7 @@ from autobatch.control.measuring._budget import (
     FLOOR,
     MeasureWithinBudget,
 )
+from autobatch.control.measuring._leaps import FEW, leap_words
 from autobatch.control.measuring._measuring import (
     INTERVAL,
     MeasureAtInterval,
@@ -30,6 +31,7 @@ from autobatch.control.measuring._samples import (
 
 __all__ = [
     "BUDGET",
+    "FEW",
     "FLOOR",
     "INTERVAL",
     "MeasureAtInterval",
@@ -42,6 +44,7 @@ __all__ = [
     "check_interval",
     "gradient_moments",
     "is_out_of_memory",
+    "leap_words",
     "saved_tensors",
     "stretches",
 ]

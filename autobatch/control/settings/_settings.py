@@ -14,7 +14,7 @@ from autobatch.control.settings._processes import Processes
 from autobatch.control.settings._rates import Rates
 from autobatch.control.settings._task import TaskFacts
 from autobatch.control.steps import BatchPlan
-from autobatch.policies import Policy, ScoutingPolicy, ScoutReport, load_policy_spec, make_policy
+from autobatch.policies import Policy, PolicySpec, ScoutingPolicy, ScoutReport, load_policy_spec, make_policy
 
 if TYPE_CHECKING:
     from autobatch.tracking import Logger
@@ -37,6 +37,9 @@ class Settings:
         advise: the loop's own batch size where it is only advised; else 0.
         loggers: what gets the records.
         seed: seeds permutations and random policies.
+        out: the run directory that is written; None writes none.
+        named: what the policy was made from; None where it was given as an object.
+        library_path: where the library lies; None where it was given as an object.
 
     Raises:
         ConfigError: two do not go together.
@@ -54,6 +57,9 @@ class Settings:
     advise: int = 0
     loggers: tuple["Logger | str", ...] = ()
     seed: int = 0
+    out: Path | None = None
+    named: PolicySpec | None = None
+    library_path: Path | None = None
 
     def __post_init__(self) -> None:
         """Check what goes together.
@@ -84,6 +90,7 @@ class Settings:
         advise: int | None,
         loggers: Sequence["Logger | str"],
         seed: int,
+        out: str | Path | None,
     ) -> "Settings":
         """Return what a controller's arguments stand for.
 
@@ -100,6 +107,7 @@ class Settings:
             advise: the loop's own batch size, where it is only advised.
             loggers: what gets the records.
             seed: seeds permutations and random policies.
+            out: the run directory.
 
         Returns:
             The settings.
@@ -116,7 +124,8 @@ class Settings:
                 ruled = replace(ruled, learning_rates=scouts.learning_rates)
         if batch_sizes is None:
             raise ConfigError("batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128)")
-        made = make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy
+        named = load_policy_spec(policy) if isinstance(policy, str) else None
+        made = policy if named is None else make_policy(named)
         if not isinstance(made, Policy) or isinstance(made, type):
             raise ConfigError(f"policy: expected the name or file of a policy, or an object that is one, got {made!r}")
         return cls(
@@ -132,6 +141,9 @@ class Settings:
             advise=advise or 0,
             loggers=tuple(loggers),
             seed=check_whole(seed, "seed", least=0),
+            out=None if out is None else Path(out),
+            named=named,
+            library_path=None if isinstance(library, BeaconLibrary | None) else Path(library),
         )
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import write_whole
 from autobatch.beacons import CostTable
+from autobatch.control.run._files import plain
 from autobatch.evidence.bench._cards import note_on_cards
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._courses import Course, mean_curve, read_courses, recording_of
@@ -28,7 +29,6 @@ from autobatch.evidence.bench.telling import (
     save_task,
 )
 from autobatch.policies import PolicySpec
-from autobatch.training._files import plain
 from autobatch.training._versions import software_versions
 
 REPORT, FIGURES, PICTURE = "comparison.md", "comparison.json", "comparison.png"

@@ -12,13 +12,13 @@ from typing import Any
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import CostTable
+from autobatch.control.run import CONFIG, SUMMARY
 from autobatch.evidence.bench._plan import Arena, Plan, folder_name
 from autobatch.policies import make_policy
 from autobatch.training import Data, RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
 from autobatch.training._calibrate import cached_calibration, covers
 from autobatch.training._crew import Crew, Report
 from autobatch.training._engine import resolve_device
-from autobatch.training._run import CONFIG, SUMMARY
 from autobatch.training.recording import threads_each
 from autobatch.training.task import run_task_info
 

@@ -39,7 +39,7 @@ from autobatch.integrations.lightning._loop import (
     with_batches,
 )
 from autobatch.policies import Policy
-from autobatch.tracking import as_metrics
+from autobatch.tracking import as_metrics, main_figures
 
 
 def _lightning() -> tuple[Any, Any]:
@@ -93,6 +93,8 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         monitor_train_loss: name under which the module logs the mean training loss of an epoch; None where it does not.
         epochs: length of the whole training; by default the Trainer's ``max_epochs``.
         advise: whether the controller only says what it would have done.
+        log_all: whether the Trainer's loggers get every figure of a record, not only batch size, applied rate, C̄, L and
+            the examples seen.
         arguments: keyword arguments of ``AutoBatchController``, such as ``library``, ``rates``, ``plan`` (for
             ``decide_every``), ``measuring`` or ``seed``. An iterable dataset needs ``dataset_size``.
 
@@ -111,6 +113,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         monitor_train_loss: str | None = None,
         epochs: int | None = None,
         advise: bool = False,
+        log_all: bool = False,
         **arguments: Any,
     ) -> None:
         super().__init__()
@@ -131,6 +134,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._epochs = epochs
         self._dataset_size: int | None = arguments.get("dataset_size")
         self._advising = advise
+        self._log_all = log_all
         self._entered = False
         self._controller: AutoBatchController | None = None
         self._attached = False
@@ -161,7 +165,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._check(trainer, pl_module)
         self._reset()
         self._controller, self._attached, self._generators = None, False, None
-        self._log = _TrainerLog(trainer)
+        self._log = _TrainerLog(trainer, everything=self._log_all)
         divert_loader(trainer, lambda loader: self._prepared(trainer, pl_module, loader))
         divert_backward(pl_module, lambda loss, run: self._backward(trainer, loss, run))
 
@@ -543,8 +547,9 @@ class _Batchwise(nn.Module):
 class _TrainerLog:
     """Passes the numbers of the controller's records on to the Trainer's loggers, at its own step."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, *, everything: bool) -> None:
         self._trainer = trainer
+        self._everything = everything
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Log a record.
@@ -553,7 +558,7 @@ class _TrainerLog:
             record: the figures.
             step: training examples seen.
         """
-        metrics = as_metrics({**record, "examples": step})
+        metrics = as_metrics({**(record if self._everything else main_figures(record)), "examples": step})
         for logger in self._trainer.loggers:
             logger.log_metrics(metrics, step=self._trainer.global_step if step else 0)
 

@@ -21,7 +21,7 @@ from autobatch.integrations._schedules import ScheduleByExamples, counts_no_step
 from autobatch.integrations._unwrapped import unwrapped_optimizer
 from autobatch.integrations.transformers._trainer import SteeredTrainer, check_trainer
 from autobatch.policies import Policy
-from autobatch.tracking import as_metrics, as_texts
+from autobatch.tracking import as_metrics, as_texts, main_figures
 
 try:
     from transformers import ProgressCallback, Trainer, TrainerCallback
@@ -67,6 +67,8 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         validation_loss: the metric that the policy sees as validation loss, or a function of all metrics.
         validation_error: likewise the validation error; by default ``eval_error``, or 1 - ``eval_accuracy``.
         advise: whether the controller only says what it would have done.
+        log_all: whether the Trainer logs every figure of a record, not only batch size, applied rate, C̄, L and the
+            examples seen.
         settings: any other argument of ``AutoBatchController``. ``seed`` is by default the arguments'
             ``data_seed`` or ``seed``; the plan's ``accumulation`` follows from ``gradient_accumulation_steps``.
 
@@ -84,6 +86,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         validation_loss: Figure = "eval_loss",
         validation_error: Figure | None = None,
         advise: bool = False,
+        log_all: bool = False,
         **settings: Any,
     ) -> None:
         settings |= {"policy": policy} if policy is not None else {}
@@ -94,6 +97,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         self._given = controller
         self._settings = settings
         self._advises = advise
+        self._log_all = log_all
         check_trainer(trainer, advises=self._advises)
         self.controller: AutoBatchController | None = None
         """The controller of the training that runs or ran last."""
@@ -435,7 +439,8 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
     def _log(self) -> None:
         trainer = self._trainer
         for record in self._records:
-            logs: dict[str, Any] = {**as_metrics(record), **as_texts(record)}
+            told = record if self._log_all else main_figures(record)
+            logs: dict[str, Any] = {**as_metrics(told), **as_texts(told)}
             asked = trainer.control.should_log  # logging takes this back, and it is not ours
             trainer.log(logs)
             trainer.control.should_log = asked

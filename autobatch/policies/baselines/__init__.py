@@ -8,6 +8,7 @@ from autobatch.policies.baselines._fixed import (
     FixedParameters,
     FixedPolicy,
 )
+from autobatch.policies.baselines._notation import notation
 from autobatch.policies.baselines._random import (
     RandomParameters,
     RandomPolicy,
@@ -30,4 +31,5 @@ __all__ = [
     "StagesParameters",
     "StagesPolicy",
     "expand_shorthand",
+    "notation",
 ]

@@ -1,23 +1,27 @@
 """The paper's dynamic sampling: a sequence of batch sizes over equal stages of epochs (section 4.3).
 
 ``s32-to-128`` runs through its sequence once; ``s32-to-128-ms`` runs through it again within each learning-rate
-value, that is between the milestones of the schedule (the paper's "-MS").
+value, that is between the milestones of the schedule (the paper's "-MS"). With ``starts`` the stages are as long as one
+likes.
 """
 
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from autobatch._errors import ConfigError
 from autobatch.policies._parameters import PolicyParameters, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration
+from autobatch.policies.baselines._notation import parse_start, problem_of, told_start
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
+
+_ROUNDING = 1e-9
 
 PAPER_STAGES = 5
 """Stages of the paper's dynamic sampling (section 4.3)."""
@@ -29,6 +33,10 @@ class StagesParameters(PolicyParameters):
     batch_sizes: tuple[PositiveInt, ...] = Field(
         min_length=1, description="Batch size of each stage, in order; the stages are equally long."
     )
+    starts: tuple[str, ...] | None = Field(
+        default=None,
+        description="Where each stage starts instead, in examples such as 0, 250K or 1.5M, or in epochs such as 5e.",
+    )
     within_rates: bool = Field(
         default=False, description="Run through the sequence within each learning-rate value of the schedule."
     )
@@ -39,6 +47,15 @@ class StagesParameters(PolicyParameters):
         description="Base learning rate, before the schedule's factor. By default the training's own, after the "
         "controller's learning-rate rule.",
     )
+
+    @model_validator(mode="after")
+    def _starts_fit(self) -> "StagesParameters":
+        if self.starts is not None:
+            if problem := problem_of(self.starts, self.batch_sizes):
+                raise ValueError(f"'starts': {problem}")
+            if self.within_rates:
+                raise ValueError("'within_rates' is for stages of equal length, without 'starts'")
+        return self
 
 
 def spread_sizes(first: int, last: int) -> tuple[int, ...]:
@@ -114,6 +131,7 @@ class StagesPolicy:
     def __init__(self, parameters: StagesParameters) -> None:
         self.parameters = parameters
         self._segments: list[tuple[int, int]] = []
+        self._shares: list[float] = []
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
         """Lay the stages over the epochs of ``task``.
@@ -123,6 +141,9 @@ class StagesPolicy:
             library: not used.
         """
         require_on_ladder(self.parameters.batch_sizes, task)
+        whole = task.epochs * task.train_size
+        starts = [parse_start(start) for start in self.parameters.starts or ()]
+        self._shares = [number / (task.epochs if epochs else whole) for number, epochs in starts]
         self._segments = segment_bounds(task.epochs, task.milestones if self.parameters.within_rates else ())
 
     def decide(self, observation: Observation) -> Decision:
@@ -140,6 +161,11 @@ class StagesPolicy:
         if not self._segments:
             raise RuntimeError("call reset(task, library) before decide()")
         sizes = self.parameters.batch_sizes
+        if self.parameters.starts is not None:
+            begun = [index for index, share in enumerate(self._shares) if share <= observation.progress + _ROUNDING]
+            stage = begun[-1]
+            reason = f"{configuration(sizes[stage], self.parameters.lr)}: the schedule has it from "
+            return Decision(sizes[stage], self.parameters.lr, reason=reason + told_start(self.parameters.starts[stage]))
         position = next(
             (index for index, (_, stop) in enumerate(self._segments) if observation.epoch < stop),
             len(self._segments) - 1,

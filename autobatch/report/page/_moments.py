@@ -5,37 +5,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from autobatch.control import DecisionRecord
+from autobatch.policies._wording import brief
+from autobatch.report._record import RunRecord
 from autobatch.report._story import position_sentence
-from autobatch.report._words import count_words, loss_words, percent_words, position_words, seconds_words
-from autobatch.report.page._markup import Html, tag
+from autobatch.report._words import count_words, loss_words, percent_words, seconds_words
+from autobatch.report.page._markup import Html, joined, tag
 from autobatch.report.page._section import ReportedRun, Section, has_place
-from autobatch.report.page._tables import change_words, decision_id, limit_words, swatch, target_words
+from autobatch.report.page._tables import candidates, change_words, limit_words, swatch, target_words
 from autobatch.training import EpochRow
 
 
-def moments(section: Section) -> Html:
-    """Return the cards of all runs, one an epoch and one for the start, for a script to show one at a time.
+def moments(section: Section, run: ReportedRun) -> list[dict[str, Any]]:
+    """Return the moments of a run, one an epoch and one for the start, for a script to show one at a time.
 
     Args:
         section: the runs and their beacons.
-
-    Returns:
-        Templates.
-    """
-    return Html("".join(card for run in section.runs for card in _cards(section, run)))
-
-
-def places(run: ReportedRun) -> list[dict[str, Any]]:
-    """Return where a run stood at each of its moments and where it was steered to.
-
-    Args:
         run: the run.
 
     Returns:
-        One dictionary a moment: its epoch, whether something was changed there, and ``place`` and ``target`` as (C̄, L)
-        where they are known.
+        One dictionary a moment: its epoch, whether something was changed there, ``place`` and ``target`` as (C̄, L)
+        where they are known, and the ``card`` that tells it as HTML.
     """
-    found = []
+    found: list[dict[str, Any]] = []
+    before: DecisionRecord | None = None
     for epoch, row in _moments_of(run):
         decision = run.decisions.get(epoch)
         target = None if decision is None else decision.target
@@ -45,7 +37,9 @@ def places(run: ReportedRun) -> list[dict[str, Any]]:
             "changed": decision is not None and (decision.turn or decision.stop),
             "place": [row.c_bar, row.l_cum] if row is not None and has_place(row) else None,
             "target": list(target) if target is not None and sound else None,
+            "card": str(_card(section, run, epoch, row=row, decision=decision, before=before)),
         })
+        before = decision or before
     return found
 
 
@@ -54,25 +48,31 @@ def _moments_of(run: ReportedRun) -> Iterator[tuple[int, EpochRow | None]]:
     yield from ((row.epoch, row) for row in run.record.epochs)
 
 
-def _cards(section: Section, run: ReportedRun) -> Iterator[Html]:
-    before: DecisionRecord | None = None
-    for index, (epoch, row) in enumerate(_moments_of(run)):
-        decision = run.decisions.get(epoch)
-        total = run.record.config.task.epochs
-        heading = tag("h4", swatch(run), f"{run.label}: " + (f"after epoch {epoch} of {total}" if epoch else "start"))
-        facts = [] if row is None else list(_stood(row))
-        if decision is not None:
-            facts += _decided(run, decision, before)
-        told = tag("dl", *(tag("div", tag("dt", name), tag("dd", words)) for name, words in facts))
-        name = decision_id(section, run, epoch) if decision is not None else None
-        yield tag("template", heading, told, id=f"moment-{section.number}-{run.number}-{index}", data_decision=name)
-        before = decision or before
+def _card(
+    section: Section,
+    run: ReportedRun,
+    epoch: int,
+    *,
+    row: EpochRow | None,
+    decision: DecisionRecord | None,
+    before: DecisionRecord | None,
+) -> Html:
+    total = run.record.config.task.epochs
+    heading = tag("h4", swatch(run), f"{run.label}: " + (f"after epoch {epoch} of {total}" if epoch else "start"))
+    facts = [] if row is None else list(_stood(run.record, row))
+    if decision is not None:
+        facts += _decided(run, decision, before)
+    told = tag("dl", *(tag("div", tag("dt", name), tag("dd", words)) for name, words in facts))
+    weighed = decision is not None and len(decision.alternatives) > 1
+    return joined(heading, told, candidates(decision, section.score, unfolded=True) if decision and weighed else "")
 
 
-def _stood(row: EpochRow) -> Iterator[tuple[str, str]]:
-    yield "Trained at", f"batch size {row.batch_size}, rate {row.lr_effective:g}"
+def _stood(record: RunRecord, row: EpochRow) -> Iterator[tuple[str, str]]:
+    yield "Trained at", f"batch size {row.batch_size}, applied rate {row.lr_effective:g}"
     if math.isfinite(row.c_bar):
-        yield "Stands at", f"C̄ {position_words(row.c_bar)}, L {position_words(row.l_cum)}"
+        yield "Stands at", record.position_after(row.epoch)
+        if (leapt := record.leap_in(row.epoch)) is not None:
+            yield "C̄", leapt
     yield "Validation", f"loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}"
     yield "Training", f"loss {loss_words(row.train_loss)}"
     yield (
@@ -83,10 +83,12 @@ def _stood(row: EpochRow) -> Iterator[tuple[str, str]]:
 
 def _decided(run: ReportedRun, decision: DecisionRecord, before: DecisionRecord | None) -> Iterator[tuple[str, str]]:
     yield "Decides", change_words(decision, before)
-    yield "Why", decision.reason
+    yield "Why", (short := brief(decision.reason))
+    if short != decision.reason:
+        yield "Figures", decision.reason
     if limit := limit_words(decision):
         yield "Limited", limit
     if decision.turn and math.isfinite(decision.c_bar):
-        yield "Is", position_sentence(decision, run.record.library).rpartition(": ")[2]
+        yield "Is", position_sentence(decision, run.record).rpartition(": ")[2]
     if decision.target is not None:
         yield "Steers to", f"{target_words(decision)} at the end"

@@ -1,5 +1,5 @@
 // Draws the plots of the page from the data beside them, and redraws them when something that they depend on changes.
-(() => {
+(async () => {
   "use strict";
   const root = document.documentElement;
   const PRINTED = 700; // pixels across the text of an A4 page, at 96 to the inch
@@ -7,6 +7,31 @@
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const plots = [];
   let printing = false;
+
+  // --- what is packed ----------------------------------------------------------------------------------------------
+
+  const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%:()*+-;.=,?@^_`{|}~";
+  const VALUES = new Uint8Array(128);
+  [...DIGITS].forEach((digit, value) => (VALUES[digit.charCodeAt(0)] = value));
+
+  /** The text that an element holds deflated and in base 85; null where there is no such element. */
+  async function unpacked(name) {
+    const element = document.getElementById(name);
+    if (!element) return null;
+    const coded = element.textContent;
+    const groups = Math.ceil(coded.length / 5);
+    const view = new DataView(new ArrayBuffer(4 * groups));
+    for (let group = 0; group < groups; group += 1) {
+      let value = 0;
+      for (let place = 5 * group; place < 5 * group + 5; place += 1) {
+        value = 85 * value + (place < coded.length ? VALUES[coded.charCodeAt(place)] : 84);
+      }
+      view.setUint32(4 * group, value);
+    }
+    const bytes = new Uint8Array(view.buffer, 0, 4 * groups - (5 * groups - coded.length));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Response(stream).text();
+  }
 
   // --- what a plot looks like -------------------------------------------------------------------------------------
 
@@ -108,6 +133,19 @@
     return shapes;
   }
 
+  /** What is the same in several traces of a plane, or follows from its numbers, is sent once. */
+  function completed(figure) {
+    const field = figure.data.find((trace) => trace.meta?.field);
+    if (!field) return figure;
+    const { log, factor, digits, unit } = field.meta.field;
+    const words = (value) => (factor * (log ? 10 ** value : value)).toFixed(digits) + unit;
+    field.text = field.z.map((line) => line.map((value) => (value === null ? "" : words(value))));
+    for (const trace of figure.data) {
+      if (trace.meta === "outline") Object.assign(trace, { x: field.x, y: field.y, z: field.z });
+    }
+    return figure;
+  }
+
   function draw(plot) {
     const figure = structuredClone(plot.figure);
     const { layout } = figure;
@@ -129,9 +167,14 @@
     }
     if (plot.moment) layout.shapes = pointer(plot.moment);
     layout.uirevision = plot.over ?? "plane"; // keeps what was zoomed into, until the axis is another
+    const narrow = width < 600;
+    if (plot.narrow !== undefined && plot.narrow !== narrow) Plotly.purge(plot.box); // else parts of the other form stay
+    plot.narrow = narrow;
     plot.width = width;
     const style = getComputedStyle(root);
-    return Plotly.react(plot.box, themed(figure.data, style), themed(layout, style), CONFIG);
+    const fresh = !plot.box.layout;
+    Plotly.react(plot.box, themed(figure.data, style), themed(layout, style), CONFIG);
+    if (fresh && plot.follow) for (const event of ["plotly_hover", "plotly_click"]) plot.box.on(event, plot.follow);
   }
 
   function drawAll() {
@@ -152,14 +195,7 @@
       when.value = chosen;
       when.setAttribute("aria-valuetext", `epoch ${moments[chosen].epoch}`);
       plot.moment = moments[chosen];
-      const template = document.getElementById(`moment-${section.dataset.section}-${group.slice(4)}-${chosen}`);
-      shown.replaceChildren(template.content.cloneNode(true));
-      const weighed = document.getElementById(template.dataset.decision)?.querySelector("details");
-      if (weighed) {
-        const copy = weighed.cloneNode(true);
-        copy.open = true;
-        shown.append(copy);
-      }
+      shown.innerHTML = moments[chosen].card;
       if (plot.box.layout) {
         Plotly.relayout(plot.box, { shapes: themed(pointer(plot.moment), getComputedStyle(root)) });
       }
@@ -187,28 +223,24 @@
 
   // --- the page ---------------------------------------------------------------------------------------------------
 
-  function read(name) {
-    const element = document.getElementById(name);
-    return element ? JSON.parse(element.textContent) : null;
-  }
+  const read = async (name) => JSON.parse(await unpacked(name));
 
-  function begin(section) {
+  async function begin(section) {
     const number = section.dataset.section;
     const hidden = new Set();
     for (const chip of section.querySelectorAll(".chip")) {
       if (chip.getAttribute("aria-pressed") === "false") hidden.add(chip.dataset.group);
     }
     const own = [];
-    const plane = read(`plane-${number}`);
+    const plane = await read(`plane-${number}`);
     if (plane) {
+      completed(plane.figure);
       const plot = { ...plane, box: section.querySelector(".plane"), arrange: arrangePlane, hidden };
-      const follow = stepper(section, plot);
+      plot.follow = stepper(section, plot);
       draw(plot);
-      plot.box.on("plotly_hover", follow);
-      plot.box.on("plotly_click", follow);
       own.push(plot);
     }
-    const curves = read(`curves-${number}`);
+    const curves = await read(`curves-${number}`);
     if (curves) {
       const plot = { ...curves, box: section.querySelector(".curves"), arrange: arrangeCurves, hidden, over: "examples" };
       draw(plot);
@@ -247,7 +279,14 @@
   });
   prefersDark.addEventListener("change", () => setTheme(theme()));
   setTheme(theme());
-  document.querySelectorAll("section.task").forEach(begin);
+  if (typeof DecompressionStream === "undefined") {
+    document.getElementById("too-old").hidden = false;
+    return;
+  }
+  const library = document.createElement("script");
+  library.textContent = await unpacked("plotly");
+  document.head.append(library);
+  for (const section of document.querySelectorAll("section.task")) await begin(section);
 
   let folded = [];
   addEventListener("beforeprint", () => {

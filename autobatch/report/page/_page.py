@@ -14,8 +14,8 @@ from autobatch.report._story import diverged_words
 from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words
 from autobatch.report._words import applied_words, path_words, position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
-from autobatch.report.page._markup import Html, data_block, joined, tag
-from autobatch.report.page._moments import moments, places
+from autobatch.report.page._markup import Html, data_block, joined, packed, tag
+from autobatch.report.page._moments import moments
 from autobatch.report.page._plane import plane_figure
 from autobatch.report.page._section import ReportedRun, Section, sections
 from autobatch.report.page._tables import (
@@ -72,7 +72,7 @@ def html_page(records: Sequence[RunRecord]) -> str:
         records: the runs, at least one.
 
     Returns:
-        HTML with everything inside, about 5 MB of it plotly.js.
+        HTML with everything inside, about 1.8 MB of it plotly.js.
     """
     parts = sections(records)
     title = records[0].title if len(records) == 1 else f"{len(records)} runs on {' and '.join(_tasks(parts))}"
@@ -91,8 +91,9 @@ def html_page(records: Sequence[RunRecord]) -> str:
     body = tag(
         "body",
         tag("main", header, *(_section(part, several=several) for part in parts)),
+        tag("p", "This browser is too old to draw the plots of this page.", id="too-old", class_="note", hidden=True),
         tag("noscript", tag("p", "Without JavaScript this page has words and tables, but no plots.", class_="note")),
-        tag("script", Html(_plotly())),
+        _plotly(),
         tag("script", Html(_resource("_page.js"))),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
@@ -179,8 +180,7 @@ def _facts(run: ReportedRun) -> Html:
             facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
         facts.append(("Measuring", measuring_words(summary)))
         if summary.samples:
-            place = f"C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)} at the end"
-            facts.append(("Position", place))
+            facts.append(("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end"))
         facts.append(("Device", summary.device))
     facts.append(("Policy", record.config.policy.description or record.config.policy.kind))
     facts.append(("Files", str(record.path)))
@@ -222,11 +222,10 @@ def _plane(section: Section, figure: dict[str, Any] | None) -> Html:
         "aside",
         tag("div", *_stepper(section), class_="stepper"),
         tag("div", class_="moment", aria_live="polite"),
-        moments(section),
         class_="side",
         aria_label="One moment of a run",
     )
-    points = {run.group: places(run) for run in section.runs}
+    points = {run.group: moments(section, run) for run in section.runs}
     plot = tag("div", class_="plot plane", role="img", aria_label=_plane_alternative(section))
     data = data_block(f"plane-{section.number}", {"figure": figure, "runs": points})
     both = tag("div", tag("figure", plot, hint), panel, class_="split")
@@ -314,8 +313,7 @@ def _resource(name: str) -> str:
 
 
 @cache
-def _plotly() -> str:
+def _plotly() -> Html:
     from plotly.offline import get_plotlyjs
 
-    script: str = get_plotlyjs()
-    return script.replace("</script", "<\\/script")
+    return packed("plotly", get_plotlyjs())

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from autobatch.beacons import BeaconLibrary, Landscape
-from autobatch.report._words import configuration_words, loss_words, percent_words, position_words
+from autobatch.report._words import C_AXIS, L_AXIS, configuration_words, loss_words, percent_words, position_words
 from autobatch.report.page._markup import hover_text
 from autobatch.report.page._section import ReportedRun, Section, has_place
-from autobatch.report.plane import far_apart, region_tolerance, score_norm
+from autobatch.report.plane import far_apart, region_tolerance, score_norm, score_ticks
 from autobatch.training import EpochRow
 
 if TYPE_CHECKING:
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 Range = tuple[float, float]
 
-_GRID = 97
+_GRID = 81
 _LEVELS = 14
 _LEAST_POINTS = 4
 _MARK_SIZES = (6.0, 17.0)
+_MANY_DECADES = 2.4
+_UNCROWDED = 40
+"""Epochs up to which marks have their full size."""
 
 
 def plane_figure(section: Section) -> dict[str, Any] | None:
@@ -51,19 +54,24 @@ def plane_figure(section: Section) -> dict[str, Any] | None:
         traces += _journey(run, sizes)
     if len(placed) == 1:
         traces.append(_changes(placed[0]))
-    axis = {"type": "log", "tickformat": ".3~r", "dtick": "D2", "ticks": "outside", "ticklen": 4}
+    axis = {"type": "log", "tickformat": ",.3~r", "ticks": "outside", "ticklen": 4}
     figure = go.Figure(
         traces,
         {
             "template": go.layout.Template(),
-            "xaxis": {**axis, "range": across, "title": {"text": "C̄, mean condition number"}},
-            "yaxis": {**axis, "range": up, "title": {"text": "L, energy × learning rate, total"}},
+            "xaxis": {**axis, "range": across, "dtick": _dtick(across), "title": {"text": C_AXIS}},
+            "yaxis": {**axis, "range": up, "dtick": _dtick(up), "title": {"text": L_AXIS}},
             "hovermode": "closest",
             "showlegend": False,
         },
     )
     plain: dict[str, Any] = figure.to_plotly_json()
     return plain
+
+
+def _dtick(decades: Range) -> int | str:
+    """Return plotly's name for ticks at 1, 2 and 5, or at powers of ten alone where those would run together."""
+    return 1 if decades[1] - decades[0] > _MANY_DECADES else "D2"
 
 
 class _Scale:
@@ -73,6 +81,7 @@ class _Scale:
         norm = score_norm(landscape.points)
         self._is_log = isinstance(norm, LogNorm)
         self._name = score.replace("_", " ")
+        self._norm = norm
         self.low, self.high = (float(self.of(np.array(edge))) for edge in (norm.vmin, norm.vmax))
 
     def of(self, scores: Any) -> Any:
@@ -83,18 +92,29 @@ class _Scale:
         """Return a score as people read it."""
         return loss_words(score) if self._name.endswith("loss") else percent_words(score)
 
+    @property
+    def wording(self) -> dict[str, Any]:
+        """How the page's script says a score."""
+        loss = self._name.endswith("loss")
+        return {
+            "log": self._is_log,
+            "factor": 1 if loss else 100,
+            "digits": 3 if loss else 1,
+            "unit": "" if loss else " %",
+        }
+
     def colours(self, least: str, most: str) -> dict[str, Any]:
         """Return the colour scale, cividis reversed so that light is better, with a trace's names for its ends."""
         return {least: self.low, most: self.high, "colorscale": "Cividis", "reversescale": True}
 
     def bar(self) -> dict[str, Any]:
         """Return the colour bar."""
-        ticks = np.linspace(self.low, self.high, 6)
-        scores = 10**ticks if self._is_log else ticks
+        scores = np.array(score_ticks(self._norm))
+        ticks = self.of(scores)
         return {
             "title": {"text": f"final {self._name} (light is better)", "side": "right"},
             "tickvals": ticks.tolist(),
-            "ticktext": [f"{score:.3g}" for score in scores],
+            "ticktext": [f"{score:g}" if self._name.endswith("loss") else f"{100 * score:g} %" for score in scores],
             "thickness": 14,
             "outlinewidth": 0,
         }
@@ -125,17 +145,13 @@ def _field(landscape: Landscape, scale: _Scale, across: Range, up: Range) -> "It
     place = {"x": _rounded(c_bar), "y": _rounded(l_cum)}
     values = scale.of(np.where(known, prediction.score, 1.0))
     shown = [
-        [round(float(value), 4) if sound else None for value, sound in zip(line, own, strict=True)]
+        [round(float(value), 3) if sound else None for value, sound in zip(line, own, strict=True)]
         for line, own in zip(values, known, strict=True)
-    ]
-    told = [
-        [scale.words(float(score)) if sound else "" for score, sound in zip(line, own, strict=True)]
-        for line, own in zip(prediction.score, known, strict=True)
     ]
     yield go.Contour(
         **place,
         z=shown,
-        text=told,
+        meta={"field": scale.wording},
         hovertemplate="the beacons promise %{text}<br>C̄ %{x:.3~r}, L %{y:.3~r}<extra></extra>",
         **scale.colours("zmin", "zmax"),
         colorbar=scale.bar(),
@@ -147,9 +163,8 @@ def _field(landscape: Landscape, scale: _Scale, across: Range, up: Range) -> "It
     least = float(landscape.region(0.0).score.min())
     edge = float(scale.of(np.array(least + region_tolerance(landscape))))
     for colour, width in (("var(--halo)", 4.5), ("var(--ink)", 2)):
-        yield go.Contour(
-            **place,
-            z=shown,
+        yield go.Contour(  # x, y and z are those of the field; the page's script puts them there
+            meta="outline",
             contours={"start": edge, "end": edge, "size": 1, "coloring": "none"},
             line={"color": colour, "width": width},
             hoverinfo="skip",
@@ -164,8 +179,8 @@ def _beacons(library: BeaconLibrary, landscape: Landscape, scale: _Scale) -> "It
     points = landscape.points
     ways = [list(zip(b.rows["c_bar"], b.rows["l_cum"], strict=True)) for b in library.beacons]
     yield go.Scatter(
-        x=_with_gaps([c_bar for c_bar, _ in way] for way in ways),
-        y=_with_gaps([l_cum for _, l_cum in way] for way in ways),
+        x=_with_gaps(([c_bar for c_bar, _ in way] for way in ways), digits=3),
+        y=_with_gaps(([l_cum for _, l_cum in way] for way in ways), digits=3),
         mode="lines",
         line={"color": "var(--muted)", "width": 0.7},
         opacity=0.45,
@@ -220,6 +235,7 @@ def _journey(run: ReportedRun, sizes: list[int]) -> "Iterator[BaseTraceType]":
     rows = [row for row in run.record.epochs if has_place(row)]
     place = {"x": [_round(row.c_bar) for row in rows], "y": [_round(row.l_cum) for row in rows]}
     shared = {"mode": "lines", "legendgroup": run.group}
+    crowding = min(1.0, max(0.4, math.sqrt(_UNCROWDED / max(len(rows), 1))))
     yield go.Scatter(**place, **shared, line={"color": "var(--halo)", "width": 6}, hoverinfo="skip")
     yield go.Scatter(
         **place,
@@ -228,8 +244,8 @@ def _journey(run: ReportedRun, sizes: list[int]) -> "Iterator[BaseTraceType]":
         marker={
             "symbol": run.mark,
             "color": run.colour,
-            "size": [_mark_size(row.batch_size, sizes) for row in rows],
-            "line": {"color": "var(--halo)", "width": 1.2},
+            "size": [round(crowding * _mark_size(row.batch_size, sizes), 2) for row in rows],
+            "line": {"color": "var(--halo)", "width": 1.2 * crowding},
             "opacity": 1,
         },
         customdata=[row.epoch for row in rows],
@@ -248,7 +264,7 @@ def _point_words(run: ReportedRun, row: EpochRow) -> str:
         then = ["→ ends the training"] if decision.stop else then
     return hover_text(
         f"{run.label}: epoch {row.epoch}",
-        f"batch size {row.batch_size}, rate {row.lr_effective:g}",
+        f"batch size {row.batch_size}, applied rate {row.lr_effective:g}",
         f"C̄ {position_words(row.c_bar)}, L {position_words(row.l_cum)}",
         f"validation loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}",
         *then,
@@ -262,9 +278,12 @@ def _changes(run: ReportedRun) -> "BaseTraceType":
     rows = [row for row in run.record.epochs if has_place(row)]
     named: list[EpochRow] = [rows[0]]
     words = [f"B {rows[0].batch_size}"]
-    for before, after in pairwise(rows):
-        if after.batch_size != before.batch_size and far_apart(before, named):
+    changes = [(before, after) for before, after in pairwise(rows) if after.batch_size != before.batch_size]
+    for before, after in reversed(changes):  # the last one first: it is named wherever it is
+        if far_apart(before, named):
             words.append(f"→ {after.batch_size}")
+        elif len(named) == 1:
+            words[0] += f" → {after.batch_size}"
     return go.Scatter(
         x=[_round(row.c_bar) for row in named],
         y=[_round(row.l_cum) for row in named],
@@ -286,14 +305,14 @@ def _mark_size(batch_size: int, sizes: list[int]) -> float:
     return round(least + (most - least) * share, 2)
 
 
-def _round(value: float) -> float | None:
+def _round(value: float, digits: int = 5) -> float | None:
     """Five digits are more than a screen shows; what is not finite is a gap."""
-    return float(f"{value:.5g}") if math.isfinite(value) and value > 0 else None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) and value > 0 else None
 
 
 def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _with_gaps(lines: Iterable[Iterable[float]]) -> list[float | None]:
-    return [value for line in lines for value in (*(_round(own) for own in line), None)]
+def _with_gaps(lines: Iterable[Iterable[float]], digits: int) -> list[float | None]:
+    return [value for line in lines for value in (*(_round(own, digits) for own in line), None)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate
+from autobatch.policies._wording import brief
 from autobatch.report._comparison import Comparison
 from autobatch.report._story import SHOWN_CANDIDATES, WON, scout_rows, scouts_sentence
 from autobatch.report._words import (
@@ -112,10 +113,12 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
         told.append({
             "epoch": str(decision.epoch),
             "change": change_words(decision, before),
-            "why": decision.reason,
+            "why": why(decision),
             "target": target_words(decision),
             "limited": limit_words(decision) or "-",
-            "weighed": candidates(decision, section.score),
+            "weighed": candidates(decision, section.score)
+            if not told or decision.turn or decision.stop
+            else _count_of_candidates(decision),
         })
         before = decision
     columns = [name for name in DECISION_HEADS if any(cells[name] != "-" for cells in told)]
@@ -124,7 +127,6 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
             "tr",
             *(_cell(DECISION_HEADS[name], cells[name], name) for name in columns),
             class_="changed" if decision.turn or decision.stop or number == 0 else "kept",
-            id=decision_id(section, run, decision.epoch),
         )
         for number, (decision, cells) in enumerate(zip(run.record.decisions, told, strict=True))
     ]
@@ -158,13 +160,20 @@ def scouts_table(run: ReportedRun) -> Html:
     return joined(tag("div", table, class_="scrolls"), tag("p", scouts_sentence(run.record), class_="note"))
 
 
-def decision_id(section: Section, run: ReportedRun, epoch: int) -> str:
-    """Return the id of a decision's row."""
-    return f"decision-{section.number}-{run.number}-{epoch}"
+def why(decision: DecisionRecord) -> str:
+    """Return a decision's reason in a short sentence; where something was changed, the figures unfold."""
+    short = brief(decision.reason)
+    if short == decision.reason or not (decision.turn or decision.stop):
+        return short
+    return tag("details", tag("summary", short), decision.reason)
+
+
+def _count_of_candidates(decision: DecisionRecord) -> str:
+    return f"{len(decision.alternatives)} candidates" if len(decision.alternatives) > 1 else "-"
 
 
 def change_words(decision: DecisionRecord, before: DecisionRecord | None) -> str:
-    """Return what a decision changed, such as ``64 → 128, rate 0.05, applied 0.025``."""
+    """Return what a decision changed, such as ``64 → 128, base rate 0.05, applied 0.025``."""
     if decision.stop:
         return "ends the training"
     size, rate = f"{decision.batch_size}", f"{decision.lr:g}"
@@ -174,7 +183,7 @@ def change_words(decision: DecisionRecord, before: DecisionRecord | None) -> str
         rate = f"{before.lr:g} → {rate}"
     kept = "keeps " if before is not None and not decision.turn else ""
     applied = f", applied {decision.lr_effective:.3g}" if decision.lr_effective != decision.lr else ""
-    return f"{kept}{size}, rate {rate}{applied}"
+    return f"{kept}{size}, base rate {rate}{applied}"
 
 
 def target_words(decision: DecisionRecord) -> str:
@@ -193,12 +202,13 @@ def limit_words(decision: DecisionRecord) -> str:
     return f"{asked} was asked for; {decision.limit}"
 
 
-def candidates(decision: DecisionRecord, score: str) -> Html:
+def candidates(decision: DecisionRecord, score: str, *, unfolded: bool = False) -> Html:
     """Return the candidates that a decision weighed, the best predicted first, to be unfolded.
 
     Args:
         decision: the decision.
         score: the figure that ranks runs.
+        unfolded: whether they are.
 
     Returns:
         An unfolding table; a dash where nothing was weighed.
@@ -225,6 +235,7 @@ def candidates(decision: DecisionRecord, score: str) -> Html:
         tag("summary", f"{len(decision.alternatives)} candidates"),
         tag("div", table, class_="scrolls"),
         tag("p", "; ".join(notes), class_="note") if notes else "",
+        open=unfolded,
     )
 
 

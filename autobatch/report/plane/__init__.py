@@ -7,6 +7,7 @@ first.
 from autobatch.report.plane._beacons import (
     region_tolerance,
     score_norm,
+    score_ticks,
 )
 from autobatch.report.plane._journey import far_apart
 from autobatch.report.plane._plane import (
@@ -24,4 +25,5 @@ __all__ = [
     "region_tolerance",
     "save_plane",
     "score_norm",
+    "score_ticks",
 ]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.beacons.landscape import Points
+from autobatch.report._ticks import linear_ticks, log_ticks
 from autobatch.report._words import configuration_words
 
 COLOURS = "cividis_r"
@@ -76,6 +77,19 @@ def score_norm(points: Points) -> Normalize:
     return Normalize(lowest, max(highest, lowest + 1e-3))
 
 
+def score_ticks(norm: Normalize) -> list[float]:
+    """Return round scores for a colour bar.
+
+    Args:
+        norm: the scale of colours.
+
+    Returns:
+        The scores, ascending.
+    """
+    low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
+    return log_ticks(low, high) if isinstance(norm, LogNorm) else linear_ticks(low, high)
+
+
 def _levels(norm: Normalize, count: int) -> NDArray[np.float64]:
     space = np.geomspace if isinstance(norm, LogNorm) else np.linspace
     return np.asarray(space(float(norm.vmin or 0.0), float(norm.vmax or 1.0), count))
@@ -134,7 +148,7 @@ def _draw_ends(axes: Axes, points: Points, norm: Normalize, score: str) -> Itera
     )
     bar = axes.figure.colorbar(ends, ax=axes, pad=0.015, fraction=0.05, extend="max")
     bar.set_label(f"final {score}, mean over seeds (light is better)")
-    bar.ax.yaxis.set_major_locator(FixedLocator(_levels(norm, 6).tolist()))
+    bar.ax.yaxis.set_major_locator(FixedLocator(score_ticks(norm)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     yield Line2D([], [], marker="o", linestyle="", color="0.8", markeredgecolor="black", label="ends of the beacons")

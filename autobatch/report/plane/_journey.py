@@ -22,6 +22,8 @@ _JOURNEY = "#d7301f"
 _SCOUT = "#7b3294"
 _HALO = [withStroke(linewidth=2.5, foreground="white")]
 _MARKED_EPOCHS = 8
+_EDGE = 0.88
+"""Share of the plane's width beyond which there is no room for a name on the right."""
 
 
 def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
@@ -50,8 +52,8 @@ def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
     _mark_epochs(axes, placed)
     axes.scatter(c_bar[-1], l_cum[-1], marker="D", s=70, c=_JOURNEY, edgecolors="white", linewidths=1.2, zorder=9)
     yield Line2D([], [], marker="D", linestyle="", color=_JOURNEY, label=f"its end, after epoch {placed[-1].epoch}")
-    _name_changes(axes, placed)
     _grow_limits(axes, c_bar, l_cum)
+    _name_changes(axes, placed)
 
 
 def placed_epochs(epochs: Sequence[EpochRow]) -> list[EpochRow]:
@@ -121,15 +123,17 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
 def _name_changes(axes: Axes, placed: list[EpochRow]) -> None:
     first = placed[0]
     _name(axes, first, f"B {first.batch_size}")
-    named = [first, placed[-1]]  # the mark of the end covers what is written beside it
-    for before, after in pairwise(placed):
-        changed = (after.batch_size, after.lr) != (before.batch_size, before.lr)
-        if not changed or not far_apart(before, named):
+    named = [first]
+    pairs = [pair for pair in pairwise(placed) if _configuration(pair[0]) != _configuration(pair[1])]
+    for before, after in reversed(pairs):  # the last one first: it is named wherever it is
+        if not far_apart(before, named):
             continue
-        if after.batch_size != before.batch_size:
-            _name(axes, before, f"B → {after.batch_size}")
-        else:
-            _name(axes, before, f"rate → {after.lr:g}")
+        words = f"B → {after.batch_size}" if after.batch_size != before.batch_size else f"rate → {after.lr:g}"
+        _name(axes, before, words, below=not far_apart(before, [placed[-1]]))
+
+
+def _configuration(row: EpochRow) -> tuple[int, float]:
+    return row.batch_size, row.lr
 
 
 def far_apart(row: EpochRow, named: list[EpochRow]) -> bool:
@@ -150,12 +154,16 @@ def far_apart(row: EpochRow, named: list[EpochRow]) -> bool:
     return True
 
 
-def _name(axes: Axes, row: EpochRow, text: str) -> None:
+def _name(axes: Axes, row: EpochRow, text: str, *, below: bool = False) -> None:
+    """Name a place; below it where the mark of the end would cover what is written beside it."""
+    place = axes.transAxes.inverted().transform(axes.transData.transform((row.c_bar, row.l_cum)))
+    at_the_edge = place[0] > _EDGE
     axes.annotate(
         text,
         (row.c_bar, row.l_cum),
-        xytext=(9, -3),
+        xytext=(-9 if at_the_edge else 9, -14 if below else -3),
         textcoords="offset points",
+        ha="right" if at_the_edge else "left",
         fontsize=8.5,
         fontweight="bold",
         color="#7f0000",

@@ -1,5 +1,6 @@
 """The (C̄, L) plane as a picture: landscape, beacons, and the journey of a run through it."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,17 +8,53 @@ from pathlib import Path
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, Locator, NullLocator
 
 from autobatch._errors import ConfigError, OutputError
 from autobatch.beacons import BeaconLibrary
 from autobatch.report._record import RunRecord, RunScout
+from autobatch.report._ticks import log_ticks
+from autobatch.report._words import C_AXIS, L_AXIS
 from autobatch.report.plane._beacons import draw_beacons
 from autobatch.report.plane._journey import draw_epochs, draw_journey, draw_scouts, placed_epochs
 from autobatch.training import EpochRow
 
+_SHOWN_DOTS_PER_INCH = 72
+
 FORMATS = (".png", ".pdf", ".svg")
 """File name endings that a picture can be written under."""
+
+
+class RoundLocator(Locator):
+    """Ticks a logarithmic axis of any span at round values."""
+
+    def __call__(self) -> list[float]:
+        """Return the ticks within the axis' limits."""
+        assert self.axis is not None
+        low, high = self.axis.get_view_interval()
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """Return the ticks within limits.
+
+        Args:
+            vmin: one end.
+            vmax: the other.
+
+        Returns:
+            The ticks.
+        """
+        low, high = sorted((vmin, vmax))
+        return log_ticks(low, high) if 0.0 < low < high else []
+
+
+class _ShownFigure(Figure):
+    """A figure that notebooks show, whatever backend they have set up."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_SHOWN_DOTS_PER_INCH)
+        return buffer.getvalue()
 
 
 def save_plane(path: Path, record: RunRecord | None, library: BeaconLibrary | None) -> None:
@@ -71,7 +108,7 @@ def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Fig
     with_epochs = record is not None and bool(record.epochs)
     ways = [] if record is None else [record.epochs, *(scout.epochs for scout in record.scouts)]
     with_plane = library is not None or any(placed_epochs(way) for way in ways)
-    figure = Figure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
+    figure = _ShownFigure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
     columns = figure.add_gridspec(
         1, with_epochs + with_plane or 1, width_ratios=[1.9, 1][: with_epochs + with_plane or 1]
     )
@@ -106,7 +143,15 @@ def draw_plane(
     handles += draw_scouts(axes, scouts)
     handles += draw_journey(axes, epochs)
     if handles:
-        axes.legend(handles=handles, loc="best", fontsize=8, framealpha=0.92)
+        axes.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.11),
+            borderaxespad=0.0,
+            ncols=2,
+            fontsize=8,
+            frameon=False,
+        )
 
 
 def _title(record: RunRecord | None, library: BeaconLibrary | None) -> str:
@@ -118,9 +163,11 @@ def _title(record: RunRecord | None, library: BeaconLibrary | None) -> str:
 def _prepare(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel(r"$\bar{C}_K$, running mean of the truncated condition number")
-    axes.set_ylabel(r"$L_K$, cumulative energy weighted by the learning rate")
+    axes.set_xlabel(C_AXIS)
+    axes.set_ylabel(L_AXIS)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(RoundLocator())
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color="0.88", linewidth=0.5)
     axes.set_axisbelow(True)

@@ -63,6 +63,29 @@ def load_torchvision(name: str, data_dir: Path) -> ImageParts:
     return ImageParts(*train, *test, num_classes=num_classes)
 
 
+def is_missing(name: str, data_dir: Path) -> bool:
+    """Say whether a dataset would be downloaded.
+
+    Args:
+        name: any dataset's name; only those of torchvision are.
+        data_dir: torchvision's root.
+
+    Returns:
+        Whether it would.
+    """
+    if name not in TORCHVISION_DATASETS:
+        return False
+    import torchvision
+
+    dataset_class = getattr(torchvision.datasets, TORCHVISION_DATASETS[name][0])
+    part: dict[str, Any] = {"split": "test"} if name == "svhn" else {"train": False}
+    try:
+        dataset_class(root=str(data_dir), download=False, **part)
+    except RuntimeError:
+        return True
+    return False
+
+
 def _open(dataset_class: Callable[..., Any], data_dir: Path, chosen: dict[str, Any]) -> Any:
     try:
         return dataset_class(root=str(data_dir), download=False, **chosen)

@@ -13,9 +13,9 @@ import torch
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import BeaconKey
+from autobatch.control.run._files import read_whole, to_json
 from autobatch.policies import Scout
 from autobatch.policies.steer import TrainedScout
-from autobatch.training._files import read_whole, to_json
 
 _VERSION = 1
 _LOSSES = ("train_losses", "validation_losses", "validation_errors")

@@ -12,10 +12,11 @@ import torch
 from autobatch._errors import BusyError, CheckpointError, ConfigError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, is_recorded, recorded_keys, write_beacon
 from autobatch.beacons._info import merged_info
+from autobatch.control.run import CONFIG, EpochRow, load_epochs
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._crew import Report
 from autobatch.training._engine import resolve_device
-from autobatch.training._run import CONFIG, EpochRow, RunInfo, RunObserver, load_epochs
+from autobatch.training._run import RunInfo, RunObserver
 from autobatch.training._session import run
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, CellEnd, grid_of

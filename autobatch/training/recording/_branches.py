@@ -16,10 +16,10 @@ from autobatch.beacons.storage import (
     recorded_origins,
     write_branches,
 )
+from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._crew import Report
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._run import EpochRow
 from autobatch.training._trial import FINISHED, Trial
 from autobatch.training.data import load_data
 from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Follower, branch_jobs

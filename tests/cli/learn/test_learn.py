@@ -178,9 +178,9 @@ def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
 
 def write_run(out: Path, place: Path, size: int, lr: float, loss: float | None, stopped: str = "finished") -> None:
     """A run directory as far as ``surrogate`` reads it."""
+    from autobatch.control.run import CONFIG, SUMMARY
     from autobatch.policies import PolicySpec
     from autobatch.training import RunConfig, Summary, load_task
-    from autobatch.training._run import CONFIG, SUMMARY
 
     policy = PolicySpec(name=f"s{size}", kind="fixed", parameters={"batch_size": size, "lr": lr})
     config = RunConfig(task=load_task(place / "envs" / "known"), policy=policy, seed=1, device="cpu", costs=COSTS)

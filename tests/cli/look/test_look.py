@@ -11,7 +11,11 @@ from autobatch.training import load_decisions, load_task
 
 
 def test_explain_tells_every_change(home, call):
-    code, out, err = call("explain", "runs/follow")
+    plain = call("explain", "runs/follow")[1]
+    assert "Why" in plain
+    assert "whose upper end" not in plain
+    assert "Weighed" not in plain
+    code, out, err = call("explain", "-v", "runs/follow")
     assert (code, err) == (0, "")
     for phrase in ("tiny, beacon-follow, seed 7", "Why", "Weighed 6 candidates", "The run finished after 4 epochs"):
         assert phrase in out

@@ -10,7 +10,7 @@ import pytest
 import autobatch
 from autobatch._errors import LibraryError
 from autobatch._files import alone_in
-from autobatch.training._run import SUMMARY
+from autobatch.control.run import SUMMARY
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def test_beacon_follow_trains_and_tells_how_it_went(home, call):
     place = home / "runs" / "tiny-beacon-follow-s3"
     for phrase in (
         "12 beacons to compare with",
+        "takes about ",
         "epoch 4/4",
         "→ start with s",
         "best fixed beacon",

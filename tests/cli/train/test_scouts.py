@@ -69,7 +69,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "by the policy, after 4 of 6 epochs",
         "planned to end after 4 of 6 epochs, the rate falling to nothing until then",
         "scout epoch 1/1  batch   32",
-        "→ the rate falls in a line to nothing after 4 epochs, which lets the loss settle: 83.3 % of ",
+        "→ the rate falls in a line to nothing after 4 epochs, which lets the loss settle\n",
         "→ the rate has come to its end after 4 of 6 epochs: stop",
         "Applied rate  ",
         "The figures stand for themselves: there are no beacons",
@@ -77,7 +77,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         assert phrase in out
     assert len(load_epochs(place)) == 4
     assert load_decisions(place)[-1].stop
-    code, told, _ = call("explain", "runs/new-steer-s0")
+    code, told, _ = call("explain", "-v", "runs/new-steer-s0")
     assert code == 0
     for phrase in (
         "Scouts: short trainings before the run",

@@ -91,7 +91,14 @@ def test_pointing_at_the_journey_tells_the_decision(desktop):
     moment = desktop.locator(".moment").first
     sync_api.expect(moment).to_contain_text("after epoch 2 of 40")
     text = moment.inner_text()
-    for phrase in ("16 → 64, rate 0.1", f"why {EVIL[:20]}", "validation", "C̄ 100, L 10.0", "s16-lr0.1", "4 candidates"):
+    for phrase in (
+        "16 → 64, base rate 0.1",
+        f"why {EVIL[:20]}",
+        "validation",
+        "C̄ 100, L 10.0",
+        "s16-lr0.1",
+        "4 candidates",
+    ):
         assert phrase.lower() in text.lower(), phrase
     sync_api.expect(desktop.locator(".plane .hoverlayer").first).to_contain_text("epoch 2")
     desktop.locator(".on").first.press("Enter")
@@ -169,3 +176,20 @@ def test_the_theme_changes_and_printing_is_light_and_fits_the_paper(opened, tmp_
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     scroll, client = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert scroll <= client
+
+
+def test_narrow_and_wide_again_leaves_nothing_behind(opened):
+    page = opened(1280)
+    texts = """() => [...document.querySelectorAll(".plane")].map((plot) =>
+        [...plot.querySelectorAll("svg text")].map((text) => {
+            const box = text.getBoundingClientRect(), frame = plot.getBoundingClientRect();
+            return [text.textContent, Math.round(box.left - frame.left), Math.round(box.top - frame.top)];
+        }))"""
+    before = page.evaluate(texts)
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"innerWidth === {width} && [...document.querySelectorAll('.plot')].every("
+                               "(plot) => Math.abs(plot._fullLayout.width - plot.clientWidth) < 1)")  # fmt: skip
+    assert page.evaluate(texts) == before
+    page.mouse.move(*_point(page, 2))
+    sync_api.expect(page.locator(".moment").first).to_contain_text("after epoch 2 of 40")

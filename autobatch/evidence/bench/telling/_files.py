@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import LibraryError
+from autobatch.control.run._files import to_json
 from autobatch.evidence.bench._comparison import PolicyComparison
 from autobatch.evidence.bench._figures import PaysBack, PolicyFigures
 from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.evidence.bench._tests import TESTS
 from autobatch.evidence.bench.telling._words import cell
-from autobatch.training._files import to_json
 
 FORMAT_VERSION = 2
 """Version of the JSON. One of version 1 holds one task, whose keys are at the top."""

@@ -1,0 +1,220 @@
+"""What lies in a run directory, and its records as they are read back."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autobatch._errors import CheckpointError
+from autobatch.control._decisions import DecisionRecord, figure
+from autobatch.control.measuring import Measurement
+from autobatch.control.run._files import read_lines, read_whole
+
+CONFIG = "config.yaml"
+EPOCHS = "epochs.jsonl"
+MEASUREMENTS = "measurements.jsonl"
+DECISIONS = "decisions.jsonl"
+CHECKPOINT = "checkpoint/latest.safetensors"
+SUMMARY = "summary.json"
+SCOUTING = "scouts.json"
+SCOUTS = "scouts"
+FORKS = "forks.json"
+
+RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY, SCOUTING, SCOUTS, FORKS)
+"""What a run directory holds; plane.png is drawn into it by a report."""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of ``epochs.jsonl``. Totals are since the start of the run.
+
+    Attributes:
+        epoch: finished epochs, from 1.
+        progress: examples seen / examples of the whole training, in (0, 1].
+        batch_size: global batch size of the epoch.
+        lr: base learning rate of the epoch.
+        lr_effective: learning rate after the schedule's factor.
+        c_bar: C̄_K after the epoch; NaN before the first measurement.
+        l_cum: L_K after the epoch.
+        steps: optimizer steps, total.
+        samples: measured steps, total.
+        examples: training examples seen, total.
+        train_loss: mean training loss over the epoch's examples, as trained.
+        validation_loss: mean validation loss after the epoch.
+        validation_error: share of validation examples classified wrongly, in [0, 1].
+        seconds: wall time of training, measuring and validation, total.
+        measuring_seconds: the part of ``seconds`` that measuring took, total.
+    """
+
+    epoch: int
+    progress: float
+    batch_size: int
+    lr: float
+    lr_effective: float
+    c_bar: float
+    l_cum: float
+    steps: int
+    samples: int
+    examples: int
+    train_loss: float
+    validation_loss: float
+    validation_error: float
+    seconds: float
+    measuring_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as a dictionary of plain values; ``from_dict`` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "EpochRow":
+        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
+
+        Args:
+            state: the dictionary.
+
+        Returns:
+            The row.
+
+        Raises:
+            KeyError: a key is missing.
+            TypeError: a value is no number.
+        """
+        values: dict[str, Any] = {
+            field.name: int(state[field.name]) if field.type is int else figure(state[field.name])
+            for field in fields(cls)
+        }
+        return cls(**values)
+
+
+class Summary(BaseModel):
+    """How a run ended; saved as ``summary.json``. None stands for a figure that is not finite or not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str = Field(description="The task's name.")
+    policy: str = Field(description="The policy's name.")
+    seed: int = Field(description="The run's seed.")
+    device: str = Field(description="Kind of device, such as 'cpu x86_64, 1 thread'.")
+    epochs: int = Field(description="Finished epochs.")
+    stopped_because: str = Field(description="'finished', or 'diverged: ...' with what was seen.")
+    test_error: float | None = Field(description="Share of test examples classified wrongly at the end, in [0, 1].")
+    test_loss: float | None = Field(description="Mean test loss at the end.")
+    validation_error: float | None = Field(description="Validation error after the last epoch, in [0, 1].")
+    validation_loss: float | None = Field(description="Mean validation loss after the last epoch.")
+    train_loss: float | None = Field(description="Mean training loss of the last epoch.")
+    c_bar: float | None = Field(description="C̄_K at the end.")
+    l_cum: float | None = Field(description="L_K at the end.")
+    examples: int = Field(description="Training examples seen, by scouts and forks that lost too.")
+    optimizer_steps: int = Field(description="Optimizer steps taken, by scouts and forks that lost too.")
+    samples: int = Field(description="Measured steps, of scouts and forks that lost too.")
+    seconds: float = Field(description="Wall time of training, measuring and validation, scouts and forks included.")
+    measuring_seconds: float = Field(description="The part of 'seconds' that measuring took.")
+    measuring_share: float = Field(description="measuring_seconds / seconds.")
+    measuring_share_modelled: float | None = Field(
+        default=None,
+        description="Measuring over unmeasured training by the cost table, which the budget bounds; None without one.",
+    )
+    measuring_budget: float | None = Field(
+        description="Share that measuring was allowed; None where it was not budgeted."
+    )
+    batch_sizes: dict[int, int] = Field(description="Epochs spent at each batch size.")
+    best_beacon: dict[str, Any] | None = Field(
+        description="The best fixed beacon: the same figures as mean and spread over its seeds; None without a library."
+    )
+    ended_early: str | None = Field(
+        default=None, description="Why the policy ended the training before the task's last epoch; None where not."
+    )
+    scouting_seconds: float = Field(
+        default=0.0, description="The part of 'seconds' that went into scouts which did not become the run."
+    )
+    scouts: list[dict[str, Any]] = Field(
+        default_factory=list, description="What each scout came to, as in scouts.json; empty where there were none."
+    )
+    forking_seconds: float = Field(
+        default=0.0, description="The part of 'seconds' that went into epochs of forks that were thrown away."
+    )
+    forks: list[dict[str, Any]] = Field(
+        default_factory=list, description="What each fork came to, as in forks.json; empty where there were none."
+    )
+    best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
+
+
+def load_summary(out: Path) -> Summary:
+    """Read the summary of the finished run in ``out``.
+
+    Args:
+        out: a run directory.
+
+    Returns:
+        The summary.
+
+    Raises:
+        CheckpointError: ``out`` holds no finished run, or its ``summary.json`` is damaged.
+    """
+    path = out / SUMMARY
+    try:
+        return Summary.model_validate_json(read_whole(path, "finished run"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CheckpointError(f"{path}: damaged: {place}: {first['msg']}") from None
+
+
+def load_epochs(out: Path) -> list[EpochRow]:
+    """Read the finished epochs of the run in ``out``; a half-written last line is left out.
+
+    Args:
+        out: a run directory.
+
+    Returns:
+        One row an epoch.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    return _rows(out / EPOCHS, EpochRow.from_dict)
+
+
+def load_decisions(out: Path) -> list[DecisionRecord]:
+    """Read the decisions of the run in ``out``; a half-written last line is left out.
+
+    Args:
+        out: a run directory.
+
+    Returns:
+        One record a decision.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    return _rows(out / DECISIONS, DecisionRecord.from_dict)
+
+
+def load_measurements(out: Path) -> list[Measurement]:
+    """Read the measured steps of the run in ``out``; a half-written last line is left out.
+
+    Args:
+        out: a run directory.
+
+    Returns:
+        One measurement a step.
+
+    Raises:
+        CheckpointError: a line is damaged.
+    """
+    return _rows(out / MEASUREMENTS, Measurement.from_dict)
+
+
+def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
+    rows = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            rows.append(read(line))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise CheckpointError(f"{path}, line {number}: damaged: {error!r}") from None
+    return rows

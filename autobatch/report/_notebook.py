@@ -1,0 +1,103 @@
+"""What a notebook shows of a controller, a run, a library or a measurement: words, tables, and the plane."""
+
+import base64
+import io
+from functools import singledispatch
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autobatch._errors import MeasureError
+from autobatch.beacons import BeaconLibrary
+from autobatch.control.run import RunLog
+from autobatch.fisher import Measurement
+from autobatch.report._listings import library_table
+from autobatch.report._record import RunRecord
+from autobatch.report._summary import end_view
+from autobatch.report._watch import standing_view
+from autobatch.report._words import position_words
+from autobatch.report.plane import plane_figure
+
+_WIDTH = 110
+_DOTS_PER_INCH = 72
+_FRAME = '<pre style="line-height:1.3;overflow-x:auto">{code}</pre>'
+
+
+@singledispatch
+def html(thing: object) -> str:
+    """Return what a notebook shows of something.
+
+    Args:
+        thing: a controller's log, a run, a library or a measurement.
+
+    Returns:
+        HTML that needs nothing else.
+    """
+    return f"<pre>{escape(repr(thing))}</pre>"
+
+
+@html.register
+def _log(log: RunLog) -> str:
+    return html(_record(log))
+
+
+@html.register
+def _run(record: RunRecord) -> str:
+    words = _words(end_view(record) if record.summary is not None else standing_view(record, 0.0))
+    return words + (_picture(plane_figure(record, record.library)) if record.epochs else "")
+
+
+@html.register
+def _library(library: BeaconLibrary) -> str:
+    return _words(Group(Text(repr(library), style="bold"), Text(), library_table(library)))
+
+
+@html.register
+def _measurement(measurement: Measurement) -> str:
+    try:
+        spectrum, norms = measurement.spectrum(), measurement.norms()
+    except MeasureError as error:
+        return _words(Group(Text(repr(measurement), style="bold"), Text(f"not measured: {error}")))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=False)
+    for name, value in (
+        ("condition number", position_words(spectrum.condition_number)),
+        ("trace", f"{spectrum.trace:.4g}"),
+        ("non-zero eigenvalues", f"{spectrum.rank} of {len(norms)}"),
+        ("gradient norm of a sample", f"{norms.min():.3g} to {norms.max():.3g}, median {norms.median():.3g}"),
+        ("BatchNorm", measurement.bn),
+    ):
+        table.add_row(name, value)
+    return _words(Group(Text(repr(measurement), style="bold"), table))
+
+
+def figure(log: RunLog) -> Figure:
+    """Draw a controller's journey through the plane.
+
+    Args:
+        log: what the controller has kept.
+
+    Returns:
+        The figure.
+    """
+    return plane_figure(_record(log), log.library)
+
+
+def _record(log: RunLog) -> RunRecord:
+    return RunRecord(log.out or Path(), log.config, log.epochs, log.decisions, log.summary, log.library)
+
+
+def _words(view: RenderableType) -> str:
+    console = Console(record=True, width=_WIDTH, file=io.StringIO(), force_jupyter=False)
+    console.print(view)
+    return console.export_html(inline_styles=True, code_format=_FRAME)
+
+
+def _picture(drawing: Figure) -> str:
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    return f'<img alt="the plane" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,0 +1,168 @@
+"""A run before it is made: what would be trained, how long, and what it needs. Nothing is trained, timed or written."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.control import steps_per_epoch
+from autobatch.policies import Observation, Policy, TaskInfo, make_policy, planned_epochs, policy_kind
+from autobatch.policies._wording import duration, percent
+from autobatch.policies.steer import ScoutingPolicy, ScoutPlan
+from autobatch.training._calibrate import device_kind
+from autobatch.training._engine import Engine, resolve_device
+from autobatch.training._run import RunConfig
+from autobatch.training._scouting import expected_cost, told_plan, told_schedule
+from autobatch.training._session import known_costs, library_of, refuse_occupied
+from autobatch.training.data import load_data
+from autobatch.training.data._data import DEFAULT_DATA_DIR
+from autobatch.training.data._torchvision import is_missing
+from autobatch.training.task import check_ladder, run_task_info
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run would be.
+
+    Attributes:
+        facts: (what, in words), in the order to be told.
+        seconds: shortest and longest time by the cost table, measuring and lost scouts included; None where no table is
+            known.
+        missing: what has to be there first, and is not; None where all is there.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    seconds: tuple[float, float] | None
+    missing: str | None
+
+
+def rehearse(config: RunConfig, out: Path) -> Rehearsal:
+    """Check all that a run checks before it trains, and say what it would do.
+
+    Args:
+        config: the run's configuration.
+        out: its directory.
+
+    Returns:
+        What would be done.
+
+    Raises:
+        AutoBatchError: the run would be refused.
+    """
+    refuse_occupied(out)
+    task, device = config.task, resolve_device(config.device)
+    facts = [("would train", f"{task.name} under {config.policy.name}, seed {config.seed}, into {out}")]
+    place = config.data_dir or DEFAULT_DATA_DIR
+    if is_missing(task.dataset.name, place):
+        told = f"{task.dataset.name} is not in {place}; it would be downloaded there"
+        return Rehearsal((*facts, ("data", told)), None, told)
+    data = load_data(task, config.data_dir, device)
+    check_ladder(task, len(data.train_labels))
+    parts = ", ".join(
+        f"{len(labels):,} for {what}"
+        for labels, what in ((data.train_labels, "training"), (data.validation_labels, "validation"))
+    )
+    facts.append(("data", f"{task.dataset.name}: {parts}, {len(data.test_labels):,} for the test"))
+    engine = Engine(task, data, device, seed=config.seed, trust_code=config.trust_code)
+    kind = device_kind(device, task.threads)
+    facts.append(("model", f"{task.model.name}: {engine.parameters:,} parameters, on {kind}"))
+    policy = make_policy(config.policy)
+    library = library_of(config, data, policy)
+    beacons = library.beacons
+    facts.append(("beacons", _told_beacons(beacons, library.missing)))
+    costs = known_costs(config, data=data, device=device, library=library)
+    info = run_task_info(
+        task,
+        train_size=len(data.train_labels),
+        costs=costs.table,
+        seed=config.seed,
+        num_classes=data.num_classes,
+    )
+    policy.reset(info, beacons)
+    epochs, plan = planned_epochs(policy, info), None
+    if isinstance(policy, ScoutingPolicy) and (beacons is None or not policy.needs_library):
+        plan = policy.scouts()
+        facts += [("scouts", told_plan(plan, info)), ("plan", told_schedule(policy, info) or "the task's whole length")]
+    sizes = _sizes(policy, info, epochs) if policy_kind(config.policy.kind).blind and plan is None else None
+    facts.append(("length", _told_length(info, epochs, sizes)))
+    seconds = None
+    if costs.table is not None:
+        seconds = _seconds(info, costs.table, epochs=epochs, sizes=sizes, plan=plan, measure=config.measure)
+    facts.append(("takes", _told_seconds(seconds, costs.source, config, info)))
+    return Rehearsal(tuple(facts), seconds, None)
+
+
+def _told_beacons(library: BeaconLibrary | None, missing: str | None) -> str:
+    if library is None:
+        return f"none ({missing})"
+    best = library.best_fixed()
+    return f"{len(library.beacons)}, the best fixed one s{best.batch_size} at lr {best.lr:g}"
+
+
+def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
+    """Return the batch size of each epoch under a policy that looks at nothing but how far it is."""
+    sizes: list[int] = []
+    for epoch in range(epochs):
+        seen = Observation(
+            epoch=epoch,
+            progress=epoch / info.epochs,
+            batch_size=sizes[-1] if sizes else 0,
+            lr=math.nan,
+            c_bar=math.nan,
+            l_cum=0.0,
+            steps=0,
+            train_loss=math.nan,
+            validation_loss=math.nan,
+            validation_error=math.nan,
+        )
+        try:
+            sizes.append(policy.decide(seen).batch_size)
+        except (ArithmeticError, ValueError, LookupError):  # it looks at the losses after all
+            return []
+    return sizes
+
+
+def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
+    of = f" of {info.epochs}" if epochs < info.epochs else ""
+    told = f"{epochs}{of} epochs"
+    if sizes:
+        steps = sum(steps_per_epoch(info.train_size, size) for size in sizes)
+        return f"{told}, {steps:,} optimizer steps at batch sizes {min(sizes)} to {max(sizes)}"
+    ends = info.batch_sizes[-1], info.batch_sizes[0]
+    low, high = (epochs * steps_per_epoch(info.train_size, size) for size in ends)
+    return f"{told}, {low:,} to {high:,} optimizer steps at batch sizes {ends[0]} to {ends[1]}"
+
+
+def _seconds(
+    info: TaskInfo, costs: CostTable, *, epochs: int, sizes: list[int] | None, plan: ScoutPlan | None, measure: bool
+) -> tuple[float, float]:
+    def total(used: Iterable[int]) -> float:
+        return sum(costs.training_seconds(size, steps_per_epoch(info.train_size, size), 1) for size in used)
+
+    each = [total([size] * epochs) for size in info.batch_sizes]
+    low, high = (total(sizes), total(sizes)) if sizes else (min(each), max(each))
+    lost = 0.0 if plan is None else expected_cost(plan, costs, info.train_size) or 0.0
+    return low + lost, (high + lost) * (1.0 + (info.measuring_budget if measure else 0.0))
+
+
+def _told_seconds(seconds: tuple[float, float] | None, source: str | None, config: RunConfig, info: TaskInfo) -> str:
+    if seconds is None:
+        return "not known: this machine is timed at the run's start, or by --calibrate"
+    low, high = map(duration, seconds)
+    measuring = f", at most {percent(info.measuring_budget)} of it measuring" if config.measure else ""
+    return f"{low if low == high else f'{low} to {high}'}{measuring}; by the cost table, {source}"
+
+
+def told_rehearsal(rehearsal: Rehearsal) -> list[str]:
+    """Return what a run would be, a line each.
+
+    Args:
+        rehearsal: what it would be.
+
+    Returns:
+        Lines.
+    """
+    width = max(len(what) for what, _ in rehearsal.facts)
+    nothing = "trained or written" if rehearsal.missing is None else "downloaded, trained or written"
+    return [*(f"{what:{width}}  {words}" for what, words in rehearsal.facts), f"Nothing was {nothing}."]
