@@ -212,7 +212,7 @@ def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> 
         costs.training_seconds(size, plan.epochs * steps_per_epoch(train_size, size), plan.epochs)
         for size, _ in plan.configurations
     ]
-    return sum(each) + plan.more * each[-1] - min(each)
+    return sum(each) + plan.more * each[-1] - min(each) if each else 0.0
 
 
 def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutRecord:
