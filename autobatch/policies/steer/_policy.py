@@ -202,14 +202,12 @@ class SteerPolicy:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
-        reason = (
-            f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, which lets the loss settle: "
-            f"{percent(factor)} of {lr:g}"
-        )
+        falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, which lets the loss settle"
+        reason = f"{falls}: {percent(factor)} of {lr:g}"
         if size > batch_size:
-            reason += (
-                f", or as here {percent(factor_there)} with batches of {size}, which calm the steps as well and need "
-                "fewer of them"
+            reason = (
+                f"{falls}, and batches of {size} do part of that in fewer steps: {percent(factor_there)} of {lr:g} "
+                f"with them calms the steps as {percent(factor)} would with {batch_size}"
             )
         return Decision(size, lr, reason, factor=factor_there)
 
