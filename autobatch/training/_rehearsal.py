@@ -142,7 +142,9 @@ def _seconds(
 
     each = [total([size] * epochs) for size in info.batch_sizes]
     low, high = (total(sizes), total(sizes)) if sizes else (min(each), max(each))
-    lost = 0.0 if plan is None else expected_cost(plan, costs, info.train_size) or 0.0
+    lost = 0.0
+    if plan is not None and plan.configurations:
+        lost = expected_cost(plan, costs, info.train_size) or 0.0
     return low + lost, (high + lost) * (1.0 + (info.measuring_budget if measure else 0.0))
 
 
