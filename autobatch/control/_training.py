@@ -111,6 +111,7 @@ class Training:
             self._config(facts, planned // self.course.periods, device),
             settings.out if self.ranks.leads else None,
             settings.library,
+            **({} if settings.out is None else {"first_does": self.ranks.first_makes}),
         )
         self._take_scouts()
         self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)

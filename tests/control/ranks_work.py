@@ -4,6 +4,8 @@ import datetime
 import json
 import os
 import random
+import shutil
+import tempfile
 import time
 import traceback
 from collections import deque
@@ -38,6 +40,7 @@ from autobatch.control import (
     Rates,
 )
 from autobatch.control._ranks import Ranks
+from autobatch.control.run import load_epochs, load_summary
 from autobatch.policies import Decision, Observation
 
 SIZE = 85  # leaves a ragged last batch at every size
@@ -345,6 +348,22 @@ def other_arguments(group: Group, solo: Group) -> None:
         run.controller.load_state_dict(state)
     with pytest.raises(AutoBatchError, match="different places"):
         run.controller._training.periods.first_free()
+
+
+def run_directory(group: Group, solo: Group) -> None:
+    """The first rank alone writes it; a run that is there is refused on all of them."""
+    made = tempfile.mkdtemp() if group.rank() == 0 else ""
+    out = Path(gathered(made, group)[0]) / "run"
+    run = Run(group, Setting(controller={"out": out})).train()
+    run.controller.close()
+    dist.barrier(group)
+    assert load_summary(out).optimizer_steps == run.controller.steps
+    assert [row.batch_size for row in load_epochs(out)] == [16, 32]
+    with pytest.raises(AutoBatchError, match="holds a run already"):
+        Run(group, Setting(controller={"out": out})).train()
+    dist.barrier(group)
+    if group.rank() == 0:
+        shutil.rmtree(made)
 
 
 def sizes_that_do_not_divide(group: Group, solo: Group) -> None:
@@ -711,6 +730,7 @@ BODIES: dict[str, Body] = {
     "unsuitable-wrappers": unsuitable_wrappers,
     "compiled": compiled,
     "side-groups": side_groups,
+    "run-directory": run_directory,
 }
 LONE = "a-rank-dies"
 CODES = (3, 17)  # the one that is left, and the one that dies

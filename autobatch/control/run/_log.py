@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class RunLog:
         config: what the run is; None leaves it in memory alone.
         out: the run directory; None keeps it in memory alone.
         library: beacons to be compared with.
+        first_does: has the first of several ranks do something, and all of them fail where it fails.
 
     Attributes:
         epochs: the finished epochs.
@@ -52,13 +53,21 @@ class RunLog:
         library: the beacons.
     """
 
-    def __init__(self, config: LoopConfig, out: Path | None, library: BeaconLibrary | None) -> None:
+    def __init__(
+        self,
+        config: LoopConfig,
+        out: Path | None,
+        library: BeaconLibrary | None,
+        first_does: Callable[[Callable[[], None]], object] = lambda do: do(),
+    ) -> None:
         self.config = config
         self.out = out
         self.epochs: list[EpochRow] = []
         self.decisions: list[DecisionRecord] = []
         self.summary: Summary | None = None
         self.library = library
+        self._first_does = first_does
+        self._begun = False
         self._lock = ExitStack()
         self._open = False
         self._failed = False
@@ -69,7 +78,12 @@ class RunLog:
         Raises:
             OutputError: the directory cannot be written, or holds a run already.
         """
-        if self.out is None or self._open:
+        if not self._begun:
+            self._first_does(self._begin)
+            self._begun = True
+
+    def _begin(self) -> None:
+        if self.out is None:
             return
         found = next((name for name in RUN_FILES if (self.out / name).exists()), None)
         if found is not None:
@@ -94,7 +108,7 @@ class RunLog:
             OutputError: the directory cannot be written, or holds another run.
             CheckpointError: a file in it is damaged.
         """
-        self.summary = None
+        self.summary, self._begun = None, True
         if self.out is None:
             self._cut(progress, examples, last)
             return

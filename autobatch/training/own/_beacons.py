@@ -27,7 +27,7 @@ from autobatch.training.recording import CellEnd, Ledger, RecordingObserver, gri
 
 _LOGGER = logging.getLogger(__name__)
 
-_OURS = frozenset({"model", "optimizer", "policy", "batch_sizes", "library", "scouts", "advise", "seed"})
+_OURS = frozenset({"model", "optimizer", "policy", "batch_sizes", "library", "scouts", "advise", "seed", "out"})
 _OURS_WITHIN = {"rates": ("learning_rates",), "measuring": ("steps",), "task": ("name", "score")}
 
 
