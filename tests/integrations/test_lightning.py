@@ -581,9 +581,9 @@ def test_decisions_go_to_the_trainers_loggers_and_the_console(tmp_path: Path, ca
     assert {name for name in names if name.startswith("autobatch/")} <= main
     said = [record.message for record in caplog.records if "autobatch" in record.message]
     assert said == [
-        "autobatch: from example 0: batch size 4, learning rate 0.1: s4 in period 0",
-        f"autobatch: from example {SIZE}: batch size 16, learning rate 0.1: s16 in period 1",
-        f"autobatch: from example {2 * SIZE}: batch size 8, learning rate 0.1: s8 in period 2",
+        "autobatch: from example 0: batch size 4, applied rate 0.1: s4 in period 0",
+        f"autobatch: from example {SIZE}: batch size 16, applied rate 0.1: s16 in period 1",
+        f"autobatch: from example {2 * SIZE}: batch size 8, applied rate 0.1: s8 in period 2",
     ]
     fit(callback(4, 16, 8, log_all=True), logger=CSVLogger(tmp_path / "all"))
     everything = (tmp_path / "all/lightning_logs/version_0/metrics.csv").read_text().partition("\n")[0].split(",")

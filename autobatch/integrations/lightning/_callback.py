@@ -39,6 +39,7 @@ from autobatch.integrations.lightning._loop import (
     with_batches,
 )
 from autobatch.policies import Policy
+from autobatch.policies._wording import brief
 from autobatch.tracking import as_metrics, main_figures
 
 
@@ -514,8 +515,8 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         if decision.turn or decision.limit:
             limit = f" ({decision.limit})" if decision.limit else ""
             self._say(
-                f"from example {decision.example}: batch size {decision.batch_size}, learning rate "
-                f"{decision.lr_effective:.4g}: {decision.reason}{limit}"
+                f"from example {decision.example}: batch size {decision.batch_size}, applied rate "
+                f"{decision.lr_effective:.4g}: {brief(decision.reason)}{limit}"
             )
         return True
 
