@@ -238,10 +238,11 @@ def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
         For example ``"C̄ 41.2, L 3.10 after epoch 4: C̄ 0.21 decades above the optimum region, L inside it"``.
     """
     library = record.library
-    if any(row.epoch == decision.epoch for row in record.epochs):
+    row = next((row for row in record.epochs if row.epoch == decision.epoch), None)
+    if row is not None and (row.c_bar, row.l_cum) == (decision.c_bar, decision.l_cum):
         place = f"{record.position_after(decision.epoch)} after epoch {decision.epoch}"
-    else:  # a decision within the first epoch
-        place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} at {decision.progress:.0%}"
+    else:  # within an epoch
+        place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} in epoch {decision.epoch + 1}"
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)

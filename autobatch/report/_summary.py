@@ -2,7 +2,8 @@
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -24,7 +25,7 @@ from autobatch.report._words import (
     percent_words,
     seconds_words,
 )
-from autobatch.training import EpochRow, Summary
+from autobatch.training import Summary
 
 Words = Callable[[float | None], str]
 
@@ -132,7 +133,7 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         "Applied rate", applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
     )
     if record.epochs:
-        table.add_row("To paste", paste_words(record.epochs))
+        table.add_row("To paste", paste_words(record))
     if summary.stopped_because != "finished":
         table.add_row("What to do", diverged_words(record))
     if summary.scouts:
@@ -171,22 +172,28 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     return table
 
 
-def paste_words(rows: Sequence[EpochRow]) -> str:
+def paste_words(record: RunRecord) -> str:
     """Return what a run used in Megatron-LM's notation, which another trainer takes, and so does ``--policy``.
 
     Args:
-        rows: the run's epochs.
+        record: the run; it has an epoch.
 
     Returns:
         The batch sizes by examples and, where there is more than one, by epochs; the base rates where they change.
     """
+    rows = record.epochs
     sizes, rates = [float(row.batch_size) for row in rows], [row.lr for row in rows]
-    examples, epochs = [float(row.examples) for row in rows], [float(row.epoch) for row in rows]
-    told = f"'{notation(sizes, examples)}' (from example:batch size, as for Megatron-LM)"
+    ends = [float(row.examples) for row in rows]
+    made = [one for one in record.decisions if not one.stop]
+    starts = [float(one.example) for one in made]
+    if len(made) > 1 and all(later > earlier for earlier, later in pairwise(starts)):  # runs of before say no example
+        sizes, rates, ends = [float(one.batch_size) for one in made], [one.lr for one in made], starts[1:]
+    told = f"'{notation(sizes, ends)}' (from example:batch size, as for Megatron-LM)"
     if len(set(sizes)) > 1:
-        told += f"; by epochs '{notation(sizes, epochs, 'e')}'"
+        epoch = rows[-1].examples / rows[-1].epoch
+        told += f"; by epochs '{notation(sizes, [end / epoch for end in ends], 'e')}'"
     if len(set(rates)) > 1:
-        told += f"; base rates '{notation(rates, examples)}'"
+        told += f"; base rates '{notation(rates, ends)}'"
     return told
 
 

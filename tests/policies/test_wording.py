@@ -67,8 +67,8 @@ def test_names_counts_and_shares():
             "start with s64 at lr 0.1: batch size as it is (35 % sure), learning rate as it is (57 % sure)",
         ),
         (
-            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle: 45 % of 0.008, or as here "
-            "63.6 % with batches of 64, which calm the steps as well and need fewer of them",
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle: 45 % of 0.008, or as "
+            "here 63.6 % with batches of 64, which calm the steps as well and need fewer of them",
             "the rate falls in a line to nothing after 14 epochs, which lets the loss settle, here with batches of 64, "
             "which calm the steps as well and need fewer of them",
         ),

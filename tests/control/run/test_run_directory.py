@@ -13,10 +13,11 @@ from torch import nn
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import alone_in
 from autobatch.cli import main
-from autobatch.control import AutoBatchController, MeasureAtInterval, NeverMeasure
+from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, NeverMeasure
 from autobatch.control.run import load_decisions, load_epochs, load_loop_config, load_summary
 from autobatch.report import load_run_facts, read_run, save_html
 from autobatch.report._follow import RunLines, RunWatch
+from autobatch.report._summary import paste_words
 from autobatch.training import load_run_config
 from tests.control.loops import Data, Scripted, new_model, sgd
 
@@ -107,6 +108,16 @@ def test_a_run_under_way_is_told_too(tmp_path: Path) -> None:
     record = read_run(out)
     assert record.how_to_go_on == "its loop goes on by load_state_dict()"
     save_html(tmp_path / "page.html", [record])
+
+
+def test_decisions_within_an_epoch_are_kept_and_can_be_pasted(tmp_path: Path) -> None:
+    Loop(tmp_path / "run", (4, 8, 4, 8, 8, 8), plan=BatchPlan(decide_every=0.5)).train()
+    record = read_run(tmp_path / "run")
+    assert [one.batch_size for one in record.decisions] == [4, 8, 4, 8, 8, 8]
+    assert [row.epoch for row in record.epochs] == [1, 2, 3]
+    assert paste_words(record) == (
+        "'0:4 12:8 24:4 36:8' (from example:batch size, as for Megatron-LM); by epochs '0:4 0.5e:8 1e:4 1.5e:8'"
+    )
 
 
 def test_stopped_and_diverged_runs_say_so(tmp_path: Path) -> None:
