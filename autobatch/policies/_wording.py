@@ -3,9 +3,8 @@
 import math
 import re
 
-_FIGURES_BEGIN = re.compile(r", (?:whose|training loss|or as here|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
+_FIGURES_BEGIN = re.compile(r", (?:whose|training loss|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
 _HOW_SURE = re.compile(r"\d[\d.]* % apart")
-_INSTEAD = re.compile(r"or as here [0-9.]+ % (with .*)")
 _BESIDE_IT = "as a scout"
 
 
@@ -20,8 +19,6 @@ def brief(reason: str) -> str:
     """
     first, *others = [clause for clause in reason.split("; ") if clause != _BESIDE_IT] or [reason]
     short = _FIGURES_BEGIN.split(first, maxsplit=1)[0]
-    if (instead := _INSTEAD.search(first)) is not None:
-        short += f", here {instead[1]}"
     apart = next((found[0] for clause in others if (found := _HOW_SURE.search(clause))), None)
     return short if apart is None else f"{short}, {apart.removesuffix(' apart')} ahead of the next"
 
