@@ -67,10 +67,10 @@ def test_names_counts_and_shares():
             "start with s64 at lr 0.1: batch size as it is (35 % sure), learning rate as it is (57 % sure)",
         ),
         (
-            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle, and batches of 64 do part "
-            "of that in fewer steps: 63.6 % of 0.008 with them calms the steps as 45 % would with 32",
-            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle, and batches of 64 do part "
-            "of that in fewer steps",
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle, and batches of 64 do "
+            "part of that in fewer steps: 63.6 % of 0.008 with them calms the steps as 45 % would with 32",
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle, and batches of 64 do "
+            "part of that in fewer steps",
         ),
         ("as a scout", "as a scout"),
     ],

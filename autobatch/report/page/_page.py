@@ -20,6 +20,7 @@ from autobatch.report.page._plane import plane_figure
 from autobatch.report.page._section import ReportedRun, Section, sections
 from autobatch.report.page._tables import (
     FIGURES,
+    MANY_DECISIONS,
     beacon_words,
     decisions_table,
     figures_table,
@@ -303,6 +304,9 @@ def _decisions_of(section: Section, run: ReportedRun) -> Html:
     told = tag("p", "Nothing was decided yet.")
     if run.record.decisions:
         told = tag("div", decisions_table(section, run), class_="scrolls")
+    if len(run.record.decisions) > MANY_DECISIONS:
+        rest = "Those that kept everything are told beside the plane, epoch by epoch."
+        told = joined(told, tag("p", rest, class_="note"))
     if len(section.runs) == 1:
         return told
     return tag("details", tag("summary", swatch(run), run.label), _facts(run), told, class_="run")

@@ -97,8 +97,12 @@ def figures_table(section: Section) -> Html:
     return joined(tag("div", table, class_="scrolls"), *_notes(comparison))
 
 
+MANY_DECISIONS = 120
+"""Decisions of a run beyond which a page lists those that changed something alone, so that it stays small."""
+
+
 def decisions_table(section: Section, run: ReportedRun) -> Html:
-    """Return every decision of a run.
+    """Return every decision of a run, of a long one those that changed something.
 
     Args:
         section: its section.
@@ -121,6 +125,7 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
             else _count_of_candidates(decision),
         })
         before = decision
+    many = len(told) > MANY_DECISIONS
     columns = [name for name in DECISION_HEADS if any(cells[name] != "-" for cells in told)]
     rows = [
         tag(
@@ -129,6 +134,7 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
             class_="changed" if decision.turn or decision.stop or number == 0 else "kept",
         )
         for number, (decision, cells) in enumerate(zip(run.record.decisions, told, strict=True))
+        if not many or decision.turn or decision.stop or number == 0
     ]
     return tag(
         "table",

@@ -136,6 +136,17 @@ def test_text_of_run_files_stays_text(library):
     assert "&lt;b&gt;bold" in shown
 
 
+def test_a_long_run_lists_its_changes(library):
+    record = make_record(library)
+    kept = replace(record.decisions[1], changed=False, reason="as before")
+    decisions = [record.decisions[0], *(replace(kept, epoch=epoch) for epoch in range(1, 300)), record.decisions[-1]]
+    page = Page(html_page([replace(record, decisions=decisions)]))
+    assert page.text.count("as before") == 0
+    assert "because of 256" in page.text
+    assert "told beside the plane" in page.text
+    assert len([1 for tag, attributes in page.elements if tag == "tr" and attributes.get("class") == "kept"]) == 0
+
+
 def test_the_same_runs_give_the_same_bytes(library):
     records = [make_record(library), make_record(library, seed=1)]
     assert html_page(records) == html_page(records)
