@@ -15,7 +15,6 @@ from autobatch.fisher._arithmetic import note_low_precision
 from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
-from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.following._samples import Samples
@@ -27,6 +26,7 @@ from autobatch.fisher.gram._spill import SpilledGram
 LOSS_REDUCTIONS = ("mean", "sum")
 _NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
 BN_MEANINGS = ("rows", "exact", "eval")
+GRADIENTS = ("library", "rows")
 
 
 class FisherProbe:
@@ -41,8 +41,8 @@ class FisherProbe:
         spectrum = probe.spectrum()
 
     B is the size of dimension 0 of the first tensor that ``model(...)`` is called with; every tensor argument of that
-    leading size carries the batch. The body holds one call of the model and one backward pass. Weights, gradients and
-    random numbers are exactly those of the same step without the probe. Entering starts afresh, so one probe serves
+    leading size carries the batch. The body holds one call of the model and one backward pass. Weights, gradients
+    (but see ``gradients``) and random numbers are exactly those of the same step without the probe. Entering starts afresh, so one probe serves
     many steps; not entering it costs nothing.
 
     A problem, such as a trainable parameter in a layer that cannot be measured, never disturbs the body: it is kept
@@ -57,8 +57,10 @@ class FisherProbe:
             with batch statistics in train mode: the paper's), ``"exact"`` (the derivative of the sample's loss through
             the batch statistics: B backward passes, by ``backward``), or ``"eval"`` (running statistics only: a
             BatchNorm layer in train mode is an error then).
-        reuse_weight_gradient: whether ``backward`` takes weights' gradients from J instead of computing them twice.
-            They agree with the ordinary ones to round-off, not bit for bit.
+        gradients: where weights' gradients come from: ``"library"``, bit for bit those of the step without the probe,
+            or ``"rows"``: for linear, convolution and norm layers the sum of J over samples, which is formed anyway.
+            That is faster, and differs from the library's in round-off. (Where J is kept until the end or shared
+            between processes, and in checkpointed blocks, it is the library's all the same.)
         max_memory: bytes that blocks of J may take at a time; F itself, 8 B² bytes, comes on top.
         micro_batches: how many times the body calls the model, each followed by its backward pass, when gradients
             accumulate. F is that of the whole batch: J is kept until the end, in memory up to ``max_memory``, then in a
@@ -89,7 +91,7 @@ class FisherProbe:
         loss_reduction: str = "mean",
         bn: str = "rows",
         *,
-        reuse_weight_gradient: bool = False,
+        gradients: str = "library",
         max_memory: int = MAX_MEMORY,
         micro_batches: int = 1,
         process_group: Any = None,
@@ -103,6 +105,8 @@ class FisherProbe:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
         if bn not in BN_MEANINGS:
             raise MeasureError(f"bn={bn!r}: {near_names(bn, BN_MEANINGS)}")
+        if gradients not in GRADIENTS:
+            raise MeasureError(f"gradients={gradients!r}: {near_names(gradients, GRADIENTS)}")
         if micro_batches < 1 or max_memory < 1:
             raise MeasureError(
                 f"micro_batches and max_memory must be at least 1, got {micro_batches!r} and {max_memory!r}"
@@ -115,12 +119,10 @@ class FisherProbe:
             raise MeasureError("exchange_after=True needs a process_group to exchange with")
         if bn == "exact" and process_group is not None:
             raise MeasureError('process_group does not go with bn="exact"')
-        if reuse_weight_gradient:
-            refuse_reuse(model, exact=bn == "exact", streaming=micro_batches == 1 and process_group is None)
         self._model = _original(model)
         self._mean = loss_reduction == "mean"
         self._bn = bn
-        self._reuse = reuse_weight_gradient
+        self._rows = gradients == "rows"
         self._max_memory = max_memory
         self._micro_batches = micro_batches
         self._process_group = process_group
@@ -153,7 +155,7 @@ class FisherProbe:
             if self._said().said:
                 self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said)
+            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said, rows=self._rows)
         self.resume()
         self._seconds = time.perf_counter() - start
         return self
@@ -210,7 +212,7 @@ class FisherProbe:
         return self._seconds
 
     def backward(self, loss: Tensor) -> None:
-        """Run the step's backward pass; needed for ``reuse_weight_gradient`` and ``bn="exact"``.
+        """Run the step's backward pass; needed for ``bn="exact"``, and else ``loss.backward()``.
 
         Afterwards every parameter's ``grad`` is as ``loss.backward()`` would have left it.
 
@@ -218,14 +220,12 @@ class FisherProbe:
             loss: a scalar, already divided by the number of micro-batches, and scaled where there is a GradScaler.
 
         Raises:
-            MeasureError: outside the body, or where gradients cannot be taken from J because hooks wait for them.
+            MeasureError: outside the body.
         """
         if self._capture is None:
             raise MeasureError("call probe.backward(loss) inside the body, `with probe:`")
         if isinstance(self._capture, ExactCapture):
             self._capture.backward(loss)
-        elif self._reuse:
-            backward_with_reuse(self._capture, loss)
         else:
             loss.backward()  # type: ignore[no-untyped-call]
 

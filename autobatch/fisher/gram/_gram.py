@@ -67,6 +67,7 @@ class GramAccumulator:
         self.batch_size = batch_size
         self.max_memory = max_memory
         self._upper = torch.zeros(batch_size, batch_size, dtype=torch.float64, device=device)
+        self._scratch: Tensor | None = None
         cpu = device.type == "cpu"
         self._tile = _TILE if cpu else _ACCELERATOR_TILE
         self._cache = min(max_memory // 8, _CACHE if cpu else _ACCELERATOR_CACHE)
@@ -91,6 +92,13 @@ class GramAccumulator:
         size = max(1, self.max_memory // 64 // max(1, self.batch_size * width))
         for lo in range(0, rows, size):
             yield lo, min(lo + size, rows)
+
+    def scratch(self, dtype: torch.dtype, rows: int, width: int) -> Tensor:
+        """Return memory for a block, (B, rows, width), that is used again and again: fresh memory is slow."""
+        size = self.batch_size * rows * width
+        if self._scratch is None or self._scratch.dtype is not dtype or len(self._scratch) < size:
+            self._scratch = torch.empty(size, dtype=dtype, device=self._upper.device)
+        return self._scratch[:size].view(self.batch_size, rows, width)
 
     def add(self, block: Tensor) -> None:
         """Add the Gram matrix of one block.
@@ -328,21 +336,20 @@ class Jacobian(Protocol):
         """
         ...
 
+    def total(self, gradient: Tensor) -> None:
+        """Fill ``gradient``, contiguous and of the parameter's number of elements, with the sum of J over samples."""
+        ...
 
-def add_blocks(uses: list[Jacobian], gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+
+def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
     """Add the Gram matrix of a parameter whose J is the sum over several uses.
 
     Args:
         uses: all uses of one parameter.
         gram: where to add.
-        gradient: where given, contiguous and of the parameter's number of elements, it is filled with the sum of J
-            over samples.
     """
-    width = uses[0].width
-    for lo, hi in gram.chunks(uses[0].rows, width):
+    for lo, hi in gram.chunks(uses[0].rows, uses[0].width):
         block = uses[0].block(lo, hi)
         for use in uses[1:]:
             block = block + use.block(lo, hi)
         gram.add(block)
-        if gradient is not None:
-            torch.sum(block, 0, out=gradient.view(-1)[lo * width : hi * width])

@@ -70,7 +70,7 @@ class StreamingGram:
         if len(uses) == 1:
             uses[0].add_to(gram, gradient)
         else:
-            add_blocks(uses, gram, gradient)
+            add_blocks(uses, gram)
 
     def result(self) -> Tensor:
         """Return F, (B, B) float64."""
