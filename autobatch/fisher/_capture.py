@@ -336,12 +336,14 @@ class Capture(TorchFunctionMode):
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[Tensor]
     ) -> Tap | None:
         """Return the tap of a call whose weights are to get the sum of their per-sample gradients."""
-        own = {id(tensor) for tensor in tensors if (weight := self._weight(tensor)) is not None and not weight.made}
-        layouts = [self._layouts.get(tensor) for tensor in tensors if id(tensor) not in own]
-        known = any(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
-        if not known or any(isinstance(layout, LostBatch) for layout in layouts) or not tappable(function, tensors):
+        if not tappable(function, tensors):
             return None
-        tap = Tap(function, args, kwargs, own)
+        weights = [weight for tensor in tensors if (weight := self._weight(tensor)) is not None]
+        layouts = [layout for tensor in tensors if (layout := self._standing(tensor)) is not None]
+        followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
+        if not layouts or not followed or any(weight.made for weight in weights):
+            return None
+        tap = Tap(function, args, kwargs, {id(weight.tensor) for weight in weights})
         tap.take = partial(self._take, tap)
         self._taps.append(tap)
         return tap
@@ -797,25 +799,27 @@ class Capture(TorchFunctionMode):
             for root in contribution.weight.roots:
                 self._ledgers[id(root.tensor)].uses.append(_Use(()))
 
-    def _take(self, tap: Tap, gradient: Tensor) -> Mapping[int, Tensor] | None:
+    def _take(self, tap: Tap, gradient: Tensor) -> dict[int, Tensor] | None:
         """Take the per-sample gradients of a tapped call, and return their sums by the id of the weight."""
         self._arrived = True
         if self.problem is not None or self._closed:
             return None
         start = time.perf_counter()
         owed, tap.owed = tap.owed, []
-        sums = None
+        sums: dict[int, Tensor] = {}
         try:
             if not owed or torch.is_grad_enabled():
                 raise MeasureError(_TWICE)
             with exact_arithmetic(gradient.device.type):
-                sums = {id(each.weight.tensor): self._received(each, gradient) for each in owed}
+                for each in owed:
+                    key, own = id(each.weight.tensor), self._received(each, gradient)
+                    sums[key] = sums[key] + own if key in sums else own
         except MeasureError as error:
             self.problem = MeasureError(f"{self._describe(*tap.site)}: {error}")
         except Exception as error:
             self.problem = caused(self._describe(*tap.site), error)
         self.seconds += time.perf_counter() - start
-        return sums
+        return sums if self.problem is None else None
 
     def _received(self, contribution: Contribution, gradient: Tensor) -> Tensor:
         """Take what one weight of a tapped call is owed, and return the sum over samples in the weight's own order."""

@@ -122,7 +122,7 @@ class FisherProbe:
         self._model = _original(model)
         self._mean = loss_reduction == "mean"
         self._bn = bn
-        self._rows = gradients == "rows"
+        self.gradients = gradients
         self._max_memory = max_memory
         self._micro_batches = micro_batches
         self._process_group = process_group
@@ -155,7 +155,7 @@ class FisherProbe:
             if self._said().said:
                 self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said, rows=self._rows)
+            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said, rows=self.gradients == "rows")
         self.resume()
         self._seconds = time.perf_counter() - start
         return self

@@ -52,7 +52,7 @@ class Tap:
         self.owed: list[Contribution] = []
         self.site = ("", "")
         self.node: Any = None
-        self.take: Callable[[Tensor], Mapping[int, Tensor] | None] = lambda _: None
+        self.take: Callable[[Tensor], dict[int, Tensor] | None] = lambda _: None
 
     def run(self) -> Tensor:
         """Call the function, and return its output with a node that gives the weights their gradients."""
@@ -100,7 +100,7 @@ class Tap:
             return [None, *self.again(tensors(), gradient, create_graph=True)]
         found = self.take(gradient.reshape(self._shape))
         if found is not None:
-            return [gradient, *(found[key] if own else None for key, own in zip(self.ids, self.own, strict=True))]
+            return [gradient, *(found.pop(key, None) for key in self.ids)]  # once, where one is scale and shift
         given = [tensor.detach().requires_grad_(own) for tensor, own in zip(tensors(), self.own, strict=True)]
         return [gradient, *self.again(given, gradient)]
 

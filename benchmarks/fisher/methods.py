@@ -53,7 +53,7 @@ def ours_reuse(case: Case, model: nn.Module) -> Step:
 
     if "reuse_weight_gradient" not in inspect.signature(FisherProbe).parameters:
         raise ImportError("this FisherProbe knows no reuse_weight_gradient")
-    probe = FisherProbe(model, reuse_weight_gradient=True)
+    probe = FisherProbe(model, gradients="rows")
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
