@@ -276,8 +276,11 @@ class Capture(TorchFunctionMode):
                 self._layouts[args[0]] = LostBatch("data.__set__")
             return func(*args, **kwargs)
         start = time.perf_counter()
+        tap = None
         try:
             tensors, weighted, before = self._look_at(func, name, args, kwargs)
+            if weighted and self._rows:
+                tap = self._tap(func, args, kwargs, tensors)
         except Exception as error:
             self.problem = caused(f"{name}() could not be followed", error)
             return func(*args, **kwargs)
@@ -288,7 +291,6 @@ class Capture(TorchFunctionMode):
                     return opened(func)(*args, **kwargs)
             finally:
                 self._opening.pop()
-        tap = self._tap(func, args, kwargs, tensors) if weighted and self._rows else None
         self.seconds += time.perf_counter() - start
         output = func(*args, **kwargs) if tap is None else tap.run()
         start = time.perf_counter()

