@@ -399,13 +399,13 @@ def table(arguments: argparse.Namespace, results: Results) -> None:
     for name in arguments.cases:
         _line(name, *(_meaning(checks.get(f"{name} {method}")) for method in methods))
     print("\nFloor by multiply-adds at equal efficiency, and what ours takes:\n")
-    _line("network", "B", "floor, J for gradient", "ours-reuse", "gap", "floor, J beside gradient", "ours", "gap")
+    _line("network", "B", "floor, J for gradient", "ours-rows", "gap", "floor, J beside gradient", "ours", "gap")
     _line(*["---"] * 8)
     for name in arguments.cases:
         for size in arguments.batch_sizes:
             if numbers := floors.get(f"{name} B={size}"):
                 cells = []
-                for added, method in (("reused", "ours-reuse"), ("beside", "ours")):
+                for added, method in (("reused", "ours-rows"), ("beside", "ours")):
                     least = 1 + numbers[added] / numbers["plain"]
                     ratio = stored(name, size, method).get("ratio")
                     cells += [f"{least:.2f}", f"{ratio:.2f}" if ratio else "", f"{ratio - least:+.2f}" if ratio else ""]

@@ -31,7 +31,7 @@ from autobatch.fisher import FisherProbe
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "fisher-scaling.json"
 FIGURE = ROOT.parent / "docs" / "images" / "fisher_scaling.png"
-METHODS = {"F beside the gradient": False, "gradient from J": True}
+METHODS = {"F beside the gradient": "library", "gradient from J": "rows"}
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,9 @@ def cost(setting: Setting, device: str, rounds: int, seconds: float) -> dict[str
         model.zero_grad(set_to_none=True)
         F.cross_entropy(model(images), targets).backward()
 
-    knows_reuse = "reuse_weight_gradient" in inspect.signature(FisherProbe).parameters
     steps: dict[str, Callable[[], object]] = {}
-    for name, reuse in METHODS.items():
-        if knows_reuse or not reuse:
-            steps[name] = _measured(model, images, targets, {"reuse_weight_gradient": True} if reuse else {})
+    for name, gradients in METHODS.items():
+        steps[name] = _measured(model, images, targets, gradients)
 
     for step in (plain, *steps.values()):  # the first call may choose among algorithms
         step()

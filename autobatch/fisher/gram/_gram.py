@@ -67,7 +67,6 @@ class GramAccumulator:
         self.batch_size = batch_size
         self.max_memory = max_memory
         self._upper = torch.zeros(batch_size, batch_size, dtype=torch.float64, device=device)
-        self._scratch: Tensor | None = None
         cpu = device.type == "cpu"
         self._tile = _TILE if cpu else _ACCELERATOR_TILE
         self._cache = min(max_memory // 8, _CACHE if cpu else _ACCELERATOR_CACHE)
@@ -92,13 +91,6 @@ class GramAccumulator:
         size = max(1, self.max_memory // 64 // max(1, self.batch_size * width))
         for lo in range(0, rows, size):
             yield lo, min(lo + size, rows)
-
-    def scratch(self, dtype: torch.dtype, rows: int, width: int) -> Tensor:
-        """Return memory for a block, (B, rows, width), that is used again and again: fresh memory is slow."""
-        size = self.batch_size * rows * width
-        if self._scratch is None or self._scratch.dtype is not dtype or len(self._scratch) < size:
-            self._scratch = torch.empty(size, dtype=dtype, device=self._upper.device)
-        return self._scratch[:size].view(self.batch_size, rows, width)
 
     def add(self, block: Tensor) -> None:
         """Add the Gram matrix of one block.

@@ -85,8 +85,7 @@ class OuterJacobian:
         ones = one.new_ones(1, batch)
         width = other.shape[2]
         for lo, hi in gram.chunks(one.shape[2], width):
-            block = gram.scratch(one.dtype, hi - lo, width)
-            torch.bmm(one[:, :, lo:hi].mT, other, out=block)
+            block = torch.bmm(one[:, :, lo:hi].mT, other)
             gram.add(block)
             if sums is not None:
                 torch.mm(ones, block.flatten(1), out=sums[:, lo * width : hi * width])
