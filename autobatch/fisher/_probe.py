@@ -41,9 +41,9 @@ class FisherProbe:
         spectrum = probe.spectrum()
 
     B is the size of dimension 0 of the first tensor that ``model(...)`` is called with; every tensor argument of that
-    leading size carries the batch. The body holds one call of the model and one backward pass. Weights, gradients
-    (but see ``gradients``) and random numbers are exactly those of the same step without the probe. Entering starts afresh, so one probe serves
-    many steps; not entering it costs nothing.
+    leading size carries the batch. The body holds one call of the model and one backward pass. Weights, random numbers
+    and (but see ``gradients``) gradients are exactly those of the same step without the probe. Entering starts afresh,
+    so one probe serves many steps; not entering it costs nothing.
 
     A problem, such as a trainable parameter in a layer that cannot be measured, never disturbs the body: it is kept
     and raised as ``autobatch.MeasureError`` by ``gram`` and ``spectrum``. Frozen parameters are left out.
@@ -155,7 +155,9 @@ class FisherProbe:
             if self._said().said:
                 self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said, rows=self.gradients == "rows")
+            self._capture = Capture(
+                self._model, self._bn, self._sink, self._micro_batches, self._said, rows=self.gradients == "rows"
+            )
         self.resume()
         self._seconds = time.perf_counter() - start
         return self

@@ -10,7 +10,6 @@ logarithms.
 """
 
 import argparse
-import inspect
 import json
 import statistics
 import time
@@ -101,18 +100,14 @@ def cost(setting: Setting, device: str, rounds: int, seconds: float) -> dict[str
 
 
 def _measured(
-    model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor, options: dict[str, bool]
+    model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor, gradients: str
 ) -> Callable[[], object]:
-    probe = FisherProbe(model, **options)
+    probe = FisherProbe(model, gradients=gradients)
 
     def step() -> object:
         model.zero_grad(set_to_none=True)
         with probe:
-            loss = F.cross_entropy(model(images), targets)
-            if options:
-                probe.backward(loss)
-            else:
-                loss.backward()
+            F.cross_entropy(model(images), targets).backward()
         return probe.gram()
 
     return step

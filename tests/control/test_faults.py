@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import lr_scheduler
 
-from autobatch._errors import AutoBatchError, ConfigError, MeasureError
+from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control import (
     BatchPlan,
     LearningRateRule,

@@ -189,8 +189,8 @@ def test_memory_is_capped(build: Callable[[], Jacobian]) -> None:
 def test_sums_over_samples(build: Callable[[], Jacobian]) -> None:
     jacobian = build()
     expected = jacobian.block(0, jacobian.rows).double().sum(0)
+    batch = len(jacobian.block(0, 1))
     for fill in (jacobian.total, lambda gradient: jacobian.add_to(GramAccumulator(batch, CPU), gradient)):
-        batch = len(jacobian.block(0, 1))
         gradient = torch.full((len(expected),), torch.nan)
         fill(gradient)
         assert relative(gradient, expected) < 1e-5
