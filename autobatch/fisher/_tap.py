@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from autobatch.fisher.layers._calls import Contribution, saved_elsewhere
 
 
+_TENSOR = object()
+
+
 class Tap:
     """One call, from which its weights' gradients are taken.
 
@@ -34,18 +37,11 @@ class Tap:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], weights: set[int]
     ) -> None:
         self._function = function
-        self._tensors: list[Tensor] = []
-        self.own: list[bool] = []
-        self._places: list[tuple[int | str, int]] = []
-        self._rest: dict[int | str, Any] = {}
-        for place, value in (*enumerate(args), *kwargs.items()):
-            if isinstance(value, Tensor):
-                self._places.append((place, len(self._tensors)))
-                self._tensors.append(value)
-                self.own.append(id(value) in weights)
-            else:
-                self._rest[place] = value
-        self.ids = [id(tensor) for tensor in self._tensors]
+        self._args = [_TENSOR if isinstance(value, Tensor) else value for value in args]
+        self._kwargs = {name: _TENSOR if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+        self._tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        self._ids = [id(tensor) for tensor in self._tensors]
+        self._own = [key in weights for key in self._ids]
         device = self._tensors[0].device.type
         self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         self._shape = torch.Size()
@@ -58,7 +54,7 @@ class Tap:
         """Call the function, and return its output with a node that gives the weights their gradients."""
         tensors, self._tensors = self._tensors, []
         output = self._called([
-            tensor.detach() if weight else tensor for tensor, weight in zip(tensors, self.own, strict=True)
+            tensor.detach() if weight else tensor for tensor, weight in zip(tensors, self._own, strict=True)
         ])
         self.node = output.grad_fn
         self._shape = output.shape
@@ -71,9 +67,10 @@ class Tap:
         return tapped.view(self._shape)
 
     def _called(self, tensors: Sequence[Tensor]) -> Tensor:
-        arguments = self._rest | {place: tensors[index] for place, index in self._places}
-        args = [arguments[place] for place in sorted(place for place in arguments if isinstance(place, int))]
-        output: Tensor = self._function(*args, **{n: value for n, value in arguments.items() if isinstance(n, str)})
+        given = iter(tensors)
+        args = [next(given) if value is _TENSOR else value for value in self._args]
+        kwargs = {name: next(given) if value is _TENSOR else value for name, value in self._kwargs.items()}
+        output: Tensor = self._function(*args, **kwargs)
         return output
 
     def again(self, tensors: Sequence[Tensor], gradient: Tensor, *, create_graph: bool = False) -> list[Tensor | None]:
@@ -100,14 +97,14 @@ class Tap:
             return [None, *self.again(tensors(), gradient, create_graph=True)]
         found = self.take(gradient.reshape(self._shape))
         if found is not None:
-            return [gradient, *(found.pop(key, None) for key in self.ids)]  # once, where one is scale and shift
-        given = [tensor.detach().requires_grad_(own) for tensor, own in zip(tensors(), self.own, strict=True)]
+            return [gradient, *(found.pop(key, None) for key in self._ids)]  # once, where one is scale and shift
+        given = [tensor.detach().requires_grad_(own) for tensor, own in zip(tensors(), self._own, strict=True)]
         return [gradient, *self.again(given, gradient)]
 
 
 class _Tapped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tap: Tap, output: Tensor, *tensors: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, tap: Tap, output: Tensor, *tensors: Tensor) -> Tensor:
         ctx.tap = tap
         ctx.mark_dirty(output)
         # Only what autograd itself would guard against changes; a call changes its own running statistics.
@@ -116,7 +113,7 @@ class _Tapped(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         def tensors() -> list[Tensor]:
             saved = iter(ctx.saved_tensors)
             return [next(saved) if tensor is None else tensor for tensor in ctx.plain]
