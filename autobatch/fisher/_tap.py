@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from autobatch.fisher.layers._calls import Contribution, saved_elsewhere
 
-
 _TENSOR = object()
 
 
