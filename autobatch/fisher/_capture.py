@@ -185,10 +185,19 @@ class Capture(TorchFunctionMode):
         passes: how many passes the step has.
         samples: gives what a sample is in the model's input, anew for each call.
         rows: whether weights may get the sum of their per-sample gradients as their gradient.
+        counted: names of the parameters that are measured; None for all.
     """
 
     def __init__(
-        self, model: nn.Module, bn: str, sink: GramSink, passes: int, samples: Callable[[], Samples], *, rows: bool
+        self,
+        model: nn.Module,
+        bn: str,
+        sink: GramSink,
+        passes: int,
+        samples: Callable[[], Samples],
+        *,
+        rows: bool,
+        counted: frozenset[str] | None,
     ) -> None:
         super().__init__()
         self.problem: MeasureError | None = None
@@ -203,6 +212,7 @@ class Capture(TorchFunctionMode):
         self._sink = sink
         self._passes = passes
         self._samples = samples
+        self._counted = counted
         self._rows = rows and isinstance(sink, StreamingGram)
         self._taps: list[Tap] = []
         self._grouping: Grouping | None = None
@@ -238,6 +248,8 @@ class Capture(TorchFunctionMode):
             if hasattr(parameter, "device_mesh"):
                 # FSDP shows the whole parameter, another object, while the module runs.
                 self._sharded = True
+            elif self._counted is not None and name not in self._counted:
+                continue
             elif parameter.requires_grad and id(parameter) not in self._ledgers:
                 root = Root(name, parameter)
                 self._weights[id(parameter)] = Weight(parameter, (root,))

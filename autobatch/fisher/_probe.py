@@ -3,7 +3,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,6 +78,8 @@ class FisherProbe:
             two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
             is said, 1 for one row, the model may be called several times before the backward pass.
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
+        params: the parameters whose gradients F is of, such as ``model.head.parameters()``; None for all that require
+            gradients. The others train as ever.
         by_module: whether each module's own part of F is kept, 8 B² bytes each, for ``Measurement.by_module``; not with
             ``micro_batches``, a process group or ``bn="exact"``.
 
@@ -99,6 +101,7 @@ class FisherProbe:
         grad_scaler: torch.amp.GradScaler | None = None,
         samples: int | Tensor | None = None,
         batch_dim: int = 0,
+        params: Iterable[Tensor] | None = None,
         by_module: bool = False,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
@@ -123,6 +126,7 @@ class FisherProbe:
         self._mean = loss_reduction == "mean"
         self._bn = bn
         self.gradients = gradients
+        self._counted = None if params is None else _names(self._model, params)
         self._max_memory = max_memory
         self._micro_batches = micro_batches
         self._process_group = process_group
@@ -151,12 +155,18 @@ class FisherProbe:
         self._measurement = self._kept = None
         self._sink = self._new_sink()
         if self._bn == "exact":
-            self._capture = ExactCapture(self._model, self._sink)
+            self._capture = ExactCapture(self._model, self._sink, self._counted)
             if self._said().said:
                 self._capture.problem = MeasureError(_NOT_EXACT)
         else:
             self._capture = Capture(
-                self._model, self._bn, self._sink, self._micro_batches, self._said, rows=self.gradients == "rows"
+                self._model,
+                self._bn,
+                self._sink,
+                self._micro_batches,
+                self._said,
+                rows=self.gradients == "rows",
+                counted=self._counted,
             )
         self.resume()
         self._seconds = time.perf_counter() - start
@@ -332,6 +342,18 @@ def _failure(call: Callable[[], None]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def _names(model: nn.Module, parameters: Iterable[Tensor]) -> frozenset[str]:
+    """Return the names of some parameters of a model."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    given = list(parameters)
+    if not given:
+        raise MeasureError("params: expected parameters of the model, got none")
+    for parameter in given:
+        if id(parameter) not in known:
+            raise MeasureError(f"params: one of shape {tuple(parameter.shape)} is no parameter of the model")
+    return frozenset(known[id(parameter)] for parameter in given)
 
 
 def _original(model: nn.Module) -> nn.Module:
