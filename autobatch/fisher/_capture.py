@@ -213,7 +213,7 @@ class Capture(TorchFunctionMode):
         self._passes = passes
         self._samples = samples
         self._counted = counted
-        self._rows = rows and isinstance(sink, StreamingGram)
+        self._rows = sink if rows and isinstance(sink, StreamingGram) else None
         self._taps: list[Tap] = []
         self._grouping: Grouping | None = None
         self._sharded = False
@@ -291,7 +291,7 @@ class Capture(TorchFunctionMode):
         tap = None
         try:
             tensors, weighted, before = self._look_at(func, name, args, kwargs)
-            if weighted and self._rows:
+            if weighted and self._rows is not None:
                 tap = self._tap(func, args, kwargs, tensors)
         except Exception as error:
             self.problem = caused(f"{name}() could not be followed", error)
@@ -843,14 +843,12 @@ class Capture(TorchFunctionMode):
         jacobian = contribution.jacobian(gradient)
         dtype = torch.promote_types(gradient.dtype, torch.float32)
         total = torch.empty(weight.target.shape, dtype=dtype, device=gradient.device)
-        ledger.fired += 1
-        ledger.received.append(jacobian)
-        if ledger.owed == 1:
-            self._settle(ledger, total)
+        if ledger.owed == 1 and self._rows is not None:
+            ledger.fired += 1
+            self._rows.add(ledger.root.name, [jacobian], total)
         else:
             jacobian.total(total)
-            if ledger.fired == ledger.owed:
-                self._settle(ledger)
+            self._credit(ledger, jacobian)
         total = total.to(weight.tensor.dtype)
         return total.mT if weight.transposed else total
 
@@ -918,11 +916,11 @@ class Capture(TorchFunctionMode):
         if ledger.fired == ledger.owed:
             self._settle(ledger)
 
-    def _settle(self, ledger: _Ledger, gradient: Tensor | None = None) -> None:
+    def _settle(self, ledger: _Ledger) -> None:
         """Hand on J of a parameter; over several uses it is summed before the Gram product."""
         received, ledger.received = ledger.received, []
         if received:
-            self._sink.add(ledger.root.name, received, gradient)
+            self._sink.add(ledger.root.name, received)
 
     def _parameter_hook(self, ledger: _Ledger) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:

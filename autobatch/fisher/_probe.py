@@ -18,10 +18,14 @@ from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._gram import MAX_MEMORY
-from autobatch.fisher.gram._shared_spill import SharedSpilledGram
-from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
-from autobatch.fisher.gram._spill import SpilledGram
+from autobatch.fisher.gram import (
+    MAX_MEMORY,
+    GramSink,
+    SharedGram,
+    SharedSpilledGram,
+    SpilledGram,
+    StreamingGram,
+)
 
 LOSS_REDUCTIONS = ("mean", "sum")
 _NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
