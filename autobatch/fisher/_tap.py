@@ -93,7 +93,8 @@ class Tap:
         """
         if torch.is_grad_enabled():  # create_graph=True: what the weights get must lead on to all that it came from
             self.take(gradient)
-            return [None, *self.again(tensors(), gradient, create_graph=True)]
+            given = [t.view_as(t) if t.requires_grad else t for t in tensors()]  # without the hooks that are on them
+            return [None, *self.again(given, gradient, create_graph=True)]
         found = self.take(gradient.reshape(self._shape))
         if found is not None:
             return [gradient, *(found.pop(key, None) for key in self._ids)]  # once, where one is scale and shift

@@ -160,6 +160,22 @@ def test_what_cannot_be_measured_gets_the_librarys_gradient() -> None:
             probe.gram()
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_hooks_see_a_gradient_that_is_differentiated_again_once() -> None:
+    model = mlp().double()
+    x, y = data(mlp)
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: 2.0 * gradient)
+    steps = []
+    for measured in (nullcontext(), FisherProbe(model, gradients="rows")):
+        model.zero_grad()
+        with measured:
+            loss(model(x), y).backward(create_graph=True)
+        steps.append([p.grad.detach() for p in model.parameters()])
+    torch.testing.assert_close(*steps)
+    model.zero_grad()
+
+
 def test_two_backward_passes_and_one_after_the_body() -> None:
     model = ResNet8().double()
     x, y = data(ResNet8)
