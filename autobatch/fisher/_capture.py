@@ -10,6 +10,7 @@ from types import MethodWrapperType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -39,7 +40,7 @@ from autobatch.fisher.following._layout import (
     written_into,
 )
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._jacobians import Jacobian, products_are_cheaper
 from autobatch.fisher.gram._sink import GramSink, StreamingGram
 from autobatch.fisher.layers._calls import Contribution, NoRuleError, Root, Weight, dense
 from autobatch.fisher.layers._functions import (
@@ -357,10 +358,19 @@ class Capture(TorchFunctionMode):
         followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
         if not layouts or not followed or any(weight.made for weight in weights):
             return None
+        if function is F.linear and self._in_pairs(*args[:2]):
+            return None  # J is not formed, and the library sums as fast
         tap = Tap(function, args, kwargs, {id(weight.tensor) for weight in weights})
         tap.take = partial(self._take, tap)
         self._taps.append(tap)
         return tap
+
+    def _in_pairs(self, x: Tensor, weight: Tensor | None = None) -> bool:
+        """Whether a linear layer's part of F is made without J."""
+        if weight is None or not x.numel():
+            return False
+        positions = x.numel() // (self.batch * x.shape[-1])
+        return products_are_cheaper(self.batch, positions, *weight.shape, summed=True)
 
     def _stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
