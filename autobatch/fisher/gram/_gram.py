@@ -17,13 +17,13 @@ _BUFFER_COLUMNS = 1024
 SINGLE_SAMPLES = 32
 _SINGLE_BLOCK_COLUMNS = 2048
 _SINGLE_BLOCK_ELEMENTS = 1 << 18
-_SINGLE_PAIRS = 32
 _SINGLE_PARAMETER = 1 << 16
 # Columns of J, and features of pairs, that one product adds up before it is added to others in float64.
 _SINGLE_COLUMNS = 1024
 _DOUBLE_COLUMNS = 768
 _SINGLE_FEATURES = 256
-# Squared distance of two samples' gradients, relative to their squared norms, that round-off of float32 may hide.
+# Squared distance of two samples' gradients, relative to their squared norms, that round-off of float32 may hide; of
+# gradients of unlike size, that of their directions.
 _ALIKE = 1e-5
 # Bytes of several products that are made together: on a CPU what its cache holds.
 _CACHE = 4 << 20
@@ -129,8 +129,8 @@ class GramAccumulator:
         squares = self._upper.diagonal()
         found = torch.zeros((), dtype=torch.bool, device=squares.device)
         for lo, hi in self._tiles():
-            both = squares[lo:hi, None] + squares[lo:]
-            near = both - 2.0 * self._upper[lo:hi, lo:] < _ALIKE * both
+            both = squares[lo:hi, None] * squares[lo:]
+            near = self._upper[lo:hi, lo:].square() > (1.0 - 2.0 * _ALIKE) * both
             found |= near.triu_(1).any()
         if bool(found):
             return True
@@ -224,7 +224,7 @@ class GramAccumulator:
             self._upper[lo:hi, lo:] += products
 
     def _add_single_products(self, left: Tensor, right: Tensor) -> None:
-        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
+        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
         single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
         self._add_product(lambda single: self._multiply_pairs(left, right, single=single), single)
 

@@ -22,9 +22,9 @@ def exact(rows: Tensor) -> Tensor:
     return rows.double() @ rows.double().T
 
 
-def with_twins(rows: Tensor) -> Tensor:
-    """Return all rows twice, in random order."""
-    return torch.cat([rows, rows])[torch.randperm(2 * len(rows))]
+def with_twins(rows: Tensor, weight: float) -> Tensor:
+    """Return all rows twice, the second time with a weight, in random order."""
+    return torch.cat([rows, weight * rows])[torch.randperm(2 * len(rows))]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,13 @@ def _orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("_orders")
 @pytest.mark.parametrize("half", [16, 19, 32, 45, 64, 65, 71, 100])
 @pytest.mark.parametrize("pairs_first", [False, True])
-def test_samples_that_occur_twice_leave_no_eigenvalue(half: int, pairs_first: bool) -> None:
+@pytest.mark.parametrize("weight", [1.0, 0.125])
+def test_samples_that_occur_twice_leave_no_eigenvalue(half: int, pairs_first: bool, weight: float) -> None:
     gram = GramAccumulator(2 * half, CPU)
-    columns, left, right = with_twins(torch.randn(half, 5700)).split((5000, 300, 400), dim=1)
+    # A power of two, and on one factor of the pairs alone: then the twins' gradients are the same but for it, exactly.
+    twins = with_twins(torch.cat([torch.randn(half, 5700), torch.ones(half, 1)], 1), weight)
+    columns, left, right, weights = twins.split((5000, 300, 400, 1), dim=1)
+    right = right / weights
     if pairs_first:
         gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
     gram.add(columns)
@@ -136,6 +140,20 @@ def test_samples_that_are_alike_have_their_small_eigenvalues(batch: int, distanc
     gram.add(rows.sin())
     expected = torch.linalg.eigvalsh(exact(rows) + exact(rows.sin()))
     torch.testing.assert_close(torch.linalg.eigvalsh(gram.result()), expected, rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-1, 1e-2, 4e-3, 1e-3, 1e-4])
+@pytest.mark.parametrize("batch", [32, 64, 128])
+def test_condition_numbers_of_pairs(batch: int, distance: float) -> None:
+    """Of samples nearly alike in one factor, whose gradients differ in size by a factor of ten."""
+    left, right = torch.randn(batch // 2, 300), torch.randn(batch // 2, 400)
+    left = torch.cat([left, left + distance * torch.randn_like(left)]) * torch.logspace(-1, 0, batch).unsqueeze(1)
+    right = torch.cat([right, right])
+    gram = GramAccumulator(batch, CPU)
+    gram.add_products(left.unsqueeze(1), right.unsqueeze(1))
+    expected = torch.linalg.eigvalsh(exact(left) * exact(right))
+    values = torch.linalg.eigvalsh(gram.result())
+    assert float((values[-1] / values[0]).sqrt()) == pytest.approx(float((expected[-1] / expected[0]).sqrt()), rel=0.01)
 
 
 @pytest.mark.parametrize("batch", [32, 128, 256])
