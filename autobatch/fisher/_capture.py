@@ -5,13 +5,15 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MethodWrapperType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
@@ -20,6 +22,7 @@ from autobatch._errors import MeasureError
 from autobatch.fisher._anchor import anchor
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._measurement import caused
+from autobatch.fisher._tap import Tap, tappable
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
 from autobatch.fisher.following._layout import (
@@ -37,8 +40,8 @@ from autobatch.fisher.following._layout import (
     written_into,
 )
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.gram._jacobians import Jacobian, products_are_cheaper
+from autobatch.fisher.gram._sink import GramSink, StreamingGram
 from autobatch.fisher.layers._calls import Contribution, NoRuleError, Root, Weight, dense
 from autobatch.fisher.layers._functions import (
     ASSIGNING,
@@ -60,6 +63,10 @@ _ALONE = (
     "its result does not descend from the model's input and never meets what does, so no per-sample gradient exists:"
     " give each sample its own rows, or freeze the parameter"
 )
+_TWICE = (
+    "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty, or another"
+    " torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
+)
 # Functions with parameters that draw random numbers.
 _RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"})
 # Functions that take no more than the shape of their other arguments, or of any.
@@ -68,10 +75,9 @@ _SHAPE_OF_OTHERS = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "
 
 @dataclass(frozen=True)
 class _Use:
-    """One use of a trainable parameter: what it rests on, and the node at which the gradient of its output arrives."""
+    """One use of a trainable parameter, and what it rests on."""
 
     claims: tuple[Claim, ...]
-    node: Node
 
     @property
     def counts(self) -> bool:
@@ -89,8 +95,6 @@ class _Ledger:
     received: list[Jacobian] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     eps: float = 0.0
-    forms_gradient: bool = True
-    reused: bool = False
 
     @property
     def owed(self) -> int:
@@ -135,12 +139,17 @@ class _Call:
     tensors: list[Tensor]
     outputs: list[Tensor]
     was: _Before
+    tap: Tap | None = None
     used: dict[int, Weight] = field(default_factory=dict)
     assumed: dict[int, BatchLayout] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
         return self.capture.batch
+
+    @property
+    def node(self) -> Any:
+        return self.outputs[0].grad_fn if self.tap is None else self.tap.node
 
     @property
     def before(self) -> Tensor | None:
@@ -176,9 +185,21 @@ class Capture(TorchFunctionMode):
         sink: takes the per-sample gradients of each parameter.
         passes: how many passes the step has.
         samples: gives what a sample is in the model's input, anew for each call.
+        rows: whether weights may get the sum of their per-sample gradients as their gradient.
+        counted: names of the parameters that are measured; None for all.
     """
 
-    def __init__(self, model: nn.Module, bn: str, sink: GramSink, passes: int, samples: Callable[[], Samples]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        bn: str,
+        sink: GramSink,
+        passes: int,
+        samples: Callable[[], Samples],
+        *,
+        rows: bool,
+        counted: frozenset[str] | None,
+    ) -> None:
         super().__init__()
         self.problem: MeasureError | None = None
         self.bn = "none"
@@ -192,6 +213,9 @@ class Capture(TorchFunctionMode):
         self._sink = sink
         self._passes = passes
         self._samples = samples
+        self._counted = counted
+        self._rows = sink if rows and isinstance(sink, StreamingGram) else None
+        self._taps: list[Tap] = []
         self._grouping: Grouping | None = None
         self._sharded = False
         self._opaque = 0
@@ -201,13 +225,12 @@ class Capture(TorchFunctionMode):
         self._opening: list[Callable[..., Any]] = []
         self._outside: dict[int, weakref.ref[Tensor]] = {}
         self._written: dict[int, torch.UntypedStorage] = {}
-        self._pulling_back = False
+        self._pulling_back = self._closed = False
         self._layouts = Layouts()
         self._claimed = False
         self._weights: dict[int, Weight] = {}
         self._ledgers: dict[int, _Ledger] = {}
         self._claims: list[Claim] = []
-        self._frontier: list[Any] = []
         self._handles: list[RemovableHandle] = []
         self._pass_handles: list[RemovableHandle] = []
         self._find_parameters()
@@ -226,6 +249,8 @@ class Capture(TorchFunctionMode):
             if hasattr(parameter, "device_mesh"):
                 # FSDP shows the whole parameter, another object, while the module runs.
                 self._sharded = True
+            elif self._counted is not None and name not in self._counted:
+                continue
             elif parameter.requires_grad and id(parameter) not in self._ledgers:
                 root = Root(name, parameter)
                 self._weights[id(parameter)] = Weight(parameter, (root,))
@@ -264,8 +289,11 @@ class Capture(TorchFunctionMode):
                 self._layouts[args[0]] = LostBatch("data.__set__")
             return func(*args, **kwargs)
         start = time.perf_counter()
+        tap = None
         try:
             tensors, weighted, before = self._look_at(func, name, args, kwargs)
+            if weighted and self._rows is not None:
+                tap = self._tap(func, args, kwargs, tensors)
         except Exception as error:
             self.problem = caused(f"{name}() could not be followed", error)
             return func(*args, **kwargs)
@@ -277,12 +305,12 @@ class Capture(TorchFunctionMode):
             finally:
                 self._opening.pop()
         self.seconds += time.perf_counter() - start
-        output = func(*args, **kwargs)
+        output = func(*args, **kwargs) if tap is None else tap.run()
         start = time.perf_counter()
         try:
             if tensors and (weighted or not self._stays(name, tensors, output)):
                 outputs = tensors_of((args[0] if name in ASSIGNING else output,))
-                self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before))
+                self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before, tap))
         except MeasureError as error:
             self.problem = error
         except Exception as error:
@@ -318,6 +346,31 @@ class Capture(TorchFunctionMode):
             self._standing(args[0])  # afterwards it is at another place in the graph
         weighted = any(self._weight(tensor) is not None for tensor in tensors)
         return tensors, weighted, self._snapshot(function, name, args, tensors) if weighted else _NOTHING
+
+    def _tap(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[Tensor]
+    ) -> Tap | None:
+        """Return the tap of a call whose weights are to get the sum of their per-sample gradients."""
+        if not tappable(function, tensors):
+            return None
+        weights = [weight for tensor in tensors if (weight := self._weight(tensor)) is not None]
+        layouts = [layout for tensor in tensors if (layout := self._standing(tensor)) is not None]
+        followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
+        if not layouts or not followed or any(weight.made for weight in weights):
+            return None
+        if function is F.linear and self._in_pairs(*args[:2]):
+            return None  # J is not formed, and the library sums as fast
+        tap = Tap(function, args, kwargs, {id(weight.tensor) for weight in weights})
+        tap.take = partial(self._take, tap)
+        self._taps.append(tap)
+        return tap
+
+    def _in_pairs(self, x: Tensor, weight: Tensor | None = None) -> bool:
+        """Whether a linear layer's part of F is made without J."""
+        if weight is None or not x.numel():
+            return False
+        positions = x.numel() // (self.batch * x.shape[-1])
+        return products_are_cheaper(self.batch, positions, *weight.shape, summed=True)
 
     def _stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
@@ -533,7 +586,10 @@ class Capture(TorchFunctionMode):
             raise MeasureError(f"{self._describe(*site)}: {error}") from error
         if call.was.edge is not None:
             self._weights.pop(id(call.args[0]))
-        self._owe(call.outputs, contributions, call.tensors, site, overwritten=call.was.edge)
+        if call.tap is not None:
+            self._owe_tapped(call.tap, contributions, site)
+        else:
+            self._owe(call.outputs, contributions, call.tensors, site, overwritten=call.was.edge)
 
     def _derive(self, call: _Call, found: list[tuple[Tensor, Layout]]) -> None:
         """Note a function of weights without the batch: its result is a weight too, or has a row for each sample."""
@@ -614,14 +670,9 @@ class Capture(TorchFunctionMode):
             by_output.setdefault(contribution.output, []).append((contribution, edge))
             for root in weight.roots:
                 ledger = self._ledgers[id(root.tensor)]
-                ledger.uses.append(_Use(claims, get_gradient_edge(anchors[contribution.output][0]).node))
-                ledger.forms_gradient &= contribution.forms_gradient and not weight.made
-        plain = {id(root.tensor) for contribution in contributions for root in contribution.weight.roots}
-        leads_on = any(tensor.requires_grad and id(tensor) not in plain for tensor in tensors)
+                ledger.uses.append(_Use(claims))
         for index, group in by_output.items():
             hooked, part = anchors[index]
-            if not leads_on:
-                self._frontier.append(get_gradient_edge(hooked))
             hook = self._output_hook(group, claims, site, part)
             self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
@@ -765,26 +816,51 @@ class Capture(TorchFunctionMode):
 
     # -- the backward pass --------------------------------------------------------------------------------------
 
-    def reuse(self, reached: set[Node]) -> tuple[list[Tensor], list[Any]]:
-        """Choose the parameters whose gradient is the sum of J, once the forward pass is done.
+    def _owe_tapped(self, tap: Tap, contributions: list[Contribution], site: tuple[str, str]) -> None:
+        """Register what a tapped call owes to its weights."""
+        tap.owed, tap.site = contributions, site
+        for contribution in contributions:
+            for root in contribution.weight.roots:
+                self._ledgers[id(root.tensor)].uses.append(_Use(()))
 
-        A use from which no gradient is to come may be one whose output the loss does not need, or whose hook has left
-        the graph: the parameter then gets its gradient as ever, and the check of the sums finds what is missing.
+    def _take(self, tap: Tap, gradient: Tensor) -> dict[int, Tensor] | None:
+        """Take the per-sample gradients of a tapped call, and return their sums by the id of the weight."""
+        self._arrived = True
+        if self.problem is not None or self._closed:
+            return None
+        start = time.perf_counter()
+        owed, tap.owed = tap.owed, []
+        sums: dict[int, Tensor] = {}
+        try:
+            if not owed or torch.is_grad_enabled():
+                raise MeasureError(_TWICE)
+            with exact_arithmetic(gradient.device.type):
+                for each in owed:
+                    key, own = id(each.weight.tensor), self._received(each, gradient)
+                    sums[key] = sums[key] + own if key in sums else own
+        except MeasureError as error:
+            self.problem = MeasureError(f"{self._describe(*tap.site)}: {error}")
+        except Exception as error:
+            self.problem = caused(self._describe(*tap.site), error)
+        self.seconds += time.perf_counter() - start
+        return sums if self.problem is None else None
 
-        Args:
-            reached: every node of the loss's graph.
-
-        Returns:
-            Those parameters, and edges of the autograd graph that a backward pass must still reach for all gradients
-            of outputs to arrive.
-        """
-        chosen = []
-        for ledger in self._ledgers.values():
-            expected = ledger.owed and all(use.node in reached for use in ledger.uses if use.counts)
-            ledger.reused = bool(expected) and ledger.forms_gradient and self.problem is None
-            if ledger.reused:
-                chosen.append(ledger.root.tensor)
-        return chosen, self._frontier
+    def _received(self, contribution: Contribution, gradient: Tensor) -> Tensor:
+        """Take what one weight of a tapped call is owed, and return the sum over samples in the weight's own order."""
+        weight = contribution.weight
+        ledger = self._ledgers[id(weight.roots[0].tensor)]
+        self._note_eps(weight, gradient)
+        jacobian = contribution.jacobian(gradient)
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        total = torch.empty(weight.target.shape, dtype=dtype, device=gradient.device)
+        if ledger.owed == 1 and self._rows is not None:
+            ledger.fired += 1
+            self._rows.add(ledger.root.name, [jacobian], total)
+        else:
+            jacobian.total(total)
+            self._credit(ledger, jacobian)
+        total = total.to(weight.tensor.dtype)
+        return total.mT if weight.transposed else total
 
     def _output_hook(
         self,
@@ -800,10 +876,7 @@ class Capture(TorchFunctionMode):
             start = time.perf_counter()
             try:
                 if not owed:
-                    raise MeasureError(
-                        "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty,"
-                        " or another torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
-                    )
+                    raise MeasureError(_TWICE)
                 if all(claim.confirmed is not False for claim in claims):
                     with exact_arithmetic(gradient.device.type):
                         gradient = part(gradient.detach())
@@ -819,12 +892,7 @@ class Capture(TorchFunctionMode):
         return hook
 
     def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
-        eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
-        eps = max(eps, contribution.weight.eps)
-        self.gradient_eps = max(self.gradient_eps, eps)
-        for root in contribution.weight.roots:
-            ledger = self._ledgers[id(root.tensor)]
-            ledger.eps = max(ledger.eps, eps)
+        self._note_eps(contribution.weight, gradient)
         jacobian = contribution.jacobian(gradient)
         if edge is None:
             self._credit(self._ledgers[id(contribution.weight.roots[0].tensor)], jacobian)
@@ -844,6 +912,14 @@ class Capture(TorchFunctionMode):
         for tensor, rows in zip(roots, pulled, strict=True):
             self._credit(self._ledgers[id(tensor)], dense(rows))
 
+    def _note_eps(self, weight: Weight, gradient: Tensor) -> None:
+        eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
+        eps = max(eps, weight.eps)
+        self.gradient_eps = max(self.gradient_eps, eps)
+        for root in weight.roots:
+            ledger = self._ledgers[id(root.tensor)]
+            ledger.eps = max(ledger.eps, eps)
+
     def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
         ledger.fired += 1
         ledger.received.append(jacobian)
@@ -852,22 +928,9 @@ class Capture(TorchFunctionMode):
 
     def _settle(self, ledger: _Ledger) -> None:
         """Hand on J of a parameter; over several uses it is summed before the Gram product."""
-        if not ledger.received:
-            return
-        parameter = ledger.root.tensor
-        gradient = None
-        if ledger.reused:
-            gradient = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        self._sink.add(ledger.root.name, ledger.received, gradient)
-        ledger.received = []
-        if gradient is not None:
-            ledger.norms.append(_norm(gradient))
-            if parameter.grad is not None:
-                parameter.grad += gradient
-            elif parameter.is_contiguous():
-                parameter.grad = gradient
-            else:
-                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        received, ledger.received = ledger.received, []
+        if received:
+            self._sink.add(ledger.root.name, received)
 
     def _parameter_hook(self, ledger: _Ledger) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
@@ -893,9 +956,12 @@ class Capture(TorchFunctionMode):
         self._pass_handles = []
         self._layouts = Layouts()
         self._outside, self._written, self._inside = {}, {}, set()
+        self._closed = True
+        for tap in self._taps:
+            tap.owed = []
+        self._taps = []
         self._grouping = None
         self._weights = {}
-        self._frontier = []
         for ledger in self._ledgers.values():
             ledger.uses = []
 
@@ -941,13 +1007,12 @@ class Capture(TorchFunctionMode):
             ledger.root.name: (ledger.norms, ledger.eps) for ledger in self._ledgers.values() if ledger.norms
         })
         for ledger in self._ledgers.values():
-            ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.forms_gradient = [], 0, [], 0.0, True
+            ledger.uses, ledger.fired, ledger.norms, ledger.eps = [], 0, [], 0.0
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []
         self._claims = []
         self._claimed = False
-        self._frontier = []
         self._layouts = Layouts()
         self._outside, self._written, self._inside = {}, {}, set()
         self._weights = {key: weight for key, weight in self._weights.items() if not weight.made}

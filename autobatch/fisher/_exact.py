@@ -23,9 +23,10 @@ class ExactCapture:
     Args:
         model: the model, without wrappers.
         sink: takes one sample's gradients after the other's.
+        counted: names of the parameters that are measured; None for all.
     """
 
-    def __init__(self, model: nn.Module, sink: GramSink) -> None:
+    def __init__(self, model: nn.Module, sink: GramSink, counted: frozenset[str] | None) -> None:
         self.problem: MeasureError | None = None
         self.bn = "none"
         self.gradient_eps = 0.0
@@ -34,6 +35,7 @@ class ExactCapture:
         self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
         self._model = model
         self._sink = sink
+        self._counted = counted
         self._outputs: list[Tensor] = []
         self._handle = model.register_forward_hook(self._called, with_kwargs=True)
 
@@ -76,7 +78,11 @@ class ExactCapture:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def _measure(self, loss: Tensor) -> None:
-        parameters = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        parameters = [
+            (name, p)
+            for name, p in self._model.named_parameters()
+            if p.requires_grad and (self._counted is None or name in self._counted)
+        ]
         inputs = [parameter for _, parameter in parameters]
         arriving = torch.autograd.grad(loss, self._outputs, retain_graph=True, allow_unused=True)
         pairs = [(out, g) for out, g in zip(self._outputs, arriving, strict=True) if g is not None]

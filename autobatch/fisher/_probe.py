@@ -3,7 +3,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,18 +15,22 @@ from autobatch.fisher._arithmetic import note_low_precision
 from autobatch.fisher._capture import Capture
 from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
-from autobatch.fisher._reuse import backward_with_reuse, refuse_reuse
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._gram import MAX_MEMORY
-from autobatch.fisher.gram._shared_spill import SharedSpilledGram
-from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
-from autobatch.fisher.gram._spill import SpilledGram
+from autobatch.fisher.gram import (
+    MAX_MEMORY,
+    GramSink,
+    SharedGram,
+    SharedSpilledGram,
+    SpilledGram,
+    StreamingGram,
+)
 
 LOSS_REDUCTIONS = ("mean", "sum")
 _NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
 BN_MEANINGS = ("rows", "exact", "eval")
+GRADIENTS = ("library", "rows")
 
 
 class FisherProbe:
@@ -41,9 +45,9 @@ class FisherProbe:
         spectrum = probe.spectrum()
 
     B is the size of dimension 0 of the first tensor that ``model(...)`` is called with; every tensor argument of that
-    leading size carries the batch. The body holds one call of the model and one backward pass. Weights, gradients and
-    random numbers are exactly those of the same step without the probe. Entering starts afresh, so one probe serves
-    many steps; not entering it costs nothing.
+    leading size carries the batch. The body holds one call of the model and one backward pass. Weights, random numbers
+    and (but see ``gradients``) gradients are exactly those of the same step without the probe. Entering starts afresh,
+    so one probe serves many steps; not entering it costs nothing.
 
     A problem, such as a trainable parameter in a layer that cannot be measured, never disturbs the body: it is kept
     and raised as ``autobatch.MeasureError`` by ``gram`` and ``spectrum``. Frozen parameters are left out.
@@ -57,8 +61,10 @@ class FisherProbe:
             with batch statistics in train mode: the paper's), ``"exact"`` (the derivative of the sample's loss through
             the batch statistics: B backward passes, by ``backward``), or ``"eval"`` (running statistics only: a
             BatchNorm layer in train mode is an error then).
-        reuse_weight_gradient: whether ``backward`` takes weights' gradients from J instead of computing them twice.
-            They agree with the ordinary ones to round-off, not bit for bit.
+        gradients: where weights' gradients come from: ``"library"``, bit for bit those of the step without the probe,
+            or ``"rows"``: for linear, convolution and norm layers the sum of J over samples, which is formed anyway.
+            That is faster, and differs from the library's in round-off. (Where J is kept until the end or shared
+            between processes, and in checkpointed blocks, it is the library's all the same.)
         max_memory: bytes that blocks of J may take at a time; F itself, 8 B² bytes, comes on top.
         micro_batches: how many times the body calls the model, each followed by its backward pass, when gradients
             accumulate. F is that of the whole batch: J is kept until the end, in memory up to ``max_memory``, then in a
@@ -76,6 +82,8 @@ class FisherProbe:
             two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
             is said, 1 for one row, the model may be called several times before the backward pass.
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
+        params: the parameters whose gradients F is of, such as ``model.head.parameters()``; None for all that require
+            gradients. The others train as ever.
         by_module: whether each module's own part of F is kept, 8 B² bytes each, for ``Measurement.by_module``; not with
             ``micro_batches``, a process group or ``bn="exact"``.
 
@@ -89,7 +97,7 @@ class FisherProbe:
         loss_reduction: str = "mean",
         bn: str = "rows",
         *,
-        reuse_weight_gradient: bool = False,
+        gradients: str = "library",
         max_memory: int = MAX_MEMORY,
         micro_batches: int = 1,
         process_group: Any = None,
@@ -97,12 +105,15 @@ class FisherProbe:
         grad_scaler: torch.amp.GradScaler | None = None,
         samples: int | Tensor | None = None,
         batch_dim: int = 0,
+        params: Iterable[Tensor] | None = None,
         by_module: bool = False,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
         if bn not in BN_MEANINGS:
             raise MeasureError(f"bn={bn!r}: {near_names(bn, BN_MEANINGS)}")
+        if gradients not in GRADIENTS:
+            raise MeasureError(f"gradients={gradients!r}: {near_names(gradients, GRADIENTS)}")
         if micro_batches < 1 or max_memory < 1:
             raise MeasureError(
                 f"micro_batches and max_memory must be at least 1, got {micro_batches!r} and {max_memory!r}"
@@ -115,12 +126,11 @@ class FisherProbe:
             raise MeasureError("exchange_after=True needs a process_group to exchange with")
         if bn == "exact" and process_group is not None:
             raise MeasureError('process_group does not go with bn="exact"')
-        if reuse_weight_gradient:
-            refuse_reuse(model, exact=bn == "exact", streaming=micro_batches == 1 and process_group is None)
         self._model = _original(model)
         self._mean = loss_reduction == "mean"
         self._bn = bn
-        self._reuse = reuse_weight_gradient
+        self.gradients = gradients
+        self._counted = None if params is None else _names(self._model, params)
         self._max_memory = max_memory
         self._micro_batches = micro_batches
         self._process_group = process_group
@@ -149,11 +159,19 @@ class FisherProbe:
         self._measurement = self._kept = None
         self._sink = self._new_sink()
         if self._bn == "exact":
-            self._capture = ExactCapture(self._model, self._sink)
+            self._capture = ExactCapture(self._model, self._sink, self._counted)
             if self._said().said:
                 self._capture.problem = MeasureError(_NOT_EXACT)
         else:
-            self._capture = Capture(self._model, self._bn, self._sink, self._micro_batches, self._said)
+            self._capture = Capture(
+                self._model,
+                self._bn,
+                self._sink,
+                self._micro_batches,
+                self._said,
+                rows=self.gradients == "rows",
+                counted=self._counted,
+            )
         self.resume()
         self._seconds = time.perf_counter() - start
         return self
@@ -210,7 +228,7 @@ class FisherProbe:
         return self._seconds
 
     def backward(self, loss: Tensor) -> None:
-        """Run the step's backward pass; needed for ``reuse_weight_gradient`` and ``bn="exact"``.
+        """Run the step's backward pass; needed for ``bn="exact"``, and else ``loss.backward()``.
 
         Afterwards every parameter's ``grad`` is as ``loss.backward()`` would have left it.
 
@@ -218,14 +236,12 @@ class FisherProbe:
             loss: a scalar, already divided by the number of micro-batches, and scaled where there is a GradScaler.
 
         Raises:
-            MeasureError: outside the body, or where gradients cannot be taken from J because hooks wait for them.
+            MeasureError: outside the body.
         """
         if self._capture is None:
             raise MeasureError("call probe.backward(loss) inside the body, `with probe:`")
         if isinstance(self._capture, ExactCapture):
             self._capture.backward(loss)
-        elif self._reuse:
-            backward_with_reuse(self._capture, loss)
         else:
             loss.backward()  # type: ignore[no-untyped-call]
 
@@ -330,6 +346,18 @@ def _failure(call: Callable[[], None]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def _names(model: nn.Module, parameters: Iterable[Tensor]) -> frozenset[str]:
+    """Return the names of some parameters of a model."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    given = list(parameters)
+    if not given:
+        raise MeasureError("params: expected parameters of the model, got none")
+    for parameter in given:
+        if id(parameter) not in known:
+            raise MeasureError(f"params: one of shape {tuple(parameter.shape)} is no parameter of the model")
+    return frozenset(known[id(parameter)] for parameter in given)
 
 
 def _original(model: nn.Module) -> nn.Module:

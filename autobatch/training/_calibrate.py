@@ -154,7 +154,9 @@ def kept_calibration(task: TaskSpec, device: torch.device, payload: Mapping[str,
 class _Bench:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._probe = FisherProbe(engine.model, reuse_weight_gradient=engine.task.measuring.reuse_weight_gradient)
+        self._probe = FisherProbe(
+            engine.model, gradients="rows" if engine.task.measuring.reuse_weight_gradient else "library"
+        )
         data = engine.data
         size = len(data.train_labels)
         self._order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(engine.device)

@@ -6,7 +6,6 @@ gradients J multiply J Jᵀ parameter by parameter, in the network's dtype, and 
 """
 
 import importlib.metadata
-import inspect
 from collections.abc import Callable, Iterable
 
 import torch
@@ -47,18 +46,16 @@ def ours(case: Case, model: nn.Module) -> Step:
     return step
 
 
-def ours_reuse(case: Case, model: nn.Module) -> Step:
+def ours_rows(case: Case, model: nn.Module) -> Step:
     """``FisherProbe`` that takes the weight gradient from J."""
     from autobatch.fisher import FisherProbe
 
-    if "reuse_weight_gradient" not in inspect.signature(FisherProbe).parameters:
-        raise ImportError("this FisherProbe knows no reuse_weight_gradient")
-    probe = FisherProbe(model, reuse_weight_gradient=True)
+    probe = FisherProbe(model, gradients="rows")
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
         with probe:
-            probe.backward(case.loss(model(inputs), targets))
+            case.loss(model(inputs), targets).backward()
         return probe.gram()
 
     return step
@@ -243,7 +240,7 @@ def _gram(blocks: Iterable[Tensor]) -> Tensor:
 # The package on PyPI that a method needs, None for our own and PyTorch's.
 METHODS: dict[str, tuple[Method, str | None]] = {
     "ours": (ours, None),
-    "ours-reuse": (ours_reuse, None),
+    "ours-rows": (ours_rows, None),
     "torchjd": (torchjd, "torchjd"),
     "backpack": (backpack, "backpack-for-pytorch"),
     "opacus": (opacus, "opacus"),

@@ -10,7 +10,6 @@ logarithms.
 """
 
 import argparse
-import inspect
 import json
 import statistics
 import time
@@ -31,7 +30,7 @@ from autobatch.fisher import FisherProbe
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "fisher-scaling.json"
 FIGURE = ROOT.parent / "docs" / "images" / "fisher_scaling.png"
-METHODS = {"F beside the gradient": False, "gradient from J": True}
+METHODS = {"F beside the gradient": "library", "gradient from J": "rows"}
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,9 @@ def cost(setting: Setting, device: str, rounds: int, seconds: float) -> dict[str
         model.zero_grad(set_to_none=True)
         F.cross_entropy(model(images), targets).backward()
 
-    knows_reuse = "reuse_weight_gradient" in inspect.signature(FisherProbe).parameters
     steps: dict[str, Callable[[], object]] = {}
-    for name, reuse in METHODS.items():
-        if knows_reuse or not reuse:
-            steps[name] = _measured(model, images, targets, {"reuse_weight_gradient": True} if reuse else {})
+    for name, gradients in METHODS.items():
+        steps[name] = _measured(model, images, targets, gradients)
 
     for step in (plain, *steps.values()):  # the first call may choose among algorithms
         step()
@@ -103,18 +100,14 @@ def cost(setting: Setting, device: str, rounds: int, seconds: float) -> dict[str
 
 
 def _measured(
-    model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor, options: dict[str, bool]
+    model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor, gradients: str
 ) -> Callable[[], object]:
-    probe = FisherProbe(model, **options)
+    probe = FisherProbe(model, gradients=gradients)
 
     def step() -> object:
         model.zero_grad(set_to_none=True)
         with probe:
-            loss = F.cross_entropy(model(images), targets)
-            if options:
-                probe.backward(loss)
-            else:
-                loss.backward()
+            F.cross_entropy(model(images), targets).backward()
         return probe.gram()
 
     return step

@@ -144,7 +144,7 @@ def test_gradients_taken_from_j_are_all_there(name: str) -> None:
     step(slice(None)).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    probe = FisherProbe(model, loss_reduction="sum", reuse_weight_gradient=True)
+    probe = FisherProbe(model, loss_reduction="sum", gradients="rows")
     with probe:
         probe.backward(step(slice(None)))
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -158,9 +158,9 @@ def test_a_use_that_left_the_graph_keeps_its_gradient(monkeypatch: pytest.Monkey
     model, step = model_and_step(RETURNED["linear-relu"])
     step(slice(None)).backward()
     expected, model.layer.weight.grad = model.layer.weight.grad, None
-    probe = FisherProbe(model, loss_reduction="sum", reuse_weight_gradient=True)
+    probe = FisherProbe(model, loss_reduction="sum")
     with probe:
-        probe.backward(step(slice(None)))
+        step(slice(None)).backward()
     torch.testing.assert_close(model.layer.weight.grad, expected)
     with pytest.raises(MeasureError, match="some use of a parameter was not seen"):
         probe.gram()

@@ -18,14 +18,14 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("scale", [65536.0, 3.0])
-@pytest.mark.parametrize("reuse", [False, True])
-def test_a_grad_scaler_is_undone(scale: float, reuse: bool) -> None:
+@pytest.mark.parametrize("gradients", ["library", "rows"])
+def test_a_grad_scaler_is_undone(scale: float, gradients: str) -> None:
     model, (x, y) = ResNet8().double(), data()
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     plain = FisherProbe(model)
     with plain:
         F.cross_entropy(model(x.double()), y).backward()
-    scaled = FisherProbe(model, grad_scaler=scaler, reuse_weight_gradient=reuse)
+    scaled = FisherProbe(model, grad_scaler=scaler, gradients=gradients)
     with scaled:
         scaled.backward(scaler.scale(F.cross_entropy(model(x.double()), y)))
     assert torch.allclose(scaled.gram(), plain.gram(), rtol=1e-9)

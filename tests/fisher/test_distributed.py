@@ -111,6 +111,9 @@ def check(shared: Shared, wrapped: nn.Module, *, everyone: bool = True) -> None:
         gram = shared.global_gram()
         measurements += [(FisherProbe(wrapped, process_group=shared.group), gram)] * 2
         measurements += [(FisherProbe(wrapped, process_group=shared.group, max_memory=1 << 12), gram)]
+    probe = FisherProbe(wrapped, gradients="rows")
+    torch.testing.assert_close(shared.step(wrapped, probe), plain)
+    assert_same(probe.gram(), shared.local_gram())
     for probe, expected in measurements:
         assert all(torch.equal(a, b) for a, b in zip(shared.step(wrapped, probe), plain, strict=True))
         assert_same(probe.gram(), expected)
@@ -226,16 +229,6 @@ def other_parameters(group: Group, wrapper: Group) -> None:
         probe.gram()
 
 
-def no_reuse(group: Group, wrapper: Group) -> None:
-    shared = Shared(multilayer, group, wrapper)
-    with pytest.raises(MeasureError, match="DistributedDataParallel averages gradients"):
-        FisherProbe(
-            DistributedDataParallel(shared.model, process_group=shared.wrapper_group), reuse_weight_gradient=True
-        )
-    with pytest.raises(MeasureError, match="FSDP reduces gradients"):
-        FisherProbe(sharded(shared), reuse_weight_gradient=True)
-
-
 # -- FSDP2 -------------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +294,6 @@ BODIES: list[tuple[str, int, Body]] = [
     ("exchanged-after", 2, exchanged_after),
     ("one-cannot-measure", 2, one_cannot_measure),
     ("other-parameters", 2, other_parameters),
-    ("no-reuse", 2, no_reuse),
     ("fsdp-residual-2", 2, partial(fully_sharded, build=residual)),
     ("fsdp-multilayer-4", 4, partial(fully_sharded, build=multilayer)),
     # FSDP hangs hooks on the outputs of layers. Where a linear layer's is a view, an operation in place takes them out

@@ -200,7 +200,7 @@ def test_reused_weight_gradients_of_checkpoints() -> None:
     expected = gram_one_layer_at_a_time(copy.deepcopy(model), x, y, sum_of_cross_entropies)
     model = each_stage(model)
     plain = step(copy.deepcopy(model), x, y)
-    probe = FisherProbe(model, loss_reduction="sum", reuse_weight_gradient=True)
+    probe = FisherProbe(model, loss_reduction="sum", gradients="rows")
     with probe:
         probe.backward(sum_of_cross_entropies(model(x), y))
     assert_same(probe.gram(), expected)

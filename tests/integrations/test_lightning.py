@@ -980,7 +980,6 @@ def test_what_cannot_be_controlled_is_an_error(settings: dict[str, Any], message
         ({"lr_rule": "linear"}, r"'lr_rule' is now rates=Rates\(rule="),
         ({"batch_size": 4}, "the train DataLoader has it"),
         ({"measuring": Measuring(bn="exact")}, "backward pass of its own"),
-        ({"measuring": Measuring(reuse_weight_gradient=True)}, "backward pass of its own"),
     ],
 )
 def test_arguments_that_are_not_known_here(arguments: dict[str, Any], message: str) -> None:

@@ -21,9 +21,7 @@ class Measuring:
         loss_reduction: how the loss reduces over a batch, ``"mean"`` or ``"sum"``.
         bn: what a sample's gradient means under BatchNorm, see ``FisherProbe``.
         reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway, which is
-            faster and differs from the ordinary ones in round-off, see ``FisherProbe``; needs a loop with
-            ``step.backward(loss)``. Memory that runs out in measuring takes the gradients with it then: the step
-            raises, unless ``BatchPlan`` has it repeated.
+            faster and differs from the ordinary ones in round-off, see ``gradients="rows"`` of ``FisherProbe``.
         grad_scaler: the GradScaler that scales the loss, so that measuring can undo it.
 
     Raises:
@@ -69,6 +67,6 @@ class Measuring:
         return {
             "loss_reduction": self.loss_reduction,
             "bn": self.bn,
-            "reuse_weight_gradient": self.reuse_weight_gradient,
+            "gradients": "rows" if self.reuse_weight_gradient else "library",
             "grad_scaler": self.grad_scaler,
         }

@@ -185,7 +185,6 @@ class Passage:
         """
         if not self._plan.guarded:
             return False
-        # With reuse_weight_gradient a hook that ran out of memory has lost a gradient.
         return is_out_of_memory(error) or (passing.measured and isinstance(error, MeasureError))
 
     def must_repeat(self, passing: Passing) -> bool:
@@ -306,8 +305,6 @@ class Passage:
             _LOG.warning('with bn="exact", batches that are split into %d parts are not measured', parts)
             return None
         arguments = {**self._probe_arguments}
-        if parts > 1:
-            arguments["reuse_weight_gradient"] = False
         if self._measure_all:
             group = self._ranks.side_group
             # Not in the backward pass, where wrappers use the same group, or a rank may run out of memory and leave the

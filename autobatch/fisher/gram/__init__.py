@@ -3,36 +3,9 @@
 In come Jacobians of layers; out goes the Gram matrix, block by block. Open ``_gram.py`` first.
 """
 
-from autobatch.fisher.gram._gram import (
-    MAX_MEMORY,
-    GramAccumulator,
-)
-from autobatch.fisher.gram._jacobians import (
-    DenseJacobian,
-    EmbeddingJacobian,
-    Jacobian,
-    OuterJacobian,
-    products_are_cheaper,
-)
+from autobatch.fisher.gram._gram import MAX_MEMORY
 from autobatch.fisher.gram._shared_spill import SharedSpilledGram
-from autobatch.fisher.gram._sink import (
-    GramSink,
-    SharedGram,
-    StreamingGram,
-)
+from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher.gram._spill import SpilledGram
 
-__all__ = [
-    "MAX_MEMORY",
-    "DenseJacobian",
-    "EmbeddingJacobian",
-    "GramAccumulator",
-    "GramSink",
-    "Jacobian",
-    "OuterJacobian",
-    "SharedGram",
-    "SharedSpilledGram",
-    "SpilledGram",
-    "StreamingGram",
-    "products_are_cheaper",
-]
+__all__ = ["MAX_MEMORY", "GramSink", "SharedGram", "SharedSpilledGram", "SpilledGram", "StreamingGram"]

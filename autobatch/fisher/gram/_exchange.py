@@ -59,15 +59,13 @@ class ExchangedGram:
         self._seen = 0
         self._local: Tensor | None = None
 
-    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+    def add(self, name: str, uses: list[Jacobian]) -> None:
         """Add one parameter.
 
         Args:
             name: the parameter.
             uses: all its uses in this pass.
-            gradient: must be None: the gradient of a parameter that is trained by several processes is their wrapper's.
         """
-        assert gradient is None, "J that is exchanged makes no gradient"
         use = uses[0]
         self._seen = zlib.crc32(f"{name} {use.rows} {use.width}".encode(), self._seen)
         if len(uses) == 1 and isinstance(use, OuterJacobian) and self._factors_are_cheaper(use):

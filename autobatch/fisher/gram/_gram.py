@@ -17,13 +17,13 @@ _BUFFER_COLUMNS = 1024
 SINGLE_SAMPLES = 32
 _SINGLE_BLOCK_COLUMNS = 2048
 _SINGLE_BLOCK_ELEMENTS = 1 << 18
-_SINGLE_PAIRS = 128
 _SINGLE_PARAMETER = 1 << 16
 # Columns of J, and features of pairs, that one product adds up before it is added to others in float64.
 _SINGLE_COLUMNS = 1024
 _DOUBLE_COLUMNS = 768
 _SINGLE_FEATURES = 256
-# Squared distance of two samples' gradients, relative to their squared norms, that round-off of float32 may hide.
+# Squared distance of two samples' gradients, relative to their squared norms, that round-off of float32 may hide; of
+# gradients of unlike size, that of their directions.
 _ALIKE = 1e-5
 # Bytes of several products that are made together: on a CPU what its cache holds.
 _CACHE = 4 << 20
@@ -35,8 +35,8 @@ _ACCELERATOR_TILE = 512
 _SUMMED_ROWS = 512
 # Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
-# Samples up to which products of pairs are made in one piece, though half of it is not needed.
-_ONE_TILE = 256
+# Samples below which products of pairs are made in one piece, though half of it is not needed.
+_ONE_TILE = 128
 
 
 class GramAccumulator:
@@ -129,8 +129,8 @@ class GramAccumulator:
         squares = self._upper.diagonal()
         found = torch.zeros((), dtype=torch.bool, device=squares.device)
         for lo, hi in self._tiles():
-            both = squares[lo:hi, None] + squares[lo:]
-            near = both - 2.0 * self._upper[lo:hi, lo:] < _ALIKE * both
+            both = squares[lo:hi, None] * squares[lo:]
+            near = self._upper[lo:hi, lo:].square() > (1.0 - 2.0 * _ALIKE) * both
             found |= near.triu_(1).any()
         if bool(found):
             return True
@@ -224,7 +224,7 @@ class GramAccumulator:
             self._upper[lo:hi, lo:] += products
 
     def _add_single_products(self, left: Tensor, right: Tensor) -> None:
-        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
+        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
         single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
         self._add_product(lambda single: self._multiply_pairs(left, right, single=single), single)
 
@@ -236,7 +236,7 @@ class GramAccumulator:
         rights: list[Tensor] = []
         one, other = (left, right) if single else self._double(left, right)
         # One product for all rows where calls cost more than multiplications.
-        tiles = [(0, self.batch_size)] if self.batch_size <= _ONE_TILE else list(self._tiles())
+        tiles = [(0, self.batch_size)] if self.batch_size < _ONE_TILE else list(self._tiles())
         for lo, hi in tiles:
             here, onward = slice(lo, hi), slice(lo, None)
             lefts.append(self._inner(one, here, onward, single=single))
@@ -328,21 +328,20 @@ class Jacobian(Protocol):
         """
         ...
 
+    def total(self, gradient: Tensor) -> None:
+        """Fill ``gradient``, contiguous and of the parameter's number of elements, with the sum of J over samples."""
+        ...
 
-def add_blocks(uses: list[Jacobian], gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+
+def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
     """Add the Gram matrix of a parameter whose J is the sum over several uses.
 
     Args:
         uses: all uses of one parameter.
         gram: where to add.
-        gradient: where given, contiguous and of the parameter's number of elements, it is filled with the sum of J
-            over samples.
     """
-    width = uses[0].width
-    for lo, hi in gram.chunks(uses[0].rows, width):
+    for lo, hi in gram.chunks(uses[0].rows, uses[0].width):
         block = uses[0].block(lo, hi)
         for use in uses[1:]:
             block = block + use.block(lo, hi)
         gram.add(block)
-        if gradient is not None:
-            torch.sum(block, 0, out=gradient.view(-1)[lo * width : hi * width])

@@ -8,7 +8,7 @@ from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobia
 __all__ = ["DenseJacobian", "EmbeddingJacobian", "Jacobian", "OuterJacobian", "add_blocks", "products_are_cheaper"]
 
 
-def products_are_cheaper(batch: int, positions: int, rows: int, width: int) -> bool:
+def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, summed: bool = False) -> bool:
     """Whether the pairwise route, T² (R + W) for each pair of samples, beats forming J and multiplying it.
 
     Args:
@@ -16,12 +16,14 @@ def products_are_cheaper(batch: int, positions: int, rows: int, width: int) -> b
         positions: T.
         rows: R.
         width: W.
+        summed: whether the sum of J over samples is wanted too, which costs as much as forming J where J is not formed.
 
     Returns:
         True where pairwise products take less time (in float64, while large J are multiplied in float32).
     """
     pair = 0.5 if batch >= SINGLE_SAMPLES else 1.0
-    return positions * positions * (rows + width) < rows * width * (positions / batch + pair)
+    formed = 0.0 if summed else positions / batch
+    return positions * positions * (rows + width) < rows * width * (formed + pair)
 
 
 class DenseJacobian:
@@ -42,10 +44,13 @@ class DenseJacobian:
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
-        values = self._values.flatten(1)
-        gram.add(values)
+        gram.add(self._values.flatten(1))
         if gradient is not None:
-            torch.sum(values, 0, out=gradient.view(-1))
+            self.total(gradient)
+
+    def total(self, gradient: Tensor) -> None:
+        """Fill ``gradient`` with the sum of J over samples."""
+        torch.sum(self._values.flatten(1), 0, out=gradient.view(-1))
 
 
 class OuterJacobian:
@@ -69,10 +74,28 @@ class OuterJacobian:
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         batch, positions = self._left.shape[:2]
-        if gradient is None and products_are_cheaper(batch, positions, self.rows, self.width):
+        if products_are_cheaper(batch, positions, self.rows, self.width, summed=gradient is not None):
             gram.add_products(self._left, self._right)
-        else:
-            add_blocks([self], gram, gradient)
+            if gradient is not None:
+                self.total(gradient)
+            return
+        # Products of the narrow factor by the wide one take a tenth less; F does not depend on the order of columns.
+        one, other = (self._left, self._right) if self.rows <= self.width else (self._right, self._left)
+        sums = None if gradient is None else torch.empty_like(gradient).view(1, -1)
+        ones = one.new_ones(1, batch)
+        width = other.shape[2]
+        for lo, hi in gram.chunks(one.shape[2], width):
+            block = torch.bmm(one[:, :, lo:hi].mT, other)
+            gram.add(block)
+            if sums is not None:
+                torch.mm(ones, block.flatten(1), out=sums[:, lo * width : hi * width])
+        if gradient is not None and sums is not None:
+            total = sums.view(one.shape[2], width)
+            gradient.view(self.rows, self.width).copy_(total if one is self._left else total.T)
+
+    def total(self, gradient: Tensor) -> None:
+        """Fill ``gradient`` with the sum of J over samples."""
+        torch.mm(self._left.flatten(0, 1).T, self._right.flatten(0, 1), out=gradient.view(self.rows, self.width))
 
 
 class EmbeddingJacobian:
@@ -103,7 +126,10 @@ class EmbeddingJacobian:
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         if gradient is not None:
-            add_blocks([self], gram, gradient)
-            return
+            self.total(gradient)
         used, compact = torch.unique(self._indices, return_inverse=True)
         add_blocks([EmbeddingJacobian(compact, self._g, len(used))], gram)
+
+    def total(self, gradient: Tensor) -> None:
+        """Fill ``gradient`` with the sum of J over samples."""
+        gradient.zero_().view(self.rows, self.width).index_add_(0, self._indices.flatten(), self._g.flatten(0, 1))

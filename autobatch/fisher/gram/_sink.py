@@ -17,8 +17,8 @@ class GramSink(Protocol):
         """Begin a pass over so many samples."""
         ...
 
-    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
-        """Take all uses of one parameter in this pass; fill ``gradient`` with its gradient, the sum over samples."""
+    def add(self, name: str, uses: list[Jacobian]) -> None:
+        """Take all uses of one parameter in this pass."""
         ...
 
     def result(self) -> Tensor:
@@ -49,13 +49,16 @@ class StreamingGram:
         self._gram_of("")
 
     def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
-        """Add one parameter, all uses of it; fill ``gradient`` with its gradient, the sum of J over samples.
+        """Add one parameter, all uses of it; fill ``gradient`` with the sum of J over samples of its only use.
 
         Afterwards ``sums[name]`` is 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
         """
         module = name.rpartition(".")[0] if self._apart else ""
         gram = self._gram_of(module)
-        self._add(gram, uses, gradient)
+        if len(uses) == 1:
+            uses[0].add_to(gram, gradient)
+        else:
+            add_blocks(uses, gram)
         before, self._before[module] = self._before[module], gram.sums()
         self.sums[name] = (before, self._before[module])
 
@@ -64,13 +67,6 @@ class StreamingGram:
             self._grams[module] = GramAccumulator(self._batch_size, self._device, self._max_memory)
             self._before[module] = self._grams[module].sums()
         return self._grams[module]
-
-    @staticmethod
-    def _add(gram: GramAccumulator, uses: list[Jacobian], gradient: Tensor | None) -> None:
-        if len(uses) == 1:
-            uses[0].add_to(gram, gradient)
-        else:
-            add_blocks(uses, gram, gradient)
 
     def result(self) -> Tensor:
         """Return F, (B, B) float64."""
@@ -104,9 +100,9 @@ class SharedGram:
         scale = float(batch_size) if self._mean else 1.0
         self._gram = ExchangedGram(self._group, batch_size, self._device, scale, self._max_memory)
 
-    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+    def add(self, name: str, uses: list[Jacobian]) -> None:
         """Take all uses of one parameter."""
-        self._gram.add(name, uses, gradient)
+        self._gram.add(name, uses)
 
     def result(self) -> Tensor:
         """Return F of all processes' samples, scaled to the summed loss."""

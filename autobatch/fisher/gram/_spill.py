@@ -91,18 +91,16 @@ class SpilledGram:
         self._before += self._batch
         self._batch = batch_size
 
-    def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
+    def add(self, name: str, uses: list[Jacobian]) -> None:
         """Keep one parameter's J of the present micro-batch.
 
         Args:
             name: the parameter.
             uses: all its uses in this micro-batch.
-            gradient: must be None.
 
         Raises:
             MeasureError: where the temporary directory has no room.
         """
-        assert gradient is None, "J that is kept makes no gradient"
         use = uses[0]
         pieces: tuple[_Piece, ...]
         if len(uses) == 1 and isinstance(use, OuterJacobian) and _factors_are_smaller(use):

@@ -62,13 +62,11 @@ class Contribution:
         weight: the weight.
         jacobian: makes the per-sample gradients, in the memory order of ``weight.target``, from the output's gradient.
         output: which output of the call.
-        forms_gradient: whether the route forms J, so that the batch gradient is its sum over samples.
     """
 
     weight: Weight
     jacobian: Callable[[Tensor], Jacobian]
     output: int = 0
-    forms_gradient: bool = False
 
 
 class Call(Protocol):
@@ -92,6 +90,11 @@ class Call(Protocol):
     @property
     def outputs(self) -> list[Tensor]:
         """The tensors that it returned."""
+        ...
+
+    @property
+    def node(self) -> Any:
+        """The call's own node in the autograd graph."""
         ...
 
     @property

@@ -68,30 +68,44 @@ class ConvolutionJacobian:
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
-        if gradient is None and self._take_products(gram):
+        if self._take_products(gram, gradient):
             return
-        target = None if gradient is None else gradient.view(self.rows, self._channels, *self._geometry.kernel)
-        for rows, inputs, groups in self._pieces(gram.max_memory * 3 // 8 // self._x.element_size()):
-            jacobian = self._form(rows, inputs, groups, gram.max_memory)
+        for jacobian in self._formed(gram.max_memory, gradient):
             for block in jacobian.values.flatten(2):
                 gram.add(block)
+
+    def total(self, gradient: Tensor) -> None:
+        """Fill ``gradient`` with the sum of J over samples."""
+        for _ in self._formed(MAX_MEMORY, gradient):
+            pass
+
+    def _formed(self, max_memory: int, gradient: Tensor | None) -> Iterator["Formed"]:
+        """Yield J in pieces; fill ``gradient`` with its sum over samples."""
+        target = None if gradient is None else gradient.view(self.rows, self._channels, *self._geometry.kernel)
+        for rows, inputs, groups in self._pieces(max_memory * 3 // 8 // self._x.element_size()):
+            jacobian = self._form(rows, inputs, groups, max_memory)
+            yield jacobian
             if target is not None:
                 first = inputs.start % self._channels
                 part = target[rows, first : first + (inputs.stop - inputs.start) // groups]
                 part.copy_(jacobian.total())
 
-    def _take_products(self, gram: GramAccumulator) -> bool:
+    def _take_products(self, gram: GramAccumulator, gradient: Tensor | None) -> bool:
         """Add the Gram matrix by products of pairs of samples if that is cheaper, and say whether it was done."""
         rows, positions = len(self._x), tuple(self._g.shape[2:])
         each = rows // self._batch * prod(positions)
         room = gram.max_memory // 4 // self._x.element_size()
         if self._groups > 1 or self._batch * each * (self.rows + self.width) > room:
             return False
-        if not products_are_cheaper(self._batch, each, self.rows, self.width):
+        if not products_are_cheaper(self._batch, each, self.rows, self.width, summed=gradient is not None):
             return False
         unfold = Unfolder(self._x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
         columns = unfold(slice(0, rows)).view(self._batch, each, self.width)
-        gram.add_products(self._g.flatten(2).mT.reshape(self._batch, each, self.rows), columns)
+        rows_of_g = self._g.flatten(2).mT.reshape(self._batch, each, self.rows)
+        gram.add_products(rows_of_g, columns)
+        if gradient is not None:
+            total = (rows_of_g.flatten(0, 1).T @ columns.flatten(0, 1)).view(self.rows, *self._geometry.kernel, -1)
+            gradient.view(self.rows, -1, *self._geometry.kernel).copy_(total.movedim(-1, 1))
         return True
 
     def _form(self, rows: slice, inputs: slice, groups: int, max_memory: int = MAX_MEMORY) -> "Formed":

@@ -8,7 +8,6 @@ measured by ``autobatch.fisher.layers._generic``.
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from autobatch.fisher.gram._jacobians import (
     EmbeddingJacobian,
     Jacobian,
     OuterJacobian,
-    products_are_cheaper,
 )
 from autobatch.fisher.layers._calls import (
     Call,
@@ -65,17 +63,15 @@ def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> 
     contributions = []
     kept = KeptInput(call, x)
     kept.need_batch_before(features=1)
-    positions = x.numel() // (kept.batch * x.shape[-1])
     if used := call.weight(weight):
         if used.tensor.ndim != 2:
             raise NoRuleError
         out_first = out_first != used.transposed
-        formed = not products_are_cheaper(kept.batch, positions, *used.target.shape)
-        contributions.append(Contribution(used, _product_weight(kept, out_first), forms_gradient=formed))
+        contributions.append(Contribution(used, _product_weight(kept, out_first)))
     if used := call.weight(bias):
         if used.tensor.ndim != 1 or used.tensor.shape[0] != call.outputs[0].shape[-1]:
             raise NoRuleError
-        contributions.append(Contribution(used, _summed_bias(kept), forms_gradient=True))
+        contributions.append(Contribution(used, _summed_bias(kept)))
     return contributions
 
 
@@ -130,7 +126,7 @@ def _bilinear(call: Call) -> list[Contribution]:
     if used := call.weight(given["weight"]):
         contributions.append(Contribution(used, weight))
     if used := call.weight(given["bias"]):
-        contributions.append(Contribution(used, _summed_bias(first), forms_gradient=True))
+        contributions.append(Contribution(used, _summed_bias(first)))
     return contributions
 
 
@@ -147,14 +143,10 @@ def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
             if used.transposed:
                 raise NoRuleError
             groups = given["groups"] or 1
-            rows, width = used.target.shape[0], prod(used.target.shape[1:])
-            wide = (given["input"] if transposed else call.outputs[0]).shape
-            positions = prod(wide[2:]) * (wide[0] // kept.batch)
-            formed = groups > 1 or not products_are_cheaper(kept.batch, positions, rows, width)
             jacobian = _convolution_weight(kept, _geometry(tuple(used.target.shape[2:]), given), groups, transposed)
-            contributions.append(Contribution(used, jacobian, forms_gradient=formed))
+            contributions.append(Contribution(used, jacobian))
         if used := call.weight(given["bias"]):
-            contributions.append(Contribution(used, _channel_shift(kept), forms_gradient=True))
+            contributions.append(Contribution(used, _channel_shift(kept)))
         return contributions
 
     return rule
@@ -219,7 +211,7 @@ def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics:
     kept = KeptInput(call, given["input"])
     kept.need_batch_first()
     statistics = None if batch_statistics else (given["running_mean"].clone(), given["running_var"].clone())
-    node = None if saved_elsewhere() else call.outputs[0].grad_fn
+    node = None if saved_elsewhere() else call.node
 
     def scale(gradient: Tensor) -> Jacobian:
         x, g = precise(kept.rows(kept()), kept.rows(gradient))
@@ -246,9 +238,9 @@ def _channel_affine(
 ) -> list[Contribution]:
     contributions = []
     if used := call.weight(given["weight"]):
-        contributions.append(Contribution(used, scale, forms_gradient=True))
+        contributions.append(Contribution(used, scale))
     if used := call.weight(given["bias"]):
-        contributions.append(Contribution(used, _channel_shift(kept), forms_gradient=True))
+        contributions.append(Contribution(used, _channel_shift(kept)))
     return contributions
 
 
@@ -308,9 +300,9 @@ def _affine_features(
 
     contributions = []
     if used := call.weight(given["weight"]):
-        contributions.append(Contribution(used, scale, forms_gradient=True))
+        contributions.append(Contribution(used, scale))
     if used := call.weight(given["bias"]):
-        contributions.append(Contribution(used, shift, forms_gradient=True))
+        contributions.append(Contribution(used, shift))
     return contributions
 
 
@@ -387,7 +379,7 @@ def _einsum(call: Call) -> list[Contribution]:
         x, g = precise(kept(), gradient)
         return dense(torch.einsum(f"{right},{other}->{batch}{weight}", g, x))
 
-    return [Contribution(used, jacobian, forms_gradient=True)]
+    return [Contribution(used, jacobian)]
 
 
 def _expanded(call: Call) -> list[Contribution]:
@@ -405,7 +397,7 @@ def _expanded(call: Call) -> list[Contribution]:
         rows = layout.samples_first(precise(gradient)[0], batch).flatten(1, 2).sum(1)
         return dense(rows.sum_to_size(batch, *ones[1:]).reshape(batch, *used.tensor.shape))
 
-    return [Contribution(used, jacobian, forms_gradient=True)]
+    return [Contribution(used, jacobian)]
 
 
 # Functions of a weight and a tensor that does not carry the batch, whose result may still have a row for each sample.

@@ -575,11 +575,8 @@ def _check_parts(measuring: Measuring, plan: BatchPlan) -> None:
         raise ConfigError(
             "AutoBatchCallback: how batches are split is not given here: Trainer(accumulate_grad_batches=...) says it"
         )
-    for name, value in (("bn", measuring.bn), ("reuse_weight_gradient", measuring.reuse_weight_gradient)):
-        if value in {"exact", True}:
-            raise ConfigError(
-                f"AutoBatchCallback: {name}={value!r} needs a backward pass of its own, and here Lightning runs it"
-            )
+    if measuring.bn == "exact":
+        raise ConfigError("AutoBatchCallback: bn='exact' needs a backward pass of its own, and here Lightning runs it")
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

@@ -342,7 +342,7 @@ def test_gradients_are_added_to_in_place() -> None:
     flat = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
     for p, part in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()]), strict=True):
         p.grad = part.view_as(p)
-    probe = FisherProbe(model, loss_reduction="sum", reuse_weight_gradient=True)
+    probe = FisherProbe(model, loss_reduction="sum", gradients="rows")
     with probe:
         probe.backward(losses(model(x)).sum())
     wanted = torch.autograd.grad(losses(model(x)).sum(), list(model.parameters()))

@@ -230,7 +230,7 @@ def test_what_is_measured_is_the_gradients_of_single_examples(name):
     inputs = torch.randn(4, *shape, generator=generator, dtype=torch.float64)
     inputs = (inputs.abs() * 10).long() % 3 if name == "gpt" else inputs
     labels = torch.randint(3, (4, 5) if name == "gpt" else (4,), generator=generator)
-    probe = FisherProbe(model, reuse_weight_gradient=True)
+    probe = FisherProbe(model, gradients="rows")
     with probe:
         probe.backward(F.cross_entropy(model(inputs), labels))
     rows = []
