@@ -182,7 +182,7 @@ class SteerPolicy:
         helps = best is not None and any(final_loss(one) < CLEARLY_BETTER * final_loss(best) for one in smaller)
         if helps:
             choice = choose_scout(scouts)
-            assert choice.scout is not None
+        assert choice.scout is not None
         chosen = scouts[choice.scout]
         length = "" if best is None else self._lay_length(best, tried=bool(smaller), helps=helps, blind=blind)
         self._start, self._reason = (chosen.batch_size, chosen.lr), f"{choice.reason}{edge}{length}"
