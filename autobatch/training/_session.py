@@ -110,6 +110,10 @@ def run(
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
     with _place(out), reproducible(device, config.task.threads):
+        if not resume:  # another run may have come and gone since that was asked
+            _refuse_occupied(out)
+        elif (out / SUMMARY).exists():
+            return load_summary(out)
         begin_with = None
         if (out / CHECKPOINT).exists():
             pass

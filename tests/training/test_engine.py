@@ -28,6 +28,7 @@ from autobatch.training import (
     normalise,
     run,
 )
+from autobatch.training import _session as session
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import EXPLODED, Engine, divergence, reproducible, resolve_device
 from tests.training.tiny import COSTS, dropout_task, fixed, stages, timeless, tiny_config, tiny_task
@@ -257,6 +258,25 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
         run(tiny_config(), tmp_path)
     assert not list(tmp_path.iterdir())
     assert run(tiny_config(), tmp_path).stopped_because == "finished"
+
+
+@pytest.mark.parametrize("others", [6, 4])
+def test_a_run_that_came_and_went_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """The directory was free when it was first looked at, and the lock is free again."""
+    out, load = tmp_path / "run", session.load_data
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(session, "load_data", load)
+        run(tiny_config(), out)
+        return load(*args)
+
+    monkeypatch.setattr(session, "load_data", slow)
+    with pytest.raises(OutputError, match="holds a run already"):
+        run(tiny_config(task=tiny_task(epochs=others)), out)
+    assert load_run_config(out).task.epochs == tiny_config().task.epochs
+    assert load_summary(out).epochs == tiny_config().task.epochs
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autobatch.training import load_decisions, load_epochs
+from autobatch._errors import ConfigError
+from autobatch.cli.train._place import reserved
+from autobatch.policies import load_policy_spec
+from autobatch.training import RunConfig, load_decisions, load_epochs, load_task
 
 TINY = ("run", "--env", "tiny", "--device", "cpu")
 
@@ -49,8 +52,26 @@ def test_json_is_the_summary_alone(home, call):
 
 
 def test_quiet_prints_the_directory_and_numbers_a_taken_one(home, call):
-    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-s0\n"
-    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-s0-2\n"
+    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-epochs1-s0\n"
+    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-epochs1-s0-2\n"
+
+
+def test_default_directories_tell_runs_apart_and_are_reserved_at_once(home):
+    config = RunConfig(task=load_task("tiny"), policy=load_policy_spec("s16"), seed=3)
+    changes = {"--epochs": ["task.epochs=2"], "--set": ["task.optimizer.base_lr=0.05", "policy.name=a/b c"]}
+    with reserved(config, {}) as one, reserved(config, {}) as other, reserved(config, changes) as changed:
+        assert [str(place) for place in (one, other, changed)] == [
+            "runs/tiny-s16-s3",
+            "runs/tiny-s16-s3-2",
+            "runs/tiny-s16-epochs2-base_lr0.05-nameabc-s3",
+        ]
+        assert all(place.is_dir() for place in (one, other, changed))
+    with pytest.raises(ConfigError), reserved(config, {}) as failing:
+        raise ConfigError("no")
+    assert not failing.exists()
+    with reserved(config, {}) as kept:
+        (kept / "config.yaml").touch()
+    assert kept.exists()
 
 
 def test_overrides_and_config(home, call):
