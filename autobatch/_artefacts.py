@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
+from autobatch._files import seen_in
 
 Kind = Literal["envs", "policies", "configs", "configs/paper"]
 
@@ -35,7 +36,7 @@ def artefact_names(kind: Kind) -> list[str]:
     names: set[str] = set()
     for root in artefact_roots():
         pattern = "*/env.yaml" if kind == "envs" else "*.yaml"
-        files = (root / kind).glob(pattern)
+        files = seen_in(root / kind, pattern)
         names.update(file.parent.name if kind == "envs" else file.stem for file in files if file.is_file())
     return sorted(names)
 
@@ -83,7 +84,7 @@ def library_names() -> list[str]:
         Every folder of beacons that ``find_library`` resolves by name, with an ``env.yaml`` beside it or without,
         sorted, each once.
     """
-    folders = (folder for root in artefact_roots() for folder in (root / "envs").glob("*"))
+    folders = (folder for root in artefact_roots() for folder in seen_in(root / "envs", "*"))
     return sorted({folder.name for folder in folders if holds_beacons(folder)})
 
 
@@ -132,7 +133,7 @@ def holds(folder: Path, name: str) -> bool:
         True where it has ``name.parquet`` or a folder ``name`` with Parquet files.
     """
     try:
-        return (folder / f"{name}.parquet").exists() or any((folder / name).glob("*.parquet"))
+        return (folder / f"{name}.parquet").exists() or bool(seen_in(folder / name, "*.parquet"))
     except (OSError, ValueError):  # a name too long, without permission, or with a null byte
         return False
 

@@ -8,6 +8,7 @@ import torch
 
 from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError, LibraryError
+from autobatch._files import seen_in
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
@@ -138,7 +139,7 @@ def _library(task: TaskSpec, folder: Path, data: Data) -> tuple[BeaconLibrary | 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when beacons are added or recorded anew."""
-    files = [folder / "beacons.parquet", *sorted((folder / "beacons").glob("*.parquet"))]
+    files = [folder / "beacons.parquet", *seen_in(folder / "beacons", "*.parquet")]
     found = [(file.name, file.stat()) for file in files if file.exists()]
     return tuple((name, facts.st_mtime_ns, facts.st_size) for name, facts in found)
 
