@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Never, Self
+from pickle import PicklingError
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, SupportsIndex
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -166,6 +167,25 @@ class AutoBatchController(Shown):
     def _repr_html_(self) -> str:
         html: str = drawn("html", self if self._attached is None else self._attached.log)
         return html
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Refuse to be pickled or copied once there is a model: the optimizer's steps are watched.
+
+        Args:
+            protocol: pickle's.
+
+        Returns:
+            What pickle makes a controller without a model of.
+
+        Raises:
+            PicklingError: there is one.
+        """
+        if self._attached is not None:
+            raise PicklingError(
+                "an AutoBatchController with its model cannot be pickled or copied; keep controller.state_dict(), and "
+                "give it to load_state_dict() of a new one"
+            )
+        return super().__reduce_ex__(protocol)
 
     @property
     def _training(self) -> Training:
