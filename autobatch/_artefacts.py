@@ -138,6 +138,63 @@ def holds(folder: Path, name: str) -> bool:
         return False
 
 
+def portable(path: Path, folder: Path) -> str:
+    """Write a path so that a folder that is passed on tells nothing of the machine, and finds it again where it can.
+
+    Args:
+        path: what a file in the folder is to name.
+        folder: the folder.
+
+    Returns:
+        The bare name of a shipped env; else the way there from the folder, or from the home directory where that is
+        all that they share.
+    """
+    if path.parent == artefact_roots()[-1] / "envs":
+        return path.name
+    whole, base = (Path(os.path.abspath(place)) for place in (path, folder))
+    home = Path(os.path.abspath(Path("~").expanduser()))
+    if whole.is_relative_to(home) and not base.is_relative_to(home):
+        return str("~" / whole.relative_to(home))
+    try:
+        return os.path.relpath(whole, base)
+    except ValueError:  # on another drive
+        return str(path)
+
+
+def told_path(path: Path) -> str:
+    """Write a path for files that are passed on and need not find it again.
+
+    Args:
+        path: a path.
+
+    Returns:
+        An absolute one as it is seen from the working directory or the home directory, where it lies in one of them,
+        and else its last part; others as they are.
+    """
+    if not path.is_absolute():
+        return str(path)
+    for base, start in ((Path.cwd(), Path()), (expand_home("~"), Path("~"))):
+        if path.is_relative_to(base):
+            return str(start / path.relative_to(base))
+    return path.name
+
+
+def found_again(text: str, folder: Path) -> Path:
+    """Return the path that ``portable`` has written.
+
+    Args:
+        text: what it returned, or an absolute path, as older versions wrote it.
+        folder: the folder that names it.
+
+    Returns:
+        The path; it need not exist.
+    """
+    shipped = artefact_roots()[-1] / "envs" / text
+    if Path(text).name == text and shipped.exists():
+        return shipped
+    return Path(os.path.normpath(Path(os.path.abspath(folder)) / expand_home(text)))
+
+
 def expand_home(text: str) -> Path:
     """Return a path with ``~`` expanded where there is such a home directory, else as it is.
 

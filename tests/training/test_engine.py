@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,26 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
         run(tiny_config(), tmp_path)
     assert not list(tmp_path.iterdir())
     assert run(tiny_config(), tmp_path).stopped_because == "finished"
+
+
+def test_a_machine_that_is_much_slower_than_its_cost_table_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    class Watching(RunObserver):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    monkeypatch.setattr(session, "SLOW_SECONDS", 1e-6)
+    fast = dict.fromkeys(COSTS.step_seconds, 1e-9)
+    slow = dict.fromkeys(COSTS.step_seconds, 1e9)
+    config = tiny_config(costs=replace(COSTS, step_seconds=fast, epoch_seconds=1e-9))
+    run(config, tmp_path / "a", Watching())
+    assert len([note for note in notes if "times as long here as the cost table" in note]) == 1
+    notes.clear()
+    run(tiny_config(costs=replace(COSTS, step_seconds=slow)), tmp_path / "b", Watching())
+    assert not notes
 
 
 @pytest.mark.parametrize("others", [6, 4])

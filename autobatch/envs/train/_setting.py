@@ -16,7 +16,7 @@ from autobatch.training import Data, TaskSpec, check_ladder, load_data, load_tas
 from autobatch.training._calibrate import cached_calibration
 from autobatch.training._engine import resolve_device
 from autobatch.training._trial import BN
-from autobatch.training.task import run_task_info
+from autobatch.training.task import cpu_share, run_task_info
 
 KEPT = 4
 """Datasets, libraries and cost tables that a process keeps."""
@@ -74,7 +74,7 @@ def load_setting(
     Args:
         env: name or path of a task.
         epochs: length of a training; None for the task's.
-        threads: CPU threads; None for the task's.
+        threads: CPU threads; None for the task's, as far as this process has the CPUs.
         device: a torch device, or ``"auto"``.
         data_dir: where datasets lie or are downloaded to.
         needs_costs: whether seconds by batch size are needed; they are those recorded with the beacons, or else those
@@ -95,7 +95,7 @@ def load_setting(
     task = recorded.model_copy(
         update={
             "epochs": _count("epochs", epochs, recorded.epochs),
-            "threads": _count("threads", threads, recorded.threads),
+            "threads": _count("threads", threads, min(recorded.threads, cpu_share())),
         }
     )
     task_path = find_artefact("envs", env).parent.absolute()
