@@ -21,7 +21,7 @@ from autobatch.control._training import Training
 from autobatch.control.batches import PlannedBatchSampler
 from autobatch.control.measuring import Measurement, MeasuringPlan
 from autobatch.control.rates import RuleName
-from autobatch.control.settings import Measuring, Processes, Rates, Settings, TaskFacts, refuse_moved
+from autobatch.control.settings import Measuring, Processes, Rates, Settings, TaskFacts, refuse_moved, with_length
 from autobatch.control.steps import BatchPlan, Course, Step
 from autobatch.policies import Observation, Policy, ScoutReport, TaskInfo
 
@@ -59,6 +59,9 @@ class AutoBatchController(Shown):
         policy: a policy, or the name or YAML file of one.
         dataset_size: training examples; every epoch sees each of them once.
         epochs: length of the whole training.
+        examples: length of a training that knows no epochs, in place of both: iterations x batch size of the loop as it
+            was. It is one epoch for the controller, with twenty decisions within unless ``plan`` says otherwise;
+            ``sizes`` gives the batches.
         batch_sizes: the ladder that the policy chooses from, ascending; by default that of ``scouts``.
         library: the task's beacons, or the env folder that holds them; some policies need one.
         scouts: what ``autobatch.scout`` came to with this loop; the policy, ``"beacon-follow"`` or ``"steer"``, starts
@@ -89,6 +92,7 @@ class AutoBatchController(Shown):
         policy: Policy | str,
         dataset_size: int | None = None,
         epochs: int | None = None,
+        examples: int | None = None,
         batch_sizes: Sequence[int] | None = None,
         library: BeaconLibrary | str | Path | None = None,
         scouts: ScoutReport | None = None,
@@ -119,7 +123,7 @@ class AutoBatchController(Shown):
             seed=seed,
             out=out,
         )
-        self._dataset_size, self._epochs = dataset_size, epochs
+        self._dataset_size, self._epochs, self._examples = dataset_size, epochs, examples
         self._attached: Training | None = None
         if (model is None) != (optimizer is None):
             raise ConfigError("give the controller model and optimizer together, or both later by attach()")
@@ -127,7 +131,13 @@ class AutoBatchController(Shown):
             self.attach(model, optimizer)
 
     def attach(
-        self, model: nn.Module, optimizer: Optimizer, *, dataset_size: int | None = None, epochs: int | None = None
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        dataset_size: int | None = None,
+        epochs: int | None = None,
+        examples: int | None = None,
     ) -> Self:
         """Give the controller what it controls, and have the first decision made.
 
@@ -136,6 +146,7 @@ class AutoBatchController(Shown):
             optimizer: its optimizer.
             dataset_size: training examples, unless the constructor has them.
             epochs: length of the whole training, unless the constructor has it.
+            examples: length of one without epochs, unless the constructor has it.
 
         Returns:
             The controller.
@@ -145,11 +156,14 @@ class AutoBatchController(Shown):
         """
         if self._attached is not None:
             raise ConfigError("this controller is attached already; make a new one for another training")
-        dataset_size = dataset_size if dataset_size is not None else self._dataset_size
-        epochs = epochs if epochs is not None else self._epochs
-        if dataset_size is None or epochs is None:
-            raise ConfigError("the controller needs dataset_size and epochs: give them here or to attach()")
-        self._attached = Training(self._settings, model, optimizer, dataset_size=dataset_size, epochs=epochs)
+        settings, dataset_size, epochs = with_length(
+            self._settings,
+            dataset_size if dataset_size is not None else self._dataset_size,
+            epochs if epochs is not None else self._epochs,
+            examples := examples if examples is not None else self._examples,
+        )
+        self._attached = Training(settings, model, optimizer, dataset_size=dataset_size, epochs=epochs)
+        self._settings, self._examples = settings, examples
         return self
 
     def __repr__(self) -> str:
@@ -262,6 +276,11 @@ class AutoBatchController(Shown):
         return Course(course.dataset_size, 1, course.periods, course.least).steps(self.batch_size)
 
     @property
+    def steps_left(self) -> int:
+        """Optimizer steps to the end of the training at the batch size in use, for schedules that count steps."""
+        return self._training.course.steps_left(self.batch_size)
+
+    @property
     def samples(self) -> int:
         """Measured steps that entered C̄ and L."""
         return self._training.standing.position.samples
@@ -351,6 +370,7 @@ class AutoBatchController(Shown):
         Each iteration is one epoch, or the rest of one that has begun. Workers may fetch ahead: a new batch size takes
         effect at the first example that is not handed out yet.
         """
+        self._refuse_indices("batch_sampler")
         return self._training.feed.sampler()
 
     def batches(self) -> Iterator[Tensor]:
@@ -364,8 +384,38 @@ class AutoBatchController(Shown):
             AutoBatchError: the training is finished. The iterator raises it where the epoch before is not ended, or
                 where a batch was not trained.
         """
+        self._refuse_indices("batches()")
         self._training.course.refuse_finished()
         return self._training.feed.batches()
+
+    def sizes(self) -> Iterator[int]:
+        """Return the sizes of this rank's batches, for loops that draw each batch by themselves.
+
+            for size in controller.sizes():
+                x, y = get_batch(size)
+                with controller.step() as step:
+                    step.backward(F.cross_entropy(model(x), y))
+                optimizer.step()
+                optimizer.zero_grad()
+            controller.end_epoch(val_loss=...)
+
+        Returns:
+            An iterator over the batches of the next epoch, or of the rest of one that has begun; to the end of a
+            training without epochs.
+
+        Raises:
+            AutoBatchError: the training is finished. The iterator raises it where the epoch before is not ended, or
+                where a batch was not trained.
+        """
+        self._training.course.refuse_finished()
+        return self._training.feed.sizes()
+
+    def _refuse_indices(self, what: str) -> None:
+        if self._examples is not None:
+            raise AutoBatchError(
+                f"{what} goes through a data set, and this training was given by its examples: draw batches of "
+                "controller.sizes(), or give dataset_size and epochs"
+            )
 
     def rebatch(self, source: Iterable[Any]) -> Iterator[Any]:
         """Return this rank's batches of the next epoch out of a stream, such as a loader of an iterable dataset.

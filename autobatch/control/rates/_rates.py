@@ -71,6 +71,12 @@ class OptimizerRates:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
+        if isinstance(optimizer, list | tuple | dict):
+            raise ConfigError(
+                f"optimizer: a controller steers one, got a {type(optimizer).__name__} of {len(optimizer)}: put their "
+                "parameter groups into one optimizer; or give it the one that trains most of the model, and multiply "
+                "the others' rates by controller.lr_effective over its own rate"
+            )
         if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
             raise ConfigError(
                 f"optimizer: {type(optimizer).__name__} takes no step hooks; give the torch.optim.Optimizer within it"
