@@ -114,7 +114,7 @@ def run(
     config = config.model_copy(update={"costs": costs.table})
     with _place(out), reproducible(device, config.task.threads):
         if not resume:  # another run may have come and gone since that was asked
-            _refuse_occupied(out)
+            refuse_occupied(out)
         elif (out / SUMMARY).exists():
             return load_summary(out)
         begin_with = None

@@ -32,8 +32,6 @@ def reserved(config: "RunConfig", changes: Mapping[str, Sequence[str]]) -> Itera
         OutputError: it cannot be made.
     """
     name = "-".join([config.task.name, config.policy.name, *_told(changes), f"s{config.seed}"])
-    with naming_output(Path("runs"), "made"):
-        Path("runs").mkdir(exist_ok=True)
     places = (Path("runs", name if number == 1 else f"{name}-{number}") for number in count(1))
     place = next(place for place in places if _made(place))
     try:
@@ -47,7 +45,7 @@ def reserved(config: "RunConfig", changes: Mapping[str, Sequence[str]]) -> Itera
 def _made(place: Path) -> bool:
     with naming_output(place, "made"):
         try:
-            place.mkdir()
+            place.mkdir(parents=True)
         except FileExistsError:
             return False
     return True
