@@ -600,6 +600,7 @@ class AutoBatchController(Shown):
                 training goes on with this controller's policy.
 
         Raises:
+            AutoBatchError: a step has begun and is not ended.
             CheckpointError: the state is damaged, of another version, or of another training.
         """
         restore(self._training, state)
