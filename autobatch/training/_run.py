@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticSerializationError
 
-from autobatch._artefacts import found_again, portable
-from autobatch._errors import CheckpointError, ConfigError
+from autobatch._artefacts import find_artefact, found_again, portable
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch._yaml import load_yaml
 from autobatch.beacons import CostTable
 from autobatch.control import DecisionRecord
@@ -135,6 +136,9 @@ def load_run_config(out: Path) -> RunConfig:
     found: dict[str, Any] = {
         key: found_again(str(place), out) for key in _PLACES if (place := getattr(config, key)) is not None
     }
+    if "task_path" in found and not found["task_path"].exists():  # the run was moved, or passed on
+        with suppress(AutoBatchError):
+            found["task_path"] = find_artefact("envs", found["task_path"].name).parent.absolute()
     weights = config.policy.parameters.get("weights")
     if isinstance(weights, str) and Path(weights).name != weights:
         parameters = {**config.policy.parameters, "weights": str(found_again(weights, out))}

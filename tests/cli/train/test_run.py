@@ -261,7 +261,9 @@ def test_a_run_tells_nothing_of_the_machine(home, call):
     config = load_run_config(place)
     assert (config.task_path, config.data_dir) == (home / "envs" / "tiny", home / "data")
     assert call("run", "--resume", str(place), "--quiet")[0] == 0
-    # Moved together, both are found again.
+    # Moved alone, the task is looked up by its name; moved together, both are found again.
+    shutil.copytree(place, home / "mine")
+    assert load_run_config(home / "mine").task_path == home / "envs" / "tiny"
     shutil.copytree(home, home.parent / "elsewhere")
     assert load_run_config(home.parent / "elsewhere" / "runs" / "mine").task_path == home.parent / "elsewhere/envs/tiny"
 
