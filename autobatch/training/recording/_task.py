@@ -1,6 +1,5 @@
 """What recording beacons and recording branch runs of a task have in common: data, facts, and how it is done."""
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from autobatch.training._versions import software_versions
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, AnyCell, CellEnd, Ledger, work_off
 from autobatch.training.recording._progress import RecordingObserver
-from autobatch.training.task import TaskSpec
+from autobatch.training.task import TaskSpec, cpu_share
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def record_cells(
 
 def threads_each(threads: int, jobs: int) -> int:
     """Return the threads that each of several trainings side by side gets."""
-    return max(1, min(threads, (os.cpu_count() or 1) // jobs))
+    return max(1, min(threads, cpu_share() // jobs))
 
 
 def recording_info(task: TaskSpec, data: Data, costs: CostTable | None, command: str) -> LibraryInfo:
