@@ -174,6 +174,37 @@ class _Call:
         return self.assumed.get(id(output)) or self.capture.layout(output, "the output")
 
 
+class _Guarded:
+    """Times what measuring does within the training; what goes wrong in it is the step's problem, and nobody else's.
+
+    Args:
+        capture: of the step.
+        what: what is measured; or the name of a parameter.
+        function: of a parameter, the function that uses it, or "".
+    """
+
+    def __init__(self, capture: "Capture", what: str, function: str | None = None) -> None:
+        self._capture = capture
+        self._what = what
+        self._function = function
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> bool:
+        capture = self._capture
+        capture.seconds += time.perf_counter() - self._start
+        if not isinstance(error, Exception):
+            return False
+        what = self._what if self._function is None else capture._describe(self._what, self._function)
+        if not isinstance(error, MeasureError):
+            error = caused(what, error)
+        elif self._function is not None:
+            error = MeasureError(f"{what}: {error}")
+        capture.problem = capture.problem or error
+        return True
+
+
 class Capture(TorchFunctionMode):
     """The state of one measured step. It never raises into the training: the first problem is kept in ``problem``.
 
@@ -288,14 +319,12 @@ class Capture(TorchFunctionMode):
             if name == "__set__" and self._layouts.get(args[0]) is not None:  # x.data = ...
                 self._layouts[args[0]] = LostBatch("data.__set__")
             return func(*args, **kwargs)
-        start = time.perf_counter()
         tap = None
-        try:
+        with _Guarded(self, f"{name}() could not be followed"):
             tensors, weighted, before = self._look_at(func, name, args, kwargs)
             if weighted and self._rows is not None:
                 tap = self._tap(func, args, kwargs, tensors)
-        except Exception as error:
-            self.problem = caused(f"{name}() could not be followed", error)
+        if self.problem is not None:
             return func(*args, **kwargs)
         if weighted and is_composite(func) and func not in self._opening and rule_for(func, name) is None:
             self._opening.append(func)  # one that dispatches to others by itself comes back here
@@ -304,19 +333,11 @@ class Capture(TorchFunctionMode):
                     return opened(func)(*args, **kwargs)
             finally:
                 self._opening.pop()
-        self.seconds += time.perf_counter() - start
         output = func(*args, **kwargs) if tap is None else tap.run()
-        start = time.perf_counter()
-        try:
+        with _Guarded(self, f"{name}() could not be followed"):
             if tensors and (weighted or not self._stays(name, tensors, output)):
                 outputs = tensors_of((args[0] if name in ASSIGNING else output,))
                 self._see(_Call(self, func, name, args, kwargs, tensors, outputs, before, tap))
-        except MeasureError as error:
-            self.problem = error
-        except Exception as error:
-            # Whatever goes wrong here, the training goes on.
-            self.problem = caused(f"{name}() could not be followed", error)
-        self.seconds += time.perf_counter() - start
         return output
 
     def _watch(
@@ -325,7 +346,7 @@ class Capture(TorchFunctionMode):
         """Follow samples through a function that is called without grad mode."""
         if type(function) is MethodWrapperType and name not in PROPERTIES:
             return
-        try:
+        with _Guarded(self, f"{name}() could not be followed"):
             tensors = tensors_of(args, kwargs)
             first = tensors[:1] if name in _SHAPE_OF_OTHERS else tensors
             found = [(tensor, layout) for tensor in first if (layout := self._layouts.get(tensor)) is not None]
@@ -334,8 +355,6 @@ class Capture(TorchFunctionMode):
                 outputs = tensors_of((args[0] if name in ASSIGNING else output,))
                 self._follow(_Call(self, function, name, args, kwargs, tensors, outputs, _NOTHING), found)
                 self._inside |= {id(tensor) for tensor in outputs}
-        except Exception as error:
-            self.problem = caused(f"{name}() could not be followed", error)
 
     def _look_at(
         self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -407,32 +426,22 @@ class Capture(TorchFunctionMode):
     def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled() or self.problem is not None:
             return
-        try:
-            with torch._C.DisableTorchFunction():
-                self._begin(tensors_of(args, kwargs))
-        except MeasureError as error:
-            self.problem = error
-        except Exception as error:
-            self.problem = caused("the call of the model could not be followed", error)
+        with _Guarded(self, "the call of the model could not be followed"), torch._C.DisableTorchFunction():
+            self._begin(tensors_of(args, kwargs))
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Refuse a first argument whose leading size is not the batch's, as another argument and the output show."""
         if not torch.is_grad_enabled() or self.problem is not None:
             return
-        try:
-            with torch._C.DisableTorchFunction():
-                sizes = {tensor.shape[0] for tensor in tensors_of(args, kwargs) if tensor.ndim}
-                results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
-            if self._samples().said or not results:
-                return
-            if results[0] != self.batch and results[0] in sizes:
-                self.problem = MeasureError(
+        with _Guarded(self, "the model's output could not be followed"), torch._C.DisableTorchFunction():
+            sizes = {tensor.shape[0] for tensor in tensors_of(args, kwargs) if tensor.ndim}
+            results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
+            if results and results[0] != self.batch and results[0] in sizes and not self._samples().said:
+                raise MeasureError(
                     f"the model's first tensor has {self.batch} rows, but another argument and the output have"
                     f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
                     " samples=..."
                 )
-        except Exception as error:
-            self.problem = caused("the model's output could not be followed", error)
 
     def _begin(self, tensors: list[Tensor]) -> None:
         """Begin a pass with the tensors that the model is called with, or go on with it."""
@@ -800,19 +809,12 @@ class Capture(TorchFunctionMode):
         self._opaque -= 1
         if self._opaque or self.problem is not None or not torch.is_grad_enabled():
             return
-        start = time.perf_counter()
-        try:
-            with torch._C.DisableTorchFunction():
-                found = [self._weights[id(p)] for p in module.parameters() if id(p) in self._weights]
-                contributions = module_contributions(module, args, output, found, self.batch)
-                self._layouts[output] = IN_FRONT
-                if contributions:
-                    self._owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
-        except MeasureError as error:
-            self.problem = error
-        except Exception as error:
-            self.problem = caused(f"the gram rule of {type(module).__name__}", error)
-        self.seconds += time.perf_counter() - start
+        with _Guarded(self, f"the gram rule of {type(module).__name__}"), torch._C.DisableTorchFunction():
+            found = [self._weights[id(p)] for p in module.parameters() if id(p) in self._weights]
+            contributions = module_contributions(module, args, output, found, self.batch)
+            self._layouts[output] = IN_FRONT
+            if contributions:
+                self._owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
 
     # -- the backward pass --------------------------------------------------------------------------------------
 
@@ -828,21 +830,15 @@ class Capture(TorchFunctionMode):
         self._arrived = True
         if self.problem is not None or self._closed:
             return None
-        start = time.perf_counter()
         owed, tap.owed = tap.owed, []
         sums: dict[int, Tensor] = {}
-        try:
+        with _Guarded(self, *tap.site):
             if not owed or torch.is_grad_enabled():
                 raise MeasureError(_TWICE)
             with exact_arithmetic(gradient.device.type):
                 for each in owed:
                     key, own = id(each.weight.tensor), self._received(each, gradient)
                     sums[key] = sums[key] + own if key in sums else own
-        except MeasureError as error:
-            self.problem = MeasureError(f"{self._describe(*tap.site)}: {error}")
-        except Exception as error:
-            self.problem = caused(self._describe(*tap.site), error)
-        self.seconds += time.perf_counter() - start
         return sums if self.problem is None else None
 
     def _received(self, contribution: Contribution, gradient: Tensor) -> Tensor:
@@ -873,8 +869,7 @@ class Capture(TorchFunctionMode):
             self._arrived = True
             if self.problem is not None or self._pulling_back:
                 return
-            start = time.perf_counter()
-            try:
+            with _Guarded(self, *site):
                 if not owed:
                     raise MeasureError(_TWICE)
                 if all(claim.confirmed is not False for claim in claims):
@@ -882,12 +877,7 @@ class Capture(TorchFunctionMode):
                         gradient = part(gradient.detach())
                         for contribution, edge in owed:
                             self._receive(contribution, edge, gradient)
-            except MeasureError as error:
-                self.problem = MeasureError(f"{self._describe(*site)}: {error}")
-            except Exception as error:
-                self.problem = caused(self._describe(*site), error)
             owed.clear()  # and with them the inputs they keep
-            self.seconds += time.perf_counter() - start
 
         return hook
 
@@ -934,15 +924,9 @@ class Capture(TorchFunctionMode):
 
     def _parameter_hook(self, ledger: _Ledger) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            if self._pulling_back or not self.batches:
-                return
-            start = time.perf_counter()
-            try:
-                with torch.no_grad():
+            if not self._pulling_back and self.batches:
+                with _Guarded(self, ledger.root.name, ""), torch.no_grad():
                     ledger.norms.append(_norm(gradient))
-            except Exception as error:
-                self.problem = self.problem or caused(self._describe(ledger.root.name), error)
-            self.seconds += time.perf_counter() - start
 
         return hook
 
