@@ -17,6 +17,7 @@ _BUFFER_COLUMNS = 1024
 SINGLE_SAMPLES = 32
 _SINGLE_BLOCK_COLUMNS = 2048
 _SINGLE_BLOCK_ELEMENTS = 1 << 18
+_SINGLE_PAIRS = 128
 _SINGLE_PARAMETER = 1 << 16
 # Columns of J, and features of pairs, that one product adds up before it is added to others in float64.
 _SINGLE_COLUMNS = 1024
@@ -224,7 +225,7 @@ class GramAccumulator:
             self._upper[lo:hi, lo:] += products
 
     def _add_single_products(self, left: Tensor, right: Tensor) -> None:
-        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= SINGLE_SAMPLES
+        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
         single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
         self._add_product(lambda single: self._multiply_pairs(left, right, single=single), single)
 
