@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import FORKED
 
-_CONTEXT_OF_CREWS = "autobatch.training._crew._SPAWN"
+_CONTEXTS = ("autobatch.training._crew._SPAWN", "autobatch.cells._local._SPAWN")
 
 
 def pytest_collection_finish() -> None:
@@ -23,11 +23,13 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _crews_are_forked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_CONTEXT_OF_CREWS, FORKED)
+        for context in _CONTEXTS:
+            patch.setattr(context, FORKED)
         yield
 
 
 @pytest.fixture
 def spawned_crews(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crews as they are outside of tests: each process is an interpreter of its own."""
-    monkeypatch.setattr(_CONTEXT_OF_CREWS, multiprocessing.get_context("spawn"))
+    for context in _CONTEXTS:
+        monkeypatch.setattr(context, multiprocessing.get_context("spawn"))

@@ -8,15 +8,17 @@ from autobatch.cells._local import work_locally
 from autobatch.cells._plan import Cell, CellEnd, Plan
 from autobatch.cells._status import CellsStatus, status_of
 from autobatch.cells._store import Cells, find_cells
-from autobatch.cells._work import GivenBackError, LostError, Make, Report, Tell, Work, WorkEnd, Worker
-from autobatch.cells._workers import Pace
+from autobatch.cells._work import Event, GivenBackError, LostError, Make, Report, Tell, Work, WorkEnd, Worker
+from autobatch.cells._workers import Identity, Pace
 
 __all__ = [
     "Cell",
     "CellEnd",
     "Cells",
     "CellsStatus",
+    "Event",
     "GivenBackError",
+    "Identity",
     "LostError",
     "Make",
     "Pace",

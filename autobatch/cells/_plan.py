@@ -4,9 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from autobatch._errors import CheckpointError
+from autobatch._errors import CheckpointError, ConfigError
+from autobatch.beacons._info import differing_keys
 
 FORMAT = 1
 
@@ -62,6 +64,24 @@ class Plan:
     def file(self) -> str:
         """Name of its file, by its content."""
         return f"{hashlib.sha256(self.encoded()).hexdigest()[:16]}.json"
+
+    def check(self, kind: str, fingerprint: Mapping[str, Any], where: Path) -> None:
+        """Refuse cells of another kind, task, data or code.
+
+        Args:
+            kind: the kind that is asked for.
+            fingerprint: what the cells must agree on.
+            where: where this plan is kept.
+
+        Raises:
+            ConfigError: they do not; the message says in what.
+        """
+        here, mine = {"kind": self.kind, **self.fingerprint}, {"kind": kind, **fingerprint}
+        for key, theirs, ours in differing_keys(here, mine):
+            raise ConfigError(
+                f"{where}: holds unfinished cells whose '{key}' is {theirs}, here it is {ours}; finish them with what "
+                "they were put in by, or remove that folder and what is half trained beside it"
+            )
 
     @classmethod
     def decoded(cls, content: bytes) -> "Plan":

@@ -88,7 +88,7 @@ class Cells:
             if not cell.name or cell.name[0] == "." or set(cell.name) & set("/\\~\0"):
                 raise ConfigError(f"cell {cell.name!r}: expected a name that a file can have")
         for other in self.plans():
-            self.check(other, plan.kind, plan.fingerprint)
+            other.check(plan.kind, plan.fingerprint, self.home)
         with naming_output(self.home):
             for place in (self._plans, self._log, self._done, self.workers):
                 place.mkdir(parents=True, exist_ok=True)
@@ -101,27 +101,6 @@ class Cells:
                     self._append(cell.name, number + 1, {"event": "again"})
             if not (self._plans / plan.file).exists():
                 _write(self._plans / plan.file, plan.encoded())
-
-    def check(self, plan: Plan, kind: str, fingerprint: Mapping[str, Any]) -> None:
-        """Refuse a plan of another kind, task, data or code.
-
-        Args:
-            plan: a plan of this folder.
-            kind: the kind that is asked for.
-            fingerprint: what the cells must agree on.
-
-        Raises:
-            ConfigError: they do not; the message says in what.
-        """
-        mine, here = {"kind": kind, **_flat(fingerprint)}, {"kind": plan.kind, **_flat(plan.fingerprint)}
-        differing = [key for key in sorted(mine.keys() | here.keys()) if mine.get(key) != here.get(key)]
-        if differing:
-            key = differing[0]
-            raise ConfigError(
-                f"{self.home}: holds unfinished cells whose '{key}' is {_short(here.get(key))}, here it is "
-                f"{_short(mine.get(key))}; finish them with what they were put in by, or remove {self.home} and what "
-                "was half trained beside it"
-            )
 
     def plans(self) -> list[Plan]:
         """Return the plans of the folder.
@@ -415,14 +394,3 @@ def _names(folder: Path) -> Iterable[str]:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
     except FileNotFoundError:
         return ()
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return flat
-
-
-def _short(value: object) -> str:
-    return "absent" if value is None else f"{value!r:.60}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autobatch.cells import Cell, CellEnd, Plan, Report
 
-EPOCHS = 2
+EPOCHS = 3
 
 
 def plan_of(count: int, **fingerprint: object) -> Plan:
