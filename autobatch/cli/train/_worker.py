@@ -46,9 +46,8 @@ def worker(
     with interruptible(lambda: "what it had in hand is given back, the same command goes on"), at.signals():
         end = at.run()
     why = "ended as asked" if end.stopped else "nothing is left to take"
-    typer.echo(
-        f"{'all cells are done' if cells.clear() else why}; {end.done} done and {end.failed} failed here, in {cells.folder}"
-    )
+    status = "all cells are done" if cells.clear() else why
+    typer.echo(f"{status}; {end.done} done and {end.failed} failed here, in {cells.folder}")
 
 
 def cells(
