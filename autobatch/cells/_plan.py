@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Plan:
         """Return the plan as the content of a file; equal plans have equal files."""
         return (json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, allow_nan=False) + "\n").encode()
 
-    @property
+    @cached_property
     def file(self) -> str:
         """Name of its file, by its content."""
         return f"{hashlib.sha256(self.encoded()).hexdigest()[:16]}.json"

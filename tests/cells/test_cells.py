@@ -1,8 +1,8 @@
 """Cells as files: each is trained to its end once, whatever happens to those that train them."""
 
 import os
+import runpy
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -97,15 +97,11 @@ def test_a_worker_killed_at_any_write_loses_no_cell_and_none_is_written_twice(
 
 
 @pytest.mark.usefixtures("_other_machines")
-def test_many_workers_train_each_cell_once(tmp_path: Path) -> None:
-    put(tmp_path, plan_of(40), Pace())
-    toys = Toys(tmp_path)
-    threads = [threading.Thread(target=worker(tmp_path, toys, pace=Pace()).run) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert Counter(toys.parts) == {f"c{number}": 1 for number in range(40)}
+def test_many_workers_some_of_them_killed_train_each_cell_once(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "speed" / "cells.py"
+    simulate = runpy.run_path(str(script))["simulate"]
+    result = simulate(tmp_path, 100, 8, 4, Pace(beat=0.1, patience=1.5))
+    assert (result.lost, result.twice, result.killed) == (0, 0, 4)
     assert Cells(tmp_path).clear()
     assert not (tmp_path / ".cells").exists()
 

@@ -93,6 +93,6 @@ def _told(cell: "Cell", event: "Event", value: object) -> None:
 
 
 def _plain(status: "CellsStatus") -> object:
-    from autobatch.training._files import plain
+    from autobatch.control.run._files import plain
 
     return plain(status.to_dict())

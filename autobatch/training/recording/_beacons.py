@@ -23,19 +23,12 @@ from autobatch.beacons import (
     write_beacon,
 )
 from autobatch.beacons._info import merged_info
-<<<<<<< HEAD
-from autobatch.control.run import CONFIG, EpochRow, load_epochs
-=======
 from autobatch.beacons.storage import BEACONS
 from autobatch.cells import Cell, CellEnd, Plan, Report
->>>>>>> 1bc28fb (Beacons and branch runs are recorded by cells; autobatch worker and autobatch cells)
+from autobatch.control.run import CONFIG, EpochRow, load_epochs
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._engine import resolve_device
-<<<<<<< HEAD
-from autobatch.training._run import RunInfo, RunObserver
-=======
-from autobatch.training._run import CONFIG, EpochRow, RunConfig, RunInfo, RunObserver, load_epochs, load_run_config
->>>>>>> 1bc28fb (Beacons and branch runs are recorded by cells; autobatch worker and autobatch cells)
+from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
 from autobatch.training._session import run
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, grid_of

@@ -17,11 +17,8 @@ from autobatch.beacons.storage import (
     recorded_origins,
     write_branches,
 )
-<<<<<<< HEAD
-from autobatch.control.run import EpochRow
-=======
 from autobatch.cells import Cell, CellEnd, Cells, Plan, Report
->>>>>>> 1bc28fb (Beacons and branch runs are recorded by cells; autobatch worker and autobatch cells)
+from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._trial import FINISHED, Trial
