@@ -2,7 +2,7 @@
 
 A folder of cells holds ``.cells`` and, where its work keeps checkpoints, whatever that writes. In ``.cells``:
 
-- ``plans/HASH.json``: cells that were put in together; equal plans are one file.
+- ``plans/NUMBER-HASH.json``: cells that were put in together; a cell that is in several is as the last has it.
 - ``log/NAME~N``: the N-th thing that happened to a cell: claimed, given back, failed, or free to be tried again. A file
   is linked into place with its content and never changed, and of several workers that link the same N one succeeds. So
   a claim is taken by exactly one, a dead worker's among them, and a worker whose claim was taken sees N + 1.
@@ -99,22 +99,22 @@ class Cells:
                 number = self.numbers.get(cell.name, 0)
                 if number and self.record(cell.name, number).get("event") == "failed":
                     self._append(cell.name, number + 1, {"event": "again"})
-            if not (self._plans / plan.file).exists():
-                _write(self._plans / plan.file, plan.encoded())
+            there = self._plan_files()
+            if not there or not there[-1].endswith(plan.file):
+                number = int(there[-1].partition("-")[0]) + 1 if there else 1
+                _write(self._plans / f"{number:06d}-{plan.file}", plan.encoded())
 
     def plans(self) -> list[Plan]:
         """Return the plans of the folder.
 
         Returns:
-            The plans, by name of their files.
+            The plans, those first that were put in first.
 
         Raises:
             CheckpointError: one is damaged.
         """
         found = []
-        for name in sorted(_names(self._plans)):
-            if not name.endswith(".json") or name.startswith("."):
-                continue
+        for name in self._plan_files():
             if name not in self._read:
                 try:
                     self._read[name] = Plan.decoded((self._plans / name).read_bytes())
@@ -124,7 +124,7 @@ class Cells:
         return found
 
     def cells(self) -> dict[str, tuple[Cell, Plan]]:
-        """Return every cell and its plan by name, the longest first."""
+        """Return every cell and the last plan that has it by name, the longest first."""
         plans = self.plans()
         if plans != self._sorted[0]:
             found = {cell.name: (cell, plan) for plan in plans for cell in plan.cells}
@@ -291,6 +291,9 @@ class Cells:
             self.home.rename(away)
             shutil.rmtree(away)
         return True
+
+    def _plan_files(self) -> list[str]:
+        return sorted(name for name in _names(self._plans) if name[:6].isdecimal() and name.endswith(".json"))
 
     def _turn(self, name: str, number: int, last: Mapping[str, Any]) -> tuple[int, float] | None:
         """Return which attempt at a cell is next and from which share it goes on; None where it is nobody's turn."""

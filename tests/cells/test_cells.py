@@ -301,6 +301,14 @@ def test_a_file_system_without_links_has_claims_all_the_same(tmp_path: Path, mon
     assert cells.claim(plan.cells[0], plan, Identity(cells.workers)) is None
 
 
+def test_a_cell_is_as_it_was_put_in_last(tmp_path: Path) -> None:
+    plans = [Plan("toys", {}, {"command": command}, plan_of(2).cells) for command in ("a", "b", "c", "a")]
+    for plan in plans:
+        cells = put(tmp_path, plan)
+        assert {plan.work["command"] for _, plan in cells.cells().values()} == {plan.work["command"]}
+    assert len(put(tmp_path, plans[-1]).plans()) == 4
+
+
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a~1"])
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
     plan = plan_of(1)

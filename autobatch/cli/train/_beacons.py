@@ -64,7 +64,10 @@ def record(
             command=command_line(),
             observer=progress,
         )
-    _tell(result, env, folder) if jobs else _tell_waiting(result, folder)
+    if jobs:
+        _tell(result, env, folder)
+    else:
+        _tell_waiting(result, folder)
 
 
 @app.command()
@@ -140,7 +143,10 @@ def branch(
             command=command_line(),
             observer=progress,
         )
-    _tell_branches(result, folder) if jobs else _tell_waiting(result, folder)
+    if jobs:
+        _tell_branches(result, folder)
+    else:
+        _tell_waiting(result, folder)
 
 
 @app.command("list")
@@ -218,11 +224,13 @@ def _tell_branches(result: "RecordingResult", folder: Path) -> None:
 
 
 def _tell_waiting(result: "RecordingResult", folder: Path) -> None:
-    typer.echo(
-        f"{result.elsewhere} wait to be trained, {result.found} were there, in {folder}\n"
-        f"Next, on as many machines as share it: autobatch worker {shlex.quote(str(folder))}\n"
-        f"and to see where they stand:           autobatch cells {shlex.quote(str(folder))}"
-    )
+    typer.echo(f"{result.elsewhere} wait to be trained, {result.found} were there, in {folder}")
+    if result.elsewhere:
+        place = shlex.quote(str(folder))
+        typer.echo(
+            f"Next, on any machines that share it: autobatch worker {place}\n"
+            f"and to see where they stand: autobatch cells {place}"
+        )
 
 
 def _tell_failures(result: "RecordingResult") -> None:
