@@ -45,10 +45,13 @@ def work_locally(cells: Cells, make: Make, names: frozenset[str], jobs: int, tel
     """
     watch = _Watch(cells, names, tell)
     hire = partial(_hire, cells, make, names)
-    hands = [hire() for _ in range(jobs)]
-    owners = {hand.identity.owner for hand in hands}
+    hands: list[_Hand] = []
+    owners: set[str] = set()
     stillborn = 0
     try:
+        for _ in range(jobs):
+            hands.append(hire())
+            owners.add(hands[-1].identity.owner)
         while hands:
             wait([hand.process.sentinel for hand in hands], timeout=_LOOK_EVERY)
             gone = [hand for hand in hands if not hand.process.is_alive()]
