@@ -32,7 +32,7 @@ def put(folder: Path, *names: str) -> tuple[Cells, frozenset[str]]:
     return cells, frozenset(names)
 
 
-@pytest.mark.usefixtures("spawned_crews")
+@pytest.mark.usefixtures("spawned_workers")
 def test_every_cell_is_done_and_accidents_stay_where_they_happen(tmp_path: Path) -> None:
     heard = defaultdict(list)
     cells, names = put(tmp_path, "a", "die", "raise", "refuse", "b")

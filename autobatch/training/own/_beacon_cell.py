@@ -74,7 +74,7 @@ class CellPlan:
 
 
 class CellRecorder:
-    """Records one beacon after another, in this process or in one of a crew's.
+    """Records one beacon after another, in this process or in one of several.
 
     Args:
         plan: what they have in common.

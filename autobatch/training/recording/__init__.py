@@ -7,11 +7,12 @@ be cut and resumed. Open ``_task.py`` first.
 from autobatch.training.recording._beacons import record_task_beacons
 from autobatch.training.recording._branches import record_task_branches
 from autobatch.training.recording._cells import Ledger, grid_of, work_off
-from autobatch.training.recording._progress import RecordingObserver, RecordingProgress
+from autobatch.training.recording._progress import EpochReporter, RecordingObserver, RecordingProgress
 from autobatch.training.recording._task import RecordingResult, threads_each
 from autobatch.training.recording._workers import maker_for
 
 __all__ = [
+    "EpochReporter",
     "Ledger",
     "RecordingObserver",
     "RecordingProgress",

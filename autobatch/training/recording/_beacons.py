@@ -25,14 +25,14 @@ from autobatch.beacons import (
 from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import BEACONS
 from autobatch.cells import Cell, CellEnd, Plan, Report
-from autobatch.control.run import CONFIG, EpochRow, load_epochs
+from autobatch.control.run import CONFIG, load_epochs
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._engine import resolve_device
-from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
+from autobatch.training._run import RunConfig, load_run_config
 from autobatch.training._session import run
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, grid_of
-from autobatch.training.recording._progress import RecordingObserver
+from autobatch.training.recording._progress import EpochReporter, RecordingObserver
 from autobatch.training.recording._task import (
     RecorderMaker,
     RecordingResult,
@@ -155,7 +155,7 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
         if is_recorded(self.env_dir, key):
             return ELSEWHERE
         out = self.env_dir / _WORKING / key.name
-        config, watcher = self._as_begun(self.config(*key), out), _EpochReporter(report)
+        config, watcher = self._as_begun(self.config(*key), out), EpochReporter(report)
         with naming_output(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -183,21 +183,6 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
         except CheckpointError:
             return config
         return config.model_copy(update={"task": config.task.model_copy(update={"threads": threads})})
-
-
-class _EpochReporter(RunObserver):
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._epochs = 1
-
-    def started(self, info: RunInfo) -> None:
-        """Tell what was done before."""
-        self._epochs = info.epochs
-        self._report(info.resumed_epoch / self._epochs)
-
-    def epoch_finished(self, row: EpochRow) -> None:
-        """Tell which share is done."""
-        self._report(row.epoch / self._epochs)
 
 
 def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:
