@@ -32,7 +32,7 @@ Tell = Callable[[Cell, Event, Any], None]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _COLLISIONS = 8
-_LOOK_AGAIN = 1.0
+_LOOK_AGAIN = 10.0
 
 
 class GivenBackError(BaseException):

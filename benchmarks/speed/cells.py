@@ -4,7 +4,7 @@
     python benchmarks/speed/cells.py --cells 1000 --workers 40
 
 Workers are threads, each known to the others by its beats alone, as one of another machine is; a killed one ends where
-it is and writes nothing more. A cell trains three epochs of no time, each with a checkpoint. Printed are cells lost,
+it is and gives nothing back. A cell trains three epochs of no time, each with a checkpoint. Printed are cells lost,
 cells trained to their end more than once, the time of a claim with all cells waiting and with one left, and how long it
 takes to merge parts, which should grow as their number does.
 """
@@ -156,16 +156,16 @@ def claim_seconds(folder: Path, count: int, claims: int = 200) -> list[float]:
 
 
 def merge_seconds(folder: Path, counts: Sequence[int]) -> list[float]:
-    """Return how long it takes to gather beacons, each in a part of its own."""
+    """Return the processor time that it takes to gather beacons, each in a part of its own."""
     library = BeaconLibrary.load(find_library("digits-mlp"))
     beacon, seconds = library.beacons[0], []
     for count in counts:
         env = folder / str(count)
         for seed in range(count):
             write_beacon(env, replace(beacon, seed=seed), library.info)
-        began = time.perf_counter()
+        began = time.process_time()
         compact(env)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     return seconds
 
 
