@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
+from autobatch._files import seen_in
 
 Kind = Literal["envs", "policies", "configs", "configs/paper"]
 
@@ -35,7 +36,7 @@ def artefact_names(kind: Kind) -> list[str]:
     names: set[str] = set()
     for root in artefact_roots():
         pattern = "*/env.yaml" if kind == "envs" else "*.yaml"
-        files = (root / kind).glob(pattern)
+        files = seen_in(root / kind, pattern)
         names.update(file.parent.name if kind == "envs" else file.stem for file in files if file.is_file())
     return sorted(names)
 
@@ -83,7 +84,7 @@ def library_names() -> list[str]:
         Every folder of beacons that ``find_library`` resolves by name, with an ``env.yaml`` beside it or without,
         sorted, each once.
     """
-    folders = (folder for root in artefact_roots() for folder in (root / "envs").glob("*"))
+    folders = (folder for root in artefact_roots() for folder in seen_in(root / "envs", "*"))
     return sorted({folder.name for folder in folders if holds_beacons(folder)})
 
 
@@ -132,9 +133,66 @@ def holds(folder: Path, name: str) -> bool:
         True where it has ``name.parquet`` or a folder ``name`` with Parquet files.
     """
     try:
-        return (folder / f"{name}.parquet").exists() or any((folder / name).glob("*.parquet"))
+        return (folder / f"{name}.parquet").exists() or bool(seen_in(folder / name, "*.parquet"))
     except (OSError, ValueError):  # a name too long, without permission, or with a null byte
         return False
+
+
+def portable(path: Path, folder: Path) -> str:
+    """Write a path so that a folder that is passed on tells nothing of the machine, and finds it again where it can.
+
+    Args:
+        path: what a file in the folder is to name.
+        folder: the folder.
+
+    Returns:
+        The bare name of a shipped env; else the way there from the folder, or from the home directory where that is
+        all that they share.
+    """
+    if path.parent == artefact_roots()[-1] / "envs":
+        return path.name
+    whole, base = (Path(os.path.abspath(place)) for place in (path, folder))
+    home = Path(os.path.abspath(Path("~").expanduser()))
+    if whole.is_relative_to(home) and not base.is_relative_to(home):
+        return str("~" / whole.relative_to(home))
+    try:
+        return os.path.relpath(whole, base)
+    except ValueError:  # on another drive
+        return str(path)
+
+
+def told_path(path: Path) -> str:
+    """Write a path for files that are passed on and need not find it again.
+
+    Args:
+        path: a path.
+
+    Returns:
+        An absolute one as it is seen from the working directory or the home directory, where it lies in one of them,
+        and else its last part; others as they are.
+    """
+    if not path.is_absolute():
+        return str(path)
+    for base, start in ((Path.cwd(), Path()), (expand_home("~"), Path("~"))):
+        if path.is_relative_to(base):
+            return str(start / path.relative_to(base))
+    return path.name
+
+
+def found_again(text: str, folder: Path) -> Path:
+    """Return the path that ``portable`` has written.
+
+    Args:
+        text: what it returned, or an absolute path, as older versions wrote it.
+        folder: the folder that names it.
+
+    Returns:
+        The path; it need not exist.
+    """
+    shipped = artefact_roots()[-1] / "envs" / text
+    if Path(text).name == text and shipped.exists():
+        return shipped
+    return Path(os.path.normpath(Path(os.path.abspath(folder)) / expand_home(text)))
 
 
 def expand_home(text: str) -> Path:

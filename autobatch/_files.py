@@ -29,6 +29,22 @@ def naming_output(path: Path, what: str = "written") -> Iterator[None]:
         raise OutputError(f"{path}: cannot be {what}: {error.strerror or error}") from None
 
 
+def seen_in(folder: Path, pattern: str) -> list[Path]:
+    """Return what lies in a folder, but nothing hidden: whose name, or folder's, begins with a dot or an underscore.
+
+    File systems and archivers put such files beside ours (``._NAME`` beside each ``NAME``, ``.DS_Store``).
+
+    Args:
+        folder: the folder; it need not exist.
+        pattern: as ``Path.glob`` takes it.
+
+    Returns:
+        The paths, by name.
+    """
+    found = folder.glob(pattern)
+    return sorted(path for path in found if not any(part[0] in "._" for part in path.relative_to(folder).parts))
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file at once or not at all.
 

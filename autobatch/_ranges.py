@@ -1,4 +1,4 @@
-"""Numbers that come from a user, held to the range that is stated for them."""
+"""What comes from a user, held to the kind and the range that is stated for it."""
 
 import math
 import operator
@@ -75,3 +75,19 @@ def check_share(value: Any, what: str) -> float:
         hint = " (per cent? divide by 100)" if 1.0 < share <= 100.0 else ""
         raise ConfigError(f"{what}: expected a share in [0, 1], got {share:g}{hint}")
     return min(1.0, max(0.0, share))
+
+
+def check_kind(value: Any, kinds: tuple[type, ...], what: str) -> None:
+    """Refuse an object of another kind than is stated.
+
+    Args:
+        value: what was given; None, where nothing was, is taken.
+        kinds: the classes that it may be of.
+        what: its name, for the message.
+
+    Raises:
+        ConfigError: it is of none of them.
+    """
+    if value is not None and not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"{what}: expected {names}, got {value!r}")

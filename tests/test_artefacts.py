@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from autobatch._artefacts import artefact_names, find_artefact
+from autobatch._artefacts import artefact_names, find_artefact, holds_beacons, library_names
 from autobatch._errors import ConfigError, UnknownNameError
 
 
@@ -78,3 +78,17 @@ def test_odd_names_are_unknown(places, name):
 def test_folder_without_yaml(places, kind):
     with pytest.raises(ConfigError, match="expected a YAML file"):
         find_artefact(kind, ".")
+
+
+def test_hidden_files_are_no_artefacts(places):
+    here, first, _ = places
+    for name in ("._mine.yaml", "_mine.yaml", ".DS_Store"):
+        (here / "policies" / name).write_bytes(b"\0\5\x16\7")
+    hidden = add_env(first, "._task").parent
+    (hidden / "beacons.parquet").touch()
+    task = add_env(first, "a-task").parent
+    (task / "beacons").mkdir()
+    (task / "beacons" / "._b8-lr0.1-s0.parquet").touch()
+    assert not {"._mine", "_mine"} & {*artefact_names("policies")}
+    assert "._task" not in {*artefact_names("envs"), *library_names()}
+    assert not holds_beacons(task)

@@ -124,6 +124,7 @@ def test_a_shipped_env_loads_and_fits_its_beacons(path: Path) -> None:
     assert library.costs is not None
     assert set(task.batch_sizes) <= library.costs.step_seconds.keys()
     assert library.info.commands, "a shipped library says how it was made"
+    assert not [command for command in library.info.commands if re.search(r"(^|[ ='])[/~]", command)]
 
 
 @pytest.mark.parametrize("name", ["digits-resnet8", "digits-mlp"])

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autobatch._errors import AutoBatchError
+from autobatch.cli._console import streams
 from autobatch.cli.evidence import compare, figures, reproduce
 from autobatch.cli.learn import surrogate, train_policy
 from autobatch.cli.look import envs, explain, plot, policies, predict, report, runs, schema, watch
@@ -88,9 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 for success, 2 for an error that the user can put right, 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show "C̄" is no reason to lose a run
+    with streams():
+        return _exit_code(arguments)
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="autobatch")
     except SystemExit as stop:

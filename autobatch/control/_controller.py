@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Never, Self
+from pickle import PicklingError
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, SupportsIndex
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +21,7 @@ from autobatch.control._training import Training
 from autobatch.control.batches import PlannedBatchSampler
 from autobatch.control.measuring import Measurement, MeasuringPlan
 from autobatch.control.rates import RuleName
-from autobatch.control.settings import Measuring, Processes, Rates, Settings, TaskFacts, refuse_moved
+from autobatch.control.settings import Measuring, Processes, Rates, Settings, TaskFacts, refuse_moved, with_length
 from autobatch.control.steps import BatchPlan, Course, Step
 from autobatch.policies import Observation, Policy, ScoutReport, TaskInfo
 
@@ -58,6 +59,9 @@ class AutoBatchController(Shown):
         policy: a policy, or the name or YAML file of one.
         dataset_size: training examples; every epoch sees each of them once.
         epochs: length of the whole training.
+        examples: length of a training that knows no epochs, in place of both: iterations x batch size of the loop as it
+            was. It is one epoch for the controller, with twenty decisions within unless ``plan`` says otherwise;
+            ``sizes`` gives the batches.
         batch_sizes: the ladder that the policy chooses from, ascending; by default that of ``scouts``.
         library: the task's beacons, or the env folder that holds them; some policies need one.
         scouts: what ``autobatch.scout`` came to with this loop; the policy, ``"beacon-follow"`` or ``"steer"``, starts
@@ -88,6 +92,7 @@ class AutoBatchController(Shown):
         policy: Policy | str,
         dataset_size: int | None = None,
         epochs: int | None = None,
+        examples: int | None = None,
         batch_sizes: Sequence[int] | None = None,
         library: BeaconLibrary | str | Path | None = None,
         scouts: ScoutReport | None = None,
@@ -118,7 +123,7 @@ class AutoBatchController(Shown):
             seed=seed,
             out=out,
         )
-        self._dataset_size, self._epochs = dataset_size, epochs
+        self._dataset_size, self._epochs, self._examples = dataset_size, epochs, examples
         self._attached: Training | None = None
         if (model is None) != (optimizer is None):
             raise ConfigError("give the controller model and optimizer together, or both later by attach()")
@@ -126,7 +131,13 @@ class AutoBatchController(Shown):
             self.attach(model, optimizer)
 
     def attach(
-        self, model: nn.Module, optimizer: Optimizer, *, dataset_size: int | None = None, epochs: int | None = None
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        dataset_size: int | None = None,
+        epochs: int | None = None,
+        examples: int | None = None,
     ) -> Self:
         """Give the controller what it controls, and have the first decision made.
 
@@ -135,6 +146,7 @@ class AutoBatchController(Shown):
             optimizer: its optimizer.
             dataset_size: training examples, unless the constructor has them.
             epochs: length of the whole training, unless the constructor has it.
+            examples: length of one without epochs, unless the constructor has it.
 
         Returns:
             The controller.
@@ -144,11 +156,14 @@ class AutoBatchController(Shown):
         """
         if self._attached is not None:
             raise ConfigError("this controller is attached already; make a new one for another training")
-        dataset_size = dataset_size if dataset_size is not None else self._dataset_size
-        epochs = epochs if epochs is not None else self._epochs
-        if dataset_size is None or epochs is None:
-            raise ConfigError("the controller needs dataset_size and epochs: give them here or to attach()")
-        self._attached = Training(self._settings, model, optimizer, dataset_size=dataset_size, epochs=epochs)
+        settings, dataset_size, epochs = with_length(
+            self._settings,
+            dataset_size if dataset_size is not None else self._dataset_size,
+            epochs if epochs is not None else self._epochs,
+            examples := examples if examples is not None else self._examples,
+        )
+        self._attached = Training(settings, model, optimizer, dataset_size=dataset_size, epochs=epochs)
+        self._settings, self._examples = settings, examples
         return self
 
     def __repr__(self) -> str:
@@ -166,6 +181,25 @@ class AutoBatchController(Shown):
     def _repr_html_(self) -> str:
         html: str = drawn("html", self if self._attached is None else self._attached.log)
         return html
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Refuse to be pickled or copied once there is a model: the optimizer's steps are watched.
+
+        Args:
+            protocol: pickle's.
+
+        Returns:
+            What pickle makes a controller without a model of.
+
+        Raises:
+            PicklingError: there is one.
+        """
+        if self._attached is not None:
+            raise PicklingError(
+                "an AutoBatchController with its model cannot be pickled or copied; keep controller.state_dict(), and "
+                "give it to load_state_dict() of a new one"
+            )
+        return super().__reduce_ex__(protocol)
 
     @property
     def _training(self) -> Training:
@@ -240,6 +274,11 @@ class AutoBatchController(Shown):
         """Optimizer steps of a whole epoch at the batch size in use."""
         course = self._training.course
         return Course(course.dataset_size, 1, course.periods, course.least).steps(self.batch_size)
+
+    @property
+    def steps_left(self) -> int:
+        """Optimizer steps to the end of the training at the batch size in use, for schedules that count steps."""
+        return self._training.course.steps_left(self.batch_size)
 
     @property
     def samples(self) -> int:
@@ -331,6 +370,7 @@ class AutoBatchController(Shown):
         Each iteration is one epoch, or the rest of one that has begun. Workers may fetch ahead: a new batch size takes
         effect at the first example that is not handed out yet.
         """
+        self._refuse_indices("batch_sampler")
         return self._training.feed.sampler()
 
     def batches(self) -> Iterator[Tensor]:
@@ -344,8 +384,38 @@ class AutoBatchController(Shown):
             AutoBatchError: the training is finished. The iterator raises it where the epoch before is not ended, or
                 where a batch was not trained.
         """
+        self._refuse_indices("batches()")
         self._training.course.refuse_finished()
         return self._training.feed.batches()
+
+    def sizes(self) -> Iterator[int]:
+        """Return the sizes of this rank's batches, for loops that draw each batch by themselves.
+
+            for size in controller.sizes():
+                x, y = get_batch(size)
+                with controller.step() as step:
+                    step.backward(F.cross_entropy(model(x), y))
+                optimizer.step()
+                optimizer.zero_grad()
+            controller.end_epoch(val_loss=...)
+
+        Returns:
+            An iterator over the batches of the next epoch, or of the rest of one that has begun; to the end of a
+            training without epochs.
+
+        Raises:
+            AutoBatchError: the training is finished. The iterator raises it where the epoch before is not ended, or
+                where a batch was not trained.
+        """
+        self._training.course.refuse_finished()
+        return self._training.feed.sizes()
+
+    def _refuse_indices(self, what: str) -> None:
+        if self._examples is not None:
+            raise AutoBatchError(
+                f"{what} goes through a data set, and this training was given by its examples: draw batches of "
+                "controller.sizes(), or give dataset_size and epochs"
+            )
 
     def rebatch(self, source: Iterable[Any]) -> Iterator[Any]:
         """Return this rank's batches of the next epoch out of a stream, such as a loader of an iterable dataset.
@@ -530,6 +600,7 @@ class AutoBatchController(Shown):
                 training goes on with this controller's policy.
 
         Raises:
+            AutoBatchError: a step has begun and is not ended.
             CheckpointError: the state is damaged, of another version, or of another training.
         """
         restore(self._training, state)

@@ -73,11 +73,24 @@ class Feed:
             AutoBatchError: the epoch before is not ended, or a batch was not trained.
         """
         order = self._order().to(self._device)
-        for start, stop in self._parts():
+        for start, stop in self._in_turn("batches()"):
             yield order[start:stop]
+
+    def sizes(self) -> Iterator[int]:
+        """Yield the sizes of this rank's batches of an epoch, each trained before the next.
+
+        Raises:
+            AutoBatchError: the epoch before is not ended, or a batch was not trained.
+        """
+        for start, stop in self._in_turn("sizes()"):
+            yield stop - start
+
+    def _in_turn(self, what: str) -> Iterator[tuple[int, int]]:
+        for start, stop in self._parts():
+            yield start, stop
             if not self._stepping.under_way and self._course.queued:
                 raise AutoBatchError(
-                    "a batch of batches() was not trained: put its forward and backward pass into "
+                    f"a batch of {what} was not trained: put its forward and backward pass into "
                     "`with controller.step()`"
                 )
 

@@ -23,7 +23,7 @@ def state_of(training: Training) -> dict[str, Any]:
     Raises:
         AutoBatchError: a step has begun and is not ended.
     """
-    training.stepping.refuse_inside()
+    training.stepping.refuse_inside("state_dict()")
     return {
         "version": _VERSION,
         "identity": training.identity(),
@@ -46,8 +46,10 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         state: the state, of a training with the same identity.
 
     Raises:
+        AutoBatchError: a step has begun and is not ended.
         CheckpointError: the state is damaged, of another version, or of another training.
     """
+    training.stepping.refuse_inside("load_state_dict()")
     training.stepping.leave_batch()
     adopted = bool(state.get(SCOUT))
     if adopted:

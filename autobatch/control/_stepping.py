@@ -209,14 +209,17 @@ class Stepping:
             course.skip_to_end()
         return told["figures"]  # type: ignore[no-any-return]
 
-    def refuse_inside(self) -> None:
-        """Refuse to keep a state that lacks a batch; one whose step was not even begun is put aside.
+    def refuse_inside(self, what: str) -> None:
+        """Refuse to keep or load a state that lacks a batch; one whose step was not even begun is put aside.
+
+        Args:
+            what: who asks, for the message.
 
         Raises:
             AutoBatchError: a step has begun and is not ended.
         """
         if self._passing is not None and self._passing.inside:
-            raise AutoBatchError("state_dict() was called inside of a step; call it after optimizer.step()")
+            raise AutoBatchError(f"{what} was called inside of a step; call it after optimizer.step()")
         if self._passing is None:
             self._course.fail()
 

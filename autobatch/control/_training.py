@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
-from autobatch._ranges import check_whole
+from autobatch._ranges import check_kind, check_whole
 from autobatch.control._deciding import Decisions
 from autobatch.control._declared import Declared
 from autobatch.control._feed import Feed
@@ -20,7 +20,7 @@ from autobatch.control._records import Recorder, told_at
 from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
-from autobatch.control.rates import OptimizerRates, check_ladder
+from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
@@ -239,6 +239,8 @@ def _checked_loop(
     settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int
 ) -> dict[str, Any]:
     """Refuse a loop that is too small for its ladder, or not that of the beacons or scouts; return its facts."""
+    check_kind(model, (nn.Module,), "model")
+    check_optimizer(optimizer)
     check_whole(epochs, "epochs")
     check_whole(dataset_size, "dataset_size")
     check_ladder(settings.batch_sizes, dataset_size)

@@ -1,4 +1,4 @@
-"""The spaces that the environments share, and what an action and the options of a reset have to be."""
+"""The spaces that the environments share, and what an action, a task and the options of a reset have to be."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +16,7 @@ ACTIONS = ("multidiscrete", "discrete")
 """Kinds of action space; see ``decode`` for what the numbers mean."""
 
 _DISCRETE = 9
+_DEFAULT_TASK = "digits-resnet8"
 _COUNTS = np.array([len(BATCH_MOVES), len(RATE_MOVES)])
 
 
@@ -96,6 +97,30 @@ def check_action(actions: str, action: Any) -> NDArray[np.int64]:
     return chosen.astype(np.int64)
 
 
+def action_masks(actions: str, rungs: NDArray[np.integer], tops: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Say which actions lead where they say; the others would go beyond the end of a ladder, and stop there.
+
+    Args:
+        actions: the kind of action, one of ``ACTIONS``.
+        rungs: where moves start, on the ladder and on the learning rates, shape (n, 2).
+        tops: the highest rungs, shape (n, 2).
+
+    Returns:
+        bool, shape (n, 9) for ``"discrete"``, else (n, 5 + 3): of each part of the action one after the other, as
+        maskable algorithms take it.
+    """
+
+    def stays(side: int, moves: NDArray[np.integer]) -> NDArray[np.bool_]:
+        after = rungs[:, side, None] + moves
+        inside: NDArray[np.bool_] = (after >= 0) & (after <= tops[:, side, None])
+        return inside
+
+    if actions == "discrete":
+        batch_moves, rate_moves = decode(actions, np.arange(_DISCRETE))
+        return stays(0, batch_moves) & stays(1, rate_moves)
+    return np.concatenate([stays(0, np.array(BATCH_MOVES)), stays(1, np.array(RATE_MOVES))], axis=1)
+
+
 def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...] = ()) -> None:
     """Refuse what ``reset`` does not know.
 
@@ -109,3 +134,21 @@ def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...] = ()
     unknown = [str(name) for name in options or () if name not in known]
     if unknown:
         raise ConfigError(f"options: no option is called {unknown[0]!r}; {near_names(unknown[0], known)}")
+
+
+def task_of(env: Any, task: Any) -> Any:
+    """Return what was given as ``env`` or as ``task``, or else the default.
+
+    Args:
+        env: what was given as ``env``; None where nothing was.
+        task: what was given as ``task``; None where nothing was.
+
+    Returns:
+        What was given.
+
+    Raises:
+        ConfigError: both were.
+    """
+    if env is not None and task is not None:
+        raise ConfigError(f"env and task are two names of one argument: got {env!r} and {task!r}")
+    return next((given for given in (env, task) if given is not None), _DEFAULT_TASK)

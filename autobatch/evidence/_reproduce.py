@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autobatch._artefacts import artefact_names, find_artefact, holds_beacons
 from autobatch._errors import ConfigError, LibraryError, OutputError
-from autobatch._files import naming_output, write_whole
+from autobatch._files import naming_output, seen_in, write_whole
 from autobatch._yaml import load_yaml
 from autobatch.beacons import BeaconLibrary
 from autobatch.beacons.storage import BEACONS
@@ -266,7 +266,7 @@ def _prepare(plan: ExperimentPlan, out: Path) -> Path:
     mark = f"name: {plan.experiment.name}\nsize: {plan.size}\n".encode()
     folder = out / "envs" / plan.task.name
     with naming_output(out):
-        found = sorted(path.name for path in out.iterdir()) if out.exists() else []
+        found = [path.name for path in seen_in(out, "*")] if out.exists() else []
         if found and (MARK not in found or (out / MARK).read_bytes() != mark):
             what = "another experiment or size" if MARK in found else repr(found[0])
             raise OutputError(

@@ -5,7 +5,8 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv
 
 from autobatch._errors import CheckpointError, OutputError
-from autobatch._files import append_whole, naming_output, write_whole
+from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
 from autobatch.beacons._info import differing_keys
 from autobatch.envs.surrogate import SurrogateVectorEnv
 from autobatch.learn._cem import CemSettings, CrossEntropy
@@ -120,17 +121,17 @@ def train_policy(
     """
     out, observer = Path(out), observer or LearningObserver()
     tasks = [load_task(env) for env in plan.envs]
-    content = _check_place(plan, out, resume=resume)
+    _check_place(plan, out, resume=resume)
     # What cannot be carried out is refused before anything is written.
     judges = _judges(plan, data_dir)
     found: dict[int, tuple[Network, float, float]] = {}
     try:
-        _take_place(out, content)
-        for seed in plan.seeds:
-            network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges)
-            score = _judged(plan, judges, network)
-            observer.seed_finished(seed, score)
-            found[seed] = network, score, seconds
+        with _place(plan, out, resume=resume):
+            for seed in plan.seeds:
+                network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges)
+                score = _judged(plan, judges, network)
+                observer.seed_finished(seed, score)
+                found[seed] = network, score, seconds
     except BaseException:
         _abandon(judges)
         raise
@@ -192,17 +193,21 @@ def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, An
             )
     elif resume:
         raise CheckpointError(f"{out}: holds no learning ({PLAN} is missing)")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or seen_in(out, "*")):
         raise OutputError(f"{out}: expected a new or empty directory")
     return content
 
 
-def _take_place(out: Path, content: Mapping[str, Any]) -> None:
-    """Begin a learning in a folder; one that has begun there keeps its plan."""
+@contextmanager
+def _place(plan: LearningPlan, out: Path, *, resume: bool) -> Iterator[None]:
+    """Begin a learning in a folder, or go on with it, and keep other processes out of it."""
     with naming_output(out):
         out.mkdir(parents=True, exist_ok=True)
-    if not (out / PLAN).exists():
-        write_whole(out / PLAN, (json.dumps(content, indent=1) + "\n").encode())
+    with alone_in(out, busy="another process learns here; wait for it, or choose another directory"):
+        content = _check_place(plan, out, resume=resume)  # another may have come and gone since that was asked
+        if not (out / PLAN).exists():
+            write_whole(out / PLAN, (json.dumps(content, indent=1) + "\n").encode())
+        yield
 
 
 def _one_seed(

@@ -30,6 +30,7 @@ def require_on_ladder(batch_sizes: Iterable[int], task: TaskInfo) -> None:
         ladder = ", ".join(str(size) for size in task.batch_sizes)
         raise ConfigError(
             f"the policy asks for batch size {asked}, which is not on the ladder of task '{task.name}' "
-            f"(batch_sizes: {ladder}); choose sizes of the ladder, or add to batch_sizes (in a task's "
-            "env.yaml, or where the controller is made)"
+            f"(batch_sizes: {ladder}); choose sizes of the ladder, as the policies 's{task.batch_sizes[0]}' and "
+            f"'s{task.batch_sizes[0]}-to-{task.batch_sizes[-1]}' do, or add to batch_sizes (in a task's env.yaml, or "
+            "where the controller is made)"
         )

@@ -4,7 +4,7 @@ import math
 import re
 
 _FIGURES_BEGIN = re.compile(r", (?:whose|training loss|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
-_HOW_SURE = re.compile(r"\d[\d.]* % apart")
+_HOW_SURE = re.compile(r"\d[\d.e+-]* % apart")
 _BESIDE_IT = "as a scout"
 
 

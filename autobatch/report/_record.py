@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import LibraryError
+from autobatch._files import seen_in
 from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord, Measurement
@@ -200,7 +201,7 @@ def scout_files(path: Path) -> list[Path]:
     Returns:
         The files, those that need not exist among them.
     """
-    return [path / SCOUTING, *sorted((path / SCOUTS).glob("*/epochs.jsonl"))]
+    return [path / SCOUTING, *seen_in(path / SCOUTS, "*/epochs.jsonl")]
 
 
 def comparable_library(config: RunConfig | LoopConfig, path: Path) -> BeaconLibrary | None:

@@ -174,9 +174,8 @@ def diverged_words(record: RunRecord) -> str:
     Returns:
         One clause.
     """
-    rates = record.config.task.learning_rates
-    lower = ",".join(f"{rate / 10:.3g}" for rate in rates)
-    lowest = record.epochs[-1].lr if record.epochs else rates[0]
+    lowest = record.epochs[-1].lr if record.epochs else record.config.task.learning_rates[0]
+    lower = ",".join(f"{lowest / factor:.3g}" for factor in (1000, 100, 10))
     how = "Rates(learning_rates=({}))" if isinstance(record.config, LoopConfig) else "--set 'task.learning_rates=[{}]'"
     return (
         f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by {how.format(lower)}, or "

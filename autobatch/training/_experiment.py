@@ -11,7 +11,7 @@ from autobatch._artefacts import find_artefact
 from autobatch._yaml import apply_overrides, load_yaml, validate
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.training._run import RunConfig
-from autobatch.training.task import TaskSpec, load_task
+from autobatch.training.task import TaskSpec, cpu_share, load_task
 
 
 class ExperimentSpec(BaseModel):
@@ -53,16 +53,16 @@ def resolve(experiment: ExperimentSpec, assignments: Mapping[str, Iterable[str]]
             they came with; they go on top of the experiment's own.
 
     Returns:
-        The run's configuration.
+        The run's configuration; its threads are the task's as far as this process has the CPUs, unless overridden.
 
     Raises:
         UnknownNameError: no such env or policy.
         ConfigError: a file or an override holds something that autobatch cannot use.
     """
     own = [f"{key}={json.dumps(value)}" for key, value in experiment.overrides.items()]
-    task, policy = override(
-        load_task(experiment.env), load_policy_spec(experiment.policy), {"set": own, **(assignments or {})}
-    )
+    recorded = load_task(experiment.env)
+    fitting = recorded.model_copy(update={"threads": min(recorded.threads, cpu_share())})
+    task, policy = override(fitting, load_policy_spec(experiment.policy), {"set": own, **(assignments or {})})
     return RunConfig(
         task=task,
         task_path=find_artefact("envs", experiment.env).parent.absolute(),

@@ -1,11 +1,17 @@
 """A run as it is configured, recorded and watched; carrying it out is in ``_session``."""
 
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
-from autobatch._errors import CheckpointError, ConfigError
+from autobatch._artefacts import find_artefact, found_again, portable
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch._yaml import load_yaml
 from autobatch.beacons import CostTable
 from autobatch.control import DecisionRecord
@@ -124,6 +130,77 @@ def load_run_config(out: Path) -> RunConfig:
             f"{out}: holds a run of a loop of its own, not of 'autobatch run'; that loop goes on by load_state_dict()"
         )
     try:
-        return load_yaml(path, RunConfig)
+        config = load_yaml(path, RunConfig)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    found: dict[str, Any] = {
+        key: found_again(str(place), out) for key in _PLACES if (place := getattr(config, key)) is not None
+    }
+    if "task_path" in found and not found["task_path"].exists():  # the run was moved, or passed on
+        with suppress(AutoBatchError):
+            found["task_path"] = find_artefact("envs", found["task_path"].name).parent.absolute()
+    weights = config.policy.parameters.get("weights")
+    if isinstance(weights, str) and Path(weights).name != weights:
+        parameters = {**config.policy.parameters, "weights": str(found_again(weights, out))}
+        found["policy"] = config.policy.model_copy(update={"parameters": parameters})
+    return config.model_copy(update=found)
+
+
+_PLACES = ("task_path", "data_dir")
+
+
+def kept_config(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Return a configuration as plain values, as a run directory keeps it: no path in it tells of the machine.
+
+    Args:
+        config: the configuration.
+        out: the run directory.
+
+    Returns:
+        The values; ``load_run_config`` finds the paths again.
+
+    Raises:
+        ConfigError: a name is not UTF-8, as files cannot hold it.
+    """
+    try:
+        plain: dict[str, Any] = config.model_copy(update=dict.fromkeys(_PLACES)).model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise ConfigError(f"the configuration holds a name that cannot be kept, as it is not UTF-8: {error}") from None
+    places = {key: os.path.abspath(place) for key in _PLACES if (place := getattr(config, key)) is not None}
+    weights = config.policy.parameters.get("weights")
+    if isinstance(weights, str) and Path(weights).name != weights:
+        plain["policy"]["parameters"]["weights"] = os.path.abspath(weights)
+    return with_kept_paths({**plain, **places}, out)
+
+
+def with_kept_paths(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return a kept configuration with no absolute path in it; older versions wrote some.
+
+    Args:
+        config: the values, as ``kept_config`` returns them.
+        out: the run directory.
+
+    Returns:
+        The values.
+
+    Raises:
+        ConfigError: a path is not UTF-8.
+    """
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, str) or not Path(value).is_absolute():
+            return value
+        way = portable(Path(value), out)
+        try:
+            way.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{value}: this name is not UTF-8 and cannot be kept with a run in {out}; rename the folder, or give "
+                "the run a directory beside it"
+            ) from None
+        return way
+
+    policy = config["policy"]
+    parameters = {key: kept(value) if key == "weights" else value for key, value in policy["parameters"].items()}
+    places = {key: kept(config.get(key)) for key in _PLACES}
+    return {**config, **places, "policy": {**policy, "parameters": parameters}}

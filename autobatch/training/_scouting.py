@@ -25,7 +25,7 @@ from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from autobatch.training._run import RunConfig
+from autobatch.training._run import RunConfig, kept_config
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
         controller["measuring"] = account
     record = {
         **checkpoint.record,
-        "config": config.model_dump(mode="json"),
+        "config": kept_config(config, out),
         "controller": controller,
         "seconds": float(checkpoint.record["seconds"]) + sum(scout.seconds for scout in scouting.losers),
         "adopted": True,

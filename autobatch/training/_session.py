@@ -39,7 +39,7 @@ from autobatch.training._calibrate import cached_calibration, covers, device_kin
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
-from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
+from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, load_run_config, with_kept_paths
 from autobatch.training._scouting import (
     Scouting,
     ScoutRecord,
@@ -58,6 +58,9 @@ from autobatch.training._scouting import (
 from autobatch.training._trial import BN, FINISHED, Trial
 from autobatch.training.data import Data, load_data
 from autobatch.training.task import check_ladder, run_task_info
+
+SLOW, SLOW_SECONDS = 3.0, 5.0
+"""How many times what the cost table says an epoch takes, and how many seconds more, before that is worth a line."""
 
 # What may differ between a run and its continuation: where things lie, and what only matters at the start.
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
@@ -110,6 +113,10 @@ def run(
     costs = _costs(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
     with _place(out), reproducible(device, config.task.threads):
+        if not resume:  # another run may have come and gone since that was asked
+            refuse_occupied(out)
+        elif (out / SUMMARY).exists():
+            return load_summary(out)
         begin_with = None
         if (out / CHECKPOINT).exists():
             pass
@@ -190,7 +197,7 @@ def _scout(
             after_epoch=partial(observer.scout_epoch, epochs=plan.epochs),
         )
         if not scouts:  # what --resume needs; not before a scout can be carried out
-            write_whole(out / CONFIG, _yaml(config))
+            write_whole(out / CONFIG, _yaml(config, out))
         waiting = plan.configurations[len(records) :]
         save_scouting(out, Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more))
         training.begin()
@@ -309,13 +316,14 @@ class _Session:
         self.controller = self.trial.controller
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None
+        self.told_slow = False
         self.forks: list[ForkRecord] = []
 
     def begin(self) -> None:
         """Start the run, or bring it to where it stood."""
         with naming_output(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / CONFIG, _yaml(self.config))
+        write_whole(self.out / CONFIG, _yaml(self.config, self.out))
         seconds = self._restore()
         self._announce()
         self.trial.seconds += seconds
@@ -352,7 +360,7 @@ class _Session:
         if [row.epoch for row in rows] != list(range(1, epoch + 1)):
             raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
         try:
-            _check_same(self.config, checkpoint.record["config"])
+            _check_same(kept_config(self.config, self.out), with_kept_paths(checkpoint.record["config"], self.out))
             self.controller.load_state_dict(checkpoint.record["controller"])
             seconds = float(checkpoint.record["seconds"])
             self.trial.stopped_because = str(checkpoint.record["stopped_because"])
@@ -408,7 +416,7 @@ class _Session:
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
         controller = self.controller
-        began = controller.epoch
+        began, before = controller.epoch, self.row
         fork = self.policy.fork(controller.observation) if isinstance(self.policy, ForkingPolicy) else None
         if fork is None or not isinstance(self.policy, ForkingPolicy):
             self.row = self.trial.epoch(self.observer.step)
@@ -431,14 +439,36 @@ class _Session:
         append_lines(self.out / EPOCHS, [self.row.to_dict()])
         self._save()
         self.observer.epoch_finished(self.row)
+        if fork is None:
+            self._tell_slow(self.row, before)
         if decision is not None:
             self.observer.decided(decision)
         return self.row
 
+    def _tell_slow(self, row: EpochRow, before: EpochRow | None) -> None:
+        """Say once where an epoch takes many times what the cost table has for it, as beside other work."""
+        costs = self.config.costs
+        if self.told_slow or costs is None or row.batch_size not in costs.step_seconds:
+            return
+        steps, taken, measuring = (
+            getattr(row, name) - (0 if before is None else getattr(before, name))
+            for name in ("steps", "seconds", "measuring_seconds")
+        )
+        modelled = costs.training_seconds(row.batch_size, steps, 1)
+        taken -= measuring
+        if taken > SLOW * modelled and taken - modelled > SLOW_SECONDS:
+            self.told_slow = True
+            threads = self.config.task.threads
+            fewer = "; OMP_NUM_THREADS=1 keeps threads from waiting for one another" if threads > 1 else ""
+            self.observer.note(
+                f"an epoch takes {taken / modelled:.0f} times as long here as the cost table ({costs.device}) says: is "
+                f"there other work on this machine?{fewer}; decisions go by the table, --calibrate times this machine"
+            )
+
     def _save(self) -> None:
         record = {
             "epoch": self.controller.epoch,
-            "config": self.config.model_dump(mode="json"),
+            "config": kept_config(self.config, self.out),
             "controller": self.controller.state_dict(),
             "seconds": self.trial.seconds,
             "stopped_because": self.trial.stopped_because,
@@ -530,7 +560,9 @@ def library_of(config: RunConfig, data: Data, policy: Policy) -> _Library:
     except LibraryError as error:
         if needed:
             raise
-        return _Library(None, str(error), library if _serves_at_another_length(config, data, library) else None)
+        # The summary keeps this: it tells nothing of the machine, and is UTF-8 whatever the folder's name is.
+        told = str(error).replace(str(config.task_path), config.task_path.name).encode(errors="replace").decode()
+        return _Library(None, told, library if _serves_at_another_length(config, data, library) else None)
     return _Library(library, None)
 
 
@@ -636,15 +668,14 @@ def refuse_occupied(out: Path) -> None:
 def _continued(config: RunConfig, out: Path) -> RunConfig:
     stored = load_run_config(out)
     try:
-        _check_same(config, stored.model_dump(mode="json"))
+        _check_same(kept_config(config, out), kept_config(stored, out))
     except CheckpointError as error:
         raise CheckpointError(f"{out / CONFIG}: {error}") from None
     return config.model_copy(update={"costs": config.costs or stored.costs})
 
 
-def _check_same(config: RunConfig, stored: Mapping[str, Any]) -> None:
-    mine = config.model_dump(mode="json", exclude=set(_MAY_DIFFER))
-    theirs = {key: value for key, value in stored.items() if key not in _MAY_DIFFER}
+def _check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    mine, theirs = ({key: value for key, value in own.items() if key not in _MAY_DIFFER} for own in (config, stored))
     differing = differing_keys(mine, theirs)
     if differing:
         raise CheckpointError(
@@ -660,6 +691,6 @@ def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:
     return epoch
 
 
-def _yaml(config: RunConfig) -> bytes:
-    content: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def _yaml(config: RunConfig, out: Path) -> bytes:
+    content: str = yaml.safe_dump(kept_config(config, out), sort_keys=False, allow_unicode=True)
     return content.encode()

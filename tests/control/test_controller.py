@@ -1,7 +1,10 @@
 """The controller as a user embeds it."""
 
+import copy
+import io
 import json
 import math
+import pickle
 from dataclasses import fields, replace
 from functools import partial
 from types import SimpleNamespace
@@ -628,3 +631,32 @@ def test_asked_again_too_late_is_refused() -> None:
     with pytest.raises(AutoBatchError, match="finished"):
         whole.controller.redecide()
     assert len(policy.seen) == 2
+
+
+def test_zero_gradients_are_told_as_what_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
+    for indices in bench.controller.batches():
+        with bench.controller.step() as step:
+            step.backward(0.0 * F.cross_entropy(bench.model(bench.x[indices]), bench.y[indices]))
+        bench.optimizer.step()
+    bench.controller.end_epoch()
+    assert "every gradient is zero in step 1, 2" in caplog.text
+    assert "finite" not in caplog.text
+    assert math.isnan(bench.controller.c_bar)
+
+
+def test_what_users_keep_can_be_pickled_or_says_why_not() -> None:
+    bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
+    bench.epoch()
+    controller = bench.controller
+    kept = (controller.decision, controller.observation, controller.task, controller.measurements, controller.plan)
+    assert repr(pickle.loads(pickle.dumps(kept))) == repr(kept)
+    pickle.loads(pickle.dumps((controller.state_dict(), bench.optimizer.state_dict(), bench.model, bench.optimizer)))
+    for keep in (pickle.dumps, copy.deepcopy, copy.copy, lambda one: torch.save(one, io.BytesIO())):
+        with pytest.raises(pickle.PicklingError, match=r"keep controller.state_dict\(\)"):
+            keep(controller)
+        with pytest.raises(pickle.PicklingError, match="make the loader anew"):
+            keep(controller.batch_sampler)
+    unattached = AutoBatchController(policy="s8", batch_sizes=(4, 8), dataset_size=26, epochs=1)
+    again = pickle.loads(pickle.dumps(unattached)).attach(bench.model, bench.optimizer)
+    assert again.batch_size == 8

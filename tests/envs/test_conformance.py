@@ -22,7 +22,12 @@ Make = Callable[..., gymnasium.Env]
 
 IDS = sorted(name for name in gymnasium.registry if name.startswith("AutoBatch/"))
 ACTIONS = ("multidiscrete", "discrete", "box")
-TASKS = {"AutoBatch/Train-v0": "", "AutoBatch/Surrogate-v0": "short"}
+TASKS = {
+    "AutoBatch/Train-v0": "",
+    "AutoBatch/TrainDiscrete-v0": "",
+    "AutoBatch/Surrogate-v0": "short",
+    "AutoBatch/SurrogateDiscrete-v0": "short",
+}
 
 
 @pytest.fixture(params=IDS)

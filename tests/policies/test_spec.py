@@ -105,7 +105,7 @@ def test_notation_with_impossible_figures_is_an_error(name):
 
 
 def test_a_copy_in_the_working_directory_comes_first(write_policy):
-    text = (SHIPPED / "fixed.yaml").read_text().replace("batch_size: 32", "batch_size: 256")
+    text = (SHIPPED / "fixed.yaml").read_text().replace("batch_size: null", "batch_size: 256")
     path = write_policy("fixed", text)
     write_policy("mine", text.replace("name: fixed", "name: mine"))
     assert load_policy_spec("fixed").parameters["batch_size"] == 256

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from autobatch.training import (
     normalise,
     run,
 )
+from autobatch.training import _session as session
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import EXPLODED, Engine, divergence, reproducible, resolve_device
 from tests.training.tiny import COSTS, dropout_task, fixed, stages, timeless, tiny_config, tiny_task
@@ -257,6 +259,45 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
         run(tiny_config(), tmp_path)
     assert not list(tmp_path.iterdir())
     assert run(tiny_config(), tmp_path).stopped_because == "finished"
+
+
+def test_a_machine_that_is_much_slower_than_its_cost_table_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    class Watching(RunObserver):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    monkeypatch.setattr(session, "SLOW_SECONDS", 1e-6)
+    fast = dict.fromkeys(COSTS.step_seconds, 1e-9)
+    slow = dict.fromkeys(COSTS.step_seconds, 1e9)
+    config = tiny_config(costs=replace(COSTS, step_seconds=fast, epoch_seconds=1e-9))
+    run(config, tmp_path / "a", Watching())
+    assert len([note for note in notes if "times as long here as the cost table" in note]) == 1
+    notes.clear()
+    run(tiny_config(costs=replace(COSTS, step_seconds=slow)), tmp_path / "b", Watching())
+    assert not notes
+
+
+@pytest.mark.parametrize("others", [6, 4])
+def test_a_run_that_came_and_went_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """The directory was free when it was first looked at, and the lock is free again."""
+    out, load = tmp_path / "run", session.load_data
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(session, "load_data", load)
+        run(tiny_config(), out)
+        return load(*args)
+
+    monkeypatch.setattr(session, "load_data", slow)
+    with pytest.raises(OutputError, match="holds a run already"):
+        run(tiny_config(task=tiny_task(epochs=others)), out)
+    assert load_run_config(out).task.epochs == tiny_config().task.epochs
+    assert load_summary(out).epochs == tiny_config().task.epochs
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_overrides_of_the_command_line_go_on_top_of_those_of_the_file(tmp_path):
     config = resolve(load_experiment(file), {"--set": ["task.epochs=3"]})
     assert config.task.epochs == 3
     assert config.policy.parameters["lr"] == 0.2
-    assert config.policy.parameters["batch_size"] == 32
+    assert config.policy.parameters["batch_size"] is None  # as the file of the policy has it
 
 
 def test_every_shipped_config_resolves():

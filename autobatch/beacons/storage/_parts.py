@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from autobatch._artefacts import holds
 from autobatch._errors import LibraryError
-from autobatch._files import alone_in, naming_output
+from autobatch._files import alone_in, naming_output, seen_in
 from autobatch.beacons._beacon import BeaconKey
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, merged_info
@@ -51,7 +51,7 @@ class Parts(Generic[Item]):
 
     def files(self, env_dir: Path) -> list[Path]:
         """Return the parts that an env has."""
-        return sorted((env_dir / self.name).glob("*.parquet"))
+        return seen_in(env_dir / self.name, "*.parquet")
 
     def save(self, file: Path, items: Sequence[Item], info: LibraryInfo) -> None:
         """Write recordings to one Parquet file, at once or not at all, whoever else writes it.

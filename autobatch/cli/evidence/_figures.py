@@ -88,12 +88,13 @@ def _comparisons(folders: list[Path]) -> tuple[dict[str, "pa.Table"], dict[str, 
         ConfigError: two comparisons are of one task.
     """
     from autobatch._errors import ConfigError
+    from autobatch._files import seen_in
     from autobatch.evidence import load_epochs_table, load_runs, tables_by_task
 
     runs: dict[str, pa.Table] = {}
     epochs: dict[str, pa.Table] = {}
     for folder in folders:
-        inner = sorted(path.parent for path in folder.glob("*/runs.parquet"))
+        inner = [path.parent for path in seen_in(folder, "*/runs.parquet")]
         for each in [folder] if (folder / "runs.parquet").is_file() or not inner else inner:
             of_epochs = tables_by_task(load_epochs_table(each))
             for name, table in tables_by_task(load_runs(each)).items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autobatch.cli._console import command_line, console, interruptible, same_command
+from autobatch.cli._console import console, interruptible, recorded_command, same_command
 from autobatch.cli._lists import whole_numbers
 from autobatch.cli._options import DataDir, Device, SharedJobs
 from autobatch.cli.evidence._lines import lines
@@ -67,7 +67,7 @@ def reproduce(
             jobs=jobs,
             device=device,
             data_dir=data_dir,
-            command=command_line(),
+            command=recorded_command(),
             observer=_observer(),
         )
     _tell(result)

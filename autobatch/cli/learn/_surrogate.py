@@ -65,12 +65,13 @@ def _read(folder: Path, score: str) -> "tuple[dict[str, list[float]], dict[str, 
         ConfigError: there are none.
     """
     from autobatch._errors import ConfigError
+    from autobatch._files import seen_in
     from autobatch.control.run import SUMMARY
     from autobatch.training import load_run_config, load_summary
 
     real: dict[str, list[float]] = defaultdict(list)
     specs: dict[str, PolicySpec] = {}
-    for path in sorted(folder.glob(f"*/{SUMMARY}")):
+    for path in seen_in(folder, f"*/{SUMMARY}"):
         config, summary = load_run_config(path.parent), load_summary(path.parent)
         value = summary.validation_loss if score == "validation_loss" else summary.validation_error
         sound = value is not None and summary.stopped_because == "finished"

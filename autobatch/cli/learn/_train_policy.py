@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from autobatch.cli._console import command_line, console, interruptible
+from autobatch.cli._console import console, interruptible, recorded_command
 from autobatch.cli._lists import names, whole_numbers
 from autobatch.cli._options import DataDir
 
@@ -92,7 +92,7 @@ def train_policy(
         interruptible(lambda: f"go on with the same command and --resume (kept in {place})"),
         LearningProgressBar(console()) as progress,
     ):
-        result = learn(plan, place, progress, resume=resume, data_dir=data_dir, command=command_line())
+        result = learn(plan, place, progress, resume=resume, data_dir=data_dir, command=recorded_command())
     _tell(plan, result)
 
 

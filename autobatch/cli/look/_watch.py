@@ -107,6 +107,7 @@ def _wait_for(run: Path, wait: float) -> None:
         CheckpointError: it holds none.
     """
     from autobatch._errors import CheckpointError, near_names
+    from autobatch._files import seen_in
     from autobatch.control.run import CONFIG
 
     until = time.monotonic() + wait
@@ -115,7 +116,7 @@ def _wait_for(run: Path, wait: float) -> None:
     while not (run / CONFIG).exists():
         if time.monotonic() >= until:
             folder = run.parent
-            names = [path.parent.name for path in folder.glob(f"*/{CONFIG}")] if folder.is_dir() else []
+            names = [path.parent.name for path in seen_in(folder, f"*/{CONFIG}")]
             raise CheckpointError(
                 f"{run}: holds no run ({CONFIG} is missing); --wait SECONDS waits for one that is about to begin; "
                 f"in {folder}: {near_names(run.name, names)}"

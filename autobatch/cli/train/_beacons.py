@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autobatch._artefacts import expand_home, find_artefact, find_library, holds_beacons
-from autobatch.cli._console import command_line, console, interruptible
+from autobatch.cli._console import console, interruptible, recorded_command
 from autobatch.cli._lists import integers, numbers
 from autobatch.cli._options import CellJobs, DataDir, Device, TrustCode
 
@@ -61,7 +61,7 @@ def record(
             device=device,
             data_dir=data_dir,
             trust_code=trust_code,
-            command=command_line(),
+            command=recorded_command(),
             observer=progress,
         )
     if jobs:
@@ -140,7 +140,7 @@ def branch(
             device=device,
             data_dir=data_dir,
             trust_code=trust_code,
-            command=command_line(),
+            command=recorded_command(),
             observer=progress,
         )
     if jobs:

@@ -2,13 +2,16 @@
 
 import json
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autobatch._files import seen_in
 from autobatch.cli._console import console, interruptible
 from autobatch.cli._options import DataDir, TrustCode
+from autobatch.cli.train._place import reserved
 
 if TYPE_CHECKING:
     from autobatch.training import RunConfig, RunObserver, Summary
@@ -31,7 +34,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. \\[default: 0]", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. \\[default: auto]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory. \\[default: runs/ENV-POLICY-sSEED, numbered where taken]")
+        Path | None,
+        typer.Option(help="Run directory. \\[default: runs/ENV-POLICY-SET-sSEED, numbered where taken]"),
     ] = None,
     data_dir: DataDir = None,
     resume: Annotated[
@@ -84,12 +88,10 @@ def run(
     named = {key: value for key, value in options.items() if value is not None}
     if resume is None:
         settings = _new(config, named, given)
-        place = _free_directory(settings) if out is None else out
     else:
         if out is not None or config is not None:
             raise typer.BadParameter("--resume continues in its own directory with its own configuration")
         settings = _stored(resume, named, given)
-        place = resume
     settings = _with_scouts(settings, scouts, scout_share)
     changes: dict[str, object] = {"calibrate": calibrate, "trust_code": trust_code}
     if data_dir is not None:
@@ -97,12 +99,14 @@ def run(
     if measure is not None:
         changes["measure"] = measure
     settings = settings.model_copy(update=changes)
-    if dry_run:
-        if resume is not None:
-            raise typer.BadParameter("--dry-run is for a run that has not begun", param_hint="--resume")
-        _rehearse(settings, place, as_json=as_json)
-        return
-    _train(settings, place, resume=resume is not None, as_json=as_json, quiet=quiet)
+    if dry_run and resume is not None:
+        raise typer.BadParameter("--dry-run is for a run that has not begun", param_hint="--resume")
+    place = resume or out
+    with reserved(settings, given) if place is None else nullcontext(place) as directory:
+        if dry_run:
+            _rehearse(settings, directory, as_json=as_json)
+        else:
+            _train(settings, directory, resume=resume is not None, as_json=as_json, quiet=quiet)
 
 
 def _new(config: str | None, named: dict[str, Any], given: dict[str, list[str]]) -> "RunConfig":
@@ -170,22 +174,13 @@ _WORDS = ("auto", "none")
 SCOUTS_AT_MOST = 16
 
 
-def _free_directory(config: "RunConfig") -> Path:
-    name = f"{config.task.name}-{config.policy.name}-s{config.seed}"
-    place, number = Path("runs") / name, 1
-    while place.exists():
-        number += 1
-        place = Path("runs") / f"{name}-{number}"
-    return place
-
-
 def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool) -> None:
     from autobatch.cli.train._progress import RunProgress
     from autobatch.report import read_run, save_plane, summary_view
     from autobatch.training import RunObserver
 
     again = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
-    with interruptible(lambda: again if place.exists() else "nothing had begun"):
+    with interruptible(lambda: again if seen_in(place, "*") else "nothing had begun"):
         if quiet or as_json:
             summary = _run(config, place, RunObserver(), resume=resume)
         else:

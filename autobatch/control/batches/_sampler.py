@@ -1,7 +1,8 @@
 """What hands the controller's batches to a loader, or makes them of a stream."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from pickle import PicklingError
+from typing import Any, Never, SupportsIndex
 
 from torch.utils.data import Sampler
 
@@ -23,6 +24,17 @@ class PlannedBatchSampler(Sampler[list[int]]):
         self._parts = parts
         self._count = count
         self._order = order
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Never:
+        """Refuse to be pickled or copied: what is cut belongs to one training.
+
+        Args:
+            protocol: pickle's.
+
+        Raises:
+            PicklingError: always.
+        """
+        raise PicklingError("a controller's batch sampler cannot be pickled or copied; make the loader anew from it")
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()

@@ -1,7 +1,7 @@
 """A decision period as it is trained: which steps are measured, what they gave, how far it has come."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,10 +102,17 @@ class Period:
             lr: effective learning rate in force, for steps of which none was measured.
         """
         usable = [sample for sample in self.samples.measurements if sample.usable]
-        lost = [sample.step for sample in self.samples.measurements if not sample.usable]
-        if lost:
-            few = ", ".join(map(str, lost[:3])) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-            _LOG.warning("no finite gradients in step %s: not counted towards C̄ and L", few)
+        lost = [sample for sample in self.samples.measurements if not sample.usable]
+        nothing = [sample.step for sample in lost if sample.trace == 0.0]
+        if nothing:
+            _LOG.warning(
+                "every gradient is zero in step %s: not counted towards C̄ and L; is the loss cut off from the "
+                "parameters, or are all units dead?",
+                _few(nothing),
+            )
+        if len(lost) > len(nothing):
+            wild = [sample.step for sample in lost if sample.trace != 0.0]
+            _LOG.warning("no finite gradients in step %s: not counted towards C̄ and L", _few(wild))
         if len(usable) > self.steps:  # of several batches for a step, one stands for it
             usable = [usable[index] for index in middles(len(usable), self.steps)]
         for sample, (start, stop) in zip(usable, stretches(self.steps, len(usable)), strict=True):
@@ -153,3 +160,7 @@ class Period:
         self._last_batch_size, self._timer = None if last is None else int(last), None
         self._chosen = None if chosen is None else frozenset(int(step) for step in chosen)
         self.samples.restore(samples)
+
+
+def _few(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps[:3])) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")

@@ -71,10 +71,7 @@ class OptimizerRates:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-            raise ConfigError(
-                f"optimizer: {type(optimizer).__name__} takes no step hooks; give the torch.optim.Optimizer within it"
-            )
+        check_optimizer(optimizer)
         for index, group in enumerate(optimizer.param_groups):
             if "lr" not in group:
                 raise ConfigError(f"the optimizer's parameter group {index} has no learning rate 'lr'")
@@ -255,6 +252,29 @@ class OptimizerRates:
         if not isinstance(owned, Tensor) and index < len(self._owned) and owned == self._owned[index]:
             return lr * (owned / self.reference)  # exactly lr where the group has the reference
         return owned * (lr / self.reference)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optimizer whose steps can be watched.
+
+    Args:
+        optimizer: what was given.
+
+    Raises:
+        ConfigError: it is none, several, or takes no hooks.
+    """
+    if isinstance(optimizer, list | tuple | dict):
+        raise ConfigError(
+            f"optimizer: a controller steers one, got a {type(optimizer).__name__} of {len(optimizer)}: put their "
+            "parameter groups into one optimizer; or give it the one that trains most of the model, and multiply "
+            "the others' rates by controller.lr_effective over its own rate"
+        )
+    if not hasattr(optimizer, "param_groups"):
+        raise ConfigError(f"optimizer: expected a torch.optim.Optimizer, got {optimizer!r}")
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise ConfigError(
+            f"optimizer: {type(optimizer).__name__} takes no step hooks; give the torch.optim.Optimizer within it"
+        )
 
 
 def check_rate(rate: float, what: str) -> None:

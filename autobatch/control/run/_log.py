@@ -85,13 +85,13 @@ class RunLog:
     def _begin(self) -> None:
         if self.out is None:
             return
-        found = next((name for name in RUN_FILES if (self.out / name).exists()), None)
-        if found is not None:
-            raise OutputError(
-                f"out={str(self.out)!r}: holds a run already ({found}); go on with it by load_state_dict() before the "
-                "first batch, or choose another directory"
-            )
+        _refuse_occupied(self.out)
         self._enter()
+        try:
+            _refuse_occupied(self.out)  # another run may have come and gone before the directory was this one's
+        except OutputError:
+            self.close()
+            raise
         self.config.save(self.out)
         self._write(DECISIONS, [one.to_dict() for one in self.decisions])
 
@@ -245,3 +245,12 @@ class RunLog:
 _FIGURES = ("train_loss", "validation_loss", "validation_error")
 _WRITING: WeakValueDictionary[Path, RunLog] = WeakValueDictionary()
 """The logs of this program that write, by directory."""
+
+
+def _refuse_occupied(out: Path) -> None:
+    found = next((name for name in RUN_FILES if (out / name).exists()), None)
+    if found is not None:
+        raise OutputError(
+            f"out={str(out)!r}: holds a run already ({found}); go on with it by load_state_dict() before the first "
+            "batch, or choose another directory"
+        )

@@ -1,12 +1,12 @@
 """What a run directory says of a loop of one's own, in place of a task with an ``env.yaml``."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from autobatch._artefacts import found_again, portable
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import write_whole
 from autobatch._yaml import load_yaml
@@ -81,7 +81,7 @@ class LoopConfig(BaseModel):
         Returns:
             The path; None where there are no beacons, or it is not known.
         """
-        return None if self.library is None else Path(os.path.normpath(out.absolute() / self.library))
+        return None if self.library is None else found_again(self.library, out)
 
 
 def is_loop(out: Path) -> bool:
@@ -128,4 +128,7 @@ def from_run(library: str | Path | None, out: Path) -> str | None:
     Returns:
         The path in words.
     """
-    return None if library is None else os.path.relpath(Path(library).absolute(), out.absolute())
+    if library is None:
+        return None
+    place = portable(Path(library), out)
+    return place if place.isprintable() else None  # a name that is not UTF-8 cannot be kept

@@ -4,6 +4,7 @@ In come an ``AutoBatchController``'s arguments; out goes one ``Settings``, check
 batches are made is ``steps/_plan.py``.
 """
 
+from autobatch.control.settings._length import with_length
 from autobatch.control.settings._measuring import Measuring
 from autobatch.control.settings._moved import MOVED, refuse_moved
 from autobatch.control.settings._processes import Processes
@@ -19,4 +20,5 @@ __all__ = [
     "Settings",
     "TaskFacts",
     "refuse_moved",
+    "with_length",
 ]

@@ -1,12 +1,12 @@
 """All that a controller is told besides the loop itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autobatch._errors import ConfigError
-from autobatch._ranges import check_whole
+from autobatch._ranges import check_kind, check_whole
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.measuring import MeasuringPlan
 from autobatch.control.settings._measuring import Measuring
@@ -117,8 +117,21 @@ class Settings:
         """
         if advise is not None and (isinstance(advise, bool) or not isinstance(advise, int) or advise < 1):
             raise ConfigError(f"advise: expected the batch size that your loop really uses, got {advise!r}")
+        for value, kinds, what in (
+            (batch_sizes, (Iterable,), "batch_sizes"),
+            (library, (BeaconLibrary, str, Path), "library"),
+            (scouts, (ScoutReport,), "scouts"),
+            (plan, (BatchPlan,), "plan"),
+            (processes, (Processes,), "processes"),
+            (task, (TaskFacts,), "task"),
+            (loggers, (Iterable,), "loggers"),
+            (out, (str, Path), "out"),
+        ):
+            check_kind(value, kinds, what)
         ruled = Rates.of(rates)
         if scouts is not None:
+            if not isinstance(scouts, ScoutReport):
+                raise ConfigError(f"scouts: expected what autobatch.scout returned, got {scouts!r}")
             batch_sizes = scouts.batch_sizes if batch_sizes is None else batch_sizes
             if ruled.learning_rates is None:
                 ruled = replace(ruled, learning_rates=scouts.learning_rates)

@@ -191,6 +191,27 @@ class Course:
                 start = end
         return steps
 
+    def steps_left(self, batch_size: int) -> int:
+        """Return the optimizer steps to the end of the training, if the batch size stays as it is.
+
+        Args:
+            batch_size: global batch size.
+
+        Returns:
+            Steps; those of what is handed out and not trained are among them.
+        """
+        if self.finished:
+            return 0
+
+        def steps(start: int) -> int:
+            ends = [end for end in self._ends if end > start]
+            starts = [start, *ends]
+            return sum(
+                steps_per_epoch(end - start, batch_size, self.least) for start, end in zip(starts, ends, strict=False)
+            )
+
+        return steps(self._trained) + (self.epochs - self._epoch - 1) * steps(0)
+
     def begin(self) -> None:
         """Begin an epoch, or go on with the one that is running; what was entered and not done is handed out again.
 

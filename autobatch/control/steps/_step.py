@@ -99,6 +99,8 @@ class Passing:
     def __enter__(self) -> Step:
         if self._inside:
             raise AutoBatchError("step() was entered inside of another step")
+        if self.done or self.given_up:
+            raise AutoBatchError("this step is over: call controller.step() anew for each batch")
         self._backward = False
         with ExitStack() as stack:
             if self.probe is not None:
@@ -139,7 +141,12 @@ class Passing:
         Args:
             loss: its loss.
             using: what is called in place of ``loss.backward()``.
+
+        Raises:
+            AutoBatchError: the step has not begun, or is over.
         """
+        if not self._inside:
+            raise AutoBatchError("step.backward(loss) belongs into `with controller.step() as step`; that step is over")
         self._backward = True
         weight = self.weights[self.part]
         if weight != 1.0:

@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError, LibraryError
+from autobatch._files import seen_in
 from autobatch.beacons import BeaconLibrary, Branches
 from autobatch.control import steps_per_epoch
 from autobatch.envs.surrogate._transitions import FIGURES, Situation, Transitions, log_figures, transitions
@@ -517,7 +518,7 @@ def load_dynamics(env: str | Path) -> Dynamics:
         LibraryError: there are no beacons or no branch runs; the message says how to record them.
     """
     folder = Path(find_artefact("envs", env)).parent.absolute()
-    parts = sorted(file for pattern in ("*.parquet", "*/*.parquet", "env.yaml") for file in folder.glob(pattern))
+    parts = [file for pattern in ("*.parquet", "*/*.parquet", "env.yaml") for file in seen_in(folder, pattern)]
     return _loaded(folder, tuple((str(file), file.stat().st_mtime_ns) for file in parts))
 
 

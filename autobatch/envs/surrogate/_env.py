@@ -50,6 +50,9 @@ class SurrogateEnv(DrawnEnv):
     | `"multidiscrete"` | `MultiDiscrete([5, 3])` | batch size -2, -1, 0, +1, +2 rungs; learning rate -1, 0, +1 rungs |
     | `"discrete"` | `Discrete(9)` | batch size -1, 0, +1 rungs (action // 3), learning rate -1, 0, +1 (action % 3) |
 
+    The id `AutoBatch/SurrogateDiscrete-v0` has the second by default. `action_masks()` says which actions stay on the
+    ladders.
+
     ## Transition Dynamics
     One step is one epoch with the batch size and the learning rate that the action leads to. The dynamics are an
     ensemble, of which each episode follows one member, and noisy as trainings are. All that an episode leaves to chance
@@ -78,6 +81,7 @@ class SurrogateEnv(DrawnEnv):
     | Argument | Default | Meaning |
     | --- | --- | --- |
     | `env` | `"digits-resnet8"` | name or path of a task with beacons and branch runs, or a list of them |
+    | `task` | | another name for `env`, for tools whose own argument is called that |
     | `actions` | `"multidiscrete"` | action space, see above |
     | `cost` | `"modelled"` | unit of cost: `"modelled"` (seconds of the cost table), `"examples"` or `"flops"` |
     | `cost_weight` | `0.05` | quality that a whole training at the best beacon's cost is worth |
@@ -98,13 +102,14 @@ class SurrogateEnv(DrawnEnv):
 
     def __init__(
         self,
-        env: str | Path | Sequence[str | Path] = "digits-resnet8",
+        env: str | Path | Sequence[str | Path] | None = None,
         *,
+        task: str | Path | Sequence[str | Path] | None = None,
         render_mode: str | None = None,
         **arguments: Unpack[SurrogateArguments],
     ) -> None:
         super().__init__(render_mode)
-        settings = SurrogateSettings(env_names(env), **arguments)
+        settings = SurrogateSettings(env_names(env, task), **arguments)
         self._runs = SurrogateRuns(settings, 1)
         self.observation_space = observation_space(self._runs.size)
         self.action_space = action_space(settings.actions)
@@ -156,6 +161,20 @@ class SurrogateEnv(DrawnEnv):
         self._course.append(dict(info))
         self._rewards.append(reward)
         return self._runs.observe()[0], reward, terminated, False, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Say which actions stay on the ladders, as maskable algorithms ask for it.
+
+        Returns:
+            bool, shape (9,), or (8,) with ``actions="multidiscrete"``: of its first part, then of its second.
+
+        Raises:
+            ResetNeeded: no episode has begun.
+        """
+        if not self._course:
+            raise ResetNeeded("action_masks() was called before reset()")
+        masks: NDArray[np.bool_] = self._runs.action_masks()[0]
+        return masks
 
     def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
         if not self._course:

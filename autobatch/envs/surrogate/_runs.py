@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import Reward
+from autobatch.envs._spaces import action_masks
 from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State, load_dynamics
 from autobatch.envs.surrogate._settings import SurrogateSettings
 from autobatch.policies._moves import decode
@@ -159,6 +160,11 @@ class SurrogateRuns:
             assert own is not None
             seen[own] = self.dynamics[index].observe(self._states[index].take(own))
         return seen
+
+    def action_masks(self) -> Flags:
+        """Return which actions stay on the ladders, of each run; see ``autobatch.envs._spaces.action_masks``."""
+        rungs = np.stack([self.batch_rung, self.rate_rung], axis=1)
+        return action_masks(self.settings.actions, rungs, self._top[self.task])
 
     def openings(self, rows: Rows) -> NDArray[np.float32]:
         """Return what agents see of runs that have just begun, faster than ``observe`` does.

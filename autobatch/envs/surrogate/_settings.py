@@ -8,7 +8,7 @@ from typing import Final, TypedDict
 
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import WEIGHT, check_unit
-from autobatch.envs._spaces import action_space
+from autobatch.envs._spaces import action_space, task_of
 from autobatch.envs.surrogate._dynamics import UNITS
 
 STARTS: Final = ("middle", "random")
@@ -76,12 +76,22 @@ class SurrogateSettings:
             raise ConfigError(f"noise: expected True or False, got {self.noise!r}")
 
 
-def env_names(env: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+def env_names(
+    env: str | Path | Sequence[str | Path] | None, task: str | Path | Sequence[str | Path] | None = None
+) -> tuple[str, ...]:
     """Return the names or paths of one task, or of several.
 
+    Args:
+        env: what was given as ``env``.
+        task: what was given as ``task``, which is another name for it.
+
+    Returns:
+        The names or paths.
+
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or both names were used.
     """
+    env = task_of(env, task)
     names = (env,) if isinstance(env, str | Path) else env
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | Path) and str(n) for n in names):
         raise ConfigError(f"env: expected the name or path of a task, or a list of them, got {env!r}")

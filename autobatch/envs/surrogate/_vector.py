@@ -1,5 +1,6 @@
 """Many trainings on fitted dynamics, stepped as one batch: the vector form of ``AutoBatch/Surrogate-v0``."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
 from autobatch.envs._spaces import action_space, check_options, observation_space
 from autobatch.envs.surrogate._runs import Flags, Floats, Info, SurrogateRuns
 from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
@@ -47,7 +49,8 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
     sub-environment. `reset(options={"reset_mask": mask})` begins a new episode where the mask is True only.
 
     ## Episode End
-    That of `SurrogateEnv`. What follows is Gymnasium's `autoreset_mode`, as with its own vector environments.
+    That of `SurrogateEnv`, and truncation after `max_episode_steps`. What follows is Gymnasium's `autoreset_mode`, as
+    with its own vector environments.
 
     | `autoreset_mode` | Meaning |
     | --- | --- |
@@ -66,7 +69,8 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
     | Argument | Default | Meaning |
     | --- | --- | --- |
     | `num_envs` | `1` | number of sub-environments |
-    | `autoreset_mode` | `"NextStep"` | see above |
+    | `autoreset_mode` | `"NextStep"` | see above; the attribute of this name has it, as has `metadata` |
+    | `max_episode_steps` | `None` | epochs after which an episode is truncated |
 
     ## Version History
     * v0: first version.
@@ -75,20 +79,23 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
     def __init__(
         self,
         num_envs: int = 1,
-        env: str | Path | Sequence[str | Path] = "digits-resnet8",
+        env: str | Path | Sequence[str | Path] | None = None,
         *,
+        task: str | Path | Sequence[str | Path] | None = None,
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
         **arguments: Unpack[SurrogateArguments],
     ) -> None:
-        settings = SurrogateSettings(env_names(env), **arguments)
+        settings = SurrogateSettings(env_names(env, task), **arguments)
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise ConfigError(f"num_envs: expected a whole number of at least 1, got {num_envs!r}")
         if render_mode is not None:
             raise ConfigError("render_mode: many at once are not drawn; make them with vectorization_mode='sync'")
+        self._longest = math.inf if max_episode_steps is None else check_whole(max_episode_steps, "max_episode_steps")
         self.num_envs = num_envs
-        self._mode = _mode(autoreset_mode)
-        self.metadata = {"render_modes": [], "autoreset_mode": self._mode}
+        self.autoreset_mode = _mode(autoreset_mode)
+        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self._runs = SurrogateRuns(settings, num_envs)
         self.single_observation_space = observation_space(self._runs.size)
         self.single_action_space = action_space(settings.actions)
@@ -99,6 +106,7 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         self._seeds: list[int] = []
         self._going = False
         self._over = np.zeros(num_envs, dtype=np.bool_)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -137,6 +145,7 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         began = self._runs.begin(np.flatnonzero(mask), self._generators)
         self._going = True
         self._over[mask] = False
+        self._elapsed[mask] = 0
         infos: dict[str, Any] = {}
         _add(infos, began, mask)
         return self._runs.observe(), infos
@@ -158,21 +167,37 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
             raise ResetNeeded("step() was called before reset()")
         chosen = self._checked(actions)
         waiting = self._over
-        if self._mode is AutoresetMode.DISABLED and waiting.any():
+        if self.autoreset_mode is AutoresetMode.DISABLED and waiting.any():
             rows = ", ".join(map(str, np.flatnonzero(waiting)[:8]))
             raise ResetNeeded(f"the episodes of sub-environments {rows} are over: reset them with a reset_mask")
         infos: dict[str, Any] = {}
         step = self._runs.advance(chosen, np.flatnonzero(~waiting) if waiting.any() else None)
-        ended = step.terminated
-        if self._mode is AutoresetMode.SAME_STEP:
+        self._elapsed = np.where(waiting, 0, self._elapsed + 1)
+        truncated: Flags = self._elapsed >= self._longest
+        ended = step.terminated | truncated
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
             observations = self._same_step(step.info, ended, infos)
+            self._elapsed[ended] = 0
         else:
             _add(infos, step.info, ~waiting)
             if waiting.any():
                 _add(infos, self._runs.begin(np.flatnonzero(waiting), self._generators), waiting)
             self._over = ended.copy()
             observations = self._runs.observe()
-        return observations, step.reward, ended, np.zeros(self.num_envs, dtype=np.bool_), infos
+        return observations, step.reward, step.terminated, truncated, infos
+
+    def action_masks(self) -> Flags:
+        """Say which actions stay on the ladders.
+
+        Returns:
+            bool, shape (num_envs, 9), or (num_envs, 8) with ``actions="multidiscrete"``, see ``SurrogateEnv``.
+
+        Raises:
+            ResetNeeded: no episode has begun.
+        """
+        if not self._going:
+            raise ResetNeeded("action_masks() was called before reset()")
+        return self._runs.action_masks()
 
     def _count_actions(self) -> NDArray[np.int64]:
         if isinstance(self.action_space, spaces.Box):  # what a MultiDiscrete space becomes

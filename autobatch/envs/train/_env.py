@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from autobatch._errors import ConfigError
 from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._reward import WEIGHT, Reward, check_unit
-from autobatch.envs._spaces import action_space, check_options, moves_of, observation_space
+from autobatch.envs._spaces import action_masks, action_space, check_options, moves_of, observation_space, task_of
 from autobatch.envs.train._episode import Episode, EpisodeState, Rules
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting, load_setting
@@ -52,6 +52,9 @@ class TrainEnv(DrawnEnv):
     | --- | --- | --- |
     | `"multidiscrete"` | `MultiDiscrete([5, 3])` | batch size -2, -1, 0, +1, +2 rungs; learning rate -1, 0, +1 rungs |
     | `"discrete"` | `Discrete(9)` | batch size -1, 0, +1 rungs (action // 3), learning rate -1, 0, +1 (action % 3) |
+
+    The id `AutoBatch/TrainDiscrete-v0` has the second by default. `action_masks()` says which actions stay on the
+    ladders.
 
     For agents with continuous actions, `autobatch.envs.BoxActions(env)` makes `Box(-1, 1, (2,), float32)` of the first:
     a number is rounded to the nearest move.
@@ -99,6 +102,7 @@ class TrainEnv(DrawnEnv):
     | Argument | Default | Meaning |
     | --- | --- | --- |
     | `env` | `"digits-resnet8"` | name or path of a task |
+    | `task` | | another name for `env`, for tools whose own argument is called that |
     | `actions` | `"multidiscrete"` | action space, see above |
     | `cost` | `"modelled"` | unit of cost, see above |
     | `cost_weight` | `0.05` | quality that a whole training at the reference's cost is worth |
@@ -125,8 +129,9 @@ class TrainEnv(DrawnEnv):
 
     def __init__(
         self,
-        env: str | Path = "digits-resnet8",
+        env: str | Path | None = None,
         *,
+        task: str | Path | None = None,
         actions: str = "multidiscrete",
         cost: str = "modelled",
         cost_weight: float = WEIGHT,
@@ -146,7 +151,7 @@ class TrainEnv(DrawnEnv):
         self.action_space = action_space(actions)
         self._actions = actions
         self._arguments: dict[str, Any] = {
-            "env": env,
+            "env": task_of(env, task),
             "cost": cost,
             "cost_weight": cost_weight,
             "epochs": epochs,
@@ -205,6 +210,20 @@ class TrainEnv(DrawnEnv):
             raise ResetNeeded("step() was called after the training's end; call reset() for another one")
         reward = self._episode.step(*moves_of(self._actions, action))
         return self._episode.observation(), reward, self._episode.finished, False, self._episode.figures()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Say which actions stay on the ladders, as maskable algorithms ask for it.
+
+        Returns:
+            bool, shape (9,), or (8,) with ``actions="multidiscrete"``: of its first part, then of its second.
+
+        Raises:
+            ResetNeeded: no training has begun.
+        """
+        if self._episode is None:
+            raise ResetNeeded("action_masks() was called before reset()")
+        masks: NDArray[np.bool_] = action_masks(self._actions, *self._episode.rungs())[0]
+        return masks
 
     def close(self) -> None:
         """Let go of the training; a later ``reset`` begins another."""

@@ -149,6 +149,11 @@ class Episode:
         self.rewards.append(gained)
         return gained
 
+    def rungs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rungs that the next move starts from, and the highest ones, each of shape (1, 2)."""
+        tops = len(self._moves.batch_sizes) - 1, len(self._moves.learning_rates) - 1
+        return np.array([self._moves.rungs(*self.configuration)]), np.array([tops])
+
     def observation(self) -> NDArray[np.float32]:
         """Return the flat view of where the training stands, a new array each time."""
         return self.rules.view.array(self._trial.controller.observation, self._trail)

@@ -8,6 +8,7 @@ import torch
 
 from autobatch._artefacts import find_artefact
 from autobatch._errors import ConfigError, LibraryError
+from autobatch._files import seen_in
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
@@ -15,7 +16,7 @@ from autobatch.training import Data, TaskSpec, check_ladder, load_data, load_tas
 from autobatch.training._calibrate import cached_calibration
 from autobatch.training._engine import resolve_device
 from autobatch.training._trial import BN
-from autobatch.training.task import run_task_info
+from autobatch.training.task import cpu_share, run_task_info
 
 KEPT = 4
 """Datasets, libraries and cost tables that a process keeps."""
@@ -73,7 +74,7 @@ def load_setting(
     Args:
         env: name or path of a task.
         epochs: length of a training; None for the task's.
-        threads: CPU threads; None for the task's.
+        threads: CPU threads; None for the task's, as far as this process has the CPUs.
         device: a torch device, or ``"auto"``.
         data_dir: where datasets lie or are downloaded to.
         needs_costs: whether seconds by batch size are needed; they are those recorded with the beacons, or else those
@@ -94,7 +95,7 @@ def load_setting(
     task = recorded.model_copy(
         update={
             "epochs": _count("epochs", epochs, recorded.epochs),
-            "threads": _count("threads", threads, recorded.threads),
+            "threads": _count("threads", threads, min(recorded.threads, cpu_share())),
         }
     )
     task_path = find_artefact("envs", env).parent.absolute()
@@ -138,7 +139,7 @@ def _library(task: TaskSpec, folder: Path, data: Data) -> tuple[BeaconLibrary | 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when beacons are added or recorded anew."""
-    files = [folder / "beacons.parquet", *sorted((folder / "beacons").glob("*.parquet"))]
+    files = [folder / "beacons.parquet", *seen_in(folder / "beacons", "*.parquet")]
     found = [(file.name, file.stat()) for file in files if file.exists()]
     return tuple((name, facts.st_mtime_ns, facts.st_size) for name, facts in found)
 

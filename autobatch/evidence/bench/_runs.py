@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
-from autobatch._files import naming_output, write_whole
+from autobatch._files import naming_output, seen_in, write_whole
 from autobatch.beacons import CostTable
 from autobatch.cells import (
     Cell,
@@ -203,9 +203,9 @@ def _prepare(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: expected a directory, found a file")
     with naming_output(out):
-        if out.is_dir() and not (out / MARK).exists() and (found := sorted(path.name for path in out.iterdir())):
+        if out.is_dir() and not (out / MARK).exists() and (found := seen_in(out, "*")):
             raise OutputError(
-                f"{out}: expected an empty directory or that of an earlier comparison, found {found[0]!r} in it; "
+                f"{out}: expected an empty directory or that of an earlier comparison, found {found[0].name!r} in it; "
                 "choose another directory"
             )
         out.mkdir(parents=True, exist_ok=True)

@@ -7,16 +7,24 @@ from pydantic import Field
 from autobatch.policies._parameters import PolicyParameters, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
+from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import configuration
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
 
 
+_DEFAULT = 32
+
+
 class FixedParameters(PolicyParameters):
     """Parameters of the kind ``fixed``."""
 
-    batch_size: int = Field(default=32, gt=0, description="Global batch size, one of the task's ladder.")
+    batch_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="Global batch size, one of the task's ladder. By default the rung nearest to 32.",
+    )
     lr: float | None = Field(
         default=None,
         gt=0,
@@ -36,15 +44,17 @@ class FixedPolicy:
 
     def __init__(self, parameters: FixedParameters) -> None:
         self.parameters = parameters
+        self._batch_size = parameters.batch_size or _DEFAULT
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Check the batch size against the ladder of ``task``.
+        """Check the batch size against the ladder of ``task``, or take it from there.
 
         Args:
             task: the task about to start.
             library: not used.
         """
-        require_on_ladder([self.parameters.batch_size], task)
+        self._batch_size = self.parameters.batch_size or nearest_rung(_DEFAULT, task.batch_sizes)
+        require_on_ladder([self._batch_size], task)
 
     def decide(self, observation: Observation) -> Decision:
         """Return the fixed configuration.
@@ -55,7 +65,7 @@ class FixedPolicy:
         Returns:
             The same decision every time.
         """
-        batch_size, lr = self.parameters.batch_size, self.parameters.lr
+        batch_size, lr = self._batch_size, self.parameters.lr
         return Decision(batch_size, lr, reason=f"{configuration(batch_size, lr)}, fixed for the whole training")
 
     def state_dict(self) -> dict[str, Any]:

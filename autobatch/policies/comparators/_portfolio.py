@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from autobatch._artefacts import artefact_roots, holds_beacons
 from autobatch._errors import ConfigError
+from autobatch._files import seen_in
 from autobatch._yaml import load_yaml
 from autobatch.policies._moves import Moves
 from autobatch.policies._parameters import PolicyParameters
@@ -176,7 +177,7 @@ def _recorded(envs: Path) -> tuple[Recorded, ...]:
     from autobatch.beacons import BeaconLibrary
 
     found = []
-    for folder in sorted(envs.glob("*")):
+    for folder in seen_in(envs, "*"):
         if holds_beacons(folder):
             library = BeaconLibrary.load(folder)
             scores = {

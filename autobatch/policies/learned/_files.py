@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, Pos
 
 from autobatch._artefacts import artefact_roots, expand_home
 from autobatch._errors import ConfigError, UnknownNameError, near_names
-from autobatch._files import naming_output, write_whole
+from autobatch._files import naming_output, seen_in, write_whole
 from autobatch._yaml import validate
 from autobatch.policies.view import SCHEMA
 
@@ -279,7 +279,7 @@ def _stem(weights: str) -> Path:
     for place in places:
         if _holds(place / name):
             return place / name
-    known = {path.stem for place in places for path in place.glob(f"*{WEIGHTS}")}
+    known = {path.stem for place in places for path in seen_in(place, f"*{WEIGHTS}")}
     looked = ", ".join(str(place) for place in dict.fromkeys(places))
     raise UnknownNameError(f"unknown weights {weights!r}: no {name}{WEIGHTS} in {looked}; {near_names(name, known)}")
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
-from autobatch.policies._wording import configuration, count, duration, percent
+from autobatch.policies._wording import configuration, count, duration, figure, percent
 from autobatch.policies.steer._forks import (
     MOST_FORKS,
     Fork,
@@ -24,12 +24,24 @@ from autobatch.policies.steer._forks import (
     tried_to_list,
 )
 from autobatch.policies.steer._plan import Plan, grown
-from autobatch.policies.steer._scouts import Scout, ScoutChoice, ScoutPlan, best_of, choose_scout, hardly_begun
+from autobatch.policies.steer._scouts import (
+    Scout,
+    ScoutChoice,
+    ScoutPlan,
+    best_of,
+    choose_scout,
+    final_loss,
+    hardly_begun,
+    learnt_nothing,
+)
 from autobatch.policies.steer._search import MOST, plan_scouts, start_without_scouts
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
 
+
+CLEARLY_BETTER = 0.995
+"""Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
 
 HORIZON = 0.32
 """The best rate falls as a training's length to this power."""
@@ -74,6 +86,18 @@ class SteerParameters(PolicyParameters):
     fork_share: float = Field(
         default=0.05, gt=0, le=0.25, description="Share of the training's modelled time that forks may cost."
     )
+
+
+def _split(scouts: Sequence[Scout]) -> tuple[list[Scout], list[Scout]]:
+    """Return the scouts at the size that rates are compared at, which come first, and those at smaller ones."""
+    largest = max((scout.batch_size for scout in scouts), default=0)
+    return [one for one in scouts if one.batch_size == largest], [one for one in scouts if one.batch_size < largest]
+
+
+def _below_diverged(task: TaskInfo, scouts: Sequence[Scout]) -> float:
+    """Return the task's lowest rate, or a tenth of it where that has been tried and failed."""
+    lowest = task.learning_rates[0]
+    return lowest / 10.0 if any(scout.lr <= lowest for scout in scouts) else lowest
 
 
 @register_policy(
@@ -137,50 +161,60 @@ class SteerPolicy:
         return plan_scouts(self._known_task(), own.scouts, own.scout_share, done, hardly=own.hardly_begun)
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
-        """Choose among the scouts, and go on from there; where none can go on, start anew at the lowest rate.
+        """Choose among the scouts, and go on from there; where none can go on, start anew at a low rate.
 
         Args:
             scouts: what they came to, in the order in which they trained.
 
         Returns:
-            The choice; where no scout is sound, the run starts as if none had gone.
+            The choice; where no scout is sound, the run starts anew, below the rates that were tried.
         """
-        choice = choose_scout(scouts)
+        task = self._known_task()
+        at_one_size, smaller = _split(scouts)
+        best = best_of(at_one_size)
+        blind = best is not None and learnt_nothing(task, best, self.parameters.hardly_begun)
+        choice = choose_scout(at_one_size, by_score=blind)
         if choice.scout is None:
-            task = self._known_task()
-            self._start = (start_without_scouts(task)[0], task.learning_rates[0])
-            self._reason = f"{configuration(*self._start)}: the lowest rate that the task allows, as {choice.reason}"
+            self._start = (start_without_scouts(task)[0], _below_diverged(task, scouts))
+            self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"
             return ScoutChoice(None, self._reason)
+        edge = self._told_edge(scouts[choice.scout].lr)
+        helps = best is not None and any(final_loss(one) < CLEARLY_BETTER * final_loss(best) for one in smaller)
+        if helps:
+            choice = choose_scout(scouts)
+        assert choice.scout is not None
         chosen = scouts[choice.scout]
-        reason = choice.reason + self._told_edge(chosen) + self._lay_length(scouts, chosen)
-        self._start, self._reason = (chosen.batch_size, chosen.lr), reason
+        length = "" if best is None else self._lay_length(best, tried=bool(smaller), helps=helps, blind=blind)
+        self._start, self._reason = (chosen.batch_size, chosen.lr), f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
 
-    def _told_edge(self, chosen: Scout) -> str:
+    def _told_edge(self, lr: float) -> str:
         rates = self._known_task().learning_rates
         edges = {rates[0]: ("lowest", "lower"), rates[-1]: ("highest", "higher")}
-        if len(rates) < 2 or chosen.lr not in edges:
+        if len(rates) < 2 or lr not in edges:
             return ""
-        edge, beyond = edges[chosen.lr]
-        return f"; it is the {edge} of the rates to choose from, so a {beyond} one may do better"
+        edge, beyond = edges[lr]
+        return f"; the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
 
-    def _lay_length(self, scouts: Sequence[Scout], chosen: Scout) -> str:
+    def _lay_length(self, best: Scout, *, tried: bool, helps: bool, blind: bool) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        largest = max(scout.batch_size for scout in scouts)
-        at_largest = [scout for scout in scouts if scout.batch_size == largest]
-        best = best_of(at_largest)
-        if best is None or not task.steered or not hardly_begun(task, best, self.parameters.hardly_begun):
+        if not task.steered or not hardly_begun(task, best, self.parameters.hardly_begun):
             return ""
-        if chosen.batch_size == largest and len(at_largest) < len(scouts):
-            return "; it has hardly begun to learn, but more steps with a smaller batch were no better"
+        near = f"not yet far below that of guessing ({figure(task.guessing or math.nan)})"
+        if tried and not helps:
+            return f"; its loss is {near}, but more steps with a smaller batch were no better"
         self._lay_plan(1.0)
-        if chosen.batch_size < largest:
-            return (
-                f"; with batches of {largest} it had hardly begun to learn, and more steps help: the training keeps "
-                "its whole length"
+        if helps:
+            near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
+        elif blind:
+            near = (
+                f"; no scout's loss can be told from that of guessing ({figure(task.guessing or math.nan)}), so it is "
+                "chosen by its validation figure, and may learn nothing: give other rates to choose from"
             )
-        return "; it has hardly begun to learn, so the training keeps its whole length"
+        else:
+            near = f"; its loss is {near}"
+        return f"{near}: the training keeps its whole length"
 
     def decide(self, observation: Observation) -> Decision:
         """Say what the coming epoch uses.

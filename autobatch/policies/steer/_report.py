@@ -154,13 +154,18 @@ class ScoutReport:
             return ""
         if self.choice.scout is None:
             return "how sure: not at all, no scout came to a sound end"
-        if self.margin is None:
+        if len(self.trained) == 1:
             return "how sure: there is no other scout to compare with"
+        if self.margin is None:
+            return "how sure: that cannot be said of these losses, which have no ratio"
+        winner = self.winner
+        if winner is None or not math.isfinite(winner.scout.train_losses[-1]):
+            return f"how sure: its validation figure is {percent(self.margin)} lower than the next scout's"
         far, record = self.margin >= FAR_AHEAD, RECORD[self.margin >= FAR_AHEAD]
         return (
             f"how sure: its loss is {percent(self.margin)} lower than the next scout's; of {record[0]} scoutings of "
-            f"recorded tasks {'as far apart' if far else 'this close'}, the best scout was also the best at the end in "
-            f"{record[1]}"
+            f"recorded classification tasks {'as far apart' if far else 'this close'}, the best scout was also the "
+            f"best at the end in {record[1]}"
         )
 
     def _told_costs(self) -> list[str]:

@@ -8,6 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure, percent
 
+LEARNT_NOTHING = 0.99
+"""Share of the loss of guessing above which a training loss says nothing: differences there are those of chance."""
+
 CLEARLY_WORSE = 1.5
 """A scout ends early once its loss is above the best one's at the same place by this factor."""
 
@@ -137,11 +140,12 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     return None
 
 
-def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
+def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False) -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
+        by_score: whether their scores are compared where those are known, not their training losses.
 
     Returns:
         The choice; the first of those that came to their end where no loss of theirs is known.
@@ -158,7 +162,12 @@ def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
             alive[0],
             f"{configuration(first.batch_size, first.lr)}: no loss of any scout is known, so the first goes on",
         )
-    ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
+    scored = by_score and all(math.isfinite(scouts[index].scores[-1]) for index in whole)
+
+    def compared(index: int) -> float:
+        return scouts[index].scores[-1] if scored else _losses(scouts[index])[-1]
+
+    ranked = sorted(whole, key=compared)
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
@@ -168,7 +177,7 @@ def choose_scout(scouts: Sequence[Scout]) -> ScoutChoice:
         return ScoutChoice(ranked[0], reason)
     next_best = scouts[ranked[1]]
     reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    mine, theirs = _losses(best)[-1], _losses(next_best)[-1]
+    mine, theirs = compared(ranked[0]), compared(ranked[1])
     if not 0.0 <= mine <= theirs or theirs == 0.0:
         return ScoutChoice(ranked[0], reason)
     return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)
@@ -189,6 +198,20 @@ def hardly_begun(task: TaskInfo, scout: Scout, share: float) -> bool:
     if task.guessing is None or not scout.train_losses or scout.ended is not None:
         return False
     return scout.train_losses[-1] > share * task.guessing
+
+
+def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
+    """Say whether a scout has hardly begun, and its loss cannot be told from that of guessing.
+
+    Args:
+        task: the task.
+        scout: the best scout.
+        hardly: share of the loss of guessing above which a scout has hardly begun.
+
+    Returns:
+        Whether it has; False where nobody says what guessing comes to.
+    """
+    return hardly_begun(task, scout, max(hardly, LEARNT_NOTHING))
 
 
 def _told(scout: Scout) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from autobatch.policies._protocol import TaskInfo
 from autobatch.policies._wording import configuration, count
-from autobatch.policies.steer._scouts import Scout, ScoutPlan, best_of, final_loss, hardly_begun
+from autobatch.policies.steer._scouts import Scout, ScoutPlan, best_of, final_loss, hardly_begun, learnt_nothing
 
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
@@ -82,11 +82,13 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
         hardly: share of the loss of guessing above which a scout has hardly begun to learn.
 
     Returns:
-        One (batch size, base learning rate); none where the scouts have begun, none is sound, there is no smaller size
-        or the schedule is not the policy's.
+        One (batch size, base learning rate); none where the scouts have begun, none is sound or has learnt anything,
+        there is no smaller size or the schedule is not the policy's.
     """
     best = best_of(scouts)
     if best is None or not task.steered or not hardly_begun(task, best, hardly):
+        return []
+    if learnt_nothing(task, best, hardly):
         return []
     smaller = _smaller(task, best.batch_size)
     if smaller is None:

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from autobatch._artefacts import told_path
 from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch.policies._wording import count
@@ -184,7 +185,7 @@ def _facts(run: ReportedRun) -> Html:
             facts.append(("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end"))
         facts.append(("Device", summary.device))
     facts.append(("Policy", record.config.policy.description or record.config.policy.kind))
-    facts.append(("Files", str(record.path)))
+    facts.append(("Files", told_path(record.path)))
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", words)) for name, words in facts), class_="facts")
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from autobatch._artefacts import told_path
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control import DecisionRecord
@@ -163,4 +164,4 @@ def _labelled(records: Sequence[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
     names = [f"{record.config.policy.name}, seed {record.config.seed}" for record in records]
     often = Counter(names)
     for record, name in zip(records, names, strict=True):
-        yield record, name if often[name] == 1 else f"{name} ({record.path})"
+        yield record, name if often[name] == 1 else f"{name} ({told_path(record.path)})"

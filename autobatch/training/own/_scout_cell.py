@@ -173,6 +173,7 @@ class ScoutCell(LoopCell):
     def observe(self, figures: Mapping[str, Any]) -> None:
         """Take down a decision period, and end the scout where it has come to its end."""
         known = {name: float(figures[name]) for name in ("train_loss", *_SCORES)}
+        known |= {name: math.nan for name in _SCORES if not math.isfinite(known[name])}  # unknown, as to the policy
         heard = float(self._loss) / self._heard if self._heard else math.nan
         if math.isnan(known["train_loss"]):
             known["train_loss"] = math.inf if self._heard and not math.isfinite(heard) else heard

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import torch
 
-from autobatch._errors import AutoBatchError, ConfigError, OutputError
+from autobatch._errors import AutoBatchError, ConfigError, OutputError, near_names
 from autobatch._files import alone_in
+from autobatch._ranges import check_number, check_whole
 from autobatch.control._own_task import check_scouts_loop
 from autobatch.control.rates import check_rate
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
@@ -28,6 +29,8 @@ from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
 
 _LOGGER = logging.getLogger("autobatch")
+
+SCORES = ("validation_loss", "validation_error")
 
 _OURS = frozenset({"model", "optimizer", "policy", "library", "scouts", "advise", "loggers"})
 _OURS_WITHIN = {"rates": ("learning_rates",), "task": ("score",)}
@@ -108,13 +111,18 @@ def scout(
     if not callable(train):
         raise ConfigError(f"train: expected a function of a controller, got {train!r}")
     arguments = grouped(options, ours=_OURS, within=_OURS_WITHIN, who="scout", sets="scouting")
-    if not batch_sizes or not learning_rates:
-        raise ConfigError("batch_sizes, learning_rates: expected at least one value each")
-    for rate in learning_rates:
-        check_rate(rate, "learning_rates")
+    sizes, rates = _values(batch_sizes, "batch_sizes"), _values(learning_rates, "learning_rates")
+    ladder = tuple(sorted(check_whole(size, "batch_sizes") for size in sizes))
+    for rate in rates:
+        check_rate(check_number(rate, "learning_rates"), "learning_rates")
+    for what, given in (("batch_sizes", ladder), ("learning_rates", rates)):
+        if len(set(given)) < len(given):
+            raise ConfigError(f"{what}: expected each value once, got {list(given)}")
+    if score not in {None, *SCORES}:
+        raise ConfigError(f"score={score!r}: {near_names(str(score), SCORES)}")
     if scouts != "auto" and (isinstance(scouts, bool) or not isinstance(scouts, int) or not 0 <= scouts <= 16):
         raise ConfigError(f"scouts: expected 'auto' or a whole number from 0 to 16, got {scouts!r}")
-    if not 0.0 < scout_share <= 0.25:
+    if not 0.0 < check_number(scout_share, "scout_share") <= 0.25:
         raise ConfigError(f"scout_share: expected a share in (0, 0.25], got {scout_share!r}")
     out = Path("runs/scouts") / _loop_name(train) if out is None else Path(out)
     scouting = _Scouting(
@@ -124,14 +132,24 @@ def scout(
         score=score,
         arguments={
             **arguments,
-            "batch_sizes": tuple(sorted(batch_sizes)),
-            "rates": replace(arguments["rates"], learning_rates=tuple(sorted(learning_rates))),
+            "batch_sizes": ladder,
+            "rates": replace(arguments["rates"], learning_rates=tuple(sorted(rates))),
             "task": replace(arguments["task"], name=arguments["task"].name or getattr(train, "__name__", "train")),
             "seed": seed,
         },
     )
     with alone_in(out, busy="another process is scouting here; wait for it, or choose another folder"):
         return scouting.carry_out()
+
+
+def _values(given: Any, what: str) -> tuple[Any, ...]:
+    """Return what may be chosen from as a tuple."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"{what}: expected several values, such as a tuple, got {given!r}")
+    values = tuple(given)
+    if not values:
+        raise ConfigError(f"{what}: expected at least one value")
+    return values
 
 
 def _loop_name(train: Train) -> str:

@@ -1,7 +1,6 @@
 """What recording beacons and recording branch runs of a task have in common: data, facts, and how it is done."""
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from autobatch.training._versions import DEVICE, code_version, software_versions
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, Ledger
 from autobatch.training.recording._progress import RecordingObserver
-from autobatch.training.task import TaskSpec
+from autobatch.training.task import TaskSpec, cpu_share
 
 AnyCell = TypeVar("AnyCell")
 
@@ -223,7 +222,7 @@ def record_cells(
 
 def threads_each(threads: int, jobs: int) -> int:
     """Return the threads that each of several trainings side by side gets."""
-    return max(1, min(threads, (os.cpu_count() or 1) // jobs))
+    return max(1, min(threads, cpu_share() // jobs))
 
 
 def recording_info(task: TaskSpec, data: Data, costs: CostTable | None, command: str) -> LibraryInfo:

@@ -26,6 +26,7 @@ from autobatch.training.task._task import (
     check_ladder,
     load_task,
 )
+from autobatch.training.task._threads import cpu_share
 
 __all__ = [
     "CSV_PREFIX",
@@ -40,6 +41,7 @@ __all__ = [
     "TaskSpec",
     "article",
     "check_ladder",
+    "cpu_share",
     "depth_problem",
     "is_factory",
     "load_task",

@@ -46,6 +46,17 @@ def test_round_trip_is_exact(tmp_path):
         assert loaded.info == library.info
 
 
+def test_hidden_files_beside_the_parts_are_passed_over(tmp_path):
+    """File systems and archivers put them there, and pyarrow's own datasets pass over them as well."""
+    beacons = write_grid(tmp_path)
+    for name in ("._b8-lr0.1-s0.parquet", ".tmp.parquet", "_metadata.parquet"):
+        (tmp_path / "beacons" / name).write_bytes(b"\0\5\x16\7")
+    assert_same_beacons(BeaconLibrary.load(tmp_path).beacons, beacons)
+    assert recorded_keys(tmp_path) == {beacon.key for beacon in beacons}
+    compact(tmp_path)
+    assert_same_beacons(BeaconLibrary.load(tmp_path).beacons, beacons)
+
+
 def test_pandas_reads_it_as_it_is(tmp_path):
     pandas = pytest.importorskip("pandas")
     library = make_library(batch_sizes=(8, 64), seeds=(0,))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autobatch.training import load_decisions, load_epochs
+from autobatch._artefacts import find_artefact
+from autobatch._errors import ConfigError
+from autobatch.cli import main
+from autobatch.cli._console import recorded_command
+from autobatch.cli.train._place import reserved
+from autobatch.policies import PolicySpec, load_policy_spec
+from autobatch.training import RunConfig, load_decisions, load_epochs, load_run_config, load_task
+from autobatch.training._run import kept_config, with_kept_paths
 
 TINY = ("run", "--env", "tiny", "--device", "cpu")
 
@@ -49,8 +57,26 @@ def test_json_is_the_summary_alone(home, call):
 
 
 def test_quiet_prints_the_directory_and_numbers_a_taken_one(home, call):
-    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-s0\n"
-    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-s0-2\n"
+    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-epochs1-s0\n"
+    assert call(*TINY, "--policy", "fixed", "--epochs", "1", "--quiet")[1] == "runs/tiny-fixed-epochs1-s0-2\n"
+
+
+def test_default_directories_tell_runs_apart_and_are_reserved_at_once(home):
+    config = RunConfig(task=load_task("tiny"), policy=load_policy_spec("s16"), seed=3)
+    changes = {"--epochs": ["task.epochs=2"], "--set": ["task.optimizer.base_lr=0.05", "policy.name=a/b c"]}
+    with reserved(config, {}) as one, reserved(config, {}) as other, reserved(config, changes) as changed:
+        assert [str(place) for place in (one, other, changed)] == [
+            "runs/tiny-s16-s3",
+            "runs/tiny-s16-s3-2",
+            "runs/tiny-s16-epochs2-base_lr0.05-nameabc-s3",
+        ]
+        assert all(place.is_dir() for place in (one, other, changed))
+    with pytest.raises(ConfigError), reserved(config, {}) as failing:
+        raise ConfigError("no")
+    assert not failing.exists()
+    with reserved(config, {}) as kept:
+        (kept / "config.yaml").touch()
+    assert kept.exists()
 
 
 def test_overrides_and_config(home, call):
@@ -219,3 +245,106 @@ def test_a_run_that_lost_its_beacons_does_not_go_on_without(home, call, refused,
     assert "began this run with beacons of the task, and now they are missing" in said
     shutil.move(home / "away", beacons)
     assert call("run", "--resume", "o", "--quiet")[0] == 0
+
+
+def naming(folder, text):
+    """Return the files in a folder that hold a text."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_a_run_tells_nothing_of_the_machine(home, call):
+    place = home / "runs" / "mine"
+    given = ("--policy", "s16", "--epochs", "1", "--out", str(place), "--data-dir", str(home / "data"))
+    assert call(*TINY, *given)[0] == 0
+    assert call("report", str(place), "-o", str(place / "page.html"))[0] == 0
+    assert naming(place, str(home)) == []
+    config = load_run_config(place)
+    assert (config.task_path, config.data_dir) == (home / "envs" / "tiny", home / "data")
+    assert call("run", "--resume", str(place), "--quiet")[0] == 0
+    # Moved alone, the task is looked up by its name; moved together, both are found again.
+    shutil.copytree(place, home / "mine")
+    assert load_run_config(home / "mine").task_path == home / "envs" / "tiny"
+    shutil.copytree(home, home.parent / "elsewhere")
+    assert load_run_config(home.parent / "elsewhere" / "runs" / "mine").task_path == home.parent / "elsewhere/envs/tiny"
+
+
+def test_configurations_with_absolute_paths_as_older_versions_wrote_them_load(home):
+    place = home / "runs" / "follow"
+    path = place / "config.yaml"
+    path.write_text(path.read_text().replace("task_path: ../../envs/tiny", f"task_path: {home / 'envs' / 'tiny'}"))
+    assert load_run_config(place).task_path == home / "envs" / "tiny"
+    assert kept_config(load_run_config(place), place)["task_path"] == "../../envs/tiny"
+
+
+def test_a_shipped_task_is_named_and_what_lies_in_the_home_directory_is_told_from_there(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    shipped = find_artefact("envs", "digits-mlp").parent
+    weights = tmp_path / "alice" / "learned" / "mine.safetensors"
+    config = RunConfig(
+        task=load_task("tiny"),
+        task_path=shipped,
+        data_dir=tmp_path / "alice" / "data",
+        policy=PolicySpec(name="mine", kind="learned", parameters={"weights": str(weights)}),
+    )
+    kept = kept_config(config, home / "runs" / "a")
+    assert (kept["task_path"], kept["data_dir"]) == ("digits-mlp", "~/data")
+    assert kept["policy"]["parameters"]["weights"] == "~/learned/mine.safetensors"
+    assert with_kept_paths(kept, home / "runs" / "a") == kept
+    (home / "runs" / "a").mkdir()
+    (home / "runs" / "a" / "config.yaml").write_text(json.dumps(kept))
+    assert load_run_config(home / "runs" / "a") == config
+
+
+def test_recorded_commands_tell_nothing_of_the_machine(home, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    given = [
+        "run",
+        "--env",
+        str(home / "envs/tiny"),
+        f"--data-dir={tmp_path}/alice/data",
+        "--out",
+        "/srv/x/y",
+        "--seed=3",
+    ]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/autobatch", *given])
+    assert recorded_command() == "autobatch run --env envs/tiny '--data-dir=~/data' --out y --seed=3"
+
+
+def test_a_folder_whose_name_is_not_utf8(home, call, refused):
+    folder = home / os.fsdecode(b"caf\xe9")
+    shutil.copytree(home / "envs", folder / "envs")
+    task = (
+        "run",
+        "--env",
+        str(folder / "envs" / "tiny"),
+        "--policy",
+        "s16",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--device",
+        "cpu",
+    )
+    assert call(*task, "--out", str(folder / "runs" / "a"))[0] == 0
+    assert call("run", "--resume", str(folder / "runs" / "a"), "--quiet")[0] == 0
+    assert call("report", str(folder / "runs" / "a"))[0] == 0
+    assert "this name is not UTF-8" in refused(*task, "--out", "elsewhere")
+    assert not (home / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("closed", [("stdout",), ("stdin", "stdout", "stderr")])
+def test_closed_standard_streams_are_no_error(home, monkeypatch, closed):
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    assert main(["policies"]) == 0
+    assert all(getattr(sys, name) is None for name in closed)
+
+
+def test_with_closed_standard_streams_nothing_is_written_into_files():
+    """The first files that are opened would take the place of the streams."""
+    code = (
+        "import os, sys; from autobatch.cli._console import streams\n"
+        "with streams(): file = open(sys.argv[1], 'w'); print('no'); os.write(1, b'no'); sys.exit(file.fileno() <= 2)"
+    )
+    command = shlex.join([sys.executable, "-c", code, os.devnull])
+    assert subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], check=False).returncode == 0

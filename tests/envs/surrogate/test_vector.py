@@ -7,9 +7,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from autobatch import ConfigError
@@ -171,3 +173,68 @@ def test_it_says_what_it_needs() -> None:
         SurrogateVectorEnv(1, "short", render_mode="ansi")
     with pytest.raises(ConfigError, match="autoreset_mode"):
         SurrogateVectorEnv(1, "short", autoreset_mode="Never")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_episodes_are_truncated_as_by_a_time_limit(mode: str) -> None:
+    arguments = {"env": ["short", "long"], "start": "random"}
+    fast = make(autoreset_mode=mode, max_episode_steps=3, **arguments)
+    slow = SyncVectorEnv([lambda: TimeLimit(SurrogateEnv(**arguments), 3)] * COUNT, autoreset_mode=mode)
+    assert_same(fast.reset(seed=7), slow.reset(seed=7))
+    slow.action_space.seed(1)
+    truncated = 0
+    for _ in range(20):
+        chosen = slow.action_space.sample()
+        result = fast.step(chosen)
+        assert_same(result, slow.step(chosen))
+        truncated += result[3].sum()
+        over = result[2] | result[3]
+        if mode == "Disabled" and over.any():
+            assert_same(fast.reset(options={"reset_mask": over}), slow.reset(options={"reset_mask": over.copy()}))
+    assert truncated > COUNT
+    with pytest.raises(ConfigError, match="max_episode_steps: expected a whole number of at least 1, got 0"):
+        make(max_episode_steps=0)
+
+
+def test_its_autoreset_mode_is_where_gymnasiums_own_have_it() -> None:
+    for mode in AutoresetMode:
+        own, theirs = make(autoreset_mode=mode), SyncVectorEnv([lambda: SurrogateEnv("long")], autoreset_mode=mode)
+        assert own.autoreset_mode is theirs.autoreset_mode is own.metadata["autoreset_mode"] is mode
+
+
+@pytest.mark.parametrize("actions", ["multidiscrete", "discrete"])
+def test_masks_are_of_what_leads_beyond_the_ladders(actions: str) -> None:
+    envs = make(actions=actions, start="random")
+    with pytest.raises(ResetNeeded):
+        envs.action_masks()
+    single = SurrogateEnv(["short", "long"], actions=actions, start="random")
+    with pytest.raises(ResetNeeded):
+        single.action_masks()
+    envs.reset(seed=0)
+    for index in range(COUNT):
+        single.reset(seed=index)
+        masks = single.action_masks()
+        np.testing.assert_array_equal(masks, envs.action_masks()[index])
+        runs = single._runs
+        rungs, tops = (runs.batch_rung[0], runs.rate_rung[0]), runs._top[runs.task[0]]
+        if actions == "discrete":
+            moves = [(action // 3 - 1, action % 3 - 1) for action in range(9)]
+            expected = [all(0 <= r + m <= t for r, m, t in zip(rungs, move, tops, strict=True)) for move in moves]
+        else:
+            expected = [0 <= rungs[0] + move <= tops[0] for move in range(-2, 3)]
+            expected += [0 <= rungs[1] + move <= tops[1] for move in range(-1, 2)]
+        assert masks.tolist() == expected
+        assert masks.dtype == np.bool_
+
+
+def test_an_id_alone_has_one_number_as_action_and_task_is_another_name() -> None:
+    for name in ("AutoBatch/SurrogateDiscrete-v0", "AutoBatch/TrainDiscrete-v0"):
+        assert gymnasium.spec(name).kwargs == {"actions": "discrete"}
+    env = gymnasium.make("AutoBatch/SurrogateDiscrete-v0", task="long")
+    assert env.action_space == gymnasium.spaces.Discrete(9)
+    assert env.reset(seed=1)[1]["env"] == "long"
+    assert env.get_wrapper_attr("action_masks")().shape == (9,)
+    many = gymnasium.make_vec("AutoBatch/SurrogateDiscrete-v0", num_envs=2, task=["long"])
+    assert many.single_action_space == gymnasium.spaces.Discrete(9)
+    with pytest.raises(ConfigError, match="env and task are two names of one argument"):
+        SurrogateEnv("long", task="short")

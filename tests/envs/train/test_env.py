@@ -286,3 +286,19 @@ def test_a_box_is_mapped_to_the_nearest_move(tiny_env: Path) -> None:
             env.action(wrong)
     with pytest.raises(ConfigError, match="actions='multidiscrete'"):
         BoxActions(TrainEnv(str(tiny_env), actions="discrete"))
+
+
+def test_masks_and_the_tasks_other_name(tiny_env: Path) -> None:
+    env = TrainEnv(task=str(tiny_env), actions="discrete")
+    with pytest.raises(ResetNeeded):
+        env.action_masks()
+    env.reset(seed=1)
+    moves = Moves(*(getattr(load_task(tiny_env), name) for name in ("batch_sizes", "learning_rates")))
+    for _ in range(2):
+        (batch, rate), masks = moves.rungs(*env._episode.configuration), env.action_masks()
+        tops = len(moves.batch_sizes), len(moves.learning_rates)
+        inside = [0 <= batch + a // 3 - 1 < tops[0] and 0 <= rate + a % 3 - 1 < tops[1] for a in range(9)]
+        assert masks.tolist() == inside
+        env.step(8)
+    with pytest.raises(ConfigError, match="two names of one argument"):
+        TrainEnv(str(tiny_env), task=str(tiny_env))

@@ -110,9 +110,7 @@ def test_where_no_scout_can_go_on_it_starts_at_the_lowest_rate_and_says_why() ->
     assert choice.scout is None
     decision = policy.decide(make_observation(0))
     assert (decision.batch_size, decision.lr) == (32, 0.01)
-    assert decision.reason.startswith(
-        "s32 at lr 0.01: the lowest rate that the task allows, as no scout came to its end"
-    )
+    assert decision.reason.startswith("s32 at lr 0.01: below every rate that was tried, as no scout came to its end")
     assert "nan" not in decision.reason
 
 
@@ -173,7 +171,12 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
 @pytest.mark.parametrize(
     ("loss", "start", "end", "told"),
     [
-        (1.9, (16, 0.05), 40, "with batches of 32 it had hardly begun to learn, and more steps help"),
+        (
+            1.9,
+            (16, 0.05),
+            40,
+            "with batches of 32 the loss is not yet far below that of guessing (2.3), and more steps help",
+        ),
         (2.1, (32, 0.1), 28, "but more steps with a smaller batch were no better"),
     ],
 )
@@ -188,6 +191,44 @@ def test_where_nothing_has_begun_a_smaller_batch_is_tried(
     choice = policy.take([*done, Scout(16, 0.05, (loss,), (1.0,))])
     assert told in choice.reason
     assert (policy.start, policy.planned_epochs) == (start, end)
+
+
+def steered(*losses: float, scores: tuple[float, ...] = (), smaller: float | None = None) -> SteerPolicy:
+    """A policy that has taken scouts at 0.05, 0.1, 0.2, and one with half the batch where there is a loss of it."""
+    rates = (0.05, 0.1, 0.2)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(epochs=40, learning_rates=rates, steered=True, guessing=2.3), None)
+    given = scores or losses
+    done = [Scout(32, lr, (loss,), (score,)) for lr, loss, score in zip(rates, losses, given, strict=False)]
+    policy.take(done + ([] if smaller is None else [Scout(16, 0.05, (smaller,), (1.0,))]))
+    return policy
+
+
+def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it_is_said() -> None:
+    policy = steered(2.298, 2.3, scores=(2.303, 2.26))
+    assert policy.start == (32, 0.1)
+    reason = policy.decide(make_observation(0, 40)).reason
+    assert "no scout's loss can be told from that of guessing (2.3)" in reason
+    assert "may learn nothing: give other rates" in reason
+    assert policy.scouts([Scout(32, 0.05, (2.299,), (1.0,)), Scout(32, 0.1, (2.3,), (1.0,))]).more == 0
+
+
+@pytest.mark.parametrize(("smaller", "size"), [(1.995, 32), (1.98, 16)])
+def test_a_smaller_batch_that_is_better_by_chance_alone_is_not_taken(smaller: float, size: int) -> None:
+    assert steered(2.1, 2.0, 2.2, smaller=smaller).start[0] == size
+
+
+def test_the_edge_of_the_rates_is_told_of_the_size_that_rates_are_compared_at() -> None:
+    policy = steered(2.2, 2.1, 2.0, smaller=1.9)
+    assert policy.start == (16, 0.05)
+    assert "the best rate is the highest of those to choose from" in policy.decide(make_observation(0, 40)).reason
+
+
+def test_where_the_lowest_rate_has_diverged_too_a_tenth_of_it_is_taken() -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(epochs=40, learning_rates=(0.05, 0.1)), None)
+    policy.take([Scout(32, 0.1, (NAN,), (NAN,), "diverged"), Scout(32, 0.05, (NAN,), (NAN,), "diverged")])
+    assert policy.start == (32, pytest.approx(0.005))
 
 
 def test_a_schedule_that_is_kept_is_not_lengthened() -> None:

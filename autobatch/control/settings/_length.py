@@ -1,0 +1,44 @@
+"""How long a training is: epochs of a data set, or so many examples where there are no epochs."""
+
+import math
+from dataclasses import replace
+
+from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
+from autobatch.control.settings._settings import Settings
+
+DECISIONS, BATCHES = 20, 10
+"""Decisions of a training without epochs where nothing else is said, and batches of the largest size between two."""
+
+
+def with_length(
+    settings: Settings, dataset_size: int | None, epochs: int | None, examples: int | None
+) -> tuple[Settings, int, int]:
+    """Bring the ways to say a training's length together: one without epochs is a single one, with decisions within.
+
+    Args:
+        settings: what the controller was told.
+        dataset_size: training examples, where there are epochs.
+        epochs: how many there are.
+        examples: examples of the whole training, where there are none.
+
+    Returns:
+        The settings, examples of an epoch, and epochs.
+
+    Raises:
+        ConfigError: too little was said, or both.
+    """
+    if examples is None:
+        if dataset_size is None or epochs is None:
+            raise ConfigError(
+                "the controller needs dataset_size and epochs, or examples where the loop has no epochs: give them "
+                "here or to attach()"
+            )
+        return settings, dataset_size, epochs
+    if dataset_size is not None or epochs is not None:
+        raise ConfigError("examples is the length of a training without epochs: leave out dataset_size and epochs")
+    check_whole(examples, "examples")
+    periods = min(DECISIONS, examples // (BATCHES * settings.batch_sizes[-1]))
+    if settings.plan.decide_every is None and periods > 1:
+        settings = replace(settings, plan=replace(settings.plan, decide_every=math.ceil(examples / periods)))
+    return settings, examples, 1
