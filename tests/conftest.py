@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import FORKED
 
-_CONTEXT_OF_CREWS = "autobatch.training._crew._SPAWN"
+_CONTEXT_OF_WORKERS = "autobatch.cells._local._SPAWN"
 
 
 def pytest_collection_finish() -> None:
@@ -21,13 +21,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _crews_are_forked() -> Iterator[None]:
+def _workers_are_forked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_CONTEXT_OF_CREWS, FORKED)
+        patch.setattr(_CONTEXT_OF_WORKERS, FORKED)
         yield
 
 
 @pytest.fixture
-def spawned_crews(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crews as they are outside of tests: each process is an interpreter of its own."""
-    monkeypatch.setattr(_CONTEXT_OF_CREWS, multiprocessing.get_context("spawn"))
+def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers as they are outside of tests: each process is an interpreter of its own."""
+    monkeypatch.setattr(_CONTEXT_OF_WORKERS, multiprocessing.get_context("spawn"))

@@ -20,6 +20,7 @@ ROOMS = (
     "tracking",
     "control",
     "integrations",
+    "cells",
     "training",
     "report",
     "envs",

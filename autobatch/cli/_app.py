@@ -11,7 +11,7 @@ from autobatch.cli._console import streams
 from autobatch.cli.evidence import compare, figures, reproduce
 from autobatch.cli.learn import surrogate, train_policy
 from autobatch.cli.look import envs, explain, plot, policies, predict, report, runs, schema, watch
-from autobatch.cli.train import beacons, run
+from autobatch.cli.train import beacons, cells, run, worker
 
 USAGE_ERROR = 2
 """Exit code of everything that the user can put right."""
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.command("run", rich_help_panel="Train")(run)
 app.add_typer(beacons, name="beacons", rich_help_panel="Train")
+app.command("worker", rich_help_panel="Train")(worker)
+app.command("cells", rich_help_panel="Train")(cells)
 app.command("compare", rich_help_panel="Evidence")(compare)
 app.command("reproduce", rich_help_panel="Evidence")(reproduce)
 app.add_typer(figures, name="figures", rich_help_panel="Evidence")

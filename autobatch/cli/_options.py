@@ -11,6 +11,6 @@ DataDir = Annotated[Path | None, typer.Option(help="Where datasets lie or are do
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Allow the task to import the model factory that it names.")
 ]
-Jobs = Annotated[int, typer.Option(help="Trainings side by side.", min=1)]
+CellJobs = Annotated[int, typer.Option(help="Trainings side by side; 0 leaves them all to 'autobatch worker'.", min=0)]
 SharedJobs = Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)]
 FiguresAsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]

@@ -3,6 +3,7 @@
 In come run directories, libraries and tables; out go words, tables, pictures and pages. Open ``_summary.py`` first.
 """
 
+from autobatch.report._cells import cells_lines
 from autobatch.report._comparison import Comparison, compare, modelled_seconds, verdict
 from autobatch.report._listings import env_table, libraries_table, library_table, policy_table, shorthand_line
 from autobatch.report._record import RunRecord, comparable_library, read_run
@@ -20,6 +21,7 @@ __all__ = [
     "PaperFigure",
     "RunFacts",
     "RunRecord",
+    "cells_lines",
     "chapters",
     "check_format",
     "check_page",

@@ -6,8 +6,11 @@ In come the options of a command; out go run directories and libraries, with wha
 
 from autobatch.cli.train._beacons import app as beacons
 from autobatch.cli.train._run import run
+from autobatch.cli.train._worker import cells, worker
 
 __all__ = [
     "beacons",
+    "cells",
     "run",
+    "worker",
 ]

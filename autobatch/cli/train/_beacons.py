@@ -10,7 +10,7 @@ import typer
 from autobatch._artefacts import expand_home, find_artefact, find_library, holds_beacons
 from autobatch.cli._console import console, interruptible, recorded_command
 from autobatch.cli._lists import integers, numbers
-from autobatch.cli._options import DataDir, Device, Jobs, TrustCode
+from autobatch.cli._options import CellJobs, DataDir, Device, TrustCode
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
@@ -33,7 +33,7 @@ def record(
         str | None, typer.Option(help="Base learning rates, such as 0.05,0.1. \\[default: the task's]")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. \\[default: the task's]")] = None,
-    jobs: Jobs = 1,
+    jobs: CellJobs = 1,
     device: Device = "auto",
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
@@ -64,7 +64,10 @@ def record(
             command=recorded_command(),
             observer=progress,
         )
-    _tell(result, env, folder)
+    if jobs:
+        _tell(result, env, folder)
+    else:
+        _tell_waiting(result, folder)
 
 
 @app.command()
@@ -94,7 +97,7 @@ def branch(
             help="Policy that the journeys follow, but for one epoch in five; give another --seed.", metavar="POLICY"
         ),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: CellJobs = 1,
     seed: Annotated[
         int | None,
         typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0),
@@ -140,7 +143,10 @@ def branch(
             command=recorded_command(),
             observer=progress,
         )
-    _tell_branches(result, folder)
+    if jobs:
+        _tell_branches(result, folder)
+    else:
+        _tell_waiting(result, folder)
 
 
 @app.command("list")
@@ -215,6 +221,16 @@ def _tell_branches(result: "RecordingResult", folder: Path) -> None:
         f"{result.found} were there, in {folder}"
     )
     _tell_failures(result)
+
+
+def _tell_waiting(result: "RecordingResult", folder: Path) -> None:
+    typer.echo(f"{result.elsewhere} wait to be trained, {result.found} were there, in {folder}")
+    if result.elsewhere:
+        place = shlex.quote(str(folder))
+        typer.echo(
+            f"Next, on any machines that share it: autobatch worker {place}\n"
+            f"and to see where they stand: autobatch cells {place}"
+        )
 
 
 def _tell_failures(result: "RecordingResult") -> None:

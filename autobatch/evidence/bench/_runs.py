@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -12,14 +12,29 @@ from typing import Any
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch.beacons import CostTable
+from autobatch.cells import (
+    Cell,
+    CellEnd,
+    Cells,
+    Event,
+    Identity,
+    Report,
+    Tell,
+    Work,
+    Worker,
+    work_locally,
+)
+from autobatch.cells import (
+    Plan as CellsPlan,
+)
 from autobatch.control.run import CONFIG, SUMMARY
 from autobatch.evidence.bench._plan import Arena, Plan, folder_name
 from autobatch.policies import make_policy
 from autobatch.training import Data, RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
 from autobatch.training._calibrate import cached_calibration, covers
-from autobatch.training._crew import Crew, Report
 from autobatch.training._engine import resolve_device
-from autobatch.training.recording import threads_each
+from autobatch.training._versions import code_version
+from autobatch.training.recording import EpochReporter, threads_each
 from autobatch.training.task import run_task_info
 
 MARK = "evaluation-runs.json"
@@ -164,7 +179,7 @@ def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) 
     for note in plan.notes:
         observer.note(note)
     todo = _list_jobs(plan, facts, out, machine)
-    failed = _carry_out(todo, machine.jobs, observer)
+    failed = _carry_out(todo, out, machine.jobs, observer)
     done = [(job, load_summary(job.out)) for job in todo if job.name not in failed]
     if not done:
         raise ConfigError(f"no run could be carried out; the first: {next(iter(failed.items()))}")
@@ -262,7 +277,7 @@ def _list_jobs(plan: Plan, facts: dict[str, About], out: Path, machine: Machine)
     return found
 
 
-def _carry_out(todo: Sequence[Job], jobs: int, observer: BenchObserver) -> dict[str, str]:
+def _carry_out(todo: Sequence[Job], out: Path, jobs: int, observer: BenchObserver) -> dict[str, str]:
     """Train what is not finished yet; returns message by name of every run that failed."""
     failed: dict[str, str] = {}
     waiting: dict[str, Job] = {}
@@ -279,15 +294,38 @@ def _carry_out(todo: Sequence[Job], jobs: int, observer: BenchObserver) -> dict[
         else:
             waiting[job.name] = job
     observer.started(progress())
-    for job, summary, message in _outcomes(list(waiting.values()), jobs):
-        del waiting[job.name]
-        if summary is None:
-            failed[job.name] = message
-            observer.run_failed(job.name, message)
-        else:
+
+    def take(cell: Cell, event: Event, value: object) -> None:
+        job = cells[cell.name]
+        if event == "failed":
+            del waiting[job.name]
+            failed[job.name] = str(value)
+            observer.run_failed(job.name, str(value))
+        elif event == "done":
+            del waiting[job.name]
+            summary = load_summary(job.out)
             seconds[job.env, job.policy].append(summary.seconds)
             observer.run_finished(job.name, summary, progress())
+
+    cells = {f"{job.env} {job.out.name}": job for job in waiting.values()}
+    if cells:
+        _work_off(out, cells, min(jobs, len(cells)), take)
+    for name in waiting:
+        failed[name] = "another process is training this run"
+        observer.run_failed(name, failed[name])
     return failed
+
+
+def _work_off(out: Path, jobs: dict[str, Job], side_by_side: int, tell: Tell) -> None:
+    """Train runs as cells of a comparison's directory, in their order; one alone in this process."""
+    cells, trainer, names = Cells(out), _Trainer(jobs), frozenset(jobs)
+    planned = tuple(Cell(name, float(len(jobs) - number)) for number, name in enumerate(jobs))
+    cells.put(CellsPlan("comparison", {"code": code_version()}, {}, planned))
+    if side_by_side == 1:
+        Worker(cells, trainer, Identity(cells.workers), tell=tell, only=names).run()
+    else:
+        work_locally(cells, trainer, names, side_by_side, tell)
+    cells.clear()
 
 
 def _seconds_left(waiting: Sequence[Job], seconds: dict[tuple[str, str], list[float]], jobs: int) -> float:
@@ -300,32 +338,24 @@ def _seconds_left(waiting: Sequence[Job], seconds: dict[tuple[str, str], list[fl
     return sum(left) / min(jobs, max(len(waiting), 1))
 
 
-def _outcomes(waiting: Sequence[Job], jobs: int) -> Iterator[tuple[Job, Summary | None, str]]:
-    trainer = _Trainer()
-    if jobs == 1:
-        for job in waiting:
-            try:
-                yield job, trainer(job), ""
-            except AutoBatchError as error:
-                yield job, None, str(error)
-        return
-    with Crew(trainer, list(waiting), min(jobs, max(len(waiting), 1))) as crew:
-        for job, event, value in crew.events():
-            if event == "done":
-                yield job, value, ""
-            elif event == "failed":
-                yield job, None, str(value)
-
-
 class _Trainer:
-    """Trains one run after another; the data of the last task are kept."""
+    """Trains one run after another; the data of the last task are kept.
 
-    def __init__(self) -> None:
+    Args:
+        jobs: the runs, by name of their cells.
+    """
+
+    def __init__(self, jobs: dict[str, Job]) -> None:
+        self._jobs = jobs
         self._env = ""
         self._data: Data | None = None
 
-    def __call__(self, job: Job, report: Report | None = None) -> Summary:
-        """Return the summary of a run, once it is on disk."""
+    def __call__(self, _plan: CellsPlan) -> Work:
+        """Return what trains a run."""
+        return self._train
+
+    def _train(self, cell: Cell, report: Report) -> CellEnd:
+        job = self._jobs[cell.name]
         config = job.config
         if self._env != job.env or self._data is None:
             self._data = load_data(config.task, config.data_dir, config.device)
@@ -336,7 +366,9 @@ class _Trainer:
             job.out.mkdir(parents=True, exist_ok=True)
         record = {"side_by_side": most, "weights": job.weights}
         write_whole(job.out / _CIRCUMSTANCES, (json.dumps(record) + "\n").encode())
-        return run(config, job.out, resume=(job.out / CONFIG).exists(), data=self._data)
+        resume = (job.out / CONFIG).exists()
+        summary = run(config, job.out, EpochReporter(report), resume=resume, data=self._data)
+        return CellEnd(summary.stopped_because, summary.device)
 
 
 def _as_begun(job: Job) -> Job:

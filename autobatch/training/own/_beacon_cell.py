@@ -18,19 +18,15 @@ from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, LibraryInfo, write_beacon
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import merged_info
+from autobatch.cells import CellEnd, Report
 from autobatch.control import MeasureAtInterval
 from autobatch.control._own_task import LOOP, check_own_task
 from autobatch.policies import PolicySpec, make_policy
 from autobatch.training._calibrate import device_kind
-from autobatch.training._crew import Report
-from autobatch.training._versions import software_versions
+from autobatch.training._versions import DEVICE, software_versions
 from autobatch.training.own._cell import LoopCell, RecordingController, Train, divergence
-from autobatch.training.recording import CellEnd
 
 _LOGGER = logging.getLogger(__name__)
-
-DEVICE = "device"
-"""Key of a library's versions under which the kind of device stands."""
 
 _FIGURES = {"val_loss": "validation_loss", "val_error": "validation_error"}
 _END_TOLERANCE = 1e-3
@@ -78,7 +74,7 @@ class CellPlan:
 
 
 class CellRecorder:
-    """Records one beacon after another, in this process or in one of a crew's.
+    """Records one beacon after another, in this process or in one of several.
 
     Args:
         plan: what they have in common.

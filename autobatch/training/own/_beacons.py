@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch._files import naming_output
 from autobatch.beacons import BeaconKey, BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
+from autobatch.beacons.storage import BEACONS
+from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Report, Work, work_locally
 from autobatch.control._own_task import LOOP
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
-from autobatch.training._crew import Event
-from autobatch.training.own._beacon_cell import DEVICE, CellPlan, CellRecorder, is_writer, recorded_library
+from autobatch.training._versions import DEVICE, code_version
+from autobatch.training.own._beacon_cell import CellPlan, CellRecorder, is_writer, recorded_library
 from autobatch.training.own._cell import Train
 from autobatch.training.own._costs import recorded_costs
 from autobatch.training.own._options import grouped
-from autobatch.training.recording import CellEnd, Ledger, RecordingObserver, grid_of, work_off
+from autobatch.training.recording import Ledger, RecordingObserver, grid_of, work_off
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -133,16 +136,40 @@ def record_beacons(
     if missing:
         with naming_output(plan.out):
             plan.out.mkdir(parents=True, exist_ok=True)
-        ledger = _Ledger([(key, 1.0) for key in missing], len(grid) - len(missing), observer or RecordingObserver())
-        work_off(CellRecorder(plan), ledger, jobs if jobs > 1 else 0)
+        cells = [Cell(key.name, 1.0, key._asdict()) for key in missing]
+        ledger = _Ledger(cells, len(grid) - len(missing), observer or RecordingObserver())
+        if jobs == 1:
+            work_off(_work_of(plan), ledger)
+        else:
+            _work_side_by_side(plan, cells, jobs, ledger)
         _gather(plan.out, ledger)
     return BeaconLibrary.load(plan.out)
 
 
-class _Ledger(Ledger[BeaconKey]):
+def _work_of(plan: CellPlan, _cells: Plan | None = None) -> Work:
+    """Return what records a cell."""
+    recorder = CellRecorder(plan)
+
+    def work(cell: Cell, report: Report) -> CellEnd:
+        return recorder(BeaconKey(**cell.what), report)
+
+    return work
+
+
+def _work_side_by_side(plan: CellPlan, cells: Sequence[Cell], jobs: int, ledger: Ledger) -> None:
+    folder = Cells(plan.out / BEACONS.name)
+    info = plan.info({}, plan.score or SCORES[0], {})
+    fingerprint = {"task": info.task, "interval": plan.interval, "floor": plan.floor, "code": code_version()}
+    folder.put(Plan(f"beacons of {_named(plan.train)}", fingerprint, {}, tuple(cells)))
+    names = frozenset(cell.name for cell in cells)
+    work_locally(folder, partial(_work_of, plan), names, min(jobs, len(cells)), ledger.take)
+    folder.clear()
+
+
+class _Ledger(Ledger):
     """What has become of the beacons, told to the log too."""
 
-    def take(self, cell: BeaconKey, event: Event, value: object = None) -> None:
+    def take(self, cell: Cell, event: Event, value: object = None) -> None:
         """Take down what happened to a beacon."""
         if event == "failed":
             value = _with_hint(str(value))
@@ -251,6 +278,9 @@ def _check_library(plan: CellPlan, library: BeaconLibrary) -> None:
 
 
 def _command(train: Train, **grid: Sequence[Any]) -> str:
-    name = f"{getattr(train, '__module__', '?')}.{getattr(train, '__qualname__', type(train).__qualname__)}"
     sides = ", ".join(f"{side}={tuple(values)}" for side, values in grid.items())
-    return f"autobatch.record_beacons({name}, {sides})"
+    return f"autobatch.record_beacons({_named(train)}, {sides})"
+
+
+def _named(train: Train) -> str:
+    return f"{getattr(train, '__module__', '?')}.{getattr(train, '__qualname__', type(train).__qualname__)}"

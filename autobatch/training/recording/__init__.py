@@ -1,22 +1,24 @@
 """Recording beacons and branch runs of a task.
 
-In come a task and the configurations to train; out goes its library, written beacon by beacon so that a recording can
-be cut and resumed. Open ``_cells.py`` first.
+In come a task and the configurations to train; out goes its library, written part by part so that a recording can
+be cut and resumed. Open ``_task.py`` first.
 """
 
 from autobatch.training.recording._beacons import record_task_beacons
 from autobatch.training.recording._branches import record_task_branches
-from autobatch.training.recording._cells import CellEnd, Ledger, grid_of, work_off
-from autobatch.training.recording._progress import RecordingObserver, RecordingProgress
+from autobatch.training.recording._cells import Ledger, grid_of, work_off
+from autobatch.training.recording._progress import EpochReporter, RecordingObserver, RecordingProgress
 from autobatch.training.recording._task import RecordingResult, threads_each
+from autobatch.training.recording._workers import maker_for
 
 __all__ = [
-    "CellEnd",
+    "EpochReporter",
     "Ledger",
     "RecordingObserver",
     "RecordingProgress",
     "RecordingResult",
     "grid_of",
+    "maker_for",
     "record_task_beacons",
     "record_task_branches",
     "threads_each",

@@ -5,23 +5,36 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from autobatch._errors import BusyError, CheckpointError, ConfigError
-from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, CostTable, is_recorded, recorded_keys, write_beacon
+from autobatch._errors import CheckpointError, ConfigError
+from autobatch._files import naming_output
+from autobatch.beacons import (
+    Beacon,
+    BeaconKey,
+    BeaconLibrary,
+    CostTable,
+    LibraryInfo,
+    is_recorded,
+    recorded_keys,
+    write_beacon,
+)
 from autobatch.beacons._info import merged_info
-from autobatch.control.run import CONFIG, EpochRow, load_epochs
+from autobatch.beacons.storage import BEACONS
+from autobatch.cells import Cell, CellEnd, Plan, Report
+from autobatch.control.run import CONFIG, load_epochs
 from autobatch.training._calibrate import calibrate, covers
-from autobatch.training._crew import Report
 from autobatch.training._engine import resolve_device
-from autobatch.training._run import RunInfo, RunObserver
+from autobatch.training._run import RunConfig, load_run_config
 from autobatch.training._session import run
 from autobatch.training.data import Data, load_data
-from autobatch.training.recording._cells import ELSEWHERE, CellEnd, grid_of
-from autobatch.training.recording._progress import RecordingObserver
+from autobatch.training.recording._cells import ELSEWHERE, grid_of
+from autobatch.training.recording._progress import EpochReporter, RecordingObserver
 from autobatch.training.recording._task import (
+    RecorderMaker,
     RecordingResult,
     TaskRecorder,
     modelled_epoch_seconds,
@@ -59,7 +72,8 @@ def record_task_beacons(
         batch_sizes: batch sizes of the grid; the task's ladder by default.
         learning_rates: base learning rates of the grid; the task's by default.
         seeds: seeds of the grid; the task's by default.
-        jobs: processes that train side by side.
+        jobs: processes that train side by side; 1 trains in this one, and 0 puts the beacons in as cells of
+            ``env_dir/beacons``, for ``autobatch worker`` to train.
         device: torch device.
         data_dir: where datasets lie.
         trust_code: allow the task to name a model factory to import.
@@ -75,8 +89,8 @@ def record_task_beacons(
         LibraryError: ``env_dir`` holds beacons of another task, or damaged ones.
         DataError: the data are missing or damaged.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
+    if jobs < 0:
+        raise ConfigError(f"jobs: expected at least 0, got {jobs}")
     started = time.perf_counter()
     observer = observer or RecordingObserver()
     env_dir = Path(env_dir)
@@ -102,10 +116,13 @@ def record_task_beacons(
         merged_info([("the beacons that are there", library.info), ("this recording", info)])
     seconds = modelled_epoch_seconds(task, costs, len(data.train_labels))
     result = record_cells(
-        BeaconRecorder(task, env_dir, info, str(place), data_dir, trust_code),
-        [(key, task.epochs * seconds[key.batch_size]) for key in missing],
+        BeaconMaker(env_dir, str(place), data_dir, trust_code),
+        task,
+        info,
+        [Cell(key.name, task.epochs * seconds[key.batch_size], key._asdict()) for key in missing],
+        data=data,
         found=len(grid) - len(missing),
-        folder=env_dir / _WORKING,
+        folder=env_dir / BEACONS.name,
         jobs=jobs,
         observer=observer,
         started=started,
@@ -113,6 +130,21 @@ def record_task_beacons(
     with suppress(OSError):  # not empty where a beacon has failed or another process is at work
         (env_dir / _WORKING).rmdir()
     return result
+
+
+@dataclass(frozen=True)
+class BeaconMaker(RecorderMaker[BeaconKey]):
+    """Makes what records beacons."""
+
+    kind = "beacons"
+
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo) -> "BeaconRecorder":
+        """Return what records one beacon after another."""
+        return BeaconRecorder(task, self.env_dir, info, self.device, self.data_dir, self.trust_code)
+
+    def decoded(self, cell: Cell) -> BeaconKey:
+        """Return the beacon that a cell stands for."""
+        return BeaconKey(**cell.what)
 
 
 class BeaconRecorder(TaskRecorder[BeaconKey]):
@@ -123,11 +155,11 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
         if is_recorded(self.env_dir, key):
             return ELSEWHERE
         out = self.env_dir / _WORKING / key.name
-        config, watcher = self.config(*key), _EpochReporter(report)
+        config, watcher = self._as_begun(self.config(*key), out), EpochReporter(report)
+        with naming_output(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
         try:
             summary = run(config, out, watcher, resume=(out / CONFIG).exists(), data=self.data)
-        except BusyError:
-            return ELSEWHERE
         except CheckpointError:
             # What an older recording of another task, or a broken disk, has left here is of no use.
             shutil.rmtree(out)
@@ -139,24 +171,18 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
             test_loss=math.nan if summary.test_loss is None else summary.test_loss,
             stopped_because=summary.stopped_because,
         )
+        report(1.0)
         write_beacon(self.env_dir, beacon, self.info)
         shutil.rmtree(out)
         return CellEnd(summary.stopped_because, summary.device)
 
-
-class _EpochReporter(RunObserver):
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._epochs = 1
-
-    def started(self, info: RunInfo) -> None:
-        """Tell what was done before."""
-        self._epochs = info.epochs
-        self._report(info.resumed_epoch / self._epochs)
-
-    def epoch_finished(self, row: EpochRow) -> None:
-        """Tell which share is done."""
-        self._report(row.epoch / self._epochs)
+    def _as_begun(self, config: RunConfig, out: Path) -> RunConfig:
+        """Return a configuration with the threads that its run was begun with, whose number is part of its result."""
+        try:
+            threads = load_run_config(out).task.threads
+        except CheckpointError:
+            return config
+        return config.model_copy(update={"task": config.task.model_copy(update={"threads": threads})})
 
 
 def _with_ladder(task: TaskSpec, grid: Sequence[BeaconKey]) -> TaskSpec:

@@ -1,8 +1,8 @@
 """Which branch runs are recorded: trunks and what is tried instead, and journeys, drawn from their seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -63,6 +63,30 @@ class BranchJob:
     def name(self) -> str:
         """What people read, such as ``"trunk b32-lr0.1-s1000"``."""
         return f"{'trunk' if self.kind == 'branch' else 'journey'} {self.origin.name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as a dictionary of plain values; ``from_dict`` reads it back."""
+        state = asdict(self)
+        state["switches"] = {str(epoch): targets for epoch, targets in self.switches.items()}
+        state["follow"] = self.follow.model_dump(mode="json") if self.follow is not None else None
+        return state
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "BranchJob":
+        """Return the job that ``to_dict`` wrote down."""
+
+        def configurations(pairs: Sequence[Any]) -> tuple[Configuration, ...]:
+            return tuple((int(batch_size), float(lr)) for batch_size, lr in pairs)
+
+        return cls(
+            kind=state["kind"],
+            seed=state["seed"],
+            course=configurations(state["course"]),
+            switches={int(epoch): configurations(targets) for epoch, targets in state["switches"].items()},
+            length=state["length"],
+            epochs=state["epochs"],
+            follow=PolicySpec.model_validate(state["follow"]) if state["follow"] is not None else None,
+        )
 
     def lengths(self) -> list[tuple[Configuration, int]]:
         """Return how many epochs are trained of which configuration, in order."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch._errors import ConfigError
+from autobatch._files import naming_output
 from autobatch.beacons import BeaconLibrary, Branches, LibraryInfo
 from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import (
@@ -16,16 +17,17 @@ from autobatch.beacons.storage import (
     recorded_origins,
     write_branches,
 )
+from autobatch.cells import Cell, CellEnd, Cells, Plan, Report
 from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
-from autobatch.training._crew import Report
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._trial import FINISHED, Trial
 from autobatch.training.data import load_data
 from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Follower, branch_jobs
-from autobatch.training.recording._cells import CellEnd
+from autobatch.training.recording._cells import ELSEWHERE
 from autobatch.training.recording._progress import RecordingObserver
 from autobatch.training.recording._task import (
+    RecorderMaker,
     RecordingResult,
     TaskRecorder,
     modelled_epoch_seconds,
@@ -76,7 +78,8 @@ def record_task_branches(
             or two away. What a policy that was learned on a surrogate does in truth is what that surrogate lacks.
         seed: first of the seeds, one for each configuration of the task and then one for each journey; by default a
             thousand, or the next one above the seeds of the library.
-        jobs: processes that train side by side.
+        jobs: processes that train side by side; 1 trains in this one, and 0 puts the trainings in as cells of
+            ``env_dir/branches``, for ``autobatch worker``.
         device: torch device.
         data_dir: where datasets lie.
         trust_code: allow the task to name a model factory to import.
@@ -94,8 +97,8 @@ def record_task_branches(
     """
     started = time.perf_counter()
     env_dir = Path(env_dir)
-    if jobs < 1:
-        raise ConfigError(f"jobs: expected at least 1, got {jobs}")
+    if jobs < 0:
+        raise ConfigError(f"jobs: expected at least 0, got {jobs}")
     wanted = branch_jobs(
         task,
         library,
@@ -116,9 +119,17 @@ def record_task_branches(
     recorded = recorded_origins(env_dir)
     missing = [job for job in wanted if job.origin not in recorded]
     seconds = modelled_epoch_seconds(task, library.costs, len(data.train_labels))
+    maker = BranchMaker(env_dir, str(place), data_dir, trust_code)
     result = record_cells(
-        BranchRecorder(task, env_dir, info, str(place), data_dir, trust_code, library),
-        [(job, sum(number * seconds[size] for (size, _), number in job.lengths())) for job in missing],
+        maker,
+        task,
+        info,
+        [
+            Cell(job.name, sum(number * seconds[size] for (size, _), number in job.lengths()), job.to_dict())
+            for job in missing
+        ],
+        further={"library": maker.keep(library)} if missing else None,
+        data=data,
         found=len(wanted) - len(missing),
         folder=env_dir / BRANCHES.name,
         jobs=jobs,
@@ -128,6 +139,33 @@ def record_task_branches(
     if BRANCHES.files(env_dir):
         compact_branches(env_dir)
     return result
+
+
+@dataclass(frozen=True)
+class BranchMaker(RecorderMaker[BranchJob]):
+    """Makes what records trunks and journeys; the beacons that they need travel with the cells."""
+
+    kind = "branches"
+
+    def keep(self, library: BeaconLibrary) -> str:
+        """Keep a library for the workers; returns the name of its file."""
+        name = f"beacons-{len(library.beacons)}.parquet"
+        with naming_output(self._kept(name)):
+            self._kept(name).parent.mkdir(parents=True, exist_ok=True)
+        library.save(self._kept(name))
+        return name
+
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo) -> "BranchRecorder":
+        """Return what records one training after another."""
+        library = BeaconLibrary.load(self._kept(plan.work["library"]))
+        return BranchRecorder(task, self.env_dir, info, self.device, self.data_dir, self.trust_code, library)
+
+    def decoded(self, cell: Cell) -> BranchJob:
+        """Return the training that a cell stands for."""
+        return BranchJob.from_dict(cell.what)
+
+    def _kept(self, name: str) -> Path:
+        return Cells(self.env_dir / BRANCHES.name).home / name
 
 
 def _check_same_task(info: LibraryInfo, library: BeaconLibrary, env_dir: Path) -> None:
@@ -150,6 +188,8 @@ class BranchRecorder(TaskRecorder[BranchJob]):
 
     def __call__(self, job: BranchJob, report: Report) -> CellEnd:
         """Return how the training ended, once its file is written."""
+        if BRANCHES.part(self.env_dir, job.origin).exists():
+            return ELSEWHERE
         device = resolve_device(self.device)
         with reproducible(device, self.task.threads):
             trial = Trial(self.config(*job.origin), data=self.data, device=device)

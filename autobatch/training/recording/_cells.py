@@ -1,57 +1,25 @@
-"""Cells: the trainings of a recording, worked off side by side. A finished one leaves one part, written whole.
-
-So a recording can be cut at any instruction: a cell whose part is there is not trained again, and any other starts
-anew, or goes on from the checkpoint that it keeps in a folder of its own. What the parts have in common, the task's
-fingerprint among it, is checked before anything trains, and again when the parts are gathered.
-"""
+"""The cells of a recording as those who watch see them, and the grid that they make."""
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from autobatch._errors import AutoBatchError, ConfigError, OutputError
 from autobatch.beacons import BeaconKey
+from autobatch.cells import Cell, CellEnd, Event, Work
 from autobatch.control.rates import check_rate
-from autobatch.training._crew import Crew, Event, Report
 from autobatch.training.recording._progress import RecordingObserver, RecordingProgress
 
-
-class Cell(Protocol):
-    """One training to record."""
-
-    @property
-    def name(self) -> str:
-        """The name that people read."""
-
-
-class CellEnd(NamedTuple):
-    """How a cell ended.
-
-    Attributes:
-        stopped_because: ``"finished"``, or why it ended early, in words.
-        device: kind of device that it trained on; empty where that is not told.
-    """
-
-    stopped_because: str
-    device: str = ""
-
-
 ELSEWHERE = CellEnd("left to another process that records it")
-"""What a cell returns that another process has in hand, or has finished in the meantime."""
-
-AnyCell = TypeVar("AnyCell", bound=Cell)
-
-Work = Callable[[AnyCell, Report], CellEnd]
-"""Trains a cell and writes its part; reports the share that is done, first where its training starts."""
+"""What a cell returns that another process has finished in the meantime."""
 
 
-class Ledger(Generic[AnyCell]):
+class Ledger:
     """What is waiting, running and done, and how long the rest should take; tells an observer.
 
     Args:
-        cells: the cells to record, and what each should take, in seconds or another unit.
+        cells: the cells to record.
         found: further ones, found finished.
         observer: what watches.
 
@@ -61,11 +29,11 @@ class Ledger(Generic[AnyCell]):
         failed: message by name of each cell that raised, or whose process died.
     """
 
-    def __init__(self, cells: Sequence[tuple[AnyCell, float]], found: int, observer: RecordingObserver) -> None:
-        self.waiting = [cell for cell, _ in sorted(cells, key=lambda pair: -pair[1])]
+    def __init__(self, cells: Sequence[Cell], found: int, observer: RecordingObserver) -> None:
+        self.waiting = sorted(cells, key=lambda cell: -cell.effort)
         self.ended: dict[str, CellEnd] = {}
         self.failed: dict[str, str] = {}
-        self._efforts = {cell.name: effort for cell, effort in cells}
+        self._efforts = {cell.name: cell.effort for cell in cells}
         self._found = found
         self._observer = observer
         self._shares: dict[str, float | None] = {}
@@ -73,7 +41,7 @@ class Ledger(Generic[AnyCell]):
         self._clock: float | None = None
         observer.started(self.progress())
 
-    def take(self, cell: AnyCell, event: Event, value: object = None) -> None:
+    def take(self, cell: Cell, event: Event, value: object = None) -> None:
         """Take down what happened to a cell.
 
         Args:
@@ -82,7 +50,7 @@ class Ledger(Generic[AnyCell]):
             value: the share that is done, how the cell ended, or why it failed.
         """
         if event == "started":
-            self.waiting.remove(cell)
+            self.waiting = [other for other in self.waiting if other.name != cell.name]
             self._shares[cell.name] = None
         elif event == "progress":
             assert isinstance(value, float)
@@ -98,6 +66,9 @@ class Ledger(Generic[AnyCell]):
             del self._shares[cell.name]
             self.ended[cell.name] = value
             self._observer.beacon_finished(cell.name, value.stopped_because, self.progress())
+        elif event == "left":
+            del self._shares[cell.name]
+            self.waiting.append(cell)
         else:
             del self._shares[cell.name]
             self.failed[cell.name] = str(value)
@@ -116,22 +87,16 @@ class Ledger(Generic[AnyCell]):
         )
 
 
-def work_off(work: Work[AnyCell], ledger: Ledger[AnyCell], processes: int) -> None:
-    """Record the waiting cells; one that fails is left out, and the others go on.
+def work_off(work: Work, ledger: Ledger) -> None:
+    """Record the waiting cells in this process; one that fails is left out, and the others go on.
 
     Args:
-        work: records one cell; must be picklable where there are processes.
+        work: records one cell.
         ledger: the cells.
-        processes: how many at most; 0 works in this one.
 
     Raises:
-        OutputError: this process cannot write.
+        OutputError: nothing can be written.
     """
-    if processes:
-        with Crew(work, list(ledger.waiting), min(processes, len(ledger.waiting))) as crew:
-            for cell, event, value in crew.events():
-                ledger.take(cell, event, value)
-        return
     for cell in list(ledger.waiting):
         ledger.take(cell, "started")
         try:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from autobatch.cells import Report
+from autobatch.control.run import EpochRow
+from autobatch.training._run import RunInfo, RunObserver
+
 
 @dataclass(frozen=True)
 class RecordingProgress:
@@ -37,3 +41,24 @@ class RecordingObserver:
 
     def beacon_failed(self, name: str, message: str) -> None:
         """Called when a beacon's process died or raised; the others go on."""
+
+
+class EpochReporter(RunObserver):
+    """Reports the share that is done of a run.
+
+    Args:
+        report: told the share, where the run begins and after every epoch.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._epochs = 1
+
+    def started(self, info: RunInfo) -> None:
+        """Tell what was done before."""
+        self._epochs = info.epochs
+        self._report(info.resumed_epoch / self._epochs)
+
+    def epoch_finished(self, row: EpochRow) -> None:
+        """Tell which share is done."""
+        self._report(row.epoch / self._epochs)

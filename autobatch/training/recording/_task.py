@@ -1,25 +1,28 @@
 """What recording beacons and recording branch runs of a task have in common: data, facts, and how it is done."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic
+from typing import Any, ClassVar, Generic, TypeVar
 
-from autobatch._files import naming_output
 from autobatch.beacons import CostTable, LibraryInfo
+from autobatch.cells import Cell, CellEnd, Cells, Identity, Plan, Report, Work, Worker, work_locally
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
 from autobatch.control.measuring import at_interval
 from autobatch.policies import PolicySpec
-from autobatch.training._crew import Report
+from autobatch.training._calibrate import device_kind
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import RunConfig
 from autobatch.training._trial import BN
-from autobatch.training._versions import software_versions
+from autobatch.training._versions import DEVICE, code_version, software_versions
 from autobatch.training.data import Data, load_data
-from autobatch.training.recording._cells import ELSEWHERE, AnyCell, CellEnd, Ledger, work_off
+from autobatch.training.recording._cells import ELSEWHERE, Ledger
 from autobatch.training.recording._progress import RecordingObserver
 from autobatch.training.task import TaskSpec, cpu_share
+
+AnyCell = TypeVar("AnyCell")
 
 
 @dataclass(frozen=True)
@@ -81,49 +84,140 @@ class TaskRecorder(Generic[AnyCell]):
             trust_code=self.trust_code,
         )
 
+    def lend(self, data: Data) -> None:
+        """Take data that are loaded already."""
+        self._data = data
+
     def __call__(self, cell: AnyCell, report: Report) -> CellEnd:
         """Train a cell and write its part."""
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class RecorderMaker(Generic[AnyCell]):
+    """Makes what records the cells of a plan, in whatever process it is called.
+
+    Attributes:
+        env_dir: the folder that gets the parts.
+        device: torch device.
+        data_dir: where datasets lie.
+        trust_code: whether the task may name a model factory to import.
+        side_by_side: workers on this machine, which share its cores.
+        data: the task's data, where they are loaded already.
+    """
+
+    env_dir: Path
+    device: str = "auto"
+    data_dir: Path | None = None
+    trust_code: bool = False
+    side_by_side: int = 1
+    data: Data | None = None
+
+    kind: ClassVar[str]
+
+    def __call__(self, plan: Plan) -> Work:
+        """Return what records the cells of a plan.
+
+        Args:
+            plan: the plan.
+
+        Returns:
+            The function.
+
+        Raises:
+            ConfigError: the cells are of another task, data or code than those here.
+        """
+        task = TaskSpec.model_validate_json(json.dumps(plan.work["task"]))
+        device = resolve_device(self.device)
+        data = self.data or load_data(task, self.data_dir, device)
+        costs = CostTable.from_dict(plan.work["costs"]) if plan.work["costs"] is not None else None
+        kind = device_kind(device, task.threads)
+        info = recording_info(task, data, costs, plan.work["command"])
+        if kind != plan.work["device"]:  # steps that were timed elsewhere say nothing of this machine
+            info = replace(info, costs=None, versions={**info.versions, DEVICE: kind})
+        plan.check(self.kind, cell_fingerprint(task, info), self.env_dir)
+        task = task.model_copy(update={"threads": threads_each(task.threads, self.side_by_side)})
+        recorder = self.recorder(plan, task, info)
+        recorder.lend(data)
+
+        def work(cell: Cell, report: Report) -> CellEnd:
+            return recorder(self.decoded(cell), report)
+
+        return work
+
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo) -> TaskRecorder[AnyCell]:
+        """Return what records one training after another."""
+        raise NotImplementedError
+
+    def decoded(self, cell: Cell) -> AnyCell:
+        """Return the training that a cell stands for."""
+        raise NotImplementedError
+
+
+def cell_fingerprint(task: TaskSpec, info: LibraryInfo) -> dict[str, Any]:
+    """Return what the cells of one folder must agree on: task, data, measuring, and the code that trains."""
+    return {
+        "task": info.task,
+        "measuring": task.measuring.model_dump(mode="json"),
+        "code": code_version(),
+        "torch": info.versions["torch"],
+    }
+
+
 def record_cells(
-    recorder: TaskRecorder[AnyCell],
-    missing: Sequence[tuple[AnyCell, float]],
+    maker: RecorderMaker[Any],
+    task: TaskSpec,
+    info: LibraryInfo,
+    missing: Sequence[Cell],
     *,
+    further: Mapping[str, Any] | None = None,
+    data: Data,
     found: int,
     folder: Path,
     jobs: int,
     observer: RecordingObserver,
     started: float,
 ) -> RecordingResult:
-    """Record what is missing, in processes side by side.
+    """Put what is missing in as cells, and work at them.
 
     Args:
-        recorder: records one cell.
-        missing: the cells, and what each should take.
+        maker: makes what records one.
+        task: the task.
+        info: what the parts have in common.
+        missing: the cells.
+        further: what else a worker needs to know, JSON-able.
+        data: the task's data.
         found: cells that are there already.
-        folder: made before anything trains.
-        jobs: processes, at most.
+        folder: gets the cells.
+        jobs: processes, at most; one is this process, and none leaves the cells to whoever works in the folder.
         observer: what watches.
         started: when the recording began, by ``time.perf_counter``.
 
     Returns:
         How it ended.
-
-    Raises:
-        OutputError: the folder cannot be made.
     """
-    failed: dict[str, str] = {}
-    elsewhere = 0
+    ledger = Ledger(missing, found, observer)
     if missing:
-        with naming_output(recorder.env_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        threads = threads_each(recorder.task.threads, min(jobs, len(missing)))
-        ledger = Ledger(missing, found, observer)
-        work_off(replace(recorder, task=recorder.task.model_copy(update={"threads": threads})), ledger, jobs)
-        failed, elsewhere = ledger.failed, sum(end == ELSEWHERE for end in ledger.ended.values())
-    recorded = len(missing) - len(failed) - elsewhere
-    return RecordingResult(recorded, found, failed, elsewhere, time.perf_counter() - started)
+        work = {
+            "task": task.model_dump(mode="json"),
+            "device": device_kind(resolve_device(maker.device), task.threads),
+            "costs": info.costs.to_dict() if info.costs is not None else None,
+            "command": "; ".join(info.commands),
+            **(further or {}),
+        }
+        cells = Cells(folder)
+        cells.put(Plan(maker.kind, cell_fingerprint(task, info), work, tuple(missing)))
+        names = frozenset(cell.name for cell in missing)
+        jobs = min(jobs, len(missing))
+        if jobs > 1:
+            work_locally(cells, replace(maker, side_by_side=jobs), names, jobs, ledger.take)
+        elif jobs == 1:
+            worker = Worker(cells, replace(maker, data=data), Identity(cells.workers), tell=ledger.take, only=names)
+            worker.run()
+        cells.clear()
+    elsewhere = sum(end == ELSEWHERE for end in ledger.ended.values()) + len(ledger.waiting)
+    recorded = len(missing) - len(ledger.failed) - elsewhere
+    return RecordingResult(recorded, found, ledger.failed, elsewhere, time.perf_counter() - started)
 
 
 def threads_each(threads: int, jobs: int) -> int:

@@ -58,7 +58,7 @@ def test_recording_again_trains_only_what_is_missing(home, call):
         (["record", "--env", "tiny", "--batch-sizes", "8.5"], ["--batch-sizes", "8.5"]),
         (["record", "--env", "tiny", "--lrs", "fast"], ["--lrs", "fast"]),
         (["record", "--env", "tiny", "--lrs", "0"], ["0"]),
-        (["record", "--env", "tiny", "--jobs", "0"], ["--jobs"]),
+        (["record", "--env", "tiny", "--jobs", "-1"], ["--jobs"]),
         (["record", "--env", "tiny", "--batch-sizes", "100000"], ["100000", "training set"]),
         (["show", "mnist-mlp"], ["autobatch beacons record"]),
         (["show", "tinny"], ["did you mean 'tiny'?"]),

@@ -13,6 +13,7 @@ from scipy.stats import trim_mean, wilcoxon
 
 from autobatch import CheckpointError, LibraryError, OutputError
 from autobatch.beacons import BeaconLibrary
+from autobatch.cells import Identity, Worker
 from autobatch.evidence import comparison_markdown, load_runs, tables_by_task
 from autobatch.evidence.bench import _plan as planning
 from autobatch.evidence.bench import _runs as running
@@ -161,28 +162,16 @@ def test_a_task_without_beacons_does_without_what_needs_them(home):
         compare(home, ("beacon-follow",), ("bare",), against=("fixed",))
 
 
-class CrewInThisProcess:
-    """Works as a crew does, what passes between processes pickled, without the seconds that processes take."""
-
-    def __init__(self, work, jobs, size):
-        assert size == 2
-        self.work, self.jobs = pickle.loads(pickle.dumps((work, jobs)))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *raised):
-        pass
-
-    def events(self):
-        for job in self.jobs:
-            yield job, "started", None
-            yield job, "done", pickle.loads(pickle.dumps(self.work(job, lambda epoch: None)))
+def work_in_this_process(cells, make, names, jobs, tell):
+    """Work as processes do, what passes to them pickled, without the seconds that they take."""
+    assert jobs == 2
+    make = pickle.loads(pickle.dumps(make))
+    Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
 
 
 def test_side_by_side_runs_are_the_same_and_marked(home, monkeypatch):
     alone = compare(home, ("rmgd",), seeds=(3,), against=("random",))
-    monkeypatch.setattr(running, "Crew", CrewInThisProcess)
+    monkeypatch.setattr(running, "work_locally", work_in_this_process)
     together = compare(home, seeds=(3,), out=home / "two", against=["random"], jobs=2)
     assert [one.validation_loss for one in alone.tasks[0].runs] == [
         one.validation_loss for one in together.tasks[0].runs

@@ -7,6 +7,7 @@ import pytest
 from autobatch._errors import ConfigError, LibraryError
 from autobatch._files import alone_in
 from autobatch.beacons import BeaconKey, BeaconLibrary, CostTable
+from autobatch.cells import Cell, CellEnd
 from autobatch.training import (
     RecordingObserver,
     load_data,
@@ -15,7 +16,7 @@ from autobatch.training import (
     run,
 )
 from autobatch.training.recording._beacons import BeaconRecorder
-from autobatch.training.recording._cells import ELSEWHERE, CellEnd, Ledger
+from autobatch.training.recording._cells import ELSEWHERE, Ledger
 from autobatch.training.recording._task import recording_info
 from tests.training.recording.watcher import Watcher
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
@@ -50,7 +51,7 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
     assert list(watcher.finished) == ["b16-lr0.1-s0", "b16-lr0.1-s1"]
     assert (watcher.progress[0].done, watcher.progress[-1].done, watcher.progress[-1].total) == (2, 4, 4)
     assert watcher.progress[-1].seconds_left == 0.0
-    assert not (env / "beacons" / ".running").exists()
+    assert not [path for path in (env / "beacons").iterdir() if path.suffix != ".parquet"]
 
     library = BeaconLibrary.load(env)
     data = load_data(task)
@@ -111,15 +112,15 @@ def test_failures_and_divergence_are_told_apart(tmp_path: Path) -> None:
 
 def test_impossible_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="jobs"):
-        record_task_beacons(tiny_task(), tmp_path, jobs=0)
+        record_task_beacons(tiny_task(), tmp_path, jobs=-1)
     with pytest.raises(ConfigError, match="at most 84"):
         record_task_beacons(tiny_task(), tmp_path, batch_sizes=(128,))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_time_left_counts_what_the_model_says() -> None:
-    fast, slow = BeaconKey(32, 0.1, 0), BeaconKey(8, 0.1, 0)
-    ledger = Ledger([(fast, 3.0), (slow, 12.0)], 0, RecordingObserver())
+    fast, slow = Cell("b32-lr0.1-s0", 3.0), Cell("b8-lr0.1-s0", 12.0)
+    ledger = Ledger([fast, slow], 0, RecordingObserver())
     assert ledger.waiting == [slow, fast]
     ledger.take(slow, "started")
     ledger.take(slow, "progress", 1 / 3)  # where it goes on

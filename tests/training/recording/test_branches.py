@@ -1,7 +1,7 @@
 """Recording branch runs: every branch leaves from the very state of its trunk, which goes on as if nothing had been."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from autobatch.beacons import BeaconKey, BeaconLibrary, Branches, Journey
 from autobatch.cli import main
 from autobatch.policies import Moves
 from autobatch.training import RecordingResult, TaskSpec, load_data, load_epochs, load_task, record_task_branches, run
-from autobatch.training._crew import Event, Report, _outcome
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import Trial
 from autobatch.training.recording._branch_jobs import (
@@ -28,7 +27,6 @@ from autobatch.training.recording._branch_jobs import (
     usual_switch_epochs,
 )
 from autobatch.training.recording._branches import BranchRecorder
-from autobatch.training.recording._cells import CellEnd
 from autobatch.training.recording._task import recording_info
 from tests.beacons.synthetic import Law, make_beacon, make_library
 from tests.training.recording.watcher import Watcher
@@ -116,30 +114,7 @@ def test_divergence_is_kept_and_the_trunk_goes_on(tmp_path: Path) -> None:
     assert journey.stopped_because.startswith("diverged")
 
 
-class CrewOfOne:
-    """Does the work in this process, where a test sees it."""
-
-    def __init__(self, work: Callable[[Any, Report], CellEnd], jobs: Sequence[Any], size: int) -> None:
-        self._work, self._jobs = work, jobs
-
-    def __enter__(self) -> "CrewOfOne":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def events(self) -> Iterator[tuple[Any, Event, Any]]:
-        for job in self._jobs:
-            yield job, "started", None
-            reports: list[float] = []
-            event, value = _outcome(self._work, job, reports.append)
-            for share in reports:
-                yield job, "progress", share
-            yield job, event, value
-
-
 def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autobatch.training.recording._cells.Crew", CrewOfOne)
     task = tiny_task()
     library = tiny_library(task)
 
@@ -152,7 +127,7 @@ def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatc
         record(watcher)
     (first,) = watcher.finished
     assert "s8" not in first
-    (part,) = (tmp_path / "branches").iterdir()
+    (part,) = (tmp_path / "branches").glob("*.parquet")
     kept = part.read_bytes()
 
     with monkeypatch.context() as patch:
@@ -230,7 +205,7 @@ def test_what_is_drawn_is_near_and_always_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"jobs": 0}, "jobs: expected at least 1, got 0"),
+        ({"jobs": -1}, "jobs: expected at least 0, got -1"),
         ({"length": 0}, "length: expected at least 1, got 0"),
         ({"targets": -1}, "targets: expected at least 0, got -1"),
         ({"journeys": -1}, "journeys: expected at least 0, got -1"),

@@ -1,0 +1,34 @@
+"""Cells: trainings kept as files, which any number of workers on any number of machines work off together.
+
+In come plans (the cells, and what makes them one) and a function that trains one cell; out goes what became of each,
+in files beside what it trained. Open ``_store.py`` first.
+"""
+
+from autobatch.cells._local import work_locally
+from autobatch.cells._plan import Cell, CellEnd, Plan
+from autobatch.cells._status import CellsStatus, status_of
+from autobatch.cells._store import Cells, find_cells
+from autobatch.cells._work import Event, GivenBackError, LostError, Make, Report, Tell, Work, WorkEnd, Worker
+from autobatch.cells._workers import Identity, Pace
+
+__all__ = [
+    "Cell",
+    "CellEnd",
+    "Cells",
+    "CellsStatus",
+    "Event",
+    "GivenBackError",
+    "Identity",
+    "LostError",
+    "Make",
+    "Pace",
+    "Plan",
+    "Report",
+    "Tell",
+    "Work",
+    "WorkEnd",
+    "Worker",
+    "find_cells",
+    "status_of",
+    "work_locally",
+]

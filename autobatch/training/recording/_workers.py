@@ -1,0 +1,35 @@
+"""What a worker needs to train the cells of a folder: who put them in knows how."""
+
+from pathlib import Path
+
+from autobatch._errors import ConfigError
+from autobatch.cells import Cells, Make
+from autobatch.training.recording._beacons import BeaconMaker
+from autobatch.training.recording._branches import BranchMaker
+
+_MAKERS = {maker.kind: maker for maker in (BeaconMaker, BranchMaker)}
+
+
+def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: bool) -> Make:
+    """Return what makes the work of a worker.
+
+    Args:
+        cells: a folder with cells.
+        device: torch device to train on.
+        data_dir: where datasets lie.
+        trust_code: whether a task may name a model factory to import.
+
+    Returns:
+        The function.
+
+    Raises:
+        ConfigError: the cells are of a kind that needs the program that put them in.
+    """
+    kinds = {plan.kind for plan in cells.plans()}
+    if others := sorted(kinds - _MAKERS.keys()):
+        raise ConfigError(
+            f"{cells.home}: holds cells of the kind '{others[0]}', which are worked at by the program that put them in"
+        )
+    if len(kinds) != 1:
+        raise ConfigError(f"{cells.home}: expected cells of one kind, got {', '.join(sorted(kinds)) or 'none'}")
+    return _MAKERS[kinds.pop()](cells.folder.parent, device, data_dir, trust_code)

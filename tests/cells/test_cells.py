@@ -1,0 +1,317 @@
+"""Cells as files: each is trained to its end once, whatever happens to those that train them."""
+
+import os
+import runpy
+import signal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autobatch._errors import ConfigError, OutputError
+from autobatch.cells import Cells, Pace, Plan, Worker, find_cells, status_of
+from autobatch.cells._workers import Identity, Watcher
+from tests.cells.toys import EPOCHS, Toys, plan_of
+
+HASTY = Pace(beat=0.001, patience=0.0, grace=0.0)
+
+
+def put(folder: Path, plan: Plan, pace: Pace = HASTY) -> Cells:
+    cells = Cells(folder, pace)
+    cells.put(plan)
+    return cells
+
+
+def worker(folder: Path, toys: Toys, **settings: Any) -> Worker:
+    cells = Cells(folder, settings.pop("pace", HASTY))
+    settings.setdefault("pause", lambda seconds: None)
+    return Worker(cells, toys, Identity(cells.workers), **settings)
+
+
+@pytest.fixture
+def _other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker is one of another machine, known by its beats alone."""
+    monkeypatch.setattr("autobatch.cells._workers._machine", lambda: "")
+
+
+class Killed(BaseException):
+    pass
+
+
+class Kill:
+    """Ends a worker before or after its n-th change of the disk; a dead one changes nothing more."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, *, after: bool) -> None:
+        self.left, self.after, self.dead = at, after, False
+        for owner, names in ((Path, ("write_bytes", "write_text", "replace", "unlink", "mkdir")), (os, ("link",))):
+            for name in names:
+                patch.setattr(owner, name, self._wrapped(getattr(owner, name)))
+
+    def _wrapped(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **settings: Any) -> Any:
+            if self.dead:
+                raise Killed
+            self.left -= 1
+            self.dead = self.left < 0
+            if self.dead and not self.after:
+                raise Killed
+            result = change(*arguments, **settings)
+            if self.dead:
+                raise Killed
+            return result
+
+        return wrapped
+
+
+@pytest.mark.usefixtures("_other_machines")
+@pytest.mark.parametrize("after", [False, True])
+def test_a_worker_killed_at_any_write_loses_no_cell_and_none_is_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    kills = 0
+    while True:
+        folder = tmp_path / str(kills)
+        toys = Toys(folder)
+        put(folder, plan_of(2))
+        with monkeypatch.context() as patch:
+            kill = Kill(patch, kills, after=after)
+            with suppress(Killed):
+                worker(folder, toys).run()
+        if not kill.dead:
+            break
+        end = worker(folder, toys).run()
+        cells = Cells(folder)
+        cells.look()
+        assert cells.done == {"c0", "c1"}
+        assert not end.failed
+        assert {path.name for path in folder.glob("*.part")} == {"c0.part", "c1.part"}
+        # Its last epoch may have been trained and not kept, its part begun and not been written; nothing else is twice.
+        assert len(toys.epochs) <= 2 * EPOCHS + 1
+        assert len(toys.parts) <= 2 + 1
+        assert status_of(cells).running == ()
+        kills += 1
+    assert kills > 20
+
+
+@pytest.mark.usefixtures("_other_machines")
+def test_many_workers_some_of_them_killed_train_each_cell_once(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "speed" / "cells.py"
+    simulate = runpy.run_path(str(script))["simulate"]
+    result = simulate(tmp_path, 100, 8, 4, Pace(beat=0.1, patience=1.5))
+    assert (result.lost, result.twice, result.killed) == (0, 0, 4)
+    assert Cells(tmp_path).clear()
+    assert not (tmp_path / ".cells").exists()
+
+
+@pytest.mark.usefixtures("_other_machines")
+def test_of_many_that_see_a_dead_worker_one_takes_its_cell(tmp_path: Path) -> None:
+    plan = plan_of(1)
+    cells = put(tmp_path, plan)
+    dead = Identity(cells.workers)
+    dead.appear()
+    assert cells.claim(plan.cells[0], plan, dead) is not None
+    heirs = [Cells(tmp_path, HASTY) for _ in range(5)]
+    for heir in heirs:
+        heir.look()
+        heir.watcher.life(dead.owner)
+    claims = [heir.claim(plan.cells[0], plan, Identity(cells.workers)) for heir in heirs]
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_beat_counts_by_the_observers_clock_and_one_that_moved_is_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, now = Identity(tmp_path), [0.0]
+    other.appear()
+    watcher = Watcher(tmp_path, 60.0, clock=lambda: now[0])
+    assert watcher.life(other.owner) == "alive"  # a process of this machine
+    monkeypatch.setattr(watcher, "_machine", "")
+    monkeypatch.setattr("time.time", lambda: pytest.fail("looked at the wall clock"))
+    assert watcher.life(other.owner) == "unknown"
+    now[0] = 59.0
+    other.beat(0.5)
+    assert (watcher.life(other.owner), watcher.share(other.owner)) == ("alive", 0.5)
+    now[0] = 118.0
+    assert watcher.life(other.owner) == "alive"
+    now[0] = 120.0
+    assert watcher.life(other.owner) == "dead"
+
+
+def test_a_process_of_this_machine_that_is_gone_is_known_at_once(tmp_path: Path) -> None:
+    gone = Identity(tmp_path)
+    child = os.fork()
+    if not child:
+        gone.appear()
+        os._exit(0)
+    os.waitpid(child, 0)
+    if Watcher(tmp_path, 60.0)._machine:
+        assert Watcher(tmp_path, 60.0).life(gone.owner) == "dead"
+
+
+@pytest.mark.usefixtures("_other_machines")
+def test_a_worker_that_counted_as_dead_writes_nothing_once_it_wakes(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(1))
+    heir = Toys(tmp_path)
+
+    def sleep(_name: str, epoch: int) -> None:
+        if epoch == 1:
+            worker(tmp_path, heir).run()
+
+    sleeper = Toys(tmp_path, before=sleep)
+    end = worker(tmp_path, sleeper, pace=Pace(beat=60.0)).run()
+    assert (heir.parts, sleeper.parts, end.done) == (["c0"], [], 0)
+
+
+def test_a_failing_cell_is_tried_a_stated_number_of_times_and_the_rest_goes_on(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(3))
+    tried = Counter[str]()
+
+    def fail(name: str, epoch: int) -> None:
+        tried[name] += epoch == 0
+        if name == "c0":
+            raise ValueError("an accident")
+        if name == "c1":
+            raise ConfigError("key 'x' is wrong")
+
+    told: dict[str, object] = {}
+    failing = worker(tmp_path, Toys(tmp_path, before=fail), tell=lambda cell, event, value: told.update({event: value}))
+    end = failing.run()
+    assert (end.done, end.failed, tried) == (1, 2, {"c0": 3, "c1": 1, "c2": 1})
+    status = status_of(find_cells(tmp_path))
+    assert (status.done, status.waiting, status.failed["c1"]) == (1, 0, "key 'x' is wrong")
+    assert "ValueError: an accident" in status.failed["c0"]
+    put(tmp_path, plan_of(3))  # whoever puts them in again has them tried again
+    toys = Toys(tmp_path)
+    worker(tmp_path, toys).run()
+    assert sorted(toys.parts) == ["c0", "c1"]
+
+
+@pytest.mark.usefixtures("_other_machines")
+def test_a_cell_that_kills_its_workers_is_given_up_unless_each_brings_it_further(tmp_path: Path) -> None:
+    plan = plan_of(1)
+    cells = put(tmp_path, plan)
+    reached = [0.0, 0.2, 0.4, 0.4, 0.4]
+    attempts = []
+    for share in reached:
+        victim = Identity(cells.workers)
+        victim.appear()
+        cells.look()
+        cells.latest("c0").get("owner") and cells.watcher.life(cells.latest("c0")["owner"])
+        claim = cells.claim(plan.cells[0], plan, victim)
+        assert claim is not None
+        attempts.append(claim.attempt)
+        victim.beat(share)
+    assert attempts == [1, 2, 1, 1, 2]
+    worker(tmp_path, Toys(tmp_path, before=lambda *_: os.abort())).cells.pace.attempts  # noqa: B018
+    victim = Identity(cells.workers)
+    victim.appear()
+    for _ in range(2):
+        cells.look()
+        cells.watcher.life(cells.latest("c0").get("owner", ""))
+        cells.claim(plan.cells[0], plan, victim)
+    cells.look()
+    assert "died, 3 times over" in status_of(cells).failed["c0"]
+
+
+def test_a_full_disk_ends_the_worker_and_leaves_the_cells(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(2))
+
+    def full(_name: str, _epoch: int) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise OutputError("checkpoint: cannot be written: No space left on device") from None
+
+    with pytest.raises(OutputError, match="No space left"):
+        worker(tmp_path, Toys(tmp_path, before=full)).run()
+    status = status_of(find_cells(tmp_path))
+    assert (status.waiting, status.failed, status.running) == (2, {}, ())
+
+
+def test_a_shared_folder_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(2))
+    folder, away, pauses = tmp_path, tmp_path.with_name(f"{tmp_path.name}-away"), []
+
+    def vanish(name: str, epoch: int) -> None:
+        if (name, epoch) == ("c0", 0):
+            (folder / ".cells").rename(away)
+            raise ValueError("gone")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            away.rename(folder / ".cells")
+
+    toys = Toys(tmp_path, before=vanish)
+    toys.before = lambda name, epoch: None if pauses else vanish(name, epoch)
+    end = worker(tmp_path, toys, pace=Pace(beat=60.0), pause=pause).run()
+    assert (end.done, len(pauses)) == (2, 3)
+
+
+def test_two_versions_of_the_code_do_not_share_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(1, code="1111"))
+    with pytest.raises(ConfigError, match=r"'code' is .1111., here it is .2222.; finish them"):
+        put(tmp_path, plan_of(1, code="2222"))
+
+    class Other(Toys):
+        def __call__(self, plan: Plan) -> Any:
+            plan.check("toys", plan_of(1, code="2222").fingerprint, self.folder)
+
+    with pytest.raises(ConfigError, match=r"'code' is .1111."):
+        worker(tmp_path, Other(tmp_path)).run()
+    assert status_of(find_cells(tmp_path)).waiting == 1
+    with pytest.raises(ConfigError, match="holds no cells"):
+        find_cells(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_worker_that_is_asked_to_stop_gives_its_cell_back_with_what_is_done(tmp_path: Path, number: int) -> None:
+    put(tmp_path, plan_of(2))
+    stopped = Toys(tmp_path, before=lambda name, epoch: os.kill(os.getpid(), number) if epoch == 1 else None)
+    first = worker(tmp_path, stopped, pace=Pace(grace=30.0))
+    with first.signals():
+        end = first.run()
+    assert (end.done, end.stopped, stopped.epochs) == (0, True, ["c0", "c0"])
+    assert status_of(find_cells(tmp_path)).waiting == 2
+    toys = Toys(tmp_path)
+    assert worker(tmp_path, toys).run().done == 2
+    assert Counter(toys.epochs) == {"c0": 1, "c1": EPOCHS}
+
+
+def test_a_time_limit_ends_an_epoch_that_takes_too_long(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(1))
+    slow = Toys(tmp_path, before=lambda name, epoch: signal.pause())
+    limited = worker(tmp_path, slow, seconds=0.02)
+    with limited.signals():
+        end = limited.run()
+    assert (end.done, end.stopped, slow.epochs) == (0, True, [])
+
+
+def test_a_file_system_without_links_has_claims_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    plan = plan_of(1)
+    cells = put(tmp_path, plan)
+    assert cells.claim(plan.cells[0], plan, Identity(cells.workers)) is not None
+    assert cells.claim(plan.cells[0], plan, Identity(cells.workers)) is None
+
+
+def test_a_cell_is_as_it_was_put_in_last(tmp_path: Path) -> None:
+    plans = [Plan("toys", {}, {"command": command}, plan_of(2).cells) for command in ("a", "b", "c", "a")]
+    for plan in plans:
+        cells = put(tmp_path, plan)
+        assert {plan.work["command"] for _, plan in cells.cells().values()} == {plan.work["command"]}
+    assert len(put(tmp_path, plans[-1]).plans()) == 4
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a~1"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    plan = plan_of(1)
+    cell = plan.cells[0].__class__(name, 1.0)
+    with pytest.raises(ConfigError, match="a name that a file can have"):
+        put(tmp_path, Plan("toys", {}, {}, (cell,)))

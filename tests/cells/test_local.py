@@ -1,0 +1,75 @@
+"""Workers that are processes of this machine outlive their accidents."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from autobatch._errors import ConfigError
+from autobatch.cells import Cell, CellEnd, Cells, Plan, Report, Work, status_of, work_locally
+from tests.cells.toys import Toys, plan_of
+
+
+def accident_prone(_plan: Plan) -> Work:
+    def work(cell: Cell, report: Report) -> CellEnd:
+        report(0.5)
+        if cell.name == "die":
+            os._exit(3)
+        if cell.name == "raise":
+            raise ValueError("an accident")
+        if cell.name == "refuse":
+            raise ConfigError("key 'x' is wrong")
+        report(1.0)
+        return CellEnd(cell.name.upper())
+
+    return work
+
+
+def put(folder: Path, *names: str) -> tuple[Cells, frozenset[str]]:
+    cells = Cells(folder)
+    cells.put(Plan("accidents", {}, {}, tuple(Cell(name, 1.0) for name in names)))
+    return cells, frozenset(names)
+
+
+@pytest.mark.usefixtures("spawned_workers")
+def test_every_cell_is_done_and_accidents_stay_where_they_happen(tmp_path: Path) -> None:
+    heard = defaultdict(list)
+    cells, names = put(tmp_path, "a", "die", "raise", "refuse", "b")
+    work_locally(cells, accident_prone, names, 2, lambda cell, event, value: heard[cell.name].append((event, value)))
+    for name in ("a", "b"):
+        assert heard[name][0] == ("started", None)
+        assert heard[name][-1] == ("done", CellEnd(name.upper()))
+    assert heard["die"][-1] == ("failed", "its process died with exit code 3")
+    assert heard["refuse"][-1] == ("failed", "key 'x' is wrong")
+    event, message = heard["raise"][-1]
+    assert event == "failed"
+    assert "ValueError: an accident" in message
+
+
+def interrupt(cell: Cell, event: str, value: object) -> None:
+    if event == "done":
+        raise KeyboardInterrupt
+
+
+def test_leaving_early_ends_the_processes_and_gives_their_cells_back(tmp_path: Path) -> None:
+    cells = Cells(tmp_path)
+    plan = plan_of(200)
+    cells.put(plan)
+    names = frozenset(cell.name for cell in plan.cells)
+    with pytest.raises(KeyboardInterrupt):
+        work_locally(cells, Toys(tmp_path), names, 2, interrupt)
+    status = status_of(Cells(tmp_path))
+    assert status.failed == {}
+    assert not [one for one in status.running if one.life == "alive"]
+
+
+def refusing(_plan: Plan) -> Work:
+    raise ConfigError("cells of another task")
+
+
+def test_what_no_worker_may_train_is_said_in_its_words(tmp_path: Path) -> None:
+    cells, names = put(tmp_path, "a")
+    with pytest.raises(ConfigError, match="cells of another task"):
+        work_locally(cells, refusing, names, 1, lambda *_: None)
+    assert status_of(cells).waiting == 1
