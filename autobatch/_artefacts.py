@@ -190,7 +190,7 @@ def found_again(text: str, folder: Path) -> Path:
         The path; it need not exist.
     """
     shipped = artefact_roots()[-1] / "envs" / text
-    if Path(text).name == text and shipped.exists():
+    if Path(text).name == text != ".." and shipped.exists():
         return shipped
     return Path(os.path.normpath(Path(os.path.abspath(folder)) / expand_home(text)))
 

@@ -1,10 +1,11 @@
 """Names resolve in the working directory, then $AUTOBATCH_PATH, then what is shipped."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from autobatch._artefacts import artefact_names, find_artefact, holds_beacons, library_names
+from autobatch._artefacts import artefact_names, find_artefact, found_again, holds_beacons, library_names, portable
 from autobatch._errors import ConfigError, UnknownNameError
 
 
@@ -92,3 +93,9 @@ def test_hidden_files_are_no_artefacts(places):
     assert not {"._mine", "_mine"} & {*artefact_names("policies")}
     assert "._task" not in {*artefact_names("envs"), *library_names()}
     assert not holds_beacons(task)
+
+
+def test_the_folder_above_is_found_again(tmp_path: Path) -> None:
+    """It is written as two dots, which are the name of nothing that is shipped."""
+    assert portable(tmp_path, tmp_path / "run") == ".."
+    assert found_again("..", tmp_path / "run") == tmp_path

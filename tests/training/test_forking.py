@@ -43,7 +43,7 @@ def take(monkeypatch: pytest.MonkeyPatch, taken: bool) -> None:
 
 @pytest.fixture(autouse=True)
 def starting_at_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autobatch.policies.steer._scouts.SIZE", 8)
+    monkeypatch.setattr("autobatch.policies.steer._search.SIZE", 8)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

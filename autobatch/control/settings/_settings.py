@@ -130,8 +130,6 @@ class Settings:
             check_kind(value, kinds, what)
         ruled = Rates.of(rates)
         if scouts is not None:
-            if not isinstance(scouts, ScoutReport):
-                raise ConfigError(f"scouts: expected what autobatch.scout returned, got {scouts!r}")
             batch_sizes = scouts.batch_sizes if batch_sizes is None else batch_sizes
             if ruled.learning_rates is None:
                 ruled = replace(ruled, learning_rates=scouts.learning_rates)

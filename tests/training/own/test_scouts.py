@@ -313,7 +313,7 @@ def test_arguments_that_cannot_be_used(wrong: dict[str, Any], message: str, tmp_
 
 
 def test_what_is_no_report_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"scouts: expected what autobatch\.scout returned, got 'x'"):
+    with pytest.raises(ConfigError, match="scouts: expected ScoutReport, got 'x'"):
         AutoBatchController(policy="steer", scouts="x")  # type: ignore[arg-type]
 
 
