@@ -37,7 +37,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies.steer import MOST, Scout
 from autobatch.policies.steer._scouts import choose_scout
-from autobatch.policies.steer._search import plan_scouts, start_without_scouts
+from autobatch.policies.steer._search import _nearest, plan_scouts, start_without_scouts
 from autobatch.training import load_task, task_info
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,8 +134,12 @@ def short(epochs: int) -> list[float]:
     return lost
 
 
-def searched(task: str) -> list[tuple[float, float, float]]:
-    """Return for each seed the margin of steer's pick, and how far it ends above the best scout and the best rate."""
+def searched(task: str) -> list[tuple[float, float, float, float]]:
+    """Return for each seed the margin of steer's pick, and how far it ends above the best scout and the best rate.
+
+    Last comes how far above the best rate the pick of as many fixed scouts ends, the simplest rule: at a sixth, a half
+    and five sixths of the span of the list.
+    """
     library = BeaconLibrary.load(ROOT / "envs" / task)
     info = task_info(load_task(ROOT / "envs" / task), library)
     own = {(one.lr, one.seed): one for one in library.beacons if one.batch_size == 32}
@@ -155,8 +159,13 @@ def searched(task: str) -> list[tuple[float, float, float]]:
         choice = choose_scout(scouts)
         assert choice.scout is not None
         assert choice.margin is not None
-        end = ends[scouts[choice.scout].lr]
-        found.append((choice.margin, end - min(ends[scout.lr] for scout in scouts), end - min(ends.values())))
+        end, lowest = ends[scouts[choice.scout].lr], min(ends.values())
+        fixed = min(
+            {_nearest(info.learning_rates, place) for place in (1 / 6, 1 / 2, 5 / 6)},
+            key=lambda lr: at(own[lr, seed].rows["train_loss"], plan.epochs),
+        )
+        above = end - min(ends[scout.lr] for scout in scouts)
+        found.append((choice.margin, above, end - lowest, ends[fixed] - lowest))
     return found
 
 
@@ -181,9 +190,13 @@ def main() -> None:
             (f"{CLOSE:.0%} or more", [pick for pick in picks if pick[0] >= CLOSE]),
             ("less", [pick for pick in picks if pick[0] < CLOSE]),
         ):
-            _, scout, rate = (np.array(column) for column in zip(*some, strict=True))
+            _, scout, rate, _ = (np.array(column) for column in zip(*some, strict=True))
             above = " | ".join(f"{column.mean():.3f}, {column.max():.2f}" for column in (scout, rate))
             print(f"| {told} | {len(some)} | {int((scout <= 0.0).sum())} | {above} |")
+        ends = {"steer's search": 2, "three fixed rates": 3}
+        for told, column in ends.items():
+            some = np.array([pick[column] for pick in picks])
+            print(f"{told}: {some.mean():.3f} above the best rate of the list, {some.max():.2f} at worst")
         return
     if asked.short:
         for epochs in (3, 4, 5, 6, 8, 10):
