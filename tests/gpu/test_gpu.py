@@ -140,6 +140,27 @@ def controlled(
     )
 
 
+def train_epoch(
+    controller: AutoBatchController,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: tuple[TensorDataset, Tensor, Tensor],
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    numbers, x, y = loader
+    for (batch,) in DataLoader(numbers, batch_sampler=controller.batch_sampler):
+        with controller.step() as step:
+            loss = F.cross_entropy(model(x[batch]), y[batch])
+            step.backward(loss if scaler is None else scaler.scale(loss))
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
+    controller.end_epoch(val_loss=1.0)
+
+
 def test_a_step_that_is_not_measured_waits_for_nothing(
     loader: tuple[TensorDataset, Tensor, Tensor], device: torch.device
 ) -> None:
@@ -169,24 +190,13 @@ def test_a_step_that_is_not_measured_waits_for_nothing(
 
 
 def test_a_grad_scaler_changes_no_figure(loader: tuple[TensorDataset, Tensor, Tensor], device: torch.device) -> None:
-    numbers, x, y = loader
     traces = []
     for scale in (None, 2.0**10):
         model = model_of("mlp").to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         scaler = None if scale is None else torch.amp.GradScaler(device.type, init_scale=scale)
         controller = controlled(model, optimizer, scaler=scaler)
-        for (batch,) in DataLoader(numbers, batch_sampler=controller.batch_sampler):
-            with controller.step() as step:
-                loss = F.cross_entropy(model(x[batch]), y[batch])
-                step.backward(loss if scaler is None else scaler.scale(loss))
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
-            optimizer.zero_grad()
-        controller.end_epoch(val_loss=1.0)
+        train_epoch(controller, model, optimizer, loader, scaler)
         traces.append([one.trace for one in controller.measurements])
     assert traces[0] == pytest.approx(traces[1], rel=1e-4)
 
@@ -199,7 +209,6 @@ def test_a_measured_step_without_memory_leaves_the_training_as_it_is(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    numbers, x, y = loader
     weights = []
     for measure in (False, True):
         model = model_of("mlp").to(device)
@@ -208,12 +217,7 @@ def test_a_measured_step_without_memory_leaves_the_training_as_it_is(
         with monkeypatch.context() as patch:
             if measure:
                 patch.setattr(torch.linalg, "eigvalsh", full)
-            for (batch,) in DataLoader(numbers, batch_sampler=controller.batch_sampler):
-                with controller.step() as step:
-                    step.backward(F.cross_entropy(model(x[batch]), y[batch]))
-                optimizer.step()
-                optimizer.zero_grad()
-            controller.end_epoch(val_loss=1.0)
+            train_epoch(controller, model, optimizer, loader)
             assert controller.measurements == ()
         weights.append([parameter.detach().cpu() for parameter in model.parameters()])
     for one, other in zip(*weights, strict=True):
@@ -233,22 +237,13 @@ def group(device: torch.device, tmp_path: Path) -> Iterator[None]:
 def test_ddp_of_one_process_measures_what_the_model_alone_does(
     loader: tuple[TensorDataset, Tensor, Tensor], device: torch.device
 ) -> None:
-    numbers, x, y = loader
     traces = []
     for distributed in (False, True):
         model = model_of("resnet").to(device)
-        if distributed:
-            wrapped: nn.Module = DistributedDataParallel(model)
-        else:
-            wrapped = model
+        wrapped = DistributedDataParallel(model) if distributed else model
         optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
         controller = controlled(wrapped, optimizer)
-        for (batch,) in DataLoader(numbers, batch_sampler=controller.batch_sampler):
-            with controller.step() as step:
-                step.backward(F.cross_entropy(wrapped(x[batch]), y[batch]))
-            optimizer.step()
-            optimizer.zero_grad()
-        controller.end_epoch(val_loss=1.0)
+        train_epoch(controller, wrapped, optimizer, loader)
         traces.append([one.trace for one in controller.measurements])
     assert traces[0] == pytest.approx(traces[1], rel=1e-4)
 
