@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from autobatch._errors import MeasureError, near_names
 from autobatch.fisher._arithmetic import note_low_precision
-from autobatch.fisher._capture import Capture
-from autobatch.fisher._exact import ExactCapture
 from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
+from autobatch.fisher.capture import Capture, ExactCapture
 from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram import (
     MAX_MEMORY,
@@ -161,7 +160,7 @@ class FisherProbe:
         if self._bn == "exact":
             self._capture = ExactCapture(self._model, self._sink, self._counted)
             if self._said().said:
-                self._capture.problem = MeasureError(_NOT_EXACT)
+                self._capture.notes.problem = MeasureError(_NOT_EXACT)
         else:
             self._capture = Capture(
                 self._model,
@@ -190,7 +189,7 @@ class FisherProbe:
             self._measurement = self._measured(capture)
         capture.close()
         self._sink = None
-        self._seconds += capture.seconds + time.perf_counter() - start
+        self._seconds += capture.notes.seconds + time.perf_counter() - start
 
     def _said(self) -> Samples:
         return Samples(self.samples, self.batch_dim)
@@ -313,30 +312,30 @@ class FisherProbe:
         exchanged: Callable[[], Tensor] | None = None,
         sink: GramSink | None = None,
     ) -> Measurement:
-        sink = sink or self._sink
+        notes, sink = capture.notes, sink or self._sink
         assert sink is not None
         try:
             if exchanged is None:
                 capture.finish()
             gram = sink.result() if exchanged is None else exchanged()
         except MeasureError as problem:
-            return Measurement(capture.bn, capture.gradient_eps, problem)
+            return Measurement(notes.bn, notes.gradient_eps, problem)
         except Exception as error:
-            return Measurement(capture.bn, capture.gradient_eps, caused("the Gram matrix", error))
+            return Measurement(notes.bn, notes.gradient_eps, caused("the Gram matrix", error))
         blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
-        note_low_precision(capture.gradient_eps, gram.device.type)
+        note_low_precision(notes.gradient_eps, gram.device.type)
         with torch.no_grad():
             shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
-            starts = itertools.accumulate(capture.batches, initial=0)
+            starts = itertools.accumulate(notes.batches, initial=0)
             checks = []
-            for start, batch, expected in zip(starts, capture.batches, capture.checks, strict=False):
+            for start, batch, expected in zip(starts, notes.batches, notes.checks, strict=False):
                 own = (gram if shared is None else shared)[start : start + batch, start : start + batch]
                 found = sink.sums if isinstance(sink, StreamingGram) else None
                 checks.append(SumCheck.of(batch, expected, found, own))
-            scale: Tensor | float = float(sum(capture.batches)) if self._mean and shared is None else 1.0
+            scale: Tensor | float = float(sum(notes.batches)) if self._mean and shared is None else 1.0
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
-        return Measurement(capture.bn, capture.gradient_eps, None, gram=gram, scale=scale, blocks=blocks, checks=checks)
+        return Measurement(notes.bn, notes.gradient_eps, None, gram=gram, scale=scale, blocks=blocks, checks=checks)
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
-from autobatch.fisher import FisherProbe, _capture
-from autobatch.fisher._anchor import anchor
+from autobatch.fisher import FisherProbe
+from autobatch.fisher.capture import _ledgers
+from autobatch.fisher.capture._anchor import anchor
 
 from .zoo_reference import error_of, gram_of_probe, gram_of_samples
 
@@ -154,7 +155,7 @@ def test_gradients_taken_from_j_are_all_there(name: str) -> None:
 
 def test_a_use_that_left_the_graph_keeps_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should a hook be cut off after all, that is an error, and no parameter is left without its gradient."""
-    monkeypatch.setattr(_capture, "anchor", lambda output, _: (output, lambda gradient: gradient))
+    monkeypatch.setattr(_ledgers, "anchor", lambda output, _: (output, lambda gradient: gradient))
     model, step = model_and_step(RETURNED["linear-relu"])
     step(slice(None)).backward()
     expected, model.layer.weight.grad = model.layer.weight.grad, None

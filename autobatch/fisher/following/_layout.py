@@ -6,7 +6,7 @@ of the model's input, and every function moves it, keeps it or loses it.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -62,6 +62,11 @@ class Claim:
         self.confirmed = confirmed
 
 
+def stand(claims: Iterable[Claim]) -> bool:
+    """Whether no claim was found to be wrong."""
+    return all(claim.confirmed is not False for claim in claims)
+
+
 @dataclass(frozen=True)
 class BatchLayout:
     """Dimension ``dim`` is (outer, B, inner) in row-major order: the batch alone, or merged with other dimensions.
@@ -86,7 +91,7 @@ class BatchLayout:
     @property
     def refuted(self) -> bool:
         """Whether a claim that this rests on was wrong."""
-        return any(claim.confirmed is False for claim in self.claims)
+        return not stand(self.claims)
 
     def samples_first(self, tensor: Tensor, batch: int) -> Tensor:
         """Return a tensor of this layout with its samples in front.

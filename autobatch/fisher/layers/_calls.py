@@ -1,13 +1,15 @@
 """What a rule sees of one call of a torch function, and what it gives back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from autobatch._errors import MeasureError
+from autobatch.fisher.following._keeping import FIRST_ONLY
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
 
@@ -69,64 +71,100 @@ class Contribution:
     output: int = 0
 
 
-class Call(Protocol):
-    """One call of a torch function during the forward pass, as a rule sees it."""
+@dataclass(frozen=True)
+class Before:
+    """What a function is about to change, and what else it needs to be run again.
 
-    @property
-    def function(self) -> Callable[..., Any]:
-        """The torch function."""
-        ...
+    Attributes:
+        tensor: the first argument of a function that changes it in place, as it was.
+        edge: where that was in the graph.
+        random_state: the generator's state.
+        states: (version, copy) of other tensors that it might change, such as running statistics, by id.
+    """
 
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """Its positional arguments."""
-        ...
+    tensor: Tensor | None = None
+    edge: GradientEdge | None = None
+    random_state: Tensor | None = None
+    states: Mapping[int, tuple[int, Tensor]] = field(default_factory=dict)
 
-    @property
-    def kwargs(self) -> Mapping[str, Any]:
-        """Its keyword arguments."""
-        ...
 
-    @property
-    def outputs(self) -> list[Tensor]:
-        """The tensors that it returned."""
-        ...
+NOTHING = Before()
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a torch function during the forward pass.
+
+    Attributes:
+        function: the torch function.
+        name: its name.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        tensors: all tensors among them.
+        outputs: the tensors that it returned.
+        batch: B.
+        lies: gives where the batch lies in a tensor, from it and what it is there, or raises MeasureError.
+        was: what it was about to change.
+        tap: what its weights' gradients are taken from, if anything.
+        used: the weights among its arguments, by id.
+        assumed: where the batch is taken to lie in tensors that do not descend from it, by id.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    tensors: list[Tensor]
+    outputs: list[Tensor]
+    batch: int
+    lies: Callable[[Tensor, str], BatchLayout]
+    was: Before = NOTHING
+    tap: Any = None
+    used: dict[int, Weight] = field(default_factory=dict)
+    assumed: dict[int, BatchLayout] = field(default_factory=dict)
 
     @property
     def node(self) -> Any:
-        """The call's own node in the autograd graph."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        ...
+        """Its own node in the autograd graph."""
+        return self.outputs[0].grad_fn if self.tap is None else self.tap.node
 
     @property
     def before(self) -> Tensor | None:
         """The first argument as it was before a function that changes it in place."""
-        ...
+        return self.was.tensor
 
     @property
-    def states(self) -> Mapping[int, Tensor]:
-        """What the function has changed besides, such as running statistics, as it was before: by id."""
-        ...
+    def states(self) -> dict[int, Tensor]:
+        """What it has changed besides, such as running statistics, as it was before: by id."""
+        versions = {id(tensor): tensor._version for tensor in self.tensors}
+        return {key: kept for key, (version, kept) in self.was.states.items() if versions[key] != version}
+
+    @property
+    def heeded(self) -> list[Tensor]:
+        """The tensors of which it takes more than the shape."""
+        return self.tensors[:1] if self.name in FIRST_ONLY else self.tensors
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether complex numbers are in it."""
+        return any(tensor.is_complex() for tensor in self.tensors + self.outputs)
 
     def weight(self, tensor: Any) -> Weight | None:
         """Return the weight that a tensor is in this call."""
-        ...
+        return self.used.get(id(tensor)) if isinstance(tensor, Tensor) else None
 
     def weights(self) -> list[Weight]:
         """Return all weights among the arguments, each once."""
-        ...
+        return list(self.used.values())
 
     def layout(self, tensor: Tensor) -> BatchLayout:
         """Return where the batch lies in an input, or raise MeasureError."""
-        ...
+        return self.assumed.get(id(tensor)) or self.lies(tensor, "the input")
 
     def output_layout(self, index: int) -> BatchLayout:
         """Return where the batch lies in an output, or raise MeasureError."""
-        ...
+        output = self.outputs[index]
+        return self.assumed.get(id(output)) or self.lies(output, "the output")
 
 
 Rule = Callable[[Call], list[Contribution]]

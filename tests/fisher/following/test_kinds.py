@@ -240,7 +240,7 @@ class Rounded(torch.autograd.Function):
 
 def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
-    monkeypatch.setattr("autobatch.fisher._capture.KEEPING", keeping)
+    monkeypatch.setattr("autobatch.fisher.capture._following.KEEPING", keeping)
     for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h, lambda h: Halved.apply(h).relu()):
         with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):
             probed(Between(between), randn(B, C)).gram()
@@ -389,7 +389,7 @@ def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: p
         raise ZeroDivisionError("in the measure")
 
     model, x = Between(torch.tanh), randn(B, C)
-    monkeypatch.setattr("autobatch.fisher._capture._norm", fails)
+    monkeypatch.setattr("autobatch.fisher.capture._ledgers._norm", fails)
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())

@@ -1,6 +1,5 @@
 """``bn="exact"``: the derivative of each sample's loss through the batch statistics, one backward pass a sample."""
 
-import time
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._measurement import caused
+from autobatch.fisher.capture._notes import Guarded, Notes
 from autobatch.fisher.gram._jacobians import DenseJacobian
 from autobatch.fisher.gram._sink import GramSink
 from autobatch.fisher.layers._functions import tensors_of
@@ -24,15 +23,13 @@ class ExactCapture:
         model: the model, without wrappers.
         sink: takes one sample's gradients after the other's.
         counted: names of the parameters that are measured; None for all.
+
+    Attributes:
+        notes: what is known of the step besides F.
     """
 
     def __init__(self, model: nn.Module, sink: GramSink, counted: frozenset[str] | None) -> None:
-        self.problem: MeasureError | None = None
-        self.bn = "none"
-        self.gradient_eps = 0.0
-        self.seconds = 0.0
-        self.batches: list[int] = []
-        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
+        self.notes = Notes(model)
         self._model = model
         self._sink = sink
         self._counted = counted
@@ -48,17 +45,17 @@ class ExactCapture:
     def _called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not torch.is_grad_enabled():
             return
-        if self.batches:
-            self.problem = MeasureError('the model was called twice in one measured step, with bn="exact"')
+        if self.notes.batches:
+            self.notes.problem = MeasureError('the model was called twice in one measured step, with bn="exact"')
             return
         batch = tensors_of(args, kwargs)[0].shape[0]
-        self.batches.append(batch)
+        self.notes.batches.append(batch)
         self._outputs = [tensor for tensor in tensors_of((output,)) if tensor.requires_grad]
         if any(tensor.ndim == 0 or tensor.shape[0] != batch for tensor in self._outputs):
-            self.problem = MeasureError(f'bn="exact" needs outputs with the batch (B = {batch}) as dimension 0')
+            self.notes.problem = MeasureError(f'bn="exact" needs outputs with the batch (B = {batch}) as dimension 0')
         for module in self._model.modules():
             if isinstance(module, _BatchNorm):
-                self.bn = "exact" if module.training or self.bn == "exact" else "eval"
+                self.notes.bn = "exact" if module.training or self.notes.bn == "exact" else "eval"
 
     def backward(self, loss: Tensor) -> None:
         """Take B backward passes for J, and then the loss's own.
@@ -66,15 +63,9 @@ class ExactCapture:
         Args:
             loss: of this step, a scalar.
         """
-        if self.problem is None and self._outputs:
-            start = time.perf_counter()
-            try:
+        if self.notes.problem is None and self._outputs:
+            with Guarded(self.notes, 'bn="exact"'):
                 self._measure(loss)
-            except MeasureError as error:
-                self.problem = error
-            except Exception as error:
-                self.problem = caused('bn="exact"', error)
-            self.seconds += time.perf_counter() - start
         loss.backward()  # type: ignore[no-untyped-call]
 
     def _measure(self, loss: Tensor) -> None:
@@ -87,7 +78,7 @@ class ExactCapture:
         arriving = torch.autograd.grad(loss, self._outputs, retain_graph=True, allow_unused=True)
         pairs = [(out, g) for out, g in zip(self._outputs, arriving, strict=True) if g is not None]
         outputs = [output for output, _ in pairs]
-        for sample in range(self.batches[0]):
+        for sample in range(self.notes.batches[0]):
             masked = [torch.zeros_like(gradient) for _, gradient in pairs]
             for mask, (_, gradient) in zip(masked, pairs, strict=True):
                 mask[sample] = gradient[sample]
@@ -96,9 +87,9 @@ class ExactCapture:
             for (name, _), row in zip(parameters, rows, strict=True):
                 if row is not None:
                     self._sink.add(name, [DenseJacobian(row.reshape(1, len(row) if row.ndim else 1, -1))])
-                    self.gradient_eps = max(self.gradient_eps, torch.finfo(row.dtype).eps)
+                    self.notes.gradient_eps = max(self.notes.gradient_eps, torch.finfo(row.dtype).eps)
         whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-        self.checks = [
+        self.notes.checks = [
             {
                 name: ([torch.linalg.vector_norm(g, dtype=torch.float64)], torch.finfo(g.dtype).eps)
                 for (name, _), g in zip(parameters, whole, strict=True)
@@ -113,9 +104,9 @@ class ExactCapture:
 
     def finish(self) -> None:
         """Raise MeasureError where something in the step could not be measured."""
-        if self.problem is not None:
-            raise self.problem
-        if not self.batches:
+        if self.notes.problem is not None:
+            raise self.notes.problem
+        if not self.notes.batches:
             raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
-        if not self.checks:
+        if not self.notes.checks:
             raise MeasureError('bn="exact" needs probe.backward(loss) instead of loss.backward()')

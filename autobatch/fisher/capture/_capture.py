@@ -1,0 +1,245 @@
+"""Capture one forward and backward pass: every use of every trainable parameter, handed on as per-sample gradients.
+
+``Following`` knows where samples lie, ``Weights`` which tensors are weights, ``Uses`` what a call owes to them, and
+``Ledgers`` what they receive. Here is what the model and torch tell of: calls of modules and functions.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MethodWrapperType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.capture._following import Following
+from autobatch.fisher.capture._ledgers import Ledgers
+from autobatch.fisher.capture._notes import Guarded, Notes
+from autobatch.fisher.capture._uses import ALONE, Uses
+from autobatch.fisher.capture._weights import Weights
+from autobatch.fisher.following._layout import IN_FRONT, LostBatch
+from autobatch.fisher.following._samples import Samples
+from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.layers._calls import Call
+from autobatch.fisher.layers._functions import ASSIGNING, PROPERTIES, is_composite, name_of, opened, tensors_of
+from autobatch.fisher.layers._modules import MODULE_RULES, module_contributions
+from autobatch.fisher.layers._rules import rule_for
+
+
+class Capture(TorchFunctionMode):
+    """The state of one measured step. It never raises into the training: the first problem is kept in ``notes``.
+
+    A step may have several passes, each one call of the model and its backward pass, where the sink takes them.
+
+    Args:
+        model: the model, without wrappers, whose call inside the body tells B and where the batch comes in.
+        bn: ``"rows"`` or ``"eval"``.
+        sink: takes the per-sample gradients of each parameter.
+        passes: how many passes the step has.
+        samples: gives what a sample is in the model's input, anew for each call.
+        rows: whether weights may get the sum of their per-sample gradients as their gradient.
+        counted: names of the parameters that are measured; None for all.
+
+    Attributes:
+        notes: what is known of the step besides F.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bn: str,
+        sink: GramSink,
+        passes: int,
+        samples: Callable[[], Samples],
+        *,
+        rows: bool,
+        counted: frozenset[str] | None,
+    ) -> None:
+        super().__init__()
+        self.notes = Notes(model)
+        self._sink = sink
+        self._passes = passes
+        self._samples = samples
+        device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        self._ledgers = Ledgers(self.notes, sink, device, rows=rows)
+        self._weights = Weights(model, counted, self._ledgers.open)
+        self._following = Following(self.notes, self._weights, bn)
+        self._uses = Uses(self.notes, self._weights, self._following, self._ledgers)
+        self._opaque = 0
+        self._opening: list[Callable[..., Any]] = []
+        # The last pre-hook: it sees the input as the model's forward gets it.
+        self._handles: list[RemovableHandle] = [
+            model.register_forward_pre_hook(self._model_called, with_kwargs=True),
+            model.register_forward_hook(self._model_done, with_kwargs=True),
+        ]
+        for module in model.modules():
+            if type(module) in MODULE_RULES:
+                self._handles.append(module.register_forward_pre_hook(self._enter_module))
+                self._handles.append(module.register_forward_hook(self._leave_module, always_call=True))
+
+    # -- functions --------------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one torch function and note what it means for measuring.
+
+        Args:
+            func: the function.
+            types: types of its tensor arguments; not used.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Returns:
+            What the function returns.
+        """
+        kwargs = kwargs or {}
+        if self.notes.problem is not None or self._opaque:
+            return func(*args, **kwargs)
+        name = name_of(func)
+        telling = type(func) is not MethodWrapperType or name in PROPERTIES
+        # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
+        if not torch.is_grad_enabled():
+            output = func(*args, **kwargs)
+            if telling and self._following.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
+                with self._guarded(name):
+                    follow, tensors = self._following, tensors_of(args, kwargs)
+                    outputs = tensors_of((args[0] if name in ASSIGNING else output,))
+                    follow.watch(Call(func, name, args, kwargs, tensors, outputs, follow.batch, follow.layout))
+            return output
+        if not telling:
+            if name == "__set__" and self._following.knows(args[0]):  # x.data = ...
+                self._following.put(args[0], LostBatch("data.__set__"))
+            return func(*args, **kwargs)
+        tap = None
+        with self._guarded(name):
+            tensors, weighted, before = self._uses.look_at(func, name, args, kwargs)
+            if weighted and self._ledgers.tapping:
+                tap = self._uses.tap(func, args, kwargs, tensors)
+        if self.notes.problem is not None:
+            return func(*args, **kwargs)
+        if weighted and is_composite(func) and func not in self._opening and rule_for(func, name) is None:
+            self._opening.append(func)  # one that dispatches to others by itself comes back here
+            try:
+                with self:
+                    return opened(func)(*args, **kwargs)
+            finally:
+                self._opening.pop()
+        output = func(*args, **kwargs) if tap is None else tap.run()
+        with self._guarded(name):
+            if tensors and (weighted or not self._following.stays(name, tensors, output)):
+                follow, outputs = self._following, tensors_of((args[0] if name in ASSIGNING else output,))
+                call = Call(func, name, args, kwargs, tensors, outputs, follow.batch, follow.layout, before, tap)
+                self._uses.see(call)
+        return output
+
+    def _guarded(self, name: str) -> Guarded:
+        return Guarded(self.notes, f"{name}() could not be followed")
+
+    # -- the model --------------------------------------------------------------------------------------------------
+
+    def _model_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled() or self.notes.problem is not None:
+            return
+        with Guarded(self.notes, "the call of the model could not be followed"), torch._C.DisableTorchFunction():
+            self._begin(tensors_of(args, kwargs))
+
+    def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Refuse a first argument whose leading size is not the batch's, as another argument and the output show."""
+        if not torch.is_grad_enabled() or self.notes.problem is not None:
+            return
+        with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
+            batch = self._following.batch
+            sizes = {tensor.shape[0] for tensor in tensors_of(args, kwargs) if tensor.ndim}
+            results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
+            if results and results[0] != batch and results[0] in sizes and not self._samples().said:
+                raise MeasureError(
+                    f"the model's first tensor has {batch} rows, but another argument and the output have"
+                    f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
+                    " samples=..."
+                )
+
+    def _begin(self, tensors: list[Tensor]) -> None:
+        """Begin a pass with the tensors that the model is called with, or go on with it."""
+        samples, before = self._samples(), self._following.batch
+        again = samples.rows is not None and before and not self._ledgers.fired
+        if not again and len(self.notes.batches) == self._passes:
+            raise MeasureError(
+                "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
+                " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
+                " micro_batches=...; where one backward pass follows several calls, say samples=..., 1 for one row"
+                if self._passes == 1
+                else f"the model was called more than micro_batches={self._passes} times in one measured step"
+            )
+        batch, layouts, grouping = samples.of(tensors)
+        if not again:
+            self._next_pass(batch)
+        elif batch != before:
+            raise MeasureError(f"samples: the model was called with {before} samples, and then with {batch}")
+        self._following.begin(tensors, layouts, grouping)
+
+    def _next_pass(self, batch: int) -> None:
+        if self.notes.batches:
+            if not self._ledgers.fired:
+                raise MeasureError("call backward() on each micro-batch before the next one's forward pass")
+            self._end_pass()
+        self._following.batch = batch
+        self.notes.batches.append(batch)
+        self._sink.begin(batch)
+
+    # -- modules that have a rule of their own ----------------------------------------------------------------------
+
+    def _enter_module(self, _: nn.Module, __: Any) -> None:
+        self._opaque += 1
+
+    def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._opaque -= 1
+        if self._opaque or self.notes.problem is not None or not torch.is_grad_enabled():
+            return
+        rule = f"the gram rule of {type(module).__name__}"
+        with Guarded(self.notes, rule), torch._C.DisableTorchFunction():
+            found = self._weights.among(module.parameters())
+            contributions = module_contributions(module, args, output, found, self._following.batch)
+            self._following.put(output, IN_FRONT)
+            if contributions:
+                self._ledgers.owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Remove every hook; a graph that outlives the body is inert from then on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._ledgers.close()
+        self._following.end_pass()
+        self._weights.close()
+
+    def finish(self) -> None:
+        """End the last pass; raise MeasureError where something in the step could not be measured."""
+        if self.notes.problem is not None:
+            raise self.notes.problem
+        passes = len(self.notes.batches)
+        if not passes:
+            raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
+        if passes != self._passes:
+            raise MeasureError(f"micro_batches={self._passes}, but the model was called {passes} times inside the body")
+        self._end_pass()
+
+    def _end_pass(self) -> None:
+        self._ledgers.check(self._weights.made_of(), ALONE)
+        if self._following.reentrant:
+            raise MeasureError(
+                "some use of a parameter was not seen: a block checkpointed with use_reentrant=True runs where nothing"
+                " can follow samples: use use_reentrant=False"
+            )
+        if not self._ledgers.fired:
+            raise MeasureError(
+                "no gradient arrived: run the backward pass of the loss inside the body, with a trainable parameter"
+            )
+        self._uses.end_pass()
+        self._ledgers.end_pass()
+        self._following.end_pass()
+        self._weights.end_pass()

@@ -1,0 +1,314 @@
+"""Where the samples lie in the tensors of one pass: followed from the model's input through every call."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.utils.checkpoint import CheckpointFunction
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.capture._notes import Notes
+from autobatch.fisher.capture._weights import Weights
+from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
+from autobatch.fisher.following._layout import (
+    IN_FRONT,
+    STAYING,
+    BatchLayout,
+    Claim,
+    Layout,
+    Layouts,
+    LostBatch,
+    layer_keeps,
+    overwritten_in,
+    propagate,
+    settle_claims,
+    written_into,
+)
+from autobatch.fisher.layers._calls import Call
+from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
+
+Found = list[tuple[Tensor, Layout]]
+"""Tensors of a call that descend from the batch, with where it lies in them."""
+
+
+class Following:
+    """Follows the samples of one pass.
+
+    Args:
+        notes: of the step; samples that act on each other are noted as ``bn``.
+        weights: of the step.
+        bn: ``"rows"`` or ``"eval"``.
+
+    Attributes:
+        batch: B; 0 before the model was called.
+        claimed: whether some layout rests on a claim.
+        reentrant: whether a block was checkpointed such that nothing in it is seen.
+    """
+
+    def __init__(self, notes: Notes, weights: Weights, bn: str) -> None:
+        self._notes = notes
+        self._weights = weights
+        self._wanted_bn = bn
+        self.batch = 0
+        self.reentrant = False
+        self.end_pass()
+
+    def end_pass(self) -> None:
+        """Forget all tensors."""
+        self.claimed = False
+        self._grouping: Grouping | None = None
+        self._layouts = Layouts()
+        self._outside: dict[int, weakref.ref[Tensor]] = {}
+        self._written: dict[int, torch.UntypedStorage] = {}
+        self._inside: set[int] = set()
+
+    def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping | None) -> None:
+        """Take the tensors that the model is called with, where the batch lies in them, and how samples are indexed."""
+        self._grouping = grouping
+        for tensor in tensors:
+            if (layout := layouts.get(id(tensor))) is not None:
+                self.put(tensor, layout)
+            elif tensor not in self._weights:
+                self.leave_out(tensor)
+
+    def put(self, tensor: Tensor, layout: Layout) -> None:
+        """Note where the batch lies in a tensor."""
+        self._layouts[tensor] = layout
+
+    def leave_out(self, tensor: Tensor) -> None:
+        """Note that a tensor does not descend from the batch."""
+        self._outside[id(tensor)] = weakref.ref(tensor)
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor was seen to descend from the batch."""
+        return self._layouts.get(tensor) is not None
+
+    # -- what lies where --------------------------------------------------------------------------------------------
+
+    def standing(self, tensor: Tensor, changed: bool = False) -> Layout | None:
+        """Return the layout of a tensor, unless it is unknown or rests on a refuted claim.
+
+        Args:
+            tensor: the tensor.
+            changed: whether the call has changed it in place, and it is as unknown as it was before.
+
+        Returns:
+            The layout, or None.
+        """
+        layout = self._layouts.get(tensor)
+        if layout is not None and id(tensor) in self._inside and isinstance(tensor.grad_fn, BackwardCFunction):
+            layout = None  # seen in the body of a custom function, whose backward pass may do something else
+            self._inside.discard(id(tensor))
+        if layout is None and not changed and self.batch and tensor not in self._weights:
+            layout = self._unseen(tensor)
+        return None if layout is None or (self.claimed and _refuted(layout)) else layout
+
+    def _unseen(self, tensor: Tensor) -> Layout | None:
+        """Return the layout of a tensor that no function was seen to return; None where it is none of the batch's."""
+        outside = self._outside.get(id(tensor))
+        if outside is not None and outside() is tensor:
+            return None
+        layout: Layout | None = None
+        if self._written and tensor.layout is torch.strided and tensor.untyped_storage()._cdata in self._written:
+            layout = LostBatch("a change in place of memory that it shares")
+        elif isinstance(tensor.grad_fn, BackwardCFunction):
+            layout = self._through_custom_function(tensor, tensor.grad_fn)
+        elif tensor.grad_fn is not None:
+            layout = LostBatch(
+                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, scripts and extensions hide functions),"
+            )
+        if layout is not None:
+            self._layouts[tensor] = layout
+        return layout
+
+    def _through_custom_function(self, tensor: Tensor, node: Any) -> Layout | None:
+        """Return the layout of what a custom autograd function returned, which runs unseen."""
+        kind = getattr(type(node), "_forward_cls", type(node))
+        parents = [parent for parent, _ in node.next_functions]
+        if weights := self._weights.behind(parents):
+            self._weights.make(tensor, weights)  # such as a straight-through estimator
+            return None
+        name = f"{kind.__name__}.apply"
+        self.reentrant |= kind is CheckpointFunction
+        own = kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON
+        if kind not in KEEPING and not own:
+            return LostBatch(name)
+        found = {
+            known
+            for other, known in self._layouts.items()
+            if other.grad_fn in parents and other.grad_fn is not None and other.shape == tensor.shape
+        }
+        if len(found) == 1:
+            return found.pop()
+        return IN_FRONT if not found and tensor.ndim and tensor.shape[0] == self.batch else LostBatch(name)
+
+    def layout(self, tensor: Tensor, role: str) -> BatchLayout:
+        """Return where the batch lies in a tensor.
+
+        Args:
+            tensor: an input or output of a call.
+            role: what it is there, for error messages.
+
+        Returns:
+            Its layout, which may rest on a claim.
+
+        Raises:
+            MeasureError: where it does not carry the batch, or its samples could not be followed.
+        """
+        layout = self.standing(tensor)
+        if self.batch == 1 and tensor.ndim:
+            return BatchLayout(0, tensor.shape[0])
+        if isinstance(layout, BatchLayout):
+            return layout
+        through = ""
+        if isinstance(layout, LostBatch):
+            through = f"through {layout.function}{'' if ' ' in layout.function else '()'} "
+        custom = through.removeprefix("through ").removesuffix(".apply() ")
+        declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
+        raise MeasureError(
+            f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
+            f" (B = {self.batch}) in one dimension, in order{declared if through.endswith('.apply() ') else ''}; say"
+            " what a sample is with samples=...; or freeze the parameter with requires_grad_(False) to leave it out"
+            " of F"
+        )
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
+        """Note the layout of a function's output in the most frequent case: nothing moves."""
+        if self.claimed or name not in STAYING or not isinstance(output, Tensor):
+            return False
+        if self._inside and any(id(tensor) in self._inside for tensor in tensors):
+            return False
+        first = self._layouts.get(tensors[0])
+        if not isinstance(first, BatchLayout) or output.shape != tensors[0].shape:
+            return False
+        for tensor in tensors[1:]:
+            if self._layouts.get(tensor) is not first or tensor.ndim != output.ndim:
+                return False
+        self._layouts[output] = first
+        return True
+
+    def follow(self, call: Call) -> Found:
+        """Follow the samples through a call.
+
+        Returns:
+            What of the call carries the batch for certain, or rests on claims that stand.
+        """
+        changed = call.args[0] if changes_in_place(call.name) and isinstance(call.args[0], Tensor) else None
+        found = [
+            (tensor, layout)
+            for tensor in call.heeded
+            if (layout := self.standing(tensor, tensor is changed)) is not None
+        ]
+        if found and self.claimed:
+            settle_claims(
+                call.function,
+                call.name,
+                args=call.args,
+                kwargs=call.kwargs,
+                carriers=found,
+                tensors=call.tensors,
+                outputs=call.outputs,
+                batch=self.batch,
+            )
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+        if found:
+            self._move(call, found)
+            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            if call.name == "batch_norm":
+                self._note_batch_norm(call)
+        return found
+
+    def watch(self, call: Call) -> None:
+        """Follow the samples through a call without grad mode."""
+        found = [(tensor, layout) for tensor in call.heeded if (layout := self._layouts.get(tensor)) is not None]
+        found = [(tensor, layout) for tensor, layout in found if isinstance(layout, LostBatch) or not layout.claims]
+        if found:
+            self._move(call, found)
+            self._inside |= {id(tensor) for tensor in call.outputs}
+
+    def _move(self, call: Call, found: Found) -> None:
+        """Note where the batch lies in the outputs."""
+        if call.name in ASSIGNING:
+            before = self._layouts.get(call.args[0])
+            self._move_into(*call.args)
+            self._spread(call.args[0], before)
+            return
+        source, first = found[0]
+        output = call.outputs[0] if call.outputs else source
+        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
+            self._layouts[output] = IN_FRONT
+            return
+        claims = only_claims(found)
+        for index, output in enumerate(call.outputs):
+            before = self._layouts.get(output)
+            layout, coupled = propagate(
+                call.function,
+                call.name,
+                args=call.args,
+                kwargs=call.kwargs,
+                carriers=found,
+                tensors=call.tensors,
+                output=output,
+                index=index,
+                batch=self.batch,
+                samples=self._grouping,
+            )
+            if isinstance(layout, LostBatch) and claims:
+                # Nothing will settle them: the weight's rows are then shared by all samples, which is right anyway.
+                for claim in claims:
+                    claim.settle(confirmed=False)
+                return
+            if layout is not None:
+                self._layouts[output] = layout
+                if coupled:
+                    self._notes.bn = "rows"
+                if changes_in_place(call.name) or call.kwargs.get("out") is not None:
+                    self._spread(output, before)
+
+    def _spread(self, changed: Tensor, before: Layout | None) -> None:
+        """Note what a change in place means for other tensors of the same memory: their samples are not known."""
+        after = self._layouts.get(changed)
+        if after is None or after == before or changed.layout is not torch.strided:
+            return
+        for other in self._layouts.sharing(changed):
+            self._layouts[other] = LostBatch("a change in place of memory that it shares")
+        storage = changed.untyped_storage()
+        self._written[storage._cdata] = storage
+
+    def _move_into(self, base: Tensor, index: Any, value: Any) -> None:
+        """Note where the batch lies after ``base[index] = value``."""
+        if not isinstance(value, Tensor):
+            return
+        before, layout = self.standing(base, changed=True), self.standing(value)
+        if isinstance(before, BatchLayout):
+            if not overwritten_in(base, index, value, layout=before, value_layout=layout, batch=self.batch):
+                self._layouts[base] = LostBatch("__setitem__")
+        elif before is None and layout is not None:
+            taken = written_into(base, index, value, layout, self.batch) if isinstance(layout, BatchLayout) else None
+            self._layouts[base] = taken or LostBatch("__setitem__")
+        if isinstance(layout, LostBatch) and base.is_floating_point():
+            self._notes.bn = "rows"
+
+    def _note_batch_norm(self, call: Call) -> None:
+        training = bool(call.kwargs.get("training", call.args[5] if len(call.args) > 5 else False))
+        if training and self._wanted_bn == "eval":
+            raise MeasureError('bn="eval" was asked for, but a BatchNorm layer runs in train mode: call model.eval()')
+        if training or self._notes.bn == "none":
+            self._notes.bn = "rows" if training else "eval"
+
+
+def only_claims(found: Found) -> tuple[Claim, ...]:
+    """Return the open claims that layouts rest on, if all of them do."""
+    layouts = [layout for _, layout in found if isinstance(layout, BatchLayout) and layout.open_claims]
+    if len(layouts) < len(found):
+        return ()
+    return tuple(dict.fromkeys(claim for layout in layouts for claim in layout.open_claims))
+
+
+def _refuted(layout: Layout) -> bool:
+    return isinstance(layout, BatchLayout) and layout.refuted

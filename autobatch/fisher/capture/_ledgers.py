@@ -1,0 +1,324 @@
+"""What each trainable parameter is owed and receives in one pass: the hooks that meet the gradients."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from autobatch._errors import MeasureError
+from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
+from autobatch.fisher.capture._anchor import anchor
+from autobatch.fisher.capture._notes import Guarded, Notes
+from autobatch.fisher.capture._tap import Tap
+from autobatch.fisher.following._layout import Claim, stand
+from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._sink import GramSink, StreamingGram
+from autobatch.fisher.layers._calls import Contribution, Root, Weight, dense
+from autobatch.fisher.layers._functions import without_hooks
+from autobatch.fisher.layers._generic import one_by_one
+
+_TWICE = (
+    "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty, or another"
+    " torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
+)
+# Numbers that a CPU adds up in float32 to better than 1e-6.
+_LONG_SUM = 1 << 16
+
+
+@dataclass
+class _Ledger:
+    """One parameter's.
+
+    Attributes:
+        root: the parameter.
+        uses: the claims that each of its uses rests on.
+        fired: uses whose gradient has arrived.
+        received: J of these, until it is handed on.
+        norms: of the gradients that the parameter itself got.
+        eps: machine epsilon of the gradients' arithmetic.
+    """
+
+    root: Root
+    uses: list[tuple[Claim, ...]] = field(default_factory=list)
+    fired: int = 0
+    received: list[Jacobian] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    eps: float = 0.0
+
+    @property
+    def owed(self) -> int:
+        """Uses that count."""
+        return sum(stand(claims) for claims in self.uses)
+
+
+class Ledgers:
+    """The ledgers of one step.
+
+    Args:
+        notes: of the step.
+        sink: takes the per-sample gradients of each parameter.
+        rows: whether weights may get the sum of their per-sample gradients as their gradient.
+        device: type of the device that the gradients live on.
+
+    Attributes:
+        tapping: whether calls are to be tapped, so that weights get that sum.
+        arrived: whether a gradient has arrived in this pass.
+        pulling_back: whether J of a computed weight is being taken back to its roots.
+    """
+
+    def __init__(self, notes: Notes, sink: GramSink, device: str, *, rows: bool) -> None:
+        self._notes = notes
+        self._sink = sink
+        self._rows = sink if rows and isinstance(sink, StreamingGram) else None
+        self._float32_eps = reduced_eps(device)
+        self.tapping = self._rows is not None
+        self.arrived = self.pulling_back = self._closed = False
+        self._by_id: dict[int, _Ledger] = {}
+        self._tapped: list[Tap] = []
+        self._handles: list[RemovableHandle] = []
+        self._pass_handles: list[RemovableHandle] = []
+
+    @property
+    def fired(self) -> bool:
+        """Whether any use's gradient has arrived in this pass."""
+        return any(ledger.fired for ledger in self._by_id.values())
+
+    def open(self, root: Root) -> None:
+        """Open a parameter's ledger."""
+        self._by_id[id(root.tensor)] = ledger = _Ledger(root)
+
+        def hook(gradient: Tensor) -> None:
+            if not self.pulling_back and self._notes.batches:
+                with Guarded(self._notes, root.name, ""), torch.no_grad():
+                    ledger.norms.append(_norm(gradient))
+
+        self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
+
+    def _note(self, contribution: Contribution, claims: tuple[Claim, ...]) -> None:
+        for root in contribution.weight.roots:
+            self._by_id[id(root.tensor)].uses.append(claims)
+
+    # -- through a tap ----------------------------------------------------------------------------------------------
+
+    def owe_tapped(self, tap: Tap, contributions: list[Contribution], site: tuple[str, str]) -> None:
+        """Register what a tapped call owes to its weights.
+
+        Args:
+            tap: of the call.
+            contributions: what it owes.
+            site: parameter and function, for messages.
+        """
+        tap.owed, tap.site, tap.take = contributions, site, partial(self._take, tap)
+        self._tapped.append(tap)
+        for contribution in contributions:
+            self._note(contribution, ())
+
+    def _take(self, tap: Tap, gradient: Tensor) -> dict[int, Tensor] | None:
+        """Take the per-sample gradients of a tapped call, and return their sums by the id of the weight."""
+        self.arrived = True
+        if self._notes.problem is not None or self._closed:
+            return None
+        owed, tap.owed = tap.owed, []
+        sums: dict[int, Tensor] = {}
+        with Guarded(self._notes, *tap.site):
+            if not owed or torch.is_grad_enabled():
+                raise MeasureError(_TWICE)
+            with exact_arithmetic(gradient.device.type):
+                for each in owed:
+                    key, own = id(each.weight.tensor), self._summed(each, gradient)
+                    sums[key] = sums[key] + own if key in sums else own
+        return sums if self._notes.problem is None else None
+
+    def _summed(self, contribution: Contribution, gradient: Tensor) -> Tensor:
+        """Take what one weight of a tapped call is owed, and return the sum over samples in the weight's own order."""
+        weight = contribution.weight
+        ledger = self._by_id[id(weight.roots[0].tensor)]
+        self._note_eps(weight, gradient)
+        jacobian = contribution.jacobian(gradient)
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        total = torch.empty(weight.target.shape, dtype=dtype, device=gradient.device)
+        if ledger.owed == 1 and self._rows is not None:
+            ledger.fired += 1
+            self._rows.add(ledger.root.name, [jacobian], total)
+        else:
+            jacobian.total(total)
+            self._credit(ledger, jacobian)
+        total = total.to(weight.tensor.dtype)
+        return total.mT if weight.transposed else total
+
+    # -- through hooks on outputs -----------------------------------------------------------------------------------
+
+    def owe(
+        self,
+        outputs: list[Tensor],
+        contributions: list[Contribution],
+        tensors: Sequence[Tensor],
+        site: tuple[str, str],
+        *,
+        claims: tuple[Claim, ...] = (),
+        overwritten: GradientEdge | None = None,
+    ) -> None:
+        """Register what a call owes to its weights, and wait for the gradients of its outputs.
+
+        Args:
+            outputs: of the call.
+            contributions: what it owes.
+            tensors: its arguments.
+            site: parameter and function, for messages.
+            claims: what this rests on.
+            overwritten: where its first output was in the graph, if that is a weight which it has changed in place.
+        """
+        anchors = {index: anchor(outputs[index], tensors) for index in {each.output for each in contributions}}
+        by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
+        for contribution in contributions:
+            weight = contribution.weight
+            edge = None
+            if weight.made:
+                replaced = overwritten is not None and weight.tensor is outputs[0]
+                edge = overwritten if replaced else get_gradient_edge(weight.tensor)
+            by_output.setdefault(contribution.output, []).append((contribution, edge))
+            self._note(contribution, claims)
+        for index, group in by_output.items():
+            hooked, part = anchors[index]
+            hook = self._output_hook(group, claims, site, part)
+            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
+
+    def _output_hook(
+        self,
+        owed: list[tuple[Contribution, GradientEdge | None]],
+        claims: tuple[Claim, ...],
+        site: tuple[str, str],
+        part: Callable[[Tensor], Tensor],
+    ) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            self.arrived = True
+            if self._notes.problem is not None or self.pulling_back:
+                return
+            with Guarded(self._notes, *site):
+                if not owed:
+                    raise MeasureError(_TWICE)
+                if stand(claims):
+                    with exact_arithmetic(gradient.device.type):
+                        gradient = part(gradient.detach())
+                        for contribution, edge in owed:
+                            self._receive(contribution, edge, gradient)
+            owed.clear()  # and with them the inputs they keep
+
+        return hook
+
+    def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
+        self._note_eps(contribution.weight, gradient)
+        jacobian = contribution.jacobian(gradient)
+        roots = [root.tensor for root in contribution.weight.roots]
+        if edge is None:
+            self._credit(self._by_id[id(roots[0])], jacobian)
+            return
+        made = contribution.weight.tensor
+        values, batch = jacobian.block(0, jacobian.rows), self._notes.batches[-1]
+        if made.is_complex():
+            values = torch.view_as_complex(values.view(batch, *made.shape, 2))
+        values = values.view(batch, *made.shape).to(made.dtype)
+        self.pulling_back = True
+        try:
+            with without_hooks(roots):
+                pulled = one_by_one(edge, roots, values)
+        finally:
+            self.pulling_back = False
+        for tensor, rows in zip(roots, pulled, strict=True):
+            self._credit(self._by_id[id(tensor)], dense(rows))
+
+    # -- either way -------------------------------------------------------------------------------------------------
+
+    def _note_eps(self, weight: Weight, gradient: Tensor) -> None:
+        eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
+        eps = max(eps, weight.eps)
+        self._notes.gradient_eps = max(self._notes.gradient_eps, eps)
+        for root in weight.roots:
+            ledger = self._by_id[id(root.tensor)]
+            ledger.eps = max(ledger.eps, eps)
+
+    def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
+        ledger.fired += 1
+        ledger.received.append(jacobian)
+        if ledger.fired == ledger.owed:
+            self._settle(ledger)
+
+    def _settle(self, ledger: _Ledger) -> None:
+        """Hand on J of a parameter; over several uses it is summed before the Gram product."""
+        received, ledger.received = ledger.received, []
+        if received:
+            self._sink.add(ledger.root.name, received)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def check(self, alone: set[int], why: str) -> None:
+        """Hold the gradients that parameters got to the uses that were seen.
+
+        Args:
+            alone: ids of the parameters that something was computed of.
+            why: what is wrong with those.
+
+        Raises:
+            MeasureError: where a parameter got a gradient that no use accounts for.
+        """
+        for key, ledger in self._by_id.items():
+            if ledger.norms and not ledger.owed:
+                where = self._notes.describe(ledger.root.name)
+                if key in alone:
+                    raise MeasureError(f"{where}: {why}")
+                raise MeasureError(
+                    f"{where} got a gradient, but its use was not seen. It may lie in a"
+                    " scripted module, a block checkpointed with use_reentrant=True or a custom autograd function:"
+                    " use use_reentrant=False, give the module a rule with register_gram_rule, or freeze it"
+                )
+
+    def end_pass(self) -> None:
+        """Hand on what is left, note what the gradients were, and begin afresh."""
+        ledgers = self._by_id.values()
+        for ledger in ledgers:
+            with torch.no_grad():
+                self._settle(ledger)
+        self._notes.checks.append({ledger.root.name: (ledger.norms, ledger.eps) for ledger in ledgers if ledger.norms})
+        for ledger in ledgers:
+            ledger.uses, ledger.fired, ledger.norms, ledger.eps = [], 0, [], 0.0
+        for handle in self._pass_handles:
+            handle.remove()
+        self._pass_handles = []
+        self.arrived = False
+
+    def close(self) -> None:
+        """Remove every hook; a graph that outlives the body is inert from then on."""
+        for handle in self._handles + self._pass_handles:
+            handle.remove()
+        self._handles, self._pass_handles = [], []
+        self._closed = True
+        for tap in self._tapped:
+            tap.owed = []
+        self._tapped = []
+        for ledger in self._by_id.values():
+            ledger.uses = []
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """Return the norm of a gradient, NaN for one that is not held in full.
+
+    In two stages, the second in float64: in one, the CPU's float32 sum over a million entries is off by 1e-5, which is
+    more than the check of the sums allows for, and float64 throughout takes thirty times as long.
+    """
+    if gradient.layout is not torch.strided:
+        return torch.full((), torch.nan, dtype=torch.float32, device=gradient.device)
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
+    dtype = gradient.dtype if gradient.dtype in {torch.float32, torch.float64} else torch.float32
+    if gradient.ndim > 1:
+        kept = 0  # what follows lies together in memory, across which a sum takes ten times as long
+        if gradient.numel() > _LONG_SUM * gradient.shape[0]:
+            kept = max(range(gradient.ndim), key=lambda dim: gradient.shape[dim])
+        others = tuple(dim for dim in range(gradient.ndim) if dim != kept)
+        gradient = torch.linalg.vector_norm(gradient, dim=others, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    return norm

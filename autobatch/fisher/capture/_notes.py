@@ -1,0 +1,72 @@
+"""What is known of a measured step besides F, and the guard around everything that measuring does in the training."""
+
+import time
+from typing import Any
+
+from torch import Tensor, nn
+
+from autobatch._errors import MeasureError
+from autobatch.fisher._measurement import caused
+
+
+class Notes:
+    """What a step leaves besides F.
+
+    Args:
+        model: the model.
+
+    Attributes:
+        problem: the first, if something could not be measured; it is kept, for nothing is raised into the training.
+        bn: what a column of J means under BatchNorm.
+        gradient_eps: machine epsilon of the gradients' arithmetic.
+        seconds: that measuring took within the body.
+        batches: samples of each pass.
+        checks: for each pass, the norms of the gradients that each parameter got, by name, and their machine epsilon.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.problem: MeasureError | None = None
+        self.bn = "none"
+        self.gradient_eps = 0.0
+        self.seconds = 0.0
+        self.batches: list[int] = []
+        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
+        self._model = model
+
+    def describe(self, name: str, function: str = "") -> str:
+        """Return a parameter and the function that uses it, in words."""
+        path = name.rpartition(".")[0]
+        kind = type(self._model.get_submodule(path)).__name__
+        owner = f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
+        return f"parameter {name!r} of {owner}" + (f" in {function}()" if function else "")
+
+
+class Guarded:
+    """Times what measuring does within the training; what goes wrong in it is the step's problem, and nobody else's.
+
+    Args:
+        notes: of the step.
+        what: what is measured; or the name of a parameter.
+        function: of a parameter, the function that uses it, or "".
+    """
+
+    def __init__(self, notes: Notes, what: str, function: str | None = None) -> None:
+        self._notes = notes
+        self._what = what
+        self._function = function
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> bool:
+        notes = self._notes
+        notes.seconds += time.perf_counter() - self._start
+        if not isinstance(error, Exception):
+            return False
+        what = self._what if self._function is None else notes.describe(self._what, self._function)
+        if not isinstance(error, MeasureError):
+            error = caused(what, error)
+        elif self._function is not None:
+            error = MeasureError(f"{what}: {error}")
+        notes.problem = notes.problem or error
+        return True

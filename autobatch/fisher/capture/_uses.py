@@ -1,0 +1,215 @@
+"""Uses of weights: what each call owes to the weights among its arguments."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import get_gradient_edge
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.capture._following import Following, only_claims
+from autobatch.fisher.capture._ledgers import Ledgers
+from autobatch.fisher.capture._notes import Notes
+from autobatch.fisher.capture._tap import Tap, tappable
+from autobatch.fisher.capture._weights import Weights
+from autobatch.fisher.following._layout import BatchLayout, Claim
+from autobatch.fisher.gram._jacobians import products_are_cheaper
+from autobatch.fisher.layers._calls import NOTHING, Before, Call, Contribution, NoRuleError, Weight
+from autobatch.fisher.layers._functions import changes_in_place, tensors_of
+from autobatch.fisher.layers._generic import generic
+from autobatch.fisher.layers._rules import CLAIMABLE, rule_for
+
+ALONE = (
+    "its result does not descend from the model's input and never meets what does, so no per-sample gradient exists:"
+    " give each sample its own rows, or freeze the parameter"
+)
+# Functions of a matrix alone whose result is the matrix transposed.
+_TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
+# Functions with parameters that draw random numbers.
+_RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"})
+
+
+class Uses:
+    """Sees the calls of one pass, and registers with the ledgers what each owes.
+
+    Args:
+        notes: of the step.
+        weights: of the step.
+        following: where the samples lie.
+        ledgers: of the weights.
+    """
+
+    def __init__(self, notes: Notes, weights: Weights, following: Following, ledgers: Ledgers) -> None:
+        self._notes = notes
+        self._weights = weights
+        self._following = following
+        self._ledgers = ledgers
+        self._claims: list[Claim] = []
+
+    # -- before a call ----------------------------------------------------------------------------------------------
+
+    def look_at(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Tensor], bool, Before]:
+        """Return a call's tensors, whether weights are among them, and what the call may change."""
+        tensors = tensors_of(args, kwargs)
+        if self._following.batch and changes_in_place(name) and isinstance(args[0], Tensor):
+            self._following.standing(args[0])  # afterwards it is at another place in the graph
+        weighted = any(self._weight(tensor) is not None for tensor in tensors)
+        return tensors, weighted, self._snapshot(function, name, args, tensors) if weighted else NOTHING
+
+    def _weight(self, tensor: Tensor) -> Weight | None:
+        """Return the weight that a tensor is, unless it carries the batch."""
+        weight = self._weights.get(tensor)
+        if (
+            weight is None
+            and isinstance(tensor.grad_fn, BackwardCFunction)
+            and self._following.standing(tensor) is None
+        ):
+            weight = self._weights.get(tensor)
+        return weight
+
+    def _snapshot(
+        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], tensors: list[Tensor]
+    ) -> Before:
+        if changes_in_place(name) and isinstance(args[0], Tensor):
+            edge = get_gradient_edge(args[0]) if args[0] in self._weights else None
+            return Before(args[0].detach().clone(), edge)
+        states = {}
+        if rule_for(function, name) is None:
+            states = {
+                id(tensor): (tensor._version, tensor.detach().clone())
+                for tensor in tensors
+                if not tensor.requires_grad and not self._following.knows(tensor)
+            }
+        if states or name in _RANDOM:
+            return Before(random_state=torch.get_rng_state() if name in _RANDOM else None, states=states)
+        return NOTHING
+
+    def tap(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[Tensor]
+    ) -> Tap | None:
+        """Return the tap of a call whose weights are to get the sum of their per-sample gradients."""
+        if not tappable(function, tensors):
+            return None
+        weights = [weight for tensor in tensors if (weight := self._weight(tensor)) is not None]
+        layouts = [layout for tensor in tensors if (layout := self._following.standing(tensor)) is not None]
+        followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
+        if not layouts or not followed or any(weight.made for weight in weights):
+            return None
+        if function is F.linear and self._in_pairs(*args[:2]):
+            return None  # J is not formed, and the library sums as fast
+        return Tap(function, args, kwargs, {id(weight.tensor) for weight in weights})
+
+    def _in_pairs(self, x: Tensor, weight: Tensor | None = None) -> bool:
+        """Whether a linear layer's part of F is made without J."""
+        if weight is None or not x.numel():
+            return False
+        batch = self._following.batch
+        return products_are_cheaper(batch, x.numel() // (batch * x.shape[-1]), *weight.shape, summed=True)
+
+    # -- after it ---------------------------------------------------------------------------------------------------
+
+    def see(self, call: Call) -> None:
+        """Follow the samples through a call, and register what it owes to its weights."""
+        found = self._following.follow(call)
+        carrying = {id(tensor) for tensor, _ in found}
+        for tensor in call.heeded:
+            if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None:
+                call.used[id(tensor)] = weight
+        if not found and not call.used:
+            for output in call.outputs:
+                if output.grad_fn is not None:
+                    self._following.leave_out(output)
+        if not (call.used or self._following.claimed) or not any(output.requires_grad for output in call.outputs):
+            return
+        claims = only_claims(found)
+        if found and not claims:
+            if call.used:
+                self._meet(call)
+        elif parents := self._weights.among(call.heeded):
+            self._derive(call, claims, parents)
+
+    def _meet(self, call: Call) -> None:
+        """Note a use of weights together with the batch."""
+        site = (call.weights()[0].name, call.name)
+        contributions: list[Contribution] = []
+        try:
+            if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
+                raise MeasureError("with sparse=True it has no plain per-sample gradients: leave it off")
+            if (rule := rule_for(call.function, call.name)) and not call.is_complex:
+                with contextlib.suppress(NoRuleError):
+                    contributions = rule(call)
+            if not _covers(contributions, call):
+                contributions = generic(call, call.was.random_state, self._notes.describe(*site))
+        except MeasureError as error:
+            raise MeasureError(f"{self._notes.describe(*site)}: {error}") from error
+        if call.was.edge is not None:
+            self._weights.forget(call.args[0])
+        if call.tap is not None:
+            self._ledgers.owe_tapped(call.tap, contributions, site)
+        else:
+            self._ledgers.owe(call.outputs, contributions, call.tensors, site, overwritten=call.was.edge)
+
+    def _derive(self, call: Call, claims: tuple[Claim, ...], parents: list[Weight]) -> None:
+        """Note a function of weights without the batch: its result is a weight too, or has a row for each sample."""
+        first, output = parents[0], call.outputs[0]
+        if any(result in self._weights and result is not call.args[0] for result in call.outputs):
+            return
+        if output is first.tensor and not first.made:
+            return
+        if call.name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made:
+            swapped = (output.shape, output.stride()) != (first.tensor.shape, first.tensor.stride())
+            self._weights.add(Weight(output, first.roots, first.transposed != swapped))
+            return
+        if call.used:
+            self._assume(call, claims)
+        for result in call.outputs:
+            if result.requires_grad:
+                self._weights.make(result, parents)
+
+    def _assume(self, call: Call, claims: tuple[Claim, ...]) -> None:
+        """Note a use of weights on what may have a row for each sample."""
+        site = (call.weights()[0].name, call.name)
+        rule = rule_for(call.function, call.name) if claims else CLAIMABLE.get(call.function)
+        contributions: list[Contribution] = []
+        if rule is not None and not call.is_complex and call.batch > 1:
+            claims = claims or self._claim(call, self._notes.describe(*site))
+            if claims:
+                with contextlib.suppress(NoRuleError, MeasureError):
+                    contributions = rule(call)
+        if _covers(contributions, call):
+            self._claims += [claim for claim in claims if claim not in self._claims]
+            self._ledgers.owe(call.outputs, contributions, call.tensors, site, claims=claims)
+        else:
+            for claim in claims:
+                claim.settle(confirmed=False)
+
+    def _claim(self, call: Call, where: str) -> tuple[Claim, ...]:
+        # Dimension 0 of what the weight is used on, or expanded to, is taken for the batch.
+        output = call.outputs[0]
+        leading = next((tensor for tensor in call.tensors if id(tensor) not in call.used), output)
+        for tensor in (leading, output):
+            if not tensor.ndim or not tensor.shape[0] or tensor.shape[0] % call.batch:
+                return ()
+        claim = Claim(where)
+        self._following.claimed = True
+        layout = BatchLayout(0, 1, (claim,))
+        call.assumed[id(leading)] = call.assumed[id(output)] = layout
+        self._following.put(output, layout)
+        return (claim,)
+
+    def end_pass(self) -> None:
+        """End the pass; raise MeasureError where a weight met no sample."""
+        claims, self._claims = self._claims, []
+        for claim in claims:
+            if claim.confirmed is None:
+                raise MeasureError(f"{claim.where}: {ALONE}")
+
+
+def _covers(contributions: list[Contribution], call: Call) -> bool:
+    return {id(contribution.weight) for contribution in contributions} == {id(weight) for weight in call.weights()}

@@ -1,0 +1,89 @@
+"""Which tensors are weights: the trainable parameters of a model, and what is computed of them alone."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autobatch.fisher.layers._calls import Root, Weight
+
+
+class Weights:
+    """The weights of one step.
+
+    Args:
+        model: the model.
+        counted: names of the parameters that are measured; None for all.
+        found: told of each parameter.
+    """
+
+    def __init__(self, model: nn.Module, counted: frozenset[str] | None, found: Callable[[Root], None]) -> None:
+        self._model = model
+        self._counted = counted
+        self._found = found
+        self._roots: set[int] = set()
+        self._sharded = False
+        self._by_id: dict[int, Weight] = {}
+        self._find_parameters()
+
+    def _find_parameters(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            if hasattr(parameter, "device_mesh"):
+                # FSDP shows the whole parameter, another object, while the module runs.
+                self._sharded = True
+            elif self._counted is not None and name not in self._counted:
+                continue
+            elif parameter.requires_grad and id(parameter) not in self._roots:
+                root = Root(name, parameter)
+                self._roots.add(id(parameter))
+                self.add(Weight(parameter, (root,)))
+                self._found(root)
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._by_id
+
+    def get(self, tensor: Tensor) -> Weight | None:
+        """Return the weight that a tensor is, or None."""
+        weight = self._by_id.get(id(tensor))
+        if weight is None and self._sharded and type(tensor) is nn.Parameter and tensor.requires_grad:
+            self._find_parameters()
+            weight = self._by_id.get(id(tensor))
+        return weight
+
+    def among(self, tensors: Iterable[Tensor]) -> list[Weight]:
+        """Return the weights among tensors."""
+        return [weight for tensor in tensors if (weight := self._by_id.get(id(tensor))) is not None]
+
+    def add(self, weight: Weight) -> None:
+        """Add a weight."""
+        self._by_id[id(weight.tensor)] = weight
+
+    def make(self, tensor: Tensor, parents: list[Weight]) -> None:
+        """Add what was computed of weights alone."""
+        roots = {id(root.tensor): root for weight in parents for root in weight.roots}
+        eps = max(torch.finfo(tensor.dtype).eps, *(weight.eps for weight in parents))
+        self.add(Weight(tensor, tuple(roots.values()), made=True, eps=eps))
+
+    def forget(self, tensor: Tensor) -> None:
+        """Leave out a tensor that is no weight any more."""
+        self._by_id.pop(id(tensor))
+
+    def behind(self, nodes: list[Any]) -> list[Weight] | None:
+        """Return the weights that nodes of the graph lead to, or None where one leads to something else."""
+        made = {weight.tensor.grad_fn: weight for weight in self._by_id.values() if weight.made}
+        found = [made.get(node) or self._by_id.get(id(getattr(node, "variable", None))) for node in nodes]
+        weights = [weight for weight in found if weight is not None]
+        return weights if weights and len(weights) == len(nodes) else None
+
+    def made_of(self) -> set[int]:
+        """Return the ids of the parameters that something was made of in this pass."""
+        return {id(root.tensor) for weight in self._by_id.values() if weight.made for root in weight.roots}
+
+    def end_pass(self) -> None:
+        """Keep the parameters alone."""
+        self._by_id = {key: weight for key, weight in self._by_id.items() if not weight.made}
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._by_id = {}
