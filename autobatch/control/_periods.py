@@ -9,6 +9,7 @@ from autobatch._errors import AutoBatchError
 from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._declared import Declared
+from autobatch.control._finite import all_finite
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
@@ -35,6 +36,7 @@ class Periods:
         recorder: tells loggers.
         declared: what the loop has said of itself.
         log: keeps the run.
+        steered: whether schedule and end are the policy's to say.
         advise: whether the loop is only advised.
     """
 
@@ -51,6 +53,7 @@ class Periods:
         recorder: Recorder,
         declared: Declared,
         log: RunLog,
+        steered: bool,
         advise: bool,
     ) -> None:
         self._ranks = ranks
@@ -62,8 +65,10 @@ class Periods:
         self._rates = rates
         self._recorder = recorder
         self._log = log
+        self._steered = steered
         self._advise = advise
         self._declared = declared
+        self._diverged: str | None = None
         self.watcher: Callable[[Mapping[str, float]], None] | None = None
         """Called at the end of each period with the figures that the loop gave, NaN within an epoch."""
 
@@ -91,9 +96,10 @@ class Periods:
             val_error: share of validation examples classified wrongly, where known.
             train_loss: mean training loss, where known.
         """
-        for name, value in (("train_loss", train_loss), ("val_loss", val_loss), ("val_error", val_error)):
-            if value is not None and not math.isfinite(value):
-                _LOG.warning("epoch %d: %s is %s; nothing is changed for that", self._course.epoch + 1, name, value)
+        given = {"train_loss": train_loss, "val_loss": val_loss, "val_error": val_error}
+        unsound = {name: value for name, value in given.items() if value is not None and not math.isfinite(value)}
+        if unsound:
+            self._take_unsound(unsound)
         self._course.end()
         if not self._period.batches:  # it was stopped where its last period ended, which has counted its samples
             self._period.samples.restore(())
@@ -102,6 +108,22 @@ class Periods:
             "validation_loss": figure(val_loss),
             "validation_error": figure(val_error),
         })
+
+    def _take_unsound(self, figures: Mapping[str, float]) -> None:
+        """Say that figures are no numbers; end a training that has diverged where its end is the policy's to say."""
+        epoch = self._course.epoch + 1
+        if all_finite(self._rates.parameters):
+            for name, value in figures.items():
+                _LOG.warning("epoch %d: %s is %s; nothing is changed for that", epoch, name, value)
+            return
+        name, value = next(iter(figures.items()))
+        ends = self._steered and not self._advise
+        if self._diverged is None:
+            self._diverged = f"diverged: {name} is {value} and the parameters are no longer finite after epoch {epoch}"
+            told = "it ends here" if ends else "nothing more will come of it"
+            _LOG.warning("the training has %s; %s, and a lower learning rate is needed", self._diverged, told)
+        if ends:
+            self._course.stop(self._diverged)
 
     def redecide(self) -> None:
         """Have the decision for the coming period made again.
@@ -175,7 +197,7 @@ class Periods:
                 "measuring_share_modelled": self._plan.modelled_share,
                 "measuring_budget": self._plan.budget or None,
             }
-            self._log.end(self._course.stopped, facts)
+            self._log.end(self._diverged or self._course.stopped, facts)
 
     def _row(self, decision: DecisionRecord, applied: float) -> EpochRow:
         """Return what is kept of an epoch that has just ended.

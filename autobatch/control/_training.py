@@ -126,6 +126,7 @@ class Training:
             recorder=self.recorder,
             declared=Declared(settings),
             log=self.log,
+            steered=self.task.steered,
             advise=advise,
         )
         self.stepping = Stepping(
@@ -180,6 +181,7 @@ class Training:
             milestone_factor=rates.milestone_factor,
             dataset=settings.task.dataset,
             adaptive=self.rates.adaptive,
+            guessing=None if settings.scouts is None else settings.scouts.guessing,
         )
 
     def _config(self, facts: dict[str, Any], planned: int, device: torch.device) -> LoopConfig:

@@ -37,7 +37,8 @@ class TaskInfo:
             none or nobody says.
         dataset: name of the data set, such as ``"mnist"``; empty where it is not known.
         adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam does.
-        guessing: training loss of one who guesses, log K for K classes; None where it is not known.
+        guessing: training loss of one who guesses, log K for K classes, or of a network before its first step; None
+            where it is not known.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """A policy that ends the training and sets the rate's factor, in a loop of one's own."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from autobatch import ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, DecisionRecord, MeasureAtInterval, Rates
+from autobatch.control.run import load_summary
 from autobatch.policies import Decision, Observation, TaskInfo
 
 EXAMPLES = 16
@@ -172,3 +174,33 @@ def test_the_steered_schedule_falls_over_the_last_two_fifths_where_no_factor_is_
 def test_another_name_of_a_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="schedule='cosine': expected a function of progress, or 'steered'"):
         Loop(rates=Rates(schedule="cosine"))
+
+
+@pytest.mark.parametrize("steered", [True, False])
+def test_a_training_that_has_diverged_ends_where_its_end_is_the_policys(
+    steered: bool, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    loop = Loop(
+        Steering(Decision(4, 0.1, "hold")), rates=Rates(steered=True) if steered else Rates(), out=tmp_path / "run"
+    )
+    with torch.no_grad():
+        loop.model.weight.fill_(float("nan"))
+    for _ in range(1 if steered else 5):
+        for indices in loop.controller.batches():
+            loop.train(indices)
+        loop.controller.end_epoch(val_loss=float("nan"))
+    diverged = "diverged: val_loss is nan and the parameters are no longer finite after epoch 1"
+    assert loop.controller.stopped_because == (diverged if steered else None)
+    assert loop.controller.finished
+    assert caplog.text.count("the training has diverged") == 1
+    summary = load_summary(tmp_path / "run")
+    assert (summary.stopped_because, summary.ended_early) == (diverged, None)
+
+
+def test_a_figure_that_is_missing_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(Steering(Decision(4, 0.1, "hold")))
+    for indices in loop.controller.batches():
+        loop.train(indices)
+    loop.controller.end_epoch(val_loss=float("nan"))
+    assert "val_loss is nan; nothing is changed for that" in caplog.text
+    assert not loop.controller.finished

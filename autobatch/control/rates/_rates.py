@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -119,6 +119,11 @@ class OptimizerRates:
         self._tidy()
         owned = self._optimizer.param_groups[0] if self._owners is None else self._owners[0]
         return float(self._effective(0, owned["lr"], self._lr if lr is None else lr))
+
+    @property
+    def parameters(self) -> Iterator[Tensor]:
+        """What the optimizer trains."""
+        return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
 
     @property
     def decays(self) -> bool:

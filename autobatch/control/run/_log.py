@@ -216,13 +216,16 @@ class RunLog:
         best, missing = (None, "the controller was given none") if self.library is None else best_beacon(self.library)
         lost = next((name for name in _FIGURES if math.isinf(getattr(row, name))), None)
         figures = {name: plain(getattr(row, name)) for name in _FIGURES}
+        how = "finished" if lost is None else f"diverged: the {lost.replace('_', ' ')} is not finite"
+        if stopped is not None and stopped.startswith("diverged: "):
+            how, stopped = stopped, None
         return Summary(
             task=self.config.task.name,
             policy=self.config.policy.name,
             seed=self.config.seed,
             device=self.config.device,
             epochs=row.epoch,
-            stopped_because="finished" if lost is None else f"diverged: the {lost.replace('_', ' ')} is not finite",
+            stopped_because=how,
             test_error=None,
             test_loss=None,
             **figures,

@@ -199,12 +199,11 @@ class SteerPolicy:
     def _lay_length(self, best: Scout, *, tried: bool, helps: bool, blind: bool) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        if not task.steered or not hardly_begun(task, best, self.parameters.hardly_begun):
+        if not hardly_begun(task, best, self.parameters.hardly_begun):
             return ""
         near = f"not yet far below that of guessing ({figure(task.guessing or math.nan)})"
         if tried and not helps:
             return f"; its loss is {near}, but more steps with a smaller batch were no better"
-        self._lay_plan(1.0)
         if helps:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:
@@ -214,6 +213,9 @@ class SteerPolicy:
             )
         else:
             near = f"; its loss is {near}"
+        if not task.steered:
+            return near
+        self._lay_plan(1.0)
         return f"{near}: the training keeps its whole length"
 
     def decide(self, observation: Observation) -> Decision:

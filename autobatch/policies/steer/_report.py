@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autobatch.policies._wording import configuration, count, duration, figure, percent
-from autobatch.policies.steer._scouts import Scout, ScoutChoice
+from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice
 
 FAR_AHEAD = 0.1
 """Margin from which the best scout was always the best of them at the end too."""
@@ -54,6 +54,7 @@ class ScoutReport:
         loop: what could be seen of the loop.
         state: what the winner's loop returned as ``"state"``, to go on from; None where it returned none.
         note: why there are no scouts, or fewer than were asked for; empty where that is not so.
+        guessing: training loss before anything is learnt; None where no scout has heard one.
     """
 
     choice: ScoutChoice
@@ -70,6 +71,7 @@ class ScoutReport:
     loop: Mapping[str, Any] = field(default_factory=dict)
     state: Any = field(default=None, repr=False, compare=False)
     note: str = ""
+    guessing: float | None = None
 
     @property
     def scouts(self) -> tuple[Scout, ...]:
@@ -149,17 +151,27 @@ class ScoutReport:
         name = configuration(scout.batch_size, scout.lr)
         return name, str(len(scout.train_losses)), loss, score, duration(one.seconds), ended
 
+    def _why_unsure(self) -> str:
+        """Say why nothing can be said of how sure the choice is; empty where something can."""
+        winner = self.winner
+        if winner is None:
+            return "not at all, no scout came to a sound end"
+        if len(self.trained) == 1:
+            return "there is no other scout to compare with"
+        if self.margin is None:
+            return "that cannot be said of these losses, which have no ratio"
+        if winner.scout.train_losses[-1] > LEARNT_NOTHING * (self.guessing or math.inf):
+            return "not at all, no scout has learnt anything that shows in its training loss"
+        return ""
+
     def _told_margin(self) -> str:
         if not self.trained and not self.failed:
             return ""
-        if self.choice.scout is None:
-            return "how sure: not at all, no scout came to a sound end"
-        if len(self.trained) == 1:
-            return "how sure: there is no other scout to compare with"
-        if self.margin is None:
-            return "how sure: that cannot be said of these losses, which have no ratio"
-        winner = self.winner
-        if winner is None or not math.isfinite(winner.scout.train_losses[-1]):
+        if unsure := self._why_unsure():
+            return f"how sure: {unsure}"
+        assert self.winner is not None
+        assert self.margin is not None
+        if not math.isfinite(self.winner.scout.train_losses[-1]):
             return f"how sure: its validation figure is {percent(self.margin)} lower than the next scout's"
         far, record = self.margin >= FAR_AHEAD, RECORD[self.margin >= FAR_AHEAD]
         return (

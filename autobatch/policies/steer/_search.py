@@ -28,7 +28,7 @@ def plan_scouts(
     (``docs/concepts/steer.md``). Two scouts alone lie at a quarter and at three quarters of what is allowed.
 
     Where the best of them has hardly begun to learn, steps may be what is missing: one more scout trains with half the
-    batch, where the schedule is the policy's and the losers still cost no more than a third of the training.
+    batch, where the losers still cost no more than a third of the training.
 
     Args:
         task: the task.
@@ -61,8 +61,9 @@ def plan_scouts(
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
-    if task.steered and task.guessing is not None and task.epochs >= 3 * epochs * most and math.isfinite(hardly):
-        if smaller := _smaller(task, _size(task)):
+    if task.guessing is not None and task.epochs >= 3 * epochs * most and math.isfinite(hardly):
+        smaller = _smaller(task, _size(task))
+        if smaller and len(rates) > len(trained):
             notes.append(f"one more at s{smaller} where none has begun to learn")
         if len(rates) == len(trained):
             configurations += smaller_batch(task, trained, hardly)
@@ -83,10 +84,10 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
 
     Returns:
         One (batch size, base learning rate); none where the scouts have begun, none is sound or has learnt anything,
-        there is no smaller size or the schedule is not the policy's.
+        or there is no smaller size.
     """
     best = best_of(scouts)
-    if best is None or not task.steered or not hardly_begun(task, best, hardly):
+    if best is None or not hardly_begun(task, best, hardly):
         return []
     if learnt_nothing(task, best, hardly):
         return []

@@ -6,12 +6,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError
 from autobatch.control import AutoBatchController
+from autobatch.control._finite import all_finite
 from autobatch.control._own_task import loop_facts
 from autobatch.training._engine import EXPLODED
 
@@ -148,21 +148,10 @@ def divergence(figures: Mapping[str, Any], model: nn.Module | None, classes: int
     for figure in ("train_loss", "validation_loss", "validation_error"):
         if math.isinf(figures[figure]):
             return f"the {figure.replace('_', ' ')} became {figures[figure]} {when}"
-    if model is not None and not _finite(model):
+    if model is not None and not all_finite(model.parameters()):
         return f"the parameters are no longer finite {when}"
     limit = EXPLODED * math.log(classes) if classes else math.inf
     if figures["train_loss"] > limit:
         loss = figures["train_loss"]
         return f"the training loss of {loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing, {when}"
     return None
-
-
-def _finite(model: nn.Module) -> bool:
-    checks = [_whole(torch.isfinite(parameter.detach()).all()) for parameter in model.parameters()]
-    return not checks or bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
-
-
-def _whole(check: Tensor) -> Tensor:
-    """Return what all processes say of a parameter that is spread over them."""
-    whole: Tensor = check.full_tensor() if hasattr(check, "full_tensor") else check
-    return whole

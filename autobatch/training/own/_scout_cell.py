@@ -124,6 +124,7 @@ class ScoutCell(LoopCell):
         self._others = others
         self._reached: Mapping[str, Any] = {}
         self._loss, self._heard = torch.zeros(()), 0
+        self._first: Tensor | None = None
 
     @property
     def configuration(self) -> tuple[int, float]:
@@ -167,7 +168,9 @@ class ScoutCell(LoopCell):
         measuring: Measuring = self._arguments["measuring"]
         weight = 1.0 if measuring.loss_reduction == "sum" else float(examples)
         weight /= measuring.grad_scaler.get_scale() if measuring.grad_scaler is not None else 1.0
-        self._loss = self._loss.to(loss.device) + loss.detach().float() * weight
+        whole = loss.detach().float() * weight
+        self._first = whole / examples if self._first is None else self._first
+        self._loss = self._loss.to(loss.device) + whole
         self._heard += examples
 
     def observe(self, figures: Mapping[str, Any]) -> None:
@@ -175,15 +178,17 @@ class ScoutCell(LoopCell):
         known = {name: float(figures[name]) for name in ("train_loss", *_SCORES)}
         known |= {name: math.nan for name in _SCORES if not math.isfinite(known[name])}  # unknown, as to the policy
         heard = float(self._loss) / self._heard if self._heard else math.nan
+        unsound = f"the training loss became {heard}" if self._heard and not math.isfinite(heard) else None
         if math.isnan(known["train_loss"]):
-            known["train_loss"] = math.inf if self._heard and not math.isfinite(heard) else heard
+            known["train_loss"] = heard
         self._loss, self._heard = torch.zeros(()), 0
         if self.over:  # the end came within an epoch, whose validation figures come now
             self.rows[-1] |= {name: known[name] for name in _SCORES}
             return
         self.rows.append(known)
         self._reached, self._last = figures, time.perf_counter()
-        self.ended = divergence(known, self.model, None, f"in epoch {len(self.rows)}")
+        when = f"in epoch {len(self.rows)}"
+        self.ended = f"{unsound} {when}" if unsound else divergence(known, self.model, None, when)
         if self.ended is None and len(self.rows) >= self._plan.epochs:
             self.whole = True
         elif self.ended is None:
@@ -228,6 +233,7 @@ class ScoutCell(LoopCell):
             loop=self.facts or {},
             options=words_of(self._arguments),
             code=self._code,
+            first_loss=math.nan if self._first is None else float(self._first),
         )
 
     def release(self) -> None:

@@ -43,6 +43,7 @@ class KeptScout:
         loop: what could be seen of the loop.
         options: further arguments of the controller, in words.
         code: fingerprint of the loop's code; empty where it was not kept.
+        first_loss: loss of its first batch, before anything is learnt; NaN where it is not known.
     """
 
     batch_size: int
@@ -62,6 +63,7 @@ class KeptScout:
     loop: Mapping[str, Any]
     options: Mapping[str, str]
     code: str = ""
+    first_loss: float = math.nan
 
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""
@@ -161,6 +163,7 @@ def _read(path: Path) -> KeptScout:
         if state.pop("version") != _VERSION:
             raise ValueError("it is of another version")
         losses = {key: tuple(math.nan if value is None else float(value) for value in state[key]) for key in _LOSSES}
-        return KeptScout(**{**state, **losses})
+        first = state.get("first_loss")  # scouts of older versions have none
+        return KeptScout(**{**state, **losses, "first_loss": math.nan if first is None else float(first)})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error!r}; delete it to train this scout anew") from None

@@ -211,7 +211,8 @@ class _Scouting:
             if self._plan is not None and self._plan.configurations:
                 self._made.append(self._plan.configurations[place] if kept is None else kept)
                 self._kept += [] if kept is None else [kept]
-                self._plan = self._policy.scouts(self._done())
+                assert self._task is not None
+                self._plan_of(self._task)
             place += 1
         if self._failed:
             told = "".join(f"\n  {name}: {text.splitlines()[-1]}" for name, text in self._failed.items())
@@ -230,7 +231,7 @@ class _Scouting:
                 return
         for kept in found:
             self._earlier, self._loop = True, kept.loop
-            self._plan_of(_task(self._arguments, kept.epochs, kept.train_size))
+            self._plan_of(_task(self._arguments, kept.epochs, kept.train_size, kept.loop))
 
     def _forget(self, why: str) -> None:
         """Let go of the scouts of an earlier call, which were of something else."""
@@ -241,8 +242,8 @@ class _Scouting:
         self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
-        self._task = task
-        self._policy.reset(task, None)
+        self._task = replace(task, guessing=_guessing(self._kept))
+        self._policy.reset(self._task, None)
         self._plan = self._policy.scouts(self._done())
         return self._plan
 
@@ -306,7 +307,7 @@ class _Scouting:
         score = self._score or _score_of(self._kept)
         trained = tuple(kept.trained(score) for kept in self._kept)
         scouts: list[Scout] = [one.scout for one in trained]
-        task = self._task or _task(arguments, 1, 1)
+        task = self._task or _task(arguments, 1, 1, {})
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)
@@ -337,6 +338,7 @@ class _Scouting:
             loop=dict(self._loop),
             state=state,
             note=self._plan.note if self._plan is not None else "",
+            guessing=task.guessing,
         )
 
 
@@ -355,7 +357,17 @@ def _score_of(kept: Sequence[KeptScout]) -> str:
     return "validation_loss" if has_loss else "validation_error"
 
 
-def _task(arguments: Mapping[str, Any], epochs: int, train_size: int) -> TaskInfo:
+def _guessing(kept: Sequence[KeptScout]) -> float | None:
+    """Return the loss of a network that has learnt nothing, that of the first scout's first batch; None if not known.
+
+    For a classification that is about log K, what guessing comes to.
+    """
+    first = next((one.first_loss for one in kept if math.isfinite(one.first_loss)), 0.0)
+    return first if first > 0.0 else None  # of losses of 0 and below no share can be said
+
+
+def _task(arguments: Mapping[str, Any], epochs: int, train_size: int, loop: Mapping[str, Any]) -> TaskInfo:
+    groups = loop["optimizer"]["groups"].values() if loop else ()
     return TaskInfo(
         name=arguments["task"].name,
         batch_sizes=arguments["batch_sizes"],
@@ -367,4 +379,6 @@ def _task(arguments: Mapping[str, Any], epochs: int, train_size: int) -> TaskInf
         seed=int(arguments["seed"]),
         costs=None,
         measuring_budget=0.0,
+        steered=arguments["rates"].policy_says,
+        adaptive=any("betas" in group for group in groups),
     )

@@ -21,13 +21,16 @@ from autobatch.control import BatchPlan
 from tests.training.own.own_loops import EXAMPLES, data, train, validate
 
 EPOCHS = 12
-GRID: dict[str, Any] = {"batch_sizes": (8, 16), "learning_rates": (0.01, 0.1, 0.5, 2.0), "rates": "steered"}
+GRID: dict[str, Any] = {"batch_sizes": (12, 16), "learning_rates": (0.01, 0.1, 0.5, 2.0), "rates": "steered"}
 
 
-def resumable(controller: AutoBatchController, state: Any = None, backward: str = "step") -> dict[str, Any]:
+def resumable(
+    controller: AutoBatchController, state: Any = None, backward: str = "step", off: float = 10.0
+) -> dict[str, Any]:
     """Train; go on from a state where there is one."""
     torch.manual_seed(controller.seed)
     model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+    nn.init.constant_(model[2].bias[:1], off)  # far off at first, so that scouts are past that by their end
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x, y = data()
     controller.attach(model, optimizer, dataset_size=len(x), epochs=EPOCHS)
@@ -175,8 +178,8 @@ def test_scouts_of_what_has_changed_since_are_trained_anew(tmp_path: Path, caplo
     first = scout(loop, out=tmp_path, **GRID)
     for changed, options, why in (
         (loop, {}, None),
-        (loop, {"batch_sizes": (4, 8, 16)}, "another 'batch_sizes'"),
-        (other, {"batch_sizes": (4, 8, 16)}, "another code of the loop"),
+        (loop, {"batch_sizes": (11, 12, 16)}, "another 'batch_sizes'"),
+        (other, {"batch_sizes": (11, 12, 16)}, "another code of the loop"),
         (other, {}, "another 'batch_sizes'"),
     ):
         caplog.clear()
@@ -449,3 +452,22 @@ def test_columns_are_as_wide_as_what_is_in_them(report: ScoutReport) -> None:
         head.index("epochs") + len("epoch")
     }
     assert "fewer" in told.splitlines()
+
+
+def test_where_scouts_have_hardly_begun_half_the_batch_is_tried(tmp_path: Path) -> None:
+    """What guessing comes to is the loss of the first batch; the controller that goes on knows it from the scouts."""
+    grid = {**GRID, "batch_sizes": (8, 16)}
+    found = scout(partial(resumable, off=0.0), out=tmp_path, **grid)
+    assert [one.scout.batch_size for one in found.trained] == [16, 16, 16, 8]
+    assert (found.batch_size, found.lr) == (8, 1.0)  # of 2.0, the best of the rates, half
+    assert "more steps help: the training keeps its whole length" in found.reason
+    again = scout(partial(resumable, off=0.0), out=tmp_path, **grid)
+    assert (str(again), again.guessing) == (str(found), found.guessing)
+    trained = resumable(AutoBatchController(policy="beacon-follow", scouts=found, rates="steered"), off=0.0)
+    assert len(trained["epochs"]) == EPOCHS
+
+
+def test_losses_that_are_no_numbers_are_told_as_they_are(tmp_path: Path) -> None:
+    found = scout(partial(resumable, off=math.nan), out=tmp_path, **GRID)
+    assert {one.scout.ended for one in found.trained} == {"the training loss became nan in epoch 1"}
+    assert found.guessing is None
