@@ -10,6 +10,7 @@ from autobatch.control.run import (
     CONFIG,
     DECISIONS,
     EPOCHS,
+    FORKS,
     MEASUREMENTS,
     SUMMARY,
 )
@@ -17,6 +18,7 @@ from autobatch.policies._wording import brief
 from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
+from autobatch.training._forking import load_forks
 from autobatch.training._scouting import told_scout
 
 SHORTEST_SILENCE = 60.0
@@ -59,7 +61,13 @@ class RunWatch:
             summary = load_summary(self._path) if SUMMARY in stamps else None
             epochs = load_epochs(self._path)
             self._record = with_scouts(
-                replace(self._record, epochs=epochs, decisions=load_decisions(self._path), summary=summary)
+                replace(
+                    self._record,
+                    epochs=epochs,
+                    decisions=load_decisions(self._path),
+                    summary=summary,
+                    forks=load_forks(self._path),
+                )
             )
             self._stamps = stamps
         return self._record
@@ -71,7 +79,7 @@ class RunWatch:
 
     def _stat(self) -> dict[str, tuple[int, int]]:
         found = {}
-        own = [self._path / name for name in (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, SUMMARY)]
+        own = [self._path / name for name in (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, FORKS, SUMMARY)]
         for path in (*own, *scout_files(self._path)):
             try:
                 state = path.stat()
@@ -110,6 +118,7 @@ class RunLines:
             self._shown = 0
         for row in record.epochs:
             if row.epoch > self._shown:
+                lines += [f"  → {fork.reason}" for fork in record.forks if fork.epoch == row.epoch - 1]
                 lines += [epoch_line(row, record.planned_epochs), *_changes(record, row.epoch)]
                 self._shown, self._warned = row.epoch, False
         words = silence_words(record, silence)

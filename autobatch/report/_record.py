@@ -25,6 +25,7 @@ from autobatch.training import (
     load_scouting,
     load_summary,
 )
+from autobatch.training._forking import ForkRecord, load_forks
 from autobatch.training._scouting import Scouting, ScoutRecord, scout_directory
 from autobatch.training.task import run_task_info
 
@@ -60,6 +61,7 @@ class RunRecord(Shown):
         scouting: what its scouts have come to so far; None where it has none.
         scouts: the scouts themselves, those that wait among them.
         measurements: its measured steps, as far as they are known.
+        forks: what was tried on the run itself.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class RunRecord(Shown):
     scouting: Scouting | None = None
     scouts: tuple[RunScout, ...] = ()
     measurements: Sequence[Measurement] = ()
+    forks: Sequence[ForkRecord] = ()
 
     def __repr__(self) -> str:
         done = self.epochs[-1].epoch if self.epochs else 0
@@ -147,6 +150,7 @@ def read_run(path: str | Path) -> RunRecord:
         summary=load_summary(path) if (path / "summary.json").exists() else None,
         library=comparable_library(config, path),
         measurements=load_measurements(path),
+        forks=load_forks(path),
     )
     return with_scouts(record)
 

@@ -76,7 +76,7 @@ def story(record: RunRecord, *, figures: bool = False) -> RenderableType:
     Returns:
         Something that a rich console prints.
     """
-    told: list[RenderableType] = [_opening(record), *_scouts(record)]
+    told: list[RenderableType] = [_opening(record), *_scouts(record), *_forks(record)]
     before: DecisionRecord | None = None
     for chapter in chapters(record.decisions, record.epochs):
         told += [_heading(chapter, before), Padding(Group(*_body(chapter, record, figures=figures)), (0, 0, 1, 2))]
@@ -112,6 +112,47 @@ def _scouts(record: RunRecord) -> Iterator[RenderableType]:
         table.add_row("→" if won else "", name, *figures, remark, style="bold" if won else "")
     yield Padding(table, (0, 0, 0, 0))
     yield Padding(Text(scouts_sentence(record)), (0, 0, 1, 2))
+
+
+def _forks(record: RunRecord) -> Iterator[RenderableType]:
+    """Yield what was tried on the run itself."""
+    if not record.forks:
+        return
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="bold cyan")
+    table.title = FORKS_TITLE
+    for column in FORK_COLUMNS:
+        table.add_column(column, justify="left" if column in {"tried", "beside", ""} else "right")
+    for row in fork_rows(record):
+        table.add_row(*row)
+    yield Padding(table, (0, 0, 1, 0))
+
+
+FORKS_TITLE = "Forks: a larger batch tried on the run itself, for an epoch from the same state"
+"""What stands above a table of forks."""
+
+FORK_COLUMNS = ("epoch", "tried", "beside", "its loss", "loss beside", "thrown away", "")
+"""Columns of a table of forks; losses are of averaged weights, on the validation set."""
+
+
+def fork_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
+    """Yield what each fork of a run came to, in words.
+
+    Args:
+        record: the run.
+
+    Yields:
+        As many words as ``FORK_COLUMNS``.
+    """
+    for fork in record.forks:
+        yield (
+            str(fork.epoch + 1),
+            configuration_words(fork.fork_batch_size, fork.fork_lr),
+            configuration_words(fork.batch_size, fork.lr),
+            loss_words(fork.loss + fork.difference),
+            loss_words(fork.loss),
+            seconds_words(fork.seconds),
+            "goes on" if fork.taken else "not taken",
+        )
 
 
 WON = "goes on as the run"

@@ -209,6 +209,8 @@ def _facts(record: RunRecord) -> Table:
         facts.add_row("Batch size", f"{sparkline(sizes)}  {rows[-1].batch_size}")
     if any(scout.epochs for scout in record.scouts):
         facts.add_row("Scouts", Text(_scouts_words(record)))
+    if record.forks:
+        facts.add_row("Last fork", Text(f"in epoch {record.forks[-1].epoch + 1}: {brief(record.forks[-1].reason)}"))
     if record.planned_epochs < record.config.task.epochs:
         facts.add_row("Plan", f"to end after epoch {record.planned_epochs} of the task's {record.config.task.epochs}")
     changes = [decision for decision in record.decisions if decision.turn or decision.stop]

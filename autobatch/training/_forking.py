@@ -1,16 +1,21 @@
 """A fork of a run: one epoch under each of two configurations from the same state, of which one is thrown away."""
 
+import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autobatch._errors import CheckpointError
+from autobatch._files import write_whole
 from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement, is_out_of_memory
-from autobatch.control.run import EpochRow
+from autobatch.control.run import FORKS, EpochRow
+from autobatch.control.run._files import plain, read_whole, to_json
 from autobatch.policies._wording import configuration
 from autobatch.policies.steer import Fork, ForkingPolicy, ForkOutcome
 from autobatch.training._trial import FINISHED, Trial, TrialState
@@ -87,6 +92,37 @@ class _Branch:
     losses: Tensor
     seconds: float
     stopped_because: str
+
+
+def forks_to_list(forks: Sequence[ForkRecord]) -> list[dict[str, Any]]:
+    """Return forks as JSON-able values; ``ForkRecord.from_dict`` reads each back."""
+    return [plain(asdict(fork)) for fork in forks]
+
+
+def save_forks(out: Path, forks: Sequence[ForkRecord]) -> None:
+    """Write ``forks.json`` into a run directory."""
+    write_whole(out / FORKS, (to_json(forks_to_list(forks), indent=2) + "\n").encode())
+
+
+def load_forks(out: Path) -> list[ForkRecord]:
+    """Read ``forks.json`` of a run.
+
+    Args:
+        out: the run directory.
+
+    Returns:
+        What each fork came to; empty where there were none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = out / FORKS
+    if not path.exists():
+        return []
+    try:
+        return [ForkRecord.from_dict(fork) for fork in json.loads(read_whole(path, "forks"))]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}") from None
 
 
 def told_fork(fork: Fork) -> str:

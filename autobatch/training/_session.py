@@ -22,7 +22,6 @@ from autobatch.control.run import (
     CONFIG,
     DECISIONS,
     EPOCHS,
-    FORKS,
     MEASUREMENTS,
     RUN_FILES,
     SUMMARY,
@@ -32,13 +31,13 @@ from autobatch.control.run import (
     load_epochs,
     load_summary,
 )
-from autobatch.control.run._files import append_lines, keep_lines, plain, to_json
+from autobatch.control.run._files import append_lines, keep_lines, plain
 from autobatch.policies import BeaconFollowPolicy, Policy, make_policy, planned_epochs
 from autobatch.policies.steer import ForkingPolicy, Scout, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, device_kind, kept_calibration
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._forking import ForkRecord, fork_epoch, told_fork
+from autobatch.training._forking import ForkRecord, fork_epoch, forks_to_list, save_forks, told_fork
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, load_run_config, with_kept_paths
 from autobatch.training._scouting import (
     Scouting,
@@ -472,10 +471,10 @@ class _Session:
             "controller": self.controller.state_dict(),
             "seconds": self.trial.seconds,
             "stopped_because": self.trial.stopped_because,
-            "forks": [plain(asdict(fork)) for fork in self.forks],
+            "forks": forks_to_list(self.forks),
         }
         if self.forks:
-            write_whole(self.out / FORKS, (to_json(record["forks"], indent=2) + "\n").encode())
+            save_forks(self.out, self.forks)
         tensors = snapshot(self.trial.engine.model, self.trial.engine.optimizer)
         write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
 
@@ -519,7 +518,7 @@ class _Session:
             scouting_seconds=sum(scout.seconds for scout in losers),
             scouts=[plain(asdict(scout)) for scout in scouting.scouts] if scouting is not None else [],
             forking_seconds=sum(fork.seconds for fork in self.forks),
-            forks=[plain(asdict(fork)) for fork in self.forks],
+            forks=forks_to_list(self.forks),
             best_beacon=best,
             best_beacon_missing=missing,
         )

@@ -1,18 +1,27 @@
 """Forks: a larger batch tried on the run itself, of which one epoch is thrown away and charged."""
 
+import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from autobatch._errors import CheckpointError
 from autobatch.beacons import CostTable
-from autobatch.control.run import CHECKPOINT
+from autobatch.control.run import CHECKPOINT, FORKS
 from autobatch.policies import PolicySpec
 from autobatch.policies.steer import Fork, _forks
 from autobatch.report._comparison import modelled_course
+from autobatch.report._follow import RunLines
+from autobatch.report._record import read_run
+from autobatch.report._story import story
+from autobatch.report._watch import standing_view
+from autobatch.report.page._page import html_page
 from autobatch.training import RunConfig, RunObserver, load_data, load_decisions, load_epochs, run
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import reproducible
@@ -82,6 +91,24 @@ def test_a_fork_that_is_not_taken_leaves_the_training_as_it_was(
     assert load_decisions(tmp_path / "tried")[2].reason.startswith(after)
     ours, theirs = timeless(tmp_path / "tried" / "epochs.jsonl"), timeless(tmp_path / "alone" / "epochs.jsonl")
     assert ours == theirs
+
+
+def test_forks_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(monkeypatch, taken=False)
+    run(forking(), tmp_path / "run")
+    record = read_run(tmp_path / "run")
+    assert [fork.epoch for fork in record.forks] == [1, 2]
+    console = Console(record=True, width=150, file=io.StringIO())
+    console.print(story(record))
+    console.print(standing_view(record, 0.0))
+    told = console.export_text()
+    assert told.count("s16-lr0.1   s8-lr0.05") == 2
+    assert re.search(r"Last fork +in epoch 3: s16 at lr 0.1 was tried for an epoch beside s8 at lr 0.05", told)
+    assert sum("→ s16 at lr 0.1 was tried" in line for line in RunLines().new(record, 0.0)) == 2
+    assert html_page([record]).count('<td data-head="Beside">s8-lr0.05</td>') == 2
+    (tmp_path / "run" / FORKS).write_text("[{}]")
+    with pytest.raises(CheckpointError, match=r"forks.json: damaged"):
+        read_run(tmp_path / "run")
 
 
 def test_what_is_thrown_away_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

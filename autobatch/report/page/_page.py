@@ -11,7 +11,7 @@ from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
-from autobatch.report._story import diverged_words
+from autobatch.report._story import FORKS_TITLE, diverged_words
 from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words
 from autobatch.report._words import applied_words, path_words, position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
@@ -25,6 +25,7 @@ from autobatch.report.page._tables import (
     beacon_words,
     decisions_table,
     figures_table,
+    forks_table,
     own_figure,
     scouts_table,
     swatch,
@@ -114,7 +115,7 @@ def _section(section: Section, *, several: bool) -> Html:
         _legend(section, has_plane=plane is not None, has_curves=curves is not None),
         _plane(section, plane),
         _curves(section, curves),
-        _scouts(section),
+        _tried(section),
         tag("h3", "Figures"),
         figures_table(section),
         _facts(section.runs[0]) if len(section.runs) == 1 else "",
@@ -124,15 +125,24 @@ def _section(section: Section, *, several: bool) -> Html:
     )
 
 
-def _scouts(section: Section) -> Html:
-    """Return what the scouts of the runs came to; nothing where no run has any."""
-    told = [(run, scouts_table(run)) for run in section.runs if run.record.scouts]
+def _tried(section: Section) -> Html:
+    """Return what scouts and forks of the runs came to; nothing where no run has any."""
+    scouts = [(run, scouts_table(run)) for run in section.runs if run.record.scouts]
+    forks = [(run, forks_table(run)) for run in section.runs if run.record.forks]
+    return joined(
+        _by_run(section, "Scouts: short trainings before the run, the best of which becomes it", scouts),
+        _by_run(section, FORKS_TITLE, forks),
+    )
+
+
+def _by_run(section: Section, heading: str, told: Sequence[tuple[ReportedRun, Html]]) -> Html:
+    """Return a table of each run under one heading, folded away where there are several runs."""
     if not told:
         return Html("")
-    heading = tag("h3", "Scouts: short trainings before the run, the best of which becomes it")
     if len(section.runs) == 1:
-        return joined(heading, told[0][1])
-    return joined(heading, *(tag("details", tag("summary", swatch(run), run.label), own) for run, own in told))
+        return joined(tag("h3", heading), told[0][1])
+    each = (tag("details", tag("summary", swatch(run), run.label), own) for run, own in told)
+    return joined(tag("h3", heading), *each)
 
 
 def _overview(section: Section) -> Html:

@@ -71,8 +71,9 @@ class ReportedRun:
         if self.record.library is None or refused:
             return None
         try:
-            scouts = self.record.summary.scouts if self.record.summary is not None else ()
-            return compare(self.record.epochs, self.record.config.costs, self.record.library, scouts)
+            summary, record = self.record.summary, self.record
+            thrown = ((), ()) if summary is None else (summary.scouts, summary.forks)
+            return compare(record.epochs, record.config.costs, self.record.library, *thrown)
         except LibraryError:
             return None
 

@@ -7,7 +7,7 @@ from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate
 from autobatch.policies._wording import brief
 from autobatch.report._comparison import Comparison
-from autobatch.report._story import SHOWN_CANDIDATES, WON, scout_rows, scouts_sentence
+from autobatch.report._story import FORK_COLUMNS, SHOWN_CANDIDATES, WON, fork_rows, scout_rows, scouts_sentence
 from autobatch.report._words import (
     configuration_words,
     count_words,
@@ -164,6 +164,27 @@ def scouts_table(run: ReportedRun) -> Html:
         class_="figures stacks",
     )
     return joined(tag("div", table, class_="scrolls"), tag("p", scouts_sentence(run.record), class_="note"))
+
+
+def forks_table(run: ReportedRun) -> Html:
+    """Return what was tried on a run itself.
+
+    Args:
+        run: a run with forks.
+
+    Returns:
+        A table.
+    """
+    heads = [name[:1].upper() + name[1:] for name in FORK_COLUMNS]
+    rows = [_row(heads, list(cells), "") for cells in fork_rows(run.record)]
+    table = tag(
+        "table",
+        tag("caption", f"Forks of {run.label}", class_="hidden"),
+        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
+        tag("tbody", *rows),
+        class_="figures stacks",
+    )
+    return tag("div", table, class_="scrolls")
 
 
 def why(decision: DecisionRecord) -> str:

@@ -244,6 +244,15 @@ def _tick_exactly(axes: Axes, values: list[int]) -> None:
     axes.set_ylim(values[0] / 1.5, values[-1] * 1.5)
 
 
+def _draw_forks(axes: Axes, record: RunRecord, score: str) -> None:
+    """Draw what was tried on the run itself, where its figure is the one that is drawn."""
+    for taken, marker, name in ((True, "^", "fork, goes on"), (False, "v", "fork, not taken")):
+        tried = [fork for fork in record.forks if fork.taken == taken and math.isfinite(fork.difference)]
+        if tried and score == "validation_loss":
+            losses = [fork.loss + fork.difference for fork in tried]
+            axes.plot([fork.epoch + 1 for fork in tried], losses, color=_SCOUT, linestyle="", marker=marker, label=name)
+
+
 def _draw_score(axes: Axes, record: RunRecord, score: str, library: BeaconLibrary | None) -> None:
     epochs = record.epochs
     values = [getattr(row, score) for row in epochs]
@@ -265,6 +274,7 @@ def _draw_score(axes: Axes, record: RunRecord, score: str, library: BeaconLibrar
             marker=".",
             label="scouts that lost" if number == 0 else None,
         )
+    _draw_forks(axes, record, score)
     if library is not None:
         best = library.best_fixed()
         for index, beacon in enumerate(library.beacons_at(best.batch_size, best.lr)):
