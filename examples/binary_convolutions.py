@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch  # autobatch
 
-KINDS, SIZE, EPOCHS = ("whole", "cracked", "chipped"), 16, 8
+KINDS, PIXELS = ("whole", "cracked", "chipped"), 16
+SIZES, EPOCHS = (16, 32, 64, 128), 8
 
 
 class Sign(torch.autograd.Function):
@@ -56,35 +57,35 @@ class JetConv2d(nn.Module):
 
 
 class Inspector(nn.Module):
-    """Two jet layers, each normalised and binarised; what each filter says is averaged over the image."""
+    """Two jet layers, each normalised and binarised, and a linear one."""
 
     def __init__(self, filters: int = 8) -> None:
         super().__init__()
         self.jets = nn.ModuleList([JetConv2d(1, filters), JetConv2d(filters, 2 * filters)])
         self.norms = nn.ModuleList([nn.BatchNorm2d(filters), nn.BatchNorm2d(2 * filters)])
-        self.head = nn.Linear(2 * filters, len(KINDS))
+        self.head = nn.Linear(2 * filters * (PIXELS // 4) ** 2, len(KINDS))
 
     def forward(self, x: Tensor) -> Tensor:
         for jet, norm in zip(self.jets, self.norms, strict=True):
             x = F.max_pool2d(Sign.apply(norm(jet(x))), 2)
-        return self.head(x.mean((2, 3)))
+        return self.head(x.flatten(1))
 
 
 def discs(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Make images (count, 1, SIZE, SIZE) of discs, and their kinds (count,)."""
+    """Make images (count, 1, PIXELS, PIXELS) of discs, and their kinds (count,)."""
 
     def drawn(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
 
     kinds = torch.randint(len(KINDS), (count,), generator=generator)
-    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(PIXELS), torch.arange(PIXELS), indexing="ij")
     x, y, angle, radius = x - drawn(7, 8), y - drawn(7, 8), drawn(0, 6.3), drawn(5, 7)
     along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
     disc = x**2 + y**2 < radius**2
     crack = (across - drawn(-2, 2)).abs() < 0.8
     chip = along > radius * drawn(0.3, 0.6)
     cut = torch.stack([torch.zeros_like(disc), crack, chip])[kinds, torch.arange(count)]
-    images = (disc & ~cut) * drawn(0.7, 1) + 0.1 * torch.randn(count, SIZE, SIZE, generator=generator)
+    images = (disc & ~cut) * drawn(0.7, 1) + 0.1 * torch.randn(count, PIXELS, PIXELS, generator=generator)
     return images[:, None], kinds
 
 
@@ -95,9 +96,9 @@ def main() -> Inspector:
     generator = torch.Generator().manual_seed(0)
     train, (images, kinds) = TensorDataset(*discs(2000, generator)), discs(500, generator)
     model = Inspector()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     controller = autobatch.AutoBatchController(  # autobatch
-        model, optimizer, policy="norm-test", batch_sizes=(16, 32, 64, 128), dataset_size=len(train), epochs=EPOCHS
+        model, optimizer, policy="norm-test", rates="steered", batch_sizes=SIZES, dataset_size=len(train), epochs=EPOCHS
     )
     loader = DataLoader(train, batch_sampler=controller.batch_sampler)  # autobatch
     for epoch in controller.each_epoch():  # autobatch

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tests.fisher.zoo_reference import error_of, gram_of_probe, gram_of_samples
+from tests.fisher.zoo_reference import error_of, gram_of_probe, gram_of_rows, gram_of_samples
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -40,10 +42,11 @@ def train(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     return run
 
 
-def error_of_measure(model: nn.Module, loss: Callable[..., Tensor], *batch: Tensor) -> float:
-    """The largest difference between F as the package measures it and by one sample at a time, relative to the largest.
+def error_of_measure(model: nn.Module, loss: Callable[..., Tensor], *batch: Tensor, bn: str = "none") -> float:
+    """The largest difference between F as the package measures it and the reference, relative to the largest.
 
-    ``loss`` is the mean over a batch; a sample alone has its own loss over B.
+    The reference has one sample at a time, or one layer and one sample where BatchNorm has the batch's statistics.
+    ``loss`` is the mean over a batch: a sample alone has its own loss over B.
     """
     model = copy.deepcopy(model).double()
     size = len(batch[0])
@@ -52,7 +55,8 @@ def error_of_measure(model: nn.Module, loss: Callable[..., Tensor], *batch: Tens
         own = [each[samples] for each in batch]
         return loss(model, *own) * (len(own[0]) / size)
 
-    return error_of(gram_of_probe(model, step), gram_of_samples(model, size, step))
+    reference = gram_of_rows if bn == "rows" else gram_of_samples
+    return error_of(gram_of_probe(model, step), reference(model, size, step))
 
 
 def drawn(*shape: int) -> Tensor:
@@ -91,3 +95,23 @@ def test_pruning(train: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]
     assert left / whole == pytest.approx(model.kept().item())
     assert abs(left / whole - program.TARGET) < 0.05
     assert error_of_measure(model, program.loss_of, x, y) < 1e-9
+
+
+def test_binary_convolutions(train: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model = train(program := load("binary_convolutions.py"))
+    assert float(last_line(capsys).partition("error ")[2].split()[0]) < 10
+    kernels = {tuple(kernel.flatten().tolist()) for jet in model.jets for kernel in jet.kernels().flatten(0, 1)}
+    assert kernels <= set(two_tap_kernels())
+    x, y = drawn(5, 1, program.PIXELS, program.PIXELS), torch.tensor([0, 1, 2, 1, 0])
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), y)
+
+    assert error_of_measure(model, loss, x, y, bn="rows") < 1e-9
+    assert error_of_measure(model.eval(), loss, x, y) < 1e-9
+
+
+def two_tap_kernels() -> list[tuple[float, ...]]:
+    """What sums and differences of two neighbours come to, twice along rows and twice along columns."""
+    taps = [np.convolve((1, a), (1, b)) for a in (1, -1) for b in (1, -1)]
+    return [tuple(np.outer(column, row).ravel().astype(float)) for column in taps for row in taps]
