@@ -195,13 +195,19 @@ def test_what_has_no_rule_is_measured_one_sample_at_a_time_and_logged_once(caplo
     assert torch.allclose(probe.gram(), expected, rtol=1e-10)
 
 
-def test_a_penalty_on_the_weights_is_an_error() -> None:
-    model, (x, y) = mlp_of_images(), batch()
-    probe = FisherProbe(model)
-    with probe:
-        (F.cross_entropy(model(x), y) + 1e-4 * model[1].weight.pow(2).sum()).backward()
-    with pytest.raises(MeasureError, match=r"'1.weight' of module '1' \(Linear\) in add\(\).*could not be followed"):
-        probe.gram()
+def test_a_penalty_on_the_weights_is_in_each_samples_loss() -> None:
+    model, (x, y) = mlp_of_images().double(), batch()
+    x = x.double()
+    grams = []
+    for reduction, gradients in (("none", "library"), ("mean", "library"), ("mean", "rows")):
+        probe = FisherProbe(model, gradients=gradients)
+        model.zero_grad()
+        with probe:
+            penalty = 0.1 * model[1].weight.pow(2).sum()
+            (F.cross_entropy(model(x), y, reduction=reduction) + penalty).mean().backward()
+        grams.append(probe.gram())
+    for gram in grams[1:]:
+        assert torch.allclose(gram, grams[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

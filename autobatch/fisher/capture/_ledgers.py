@@ -221,7 +221,9 @@ class Ledgers:
         values, batch = jacobian.block(0, jacobian.rows), self._notes.batches[-1]
         if made.is_complex():
             values = torch.view_as_complex(values.view(batch, *made.shape, 2))
-        values = values.view(batch, *made.shape).to(made.dtype)
+        alike = values.stride(0) == 0  # one row for all samples is pulled back once
+        values = values[:1] if alike else values
+        values = values.view(len(values), *made.shape).to(made.dtype)
         self.pulling_back = True
         try:
             with without_hooks(roots):
@@ -229,7 +231,8 @@ class Ledgers:
         finally:
             self.pulling_back = False
         for tensor, rows in zip(roots, pulled, strict=True):
-            self._credit(self._by_id[id(tensor)], dense(rows))
+            every = rows.expand(batch, *rows.shape[1:]) if alike else rows
+            self._credit(self._by_id[id(tensor)], dense(every))
 
     # -- either way -------------------------------------------------------------------------------------------------
 

@@ -16,12 +16,13 @@ from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._tap import Tap, tappable
 from autobatch.fisher.capture._weights import Weights
-from autobatch.fisher.following._layout import BatchLayout, Claim
+from autobatch.fisher.following._layout import JOINED, BatchLayout, Claim, Layout
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.layers._calls import NOTHING, Before, Call, Contribution, NoRuleError, Weight
 from autobatch.fisher.layers._functions import changes_in_place, tensors_of
 from autobatch.fisher.layers._generic import generic
 from autobatch.fisher.layers._rules import CLAIMABLE, rule_for
+from autobatch.fisher.layers._terms import adds_to_the_loss, in_equal_parts
 
 ALONE = (
     "its result does not descend from the model's input and never meets what does, so no per-sample gradient exists:"
@@ -130,18 +131,21 @@ class Uses:
         claims = only_claims(found)
         if found and not claims:
             if call.used:
-                self._meet(call)
+                self._meet(call, [layout for _, layout in found])
         elif parents := self._weights.among(call.heeded):
             self._derive(call, claims, parents)
 
-    def _meet(self, call: Call) -> None:
+    def _meet(self, call: Call, layouts: list[Layout]) -> None:
         """Note a use of weights together with the batch."""
         site = (call.weights()[0].name, call.name)
         contributions: list[Contribution] = []
         try:
             if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
                 raise MeasureError("with sparse=True it has no plain per-sample gradients: leave it off")
-            if (rule := rule_for(call.function, call.name)) and not call.is_complex:
+            if adds_to_the_loss(call, layouts):
+                contributions = in_equal_parts(call)
+                self._following.put(call.outputs[0], JOINED)
+            elif (rule := rule_for(call.function, call.name)) and not call.is_complex:
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
             if not _covers(contributions, call):

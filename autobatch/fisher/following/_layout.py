@@ -154,15 +154,18 @@ class LostBatch:
         function: name of the function after which the batch could not be followed.
         whole: whether it is one value of all samples together, such as a mean, so that no place in it is a sample's.
         additive: whether it is a sum over samples of values of one sample each.
+        joined: whether parameters were added to that sum, of which each sample has an equal part.
     """
 
     function: str
     whole: bool = False
     additive: bool = False
+    joined: bool = False
 
 
 Layout = BatchLayout | LostBatch
 IN_FRONT = BatchLayout(0)
+JOINED = LostBatch("a sum over samples and parameters", whole=True, additive=True, joined=True)
 
 
 class Layouts:
@@ -409,6 +412,9 @@ def propagate(
         batch: B.
         samples: which sample each row of the model's input belongs to, where that was said by an index.
 
+    Raises:
+        MeasureError: where what parameters were added to is no loss.
+
     Returns:
         The output's layout, None where it takes only its dtype, device, shape or the like from a tensor with the batch;
         and whether samples may act on each other in it.
@@ -433,8 +439,13 @@ def propagate(
         return LostBatch(scattered[0].function), output.requires_grad
     aligned = [each for each in found if isinstance(each.layout, BatchLayout)]
     if not aligned:
-        kept = _stays_additive(name, found)
-        return LostBatch(lost[0].function, whole=True, additive=kept), output.requires_grad and not kept
+        kept, joined = _stays_additive(name, found), any(layout.joined for layout in lost)
+        return LostBatch(lost[0].function, True, kept, joined), output.requires_grad and not kept
+    if any(layout.joined for layout in lost):
+        raise MeasureError(
+            f"a parameter was added to a sum over samples, which meets single samples again in {name}(): it is no term"
+            " of the loss, and has no rows"
+        )
     place = _agreed(moves, aligned, function, output, index=index, batch=batch, samples=samples)
     if isinstance(place, BatchLayout):
         return _resting_on(aligned, place), (bool(lost) or name in COUPLING) and output.is_floating_point()

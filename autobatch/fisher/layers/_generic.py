@@ -39,7 +39,7 @@ def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contrib
         _logged.add(key)
         _logger.warning("%s: measured without a fast rule, by one backward pass for each sample (exact, slow)", where)
     contributions = []
-    replay = _Replay(call, random_state)
+    replay = Replay(call, random_state)
     for index, output in enumerate(call.outputs):
         if output.requires_grad:
             group = _Group(replay, index, call.output_layout(index), call.batch)
@@ -47,7 +47,7 @@ def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contrib
     return contributions
 
 
-class _Replay:
+class Replay:
     """A call that can be run again with weights that collect gradients."""
 
     def __init__(self, call: Call, random_state: Tensor | None) -> None:
@@ -110,7 +110,7 @@ class _Replay:
 class _Group:
     """Per-sample gradients of all weights of one output, computed together when the first of them is asked for."""
 
-    def __init__(self, replay: _Replay, index: int, layout: BatchLayout, batch: int) -> None:
+    def __init__(self, replay: Replay, index: int, layout: BatchLayout, batch: int) -> None:
         self._replay = replay
         self._index = index
         self._layout = layout

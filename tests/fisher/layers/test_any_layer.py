@@ -1635,17 +1635,52 @@ def test_parameters_of_the_whole_batch_are_refused(name: str, sizes: str) -> Non
     "step",
     [
         lambda model, x: loss_of(model(x)) * model.layer.p.exp(),
-        lambda model, x: loss_of(model(x)) + model.layer.p.pow(2).sum(),
-        lambda model, x: loss_of(model(x)) + 0.1 * (model.layer.p - 1).abs().sum(),
         lambda model, x: loss_of(model(x)).div(model.layer.p) + model.layer.p.log(),
+        lambda model, x: loss_of(model(x)).square() + model.layer.p.pow(2),
     ],
-    ids=["scaled-loss", "penalty", "distance-to-start", "uncertainty"],
+    ids=["scaled-loss", "uncertainty", "squared-loss"],
 )
 def test_parameters_in_the_summed_loss_are_refused(step: Callable[[nn.Module, Tensor], Tensor]) -> None:
-    """The loss has no rows left, and a penalty belongs to no sample."""
+    """What is left of the loss has no rows."""
     case = bare(lambda m, x: x * m.p.exp(), p="")
     with pytest.raises(MeasureError, match=r"'layer\.p'"):
         measured(case, "distinct", step).gram()
+
+
+PENALTIES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "squares": lambda model, loss: loss + 0.1 * sum(p.pow(2).sum() for p in model.parameters()),
+    "distance-to-start": lambda model, loss: 0.1 * (model.layer.p - 1).abs().sum() + loss,
+    "subtracted": lambda model, loss: torch.sub(loss, model.after.weight.norm(), alpha=0.3),
+    "rate": lambda model, loss: (loss / 2 + (model.layer.p.sigmoid().mean() - 0.1).square()) * 2 + model.layer.q,
+    "in-place": lambda model, loss: (loss * 1).add_(model.layer.p.exp().sum()),
+    "parameter-itself": lambda model, loss: -(model.layer.q - loss),
+}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+@pytest.mark.parametrize("b", [1, 3])
+def test_a_term_of_parameters_alone_is_in_equal_parts_each_samples(
+    penalty: Callable[[nn.Module, Tensor], Tensor], b: int
+) -> None:
+    """A sum of losses and a penalty is the sum of each loss and its part of the penalty."""
+    model = Net(Bare(lambda m, x: x * m.p, p=(6,), q=()).double(), (randn(b, 4, 6),))
+    x = randn(b, 4, 6)
+
+    def whole(samples: slice) -> Tensor:
+        return penalty(model, loss_of(model(x[samples])))
+
+    def of_one(samples: slice) -> Tensor:
+        loss, nothing = loss_of(model(x[samples])), torch.zeros((), dtype=torch.float64)
+        return loss + penalty(model, nothing) / b
+
+    probed, expected = gram_of_probe(model, whole), gram_of_samples(model, b, of_one)
+    assert error_of(probed, expected) < 1e-9
+
+
+def test_a_sum_with_a_parameter_that_meets_samples_again_is_no_loss() -> None:
+    case = bare(lambda m, x: x * (x.mean() + m.p), p="")
+    with pytest.raises(MeasureError, match="meets single samples again in"):
+        measured(case, "distinct", lambda model, x: loss_of(model(x))).gram()
 
 
 def test_a_parameter_in_the_loss_of_each_sample() -> None:
