@@ -275,8 +275,8 @@ def measuring_words(summary: Summary) -> str:
     modelled = ""
     if summary.measuring_share_modelled is not None and summary.measuring_budget is not None:
         modelled = (
-            f" ({100 * summary.measuring_share_modelled:.1f} % of the training by the cost table, "
-            f"budget {100 * summary.measuring_budget:g} %)"
+            f"; by the cost table, which measured steps are chosen by, {100 * summary.measuring_share_modelled:.1f} % "
+            f"of the training, budget {100 * summary.measuring_budget:g} %"
         )
     return (
         f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "

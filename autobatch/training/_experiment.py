@@ -1,13 +1,14 @@
 """An experiment as data: which env, which policy, which seed; and how it becomes a run's configuration."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from autobatch._artefacts import find_artefact
+from autobatch._errors import ConfigError
 from autobatch._yaml import apply_overrides, load_yaml, validate
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.training._run import RunConfig
@@ -92,9 +93,22 @@ def override(
         chosen = list(some)
         if chosen:
             plain = {"task": task.model_dump(mode="json"), "policy": policy.model_dump(mode="json")}
-            changed = validate(apply_overrides(plain, chosen, source), _Overridden, source)
+            try:
+                changed = validate(apply_overrides(plain, chosen, source), _Overridden, source)
+            except ConfigError as error:
+                raise ConfigError(f"{error}{_told_whole(str(error), chosen)}") from None
             task, policy = changed.task, changed.policy
     return task, policy
+
+
+def _told_whole(message: str, assignments: Sequence[str]) -> str:
+    """Say how to replace a whole mapping where giving its name alone has left keys that do not go with it."""
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        parent, _, last = key.strip().rpartition(".")
+        if last == "name" and f"key '{parent}'" in message:
+            return f"; to replace the other keys of '{parent}' too, give it whole: '{parent}={{name: {value.strip()}}}'"
+    return ""
 
 
 class _Overridden(BaseModel):

@@ -282,7 +282,7 @@ def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
         "16 ×2 → 64 ×1 → 128 ×1",
         "Verdict",
         "8 steps of 152",
-        "10.0 % of the time (1.9 %",
+        "10.0 % of the time; by the cost table, which measured steps are chosen by, 1.9 %",
     ):
         assert phrase in text
     alone = printed(summary_view(record(tmp_path, None, best_beacon=None, best_beacon_missing="none recorded")))

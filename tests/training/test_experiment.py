@@ -3,7 +3,10 @@
 import pytest
 
 from autobatch import ConfigError, UnknownNameError
+from autobatch.policies import load_policy_spec
 from autobatch.training import ExperimentSpec, load_experiment, resolve
+from autobatch.training._experiment import override
+from tests.training.tiny import tiny_task
 
 
 def test_defaults_are_the_main_job():
@@ -50,3 +53,10 @@ def test_overrides_name_their_key():
         resolve(ExperimentSpec(), {"--set": ["task.epoch=3"]})
     with pytest.raises(UnknownNameError, match="digits-mlp"):
         resolve(ExperimentSpec(env="digits-mpl"))
+
+
+def test_a_name_whose_other_keys_do_not_go_with_it_says_how_to_replace_all() -> None:
+    with pytest.raises(ConfigError, match=r"give it whole: 'task.schedule=\{name: cosine\}'"):
+        override(tiny_task(), load_policy_spec("fixed"), {"--set": ["task.schedule.name=cosine"]})
+    task, _ = override(tiny_task(), load_policy_spec("fixed"), {"--set": ["task.schedule={name: cosine}"]})
+    assert task.schedule.name == "cosine"

@@ -16,7 +16,7 @@ class Plan:
 
     Attributes:
         decay_from: finished periods from which the rate falls.
-        end: finished periods after which training ends; more than ``decay_from``.
+        end: finished periods after which training ends; ``decay_from`` where nothing falls.
     """
 
     decay_from: int
@@ -32,10 +32,10 @@ class Plan:
             decay: share of what is trained over which the rate falls, in (0, 1].
 
         Returns:
-            The plan; at least one period falls.
+            The plan; at least one period falls, unless it is the only one.
         """
         end = min(periods, max(1, round(length * periods)))
-        return cls(end - max(1, round(decay * end)), end)
+        return cls(end - max(1, round(decay * end)) if end > 1 else 1, end)
 
     def factor(self, period: int) -> float:
         """Return what the base learning rate is multiplied by in a period.
@@ -46,7 +46,7 @@ class Plan:
         Returns:
             The mean of the line over the period, in (0, 1].
         """
-        if period < self.decay_from:
+        if period < self.decay_from or self.decay_from == self.end:
             return 1.0
         return (self.end - min(period, self.end - 1) - 0.5) / (self.end - self.decay_from)
 

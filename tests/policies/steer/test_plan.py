@@ -13,8 +13,8 @@ LADDER = (16, 32, 64, 128)
 
 @pytest.mark.parametrize(
     ("periods", "decay_from", "end"),
-    # By hand: end = round(0.65 periods), of which round(0.75 end) fall, one at least.
-    [(1, 0, 1), (2, 0, 1), (3, 0, 2), (5, 1, 3), (8, 1, 5), (40, 6, 26)],
+    # By hand: end = round(0.65 periods), of which round(0.75 end) fall, one at least; a single one does not.
+    [(1, 1, 1), (2, 1, 1), (3, 0, 2), (5, 1, 3), (8, 1, 5), (40, 6, 26)],
 )
 def test_the_default_plan_of_a_training(periods: int, decay_from: int, end: int) -> None:
     assert Plan.of(periods, 0.65, 0.75) == Plan(decay_from, end)
@@ -25,7 +25,8 @@ def test_the_default_plan_of_a_training(periods: int, decay_from: int, end: int)
 @pytest.mark.parametrize("decay", [0.001, 0.5, 1.0])
 def test_every_plan_trains_and_falls_to_the_end(periods: int, length: float, decay: float) -> None:
     plan = Plan.of(periods, length, decay)
-    assert 0 <= plan.decay_from < plan.end <= periods
+    assert 0 <= plan.decay_from <= plan.end <= periods
+    assert (plan.decay_from == plan.end) == (plan.end == 1)
     factors = [plan.factor(period) for period in range(plan.end)]
     assert factors[: plan.decay_from] == [1.0] * plan.decay_from
     falling = factors[plan.decay_from :]
