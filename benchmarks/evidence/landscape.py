@@ -1,6 +1,7 @@
 """Is a task's landscape real, and how early and how well does the plane predict the final score?
 
     python benchmarks/evidence/landscape.py --env digits-resnet8
+    python benchmarks/evidence/landscape.py --seeds
 
 First table: how the scored figure and the alternative to it tell configurations apart. F is the one-way analysis of
 variance over configurations (between over within, by seed); "reliability" is the rank correlation of their
@@ -9,6 +10,9 @@ ranking by validation carries over to the test set. Configurations with a diverg
 
 Second table: leaving one configuration out, its final score is predicted from the others' positions at a progress; the
 early validation figure itself is the rival predictor.
+
+With ``--seeds``: how far a seed's training loss lies from that of the other seeds of its configuration, over any three
+epochs, in every library: what a run has to exceed before its beacons count as those of another training.
 """
 
 import argparse
@@ -18,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from autobatch import BeaconLibrary
+from autobatch import BeaconLibrary, LibraryError
 from autobatch._artefacts import find_artefact
 from autobatch.beacons import leave_one_out
 
+ENVS = Path(__file__).resolve().parents[2] / "envs"
 PROGRESS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -29,7 +34,11 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="digits-resnet8")
-    folder = Path(find_artefact("envs", parser.parse_args().env))
+    parser.add_argument("--seeds", action="store_true", help="how far a seed lies from its sisters, in every library")
+    arguments = parser.parse_args()
+    if arguments.seeds:
+        return _print_seeds()
+    folder = Path(find_artefact("envs", arguments.env))
     library = BeaconLibrary.load(folder if folder.is_dir() else folder.parent)
     sound = {
         configuration: library.beacons_at(*configuration)
@@ -70,6 +79,27 @@ def main() -> None:
 
 def _final(sound: dict, name: str, seeds: int) -> np.ndarray:
     return np.array([[beacon.final(name) for beacon in beacons[:seeds]] for beacons in sound.values()])
+
+
+def _print_seeds() -> None:
+    """Print for each library the factor between a seed's training loss and its sisters', over three epochs."""
+    print("| task | trainings | median factor | largest |")
+    print("| --- | --- | --- | --- |")
+    for folder in sorted(ENVS.iterdir()):
+        try:
+            library = BeaconLibrary.load(folder)
+        except LibraryError:
+            continue
+        apart = []
+        for configuration in library.configurations:
+            beacons = library.beacons_at(*configuration)
+            if len(beacons) < 2 or not all(beacon.finished for beacon in beacons):
+                continue
+            logs = np.log([beacon.rows["train_loss"] for beacon in beacons])
+            sisters = (logs.sum(axis=0) - logs) / (len(beacons) - 1)
+            each = np.abs(np.apply_along_axis(np.convolve, 1, logs - sisters, np.full(3, 1 / 3), mode="valid"))
+            apart += each.max(axis=1).tolist()
+        print(f"| {library.task_name} | {len(apart)} | {np.exp(np.median(apart)):.2f} | {np.exp(np.max(apart)):.2f} |")
 
 
 def _at(beacon, name: str, progress: float) -> float:

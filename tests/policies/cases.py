@@ -107,6 +107,7 @@ def simulate(
             c_bar=float(place.c_bar * errors[0]),
             l_cum=float(place.l_cum * errors[1]),
             steps=int(place.steps),
+            train_loss=NAN,  # the law says nothing of it
         )
     return journey
 

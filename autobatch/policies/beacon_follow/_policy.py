@@ -19,6 +19,7 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.beacon_follow._corridor import Choice, CorridorRule, Weighed, best_of, choose
 from autobatch.policies.beacon_follow._telling import Teller
+from autobatch.policies.beacon_follow._trust import told_mismatch
 from autobatch.policies.steer import (
     Fork,
     ForkChoice,
@@ -79,6 +80,8 @@ class BeaconFollowPolicy:
         self._steer: SteerPolicy | None = None
         self._changed_at = 0
         self._shares: dict[tuple[int, float], float] = {}
+        self._losses: dict[int, float] = {}
+        self._mismatch = ""
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Fit the landscape, and note what the beacons promise before training; without beacons, steer as ``steer``.
@@ -92,7 +95,7 @@ class BeaconFollowPolicy:
         """
         self._run = self._steer = None
         self._changed_at = 0
-        self._shares = {}
+        self._shares, self._losses, self._mismatch = {}, {}, ""
         if library is not None:
             self._run = _Run(self.parameters, task, library)
             return
@@ -201,6 +204,8 @@ class BeaconFollowPolicy:
         if self._run is None:
             raise RuntimeError("call reset(task, library) before decide()")
         used = (observation.batch_size, observation.lr)
+        if self._misled(observation):
+            return _stay(observation, self._mismatch)
         if new := max(observation.progress - math.fsum(self._shares.values()), 0.0):
             self._shares[used] = self._shares.get(used, 0.0) + new
         decision = self._run.decide(observation, self._shares, epochs_since_change=observation.epoch - self._changed_at)
@@ -208,16 +213,26 @@ class BeaconFollowPolicy:
             self._changed_at = observation.epoch
         return decision
 
+    def _misled(self, observation: Observation) -> bool:
+        """Say whether the beacons are of another training; only what has not changed since its start can tell."""
+        if not self._mismatch and self._run is not None and observation.epoch and not self._changed_at:
+            self._losses[observation.epoch] = observation.train_loss
+            used = (observation.batch_size, observation.lr)
+            self._mismatch = told_mismatch(self._run.library, used, self._losses)
+        return bool(self._mismatch)
+
     def _steering(self) -> SteerPolicy:
         if self._steer is None:
             raise RuntimeError("this run has beacons and asked for no scouts and no forks")
         return self._steer
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch of the last change, and the share of the training under each configuration so far."""
+        """Return the last change, the share of the training under each configuration, and whether the beacons fit."""
         return {
             "changed_at": self._changed_at,
             "shares": [[*used, share] for used, share in self._shares.items()],
+            "train_losses": [[epoch, loss] for epoch, loss in self._losses.items() if math.isfinite(loss)],
+            "mismatch": self._mismatch,
             "steer": None if self._steer is None else self._steer.state_dict(),
         }
 
@@ -241,6 +256,8 @@ class BeaconFollowPolicy:
             self._steer.load_state_dict(state["steer"])
         used = state.get("shares", ())  # states of older versions have none
         self._shares = {(int(size), float(lr)): float(share) for size, lr, share in used}
+        self._losses = {int(epoch): float(loss) for epoch, loss in state.get("train_losses", ())}
+        self._mismatch = str(state.get("mismatch", ""))
 
 
 class _Run:

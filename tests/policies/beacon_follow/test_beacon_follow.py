@@ -279,3 +279,37 @@ def test_beacons_for_other_configurations_are_an_error(library):
 def test_a_cost_table_for_another_ladder_is_an_error(library):
     with pytest.raises(ConfigError, match="--calibrate"):
         follow(library, make_task(costs=make_costs((8, 16))))
+
+
+def trained_beside(library, factor: float, *, epochs: int = 6) -> list[str]:
+    """Return the reasons of a run that trains to ``factor`` times what its beacons trained to; it never moves."""
+    policy = follow(library, min_gain=0.99)
+    begun = policy.decide(make_observation(0))
+    used = (begun.batch_size, begun.lr)
+    reasons = []
+    for epoch in range(1, epochs + 1):
+        if epoch == 3:
+            state = through_json(policy.state_dict())
+            policy = follow(library, min_gain=0.99)
+            policy.load_state_dict(state)
+        curves = [beacon.rows["train_loss"] for beacon in library.beacons_at(*used)]
+        loss = factor * math.exp(np.mean([math.log(curve[epoch - 1]) for curve in curves]))
+        decision = policy.decide(make_observation(epoch, batch_size=used[0], lr=used[1], train_loss=loss))
+        assert (decision.batch_size, decision.lr) == used
+        reasons.append(decision.reason)
+    return reasons
+
+
+@pytest.mark.parametrize(("factor", "told"), [(6.0, "6.0 times above"), (0.1, "10.0 times below")])
+def test_beacons_of_another_training_are_followed_no_longer(library, factor, told):
+    reasons = trained_beside(library, factor)
+    assert [told in reason and "of another training" in reason for reason in reasons] == [False] * 2 + [True] * 4
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_beacons_that_scatter_are_followed_on(library, factor):
+    assert not any("of another training" in reason for reason in trained_beside(library, factor))
+
+
+def test_losses_that_are_not_known_say_nothing_of_the_beacons(library):
+    assert not any("of another training" in reason for reason in trained_beside(library, math.nan))
