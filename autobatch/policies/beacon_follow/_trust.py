@@ -32,9 +32,9 @@ def told_mismatch(library: BeaconLibrary, used: tuple[int, float], losses: Mappi
     curves = [beacon.rows["train_loss"] for beacon in library.beacons_at(*used)]
     pairs = []
     for period, own in sorted(losses.items()):
-        theirs = [float(curve[period - 1]) for curve in curves if len(curve) >= period]
-        if theirs and all(0.0 < loss < math.inf for loss in (own, *theirs)):
-            pairs.append((own, math.exp(np.mean(np.log(theirs)))))
+        there = [float(curve[period - 1]) for curve in curves if len(curve) >= period]
+        if there and all(0.0 < loss < math.inf for loss in (own, *there)):
+            pairs.append((own, math.exp(np.mean(np.log(there)))))
     pairs = pairs[-PERIODS:]
     if len(pairs) < PERIODS:
         return ""
