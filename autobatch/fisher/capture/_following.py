@@ -12,21 +12,10 @@ from autobatch._errors import MeasureError
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._indexing import overwritten_in, written_into
 from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
-from autobatch.fisher.following._layout import (
-    IN_FRONT,
-    STAYING,
-    BatchLayout,
-    Claim,
-    Layout,
-    Layouts,
-    LostBatch,
-    layer_keeps,
-    overwritten_in,
-    propagate,
-    settle_claims,
-    written_into,
-)
+from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
+from autobatch.fisher.following._through import STAYING, Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
@@ -205,16 +194,7 @@ class Following:
             if (layout := self.standing(tensor, tensor is changed)) is not None
         ]
         if found and self.claimed:
-            settle_claims(
-                call.function,
-                call.name,
-                args=call.args,
-                kwargs=call.kwargs,
-                carriers=found,
-                tensors=call.tensors,
-                outputs=call.outputs,
-                batch=self.batch,
-            )
+            Through(call, found).settle()
             found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
         if found:
             self._move(call, found)
@@ -243,21 +223,10 @@ class Following:
         if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
             self._layouts[output] = IN_FRONT
             return
-        claims = only_claims(found)
+        through, claims = Through(call, found), only_claims(found)
         for index, output in enumerate(call.outputs):
             before = self._layouts.get(output)
-            layout, coupled = propagate(
-                call.function,
-                call.name,
-                args=call.args,
-                kwargs=call.kwargs,
-                carriers=found,
-                tensors=call.tensors,
-                output=output,
-                index=index,
-                batch=self.batch,
-                samples=self._grouping,
-            )
+            layout, coupled = through.into(index, self._grouping)
             if isinstance(layout, LostBatch) and claims:
                 # Nothing will settle them: the weight's rows are then shared by all samples, which is right anyway.
                 for claim in claims:

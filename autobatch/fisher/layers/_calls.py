@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge
 from autobatch._errors import MeasureError
 from autobatch.fisher.following._keeping import FIRST_ONLY
 from autobatch.fisher.following._layout import BatchLayout
+from autobatch.fisher.following._move import TorchCall
 from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
 
 
@@ -92,17 +93,10 @@ NOTHING = Before()
 
 
 @dataclass(eq=False)
-class Call:
-    """One call of a torch function during the forward pass.
+class Call(TorchCall):
+    """One call, with what measuring knows of it.
 
     Attributes:
-        function: the torch function.
-        name: its name.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        tensors: all tensors among them.
-        outputs: the tensors that it returned.
-        batch: B.
         lies: gives where the batch lies in a tensor, from it and what it is there, or raises MeasureError.
         was: what it was about to change.
         tap: what its weights' gradients are taken from, if anything.
@@ -110,13 +104,6 @@ class Call:
         assumed: where the batch is taken to lie in tensors that do not descend from it, by id.
     """
 
-    function: Callable[..., Any]
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    tensors: list[Tensor]
-    outputs: list[Tensor]
-    batch: int
     lies: Callable[[Tensor, str], BatchLayout]
     was: Before = NOTHING
     tap: Any = None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._places import einsum_terms
+from autobatch.fisher.following._products import einsum_terms
 from autobatch.fisher.gram._jacobians import (
     DenseJacobian,
     EmbeddingJacobian,

@@ -1,0 +1,201 @@
+"""Where ``x[index]`` and look-ups put samples, and what writing to ``x[index]`` does to those of x."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autobatch.fisher.following._layout import BatchLayout, Layout, LostBatch
+from autobatch.fisher.following._move import Move, Place, Rule, in_slots, untouched
+
+
+def indexed(move: Move) -> int | None:
+    """Return where the batch lies in ``x[index]``, for x or for a tensor in the index.
+
+    Args:
+        move: the call; ``move.slot`` 0 for x.
+
+    Returns:
+        The dimension, or None.
+    """
+    base: Tensor = move.args[0]
+    index = move.argument(1, "index")
+    items = list(index) if isinstance(index, tuple) else [index]
+    items = [_as_index(item) for item in items]
+    if any(item is None for item in items):
+        return None
+    taken = sum(_dimensions_of(item) for item in items)
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), len(items))
+    items[at : at + 1] = [slice(None)] * (base.ndim - taken)
+    advanced = [item for item in items if isinstance(item, Tensor)]
+    block = max((1 if item.dtype is torch.bool else item.ndim for item in advanced), default=0)
+    # Where each item's dimension comes to lie, were all advanced ones one block at the place of the first.
+    places: list[int] = []
+    seen_at: list[int] = []
+    out = 0
+    for item in items:
+        places.append(out)
+        if isinstance(item, Tensor):
+            seen_at.append(out)
+        elif not isinstance(item, int):
+            out += 1
+    apart = bool(seen_at) and seen_at[0] != seen_at[-1]
+    start = 0 if apart else (seen_at[0] if seen_at else 0)
+
+    def of_slice(place: int) -> int:
+        return place + block if apart or (seen_at and place >= start) else place
+
+    if move.slot:
+        position = move.inner if move.inner >= 0 else 0
+        position += base.ndim - taken - 1 if position > at else 0
+        item = items[position] if position < len(items) else None
+        return start + block - item.ndim + move.dim if item is move.source and item.dtype is not torch.bool else None
+    source_dim = 0
+    for item, place in zip(items, places, strict=True):
+        wide = _dimensions_of(item)
+        if source_dim <= move.dim < source_dim + wide:
+            if isinstance(item, slice):
+                size = base.shape[move.dim]
+                return of_slice(place) if item.indices(size) == (0, size, 1) else None
+            return _in_order(item, base.shape[move.dim], start + block) if isinstance(item, Tensor) else None
+        source_dim += wide
+    return None
+
+
+class _New:
+    """``None`` in an index: a new dimension."""
+
+
+def _as_index(item: Any) -> Any:
+    """Return an item of an index in a plain form: int, slice, Ellipsis, ``_New``, or a tensor; None where unknown."""
+    if item is None:
+        return _New
+    if isinstance(item, bool):
+        return None
+    if isinstance(item, (int, slice)) or item is Ellipsis:
+        return item
+    if not isinstance(item, Tensor):
+        try:
+            item = torch.as_tensor(item)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    if item.dtype is torch.bool:
+        return item if item.ndim else None
+    return item if item.ndim else 0
+
+
+def _dimensions_of(item: Any) -> int:
+    """Return how many dimensions of the base an item of an index takes up."""
+    if item is Ellipsis or item is _New:
+        return 0
+    return item.ndim if isinstance(item, Tensor) and item.dtype is torch.bool else 1
+
+
+def _in_order(item: Tensor, size: int, end: int) -> int | None:
+    """Return where the samples lie if an index tensor takes each of them once, in order."""
+    if item.dtype is torch.bool or item.numel() != size or max(item.shape) != size:
+        return None
+    rows = torch.arange(size, device=item.device, dtype=item.dtype)
+    return end - item.ndim + item.shape.index(size) if torch.equal(item.flatten(), rows) else None
+
+
+def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, batch: int) -> BatchLayout | None:
+    """Return the layout that a fresh tensor takes when a part of it is overwritten: ``base[index] = value``.
+
+    Args:
+        base: the tensor.
+        index: where it is overwritten.
+        value: what is written.
+        layout: the layout of the value.
+        batch: B.
+
+    Returns:
+        The layout of ``base``, or None where its samples cannot be told.
+    """
+    target = base.detach()[index]
+    if target.ndim < value.ndim:
+        return None
+    expected = layout.dim + target.ndim - value.ndim
+    for dim, size in enumerate(base.shape):
+        if (
+            size == value.shape[layout.dim]
+            and _indexed(base, index, replace(layout, dim=dim), target, batch) == expected
+        ):
+            return replace(layout, dim=dim)
+    return None
+
+
+def overwritten_in(
+    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout, value_layout: Layout | None, batch: int
+) -> bool:
+    """Whether samples stay in place where a part of a tensor that carries the batch is overwritten.
+
+    Args:
+        base: the tensor.
+        index: where it is overwritten.
+        value: what is written.
+        layout: the layout of the tensor.
+        value_layout: that of the value, if it has one.
+        batch: B.
+
+    Returns:
+        True where the value is the same for all samples or lies as they do.
+    """
+    if value_layout is None or (isinstance(value_layout, LostBatch) and value_layout.whole):
+        return True
+    target = base.detach()[index]
+    place = _indexed(base, index, layout, target, batch)
+    return (
+        isinstance(value_layout, BatchLayout)
+        and place == value_layout.dim + target.ndim - value.ndim
+        and (value_layout.outer, value_layout.grouping) == (layout.outer, layout.grouping)
+    )
+
+
+def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batch: int) -> int | None:
+    return indexed(Move("__getitem__", (base, index), {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
+
+
+def _looked_up(move: Move) -> int | None:
+    # embedding(indices, table)
+    if move.slot == 0:
+        return move.dim
+    return move.output.ndim - 1 if move.slot == 1 and move.dim == 1 else None
+
+
+def _bagged(move: Move) -> Place:
+    if not move.args[0].is_floating_point():  # F.embedding_bag(indices, table, ...)
+        weights = move.source.shape == move.args[0].shape and move.slot == -1
+        return move.dim if (move.slot == 0 or weights) and move.source.ndim == 2 and move.dim == 0 else None
+    # torch.embedding_bag(table, indices, offsets, ...): bags of equal length are rows.
+    offsets = move.argument(2, "offsets")
+    if move.slot in {0, 2} or move.source.ndim != 1 or not isinstance(offsets, Tensor) or move.index:
+        return None
+    bags, items = len(offsets), len(move.source)
+    if not bags or items % bags or bags % (move.outer * move.batch):
+        return None
+    even = torch.arange(0, items, items // bags, device=offsets.device)
+    return (0, move.outer) if items and torch.equal(offsets.to(even.dtype), even) else None
+
+
+def _index_selected(move: Move) -> int | None:
+    if move.slot == 2:
+        return int(move.argument(1, "dim")) % move.output.ndim  # table.index_select(dim, indices)
+    dims = move.dims(1, "dim")
+    return None if move.slot or dims is None or move.dim in dims else move.dim
+
+
+INDEXING: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce"), untouched(1, slots=(0, 2, 3))
+    ),
+    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), untouched(1, slots=(0, 3))),
+    "__getitem__": indexed,
+    "embedding": _looked_up,
+    "embedding_bag": _bagged,
+    "gather": untouched(1, slots=(0, 2)),
+    "index_select": _index_selected,
+    "take": in_slots(lambda move: move.dim, 1),
+    "take_along_dim": untouched(2, slots=(0, 1)),
+}

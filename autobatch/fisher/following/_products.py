@@ -1,0 +1,151 @@
+"""Where products put the samples of their operands."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from autobatch.fisher.following._move import Move, Rule, aligned_right
+
+
+def _linear(move: Move) -> int | None:
+    last = move.output.ndim - 1
+    if move.slot == 0:
+        return move.dim if move.dim < move.source.ndim - 1 else None
+    if move.slot == 1:
+        return last if move.dim == 0 and move.source.ndim == 2 else None
+    return last if move.slot == 2 else None
+
+
+def _matmul(move: Move) -> int | None:
+    return _product(move, move.slot, move.argument(1 - move.slot, "other", move.kwargs.get("mat2")))
+
+
+def _reversed_matmul(move: Move) -> int | None:
+    return _product(move, 1 - move.slot, move.args[1 - move.slot])
+
+
+def _product(move: Move, slot: int, other: Any) -> int | None:
+    from_right = move.source.ndim - 1 - move.dim
+    other_is_vector = isinstance(other, Tensor) and other.ndim == 1
+    if slot == 0:
+        if from_right == 0:
+            return None
+        return move.output.ndim - 1 - from_right + int(other_is_vector)
+    if slot != 1 or from_right == min(1, move.source.ndim - 1):
+        return None
+    return move.output.ndim - 1 - from_right + int(other_is_vector and from_right > 1)
+
+
+def _products_added(move: Move) -> int | None:
+    # addmm, baddbmm: (added, left, right).
+    return aligned_right(move) if move.slot == 0 else _product(move, move.slot - 1, None)
+
+
+def _contracted(move: Move) -> int | None:
+    # tensordot: what is left of the first operand, then of the second.
+    dims = move.argument(2, "dims", 2)
+    first: Tensor = move.args[0]
+    pair: list[list[int]]
+    if isinstance(dims, int):
+        pair = [list(range(first.ndim - dims, first.ndim)), list(range(dims))]
+    elif isinstance(dims, (tuple, list)) and len(dims) == 2:
+        pair = [[end] if isinstance(end, int) else list(end) for end in dims]
+    else:
+        return None
+    own = {dim % move.source.ndim for dim in pair[move.slot]} if move.slot in {0, 1} else {move.dim}
+    if move.dim in own:
+        return None
+    ahead = first.ndim - len(pair[0]) if move.slot == 1 else 0
+    return ahead + move.dim - sum(dim < move.dim for dim in own)
+
+
+def _inner(move: Move) -> int | None:
+    # inner: (..., K) and (..., K) give the first's other dimensions, then the second's; a number scales the other.
+    pair = [tensor.ndim for tensor in move.tensors[:2]]
+    if move.slot not in {0, 1} or 0 in pair:
+        return None
+    ahead = move.args[0].ndim - 1 if move.slot == 1 and isinstance(move.args[0], Tensor) else 0
+    return None if move.dim == move.source.ndim - 1 else ahead + move.dim
+
+
+def _distances(move: Move) -> int | None:
+    # cdist: (..., P, M) and (..., R, M) give (..., P, R).
+    last = move.source.ndim - 1
+    if move.dim == last or move.slot not in {0, 1}:
+        return None
+    return move.dim + move.output.ndim - move.source.ndim + int(move.dim == last - 1 and move.slot == 1)
+
+
+def _chained(move: Move) -> int | None:
+    matrices = move.args[0]
+    first = move.inner == 0 and move.dim == 0 and move.source.ndim == 2
+    last = move.inner == len(matrices) - 1 and move.dim == 1
+    if first:
+        return 0
+    return move.output.ndim - 1 if last else None
+
+
+def _solved(move: Move) -> int | None:
+    # solve(A, B): B holds columns, or one vector for each matrix.
+    matrix: Tensor = move.args[0]
+    right: Tensor = move.argument(1, "B")
+    vectors = right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1]
+    if move.slot == 0:
+        features = 2
+    else:
+        features = 1 if vectors else 2
+        if not vectors and move.dim == move.source.ndim - 1:
+            return aligned_right(move)
+    if move.dim >= move.source.ndim - features:
+        return None
+    return aligned_right(move) if not (vectors and move.slot == 0) else move.dim + move.output.ndim - matrix.ndim + 1
+
+
+def einsum_terms(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
+    """Return the letters of an einsum's operands and of its output, one for each dimension.
+
+    Args:
+        equation: as ``torch.einsum`` takes it; ``...`` and a missing output are filled in.
+        operands: its operands.
+
+    Returns:
+        (terms, output), or None where the equation is not a string.
+    """
+    if not isinstance(equation, str):
+        return None
+    left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")
+    terms = left.split(",")
+    dots = [operand.ndim - len(term) + 1 if "." in term else 0 for term, operand in zip(terms, operands, strict=True)]
+    names = "".join(chr(0x100 + i) for i in range(max(dots)))
+    if not arrow:
+        letters = "".join(terms)
+        right = "." + "".join(sorted(letter for letter in set(letters) - {"."} if letters.count(letter) == 1))
+    # Dots are aligned on the right, as in broadcasting.
+    filled = [term.replace(".", names[len(names) - count :]) for term, count in zip(terms, dots, strict=True)]
+    return filled, right.replace(".", names)
+
+
+def _einsum(move: Move) -> int | None:
+    listed = isinstance(move.args[1], (list, tuple))
+    operands = move.args[1] if listed else move.args[1:]
+    terms = einsum_terms(move.args[0], operands)
+    if terms is None:
+        return None
+    letter = terms[0][move.inner if listed else move.slot - 1][move.dim]
+    return terms[1].index(letter) if letter in terms[1] else None
+
+
+PRODUCTS: dict[str, Rule] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "__matmul__"), _matmul),
+    **dict.fromkeys(("addmm", "baddbmm"), _products_added),
+    **dict.fromkeys(("outer", "ger"), lambda move: move.slot if move.slot in {0, 1} else None),
+    "__rmatmul__": _reversed_matmul,
+    "cdist": _distances,
+    "einsum": _einsum,
+    "inner": _inner,
+    "linalg_multi_dot": _chained,
+    "linalg_solve": _solved,
+    "linear": _linear,
+    "tensordot": _contracted,
+}
