@@ -83,11 +83,7 @@ class Standing:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         figures = {key: figure(state["figures"][key]) for key in UNKNOWN}
         moments = state.get("gradients")  # states of older versions have none
         gradients = None if moments is None else GradientMoments.from_dict(moments)

@@ -161,11 +161,7 @@ class OptimizerRates:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned: rates are computed from the references of the training's start.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned: rates are computed from the references of the training's start."""
         self.reference = float(state["reference"])
         self._owned = [float(rate) for rate in state["owned"]]
         self._lr, self._momentum_power = float(state["lr"]), float(state["momentum_power"])

@@ -247,11 +247,7 @@ class Passage:
         return self._micro.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         self._micro.load_state_dict(state)
 
     def _own_share(self, examples: int, first: int) -> int:

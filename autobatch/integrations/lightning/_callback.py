@@ -301,11 +301,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state until the train loader is there.
-
-        Args:
-            state_dict: what ``state_dict`` returned.
-        """
+        """Keep a checkpoint's state until the train loader is there."""
         self._restored = state_dict
 
     # Inside ----------------------------------------------------------------------------------------------------------

@@ -47,24 +47,12 @@ class FixedPolicy:
         self._batch_size = parameters.batch_size or _DEFAULT
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Check the batch size against the ladder of ``task``, or take it from there.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Check the batch size against the ladder of ``task``, or take it from there."""
         self._batch_size = self.parameters.batch_size or nearest_rung(_DEFAULT, task.batch_sizes)
         require_on_ladder([self._batch_size], task)
 
     def decide(self, observation: Observation) -> Decision:
-        """Return the fixed configuration.
-
-        Args:
-            observation: not used.
-
-        Returns:
-            The same decision every time.
-        """
+        """Return the fixed configuration."""
         batch_size, lr = self._batch_size, self.parameters.lr
         return Decision(batch_size, lr, reason=f"{configuration(batch_size, lr)}, fixed for the whole training")
 
@@ -73,8 +61,4 @@ class FixedPolicy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing.
-
-        Args:
-            state: an empty mapping.
-        """
+        """Restore nothing."""

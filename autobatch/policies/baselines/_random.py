@@ -38,12 +38,7 @@ class RandomPolicy:
         self._task: TaskInfo | None = None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Remember the task.
-
-        Args:
-            task: the task about to start; its seed decides the draws.
-            library: not used.
-        """
+        """Remember the task."""
         self._task = task
 
     def decide(self, observation: Observation) -> Decision:
@@ -74,8 +69,4 @@ class RandomPolicy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing.
-
-        Args:
-            state: an empty mapping.
-        """
+        """Restore nothing."""

@@ -134,12 +134,7 @@ class StagesPolicy:
         self._shares: list[float] = []
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Lay the stages over the epochs of ``task``.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Lay the stages over the epochs of ``task``."""
         require_on_ladder(self.parameters.batch_sizes, task)
         whole = task.epochs * task.train_size
         starts = [parse_start(start) for start in self.parameters.starts or ()]
@@ -181,8 +176,4 @@ class StagesPolicy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing.
-
-        Args:
-            state: an empty mapping.
-        """
+        """Restore nothing."""

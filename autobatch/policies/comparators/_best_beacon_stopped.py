@@ -112,11 +112,7 @@ class BestBeaconStoppedPolicy:
         return {"epoch": self._epoch, "best": best, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         self._epoch, self._waited = int(state["epoch"]), int(state["waited"])
         self._best = math.inf if state["best"] is None else float(state["best"])
 

@@ -37,15 +37,7 @@ class LateSwitchPolicy(Rival[LateSwitchParameters]):
     """Train small, and switch once."""
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the size of the part of the training that is to come.
-
-        Args:
-            task: the task.
-            observation: the progress.
-
-        Returns:
-            The choice.
-        """
+        """Return the size of the part of the training that is to come."""
         own, first = self.parameters, self.first_batch_size
         if observation.progress < own.switch_at:
             return Choice(first, f"until {percent(own.switch_at)} of the training")

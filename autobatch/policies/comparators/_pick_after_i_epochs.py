@@ -76,12 +76,7 @@ class PickAfterIEpochsPolicy:
         self._steer = SteerPolicy(SteerParameters()) if parameters.schedule == "steer" else None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start with the first configuration, as long as no scout has gone.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Start with the first configuration, as long as no scout has gone."""
         self._task = task
         if self._steer is not None:
             self._steer.reset(task, library)
@@ -130,14 +125,7 @@ class PickAfterIEpochsPolicy:
         return choice
 
     def decide(self, observation: Observation) -> Decision:
-        """Keep the winner, under the schedule that was asked for.
-
-        Args:
-            observation: where the run stands.
-
-        Returns:
-            The decision.
-        """
+        """Keep the winner, under the schedule that was asked for."""
         if self._steer is not None:
             return self._steer.decide(observation)
         task = self._known_task()
@@ -152,11 +140,7 @@ class PickAfterIEpochsPolicy:
         return {"start": list(self._start), "reason": self._reason}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore where the run has started, and why.
-
-        Args:
-            state: what ``state_dict`` returned.
-        """
+        """Restore where the run has started, and why."""
         batch_size, lr = state["start"]
         self._begin(int(batch_size), float(lr), str(state["reason"]))
 

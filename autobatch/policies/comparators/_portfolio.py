@@ -160,11 +160,7 @@ class PortfolioPolicy:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing.
-
-        Args:
-            state: an empty mapping.
-        """
+        """Restore nothing."""
 
 
 def shipped() -> tuple[Recorded, ...]:

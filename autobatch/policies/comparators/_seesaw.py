@@ -63,15 +63,7 @@ class SeesawPolicy(Rival[SeesawParameters]):
         super().reset(task, library)
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the size after the milestones that are passed, and the root of its growth.
-
-        Args:
-            task: the task with its milestones.
-            observation: the progress.
-
-        Returns:
-            The choice.
-        """
+        """Return the size after the milestones that are passed, and the root of its growth."""
         passed = sum(observation.progress >= milestone for milestone in task.milestones)
         if not passed:
             return Choice(self.first_batch_size, "before the schedule's first decay")

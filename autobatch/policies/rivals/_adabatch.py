@@ -43,15 +43,7 @@ class AdaBatchPolicy(Rival[AdaBatchParameters]):
     sets_rate = True
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the size of the interval that the training is in.
-
-        Args:
-            task: the task.
-            observation: the progress.
-
-        Returns:
-            The choice.
-        """
+        """Return the size of the interval that the training is in."""
         own, first = self.parameters, self.first_batch_size
         passed = math.floor(observation.progress / own.interval + ROUND_OFF)
         size = rung_below(first * own.factor**passed, task.batch_sizes)

@@ -47,37 +47,16 @@ class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
         self._steps = 0
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start anew, with nothing known of the noise.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Start anew, with nothing known of the noise."""
         super().reset(task, library)
         self._noise, self._steps = NoiseAverage(), 0
 
     def begin(self, task: TaskInfo) -> Choice:
-        """Return the large batch at the base rate.
-
-        Args:
-            task: the task.
-
-        Returns:
-            The choice.
-        """
+        """Return the large batch at the base rate."""
         return Choice(self._large(task), f"s{self.first_batch_size} x {figure(self.parameters.scale)}, gain 1 so far")
 
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return the large batch with the gain.
-
-        Args:
-            task: the task.
-            observation: optimizer steps so far.
-            gradients: what the last epoch's samples say.
-
-        Returns:
-            The choice.
-        """
+        """Return the large batch with the gain."""
         size, base = self._large(task), self.first_batch_size
         steps, self._steps = observation.steps - self._steps, observation.steps
         keep = max(0.0, 1.0 - size / base / 1000.0) ** max(1, steps)
@@ -90,11 +69,7 @@ class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
         return {**super().state_dict(), "noise": self._noise.state_dict(), "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         super().load_state_dict(state)
         self._noise.load_state_dict(state["noise"])
         self._steps = int(state["steps"])

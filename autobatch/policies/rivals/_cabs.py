@@ -45,16 +45,7 @@ class CabsPolicy(MeasuredRival[CabsParameters]):
     """Couple the batch size to rate, variance and loss."""
 
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return the rung nearest to the rate times the variance over the loss.
-
-        Args:
-            task: the task.
-            observation: rate and training loss.
-            gradients: what the last epoch's samples say.
-
-        Returns:
-            The choice.
-        """
+        """Return the rung nearest to the rate times the variance over the loss."""
         loss = observation.train_loss
         if not math.isfinite(loss):
             return self.keep(observation, "for no training loss is known")

@@ -44,15 +44,7 @@ class IncreaseBatchPolicy(Rival[IncreaseBatchParameters]):
     sets_rate = True
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the size after the milestones that are passed.
-
-        Args:
-            task: the task with its milestones.
-            observation: the progress.
-
-        Returns:
-            The choice.
-        """
+        """Return the size after the milestones that are passed."""
         passed = sum(observation.progress >= milestone for milestone in task.milestones)
         if not passed:
             return Choice(self.first_batch_size, "before the schedule's first decay")

@@ -50,16 +50,7 @@ class InnerProductTestPolicy(MeasuredRival[InnerProductTestParameters]):
     """Grow the batch until it passes the inner-product and the orthogonality test."""
 
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return what the tests ask for.
-
-        Args:
-            task: the task.
-            observation: the batch size in use.
-            gradients: what the last epoch's samples say.
-
-        Returns:
-            The choice.
-        """
+        """Return what the tests ask for."""
         own, norm = self.parameters, gradients.mean_squared_norm
         if not math.isfinite(gradients.variance_along):
             return self.keep(observation, "for the samples do not say what lies along the gradient")

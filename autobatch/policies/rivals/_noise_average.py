@@ -58,9 +58,5 @@ class NoiseAverage:
         return {"variance": self._variance, "squared_mean": self._squared_mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         self._variance, self._squared_mean = float(state["variance"]), float(state["squared_mean"])

@@ -56,26 +56,12 @@ class NoiseScalePolicy(MeasuredRival[NoiseScaleParameters]):
         self._noise = NoiseAverage()
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start anew, with nothing known of the noise.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Start anew, with nothing known of the noise."""
         super().reset(task, library)
         self._noise = NoiseAverage()
 
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return the rung nearest to the noise scale.
-
-        Args:
-            task: the task.
-            observation: not used.
-            gradients: what the last epoch's samples say.
-
-        Returns:
-            The choice.
-        """
+        """Return the rung nearest to the noise scale."""
         self._noise.update(gradients.variance, gradients.squared_signal, keep=self.parameters.memory)
         noise_scale = self._noise.noise_scale
         if math.isnan(noise_scale):
@@ -93,10 +79,6 @@ class NoiseScalePolicy(MeasuredRival[NoiseScaleParameters]):
         return {**super().state_dict(), "noise": self._noise.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         super().load_state_dict(state)
         self._noise.load_state_dict(state["noise"])

@@ -41,16 +41,7 @@ class NormTestPolicy(MeasuredRival[NormTestParameters]):
     """Grow the batch until it passes the norm test."""
 
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return what the test asks for.
-
-        Args:
-            task: the task.
-            observation: the batch size in use.
-            gradients: what the last epoch's samples say.
-
-        Returns:
-            The choice.
-        """
+        """Return what the test asks for."""
         error, allowed = gradients.variance, self.parameters.theta**2 * gradients.mean_squared_norm
         test = f"variance {figure(error)} / {gradients.batch_size} against {figure(allowed)} = θ² ‖g‖²"
         if error <= gradients.batch_size * allowed:

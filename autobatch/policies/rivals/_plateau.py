@@ -51,25 +51,12 @@ class PlateauPolicy(Rival[PlateauParameters]):
         self._best, self._waited = math.inf, 0
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start anew.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Start anew."""
         super().reset(task, library)
         self._best, self._waited = math.inf, 0
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Count the epoch, and grow where it was one too many.
-
-        Args:
-            task: the task; its score counts.
-            observation: the score of the last epoch.
-
-        Returns:
-            The choice.
-        """
+        """Count the epoch, and grow where it was one too many."""
         score, size = float(getattr(observation, task.score)), observation.batch_size
         if not math.isfinite(score):
             return self.keep(observation, "for the validation score is not known")
@@ -90,11 +77,7 @@ class PlateauPolicy(Rival[PlateauParameters]):
         return {**super().state_dict(), "best": best, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         super().load_state_dict(state)
         self._best = math.inf if state["best"] is None else float(state["best"])
         self._waited = int(state["waited"])

@@ -40,16 +40,7 @@ class SimiGradPolicy(MeasuredRival[SimiGradParameters]):
     sets_rate = True
 
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return the rung above or below.
-
-        Args:
-            task: the task.
-            observation: the batch size in use.
-            gradients: what the last epoch's samples say.
-
-        Returns:
-            The choice.
-        """
+        """Return the rung above or below."""
         cosine, target, size = gradients.half_cosine, self.parameters.target, observation.batch_size
         if math.isnan(cosine):
             return self.keep(observation, "for a half of the batch has no gradient")

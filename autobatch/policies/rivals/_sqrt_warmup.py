@@ -42,15 +42,7 @@ class SqrtWarmupPolicy(Rival[SqrtWarmupParameters]):
     sets_rate = True
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the size of the part of the warm-up that the training is in.
-
-        Args:
-            task: the task.
-            observation: the progress.
-
-        Returns:
-            The choice.
-        """
+        """Return the size of the part of the warm-up that the training is in."""
         first, share = self.first_batch_size, self.parameters.share
         last = max(first, nearest_rung(self.parameters.last, task.batch_sizes))
         sizes = [rung for rung in task.batch_sizes if first <= rung <= last]
