@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, SupportsIndex
@@ -13,17 +12,18 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch._ranges import check_number, check_share
-from autobatch._show import Shown, drawn
+from autobatch._show import drawn
 from autobatch.beacons import BeaconLibrary, FinalPrediction, predict_final
 from autobatch.control._decisions import DecisionRecord
+from autobatch.control._readings import Readings
 from autobatch.control._state import restore, state_of
 from autobatch.control._training import Training
 from autobatch.control.batches import PlannedBatchSampler
-from autobatch.control.measuring import Measurement, MeasuringPlan
+from autobatch.control.measuring import MeasuringPlan
 from autobatch.control.rates import RuleName
 from autobatch.control.settings import Measuring, Processes, Rates, Settings, TaskFacts, refuse_moved, with_length
-from autobatch.control.steps import BatchPlan, Course, Step
-from autobatch.policies import Observation, Policy, ScoutReport, TaskInfo
+from autobatch.control.steps import BatchPlan, Step
+from autobatch.policies import Policy, ScoutReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autobatch.tracking import Logger
 
 
-class AutoBatchController(Shown):
+class AutoBatchController(Readings):
     """Chooses batch size and learning rate while a loop of yours trains.
 
         controller = AutoBatchController(
@@ -108,23 +108,24 @@ class AutoBatchController(Shown):
         **moved: Never,
     ) -> None:
         refuse_moved(moved, ARGUMENTS)
-        self._settings = Settings.of(
-            policy,
-            batch_sizes,
-            library=library,
-            scouts=scouts,
-            rates=rates,
-            measuring=measuring,
-            plan=plan,
-            processes=processes,
-            task=task,
-            advise=advise,
-            loggers=loggers,
-            seed=seed,
-            out=out,
+        super().__init__(
+            Settings.of(
+                policy,
+                batch_sizes,
+                library=library,
+                scouts=scouts,
+                rates=rates,
+                measuring=measuring,
+                plan=plan,
+                processes=processes,
+                task=task,
+                advise=advise,
+                loggers=loggers,
+                seed=seed,
+                out=out,
+            )
         )
         self._dataset_size, self._epochs, self._examples = dataset_size, epochs, examples
-        self._attached: Training | None = None
         if (model is None) != (optimizer is None):
             raise ConfigError("give the controller model and optimizer together, or both later by attach()")
         if model is not None and optimizer is not None:
@@ -166,22 +167,6 @@ class AutoBatchController(Shown):
         self._settings, self._examples = settings, examples
         return self
 
-    def __repr__(self) -> str:
-        if self._attached is None:
-            return "<AutoBatchController: no model yet, attach() gives it one>"
-        name = self._attached.log.config.policy.name
-        if self.finished:
-            why = f": {self.stopped_because}" if self.stopped_because else ""
-            return f"<AutoBatchController {name}: finished after {self.epoch} of {self.epochs} epochs{why}>"
-        return (
-            f"<AutoBatchController {name}: epoch {self.epoch + 1} of {self.epochs}, batch size {self.batch_size}, "
-            f"base rate {self.lr:g}, applied {self.lr_effective:.3g}, C̄ {self.c_bar:.4g}, L {self.l_cum:.4g}>"
-        )
-
-    def _repr_html_(self) -> str:
-        html: str = drawn("html", self if self._attached is None else self._attached.log)
-        return html
-
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Refuse to be pickled or copied once there is a model: the optimizer's steps are watched.
 
@@ -200,145 +185,6 @@ class AutoBatchController(Shown):
                 "give it to load_state_dict() of a new one"
             )
         return super().__reduce_ex__(protocol)
-
-    @property
-    def _training(self) -> Training:
-        if self._attached is None:
-            raise AutoBatchError("the controller has no model yet: call attach(model, optimizer, ...) first")
-        return self._attached
-
-    # What the loop reads ---------------------------------------------------------------------------------------------
-
-    @property
-    def seed(self) -> int:
-        """What seeds permutations and random policies."""
-        return self._settings.seed
-
-    @property
-    def plan(self) -> BatchPlan:
-        """How batches are made; another one may be given before there is a model."""
-        return self._settings.plan
-
-    @plan.setter
-    def plan(self, plan: BatchPlan) -> None:
-        if self._attached is not None:
-            raise AutoBatchError("plan: the controller has its model already; give the plan before attach()")
-        self._settings = replace(self._settings, plan=plan)
-
-    @property
-    def task(self) -> TaskInfo:
-        """What the policy knows of the training.
-
-        Raises:
-            AutoBatchError: the controller is not attached to a model yet.
-        """
-        return self._training.task
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or the training was stopped."""
-        return self._attached is not None and self._attached.course.finished
-
-    @property
-    def stopped_because(self) -> str | None:
-        """Why the training was stopped before its last epoch; None where it was not."""
-        return None if self._attached is None else self._attached.course.stopped
-
-    @property
-    def epochs(self) -> int:
-        """Length of the whole training."""
-        return self._training.course.epochs
-
-    @property
-    def epoch(self) -> int:
-        """Finished epochs."""
-        return self._training.course.epoch
-
-    @property
-    def progress(self) -> float:
-        """Examples trained / examples of the whole training, in [0, 1]."""
-        return self._training.course.progress
-
-    @property
-    def examples(self) -> int:
-        """Training examples seen."""
-        return self._training.course.examples
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps taken."""
-        return self._training.stepping.steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of a whole epoch at the batch size in use."""
-        course = self._training.course
-        return Course(course.dataset_size, 1, course.periods, course.least).steps(self.batch_size)
-
-    @property
-    def steps_left(self) -> int:
-        """Optimizer steps to the end of the training at the batch size in use, for schedules that count steps."""
-        return self._training.course.steps_left(self.batch_size)
-
-    @property
-    def samples(self) -> int:
-        """Measured steps that entered C̄ and L."""
-        return self._training.standing.position.samples
-
-    @property
-    def batch_size(self) -> int:
-        """Global batch size in use."""
-        return self.decision.batch_size
-
-    @property
-    def lr(self) -> float:
-        """Base learning rate in use, before the schedule's factor."""
-        return self.decision.lr
-
-    @property
-    def lr_effective(self) -> float:
-        """Learning rate of the optimizer's first parameter group in a step taken now, all factors included."""
-        return self._training.rates.effective()
-
-    @property
-    def c_bar(self) -> float:
-        """C̄_K at the last decision; NaN before the first measurement."""
-        return self._training.standing.position.c_bar
-
-    @property
-    def l_cum(self) -> float:
-        """L_K at the last decision."""
-        return self._training.standing.position.l_cum
-
-    @property
-    def measuring_seconds(self) -> float:
-        """Wall time that measuring had added at the last decision, eigenvalues included."""
-        return self._training.standing.measuring_seconds
-
-    @property
-    def measuring_share_modelled(self) -> float | None:
-        """What the budget bounds: modelled measuring time / modelled training time so far; None without a budget."""
-        return self._training.measured.modelled_share
-
-    @property
-    def decision(self) -> DecisionRecord:
-        """The last decision; batches that a loader has fetched ahead may still follow the one before."""
-        return self._training.decisions.last
-
-    @property
-    def measurements(self) -> tuple[Measurement, ...]:
-        """The measured steps of the last finished period."""
-        return self._training.period.samples.measurements
-
-    @property
-    def library(self) -> BeaconLibrary | None:
-        """The beacons that the policy is steered by."""
-        return self._settings.library
-
-    @property
-    def observation(self) -> Observation:
-        """What the policy sees."""
-        return self._training.periods.observation
 
     def each_epoch(self) -> Iterator[int]:
         """Go through the epochs until the training is finished, whether at its last epoch or because it was stopped.

@@ -8,15 +8,15 @@ from typing import Any
 from autobatch._errors import AutoBatchError
 from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control._declared import Declared
-from autobatch.control._finite import all_finite
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
 from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
 from autobatch.control.rates import OptimizerRates
 from autobatch.control.run import EpochRow, RunLog
+from autobatch.control.settings import Declared
 from autobatch.control.steps import Course
+from autobatch.control.steps._finite import all_finite
 from autobatch.policies import Observation
 
 _LOG = logging.getLogger("autobatch")

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_kind, check_whole
 from autobatch.control._deciding import Decisions
-from autobatch.control._declared import Declared
 from autobatch.control._feed import Feed
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._periods import Periods
@@ -22,7 +21,7 @@ from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
-from autobatch.control.settings import Settings
+from autobatch.control.settings import Declared, Settings
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
 

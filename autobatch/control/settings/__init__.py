@@ -4,6 +4,7 @@ In come an ``AutoBatchController``'s arguments; out goes one ``Settings``, check
 batches are made is ``steps/_plan.py``.
 """
 
+from autobatch.control.settings._declared import Declared
 from autobatch.control.settings._length import with_length
 from autobatch.control.settings._measuring import Measuring
 from autobatch.control.settings._moved import MOVED, refuse_moved
@@ -14,6 +15,7 @@ from autobatch.control.settings._task import TaskFacts
 
 __all__ = [
     "MOVED",
+    "Declared",
     "Measuring",
     "Processes",
     "Rates",

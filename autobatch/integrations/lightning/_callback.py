@@ -1,21 +1,17 @@
 """Lightning: a callback that lets the controller choose the batches of a training whose modules know nothing of it."""
 
-import inspect
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
-from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
-from autobatch.control import AutoBatchController, BatchPlan, Measuring, Step, TaskFacts
-from autobatch.control._controller import ARGUMENTS
-from autobatch.control.settings import refuse_moved
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
+from autobatch.control import AutoBatchController, Measuring, Step, TaskFacts
 from autobatch.integrations._arguments import with_accumulation, with_reference
+from autobatch.integrations.lightning._checks import check_arguments, check_given, check_trainer
 from autobatch.integrations.lightning._generators import generator_states, set_generator_states
 from autobatch.integrations.lightning._loop import (
     PlannedBatches,
@@ -38,36 +34,11 @@ from autobatch.integrations.lightning._loop import (
     trained_batches,
     with_batches,
 )
+from autobatch.integrations.lightning._telling import LIGHTNING, Said, TrainerLog
 from autobatch.policies import Policy
-from autobatch.policies._wording import brief
-from autobatch.tracking import as_metrics, main_figures
 
-
-def _lightning() -> tuple[Any, Any]:
-    """Return Lightning, by the name that is in use already if any, and its module for messages of the first rank."""
-    problem = None
-    for name in sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules):
-        try:
-            return import_module(name), import_module(f"{name}.utilities.rank_zero")
-        except ImportError as error:
-            problem = problem or error
-    raise ConfigError(
-        f"AutoBatchCallback needs Lightning, which cannot be imported ({problem}); install it with: "
-        "pip install 'autobatch[lightning]'"
-    ) from problem
-
-
-_PL, _RANK_ZERO = _lightning()
-_Callback: Any = _PL.Callback
-
-_OURS = {
-    "model": "Trainer.fit gets it",
-    "optimizer": "configure_optimizers returns it",
-    "batch_size": "the train DataLoader has it",
-    "processes": "Trainer(strategy=..., accelerator=...) says it",
-}
+_Callback: Any = LIGHTNING.Callback
 _STATE = {"controller", "figures", "generators"}
-_SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 
 
 class AutoBatchCallback(_Callback):  # type: ignore[misc]
@@ -118,11 +89,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         super().__init__()
-        for name in arguments:
-            if name in _OURS:
-                raise ConfigError(f"AutoBatchCallback: '{name}' is not given here: {_OURS[name]}")
-        refuse_moved(arguments, ARGUMENTS - _OURS.keys(), "AutoBatchCallback")
-        _check_parts(Measuring.of(arguments.get("measuring")), arguments.get("plan") or BatchPlan())
+        check_arguments(arguments)
         if (policy is None) == (controller is None):
             raise ConfigError("AutoBatchCallback: give it either policy=..., or controller=...")
         if controller is not None and (arguments or batch_sizes is not None):
@@ -157,26 +124,16 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
     # Hooks -----------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Check what the Trainer was given, and stand between it and the train loader.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
-        self._check(trainer, pl_module)
+        """Check what the Trainer was given, and stand between it and the train loader."""
+        check_trainer(trainer, pl_module, self._epochs, advising=self._advising)
         self._reset()
         self._controller, self._attached, self._generators = None, False, None
-        self._log = _TrainerLog(trainer, everything=self._log_all)
+        self._log = TrainerLog(trainer, everything=self._log_all)
         divert_loader(trainer, lambda loader: self._prepared(trainer, pl_module, loader))
         divert_backward(pl_module, lambda loss, run: self._backward(trainer, loss, run))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Go on where a checkpoint was saved, within an epoch too.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
+        """Go on where a checkpoint was saved, within an epoch too."""
         if self._generators is not None and trainer.world_size == 1 and not self._advising:
             set_generator_states(self._generators, pl_module.device)
         if self._batches.trained and not self._advising:
@@ -196,28 +153,15 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         if not self._advising:
             mark_resumable(trainer, False)
         self._enter(batch)
-        if self._announce():
+        if self._said.announce(self.controller.decision):
             self._tell_length(trainer, running=True)
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        """Leave the step: the gradients are there and the optimizer comes next.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
+        """Leave the step: the gradients are there and the optimizer comes next."""
         self._leave()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the batch.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-            outputs: of the training step.
-            batch: the batch.
-            batch_idx: its number in the epoch.
-        """
+        """Count the batch."""
         if not self._entered:  # a batch of None, which Lightning passes over
             self._enter(None)
         self._leave()  # where the training step had no backward pass
@@ -225,25 +169,15 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._batches.done()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take down the validation figures of the epoch.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
+        """Take down the validation figures of the epoch."""
         if trainer.sanity_checking or not self._attached or trainer.state.fn != "fit":
             return
         for figure, name in self._monitors.items():
             if name is not None:
-                self._figures[figure] = self._metric(trainer, name)
+                self._figures[figure] = self._said.metric(trainer, name)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """End the controller's epoch where all its examples are trained.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-        """
+        """End the controller's epoch where all its examples are trained."""
         if self._advising and self._batches.trained % trainer.accumulate_grad_batches:
             self._enter(None)  # a last step of fewer parts, which Lightning has taken; the controller leaves it out
         self._leave(AutoBatchError("the batch was skipped"))
@@ -252,35 +186,23 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._batches.end_epoch(theirs=trained)
         if trained:
             if self._monitor_train_loss is not None:
-                self._figures["train_loss"] = self._metric(trainer, self._monitor_train_loss)
+                self._figures["train_loss"] = self._said.metric(trainer, self._monitor_train_loss)
             self._end_epoch()
-        self._announce()
+        self._said.announce(self.controller.decision)
         self._tell_length(trainer, running=False)
         if self.controller.finished and trainer.current_epoch + 1 != trainer.max_epochs:
             because = self.controller.stopped_because
-            self._say(because if because is not None else f"all {self.controller.epochs} epochs are trained")
+            self._said.say(because if because is not None else f"all {self.controller.epochs} epochs are trained")
             trainer.should_stop = True
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave the step that raised, and the Trainer as it was.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-            exception: what was raised.
-        """
+        """Leave the step that raised, and the Trainer as it was."""
         self._leave(exception)
         self._entered = False
         self._let_go(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave the Trainer as it was.
-
-        Args:
-            trainer: the Trainer.
-            pl_module: the module.
-            stage: what the Trainer was doing.
-        """
+        """Leave the Trainer as it was."""
         self._let_go(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,41 +233,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         self._step: ExitStack | None = None
         self._inside: Step | None = None
         self._figures: dict[str, float | None] = {}
-        self._announced: Any = None
-        self._warned: set[str] = set()
-
-    def _check(self, trainer: Any, pl_module: Any) -> None:
-        if len(trainer.optimizers) != 1:
-            raise ConfigError(
-                f"AutoBatchCallback: expected one optimizer from configure_optimizers, got {len(trainer.optimizers)}"
-            )
-        if type(trainer.strategy).__name__ not in _SUPPORTED_STRATEGIES:
-            raise ConfigError(
-                f"AutoBatchCallback: Trainer(strategy=...) is a {type(trainer.strategy).__name__}; supported: "
-                + ", ".join(_SUPPORTED_STRATEGIES)
-            )
-        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise ConfigError("AutoBatchCallback: training_step must take a batch, not dataloader_iter")
-        if any(type(each).__name__ == "GradientAccumulationScheduler" for each in trainer.callbacks):
-            raise ConfigError(
-                "AutoBatchCallback does not go with GradientAccumulationScheduler; use accumulate_grad_batches"
-            )
-        limited = isinstance(trainer.limit_train_batches, int) or trainer.limit_train_batches != 1.0
-        if (limited or trainer.overfit_batches) and not (trainer.fast_dev_run or self._advising):
-            raise ConfigError(
-                "AutoBatchCallback: limit_train_batches and overfit_batches cut an epoch short, and the controller's "
-                "epochs see every example; give the loader a smaller dataset (torch.utils.data.Subset)"
-            )
-        if self._epochs is not None:
-            if trainer.max_epochs > self._epochs:
-                raise ConfigError(
-                    f"AutoBatchCallback: epochs={self._epochs}, but Trainer(max_epochs={trainer.max_epochs}) is more"
-                )
-        elif trainer.max_epochs == -1 or (trainer.max_steps != -1 and not trainer.fast_dev_run):
-            raise ConfigError(
-                "AutoBatchCallback: epochs=... is needed where the Trainer has max_steps or no max_epochs: policies go "
-                "by the progress in the whole training"
-            )
+        self._said = Said(advising=self._advising)
 
     def _prepared(self, trainer: Any, pl_module: Any, loader: Any) -> Any:
         """Return the loader to train with in place of the user's."""
@@ -386,7 +274,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         epochs = self._epochs if self._epochs is not None else trainer.max_epochs
         if trainer.current_epoch and restored is None:
             epochs = max(1, epochs - trainer.current_epoch)
-            self._warn(
+            self._said.warn(
                 "the Trainer goes on with a training that the controller was not part of; it begins anew, with "
                 f"{epochs} epochs to train"
             )
@@ -405,13 +293,13 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         if self._advising:
             arguments["advise"] = reference
         elif not is_stream(loader) and is_in_order(loader):
-            self._warn(
+            self._said.warn(
                 "the train DataLoader has shuffle=False, and the controller draws every epoch in another random order; "
                 "say shuffle=True to agree"
             )
         arguments["loggers"] = (self._log, *arguments.get("loggers", ()))
         if self._given is not None:
-            self._check_given(self._given, trainer.accumulate_grad_batches, scaler)
+            check_given(self._given, trainer.accumulate_grad_batches, scaler)
         self._controller = self._given or AutoBatchController(**arguments)
         self._module = _Batchwise(pl_module)
         self._controller.attach(self._module, trainer.optimizers[0], dataset_size=size, epochs=epochs)
@@ -428,20 +316,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
                 self._batches.trained = trained_batches(trainer)
                 finish_epoch_on_resume(trainer)
         self._attached, self._examples, self._device = True, size, pl_module.device
-        self._announce()
-
-    @staticmethod
-    def _check_given(controller: AutoBatchController, accumulation: int, scaler: Any) -> None:
-        if controller.plan.accumulation != accumulation:
-            raise ConfigError(
-                f"AutoBatchCallback: the controller's plan has accumulation={controller.plan.accumulation}, and the "
-                f"Trainer has accumulate_grad_batches={accumulation}"
-            )
-        if scaler is not None:
-            raise ConfigError(
-                "AutoBatchCallback: with Trainer(precision='16-mixed') the controller needs the Trainer's scaler, and "
-                "one that is given does not have it; use precision='bf16-mixed'"
-            )
+        self._said.announce(self.controller.decision)
 
     def _enter(self, batch: Any) -> None:
         self._step = ExitStack()
@@ -489,41 +364,10 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         set_epoch_length(trainer, length, running=running)
         counted = isinstance(every, int) and trainer.check_val_every_n_epoch is not None and trainer.enable_validation
         if counted and length < every:
-            self._warn(
+            self._said.warn(
                 f"epochs of fewer than {every} batches have no validation with Trainer(val_check_interval={every}); "
                 "say a share of the epoch, such as 1.0, or check_val_every_n_epoch=None"
             )
-
-    def _metric(self, trainer: Any, name: str) -> float | None:
-        if name in trainer.callback_metrics:
-            return float(trainer.callback_metrics[name])
-        self._warn(
-            f"the module logs no '{name}', so the policy does without; {near_names(name, trainer.callback_metrics)}"
-        )
-        return None
-
-    def _announce(self) -> bool:
-        """Say what was decided since the last time, if anything; return whether there was."""
-        decision = self.controller.decision
-        if decision is self._announced:
-            return False
-        self._announced = decision
-        if decision.turn or decision.limit:
-            limit = f" ({decision.limit})" if decision.limit else ""
-            self._say(
-                f"from example {decision.example}: batch size {decision.batch_size}, applied rate "
-                f"{decision.lr_effective:.4g}: {brief(decision.reason)}{limit}"
-            )
-        return True
-
-    def _warn(self, text: str) -> None:
-        """Warn once in a fit."""
-        if text not in self._warned:
-            self._warned.add(text)
-            _RANK_ZERO.rank_zero_warn(f"AutoBatchCallback: {text}")
-
-    def _say(self, text: str) -> None:
-        _RANK_ZERO.rank_zero_info(f"autobatch{' (advice)' if self._advising else ''}: {text}")
 
 
 class _Batchwise(nn.Module):
@@ -539,40 +383,6 @@ class _Batchwise(nn.Module):
         Args:
             tensors: its tensors.
         """
-
-
-class _TrainerLog:
-    """Passes the numbers of the controller's records on to the Trainer's loggers, at its own step."""
-
-    def __init__(self, trainer: Any, *, everything: bool) -> None:
-        self._trainer = trainer
-        self._everything = everything
-
-    def log(self, record: Mapping[str, Any], step: int) -> None:
-        """Log a record.
-
-        Args:
-            record: the figures.
-            step: training examples seen.
-        """
-        metrics = as_metrics({**(record if self._everything else main_figures(record)), "examples": step})
-        for logger in self._trainer.loggers:
-            logger.log_metrics(metrics, step=self._trainer.global_step if step else 0)
-
-    def close(self) -> None:
-        """Do nothing: the Trainer closes its loggers."""
-
-
-def _check_parts(measuring: Measuring, plan: BatchPlan) -> None:
-    """Refuse what Lightning decides, or its backward pass cannot do."""
-    if measuring.grad_scaler is not None:
-        raise ConfigError("AutoBatchCallback: 'grad_scaler' is not given here: Trainer(precision=...) makes it")
-    if plan.splits or plan.accumulation > 1:
-        raise ConfigError(
-            "AutoBatchCallback: how batches are split is not given here: Trainer(accumulate_grad_batches=...) says it"
-        )
-    if measuring.bn == "exact":
-        raise ConfigError("AutoBatchCallback: bn='exact' needs a backward pass of its own, and here Lightning runs it")
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

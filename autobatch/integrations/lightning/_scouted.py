@@ -10,8 +10,9 @@ import torch
 
 from autobatch.control import AutoBatchController
 from autobatch.integrations._arguments import with_accumulation
-from autobatch.integrations.lightning._callback import _PL, AutoBatchCallback
+from autobatch.integrations.lightning._callback import AutoBatchCallback
 from autobatch.integrations.lightning._generators import generator_states, set_generator_states
+from autobatch.integrations.lightning._telling import LIGHTNING
 
 
 def lightning_loop(
@@ -71,5 +72,5 @@ def lightning_loop(
 
 def _silenced() -> tuple[type, ...]:
     """Return the callbacks that a scout does without: what saves or shows."""
-    callbacks = _PL.callbacks
+    callbacks = LIGHTNING.callbacks
     return (callbacks.Checkpoint, callbacks.ProgressBar, callbacks.ModelSummary)

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError
 from autobatch.control import AutoBatchController
-from autobatch.control._finite import all_finite
 from autobatch.control._own_task import loop_facts
+from autobatch.control.steps._finite import all_finite
 from autobatch.training._engine import EXPLODED
 
 Train = Callable[[AutoBatchController], object]

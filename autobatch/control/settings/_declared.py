@@ -2,7 +2,7 @@
 
 import logging
 
-from autobatch.control.settings import Settings
+from autobatch.control.settings._settings import Settings
 
 _LOG = logging.getLogger("autobatch")
 

@@ -1,0 +1,178 @@
+"""What a training loop reads of its controller: where the training stands, and what is decided."""
+
+from dataclasses import replace
+
+from autobatch._errors import AutoBatchError
+from autobatch._show import Shown, drawn
+from autobatch.beacons import BeaconLibrary
+from autobatch.control._decisions import DecisionRecord
+from autobatch.control._training import Training
+from autobatch.control.measuring import Measurement
+from autobatch.control.settings import Settings
+from autobatch.control.steps import BatchPlan, Course
+from autobatch.policies import Observation, TaskInfo
+
+
+class Readings(Shown):
+    """A controller as it is read.
+
+    Args:
+        settings: what the controller was told.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._attached: Training | None = None
+
+    def __repr__(self) -> str:
+        if self._attached is None:
+            return "<AutoBatchController: no model yet, attach() gives it one>"
+        name = self._attached.log.config.policy.name
+        if self.finished:
+            why = f": {self.stopped_because}" if self.stopped_because else ""
+            return f"<AutoBatchController {name}: finished after {self.epoch} of {self.epochs} epochs{why}>"
+        return (
+            f"<AutoBatchController {name}: epoch {self.epoch + 1} of {self.epochs}, batch size {self.batch_size}, "
+            f"base rate {self.lr:g}, applied {self.lr_effective:.3g}, C̄ {self.c_bar:.4g}, L {self.l_cum:.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        html: str = drawn("html", self if self._attached is None else self._attached.log)
+        return html
+
+    @property
+    def _training(self) -> Training:
+        if self._attached is None:
+            raise AutoBatchError("the controller has no model yet: call attach(model, optimizer, ...) first")
+        return self._attached
+
+    @property
+    def seed(self) -> int:
+        """What seeds permutations and random policies."""
+        return self._settings.seed
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How batches are made; another one may be given before there is a model."""
+        return self._settings.plan
+
+    @plan.setter
+    def plan(self, plan: BatchPlan) -> None:
+        if self._attached is not None:
+            raise AutoBatchError("plan: the controller has its model already; give the plan before attach()")
+        self._settings = replace(self._settings, plan=plan)
+
+    @property
+    def task(self) -> TaskInfo:
+        """What the policy knows of the training.
+
+        Raises:
+            AutoBatchError: the controller is not attached to a model yet.
+        """
+        return self._training.task
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the training was stopped."""
+        return self._attached is not None and self._attached.course.finished
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why the training was stopped before its last epoch; None where it was not."""
+        return None if self._attached is None else self._attached.course.stopped
+
+    @property
+    def epochs(self) -> int:
+        """Length of the whole training."""
+        return self._training.course.epochs
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self._training.course.epoch
+
+    @property
+    def progress(self) -> float:
+        """Examples trained / examples of the whole training, in [0, 1]."""
+        return self._training.course.progress
+
+    @property
+    def examples(self) -> int:
+        """Training examples seen."""
+        return self._training.course.examples
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return self._training.stepping.steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of a whole epoch at the batch size in use."""
+        course = self._training.course
+        return Course(course.dataset_size, 1, course.periods, course.least).steps(self.batch_size)
+
+    @property
+    def steps_left(self) -> int:
+        """Optimizer steps to the end of the training at the batch size in use, for schedules that count steps."""
+        return self._training.course.steps_left(self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Measured steps that entered C̄ and L."""
+        return self._training.standing.position.samples
+
+    @property
+    def batch_size(self) -> int:
+        """Global batch size in use."""
+        return self.decision.batch_size
+
+    @property
+    def lr(self) -> float:
+        """Base learning rate in use, before the schedule's factor."""
+        return self.decision.lr
+
+    @property
+    def lr_effective(self) -> float:
+        """Learning rate of the optimizer's first parameter group in a step taken now, all factors included."""
+        return self._training.rates.effective()
+
+    @property
+    def c_bar(self) -> float:
+        """C̄_K at the last decision; NaN before the first measurement."""
+        return self._training.standing.position.c_bar
+
+    @property
+    def l_cum(self) -> float:
+        """L_K at the last decision."""
+        return self._training.standing.position.l_cum
+
+    @property
+    def measuring_seconds(self) -> float:
+        """Wall time that measuring had added at the last decision, eigenvalues included."""
+        return self._training.standing.measuring_seconds
+
+    @property
+    def measuring_share_modelled(self) -> float | None:
+        """What the budget bounds: modelled measuring time / modelled training time so far; None without a budget."""
+        return self._training.measured.modelled_share
+
+    @property
+    def decision(self) -> DecisionRecord:
+        """The last decision; batches that a loader has fetched ahead may still follow the one before."""
+        return self._training.decisions.last
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The measured steps of the last finished period."""
+        return self._training.period.samples.measurements
+
+    @property
+    def library(self) -> BeaconLibrary | None:
+        """The beacons that the policy is steered by."""
+        return self._settings.library
+
+    @property
+    def observation(self) -> Observation:
+        """What the policy sees."""
+        return self._training.periods.observation
