@@ -20,14 +20,7 @@ def unwrapped_optimizer(optimizer: Any) -> Any:
 
 
 def unwrapped_scheduler(scheduler: Any) -> Any:
-    """Return the scheduler within the one that ``Accelerator.prepare`` has made of it.
-
-    Args:
-        scheduler: any scheduler.
-
-    Returns:
-        The scheduler itself.
-    """
+    """Return the scheduler within the one that ``Accelerator.prepare`` has made of it."""
     return getattr(scheduler, "scheduler", scheduler) if hasattr(scheduler, "step_with_optimizer") else scheduler
 
 

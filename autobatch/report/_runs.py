@@ -138,14 +138,7 @@ def chosen_runs(
 
 
 def runs_table(runs: Sequence[RunFacts]) -> Table:
-    """Return runs as a table, a line each.
-
-    Args:
-        runs: the runs.
-
-    Returns:
-        The table.
-    """
+    """Return runs as a table, a line each."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("run", "task", "policy", "seed", "state", "epochs", "batch size"):
         table.add_column(heading, no_wrap=True)

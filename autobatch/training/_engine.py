@@ -77,12 +77,7 @@ def reproducible(device: torch.device, threads: int) -> Iterator[None]:
 
 
 def seed_global_generators(device: torch.device, seed: int) -> None:
-    """Seed the generators that layers such as dropout and initialisation draw from, on the run's devices only.
-
-    Args:
-        device: the device of the run.
-        seed: the seed.
-    """
+    """Seed the generators that layers such as dropout and initialisation draw from, on the run's devices only."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)

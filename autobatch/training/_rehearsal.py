@@ -157,14 +157,7 @@ def _told_seconds(seconds: tuple[float, float] | None, source: str | None, confi
 
 
 def told_rehearsal(rehearsal: Rehearsal) -> list[str]:
-    """Return what a run would be, a line each.
-
-    Args:
-        rehearsal: what it would be.
-
-    Returns:
-        Lines.
-    """
+    """Return what a run would be, a line each."""
     width = max(len(what) for what, _ in rehearsal.facts)
     nothing = "trained or written" if rehearsal.missing is None else "downloaded, trained or written"
     return [*(f"{what:{width}}  {words}" for what, words in rehearsal.facts), f"Nothing was {nothing}."]

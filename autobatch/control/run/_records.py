@@ -181,32 +181,12 @@ def load_epochs(out: Path) -> list[EpochRow]:
 
 
 def load_decisions(out: Path) -> list[DecisionRecord]:
-    """Read the decisions of the run in ``out``; a half-written last line is left out.
-
-    Args:
-        out: a run directory.
-
-    Returns:
-        One record a decision.
-
-    Raises:
-        CheckpointError: a line is damaged.
-    """
+    """Return the decisions of the run in ``out``, as ``load_epochs`` does its epochs."""
     return _rows(out / DECISIONS, DecisionRecord.from_dict)
 
 
 def load_measurements(out: Path) -> list[Measurement]:
-    """Read the measured steps of the run in ``out``; a half-written last line is left out.
-
-    Args:
-        out: a run directory.
-
-    Returns:
-        One measurement a step.
-
-    Raises:
-        CheckpointError: a line is damaged.
-    """
+    """Return the measured steps of the run in ``out``, as ``load_epochs`` does its epochs."""
     return _rows(out / MEASUREMENTS, Measurement.from_dict)
 
 

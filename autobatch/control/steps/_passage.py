@@ -174,15 +174,7 @@ class Passage:
                 self._device_state = torch.cuda.get_rng_state()
 
     def deals_with(self, passing: Passing, error: BaseException) -> bool:
-        """Return whether a batch is trained again after an error, instead of ending the training.
-
-        Args:
-            passing: the batch.
-            error: the error.
-
-        Returns:
-            Whether it is.
-        """
+        """Return whether a batch is trained again after an error, instead of ending the training."""
         if not self._plan.guarded:
             return False
         return is_out_of_memory(error) or (passing.measured and isinstance(error, MeasureError))

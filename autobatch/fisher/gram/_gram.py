@@ -335,12 +335,7 @@ class Jacobian(Protocol):
 
 
 def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
-    """Add the Gram matrix of a parameter whose J is the sum over several uses.
-
-    Args:
-        uses: all uses of one parameter.
-        gram: where to add.
-    """
+    """Add the Gram matrix of a parameter whose J is the sum over several uses."""
     for lo, hi in gram.chunks(uses[0].rows, uses[0].width):
         block = uses[0].block(lo, hi)
         for use in uses[1:]:

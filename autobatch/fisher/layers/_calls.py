@@ -259,12 +259,6 @@ def dense(values: Tensor) -> Jacobian:
     """Return per-sample gradients that are simply held, (B, *shape of the weight), also of a weight without dimensions.
 
     Of a complex weight real and imaginary parts are elements of their own, one after the other.
-
-    Args:
-        values: the gradients.
-
-    Returns:
-        The Jacobian.
     """
     if values.ndim == 1:
         values = values.unsqueeze(1)

@@ -378,11 +378,7 @@ class _Batchwise(nn.Module):
         self.module = module
 
     def forward(self, *tensors: Tensor) -> None:
-        """Take the batch.
-
-        Args:
-            tensors: its tensors.
-        """
+        """Take the batch."""
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

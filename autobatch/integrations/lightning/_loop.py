@@ -248,11 +248,7 @@ def divert_loader(trainer: Any, through: Callable[[Any], Any]) -> None:
 
 
 def restore_loader(trainer: Any) -> None:
-    """Undo ``divert_loader``.
-
-    Args:
-        trainer: the Trainer.
-    """
+    """Undo ``divert_loader``."""
     vars(trainer.fit_loop._data_source).pop("dataloader", None)
 
 
@@ -312,11 +308,7 @@ def divert_backward(module: Any, through: Callable[[Tensor, Callable[[Tensor], A
 
 
 def restore_backward(module: Any) -> None:
-    """Undo ``divert_backward``.
-
-    Args:
-        module: the module.
-    """
+    """Undo ``divert_backward``."""
     ours = vars(module).get("backward")
     if hasattr(ours, "own"):
         del module.backward
@@ -344,14 +336,7 @@ def trained_batches(trainer: Any) -> int:
 
 
 def in_last_batch(trainer: Any) -> bool:
-    """Return whether the batch in training, or trained last, is the last of its epoch.
-
-    Args:
-        trainer: the Trainer.
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether the batch in training, or trained last, is the last of its epoch."""
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 

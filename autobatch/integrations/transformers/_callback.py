@@ -288,14 +288,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         return loss
 
     def labelled(self, logs: dict[str, float]) -> dict[str, float]:
-        """Return the Trainer's training logs with the batch size and the rate of the last step.
-
-        Args:
-            logs: the logs.
-
-        Returns:
-            The logs.
-        """
+        """Return the Trainer's training logs with the batch size and the rate of the last step."""
         if self.controller is None or "loss" not in logs:
             return logs
         return {**logs, "autobatch/batch_size": self.controller.batch_size, "autobatch/lr_effective": self._rate}

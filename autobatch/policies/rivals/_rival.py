@@ -158,11 +158,7 @@ class Rival(ABC, Generic[ParametersT]):
         return {"base_lr": self._base_lr, "last": last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-        """
+        """Restore what ``state_dict`` returned."""
         base_lr, last = state["base_lr"], state["last"]
         self._base_lr = None if base_lr is None else float(base_lr)
         self._last = None

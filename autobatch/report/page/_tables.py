@@ -102,15 +102,7 @@ MANY_DECISIONS = 120
 
 
 def decisions_table(section: Section, run: ReportedRun) -> Html:
-    """Return every decision of a run, of a long one those that changed something.
-
-    Args:
-        section: its section.
-        run: the run.
-
-    Returns:
-        A table.
-    """
+    """Return every decision of a run, of a long one those that changed something."""
     told: list[dict[str, str]] = []
     before: DecisionRecord | None = None
     for decision in run.record.decisions:

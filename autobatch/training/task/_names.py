@@ -70,11 +70,7 @@ def dataset_problem(name: str) -> str | None:
 
 
 def own_prefix(name: str) -> str | None:
-    """Return the prefix of a user's own dataset, such as ``"csv:"``; None for a dataset known by name.
-
-    Args:
-        name: the dataset's name.
-    """
+    """Return the prefix of a user's own dataset, such as ``"csv:"``; None for a dataset known by name."""
     return next((prefix for prefix in OWN_DATASETS if name.startswith(prefix)), None)
 
 
