@@ -34,7 +34,7 @@ FORKED.set_forkserver_preload([
     "torch._dynamo",
     "torch.distributed.fsdp",
     "autobatch.control",
-    "autobatch.training._session",
+    "autobatch.training.running._carry_out",
     "autobatch.training.recording._branches",
     "autobatch.training.own._beacons",
 ])

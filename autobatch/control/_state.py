@@ -53,7 +53,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.stepping.leave_batch()
     adopted = bool(state.get(SCOUT))
     if adopted:
-        state = _adopted(training, state)
+        state = adopted_state(state, training.settings.policy.state_dict())
     try:
         if state["version"] != _VERSION:
             raise CheckpointError(f"controller state: expected version {_VERSION}, got {state['version']!r}")
@@ -83,13 +83,17 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         training.periods.redecide()
 
 
-def _adopted(training: Training, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a scout's state as that of this training: with this one's policy, and not stopped."""
-    return {
-        **state,
-        "stopped": None,
-        "decisions": {**state.get("decisions", {}), "policy": training.settings.policy.state_dict()},
-    }
+def adopted_state(state: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
+    """Return a scout's state as that of a training which goes on from it.
+
+    Args:
+        state: the state of the scout's controller.
+        policy: state of the training's policy.
+
+    Returns:
+        The same state with that policy, and not stopped.
+    """
+    return {**state, "stopped": None, "decisions": {**state.get("decisions", {}), "policy": policy}}
 
 
 def _check_identity(theirs: dict[str, Any], mine: dict[str, Any]) -> None:

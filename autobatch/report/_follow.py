@@ -18,8 +18,7 @@ from autobatch.policies._wording import brief
 from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
-from autobatch.training._forking import load_forks
-from autobatch.training._scouting import told_scout
+from autobatch.training.running import load_forks, told_scout
 
 SHORTEST_SILENCE = 60.0
 """Seconds without a sign of life below which nothing is said about it."""

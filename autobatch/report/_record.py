@@ -25,8 +25,7 @@ from autobatch.training import (
     load_scouting,
     load_summary,
 )
-from autobatch.training._forking import ForkRecord, load_forks
-from autobatch.training._scouting import Scouting, ScoutRecord, scout_directory
+from autobatch.training.running import ForkRecord, Scouting, ScoutRecord, load_forks, scout_directory
 from autobatch.training.task import run_task_info
 
 

@@ -1,7 +1,7 @@
 """Tasks, data, models, and the loop that trains them.
 
-In come a task and a policy by name or file; out go run directories, and libraries of beacons. Open ``_session.py``
-first. Names resolve on first use (PEP 562), so that reading a task does not import torch.
+In come a task and a policy by name or file; out go run directories, and libraries of beacons. Open
+``running/_carry_out.py`` first. Names resolve on first use (PEP 562), so that reading a task does not import torch.
 """
 
 from typing import TYPE_CHECKING
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from autobatch.training._calibrate import calibrate, device_kind
     from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
     from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config
-    from autobatch.training._scouting import Scouting, ScoutRecord, load_scouting
-    from autobatch.training._session import run
     from autobatch.training.data import Data, augment, load_data, normalise
     from autobatch.training.models import build_model, build_task_model
     from autobatch.training.own import record_beacons, scout
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
         record_task_beacons,
         record_task_branches,
     )
+    from autobatch.training.running import Scouting, ScoutRecord, load_scouting, run
     from autobatch.training.task import TaskSpec, check_ladder, load_task, task_info
 
 __all__ = [

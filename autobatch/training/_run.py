@@ -1,4 +1,4 @@
-"""A run as it is configured, recorded and watched; carrying it out is in ``_session``."""
+"""A run as it is configured, recorded and watched; carrying it out is in ``running``."""
 
 import os
 from collections.abc import Mapping

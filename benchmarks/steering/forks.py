@@ -25,7 +25,7 @@ from autobatch.policies.steer._plan import Plan, grown
 from autobatch.training import load_data, load_task
 from autobatch.training._checkpoint import put_back, snapshot
 from autobatch.training._engine import Engine, reproducible
-from autobatch.training._forking import Average
+from autobatch.training.running._forking import Average
 
 RESULTS = ROOT / "benchmarks" / "results" / "forks"
 RATES = {"digits-resnet8": 0.05, "digits-mlp": 0.05, "digits-densenet8": 0.05, "mnist10k-mlp": 0.025}

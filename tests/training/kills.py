@@ -49,9 +49,12 @@ class Killer:
 
     def arm(self, patch: pytest.MonkeyPatch) -> None:
         """Take the place of what runs write with."""
-        for module in ("_session", "_scouting", "_checkpoint"):
+        for module in (
+            *(f"running.{name}" for name in ("_session", "_scouting", "_scout_runs", "_forking")),
+            "_checkpoint",
+        ):
             patch.setattr(f"autobatch.training.{module}.write_whole", self.write_whole)
-        patch.setattr("autobatch.training._session.append_lines", self.append_lines)
+        patch.setattr("autobatch.training.running._session.append_lines", self.append_lines)
 
     def strikes(self) -> bool:
         self.left -= 1

@@ -29,9 +29,9 @@ from autobatch.training import (
     normalise,
     run,
 )
-from autobatch.training import _session as session
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import EXPLODED, Engine, divergence, reproducible, resolve_device
+from autobatch.training.running import _carry_out as session
 from tests.training.tiny import COSTS, dropout_task, fixed, stages, timeless, tiny_config, tiny_task
 
 
@@ -270,7 +270,7 @@ def test_a_machine_that_is_much_slower_than_its_cost_table_is_told_of_once(
         def note(self, message: str) -> None:
             notes.append(message)
 
-    monkeypatch.setattr(session, "SLOW_SECONDS", 1e-6)
+    monkeypatch.setattr("autobatch.training.running._session.SLOW_SECONDS", 1e-6)
     fast = dict.fromkeys(COSTS.step_seconds, 1e-9)
     slow = dict.fromkeys(COSTS.step_seconds, 1e9)
     config = tiny_config(costs=replace(COSTS, step_seconds=fast, epoch_seconds=1e-9))

@@ -295,14 +295,14 @@ def test_where_the_lowest_rate_diverges_too_the_run_ends_and_says_so(tmp_path: P
 def test_scouts_that_know_no_score_are_judged_by_their_training_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
-    from autobatch.training import _session
+    from autobatch.training.running import _scout_runs
 
-    class Unvalidated(_session._ScoutTraining):
+    class Unvalidated(_scout_runs.ScoutTraining):
         @property
         def rows(self) -> list[EpochRow]:
             return [replace(row, validation_loss=math.nan, validation_error=math.nan) for row in super().rows]
 
-    monkeypatch.setattr(_session, "_ScoutTraining", Unvalidated)
+    monkeypatch.setattr(_scout_runs, "ScoutTraining", Unvalidated)
     told = Told()
     summary = run(scouted(), tmp_path / "run", told)
     assert_equal_weights(whole, tmp_path / "run")

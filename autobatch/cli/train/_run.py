@@ -199,7 +199,7 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
 
 
 def _rehearse(config: "RunConfig", place: Path, *, as_json: bool) -> None:
-    from autobatch.training._rehearsal import rehearse, told_rehearsal
+    from autobatch.training.running import rehearse, told_rehearsal
 
     rehearsal = rehearse(config, place)
     if as_json:

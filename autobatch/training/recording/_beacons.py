@@ -29,7 +29,6 @@ from autobatch.control.run import CONFIG, load_epochs
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import RunConfig, load_run_config
-from autobatch.training._session import run
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, grid_of
 from autobatch.training.recording._progress import EpochReporter, RecordingObserver
@@ -41,6 +40,7 @@ from autobatch.training.recording._task import (
     record_cells,
     recording_info,
 )
+from autobatch.training.running import run
 from autobatch.training.task import TaskSpec, check_ladder
 
 _WORKING = Path("beacons") / ".running"

@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch):
         .replace("[0.05, 0.1]", "[0.05, 0.1, 0.2]")
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("autobatch.training._session.cached_calibration", lambda *_, **__: (COSTS, True))
+    monkeypatch.setattr("autobatch.training.running._known.cached_calibration", lambda *_, **__: (COSTS, True))
     return tmp_path
 
 

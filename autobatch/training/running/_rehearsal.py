@@ -13,11 +13,12 @@ from autobatch.policies.steer import ScoutingPolicy, ScoutPlan
 from autobatch.training._calibrate import device_kind
 from autobatch.training._engine import Engine, resolve_device
 from autobatch.training._run import RunConfig
-from autobatch.training._scouting import expected_cost, told_plan, told_schedule
-from autobatch.training._session import known_costs, library_of, refuse_occupied
 from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
+from autobatch.training.running._carry_out import refuse_occupied
+from autobatch.training.running._known import known_costs, library_of
+from autobatch.training.running._scouting import expected_cost, told_plan, told_schedule
 from autobatch.training.task import check_ladder, run_task_info
 
 

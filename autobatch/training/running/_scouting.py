@@ -11,6 +11,7 @@ from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.control import steps_per_epoch
+from autobatch.control._state import adopted_state
 from autobatch.control.run import (
     CHECKPOINT,
     DECISIONS,
@@ -282,8 +283,7 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
         OutputError: ``out`` cannot be written.
     """
     checkpoint = read_checkpoint(source / CHECKPOINT)
-    controller = checkpoint.record["controller"]
-    controller = {**controller, "decisions": {**controller["decisions"], "policy": policy_state}}
+    controller = adopted_state(checkpoint.record["controller"], policy_state)
     if config.costs is not None and "training" in controller["measuring"]:
         trained, measured = _modelled(scouting.losers, config.costs)
         account = controller["measuring"]

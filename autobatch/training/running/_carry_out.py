@@ -1,0 +1,154 @@
+"""Carrying a run out: from a configuration to a run directory with a summary in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from autobatch._errors import CheckpointError, OutputError
+from autobatch._files import alone_in, naming_output
+from autobatch.beacons import BeaconLibrary
+from autobatch.control.run import (
+    CHECKPOINT,
+    CONFIG,
+    RUN_FILES,
+    SUMMARY,
+    Summary,
+    load_summary,
+)
+from autobatch.policies import BeaconFollowPolicy, make_policy
+from autobatch.policies.steer import ScoutingPolicy
+from autobatch.training._engine import reproducible, resolve_device
+from autobatch.training._run import RunConfig, RunObserver, kept_config, load_run_config
+from autobatch.training.data import Data, load_data
+from autobatch.training.running._known import costs_of, library_of, told_missing
+from autobatch.training.running._scout_runs import train_scouts
+from autobatch.training.running._session import Session, check_same
+from autobatch.training.task import check_ladder, run_task_info
+
+
+def run(
+    config: RunConfig,
+    out: Path,
+    observer: RunObserver | None = None,
+    *,
+    resume: bool = False,
+    data: Data | None = None,
+) -> Summary:
+    """Train as ``config`` says, keeping every record in ``out``.
+
+    A ``KeyboardInterrupt`` passes through; the run can then be resumed, as after any other sudden end.
+
+    Args:
+        config: the configuration.
+        out: the run directory; it is made, and must not hold a run unless ``resume``.
+        observer: what watches the run.
+        resume: continue the run that ``out`` holds from its last checkpoint, bit-identically.
+        data: the task's data, where they are loaded on the run's device already.
+
+    Returns:
+        The summary, as written to ``summary.json``.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or holds a run already.
+        CheckpointError: the run in ``out`` is damaged or has another configuration.
+        ConfigError: the configuration cannot be carried out.
+        DataError: the data are missing or damaged.
+        LibraryError: the policy needs beacons, and they are missing, damaged or of another task.
+    """
+    out, observer = Path(out), observer or RunObserver()
+    device = resolve_device(config.device)
+    config = config.model_copy(update={"device": str(device)})
+    if resume:
+        config = _continued(config, out)
+        if (out / SUMMARY).exists():
+            return load_summary(out)
+    else:
+        refuse_occupied(out)
+    data = data or load_data(config.task, config.data_dir, device)
+    check_ladder(config.task, len(data.train_labels))
+    policy = make_policy(config.policy)
+    library = library_of(config, data, policy)
+    if policy.needs_library and library.missing is not None:
+        observer.note(told_missing(library))
+    costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
+    config = config.model_copy(update={"costs": costs.table})
+    with _place(out), reproducible(device, config.task.threads):
+        if not resume:  # another run may have come and gone since that was asked
+            refuse_occupied(out)
+        elif (out / SUMMARY).exists():
+            return load_summary(out)
+        begin_with = None
+        if (out / CHECKPOINT).exists():
+            pass
+        elif library.of_other_length is not None and isinstance(policy, BeaconFollowPolicy):
+            begin_with = _from_other_length(config, library.of_other_length, data=data, policy=policy)
+        elif isinstance(policy, ScoutingPolicy):
+            begin_with = train_scouts(
+                config, out, data=data, device=device, policy=policy, library=library.beacons, observer=observer
+            )
+        return Session(
+            config=config,
+            out=out,
+            observer=observer,
+            data=data,
+            device=device,
+            policy=policy,
+            library=library,
+            costs=costs,
+            begin_with=begin_with,
+        ).carry_out()
+
+
+@contextmanager
+def _place(out: Path) -> Iterator[None]:
+    """Make the run directory and keep other processes out of it; where nothing was kept, it goes again."""
+    fresh = not out.exists()
+    with naming_output(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, busy="another process is training this run; wait for it, or choose another directory"):
+        try:
+            yield
+        except BaseException:
+            if fresh:
+                with suppress(OSError):  # there is something in it
+                    out.rmdir()
+            raise
+
+
+def _from_other_length(
+    config: RunConfig, library: BeaconLibrary, *, data: Data, policy: BeaconFollowPolicy
+) -> dict[str, Any]:
+    """Return the policy's state to begin the run with."""
+    policy.reset(
+        run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed), None
+    )
+    policy.begin_from(library)
+    return policy.state_dict()
+
+
+def refuse_occupied(out: Path) -> None:
+    """Refuse a directory that holds a run already.
+
+    Args:
+        out: the directory.
+
+    Raises:
+        OutputError: it does, or is a file.
+    """
+    found = next((name for name in RUN_FILES if (out / name).exists()), None)
+    if found is not None:
+        raise OutputError(
+            f"{out}: holds a run already ({found}); continue it with --resume {out}, or choose another directory"
+        )
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: expected a directory, found a file")
+
+
+def _continued(config: RunConfig, out: Path) -> RunConfig:
+    stored = load_run_config(out)
+    try:
+        check_same(kept_config(config, out), kept_config(stored, out))
+    except CheckpointError as error:
+        raise CheckpointError(f"{out / CONFIG}: {error}") from None
+    return config.model_copy(update={"costs": config.costs or stored.costs})

@@ -1,0 +1,143 @@
+"""What is known of a run's task before it trains: its beacons, and what a step costs."""
+
+from dataclasses import dataclass
+
+import torch
+
+from autobatch._errors import LibraryError
+from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.policies import Policy
+from autobatch.policies.steer import ScoutingPolicy
+from autobatch.training._calibrate import cached_calibration, covers, kept_calibration
+from autobatch.training._run import RunConfig, RunObserver
+from autobatch.training._trial import BN
+from autobatch.training.data import Data
+
+
+@dataclass(frozen=True)
+class KnownBeacons:
+    """The beacons of a run's task, or why there are none, and those of the same task at another length."""
+
+    beacons: BeaconLibrary | None
+    missing: str | None
+    of_other_length: BeaconLibrary | None = None
+
+
+def told_missing(library: KnownBeacons) -> str:
+    if library.of_other_length is None:
+        return f"no beacons to follow ({library.missing}): scouts go first"
+    return (
+        f"the beacons of this task trained {library.of_other_length.epochs} epochs, this run's length is another: it "
+        "starts from the best of them, without scouts, and steers by the plan of 'steer'"
+    )
+
+
+@dataclass(frozen=True)
+class KnownCosts:
+    """A cost table and where it comes from, both None where none is needed."""
+
+    table: CostTable | None
+    source: str | None
+
+
+def library_of(config: RunConfig, data: Data, policy: Policy) -> KnownBeacons:
+    """Return the beacons of a run's task.
+
+    A policy that does without beacons, or that scouts instead, runs on where they are missing or do not fit.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        policy: its policy.
+
+    Returns:
+        The beacons, or why there are none.
+
+    Raises:
+        LibraryError: the policy needs beacons, and they are missing, damaged or of another task.
+    """
+    needed = policy.needs_library and not isinstance(policy, ScoutingPolicy)
+    if config.recording:
+        return KnownBeacons(None, "this run records a beacon itself")
+    if config.task_path is None:
+        missing = f"the task '{config.task.name}' has no env folder, so no beacons"
+        if needed:
+            raise LibraryError(f"policy '{config.policy.name}' needs beacons: {missing}")
+        return KnownBeacons(None, missing)
+    library = None
+    try:
+        library = BeaconLibrary.load(config.task_path)
+        library.check_task(config.task.fingerprint_payload(data.fingerprint, data.num_classes))
+        if library.bn != BN:
+            raise LibraryError(
+                f"the beacon library of '{library.task_name}' has 'bn' {library.bn!r}, here it is {BN!r}"
+            )
+    except LibraryError as error:
+        if needed:
+            raise
+        # The summary keeps this: it tells nothing of the machine, and is UTF-8 whatever the folder's name is.
+        told = str(error).replace(str(config.task_path), config.task_path.name).encode(errors="replace").decode()
+        return KnownBeacons(None, told, library if _serves_at_another_length(config, data, library) else None)
+    return KnownBeacons(library, None)
+
+
+def _serves_at_another_length(config: RunConfig, data: Data, library: BeaconLibrary | None) -> bool:
+    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    if library is None or library.bn != BN or not library.is_other_length(payload):
+        return False
+    try:
+        return library.best_fixed().batch_size in config.task.batch_sizes
+    except LibraryError:  # all of them diverged
+        return False
+
+
+def costs_of(
+    config: RunConfig,
+    *,
+    data: Data,
+    device: torch.device,
+    policy: Policy,
+    library: KnownBeacons,
+    observer: RunObserver,
+) -> KnownCosts:
+    """Return the one clock that decisions may depend on."""
+    budgeted = config.measure and not config.recording
+    if not (budgeted or policy.needs_library or isinstance(policy, ScoutingPolicy)):
+        return KnownCosts(None, None)
+    if config.costs is not None:
+        return KnownCosts(config.costs, "kept from the run's start")
+    if not config.calibrate:
+        known = known_costs(config, data=data, device=device, library=library)
+        if known.table is not None:
+            return known
+    table, timed = cached_calibration(
+        config.task,
+        data,
+        device,
+        config.task.fingerprint_payload(data.fingerprint, data.num_classes),
+        fresh=config.calibrate,
+        trust_code=config.trust_code,
+        before_timing=lambda: observer.note("timing this machine, a few seconds"),
+    )
+    return KnownCosts(table, "timed at the run's start" if timed else "timed on this machine in an earlier run")
+
+
+def known_costs(config: RunConfig, *, data: Data, device: torch.device, library: KnownBeacons) -> KnownCosts:
+    """Return what is known of a run's costs before anything is timed.
+
+    Args:
+        config: the run's configuration.
+        data: its data.
+        device: its device.
+        library: its beacons.
+
+    Returns:
+        The table and where it comes from, both None where nothing is known.
+    """
+    beacons = library.beacons or library.of_other_length
+    recorded = beacons.costs if beacons is not None else None
+    if recorded is not None and covers(recorded, config.task, device):
+        return KnownCosts(recorded, "recorded with the beacons on this kind of device")
+    payload = config.task.fingerprint_payload(data.fingerprint, data.num_classes)
+    kept = kept_calibration(config.task, device, payload)
+    return KnownCosts(kept, None if kept is None else "timed on this machine in an earlier run")

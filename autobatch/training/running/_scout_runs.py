@@ -1,0 +1,146 @@
+"""The scouts of a run, trained one after another in run directories of their own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autobatch._files import write_whole
+from autobatch.beacons import BeaconLibrary
+from autobatch.control.run import (
+    CONFIG,
+    EpochRow,
+    load_epochs,
+)
+from autobatch.policies import make_policy, planned_epochs
+from autobatch.policies.steer import Scout, ScoutingPolicy
+from autobatch.training._run import RunConfig, RunObserver
+from autobatch.training._trial import FINISHED
+from autobatch.training.data import Data
+from autobatch.training.running._known import KnownBeacons, KnownCosts
+from autobatch.training.running._scouting import (
+    Scouting,
+    ScoutRecord,
+    adopt,
+    chosen,
+    record_of,
+    save_scouting,
+    scout_config,
+    scout_directory,
+    told_plan,
+    told_schedule,
+    told_scout,
+    train_scout,
+)
+from autobatch.training.running._session import Session, config_yaml
+from autobatch.training.task import run_task_info
+
+
+def train_scouts(
+    config: RunConfig,
+    out: Path,
+    *,
+    data: Data,
+    device: torch.device,
+    policy: ScoutingPolicy,
+    library: BeaconLibrary | None,
+    observer: RunObserver,
+) -> dict[str, Any] | None:
+    """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning.
+
+    Returns:
+        The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
+    """
+    task = run_task_info(
+        config.task,
+        train_size=len(data.train_labels),
+        costs=config.costs,
+        seed=config.seed,
+        num_classes=data.num_classes,
+    )
+    policy.reset(task, library)
+    plan = policy.scouts()
+    for line in (told_schedule(policy, task), *([told_plan(plan, task)] if not plan.configurations else ())):
+        if line:
+            observer.note(line)
+    if not plan.configurations:
+        return None
+    observer.scouting(told_plan(plan, task))
+    scouts: list[Scout] = []
+    records: list[ScoutRecord] = []
+    while len(scouts) < len(plan.configurations):
+        batch_size, lr = plan.configurations[len(scouts)]
+        training = ScoutTraining(
+            scout_config(config, batch_size, lr),
+            out,
+            data=data,
+            device=device,
+            after_epoch=partial(observer.scout_epoch, epochs=plan.epochs),
+        )
+        if not scouts:  # what --resume needs; not before a scout can be carried out
+            write_whole(out / CONFIG, config_yaml(config, out))
+        waiting = plan.configurations[len(records) :]
+        save_scouting(out, Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more))
+        training.begin()
+        scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
+        scouts.append(scout)
+        records.append(record_of(training.rows, scout, won=False))
+        observer.scouted(told_scout(records[-1]))
+        plan = policy.scouts(scouts)
+    choice = policy.take(scouts)
+    scouting = replace(chosen(choice, records, plan), planned=planned_epochs(policy, task))
+    save_scouting(out, scouting)
+    observer.scouted(choice.reason)
+    if choice.scout is None:
+        return policy.state_dict()
+    winner = scouts[choice.scout]
+    source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
+    adopt(source, out, config, policy.state_dict(), scouting)
+    return None
+
+
+class ScoutTraining:
+    """One scout, in a run directory of its own."""
+
+    def __init__(
+        self, config: RunConfig, out: Path, *, data: Data, device: torch.device, after_epoch: Callable[[EpochRow], None]
+    ) -> None:
+        parameters = config.policy.parameters
+        self._after_epoch = after_epoch
+        self._session = Session(
+            config=config,
+            out=scout_directory(out, parameters["batch_size"], parameters["lr"], config.seed),
+            observer=RunObserver(),
+            data=data,
+            device=device,
+            policy=make_policy(config.policy),
+            library=KnownBeacons(None, "a scout is a beacon itself"),
+            costs=KnownCosts(config.costs, None),
+        )
+        self._rows: list[EpochRow] = []
+
+    def begin(self) -> None:
+        """Start the scout, or bring it to where it stood."""
+        self._session.begin()
+        self._rows = load_epochs(self._session.out)
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The epochs so far, those of an earlier start among them."""
+        return self._rows
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why the scout cannot go on; None while it can."""
+        because = self._session.trial.stopped_because
+        return None if because == FINISHED else because
+
+    def epoch(self) -> EpochRow:
+        """Train the next epoch, keep it, and return its figures."""
+        row = self._session.epoch()
+        self._rows.append(row)
+        self._after_epoch(row)
+        return row

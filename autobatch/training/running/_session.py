@@ -1,0 +1,316 @@
+"""One training that is kept in a run directory: begun, gone on with, and carried out to its summary."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from autobatch._errors import CheckpointError
+from autobatch._files import naming_output, write_whole
+from autobatch.beacons._info import differing_keys
+from autobatch.control import steps_per_epoch
+from autobatch.control.run import (
+    CHECKPOINT,
+    CONFIG,
+    DECISIONS,
+    EPOCHS,
+    MEASUREMENTS,
+    SUMMARY,
+    EpochRow,
+    Summary,
+    best_beacon,
+    load_epochs,
+)
+from autobatch.control.run._files import append_lines, keep_lines, plain
+from autobatch.policies import Policy, planned_epochs
+from autobatch.policies.steer import ForkingPolicy
+from autobatch.training._calibrate import device_kind
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
+from autobatch.training._trial import FINISHED, Trial
+from autobatch.training.data import Data
+from autobatch.training.running._forking import ForkRecord, fork_epoch, forks_to_list, save_forks, told_fork
+from autobatch.training.running._known import KnownBeacons, KnownCosts
+from autobatch.training.running._scouting import (
+    ScoutRecord,
+    load_scouting,
+)
+
+SLOW, SLOW_SECONDS = 3.0, 5.0
+"""How many times what the cost table says an epoch takes, and how many seconds more, before that is worth a line."""
+
+
+# What may differ between a run and its continuation: where things lie, and what only matters at the start.
+_MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
+
+
+class Session:
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        out: Path,
+        observer: RunObserver,
+        data: Data,
+        device: torch.device,
+        policy: Policy,
+        library: KnownBeacons,
+        costs: KnownCosts,
+        begin_with: dict[str, Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.observer = observer
+        self.data = data
+        self.library = library
+        self.costs = costs
+        self.device = device
+        self.policy = policy
+        self.begin_with = begin_with
+        self.kind = device_kind(device, config.task.threads)
+        self.trial = Trial(config, data=data, device=device, policy=policy, library=library.beacons, costs=config.costs)
+        self.controller = self.trial.controller
+        self.epochs_at: Counter[int] = Counter()
+        self.row: EpochRow | None = None
+        self.told_slow = False
+        self.forks: list[ForkRecord] = []
+
+    def begin(self) -> None:
+        """Start the run, or bring it to where it stood."""
+        with naming_output(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        write_whole(self.out / CONFIG, config_yaml(self.config, self.out))
+        seconds = self._restore()
+        self._announce()
+        self.trial.seconds += seconds
+
+    def carry_out(self) -> Summary:
+        """Return how the run ended, having started or continued it."""
+        self.begin()
+        while not self.controller.finished:
+            self.epoch()
+        summary = self._summary()
+        write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
+        self.observer.finished(summary)
+        return summary
+
+    def _restore(self) -> float:
+        # Brings records and state to the last checkpoint, and says at how many seconds it stands.
+        path = self.out / CHECKPOINT
+        checkpoint = read_checkpoint(path) if path.exists() else None
+        epoch = _restored_epoch(checkpoint, path)
+        adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
+        for name in (EPOCHS, MEASUREMENTS):
+            keep_lines(self.out / name, epoch)
+        keep_lines(self.out / DECISIONS, epoch - adopted)  # what a scout has decided for the next epoch does not hold
+        rows = load_epochs(self.out)
+        if checkpoint is None:
+            (self.out / DECISIONS).unlink(missing_ok=True)
+            scouting = None
+            if self.begin_with is not None:  # no scout can go on: the run begins where the policy says after them
+                scouting = load_scouting(self.out)
+                self.policy.load_state_dict(self.begin_with)
+                self.controller.redecide()
+            append_lines(self.out / DECISIONS, [self.controller.decision.to_dict()])
+            return sum(scout.seconds for scout in scouting.losers) if scouting is not None else 0.0
+        if [row.epoch for row in rows] != list(range(1, epoch + 1)):
+            raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
+        try:
+            check_same(kept_config(self.config, self.out), with_kept_paths(checkpoint.record["config"], self.out))
+            self.controller.load_state_dict(checkpoint.record["controller"])
+            seconds = float(checkpoint.record["seconds"])
+            self.trial.stopped_because = str(checkpoint.record["stopped_because"])
+            forks = checkpoint.record.get("forks", ())  # checkpoints of older versions have none
+            self.forks = [ForkRecord.from_dict(fork) for fork in forks]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged: {error!r}") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        if self.controller.epoch != epoch:
+            raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
+        restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
+        if adopted:
+            append_lines(self.out / DECISIONS, [self.controller.redecide().to_dict()])
+        self.epochs_at = Counter(row.batch_size for row in rows)
+        self.row = rows[-1]
+        return seconds
+
+    def _announce(self) -> None:
+        beacons = self.library.beacons
+        task = self.controller.task
+        self.observer.started(
+            RunInfo(
+                out=self.out,
+                device=self.kind,
+                train_size=len(self.data.train_labels),
+                validation_size=len(self.data.validation_labels),
+                test_size=len(self.data.test_labels),
+                examples=self.config.task.dataset.examples,
+                num_classes=self.data.num_classes,
+                parameters=self.trial.engine.parameters,
+                epochs=planned_epochs(self.policy, task),
+                resumed_epoch=self.controller.epoch,
+                beacons=None if beacons is None else len(beacons.beacons),
+                costs_source=self.costs.source,
+                seconds=self._seconds_left(),
+            )
+        )
+        self.observer.decided(self.controller.decision)
+
+    def _seconds_left(self) -> tuple[float, float] | None:
+        """Return shortest and longest time of what is left, at the fixed size or at any of the ladder."""
+        costs, task = self.costs.table, self.controller.task
+        if costs is None:
+            return None
+        epochs = planned_epochs(self.policy, task) - self.controller.epoch
+        fixed = self.config.policy.kind == "fixed"
+        sizes = (self.controller.batch_size,) if fixed else self.config.task.batch_sizes
+        each = [costs.training_seconds(size, epochs * steps_per_epoch(task.train_size, size), epochs) for size in sizes]
+        budget = task.measuring_budget if self.config.measure and not self.config.recording else 0.0
+        return min(each), max(each) * (1.0 + budget)
+
+    def epoch(self) -> EpochRow:
+        """Train the next epoch, keep it, and return its figures."""
+        controller = self.controller
+        began, before = controller.epoch, self.row
+        fork = self.policy.fork(controller.observation) if isinstance(self.policy, ForkingPolicy) else None
+        if fork is None or not isinstance(self.policy, ForkingPolicy):
+            self.row = self.trial.epoch(self.observer.step)
+            measurements = controller.measurements
+        else:
+            self.observer.note(told_fork(fork))
+            forked = fork_epoch(self.trial, self.policy, fork, self.observer.step)
+            self.row, measurements = forked.row, forked.measurements
+            if forked.record is not None:
+                self.forks.append(forked.record)
+                self.observer.note(forked.record.reason)
+                if forked.record.taken:  # what this epoch was to be trained under, it was not
+                    keep_lines(self.out / DECISIONS, began - 1)
+                    append_lines(self.out / DECISIONS, [forked.decision.to_dict()])
+        decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
+        decision = controller.decision if decided else None
+        self.epochs_at[self.row.batch_size] += 1
+        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in measurements])
+        append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
+        append_lines(self.out / EPOCHS, [self.row.to_dict()])
+        self._save()
+        self.observer.epoch_finished(self.row)
+        if fork is None:
+            self._tell_slow(self.row, before)
+        if decision is not None:
+            self.observer.decided(decision)
+        return self.row
+
+    def _tell_slow(self, row: EpochRow, before: EpochRow | None) -> None:
+        """Say once where an epoch takes many times what the cost table has for it, as beside other work."""
+        costs = self.config.costs
+        if self.told_slow or costs is None or row.batch_size not in costs.step_seconds:
+            return
+        steps, taken, measuring = (
+            getattr(row, name) - (0 if before is None else getattr(before, name))
+            for name in ("steps", "seconds", "measuring_seconds")
+        )
+        modelled = costs.training_seconds(row.batch_size, steps, 1)
+        taken -= measuring
+        if taken > SLOW * modelled and taken - modelled > SLOW_SECONDS:
+            self.told_slow = True
+            threads = self.config.task.threads
+            fewer = "; OMP_NUM_THREADS=1 keeps threads from waiting for one another" if threads > 1 else ""
+            self.observer.note(
+                f"an epoch takes {taken / modelled:.0f} times as long here as the cost table ({costs.device}) says: is "
+                f"there other work on this machine?{fewer}; decisions go by the table, --calibrate times this machine"
+            )
+
+    def _save(self) -> None:
+        record = {
+            "epoch": self.controller.epoch,
+            "config": kept_config(self.config, self.out),
+            "controller": self.controller.state_dict(),
+            "seconds": self.trial.seconds,
+            "stopped_because": self.trial.stopped_because,
+            "forks": forks_to_list(self.forks),
+        }
+        if self.forks:
+            save_forks(self.out, self.forks)
+        tensors = snapshot(self.trial.engine.model, self.trial.engine.optimizer)
+        write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
+
+    def _summary(self) -> Summary:
+        assert self.row is not None
+        seconds = self.trial.seconds
+        test_loss = test_error = None
+        if self.trial.stopped_because == FINISHED:
+            test_loss, test_error = self.trial.engine.test()
+        row, config = self.row, self.config
+        scouting = load_scouting(self.out)
+        losers = scouting.losers if scouting is not None else ()
+        thrown: tuple[ScoutRecord | ForkRecord, ...] = (*losers, *self.forks)
+        measuring = row.measuring_seconds + sum(one.measuring_seconds for one in thrown)
+        budgeted = config.measure and not config.recording
+        best, missing = _told_best(self.library)
+        return Summary(
+            task=config.task.name,
+            policy=config.policy.name,
+            seed=config.seed,
+            device=self.kind,
+            epochs=row.epoch,
+            stopped_because=self.trial.stopped_because,
+            test_error=test_error,
+            test_loss=_known(test_loss),
+            validation_error=row.validation_error,
+            validation_loss=_known(row.validation_loss),
+            train_loss=_known(row.train_loss),
+            c_bar=_known(row.c_bar),
+            l_cum=_known(row.l_cum) if row.samples else None,
+            examples=row.examples + sum(one.examples for one in thrown),
+            optimizer_steps=row.steps + sum(one.optimizer_steps for one in thrown),
+            samples=row.samples + sum(one.samples for one in thrown),
+            seconds=seconds,
+            measuring_seconds=measuring,
+            measuring_share=measuring / seconds,
+            measuring_share_modelled=self.controller.measuring_share_modelled,
+            measuring_budget=config.task.measuring.budget if budgeted else None,
+            batch_sizes=dict(sorted(self.epochs_at.items())),
+            ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
+            scouting_seconds=sum(scout.seconds for scout in losers),
+            scouts=[plain(asdict(scout)) for scout in scouting.scouts] if scouting is not None else [],
+            forking_seconds=sum(fork.seconds for fork in self.forks),
+            forks=forks_to_list(self.forks),
+            best_beacon=best,
+            best_beacon_missing=missing,
+        )
+
+
+def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    mine, theirs = ({key: value for key, value in own.items() if key not in _MAY_DIFFER} for own in (config, stored))
+    differing = differing_keys(mine, theirs)
+    if differing:
+        raise CheckpointError(
+            "the run was started with another configuration: "
+            + "; ".join(f"'{key}' was {old} and is {new}" for key, new, old in differing)
+        )
+
+
+def _told_best(library: KnownBeacons) -> tuple[dict[str, Any] | None, str | None]:
+    return (None, library.missing) if library.beacons is None else best_beacon(library.beacons)
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:
+    epoch = 0 if checkpoint is None else checkpoint.record.get("epoch")
+    if not isinstance(epoch, int) or (checkpoint is not None and epoch < 1):
+        raise CheckpointError(f"{path}: damaged: 'epoch' is {epoch!r}")
+    return epoch
+
+
+def config_yaml(config: RunConfig, out: Path) -> bytes:
+    content: str = yaml.safe_dump(kept_config(config, out), sort_keys=False, allow_unicode=True)
+    return content.encode()
