@@ -849,7 +849,7 @@ def test_scouts_of_a_fit(tmp_path: Path) -> None:
     assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
     ours = AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered")
     module = fit(ours, max_epochs=12)
-    assert module.trainer.current_epoch == ours.controller.epoch == 8
+    assert module.trainer.current_epoch == ours.controller.epoch == 12  # labels are random: no time to spare
     assert (len(module.seen[0][0]), ours.controller.lr) == (16, report.lr)
 
 
@@ -869,7 +869,7 @@ def test_scouts_of_a_trainer_and_its_module_in_one_call(tmp_path: Path) -> None:
     ours = AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered")
     mine.callbacks.append(ours)
     mine.fit(module, train_loader(), val_loader())
-    assert (mine.current_epoch, ours.controller.lr) == (8, report.lr)
+    assert (mine.current_epoch, ours.controller.lr) == (12, report.lr)
     again = scout(lightning_loop(trainer(max_epochs=12), Module(), train_loader(), val_loader()), **grid)
     assert again.trained == report.trained  # nothing is trained twice
 

@@ -234,7 +234,7 @@ def test_scouts_of_a_trainer(tmp_path: Path) -> None:
     assert [one.examples for one in report.trained] == [SIZE] * 2
     assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
     controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
-    assert train(controller).state.epoch == controller.epoch == 8
+    assert train(controller).state.epoch == controller.epoch == 12  # labels are random: no time to spare
     assert controller.lr == report.lr
 
 
@@ -255,7 +255,7 @@ def test_scouts_of_a_trainer_in_one_call(tmp_path: Path) -> None:
     callback = AutoBatchTrainerCallback(trainer, policy="beacon-follow", scouts=report, rates="steered")
     trainer.add_callback(callback)
     trainer.train()
-    assert trainer.state.epoch == 8
+    assert trainer.state.epoch == 12
     assert callback.controller is not None
     assert callback.controller.lr == report.lr
     with pytest.raises(ConfigError, match="scout before adding it"):
