@@ -231,7 +231,7 @@ def test_scouts_of_a_trainer(tmp_path: Path) -> None:
 
     out = tmp_path / "scouts"
     report = scout(train, batch_sizes=(8, 16), learning_rates=(1e-4, 1e-3, 1e-2), out=out, rates="steered")
-    assert [one.examples for one in report.trained] == [SIZE] * 2
+    assert [(one.examples, one.scout.batch_size) for one in report.trained] == [(SIZE, 16), (SIZE, 16), (SIZE, 8)]
     assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
     controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
     assert train(controller).state.epoch == controller.epoch == 12  # labels are random: no time to spare
