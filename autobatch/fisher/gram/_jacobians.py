@@ -67,6 +67,10 @@ class OuterJacobian:
         self.rows = left.shape[2]
         self.width = right.shape[2]
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (B, T, rows) and (B, T, width), whose outer products over T are J."""
+        return self._left, self._right
+
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width)."""
         return torch.bmm(self._left[:, :, lo:hi].transpose(1, 2), self._right).flatten(1)

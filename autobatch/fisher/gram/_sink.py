@@ -1,5 +1,6 @@
 """Where a step's per-sample gradients go: what turns them into the Gram matrix."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
 from autobatch.fisher.gram._jacobians import Jacobian
+
+Taker = Callable[[str, list[Jacobian]], None]
+"""Takes all uses of one parameter in a pass, by the parameter's name."""
 
 
 class GramSink(Protocol):
@@ -33,12 +37,16 @@ class StreamingGram:
         device: where the gradients live, and F.
         max_memory: bytes for blocks of J.
         apart: whether each module's own F is kept, (B, B) each.
+        taker: gets the per-sample gradients too, parameter by parameter.
     """
 
-    def __init__(self, device: torch.device, max_memory: int, *, apart: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, max_memory: int, *, apart: bool = False, taker: Taker = lambda *_: None
+    ) -> None:
         self._device = device
         self._max_memory = max_memory
         self._apart = apart
+        self._taker = taker
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
@@ -53,6 +61,7 @@ class StreamingGram:
 
         Afterwards ``sums[name]`` is 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
         """
+        self._taker(name, uses)
         module = name.rpartition(".")[0] if self._apart else ""
         gram = self._gram_of(module)
         if len(uses) == 1:
