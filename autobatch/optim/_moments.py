@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autobatch.fisher import Jacobian, factors_of
+from autobatch.optim._optimizer import working_dtype
 
 
 class Moment:
@@ -108,8 +109,9 @@ class Layer:
             self.samples = passed + len(factors[0])
 
     def joined(self, values: list[Tensor]) -> Tensor:
-        """Return something of weight and bias as one matrix, (out, in) or (out, in + 1)."""
-        return torch.cat([value.reshape(len(value), -1) for value in values], dim=1)
+        """Return something of weight and bias as one matrix, (out, in) or (out, in + 1), float32 at least."""
+        joined = torch.cat([value.reshape(len(value), -1) for value in values], dim=1)
+        return joined.to(working_dtype(joined))
 
     def parted(self, matrix: Tensor) -> list[Tensor]:
         """Return a matrix as what is the weight's and what the bias's, in their shapes."""
