@@ -90,8 +90,7 @@ class FisherProbe:
 
     Attributes:
         taker: where set, gets the per-sample gradients of a step as well as F does, parameter by parameter, so that a
-            measured step serves an optimizer too (``autobatch.optim``); not where they are kept until the end or shared
-            between processes.
+            measured step serves an optimizer too (``autobatch.optim``); not where processes share them.
 
     Raises:
         MeasureError: where an argument is not one of those, or does not go with another.
@@ -309,7 +308,7 @@ class FisherProbe:
         if self._exchange_after:
             return SharedSpilledGram(self._process_group, self._max_memory, device, mean=self._mean)
         if self._bn == "exact" or self._micro_batches > 1:
-            return SpilledGram(self._max_memory, device)
+            return SpilledGram(self._max_memory, device, self._hand_on)
         if self._process_group is not None:
             return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
         return StreamingGram(device, self._max_memory, apart=self._by_module, taker=self._hand_on)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._capture import Capture
+from autobatch.fisher.capture import Capture
 from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram import Jacobian, Taker
 from autobatch.fisher.gram._jacobians import OuterJacobian

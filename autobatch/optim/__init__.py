@@ -8,7 +8,7 @@ from autobatch.optim._dynamics import isotropy
 from autobatch.optim._kfac import KFAC
 from autobatch.optim._mini_block import MiniBlockFisher
 from autobatch.optim._natural import NaturalGradient
-from autobatch.optim._optimizer import FisherOptimizer
+from autobatch.optim._optimizer import FisherOptimizer, observing
 from autobatch.optim._padam import Padam
 
-__all__ = ["KFAC", "FisherOptimizer", "MiniBlockFisher", "NaturalGradient", "Padam", "isotropy"]
+__all__ = ["KFAC", "FisherOptimizer", "MiniBlockFisher", "NaturalGradient", "Padam", "isotropy", "observing"]

@@ -77,6 +77,8 @@ class KFAC(FisherOptimizer):
 
     own_shapes: ClassVar = frozenset(f"{side}_{part}" for side in ("input", "output") for part in PARTS)
 
+    observes: ClassVar = True
+
     def __init__(
         self,
         params: Any,

@@ -31,6 +31,8 @@ class FisherOptimizer(Optimizer):
 
     own_shapes: ClassVar[frozenset[str]] = frozenset()
     """Entries of a parameter's state that are not shaped as the parameter is."""
+    observes: ClassVar[bool] = False
+    """Whether ``observe`` is needed around a step's passes; what is seen is one process's own."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, strict: bool = False) -> None:
         self._strict = strict
@@ -108,6 +110,19 @@ class FisherOptimizer(Optimizer):
                     names = group.get("param_names")
                     return repr(names[place]) if names else f"parameter {place} of group {number}, {tuple(own.shape)},"
         return f"a parameter of shape {tuple(parameter.shape)}"
+
+
+def observing(optimizer: Optimizer, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:
+    """Return the context of a step's passes that any optimizer may need.
+
+    Args:
+        optimizer: one of this room, or any other.
+        probe: what measures the same step.
+
+    Returns:
+        ``optimizer.observe(probe)``; for any other, one that does nothing.
+    """
+    return optimizer.observe(probe) if isinstance(optimizer, FisherOptimizer) else nullcontext()
 
 
 def with_gradient(group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:

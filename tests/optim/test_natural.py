@@ -23,7 +23,7 @@ def stepped(model: nn.Module, inputs: Tensor, targets: Tensor, **settings: objec
         return found, 0.5 * (found - targets).square().flatten(1).sum(1).mean()
 
     loss = optimizer.step(closure)
-    assert float(loss) == pytest.approx(float(0.5 * (outputs - targets.flatten(1)).square().sum(1).mean()))
+    assert float(loss) == pytest.approx((0.5 * (outputs - targets.flatten(1)).square().sum(1).mean()).item())
     steps = [start - after.detach() for start, after in zip(before, model.parameters(), strict=True)]
     return jacobian, steps
 

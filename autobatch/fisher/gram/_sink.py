@@ -1,6 +1,5 @@
 """Where a step's per-sample gradients go: what turns them into the Gram matrix."""
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -8,10 +7,7 @@ from torch import Tensor
 
 from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
-from autobatch.fisher.gram._jacobians import Jacobian
-
-Taker = Callable[[str, list[Jacobian]], None]
-"""Takes all uses of one parameter in a pass, by the parameter's name."""
+from autobatch.fisher.gram._jacobians import Jacobian, Taker
 
 
 class GramSink(Protocol):
