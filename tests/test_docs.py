@@ -51,6 +51,7 @@ def table(page: str, heading: str) -> list[list[str]]:
         "how-to/predict.md",
         "how-to/track.md",
         "how-to/train-a-policy.md",
+        "optimizers.md",
         "reference/files.md",
     ],
 )

@@ -9,16 +9,21 @@ from autobatch.fisher._moments import GradientMoments, half_cosine, squared_rows
 from autobatch.fisher._position import SpectralPosition
 from autobatch.fisher._probe import FisherProbe
 from autobatch.fisher._spectrum import Spectrum, spectrum_of
+from autobatch.fisher._taking import TakenGradients, factors_of
 from autobatch.fisher.following import register_keeping
+from autobatch.fisher.gram import Jacobian
 from autobatch.fisher.layers import Routes, register_gram_rule, routes
 
 __all__ = [
     "FisherProbe",
     "GradientMoments",
+    "Jacobian",
     "Measurement",
     "Routes",
     "SpectralPosition",
     "Spectrum",
+    "TakenGradients",
+    "factors_of",
     "half_cosine",
     "register_gram_rule",
     "register_keeping",

@@ -20,10 +20,12 @@ from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram import (
     MAX_MEMORY,
     GramSink,
+    Jacobian,
     SharedGram,
     SharedSpilledGram,
     SpilledGram,
     StreamingGram,
+    Taker,
 )
 
 LOSS_REDUCTIONS = ("mean", "sum")
@@ -86,6 +88,10 @@ class FisherProbe:
         by_module: whether each module's own part of F is kept, 8 B² bytes each, for ``Measurement.by_module``; not with
             ``micro_batches``, a process group or ``bn="exact"``.
 
+    Attributes:
+        taker: where set, gets the per-sample gradients of a step as well as F does, parameter by parameter, so that a
+            measured step serves an optimizer too (``autobatch.optim``); not where processes share them.
+
     Raises:
         MeasureError: where an argument is not one of those, or does not go with another.
     """
@@ -136,6 +142,7 @@ class FisherProbe:
         self._exchange_after = exchange_after
         self.samples = samples
         self.batch_dim = batch_dim
+        self.taker: Taker | None = None
         if by_module and (bn == "exact" or micro_batches > 1 or process_group is not None):
             raise MeasureError('by_module goes neither with bn="exact" nor with micro_batches nor with process_group')
         self._by_module = by_module
@@ -301,10 +308,14 @@ class FisherProbe:
         if self._exchange_after:
             return SharedSpilledGram(self._process_group, self._max_memory, device, mean=self._mean)
         if self._bn == "exact" or self._micro_batches > 1:
-            return SpilledGram(self._max_memory, device)
+            return SpilledGram(self._max_memory, device, self._hand_on)
         if self._process_group is not None:
             return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
-        return StreamingGram(device, self._max_memory, apart=self._by_module)
+        return StreamingGram(device, self._max_memory, apart=self._by_module, taker=self._hand_on)
+
+    def _hand_on(self, name: str, uses: list[Jacobian]) -> None:
+        if self.taker is not None:
+            self.taker(name, uses)
 
     def _measured(
         self,

@@ -18,6 +18,7 @@ from autobatch._files import write_whole
 from autobatch.beacons import CostTable
 from autobatch.control.run._files import to_json
 from autobatch.fisher import FisherProbe
+from autobatch.optim import observing
 from autobatch.training._engine import Engine, reproducible
 from autobatch.training.data import Data
 from autobatch.training.task import TaskSpec
@@ -164,12 +165,13 @@ class _Bench:
 
     def step(self, batch_size: int) -> None:
         """One step as the engine does it, with a learning rate of zero so that the weights stay sound."""
-        self._loss(batch_size).backward()  # type: ignore[no-untyped-call]
+        with observing(self._engine.optimizer):
+            self._loss(batch_size).backward()  # type: ignore[no-untyped-call]
         self._update()
 
     def measured_step(self, batch_size: int) -> None:
         """The same, measured as the engine does it, with the eigenvalues that wait there for the end of the epoch."""
-        with self._probe:
+        with self._probe, observing(self._engine.optimizer, self._probe):
             self._probe.backward(self._loss(batch_size))
         self._update()
         self._probe.spectrum()

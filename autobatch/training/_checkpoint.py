@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch.control.run._files import read_whole
+from autobatch.optim import FisherOptimizer
 
 FORMAT_VERSION = 1
 """Version of the stored format; a reader refuses any other."""
@@ -95,11 +96,12 @@ def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimiz
     except RuntimeError as error:
         raise CheckpointError(f"{source}: the model in it is another one: {error}") from None
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own_shapes = optimizer.own_shapes if isinstance(optimizer, FisherOptimizer) else frozenset()
     for index, state in optimizer_state.items():
         if index >= len(parameters):
             raise CheckpointError(f"{source}: its optimizer has more parameters than this one")
         for name, value in state.items():
-            if value.dim():
+            if value.dim() and name not in own_shapes:
                 state[name] = _laid_out_like(parameters[index], value, f"{source}: '{name}' of parameter {index}")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
+from autobatch.optim import KFAC, MiniBlockFisher, Padam
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
@@ -83,6 +85,15 @@ def seed_global_generators(device: torch.device, seed: int) -> None:
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
+_OF_FISHER: dict[str, Callable[[nn.Module, dict[str, Any], float], Optimizer]] = {
+    "padam": lambda model, given, beta: Padam(model.named_parameters(), betas=(beta, 0.999), **given),
+    "mini-block-fisher": lambda model, given, momentum: MiniBlockFisher(
+        model.named_parameters(), momentum=momentum, **given
+    ),
+    "kfac": lambda model, given, momentum: KFAC(model.named_parameters(), model, momentum=momentum, **given),
+}
+
+
 def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimizer:
     """Make a task's optimizer.
 
@@ -93,9 +104,16 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
 
     Returns:
         The optimizer.
+
+    Raises:
+        ConfigError: one of its settings is out of range.
     """
     if spec.name == "prodigy":
         return build_prodigy(model.parameters(), lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    if spec.name in _OF_FISHER:
+        return _OF_FISHER[spec.name](
+            model, {"lr": lr, "weight_decay": spec.weight_decay, **spec.settings}, spec.momentum
+        )
     if spec.name == "adamw":
         return AdamW(
             model.parameters(), lr=lr, betas=(spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True

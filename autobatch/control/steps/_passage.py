@@ -17,6 +17,7 @@ from autobatch.control.steps._course import Cut
 from autobatch.control.steps._plan import BatchPlan, MicroBatches
 from autobatch.control.steps._step import Passing
 from autobatch.fisher import FisherProbe
+from autobatch.optim import FisherOptimizer, observing
 
 _LOG = logging.getLogger("autobatch")
 
@@ -53,6 +54,8 @@ class Passage:
         measure_all: bool,
         advise: bool = False,
     ) -> None:
+        if isinstance(optimizer, FisherOptimizer) and optimizer.observes:
+            _check_observed(optimizer, ranks, probe_arguments["bn"])
         self._wrapped = [
             module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)
         ]
@@ -152,12 +155,13 @@ class Passage:
             )
         if len(sizes) > 1:
             self._tell_batch_norm(max(sizes), cut.examples)
+        probe = self._probe(len(sizes)) if measured else None
         return Passing(
             cut,
             sizes,
             [self._weight(size, cut.examples) for size in sizes],
-            contexts=lambda part: self._contexts(sizes, part),
-            probe=self._probe(len(sizes)) if measured else None,
+            contexts=lambda part: self._contexts(sizes, part, probe),
+            probe=probe,
             lr=lr,
             unweighted=self._tell_weight,
             finished=finished,
@@ -268,8 +272,10 @@ class Passage:
             return 1.0
         return self._ranks.size * size / examples if self._mean else float(self._ranks.size)
 
-    def _contexts(self, sizes: Sequence[int], part: int) -> list[AbstractContextManager[Any]]:
-        contexts: list[AbstractContextManager[Any]] = []
+    def _contexts(
+        self, sizes: Sequence[int], part: int, probe: FisherProbe | None
+    ) -> list[AbstractContextManager[Any]]:
+        contexts: list[AbstractContextManager[Any]] = [observing(self._optimizer, probe)]
         last = part == len(sizes) - 1
         if self._ranks.size > 1 and not self._advise:
             if self._plan.guarded or not last:
@@ -350,6 +356,19 @@ class Passage:
                 part,
                 examples,
             )
+
+
+def _check_observed(optimizer: FisherOptimizer, ranks: Ranks, bn: str) -> None:
+    """Refuse an optimizer that looks at layers where it would see a part of them, or something else."""
+    name = type(optimizer).__name__
+    if ranks.size > 1:
+        raise ConfigError(
+            f"optimizer: {name} takes one process: each would go by its own samples, and they drift apart"
+        )
+    if bn == "exact":
+        raise ConfigError(
+            f'Measuring: bn="exact" does not go with {name}: its backward passes are those of single losses'
+        )
 
 
 class _Weighted:

@@ -4,8 +4,18 @@ In come Jacobians of layers; out goes the Gram matrix, block by block. Open ``_g
 """
 
 from autobatch.fisher.gram._gram import MAX_MEMORY
+from autobatch.fisher.gram._jacobians import Jacobian, Taker
 from autobatch.fisher.gram._shared_spill import SharedSpilledGram
 from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
 from autobatch.fisher.gram._spill import SpilledGram
 
-__all__ = ["MAX_MEMORY", "GramSink", "SharedGram", "SharedSpilledGram", "SpilledGram", "StreamingGram"]
+__all__ = [
+    "MAX_MEMORY",
+    "GramSink",
+    "Jacobian",
+    "SharedGram",
+    "SharedSpilledGram",
+    "SpilledGram",
+    "StreamingGram",
+    "Taker",
+]

@@ -1,11 +1,24 @@
 """Per-sample gradients of one use of a parameter, produced block by block along the parameter's dimension 0."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
 
-__all__ = ["DenseJacobian", "EmbeddingJacobian", "Jacobian", "OuterJacobian", "add_blocks", "products_are_cheaper"]
+__all__ = [
+    "DenseJacobian",
+    "EmbeddingJacobian",
+    "Jacobian",
+    "OuterJacobian",
+    "Taker",
+    "add_blocks",
+    "products_are_cheaper",
+]
+
+Taker = Callable[[str, list[Jacobian]], None]
+"""Takes all uses of one parameter in a pass, by the parameter's name."""
 
 
 def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, summed: bool = False) -> bool:
@@ -66,6 +79,10 @@ class OuterJacobian:
         self._right = right
         self.rows = left.shape[2]
         self.width = right.shape[2]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (B, T, rows) and (B, T, width), whose outer products over T are J."""
+        return self._left, self._right
 
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width)."""

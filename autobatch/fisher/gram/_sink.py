@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._jacobians import Jacobian, Taker
 
 
 class GramSink(Protocol):
@@ -33,12 +33,16 @@ class StreamingGram:
         device: where the gradients live, and F.
         max_memory: bytes for blocks of J.
         apart: whether each module's own F is kept, (B, B) each.
+        taker: gets the per-sample gradients too, parameter by parameter.
     """
 
-    def __init__(self, device: torch.device, max_memory: int, *, apart: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, max_memory: int, *, apart: bool = False, taker: Taker = lambda *_: None
+    ) -> None:
         self._device = device
         self._max_memory = max_memory
         self._apart = apart
+        self._taker = taker
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
@@ -53,6 +57,7 @@ class StreamingGram:
 
         Afterwards ``sums[name]`` is 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
         """
+        self._taker(name, uses)
         module = name.rpartition(".")[0] if self._apart else ""
         gram = self._gram_of(module)
         if len(uses) == 1:

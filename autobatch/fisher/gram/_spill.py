@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
-from autobatch.fisher.gram._jacobians import OuterJacobian
+from autobatch.fisher.gram._jacobians import OuterJacobian, Taker
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ class SpilledGram:
     Args:
         max_memory: bytes for J and for what is needed to make and multiply it; matrices of F's size do not count.
         device: where the gradients live, and F.
+        taker: gets the per-sample gradients too, parameter by parameter.
     """
 
-    def __init__(self, max_memory: int, device: torch.device) -> None:
+    def __init__(self, max_memory: int, device: torch.device, taker: Taker = lambda *_: None) -> None:
         self._max_memory = max_memory
         self._device = device
+        self._taker = taker
         self._store = _Store(max_memory // 2)
         self._parameters: dict[str, list[_Part]] = {}
         self._before = 0
@@ -101,6 +103,7 @@ class SpilledGram:
         Raises:
             MeasureError: where the temporary directory has no room.
         """
+        self._taker(name, uses)
         use = uses[0]
         pieces: tuple[_Piece, ...]
         if len(uses) == 1 and isinstance(use, OuterJacobian) and _factors_are_smaller(use):

@@ -56,6 +56,13 @@ class ConvolutionJacobian:
         self.rows = g.shape[1]
         self.width = self._channels * prod(kernel)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return (B, T, rows) and (B, T, width), whose outer products over the T positions are J; None with groups."""
+        if self._groups > 1:
+            return None
+        columns, gradients = self._products()
+        return gradients, columns.view(*columns.shape[:2], -1, self._channels).mT.flatten(2)
+
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width)."""
         if self._groups == 1:
@@ -99,14 +106,19 @@ class ConvolutionJacobian:
             return False
         if not products_are_cheaper(self._batch, each, self.rows, self.width, summed=gradient is not None):
             return False
-        unfold = Unfolder(self._x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
-        columns = unfold(slice(0, rows)).view(self._batch, each, self.width)
-        rows_of_g = self._g.flatten(2).mT.reshape(self._batch, each, self.rows)
+        columns, rows_of_g = self._products()
         gram.add_products(rows_of_g, columns)
         if gradient is not None:
             total = (rows_of_g.flatten(0, 1).T @ columns.flatten(0, 1)).view(self.rows, *self._geometry.kernel, -1)
             gradient.view(self.rows, -1, *self._geometry.kernel).copy_(total.movedim(-1, 1))
         return True
+
+    def _products(self) -> tuple[Tensor, Tensor]:
+        """Return the unfolded input, (B, T, width) with the channels last, and the output gradient, (B, T, rows)."""
+        rows, positions = len(self._x), tuple(self._g.shape[2:])
+        unfold = Unfolder(self._x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
+        columns = unfold(slice(0, rows)).view(self._batch, -1, self.width)
+        return columns, self._g.flatten(2).mT.reshape(self._batch, -1, self.rows)
 
     def _form(self, rows: slice, inputs: slice, groups: int, max_memory: int = MAX_MEMORY) -> "Formed":
         return form(self._x[:, inputs], self._g[:, rows], self._batch, self._geometry, groups, max_memory=max_memory)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from autobatch._artefacts import find_artefact
-from autobatch._errors import ConfigError
+from autobatch._errors import ConfigError, near_names
 from autobatch._yaml import load_yaml
 from autobatch.control.measuring import BUDGET
 from autobatch.control.rates import STEERED, steered_schedule
@@ -166,28 +166,56 @@ def _nesterov_is_usual(validated: dict[str, Any]) -> bool:
     return validated.get("name") == "sgd" and validated.get("momentum", 0) > 0
 
 
+_USUAL_RATES: Final = {
+    "sgd": 0.1,
+    "adamw": 1e-3,
+    "prodigy": 1.0,
+    "padam": 0.1,
+    "mini-block-fisher": 1e-3,
+    "kfac": 0.1,
+}
+
+OPTIMIZER_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
+    "padam": ("partial", "eps"),
+    "mini-block-fisher": ("decay", "damping", "update_every", "invert_every", "largest_block"),
+    "kfac": ("decay", "damping", "clip", "projection", "update_every", "invert_every", "drift"),
+}
+"""What ``settings`` may have, by optimizer."""
+
+
 class OptimizerSpec(_Spec):
     """Which optimizer a task uses; the policy chooses the learning rate, where it does not leave it open.
 
     Attributes:
-        name: ``sgd``, ``adamw``, or ``prodigy``, which finds its rate itself (extra ``rivals``).
-        momentum: momentum of SGD, or the first beta of the others, in [0, 1).
+        name: ``sgd``, ``adamw``, or ``prodigy``, which finds its rate itself (extra ``rivals``); of ``autobatch.optim``
+            ``padam``, ``mini-block-fisher`` or ``kfac``.
+        momentum: momentum, or the first beta of AdamW, Prodigy and Padam, in [0, 1).
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
-        weight_decay: L2 coefficient of SGD, decoupled decay of the others.
-        lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, 0.001 for AdamW, and
-            1 for Prodigy, a factor on what it finds.
+        weight_decay: L2 coefficient of SGD and Padam, decoupled decay of the others.
+        lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, Padam and K-FAC,
+            0.001 for AdamW and mini-block Fisher, and 1 for Prodigy, a factor on what it finds.
+        settings: further arguments of an optimizer of ``autobatch.optim``, such as ``{damping: 0.01}``.
     """
 
-    name: Literal["sgd", "adamw", "prodigy"] = "sgd"
+    name: Literal["sgd", "adamw", "prodigy", "padam", "mini-block-fisher", "kfac"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = Field(default_factory=_nesterov_is_usual)
     weight_decay: float = Field(default=1e-4, ge=0)
     lr: LearningRate | None = None
+    settings: dict[str, int | float | str | None] = Field(default_factory=dict)
 
     @property
     def base_lr(self) -> float:
         """Base learning rate where the policy leaves it open."""
-        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3, "prodigy": 1.0}[self.name]
+        return self.lr if self.lr is not None else _USUAL_RATES[self.name]
+
+    @model_validator(mode="after")
+    def _settings_are_known(self) -> "OptimizerSpec":
+        known = OPTIMIZER_SETTINGS.get(self.name, ())
+        for key in self.settings:
+            if key not in known:
+                raise ValueError(f"'settings' of {self.name} has no {key!r}; {near_names(key, known)}")
+        return self
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "OptimizerSpec":
@@ -349,6 +377,8 @@ class TaskSpec(_Spec):
         """
         payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
         del payload["optimizer"]["lr"], payload["schedule"]["keep"]
+        if not self.optimizer.settings:  # the fingerprint that a task had before there were any
+            del payload["optimizer"]["settings"]
         if prefix := own_prefix(self.dataset.name):
             payload["dataset"]["name"] = prefix.removesuffix(":")
         return {**payload, "num_classes": num_classes, "data_fingerprint": data_fingerprint}

@@ -1,0 +1,296 @@
+"""K-FAC: natural gradient by Kronecker factors of each layer, whole or projected, with inverses by recursion."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
+from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
+from autobatch.optim._factor import PARTS, Factor
+from autobatch.optim._moments import Layer, layers_of
+from autobatch.optim._optimizer import (
+    FisherOptimizer,
+    check_between,
+    check_schedule,
+    descend,
+    momenta_of,
+    step_count,
+    with_gradient,
+)
+
+_NOT_TAKEN = "not the weight of a matrix product or of a convolution without groups, or the bias of one"
+
+
+class KFAC(FisherOptimizer):
+    """Natural gradient with F ≈ A ⊗ B in each layer (Martens and Grosse 2015, arXiv 1503.05671).
+
+    A is the running mean of a aᵀ over inputs, with a 1 for the bias, B that of g gᵀ over the gradients of single
+    samples' losses by outputs, so that A ⊗ B stands for the empirical Fisher matrix: g is that of the labels in the
+    data, of the step's own backward pass, with no second pass for sampled ones. Over the positions of a convolution A
+    is a mean and B a sum (Grosse and Martens 2016, arXiv 1602.01407; "expand" in later libraries). A step is
+    -lr (m + γ θ) with m = μ m + ν B⁻¹ ∇W A⁻¹, both inverses damped by λ split as in section 6.3 of the first, and ν
+    holding lr² times the squared Fisher norm of the step to ``clip`` at most (from memory of common programs).
+
+        optimizer = KFAC(model.parameters(), model, lr=0.1)
+        for images, labels in loader:
+            optimizer.zero_grad()
+            with optimizer.observe():
+                loss = F.cross_entropy(model(images), labels)
+                loss.backward()
+            optimizer.step()
+
+    With ``projection`` r the factors are projected to r dimensions, and inverses follow each update by Woodbury's
+    identity where a step has fewer vectors than they have rows; one that has drifted is made anew. The projection of
+    factors and the recursion are those of Kaul and Lall, "Projective Fisher Information for Natural Gradient Descent"
+    (2023), as far as its abstract says; the basis, what is done outside of it, and the bound on drift are inferred.
+    The recursion lets damping fade by what the mean keeps, which counts as drift.
+
+    Every ``update_every`` steps the layers are seen through the hooks of ``FisherProbe``; in between, ``observe`` does
+    nothing. In a step that a probe measures, ``observe(probe)`` adds no hooks: the measured gradients are taken.
+
+    Args:
+        params: what it trains, see ``FisherOptimizer``.
+        model: the network that they are of, without wrappers.
+        lr: learning rate, at least 0.
+        momentum: μ, in [0, 1).
+        decay: weight of what was in the running means, in [0, 1); a plain mean until it takes over.
+        damping: λ, at least 0; singular factors without damping have their pseudo-inverse, made anew at each update.
+        weight_decay: γ, decoupled.
+        clip: bound on the step's squared Fisher norm; None for none.
+        projection: "none", or the rank r that factors are projected to.
+        update_every: steps from one update of the factors to the next.
+        invert_every: steps from one new inverse to the next at most, a multiple of that.
+        drift: relative residual above which an inverse is made anew after an update, at least 0.
+        loss_reduction: how the loss reduces over the batch, "mean" or "sum".
+        grad_scaler: a ``torch.amp.GradScaler`` that scales the loss.
+        strict: whether a parameter that is no layer's weight or bias is an error; else it gets the plain step, that of
+            SGD with momentum.
+
+    Raises:
+        ConfigError: a setting is out of its range, or a parameter is none of the model's.
+    """
+
+    own_shapes: ClassVar = frozenset(f"{side}_{part}" for side in ("input", "output") for part in PARTS)
+
+    observes: ClassVar = True
+
+    def __init__(
+        self,
+        params: Any,
+        model: nn.Module,
+        lr: float = 0.1,
+        *,
+        momentum: float = 0.9,
+        decay: float = 0.95,
+        damping: float = 1e-2,
+        weight_decay: float = 0.0,
+        clip: float | None = 1e-3,
+        projection: Literal["none"] | int = "none",
+        update_every: int = 10,
+        invert_every: int = 100,
+        drift: float = 0.1,
+        loss_reduction: Literal["mean", "sum"] = "mean",
+        grad_scaler: torch.amp.GradScaler | None = None,
+        strict: bool = False,
+    ) -> None:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
+            raise ConfigError(f"KFAC: model: expected one without wrappers, got {type(model).__name__}")
+        if loss_reduction not in {"mean", "sum"}:
+            raise ConfigError(f"loss_reduction: expected 'mean' or 'sum', got {loss_reduction!r}")
+        self._model = model
+        self._mean = loss_reduction == "mean"
+        self._scaler = grad_scaler
+        self._layers: dict[str, Layer] = {}
+        self._seen = False
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "decay": decay,
+            "damping": damping,
+            "weight_decay": weight_decay,
+            "clip": clip,
+            "projection": projection,
+            "update_every": update_every,
+            "invert_every": invert_every,
+            "drift": drift,
+        }
+        super().__init__(params, defaults, strict=strict)
+
+    def _check(self, group: Any) -> None:
+        super()._check(group)
+        check_between(group["momentum"], "momentum", 0.0, 1.0, below=True)
+        check_between(group["decay"], "decay", 0.0, 1.0, below=True)
+        for name in ("damping", "drift"):
+            check_between(group[name], name, 0.0, math.inf)
+        if group["clip"] is not None:
+            check_between(group["clip"], "clip", 0.0, math.inf, above=True)
+        if group["projection"] != "none":
+            check_whole(group["projection"], "projection: 'none', or the rank")
+        check_schedule(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, whose schedule of updates and inversions begins with them.
+
+        Args:
+            param_group: as torch's optimizers take it.
+
+        Raises:
+            ConfigError: a setting is out of its range, or a parameter is none of the model's.
+        """
+        super().add_param_group(param_group)
+        known = {id(parameter) for parameter in self._model.parameters()}
+        for parameter in self.param_groups[-1]["params"]:
+            if id(parameter) not in known:
+                raise ConfigError(f"KFAC: {self._describe(parameter)} is no parameter of the model")
+        self._layers = layers_of(self._model, self.param_groups)
+
+    def observe(self, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:
+        """Return the context of a step's forward and backward pass; it looks at the layers when their factors are due.
+
+        Args:
+            probe: what measures the same step, entered around or within; its gradients are taken.
+
+        Returns:
+            The context.
+        """
+        if not any(self._due(layer) for layer in self._layers.values()):
+            return nullcontext()
+        if probe is not None:
+            return self._measured(probe)
+        return TakenGradients(self._model, self._take)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, and forget what passes said that no step was taken for.
+
+        Args:
+            set_to_none: see torch's.
+        """
+        super().zero_grad(set_to_none)
+        self._forget()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; with a closure, which computes the loss and its backward pass, it is observed.
+
+        Args:
+            closure: evaluates the loss anew, as torch's optimizers take it.
+
+        Returns:
+            The loss, where there is a closure.
+
+        Raises:
+            ConfigError: factors are due, and no pass was observed; with ``strict``, a parameter is no layer's.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad(), self.observe():
+                loss = closure()
+        layers = []
+        for layer in self._layers.values():
+            if layer.taken and all(parameter.grad is not None for parameter in layer.parameters):
+                layers.append(layer)
+            else:  # its schedule goes on, or it would be due in every step
+                step_count(self.state[layer.weight])
+        if self._seen:
+            joined = {id(parameter) for layer in layers for parameter in layer.parameters}
+            trained = [parameter for group in self.param_groups for parameter in with_gradient(group)[0]]
+            self._plainly([parameter for parameter in trained if id(parameter) not in joined], _NOT_TAKEN)
+        for group in self.param_groups:
+            own = {id(parameter) for parameter in group["params"]}
+            self._move(group, [layer for layer in layers if id(layer.weight) in own])
+        self._forget()
+        return loss
+
+    def _move(self, group: dict[str, Any], layers: list[Layer]) -> None:
+        """Take the step of one group."""
+        parameters, gradients = with_gradient(group)
+        directions = {id(parameter): gradient for parameter, gradient in zip(parameters, gradients, strict=True)}
+        found: dict[int, Tensor] = {}
+        products = []
+        for layer in layers:
+            state = self.state[layer.weight]
+            factors = self._factors(layer, group)
+            self._learn(layer, factors, group, step_count(state))
+            if not all(factor.inverted for factor in factors):
+                continue
+            inputs, outputs = factors
+            gradient = layer.joined([directions[id(parameter)] for parameter in layer.parameters])
+            direction = inputs.apply(outputs.apply(gradient).mT).mT
+            products.append((direction * gradient).sum())
+            found.update(zip(map(id, layer.parameters), layer.parted(direction), strict=True))
+        if found and group["clip"] is not None:
+            squared = group["lr"] ** 2 * torch.stack(products).sum().clamp_min(0.0)
+            share = (group["clip"] / squared).sqrt().clamp_max(1.0)
+            found = {key: value * share.to(value.dtype) for key, value in found.items()}
+        directions |= found
+        chosen = [directions[id(parameter)] for parameter in parameters]
+        descend(parameters, momenta_of(self, parameters, group["momentum"], chosen), group)
+
+    def _learn(self, layer: Layer, factors: tuple[Factor, Factor], group: dict[str, Any], done: int) -> None:
+        """Update a layer's factors where it is time, and make anew the inverses that need it."""
+        if done % group["update_every"]:
+            return
+        if not self._seen:
+            raise ConfigError(
+                "KFAC has seen no layers: put the step's forward and backward pass into `with optimizer.observe():`"
+            )
+        moments = layer.inputs, layer.gradients
+        if not layer.samples or not all(bool(moment.trace().isfinite()) for moment in moments):
+            return
+        loss_scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+        output_scale = (layer.samples if self._mean else 1.0 / layer.samples) / loss_scale**2
+        updates = done // group["update_every"]
+        keep = min(group["decay"], updates / (updates + 1.0))
+        for factor, moment, scale in zip(factors, moments, (1.0 / layer.inputs.count, output_scale), strict=True):
+            factor.learn(moment, scale, keep)
+        anew = done % group["invert_every"] == 0
+        stale = [anew or factor.drifted(group["drift"]) for factor in factors]
+        if any(stale):
+            for factor, moment, damping, is_stale in zip(
+                factors, moments, split_damping(group["damping"], *factors), stale, strict=True
+            ):
+                if is_stale:
+                    factor.invert(damping, moment)
+
+    def _factors(self, layer: Layer, group: dict[str, Any]) -> tuple[Factor, Factor]:
+        rank = None if group["projection"] == "none" else int(group["projection"])
+        state, out = self.state[layer.weight], len(layer.weight)
+        width = sum(parameter.numel() for parameter in layer.parameters) // out
+        return Factor(state, "input", width, rank), Factor(state, "output", out, rank)
+
+    def _due(self, layer: Layer) -> bool:
+        if not layer.taken:
+            return False
+        group = next(own for own in self.param_groups if any(layer.weight is one for one in own["params"]))
+        return int(self.state[layer.weight].get("step", 0)) % int(group["update_every"]) == 0
+
+    @contextmanager
+    def _measured(self, probe: FisherProbe) -> Iterator[None]:
+        before, probe.taker = probe.taker, self._take
+        try:
+            yield
+        finally:
+            probe.taker = before
+
+    def _take(self, name: str, uses: list[Jacobian]) -> None:
+        self._seen = True
+        layer = self._layers.get(name)
+        if layer is not None and self._due(layer):
+            layer.take(uses)
+
+    def _forget(self) -> None:
+        self._seen = False
+        for layer in self._layers.values():
+            layer.clear()
+
+
+def split_damping(damping: float, inputs: Factor, outputs: Factor) -> tuple[Tensor, Tensor]:
+    """Return what is added to A and to B, whose product is λ, by the ratio of their mean eigenvalues."""
+    ratio = inputs.mean_eigenvalue / outputs.mean_eigenvalue
+    balance = torch.where(ratio.isfinite() & (ratio > 0.0), ratio, 1.0).sqrt()
+    return math.sqrt(damping) * balance, math.sqrt(damping) / balance

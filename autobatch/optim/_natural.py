@@ -1,0 +1,133 @@
+"""Natural gradient descent in function space, for small batches."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autobatch._errors import ConfigError, UnknownNameError, near_names
+from autobatch.fisher import Jacobian, TakenGradients
+from autobatch.optim._optimizer import FisherOptimizer, check_between, descend
+from autobatch.optim._rows import Rows
+from autobatch.optim._solves import SOLVERS, Problem
+
+Closure = Callable[[], tuple[Tensor, Tensor]]
+
+
+class NaturalGradient(FisherOptimizer):
+    """Natural gradient descent, θ - lr (G + ρI)⁻¹ ∇L, with G = JᵀJ / N of the outputs or an approximation of it.
+
+    Approximations are those of Karakida and Osawa (2020, arXiv 2010.00879): ``"layer"`` keeps the diagonal blocks of
+    layers, ``"tridiagonal"`` also those beside them, ``"unit"`` one block for each unit (a row of a weight, with its
+    bias), ``"kfac"`` is the Kronecker product of each layer's factors, damped by √ρ times and over π. Their dynamics
+    are what ``isotropy`` tells. All is solved in rows of J, C N of them for C outputs and N samples, and in float64; no
+    matrix is as wide as there are parameters. A layer is a module that has parameters, in the model's order.
+
+    G is the Fisher matrix of a Gaussian model of the outputs, that of squared errors; with another loss it is the same
+    G, not the loss's own.
+
+        optimizer = NaturalGradient(model.parameters(), model, approximation="layer", lr=0.25)
+
+        def closure():
+            outputs = model(inputs)
+            return outputs, 0.5 * (outputs - targets).square().sum(1).mean()
+
+        loss = optimizer.step(closure)
+
+    A step calls the closure C + 1 times, each time for one backward pass of the measuring room's capture: a model whose
+    output is drawn at random belongs in evaluation mode, and BatchNorm with it.
+
+    Args:
+        params: what it trains, see ``FisherOptimizer``.
+        model: the network that they are of.
+        lr: learning rate, at least 0.
+        approximation: of F; one of those, or ``"exact"``.
+        damping: ρ, at least 0; without, what is singular has its pseudo-inverse.
+        weight_decay: decoupled.
+        strict: whether a parameter that no Kronecker factors are known of is an error; else it gets the plain step.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+        UnknownNameError: there is no such approximation.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        model: nn.Module,
+        lr: float = 1.0,
+        *,
+        approximation: Literal["exact", "layer", "tridiagonal", "kfac", "unit"] = "exact",
+        damping: float = 0.0,
+        weight_decay: float = 0.0,
+        strict: bool = False,
+    ) -> None:
+        if approximation not in SOLVERS:
+            raise UnknownNameError(f"approximation: {approximation!r}: {near_names(str(approximation), SOLVERS)}")
+        check_between(damping, "damping", 0.0, math.inf)
+        self._model = model
+        self._approximation = approximation
+        self._damping = damping
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, strict=strict)
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
+        """Take a step.
+
+        Args:
+            closure: returns the model's outputs (N, ...) and the loss, a scalar that is a function of them; with no
+                backward pass.
+
+        Returns:
+            The loss before the step.
+
+        Raises:
+            ConfigError: the closure returned something else; tri-diagonal blocks are singular without damping.
+            MeasureError: the gradients of some sample could not be told apart.
+        """
+        with torch.enable_grad():
+            outputs, loss = _checked(closure())
+            gradient = torch.autograd.grad(loss, outputs)[0].reshape(len(outputs), -1)
+        samples, count = gradient.shape
+        taken = {
+            name: Rows(parameter, count, samples)
+            for name, parameter in self._model.named_parameters()
+            if any(parameter is own for group in self.param_groups for own in group["params"])
+        }
+        self._pass_through(closure, taken, count)
+        layers: dict[str, list[Rows]] = {}
+        for name, rows in taken.items():
+            if rows.taken:
+                layers.setdefault(name.rpartition(".")[0], []).append(rows)
+        problem = Problem(list(layers.values()), gradient.mT.reshape(-1).double(), samples, self._damping)
+        found = {id(parameter): direction for parameter, direction in SOLVERS[self._approximation](problem)}
+        self._plainly(problem.plain, "no Kronecker factors of its layer are known")
+        for group in self.param_groups:
+            own = [parameter for parameter in group["params"] if id(parameter) in found]
+            descend(own, [found[id(parameter)].to(parameter.dtype) for parameter in own], group)
+        return loss.detach()
+
+    def _pass_through(self, closure: Closure, taken: dict[str, Rows], count: int) -> None:
+        """Have the gradients of every output taken, one pass for each."""
+        parameters = [rows.parameter for rows in taken.values() if rows.parameter.requires_grad]
+        place = 0
+
+        def take(name: str, uses: list[Jacobian]) -> None:
+            if name in taken:
+                taken[name].take(place, uses)
+
+        with torch.enable_grad(), TakenGradients(self._model, take, passes=count):
+            for output in range(count):
+                outputs, _ = closure()
+                place = output  # what the capture settles at the next pass's beginning is still the last one's
+                one = outputs.reshape(len(outputs), -1)[:, output].sum()
+                torch.autograd.grad(one, parameters, allow_unused=True)
+
+
+def _checked(returned: Any) -> tuple[Tensor, Tensor]:
+    match returned:
+        case (Tensor() as outputs, Tensor() as loss) if outputs.ndim and loss.numel() == 1 and loss.requires_grad:
+            return outputs, loss
+    raise ConfigError(f"NaturalGradient: expected the closure to return (outputs, loss), got {type(returned).__name__}")

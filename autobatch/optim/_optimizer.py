@@ -1,0 +1,238 @@
+"""What the optimizers of this room share: checked settings, an exact state, and layers that get the plain step."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from autobatch._errors import ConfigError
+from autobatch._ranges import check_number, check_whole
+from autobatch.fisher import FisherProbe
+
+_LOG = logging.getLogger("autobatch")
+
+
+class FisherOptimizer(Optimizer):
+    """A ``torch.optim.Optimizer`` of this room.
+
+    Args:
+        params: what it trains, as torch's optimizers take it: parameters, named parameters or groups of them.
+        defaults: the settings of a group that says nothing else.
+        strict: whether a parameter that gets the plain step is an error.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+
+    own_shapes: ClassVar[frozenset[str]] = frozenset()
+    """Entries of a parameter's state that are not shaped as the parameter is."""
+    observes: ClassVar[bool] = False
+    """Whether ``observe`` is needed around a step's passes; what is seen is one process's own."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any], *, strict: bool = False) -> None:
+        self._strict = strict
+        self._told: set[int] = set()
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, whose schedule of updates and inversions begins with them.
+
+        Args:
+            param_group: as torch's optimizers take it.
+
+        Raises:
+            ConfigError: a setting is out of its range, or a parameter is complex.
+        """
+        self._check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.is_complex():
+                raise ConfigError(
+                    f"{type(self).__name__}: {self._describe(parameter)} is complex, which it does not take"
+                )
+
+    def observe(self, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:
+        """Return the context of a step's forward and backward pass, in which an optimizer may look at the layers.
+
+        Args:
+            probe: what measures the same step for C̄ and L; the step then serves both.
+
+        Returns:
+            The context; one that does nothing where there is nothing to look at.
+        """
+        del probe
+        return nullcontext()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore a state to the last bit: factors keep the dtype that they had, whatever their parameter's is.
+
+        Args:
+            state_dict: what ``state_dict`` returned.
+        """
+        super().load_state_dict(dict(state_dict))
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for parameter, number in zip(parameters, numbers, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor):
+                    device = value.device if name == "step" else parameter.device
+                    self.state[parameter][name] = value.detach().to(device, copy=True)
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        """Refuse a group's settings that are out of range."""
+        check_between(group["lr"], "lr", 0.0, math.inf)
+        check_between(group["weight_decay"], "weight_decay", 0.0, math.inf)
+
+    def _plainly(self, parameters: Iterable[Tensor], why: str) -> None:
+        """Tell of parameters that get the plain step, each once.
+
+        Raises:
+            ConfigError: the optimizer is strict.
+        """
+        new = [parameter for parameter in parameters if id(parameter) not in self._told]
+        if not new:
+            return
+        names = ", ".join(self._describe(parameter) for parameter in new)
+        if self._strict:
+            raise ConfigError(f"{type(self).__name__}(strict=True): {names}: {why}")
+        self._told |= {id(parameter) for parameter in new}
+        _LOG.info("%s takes the plain step for %s: %s", type(self).__name__, names, why)
+
+    def _describe(self, parameter: Tensor) -> str:
+        for number, group in enumerate(self.param_groups):
+            for place, own in enumerate(group["params"]):
+                if own is parameter:
+                    names = group.get("param_names")
+                    return repr(names[place]) if names else f"parameter {place} of group {number}, {tuple(own.shape)},"
+        return f"a parameter of shape {tuple(parameter.shape)}"
+
+
+def observing(optimizer: Optimizer, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:
+    """Return the context of a step's passes that any optimizer may need.
+
+    Args:
+        optimizer: one of this room, or any other.
+        probe: what measures the same step.
+
+    Returns:
+        ``optimizer.observe(probe)``; for any other, one that does nothing.
+    """
+    return optimizer.observe(probe) if isinstance(optimizer, FisherOptimizer) else nullcontext()
+
+
+def with_gradient(group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a group's parameters that have a gradient, and these gradients.
+
+    Args:
+        group: the group.
+
+    Returns:
+        Both, in the same order.
+
+    Raises:
+        ConfigError: a gradient is sparse.
+    """
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters]
+    for gradient in gradients:
+        if gradient.layout is not torch.strided:
+            raise ConfigError(
+                f"a gradient of shape {tuple(gradient.shape)} is sparse, which this optimizer does not take"
+            )
+    return parameters, gradients
+
+
+def momenta_of(optimizer: Optimizer, parameters: list[Tensor], keep: float, directions: list[Tensor]) -> list[Tensor]:
+    """Return the parameters' momentum buffers, keep m + direction.
+
+    Args:
+        optimizer: has them in its state.
+        parameters: some of its parameters.
+        keep: weight of what was.
+        directions: what is added.
+
+    Returns:
+        The buffers.
+    """
+    momenta = []
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        momenta.append(state["momentum_buffer"])
+    if momenta:
+        torch._foreach_mul_(momenta, keep)
+        torch._foreach_add_(momenta, directions)
+    return momenta
+
+
+def descend(parameters: list[Tensor], directions: list[Tensor], group: Mapping[str, Any]) -> None:
+    """Take the step -lr (direction + weight_decay parameter): the decay is decoupled.
+
+    Args:
+        parameters: some of a group.
+        directions: of each, where it would go down.
+        group: the group.
+    """
+    if not parameters:
+        return
+    lr = group["lr"]
+    if group["weight_decay"]:
+        torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
+    torch._foreach_add_(parameters, directions, alpha=-lr)
+
+
+def step_count(state: dict[str, Any]) -> int:
+    """Return how many steps a parameter has had, and count one more."""
+    if "step" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float64)
+    done = int(state["step"])
+    state["step"] += 1
+    return done
+
+
+def working_dtype(parameter: Tensor) -> torch.dtype:
+    """Return what a parameter's factors are kept in: its own dtype, but float32 at least."""
+    return torch.promote_types(parameter.dtype, torch.float32)
+
+
+def check_between(value: Any, what: str, low: float, high: float, *, above: bool = False, below: bool = False) -> None:
+    """Refuse a number outside a range.
+
+    Args:
+        value: the number.
+        what: its name.
+        low: the least that it may be.
+        high: the most.
+        above: whether it must be above ``low``.
+        below: whether it must be below ``high``.
+
+    Raises:
+        ConfigError: it is no number, not finite, or outside.
+    """
+    number = check_number(value, what)
+    inside = (low < number if above else low <= number) and (number < high if below else number <= high)
+    if not (math.isfinite(number) and inside):
+        upper = f"{')' if below else ']'}" if math.isfinite(high) else ")"
+        bounds = f"{'(' if above else '['}{low:g}, {high:g}{upper}"
+        raise ConfigError(f"{what}: expected a number in {bounds}, got {value!r}")
+
+
+def check_schedule(group: Mapping[str, Any]) -> None:
+    """Refuse a schedule in which inversions do not fall on updates.
+
+    Args:
+        group: has ``update_every`` and ``invert_every``, in steps.
+
+    Raises:
+        ConfigError: one is no whole number from 1, or the second is no multiple of the first.
+    """
+    update = check_whole(group["update_every"], "update_every")
+    invert = check_whole(group["invert_every"], "invert_every")
+    if invert % update:
+        raise ConfigError(f"invert_every: expected a multiple of update_every={update}, got {invert}")

@@ -1,0 +1,159 @@
+"""What all optimizers of the room have in common: settings, states, layouts."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autobatch._errors import ConfigError
+from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, Padam
+from tests.optim.networks import convolutional, examples
+
+Make = Callable[[nn.Module], FisherOptimizer]
+MAKERS: dict[str, Make] = {
+    "padam": lambda model: Padam(model.parameters(), lr=0.01, weight_decay=1e-3),
+    "mini-block": lambda model: MiniBlockFisher(model.parameters(), update_every=2, invert_every=6),
+    "kfac": lambda model: KFAC(model.parameters(), model, update_every=2, invert_every=6),
+    "projected": lambda model: KFAC(model.parameters(), model, update_every=2, invert_every=6, projection=3),
+}
+
+
+def train(model: nn.Module, optimizer: FisherOptimizer, steps: range) -> None:
+    for step in steps:
+        inputs, labels = examples(4 + step % 3, 2, 4, 4)
+        inputs = inputs.to(next(model.parameters()).dtype)
+        optimizer.zero_grad()
+        with optimizer.observe():
+            F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_a_training_that_stops_between_two_inversions_goes_on_bit_by_bit(name: str, dtype: torch.dtype) -> None:
+    model = convolutional().to(dtype)
+    optimizer = MAKERS[name](model)
+    train(model, optimizer, range(4))
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    train(model, optimizer, range(4, 9))
+    again = convolutional().to(dtype)
+    other = MAKERS[name](again)
+    file.seek(0)
+    weights, state = torch.load(file)
+    again.load_state_dict(weights)
+    other.load_state_dict(state)
+    train(again, other, range(4, 9))
+    assert_same(dict(again.named_parameters()), dict(model.named_parameters()))
+    assert_same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def assert_same(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    else:
+        assert one.dtype is other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_weights_whose_channels_are_last_in_memory_train_alike(name: str) -> None:
+    plain, last = convolutional(), convolutional().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for model in (plain, last):
+        train(model, MAKERS[name](model), range(5))
+    torch.testing.assert_close(list(plain.parameters()), list(last.parameters()), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_training_lowers_the_loss(name: str) -> None:
+    model = convolutional()
+    inputs, labels = examples(4, 2, 4, 4)
+    before = F.cross_entropy(model(inputs), labels).item()
+    train(model, MAKERS[name](model), range(0, 30, 3))
+    assert F.cross_entropy(model(inputs), labels).item() < before
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_what_got_no_gradient_stays(name: str) -> None:
+    model = convolutional()
+    model[4].requires_grad_(False)
+    kept = model[4].weight.detach().clone()
+    train(model, MAKERS[name](model), range(3))
+    assert torch.equal(model[4].weight, kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "expected"),
+    [
+        (Padam, "lr", -0.1, r"lr: expected a number in \[0, inf\), got -0.1"),
+        (Padam, "lr", float("nan"), "lr: expected a number"),
+        (Padam, "lr", "fast", "lr: expected a number, got 'fast'"),
+        (Padam, "partial", 0.0, r"partial: expected a number in \(0, 0.5\], got 0.0"),
+        (Padam, "partial", 0.6, "partial"),
+        (Padam, "betas", (0.9, 1.0), r"betas\[1\]: expected a number in \[0, 1\), got 1.0"),
+        (Padam, "weight_decay", -1, "weight_decay"),
+        (MiniBlockFisher, "momentum", 1.0, "momentum"),
+        (MiniBlockFisher, "damping", -1.0, "damping"),
+        (MiniBlockFisher, "update_every", 0, "update_every: expected a whole number of at least 1, got 0"),
+        (MiniBlockFisher, "invert_every", 15, "invert_every: expected a multiple of update_every=10, got 15"),
+        (KFAC, "decay", 1.5, "decay"),
+        (KFAC, "clip", 0.0, r"clip: expected a number in \(0, inf\)"),
+        (KFAC, "drift", -1.0, "drift"),
+        (KFAC, "projection", "half", "projection: 'none', or the rank: expected a whole number of at least 1"),
+        (KFAC, "loss_reduction", "batch", "loss_reduction: expected 'mean' or 'sum', got 'batch'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind: Any, setting: str, value: Any, expected: str) -> None:
+    model = convolutional()
+    arguments = (model.parameters(), model) if kind is KFAC else (model.parameters(),)
+    with pytest.raises(ConfigError, match=expected):
+        kind(*arguments, **{setting: value})
+
+
+def test_a_group_may_have_settings_of_its_own_which_are_checked() -> None:
+    model = convolutional()
+    optimizer = MiniBlockFisher([{"params": model[0].parameters(), "lr": 0.0}, {"params": model[4].parameters()}])
+    before = [model[0].weight.detach().clone(), model[4].weight.detach().clone()]
+    train(model, optimizer, range(2))
+    assert torch.equal(model[0].weight, before[0])
+    assert not torch.equal(model[4].weight, before[1])
+    with pytest.raises(ConfigError, match="damping"):
+        optimizer.add_param_group({"params": list(model[1].parameters()), "damping": -1.0})
+
+
+def test_a_rate_of_zero_and_no_gradient_at_all() -> None:
+    model = convolutional()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for make in (Padam, MiniBlockFisher):
+        optimizer = make(model.parameters(), lr=0.0)
+        optimizer.step()
+        train(model, optimizer, range(2))
+    assert_same(dict(enumerate(model.parameters())), dict(enumerate(before)))
+
+
+def test_complex_and_sparse_are_refused() -> None:
+    with pytest.raises(ConfigError, match="is complex, which it does not take"):
+        Padam([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    table = nn.Embedding(4, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ConfigError, match="is sparse"):
+        Padam(table.parameters()).step()
+
+
+def test_a_closure_is_evaluated_with_gradients() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+
+    def closure() -> Tensor:
+        loss = parameter.square().sum()
+        loss.backward()
+        return loss
+
+    for make in (Padam, MiniBlockFisher):
+        parameter.grad = None
+        assert make([parameter], lr=0.0).step(closure).item() == 2.0

@@ -1,0 +1,118 @@
+"""The optimizers of ``autobatch.optim`` by their names in a task."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from autobatch._errors import ConfigError
+from autobatch.control import AutoBatchController, MeasureAtInterval, Measuring
+from autobatch.control.run import CHECKPOINT
+from autobatch.optim import KFAC, MiniBlockFisher, Padam
+from autobatch.training import EpochRow, RunObserver, load_epochs, load_task, run
+from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training.task import OptimizerSpec
+from autobatch.training.task._task import OPTIMIZER_SETTINGS
+from tests.training.tiny import fixed, timeless, tiny_config, tiny_task
+
+NAMES: dict[str, dict[str, Any]] = {
+    "padam": {"partial": 0.125},
+    "mini-block-fisher": {"damping": 0.1, "update_every": 2, "invert_every": 6},
+    "kfac": {"projection": 8, "update_every": 2, "invert_every": 6},
+}
+RATES = {"padam": 0.5, "mini-block-fisher": 0.003, "kfac": 0.01}
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_a_run_goes_on_bit_by_bit(name: str, tmp_path: Path) -> None:
+    class Enough(RunObserver):
+        def epoch_finished(self, row: EpochRow) -> None:
+            if row.epoch == 2:
+                raise KeyboardInterrupt
+
+    task = tiny_task(optimizer={"name": name, "lr": RATES[name], "settings": NAMES[name]})
+    config = tiny_config(fixed(8, RATES[name]), task)
+    run(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "parts", Enough())
+    run(config, tmp_path / "parts", resume=True)
+    for file in ("epochs.jsonl", "decisions.jsonl"):
+        assert timeless(tmp_path / "whole" / file) == timeless(tmp_path / "parts" / file)
+    whole, parts = (read_checkpoint(tmp_path / place / CHECKPOINT).tensors for place in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    rows = load_epochs(tmp_path / "whole")
+    assert rows[-1].train_loss < rows[0].train_loss
+
+
+def test_settings_are_those_of_the_classes() -> None:
+    """And have defaults that a task can leave out."""
+    for kind, name in ((Padam, "padam"), (MiniBlockFisher, "mini-block-fisher"), (KFAC, "kfac")):
+        assert set(OPTIMIZER_SETTINGS[name]) <= inspect.signature(kind).parameters.keys()
+
+
+def test_names_and_settings_that_are_mistyped(tmp_path: Path) -> None:
+    given = json.loads(tiny_task().model_dump_json(exclude_unset=True))
+    for optimizer, expected in (
+        ({"name": "kfca"}, "key 'optimizer.name': .* did you mean 'kfac'"),
+        ({"name": "kfac", "settings": {"dampng": 0.1}}, "'settings' of kfac has no 'dampng'; did you mean 'damping'"),
+        ({"name": "sgd", "settings": {"damping": 0.1}}, "'settings' of sgd has no 'damping'; known: none"),
+    ):
+        (tmp_path / "env.yaml").write_text(yaml.safe_dump(given | {"optimizer": optimizer}))
+        with pytest.raises(ConfigError, match=expected):
+            load_task(tmp_path / "env.yaml")
+    task = tiny_task(optimizer={"name": "kfac", "settings": {"damping": -0.1}})
+    with pytest.raises(ConfigError, match="damping: expected a number in"):
+        run(tiny_config(task=task), tmp_path / "run")
+
+
+def test_beacons_of_tasks_without_settings_are_what_they_were() -> None:
+    payload = tiny_task(optimizer={"name": "sgd"}).fingerprint_payload("abc", 10)
+    assert payload["optimizer"] == {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+    damped = tiny_task(optimizer={"name": "kfac", "settings": {"damping": 0.1}}).fingerprint_payload("abc", 10)
+    assert damped["optimizer"]["settings"] == {"damping": 0.1}
+
+
+def test_usual_rates() -> None:
+    rates = {name: OptimizerSpec.model_validate({"name": name}).base_lr for name in NAMES}
+    assert rates == {"padam": 0.1, "mini-block-fisher": 1e-3, "kfac": 0.1}
+
+
+def controller(model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> AutoBatchController:
+    return AutoBatchController(
+        model,
+        optimizer,
+        policy="s8",
+        dataset_size=32,
+        epochs=1,
+        batch_sizes=(8,),
+        measuring=Measuring(MeasureAtInterval(2), **settings),
+    )
+
+
+def test_a_controllers_steps_are_observed_with_one_set_of_hooks() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    optimizer = KFAC(model.parameters(), model, lr=0.1, update_every=1, invert_every=1)
+    steering = controller(model, optimizer)
+    hooks = []
+    for indices in steering.batches():
+        inputs = torch.randn(len(indices), 4)
+        with steering.step() as step:
+            hooks.append(len(model._forward_pre_hooks))
+            step.backward(nn.functional.cross_entropy(model(inputs), torch.arange(len(indices)) % 2))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert hooks == [1, 1, 1, 1]
+    assert len(optimizer.state[model[0].weight]["input_moment"]) == 5
+
+
+def test_exact_gradients_under_batch_norm_do_not_go_with_it() -> None:
+    model = nn.Linear(4, 2)
+    with pytest.raises(ConfigError, match='bn="exact" does not go with KFAC'):
+        controller(model, KFAC(model.parameters(), model), bn="exact")
