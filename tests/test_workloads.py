@@ -115,3 +115,21 @@ def two_tap_kernels() -> list[tuple[float, ...]]:
     """What sums and differences of two neighbours come to, twice along rows and twice along columns."""
     taps = [np.convolve((1, a), (1, b)) for a in (1, -1) for b in (1, -1)]
     return [tuple(np.outer(column, row).ravel().astype(float)) for column in taps for row in taps]
+
+
+def test_nucleus_detection(train: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model = train(program := load("nucleus_detection.py"))
+    assert float(last_line(capsys).partition("F1 ")[2].split(";")[0]) > 0.95
+    images, maps = drawn(3, 1, 12, 12), drawn(3, 1, 12, 12).sigmoid()
+    assert error_of_measure(model, lambda model, x, y: program.loss_of(model(x), y), images, maps) < 1e-9
+
+
+def test_centres_are_matched_one_to_one() -> None:
+    program = load("nucleus_detection.py")
+    true = torch.tensor([[[5.0, 5.0], [20.0, 20.0]]])
+    assert program.scores([true[0]], true) == (1.0, 1.0, 1.0)
+    doubled = torch.tensor([[5.0, 5.0], [6.0, 5.0], [29.0, 2.0]])  # one nucleus twice, one missed, one made up
+    assert program.scores([doubled], true) == (1 / 3, 1 / 2, 2 / 5)
+    assert program.scores([torch.zeros(0, 2)], true) == (0.0, 0.0, 0.0)
+    far = program.proximity(true)
+    assert sorted(map(tuple, program.detected(far[0]).tolist())) == [(5.0, 5.0), (20.0, 20.0)]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._sums import Arrived
 from autobatch.fisher.capture._notes import Guarded, Notes
 from autobatch.fisher.gram._jacobians import DenseJacobian
 from autobatch.fisher.gram._sink import GramSink
@@ -91,7 +92,7 @@ class ExactCapture:
         whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
         self.notes.checks = [
             {
-                name: ([torch.linalg.vector_norm(g, dtype=torch.float64)], torch.finfo(g.dtype).eps)
+                name: Arrived([torch.linalg.vector_norm(g, dtype=torch.float64)], torch.finfo(g.dtype).eps)
                 for (name, _), g in zip(parameters, whole, strict=True)
                 if g is not None
             }

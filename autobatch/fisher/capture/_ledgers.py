@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
+from autobatch.fisher._sums import Arrived, slack_of_positions
 from autobatch.fisher.capture._anchor import anchor
 from autobatch.fisher.capture._notes import Guarded, Notes
 from autobatch.fisher.capture._tap import Tap
@@ -40,6 +41,7 @@ class _Ledger:
         received: J of these, until it is handed on.
         norms: of the gradients that the parameter itself got.
         eps: machine epsilon of the gradients' arithmetic.
+        slack: of that arithmetic, where a gradient is a sum over many positions.
     """
 
     root: Root
@@ -48,6 +50,7 @@ class _Ledger:
     received: list[Jacobian] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     eps: float = 0.0
+    slack: list[Tensor] = field(default_factory=list)
 
     @property
     def owed(self) -> int:
@@ -215,7 +218,10 @@ class Ledgers:
         jacobian = contribution.jacobian(gradient)
         roots = [root.tensor for root in contribution.weight.roots]
         if edge is None:
-            self._credit(self._by_id[id(roots[0])], jacobian)
+            ledger = self._by_id[id(roots[0])]
+            if roots[0].ndim == 1:
+                ledger.slack += slack_of_positions(gradient, self._notes.batches[-1], roots[0].numel())
+            self._credit(ledger, jacobian)
             return
         made = contribution.weight.tensor
         values, batch = jacobian.block(0, jacobian.rows), self._notes.batches[-1]
@@ -285,9 +291,11 @@ class Ledgers:
         for ledger in ledgers:
             with torch.no_grad():
                 self._settle(ledger)
-        self._notes.checks.append({ledger.root.name: (ledger.norms, ledger.eps) for ledger in ledgers if ledger.norms})
+        self._notes.checks.append({
+            ledger.root.name: Arrived(ledger.norms, ledger.eps, ledger.slack) for ledger in ledgers if ledger.norms
+        })
         for ledger in ledgers:
-            ledger.uses, ledger.fired, ledger.norms, ledger.eps = [], 0, [], 0.0
+            ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.slack = [], 0, [], 0.0, []
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []

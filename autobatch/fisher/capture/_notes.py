@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._measurement import caused
+from autobatch.fisher._sums import Arrived
 
 
 class Notes:
@@ -21,7 +22,7 @@ class Notes:
         gradient_eps: machine epsilon of the gradients' arithmetic.
         seconds: that measuring took within the body.
         batches: samples of each pass.
-        checks: for each pass, the norms of the gradients that each parameter got, by name, and their machine epsilon.
+        checks: for each pass, what is known of the gradient that each parameter got, by name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -30,7 +31,7 @@ class Notes:
         self.gradient_eps = 0.0
         self.seconds = 0.0
         self.batches: list[int] = []
-        self.checks: list[dict[str, tuple[list[Tensor], float]]] = []
+        self.checks: list[dict[str, Arrived]] = []
         self._model = model
 
     def describe(self, name: str, function: str = "") -> str:

@@ -373,6 +373,25 @@ def test_a_small_difference_beside_a_large_gradient_is_found() -> None:
         probed(model, x).gram()
 
 
+@pytest.mark.parametrize(("left", "off"), [(0.01, 1.1), (0.1, 1.02), (1.0, 1.02)])
+def test_a_bias_whose_gradient_cancels_over_the_positions_of_a_map(left: float, off: float) -> None:
+    """The library's sum over positions is off by more than the samples' gradients tell; more than that is found."""
+    model, x = nn.Conv2d(1, 1, 3, padding=1), torch.randn(4, 1, 256, 256)
+    arriving = F.interpolate(torch.randn(4, 1, 32, 32), scale_factor=8)
+    arriving = arriving - arriving.mean((2, 3), keepdim=True) + left
+
+    def probe() -> FisherProbe:
+        probe = FisherProbe(model, loss_reduction="sum")
+        with probe:
+            (model(x) * arriving).sum().backward()
+        return probe
+
+    probe().gram()
+    model.bias.register_hook(lambda gradient: off * gradient)
+    with pytest.raises(MeasureError, match=r"'bias'.*add up to a squared norm"):
+        probe().gram()
+
+
 def test_the_check_says_where_it_is_void() -> None:
     model, x = Between(torch.tanh), randn(B, C)
     probe = probed(model, x)
