@@ -66,7 +66,7 @@ def test_the_published_run_on_zeros_and_ones_of_digits(dynamics: ModuleType) -> 
     x, y = x / x.norm(dim=1, keepdim=True), torch.as_tensor(labels).double()[:, None] - 0.5
     losses = dynamics.golden_run((x[:50], y[:50]), (x[50:], y[50:]), width=1024, seed=0)
     assert losses["train"][1] < 0.01 * losses["train"][0]
-    assert losses["train"][2] < 0.01 * losses["train"][1]
+    assert losses["train"][2] < 0.1 * losses["train"][1]
     assert losses["test"][2] == pytest.approx(losses["test_predicted"], rel=0.3)
 
 
