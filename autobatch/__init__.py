@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         OutputError,
         UnknownNameError,
     )
+    from autobatch.analysis import FisherInformation, LayerInformation, fisher_information
     from autobatch.beacons import (
         Beacon,
         BeaconKey,
@@ -134,10 +135,12 @@ __all__ = [
     "EpochRow",
     "ExperimentSpec",
     "FinalPrediction",
+    "FisherInformation",
     "FisherProbe",
     "FixedResult",
     "Forecast",
     "Landscape",
+    "LayerInformation",
     "LearningPlan",
     "LearningRateRule",
     "LibraryError",
@@ -180,6 +183,7 @@ __all__ = [
     "build_model",
     "compact",
     "compare_policies",
+    "fisher_information",
     "forecast",
     "leave_one_out",
     "load_data",

@@ -43,6 +43,7 @@ def table(page: str, heading: str) -> list[list[str]]:
     "page",
     [
         "concepts/reward.md",
+        "how-to/analyse.md",
         "how-to/batch-plan.md",
         "how-to/embed.md",
         "how-to/own-beacons.md",

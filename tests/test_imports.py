@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "autobatch"
 ROOMS = (
     "fisher",
     "optim",
+    "analysis",
     "beacons",
     "policies",
     "tracking",
@@ -31,7 +32,7 @@ ROOMS = (
 )
 """The rooms of the package in the order of their imports: a room may import those before it."""
 
-INDEPENDENT = frozenset({("beacons", "fisher"), ("beacons", "optim")})
+INDEPENDENT = frozenset({("beacons", "fisher"), ("beacons", "optim"), ("beacons", "analysis")})
 """(room, room before it) that know nothing of each other all the same."""
 
 MOST_FILES = 14

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autobatch._errors import MeasureError
+from autobatch.analysis import FisherInformation
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.run import RunLog
 from autobatch.fisher import Measurement
@@ -21,6 +22,7 @@ from autobatch.report._record import RunRecord
 from autobatch.report._summary import end_view
 from autobatch.report._watch import standing_view
 from autobatch.report._words import position_words
+from autobatch.report.layers import layers_figure
 from autobatch.report.plane import plane_figure
 
 _WIDTH = 110
@@ -75,16 +77,18 @@ def _measurement(measurement: Measurement) -> str:
     return _words(Group(Text(repr(measurement), style="bold"), table))
 
 
-def figure(log: RunLog) -> Figure:
-    """Draw a controller's journey through the plane.
+def figure(thing: RunLog | FisherInformation) -> Figure:
+    """Draw a controller's journey through the plane, or the layers of a network.
 
     Args:
-        log: what the controller has kept.
+        thing: what the controller has kept, or an analysis.
 
     Returns:
         The figure.
     """
-    return plane_figure(_record(log), log.library)
+    if isinstance(thing, FisherInformation):
+        return layers_figure(thing)
+    return plane_figure(_record(thing), thing.library)
 
 
 def _record(log: RunLog) -> RunRecord:

@@ -11,6 +11,7 @@ from autobatch.report.plane._beacons import (
 )
 from autobatch.report.plane._journey import far_apart
 from autobatch.report.plane._plane import (
+    ShownFigure,
     check_format,
     draw_plane,
     plane_figure,
@@ -18,6 +19,7 @@ from autobatch.report.plane._plane import (
 )
 
 __all__ = [
+    "ShownFigure",
     "check_format",
     "draw_plane",
     "far_apart",

@@ -48,7 +48,7 @@ class RoundLocator(Locator):
         return log_ticks(low, high) if 0.0 < low < high else []
 
 
-class _ShownFigure(Figure):
+class ShownFigure(Figure):
     """A figure that notebooks show, whatever backend they have set up."""
 
     def _repr_png_(self) -> bytes:
@@ -108,7 +108,7 @@ def plane_figure(record: RunRecord | None, library: BeaconLibrary | None) -> Fig
     with_epochs = record is not None and bool(record.epochs)
     ways = [] if record is None else [record.epochs, *(scout.epochs for scout in record.scouts)]
     with_plane = library is not None or any(placed_epochs(way) for way in ways)
-    figure = _ShownFigure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
+    figure = ShownFigure(figsize=(13, 6.6) if with_epochs and with_plane else (8.8, 6.6), layout="constrained")
     columns = figure.add_gridspec(
         1, with_epochs + with_plane or 1, width_ratios=[1.9, 1][: with_epochs + with_plane or 1]
     )
