@@ -270,7 +270,9 @@ def _validate(document: _Document, model: type[ModelT]) -> ModelT:
         return model.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
         schema = model.model_json_schema()
-        sentences = _sentences(document, schema, error.errors(include_url=False))
+        # A default that depends on another key says nothing where that key is wrong.
+        own = [each for each in error.errors(include_url=False) if each["type"] != "default_factory_not_called"]
+        sentences = _sentences(document, schema, own)
         more = [f"{document.source}: and {len(sentences) - _MAX_ERRORS} more"] if len(sentences) > _MAX_ERRORS else []
         raise ConfigError("\n".join(sentences[:_MAX_ERRORS] + more)) from None
     except (TypeError, ValueError, RecursionError) as error:  # not JSON-able

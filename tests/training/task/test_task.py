@@ -204,3 +204,10 @@ def test_a_model_that_cannot_take_the_dataset(tmp_path, dataset, model, message)
 
 def test_a_task_of_images_reads_as_it_did_before_there_were_tables_and_texts():
     assert load_task("digits-mlp").model_dump()["dataset"].keys().isdisjoint({"target", "categorical", "context"})
+
+
+def test_a_name_that_is_not_known_is_all_that_is_said_of_an_optimizer(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {"optimizer": {"name": "adam"}})
+    assert len(str(caught.value).splitlines()) == 1
+    assert "key 'optimizer.name': expected one of 'sgd', 'adamw'" in str(caught.value)
