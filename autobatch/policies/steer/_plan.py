@@ -15,11 +15,11 @@ class Plan:
     arXiv 2310.07831; Hägele et al. 2024, arXiv 2405.18392, section 3).
 
     Attributes:
-        decay_from: finished periods from which the rate falls.
+        decay_from: finished periods from which the rate falls; between two where the line has been made steeper.
         end: finished periods after which training ends; ``decay_from`` where nothing falls.
     """
 
-    decay_from: int
+    decay_from: float
     end: int
 
     @classmethod
@@ -36,6 +36,21 @@ class Plan:
         """
         end = min(periods, max(1, round(length * periods)))
         return cls(end - max(1, round(decay * end)) if end > 1 else 1, end)
+
+    def hastened(self, period: int) -> "Plan":
+        """Return a plan whose rate falls to nothing within the coming period, from where it stands.
+
+        Args:
+            period: finished periods.
+
+        Returns:
+            The plan; this one where it ends by then anyway.
+        """
+        end = period + 1
+        if end >= self.end:
+            return self
+        height = min(1.0, (self.end - period) / (self.end - self.decay_from))
+        return Plan(end - 1.0 / height, end)
 
     def factor(self, period: int) -> float:
         """Return what the base learning rate is multiplied by in a period.

@@ -23,6 +23,7 @@ from autobatch.policies.steer._forks import (
     tried_from_list,
     tried_to_list,
 )
+from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._scouts import (
     Scout,
@@ -77,6 +78,13 @@ class SteerParameters(PolicyParameters):
         description="Share of the loss of guessing; where the best scout's training loss is above it, half the batch "
         "is tried, and where more steps help or that cannot be tried the whole length is trained.",
     )
+    patience: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the task's length that validation figures may get worse for before the rate falls to "
+        "nothing at once, where the schedule is steered; 0 never hastens it.",
+    )
     forks: int = Field(
         default=MOST_FORKS,
         ge=0,
@@ -120,6 +128,8 @@ class SteerPolicy:
         self._start = (0, math.nan)
         self._reason = ""
         self._tried: list[Tried] = []
+        self._validated = Validated("")
+        self._hastened: tuple[int, int] | None = None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
         """Lay the plan over the task, and start where scouts would, as long as none has gone.
@@ -133,6 +143,7 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
+        self._validated, self._hastened = Validated(task.score), None
 
     @property
     def planned_epochs(self) -> int:
@@ -230,6 +241,7 @@ class SteerPolicy:
         task, (batch_size, lr) = self._known_task(), self._start
         if not task.steered:
             return Decision(batch_size, lr, self._reason)
+        self._look(observation)
         epoch, plan = observation.epoch, self._plan
         if epoch >= plan.end:
             return Decision(observation.batch_size or batch_size, lr, self._told_end(), stop=True)
@@ -238,7 +250,7 @@ class SteerPolicy:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
-        falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, which lets the loss settle"
+        falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
         reason = f"{falls}: {percent(factor)} of {lr:g}"
         if size > batch_size:
             reason = (
@@ -246,6 +258,27 @@ class SteerPolicy:
                 f"with them calms the steps as {percent(factor)} would with {batch_size}"
             )
         return Decision(size, lr, reason, factor=factor_there)
+
+    def _look(self, observation: Observation) -> None:
+        """Hasten the end where what is validated has only got worse for a while."""
+        self._validated.take(observation)
+        if self._hastened is not None or not self.parameters.patience:
+            return
+        epoch, patience = observation.epoch, max(WINDOW, round(self.parameters.patience * self._known_task().epochs))
+        since = self._validated.worse_since(patience)
+        if since is None:
+            return
+        plan = self._plan.hastened(epoch)
+        if plan is not self._plan:
+            self._plan, self._hastened = plan, (epoch, since)
+
+    def _why_it_falls(self) -> str:
+        if self._hastened is None:
+            return "which lets the loss settle"
+        return (
+            f"sooner than planned: what is validated was best in epoch {self._hastened[1]} and has got worse since, so "
+            "the training fits its own examples alone"
+        )
 
     def fork(self, observation: Observation) -> Fork | None:
         """Return a larger batch to try for the coming epoch beside the one in force, where that is worth it.
@@ -302,6 +335,8 @@ class SteerPolicy:
             "reason": self._reason,
             "forks": tried_to_list(self._tried),
             "length": self._length,
+            "validated": self._validated.state_dict(),
+            "hastened": None if self._hastened is None else list(self._hastened),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -314,6 +349,11 @@ class SteerPolicy:
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
         self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have neither
         self._lay_plan(float(state.get("length", self.parameters.length)))
+        self._validated.load_state_dict(state.get("validated", {}))
+        self._hastened = None
+        if state.get("hastened") is not None:
+            epoch, since = map(int, state["hastened"])
+            self._plan, self._hastened = self._plan.hastened(epoch), (epoch, since)
 
     def begin(self, batch_size: int, lr: float, reason: str) -> None:
         """Go on from a configuration that somebody else has chosen.
