@@ -9,7 +9,7 @@ from autobatch.policies._protocol import Observation
 WINDOW = 3
 """Periods over which a figure is averaged."""
 
-TELLING = 4.0
+TELLING = 5.0
 """Standard errors that a mean has to lie above the best one: at a constant rate figures scatter by 10 to 60 %."""
 
 BETTER = 0.95
