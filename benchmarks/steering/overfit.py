@@ -9,7 +9,7 @@ noise, and the first 700 windows of the help on Python's language; once as it is
 never hastens the end; five seeds, one thread. It appends a line a run to ``benchmarks/results/steer_overfit.jsonl``;
 what is there is not trained again. ``page`` prints the table of ``docs/steer.md``. ``alarms`` replays the rule on every
 recorded beacon that ended within a quarter of the best of its library, and says how many would have been ended although
-their validation loss fell by more than 3 % below the lowest until then. Their rate stays constant for half the training,
+their validation loss fell by more than 3 % below the lowest until then. Their rate is constant for half the training,
 where figures scatter most.
 """
 
