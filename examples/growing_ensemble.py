@@ -89,8 +89,8 @@ def main() -> Ensemble:
     for epoch in controller.each_epoch():  # autobatch
         if epoch == HATCHING:
             model.hatch(WIDTHS)
-            optimizer.param_groups[0]["params"] = list(model.parameters())
-            optimizer.state.clear()  # the momentum of parameters that are gone
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+            controller.replace(model, optimizer)  # autobatch
         for images, labels in loader:
             with controller.step() as step:  # autobatch
                 loss = loss_of(model(images + 0.3 * torch.randn_like(images)), labels)

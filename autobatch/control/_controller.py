@@ -167,6 +167,27 @@ class AutoBatchController(Readings):
         self._settings, self._examples = settings, examples
         return self
 
+    def replace(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Go on with another model and optimizer, such as a widened copy in mid-training; called between two steps.
+
+            if epoch == 6:
+                model = widened(model)
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+                controller.replace(model, optimizer)
+
+        Base learning rates stay relative to the first optimizer's; position, decisions and the way through the data go
+        on. A model whose parts are replaced within it needs no more than an optimizer that has them.
+
+        Args:
+            model: the network that is trained from here on.
+            optimizer: its optimizer.
+
+        Raises:
+            AutoBatchError: a step has begun and is not ended, or there is no model yet.
+            ConfigError: they cannot be used.
+        """
+        self._training.replace(model, optimizer)
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Refuse to be pickled or copied once there is a model: the optimizer's steps are watched.
 

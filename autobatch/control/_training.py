@@ -152,6 +152,24 @@ class Training:
         )
         self.periods.begin()
 
+    def replace(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Go on with another model and optimizer.
+
+        Args:
+            model: the network.
+            optimizer: its optimizer.
+
+        Raises:
+            AutoBatchError: a step is under way.
+            ConfigError: they cannot be used.
+        """
+        self.stepping.refuse_inside("replace()")
+        check_kind(model, (nn.Module,), "model")
+        check_optimizer(optimizer)
+        self.passage.take(model, optimizer)
+        self.rates.move(optimizer)
+        self.course.least = least_examples(model, self.ranks.size, self.settings.plan.accumulation)
+
     def identity(self) -> dict[str, Any]:
         """Return what a state must have in common with the training that it is loaded into, as JSON-able values."""
         return {

@@ -71,18 +71,11 @@ class OptimizerRates:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        check_optimizer(optimizer)
-        for index, group in enumerate(optimizer.param_groups):
-            if "lr" not in group:
-                raise ConfigError(f"the optimizer's parameter group {index} has no learning rate 'lr'")
-            _check_owned(float(group["lr"]), index)
-        self._optimizer = optimizer
-        self._owned = [float(group["lr"]) for group in optimizer.param_groups]
+        _check_groups(optimizer)
         # A scheduler with a warm-up may start at 0; what it multiplies is in initial_lr.
         first = optimizer.param_groups[0]
         self.reference = float(first.get("initial_lr", first["lr"]))
         check_rate(self.reference, "learning rate of the optimizer's first parameter group")
-        self.adaptive = any("betas" in group for group in optimizer.param_groups)
         self._lr = self.reference
         self._momentum_power = 1.0
         self._owners: list[dict[str, Any]] | None = None  # what the groups have, while they have the factor
@@ -91,6 +84,25 @@ class OptimizerRates:
         self._nested = 0
         self.took_step: Callable[[Tensor | None], None] = lambda _: None
         """Called after each step of the optimizer, with what says on its device whether the step was skipped."""
+        self._take(optimizer)
+
+    def move(self, optimizer: Optimizer) -> None:
+        """Go over to another optimizer in mid-training; the reference stays that of the training's start.
+
+        Args:
+            optimizer: the other one.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        _check_groups(optimizer)
+        self.release()
+        self._take(optimizer)
+
+    def _take(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._owned = [float(group["lr"]) for group in optimizer.param_groups]
+        self.adaptive = any("betas" in group for group in optimizer.param_groups)
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
         if before is not None:
             before.release()
@@ -290,6 +302,14 @@ def check_rate(rate: float, what: str) -> None:
     """
     if not (math.isfinite(rate) and rate > 0.0):
         raise ConfigError(f"{what}: expected a positive finite number, got {rate}")
+
+
+def _check_groups(optimizer: Optimizer) -> None:
+    check_optimizer(optimizer)
+    for index, group in enumerate(optimizer.param_groups):
+        if "lr" not in group:
+            raise ConfigError(f"the optimizer's parameter group {index} has no learning rate 'lr'")
+        _check_owned(float(group["lr"]), index)
 
 
 def _check_owned(rate: float, index: int) -> None:

@@ -39,7 +39,10 @@ class Declared:
 
     def _advice(self, batches: int, steps: int) -> str:
         if not steps:
-            return "unless all were skipped, give the controller the optimizer whose step() the loop calls"
+            return (
+                "unless all were skipped, give the controller the optimizer whose step() the loop calls; in "
+                "mid-training by replace()"
+            )
         if steps > batches:
             per_step = max(1, round(self._accumulation * batches / steps))
             if self._accumulation > per_step:

@@ -54,18 +54,8 @@ class Passage:
         measure_all: bool,
         advise: bool = False,
     ) -> None:
-        if isinstance(optimizer, FisherOptimizer) and optimizer.observes:
-            _check_observed(optimizer, ranks, probe_arguments["bn"])
-        self._wrapped = [
-            module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)
-        ]
-        self._sharded = [module for module in model.modules() if hasattr(module, "set_requires_gradient_sync")]
         if advise:
             plan = BatchPlan(accumulation=plan.accumulation)
-        if ranks.size > 1:
-            self._check(model, plan, ranks)
-        self._model = model
-        self._optimizer = optimizer
         self._plan = plan
         self._ranks = ranks
         self._micro = MicroBatches(plan)
@@ -73,12 +63,33 @@ class Passage:
         self._measure_all = measure_all and ranks.size > 1
         self._advise = advise
         self._mean = probe_arguments["loss_reduction"] == "mean"
-        self._probes: dict[int, FisherProbe | None] = {1: self._new_probe(1)}
+        self.take(model, optimizer)
         self._buffers: list[Tensor] = []
         self._random_state = torch.empty(0)
         self._device_state: Tensor | None = None
         self._used: list[int] = []
         self._told_batch_norm = self._told_weight = False
+
+    def take(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Take a model and its optimizer, the first or others in their place.
+
+        Args:
+            model: the network.
+            optimizer: its optimizer.
+
+        Raises:
+            ConfigError: the plan does not go with them.
+        """
+        if isinstance(optimizer, FisherOptimizer) and optimizer.observes:
+            _check_observed(optimizer, self._ranks, self._probe_arguments["bn"])
+        self._wrapped = [
+            module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)
+        ]
+        self._sharded = [module for module in model.modules() if hasattr(module, "set_requires_gradient_sync")]
+        if self._ranks.size > 1:
+            self._check(model, self._plan, self._ranks)
+        self._model, self._optimizer = model, optimizer
+        self._probes: dict[int, FisherProbe | None] = {1: self._new_probe(1)}
 
     def sizes(self, examples: int, start: int = 0) -> list[int]:
         """Return the micro-batches of this rank's share of a batch: as many on all ranks.
