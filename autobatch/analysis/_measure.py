@@ -48,7 +48,8 @@ def fisher_information(
 
     Args:
         model: the network, without wrappers; parameters with ``requires_grad`` are analysed.
-        data: batches (inputs, targets), such as a loader, or one such pair. The model is called with the inputs.
+        data: batches (inputs, targets), such as a loader, or one such pair. The model is called with the inputs;
+            tensors are brought to its device.
         loss: gives the mean loss of a batch from the model's outputs and the targets. For the Fisher matrix of the
             model's own distribution give targets that are drawn from it.
         approximation: ``"none"``: everything is exact, and the data, 4,096 samples at most, go through the model as one
@@ -105,6 +106,9 @@ class _Analysis:
 
     def add(self, inputs: Any, targets: Tensor, loss: Callable[[Any, Tensor], Tensor]) -> None:
         """Take a batch through the model."""
+        device = next(iter(self._parameters.values())).device
+        targets = targets.to(device)
+        inputs = inputs.to(device) if isinstance(inputs, Tensor) else inputs
         probe = FisherProbe(self._model, loss_reduction="sum", by_module=True)
         probe.taker = self._take
         self._model.zero_grad()

@@ -48,6 +48,7 @@ def layers_figure(information: FisherInformation) -> Figure:
 def _bars(axes: Axes, values: list[float], title: str, colour: str) -> None:
     known = [value if math.isfinite(value) else 0.0 for value in values]
     axes.barh(range(len(values)), known, color=colour)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_title(title)
     if min((value for value in known if value > 0.0), default=1.0) * 100 < max(known, default=0.0):
