@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autobatch._errors import BusyError, OutputError
@@ -107,6 +107,34 @@ def somebody_in(folder: Path) -> bool:
         return True
     except OutputError:
         return False
+
+
+@contextmanager
+def place_of_work(folder: Path, busy: str) -> Iterator[None]:
+    """Make a folder and keep other processes out of it; where nothing was kept, a new one goes again.
+
+    Args:
+        folder: the folder.
+        busy: what to say where another process works in it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: it cannot be made or opened.
+        BusyError: another process works in it.
+    """
+    fresh = not folder.exists()
+    with naming_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, busy=busy):
+        try:
+            yield
+        except BaseException:
+            if fresh:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
+            raise
 
 
 @contextmanager

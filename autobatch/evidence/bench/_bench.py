@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autobatch._errors import ConfigError, LibraryError, OutputError
-from autobatch._files import write_whole
+from autobatch._files import place_of_work, write_whole
 from autobatch.beacons import CostTable
 from autobatch.control.run._files import plain
 from autobatch.evidence.bench._cards import note_on_cards
@@ -106,8 +106,18 @@ def compare_policies(
     if len(plan.seeds) == 1:
         observer.note(f"seed {plan.seeds[0]} alone: no intervals and no tests; five seeds are, for instance, 100-104")
     out = Path(out).absolute()
-    _keep_other_tasks(out, {arena.name for arena in plan.arenas})
     machine = Machine(jobs, device, data_dir.absolute() if data_dir is not None else None, trust_code)
+    with place_of_work(out, "another comparison is at work here; wait for it, or choose another directory"):
+        _keep_other_tasks(out, {arena.name for arena in plan.arenas})
+        comparison = _carried_out(plan, out, machine, observer, margin=margin, measure_all=measure_all)
+    if note_cards:
+        note_on_cards(comparison, plan)
+    return comparison
+
+
+def _carried_out(
+    plan: Plan, out: Path, machine: Machine, observer: BenchObserver, *, margin: float, measure_all: bool
+) -> PolicyComparison:
     trained = train_all(plan, out, machine, observer)
     found = [
         _on_task(arena, plan, trained, out, margin=margin, measure_all=measure_all)
@@ -129,8 +139,6 @@ def compare_policies(
         failed=trained.failed,
     )
     _save(comparison, [course for _, courses in found for course in courses])
-    if note_cards:
-        note_on_cards(comparison, plan)
     return comparison
 
 

@@ -1,12 +1,10 @@
 """Carrying a run out: from a configuration to a run directory with a summary in it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from autobatch._errors import CheckpointError, OutputError
-from autobatch._files import alone_in, naming_output
+from autobatch._files import place_of_work
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.run import (
     CHECKPOINT,
@@ -25,6 +23,8 @@ from autobatch.training.running._known import costs_of, library_of, told_missing
 from autobatch.training.running._scout_runs import train_scouts
 from autobatch.training.running._session import Session, check_same
 from autobatch.training.task import check_ladder, run_task_info
+
+_BUSY = "another process is training this run; wait for it, or choose another directory"
 
 
 def run(
@@ -73,7 +73,7 @@ def run(
         observer.note(told_missing(library))
     costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
-    with _place(out), reproducible(device, config.task.threads):
+    with place_of_work(out, _BUSY), reproducible(device, config.task.threads):
         if not resume:  # another run may have come and gone since that was asked
             refuse_occupied(out)
         elif (out / SUMMARY).exists():
@@ -98,22 +98,6 @@ def run(
             costs=costs,
             begin_with=begin_with,
         ).carry_out()
-
-
-@contextmanager
-def _place(out: Path) -> Iterator[None]:
-    """Make the run directory and keep other processes out of it; where nothing was kept, it goes again."""
-    fresh = not out.exists()
-    with naming_output(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out, busy="another process is training this run; wait for it, or choose another directory"):
-        try:
-            yield
-        except BaseException:
-            if fresh:
-                with suppress(OSError):  # there is something in it
-                    out.rmdir()
-            raise
 
 
 def _from_other_length(

@@ -10,6 +10,8 @@ import pytest
 from scipy import stats
 
 from autobatch import CheckpointError, ConfigError, LibraryError, OutputError, UnknownNameError
+from autobatch._errors import BusyError
+from autobatch._files import alone_in
 from autobatch.beacons import BeaconLibrary
 from autobatch.evidence import (
     ComparedRun,
@@ -219,6 +221,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(home):
     with pytest.raises(OutputError, match="holds the comparison of task 'other', which is not asked for now"):
         compare(home)
     assert not list((home / "out").glob("*/*-s*"))
+    with alone_in(home / "out"), pytest.raises(BusyError, match="another comparison is at work here"):
+        compare(home)
 
 
 def a_run(policy, seed, error, seconds=10.0, **changes):
