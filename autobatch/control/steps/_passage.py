@@ -58,7 +58,7 @@ class Passage:
             plan = BatchPlan(accumulation=plan.accumulation)
         self._plan = plan
         self._ranks = ranks
-        self._micro = MicroBatches(plan)
+        self._micro = MicroBatches(plan, least_examples(model, ranks=1, accumulation=1))
         self._probe_arguments = probe_arguments
         self._measure_all = measure_all and ranks.size > 1
         self._advise = advise
@@ -223,8 +223,9 @@ class Passage:
         self._bring_back()
         if again == _UNMEASURED:
             _LOG.warning("out of memory in a measured step: the batch is trained again without measuring")
-        elif size == 1:
-            raise AutoBatchError("out of memory with a micro-batch of a single example: nothing smaller can be tried")
+        elif size < 2 * self._micro.least:
+            examples = "a single example" if size == 1 else f"{size} examples"
+            raise AutoBatchError(f"out of memory with a micro-batch of {examples}: nothing smaller can be tried")
         else:
             self._micro.failed(size)
             smaller = max(self.sizes(passing.cut.examples, passing.cut.start))

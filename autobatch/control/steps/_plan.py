@@ -117,9 +117,21 @@ class MicroBatches:
 
     Args:
         plan: the plan.
+        least: examples that a micro-batch has at least, where the share has as many.
+
+    Raises:
+        ConfigError: the plan asks for fewer.
     """
 
-    def __init__(self, plan: BatchPlan) -> None:
+    def __init__(self, plan: BatchPlan, least: int = 1) -> None:
+        for name in ("micro_batch", "bn_batch"):
+            asked = getattr(plan, name)
+            if isinstance(asked, int) and asked < least:
+                raise ConfigError(
+                    f"BatchPlan: {name}={asked}: the model has BatchNorm, which has no statistics of a single example; "
+                    f"expected at least {least}"
+                )
+        self.least = least
         self._cap: float = min(
             plan.micro_batch if isinstance(plan.micro_batch, int) else math.inf,
             plan.bn_batch if plan.bn_batch is not None else math.inf,
@@ -135,7 +147,8 @@ class MicroBatches:
     def sizes(self, share: int) -> list[int]:
         """Return the micro-batches of a share: as few as may fit, as equal as they can be.
 
-        Where something has fitted and something else has not, half-way between the two is tried.
+        Where something has fitted and something else has not, half-way between the two is tried. None is smaller than
+        the least there may be, though one may then be larger than it should.
 
         Args:
             share: examples of one rank's share of a batch.
@@ -147,6 +160,7 @@ class MicroBatches:
         parts = math.ceil(share / most)
         if 0 < self._fits < most < self._fails < math.inf:
             parts = (parts + math.ceil(share / self._fits)) // 2
+        parts = min(parts, max(1, share // self.least))
         return [stop - start for start, stop in stretches(share, parts)]
 
     def proven(self, size: int) -> bool:

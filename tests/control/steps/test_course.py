@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from autobatch._errors import AutoBatchError, CheckpointError
+from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import batch_bounds
 from autobatch.control.measuring._measuring import stretches
 from autobatch.control.steps._course import Course, Cut
@@ -320,3 +320,23 @@ def test_what_fitted_once_may_fail_later() -> None:
     micro.fitted(32)
     micro.begin()
     assert 32 <= max(micro.sizes(64)) < 64
+
+
+def test_no_micro_batch_is_smaller_than_the_least() -> None:
+    for share in range(2, 60):
+        micro = MicroBatches(BatchPlan(micro_batch="auto"), least=2)
+        size, seen = share, []
+        while size >= 4:  # a smaller one cannot always be tried
+            micro.failed(size)
+            sizes = micro.sizes(share)
+            assert min(sizes) >= 2
+            assert max(sizes) < size
+            size = max(sizes)
+            seen.append(size)
+    assert MicroBatches(BatchPlan(micro_batch=2), least=2).sizes(9) == [2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["micro_batch", "bn_batch"])
+def test_parts_of_one_example_are_refused_where_there_is_batch_norm(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=1: the model has BatchNorm, which has no statistics of a single"):
+        MicroBatches(BatchPlan(**{name: 1}), least=2)
