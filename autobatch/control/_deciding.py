@@ -191,9 +191,8 @@ class Decisions:
 
     def _before(self, example: int) -> DecisionRecord | None:
         """Return the decision that the examples before one follow; one that was taken back in its place is none."""
-        return max(
-            (own for own in self._records.values() if own.example < example), key=lambda own: own.example, default=None
-        )
+        before = [(own.example, number) for number, own in self._records.items() if own.example < example]
+        return self._records[max(before)[1]] if before else None
 
     def _asked(self, observation: Observation, epoch: int, example: int) -> DecisionRecord:
         asked = self._policy.decide(observation)

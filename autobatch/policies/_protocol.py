@@ -39,6 +39,7 @@ class TaskInfo:
         adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam does.
         guessing: training loss of one who guesses, log K for K classes, or of a network before its first step; None
             where it is not known.
+        shares_loss: training loss of one who guesses by the classes' shares; None where it is not known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class TaskInfo:
     dataset: str = ""
     adaptive: bool = False
     guessing: float | None = None
+    shares_loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from autobatch.policies._wording import count
 from autobatch.policies.baselines import notation
+from autobatch.policies.steer import LEARNT_NOTHING
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
 from autobatch.report._story import diverged_words
@@ -142,6 +143,8 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         table.add_row("Forks", forking_words(summary))
     if summary.ended_early:
         table.add_row("Ended", ended_words(summary, record.config.task.epochs))
+    if unlearnt := unlearnt_words(summary):
+        table.add_row("Learnt", unlearnt)
     table.add_row("Measuring", measuring_words(summary))
     if summary.samples:
         table.add_row("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end")
@@ -248,6 +251,24 @@ def forking_words(summary: Summary) -> str:
     )
 
 
+def unlearnt_words(summary: Summary) -> str:
+    """Say that a run has learnt nothing that shows, where that is so.
+
+    Args:
+        summary: how the run ended.
+
+    Returns:
+        A sentence; empty where it has learnt something or diverged, and where nobody says what guessing comes to.
+    """
+    loss, guessed = summary.validation_loss, summary.shares_loss
+    if loss is None or guessed is None or loss < LEARNT_NOTHING * guessed:
+        return ""
+    return (
+        f"nothing that shows: its validation loss, {loss_words(loss)}, is no lower than that of one who guesses by the "
+        f"classes' shares, {loss_words(guessed)}"
+    )
+
+
 def ended_words(summary: Summary, epochs: int) -> str:
     """Return how much of the task's length a run did without.
 
@@ -278,6 +299,8 @@ def measuring_words(summary: Summary) -> str:
             f"; by the cost table, which measured steps are chosen by, {100 * summary.measuring_share_modelled:.1f} % "
             f"of the training, budget {100 * summary.measuring_budget:g} %"
         )
+        if summary.measuring_share_modelled > 1.2 * summary.measuring_budget:
+            modelled += " (a few steps an epoch are measured whatever that takes)"
     return (
         f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "
         f"{summary.samples / max(summary.epochs, 1):.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "

@@ -141,6 +141,9 @@ class Summary(BaseModel):
     forks: list[dict[str, Any]] = Field(
         default_factory=list, description="What each fork came to, as in forks.json; empty where there were none."
     )
+    shares_loss: float | None = Field(
+        default=None, description="Loss of one who guesses by the classes' shares in training; None where not known."
+    )
     best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
 
 

@@ -35,7 +35,7 @@ from autobatch.policies.steer._scouts import (
     hardly_begun,
     learnt_nothing,
 )
-from autobatch.policies.steer._search import MOST, plan_scouts, start_without_scouts
+from autobatch.policies.steer._search import LEAST, MOST, plan_scouts, start_without_scouts
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
@@ -139,7 +139,8 @@ class SteerPolicy:
             library: not used.
         """
         self._task = task
-        self._lay_plan(self.parameters.length)
+        # A training so short ends as planned by its owner: what an early end spares is less than what it costs.
+        self._lay_plan(self.parameters.length if task.epochs >= LEAST else 1.0)
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
@@ -210,7 +211,7 @@ class SteerPolicy:
     def _lay_length(self, best: Scout, *, tried: bool, helps: bool, blind: bool) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        if not hardly_begun(task, best, self.parameters.hardly_begun):
+        if not blind and not hardly_begun(task, best, self.parameters.hardly_begun):
             return ""
         near = f"not yet far below that of guessing ({figure(task.guessing or math.nan)})"
         if tried and not helps:
@@ -218,9 +219,10 @@ class SteerPolicy:
         if helps:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:
+            guessed = figure(task.shares_loss or task.guessing or math.nan)
             near = (
-                f"; no scout's loss can be told from that of guessing ({figure(task.guessing or math.nan)}), so it is "
-                "chosen by its validation figure, and may learn nothing: give other rates to choose from"
+                f"; no scout's loss can be told from that of guessing ({guessed}), so it is chosen by its validation "
+                "figure, and may learn nothing: give other rates to choose from"
             )
         else:
             near = f"; its loss is {near}"
@@ -276,8 +278,8 @@ class SteerPolicy:
         if self._hastened is None:
             return "which lets the loss settle"
         return (
-            f"sooner than planned: what is validated was best in epoch {self._hastened[1]} and has got worse since, so "
-            "the training fits its own examples alone"
+            f"sooner than planned: in means of {WINDOW} epochs what is validated was best up to epoch "
+            f"{self._hastened[1]} and has got worse since, so the training fits its own examples alone"
         )
 
     def fork(self, observation: Observation) -> Fork | None:

@@ -201,7 +201,7 @@ def hardly_begun(task: TaskInfo, scout: Scout, share: float) -> bool:
 
 
 def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
-    """Say whether a scout has hardly begun, and its loss cannot be told from that of guessing.
+    """Say whether a scout's loss cannot be told from that of guessing, by the classes' shares where those are known.
 
     Args:
         task: the task.
@@ -211,7 +211,10 @@ def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
     Returns:
         Whether it has; False where nobody says what guessing comes to.
     """
-    return hardly_begun(task, scout, max(hardly, LEARNT_NOTHING))
+    guessed = task.guessing if task.shares_loss is None else task.shares_loss
+    if guessed is None or not scout.train_losses or scout.ended is not None:
+        return False
+    return scout.train_losses[-1] > max(hardly, LEARNT_NOTHING) * guessed
 
 
 def _told(scout: Scout) -> str:

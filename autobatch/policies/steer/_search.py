@@ -142,7 +142,8 @@ def _why_none(task: TaskInfo, number: int) -> str:
     elif number == 1:
         why = "one alone has nothing to be compared with, it takes two"
     else:
-        why = f"{count(task.epochs, 'epoch')} are too few, and better spent on the training itself"
+        few = "1 epoch is" if task.epochs == 1 else f"{task.epochs} epochs are"
+        why = f"{few} too few, and better spent on the training itself"
     where = (
         "" if len(task.learning_rates) < 2 else f", the middle of {', '.join(f'{lr:g}' for lr in task.learning_rates)}"
     )

@@ -12,7 +12,7 @@ from autobatch._files import naming_output, write_whole
 from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
 from autobatch.report._story import FORKS_TITLE, diverged_words
-from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words
+from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words, unlearnt_words
 from autobatch.report._words import applied_words, path_words, position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
 from autobatch.report.page._markup import Html, data_block, joined, packed, tag
@@ -190,6 +190,8 @@ def _facts(run: ReportedRun) -> Html:
             facts.append(("Forks", forking_words(summary)))
         if summary.ended_early:
             facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
+        if unlearnt := unlearnt_words(summary):
+            facts.append(("Learnt", unlearnt))
         facts.append(("Measuring", measuring_words(summary)))
         if summary.samples:
             facts.append(("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end"))

@@ -54,6 +54,12 @@ class Data:
     num_classes: int
     fingerprint: str
 
+    @property
+    def shares_loss(self) -> float:
+        """Loss of one who guesses by the classes' shares in the training part, their entropy, in nats."""
+        counts = torch.bincount(self.train_labels.flatten().cpu(), minlength=self.num_classes).double()
+        return float(torch.special.entr(counts / counts.sum()).sum())
+
     def to(self, device: torch.device | str) -> "Data":
         """Return the same data on another device.
 

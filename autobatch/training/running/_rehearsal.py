@@ -79,6 +79,7 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
         costs=costs.table,
         seed=config.seed,
         num_classes=data.num_classes,
+        shares_loss=data.shares_loss,
     )
     policy.reset(info, beacons)
     epochs, plan = planned_epochs(policy, info), None

@@ -60,6 +60,7 @@ def train_scouts(
         costs=config.costs,
         seed=config.seed,
         num_classes=data.num_classes,
+        shares_loss=data.shares_loss,
     )
     policy.reset(task, library)
     plan = policy.scouts()

@@ -281,6 +281,7 @@ class Session:
             scouts=[plain(asdict(scout)) for scout in scouting.scouts] if scouting is not None else [],
             forking_seconds=sum(fork.seconds for fork in self.forks),
             forks=forks_to_list(self.forks),
+            shares_loss=self.data.shares_loss,
             best_beacon=best,
             best_beacon_missing=missing,
         )

@@ -8,7 +8,13 @@ from autobatch.training.task._task import TaskSpec
 
 
 def run_task_info(
-    task: TaskSpec, *, train_size: int, costs: CostTable | None, seed: int, num_classes: int | None = None
+    task: TaskSpec,
+    *,
+    train_size: int,
+    costs: CostTable | None,
+    seed: int,
+    num_classes: int | None = None,
+    shares_loss: float | None = None,
 ) -> TaskInfo:
     """Return a task as policies see it.
 
@@ -18,6 +24,7 @@ def run_task_info(
         costs: seconds by batch size.
         seed: the run's seed.
         num_classes: K, where the data are loaded.
+        shares_loss: loss of one who guesses by the classes' shares, where they are.
 
     Returns:
         The task.
@@ -38,6 +45,7 @@ def run_task_info(
         dataset=task.dataset.name,
         adaptive=task.optimizer.name != "sgd",
         guessing=math.log(num_classes) if num_classes is not None else None,
+        shares_loss=shares_loss,
     )
 
 

@@ -235,3 +235,19 @@ def test_a_schedule_that_is_kept_is_not_lengthened() -> None:
     policy = SteerPolicy(SteerParameters())
     policy.reset(make_task(epochs=40, learning_rates=(0.05, 0.1), guessing=2.3), None)
     assert "whole length" not in policy.take([Scout(32, 0.1, (2.2,), (1.0,))]).reason
+
+
+@pytest.mark.parametrize(("shares_loss", "warned"), [(None, False), (0.1, True), (0.5, False)])
+def test_one_who_learns_no_more_than_the_classes_shares_is_told(shares_loss: float | None, warned: bool) -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(epochs=40, steered=True, guessing=0.69, shares_loss=shares_loss), None)
+    scouts = [Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.05, 0.12), (0.1, 0.11))]
+    assert ("may learn nothing" in policy.take(scouts).reason) == warned
+    assert (policy.planned_epochs == 40) == warned
+
+
+def test_a_training_too_short_for_scouts_keeps_its_length() -> None:
+    policy = SteerPolicy(SteerParameters())
+    for epochs, planned in ((1, 1), (2, 2), (5, 5), (6, 4)):
+        policy.reset(make_task(epochs=epochs, steered=True), None)
+        assert policy.planned_epochs == planned
