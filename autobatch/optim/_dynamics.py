@@ -24,9 +24,9 @@ def isotropy(
     (Karakida and Osawa 2020, arXiv 2010.00879): lr = 1 / α fits in one step, and lr in (0, 2 / α) converges. With F in
     blocks of layers α is their number L; of blocks beside each other s for L = 3 s and s + 1 for L = 3 s + 1.
 
-    For Kronecker factors, which need as many independent inputs as samples in every layer, the paper has N L and for
-    units γ (L - 1) M: of wide hidden layers. The last layer of one output has a single unit, and adds 1 instead of N to
-    the first, and to the second: that is what this function returns, N (L - 1) + 1 and γ (L - 1) M + 1.
+    For Kronecker factors, which need as many independent inputs as samples in every layer, the authors' program has
+    N L, for units γ (L - 1) M. The last layer of one output has a single unit, which adds 1: N (L - 1) + 1 and
+    γ (L - 1) M + 1 are what outputs follow, and what this function returns.
 
     Args:
         approximation: "exact", "layer", "tridiagonal", "kfac" or "unit".

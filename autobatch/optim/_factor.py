@@ -124,6 +124,13 @@ class Factor:
         self._set("moment", change @ own @ change.mT)
 
 
+def split_damping(damping: float, inputs: Factor, outputs: Factor) -> tuple[Tensor, Tensor]:
+    """Return what is added to A and to B, whose product is λ, by the ratio of their mean eigenvalues."""
+    ratio = inputs.mean_eigenvalue / outputs.mean_eigenvalue
+    balance = torch.where(ratio.isfinite() & (ratio > 0.0), ratio, 1.0).sqrt()
+    return math.sqrt(damping) * balance, math.sqrt(damping) / balance
+
+
 def _leaning(matrix: Tensor, spare: Tensor) -> Tensor:
     """Return columns with a trace of others, so that they are independent where the first are not."""
     small = torch.finfo(matrix.dtype).tiny

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
-from autobatch.optim._factor import PARTS, Factor
+from autobatch.optim._factor import PARTS, Factor, split_damping
 from autobatch.optim._moments import Layer, layers_of
 from autobatch.optim._optimizer import (
     FisherOptimizer,
@@ -287,10 +287,3 @@ class KFAC(FisherOptimizer):
         self._seen = False
         for layer in self._layers.values():
             layer.clear()
-
-
-def split_damping(damping: float, inputs: Factor, outputs: Factor) -> tuple[Tensor, Tensor]:
-    """Return what is added to A and to B, whose product is λ, by the ratio of their mean eigenvalues."""
-    ratio = inputs.mean_eigenvalue / outputs.mean_eigenvalue
-    balance = torch.where(ratio.isfinite() & (ratio > 0.0), ratio, 1.0).sqrt()
-    return math.sqrt(damping) * balance, math.sqrt(damping) / balance

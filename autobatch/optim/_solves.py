@@ -103,21 +103,18 @@ def by_unit(problem: Problem) -> Directions:
 def kronecker(problem: Problem) -> Directions:
     """Solve with Kronecker factors of each layer; what is no layer's weight or bias gets the gradient."""
     found: Directions = []
-    size = len(problem.gradient)
     for layer in problem.layers:
         weight = next((rows for rows in layer if rows.factors() is not None), None)
-        bias = next((rows for rows in layer if rows.parameter.ndim == 1 and weight is not None), None)
-        if bias is not None and weight is not None and bias.units != weight.units:
-            bias = None
+        bias = next((rows for rows in layer if weight is not None and rows.parameter.shape == (weight.units,)), None)
         if weight is not None:
             left, right, places = weight.factors()  # type: ignore[misc]
             if bias is not None:
                 right = torch.cat([right, right.new_ones(len(right), 1)], dim=1)
-            scales = left.square().sum() / problem.samples / left.shape[1], right.square().sum() / size / right.shape[1]
+            scales = left.square().sum() / problem.samples / left.shape[1], right.square().sum() / right.numel()
             balance = (scales[1] / scales[0]).sqrt() if bool(scales[0] * scales[1] > 0) else torch.ones_like(scales[0])
             root = problem.damping**0.5
             outer = damped_inverse(left @ left.mT / problem.samples, root / balance)
-            inner = damped_inverse(right @ right.mT / size, root * balance)
+            inner = damped_inverse(right @ right.mT / len(right), root * balance)
             direction = left.mT @ (outer * problem.gradient[places]) @ inner @ right
             if bias is not None:
                 found.append((bias.parameter, direction[:, -1]))

@@ -12,6 +12,7 @@ from torch import nn
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, MeasureAtInterval, Measuring
+from autobatch.control.rates import OptimizerRates
 from autobatch.control.run import CHECKPOINT
 from autobatch.optim import KFAC, MiniBlockFisher, Padam
 from autobatch.training import EpochRow, RunObserver, load_epochs, load_task, run
@@ -116,3 +117,11 @@ def test_exact_gradients_under_batch_norm_do_not_go_with_it() -> None:
     model = nn.Linear(4, 2)
     with pytest.raises(ConfigError, match='bn="exact" does not go with KFAC'):
         controller(model, KFAC(model.parameters(), model), bn="exact")
+
+
+def test_it_scales_its_steps_by_the_gradients_own_size() -> None:
+    """So rates go with the root of the batch size, as Adam's do."""
+    model = nn.Linear(4, 2)
+    assert OptimizerRates(KFAC(model.parameters(), model)).adaptive
+    assert OptimizerRates(MiniBlockFisher(model.parameters())).adaptive
+    assert not OptimizerRates(torch.optim.SGD(model.parameters(), lr=0.1)).adaptive

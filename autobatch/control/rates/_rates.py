@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control.rates._around import AroundSteps
+from autobatch.optim import FisherOptimizer
 
 Schedule = Callable[[float], float]
 """Maps progress in [0, 1] to a positive factor on the base learning rate."""
@@ -102,7 +103,8 @@ class OptimizerRates:
     def _take(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._owned = [float(group["lr"]) for group in optimizer.param_groups]
-        self.adaptive = any("betas" in group for group in optimizer.param_groups)
+        of_fisher = isinstance(optimizer, FisherOptimizer)
+        self.adaptive = of_fisher or any("betas" in group for group in optimizer.param_groups)
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
         if before is not None:
             before.release()
