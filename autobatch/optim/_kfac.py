@@ -13,15 +13,9 @@ from autobatch._ranges import check_whole
 from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
 from autobatch.optim._factor import PARTS, Factor, split_damping
 from autobatch.optim._moments import Layer, layers_of
-from autobatch.optim._optimizer import (
-    FisherOptimizer,
-    check_between,
-    check_schedule,
-    descend,
-    momenta_of,
-    step_count,
-    with_gradient,
-)
+from autobatch.optim._optimizer import FisherOptimizer
+from autobatch.optim._settings import check_between, check_schedule
+from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient
 
 _NOT_TAKEN = "not the weight of a matrix product or of a convolution without groups, or the bias of one"
 

@@ -8,16 +8,9 @@ from torch import Tensor
 
 from autobatch._ranges import check_whole
 from autobatch.optim._inverse import damped_inverse
-from autobatch.optim._optimizer import (
-    FisherOptimizer,
-    check_between,
-    check_schedule,
-    descend,
-    momenta_of,
-    step_count,
-    with_gradient,
-    working_dtype,
-)
+from autobatch.optim._optimizer import FisherOptimizer
+from autobatch.optim._settings import check_between, check_schedule
+from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient, working_dtype
 
 
 class MiniBlockFisher(FisherOptimizer):

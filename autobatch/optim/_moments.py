@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autobatch.fisher import Jacobian, factors_of
-from autobatch.optim._optimizer import working_dtype
+from autobatch.optim._steps import working_dtype
 
 
 class Moment:

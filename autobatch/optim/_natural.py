@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
 from autobatch.fisher import Jacobian, TakenGradients
-from autobatch.optim._optimizer import FisherOptimizer, check_between, descend
+from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._rows import Rows
+from autobatch.optim._settings import check_between
 from autobatch.optim._solves import SOLVERS, Problem
+from autobatch.optim._steps import descend
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
 

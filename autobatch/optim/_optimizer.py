@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
-from autobatch._ranges import check_number, check_whole
 from autobatch.fisher import FisherProbe
+from autobatch.optim._settings import check_between
 
 _LOG = logging.getLogger("autobatch")
 
@@ -123,116 +122,3 @@ def observing(optimizer: Optimizer, probe: FisherProbe | None = None) -> Abstrac
         ``optimizer.observe(probe)``; for any other, one that does nothing.
     """
     return optimizer.observe(probe) if isinstance(optimizer, FisherOptimizer) else nullcontext()
-
-
-def with_gradient(group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return a group's parameters that have a gradient, and these gradients.
-
-    Args:
-        group: the group.
-
-    Returns:
-        Both, in the same order.
-
-    Raises:
-        ConfigError: a gradient is sparse.
-    """
-    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in parameters]
-    for gradient in gradients:
-        if gradient.layout is not torch.strided:
-            raise ConfigError(
-                f"a gradient of shape {tuple(gradient.shape)} is sparse, which this optimizer does not take"
-            )
-    return parameters, gradients
-
-
-def momenta_of(optimizer: Optimizer, parameters: list[Tensor], keep: float, directions: list[Tensor]) -> list[Tensor]:
-    """Return the parameters' momentum buffers, keep m + direction.
-
-    Args:
-        optimizer: has them in its state.
-        parameters: some of its parameters.
-        keep: weight of what was.
-        directions: what is added.
-
-    Returns:
-        The buffers.
-    """
-    momenta = []
-    for parameter in parameters:
-        state = optimizer.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        momenta.append(state["momentum_buffer"])
-    if momenta:
-        torch._foreach_mul_(momenta, keep)
-        torch._foreach_add_(momenta, directions)
-    return momenta
-
-
-def descend(parameters: list[Tensor], directions: list[Tensor], group: Mapping[str, Any]) -> None:
-    """Take the step -lr (direction + weight_decay parameter): the decay is decoupled.
-
-    Args:
-        parameters: some of a group.
-        directions: of each, where it would go down.
-        group: the group.
-    """
-    if not parameters:
-        return
-    lr = group["lr"]
-    if group["weight_decay"]:
-        torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
-    torch._foreach_add_(parameters, directions, alpha=-lr)
-
-
-def step_count(state: dict[str, Any]) -> int:
-    """Return how many steps a parameter has had, and count one more."""
-    if "step" not in state:
-        state["step"] = torch.zeros((), dtype=torch.float64)
-    done = int(state["step"])
-    state["step"] += 1
-    return done
-
-
-def working_dtype(parameter: Tensor) -> torch.dtype:
-    """Return what a parameter's factors are kept in: its own dtype, but float32 at least."""
-    return torch.promote_types(parameter.dtype, torch.float32)
-
-
-def check_between(value: Any, what: str, low: float, high: float, *, above: bool = False, below: bool = False) -> None:
-    """Refuse a number outside a range.
-
-    Args:
-        value: the number.
-        what: its name.
-        low: the least that it may be.
-        high: the most.
-        above: whether it must be above ``low``.
-        below: whether it must be below ``high``.
-
-    Raises:
-        ConfigError: it is no number, not finite, or outside.
-    """
-    number = check_number(value, what)
-    inside = (low < number if above else low <= number) and (number < high if below else number <= high)
-    if not (math.isfinite(number) and inside):
-        upper = f"{')' if below else ']'}" if math.isfinite(high) else ")"
-        bounds = f"{'(' if above else '['}{low:g}, {high:g}{upper}"
-        raise ConfigError(f"{what}: expected a number in {bounds}, got {value!r}")
-
-
-def check_schedule(group: Mapping[str, Any]) -> None:
-    """Refuse a schedule in which inversions do not fall on updates.
-
-    Args:
-        group: has ``update_every`` and ``invert_every``, in steps.
-
-    Raises:
-        ConfigError: one is no whole number from 1, or the second is no multiple of the first.
-    """
-    update = check_whole(group["update_every"], "update_every")
-    invert = check_whole(group["invert_every"], "invert_every")
-    if invert % update:
-        raise ConfigError(f"invert_every: expected a multiple of update_every={update}, got {invert}")

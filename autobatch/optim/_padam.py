@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autobatch.optim._optimizer import FisherOptimizer, check_between, step_count, with_gradient
+from autobatch.optim._optimizer import FisherOptimizer
+from autobatch.optim._settings import check_between
+from autobatch.optim._steps import step_count, with_gradient
 
 
 class Padam(FisherOptimizer):

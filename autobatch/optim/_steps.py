@@ -1,0 +1,86 @@
+"""What steps are made of: parameters with a gradient, momenta, the way down, counts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from autobatch._errors import ConfigError
+
+
+def with_gradient(group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a group's parameters that have a gradient, and these gradients.
+
+    Args:
+        group: the group.
+
+    Returns:
+        Both, in the same order.
+
+    Raises:
+        ConfigError: a gradient is sparse.
+    """
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters]
+    for gradient in gradients:
+        if gradient.layout is not torch.strided:
+            raise ConfigError(
+                f"a gradient of shape {tuple(gradient.shape)} is sparse, which this optimizer does not take"
+            )
+    return parameters, gradients
+
+
+def momenta_of(optimizer: Optimizer, parameters: list[Tensor], keep: float, directions: list[Tensor]) -> list[Tensor]:
+    """Return the parameters' momentum buffers, keep m + direction.
+
+    Args:
+        optimizer: has them in its state.
+        parameters: some of its parameters.
+        keep: weight of what was.
+        directions: what is added.
+
+    Returns:
+        The buffers.
+    """
+    momenta = []
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        momenta.append(state["momentum_buffer"])
+    if momenta:
+        torch._foreach_mul_(momenta, keep)
+        torch._foreach_add_(momenta, directions)
+    return momenta
+
+
+def descend(parameters: list[Tensor], directions: list[Tensor], group: Mapping[str, Any]) -> None:
+    """Take the step -lr (direction + weight_decay parameter): the decay is decoupled.
+
+    Args:
+        parameters: some of a group.
+        directions: of each, where it would go down.
+        group: the group.
+    """
+    if not parameters:
+        return
+    lr = group["lr"]
+    if group["weight_decay"]:
+        torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
+    torch._foreach_add_(parameters, directions, alpha=-lr)
+
+
+def step_count(state: dict[str, Any]) -> int:
+    """Return how many steps a parameter has had, and count one more."""
+    if "step" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float64)
+    done = int(state["step"])
+    state["step"] += 1
+    return done
+
+
+def working_dtype(parameter: Tensor) -> torch.dtype:
+    """Return what a parameter's factors are kept in: its own dtype, but float32 at least."""
+    return torch.promote_types(parameter.dtype, torch.float32)
