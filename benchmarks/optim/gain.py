@@ -2,7 +2,7 @@
 
     python benchmarks/optim/gain.py step [--data-dir data]      # a step's time and memory
     python benchmarks/optim/gain.py train [--data-dir data]     # the trainings that the results do not hold yet
-    python benchmarks/optim/gain.py page                        # write the tables into docs/optimizers.md
+    python benchmarks/optim/gain.py page                        # write the tables into docs/optimizers.md, draw
 
 *Time of a step* is over SGD's, forward and backward pass included: optimizers take turns step by step with SGD's, each
 on a network of its own, and the median of paired ratios is weighted by how often a step updates and inverts with the
@@ -40,6 +40,7 @@ from autobatch.training.models import build_model
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "optim"
 PAGE = ROOT / "docs" / "optimizers.md"
+PICTURE = ROOT / "docs" / "images" / "optim_gain.png"
 BATCH = 128
 SEEDS = (1, 2, 3)
 TUNING_SEED = 0
@@ -68,7 +69,7 @@ OPTIMIZERS: dict[str, Make] = {
 }
 MIDDLE = {
     "mlp": (0.1, 3e-3, 0.3, 3e-4, 0.01, 0.01, 3e-3),
-    "autoencoder": (1e-3, 3e-3, 0.3, 1e-4, 3e-3, 3e-3, 3e-3),
+    "autoencoder": (1e-3, 3e-3, 0.3, 1e-4, 0.01, 0.01, 3e-3),
     "resnet8": (0.1, 3e-3, 0.3, 3e-4, 0.03, 0.03, 3e-3),
 }
 """The rate in the middle of each optimizer's grid."""
@@ -323,31 +324,63 @@ def steps_table() -> str:
     return "\n".join(table)
 
 
+def trainings() -> dict[tuple[str, str], list[list[dict[str, float]]]]:
+    """Return the epochs of every seed's training, by network and optimizer, in the order of the lists above."""
+    found: dict[tuple[str, str], list[list[dict[str, float]]]] = {
+        (work, name): [] for work in MIDDLE for name in OPTIMIZERS
+    }
+    for row in lines(RESULTS / "gain.jsonl"):
+        if row["seed"] in SEEDS:
+            found[row["work"], row["optimizer"]].append([{**epoch, "lr": row["lr"]} for epoch in row["epochs"]])
+    return {key: runs for key, runs in found.items() if runs}
+
+
 def trainings_table() -> str:
     """Return the table of final figures and times: means over the seeds, with standard deviations."""
-    chosen = [row for row in lines(RESULTS / "gain.jsonl") if row["seed"] in SEEDS]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in chosen:
-        groups.setdefault((row["work"], row["optimizer"]), []).append(row)
-    table = ["| training | optimizer | rate | training loss | test error | seconds | seconds to SGD's loss |"]
+    found = trainings()
+    table = ["| training | optimizer | rate | training loss | test error | seconds | to the first-order loss |"]
     table.append("| --- " * 7 + "|")
-    for (work, name), rows in groups.items():
-        sgd = statistics.mean(row["epochs"][-1]["train_loss"] for row in groups[work, "SGD with momentum"])
-        ends = [row["epochs"][-1] for row in rows]
-        loss, error = ([end[key] for end in ends] for key in ("train_loss", "test_error"))
-        reached = [
-            next((own["seconds"] for own in row["epochs"] if own["train_loss"] <= sgd), math.nan) for row in rows
-        ]
+    for (work, name), runs in found.items():
+        usual = [[run[-1]["train_loss"] for run in found[work, other]] for other in ("SGD with momentum", "Adam")]
+        goal = min(statistics.mean(losses) for losses in usual if all(map(math.isfinite, losses)))
+        reached = [next((epoch["seconds"] for epoch in run if epoch["train_loss"] <= goal), math.nan) for run in runs]
         told = f"{statistics.mean(reached):.1f}" if all(map(math.isfinite, reached)) else "-"
-        seconds = statistics.mean(end["seconds"] for end in ends)
-        table.append(
-            f"| {work} | {name} | {rows[0]['lr']:g} | {_told(loss)} | {_told(error)} | {seconds:.1f} | {told} |"
-        )
+        loss, error = ([run[-1][key] for run in runs] for key in ("train_loss", "test_error"))
+        seconds = statistics.mean(run[-1]["seconds"] for run in runs)
+        rate = runs[0][0]["lr"]
+        table.append(f"| {work} | {name} | {rate:g} | {_told(loss)} | {_told(error)} | {seconds:.1f} | {told} |")
     return "\n".join(table)
 
 
+def draw() -> None:
+    """Draw training loss and test error over the processor's seconds, means over the seeds."""
+    from matplotlib.figure import Figure
+
+    groups = trainings()
+    works = list(dict.fromkeys(work for work, _ in groups))
+    figure = Figure(figsize=(3.4 * len(works), 5), layout="constrained")
+    axes = figure.subplots(2, len(works), squeeze=False)
+    for column, work in enumerate(works):
+        for row, key in enumerate(("train_loss", "test_error")):
+            own = axes[row][column]
+            for name in OPTIMIZERS:
+                if runs := groups.get((work, name)):
+                    points = [
+                        [statistics.mean(run[epoch][what] for run in runs) for what in ("seconds", key)]
+                        for epoch in range(min(map(len, runs)))
+                    ]
+                    own.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1, label=name)
+            own.set(xscale="log", yscale="log", ylabel=key.replace("_", " "), title=work if row == 0 else "")
+        axes[1][column].set(xlabel="seconds of the processor")
+    axes[0][0].legend(fontsize=6)
+    figure.savefig(PICTURE, dpi=150)
+
+
 def _told(values: list[float]) -> str:
-    return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}" if len(values) > 1 else f"{values[0]:.4g}"
+    sound = [value for value in values if math.isfinite(value)]
+    if len(sound) < len(values):
+        return f"{len(values) - len(sound)} of {len(values)} diverged"
+    return f"{statistics.mean(sound):.4g} ± {statistics.stdev(sound):.2g}" if len(sound) > 1 else f"{sound[0]:.4g}"
 
 
 def main() -> None:
@@ -358,7 +391,7 @@ def main() -> None:
         own = commands.add_parser(command)
         own.add_argument("--data-dir", type=Path, default=Path("data"), help="where the data lie")
     own.add_argument("--works", nargs="+", default=["mlp", "autoencoder", "resnet8"])
-    commands.add_parser("page", help="write the tables into the page")
+    commands.add_parser("page", help="write the tables into the page, draw the figure")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.command == "step":
@@ -367,6 +400,7 @@ def main() -> None:
         train_all(asked.data_dir, asked.works)
     else:
         write_page()
+        draw()
 
 
 if __name__ == "__main__":
