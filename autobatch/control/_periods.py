@@ -69,6 +69,7 @@ class Periods:
         self._advise = advise
         self._declared = declared
         self._diverged: str | None = None
+        self._told_moved = False
         self.watcher: Callable[[Mapping[str, float]], None] | None = None
         """Called at the end of each period with the figures that the loop gave, NaN within an epoch."""
 
@@ -125,6 +126,17 @@ class Periods:
         if ends:
             self._course.stop(self._diverged)
 
+    def _tell_moved(self) -> None:
+        """Say once that somebody else changes the rate, too, where the schedule is the policy's."""
+        if self._told_moved or not self._steered or self._advise or not self._rates.moved:
+            return
+        self._told_moved = True
+        if self._ranks.leads:
+            _LOG.warning(
+                "the loop has changed the optimizer's learning rate, as a scheduler does, and rates='steered' has the "
+                "policy say the schedule: the two multiply; leave the scheduler out, or rates='steered'"
+            )
+
     def redecide(self) -> None:
         """Have the decision for the coming period made again.
 
@@ -170,7 +182,8 @@ class Periods:
         if told["timed"] is not None:
             self._plan.learn(*told["timed"])
         if self._ranks.leads:
-            self._declared.compare(period.batches, period.steps)
+            self._declared.compare(period.batches, period.steps, period.first_step)
+        self._tell_moved()
         self._decisions.learn(period.samples.measurements, period.steps)
         ended, applied = self._decisions.last, self._rates.effective()
         samples, c_bar = period.samples.measurements, self._standing.position.c_bar

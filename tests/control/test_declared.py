@@ -34,6 +34,11 @@ def test_a_loop_that_accumulates_by_hand_is_told_to_say_so(caplog: pytest.LogCap
     assert math.isfinite(toy.controller.l_cum)
 
 
+def test_batches_that_are_left_over_do_not_change_what_is_to_be_declared(caplog: pytest.LogCaptureFixture) -> None:
+    train(Toy([4], size=40, epochs=1), accumulated=4)  # ten batches, two steps
+    assert "BatchPlan(accumulation=4)" in caplog.text
+
+
 def test_declared_accumulation_is_said_nothing_of_and_wrong_one_is(caplog: pytest.LogCaptureFixture) -> None:
     right = Toy([8], size=64, epochs=1, plan=BatchPlan(accumulation=4), batch_sizes=(8,))
     train(right, parts=4)

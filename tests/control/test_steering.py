@@ -204,3 +204,13 @@ def test_a_figure_that_is_missing_ends_nothing(caplog: pytest.LogCaptureFixture)
     loop.controller.end_epoch(val_loss=float("nan"))
     assert "val_loss is nan; nothing is changed for that" in caplog.text
     assert not loop.controller.finished
+
+
+@pytest.mark.parametrize("steered", [True, False])
+def test_a_scheduler_beside_a_steered_schedule_is_told_once(steered: bool, caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(Steering(Decision(4, 0.1, "hold")), rates=Rates(steered=True) if steered else Rates())
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.5)
+    for _ in range(3):
+        loop.epoch()
+        scheduler.step()
+    assert caplog.text.count("the two multiply; leave the scheduler out") == steered

@@ -27,11 +27,13 @@ class Period:
     Attributes:
         samples: what was measured.
         batches: batches that were trained, each for one step of the optimizer where the loop does as it has declared.
+        first_step: batches that had been trained when the optimizer took its first step; None before.
     """
 
     def __init__(self, plan: MeasuringPlan, device: torch.device, *, gives_up: bool = False) -> None:
         self.samples = Samples(gives_up=gives_up)
         self.batches = 0
+        self.first_step: int | None = None
         self._steps = 0
         self._skipped: list[Tensor] = []
         self._plan = plan
@@ -66,6 +68,7 @@ class Period:
         if self._chosen is None:
             return
         self._steps += 1
+        self.first_step = self.batches if self.first_step is None else self.first_step
         if skipped is not None:
             self._skipped.append(skipped)
 
@@ -126,6 +129,7 @@ class Period:
         if not usable and self.steps:
             position.carry(self.steps, lr)
         self.batches, self._steps, self._chosen, self._timer = 0, 0, None, None
+        self.first_step = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the period has come, as JSON-able values; what is held is decomposed for that."""

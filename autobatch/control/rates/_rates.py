@@ -140,6 +140,12 @@ class OptimizerRates:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
 
     @property
+    def moved(self) -> bool:
+        """Whether a group's rate is another than when the optimizer came, so that somebody else changes it, too."""
+        owners = self._optimizer.param_groups if self._owners is None else self._owners
+        return any(float(own["lr"]) != rate for own, rate in zip(owners, self._owned, strict=False))
+
+    @property
     def decays(self) -> bool:
         """Whether a group has weight decay."""
         return any(group.get("weight_decay") for group in self._optimizer.param_groups)

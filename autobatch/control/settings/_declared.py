@@ -19,12 +19,13 @@ class Declared:
         self._batch_size = settings.advise
         self._told = False
 
-    def compare(self, batches: int, steps: int) -> None:
+    def compare(self, batches: int, steps: int, first_step: int | None = None) -> None:
         """Compare what a period's batches should have come to with what they have.
 
         Args:
             batches: batches that were trained, each for one step as it was declared.
             steps: steps that the optimizer has taken.
+            first_step: batches that had been trained when it took the first, where that is known.
         """
         if self._told or steps == batches:
             return
@@ -34,10 +35,10 @@ class Declared:
             "%s",
             batches,
             steps,
-            self._advice(batches, steps),
+            self._advice(batches, steps, first_step),
         )
 
-    def _advice(self, batches: int, steps: int) -> str:
+    def _advice(self, batches: int, steps: int, first_step: int | None) -> str:
         if not steps:
             return (
                 "unless all were skipped, give the controller the optimizer whose step() the loop calls; in "
@@ -50,7 +51,9 @@ class Declared:
             if self._batch_size:
                 return f"say advise={round(self._batch_size * batches / steps)}, if that is the loop's batch size"
             return "put every batch's forward and backward pass into `with controller.step()`"
-        per_step = round(self._accumulation * batches / steps)
+        regular = first_step and steps in {batches // first_step, -(-batches // first_step)}  # a rest may have its own
+        each = first_step if first_step and regular else batches / steps
+        per_step = round(self._accumulation * each)
         if per_step > self._accumulation:
             return (
                 f"if the loop accumulates {per_step} batches for a step, say plan=BatchPlan(accumulation={per_step}), "

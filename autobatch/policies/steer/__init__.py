@@ -8,10 +8,19 @@ together. ``_report.py`` is what scouts of somebody's own loop have come to. Ope
 from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._report import ScoutReport, TrainedScout
-from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.policies.steer._scouts import (
+    AT_ONCE,
+    LEARNT_NOTHING,
+    Scout,
+    ScoutChoice,
+    ScoutingPolicy,
+    ScoutPlan,
+    hopeless,
+)
 from autobatch.policies.steer._search import MOST
 
 __all__ = [
+    "AT_ONCE",
     "LEARNT_NOTHING",
     "MOST",
     "Fork",

@@ -196,7 +196,7 @@ class SteerPolicy:
             choice = choose_scout(scouts)
         assert choice.scout is not None
         chosen = scouts[choice.scout]
-        length = "" if best is None else self._lay_length(best, tried=bool(smaller), helps=helps, blind=blind)
+        length = "" if best is None else self._lay_length(best, smaller, helps=helps, blind=blind)
         self._start, self._reason = (chosen.batch_size, chosen.lr), f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
 
@@ -208,14 +208,18 @@ class SteerPolicy:
         edge, beyond = edges[lr]
         return f"; the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
 
-    def _lay_length(self, best: Scout, *, tried: bool, helps: bool, blind: bool) -> str:
+    def _lay_length(self, best: Scout, smaller: Sequence[Scout], *, helps: bool, blind: bool) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
         if not blind and not hardly_begun(task, best, self.parameters.hardly_begun):
             return ""
         near = f"not yet far below that of guessing ({figure(task.guessing or math.nan)})"
-        if tried and not helps:
-            return f"; its loss is {near}, but more steps with a smaller batch were no better"
+        if smaller and not helps:
+            ended = smaller[0].ended
+            tried = (
+                f"half the batch was tried, and {ended}" if ended else "more steps with a smaller batch were no better"
+            )
+            return f"; its loss is {near}, but {tried}"
         if helps:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:

@@ -18,6 +18,9 @@ CLEARLY_WORSE = 1.5
 ADVICE = "give lower learning rates to choose from"
 """What to do where every scout has diverged."""
 
+AT_ONCE = "before any step"
+"""What is said of a scout whose first loss already was no number: its rate has nothing to do with that."""
+
 
 @dataclass(frozen=True)
 class ScoutPlan:
@@ -153,7 +156,9 @@ def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False) -> ScoutCho
     alive = [index for index, scout in enumerate(scouts) if scout.ended is None]
     if not alive:
         ends = "; ".join(f"{configuration(scout.batch_size, scout.lr)} {scout.ended}" for scout in scouts)
-        return ScoutChoice(None, f"no scout came to its end: {ends}; {ADVICE}")
+        at_once = any(AT_ONCE in (scout.ended or "") for scout in scouts)
+        advice = "look at the data and the loss, not at the rates" if at_once else ADVICE
+        return ScoutChoice(None, f"no scout came to its end: {ends}; {advice}")
     last = max(len(scouts[index].train_losses) for index in alive) - 1
     whole = [index for index in alive if len(scouts[index].train_losses) > last and _sound(scouts[index], last)]
     if not whole:

@@ -17,7 +17,7 @@ from autobatch.control._state import SCOUT
 from autobatch.control.steps._step import Passing
 from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
 from autobatch.policies._wording import count
-from autobatch.policies.steer import hopeless
+from autobatch.policies.steer import AT_ONCE, hopeless
 from autobatch.training.own._cell import LoopCell, RecordingController, divergence
 from autobatch.training.own._options import words_of
 from autobatch.training.own._scout_files import KeptScout
@@ -188,6 +188,8 @@ class ScoutCell(LoopCell):
         self.rows.append(known)
         self._reached, self._last = figures, time.perf_counter()
         when = f"in epoch {len(self.rows)}"
+        if self._first is not None and not math.isfinite(self._first):
+            unsound, when = f"the training loss was {float(self._first)}", AT_ONCE
         self.ended = f"{unsound} {when}" if unsound else divergence(known, self.model, None, when)
         if self.ended is None and len(self.rows) >= self._plan.epochs:
             self.whole = True
