@@ -2,6 +2,7 @@
 
     python benchmarks/steering/overfit.py run
     python benchmarks/steering/overfit.py page
+    python benchmarks/steering/overfit.py curves [--data-dir data]
     python benchmarks/steering/overfit.py alarms
 
 ``run`` trains `steer` on two tasks that overfit, made here: a table of 1,800 rows labelled by a random network with
@@ -10,27 +11,31 @@ never hastens the end; five seeds, one thread. It appends a line a run to ``benc
 what is there is not trained again. ``page`` prints the table of ``docs/steer.md``. ``alarms`` replays the rule on every
 recorded beacon that ended within a quarter of the best of its library, and says how many would have been ended although
 their validation loss fell by more than 3 % below the lowest until then. Their rate is constant for half the training,
-where figures scatter most.
+where figures scatter most. The same for `steer` itself on the shipped tasks: ``curves`` trains it with ``patience: 0``
+and keeps its validation figures in ``benchmarks/results/steer_curves.jsonl``.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 from new_tasks import help_text
-from steer import ROOT
+from steer import BEST, NEW, ROOT
 
 from autobatch import BeaconLibrary, LibraryError
 from autobatch.policies import Observation, load_policy_spec
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._policy import SteerParameters
-from autobatch.training import RunConfig, TaskSpec, run
+from autobatch.training import RunConfig, TaskSpec, load_epochs, load_task, run
 
 RESULTS = ROOT / "benchmarks" / "results" / "steer_overfit.jsonl"
+CURVES = ROOT / "benchmarks" / "results" / "steer_curves.jsonl"
+CURVE_SEEDS = (800, 801, 500)
 SEEDS = range(5)
 NEAR = 1.25
 LOST = 0.97
@@ -81,7 +86,7 @@ def write_data(folder: Path) -> None:
     (folder / "teacher.csv").write_text("\n".join([",".join([*(f"x{i}" for i in range(24)), "label"]), *rows]) + "\n")
 
 
-def recorded() -> list[dict[str, object]]:
+def recorded() -> list[dict[str, Any]]:
     """Return the runs that are there."""
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
@@ -145,30 +150,66 @@ def good_beacons() -> Iterator[tuple[BeaconLibrary, dict[str, np.ndarray]]]:
                     yield library, beacon.rows
 
 
+def ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> int | None:
+    """Return the epoch after which the rule hastens the end of a training; None where it never does."""
+    validated, patience = Validated("validation_loss"), max(WINDOW, round(SteerParameters().patience * epochs))
+    for epoch in range(1, len(figures["validation_loss"])):
+        seen = {name: float(figures[name][epoch - 1]) for name in ("validation_loss", "validation_error")}
+        validated.take(_observation(epoch, seen))
+        if validated.worse_since(patience) is not None:
+            return epoch
+    return None
+
+
 def alarms() -> None:
-    """Print how many good beacons the rule would have ended by mistake."""
+    """Print how many good beacons the rule would have ended by mistake, and how many runs of `steer` at all."""
     seen = ended = mistaken = 0
-    share = SteerParameters().patience
     for library, rows in good_beacons():
-        seen += 1
-        validated, losses = Validated("validation_loss"), rows["validation_loss"]
-        patience = max(WINDOW, round(share * len(losses)))
-        for epoch in range(1, len(losses)):
-            figures = {name: float(rows[name][epoch - 1]) for name in ("validation_loss", "validation_error")}
-            validated.take(_observation(epoch, library, figures))
-            if validated.worse_since(patience) is not None:
-                ended += 1
-                mistaken += bool(losses[-1] < LOST * min(losses[:epoch]))
-                break
+        seen, after, losses = seen + 1, ended_after(rows, library.epochs or 1), rows["validation_loss"]
+        ended += after is not None
+        mistaken += bool(after is not None and losses[-1] < LOST * min(losses[:after]))
     print(f"{seen} beacons, {ended} ended sooner, {mistaken} of them by mistake")
+    runs = curves()
+    hastened = sum(ended_after(row, row["epochs"]) is not None for row in runs)
+    print(f"{len(runs)} runs of steer on {len({row['task'] for row in runs})} tasks, {hastened} ended sooner")
 
 
-def _observation(epoch: int, library: BeaconLibrary, figures: dict[str, float]) -> Observation:
+def train_curves(data_dir: Path | None) -> None:
+    """Train what is missing of `steer` on the shipped tasks, and keep its validation figures."""
+    found = {(row["task"], row["seed"]) for row in curves()}
+    spec = load_policy_spec("steer")
+    spec = spec.model_copy(update={"parameters": {**spec.parameters, "patience": 0.0}})
+    for seed in CURVE_SEEDS:
+        for name in (*BEST, *NEW):
+            if (name, seed) in found:
+                continue
+            task = load_task(ROOT / "envs" / name).model_copy(update={"threads": 1})
+            with tempfile.TemporaryDirectory() as folder:
+                config = RunConfig(task=task, policy=spec, seed=seed, device="cpu", data_dir=data_dir, measure=False)
+                run(config, Path(folder) / "run")
+                rows = load_epochs(Path(folder) / "run")
+            figures = {key: [getattr(row, key) for row in rows] for key in ("validation_loss", "validation_error")}
+            with CURVES.open("a") as file:
+                file.write(json.dumps({"task": name, "seed": seed, "epochs": task.epochs, **figures}) + "\n")
+            print(name, seed, flush=True)
+
+
+def curves() -> list[dict[str, Any]]:
+    """Return the curves that are there."""
+    return [json.loads(line) for line in CURVES.read_text().splitlines()] if CURVES.exists() else []
+
+
+def _observation(epoch: int, figures: dict[str, float]) -> Observation:
     nan = float("nan")
-    return Observation(epoch, epoch / (library.epochs or 1), 32, nan, nan, nan, 0, nan, **figures)
+    return Observation(epoch, nan, 32, nan, nan, nan, 0, nan, **figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "page", "alarms"))
-    {"run": run_all, "page": page, "alarms": alarms}[parser.parse_args().command]()
+    parser.add_argument("command", choices=("run", "page", "curves", "alarms"))
+    parser.add_argument("--data-dir", type=Path)
+    given = parser.parse_args()
+    if given.command == "curves":
+        train_curves(given.data_dir)
+    else:
+        {"run": run_all, "page": page, "alarms": alarms}[given.command]()
