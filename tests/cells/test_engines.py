@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from autobatch.cells import Cells, engine_settings, status_of, work_on
 from autobatch.cells._command import WorkerCommand
 from autobatch.cells._engine import Gone, oversee
 from autobatch.cells._slurm import WorkerJob
+from tests.cells.slurm import one_node, said
 from tests.cells.test_cells import put
 from tests.cells.toys import plan_of
 
@@ -204,10 +204,15 @@ def test_what_a_worker_refuses_is_said_in_its_words(tmp_path: Path) -> None:
         worked_on("slurm:cluster=local", tmp_path, 1, 1)
 
 
-@pytest.mark.skipif(shutil.which("slurmctld") is None, reason="slurmctld is not installed; submitit's local one is")
-@pytest.mark.usefixtures("_toy_workers")
-def test_slurm_itself(tmp_path: Path) -> None:
+@pytest.fixture
+def _slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pytest.importorskip("submitit")
+    with one_node(tmp_path_factory.mktemp("slurm"), monkeypatch):
+        yield
+
+
+@pytest.mark.usefixtures("_toy_workers", "_slurm")
+def test_slurm_itself(tmp_path: Path) -> None:
     (tmp_path / "c0.wait").touch()
 
     queued_again = []
@@ -231,10 +236,6 @@ def test_slurm_itself(tmp_path: Path) -> None:
     thread.join()
     assert {name: events[-1][0] for name, events in heard.items()} == dict.fromkeys(("c0", "c1", "c2", "c3"), "done")
     assert queued_again
-
-
-def said(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 @pytest.fixture
