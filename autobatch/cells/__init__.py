@@ -5,6 +5,7 @@ in files beside what it trained. Open ``_store.py`` first.
 """
 
 from autobatch.cells._local import work_locally
+from autobatch.cells._on import LOCAL, engine_settings, work_on
 from autobatch.cells._plan import Cell, CellEnd, Plan
 from autobatch.cells._status import CellsStatus, status_of
 from autobatch.cells._store import Cells, find_cells
@@ -12,6 +13,7 @@ from autobatch.cells._work import Event, GivenBackError, LostError, Make, Report
 from autobatch.cells._workers import Identity, Pace
 
 __all__ = [
+    "LOCAL",
     "Cell",
     "CellEnd",
     "Cells",
@@ -28,7 +30,9 @@ __all__ = [
     "Work",
     "WorkEnd",
     "Worker",
+    "engine_settings",
     "find_cells",
     "status_of",
     "work_locally",
+    "work_on",
 ]

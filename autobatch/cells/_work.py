@@ -1,6 +1,7 @@
 """A worker: takes one cell after another, trains it, and leaves nothing that others could not go on with."""
 
 import errno
+import math
 import os
 import signal
 import threading
@@ -33,6 +34,7 @@ Tell = Callable[[Cell, Event, Any], None]
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _COLLISIONS = 8
 _LOOK_AGAIN = 10.0
+_ECHO = 1.0
 
 
 class GivenBackError(BaseException):
@@ -88,6 +90,7 @@ class Worker:
     seconds: float | None = None
     pause: Callable[[float], None] = time.sleep
     _asked: bool = field(default=False, init=False)
+    _asked_at: float = field(default=-math.inf, init=False)
     _training: bool = field(default=False, init=False)
     _share: float = field(default=0.0, init=False)
     _works: dict[str, Work] = field(default_factory=dict, init=False)
@@ -127,8 +130,11 @@ class Worker:
         """Stop at SIGTERM, SIGUSR2 and the time limit: at the end of the epoch, or after ``Pace.grace`` at once."""
         grace = self.cells.pace.grace
 
-        def asked(_number: int, _frame: object) -> None:
-            again, self._asked = self._asked, True
+        def asked(number: int, _frame: object) -> None:
+            # SLURM signals all of a job, and whoever started this worker in it passes the signal on.
+            echo = time.monotonic() - self._asked_at < _ECHO and number != getattr(signal, "SIGALRM", None)
+            again, self._asked = self._asked and not echo, True
+            self._asked_at = time.monotonic()
             if self._training and (again or grace <= 0):
                 raise GivenBackError
             _alarm(grace)

@@ -13,4 +13,13 @@ TrustCode = Annotated[
 ]
 CellJobs = Annotated[int, typer.Option(help="Trainings side by side; 0 leaves them all to 'autobatch worker'.", min=0)]
 SharedJobs = Annotated[int, typer.Option(help="Trainings side by side; their times by the clock are shared.", min=1)]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="What starts the workers: local, slurm or ray, with its own settings after a colon, such as "
+        "slurm:partition=gpu,timeout_min=240.",
+        metavar="ENGINE",
+    ),
+]
 FiguresAsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]

@@ -14,6 +14,7 @@ from autobatch._files import naming_output, seen_in, write_whole
 from autobatch._yaml import load_yaml
 from autobatch.beacons import BeaconLibrary
 from autobatch.beacons.storage import BEACONS
+from autobatch.cells import LOCAL
 from autobatch.evidence.bench import (
     EPOCHS,
     RUNS,
@@ -192,6 +193,7 @@ def reproduce(
     out: str | Path,
     *,
     jobs: int = 1,
+    on: str = LOCAL,
     device: str = "auto",
     data_dir: Path | None = None,
     command: str = "",
@@ -208,6 +210,7 @@ def reproduce(
         plan: the experiment.
         out: the directory; new, empty, or that of the same experiment at the same size.
         jobs: trainings side by side.
+        on: what starts the workers, as for ``compare_policies``.
         device: torch device.
         data_dir: where datasets lie.
         command: the command line that asked for this, kept with the beacons.
@@ -230,7 +233,7 @@ def reproduce(
     _take_shipped(plan, env, data_dir, observer)
     with observer.recording() as watcher:
         result = record_task_beacons(
-            plan.task, env, jobs=jobs, device=device, data_dir=data_dir, command=command, observer=watcher
+            plan.task, env, jobs=jobs, on=on, device=device, data_dir=data_dir, command=command, observer=watcher
         )
     if result.failed:
         return Reproduction(out, (), (), result.failed)
@@ -245,6 +248,7 @@ def reproduce(
             plan.seeds,
             out=place,
             jobs=jobs,
+            on=on,
             device=device,
             data_dir=data_dir,
             measure_all=True,

@@ -133,6 +133,19 @@ def load_run_config(out: Path) -> RunConfig:
         config = load_yaml(path, RunConfig)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    return found_config(config, out)
+
+
+def found_config(config: RunConfig, out: Path) -> RunConfig:
+    """Return a kept configuration with the paths in it where they lead to now.
+
+    Args:
+        config: the configuration, as ``kept_config`` keeps it.
+        out: the run directory.
+
+    Returns:
+        The configuration.
+    """
     found: dict[str, Any] = {
         key: found_again(str(place), out) for key in _PLACES if (place := getattr(config, key)) is not None
     }

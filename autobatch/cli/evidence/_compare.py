@@ -7,7 +7,7 @@ import typer
 
 from autobatch.cli._console import interruptible, same_command
 from autobatch.cli._lists import names, whole_numbers
-from autobatch.cli._options import DataDir, Device, FiguresAsJson, SharedJobs
+from autobatch.cli._options import DataDir, Device, Engine, FiguresAsJson, SharedJobs
 from autobatch.cli.evidence._lines import lines
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def compare(
         typer.Option(help="Directory of runs and report; what is there goes on. \\[default: runs/compare-TASKS]"),
     ] = None,
     jobs: SharedJobs = 1,
+    on: Engine = "local",
     costs: Annotated[
         Path | None,
         typer.Option(help="Cost table in JSON to count and decide by. \\[default: the beacons', or timed here]"),
@@ -83,6 +84,7 @@ def compare(
             costs=None if costs is None else _cost_table(costs),
             margin=margin,
             jobs=jobs,
+            on=on,
             device=device,
             data_dir=data_dir,
             trust_code=trust_code,

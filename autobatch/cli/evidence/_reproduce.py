@@ -9,7 +9,7 @@ import typer
 
 from autobatch.cli._console import console, interruptible, recorded_command, same_command
 from autobatch.cli._lists import whole_numbers
-from autobatch.cli._options import DataDir, Device, SharedJobs
+from autobatch.cli._options import DataDir, Device, Engine, SharedJobs
 from autobatch.cli.evidence._lines import lines
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def reproduce(
         typer.Option(help="Seeds of the runs under policies, such as 100-104. \\[default: the experiment's]"),
     ] = None,
     jobs: SharedJobs = 1,
+    on: Engine = "local",
     device: Device = "auto",
     data_dir: DataDir = None,
     list_only: Annotated[bool, typer.Option("--list", help="List the experiments and their runs.")] = False,
@@ -65,6 +66,7 @@ def reproduce(
             plan,
             out or Path("runs") / "paper" / f"{experiment.name}-{size}",
             jobs=jobs,
+            on=on,
             device=device,
             data_dir=data_dir,
             command=recorded_command(),

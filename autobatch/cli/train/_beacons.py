@@ -10,7 +10,7 @@ import typer
 from autobatch._artefacts import expand_home, find_artefact, find_library, holds_beacons
 from autobatch.cli._console import console, interruptible, recorded_command
 from autobatch.cli._lists import integers, numbers
-from autobatch.cli._options import CellJobs, DataDir, Device, TrustCode
+from autobatch.cli._options import CellJobs, DataDir, Device, Engine, TrustCode
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
@@ -34,6 +34,7 @@ def record(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. \\[default: the task's]")] = None,
     jobs: CellJobs = 1,
+    on: Engine = "local",
     device: Device = "auto",
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
@@ -58,6 +59,7 @@ def record(
             learning_rates=numbers(lrs, "--lrs"),
             seeds=integers(seeds, "--seeds"),
             jobs=jobs,
+            on=on,
             device=device,
             data_dir=data_dir,
             trust_code=trust_code,
@@ -98,6 +100,7 @@ def branch(
         ),
     ] = None,
     jobs: CellJobs = 1,
+    on: Engine = "local",
     seed: Annotated[
         int | None,
         typer.Option(help="First of the seeds, one a training. \\[default: 1000, above the beacons']", min=0),
@@ -137,6 +140,7 @@ def branch(
             follow=load_policy_spec(follow) if follow is not None else None,
             seed=seed,
             jobs=jobs,
+            on=on,
             device=device,
             data_dir=data_dir,
             trust_code=trust_code,

@@ -36,8 +36,8 @@ def worker(
         autobatch worker envs/leaves --time-limit 3500
     """
     from autobatch.cells import Identity, Worker, find_cells
+    from autobatch.evidence._workers import maker_for
     from autobatch.training._engine import resolve_device
-    from autobatch.training.recording import maker_for
 
     cells = find_cells(folder)
     make = maker_for(cells, device=device, data_dir=data_dir, trust_code=trust_code)

@@ -6,6 +6,7 @@ In come policies, tasks, baselines and seeds; out go run directories, tables, pi
 """
 
 from autobatch.evidence.bench._bench import MARGIN, compare_policies
+from autobatch.evidence.bench._cells import KIND, ComparisonMaker
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._plan import BASELINES
 from autobatch.evidence.bench._runs import BenchObserver, BenchProgress
@@ -23,11 +24,13 @@ from autobatch.evidence.bench.telling import comparison_json, comparison_markdow
 __all__ = [
     "BASELINES",
     "EPOCHS",
+    "KIND",
     "MARGIN",
     "RUNS",
     "BenchObserver",
     "BenchProgress",
     "ComparedRun",
+    "ComparisonMaker",
     "PolicyComparison",
     "TaskComparison",
     "compare_policies",

@@ -7,6 +7,7 @@ from pathlib import Path
 from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import place_of_work, write_whole
 from autobatch.beacons import CostTable
+from autobatch.cells import LOCAL
 from autobatch.control.run._files import plain
 from autobatch.evidence.bench._cards import note_on_cards
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
@@ -50,6 +51,7 @@ def compare_policies(
     costs: CostTable | None = None,
     margin: float = MARGIN,
     jobs: int = 1,
+    on: str = LOCAL,
     device: str = "auto",
     data_dir: Path | None = None,
     trust_code: bool = False,
@@ -78,7 +80,10 @@ def compare_policies(
             then serve only to name fixed configurations.
         costs: the cost table to count and decide by, instead of the beacons' or one timed here.
         margin: the relative difference of final test figures up to which a policy counts as no worse.
-        jobs: runs side by side. They share the task's threads, and times by the clock are marked as shared.
+        jobs: runs side by side. Times by the clock are then marked as shared, and so are the task's threads on this
+            machine.
+        on: what starts the workers: ``"local"``, ``"slurm"`` or ``"ray"``, with settings of its own after a colon, such
+            as ``"slurm:partition=gpu,timeout_min=240"``.
         device: torch device.
         data_dir: where datasets lie.
         trust_code: allow a task to name a model factory to import.
@@ -106,7 +111,7 @@ def compare_policies(
     if len(plan.seeds) == 1:
         observer.note(f"seed {plan.seeds[0]} alone: no intervals and no tests; five seeds are, for instance, 100-104")
     out = Path(out).absolute()
-    machine = Machine(jobs, device, data_dir.absolute() if data_dir is not None else None, trust_code)
+    machine = Machine(jobs, device, data_dir.absolute() if data_dir is not None else None, trust_code, on)
     with place_of_work(out, "another comparison is at work here; wait for it, or choose another directory"):
         _keep_other_tasks(out, {arena.name for arena in plan.arenas})
         comparison = _carried_out(plan, out, machine, observer, margin=margin, measure_all=measure_all)

@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean
 
 from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.evidence.bench._cells import Job
 from autobatch.evidence.bench._plan import BEST_FIXED, Arena, Contestant
-from autobatch.evidence.bench._runs import About, Job, side_by_side
+from autobatch.evidence.bench._runs import About, side_by_side
 from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.policies import Quality
 from autobatch.report._comparison import modelled_course

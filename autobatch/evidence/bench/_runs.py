@@ -7,41 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch.beacons import CostTable
-from autobatch.cells import (
-    Cell,
-    CellEnd,
-    Cells,
-    Event,
-    Identity,
-    Report,
-    Tell,
-    Work,
-    Worker,
-    work_locally,
-)
-from autobatch.cells import (
-    Plan as CellsPlan,
-)
+from autobatch.cells import LOCAL, Cell, Cells, Event, Identity, Tell, Worker, engine_settings, work_locally, work_on
+from autobatch.cells import Plan as CellsPlan
 from autobatch.control.run import CONFIG, SUMMARY
+from autobatch.evidence.bench._cells import KIND, ComparisonMaker, Job, circumstances, comparison_fingerprint
 from autobatch.evidence.bench._plan import Arena, Plan, folder_name
 from autobatch.policies import make_policy
-from autobatch.training import Data, RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
+from autobatch.training import RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
 from autobatch.training._calibrate import cached_calibration, covers
 from autobatch.training._engine import resolve_device
-from autobatch.training._versions import code_version
-from autobatch.training.recording import EpochReporter, threads_each
+from autobatch.training.recording import threads_each, worker_arguments
 from autobatch.training.task import run_task_info
 
 MARK = "evaluation-runs.json"
 """What tells a directory of comparisons from any other."""
 
 _ABOUT = "about.json"
-_CIRCUMSTANCES = "circumstances.json"
 
 
 @dataclass(frozen=True)
@@ -57,34 +42,6 @@ class About:
     num_classes: int
     train_size: int
     costs: CostTable
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run.
-
-    Attributes:
-        env: the task's name.
-        policy: the policy's name.
-        seed: the run's seed.
-        config: its configuration.
-        out: its directory.
-        weights: SHA-256 of a learned policy's weights.
-        side_by_side: runs at the same time, this one included.
-    """
-
-    env: str
-    policy: str
-    seed: int
-    config: RunConfig
-    out: Path
-    weights: str | None
-    side_by_side: int
-
-    @property
-    def name(self) -> str:
-        """Task, policy and seed in words."""
-        return f"{self.env} {self.policy} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -143,16 +100,18 @@ class Machine:
     """Where runs train.
 
     Attributes:
-        jobs: runs side by side; they share the task's threads. One trains in this process.
+        jobs: runs side by side. On this machine they share the task's threads, and one trains in this process.
         device: torch device.
         data_dir: where datasets lie.
         trust_code: whether a task may name a model factory to import.
+        on: what starts the workers, as ``engine_settings`` reads it.
     """
 
     jobs: int
     device: str
     data_dir: Path | None
     trust_code: bool
+    on: str = LOCAL
 
 
 def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) -> Trained:
@@ -172,6 +131,7 @@ def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) 
     """
     if machine.jobs < 1:
         raise ConfigError(f"jobs: expected at least 1, got {machine.jobs}")
+    engine_settings(machine.on)
     _prepare(out)
     facts = {arena.name: _about(arena, out, machine) for arena in plan.arenas}
     for arena in plan.arenas:
@@ -179,7 +139,7 @@ def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) 
     for note in plan.notes:
         observer.note(note)
     todo = _list_jobs(plan, facts, out, machine)
-    failed = _carry_out(todo, out, machine.jobs, observer)
+    failed = _carry_out(todo, out, machine, observer)
     done = [(job, load_summary(job.out)) for job in todo if job.name not in failed]
     if not done:
         raise ConfigError(f"no run could be carried out; the first: {next(iter(failed.items()))}")
@@ -195,7 +155,7 @@ def side_by_side(job: Job) -> int:
     Returns:
         The number.
     """
-    return int(_circumstances(job.out).get("side_by_side", job.side_by_side))
+    return int(circumstances(job.out).get("side_by_side", job.side_by_side))
 
 
 def _prepare(out: Path) -> None:
@@ -259,7 +219,8 @@ def _list_jobs(plan: Plan, facts: dict[str, About], out: Path, machine: Machine)
         for arena in plan.arenas:
             first = turn % len(arena.contestants)
             threads = arena.task.threads
-            threads = threads if machine.jobs == 1 else threads_each(threads, machine.jobs)
+            if machine.jobs > 1 and machine.on == LOCAL:
+                threads = threads_each(threads, machine.jobs)
             for one in arena.contestants[first:] + arena.contestants[:first]:
                 config = RunConfig(
                     task=arena.task.model_copy(update={"threads": threads}),
@@ -277,7 +238,7 @@ def _list_jobs(plan: Plan, facts: dict[str, About], out: Path, machine: Machine)
     return found
 
 
-def _carry_out(todo: Sequence[Job], out: Path, jobs: int, observer: BenchObserver) -> dict[str, str]:
+def _carry_out(todo: Sequence[Job], out: Path, machine: Machine, observer: BenchObserver) -> dict[str, str]:
     """Train what is not finished yet; returns message by name of every run that failed."""
     failed: dict[str, str] = {}
     waiting: dict[str, Job] = {}
@@ -285,7 +246,7 @@ def _carry_out(todo: Sequence[Job], out: Path, jobs: int, observer: BenchObserve
 
     def progress() -> BenchProgress:
         total = len(todo) - len(failed)
-        return BenchProgress(total - len(waiting), total, _seconds_left(list(waiting.values()), seconds, jobs))
+        return BenchProgress(total - len(waiting), total, _seconds_left(list(waiting.values()), seconds, machine.jobs))
 
     for job in todo:
         # A finished run is read back and checked against its configuration, not trained.
@@ -307,24 +268,29 @@ def _carry_out(todo: Sequence[Job], out: Path, jobs: int, observer: BenchObserve
             seconds[job.env, job.policy].append(summary.seconds)
             observer.run_finished(job.name, summary, progress())
 
-    cells = {f"{job.env} {job.out.name}": job for job in waiting.values()}
+    cells = {job.cell: job for job in waiting.values()}
     if cells:
-        _work_off(out, cells, min(jobs, len(cells)), take)
+        _work_off(out, list(cells.values()), machine, take)
     for name in waiting:
         failed[name] = "another process is training this run"
         observer.run_failed(name, failed[name])
     return failed
 
 
-def _work_off(out: Path, jobs: dict[str, Job], side_by_side: int, tell: Tell) -> None:
+def _work_off(out: Path, jobs: Sequence[Job], machine: Machine, tell: Tell) -> None:
     """Train runs as cells of a comparison's directory, in their order; one alone in this process."""
-    cells, trainer, names = Cells(out), _Trainer(jobs), frozenset(jobs)
-    planned = tuple(Cell(name, float(len(jobs) - number)) for number, name in enumerate(jobs))
-    cells.put(CellsPlan("comparison", {"code": code_version()}, {}, planned))
-    if side_by_side == 1:
-        Worker(cells, trainer, Identity(cells.workers), tell=tell, only=names).run()
+    cells, names, side_by_side = Cells(out), frozenset(job.cell for job in jobs), min(machine.jobs, len(jobs))
+    make = ComparisonMaker(out, trust_code=machine.trust_code)
+    planned = tuple(Cell(job.cell, float(len(jobs) - n), job.to_dict(out)) for n, job in enumerate(jobs))
+    cells.put(CellsPlan(KIND, comparison_fingerprint(), {}, planned))
+    if machine.on != LOCAL:
+        arguments = worker_arguments("auto", machine.data_dir, trust_code=machine.trust_code)
+        cpus = max(job.config.task.threads for job in jobs)
+        work_on(machine.on, cells, names, side_by_side, tell, arguments=arguments, cpus=cpus)
+    elif side_by_side == 1:
+        Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
     else:
-        work_locally(cells, trainer, names, side_by_side, tell)
+        work_locally(cells, make, names, side_by_side, tell)
     cells.clear()
 
 
@@ -338,44 +304,11 @@ def _seconds_left(waiting: Sequence[Job], seconds: dict[tuple[str, str], list[fl
     return sum(left) / min(jobs, max(len(waiting), 1))
 
 
-class _Trainer:
-    """Trains one run after another; the data of the last task are kept.
-
-    Args:
-        jobs: the runs, by name of their cells.
-    """
-
-    def __init__(self, jobs: dict[str, Job]) -> None:
-        self._jobs = jobs
-        self._env = ""
-        self._data: Data | None = None
-
-    def __call__(self, _plan: CellsPlan) -> Work:
-        """Return what trains a run."""
-        return self._train
-
-    def _train(self, cell: Cell, report: Report) -> CellEnd:
-        job = self._jobs[cell.name]
-        config = job.config
-        if self._env != job.env or self._data is None:
-            self._data = load_data(config.task, config.data_dir, config.device)
-            self._env = job.env
-        before = _circumstances(job.out)
-        most = max(job.side_by_side, int(before.get("side_by_side", 1)))
-        with naming_output(job.out):
-            job.out.mkdir(parents=True, exist_ok=True)
-        record = {"side_by_side": most, "weights": job.weights}
-        write_whole(job.out / _CIRCUMSTANCES, (json.dumps(record) + "\n").encode())
-        resume = (job.out / CONFIG).exists()
-        summary = run(config, job.out, EpochReporter(report), resume=resume, data=self._data)
-        return CellEnd(summary.stopped_because, summary.device)
-
-
 def _as_begun(job: Job) -> Job:
     """Return a run with the threads that it was begun with, whose number is part of its result."""
     if not (job.out / CONFIG).exists():
         return job
-    weights = _circumstances(job.out).get("weights")
+    weights = circumstances(job.out).get("weights")
     if weights != job.weights:
         raise CheckpointError(
             f"{job.out}: was made by policy '{job.policy}' with other weights than it has now; remove it, or choose "
@@ -390,14 +323,6 @@ def _as_begun(job: Job) -> Job:
         )
     task = job.config.task.model_copy(update={"threads": begun.task.threads})
     return replace(job, config=job.config.model_copy(update={"task": task}))
-
-
-def _circumstances(out: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((out / _CIRCUMSTANCES).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _kept_about(path: Path) -> About | None:

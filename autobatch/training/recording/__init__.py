@@ -4,23 +4,24 @@ In come a task and the configurations to train; out goes its library, written pa
 be cut and resumed. Open ``_task.py`` first.
 """
 
-from autobatch.training.recording._beacons import record_task_beacons
-from autobatch.training.recording._branches import record_task_branches
+from autobatch.training.recording._beacons import BeaconMaker, record_task_beacons
+from autobatch.training.recording._branches import BranchMaker, record_task_branches
 from autobatch.training.recording._cells import Ledger, grid_of, work_off
 from autobatch.training.recording._progress import EpochReporter, RecordingObserver, RecordingProgress
-from autobatch.training.recording._task import RecordingResult, threads_each
-from autobatch.training.recording._workers import maker_for
+from autobatch.training.recording._task import RecordingResult, threads_each, worker_arguments
 
 __all__ = [
+    "BeaconMaker",
+    "BranchMaker",
     "EpochReporter",
     "Ledger",
     "RecordingObserver",
     "RecordingProgress",
     "RecordingResult",
     "grid_of",
-    "maker_for",
     "record_task_beacons",
     "record_task_branches",
     "threads_each",
     "work_off",
+    "worker_arguments",
 ]

@@ -24,7 +24,7 @@ from autobatch.beacons import (
 )
 from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import BEACONS
-from autobatch.cells import Cell, CellEnd, Plan, Report
+from autobatch.cells import LOCAL, Cell, CellEnd, Plan, Report, engine_settings
 from autobatch.control.run import CONFIG, load_epochs
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._engine import resolve_device
@@ -54,6 +54,7 @@ def record_task_beacons(
     learning_rates: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
     jobs: int = 1,
+    on: str = LOCAL,
     device: str = "auto",
     data_dir: Path | None = None,
     trust_code: bool = False,
@@ -72,8 +73,10 @@ def record_task_beacons(
         batch_sizes: batch sizes of the grid; the task's ladder by default.
         learning_rates: base learning rates of the grid; the task's by default.
         seeds: seeds of the grid; the task's by default.
-        jobs: processes that train side by side; 1 trains in this one, and 0 puts the beacons in as cells of
+        jobs: workers that train side by side; 1 trains in this process, and 0 puts the beacons in as cells of
             ``env_dir/beacons``, for ``autobatch worker`` to train.
+        on: what starts the workers: ``"local"``, ``"slurm"`` or ``"ray"``, with settings of its own after a colon, such
+            as ``"slurm:partition=gpu,timeout_min=240"``.
         device: torch device.
         data_dir: where datasets lie.
         trust_code: allow the task to name a model factory to import.
@@ -84,13 +87,14 @@ def record_task_beacons(
         What was recorded and what failed.
 
     Raises:
-        ConfigError: ``jobs`` is not positive, or the grid cannot be trained.
+        ConfigError: ``jobs`` is negative, the engine is not there, or the grid cannot be trained.
         OutputError: ``env_dir`` cannot be written.
         LibraryError: ``env_dir`` holds beacons of another task, or damaged ones.
         DataError: the data are missing or damaged.
     """
     if jobs < 0:
         raise ConfigError(f"jobs: expected at least 0, got {jobs}")
+    engine_settings(on)
     started = time.perf_counter()
     observer = observer or RecordingObserver()
     env_dir = Path(env_dir)
@@ -124,6 +128,7 @@ def record_task_beacons(
         found=len(grid) - len(missing),
         folder=env_dir / BEACONS.name,
         jobs=jobs,
+        on=on,
         observer=observer,
         started=started,
     )

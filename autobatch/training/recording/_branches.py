@@ -17,7 +17,7 @@ from autobatch.beacons.storage import (
     recorded_origins,
     write_branches,
 )
-from autobatch.cells import Cell, CellEnd, Cells, Plan, Report
+from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Plan, Report, engine_settings
 from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
@@ -51,6 +51,7 @@ def record_task_branches(
     follow: PolicySpec | None = None,
     seed: int | None = None,
     jobs: int = 1,
+    on: str = LOCAL,
     device: str = "auto",
     data_dir: Path | None = None,
     trust_code: bool = False,
@@ -78,8 +79,9 @@ def record_task_branches(
             or two away. What a policy that was learned on a surrogate does in truth is what that surrogate lacks.
         seed: first of the seeds, one for each configuration of the task and then one for each journey; by default a
             thousand, or the next one above the seeds of the library.
-        jobs: processes that train side by side; 1 trains in this one, and 0 puts the trainings in as cells of
+        jobs: workers that train side by side; 1 trains in this process, and 0 puts the trainings in as cells of
             ``env_dir/branches``, for ``autobatch worker``.
+        on: what starts the workers, as for ``record_task_beacons``.
         device: torch device.
         data_dir: where datasets lie.
         trust_code: allow the task to name a model factory to import.
@@ -90,7 +92,7 @@ def record_task_branches(
         How many trunks and journeys were recorded and which failed.
 
     Raises:
-        ConfigError: an argument is out of range, or not on the task's ladder.
+        ConfigError: an argument is out of range, or not on the task's ladder, or the engine is not there.
         OutputError: ``env_dir`` cannot be written.
         LibraryError: the library, or what ``env_dir`` holds, is of another task or damaged.
         DataError: the data are missing or damaged.
@@ -99,6 +101,7 @@ def record_task_branches(
     env_dir = Path(env_dir)
     if jobs < 0:
         raise ConfigError(f"jobs: expected at least 0, got {jobs}")
+    engine_settings(on)
     wanted = branch_jobs(
         task,
         library,
@@ -133,6 +136,7 @@ def record_task_branches(
         found=len(wanted) - len(missing),
         folder=env_dir / BRANCHES.name,
         jobs=jobs,
+        on=on,
         observer=observer or RecordingObserver(),
         started=started,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from autobatch.beacons import CostTable, LibraryInfo
-from autobatch.cells import Cell, CellEnd, Cells, Identity, Plan, Report, Work, Worker, work_locally
+from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Identity, Plan, Report, Work, Worker, work_locally, work_on
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
 from autobatch.control.measuring import at_interval
 from autobatch.policies import PolicySpec
@@ -115,6 +115,10 @@ class RecorderMaker(Generic[AnyCell]):
 
     kind: ClassVar[str]
 
+    def arguments(self) -> list[str]:
+        """Return the options of ``autobatch worker`` by which another process has these settings too."""
+        return worker_arguments(self.device, self.data_dir, trust_code=self.trust_code)
+
     def __call__(self, plan: Plan) -> Work:
         """Return what records the cells of a plan.
 
@@ -175,6 +179,7 @@ def record_cells(
     found: int,
     folder: Path,
     jobs: int,
+    on: str,
     observer: RecordingObserver,
     started: float,
 ) -> RecordingResult:
@@ -189,7 +194,8 @@ def record_cells(
         data: the task's data.
         found: cells that are there already.
         folder: gets the cells.
-        jobs: processes, at most; one is this process, and none leaves the cells to whoever works in the folder.
+        jobs: workers, at most; none leaves the cells to whoever works in the folder.
+        on: what starts them, as ``engine_settings`` reads it; one local worker is this process.
         observer: what watches.
         started: when the recording began, by ``time.perf_counter``.
 
@@ -209,7 +215,9 @@ def record_cells(
         cells.put(Plan(maker.kind, cell_fingerprint(task, info), work, tuple(missing)))
         names = frozenset(cell.name for cell in missing)
         jobs = min(jobs, len(missing))
-        if jobs > 1:
+        if jobs and on != LOCAL:
+            work_on(on, cells, names, jobs, ledger.take, arguments=maker.arguments(), cpus=task.threads)
+        elif jobs > 1:
             work_locally(cells, replace(maker, side_by_side=jobs), names, jobs, ledger.take)
         elif jobs == 1:
             worker = Worker(cells, replace(maker, data=data), Identity(cells.workers), tell=ledger.take, only=names)
@@ -218,6 +226,12 @@ def record_cells(
     elsewhere = sum(end == ELSEWHERE for end in ledger.ended.values()) + len(ledger.waiting)
     recorded = len(missing) - len(ledger.failed) - elsewhere
     return RecordingResult(recorded, found, ledger.failed, elsewhere, time.perf_counter() - started)
+
+
+def worker_arguments(device: str, data_dir: Path | None, *, trust_code: bool) -> list[str]:
+    """Return the options of ``autobatch worker`` for a device, where data lie, and whether a task may import code."""
+    data = [] if data_dir is None else ["--data-dir", str(data_dir.absolute())]
+    return ["--device", device, *data, *(["--trust-code"] if trust_code else [])]
 
 
 def threads_each(threads: int, jobs: int) -> int:

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 from scipy.stats import trim_mean, wilcoxon
 
-from autobatch import CheckpointError, LibraryError, OutputError
+from autobatch import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch.beacons import BeaconLibrary
-from autobatch.cells import Identity, Worker
+from autobatch.cells import Cells, Identity, Worker
 from autobatch.evidence import comparison_markdown, load_runs, tables_by_task
+from autobatch.evidence._workers import maker_for
 from autobatch.evidence.bench import _plan as planning
 from autobatch.evidence.bench import _runs as running
 from autobatch.evidence.bench._overall import against_baselines, aggregate
@@ -179,6 +180,30 @@ def test_side_by_side_runs_are_the_same_and_marked(home, monkeypatch):
     assert {one.side_by_side for one in together.tasks[0].runs} == {2}
     assert "trained side by side" in comparison_markdown(together)
     assert "side by side" not in comparison_markdown(alone)
+
+
+def test_workers_elsewhere_train_the_same_runs_from_what_lies_in_the_directory(home, monkeypatch):
+    seen = []
+
+    def work_here(on, cells, names, jobs, tell, *, arguments, cpus):
+        seen.append((on, jobs, arguments, cpus))
+        with pytest.raises(ConfigError, match=r"begun on cpu, and go on there, not cuda|'cuda' is not there"):
+            maker_for(cells, device="cuda", data_dir=None, trust_code=False)(cells.plans()[0])(
+                cells.cells()[next(iter(names))][0], lambda share: None
+            )
+        make = maker_for(Cells(cells.folder), device="auto", data_dir=None, trust_code=False)
+        Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
+
+    alone = compare(home, ("rmgd",), seeds=(3,), against=("random",))
+    monkeypatch.setattr(running, "work_on", work_here)
+    together = compare(home, seeds=(3,), out=home / "two", against=["random"], jobs=2, on="slurm:partition=x")
+    assert seen == [("slurm:partition=x", 2, ["--device", "auto"], 1)]
+    assert [one.validation_loss for one in alone.tasks[0].runs] == [
+        one.validation_loss for one in together.tasks[0].runs
+    ]
+    assert not (home / "two" / ".cells").exists()
+    with pytest.raises(ConfigError, match="there is no engine 'slum'"):
+        compare(home, seeds=(3,), out=home / "three", on="slum")
 
 
 def test_a_directory_with_something_else_is_left_alone(home):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from autobatch._errors import ConfigError
 from autobatch.cells import Cells, Make
-from autobatch.training.recording._beacons import BeaconMaker
-from autobatch.training.recording._branches import BranchMaker
+from autobatch.evidence.bench import KIND, ComparisonMaker
+from autobatch.training.recording import BeaconMaker, BranchMaker
 
-_MAKERS = {maker.kind: maker for maker in (BeaconMaker, BranchMaker)}
+_RECORDERS = {maker.kind: maker for maker in (BeaconMaker, BranchMaker)}
 
 
 def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: bool) -> Make:
@@ -26,10 +26,12 @@ def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: b
         ConfigError: the cells are of a kind that needs the program that put them in.
     """
     kinds = {plan.kind for plan in cells.plans()}
-    if others := sorted(kinds - _MAKERS.keys()):
+    if others := sorted(kinds - {*_RECORDERS, KIND}):
         raise ConfigError(
             f"{cells.home}: holds cells of the kind '{others[0]}', which are worked at by the program that put them in"
         )
     if len(kinds) != 1:
         raise ConfigError(f"{cells.home}: expected cells of one kind, got {', '.join(sorted(kinds)) or 'none'}")
-    return _MAKERS[kinds.pop()](cells.folder.parent, device, data_dir, trust_code)
+    if kinds == {KIND}:
+        return ComparisonMaker(cells.folder.absolute(), device, data_dir, trust_code)
+    return _RECORDERS[kinds.pop()](cells.folder.parent, device, data_dir, trust_code)
