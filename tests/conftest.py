@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import multiprocessing
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +33,24 @@ def _workers_are_forked() -> Iterator[None]:
 def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers as they are outside of tests: each process is an interpreter of its own."""
     monkeypatch.setattr(_CONTEXT_OF_WORKERS, multiprocessing.get_context("spawn"))
+
+
+@pytest.fixture
+def unpainted() -> Iterator[pytest.MonkeyPatch]:
+    """Pictures are composed, and empty files written in their place: painting one takes half a second."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _leave_empty)
+        yield patch
+
+
+@pytest.fixture
+def painted(unpainted: pytest.MonkeyPatch) -> None:
+    """Pictures are painted, in a file of tests where the others' are not."""
+    unpainted.undo()
+
+
+def _leave_empty(_: object, place: Any, **__: object) -> None:
+    if isinstance(place, str | os.PathLike):
+        Path(place).touch()
