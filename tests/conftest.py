@@ -37,11 +37,11 @@ def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unpainted() -> Iterator[pytest.MonkeyPatch]:
-    """Pictures are composed, and empty files written in their place: painting one takes half a second."""
+    """Pictures are composed and not painted, which takes half a second each; their files hold a word."""
     from matplotlib.figure import Figure
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", _leave_empty)
+        patch.setattr(Figure, "savefig", _say_so)
         yield patch
 
 
@@ -51,6 +51,8 @@ def painted(unpainted: pytest.MonkeyPatch) -> None:
     unpainted.undo()
 
 
-def _leave_empty(_: object, place: Any, **__: object) -> None:
+def _say_so(_: object, place: Any, **__: object) -> None:
     if isinstance(place, str | os.PathLike):
-        Path(place).touch()
+        Path(place).write_bytes(b"unpainted")
+    else:
+        place.write(b"unpainted")
