@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.processes import FORKED
+
+# The same examples each time, however slow the machine is.
+settings.register_profile(
+    "autobatch", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("autobatch")
 
 _CONTEXT_OF_WORKERS = "autobatch.cells._local._SPAWN"
 
