@@ -7,10 +7,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import multiprocessing
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.processes import FORKED
+
+# The same examples each time, however slow the machine is.
+settings.register_profile(
+    "autobatch", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("autobatch")
 
 _CONTEXT_OF_WORKERS = "autobatch.cells._local._SPAWN"
 
@@ -31,3 +40,26 @@ def _workers_are_forked() -> Iterator[None]:
 def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers as they are outside of tests: each process is an interpreter of its own."""
     monkeypatch.setattr(_CONTEXT_OF_WORKERS, multiprocessing.get_context("spawn"))
+
+
+@pytest.fixture
+def unpainted() -> Iterator[pytest.MonkeyPatch]:
+    """Pictures are composed and not painted, which takes half a second each; their files hold a word."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _say_so)
+        yield patch
+
+
+@pytest.fixture
+def painted(unpainted: pytest.MonkeyPatch) -> None:
+    """Pictures are painted, in a file of tests where the others' are not."""
+    unpainted.undo()
+
+
+def _say_so(_: object, place: Any, **__: object) -> None:
+    if isinstance(place, str | os.PathLike):
+        Path(place).write_bytes(b"unpainted")
+    else:
+        place.write(b"unpainted")

@@ -1,17 +1,20 @@
 """The programs in examples/ run as they are, and show few lines of ours; those of frameworks in tests/integrations/."""
 
+import contextlib
 import difflib
 import logging
 import os
 import runpy
-import subprocess
-import sys
+import socket
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.processes import FORKED
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -110,20 +113,27 @@ def test_every_example_says_how_to_run_it(name: str) -> None:
     assert "# autobatch" in text
 
 
-def test_ddp() -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for again in (True, False):
-        done = subprocess.run(
-            [sys.executable, *launcher, str(EXAMPLES / "ddp_digits.py")],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        )
-        # gloo's threads may outlive the interpreter (pytorch#179291)
-        if not (again and "terminate called" in done.stderr):
-            break
-    assert done.returncode == 0, done.stderr
-    assert "batch size" in done.stdout + done.stderr
+def rank(number: int, folder: str) -> None:
+    """Be one of two processes of an example, as torchrun starts them."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+    with Path(folder, f"{number}.txt").open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        runpy.run_path(str(EXAMPLES / "ddp_digits.py"), run_name="__main__")
+    os._exit(0)  # gloo's threads may outlive the interpreter (pytorch#179291)
+
+
+def test_ddp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+    folder = tmp_path_factory.mktemp("ddp")
+    both = [FORKED.Process(target=rank, args=(number, str(folder))) for number in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        process.kill()
+    said = [(folder / f"{number}.txt").read_text() for number in range(2)]
+    assert [process.exitcode for process in both] == [0, 0], said
+    assert "batch size" in said[0]
+    assert not said[1]

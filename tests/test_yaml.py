@@ -188,7 +188,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return content
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(content=mutated())
 def test_mutated_tasks_raise_nothing_else(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "mutated.yaml"

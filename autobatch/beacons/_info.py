@@ -162,9 +162,9 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _shortened(value: Any, limit: int = 60) -> str:
+def _shortened(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _identity(info: LibraryInfo) -> dict[str, Any]:

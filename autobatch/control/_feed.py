@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._deciding import Decisions
-from autobatch.control._ranks import Ranks
-from autobatch.control._records import Recorder
+from autobatch.control._periods import Parts
 from autobatch.control._stepping import Stepping
 from autobatch.control.batches import PlannedBatchSampler, permutation, rebatched
-from autobatch.control.run import RunLog
-from autobatch.control.settings import Settings
-from autobatch.control.steps import Course, Cut, Passage
+from autobatch.control.steps import Cut
 
 _LOG = logging.getLogger("autobatch")
 
@@ -24,41 +20,19 @@ class Feed:
     """Hands out an epoch's batches, each cut as the decision has it that holds at its first example.
 
     Args:
-        ranks: the processes.
-        course: the way through the data.
+        parts: of the training; the settings have the plan and the seed of the permutations.
         stepping: trains what is handed out.
-        decisions: what was decided.
-        passage: says how a batch is split.
-        recorder: tells loggers.
-        log: keeps the run.
         device: where indices are put.
-        settings: the plan, the seed of the permutations, and whether the loop is only advised.
     """
 
-    def __init__(
-        self,
-        *,
-        ranks: Ranks,
-        course: Course,
-        stepping: Stepping,
-        decisions: Decisions,
-        passage: Passage,
-        recorder: Recorder,
-        log: RunLog,
-        device: torch.device,
-        settings: Settings,
-    ) -> None:
-        self._ranks = ranks
-        self._course = course
+    def __init__(self, parts: Parts, stepping: Stepping, device: torch.device) -> None:
+        self._ranks, self._course, self._passage = parts.ranks, parts.course, parts.passage
+        self._decisions, self._recorder, self._log = parts.decisions, parts.recorder, parts.log
         self._stepping = stepping
-        self._decisions = decisions
-        self._passage = passage
-        self._recorder = recorder
-        self._log = log
         self._device = device
-        self._seed = settings.seed
-        self._accumulation = settings.plan.accumulation
-        self._advise = bool(settings.advise)
+        self._seed = parts.settings.seed
+        self._accumulation = parts.settings.plan.accumulation
+        self._advise = parts.advise
         self._iteration = 0
         self._told_longer = False
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autobatch._errors import AutoBatchError
@@ -14,60 +15,65 @@ from autobatch.control._standing import UNKNOWN, Standing
 from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
 from autobatch.control.rates import OptimizerRates
 from autobatch.control.run import EpochRow, RunLog
-from autobatch.control.settings import Declared
-from autobatch.control.steps import Course
+from autobatch.control.settings import Declared, Settings
+from autobatch.control.steps import Course, Passage
 from autobatch.control.steps._finite import all_finite
 from autobatch.policies import Observation
 
 _LOG = logging.getLogger("autobatch")
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the ends of periods, the steps and the hand-out of batches go by.
+
+    Attributes:
+        settings: what the controller was told.
+        ranks: the processes.
+        course: the way through the data.
+        period: the decision period that is trained.
+        standing: what is known at the end of the last.
+        decisions: what was decided.
+        passage: brings batches through the model.
+        rates: the optimizer's rates.
+        recorder: tells loggers.
+        log: keeps the run.
+    """
+
+    settings: Settings
+    ranks: Ranks
+    course: Course
+    period: Period
+    standing: Standing
+    decisions: Decisions
+    passage: Passage
+    rates: OptimizerRates
+    recorder: Recorder
+    log: RunLog
+
+    @property
+    def advise(self) -> bool:
+        """Whether the loop is only advised."""
+        return bool(self.settings.advise)
+
+
 class Periods:
     """Ends each period in turn, on all ranks at the same place.
 
     Args:
-        ranks: the processes.
-        course: the way through the data.
-        period: the period that is trained.
-        plan: says which of its steps are measured.
-        standing: what is known at its end.
-        decisions: what was decided.
-        rates: the optimizer's rates.
-        recorder: tells loggers.
-        declared: what the loop has said of itself.
-        log: keeps the run.
+        parts: of the training.
+        plan: says which of a period's steps are measured.
         steered: whether schedule and end are the policy's to say.
-        advise: whether the loop is only advised.
     """
 
-    def __init__(
-        self,
-        *,
-        ranks: Ranks,
-        course: Course,
-        period: Period,
-        plan: MeasuringPlan,
-        standing: Standing,
-        decisions: Decisions,
-        rates: OptimizerRates,
-        recorder: Recorder,
-        declared: Declared,
-        log: RunLog,
-        steered: bool,
-        advise: bool,
-    ) -> None:
-        self._ranks = ranks
-        self._course = course
-        self._period = period
+    def __init__(self, parts: Parts, plan: MeasuringPlan, *, steered: bool) -> None:
+        self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
+        self._standing, self._decisions, self._rates = parts.standing, parts.decisions, parts.rates
+        self._recorder, self._log = parts.recorder, parts.log
         self._plan = plan
-        self._standing = standing
-        self._decisions = decisions
-        self._rates = rates
-        self._recorder = recorder
-        self._log = log
         self._steered = steered
-        self._advise = advise
-        self._declared = declared
+        self._advise = parts.advise
+        self._declared = Declared(parts.settings)
         self._diverged: str | None = None
         self._told_moved = False
         self.watcher: Callable[[Mapping[str, float]], None] | None = None

@@ -7,14 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._deciding import Decisions
-from autobatch.control._periods import Periods
-from autobatch.control._ranks import Ranks
-from autobatch.control._standing import Standing
+from autobatch.control._periods import Parts, Periods
 from autobatch.control.batches import examples_in, part_of
-from autobatch.control.measuring import Period
-from autobatch.control.rates import OptimizerRates
-from autobatch.control.steps import Course, Cut, Passage, Passing, Step
+from autobatch.control.steps import Cut, Passing, Step
 
 
 class _Uncontrolled(AbstractContextManager[Step]):
@@ -31,39 +26,16 @@ class Stepping:
     """Trains one batch after another, in the order in which they are handed out.
 
     Args:
-        ranks: the processes.
-        course: the way through the data.
-        period: the period that is trained.
-        periods: ends it where it is due.
-        standing: what is known of the training.
-        decisions: what was decided.
-        passage: brings batches through the model.
-        rates: the optimizer's rates.
-        advise: whether the loop is only advised, and cuts its batches itself.
+        parts: of the training.
+        periods: ends a period where it is due.
     """
 
-    def __init__(
-        self,
-        *,
-        ranks: Ranks,
-        course: Course,
-        period: Period,
-        periods: Periods,
-        standing: Standing,
-        decisions: Decisions,
-        passage: Passage,
-        rates: OptimizerRates,
-        advise: bool,
-    ) -> None:
-        self._ranks = ranks
-        self._course = course
-        self._period = period
+    def __init__(self, parts: Parts, periods: Periods) -> None:
+        self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
+        self._standing, self._decisions = parts.standing, parts.decisions
+        self._passage, self._rates = parts.passage, parts.rates
         self._periods = periods
-        self._standing = standing
-        self._decisions = decisions
-        self._passage = passage
-        self._rates = rates
-        self._advise = advise
+        self._advise = parts.advise
         self._passing: Passing | None = None
         self._orphans = 0
 

@@ -13,7 +13,7 @@ from autobatch._ranges import check_kind, check_whole
 from autobatch.control._deciding import Decisions
 from autobatch.control._feed import Feed
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
-from autobatch.control._periods import Periods
+from autobatch.control._periods import Parts, Periods
 from autobatch.control._ranks import Ranks
 from autobatch.control._records import Recorder, told_at
 from autobatch.control._standing import Standing
@@ -21,7 +21,7 @@ from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
-from autobatch.control.settings import Declared, Settings
+from autobatch.control.settings import Settings
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
 
@@ -114,42 +114,21 @@ class Training:
         )
         self._take_scouts()
         self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)
-        self.periods = Periods(
-            ranks=self.ranks,
-            course=self.course,
-            period=self.period,
-            plan=self.measured,
-            standing=self.standing,
-            decisions=self.decisions,
-            rates=self.rates,
-            recorder=self.recorder,
-            declared=Declared(settings),
-            log=self.log,
-            steered=self.task.steered,
-            advise=advise,
-        )
-        self.stepping = Stepping(
-            ranks=self.ranks,
-            course=self.course,
-            period=self.period,
-            periods=self.periods,
-            standing=self.standing,
-            decisions=self.decisions,
-            passage=self.passage,
-            rates=self.rates,
-            advise=advise,
-        )
-        self.feed = Feed(
-            ranks=self.ranks,
-            course=self.course,
-            stepping=self.stepping,
-            decisions=self.decisions,
-            passage=self.passage,
-            recorder=self.recorder,
-            log=self.log,
-            device=device,
+        parts = Parts(
             settings=settings,
+            ranks=self.ranks,
+            course=self.course,
+            period=self.period,
+            standing=self.standing,
+            decisions=self.decisions,
+            passage=self.passage,
+            rates=self.rates,
+            recorder=self.recorder,
+            log=self.log,
         )
+        self.periods = Periods(parts, self.measured, steered=self.task.steered)
+        self.stepping = Stepping(parts, self.periods)
+        self.feed = Feed(parts, self.stepping, device)
         self.periods.begin()
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:

@@ -7,6 +7,7 @@ gradients J multiply J Jᵀ parameter by parameter, in the network's dtype, and 
 
 import importlib.metadata
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,26 +32,11 @@ def plain_step(case: Case, model: nn.Module) -> Callable[[Tensor, Tensor], None]
     return step
 
 
-def ours(case: Case, model: nn.Module) -> Step:
-    """``FisherProbe`` beside an ordinary backward pass."""
+def ours(case: Case, model: nn.Module, gradients: str = "library") -> Step:
+    """``FisherProbe`` beside an ordinary backward pass, or one that takes the weight gradient from J (``"rows"``)."""
     from autobatch.fisher import FisherProbe
 
-    probe = FisherProbe(model)
-
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
-        model.zero_grad(set_to_none=True)
-        with probe:
-            case.loss(model(inputs), targets).backward()
-        return probe.gram()
-
-    return step
-
-
-def ours_rows(case: Case, model: nn.Module) -> Step:
-    """``FisherProbe`` that takes the weight gradient from J."""
-    from autobatch.fisher import FisherProbe
-
-    probe = FisherProbe(model, gradients="rows")
+    probe = FisherProbe(model, gradients=gradients)
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
@@ -240,7 +226,7 @@ def _gram(blocks: Iterable[Tensor]) -> Tensor:
 # The package on PyPI that a method needs, None for our own and PyTorch's.
 METHODS: dict[str, tuple[Method, str | None]] = {
     "ours": (ours, None),
-    "ours-rows": (ours_rows, None),
+    "ours-rows": (partial(ours, gradients="rows"), None),
     "torchjd": (torchjd, "torchjd"),
     "backpack": (backpack, "backpack-for-pytorch"),
     "opacus": (opacus, "opacus"),

@@ -1,9 +1,11 @@
 """A working directory with a tiny task, its beacons and runs of it."""
 
+import functools
 import shutil
 from pathlib import Path
 
 import pytest
+import typer
 
 from autobatch.cli import main
 
@@ -17,6 +19,13 @@ epochs: 4
 measuring: {interval: 50, floor: 2, budget: 0.3}
 seeds: [0, 1]
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -225,8 +225,7 @@ def resumed(seed: int, cuts: list[int], feed: str | None = None, fails_at: int |
 def test_cut_anywhere(seed: int) -> None:
     whole = uncut(seed)
     rng = random.Random(seed + 1000)
-    assert_same(whole, resumed(seed, [rng.randint(1, whole.count)]))
-    assert_same(whole, resumed(seed, sorted(rng.sample(range(1, whole.count + 1), 3))))
+    assert_same(whole, resumed(seed, sorted(rng.sample(range(1, whole.count + 1), rng.randint(1, 3)))))
 
 
 @pytest.mark.parametrize("seed", [1, 2])

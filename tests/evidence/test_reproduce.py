@@ -169,6 +169,7 @@ def test_everything_is_made(carried_out, home):
     assert all(claim.name in (out / "claims.md").read_text() for claim in result.claims)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_stopped_experiment_goes_on(carried_out, home):
     _, (before, after), _ = carried_out
     assert len(before.trained) == 1

@@ -110,7 +110,7 @@ def check(shared: Shared, wrapped: nn.Module, *, everyone: bool = True) -> None:
     if everyone:
         gram = shared.global_gram()
         measurements += [(FisherProbe(wrapped, process_group=shared.group), gram)] * 2
-        measurements += [(FisherProbe(wrapped, process_group=shared.group, max_memory=1 << 12), gram)]
+        measurements += [(FisherProbe(wrapped, process_group=shared.group, max_memory=1 << 14), gram)]
     probe = FisherProbe(wrapped, gradients="rows")
     torch.testing.assert_close(shared.step(wrapped, probe), plain)
     assert_same(probe.gram(), shared.local_gram())

@@ -236,7 +236,7 @@ def accumulated(probe: FisherProbe, model: nn.Module, x: Tensor, y: Tensor, size
             (F.cross_entropy(model(part_x), part_y, reduction="sum") / len(x)).backward()
 
 
-@pytest.mark.parametrize("max_memory", [64 << 20, 1 << 12])
+@pytest.mark.parametrize("max_memory", [64 << 20, 1 << 14])
 @pytest.mark.parametrize("sizes", [(3, 3), (4, 1, 1), (1,) * 6])
 def test_micro_batches_of_independent_samples(sizes: tuple[int, ...], max_memory: int) -> None:
     model, (x, y) = ResNet8().double().eval(), images()
@@ -250,7 +250,7 @@ def test_micro_batches_of_independent_samples(sizes: tuple[int, ...], max_memory
     torch.testing.assert_close(gradients, [gradient / len(x) for gradient in step(model, x, y)])
 
 
-@pytest.mark.parametrize("max_memory", [64 << 20, 1 << 12])
+@pytest.mark.parametrize("max_memory", [64 << 20, 1 << 14])
 def test_micro_batches_of_a_language_model(max_memory: int) -> None:
     model = TiedLanguageModel().double()
     ids, y = torch.randint(0, 11, (5, 6)), torch.randint(0, 11, (5, 6))
@@ -350,7 +350,7 @@ def test_checkpointed_micro_batches() -> None:
 # -- exact derivatives through batch statistics ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("max_memory", [64 << 20, 1 << 12])
+@pytest.mark.parametrize("max_memory", [64 << 20, 1 << 14])
 @pytest.mark.parametrize("wrap", [lambda model: model, each_stage], ids=["plain", "checkpointed"])
 def test_exact_batch_norm(wrap: Callable[[ResNet8], nn.Module], max_memory: int) -> None:
     model, (x, y) = ResNet8().double(), images()

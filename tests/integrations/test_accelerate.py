@@ -3,11 +3,12 @@
 import contextlib
 import gc
 import json
+import multiprocessing
 import os
 import runpy
 import socket
-import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from autobatch import AutoBatchController, AutoBatchError, ConfigError, integrat
 from autobatch.control import BatchPlan, MeasureAtInterval, permutation  # noqa: E402
 from autobatch.integrations import AcceleratedController, ScheduleByExamples  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
+from tests.processes import FORKED  # noqa: E402
 
 SIZE, EPOCHS, SIZES = 50, 3, (8, 24, 16)
 RUNS = ("accelerate", "accelerate accumulated", "trainer", "trainer accumulated", "trainer split")
@@ -281,29 +283,44 @@ def test_what_cannot_be_used() -> None:
         step.backward(F.cross_entropy(loop.model(x), y), using=loop.accelerator.backward)
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def rank(number: str, folder: str) -> None:
+    """Be one of two processes."""
+    os.environ.update(RANK=number, LOCAL_RANK=number)
+    gc.freeze()  # every train() collects garbage, which takes long with so much imported
+    try:
+        results = {name: run(name, folder) for name in RUNS}
+    except BaseException:
+        Path(folder, f"{number}.txt").write_text(traceback.format_exc())
+        raise
+    Path(folder, f"{number}.json").write_text(json.dumps(results))
+
+
+def ranks(folder: str) -> None:
+    """Fork both processes, once the Trainer is imported: it takes seconds."""
+    from transformers import Trainer  # noqa: F401
+
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=rank, args=(number, folder), daemon=True) for number in "01"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+
+
+def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each trains its shares, both have the same weights, and they are those that one process ends with."""
     pytest.importorskip("transformers")
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        told = [worker.communicate(timeout=120)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(told)
+    with monkeypatch.context() as patch:
+        for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))):
+            patch.setenv(name, value)
+        process = FORKED.Process(target=ranks, args=(str(tmp_path),))
+        process.start()
+        process.join(120)
+    process.kill()
+    assert [path.read_text() for path in sorted(tmp_path.glob("?.txt"))] == []
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     for name in RUNS:
         alone = run(name, str(tmp_path))
@@ -334,9 +351,3 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert last.startswith("epoch 8: 269 steps, error ")
     assert float(last.partition("error ")[2].split()[0]) < 8
     assert not list(tmp_path.iterdir())
-
-
-if __name__ == "__main__":
-    gc.freeze()  # every train() collects garbage, which takes long with so much imported
-    results = {name: run(name, sys.argv[1]) for name in RUNS}
-    Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(results))

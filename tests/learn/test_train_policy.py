@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from gymnasium.vector import AsyncVectorEnv
 
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch.envs import SurrogateVectorEnv
@@ -27,6 +29,7 @@ from autobatch.training import load_data
 from tests.beacons.synthetic import Law
 from tests.beacons.synthetic import make_library as make_lawful_library
 from tests.envs.surrogate.synthetic_runs import EPOCHS, RATES, SIZES, make_folder
+from tests.processes import FORKED
 from tests.training.tiny import COSTS, tiny_task
 
 SHORT = 13_000
@@ -265,6 +268,8 @@ def test_by_stable_baselines(folder, tmp_path, dynamics, algorithm: str) -> None
 
 def test_on_real_trainings_in_processes(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(_train_policy, "_cem_settings", lambda _: CemSettings(population=4, episodes=1, elite=0.5))
+    forked = partial(AsyncVectorEnv, context=FORKED.get_start_method())  # an interpreter of its own takes seconds
+    monkeypatch.setattr(_train_policy, "AsyncVectorEnv", lambda envs, context: forked(envs))
     task = tiny_task()
     data, env = load_data(task), tmp_path / "tiny"
     env.mkdir()

@@ -82,4 +82,4 @@ def test_no_tracker_is_imported_before_its_logger_is_made() -> None:
 def test_numbers_and_texts_of_a_record() -> None:
     record = {"a": 1, "b": True, "c": None, "d": "x", "e": float("inf")}
     assert as_metrics(record) == {"autobatch/a": 1.0, "autobatch/b": 1.0, "autobatch/e": float("inf")}
-    assert as_texts(record, prefix="") == {"d": "x"}
+    assert as_texts(record) == {"autobatch/d": "x"}

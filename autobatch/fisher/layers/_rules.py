@@ -37,6 +37,9 @@ from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 from autobatch.fisher.layers._elementwise import ELEMENTWISE, elementwise
 
+_Maker = Callable[[Tensor], Jacobian]
+"""Makes the per-sample gradients of a weight from the gradient of a call's output."""
+
 
 def _linear(call: Call) -> list[Contribution]:
     given = arguments(call, "input weight bias")
@@ -75,7 +78,7 @@ def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> 
     return contributions
 
 
-def _product_weight(kept: KeptInput, out_first: bool) -> Callable[[Tensor], Jacobian]:
+def _product_weight(kept: KeptInput, out_first: bool) -> _Maker:
     def jacobian(gradient: Tensor) -> Jacobian:
         x, g = precise(kept.by_sample(kept()), kept.by_sample(gradient))
         return OuterJacobian(g, x) if out_first else OuterJacobian(x, g)
@@ -104,7 +107,7 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
     return [Contribution(used, jacobian)]
 
 
-def _summed_bias(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
+def _summed_bias(kept: KeptInput) -> _Maker:
     def jacobian(gradient: Tensor) -> Jacobian:
         rows = precise(kept.by_sample(gradient))[0]
         # The same memory as the weight's output gradient: its Gram matrix need not be made twice.
@@ -122,12 +125,12 @@ def _bilinear(call: Call) -> list[Contribution]:
         one, two, g = precise(first.by_sample(first()), second.by_sample(second()), first.by_sample(gradient))
         return OuterJacobian(g, (one.unsqueeze(-1) * two.unsqueeze(-2)).flatten(2))
 
-    contributions = []
-    if used := call.weight(given["weight"]):
-        contributions.append(Contribution(used, weight))
-    if used := call.weight(given["bias"]):
-        contributions.append(Contribution(used, _summed_bias(first)))
-    return contributions
+    return _weight_and_bias(call, given, weight, _summed_bias(first))
+
+
+def _weight_and_bias(call: Call, given: Mapping[str, Any], weight: _Maker, bias: _Maker) -> list[Contribution]:
+    makers = {"weight": weight, "bias": bias}
+    return [Contribution(used, maker) for name, maker in makers.items() if (used := call.weight(given[name]))]
 
 
 def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
@@ -136,18 +139,13 @@ def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
 
     def rule(call: Call) -> list[Contribution]:
         given = arguments(call, order)
-        contributions = []
         kept = KeptInput(call, given["input"])
         kept.need_batch_first((spatial + 2,))
-        if used := call.weight(given["weight"]):
-            if used.transposed:
-                raise NoRuleError
-            groups = given["groups"] or 1
-            jacobian = _convolution_weight(kept, _geometry(tuple(used.target.shape[2:]), given), groups, transposed)
-            contributions.append(Contribution(used, jacobian))
-        if used := call.weight(given["bias"]):
-            contributions.append(Contribution(used, _channel_shift(kept)))
-        return contributions
+        if (used := call.weight(given["weight"])) and used.transposed:
+            raise NoRuleError
+        geometry = _geometry(tuple(given["weight"].shape[2:]), given)
+        weight = _convolution_weight(kept, geometry, given["groups"] or 1, transposed)
+        return _weight_and_bias(call, given, weight, _channel_shift(kept))
 
     return rule
 
@@ -175,9 +173,7 @@ def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, An
     return {"kernel": kernel, "stride": each("stride", 1), "padding": padding, "dilation": dilation}
 
 
-def _convolution_weight(
-    kept: KeptInput, geometry: dict[str, Any], groups: int, transposed: bool
-) -> Callable[[Tensor], Jacobian]:
+def _convolution_weight(kept: KeptInput, geometry: dict[str, Any], groups: int, transposed: bool) -> _Maker:
     def jacobian(gradient: Tensor) -> Jacobian:
         x, g = precise(kept.rows(kept()), kept.rows(gradient))
         # A transposed convolution is the gradient of a convolution: its output plays the input there.
@@ -187,7 +183,7 @@ def _convolution_weight(
     return jacobian
 
 
-def _channel_shift(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
+def _channel_shift(kept: KeptInput) -> _Maker:
     """Return a rule for what is added to channels (dimension 1) of (B * r, C, ...)."""
 
     def jacobian(gradient: Tensor) -> Jacobian:
@@ -196,14 +192,12 @@ def _channel_shift(kept: KeptInput) -> Callable[[Tensor], Jacobian]:
     return jacobian
 
 
-def _batch_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input running_mean running_var weight bias training momentum eps")
-    return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
+def _batch_norm(order: str) -> Rule:
+    def rule(call: Call) -> list[Contribution]:
+        given = arguments(call, order)
+        return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
 
-
-def _batch_norm_of_torch(call: Call) -> list[Contribution]:
-    given = arguments(call, "input weight bias running_mean running_var training momentum eps cudnn_enabled")
-    return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
+    return rule
 
 
 def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics: bool) -> list[Contribution]:
@@ -222,7 +216,7 @@ def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics:
         # From the input, never from (output - bias) / weight: a weight may be zero.
         return DenseJacobian(normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch))
 
-    return _channel_affine(call, given, kept, scale)
+    return _weight_and_bias(call, given, scale, _channel_shift(kept))
 
 
 def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -231,17 +225,6 @@ def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]
         return node._saved_result1, node._saved_result2
     variance, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
     return mean, (variance + eps).rsqrt()
-
-
-def _channel_affine(
-    call: Call, given: Mapping[str, Any], kept: KeptInput, scale: Callable[[Tensor], Jacobian]
-) -> list[Contribution]:
-    contributions = []
-    if used := call.weight(given["weight"]):
-        contributions.append(Contribution(used, scale))
-    if used := call.weight(given["bias"]):
-        contributions.append(Contribution(used, _channel_shift(kept)))
-    return contributions
 
 
 def _group_norm(call: Call) -> list[Contribution]:
@@ -265,7 +248,7 @@ def _normalised_channels(call: Call, given: Mapping[str, Any], num_groups: int) 
         x, g = precise(kept.rows(kept()), kept.rows(gradient))
         return DenseJacobian(channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch))
 
-    return _channel_affine(call, given, kept, scale)
+    return _weight_and_bias(call, given, scale, _channel_shift(kept))
 
 
 def _layer_norm(call: Call) -> list[Contribution]:
@@ -298,12 +281,7 @@ def _affine_features(
     def shift(gradient: Tensor) -> Jacobian:
         return DenseJacobian(by_sample(precise(gradient)[0]))
 
-    contributions = []
-    if used := call.weight(given["weight"]):
-        contributions.append(Contribution(used, scale))
-    if used := call.weight(given["bias"]):
-        contributions.append(Contribution(used, shift))
-    return contributions
+    return _weight_and_bias(call, given, scale, shift)
 
 
 def _embedding(call: Call) -> list[Contribution]:
@@ -425,16 +403,12 @@ RULES: dict[Any, Rule] = {
     torch.Tensor.__getitem__: _table_lookup,
     torch.index_select: _index_select,
     torch.Tensor.index_select: _index_select,
-    torch.conv1d: _convolution(1),
-    torch.conv2d: _convolution(2),
-    torch.conv3d: _convolution(3),
-    torch.conv_transpose1d: _convolution(1, transposed=True),
-    torch.conv_transpose2d: _convolution(2, transposed=True),
-    torch.conv_transpose3d: _convolution(3, transposed=True),
+    **{getattr(torch, f"conv{n}d"): _convolution(n) for n in (1, 2, 3)},
+    **{getattr(torch, f"conv_transpose{n}d"): _convolution(n, transposed=True) for n in (1, 2, 3)},
     torch.bilinear: _bilinear,
     F.bilinear: _bilinear,
-    F.batch_norm: _batch_norm,
-    torch.batch_norm: _batch_norm_of_torch,
+    F.batch_norm: _batch_norm("input running_mean running_var weight bias training momentum eps"),
+    torch.batch_norm: _batch_norm("input weight bias running_mean running_var training momentum eps cudnn_enabled"),
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,

@@ -65,7 +65,7 @@ def loaded_or_refused(file, refusals):
 
 
 @given(content=st.binary(max_size=300), wrapped=st.booleans())
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 def test_arbitrary_bytes_are_refused(tmp_path_factory, content, wrapped):
     file = tmp_path_factory.getbasetemp() / "arbitrary.parquet"
     file.write_bytes(b"PAR1" + content + b"PAR1" if wrapped else content)
@@ -74,7 +74,7 @@ def test_arbitrary_bytes_are_refused(tmp_path_factory, content, wrapped):
 
 
 @given(text=st.text(max_size=30), key=st.sampled_from(["task", "versions", "commands", "costs", "sampling_interval"]))
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 def test_arbitrary_metadata_is_read_or_refused(tmp_path_factory, sound, text, key):
     file = tmp_path_factory.getbasetemp() / "metadata.parquet"
     rewrite(sound, file, metadata={f"autobatch:{key}": text})

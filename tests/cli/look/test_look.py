@@ -120,7 +120,7 @@ def test_a_damaged_run_is_named(home, refused, command, name):
     assert name in refused(command, "runs/follow")
 
 
-def test_no_damage_to_any_file_ends_in_a_traceback(home, capsys):
+def test_no_damage_to_any_file_ends_in_a_traceback(home, capsys, monkeypatch):
     """200 mutated files of every kind, read by the commands that read them."""
     chance = random.Random(0)
     run = home / "runs" / "follow"
@@ -143,7 +143,10 @@ def test_no_damage_to_any_file_ends_in_a_traceback(home, capsys):
         if path.suffix == ".safetensors":
             (run / "summary.json").unlink()  # only an unfinished run reads its checkpoint
         path.write_bytes(_mutated(whole, chance))
-        code = main(command)
+        with monkeypatch.context() as patch:
+            if "list" in command:  # of the libraries here, not of those that are shipped, which takes long
+                patch.setattr("autobatch._artefacts.artefact_roots", lambda: [home])
+            code = main(command)
         captured = capsys.readouterr()
         assert code in {0, 2}, (path, command, captured)
         assert "Traceback" not in captured.out + captured.err

@@ -8,6 +8,8 @@ import pytest
 from autobatch.beacons import BeaconLibrary
 from autobatch.training import load_epochs
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 TINY = ("run", "--env", "tiny", "--device", "cpu")
 
 

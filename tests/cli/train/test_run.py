@@ -21,9 +21,12 @@ from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.training import RunConfig, load_decisions, load_epochs, load_run_config, load_task
 from autobatch.training._run import kept_config, with_kept_paths
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 TINY = ("run", "--env", "tiny", "--device", "cpu")
 
 
+@pytest.mark.usefixtures("painted")
 def test_beacon_follow_trains_and_tells_how_it_went(home, call):
     code, out, err = call(*TINY, "--policy", "beacon-follow", "--seed", "3")
     assert (code, err) == (0, "")

@@ -14,6 +14,8 @@ from autobatch.training import load_decisions, load_epochs, load_run_config, loa
 from tests.cli.conftest import ENV
 from tests.training.tiny import COSTS
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 NEW = ("run", "--env", "new", "--policy", "steer", "--device", "cpu")
 """A task that nothing was recorded of: six epochs, three rates, so three scouts of one epoch."""
 

@@ -108,7 +108,7 @@ def test_every_shipped_table_keeps_its_budget_on_any_way_up(
                 assert_kept(train(costs, SHIPPED[name], sizes, budget), budget, costs.measuring(sizes[0]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_table_and_any_order_of_sizes_keep_any_budget(data: st.DataObject) -> None:
     seconds = st.floats(1e-5, 10.0)

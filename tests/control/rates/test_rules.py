@@ -17,7 +17,7 @@ sizes = st.integers(1, 10**5)
 positive = st.floats(1e-12, 1e12)
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sizes, sizes, st.floats(-3.0, 3.0))
 def test_rules_follow_their_formulas(batch_size: int, reference: int, power: float) -> None:
     scale, noise = batch_size / reference, GradientNoise()
@@ -30,7 +30,7 @@ def test_rules_follow_their_formulas(batch_size: int, reference: int, power: flo
     assert LearningRateRule("power", power=power).factor(batch_size, reference, noise) == pytest.approx(scale**power)
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(positive, st.floats(0.0, 1.0), st.integers(1, 512), st.integers(1, 60)), max_size=8),
     sizes,

@@ -29,6 +29,7 @@ from tests.evidence.bench.benched import Seen, compare
 from tests.policies.learned.test_learned import make_network
 from tests.training.tiny import COSTS
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 NAN = float("nan")
 SIZES = (8, 16, 32)
 

@@ -158,7 +158,7 @@ def every(library: BeaconLibrary) -> list[ObservationView]:
     return variants(library)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(values=st.lists(ANY, min_size=13, max_size=13))
 def test_whatever_comes_the_view_is_bounded(every: list[ObservationView], values: list[float]) -> None:
     names = [own.name for own in fields(ObservationBatch)]
