@@ -60,7 +60,7 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
     """
     text = str(name)
     path = expand_home(text)
-    is_plain_name = path.name == text and path.suffix not in {".yaml", ".yml"}
+    is_plain_name = (path.name == text or not text) and path.suffix not in {".yaml", ".yml"}
     if not is_plain_name and _exists(path):
         return _yaml_of(kind, path)
     if is_plain_name:
@@ -68,7 +68,7 @@ def find_artefact(kind: Kind, name: str | Path) -> Path:
             candidate = root / kind / (f"{text}/env.yaml" if kind == "envs" else f"{text}.yaml")
             if _exists(candidate):
                 return candidate
-        if _exists(path):
+        if text and _exists(path):
             return _yaml_of(kind, path)
     noun = {"envs": "env", "policies": "policy", "configs": "config", "configs/paper": "experiment"}[kind]
     places = ", ".join(str(root / kind) for root in dict.fromkeys(artefact_roots()))

@@ -2,7 +2,9 @@
 
 import math
 import operator
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from autobatch._errors import ConfigError
@@ -47,7 +49,7 @@ def check_number(value: Any, what: str) -> float:
         ConfigError: it is none.
     """
     number = None
-    if not isinstance(value, str):
+    if not isinstance(value, str | bool):
         with suppress(TypeError, ValueError, RuntimeError):
             number = float(value)
     if number is None:
@@ -75,6 +77,38 @@ def check_share(value: Any, what: str) -> float:
         hint = " (per cent? divide by 100)" if 1.0 < share <= 100.0 else ""
         raise ConfigError(f"{what}: expected a share in [0, 1], got {share:g}{hint}")
     return min(1.0, max(0.0, share))
+
+
+def check_path(value: Any, what: str) -> Path:
+    """Return a path.
+
+    Args:
+        value: what was given.
+        what: its name, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: it is none, or empty.
+    """
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise ConfigError(f"{what}: expected a path, got {value!r}")
+    return Path(value)
+
+
+def check_several(value: Any, what: str) -> None:
+    """Refuse what holds no values of its own, a single text among that.
+
+    Args:
+        value: what was given; None, where nothing was, is taken.
+        what: its name, for the message.
+
+    Raises:
+        ConfigError: it is a text, or cannot be gone through.
+    """
+    if value is not None and (isinstance(value, str) or not isinstance(value, Iterable)):
+        raise ConfigError(f"{what}: expected several values, such as a tuple, got {value!r}")
 
 
 def check_kind(value: Any, kinds: tuple[type, ...], what: str) -> None:

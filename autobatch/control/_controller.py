@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch._ranges import check_number, check_share
+from autobatch._ranges import check_kind, check_number, check_share
 from autobatch._show import drawn
 from autobatch.beacons import BeaconLibrary, FinalPrediction, predict_final
 from autobatch.control._decisions import DecisionRecord
@@ -296,6 +296,7 @@ class AutoBatchController(Readings):
         Returns:
             Batches of the same structure, of the sizes that are decided.
         """
+        check_kind(source, (Iterable,), "rebatch(source)")
         return self._training.feed.rebatched(source)
 
     def micro_batches(self, batch: Any) -> Iterator[Any]:

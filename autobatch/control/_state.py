@@ -1,5 +1,6 @@
 """What a restart needs of a training, and how a training goes on from it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from autobatch._errors import CheckpointError, ConfigError
@@ -50,6 +51,8 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         CheckpointError: the state is damaged, of another version, or of another training.
     """
     training.stepping.refuse_inside("load_state_dict()")
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"controller state: expected what state_dict() returned, got {state!r}")
     training.stepping.leave_batch()
     adopted = bool(state.get(SCOUT))
     if adopted:

@@ -239,6 +239,12 @@ def _checked_loop(
     """Refuse a loop that is too small for its ladder, or not that of the beacons or scouts; return its facts."""
     check_kind(model, (nn.Module,), "model")
     check_optimizer(optimizer)
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+        _LOG.warning(
+            "the optimizer holds none of the model's parameters: is it another model's? That is right only where it "
+            "trains copies of them, as with master weights"
+        )
     check_whole(epochs, "epochs")
     check_whole(dataset_size, "dataset_size")
     check_ladder(settings.batch_sizes, dataset_size)

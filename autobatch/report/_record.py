@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autobatch._errors import LibraryError
 from autobatch._files import seen_in
+from autobatch._ranges import check_path
 from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord, Measurement
@@ -139,7 +140,7 @@ def read_run(path: str | Path) -> RunRecord:
     Raises:
         CheckpointError: the directory holds no run, or a file in it is damaged.
     """
-    path = Path(path)
+    path = check_path(path, "path")
     config = load_config(path)
     record = RunRecord(
         path=path,

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from autobatch._errors import ConfigError
+from autobatch import load_runs, scout
+from autobatch._errors import CheckpointError, ConfigError, UnknownNameError
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, MeasureWithinBudget, Rates
+from autobatch.policies import load_policy_spec
 from tests.control.loops import Toy
 
 
@@ -37,6 +39,15 @@ OUTSIDE: list[tuple[str, Callable[[], Any]]] = [
     (r"end_epoch\(val_error=...\): expected a number, got 'low'", ending(val_error="low")),
     (r"end_epoch\(val_loss=...\): expected a number, got", ending(val_loss=torch.ones(2))),
     (r"end_epoch\(train_loss=...\): expected a number, got", ending(train_loss=[1.0])),
+    (r"end_epoch\(val_loss=...\): expected a number, got True", ending(val_loss=True)),
+    ("BatchPlan: decide_every: expected a number, got 'x'", lambda: BatchPlan(decide_every="x")),
+    ("the measuring budget: expected a number, got True", lambda: MeasureWithinBudget(True)),
+    ("batch_sizes: expected several values, such as a tuple, got 8", lambda: Toy([8], batch_sizes=8)),
+    ("loggers: expected several values, such as a tuple, got 'csv:x'", lambda: Toy([8], loggers="csv:x")),
+    ("out: expected a path, got ''", lambda: Toy([8], out="")),
+    ("out: expected a path, got 3", lambda: Toy([8], out=3)),
+    ("the length of a loop without epochs is examples=", lambda: Toy([8], steps=100)),
+    (r"rebatch\(source\): expected Iterable, got 3", lambda: Toy([8]).controller.rebatch(3)),
     ("epochs: expected a whole number of at least 1, got 0", lambda: Toy([8], epochs=0)),
     ("epochs: expected a whole number of at least 1, got 2.5", lambda: Toy([8], epochs=2.5)),  # type: ignore[arg-type]
     ("epochs: expected a whole number of at least 1, got True", lambda: Toy([8], epochs=True)),
@@ -79,3 +90,23 @@ def test_what_lies_at_the_edge_is_taken() -> None:
         toy.epoch(val_error=share)
         assert toy.controller.finished
     Rates(learning_rates=torch.tensor([0.1]).tolist(), milestones=(0.5, 0.99), milestone_factor=1.0)
+
+
+def test_paths_that_are_none_are_refused() -> None:
+    for value in (3, None, ""):
+        with pytest.raises(ConfigError, match="path: expected a path, got"):
+            load_runs(value)
+    with pytest.raises(ConfigError, match="out: expected a path, got 3"):
+        scout(print, out=3)
+    with pytest.raises(UnknownNameError, match="unknown policy ''"):
+        load_policy_spec("")
+    with pytest.raises(CheckpointError, match=r"expected what state_dict\(\) returned, got None"):
+        Toy([8]).controller.load_state_dict(None)
+
+
+def test_an_optimizer_of_another_model_and_a_second_controller_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    first = Toy([8])
+    assert "optimizer" not in caplog.text
+    Toy([8], optimize=lambda _: first.optimizer)
+    assert "holds none of the model's parameters" in caplog.text
+    assert "the optimizer had another controller, which steers it no longer" in caplog.text

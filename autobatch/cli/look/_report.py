@@ -1,11 +1,15 @@
 """``autobatch report``: runs as one page for a browser."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autobatch._errors import CheckpointError, near_names
+
+if TYPE_CHECKING:
+    from autobatch.report import RunRecord
 
 
 def report(
@@ -33,12 +37,29 @@ def report(
 
         autobatch report runs
     """
-    from autobatch.report import check_page, read_run, save_html
+    from autobatch.report import check_page, save_html
 
     target = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     check_page(target)
-    save_html(target, [read_run(one) for one in dict.fromkeys(one for run in runs for one in _found(run))])
+    save_html(target, _read(list(dict.fromkeys(one for run in runs for one in _found(run))), runs))
     typer.echo(str(target))
+
+
+def _read(found: Sequence[Path], named: Sequence[Path]) -> "list[RunRecord]":
+    """Read runs; of those in a folder one that is damaged is left out and told, unless it is the only one."""
+    from autobatch.report import read_run
+
+    records = []
+    for path in found:
+        try:
+            records.append(read_run(path))
+        except CheckpointError as error:
+            if path in named or len(found) == 1:
+                raise
+            typer.echo(f"left out: {error}", err=True)
+    if not records:
+        raise CheckpointError(f"{named[0]}: every run in it is damaged")
+    return records
 
 
 def _found(run: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Learning rates: the loop's own, times a factor that holds during a step of the optimizer and never longer."""
 
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,8 @@ from torch.optim import Optimizer
 from autobatch._errors import ConfigError
 from autobatch.control.rates._around import AroundSteps
 from autobatch.optim import FisherOptimizer
+
+_LOG = logging.getLogger("autobatch")
 
 Schedule = Callable[[float], float]
 """Maps progress in [0, 1] to a positive factor on the base learning rate."""
@@ -107,6 +110,7 @@ class OptimizerRates:
         self.adaptive = of_fisher or any("betas" in group for group in optimizer.param_groups)
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
         if before is not None:
+            _LOG.warning("the optimizer had another controller, which steers it no longer")
             before.release()
         setattr(optimizer, _ATTRIBUTE, weakref.ref(self))
         self._around = AroundSteps(optimizer, self)

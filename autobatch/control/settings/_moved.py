@@ -54,5 +54,9 @@ def refuse_moved(given: Iterable[str], known: Iterable[str], who: str = "AutoBat
             argument, attribute = MOVED[name]
             now = f"{_KINDS[argument]}({attribute}=...)" if attribute else "..."
             raise ConfigError(f"{who}: '{name}' is now {argument}={now}")
+        if name == "steps" and "examples" in known:
+            raise ConfigError(
+                f"{who}: the length of a loop without epochs is examples=..., its steps times its batch size"
+            )
         if name not in known:
             raise ConfigError(f"{who}: no argument is called '{name}'; {near_names(name, known)}")

@@ -1,12 +1,12 @@
 """All that a controller is told besides the loop itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autobatch._errors import ConfigError
-from autobatch._ranges import check_kind, check_whole
+from autobatch._ranges import check_kind, check_path, check_several, check_whole
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.measuring import MeasuringPlan
 from autobatch.control.settings._measuring import Measuring
@@ -118,16 +118,15 @@ class Settings:
         if advise is not None and (isinstance(advise, bool) or not isinstance(advise, int) or advise < 1):
             raise ConfigError(f"advise: expected the batch size that your loop really uses, got {advise!r}")
         for value, kinds, what in (
-            (batch_sizes, (Iterable,), "batch_sizes"),
             (library, (BeaconLibrary, str, Path), "library"),
             (scouts, (ScoutReport,), "scouts"),
             (plan, (BatchPlan,), "plan"),
             (processes, (Processes,), "processes"),
             (task, (TaskFacts,), "task"),
-            (loggers, (Iterable,), "loggers"),
-            (out, (str, Path), "out"),
         ):
             check_kind(value, kinds, what)
+        check_several(batch_sizes, "batch_sizes")
+        check_several(loggers, "loggers")
         ruled = Rates.of(rates)
         if scouts is not None:
             batch_sizes = scouts.batch_sizes if batch_sizes is None else batch_sizes
@@ -152,7 +151,7 @@ class Settings:
             advise=advise or 0,
             loggers=tuple(loggers),
             seed=check_whole(seed, "seed", least=0),
-            out=None if out is None else Path(out),
+            out=None if out is None else check_path(out, "out"),
             named=named,
             library_path=None if isinstance(library, BeaconLibrary | None) else Path(library),
         )

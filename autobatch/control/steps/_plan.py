@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch._ranges import check_number
 from autobatch.control.measuring import stretches
 
 
@@ -59,7 +60,8 @@ class BatchPlan:
                 "with it"
             )
         every = self.decide_every
-        if every is not None and (isinstance(every, bool) or not every > 0 or (every >= 1 and every % 1)):
+        number = None if every is None else check_number(every, "BatchPlan: decide_every")
+        if number is not None and (not 0 < number < math.inf or (number >= 1 and number % 1)):
             raise ConfigError(
                 "BatchPlan: decide_every: expected a number of examples or a share of an epoch in (0, 1), got "
                 f"{every!r}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import place_of_work, write_whole
+from autobatch._ranges import check_path
 from autobatch.beacons import CostTable
 from autobatch.cells import LOCAL
 from autobatch.control.run._files import plain
@@ -110,7 +111,7 @@ def compare_policies(
     observer = observer or BenchObserver()
     if len(plan.seeds) == 1:
         observer.note(f"seed {plan.seeds[0]} alone: no intervals and no tests; five seeds are, for instance, 100-104")
-    out = Path(out).absolute()
+    out = check_path(out, "out").absolute()
     machine = Machine(jobs, device, data_dir.absolute() if data_dir is not None else None, trust_code, on)
     with place_of_work(out, "another comparison is at work here; wait for it, or choose another directory"):
         _keep_other_tasks(out, {arena.name for arena in plan.arenas})

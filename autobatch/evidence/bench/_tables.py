@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from autobatch._errors import LibraryError
 from autobatch._files import write_whole
+from autobatch._ranges import check_path
 from autobatch.beacons.storage._parquet import file_content, untrusted_table
 from autobatch.report import facts_dicts, load_run_facts
 from autobatch.report._runs import COLUMNS
@@ -153,7 +154,7 @@ def load_runs(path: str | Path = "runs") -> Any:
     Raises:
         LibraryError: there are no runs, or the file is damaged, foreign or of another version.
     """
-    path = Path(path)
+    path = check_path(path, "path")
     if path.is_dir() and not (path / RUNS).exists() and (facts := load_run_facts(path)):
         schema = pa.schema([pa.field(name, _TYPES[kind]) for name, kind in COLUMNS.items()])
         return pa.Table.from_pylist(facts_dicts(facts), schema=schema)
@@ -172,7 +173,7 @@ def load_epochs_table(path: str | Path) -> Any:
     Raises:
         LibraryError: the file is missing, damaged, foreign or of another version.
     """
-    return _load(Path(path), EPOCHS, _EPOCH_COLUMNS)
+    return _load(check_path(path, "path"), EPOCHS, _EPOCH_COLUMNS)
 
 
 def table_facts(table: Any) -> dict[str, Any]:

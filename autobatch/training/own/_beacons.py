@@ -15,6 +15,7 @@ import torch
 
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch._files import naming_output
+from autobatch._ranges import check_path
 from autobatch.beacons import BeaconKey, BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
@@ -116,7 +117,7 @@ def record_beacons(
     grid = grid_of(batch_sizes, lrs, seeds, "lrs")
     plan = CellPlan(
         train=train,
-        out=Path(out),
+        out=check_path(out, "out"),
         task=_task(task, num_classes),
         task_name=task_name if task_name is not None else Path(out).resolve().name,
         score=score,

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 
 from autobatch._errors import AutoBatchError, ConfigError, OutputError, near_names
 from autobatch._files import alone_in
-from autobatch._ranges import check_number, check_whole
+from autobatch._ranges import check_number, check_path, check_several, check_whole
 from autobatch.control._own_task import check_scouts_loop
 from autobatch.control.rates import check_rate
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
@@ -124,7 +124,7 @@ def scout(
         raise ConfigError(f"scouts: expected 'auto' or a whole number from 0 to 16, got {scouts!r}")
     if not 0.0 < check_number(scout_share, "scout_share") <= 0.25:
         raise ConfigError(f"scout_share: expected a share in (0, 0.25], got {scout_share!r}")
-    out = Path("runs/scouts") / _loop_name(train) if out is None else Path(out)
+    out = Path("runs/scouts") / _loop_name(train) if out is None else check_path(out, "out")
     scouting = _Scouting(
         train,
         SteerParameters(scouts=MOST if scouts == "auto" else scouts, scout_share=scout_share),
@@ -144,9 +144,8 @@ def scout(
 
 def _values(given: Any, what: str) -> tuple[Any, ...]:
     """Return what may be chosen from as a tuple."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigError(f"{what}: expected several values, such as a tuple, got {given!r}")
-    values = tuple(given)
+    check_several(given, what)
+    values = tuple(given or ())
     if not values:
         raise ConfigError(f"{what}: expected at least one value")
     return values

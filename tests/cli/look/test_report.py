@@ -34,6 +34,11 @@ def test_a_folder_of_runs_is_one_page(home):
     page = (home / "runs" / "report.html").read_text()
     assert "runs/follow" in page
     assert "runs/more/again" in page
+    (home / "runs" / "more" / "again" / "summary.json").write_text("{")
+    result = CliRunner().invoke(app, ["runs"], catch_exceptions=False)
+    assert "left out: " in result.stderr
+    assert "again" in result.stderr
+    assert "runs/more/again" not in (home / "runs" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
