@@ -113,12 +113,17 @@ class _Analysis:
         probe.taker = self._take
         self._model.zero_grad()
         with probe:
-            mean = loss(self._model(inputs), targets)
+            outputs = self._model(inputs)
+            mean = loss(outputs, targets)
+            if not isinstance(mean, Tensor) or not mean.requires_grad:
+                raise ConfigError(f"loss: expected a tensor that depends on the model's parameters, got {mean!r}")
             if mean.ndim:
                 raise ConfigError(f"loss: expected the mean over a batch, a number, got shape {tuple(mean.shape)}")
             if not bool(torch.isfinite(mean)):
                 raise MeasureError(f"the loss of a batch is {mean.item()}: there is no Fisher matrix")
             (mean * len(targets)).backward()  # type: ignore[no-untyped-call]
+        if not self.samples and isinstance(outputs, Tensor):
+            _check_mean(loss, outputs.detach(), targets)
         for name, parameter in self._parameters.items():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise MeasureError(f"parameter {name!r}: its gradient is not finite")
@@ -197,6 +202,16 @@ def _squares(uses: list[Jacobian]) -> Tensor:
         left, right = (factor[:, 0].double().square() for factor in factors)
         return (left.mT @ right).flatten()
     return torch.cat([block.double().square().sum(0) for block in summed_blocks(uses, _COLUMNS)])
+
+
+def _check_mean(loss: Callable[[Any, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss that grows with the batch: with every sample twice a mean is the same, a sum twice as large."""
+    once, twice = float(loss(outputs, targets)), float(loss(torch.cat([outputs] * 2), torch.cat([targets] * 2)))
+    if abs(twice - once) > 0.5 * abs(once):
+        raise ConfigError(
+            f"loss: expected the mean over a batch; with every sample twice it is {twice:.4g} instead of {once:.4g}, "
+            "as a sum is"
+        )
 
 
 def _pairs(data: Any) -> Iterator[tuple[Any, Tensor]]:

@@ -125,6 +125,10 @@ class KFAC(FisherOptimizer):
             check_between(group["clip"], "clip", 0.0, math.inf, above=True)
         if group["projection"] != "none":
             check_whole(group["projection"], "projection: 'none', or the rank")
+            if not group["damping"]:
+                raise ConfigError(
+                    "damping: 0 does not go with a projection: what it leaves out has nothing but the damping"
+                )
         check_schedule(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.fisher import FisherProbe
 from autobatch.optim._settings import check_between
 
@@ -72,7 +72,11 @@ class FisherOptimizer(Optimizer):
 
         Args:
             state_dict: what ``state_dict`` returned.
+
+        Raises:
+            CheckpointError: it is another optimizer's, or of parameters of other shapes.
         """
+        self._check_state(state_dict)
         super().load_state_dict(dict(state_dict))
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
@@ -81,6 +85,34 @@ class FisherOptimizer(Optimizer):
                 if isinstance(value, Tensor):
                     device = value.device if name == "step" else parameter.device
                     self.state[parameter][name] = value.detach().to(device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of.
+
+        Raises:
+            TypeError: the optimizer looks at a model's layers, which a copy would not find.
+        """
+        if self.observes:
+            name = type(self).__name__
+            raise TypeError(f"{name} looks at its model's layers and cannot be copied or pickled: use its state_dict()")
+        return {**super().__getstate__(), "_strict": self._strict, "_told": set()}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse the state of another optimizer, or of parameters of other shapes."""
+        name = type(self).__name__
+        for own, theirs in zip(self.param_groups, state.get("param_groups", ()), strict=False):
+            if missing := sorted(own.keys() - theirs.keys() - {"param_names"}):
+                raise CheckpointError(f"{name}: the state is another optimizer's: its groups have no {missing[0]!r}")
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+        for parameter, number in zip(parameters, numbers, strict=False):
+            for key, value in state.get("state", {}).get(number, {}).items():
+                shaped = isinstance(value, Tensor) and key not in self.own_shapes and value.dim()
+                if shaped and value.shape != parameter.shape:
+                    raise CheckpointError(
+                        f"{name}: the state's {key!r} of {self._describe(parameter)} is {tuple(value.shape)}, the "
+                        f"parameter {tuple(parameter.shape)}"
+                    )
 
     def _check(self, group: Mapping[str, Any]) -> None:
         """Refuse a group's settings that are out of range."""
@@ -103,6 +135,10 @@ class FisherOptimizer(Optimizer):
         _LOG.info("%s takes the plain step for %s: %s", type(self).__name__, names, why)
 
     def _describe(self, parameter: Tensor) -> str:
+        model = getattr(self, "_model", None)
+        names_there = model.named_parameters() if isinstance(model, nn.Module) else ()
+        if name := next((name for name, own in names_there if own is parameter), None):
+            return repr(name)
         for number, group in enumerate(self.param_groups):
             for place, own in enumerate(group["params"]):
                 if own is parameter:

@@ -272,3 +272,17 @@ def test_a_layer_that_cannot_be_measured_is_named(data: tuple[Tensor, Tensor]) -
 
     with pytest.raises(MeasureError, match=r"'mix.weight' of module 'mix'"):
         fisher_information(Mixing(), data)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda out, y: F.cross_entropy(out, y, reduction="sum"), "with every sample twice it is .* as a sum is"),
+        (lambda out, y: F.cross_entropy(out, y).detach(), "depends on the model's parameters"),
+        (lambda out, y: 1.0, "depends on the model's parameters, got 1.0"),
+    ],
+)
+def test_a_loss_that_is_no_mean_is_refused(loss: Any, message: str) -> None:
+    data = (torch.randn(6, 4), torch.arange(6) % 3)
+    with pytest.raises(ConfigError, match=message):
+        fisher_information(nn.Linear(4, 3), data, loss)

@@ -1,5 +1,6 @@
 """What all optimizers of the room have in common: settings, states, layouts."""
 
+import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, Padam
 from tests.optim.networks import convolutional, examples
 
@@ -157,3 +158,37 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
     for make in (Padam, MiniBlockFisher):
         parameter.grad = None
         assert make([parameter], lr=0.0).step(closure).item() == 2.0
+
+
+def test_what_cannot_be_copied_says_so_and_names_are_the_models() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+    optimizer = KFAC(model.parameters(), model, strict=True)
+    with pytest.raises(
+        TypeError, match=r"KFAC looks at its model's layers and cannot be copied or pickled: use its st"
+    ):
+        copy.deepcopy(optimizer)
+    with optimizer.observe():
+        model(torch.randn(5, 4)).square().mean().backward()
+    with pytest.raises(ConfigError, match=r"'1.weight', '1.bias'"):
+        optimizer.step()
+    padam = Padam(nn.Linear(4, 3).parameters())
+    assert copy.deepcopy(padam).param_groups[0]["lr"] == padam.param_groups[0]["lr"]
+
+
+def test_states_of_other_optimizers_and_shapes_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    padam = Padam(model.parameters())
+    with pytest.raises(CheckpointError, match="Padam: the state is another optimizer's: its groups have no 'betas'"):
+        padam.load_state_dict(torch.optim.SGD(model.parameters(), lr=0.1).state_dict())
+    other = nn.Linear(4, 5)
+    trained = Padam(other.parameters())
+    other(torch.randn(2, 4)).sum().backward()
+    trained.step()
+    with pytest.raises(CheckpointError, match=r"of parameter 0 of group 0, \(3, 4\), is \(5, 4\)"):
+        padam.load_state_dict(trained.state_dict())
+
+
+def test_a_projection_without_damping_is_refused() -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(ConfigError, match="damping: 0 does not go with a projection"):
+        KFAC(model.parameters(), model, damping=0.0, projection=2)
