@@ -215,7 +215,7 @@ def _check_mean(loss: Callable[[Any, Tensor], Tensor], outputs: Tensor, targets:
 
 
 def _pairs(data: Any) -> Iterator[tuple[Any, Tensor]]:
-    one = isinstance(data, tuple) and len(data) == _PAIR and isinstance(data[1], Tensor)
+    one = isinstance(data, tuple | list) and len(data) == _PAIR and isinstance(data[1], Tensor)
     if not one and not isinstance(data, Iterable):
         raise ConfigError(f"data: expected batches (inputs, targets), or one, got {type(data).__name__}")
     for batch in [data] if one else data:

@@ -15,7 +15,7 @@ from autobatch.control.run import (
     SUMMARY,
 )
 from autobatch.policies._wording import brief
-from autobatch.report._record import RunRecord, read_run, scout_files, with_scouts
+from autobatch.report._record import RunRecord, checked, read_run, scout_files, with_scouts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
 from autobatch.training.running import load_forks, told_scout
@@ -60,12 +60,14 @@ class RunWatch:
             summary = load_summary(self._path) if SUMMARY in stamps else None
             epochs = load_epochs(self._path)
             self._record = with_scouts(
-                replace(
-                    self._record,
-                    epochs=epochs,
-                    decisions=load_decisions(self._path),
-                    summary=summary,
-                    forks=load_forks(self._path),
+                checked(
+                    replace(
+                        self._record,
+                        epochs=epochs,
+                        decisions=load_decisions(self._path),
+                        summary=summary,
+                        forks=load_forks(self._path),
+                    )
                 )
             )
             self._stamps = stamps

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autobatch._errors import LibraryError
+from autobatch._errors import CheckpointError, LibraryError
 from autobatch._files import seen_in
 from autobatch._ranges import check_path
 from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord, Measurement
 from autobatch.control.measuring import FEW, leap_words
-from autobatch.control.run import SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config, load_measurements
+from autobatch.control.run import EPOCHS, SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config, load_measurements
 from autobatch.policies import make_policy, planned_epochs, policy_kind
 from autobatch.policies._wording import count
 from autobatch.report._words import position_words
@@ -152,7 +152,28 @@ def read_run(path: str | Path) -> RunRecord:
         measurements=load_measurements(path),
         forks=load_forks(path),
     )
-    return with_scouts(record)
+    return with_scouts(checked(record))
+
+
+def checked(record: RunRecord) -> RunRecord:
+    """Return a run, or refuse one that has ended and lacks epochs.
+
+    Args:
+        record: the run.
+
+    Returns:
+        The same.
+
+    Raises:
+        CheckpointError: its epochs are not those that its summary speaks of.
+    """
+    found = record.epochs[-1].epoch if record.epochs else 0
+    if record.summary is not None and record.summary.epochs != found:
+        raise CheckpointError(
+            f"{record.path / EPOCHS}: damaged: it ends with epoch {found}, and the run ended after epoch "
+            f"{record.summary.epochs}"
+        )
+    return record
 
 
 def load_config(path: Path) -> RunConfig | LoopConfig:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from autobatch._errors import CheckpointError
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate, PolicySpec
 from autobatch.report import RunRecord, chapters, compare, modelled_seconds, save_plane, story, summary_view, verdict
 from autobatch.report._comparison import modelled_course
-from autobatch.report._record import with_scouts
+from autobatch.report._record import checked, with_scouts
 from autobatch.report._story import displacement_words
 from autobatch.report._words import path_words, position_words, seconds_words
 from autobatch.training import EpochRow, RunConfig, Summary, load_task
@@ -315,3 +316,11 @@ def test_the_plane_is_drawn_with_whatever_there_is(tmp_path, library, with_libra
     save_plane(path, record(tmp_path, beacons) if with_run else None, beacons)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in path.parent.iterdir()] == ["plane.png"]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_finished_run_that_lacks_epochs_is_damaged(tmp_path, library, kept):
+    whole = record(tmp_path, library)
+    with pytest.raises(CheckpointError, match=rf"epochs.jsonl: damaged: it ends with epoch {kept}, and the run ended"):
+        checked(replace(whole, epochs=whole.epochs[:kept]))
+    assert checked(whole) is whole

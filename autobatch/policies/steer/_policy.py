@@ -283,7 +283,7 @@ class SteerPolicy:
             return "which lets the loss settle"
         return (
             f"sooner than planned: in means of {WINDOW} epochs what is validated was best up to epoch "
-            f"{self._hastened[1]} and has got worse since, so the training fits its own examples alone"
+            f"{self._hastened[1]} and has got worse since, so the training fits its own examples alone, or diverges"
         )
 
     def fork(self, observation: Observation) -> Fork | None:
