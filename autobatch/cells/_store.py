@@ -302,9 +302,7 @@ class Cells:
         event, attempt, share = last.get("event"), int(last.get("attempt", 1)), float(last.get("share", 0.0))
         if event == "claimed":
             owner = str(last["owner"])
-            if owner in self._alive:
-                return None
-            life = self.watcher.life(owner)
+            life = "alive" if owner in self._alive else self.watcher.life(owner)
             if life == "alive":
                 self._alive.add(owner)
             if life != "dead":
