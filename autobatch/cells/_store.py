@@ -73,6 +73,7 @@ class Cells:
         self.watcher = Watcher(self.workers, self.pace.patience)
         self.done: frozenset[str] = frozenset()
         self.numbers: dict[str, int] = {}
+        self._alive: set[str] = set()
 
     def put(self, plan: Plan) -> None:
         """Put cells in, to be trained even where they were done or given up before; those in hand stay in hand.
@@ -140,6 +141,7 @@ class Cells:
                 numbers[name] = max(numbers.get(name, 0), int(number))
         self.numbers = numbers
         self.done = frozenset(_names(self._done))
+        self._alive.clear()
 
     def record(self, name: str, number: int) -> dict[str, Any]:
         """Return what happened to a cell; empty where that is not to be read any more."""
@@ -299,7 +301,11 @@ class Cells:
         """Return which attempt at a cell is next and from which share it goes on; None where it is nobody's turn."""
         event, attempt, share = last.get("event"), int(last.get("attempt", 1)), float(last.get("share", 0.0))
         if event == "claimed":
-            if self.watcher.life(str(last["owner"])) != "dead":
+            owner = str(last["owner"])
+            life = "alive" if owner in self._alive else self.watcher.life(owner)
+            if life == "alive":
+                self._alive.add(owner)
+            if life != "dead":
                 return None
             attempt, share = self._after_death(last, attempt, share)
             if attempt <= self.pace.attempts:

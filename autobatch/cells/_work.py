@@ -95,8 +95,8 @@ class Worker:
     _share: float = field(default=0.0, init=False)
     _works: dict[str, Work] = field(default_factory=dict, init=False)
     _skipped: set[str] = field(default_factory=set, init=False)
-    _waiting: list[tuple[Cell, Plan]] = field(default_factory=list, init=False)
-    _looked: float = field(default=-1e9, init=False)
+    _waiting: Iterator[tuple[Cell, Plan]] = field(default_factory=lambda: iter(()), init=False)
+    _looked: float = field(default=-math.inf, init=False)
 
     def run(self) -> WorkEnd:
         """Work until nothing is left, the time is over, or a stop is asked for.
@@ -158,12 +158,11 @@ class Worker:
         """Return a claim on the next cell that can be had; None where there is none."""
         fresh = False
         while not fresh:
-            if not self._waiting or time.monotonic() - self._looked > _LOOK_AGAIN:
+            if time.monotonic() - self._looked > _LOOK_AGAIN:
                 self._look()
                 fresh = True
             collisions = 0
-            while self._waiting and collisions < _COLLISIONS:
-                cell, plan = self._waiting.pop(0)
+            for cell, plan in self._waiting:
                 # Before it is taken, so that what this worker cannot train stays untouched.
                 work = self._work(plan)
                 claim = self.cells.claim(cell, plan, self.identity)
@@ -171,17 +170,21 @@ class Worker:
                     self._works[plan.file] = work
                     return claim
                 collisions += not fresh
-            self._looked = -1e9
+                if collisions == _COLLISIONS:
+                    break
+            self._looked = -math.inf
         return None
 
     def _look(self) -> None:
         self.cells.look()
         self._looked = time.monotonic()
-        self._waiting = [
-            (cell, plan)
-            for name, (cell, plan) in self.cells.cells().items()
-            if name not in self.cells.done and name not in self._skipped and (self.only is None or name in self.only)
-        ]
+        self._waiting = self._open()
+
+    def _open(self) -> Iterator[tuple[Cell, Plan]]:
+        """Yield the cells that were not done by the last look; one by one, as there may be ten thousand."""
+        for name, entry in self.cells.cells().items():
+            if name not in self.cells.done and name not in self._skipped and (self.only is None or name in self.only):
+                yield entry
 
     def _work(self, plan: Plan) -> Work:
         if plan.file not in self._works:
@@ -191,7 +194,7 @@ class Worker:
     def _unsure(self) -> bool:
         """Say whether some cell is in the hands of a worker that may be dead, or is."""
         self._look()
-        for cell, _ in self._waiting:
+        for cell, _ in self._open():
             last = self.cells.latest(cell.name)
             if last.get("event") == "claimed" and self.cells.watcher.life(str(last["owner"])) != "alive":
                 return True
@@ -247,14 +250,13 @@ class Worker:
             self._give_back(claim, time.perf_counter() - began)
             self.tell(cell, "left", None)
             return "left"
-        except AutoBatchError as error:
-            if isinstance(error.__context__, OSError) and error.__context__.errno in _FULL:
+        except Exception as error:
+            if _is_full(error):
                 self._give_back(claim, time.perf_counter() - began)
-                raise
-            return self._failed(
-                claim, str(error), time.perf_counter() - began, final=not isinstance(error, OutputError)
-            )
-        except Exception:
+                raise OutputError(f"{cell.name}: {error}") from error
+            if isinstance(error, AutoBatchError):
+                final = not isinstance(error, OutputError)
+                return self._failed(claim, str(error), time.perf_counter() - began, final=final)
             return self._failed(claim, traceback.format_exc(), time.perf_counter() - began, final=False)
         except BaseException:
             self._give_back(claim, time.perf_counter() - began)
@@ -292,6 +294,15 @@ class Worker:
             over.set()
             thread.join()
             self.identity.leave()
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Say whether a disk or a quota that is full is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _alarm(seconds: float) -> None:

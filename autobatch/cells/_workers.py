@@ -5,6 +5,7 @@ stood still: no two machines' clocks are compared, and one that is set back or f
 """
 
 import json
+import math
 import os
 import socket
 import time
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 _PROC = Path("/proc")
 _WIDTH = 20
+_LOOKS = 10
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Watcher:
         self._clock = clock
         self._machine = _machine()
         self._seen: dict[str, tuple[bytes, float]] = {}
-        self._moved: set[str] = set()
+        self._moved: dict[str, float] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
 
     def life(self, owner: str) -> Life:
         """Return what is known of a worker: one of this machine by its process, any other by its beats.
@@ -118,23 +121,30 @@ class Watcher:
         if self._machine and facts.get("machine") == self._machine:
             pid = int(facts.get("pid", 0))
             return "alive" if _started(pid) == facts.get("started") else "dead"
-        beat, now = self._beat(owner), self._clock()
+        now = self._clock()
+        if now - self._moved.get(owner, -math.inf) < self._patience / _LOOKS:
+            return "alive"
+        beat = self._beat(owner)
         before, since = self._seen.setdefault(owner, (beat, now))
         if beat != before:
             self._seen[owner] = (beat, now)
-            self._moved.add(owner)
+            self._moved[owner] = now
             return "alive"
         if now - since > self._patience:
             return "dead"
         return "alive" if owner in self._moved else "unknown"
 
     def facts(self, owner: str) -> dict[str, Any]:
-        """Return what a worker says of itself; empty where it says nothing."""
-        try:
-            facts = json.loads((self._folder / f"{owner}.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+        """Return what a worker says of itself, which never changes; empty where it says nothing."""
+        if owner not in self._facts:
+            try:
+                facts = json.loads((self._folder / f"{owner}.json").read_bytes())
+            except (OSError, ValueError):
+                return {}
+            if not isinstance(facts, dict):
+                return {}
+            self._facts[owner] = facts
+        return self._facts[owner]
 
     def share(self, owner: str) -> float:
         """Return which share of its cell a worker says is done."""

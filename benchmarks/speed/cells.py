@@ -1,24 +1,27 @@
 """Cells at scale: many workers on one folder, some of them killed at random.
 
     python benchmarks/speed/cells.py
-    python benchmarks/speed/cells.py --cells 1000 --workers 40
+    python benchmarks/speed/cells.py --cells 1000 --workers 40 --deaths 20
 
-Workers are threads, each known to the others by its beats alone, as one of another machine is; a killed one ends where
-it is and gives nothing back. A cell trains three epochs of no time, each with a checkpoint. Printed are cells lost,
-cells trained to their end more than once, the time of a claim with all cells waiting and with one left, and how long it
-takes to merge parts, which should grow as their number does.
+Workers are processes, each known to the others by its beats alone, as one of another machine is; ``kill -9`` ends some
+of them wherever they are, and new ones take their places. A cell trains three epochs of no time, with checkpoints.
+Printed, and kept in ``benchmarks/results/cells.json``, are: cells lost, cells whose last epoch was trained more than
+once; the time of a claim that begins with a look at a folder where half the cells are done; how long it takes to merge
+parts, which should grow as their number does; and how much faster two workers are than one at cells of one thread each,
+the best of several turns.
 """
 
 import argparse
+import json
+import os
 import random
+import signal
 import statistics
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from autobatch._artefacts import find_library
@@ -26,27 +29,19 @@ from autobatch.beacons import BeaconLibrary, compact, write_beacon
 from autobatch.cells import Cell, CellEnd, Cells, Identity, Pace, Plan, Report, Work, Worker, _workers
 
 EPOCHS = 3
-PACE = Pace(beat=0.5, patience=5.0)
+PACE = Pace(beat=1.0, patience=20.0)
+RESULT = Path(__file__).parents[1] / "results" / "cells.json"
 
 
-class KilledError(BaseException):
-    """The end of a worker."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Training:
-    """Trains cells, and kills some of the workers that do.
+    """Trains cells in no time, and takes down every epoch whose checkpoint is on disk.
 
     Attributes:
         folder: gets checkpoints and parts.
-        deaths: workers still to be killed.
     """
 
     folder: Path
-    deaths: int
-    ends: Counter[str] = field(default_factory=Counter)
-    chance: random.Random = field(default_factory=lambda: random.Random(0))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, _plan: Plan) -> Work:
         """Return what trains a cell."""
@@ -54,32 +49,23 @@ class Training:
 
     def _train(self, cell: Cell, report: Report) -> CellEnd:
         place, part = self.folder / f"{cell.name}.epoch", self.folder / f"{cell.name}.part"
+        if part.exists():
+            return CellEnd("was there")
         epoch = int(place.read_text()) if place.exists() else 0
         while epoch < EPOCHS:
-            self._die_perhaps()
             epoch += 1
-            temporary = place.with_suffix(f".{threading.get_ident()}")
-            temporary.write_text(str(epoch))
-            temporary.replace(place)
+            self._whole(place, str(epoch))
+            with (self.folder / "epochs.txt").open("a") as file:
+                file.write(f"{cell.name} {epoch}\n")
             report(epoch / EPOCHS)
         report(1.0)
-        with self._lock:
-            self.ends[cell.name] += 1
-        part.write_bytes(b"trained")
+        self._whole(part, "trained")
         return CellEnd("finished")
 
-    def _die_perhaps(self) -> None:
-        with self._lock:
-            if self.deaths and self.chance.random() < 0.01:
-                self.deaths -= 1
-                raise KilledError
-
-
-class Mortal(Worker):
-    """A worker that leaves everything as it is where it is killed."""
-
-    def _give_back(self, claim: object, seconds: float) -> None:
-        pass
+    def _whole(self, path: Path, text: str) -> None:
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text)
+        temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -87,72 +73,111 @@ class Result:
     """What came of a simulation.
 
     Attributes:
-        lost: cells without a part.
-        twice: cells that were trained to their end more than once.
+        cells: how many there were.
+        workers: at a time.
         killed: workers killed.
+        lost: cells without a part.
+        twice: cells whose last epoch was trained more than once.
+        again: epochs that were trained more than once.
         seconds: wall time.
     """
 
+    cells: int
+    workers: int
+    killed: int
     lost: int
     twice: int
-    killed: int
+    again: int
     seconds: float
 
 
 def simulate(folder: Path, count: int, workers: int, deaths: int, pace: Pace = PACE) -> Result:
-    """Work cells off with workers of which some are killed.
+    """Work cells off with processes of which some are killed.
 
     Args:
         folder: an empty folder.
         count: cells.
         workers: workers at a time; another takes the place of each that is killed.
-        deaths: how many are killed.
+        deaths: how many are killed, evenly over the epochs.
         pace: their pace.
 
     Returns:
         What came of it.
     """
     _workers._machine = str  # known by their beats alone
-    began = time.perf_counter()
+    began, chance = time.perf_counter(), random.Random(0)
     put(folder, count, pace)
-    training = Training(folder, deaths)
+    log = folder / "epochs.txt"
+    log.touch()
+    length = len(f"{_name(0)} 1\n")
+    there = {_start(folder, pace) for _ in range(workers)}
+    killed = 0
+    while there:
+        time.sleep(0.02)
+        share = log.stat().st_size / (length * EPOCHS * count)
+        while killed < deaths and share > (killed + 1) / (deaths + 1):
+            victim = chance.choice(sorted(there))
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            there.remove(victim)
+            there.add(_start(folder, pace))
+            killed += 1
+        there -= {pid for pid in there if os.waitpid(pid, os.WNOHANG)[0]}
+    trained = Counter(log.read_text().splitlines())
+    return Result(
+        cells=count,
+        workers=workers,
+        killed=killed,
+        lost=count - len(list(folder.glob("*.part"))),
+        twice=sum(trained[f"{_name(number)} {EPOCHS}"] > 1 for number in range(count)),
+        again=sum(times - 1 for times in trained.values()),
+        seconds=time.perf_counter() - began,
+    )
 
-    def work() -> None:
-        while True:
+
+def _start(folder: Path, pace: Pace) -> int:
+    """Start a worker; returns its process."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
             cells = Cells(folder, pace)
-            with suppress(KilledError):
-                Mortal(cells, training, Identity(cells.workers)).run()
-                return
-
-    threads = [threading.Thread(target=work) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    parts = len(list(folder.glob("*.part")))
-    twice = sum(ends > 1 for ends in training.ends.values())
-    return Result(count - parts, twice, deaths - training.deaths, time.perf_counter() - began)
+            Worker(cells, Training(folder), Identity(cells.workers)).run()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
 
 
 def put(folder: Path, count: int, pace: Pace = PACE) -> Cells:
     """Put cells in."""
     cells = Cells(folder, pace)
-    cells.put(Plan("simulated", {}, {}, tuple(Cell(f"c{number:05d}", 1.0) for number in range(count))))
+    cells.put(Plan("simulated", {}, {}, tuple(Cell(_name(number), 1.0) for number in range(count))))
     return cells
 
 
-def claim_seconds(folder: Path, count: int, claims: int = 200) -> list[float]:
-    """Return the seconds of claims by one worker, its listings among them, each given back."""
+def _name(number: int) -> str:
+    return f"c{number:05d}"
+
+
+def claim_seconds(folder: Path, count: int, claims: int = 200) -> tuple[list[float], float]:
+    """Return the seconds of claims by one worker, and the processor time of one.
+
+    Each begins with a look at the folder, half of whose cells are done.
+    """
     cells = put(folder, count)
     worker = Worker(cells, lambda plan: lambda cell, report: CellEnd("finished"), Identity(cells.workers))
     worker.identity.appear()
-    taken = []
+    for number in range(0, count, 2):
+        (cells.home / "done" / _name(number)).write_text("{}")
+    taken, processor = [], time.process_time()
     for _ in range(claims):
+        worker._looked = -1e9
         began = time.perf_counter()
         claim = worker._next()
         taken.append(time.perf_counter() - began)
         assert claim is not None
-    return taken
+    return taken, (time.process_time() - processor) / claims
 
 
 def merge_seconds(folder: Path, counts: Sequence[int]) -> list[float]:
@@ -169,30 +194,86 @@ def merge_seconds(folder: Path, counts: Sequence[int]) -> list[float]:
     return seconds
 
 
+@dataclass(frozen=True)
+class Busy:
+    """Cells that take a stated time of a processor, and no more than one thread."""
+
+    seconds: float
+
+    def __call__(self, _plan: Plan) -> Work:
+        """Return what trains a cell."""
+        return self._train
+
+    def _train(self, _cell: Cell, _report: Report) -> CellEnd:
+        until = time.process_time() + self.seconds
+        while time.process_time() < until:
+            pass
+        return CellEnd("finished")
+
+
+def speed_up(folder: Path, count: int = 8, seconds: float = 0.1, turns: int = 5) -> float:
+    """Return how much faster two workers are than one: the best time of each, in turns."""
+    one, two = (
+        min(times)
+        for times in zip(
+            *(
+                [_busy_seconds(folder / f"{turn}-{workers}", workers, count, seconds) for workers in (1, 2)]
+                for turn in range(turns)
+            ),
+            strict=True,
+        )
+    )
+    return one / two
+
+
+def _busy_seconds(folder: Path, workers: int, count: int, seconds: float) -> float:
+    put(folder, count)
+    began = time.perf_counter()
+    for hand in [_hire(folder, seconds) for _ in range(workers)]:
+        os.waitpid(hand, 0)
+    return time.perf_counter() - began
+
+
+def _hire(folder: Path, seconds: float) -> int:
+    child = os.fork()
+    if not child:
+        cells = Cells(folder, PACE)
+        Worker(cells, Busy(seconds), Identity(cells.workers)).run()
+        os._exit(0)
+    return child
+
+
 def main() -> None:
     """Print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--deaths", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=RESULT, help="gets the figures as JSON")
     given = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as place:
-        taken = sorted(claim_seconds(Path(place) / "claims", given.cells))
-        median, most = 1e3 * statistics.median(taken), 1e3 * taken[-1]
-        print(
-            f"a claim with {given.cells} cells: {median:.2f} ms, {most:.1f} ms where it begins with a look", flush=True
-        )
-        counts = [given.cells // 20, given.cells // 10, given.cells // 5]
+        taken, processor = claim_seconds(Path(place) / "claims", given.cells)
+        claim = {"best": min(taken), "median": statistics.median(taken), "processor": processor}
+        claim = {name: round(1e3 * seconds, 2) for name, seconds in claim.items()}
+        print(f"a claim with a look, {given.cells} cells, ms: {claim}", flush=True)
+        counts = [max(given.cells // share, 1) for share in (40, 20, 10)]
         merged = merge_seconds(Path(place) / "merge", counts)
-        print(
-            "merging: " + ", ".join(f"{count} parts {took:.2f} s" for count, took in zip(counts, merged, strict=True))
-        )
+        told = ", ".join(f"{count} parts {took:.2f} s" for count, took in zip(counts, merged, strict=True))
+        print(f"merging, processor time: {told}", flush=True)
+        faster = speed_up(Path(place) / "speed")
+        print(f"two workers do {faster:.2f} times what one does (load before: {load:.1f})", flush=True)
         result = simulate(Path(place) / "work", given.cells, given.workers, given.deaths)
-        print(
-            f"{given.cells} cells, {given.workers} workers, {result.killed} of them killed, {result.seconds:.0f} s: ",
-            end="",
-        )
-        print(f"{result.lost} cells lost, {result.twice} trained to their end twice")
+        print(result)
+    figures = {
+        "cores": os.cpu_count(),
+        "load": round(load, 1),
+        "claim_ms": claim,
+        "merge_processor_seconds": dict(zip(map(str, counts), [round(took, 2) for took in merged], strict=True)),
+        "two_workers": round(faster, 2),
+        "simulated": {**asdict(result), "seconds": round(result.seconds)},
+    }
+    given.out.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

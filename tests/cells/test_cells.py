@@ -1,8 +1,10 @@
 """Cells as files: each is trained to its end once, whatever happens to those that train them."""
 
+import errno
 import os
-import runpy
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +16,7 @@ import pytest
 from autobatch._errors import ConfigError, OutputError
 from autobatch.cells import Cells, Pace, Plan, Worker, find_cells, status_of
 from autobatch.cells._workers import Identity, Watcher
-from tests.cells.toys import EPOCHS, Toys, plan_of
+from tests.cells.toys import EPOCHS, Toys, plan_of, whole
 
 HASTY = Pace(beat=0.001, patience=0.0, grace=0.0)
 
@@ -96,12 +98,119 @@ def test_a_worker_killed_at_any_write_loses_no_cell_and_none_is_written_twice(
     assert kills > 20
 
 
+class Full:
+    """From the n-th change of the disk on there is no space left, until some is made."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int) -> None:
+        self.left = at
+        for owner, names in ((Path, ("write_bytes", "write_text", "mkdir")), (os, ("link",))):
+            for name in names:
+                patch.setattr(owner, name, self._wrapped(getattr(owner, name)))
+
+    def _wrapped(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **settings: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return change(*arguments, **settings)
+
+        return wrapped
+
+
 @pytest.mark.usefixtures("_other_machines")
+def test_a_disk_that_is_full_at_any_write_ends_the_worker_and_fails_no_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = 0
+    while True:
+        folder = tmp_path / str(at)
+        put(folder, plan_of(2))
+        with monkeypatch.context() as patch:
+            disk = Full(patch, at)
+            with suppress(OutputError):
+                worker(folder, Toys(folder)).run()
+        if disk.left >= 0:
+            break
+        end = worker(folder, Toys(folder)).run()
+        cells = Cells(folder)
+        cells.look()
+        assert (cells.done, end.failed, status_of(cells).running) == ({"c0", "c1"}, 0, ())
+        at += 1
+    assert at > 10
+
+
+def accident(scenario: str, folder: Path, toys: Toys) -> None:
+    """What happens before a worker is killed: it gives a cell back, fails, or takes over from a dead one."""
+    if scenario == "gives back":
+        at = worker(folder, toys)
+        toys.before = lambda name, epoch: at.stop() if epoch == 1 else None
+    else:
+        at = worker(folder, toys)
+        if scenario == "fails":
+            toys.before = lambda name, epoch: {}["accident"] if epoch == 1 else None
+    at.run()
+
+
+@pytest.mark.usefixtures("_other_machines")
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("scenario", ["gives back", "fails", "takes over"])
+def test_a_worker_killed_at_any_write_of_an_accident_leaves_its_cells_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, after: bool
+) -> None:
+    kills = 0
+    while True:
+        folder = tmp_path / str(kills)
+        plan = plan_of(1)
+        cells = put(folder, plan)
+        if scenario == "takes over":
+            dead = Identity(cells.workers)
+            dead.appear()
+            assert cells.claim(plan.cells[0], plan, dead) is not None
+            whole(folder / "c0.checkpoint", b"2")
+        toys, heir = Toys(folder), Toys(folder)
+        with monkeypatch.context() as patch:
+            kill = Kill(patch, kills, after=after)
+            with suppress(Killed):
+                accident(scenario, folder, toys)
+        if not kill.dead:
+            break
+        worker(folder, heir).run()
+        if scenario == "fails" and (messages := list(status_of(cells).failed.values())):
+            assert "its worker died, 3 times over" in messages[0] or "KeyError" in messages[0]
+            cells.put(plan)  # whoever puts it in again has it tried again
+            worker(folder, heir).run()
+        cells.look()
+        assert (cells.done, status_of(cells).running) == ({"c0"}, ())
+        assert len(toys.epochs) + len(heir.epochs) <= EPOCHS + 1 - 2 * (scenario == "takes over")
+        kills += 1
+    assert kills > 5
+
+
+def test_a_clock_that_jumps_changes_nothing_but_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, plan_of(2))
+    hours = iter([0.0, 9e9, -9e9, 0.0, 5e8] * 99)
+    monkeypatch.setattr("time.time", lambda: 1e9 + next(hours))
+    shown = []
+
+    def look(_name: str, _epoch: int) -> None:
+        shown.append(status_of(find_cells(tmp_path)))
+
+    toys = Toys(tmp_path, before=look)
+    assert worker(tmp_path, toys, seconds=3600.0).run().done == 2
+    assert len(toys.epochs) == 2 * EPOCHS
+    assert all(status.seconds >= 0.0 and status.running[0].life == "alive" for status in shown)
+
+
 def test_many_workers_some_of_them_killed_train_each_cell_once(tmp_path: Path) -> None:
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "speed" / "cells.py"
-    simulate = runpy.run_path(str(script))["simulate"]
-    result = simulate(tmp_path, 100, 8, 4, Pace(beat=0.1, patience=1.5))
-    assert (result.lost, result.twice, result.killed) == (0, 0, 4)
+    # In a process of its own, which forks workers and kills them: that is safe where nothing else runs.
+    root = Path(__file__).resolve().parents[2]
+    code = (
+        "import runpy; from pathlib import Path; from autobatch.cells import Pace;"
+        "simulate = runpy.run_path('benchmarks/speed/cells.py')['simulate'];"
+        f"result = simulate(Path({str(tmp_path)!r}), 60, 6, 4, Pace(beat=0.1, patience=1.5));"
+        "print(result.lost, result.twice, result.killed)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).split() == ["0", "0", "4"]
     assert Cells(tmp_path).clear()
     assert not (tmp_path / ".cells").exists()
 
