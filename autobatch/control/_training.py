@@ -143,8 +143,10 @@ class Training:
             ConfigError: they cannot be used.
         """
         self.stepping.refuse_inside("replace()")
-        check_kind(model, (nn.Module,), "model")
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model: expected Module, got {model!r}")
         check_optimizer(optimizer)
+        _tell_foreign(model, optimizer)
         self.passage.take(model, optimizer)
         self.rates.move(optimizer)
         self.course.least = least_examples(model, self.ranks.size, self.settings.plan.accumulation)
@@ -233,18 +235,23 @@ class Training:
             _LOG.log(told_at(advice=advice), "scouts%s: %s", " advise" if advice else "", scouts.advice())
 
 
-def _checked_loop(
-    settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int
-) -> dict[str, Any]:
-    """Refuse a loop that is too small for its ladder, or not that of the beacons or scouts; return its facts."""
-    check_kind(model, (nn.Module,), "model")
-    check_optimizer(optimizer)
+def _tell_foreign(model: nn.Module, optimizer: Optimizer) -> None:
+    """Warn of an optimizer that holds none of the model's parameters."""
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
         _LOG.warning(
             "the optimizer holds none of the model's parameters: is it another model's? That is right only where it "
             "trains copies of them, as with master weights"
         )
+
+
+def _checked_loop(
+    settings: Settings, model: nn.Module, optimizer: Optimizer, dataset_size: int, epochs: int
+) -> dict[str, Any]:
+    """Refuse a loop that is too small for its ladder, or not that of the beacons or scouts; return its facts."""
+    check_kind(model, (nn.Module,), "model")
+    check_optimizer(optimizer)
+    _tell_foreign(model, optimizer)
     check_whole(epochs, "epochs")
     check_whole(dataset_size, "dataset_size")
     check_ladder(settings.batch_sizes, dataset_size)

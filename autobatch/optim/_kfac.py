@@ -17,7 +17,10 @@ from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._settings import check_between, check_schedule
 from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient
 
-_NOT_TAKEN = "not the weight of a matrix product or of a convolution without groups, or the bias of one"
+_NOT_TAKEN = (
+    "factors are those of the weight of a matrix product, or of a convolution without groups, and of its bias where "
+    "that is in the same parameter group and the layer is used once"
+)
 
 
 class KFAC(FisherOptimizer):
@@ -100,6 +103,7 @@ class KFAC(FisherOptimizer):
         self._mean = loss_reduction == "mean"
         self._scaler = grad_scaler
         self._layers: dict[str, Layer] = {}
+        self._trained: list[bool] = []
         self._seen = False
         defaults = {
             "lr": lr,
@@ -141,11 +145,8 @@ class KFAC(FisherOptimizer):
             ConfigError: a setting is out of its range, or a parameter is none of the model's.
         """
         super().add_param_group(param_group)
-        known = {id(parameter) for parameter in self._model.parameters()}
-        for parameter in self.param_groups[-1]["params"]:
-            if id(parameter) not in known:
-                raise ConfigError(f"KFAC: {self._describe(parameter)} is no parameter of the model")
-        self._layers = layers_of(self._model, self.param_groups)
+        self._check_model()
+        self._find_layers()
 
     def observe(self, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:
         """Return the context of a step's forward and backward pass; it looks at the layers when their factors are due.
@@ -156,11 +157,27 @@ class KFAC(FisherOptimizer):
         Returns:
             The context.
         """
+        if self._trained != self._trained_now():
+            self._find_layers()
+        if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
+            self._forget()  # what a pass said that no step followed, as where a GradScaler has skipped one
         if not any(self._due(layer) for layer in self._layers.values()):
             return nullcontext()
         if probe is not None:
             return self._measured(probe)
         return TakenGradients(self._model, self._take)
+
+    def _find_layers(self) -> None:
+        """Take down which parameters are a layer's weight and bias, of those that are trained now."""
+        before = self._layers
+        self._layers, self._trained = layers_of(self._model, self.param_groups), self._trained_now()
+        for name, layer in self._layers.items():
+            if name in before and (before[name].bias is None) != (layer.bias is None):  # its factors have another size
+                for key in (*self.own_shapes, "step"):
+                    self.state[layer.weight].pop(key, None)
+
+    def _trained_now(self) -> list[bool]:
+        return [parameter.requires_grad for group in self.param_groups for parameter in group["params"]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and forget what passes said that no step was taken for.

@@ -30,6 +30,8 @@ class FisherOptimizer(Optimizer):
 
     own_shapes: ClassVar[frozenset[str]] = frozenset()
     """Entries of a parameter's state that are not shaped as the parameter is."""
+    _model: nn.Module
+    """The network, of an optimizer that looks at its layers."""
     observes: ClassVar[bool] = False
     """Whether ``observe`` is needed around a step's passes; what is seen is one process's own."""
 
@@ -92,7 +94,7 @@ class FisherOptimizer(Optimizer):
         Raises:
             TypeError: the optimizer looks at a model's layers, which a copy would not find.
         """
-        if self.observes:
+        if hasattr(self, "_model"):
             name = type(self).__name__
             raise TypeError(f"{name} looks at its model's layers and cannot be copied or pickled: use its state_dict()")
         return {**super().__getstate__(), "_strict": self._strict, "_told": set()}
@@ -118,6 +120,13 @@ class FisherOptimizer(Optimizer):
         """Refuse a group's settings that are out of range."""
         check_between(group["lr"], "lr", 0.0, math.inf)
         check_between(group["weight_decay"], "weight_decay", 0.0, math.inf)
+
+    def _check_model(self) -> None:
+        """Refuse parameters that are none of the model's."""
+        known = {id(parameter) for parameter in self._model.parameters()}
+        for parameter in self.param_groups[-1]["params"]:
+            if id(parameter) not in known:
+                raise ConfigError(f"{type(self).__name__}: {self._describe(parameter)} is no parameter of the model")
 
     def _plainly(self, parameters: Iterable[Tensor], why: str) -> None:
         """Tell of parameters that get the plain step, each once.

@@ -19,15 +19,16 @@ class Padam(FisherOptimizer):
         θ - lr √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v̂ + ε)²ᵖ,
 
     as in the authors' program; that the paper's own algorithm has no corrections of the means' bias is from memory.
-    p = 1/2 is AMSGrad; for p → 0 it is SGD with a mean of gradients for momentum. Usual, with its large rate, is
-    p = 1/8; the program's default of 1/4 is not what its instructions use. All is done by ``torch._foreach`` functions.
+    p = 1/2 is AMSGrad; for p → 0 it is SGD with a mean of gradients for momentum, its rate times √(1 - β₂ᵗ), which is
+    small at first. Usual, with its large rate, is p = 1/8; the program's default of 1/4 is not what its instructions
+    use. All is done by ``torch._foreach`` functions.
 
     Args:
         params: what it trains, see ``FisherOptimizer``.
         lr: learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
         partial: p, in (0, 1/2].
-        eps: ε, at least 0.
+        eps: ε, at least 0; with 0 a gradient that has always been 0 gives NaN.
         weight_decay: coefficient of L2, which is added to the gradient.
 
     Raises:

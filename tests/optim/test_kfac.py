@@ -271,8 +271,9 @@ def test_what_is_no_layer_gets_the_plain_step_and_is_named_once(caplog: pytest.L
             for parameter, start in list(zip(model.parameters(), before, strict=True))[:3]:
                 torch.testing.assert_close(parameter.detach(), start - 0.1 * parameter.grad)
     assert [record.getMessage() for record in caplog.records] == [
-        "KFAC takes the plain step for 'table.weight', 'norm.weight', 'norm.bias': not the weight of a matrix product"
-        " or of a convolution without groups, or the bias of one"
+        "KFAC takes the plain step for 'table.weight', 'norm.weight', 'norm.bias': factors are those of the weight of "
+        "a matrix product, or of a convolution without groups, and of its bias where that is in the same parameter "
+        "group and the layer is used once"
     ]
     strict = KFAC(model.named_parameters(), model, strict=True)
     with pytest.raises(ConfigError, match=r"KFAC\(strict=True\): 'table.weight', 'norm.weight'"):

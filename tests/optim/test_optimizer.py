@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch._errors import CheckpointError, ConfigError
-from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, Padam
+from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, NaturalGradient, Padam
 from tests.optim.networks import convolutional, examples
 
 Make = Callable[[nn.Module], FisherOptimizer]
@@ -192,3 +193,41 @@ def test_a_projection_without_damping_is_refused() -> None:
     model = nn.Linear(4, 3)
     with pytest.raises(ConfigError, match="damping: 0 does not go with a projection"):
         KFAC(model.parameters(), model, damping=0.0, projection=2)
+
+
+def test_a_layer_that_is_frozen_and_trained_again_has_its_factors() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    optimizer = KFAC(model.parameters(), model, strict=True, update_every=1, invert_every=1)
+    for trained in (False, True):
+        model[0].requires_grad_(trained)
+        model[1].bias.requires_grad_(not trained)
+        optimizer.zero_grad()
+        with optimizer.observe():
+            model(torch.randn(5, 4)).square().mean().backward()
+        optimizer.step()  # strict: no layer takes the plain step
+    assert {"step"} < optimizer.state[model[0].weight].keys()
+
+
+def test_a_step_that_was_skipped_leaves_nothing_for_the_next() -> None:
+    def trained(skipped: bool) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        optimizer = KFAC(model.parameters(), model, update_every=1, invert_every=1)
+        for scale in ([math.inf] if skipped else []) + [1.0, 1.0]:
+            model.zero_grad()  # not the optimizer's
+            with optimizer.observe():
+                (model(torch.ones(5, 4).cumsum(0)).square().mean() * scale).backward()
+            if math.isfinite(scale):
+                optimizer.step()
+        return model.weight.detach()
+
+    assert torch.equal(trained(True), trained(False))
+
+
+def test_natural_gradients_are_of_the_models_parameters() -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(ConfigError, match=r"NaturalGradient: .* is no parameter of the model"):
+        NaturalGradient(nn.Linear(4, 3).parameters(), model)
+    with pytest.raises(TypeError, match=r"use its state_dict\(\)"):
+        copy.deepcopy(NaturalGradient(model.parameters(), model))

@@ -109,7 +109,7 @@ class OptimizerRates:
         of_fisher = isinstance(optimizer, FisherOptimizer)
         self.adaptive = of_fisher or any("betas" in group for group in optimizer.param_groups)
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
-        if before is not None:
+        if before is not None and before is not self:
             _LOG.warning("the optimizer had another controller, which steers it no longer")
             before.release()
         setattr(optimizer, _ATTRIBUTE, weakref.ref(self))
