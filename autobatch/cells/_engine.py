@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from autobatch._errors import AutoBatchError
-from autobatch.cells._plan import Cell, CellEnd
+from autobatch.cells._plan import Cell, CellEnd, Plan
 from autobatch.cells._store import Cells
 from autobatch.cells._work import Tell
 
@@ -67,6 +67,7 @@ def oversee(engine: Engine, cells: Cells, names: frozenset[str], jobs: int, tell
     watch = _Watch(cells, names, engine.owns, tell)
     there, stillborn, looked = jobs, 0, time.monotonic()
     until = math.inf
+    watch.look()
     try:
         engine.start(jobs)
         while there and time.monotonic() < until:
@@ -101,6 +102,7 @@ class _Watch:
     tell: Tell
     told: int = 0
     _told: dict[str, object] = field(default_factory=dict)
+    _known: dict[str, tuple[Cell, Plan]] = field(default_factory=dict)
 
     @property
     def over(self) -> bool:
@@ -111,6 +113,10 @@ class _Watch:
         """Look once; cells in the hands of other owners are only told of where they end."""
         self.cells.look()
         known = self.cells.cells()
+        if known:
+            self._known = known
+        elif self.cells.folder.is_dir() and not self.cells.home.is_dir():
+            self._cleared()
         for name in self.names:
             if name not in known or self._told.get(name) in {"done", "failed"}:
                 continue
@@ -145,6 +151,15 @@ class _Watch:
                 self.cells.bury(name, self.cells.numbers[name], gone.death)
                 return True
         return False
+
+    def _cleared(self) -> None:
+        """A worker has cleared the cells away, which it does once all are done: how each ended went with them."""
+        for name in self.names & self._known.keys():
+            if self._told.get(name) not in {"done", "failed"}:
+                cell = self._known[name][0]
+                self._start(cell)
+                self._told[name] = "done"
+                self.tell(cell, "done", CellEnd("finished"))
 
     def _start(self, cell: Cell) -> None:
         if cell.name not in self._told:

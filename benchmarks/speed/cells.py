@@ -211,7 +211,7 @@ class Busy:
         return CellEnd("finished")
 
 
-def speed_up(folder: Path, count: int = 8, seconds: float = 0.1, turns: int = 5) -> float:
+def speed_up(folder: Path, count: int = 20, seconds: float = 0.5, turns: int = 3) -> float:
     """Return how much faster two workers are than one: the best time of each, in turns."""
     one, two = (
         min(times)

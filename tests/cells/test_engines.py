@@ -21,8 +21,8 @@ from autobatch.cells._command import WorkerCommand
 from autobatch.cells._engine import Gone, oversee
 from autobatch.cells._slurm import WorkerJob
 from tests.cells.slurm import one_node, said
-from tests.cells.test_cells import put
-from tests.cells.toys import plan_of
+from tests.cells.test_cells import put, worker
+from tests.cells.toys import Toys, plan_of
 
 TOYS = ("tests.cells.worker_of_toys",)
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +119,21 @@ def test_a_worker_that_dies_is_replaced_and_several_that_come_to_nothing_are_the
     with pytest.raises(AutoBatchError, match="no worker comes to train anything: out of memory"):
         oversee(hands, cells, names, 2, lambda *_: None)
     assert (hands.started, hands.stopped, len(hands.ends)) == (4, 1, 6)
+
+
+def test_cells_that_a_worker_has_cleared_away_are_done(tmp_path: Path) -> None:
+    heard = []
+
+    class Thorough(Hands):
+        def poll(self) -> list[Gone]:
+            other = Cells(tmp_path)
+            worker(tmp_path, Toys(tmp_path)).run()
+            assert other.clear()
+            return [Gone()]
+
+    cells, names = put(tmp_path, plan_of(2)), frozenset({"c0", "c1"})
+    oversee(Thorough(), cells, names, 1, lambda cell, event, value: heard.append((cell.name, event)))
+    assert sorted(heard) == [(name, event) for name in ("c0", "c1") for event in ("done", "started")]
 
 
 def wait_for(path: Path) -> None:
