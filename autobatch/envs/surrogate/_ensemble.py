@@ -16,12 +16,12 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 OUTPUTS = 5
-_WIDTH = 48
+_WIDTH = 32
 _OWN = 4
 """Numbers that a task has of its own."""
 
 _BATCH = 256
-_STEPS = 400, 1500
+_STEPS = 800, 3000
 """Fewest and most steps of the fit; between them, an eighth of the epochs recorded."""
 
 _RATE = 4e-3

@@ -20,10 +20,15 @@ Floats = NDArray[np.float64]
 _FORGETTING = np.array([0.01, 0.03, 0.1, 0.3, 1.0])
 """Intrinsic times in which an average forgets, relative to that of the best beacon's whole training."""
 
-MEMORY = 4 + len(_FORGETTING)
-"""Running figures of a training: intrinsic time, steps, highest rate, loudest noise, averages of the noise."""
+_EPOCHS = 3.0
+"""Epochs in which averages of size and rate forget: not all that they do passes in intrinsic time."""
 
-INPUTS = 10 + len(_FORGETTING)
+_NOISE = slice(6, 6 + len(_FORGETTING))
+
+MEMORY = 6 + len(_FORGETTING)
+"""Running figures of a training: intrinsic time, steps, highest rate, loudest noise, averages of rate, size, noise."""
+
+INPUTS = 12 + len(_FORGETTING)
 """Figures that an epoch is predicted from."""
 
 
@@ -84,7 +89,11 @@ class Scale:
         np.maximum(memory[:, 2], high, out=after[:, 2])
         np.maximum(memory[:, 3], noise, out=after[:, 3])
         kept = np.exp(-passed[:, None] / _FORGETTING)
-        after[:, 4:] = kept * memory[:, 4:] + (1.0 - kept) * noise[:, None]
+        after[:, _NOISE] = kept * memory[:, _NOISE] + (1.0 - kept) * noise[:, None]
+        lately = np.exp(-1.0 / _EPOCHS)
+        after[:, 4], after[:, 5] = (
+            lately * own + (1.0 - lately) * now for own, now in ((memory[:, 4], high), (memory[:, 5], wide))
+        )
         progress = (epoch + 1.0) / len(self.factors)
         inputs = np.empty((len(memory), INPUTS))
         inputs[:, :2] = np.log2(after[:, :2])
@@ -93,5 +102,6 @@ class Scale:
         inputs[:, 7:9] = after[:, 2:4]
         inputs[:, 9] = factor
         # Averages that began at 0 are brought to the weight that they have gathered.
-        inputs[:, 10:] = after[:, 4:] / -np.expm1(-after[:, :1] / _FORGETTING)
+        inputs[:, 10:12] = after[:, 4:6] / -np.expm1(-(epoch[:, None] + 1.0) / _EPOCHS)
+        inputs[:, 12:] = after[:, _NOISE] / -np.expm1(-after[:, :1] / _FORGETTING)
         return after, inputs, passed

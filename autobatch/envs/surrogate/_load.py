@@ -41,7 +41,9 @@ def alike(library: BeaconLibrary, folder: Path) -> list[TaskRecords]:
     Returns:
         The records of all libraries that are found by name, but for this one and those that dynamics cannot use.
     """
-    found = []
+    found: list[TaskRecords] = []
+    if not _optimizer(library):
+        return found
     for other in _libraries():
         try:
             records = _records(other, _stamp(other))

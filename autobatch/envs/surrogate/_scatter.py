@@ -18,8 +18,8 @@ _MOST = 1.5
 
 _LEAST = 1e-4
 _RIDGE = 20.0
-_WITHIN = 0.6827
-"""Share of a normal within one standard deviation of it."""
+_WITHIN = 0.9, 1.645
+"""A share of a normal, and how many standard deviations from its middle that lies within."""
 
 _FADING = [(by_epoch, by_time) for by_epoch in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0) for by_time in (0.0, 3.0, 10.0, 30.0)]
 _LEAST_HAZARD = 0.02
@@ -61,9 +61,9 @@ class Scatter:
         fitted = features @ sizes
         bounds = np.quantile(fitted, [0.02, 0.98], axis=0)
         scaled = missed / np.exp(np.clip(fitted, *bounds))
-        # The mean log of an absolute normal lies below that of its scale, and single epochs miss by far: a robust width
-        # brings the scale right.
-        width = np.log([_quantile(np.abs(own), weight) for own in scaled.T])
+        # The mean log of an absolute normal lies below that of its scale, and single epochs miss by far: a width that
+        # makes intervals hold what they claim to brings the scale right.
+        width = np.log([_width(np.abs(own), weight) for own in scaled.T])
         sizes[-1] += width
         scaled = np.clip(scaled / np.exp(width), -3.0, 3.0)
         after = np.flatnonzero(epochs.continues)
@@ -108,10 +108,11 @@ def _with_constant(standardised: Singles) -> Floats:
     return np.column_stack([standardised, np.ones(len(standardised))]).astype(np.float64)
 
 
-def _quantile(values: Floats, weight: Floats) -> float:
+def _width(values: Floats, weight: Floats) -> float:
     order = np.argsort(values)
     reached = np.cumsum(weight[order])
-    return float(max(values[order[np.searchsorted(reached, _WITHIN * reached[-1])]], _LEAST))
+    share, deviations = _WITHIN
+    return float(max(values[order[np.searchsorted(reached, share * reached[-1])]], _LEAST)) / deviations
 
 
 def _fading(before: Floats, after: Floats, passed: Floats, weight: Floats) -> tuple[float, float]:
