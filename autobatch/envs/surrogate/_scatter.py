@@ -1,6 +1,5 @@
 """How trainings depart from what is to be expected of them, and when they diverge."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +56,7 @@ class Scatter:
         features = _with_constant(standardised)
         logs = np.log(np.maximum(np.abs(missed), _LEAST))
         weighted = features * weight[:, None]
-        sizes = np.linalg.solve(features.T @ weighted + _RIDGE * np.eye(features.shape[1]), weighted.T @ logs)
+        sizes: Floats = np.linalg.solve(features.T @ weighted + _RIDGE * np.eye(features.shape[1]), weighted.T @ logs)
         fitted = features @ sizes
         bounds = np.quantile(fitted, [0.02, 0.98], axis=0)
         scaled = missed / np.exp(np.clip(fitted, *bounds))
@@ -132,12 +131,11 @@ class Hazard:
     """
 
     def __init__(self, epochs: Epochs) -> None:
-        self._chance: Callable[[Floats], Floats] | None = None
+        self._coefficients: Floats | None = None
         if epochs.diverged.any():
             inputs = _risks(epochs.rate, epochs.size, epochs.epoch)
             model = LogisticRegression(C=100.0, max_iter=5000).fit(inputs, epochs.diverged)
-            self._coefficients, self._intercept = model.coef_[0], model.intercept_[0]
-            self._chance = lambda risks: expit(risks @ self._coefficients + self._intercept)
+            self._coefficients, self._intercept = model.coef_[0], float(model.intercept_[0])
 
     def __call__(self, rate: Floats, size: Floats, epoch: Floats) -> Floats:
         """Return the chance of each of n epochs.
@@ -150,11 +148,11 @@ class Hazard:
         Returns:
             Shape (n,).
         """
-        if self._chance is None:
+        if self._coefficients is None:
             return np.zeros(len(rate))
-        chance = self._chance(_risks(rate, size, epoch))
+        chance = expit(_risks(rate, size, epoch) @ self._coefficients + self._intercept)
         return np.where(chance < _LEAST_HAZARD, 0.0, chance)
 
 
-def _risks(rate: Floats, size: Floats, epoch: NDArray[np.generic]) -> Floats:
+def _risks(rate: Floats, size: Floats, epoch: Floats | NDArray[np.int64]) -> Floats:
     return np.column_stack([rate, size, rate * rate, size * size, rate * size, epoch > 0]) / 10.0
