@@ -56,7 +56,8 @@ class Scatter:
         features = _with_constant(standardised)
         logs = np.log(np.maximum(np.abs(missed), _LEAST))
         weighted = features * weight[:, None]
-        sizes: Floats = np.linalg.solve(features.T @ weighted + _RIDGE * np.eye(features.shape[1]), weighted.T @ logs)
+        penalised = features.T @ weighted + _RIDGE * np.eye(features.shape[1])
+        sizes = np.asarray(np.linalg.solve(penalised, weighted.T @ logs), dtype=np.float64)
         fitted = features @ sizes
         bounds = np.quantile(fitted, [0.02, 0.98], axis=0)
         scaled = missed / np.exp(np.clip(fitted, *bounds))
@@ -67,8 +68,8 @@ class Scatter:
         scaled = np.clip(scaled / np.exp(width), -3.0, 3.0)
         after = np.flatnonzero(epochs.continues)
         fading = [_fading(own[after - 1], own[after], epochs.passed[after], weight[after]) for own in scaled.T]
-        mixing = np.linalg.cholesky(np.corrcoef(scaled, rowvar=False) + 1e-9 * np.eye(OUTPUTS)).T
-        return cls(sizes, bounds + width, np.array(fading).T, mixing)
+        mixing = np.linalg.cholesky(np.corrcoef(scaled, rowvar=False) + 1e-9 * np.eye(OUTPUTS))
+        return cls(sizes, bounds + width, np.array(fading).T, np.asarray(mixing.T, dtype=np.float64))
 
     def size(self, standardised: Singles) -> Floats:
         """Return the standard deviation of each epoch's outcomes, shape (n, OUTPUTS)."""
