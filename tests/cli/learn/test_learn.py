@@ -167,7 +167,7 @@ def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
     assert "| s128 | 1 |" in said
     assert "Rank correlation over 3 policies" in said
     for size in (32, 128):
-        write_run(place / "few" / f"s{size}", place, size, 0.1, loss=1.0 / size)
+        write_run(place / "few" / f"s{size}", place, size, 0.1, loss=12.0 / size)
         code, said, err = call("surrogate", "known", "--runs", "few")
         assert (code, err) == (0, "")
         assert ("Rank correlation over 2 policies: " in said) == (size == 128)
