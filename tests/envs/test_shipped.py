@@ -8,7 +8,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import autobatch  # noqa: F401  (registers the environments)
 from autobatch._artefacts import find_artefact
-from autobatch.envs.surrogate._dynamics import load_dynamics
+from autobatch.envs.surrogate import load_dynamics
 from autobatch.evidence import play_policy
 from autobatch.policies import load_card, load_learned, load_policy_spec, policy_names
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv
 
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch.envs import SurrogateVectorEnv
-from autobatch.envs.surrogate._dynamics import Dynamics, load_dynamics
+from autobatch.envs.surrogate import Dynamics, load_dynamics
 from autobatch.evidence import SurrogateRuns, play_policy
 from autobatch.learn import (
     CemSettings,
@@ -331,8 +331,8 @@ def test_what_diverged_stays_as_it_was(dynamics: Dynamics, monkeypatch) -> None:
     def breaks(self, *arguments):
         state, outcome = step(self, *arguments)
         broken = np.array([True, False]) & (next(epochs) == 2)
-        state.figures[broken] = np.maximum(self.guessing, state.figures[broken])
-        state.scored[broken, 2] = np.exp(state.figures[broken, 0])
+        state.seen[broken] = np.maximum(self.guessing, state.seen[broken])
+        state.scored[broken, 2] = np.exp(state.seen[broken, 0])
         return state, replace(outcome, diverged=broken)
 
     monkeypatch.setattr(Dynamics, "step", breaks)

@@ -34,14 +34,14 @@ def surrogate(
     from autobatch._artefacts import find_artefact
     from autobatch.beacons import BeaconLibrary, Branches
     from autobatch.control.run._files import to_json
-    from autobatch.envs.surrogate import load_dynamics
+    from autobatch.envs.surrogate import alike, load_dynamics
     from autobatch.evidence import measure_fidelity, policy_agreement
     from autobatch.training import load_task, task_info
 
     folder = find_artefact("envs", env).parent
     library, branches = BeaconLibrary.load(folder), Branches.load(folder)
     real, specs = ({}, {}) if runs is None else _read(runs, library.score)
-    fidelity = measure_fidelity(library, branches, task_info(load_task(folder), library))
+    fidelity = measure_fidelity(library, branches, task_info(load_task(folder), library), alike(library, folder))
     agreement = policy_agreement(load_dynamics(folder), real, specs) if runs is not None else None
     if as_json:
         found = {"env": library.task_name, "fidelity": asdict(fidelity)}

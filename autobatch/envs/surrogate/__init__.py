@@ -4,15 +4,10 @@ In come the recordings of a task and actions; out go observations and rewards of
 ``_env.py`` first.
 """
 
-from autobatch.envs.surrogate._dynamics import (
-    Dynamics,
-    load_dynamics,
-)
+from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.envs.surrogate._env import SurrogateEnv
-from autobatch.envs.surrogate._transitions import (
-    FIGURES,
-    tabulate,
-)
+from autobatch.envs.surrogate._epochs import FIGURES, TaskRecords, tabulate
+from autobatch.envs.surrogate._load import alike, load_dynamics
 from autobatch.envs.surrogate._vector import SurrogateVectorEnv
 
 __all__ = [
@@ -20,6 +15,8 @@ __all__ = [
     "Dynamics",
     "SurrogateEnv",
     "SurrogateVectorEnv",
+    "TaskRecords",
+    "alike",
     "load_dynamics",
     "tabulate",
 ]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import Reward
 from autobatch.envs._spaces import action_masks
-from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State, load_dynamics
+from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State
+from autobatch.envs.surrogate._load import load_dynamics
 from autobatch.envs.surrogate._settings import SurrogateSettings
 from autobatch.policies._moves import decode
 

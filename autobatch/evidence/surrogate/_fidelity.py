@@ -10,7 +10,7 @@ from scipy import stats
 
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, Branches, Journey, Landscape, forecast_stages
-from autobatch.envs.surrogate import FIGURES, Dynamics, tabulate
+from autobatch.envs.surrogate import FIGURES, Dynamics, TaskRecords, tabulate
 from autobatch.evidence.surrogate._on_surrogate import play_policy
 from autobatch.policies import Moves, PolicySpec, TaskInfo
 
@@ -24,7 +24,7 @@ LEVEL = 0.9
 
 OUTPUTS = (*FIGURES, "condition number", "gain of L")
 
-_ROLLOUTS = 40
+_ROLLOUTS = 200
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,16 @@ class PolicyAgreement:
     p_value: float
 
 
-def measure_fidelity(library: BeaconLibrary, branches: Branches, task: TaskInfo) -> Fidelity:
+def measure_fidelity(
+    library: BeaconLibrary, branches: Branches, task: TaskInfo, others: Sequence[TaskRecords] = ()
+) -> Fidelity:
     """Predict every journey by dynamics that were fitted without it.
 
     Args:
         library: the beacons.
         branches: branch runs, with whole journeys among them.
         task: the task.
+        others: what was recorded of other tasks, which the dynamics are fitted to as well.
 
     Returns:
         The errors.
@@ -106,7 +109,7 @@ def measure_fidelity(library: BeaconLibrary, branches: Branches, task: TaskInfo)
     for fold in range(FOLDS):
         held = whole[fold::FOLDS]
         rest = tuple(own for own in branches.journeys if not any(own is other for other in held))
-        dynamics = Dynamics.fit(library, Branches(rest, branches.info), task)
+        dynamics = Dynamics.fit(library, Branches(rest, branches.info), task, others=others)
         steps.append(_one_step(dynamics, held))
         guesses += [_whole(dynamics, journey, fold) for journey in held]
         forecasts += [_forecast(library, landscape, journey) for journey in held]
@@ -158,10 +161,10 @@ def policy_agreement(
 
 def _one_step(dynamics: Dynamics, held: Sequence[Journey]) -> tuple[Floats, Floats]:
     """Return what the next epochs of some journeys are missed by, and by how much they differ from the last."""
-    table = tabulate([(own.rows, own.finished) for own in held], dynamics.guessing, dynamics.factors)
-    predicted = dynamics.predict(table.situation)
+    table = tabulate([(own.rows, own.finished) for own in held], dynamics.guessing, dynamics.scale)
+    predicted = dynamics.predict(table)
     still = np.full_like(table.outcome, np.nan)
-    still[:, :3] = table.situation.figures - table.outcome[:, :3]
+    still[:, :3] = table.before - table.outcome[:, :3]
     sound = ~table.diverged
     return (predicted - table.outcome)[sound], still[sound]
 

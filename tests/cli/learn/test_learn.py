@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from autobatch.cli.learn._progress import LearningProgressBar
-from autobatch.envs.surrogate import _dynamics
+from autobatch.envs.surrogate import _ensemble
 from autobatch.evidence.surrogate import _fidelity
 from autobatch.policies import load_card
 from tests.envs.surrogate.synthetic_runs import EPOCHS, make_folder
@@ -144,11 +144,11 @@ def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
 
 
 def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
-    monkeypatch.setattr(_dynamics, "_FEATURES", 64)  # six reports, of which the form is tested and not the figures
+    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))  # six reports, of which the form is tested and not the figures
     monkeypatch.setattr(_fidelity, "FOLDS", 2)
     runs = place / "real" / "known"
     for index, (size, lr) in enumerate([(8, 0.2), (32, 0.1), (128, 0.05)]):
-        write_run(runs / f"run-{index}", place, size, lr, loss=0.05 * (index + 1))
+        write_run(runs / f"run-{index}", place, size, lr, loss=0.25 * (index + 1))
     write_run(runs / "broken", place, 8, 0.05, loss=None, stopped="diverged: loss is not finite")
     code, said, err = call("surrogate", "known", "--json", "--runs", str(runs))
     assert (code, err) == (0, "")
@@ -167,7 +167,7 @@ def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
     assert "| s128 | 1 |" in said
     assert "Rank correlation over 3 policies" in said
     for size in (32, 128):
-        write_run(place / "few" / f"s{size}", place, size, 0.1, loss=1.0 / size)
+        write_run(place / "few" / f"s{size}", place, size, 0.1, loss=12.0 / size)
         code, said, err = call("surrogate", "known", "--runs", "few")
         assert (code, err) == (0, "")
         assert ("Rank correlation over 2 policies: " in said) == (size == 128)

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from autobatch import AutoBatchError, LibraryError
-from autobatch.beacons import Branches, Journey
-from autobatch.envs.surrogate._dynamics import Dynamics, load_dynamics
-from autobatch.envs.surrogate._transitions import tabulate
+from autobatch.beacons import BeaconLibrary, Branches, Journey
+from autobatch.envs.surrogate import TaskRecords, load_dynamics, tabulate
+from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
 from autobatch.policies import FixedPolicy, PolicySpec
 from tests.envs.surrogate.synthetic_runs import (
@@ -51,9 +51,9 @@ def follow(dynamics: Dynamics, course, noise: float = 0.0, count: int = 1, seed:
 
 def test_an_epoch_of_a_journey_never_seen(dynamics: Dynamics) -> None:
     held = [(own.rows, True) for own in make_journeys(8, first=500)]
-    table = tabulate(held, dynamics.guessing, dynamics.factors)
-    errors = dynamics.predict(table.situation) - table.outcome
-    still = table.situation.figures[:, 0] - table.outcome[:, 0]
+    table = tabulate(held, dynamics.guessing, dynamics.scale)
+    errors = dynamics.predict(table) - table.outcome
+    still = table.before[:, 0] - table.outcome[:, 0]
     rms = np.sqrt((errors**2).mean(axis=0))
     assert rms[0] < 0.3 * np.sqrt((still**2).mean())
     assert rms[0] < 0.08  # the trainings themselves scatter by 0.02 an epoch
@@ -71,6 +71,20 @@ def test_whole_journeys_never_seen(dynamics: Dynamics) -> None:
         assert state.scored[0, 0] == pytest.approx(rows[-1]["c_bar"], rel=0.15)
     assert stats.spearmanr(real, guessed).statistic > 0.75
     assert np.sqrt(np.mean((np.array(real) - guessed) ** 2)) < 0.12
+
+
+def test_what_other_tasks_know_helps_where_little_was_recorded(library) -> None:
+    corners = {(size, lr) for size in (SIZES[0], SIZES[-1]) for lr in (RATES[0], RATES[-1])} | {(32, 0.1)}
+    kept = tuple(own for own in library.beacons if own.seed == 0 and (own.batch_size, own.lr) in corners)
+    scouts = BeaconLibrary(kept, library.info)
+    other = TaskRecords.of(library, make_branches(library), make_task(name="other"))
+    misses = []
+    for others in ([], [other]):
+        dynamics = Dynamics.fit(scouts, None, make_task(), others=others)
+        real = [np.log(records(course_of(seed), seed)[-1]["validation_loss"]) for seed in range(500, 516)]
+        guessed = [follow(dynamics, course_of(seed))[0].seen[0, 0] for seed in range(500, 516)]
+        misses.append(float(np.sqrt(np.mean((np.array(real) - guessed) ** 2))))
+    assert misses[1] < 0.5 * misses[0]
 
 
 def test_costs_follow_from_the_batch_size(dynamics: Dynamics) -> None:

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from autobatch import AutoBatchError, ConfigError, LibraryError, UnknownNameError
 from autobatch.envs import SurrogateEnv
 from autobatch.envs.surrogate import _runs as _surrogate_runs
-from autobatch.envs.surrogate._dynamics import load_dynamics
+from autobatch.envs.surrogate import load_dynamics
 from tests.envs.surrogate.fake_dynamics import FAKES, FakeDynamics
 
 ID = "autobatch:AutoBatch/Surrogate-v0"

@@ -1,0 +1,89 @@
+"""Loading the dynamics of a task by name: fitted to it and to all tasks that are trained by the same optimizer."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from autobatch._artefacts import artefact_names, find_artefact, holds_beacons
+from autobatch._errors import AutoBatchError
+from autobatch._files import seen_in
+from autobatch.beacons import BeaconLibrary, Branches, holds_branches
+from autobatch.envs.surrogate._dynamics import Dynamics, fit_together
+from autobatch.envs.surrogate._ensemble import Ensemble
+from autobatch.envs.surrogate._epochs import TaskRecords
+from autobatch.training import load_task, task_info
+
+Stamp = tuple[tuple[str, int], ...]
+
+
+def load_dynamics(env: str | Path) -> Dynamics:
+    """Fit the dynamics of a task, or take those of this process.
+
+    Args:
+        env: name or path of an env folder.
+
+    Returns:
+        The dynamics.
+
+    Raises:
+        LibraryError: there are no beacons or no branch runs; the message says how to record them.
+    """
+    folder = Path(find_artefact("envs", env)).parent.absolute()
+    return _loaded(folder, tuple((other, _stamp(other)) for other in dict.fromkeys([folder, *_libraries()])))
+
+
+def alike(library: BeaconLibrary, folder: Path) -> list[TaskRecords]:
+    """Return what was recorded of the other tasks by the same optimizer.
+
+    Args:
+        library: the beacons of a task.
+        folder: where they lie.
+
+    Returns:
+        The records of all libraries that are found by name, but for this one and those that dynamics cannot use.
+    """
+    found: list[TaskRecords] = []
+    if not _optimizer(library):
+        return found
+    for other in _libraries():
+        try:
+            records = _records(other, _stamp(other))
+        except AutoBatchError:  # what cannot be used is no help, and no harm either
+            continue
+        if other != folder.absolute() and _optimizer(records.library) == _optimizer(library):
+            found.append(records)
+    return found
+
+
+def _libraries() -> list[Path]:
+    folders = (find_artefact("envs", name).parent.absolute() for name in artefact_names("envs"))
+    return [folder for folder in folders if holds_beacons(folder)]
+
+
+def _optimizer(library: BeaconLibrary) -> str:
+    settings = library.task.get("optimizer")
+    return str(settings.get("name")) if isinstance(settings, dict) else ""
+
+
+def _stamp(folder: Path) -> Stamp:
+    parts = [file for pattern in ("*.parquet", "*/*.parquet", "env.yaml") for file in seen_in(folder, pattern)]
+    return tuple((str(file), file.stat().st_mtime_ns) for file in parts)
+
+
+@lru_cache(maxsize=64)
+def _records(folder: Path, stamp: Stamp) -> TaskRecords:
+    library = BeaconLibrary.load(folder)
+    branches = Branches.load(folder) if holds_branches(folder) else None
+    return TaskRecords.of(library, branches, task_info(load_task(folder), library))
+
+
+@lru_cache(maxsize=4)
+def _fitted(records: tuple[TaskRecords, ...]) -> list[Ensemble]:
+    return fit_together(records)
+
+
+@lru_cache(maxsize=16)
+def _loaded(folder: Path, stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
+    Branches.load(folder)  # says how to record them where there are none
+    own = _records(folder, stamps[0][1])
+    records = sorted([own, *alike(own.library, folder)], key=lambda found: found.task.name)
+    return Dynamics(own, _fitted(tuple(records))[records.index(own)])
