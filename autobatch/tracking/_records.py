@@ -22,25 +22,34 @@ def main_figures(record: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {name: value for name, value in record.items() if name in MAIN or isinstance(value, str)}
 
 
-def as_metrics(record: Mapping[str, Scalar]) -> dict[str, float]:
+def as_metrics(record: Mapping[str, Scalar], prefix: str = PREFIX) -> dict[str, float]:
     """Return the numbers of a record; what is true or false becomes 1 or 0, text and what is not known is left out.
 
     Args:
         record: the record.
+        prefix: goes before each name.
 
     Returns:
-        The numbers by name, after ``PREFIX``. NaN and infinity are figures too (of a training that diverged) and stay.
+        The numbers by name. NaN and infinity are figures too (of a training that diverged) and stay.
     """
     return {
-        PREFIX + name: float(value)
+        prefix + name: float(value)
         for name, value in record.items()
         if value is not None and not isinstance(value, str)
     }
 
 
-def as_texts(record: Mapping[str, Scalar]) -> dict[str, str]:
-    """Return the texts of a record by name, which begins as those of ``as_metrics`` do."""
-    return {PREFIX + name: value for name, value in record.items() if isinstance(value, str)}
+def as_texts(record: Mapping[str, Scalar], prefix: str = PREFIX) -> dict[str, str]:
+    """Return the texts of a record.
+
+    Args:
+        record: the record.
+        prefix: goes before each name.
+
+    Returns:
+        The texts by name.
+    """
+    return {prefix + name: value for name, value in record.items() if isinstance(value, str)}
 
 
 class ChangedTexts:
