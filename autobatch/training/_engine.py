@@ -128,6 +128,23 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
     )
 
 
+def check_settings(spec: OptimizerSpec) -> None:
+    """Refuse settings of an optimizer that are out of their range, before anything is trained or timed.
+
+    Args:
+        spec: the task's optimizer.
+
+    Raises:
+        ConfigError: one is; the message names it.
+    """
+    if not spec.settings:
+        return
+    try:
+        build_optimizer(spec, nn.Linear(1, 1), spec.base_lr)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ConfigError(f"key 'optimizer.settings': {error}") from None
+
+
 class Engine:
     """A task's model, optimizer and data on one device.
 

@@ -125,3 +125,16 @@ def test_it_scales_its_steps_by_the_gradients_own_size() -> None:
     assert OptimizerRates(KFAC(model.parameters(), model)).adaptive
     assert OptimizerRates(MiniBlockFisher(model.parameters())).adaptive
     assert not OptimizerRates(torch.optim.SGD(model.parameters(), lr=0.1)).adaptive
+
+
+def test_settings_out_of_their_range_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    for name, settings, told in (
+        ("kfac", {"damping": -1.0}, "damping: expected a number in"),
+        ("kfac", {"projection": 0}, "projection: 'none', or the rank"),
+        ("padam", {"partial": 2.0}, "partial: expected a number in"),
+        ("mini-block-fisher", {"largest_block": "many"}, "largest_block"),
+    ):
+        task = tiny_task(optimizer={"name": name, "settings": settings})
+        with pytest.raises(ConfigError, match=rf"key 'optimizer.settings': {told}"):
+            run(tiny_config(task=task), tmp_path / name)
+        assert not (tmp_path / name).exists()

@@ -59,9 +59,13 @@ class BatchPlan:
                 "BatchPlan: accumulation says that the loop accumulates by itself; micro_batch and bn_batch do not go "
                 "with it"
             )
-        every = self.decide_every
-        number = None if every is None else check_number(every, "BatchPlan: decide_every")
-        if number is not None and (not 0 < number < math.inf or (number >= 1 and number % 1)):
+        if self.decide_every is not None:
+            self._check_every(self.decide_every)
+
+    @staticmethod
+    def _check_every(every: float) -> None:
+        number = math.nan if isinstance(every, bool) else check_number(every, "BatchPlan: decide_every")
+        if not 0 < number < math.inf or (number >= 1 and number % 1):
             raise ConfigError(
                 "BatchPlan: decide_every: expected a number of examples or a share of an epoch in (0, 1), got "
                 f"{every!r}"

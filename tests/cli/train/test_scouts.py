@@ -24,7 +24,8 @@ NEW = ("run", "--env", "new", "--policy", "steer", "--device", "cpu")
 def home(tmp_path, monkeypatch):
     # What a tiny task has learnt after an epoch shall not lengthen its training.
     for place in ("_policy", "_search"):
-        monkeypatch.setattr(f"autobatch.policies.steer.{place}.hardly_begun", lambda task, scout, share: False)
+        for name in ("hardly_begun", "learnt_nothing"):
+            monkeypatch.setattr(f"autobatch.policies.steer.{place}.{name}", lambda task, scout, share: False)
     """A working directory with the task alone, on a machine that need not be timed."""
     (tmp_path / "envs" / "new").mkdir(parents=True)
     (tmp_path / "envs" / "new" / "env.yaml").write_text(
