@@ -374,7 +374,8 @@ def draw() -> None:
                     own.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1, label=name)
             own.set(yscale="log", ylabel=key.replace("_", " "), title=work if row == 0 else "")
         axes[1][column].set(xlabel="seconds of the processor")
-    axes[0][1].legend(fontsize=6)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(OPTIMIZERS), fontsize=7)
     figure.savefig(PICTURE, dpi=150)
 
 
