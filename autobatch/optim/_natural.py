@@ -142,6 +142,15 @@ class NaturalGradient(FisherOptimizer):
 
 def _checked(returned: Any) -> tuple[Tensor, Tensor]:
     match returned:
-        case (Tensor() as outputs, Tensor() as loss) if outputs.ndim and loss.numel() == 1 and loss.requires_grad:
-            return outputs, loss
-    raise ConfigError(f"NaturalGradient: expected the closure to return (outputs, loss), got {type(returned).__name__}")
+        case (Tensor() as outputs, Tensor() as loss):
+            if not outputs.ndim or not len(outputs):
+                wrong = f"outputs of one sample at least, (N, ...), got shape {tuple(outputs.shape)}"
+            elif loss.numel() != 1:
+                wrong = f"a loss that is one number, got shape {tuple(loss.shape)}"
+            elif not (outputs.requires_grad and loss.requires_grad):
+                wrong = "outputs and a loss that depend on the parameters, got detached ones"
+            else:
+                return outputs, loss
+        case _:
+            wrong = f"(outputs, loss), got {type(returned).__name__}"
+    raise ConfigError(f"NaturalGradient: expected the closure to return {wrong}")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -180,3 +181,18 @@ def test_bad_input() -> None:
     optimizer = NaturalGradient(model.parameters(), model)
     with pytest.raises(ConfigError, match=r"to return \(outputs, loss\), got Tensor"):
         optimizer.step(lambda: model(torch.ones(2, 4, dtype=torch.float64)).sum())  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(
+    ("closure", "message"),
+    [
+        (lambda out: (out, out.square()), r"a loss that is one number, got shape \(5, 2\)"),
+        (lambda out: (out.detach(), out.sum()), "got detached ones"),
+        (lambda out: (out[:0], out.sum()), r"outputs of one sample at least, \(N, ...\), got shape \(0, 2\)"),
+        (lambda out: out.sum(), r"to return \(outputs, loss\), got Tensor"),
+    ],
+)
+def test_what_a_closure_returns_is_checked(closure: Any, message: str) -> None:
+    model = nn.Linear(3, 2)
+    with pytest.raises(ConfigError, match=message):
+        NaturalGradient(model.parameters(), model).step(lambda: closure(model(torch.randn(5, 3))))
