@@ -30,6 +30,9 @@ _WORDS: Final[dict[str, Any]] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+_HUGE: Final = frozenset({2**31, 2**63})
+"""Limits of integers that are not told unless they are what was passed."""
+
 _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,400}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -303,7 +306,9 @@ def _problem(schema: dict[str, Any], detail: ErrorDetails, node: dict[str, Any],
         case "json_invalid":
             return f"expected plain values: {detail['ctx']['error']}"
     near = f"; {near_names(given, node['enum'])}" if "enum" in node and isinstance(given, str) else ""
-    return f"expected {_expected(schema, node)}, got {_shown(given)}{near}"
+    limit = detail.get("ctx", {}).get("lt")
+    huge = f" below {limit:,}" if limit in _HUGE else ""
+    return f"expected {_expected(schema, node)}{huge}, got {_shown(given)}{near}"
 
 
 def _follow(schema: dict[str, Any], detail: ErrorDetails) -> tuple[Location, dict[str, Any], dict[str, Any]]:
@@ -366,7 +371,7 @@ def _expected_number(node: dict[str, Any]) -> str:
     noun = "integer" if node["type"] == "integer" else "number"
     lowest, above = node.get("minimum"), node.get("exclusiveMinimum")
     highest, below = node.get("maximum"), node.get("exclusiveMaximum")
-    if (below is None and highest is None) or below in {2**31, 2**63}:
+    if (below is None and highest is None) or below in _HUGE:
         if above == 0:
             return f"a positive {noun}"
         if lowest == 0:

@@ -211,3 +211,10 @@ def test_a_name_that_is_not_known_is_all_that_is_said_of_an_optimizer(tmp_path):
         load(tmp_path, {"optimizer": {"name": "adam"}})
     assert len(str(caught.value).splitlines()) == 1
     assert "key 'optimizer.name': expected one of 'sgd', 'adamw'" in str(caught.value)
+
+
+def test_a_number_that_is_too_large_is_told_its_limit(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"key 'epochs': expected a positive integer below 2,147,483,648, got 99999999999"
+    ):
+        load(tmp_path, {"epochs": 99999999999})
