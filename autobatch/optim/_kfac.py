@@ -14,7 +14,7 @@ from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
 from autobatch.optim._factor import PARTS, Factor, split_damping
 from autobatch.optim._moments import Layer, layers_of
 from autobatch.optim._optimizer import FisherOptimizer
-from autobatch.optim._settings import check_between, check_schedule
+from autobatch.optim._settings import check_between
 from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient
 
 _NOT_TAKEN = (
@@ -121,10 +121,7 @@ class KFAC(FisherOptimizer):
 
     def _check(self, group: Any) -> None:
         super()._check(group)
-        check_between(group["momentum"], "momentum", 0.0, 1.0, below=True)
-        check_between(group["decay"], "decay", 0.0, 1.0, below=True)
-        for name in ("damping", "drift"):
-            check_between(group[name], name, 0.0, math.inf)
+        check_between(group["drift"], "drift", 0.0, math.inf)
         if group["clip"] is not None:
             check_between(group["clip"], "clip", 0.0, math.inf, above=True)
         if group["projection"] != "none":
@@ -133,7 +130,6 @@ class KFAC(FisherOptimizer):
                 raise ConfigError(
                     "damping: 0 does not go with a projection: what it leaves out has nothing but the damping"
                 )
-        check_schedule(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, whose schedule of updates and inversions begins with them.
@@ -217,11 +213,11 @@ class KFAC(FisherOptimizer):
             self._plainly([parameter for parameter in trained if id(parameter) not in joined], _NOT_TAKEN)
         for group in self.param_groups:
             own = {id(parameter) for parameter in group["params"]}
-            self._move(group, [layer for layer in layers if id(layer.weight) in own])
+            self._go(group, [layer for layer in layers if id(layer.weight) in own])
         self._forget()
         return loss
 
-    def _move(self, group: dict[str, Any], layers: list[Layer]) -> None:
+    def _go(self, group: dict[str, Any], layers: list[Layer]) -> None:
         """Take the step of one group."""
         parameters, gradients = with_gradient(group)
         directions = {id(parameter): gradient for parameter, gradient in zip(parameters, gradients, strict=True)}

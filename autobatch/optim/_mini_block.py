@@ -9,7 +9,6 @@ from torch import Tensor
 from autobatch._ranges import check_whole
 from autobatch.optim._inverse import damped_inverse
 from autobatch.optim._optimizer import FisherOptimizer
-from autobatch.optim._settings import check_between, check_schedule
 from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient, working_dtype
 
 
@@ -73,11 +72,7 @@ class MiniBlockFisher(FisherOptimizer):
 
     def _check(self, group: Any) -> None:
         super()._check(group)
-        check_between(group["momentum"], "momentum", 0.0, 1.0, below=True)
-        check_between(group["decay"], "decay", 0.0, 1.0, below=True)
-        check_between(group["damping"], "damping", 0.0, math.inf)
         check_whole(group["largest_block"], "largest_block")
-        check_schedule(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, whose schedule of updates and inversions begins with them.
@@ -90,27 +85,14 @@ class MiniBlockFisher(FisherOptimizer):
         large = [own for own in group["params"] if _block_rows(own) > group["largest_block"]]
         self._plainly(large, f"a block has more than largest_block={group['largest_block']} rows")
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Take a step.
-
-        Args:
-            closure: evaluates the loss anew, as torch's optimizers take it.
-
-        Returns:
-            The loss, where there is a closure.
-        """
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            parameters, gradients = with_gradient(group)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if _block_rows(parameter) <= group["largest_block"]:
-                    _learn(self.state[parameter], gradient, group)
-            momenta = momenta_of(self, parameters, group["momentum"], gradients)
-            pairs = zip(parameters, momenta, strict=True)
-            descend(parameters, [_direction(self.state[parameter], momentum) for parameter, momentum in pairs], group)
-        return loss
+    def _move(self, group: dict[str, Any]) -> None:
+        parameters, gradients = with_gradient(group)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if _block_rows(parameter) <= group["largest_block"]:
+                _learn(self.state[parameter], gradient, group)
+        momenta = momenta_of(self, parameters, group["momentum"], gradients)
+        pairs = zip(parameters, momenta, strict=True)
+        descend(parameters, [_direction(self.state[parameter], momentum) for parameter, momentum in pairs], group)
 
 
 def _block_rows(parameter: Tensor) -> int:

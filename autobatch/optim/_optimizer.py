@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.fisher import FisherProbe
-from autobatch.optim._settings import check_between
+from autobatch.optim._settings import check_between, check_schedule
 
 _LOG = logging.getLogger("autobatch")
 
@@ -69,6 +70,26 @@ class FisherOptimizer(Optimizer):
         del probe
         return nullcontext()
 
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step.
+
+        Args:
+            closure: evaluates the loss anew, as torch's optimizers take it.
+
+        Returns:
+            The loss, where there is a closure.
+        """
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            self._move(group)
+        return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        """Take the step of one group."""
+        raise NotImplementedError
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore a state to the last bit: factors keep the dtype that they had, whatever their parameter's is.
 
@@ -120,6 +141,12 @@ class FisherOptimizer(Optimizer):
         """Refuse a group's settings that are out of range."""
         check_between(group["lr"], "lr", 0.0, math.inf)
         check_between(group["weight_decay"], "weight_decay", 0.0, math.inf)
+        for name in group.keys() & {"momentum", "decay"}:
+            check_between(group[name], name, 0.0, 1.0, below=True)
+        if "damping" in group:
+            check_between(group["damping"], "damping", 0.0, math.inf)
+        if "update_every" in group:
+            check_schedule(group)
 
     def _check_model(self) -> None:
         """Refuse parameters that are none of the model's."""

@@ -56,22 +56,6 @@ class Padam(FisherOptimizer):
         check_between(group["partial"], "partial", 0.0, 0.5, above=True)
         check_between(group["eps"], "eps", 0.0, math.inf)
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Take a step.
-
-        Args:
-            closure: evaluates the loss anew, as torch's optimizers take it.
-
-        Returns:
-            The loss, where there is a closure.
-        """
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            self._move(group)
-        return loss
-
     def _move(self, group: dict[str, Any]) -> None:
         parameters, gradients = with_gradient(group)
         if not parameters:
