@@ -161,17 +161,27 @@ def ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> int | No
     return None
 
 
+def plainly_ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> int | None:
+    """Return the epoch after which plain early stopping ends a training: no lower loss for as long."""
+    losses, patience = list(figures["validation_loss"]), max(WINDOW, round(SteerParameters().patience * epochs))
+    for epoch in range(1, len(losses)):
+        if epoch - int(np.argmin(losses[:epoch])) > patience:
+            return epoch
+    return None
+
+
 def alarms() -> None:
     """Print how many good beacons the rule would have ended by mistake, and how many runs of `steer` at all."""
-    seen = ended = mistaken = 0
-    for library, rows in good_beacons():
-        seen, after, losses = seen + 1, ended_after(rows, library.epochs or 1), rows["validation_loss"]
-        ended += after is not None
-        mistaken += bool(after is not None and losses[-1] < LOST * min(losses[:after]))
-    print(f"{seen} beacons, {ended} ended sooner, {mistaken} of them by mistake")
-    runs = curves()
-    hastened = sum(ended_after(row, row["epochs"]) is not None for row in runs)
-    print(f"{len(runs)} runs of steer on {len({row['task'] for row in runs})} tasks, {hastened} ended sooner")
+    beacons, runs = list(good_beacons()), curves()
+    for name, rule in (("the rule", ended_after), ("plain early stopping", plainly_ended_after)):
+        ends = [(rule(rows, library.epochs or 1), rows["validation_loss"]) for library, rows in beacons]
+        ended = [(after, losses) for after, losses in ends if after is not None]
+        mistaken = sum(bool(losses[-1] < LOST * min(losses[:after])) for after, losses in ended)
+        hastened = sum(rule(row, row["epochs"]) is not None for row in runs)
+        print(f"{name}: of {len(beacons)} beacons {len(ended)} end sooner, {mistaken} of them by mistake")
+        print(
+            f"{name}: of {len(runs)} runs of steer on {len({row['task'] for row in runs})} tasks {hastened} end sooner"
+        )
 
 
 def train_curves(data_dir: Path | None) -> None:
