@@ -7,6 +7,7 @@ from autobatch.control.run._best import best_beacon
 from autobatch.control.run._log import RunLog
 from autobatch.control.run._loop import LoopConfig, LoopTask, from_run, is_loop, load_loop_config
 from autobatch.control.run._records import (
+    BEST_CHECKPOINT,
     CHECKPOINT,
     CONFIG,
     DECISIONS,
@@ -26,6 +27,7 @@ from autobatch.control.run._records import (
 )
 
 __all__ = [
+    "BEST_CHECKPOINT",
     "CHECKPOINT",
     "CONFIG",
     "DECISIONS",

@@ -166,6 +166,20 @@ class BeaconFollowPolicy:
         """
         return self._steer.fork(observation) if self._steer is not None else None
 
+    @property
+    def best_period(self) -> int | None:
+        """Finished epochs after which the weights are worth keeping, where nothing but ``steer`` decides."""
+        return self._steer.best_period if self._steer is not None else None
+
+    @property
+    def back_to(self) -> int | None:
+        """Finished epochs to whose weights training should go back now, as ``steer`` has it."""
+        return self._steer.back_to if self._steer is not None else None
+
+    def gone_back(self) -> None:
+        """Decide from here on as after going back there."""
+        self._steering().gone_back()
+
     def turn(self, fork: Fork) -> None:
         """Decide from here on as if the fork were taken.
 

@@ -1,11 +1,13 @@
 """Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
 
 ``_search.py`` says which short trainings to make and ``_scouts.py`` which of them goes on, ``_plan.py`` when the rate
-falls and when training ends, ``_forks.py`` when a larger batch is tried on the run itself; ``_policy.py`` puts them
-together. ``_report.py`` is what scouts of somebody's own loop have come to. Open ``_policy.py`` first.
+falls and when training ends, ``_forks.py`` when a larger batch is tried on the run itself, ``_overfit.py`` when
+a training only learns its own examples; ``_policy.py`` puts them together. ``_report.py`` is what scouts of somebody's
+own loop have come to. Open ``_policy.py`` first.
 """
 
 from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer._overfit import RewindingPolicy
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._report import ScoutReport, TrainedScout
 from autobatch.policies.steer._scouts import (
@@ -27,6 +29,7 @@ __all__ = [
     "ForkChoice",
     "ForkOutcome",
     "ForkingPolicy",
+    "RewindingPolicy",
     "Scout",
     "ScoutChoice",
     "ScoutPlan",

@@ -1,10 +1,11 @@
-"""Whether a training has begun to fit its own examples alone: what is validated gets worse again."""
+"""Whether a training has begun to fit its own examples alone: what is validated gets worse again, and since when."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
+from typing import Protocol, runtime_checkable
 
-from autobatch.policies._protocol import Observation
+from autobatch.policies._protocol import Observation, Policy
 
 WINDOW = 3
 """Periods over which a figure is averaged."""
@@ -13,10 +14,27 @@ TELLING = 5.0
 """Standard errors that a mean has to lie above the best one: at a constant rate figures scatter by 10 to 60 %."""
 
 BETTER = 0.95
-"""Share of what it was below which another figure counts as better."""
+"""Share of what it was below which another figure counts as better, where that is beyond its scatter too."""
 
 _OF_BENDS = 1.4826 / math.sqrt(6)
 """Standard deviation of a normal figure over the median absolute second difference, which a trend leaves out."""
+
+
+def lowest_period(figures: Mapping[int, float]) -> int | None:
+    """Return the last of the ``WINDOW`` periods over which a figure's mean was lowest.
+
+    Args:
+        figures: a figure by finished decision periods, lower is better.
+
+    Returns:
+        The period; None before there are as many, and where a figure is not known.
+    """
+    periods = sorted(figures)
+    values = [figures[period] for period in periods]
+    if len(values) < WINDOW or not all(map(math.isfinite, values)):
+        return None
+    means = [fmean(values[end - WINDOW : end]) for end in range(WINDOW, len(values) + 1)]
+    return periods[min(range(len(means)), key=means.__getitem__) + WINDOW - 1]
 
 
 def best_period(figures: Mapping[int, float]) -> int | None:
@@ -26,21 +44,47 @@ def best_period(figures: Mapping[int, float]) -> int | None:
         figures: a figure by finished decision periods, lower is better.
 
     Returns:
-        The last of the ``WINDOW`` periods with the lowest mean, where that of the last ones is higher by ``TELLING``
-        standard errors; None where it is not, and where a figure is not known.
+        ``lowest_period``, where the mean of the last ``WINDOW`` periods is higher by ``TELLING`` standard errors; None
+        where it is not, and where a figure is not known.
     """
-    periods = sorted(figures)
-    values = [figures[period] for period in periods]
-    if len(values) <= WINDOW + 1 or not all(map(math.isfinite, values)):
+    lowest = lowest_period(figures)
+    if lowest is None or len(figures) <= WINDOW + 1:
         return None
-    means = [fmean(values[end - WINDOW : end]) for end in range(WINDOW, len(values) + 1)]
-    best = min(range(len(means)), key=means.__getitem__)
+    risen = _mean(figures, max(figures)) - _mean(figures, lowest)
+    return lowest if risen > max(0.0, _telling(figures)) else None
+
+
+def _mean(figures: Mapping[int, float], period: int) -> float:
+    """Return the mean of the last ``WINDOW`` figures up to a period."""
+    return fmean([figures[one] for one in sorted(figures) if one <= period][-WINDOW:])
+
+
+def _telling(figures: Mapping[int, float]) -> float:
+    """Return by how much two means over ``WINDOW`` figures must differ before that is not their scatter."""
+    values = [figures[period] for period in sorted(figures)]
     bends = [
         abs(after - 2.0 * here + before) for before, here, after in zip(values, values[1:], values[2:], strict=False)
     ]
-    scatter = _OF_BENDS * median(bends)
-    risen = means[-1] - means[best]
-    return periods[best + WINDOW - 1] if risen > 0.0 and risen > TELLING * scatter * math.sqrt(2 / WINDOW) else None
+    return TELLING * _OF_BENDS * median(bends) * math.sqrt(2 / WINDOW) if bends else math.inf
+
+
+@runtime_checkable
+class RewindingPolicy(Policy, Protocol):
+    """A policy that has training go on from weights that it had before, where the loop can; all follow ``reset``."""
+
+    @property
+    def best_period(self) -> int | None:
+        """Finished periods after which model and optimizer were such that they are worth keeping; None for never."""
+        ...
+
+    @property
+    def back_to(self) -> int | None:
+        """Finished periods to whose model and optimizer training should go back now; None where it should not."""
+        ...
+
+    def gone_back(self) -> None:
+        """Decide from here on as after going back there."""
+        ...
 
 
 class Validated:
@@ -61,6 +105,13 @@ class Validated:
             if observation.epoch and math.isfinite(value):
                 self._figures.setdefault(name, {})[observation.epoch] = value
 
+    @property
+    def best(self) -> int | None:
+        """The middle one of the periods over which the score's mean was lowest; None as long as there are too few."""
+        score = self._figures.get(self._score, {})
+        lowest = lowest_period(score)
+        return None if lowest is None else [period for period in sorted(score) if period <= lowest][-1 - WINDOW // 2]
+
     def worse_since(self, patience: int) -> int | None:
         """Return the period since which the training has only got worse on what it does not train on.
 
@@ -68,17 +119,18 @@ class Validated:
             patience: periods that must have gone by.
 
         Returns:
-            The period at which the score was best; None where it has not got worse, or not for so long, or where the
-            error has got better since.
+            The last of the periods over which the score was best; None where it has not got worse, or not for so long,
+            or where the error has got better since.
         """
         score = self._figures.get(self._score, {})
         best = best_period(score)
         if best is None or max(score) - best < patience:
             return None
         errors = self._figures.get("validation_error", {})
-        before = [value for period, value in errors.items() if period <= best][-WINDOW:]
-        since = list(errors.values())[-WINDOW:]
-        return None if before and fmean(since) < BETTER * fmean(before) else best
+        if not any(period <= best for period in errors):
+            return best
+        was, now = _mean(errors, best), _mean(errors, max(errors))
+        return None if now < BETTER * was and was - now > _telling(errors) else best
 
     def state_dict(self) -> dict[str, list[list[float]]]:
         """Return the figures as JSON-able values."""

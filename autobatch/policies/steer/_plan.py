@@ -37,11 +37,12 @@ class Plan:
         end = min(periods, max(1, round(length * periods)))
         return cls(end - max(1, round(decay * end)) if end > 1 else 1, end)
 
-    def hastened(self, period: int) -> "Plan":
-        """Return a plan whose rate falls to nothing within the coming period, from where it stands.
+    def hastened(self, period: int, since: int | None = None) -> "Plan":
+        """Return a plan whose rate falls to nothing within the coming period.
 
         Args:
             period: finished periods.
+            since: finished periods when the rate was what it falls from; None for now.
 
         Returns:
             The plan; this one where it ends by then anyway.
@@ -49,7 +50,7 @@ class Plan:
         end = period + 1
         if end >= self.end:
             return self
-        height = min(1.0, (self.end - period) / (self.end - self.decay_from))
+        height = min(1.0, (self.end - (period if since is None else since)) / (self.end - self.decay_from))
         return Plan(end - 1.0 / height, end)
 
     def factor(self, period: int) -> float:

@@ -130,6 +130,7 @@ class SteerPolicy:
         self._tried: list[Tried] = []
         self._validated = Validated("")
         self._hastened: tuple[int, int] | None = None
+        self._back: int | None = None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
         """Lay the plan over the task, and start where scouts would, as long as none has gone.
@@ -144,7 +145,7 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._validated, self._hastened = Validated(task.score), None
+        self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
     def planned_epochs(self) -> int:
@@ -278,12 +279,31 @@ class SteerPolicy:
         if plan is not self._plan:
             self._plan, self._hastened = plan, (epoch, since)
 
+    @property
+    def best_period(self) -> int | None:
+        """Finished epochs after which the weights are worth keeping: amid those whose validation was best."""
+        return self._validated.best if self._known_task().steered and self.parameters.patience else None
+
+    @property
+    def back_to(self) -> int | None:
+        """Finished epochs to whose weights training should go back: once, where its end is hastened."""
+        return self.best_period if self._hastened is not None and self._back is None else None
+
+    def gone_back(self) -> None:
+        """Let the rate fall to nothing from what it was at the weights that training has gone back to."""
+        assert self._hastened is not None
+        self._back = self.back_to
+        self._lay_plan(self._length)
+        self._plan = self._plan.hastened(self._hastened[0], self._back)
+
     def _why_it_falls(self) -> str:
         if self._hastened is None:
             return "which lets the loss settle"
+        back = "" if self._back is None else f", and goes on from its weights after epoch {self._back}"
         return (
             f"sooner than planned: in means of {WINDOW} epochs what is validated was best up to epoch "
-            f"{self._hastened[1]} and has got worse since, so the training fits its own examples alone, or diverges"
+            f"{self._hastened[1]} and has got worse since, so the training fits its own examples alone, or "
+            f"diverges{back}"
         )
 
     def fork(self, observation: Observation) -> Fork | None:
@@ -343,6 +363,7 @@ class SteerPolicy:
             "length": self._length,
             "validated": self._validated.state_dict(),
             "hastened": None if self._hastened is None else list(self._hastened),
+            "back": self._back,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -356,10 +377,11 @@ class SteerPolicy:
         self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have neither
         self._lay_plan(float(state.get("length", self.parameters.length)))
         self._validated.load_state_dict(state.get("validated", {}))
-        self._hastened = None
+        self._hastened = self._back = None
         if state.get("hastened") is not None:
             epoch, since = map(int, state["hastened"])
-            self._plan, self._hastened = self._plan.hastened(epoch), (epoch, since)
+            self._back = state.get("back")
+            self._plan, self._hastened = self._plan.hastened(epoch, self._back), (epoch, since)
 
     def begin(self, batch_size: int, lr: float, reason: str) -> None:
         """Go on from a configuration that somebody else has chosen.
@@ -396,7 +418,8 @@ class SteerPolicy:
             spared = (
                 f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
             )
-        return f"the rate has come to its end after {plan.end} of {task.epochs} epochs: stop{spared}"
+        back = "" if self._back is None else f", the last one from the weights after epoch {self._back}"
+        return f"the rate has come to its end after {plan.end} of {task.epochs} epochs{back}: stop{spared}"
 
     def _known_task(self) -> TaskInfo:
         if self._task is None:

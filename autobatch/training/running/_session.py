@@ -15,6 +15,7 @@ from autobatch._files import naming_output, write_whole
 from autobatch.beacons._info import differing_keys
 from autobatch.control import steps_per_epoch
 from autobatch.control.run import (
+    BEST_CHECKPOINT,
     CHECKPOINT,
     CONFIG,
     DECISIONS,
@@ -28,7 +29,7 @@ from autobatch.control.run import (
 )
 from autobatch.control.run._files import append_lines, keep_lines, plain
 from autobatch.policies import Policy, planned_epochs
-from autobatch.policies.steer import ForkingPolicy
+from autobatch.policies.steer import ForkingPolicy, RewindingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
@@ -95,6 +96,7 @@ class Session:
         while not self.controller.finished:
             self.epoch()
         summary = self._summary()
+        (self.out / BEST_CHECKPOINT).unlink(missing_ok=True)
         write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
         self.observer.finished(summary)
         return summary
@@ -192,6 +194,8 @@ class Session:
                 if forked.record.taken:  # what this epoch was to be trained under, it was not
                     keep_lines(self.out / DECISIONS, began - 1)
                     append_lines(self.out / DECISIONS, [forked.decision.to_dict()])
+        self._keep_best()
+        self._go_back()
         decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         self.epochs_at[self.row.batch_size] += 1
@@ -205,6 +209,23 @@ class Session:
         if decision is not None:
             self.observer.decided(decision)
         return self.row
+
+    def _keep_best(self) -> None:
+        """Keep the last checkpoint beside the one to come, where the policy may want to go back to it."""
+        path, policy = self.out / CHECKPOINT, self.policy
+        if isinstance(policy, RewindingPolicy) and policy.best_period == self.controller.epoch - 1 and path.exists():
+            write_whole(self.out / BEST_CHECKPOINT, path.read_bytes())
+
+    def _go_back(self) -> None:
+        """Go on from model and optimizer of the kept checkpoint, where the policy says so."""
+        path, policy = self.out / BEST_CHECKPOINT, self.policy
+        if not isinstance(policy, RewindingPolicy) or self.controller.finished or not path.exists():
+            return
+        if policy.back_to is None or policy.back_to != (kept := read_checkpoint(path)).record.get("epoch"):
+            return
+        restore(kept, self.trial.engine.model, self.trial.engine.optimizer, path)
+        policy.gone_back()
+        self.controller.redecide()
 
     def _tell_slow(self, row: EpochRow, before: EpochRow | None) -> None:
         """Say once where an epoch takes many times what the cost table has for it, as beside other work."""

@@ -64,6 +64,11 @@ def test_an_error_that_gets_better_meanwhile_keeps_the_plan(drop: float, epochs:
     assert len(train(steer(), FALLS_THEN_RISES, errors)) == epochs
 
 
+def test_an_error_whose_scatter_is_as_large_does_not() -> None:
+    errors = [0.5 - 0.01 * epoch + 0.02 * (-1) ** epoch for epoch in range(EPOCHS)]
+    assert len(train(steer(), FALLS_THEN_RISES, errors)) < 28
+
+
 def test_a_restart_goes_on_alike() -> None:
     whole = train(steer(), FALLS_THEN_RISES)
     for cut in range(1, len(whole)):
