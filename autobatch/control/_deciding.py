@@ -227,6 +227,7 @@ class Decisions:
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
         falls = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None and factor < 1.0
+        planned: int | None = getattr(self._policy, "planned_epochs", None)
         return DecisionRecord(
             epoch=epoch,
             progress=observation.progress,
@@ -250,6 +251,8 @@ class Decisions:
             ranks=self._ranks.size,
             stop=stop,
             fall_begins=falls and previous is not None and previous.lr_effective >= previous.lr,
+            planned=planned,
+            end_moved=previous is not None and previous.planned not in {None, planned},
         )
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:

@@ -33,6 +33,8 @@ class DecisionRecord:
         ranks: processes that share a batch.
         stop: whether the training ends with this decision.
         fall_begins: whether the policy lets the rate begin to fall here.
+        planned: decision periods after which the policy plans to end the training; None where it plans no end.
+        end_moved: whether that is another end than the decision before had.
     """
 
     epoch: int
@@ -57,11 +59,13 @@ class DecisionRecord:
     ranks: int = 1
     stop: bool = False
     fall_begins: bool = False
+    planned: int | None = None
+    end_moved: bool = False
 
     @property
     def turn(self) -> bool:
         """Whether something begins here that a person should be told of."""
-        return self.changed or self.fall_begins
+        return self.changed or self.fall_begins or self.end_moved
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a dictionary of plain values; ``from_dict`` reads it back."""

@@ -83,8 +83,11 @@ class RunRecord(Shown):
     @property
     def planned_epochs(self) -> int:
         """Epochs after which the run's policy plans to end it; the task's where it plans no other end."""
+        planned = [one.planned for one in self.decisions if one.planned is not None]
         if isinstance(self.config, LoopConfig):
-            return self.config.planned_epochs
+            return self.config.planned_epochs * planned[-1] // planned[0] if planned else self.config.planned_epochs
+        if planned:
+            return planned[-1]
         if self.scouting is not None and self.scouting.planned:
             return self.scouting.planned
         kind, task = policy_kind(self.config.policy.kind).build, self.config.task

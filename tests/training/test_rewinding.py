@@ -8,6 +8,7 @@ import torch
 
 from autobatch.control.run import BEST_CHECKPOINT, CHECKPOINT
 from autobatch.policies import PolicySpec
+from autobatch.report._record import read_run
 from autobatch.training import RunConfig, load_decisions, load_epochs, run
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training.running._session import Session
@@ -56,6 +57,8 @@ def test_a_training_goes_back_to_its_best_weights(
     assert summary.epochs < 28
     assert f"the last one from the weights after epoch {back}" in str(summary.ended_early)
     assert not (tmp_path / "run" / BEST_CHECKPOINT).exists()
+    assert (last.end_moved, last.planned, last.turn) == (True, summary.epochs, True)
+    assert read_run(tmp_path / "run").planned_epochs == summary.epochs
 
 
 def test_a_kill_at_any_write_changes_nothing(overfitting: RunConfig, tmp_path: Path) -> None:

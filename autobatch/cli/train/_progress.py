@@ -80,7 +80,10 @@ class RunProgress(Bar, RunObserver):
         self._say(message)
 
     def decided(self, record: DecisionRecord) -> None:
-        """Print the reason of what begins or ends."""
+        """Print the reason of what begins or ends, and count up to the end that is planned now."""
+        if record.planned is not None and record.planned != self._epochs:
+            self._epochs = record.planned
+            self._bar.update(self._task, total=record.planned)
         if record.turn or record.stop:
             self._console.print(Text.assemble(("  → ", "bold cyan"), (brief(record.reason), "cyan")), soft_wrap=True)
         if record.limit:
