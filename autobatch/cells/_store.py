@@ -29,6 +29,8 @@ from autobatch.cells._workers import Identity, Pace, Watcher
 
 HOME = ".cells"
 _USUAL = ("beacons", "branches")
+_RATHER_LIST = 50
+"""Cells found done one by one after which listing them all is the quicker way."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -71,7 +73,8 @@ class Cells:
         self._sorted: tuple[list[Plan], dict[str, tuple[Cell, Plan]]] = ([], {})
         self._records: dict[tuple[str, int], dict[str, Any]] = {}
         self.watcher = Watcher(self.workers, self.pace.patience)
-        self.done: frozenset[str] = frozenset()
+        self.done: set[str] = set()
+        self._found_done = 0
         self.numbers: dict[str, int] = {}
         self._alive: set[str] = set()
 
@@ -132,15 +135,22 @@ class Cells:
             self._sorted = plans, dict(sorted(found.items(), key=lambda item: -item[1][0].effort))
         return self._sorted[1]
 
-    def look(self) -> None:
-        """See what is done and what has happened to the others, by one listing each."""
+    def look(self, *, at_all: bool = True) -> None:
+        """See what has happened to the cells, by one listing.
+
+        Args:
+            at_all: list those that are done too, which become many; else those known to be done still count as done,
+                and ``is_free`` looks whether another one is.
+        """
         numbers: dict[str, int] = {}
         for entry in _names(self._log):
             name, tilde, number = entry.rpartition("~")
             if tilde and number.isdecimal():
                 numbers[name] = max(numbers.get(name, 0), int(number))
         self.numbers = numbers
-        self.done = frozenset(_names(self._done))
+        self._found_done = 0
+        if at_all:
+            self.done = set(_names(self._done))
         self._alive.clear()
 
     def record(self, name: str, number: int) -> dict[str, Any]:
@@ -165,6 +175,17 @@ class Cells:
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
+
+    def is_free(self, name: str) -> bool:
+        """Say whether a cell that is not known to be done can be had, by the last look."""
+        number = self.numbers.get(name, 0)
+        if not number and (self._done / name).exists():
+            self.done.add(name)
+            self._found_done += 1
+            if self._found_done == _RATHER_LIST:
+                self.done.update(_names(self._done))
+            return False
+        return self._turn(name, number, self.latest(name)) is not None
 
     def claim(self, cell: Cell, plan: Plan, identity: Identity) -> Claim | None:
         """Take a cell that nobody has in hand, or that a dead worker has left.
@@ -378,8 +399,8 @@ def find_cells(folder: Path) -> Cells:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file at once or not at all, whoever else writes it."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    """Write a file at once or not at all, whoever else writes it, and beside its folder, which others list."""
+    temporary = path.parents[1] / f".{uuid.uuid4().hex}"
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
@@ -400,6 +421,6 @@ def _created(entry: Path, content: bytes) -> bool:
 
 def _names(folder: Path) -> Iterable[str]:
     try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
+        return os.listdir(folder)
     except FileNotFoundError:
         return ()

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import random
 import signal
 import threading
 import time
@@ -32,7 +33,8 @@ Tell = Callable[[Cell, Event, Any], None]
 """Told of a cell: it was started, the share that is done, how it ended, why it failed for good, or that it was left."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_COLLISIONS = 8
+_FURTHEST = 6
+"""A worker that meets others skips fewer than two to the power of this many cells."""
 _LOOK_AGAIN = 10.0
 _ECHO = 1.0
 
@@ -97,6 +99,7 @@ class Worker:
     _skipped: set[str] = field(default_factory=set, init=False)
     _waiting: Iterator[tuple[Cell, Plan]] = field(default_factory=lambda: iter(()), init=False)
     _looked: float = field(default=-math.inf, init=False)
+    _chance: random.Random = field(default_factory=random.Random, init=False, repr=False)
 
     def run(self) -> WorkEnd:
         """Work until nothing is left, the time is over, or a stop is asked for.
@@ -156,32 +159,39 @@ class Worker:
 
     def _next(self) -> Claim | None:
         """Return a claim on the next cell that can be had; None where there is none."""
-        fresh = False
-        while not fresh:
-            if time.monotonic() - self._looked > _LOOK_AGAIN:
-                self._look()
-                fresh = True
-            collisions = 0
+        at_all = False
+        while True:
+            if fresh := time.monotonic() - self._looked > _LOOK_AGAIN:
+                self._look(at_all=at_all)
+            collisions = ahead = skipped = 0
             for cell, plan in self._waiting:
+                if ahead:
+                    ahead, skipped = ahead - 1, skipped + 1
+                    continue
                 # Before it is taken, so that what this worker cannot train stays untouched.
                 work = self._work(plan)
                 claim = self.cells.claim(cell, plan, self.identity)
                 if claim is not None:
                     self._works[plan.file] = work
                     return claim
-                collisions += not fresh
-                if collisions == _COLLISIONS:
-                    break
-            self._looked = -math.inf
-        return None
+                # Others have come before, and reach for the next ones now: go out of their way.
+                collisions += 1
+                ahead = self._chance.randrange(2 ** min(collisions, _FURTHEST))
+            if fresh and at_all and not skipped:
+                return None
+            self._looked, at_all = -math.inf, True
 
-    def _look(self) -> None:
-        self.cells.look()
+    def _look(self, *, at_all: bool) -> None:
+        self.cells.look(at_all=at_all)
         self._looked = time.monotonic()
-        self._waiting = self._open()
+        self._waiting = self._free()
 
-    def _open(self) -> Iterator[tuple[Cell, Plan]]:
-        """Yield the cells that were not done by the last look; one by one, as there may be ten thousand."""
+    def _free(self) -> Iterator[tuple[Cell, Plan]]:
+        """Yield the cells that could be had by the last look; one by one, as there may be ten thousand."""
+        return (entry for entry in self._left() if self.cells.is_free(entry[0].name))
+
+    def _left(self) -> Iterator[tuple[Cell, Plan]]:
+        """Yield the cells that were not done by the last look."""
         for name, entry in self.cells.cells().items():
             if name not in self.cells.done and name not in self._skipped and (self.only is None or name in self.only):
                 yield entry
@@ -193,8 +203,8 @@ class Worker:
 
     def _unsure(self) -> bool:
         """Say whether some cell is in the hands of a worker that may be dead, or is."""
-        self._look()
-        for cell, _ in self._open():
+        self._look(at_all=True)
+        for cell, _ in self._left():
             last = self.cells.latest(cell.name)
             if last.get("event") == "claimed" and self.cells.watcher.life(str(last["owner"])) != "alive":
                 return True

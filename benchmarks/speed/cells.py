@@ -2,13 +2,17 @@
 
     python benchmarks/speed/cells.py
     python benchmarks/speed/cells.py --cells 1000 --workers 40 --deaths 20
+    python benchmarks/speed/cells.py --only two
 
 Workers are processes, each known to the others by its beats alone, as one of another machine is; ``kill -9`` ends some
 of them wherever they are, and new ones take their places. A cell trains three epochs of no time, with checkpoints.
 Printed, and kept in ``benchmarks/results/cells.json``, are: cells lost, cells whose last epoch was trained more than
-once; the time of a claim that begins with a look at a folder where half the cells are done; how long it takes to merge
-parts, which should grow as their number does; and how much faster two workers are than one at cells of one thread each,
-the best of several turns.
+once (``simulate``); the time of a claim that begins with a look at a folder where half the cells are done (``claim``);
+how long it takes to merge parts, which should grow as their number does (``merge``); and how much faster two workers
+are than one at the same cells of one thread each, the best of several turns, one and two by turns (``two``): cells that
+only keep a processor busy, and trainings of digits-mlp. Where two are less than twice as fast, ``dearer`` says how much
+more processor time the same cells took (caches, memory and clock that both share), and ``idle`` which share of two
+processors' time the workers had none: this machine's other work, or their own waiting. Nothing else should run then.
 """
 
 import argparse
@@ -20,9 +24,10 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from autobatch._artefacts import find_library
 from autobatch.beacons import BeaconLibrary, compact, write_beacon
@@ -30,6 +35,7 @@ from autobatch.cells import Cell, CellEnd, Cells, Identity, Pace, Plan, Report, 
 
 EPOCHS = 3
 PACE = Pace(beat=1.0, patience=20.0)
+PIECES = ("claim", "merge", "simulate", "two")
 RESULT = Path(__file__).parents[1] / "results" / "cells.json"
 
 
@@ -104,7 +110,7 @@ def simulate(folder: Path, count: int, workers: int, deaths: int, pace: Pace = P
     Returns:
         What came of it.
     """
-    _workers._machine = str  # known by their beats alone
+    machine, _workers._machine = _workers._machine, str  # known by their beats alone
     began, chance = time.perf_counter(), random.Random(0)
     put(folder, count, pace)
     log = folder / "epochs.txt"
@@ -123,6 +129,7 @@ def simulate(folder: Path, count: int, workers: int, deaths: int, pace: Pace = P
             there.add(_start(folder, pace))
             killed += 1
         there -= {pid for pid in there if os.waitpid(pid, os.WNOHANG)[0]}
+    _workers._machine = machine
     trained = Counter(log.read_text().splitlines())
     return Result(
         cells=count,
@@ -211,36 +218,79 @@ class Busy:
         return CellEnd("finished")
 
 
-def speed_up(folder: Path, count: int = 20, seconds: float = 0.5, turns: int = 3) -> float:
-    """Return how much faster two workers are than one: the best time of each, in turns."""
-    one, two = (
-        min(times)
-        for times in zip(
-            *(
-                [_busy_seconds(folder / f"{turn}-{workers}", workers, count, seconds) for workers in (1, 2)]
-                for turn in range(turns)
-            ),
-            strict=True,
-        )
-    )
-    return one / two
+@dataclass(frozen=True)
+class Hired:
+    """What workers took for the same cells.
+
+    Attributes:
+        seconds: wall time, from the first that is started to the last that has ended.
+        processor: processor time of all of them.
+    """
+
+    seconds: float
+    processor: float
 
 
-def _busy_seconds(folder: Path, workers: int, count: int, seconds: float) -> float:
-    put(folder, count)
-    began = time.perf_counter()
-    for hand in [_hire(folder, seconds) for _ in range(workers)]:
-        os.waitpid(hand, 0)
-    return time.perf_counter() - began
+def speed_up(folder: Path, work: Callable[[Path], Callable[[], None]], turns: int) -> dict[str, float]:
+    """Return how much faster two workers are than one, and where the rest goes: the best of each, by turns.
+
+    Args:
+        folder: an empty folder.
+        work: puts cells into a new folder, and returns what a worker does.
+        turns: how often.
+    """
+    found: dict[int, list[Hired]] = {1: [], 2: []}
+    for turn in range(turns):
+        for workers, hired in found.items():
+            hired.append(_hire(work(folder / f"{turn}-{workers}"), workers))
+    one, two = (min(hired, key=lambda one: one.seconds) for hired in found.values())
+    return {
+        "faster": round(one.seconds / two.seconds, 2),
+        "dearer": round(two.processor / one.processor, 3),
+        "idle": round(1.0 - two.processor / (2.0 * two.seconds), 3),
+        "seconds": round(one.seconds, 1),
+    }
 
 
-def _hire(folder: Path, seconds: float) -> int:
-    child = os.fork()
-    if not child:
+def _hire(labour: Callable[[], None], workers: int) -> Hired:
+    began, hands = time.perf_counter(), []
+    for _ in range(workers):
+        child = os.fork()
+        if not child:
+            labour()
+            os._exit(0)
+        hands.append(child)
+    used = [os.wait4(hand, 0)[2] for hand in hands]
+    return Hired(time.perf_counter() - began, sum(one.ru_utime + one.ru_stime for one in used))
+
+
+def busy_cells(folder: Path) -> Callable[[], None]:
+    """Put twenty cells in that keep a processor busy for half a second each."""
+    put(folder, 20)
+
+    def labour() -> None:
         cells = Cells(folder, PACE)
-        Worker(cells, Busy(seconds), Identity(cells.workers)).run()
-        os._exit(0)
-    return child
+        Worker(cells, Busy(0.5), Identity(cells.workers)).run()
+
+    return labour
+
+
+def trainings(folder: Path) -> Callable[[], None]:
+    """Put beacons of digits-mlp in, which train on one thread."""
+    import torch  # not before the other pieces are measured, which fork many processes
+
+    from autobatch.training import load_task, record_task_beacons
+    from autobatch.training.recording import BeaconMaker
+
+    torch.set_num_threads(1)
+    task = load_task("digits-mlp").model_copy(update={"threads": 1})
+    record_task_beacons(task, folder, batch_sizes=(32,), learning_rates=(0.1,), seeds=range(100, 112), jobs=0)
+    cells = Cells(folder / "beacons")
+
+    def labour() -> None:
+        Worker(cells, BeaconMaker(folder), Identity(cells.workers)).run()
+
+    return labour
 
 
 def main() -> None:
@@ -249,31 +299,42 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--deaths", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=RESULT, help="gets the figures as JSON")
+    parser.add_argument("--turns", type=int, default=5, help="of one worker and of two")
+    parser.add_argument("--only", choices=PIECES, nargs="+", default=PIECES, help="what to measure")
+    parser.add_argument(
+        "--out", type=Path, default=RESULT, help="gets the figures as JSON, beside those that are there"
+    )
     given = parser.parse_args()
+    figures = json.loads(given.out.read_text()) if given.out.exists() else {}
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as place:
-        taken, processor = claim_seconds(Path(place) / "claims", given.cells)
-        claim = {"best": min(taken), "median": statistics.median(taken), "processor": processor}
-        claim = {name: round(1e3 * seconds, 2) for name, seconds in claim.items()}
-        print(f"a claim with a look, {given.cells} cells, ms: {claim}", flush=True)
-        counts = [max(given.cells // share, 1) for share in (40, 20, 10)]
-        merged = merge_seconds(Path(place) / "merge", counts)
-        told = ", ".join(f"{count} parts {took:.2f} s" for count, took in zip(counts, merged, strict=True))
-        print(f"merging, processor time: {told}", flush=True)
-        faster = speed_up(Path(place) / "speed")
-        print(f"two workers do {faster:.2f} times what one does (load before: {load:.1f})", flush=True)
-        result = simulate(Path(place) / "work", given.cells, given.workers, given.deaths)
-        print(result)
-    figures = {
-        "cores": os.cpu_count(),
-        "load": round(load, 1),
-        "claim_ms": claim,
-        "merge_processor_seconds": dict(zip(map(str, counts), [round(took, 2) for took in merged], strict=True)),
-        "two_workers": round(faster, 2),
-        "simulated": {**asdict(result), "seconds": round(result.seconds)},
-    }
+        for piece in sorted(given.only, key=PIECES.index):
+            measure = {"claim": _claim, "merge": _merge, "two": _two, "simulate": _simulated}[piece]
+            found = {"cores": os.cpu_count(), "load": round(load, 1), **measure(Path(place) / piece, given)}
+            print(f"{piece}: {json.dumps(found)}", flush=True)
+            figures[piece] = found
     given.out.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _claim(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    taken, processor = claim_seconds(folder, given.cells)
+    seconds = {"best": min(taken), "median": statistics.median(taken), "processor": processor}
+    return {"cells": given.cells, "ms": {name: round(1e3 * took, 2) for name, took in seconds.items()}}
+
+
+def _merge(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    counts = [max(given.cells // share, 1) for share in (40, 20, 10)]
+    seconds = [round(took, 2) for took in merge_seconds(folder, counts)]
+    return {"processor_seconds": dict(zip(map(str, counts), seconds, strict=True))}
+
+
+def _two(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    return {kind.__name__: speed_up(folder / kind.__name__, kind, given.turns) for kind in (busy_cells, trainings)}
+
+
+def _simulated(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    result = simulate(folder, given.cells, given.workers, given.deaths)
+    return {**asdict(result), "seconds": round(result.seconds)}
 
 
 if __name__ == "__main__":

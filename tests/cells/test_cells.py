@@ -410,6 +410,52 @@ def test_a_file_system_without_links_has_claims_all_the_same(tmp_path: Path, mon
     assert cells.claim(plan.cells[0], plan, Identity(cells.workers)) is None
 
 
+def test_finished_cells_are_remembered_and_not_listed_at_every_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, plan_of(200))
+    done = tmp_path / ".cells" / "done"
+    for number in range(0, 200, 2):  # which others have finished
+        (done / f"c{number}").write_text("{}")
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda place: (listed.append(Path(place)), listdir(place))[1])
+    monkeypatch.setattr("autobatch.cells._work._LOOK_AGAIN", -1.0)
+    assert worker(tmp_path, Toys(tmp_path)).run().done == 100
+    assert listed.count(done.parent / "log") > 100
+    assert listed.count(done) <= 4
+
+
+def test_a_worker_sees_a_cell_that_was_done_and_is_put_in_again(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(2))
+
+    def again(name: str, epoch: int) -> None:
+        if (name, epoch, len(toys.epochs)) == ("c1", 0, EPOCHS):
+            (tmp_path / "c0.part").unlink()
+            (tmp_path / "c0.checkpoint").unlink()
+            put(tmp_path, Plan("toys", plan_of(2).fingerprint, {}, plan_of(2).cells[:1]))
+
+    toys = Toys(tmp_path, before=again)
+    assert worker(tmp_path, toys).run().done == 3
+    assert toys.parts == ["c0", "c1", "c0"]
+
+
+def test_workers_that_reach_for_the_same_cells_go_out_of_one_anothers_way(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(300))
+    mine, other = worker(tmp_path, Toys(tmp_path)), worker(tmp_path, Toys(tmp_path))
+    assert mine._next() is not None
+    tried, claim = [], Cells.claim
+    mine.cells.claim = lambda cell, *rest: (tried.append(cell.name), claim(mine.cells, cell, *rest))[1]  # type: ignore[method-assign]
+    taken = {other._next().cell.name for _ in range(200)}  # type: ignore[union-attr]
+    found = mine._next()
+    assert found is not None
+    assert len(tried) < 60
+    assert found.cell.name not in taken
+    while mine._next() is not None:
+        pass
+    mine.cells.look()
+    assert len(mine.cells.numbers) == 300
+
+
 def test_a_cell_is_as_it_was_put_in_last(tmp_path: Path) -> None:
     plans = [Plan("toys", {}, {"command": command}, plan_of(2).cells) for command in ("a", "b", "c", "a")]
     for plan in plans:
