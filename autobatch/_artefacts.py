@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
 from autobatch._files import seen_in
+from autobatch._remote import Place, files_in, is_url, place_of
 
 Kind = Literal["envs", "policies", "configs", "configs/paper"]
 
@@ -88,12 +89,12 @@ def library_names() -> list[str]:
     return sorted({folder.name for folder in folders if holds_beacons(folder)})
 
 
-def find_library(name: str | Path) -> Path:
+def find_library(name: str | Path) -> Place:
     """Find a beacon library.
 
     Args:
         name: the name of a folder in ``envs/``, with an ``env.yaml`` or without, or the path of such a folder, of its
-            ``env.yaml``, or of a Parquet file.
+            ``env.yaml``, or of a Parquet file, or the URL of a folder or Parquet file in object storage.
 
     Returns:
         The folder or the Parquet file; a folder with an ``env.yaml`` may have no beacons yet.
@@ -103,6 +104,8 @@ def find_library(name: str | Path) -> Path:
         UnknownNameError: nothing of that name exists; the message lists near names.
     """
     text = str(name)
+    if is_url(text):
+        return _in_storage(text)
     path = expand_home(text)
     places = [root / "envs" / text for root in artefact_roots()] if path.name == text else []
     for place in (*places, path):
@@ -117,12 +120,19 @@ def find_library(name: str | Path) -> Path:
     raise UnknownNameError(f"unknown env or beacon library {text!r}: nothing in {looked}; {near_names(text, known)}")
 
 
-def holds_beacons(folder: Path) -> bool:
+def _in_storage(url: str) -> Place:
+    place = place_of(url)
+    if holds_beacons(place) or (place.suffix == ".parquet" and place.exists()):
+        return place
+    raise UnknownNameError(f"{url}: holds no beacons: expected beacons.parquet or beacons/*.parquet there")
+
+
+def holds_beacons(folder: Place) -> bool:
     """Say whether a folder, which need not exist, has ``beacons.parquet`` or a folder ``beacons`` of Parquet files."""
     return holds(folder, "beacons")
 
 
-def holds(folder: Path, name: str) -> bool:
+def holds(folder: Place, name: str) -> bool:
     """Say whether a folder has recordings.
 
     Args:
@@ -133,7 +143,7 @@ def holds(folder: Path, name: str) -> bool:
         True where it has ``name.parquet`` or a folder ``name`` with Parquet files.
     """
     try:
-        return (folder / f"{name}.parquet").exists() or bool(seen_in(folder / name, "*.parquet"))
+        return (folder / f"{name}.parquet").exists() or bool(files_in(folder / name, "*.parquet"))
     except (OSError, ValueError):  # a name too long, without permission, or with a null byte
         return False
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from autobatch._errors import LibraryError
+from autobatch._remote import Place, place_of
 from autobatch._show import Shown
 from autobatch.beacons._beacon import Beacon, check_scored
 from autobatch.beacons._costs import CostTable
@@ -56,11 +56,12 @@ class BeaconLibrary(Shown):
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> "BeaconLibrary":
+    def load(cls, path: str | Place) -> "BeaconLibrary":
         """Read a library; nothing in a file is ever executed.
 
         Args:
-            path: an env directory (``beacons.parquet`` and the single files in ``beacons/``), or a Parquet file.
+            path: an env directory (``beacons.parquet`` and the single files in ``beacons/``), or a Parquet file; a URL
+                such as ``"s3://bucket/envs/leaves"`` for object storage.
 
         Returns:
             The library.
@@ -68,13 +69,13 @@ class BeaconLibrary(Shown):
         Raises:
             LibraryError: there is no beacon, or a file is damaged, foreign, of another version or task.
         """
-        return cls(*BEACONS.read(Path(path)))
+        return cls(*BEACONS.read(place_of(path)))
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Place) -> Place:
         """Write the library to one Parquet file, at once or not at all.
 
         Args:
-            path: the file, or an existing directory, which gets ``beacons.parquet``.
+            path: the file, or an existing directory, which gets ``beacons.parquet``; or the URL of one.
 
         Returns:
             The file.
@@ -82,7 +83,8 @@ class BeaconLibrary(Shown):
         Raises:
             OutputError: the file cannot be written.
         """
-        file = BEACONS.gathered(Path(path)) if Path(path).is_dir() else Path(path)
+        place = place_of(path)
+        file = BEACONS.gathered(place) if place.is_dir() else place
         BEACONS.save(file, self.beacons, self.info)
         return file
 

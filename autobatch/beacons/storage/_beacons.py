@@ -1,9 +1,9 @@
 """Beacons on disk: ``beacons.parquet``, and ``beacons/*.parquet`` with one beacon each."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from autobatch._remote import Place, place_of
 from autobatch.beacons._beacon import Beacon, BeaconKey, check_scored
 from autobatch.beacons._columns import COLUMNS
 from autobatch.beacons._costs import CostTable
@@ -19,7 +19,7 @@ def _to_parquet(beacons: Sequence[Beacon], info: LibraryInfo) -> bytes:
     return encoded(COLUMNS, items, info.to_metadata(), compression="snappy")
 
 
-def _from_parquet(path: Path) -> tuple[tuple[Beacon, ...], LibraryInfo]:
+def _from_parquet(path: Place) -> tuple[tuple[Beacon, ...], LibraryInfo]:
     content = file_content(path)
     with naming(path):
         metadata, table = checked_table(content, COLUMNS)
@@ -48,7 +48,7 @@ BEACONS = Parts[Beacon](
 )
 
 
-def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
+def write_beacon(env_dir: str | Place, beacon: Beacon, info: LibraryInfo) -> Place:
     """Store one recorded beacon, at once or not at all; an older one of the same name is replaced.
 
     Args:
@@ -63,21 +63,21 @@ def write_beacon(env_dir: Path, beacon: Beacon, info: LibraryInfo) -> Path:
         LibraryError: the beacon finished and ends without the score.
         OutputError: the directory cannot be written.
     """
-    path = BEACONS.part(Path(env_dir), beacon.key)
+    path = BEACONS.part(place_of(env_dir), beacon.key)
     BEACONS.save(path, [beacon], info)
     return path
 
 
-def is_recorded(env_dir: Path, key: BeaconKey) -> bool:
+def is_recorded(env_dir: Place, key: BeaconKey) -> bool:
     """Return whether a beacon's own file is there; one that was compacted has none. Nothing is read."""
     return BEACONS.part(env_dir, key).exists()
 
 
-def compact(env_dir: Path, costs: CostTable | None = None) -> Path:
+def compact(env_dir: str | Place, costs: CostTable | None = None) -> Place:
     """Gather all beacons of an env into ``beacons.parquet`` and remove the single files.
 
     Args:
-        env_dir: the env's directory.
+        env_dir: the env's directory, or its URL in object storage.
         costs: seconds by batch size to keep with the library; by default those that are there.
 
     Returns:
@@ -87,10 +87,10 @@ def compact(env_dir: Path, costs: CostTable | None = None) -> Path:
         LibraryError: there is no beacon, or a file is damaged or of another task.
         OutputError: the directory cannot be written.
     """
-    return BEACONS.compact(Path(env_dir), costs)
+    return BEACONS.compact(place_of(env_dir), costs)
 
 
-def recorded_keys(env_dir: Path) -> frozenset[BeaconKey]:
+def recorded_keys(env_dir: str | Place) -> frozenset[BeaconKey]:
     """Return which beacons an env already has, so that a recorder can go on where it stopped.
 
     Args:
@@ -102,4 +102,4 @@ def recorded_keys(env_dir: Path) -> frozenset[BeaconKey]:
     Raises:
         LibraryError: a file is damaged or of another task.
     """
-    return BEACONS.keys(Path(env_dir))
+    return BEACONS.keys(place_of(env_dir))

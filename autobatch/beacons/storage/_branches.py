@@ -7,7 +7,6 @@ changed there; a **journey** is a whole training that changes them now and then.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from autobatch._artefacts import holds
 from autobatch._errors import LibraryError
+from autobatch._remote import Place, place_of
 from autobatch.beacons._beacon import BeaconKey, check_column, check_course, frozen_rows, rows_of, shown
 from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
 from autobatch.beacons._info import LibraryInfo
@@ -137,11 +137,12 @@ class Branches:
         object.__setattr__(self, "journeys", _ordered(self.journeys))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Branches":
+    def load(cls, path: str | Place) -> "Branches":
         """Read branch runs; nothing in a file is ever executed.
 
         Args:
-            path: an env directory (``branches.parquet`` and the single files in ``branches/``), or a Parquet file.
+            path: an env directory (``branches.parquet`` and the single files in ``branches/``), or a Parquet file; a
+                URL for object storage.
 
         Returns:
             The branch runs.
@@ -149,9 +150,9 @@ class Branches:
         Raises:
             LibraryError: there is none, or a file is damaged, foreign, of another version or task.
         """
-        return cls(*BRANCHES.read(Path(path)))
+        return cls(*BRANCHES.read(place_of(path)))
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Place) -> Place:
         """Write the branch runs to one Parquet file, at once or not at all.
 
         Args:
@@ -163,12 +164,13 @@ class Branches:
         Raises:
             OutputError: the file cannot be written.
         """
-        file = BRANCHES.gathered(Path(path)) if Path(path).is_dir() else Path(path)
+        place = place_of(path)
+        file = BRANCHES.gathered(place) if place.is_dir() else place
         BRANCHES.save(file, self.journeys, self.info)
         return file
 
 
-def write_branches(env_dir: Path, origin: BeaconKey, journeys: Sequence[Journey], info: LibraryInfo) -> Path:
+def write_branches(env_dir: str | Place, origin: BeaconKey, journeys: Sequence[Journey], info: LibraryInfo) -> Place:
     """Store what was recorded of one training, at once or not at all; an older file of the same name is replaced.
 
     Args:
@@ -187,16 +189,16 @@ def write_branches(env_dir: Path, origin: BeaconKey, journeys: Sequence[Journey]
     for journey in journeys:
         if journey.origin != origin:
             raise LibraryError(f"{journey.name} does not belong to {origin.name}")
-    path = BRANCHES.part(Path(env_dir), origin)
+    path = BRANCHES.part(place_of(env_dir), origin)
     BRANCHES.save(path, journeys, info)
     return path
 
 
-def compact_branches(env_dir: Path) -> Path:
+def compact_branches(env_dir: str | Place) -> Place:
     """Gather all branch runs of an env into ``branches.parquet`` and remove the single files.
 
     Args:
-        env_dir: the env's directory.
+        env_dir: the env's directory, or its URL in object storage.
 
     Returns:
         The compacted file.
@@ -205,10 +207,10 @@ def compact_branches(env_dir: Path) -> Path:
         LibraryError: there is no branch run, or a file is damaged or of another task.
         OutputError: the directory cannot be written.
     """
-    return BRANCHES.compact(Path(env_dir))
+    return BRANCHES.compact(place_of(env_dir))
 
 
-def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
+def recorded_origins(env_dir: str | Place) -> frozenset[BeaconKey]:
     """Return of which trainings an env already has branch runs, so that a recorder can go on where it stopped.
 
     Args:
@@ -220,12 +222,12 @@ def recorded_origins(env_dir: Path) -> frozenset[BeaconKey]:
     Raises:
         LibraryError: a file is damaged or of another task.
     """
-    return BRANCHES.keys(Path(env_dir))
+    return BRANCHES.keys(place_of(env_dir))
 
 
-def holds_branches(env_dir: Path) -> bool:
+def holds_branches(env_dir: str | Place) -> bool:
     """Say whether an env has ``branches.parquet`` or a folder ``branches`` with Parquet files; it need not exist."""
-    return holds(Path(env_dir), BRANCHES.name)
+    return holds(place_of(env_dir), BRANCHES.name)
 
 
 def _ordered(journeys: Sequence[Journey]) -> tuple[Journey, ...]:
@@ -237,7 +239,7 @@ def _to_parquet(journeys: Sequence[Journey], info: LibraryInfo) -> bytes:
     return encoded(COLUMNS, items, info.to_metadata() | {_VERSION_KEY: str(FORMAT_VERSION)}, compression="zstd")
 
 
-def _from_parquet(path: Path) -> tuple[tuple[Journey, ...], LibraryInfo]:
+def _from_parquet(path: Place) -> tuple[tuple[Journey, ...], LibraryInfo]:
     content = file_content(path)
     with naming(path):
         metadata, table = checked_table(content, COLUMNS)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError, near_names
+from autobatch._remote import Place, Remote
 from autobatch.beacons._columns import Column
 from autobatch.beacons._info import LibraryInfo
 
@@ -95,7 +95,7 @@ def decoded(table: Any, columns: Sequence[Column], by: Sequence[str], named: Cal
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Place) -> Iterator[None]:
     """Name the file in what is wrong with it.
 
     Raises:
@@ -107,7 +107,7 @@ def naming(path: Path) -> Iterator[None]:
         raise LibraryError(f"{path}: {error}") from None
 
 
-def file_content(path: Path) -> bytes:
+def file_content(path: Place) -> bytes:
     """Read a file that is not larger than a library can be.
 
     Args:
@@ -121,7 +121,8 @@ def file_content(path: Path) -> bytes:
         FileNotFoundError: it does not exist.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        size = (path.facts() or {}).get("size") or 0 if isinstance(path, Remote) else path.stat().st_size
+        if size > _MOST_BYTES:
             raise LibraryError(f"{path}: a file of more than {_MOST_BYTES >> 20} MB is not read")
         return path.read_bytes()
     except FileNotFoundError:

@@ -7,13 +7,14 @@ between its two acts, renaming the new file and removing the parts, loses nothin
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from autobatch._artefacts import holds
-from autobatch._errors import LibraryError
-from autobatch._files import alone_in, naming_output, seen_in
+from autobatch._errors import BusyError, LibraryError
+from autobatch._files import alone_in, naming_output
+from autobatch._remote import Place, Remote, files_in
 from autobatch.beacons._beacon import BeaconKey
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, merged_info
@@ -36,24 +37,24 @@ class Parts(Generic[Item]):
 
     name: str
     encode: Callable[[Sequence[Item], LibraryInfo], bytes]
-    decode: Callable[[Path], tuple[tuple[Item, ...], LibraryInfo]]
+    decode: Callable[[Place], tuple[tuple[Item, ...], LibraryInfo]]
     key: Callable[[Item], BeaconKey]
     nothing: str
     twice: str
 
-    def gathered(self, env_dir: Path) -> Path:
+    def gathered(self, env_dir: Place) -> Place:
         """Return the file in which an env's recordings are gathered."""
         return env_dir / f"{self.name}.parquet"
 
-    def part(self, env_dir: Path, key: BeaconKey) -> Path:
+    def part(self, env_dir: Place, key: BeaconKey) -> Place:
         """Return the file of one training."""
         return env_dir / self.name / f"{key.name}.parquet"
 
-    def files(self, env_dir: Path) -> list[Path]:
+    def files(self, env_dir: Place) -> list[Place]:
         """Return the parts that an env has."""
-        return seen_in(env_dir / self.name, "*.parquet")
+        return files_in(env_dir / self.name, "*.parquet")
 
-    def save(self, file: Path, items: Sequence[Item], info: LibraryInfo) -> None:
+    def save(self, file: Place, items: Sequence[Item], info: LibraryInfo) -> None:
         """Write recordings to one Parquet file, at once or not at all, whoever else writes it.
 
         Args:
@@ -62,6 +63,9 @@ class Parts(Generic[Item]):
             info: what they have in common.
         """
         content = self.encode(items, info)
+        if isinstance(file, Remote):
+            file.write_bytes(content)
+            return
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         with naming_output(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +79,11 @@ class Parts(Generic[Item]):
                 temporary.unlink(missing_ok=True)
                 raise
 
-    def keys(self, env_dir: Path) -> frozenset[BeaconKey]:
+    def keys(self, env_dir: Place) -> frozenset[BeaconKey]:
         """Return which trainings an env has; empty where nothing is recorded."""
         return frozenset(map(self.key, self.read(env_dir)[0])) if holds(env_dir, self.name) else frozenset()
 
-    def read(self, path: Path) -> tuple[tuple[Item, ...], LibraryInfo]:
+    def read(self, path: Place) -> tuple[tuple[Item, ...], LibraryInfo]:
         """Read the recordings of an env directory, gathered or not, or of one Parquet file.
 
         Args:
@@ -105,7 +109,7 @@ class Parts(Generic[Item]):
         info = merged_info([(str(file), info) for file, _, info in files])
         return tuple(item for key in sorted(found) for item in found[key]), info
 
-    def compact(self, env_dir: Path, costs: CostTable | None = None) -> Path:
+    def compact(self, env_dir: Place, costs: CostTable | None = None) -> Place:
         """Gather all recordings of an env in one file and remove the parts.
 
         Args:
@@ -114,13 +118,20 @@ class Parts(Generic[Item]):
 
         Returns:
             The file.
+
+        Raises:
+            BusyError: another process has gathered at the same time in object storage.
         """
         if not holds(env_dir, self.name):
             self.read(env_dir)  # says what is missing
-        # Of two processes, the slower would write a file without what the faster has gathered and removed.
-        with alone_in(env_dir):
+        # Of two processes, the slower would write a file without what the faster has gathered and removed. Object
+        # storage has no locks: there the slower one sees it when it is about to write.
+        with nullcontext() if isinstance(env_dir, Remote) else alone_in(env_dir):
+            before = _identity(self.gathered(env_dir))
             identities = {path: _identity(path) for path in self.files(env_dir)}
             items, info = self.read(env_dir)
+            if _identity(self.gathered(env_dir)) != before:
+                raise BusyError(f"{env_dir}: another process has gathered here in the meantime; do it again")
             self.save(self.gathered(env_dir), items, info if costs is None else replace(info, costs=costs))
             for path, identity in identities.items():
                 # A part that a recorder has replaced in the meantime is newer than the gathered file: it stays.
@@ -128,11 +139,11 @@ class Parts(Generic[Item]):
                     remove_part(path)
         return self.gathered(env_dir)
 
-    def _folder(self, env_dir: Path) -> list[tuple[Path, tuple[Item, ...], LibraryInfo]]:
+    def _folder(self, env_dir: Place) -> list[tuple[Place, tuple[Item, ...], LibraryInfo]]:
         # The parts are read first: one that vanishes before it is read has been gathered, and is then found in the
         # gathered file. In the answer that file comes first, being older.
         parts = [file for part in self.files(env_dir) for file in self._found(part)]
-        sources: dict[BeaconKey, Path] = {}
+        sources: dict[BeaconKey, Place] = {}
         for part, items, _ in parts:
             for key in set(map(self.key, items)):
                 if key in sources:
@@ -141,21 +152,30 @@ class Parts(Generic[Item]):
                 sources[key] = part
         return self._found(self.gathered(env_dir)) + parts
 
-    def _found(self, file: Path) -> list[tuple[Path, tuple[Item, ...], LibraryInfo]]:
+    def _found(self, file: Place) -> list[tuple[Place, tuple[Item, ...], LibraryInfo]]:
         try:
             return [(file, *self.decode(file))]
         except FileNotFoundError:
             return []
 
 
-def remove_part(path: Path) -> None:
+def remove_part(path: Place) -> None:
     """Remove a file that a gathered one now stands for; it need not exist."""
+    if isinstance(path, Remote):
+        path.unlink()
+        return
     with naming_output(path, "removed after compaction"):
         path.unlink(missing_ok=True)
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+_TELLING = ("size", "mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created", "generation")
+
+
+def _identity(path: Place) -> tuple[object, ...] | None:
     """Return what changes when a file is replaced; None where there is no such file."""
+    if isinstance(path, Remote):
+        facts = path.facts()
+        return None if facts is None else tuple(facts.get(key) for key in _TELLING)
     try:
         status = path.stat()
     except OSError:

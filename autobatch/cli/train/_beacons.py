@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autobatch._artefacts import expand_home, find_artefact, find_library, holds_beacons
+from autobatch._remote import Place, is_url, place_of
 from autobatch.cli._console import console, interruptible, recorded_command
 from autobatch.cli._lists import integers, numbers
 from autobatch.cli._options import CellJobs, DataDir, Device, Engine, TrustCode
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Record beacons (runs at fixed batch size and rate) and look at them.")
 
 Env = Annotated[
-    str, typer.Argument(help="Library: a name (see 'autobatch beacons list') or a folder of beacons.", metavar="ENV")
+    str,
+    typer.Argument(
+        help="Library: a name (see 'autobatch beacons list'), a folder of beacons, or its URL in object storage.",
+        metavar="ENV",
+    ),
 ]
 
 
@@ -186,7 +191,7 @@ def compact(env: Env) -> None:
     from autobatch.beacons import BeaconLibrary, Branches, compact_branches, holds_branches
     from autobatch.beacons import compact as gather
 
-    folder = expand_home(env)
+    folder: Place = place_of(env) if is_url(env) else expand_home(env)
     branches_alone = holds_branches(folder) and not holds_beacons(folder)
     if not branches_alone:
         folder = find_library(env)
