@@ -4,9 +4,10 @@ In come plans (the cells, and what makes them one) and a function that trains on
 in files beside what it trained. Open ``_store.py`` first.
 """
 
-from autobatch.cells._local import work_locally
-from autobatch.cells._on import LOCAL, engine_settings, work_on
-from autobatch.cells._plan import Cell, CellEnd, Plan
+from autobatch.cells._engine import Crew, Engine
+from autobatch.cells._local import LocalEngine, work_locally
+from autobatch.cells._on import LOCAL, engine_on, engine_settings, work_on
+from autobatch.cells._plan import MORE_FROM, Cell, CellEnd, Plan
 from autobatch.cells._status import CellsStatus, status_of
 from autobatch.cells._store import Cells, find_cells
 from autobatch.cells._work import Event, GivenBackError, LostError, Make, Report, Tell, Work, WorkEnd, Worker
@@ -14,13 +15,17 @@ from autobatch.cells._workers import Identity, Pace
 
 __all__ = [
     "LOCAL",
+    "MORE_FROM",
     "Cell",
     "CellEnd",
     "Cells",
     "CellsStatus",
+    "Crew",
+    "Engine",
     "Event",
     "GivenBackError",
     "Identity",
+    "LocalEngine",
     "LostError",
     "Make",
     "Pace",
@@ -30,6 +35,7 @@ __all__ = [
     "Work",
     "WorkEnd",
     "Worker",
+    "engine_on",
     "engine_settings",
     "find_cells",
     "status_of",

@@ -1,10 +1,9 @@
 """What an engine does, and what becomes of the cells while its workers are at them."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from autobatch._errors import AutoBatchError
 from autobatch.cells._plan import Cell, CellEnd, Plan
@@ -52,8 +51,6 @@ class Engine(Protocol):
 def oversee(engine: Engine, cells: Cells, names: frozenset[str], jobs: int, tell: Tell) -> None:
     """Work at some of a folder's cells with the workers of an engine; leaving ends them.
 
-    A worker that dies takes only its own attempt with it, and another takes its place.
-
     Args:
         engine: starts them.
         cells: the folder.
@@ -64,32 +61,71 @@ def oversee(engine: Engine, cells: Cells, names: frozenset[str], jobs: int, tell
     Raises:
         AutoBatchError: a worker could not go on at all; the message says why.
     """
-    watch = _Watch(cells, names, engine.owns, tell)
-    there, stillborn, looked = jobs, 0, time.monotonic()
-    until = math.inf
-    watch.look()
-    try:
-        engine.start(jobs)
-        while there and time.monotonic() < until:
-            gone = engine.poll()
+    with Crew(engine, cells, jobs) as crew:
+        crew.work(names, tell)
+
+
+class Crew:
+    """Workers of an engine, for as long as they are needed; leaving ends them.
+
+    A worker that dies takes only its own attempt with it, and another takes its place.
+
+    Args:
+        engine: starts them.
+        cells: the folder.
+        jobs: workers at a time, at most.
+    """
+
+    def __init__(self, engine: Engine, cells: Cells, jobs: int) -> None:
+        self._engine = engine
+        self._cells = cells
+        self._jobs = jobs
+        self._there = 0
+
+    def work(self, names: frozenset[str], tell: Tell) -> None:
+        """Have some of the folder's cells worked at until each is done or given up, or no worker is left.
+
+        Args:
+            names: the cells.
+            tell: told of what happens.
+
+        Raises:
+            AutoBatchError: a worker could not go on at all; the message says why.
+        """
+        watch = _Watch(self._cells, names, self._engine.owns, tell)
+        stillborn, looked = 0, time.monotonic()
+        watch.look()
+        if self._there < self._jobs:
+            self._engine.start(self._jobs - self._there)
+            self._there = self._jobs
+        while self._there and not watch.over:
+            gone = self._engine.poll()
             told = watch.told
-            if gone or time.monotonic() - looked >= engine.look_every:
+            if gone or time.monotonic() - looked >= self._engine.look_every:
                 looked = time.monotonic()
                 watch.look()
-                if watch.over:  # workers now end by themselves, but for those that have not begun yet
-                    until = min(until, looked + _LEAVE)
             for one in gone:
-                there -= 1
+                self._there -= 1
                 if not one.death or watch.over:
                     continue
                 stillborn = 0 if watch.bury(one) or watch.told > told else stillborn + 1
-                if stillborn > jobs:
+                if stillborn > self._jobs:
                     raise AutoBatchError(f"no worker comes to train anything: {one.death}")
-                engine.start(1)
-                there += 1
-    finally:
-        engine.stop()
-    watch.look()
+                self._engine.start(1)
+                self._there += 1
+        watch.look()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            until = time.monotonic() + _LEAVE
+            # They end by themselves where nothing is left, but for those that have not begun yet.
+            while kind is None and self._there and time.monotonic() < until:
+                self._there -= len(self._engine.poll())
+        finally:
+            self._engine.stop()
 
 
 @dataclass

@@ -45,12 +45,12 @@ class LocalEngine:
     Attributes:
         cells: the folder.
         make: returns what trains the cells; must be picklable.
-        names: the cells.
+        names: the cells; None for all.
     """
 
     cells: Cells
     make: Make
-    names: frozenset[str]
+    names: frozenset[str] | None = None
     look_every: float = 0.2
     _hands: list[_Hand] = field(default_factory=list, init=False)
     _owners: set[str] = field(default_factory=set, init=False)

@@ -59,15 +59,30 @@ def work_on(
         ConfigError: the engine is not installed or not reachable.
         AutoBatchError: a worker could not go on at all; the message says why.
     """
+    oversee(engine_on(on, cells, arguments=arguments, cpus=cpus), cells, names, jobs, tell)
+
+
+def engine_on(on: str, cells: Cells, *, arguments: Sequence[str], cpus: int) -> Engine:
+    """Return what starts ``autobatch worker`` on a cluster.
+
+    Args:
+        on: the engine, as ``engine_settings`` reads it; another than ``"local"``.
+        cells: the folder, which every machine must see under the same path.
+        arguments: options of ``autobatch worker``.
+        cpus: processors of each worker, unless the engine's settings say.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ConfigError: it is not installed or not reachable.
+    """
     name, settings = engine_settings(on)
     folder = cells.folder.absolute()
     command = WorkerCommand((str(folder), *arguments))
-    engine: Engine
     if name == "slurm":
-        engine = SlurmEngine(command, folder / ".slurm", cpus, settings)
-    else:
-        engine = RayEngine(command, cpus, settings)
-    oversee(engine, cells, names, jobs, tell)
+        return SlurmEngine(command, folder / ".slurm", cpus, settings)
+    return RayEngine(command, cpus, settings)
 
 
 def _value(text: str) -> Any:

@@ -13,6 +13,9 @@ from autobatch.beacons._info import differing_keys
 
 FORMAT = 1
 
+MORE_FROM = "more_from"
+"""Key of ``Plan.work`` for the name of whoever puts further cells in once these are done, and beats until then."""
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -24,7 +24,7 @@ from typing import Any
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import naming_output
-from autobatch.cells._plan import Cell, CellEnd, Plan
+from autobatch.cells._plan import MORE_FROM, Cell, CellEnd, Plan
 from autobatch.cells._workers import Identity, Pace, Watcher
 
 HOME = ".cells"
@@ -230,25 +230,27 @@ class Cells:
         record = {"event": "given back", "attempt": claim.attempt, "share": share, "spent": claim.spent + seconds}
         self._append(claim.cell.name, claim.number + 1, record)
 
-    def fail(self, claim: Claim, message: str, seconds: float, *, final: bool) -> bool:
+    def fail(self, claim: Claim, message: str, share: float, seconds: float, *, final: bool) -> bool:
         """Note that a cell has failed.
 
         Args:
             claim: the claim.
             message: why.
+            share: share that was done.
             seconds: what it took since it was claimed.
             final: whether it is not to be tried again.
 
         Returns:
             Whether it is not.
         """
-        final = final or claim.attempt >= self.pace.attempts
+        attempt = 1 if share > claim.share else claim.attempt
+        final = final or attempt >= self.pace.attempts
         record = {
             "event": "failed",
-            "attempt": claim.attempt,
+            "attempt": attempt,
             "message": message,
             "final": final,
-            "share": claim.share,
+            "share": max(share, claim.share),
             "spent": claim.spent + seconds,
         }
         self._append(claim.cell.name, claim.number + 1, record)
@@ -299,21 +301,37 @@ class Cells:
         _write(self._done / claim.cell.name, (json.dumps(record) + "\n").encode())
         self._forget(claim.cell.name, claim.number)
 
+    def expects_more(self) -> bool:
+        """Say whether somebody is there who will put further cells in."""
+        owners = {plan.work.get(MORE_FROM) for plan in self.plans()} - {None}
+        return any(self.watcher.stays(str(owner)) for owner in owners)
+
     def clear(self) -> bool:
-        """Remove ``.cells`` where every cell is done; the parts that they were trained for stay.
+        """Remove ``.cells`` where every cell is done and no more are to come; the parts they were trained for stay.
 
         Returns:
             Whether there is nothing left to do.
         """
         self.look()
-        if any(name not in self.done for name in self.cells()):
+        if any(name not in self.done for name in self.cells()) or self.expects_more():
             return False
+        self._remove()
+        return True
+
+    def abandon(self) -> None:
+        """Remove ``.cells`` unless another has one in hand: for work that keeps no checkpoint, and so loses nothing."""
+        self.look()
+        latest = map(self.latest, self.numbers)
+        owners = {str(last["owner"]) for last in latest if last.get("event") == "claimed"}
+        if all(self.watcher.life(owner) == "dead" for owner in owners):
+            self._remove()
+
+    def _remove(self) -> None:
         # At once, so that a worker which looks sees all or nothing.
         away = self.folder / f"{HOME}-{uuid.uuid4().hex[:8]}"
         with suppress(OSError):
             self.home.rename(away)
             shutil.rmtree(away)
-        return True
 
     def _plan_files(self) -> list[str]:
         return sorted(name for name in _names(self._plans) if name[:6].isdecimal() and name.endswith(".json"))

@@ -5,7 +5,6 @@ import math
 import os
 import random
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -112,7 +111,8 @@ class Worker:
         """
         begun = time.monotonic()
         done = failed = 0
-        with self._beating():
+        self._persistently(self.identity.appear)
+        with self.identity.beating(self.cells.pace.beat, lambda: self._share):
             while not self._over(begun):
                 claim = self._persistently(self._next)
                 if claim is None:
@@ -202,8 +202,10 @@ class Worker:
         return self._works[plan.file]
 
     def _unsure(self) -> bool:
-        """Say whether some cell is in the hands of a worker that may be dead, or is."""
+        """Say whether some cell is in the hands of a worker that may be dead, or is, or whether more are to come."""
         self._look(at_all=True)
+        if self.only is None and self.cells.expects_more():
+            return True
         for cell, _ in self._left():
             last = self.cells.latest(cell.name)
             if last.get("event") == "claimed" and self.cells.watcher.life(str(last["owner"])) != "alive":
@@ -277,7 +279,7 @@ class Worker:
         return "done"
 
     def _failed(self, claim: Claim, message: str, seconds: float, *, final: bool) -> Event:
-        if self._persistently(lambda: self.cells.fail(claim, message, seconds, final=final)):
+        if self._persistently(lambda: self.cells.fail(claim, message, self._share, seconds, final=final)):
             self.tell(claim.cell, "failed", message)
             return "failed"
         self.tell(claim.cell, "left", None)
@@ -286,24 +288,6 @@ class Worker:
     def _give_back(self, claim: Claim, seconds: float) -> None:
         with suppress(OSError):  # whoever finds this worker gone takes the cell
             self.cells.give_back(claim, self._share, seconds)
-
-    @contextmanager
-    def _beating(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def beat() -> None:
-            while not over.wait(self.cells.pace.beat):
-                self.identity.beat(self._share)
-
-        self._persistently(self.identity.appear)
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            self.identity.leave()
 
 
 def _is_full(error: BaseException | None) -> bool:

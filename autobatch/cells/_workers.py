@@ -8,10 +8,11 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,32 @@ class Identity:
         with suppress(OSError), self._file("beat").open("r+b") as file:
             file.write(f"{self._beats:{_WIDTH}d} {share:{_WIDTH}.6f}\n".encode())
 
+    @contextmanager
+    def beating(self, every: float, share: Callable[[], float] = float) -> Iterator[None]:
+        """Beat for as long as this lasts, and leave; it has appeared before.
+
+        Args:
+            every: seconds from one beat to the next.
+            share: returns which share of the cell in hand is done.
+
+        Yields:
+            Nothing.
+        """
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(every):
+                self.beat(share())
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.leave()
+
     def leave(self) -> None:
         """Remove the files again."""
         for kind in ("json", "beat", "tmp"):
@@ -133,6 +160,10 @@ class Watcher:
         if now - since > self._patience:
             return "dead"
         return "alive" if owner in self._moved else "unknown"
+
+    def stays(self, owner: str) -> bool:
+        """Say whether a worker has not left, and does not count as dead."""
+        return (self._folder / f"{owner}.beat").exists() and self.life(owner) != "dead"
 
     def facts(self, owner: str) -> dict[str, Any]:
         """Return what a worker says of itself, which never changes; empty where it says nothing."""

@@ -5,6 +5,8 @@ from pathlib import Path
 from autobatch._errors import ConfigError
 from autobatch.cells import Cells, Make
 from autobatch.evidence.bench import KIND, ComparisonMaker
+from autobatch.learn._cells import KIND as EPISODES
+from autobatch.learn._cells import EpisodeMaker
 from autobatch.training.recording import BeaconMaker, BranchMaker
 
 _RECORDERS = {maker.kind: maker for maker in (BeaconMaker, BranchMaker)}
@@ -26,7 +28,7 @@ def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: b
         ConfigError: the cells are of a kind that needs the program that put them in.
     """
     kinds = {plan.kind for plan in cells.plans()}
-    if others := sorted(kinds - {*_RECORDERS, KIND}):
+    if others := sorted(kinds - {*_RECORDERS, KIND, EPISODES}):
         raise ConfigError(
             f"{cells.home}: holds cells of the kind '{others[0]}', which are worked at by the program that put them in"
         )
@@ -34,4 +36,6 @@ def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: b
         raise ConfigError(f"{cells.home}: expected cells of one kind, got {', '.join(sorted(kinds)) or 'none'}")
     if kinds == {KIND}:
         return ComparisonMaker(cells.folder.absolute(), device, data_dir, trust_code)
+    if kinds == {EPISODES}:
+        return EpisodeMaker(cells.folder.absolute(), device, data_dir, trust_code)
     return _RECORDERS[kinds.pop()](cells.folder.parent, device, data_dir, trust_code)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from gymnasium.vector import VectorEnv
 
-from autobatch.learn._rollouts import Envs, Floats, episode_returns
+from autobatch.learn._rollouts import Envs, Floats, Population, Stage, Vectorised
 from autobatch.policies.learned._network import HEADS, Actions, Network, parameter_count
 
 _FIRST_EPISODE = 1_000_000
@@ -48,7 +48,7 @@ class CrossEntropy:
     """One training by the cross-entropy method; ``generation`` after ``generation``.
 
     Args:
-        envs: vector environment; best with ``population * episodes`` sub-environments.
+        envs: vector environment, best with ``population * episodes`` sub-environments; or another stage.
         actions: kind of actions of the environment.
         steps: environment steps of the whole training.
         seed: decides everything that is drawn.
@@ -58,7 +58,7 @@ class CrossEntropy:
 
     def __init__(
         self,
-        envs: Envs,
+        envs: Envs | Stage,
         *,
         actions: Actions,
         steps: int,
@@ -68,13 +68,12 @@ class CrossEntropy:
     ) -> None:
         self.steps = 0
         self.generations = 0
-        self._envs = envs
+        self._stage = Vectorised(envs) if isinstance(envs, VectorEnv) else envs
         self._actions = actions
         self._total = steps
         self._seed = seed
         self._settings = settings or CemSettings()
-        assert envs.single_observation_space.shape is not None
-        self._sizes = (envs.single_observation_space.shape[0], *hidden, sum(HEADS[actions]))
+        self._sizes = (self._stage.observations, *hidden, sum(HEADS[actions]))
         self._scale = _layer_scales(self._sizes)
         self._mean = np.zeros(parameter_count(self._sizes))
         self._deviation = np.full(len(self._mean), self._settings.deviation)
@@ -153,36 +152,7 @@ class CrossEntropy:
         self.steps, self.generations = int(state["steps"]), int(state["generations"])
 
     def _play(self, population: Floats, seeds: range) -> tuple[Floats, int]:
-        policies = _Population(population * self._scale, self._sizes, self._actions)
-        return episode_returns(self._envs, policies, len(population), list(seeds))
-
-
-class _Population:
-    """Many networks of one shape, asked together."""
-
-    def __init__(self, vectors: Floats, sizes: Sequence[int], actions: Actions) -> None:
-        self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        self._heads = np.cumsum(HEADS[actions])[:-1]
-        self._discrete = actions == "discrete"
-        place = 0
-        for inputs, outputs in itertools.pairwise(sizes):
-            weight = vectors[:, place : place + inputs * outputs].reshape(-1, outputs, inputs).transpose(0, 2, 1)
-            place += inputs * outputs
-            bias = vectors[:, None, place : place + outputs]
-            place += outputs
-            self._layers.append((np.ascontiguousarray(weight, dtype=np.float32), bias.astype(np.float32)))
-
-    def __call__(self, observations: NDArray[np.float32], policy: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return an action for each observation."""
-        count = len(self._layers[0][0])
-        even = len(policy) % count == 0 and np.array_equal(policy, np.repeat(np.arange(count), len(policy) // count))
-        values = observations.reshape(count, -1, observations.shape[1]) if even else observations[:, None, :]
-        for index, (weight, bias) in enumerate(self._layers):
-            values = np.tanh(values) if index else values
-            values = values @ weight + bias if even else values @ weight[policy] + bias[policy]
-        parts = np.split(values.reshape(len(policy), -1), self._heads, axis=1)
-        chosen = [part.argmax(axis=1) for part in parts]
-        return chosen[0] if self._discrete else np.stack(chosen, axis=1)
+        return self._stage.play(Population(population * self._scale, self._sizes, self._actions), list(seeds))
 
 
 def _layer_scales(sizes: Sequence[int]) -> Floats:

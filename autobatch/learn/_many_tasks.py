@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.train import TrainEnv
-from autobatch.learn._plan import LearningPlan
 
 
 class ManyTasks(gym.Env[NDArray[np.float32], Any]):
@@ -49,21 +48,33 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
             env.close()
 
 
-def real_trainings(plan: LearningPlan, data_dir: Path | None) -> ManyTasks:
-    """Make the environment of real trainings that a plan asks for, in the process that is to run it."""
+def real_trainings(
+    envs: Sequence[str | Path],
+    *,
+    actions: str,
+    cost: str,
+    cost_weight: float,
+    epochs: int | None,
+    device: str,
+    data_dir: Path | None,
+    threads: int | None,
+    trust_code: bool = False,
+) -> ManyTasks:
+    """Make the environment of real trainings on some tasks, in the process that is to run it; as ``TrainEnv``."""
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return ManyTasks([
         TrainEnv(
             env,
-            actions=plan.actions,
-            cost=plan.cost,
-            cost_weight=plan.cost_weight,
-            epochs=plan.epochs,
-            device=plan.device,
+            actions=actions,
+            cost=cost,
+            cost_weight=cost_weight,
+            epochs=epochs,
+            device=device,
             data_dir=data_dir,
-            threads=1 if plan.jobs > 1 else None,
+            threads=threads,
+            trust_code=trust_code,
         )
-        for env in plan.envs
+        for env in envs
     ])

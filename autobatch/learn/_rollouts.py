@@ -1,16 +1,103 @@
-"""Whole episodes of many policies at once on a vector environment."""
+"""Whole episodes of many policies at once, on a vector environment or wherever else they can be played."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import base64
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from autobatch.policies.learned._network import HEADS, Actions
 
 Floats = NDArray[np.float64]
 Envs = VectorEnv[Any, Any, Any]
 Choose = Callable[[NDArray[np.float32], NDArray[np.intp]], NDArray[np.int64]]
 """Takes observations, shape (n, size), and which policy each is for, shape (n,); returns n actions."""
+
+
+class Population:
+    """Many networks of one shape, asked together.
+
+    Args:
+        vectors: their parameters, shape (policies, parameters), each as ``Network.of_flat`` takes them.
+        sizes: width of the view, of every hidden layer, and number of logits; tanh between the layers.
+        actions: kind of actions.
+    """
+
+    def __init__(self, vectors: ArrayLike, sizes: Sequence[int], actions: Actions) -> None:
+        self._vectors = np.asarray(vectors, dtype=np.float32)
+        self._sizes = tuple(sizes)
+        self._actions = actions
+        self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._heads = np.cumsum(HEADS[actions])[:-1]
+        place = 0
+        for inputs, outputs in itertools.pairwise(sizes):
+            weight = self._vectors[:, place : place + inputs * outputs].reshape(-1, outputs, inputs).transpose(0, 2, 1)
+            place += inputs * outputs
+            bias = self._vectors[:, None, place : place + outputs]
+            place += outputs
+            self._layers.append((np.ascontiguousarray(weight), bias))
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __call__(self, observations: NDArray[np.float32], policy: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return an action for each observation."""
+        count = len(self)
+        even = len(policy) % count == 0 and np.array_equal(policy, np.repeat(np.arange(count), len(policy) // count))
+        values = observations.reshape(count, -1, observations.shape[1]) if even else observations[:, None, :]
+        for index, (weight, bias) in enumerate(self._layers):
+            values = np.tanh(values) if index else values
+            values = values @ weight + bias if even else values @ weight[policy] + bias[policy]
+        parts = np.split(values.reshape(len(policy), -1), self._heads, axis=1)
+        chosen = [part.argmax(axis=1) for part in parts]
+        return chosen[0] if self._actions == "discrete" else np.stack(chosen, axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the networks as plain values; ``from_dict`` reads them back, bit for bit."""
+        vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in self._vectors]
+        return {"vectors": vectors, "sizes": list(self._sizes), "actions": self._actions}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Return what ``to_dict`` wrote down."""
+        vectors = [np.frombuffer(base64.b64decode(vector), dtype="<f4") for vector in state["vectors"]]
+        return cls(np.stack(vectors), state["sizes"], cast("Actions", state["actions"]))
+
+
+class Stage(Protocol):
+    """Where episodes are played."""
+
+    @property
+    def observations(self) -> int:
+        """Numbers in an observation."""
+
+    def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
+        """Play one episode of every policy on every seed; as ``episode_returns``."""
+
+
+@dataclass
+class Vectorised:
+    """Plays on a vector environment.
+
+    Attributes:
+        envs: the environment.
+    """
+
+    envs: Envs
+
+    @property
+    def observations(self) -> int:
+        """Numbers in an observation."""
+        assert self.envs.single_observation_space.shape is not None
+        return self.envs.single_observation_space.shape[0]
+
+    def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
+        """Play one episode of every policy on every seed."""
+        return episode_returns(self.envs, population, len(population), seeds)
 
 
 def episode_returns(envs: Envs, choose: Choose, policies: int, seeds: Sequence[int]) -> tuple[Floats, int]:

@@ -6,7 +6,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from gymnasium.vector import AsyncVectorEnv
 
-from autobatch._errors import CheckpointError, OutputError
+from autobatch._errors import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
 from autobatch.beacons._info import differing_keys
+from autobatch.cells import LOCAL, engine_settings
 from autobatch.envs.surrogate import SurrogateVectorEnv
+from autobatch.learn._cells import EpisodeCells, EpisodeRun
 from autobatch.learn._cem import CemSettings, CrossEntropy
 from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
-from autobatch.learn._rollouts import Envs, episode_returns
+from autobatch.learn._rollouts import Envs, Population, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import Network
@@ -30,7 +32,7 @@ from autobatch.training import load_task
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._versions import software_versions
 
-PLAN, PROGRESS, CHECKPOINT = "plan.json", "progress.csv", "cem.safetensors"
+PLAN, PROGRESS, CHECKPOINT, EPISODES = "plan.json", "progress.csv", "cem.safetensors", "episodes"
 
 _JUDGING_SEED = 2**40
 """First seed of the episodes that policies are compared on; no learning comes that far."""
@@ -96,6 +98,7 @@ def train_policy(
     resume: bool = False,
     data_dir: Path | None = None,
     command: str = "",
+    engine: str = LOCAL,
 ) -> LearnedResult:
     """Learn a policy and write it to ``out``.
 
@@ -109,6 +112,8 @@ def train_policy(
         resume: go on with the learning that ``out`` holds; one of ``cem`` ends as if it had not been interrupted.
         data_dir: where datasets lie, for real trainings.
         command: the command line that asked for this, kept on the card.
+        engine: what starts the workers of real trainings: ``"local"``, ``"slurm"`` or ``"ray"``, with settings of its
+            own after a colon, as for ``compare_policies``; any ``autobatch worker`` of ``out/episodes`` may join them.
 
     Returns:
         Where the policy is, and what each seed came to.
@@ -123,19 +128,20 @@ def train_policy(
     tasks = [load_task(env) for env in plan.envs]
     _check_place(plan, out, resume=resume)
     # What cannot be carried out is refused before anything is written.
-    judges = _judges(plan, data_dir)
+    judges = _judges(plan, out / EPISODES, data_dir, engine)
     found: dict[int, tuple[Network, float, float]] = {}
     try:
-        with _place(plan, out, resume=resume):
+        with _place(plan, out, resume=resume), _at_work(judges):
             for seed in plan.seeds:
                 network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges)
-                score = _judged(plan, judges, network)
+                score = _judged(plan, seed, judges, network)
                 observer.seed_finished(seed, score)
                 found[seed] = network, score, seconds
     except BaseException:
         _abandon(judges)
         raise
-    judges.close()
+    if not isinstance(judges, EpisodeCells):
+        judges.close()
     best = max(found, key=lambda seed: found[seed][1])
     total = sum(seconds for _, _, seconds in found.values())
     ladders = {(task.batch_sizes, task.learning_rates) for task in tasks}
@@ -165,6 +171,8 @@ def train_policy(
         f"Learned by {plan.algorithm} on {'surrogates' if plan.on == 'surrogate' else 'trainings'} of {names}."
     )
     policy = save_learned(out / f"{out.absolute().name}.yaml", network, card, description=description)
+    if isinstance(judges, EpisodeCells):
+        judges.forget()
     return LearnedResult(policy, {seed: score for seed, (_, score, _) in found.items()}, best, total)
 
 
@@ -211,11 +219,13 @@ def _place(plan: LearningPlan, out: Path, *, resume: bool) -> Iterator[None]:
 
 
 def _one_seed(
-    plan: LearningPlan, seed: int, folder: Path, observer: LearningObserver, judges: Envs
+    plan: LearningPlan, seed: int, folder: Path, observer: LearningObserver, judges: Envs | EpisodeCells
 ) -> tuple[Network, float]:
     """Train one seed, or take up where it stopped; return its network and the time it took."""
     with naming_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(judges, EpisodeCells):
+        return _by_cem(plan, seed, folder, EpisodeRun(judges, f"s{seed}"), observer)
     # Real trainings are judged as they are learned from, and each of their processes holds the data.
     envs = judges if plan.on == "train" else _surrogates(plan)
     try:
@@ -228,7 +238,7 @@ def _one_seed(
 
 
 def _by_cem(
-    plan: LearningPlan, seed: int, folder: Path, envs: Envs, observer: LearningObserver
+    plan: LearningPlan, seed: int, folder: Path, envs: Envs | EpisodeRun, observer: LearningObserver
 ) -> tuple[Network, float]:
     method = CrossEntropy(
         envs, actions=plan.actions, steps=plan.steps, seed=seed, hidden=plan.hidden, settings=_cem_settings(plan)
@@ -245,6 +255,8 @@ def _by_cem(
         if now - kept > _KEPT_EVERY_SECONDS or method.finished or plan.on == "train":
             _keep(method, path, before + now - started)
             kept = now
+            if isinstance(envs, EpisodeRun):
+                envs.cells.forget()
     return method.network(64 if plan.on == "surrogate" else 2)[0], before + time.perf_counter() - started
 
 
@@ -280,15 +292,42 @@ def _by_sb3(
     return network, before + time.perf_counter() - started
 
 
-def _judges(plan: LearningPlan, data_dir: Path | None) -> Envs:
-    """Return the environments on which a plan's policies are compared."""
+def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str) -> Envs | EpisodeCells:
+    """Return where a plan's policies are compared, checked as far as it can be."""
+    engine_settings(engine)
+    if plan.on == "train" and plan.algorithm == "cem":
+        cells = EpisodeCells(plan, folder, engine, data_dir)
+        cells.observations  # noqa: B018  (refuses what cannot be trained)
+        return cells
+    if engine != LOCAL:
+        raise ConfigError(
+            f"engine: {engine!r} is for whole episodes of real training, which 'cem' has with on='train'; dqn and ppo "
+            "learn from single steps, and surrogates take no time"
+        )
     if plan.on == "surrogate":
         return _surrogates(replace(plan, pessimism=0.0))
-    return AsyncVectorEnv([partial(real_trainings, plan, data_dir)] * plan.jobs, context="spawn")
+    make = partial(
+        real_trainings,
+        plan.envs,
+        actions=plan.actions,
+        cost=plan.cost,
+        cost_weight=plan.cost_weight,
+        epochs=plan.epochs,
+        device=plan.device,
+        data_dir=data_dir,
+        threads=1 if plan.jobs > 1 else None,
+    )
+    return AsyncVectorEnv([make] * plan.jobs, context="spawn")
 
 
-def _abandon(envs: Envs) -> None:
+def _at_work(judges: Envs | EpisodeCells) -> AbstractContextManager[None]:
+    return judges.at_work() if isinstance(judges, EpisodeCells) else nullcontext()
+
+
+def _abandon(envs: Envs | EpisodeCells) -> None:
     """Close environments without waiting for trainings that are under way in processes."""
+    if isinstance(envs, EpisodeCells):  # whose workers have been ended
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Gymnasium's, of a step that is under way
         envs.close(**({"terminate": True} if isinstance(envs, AsyncVectorEnv) else {}))
@@ -311,10 +350,13 @@ def _cem_settings(plan: LearningPlan) -> CemSettings:
     return CemSettings() if plan.on == "surrogate" else CemSettings(population=16, episodes=1, elite=0.25)
 
 
-def _judged(plan: LearningPlan, envs: Envs, network: Network) -> float:
+def _judged(plan: LearningPlan, seed: int, envs: Envs | EpisodeCells, network: Network) -> float:
     """Return a network's mean return on episodes that nothing was trained on, the same for all seeds."""
     episodes = 128 if plan.on == "surrogate" else 4
     seeds = range(_JUDGING_SEED, _JUDGING_SEED + episodes)
+    if isinstance(envs, EpisodeCells):
+        population = Population(network.flat()[None], network.sizes, network.actions)
+        return float(EpisodeRun(envs, f"s{seed}").play(population, seeds)[0].mean())
     returns, _ = episode_returns(envs, lambda observations, _: network.act(observations), 1, seeds)
     return float(returns.mean())
 

@@ -360,6 +360,39 @@ def test_a_shared_folder_that_vanishes_for_a_while_is_waited_for(tmp_path: Path)
     assert (end.done, len(pauses)) == (2, 3)
 
 
+def test_a_training_that_cannot_write_while_the_folder_is_gone_goes_on_once_it_is_back(tmp_path: Path) -> None:
+    folder, away, pauses = tmp_path / "shared", tmp_path / "away", []
+    folder.mkdir()
+    put(folder, plan_of(2))
+
+    def vanish(name: str, epoch: int) -> None:
+        if (name, epoch) == ("c0", 1) and not pauses:
+            folder.rename(away)
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            away.rename(folder)
+
+    toys = Toys(folder, before=vanish)
+    end = worker(folder, toys, pace=Pace(beat=60.0, attempts=2), pause=pause).run()
+    assert (end.done, end.failed, len(pauses)) == (2, 0, 3)
+    assert Counter(toys.epochs) == {"c0": EPOCHS + 1, "c1": EPOCHS}  # of the epoch that could not be kept
+
+
+def test_a_cell_that_fails_again_and_again_goes_on_for_as_long_as_it_comes_further(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(1))
+    failed = Counter[int]()
+
+    def fail(_name: str, epoch: int) -> None:
+        failed[epoch] += 1
+        if failed[epoch] < 3:
+            raise ValueError("an accident")
+
+    assert worker(tmp_path, Toys(tmp_path, before=fail)).run().done == 1
+    assert failed == dict.fromkeys(range(EPOCHS), 3)
+
+
 def test_two_versions_of_the_code_do_not_share_a_folder(tmp_path: Path) -> None:
     put(tmp_path, plan_of(1, code="1111"))
     with pytest.raises(ConfigError, match=r"'code' is .1111., here it is .2222.; finish them"):

@@ -211,6 +211,19 @@ def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         worked_on("slurm", tmp_path, 1, 1)
 
 
+def test_a_slurm_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "srun", "scancel", "scontrol"):
+        command = tmp_path / "bin" / name
+        command.write_text("#!/bin/sh\necho 'sbatch: error: Unable to contact slurm controller' >&2\nexit 1\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(AutoBatchError, match=r"--on slurm: nothing could be submitted: .*Unable to contact"):
+        worked_on("slurm", tmp_path, 1, 1)
+    assert status_of(Cells(tmp_path)).waiting == 1
+
+
 @pytest.mark.usefixtures("_toy_workers")
 def test_what_a_worker_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     pytest.importorskip("submitit")

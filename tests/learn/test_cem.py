@@ -10,8 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from autobatch.learn import CemSettings, CrossEntropy
-from autobatch.learn._cem import _Population
-from autobatch.learn._rollouts import episode_returns
+from autobatch.learn._rollouts import Population, episode_returns
 from autobatch.policies.learned._network import Network, parameter_count
 
 ENTRIES, LENGTH = 3, 5
@@ -148,12 +147,14 @@ def test_a_population_acts_as_its_networks_do(actions: str) -> None:
     generator = np.random.default_rng(2)
     sizes = (ENTRIES, 6, 4, 8 if actions == "multidiscrete" else 9)
     vectors = generator.standard_normal((7, parameter_count(sizes)))
-    population = _Population(vectors, sizes, actions)
+    population = Population(vectors, sizes, actions)
     networks = [Network.of_flat(vector, sizes, activation="tanh", actions=actions) for vector in vectors]
     for policy in (np.repeat(np.arange(7), 5), generator.integers(7, size=35), np.array([3])):
         seen = generator.uniform(-1.0, 1.0, (len(policy), ENTRIES)).astype(np.float32)
         expected = [networks[own].act(seen[index]) for index, own in enumerate(policy)]
         assert np.array_equal(population(seen, policy), np.stack(expected))
+        again = Population.from_dict(json.loads(json.dumps(population.to_dict())))
+        assert np.array_equal(again(seen, policy), np.stack(expected))
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])

@@ -2,18 +2,18 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from gymnasium.vector import AsyncVectorEnv
 
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
+from autobatch.cells import Identity, Worker, find_cells, status_of
 from autobatch.envs import SurrogateVectorEnv
 from autobatch.envs.surrogate import Dynamics, load_dynamics
 from autobatch.evidence import SurrogateRuns, play_policy
+from autobatch.evidence._workers import maker_for
 from autobatch.learn import (
     CemSettings,
     LearnedResult,
@@ -23,13 +23,13 @@ from autobatch.learn import (
     _train_policy,
     train_policy,
 )
+from autobatch.learn._many_tasks import ManyTasks
 from autobatch.policies import Observation, PolicySpec, load_card, load_policy_spec, make_policy
 from autobatch.policies.learned._policy import LearnedPolicy
 from autobatch.training import load_data
 from tests.beacons.synthetic import Law
 from tests.beacons.synthetic import make_library as make_lawful_library
 from tests.envs.surrogate.synthetic_runs import EPOCHS, RATES, SIZES, make_folder
-from tests.processes import FORKED
 from tests.training.tiny import COSTS, tiny_task
 
 SHORT = 13_000
@@ -266,12 +266,11 @@ def test_by_stable_baselines(folder, tmp_path, dynamics, algorithm: str) -> None
         train_policy(plan, tmp_path / "mine", resume=True)
 
 
-def test_on_real_trainings_in_processes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(_train_policy, "_cem_settings", lambda _: CemSettings(population=4, episodes=1, elite=0.5))
-    forked = partial(AsyncVectorEnv, context=FORKED.get_start_method())  # an interpreter of its own takes seconds
-    monkeypatch.setattr(_train_policy, "AsyncVectorEnv", lambda envs, context: forked(envs))
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task of seconds, with beacons and costs."""
     task = tiny_task()
-    data, env = load_data(task), tmp_path / "tiny"
+    data, env = load_data(task), tmp_path_factory.mktemp("envs") / "tiny"
     env.mkdir()
     (env / "env.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json", exclude_none=True)))
     law = Law(train_size=len(data.train_labels), epochs=task.epochs)
@@ -279,13 +278,78 @@ def test_on_real_trainings_in_processes(tmp_path, monkeypatch) -> None:
     make_lawful_library(
         task.batch_sizes, task.learning_rates, seeds=(0,), law=law, task=payload, task_name="tiny", costs=COSTS
     ).save(env)
-    plan = make_plan(env, on="train", steps=1, epochs=1, jobs=1, device="cpu", hidden=(4,))
+    return env
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_train_policy, "_cem_settings", lambda _: CemSettings(population=4, episodes=1, elite=0.5))
+
+
+@pytest.fixture(scope="module")
+def real(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[LearnedResult, Watcher]:
+    """A learning of two generations of one epoch, in this process."""
     watcher = Watcher()
-    result = train_policy(plan, tmp_path / "mine", watcher)
-    assert [progress.steps for progress in watcher.told] == [4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_train_policy, "_cem_settings", lambda _: CemSettings(population=4, episodes=1, elite=0.5))
+        return train_policy(real_plan(tiny), tmp_path_factory.mktemp("real") / "mine", watcher), watcher
+
+
+def real_plan(env: Path, **changes) -> LearningPlan:
+    return make_plan(env, on="train", device="cpu", **{"steps": 5, "epochs": 1, "hidden": (4,)} | changes)
+
+
+def test_on_real_trainings(tiny, real) -> None:
+    result, watcher = real
+    assert [progress.steps for progress in watcher.told] == [4, 8]
     card = load_card(result.policy.with_suffix(".json"))
-    assert (card.batch_sizes, card.evaluation["learning"]["on"]) == (task.batch_sizes, "train")
+    assert (card.batch_sizes, card.evaluation["learning"]["on"]) == (tiny_task().batch_sizes, "train")
     assert make_policy(load_policy_spec(result.policy)).card == card
+    assert not list((result.policy.parent / "episodes").iterdir())  # neither cells nor returns are left
+
+
+@pytest.mark.usefixtures("_few")
+def test_on_real_trainings_in_processes_that_stay(tiny, real, tmp_path) -> None:
+    result = train_policy(real_plan(tiny, jobs=2), tmp_path / "mine")
+    assert policy_files(result.policy.parent).keys() == policy_files(real[0].policy.parent).keys()
+    assert result.returns == pytest.approx(real[0].returns)
+
+
+@pytest.mark.usefixtures("_few")
+def test_episodes_that_were_played_are_not_played_again(tiny, real, tmp_path, monkeypatch) -> None:
+    """Cut in mid-generation it goes on with the rest, by whatever worker, and ends the same."""
+    played, reset = [], ManyTasks.reset
+
+    def counted(env, **options):
+        if len(played) == 6:
+            monkeypatch.setattr(ManyTasks, "reset", reset)
+            raise KeyboardInterrupt
+        played.append(options["seed"])
+        return reset(env, **options)
+
+    monkeypatch.setattr(ManyTasks, "reset", counted)
+    out = tmp_path / "mine"
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(real_plan(tiny), out)
+    cells = find_cells(out / "episodes")
+    assert (status_of(cells).waiting, len(list(cells.folder.glob("*.json")))) == (2, 2)
+    make = maker_for(cells, device="auto", data_dir=None, trust_code=False)
+    assert Worker(cells, make, Identity(cells.workers), pause=pytest.fail).run().done == 2
+    monkeypatch.setattr(ManyTasks, "reset", lambda env, **options: (played.append(0), reset(env, **options))[1])
+    again = train_policy(real_plan(tiny), out, resume=True)
+    # What is judged in the end: the distribution's mean and two elites on two episodes, the best on two more, and four.
+    assert len(played) - 6 == 6 + 2 + 4
+    assert again.returns == real[0].returns
+    assert policy_files(again.policy.parent)[".safetensors"] == policy_files(real[0].policy.parent)[".safetensors"]
+
+
+def test_an_engine_is_for_whole_episodes_of_real_training(folder, tiny, tmp_path) -> None:
+    for plan in (make_plan(folder), real_plan(tiny, algorithm="ppo")):
+        with pytest.raises(ConfigError, match="engine: 'ray' is for whole episodes of real training"):
+            train_policy(plan, tmp_path / "mine", engine="ray")
+    with pytest.raises(ConfigError, match="there is no engine 'rey'"):
+        train_policy(real_plan(tiny), tmp_path / "mine", engine="rey")
+    assert not (tmp_path / "mine").exists()
 
 
 # Policies on surrogates ----------------------------------------------------------------------------------------------

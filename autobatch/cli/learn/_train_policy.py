@@ -49,6 +49,13 @@ def train_policy(
     jobs: Annotated[int, typer.Option(help="Real trainings side by side.", min=1)] = 1,
     epochs: Annotated[int | None, typer.Option(help="Length of real trainings, instead of the task's.", min=1)] = None,
     device: Annotated[str, typer.Option(help="Device of real trainings: cpu, cuda, cuda:1 or auto.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What starts the workers of real trainings (cem): local, slurm or ray, with its own settings after a "
+            "colon, such as slurm:partition=gpu."
+        ),
+    ] = "local",
     data_dir: DataDir = None,
 ) -> None:
     """Learn a policy that chooses batch size and learning rate, and write it for 'autobatch run --policy'.
@@ -92,7 +99,9 @@ def train_policy(
         interruptible(lambda: f"go on with the same command and --resume (kept in {place})"),
         LearningProgressBar(console()) as progress,
     ):
-        result = learn(plan, place, progress, resume=resume, data_dir=data_dir, command=recorded_command())
+        result = learn(
+            plan, place, progress, resume=resume, data_dir=data_dir, command=recorded_command(), engine=engine
+        )
     _tell(plan, result)
 
 

@@ -19,7 +19,7 @@ from autobatch._ranges import check_path
 from autobatch.beacons import BeaconKey, BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
-from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Report, Work, work_locally
+from autobatch.cells import Cell, CellEnd, Cells, Event, Identity, Plan, Report, Work, Worker, work_locally
 from autobatch.control._own_task import LOOP
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
 from autobatch.training._versions import DEVICE, code_version
@@ -139,10 +139,10 @@ def record_beacons(
             plan.out.mkdir(parents=True, exist_ok=True)
         cells = [Cell(key.name, 1.0, key._asdict()) for key in missing]
         ledger = _Ledger(cells, len(grid) - len(missing), observer or RecordingObserver())
-        if jobs == 1:
+        if _together():
             work_off(_work_of(plan), ledger)
         else:
-            _work_side_by_side(plan, cells, jobs, ledger)
+            _work_at(plan, cells, jobs, ledger)
         _gather(plan.out, ledger)
     return BeaconLibrary.load(plan.out)
 
@@ -157,14 +157,24 @@ def _work_of(plan: CellPlan, _cells: Plan | None = None) -> Work:
     return work
 
 
-def _work_side_by_side(plan: CellPlan, cells: Sequence[Cell], jobs: int, ledger: Ledger) -> None:
+def _together() -> bool:
+    """Say whether several processes train each beacon together: no cell is one process's own then."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _work_at(plan: CellPlan, cells: Sequence[Cell], jobs: int, ledger: Ledger) -> None:
     folder = Cells(plan.out / BEACONS.name)
     info = plan.info({}, plan.score or SCORES[0], {})
     fingerprint = {"task": info.task, "interval": plan.interval, "floor": plan.floor, "code": code_version()}
     folder.put(Plan(f"beacons of {_named(plan.train)}", fingerprint, {}, tuple(cells)))
-    names = frozenset(cell.name for cell in cells)
-    work_locally(folder, partial(_work_of, plan), names, min(jobs, len(cells)), ledger.take)
-    folder.clear()
+    names, make, jobs = frozenset(cell.name for cell in cells), partial(_work_of, plan), min(jobs, len(cells))
+    try:
+        if jobs == 1:
+            Worker(folder, make, Identity(folder.workers), tell=ledger.take, only=names).run()
+        else:
+            work_locally(folder, make, names, jobs, ledger.take)
+    finally:
+        folder.abandon()
 
 
 class _Ledger(Ledger):
@@ -195,7 +205,7 @@ def _gather(out: Path, ledger: _Ledger) -> None:
         one_device = {end.device for end in ledger.ended.values()} == {device}
         costs = recorded_costs(library.beacons, device) if one_device else None
         compact(out, costs if costs is not None and costs.step_seconds else None)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _together():
         torch.distributed.barrier()
     if ledger.failed:
         failed = "".join(f"\n  {name}: {message.splitlines()[-1]}" for name, message in ledger.failed.items())
@@ -249,7 +259,7 @@ def _check_processes(plan: CellPlan) -> None:
     """Refuse what other processes cannot be told to train, or where this is one that should train itself."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ConfigError("jobs: with more than 1, call record_beacons below 'if __name__ == \"__main__\":'")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _together():
         raise ConfigError("jobs: expected 1 in a distributed training, whose processes train together")
     script = getattr(sys.modules["__main__"], "__file__", None)
     in_main = getattr(plan.train, "__module__", "") == "__main__"
