@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from autobatch._errors import ConfigError, OutputError
-from autobatch.cells import Cells, Pace, Plan, Worker, find_cells, status_of
+from autobatch.cells import MORE_FROM, Cell, Cells, Pace, Plan, Worker, find_cells, status_of
 from autobatch.cells._workers import Identity, Watcher
 from tests.cells.toys import EPOCHS, Toys, plan_of, whole
 
@@ -495,6 +495,44 @@ def test_a_cell_is_as_it_was_put_in_last(tmp_path: Path) -> None:
         cells = put(tmp_path, plan)
         assert {plan.work["command"] for _, plan in cells.cells().values()} == {plan.work["command"]}
     assert len(put(tmp_path, plans[-1]).plans()) == 4
+
+
+def test_a_worker_stays_for_as_long_as_somebody_puts_more_in(tmp_path: Path) -> None:
+    giver = Identity(Cells(tmp_path).workers)
+    giver.appear()
+
+    def give(turn: int) -> None:
+        put(tmp_path, Plan("toys", {}, {MORE_FROM: giver.owner}, (Cell(f"turn{turn}", 1.0),)))
+
+    def pause(_seconds: float) -> None:
+        pauses.append(len(toys.parts))
+        assert not Cells(tmp_path).clear()
+        if len(pauses) < 3:
+            give(len(pauses))
+        else:
+            giver.leave()
+
+    toys, pauses = Toys(tmp_path), list[int]()
+    give(0)
+    assert worker(tmp_path, toys, pause=pause).run().done == 3
+    assert (toys.parts, pauses) == (["turn0", "turn1", "turn2"], [1, 2, 3])
+    assert Cells(tmp_path).clear()
+
+
+def test_cells_are_abandoned_unless_another_has_one_in_hand(tmp_path: Path) -> None:
+    plan = plan_of(2)
+    cells = put(tmp_path, plan)
+    mine = Identity(cells.workers)
+    mine.appear()
+    assert cells.claim(plan.cells[0], plan, mine) is not None
+    cells.abandon()
+    assert status_of(cells).total == 2
+    mine.leave()
+    other = Cells(tmp_path, HASTY)
+    other.abandon()
+    assert cells.home.exists()  # it may only be out of sight
+    other.abandon()
+    assert not cells.home.exists()
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a~1"])
