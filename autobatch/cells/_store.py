@@ -28,7 +28,7 @@ from autobatch.cells._plan import MORE_FROM, Cell, CellEnd, Plan
 from autobatch.cells._workers import Identity, Pace, Watcher
 
 HOME = ".cells"
-_USUAL = ("beacons", "branches")
+_USUAL = ("beacons", "branches", "episodes")
 _RATHER_LIST = 50
 """Cells found done one by one after which listing them all is the quicker way."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})

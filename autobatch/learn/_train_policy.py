@@ -113,7 +113,7 @@ def train_policy(
         data_dir: where datasets lie, for real trainings.
         command: the command line that asked for this, kept on the card.
         engine: what starts the workers of real trainings: ``"local"``, ``"slurm"`` or ``"ray"``, with settings of its
-            own after a colon, as for ``compare_policies``; any ``autobatch worker`` of ``out/episodes`` may join them.
+            own after a colon, as for ``compare_policies``; any ``autobatch worker`` of ``out`` may join them.
 
     Returns:
         Where the policy is, and what each seed came to.
