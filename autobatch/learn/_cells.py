@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,10 @@ class EpisodeCells:
         with naming_output(self._folder):
             self._identity.appear()
         with ExitStack() as entered:
-            # Last of all. Workers end once nobody is there who could put more in.
-            entered.callback(self._cells.clear)
+            entered.callback(self._cells.abandon)
             if (engine := self._engine()) is not None:
                 self._crew = entered.enter_context(Crew(engine, self._cells, self._plan.jobs))
+            # Left first: workers end once nobody is there who would put more in.
             entered.enter_context(self._identity.beating(self._cells.pace.beat))
             yield
 
@@ -123,7 +123,7 @@ class EpisodeCells:
     def _engine(self) -> Engine | None:
         """Return what starts the workers; None for this process alone."""
         if self._on == LOCAL:
-            return LocalEngine(self._cells, self._maker) if self._plan.jobs > 1 else None
+            return LocalEngine(self._cells, replace(self._maker)) if self._plan.jobs > 1 else None
         arguments = worker_arguments(self._plan.device, self._data_dir, trust_code=False)
         cpus = max(load_task(env).threads for env in self._plan.envs)
         return engine_on(self._on, self._cells, arguments=arguments, cpus=cpus)
