@@ -1,6 +1,7 @@
 """Tables of what can be named: envs, policies, and the configurations of a library."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from autobatch._artefacts import artefact_names, find_artefact, find_library, holds_beacons, library_names
 from autobatch._errors import AutoBatchError, LibraryError
+from autobatch._remote import Place
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.policies import SHORTHANDS, load_policy_spec, policy_kind
 from autobatch.report._words import configuration_words, count_words, loss_words, percent_words, seconds_words
@@ -140,12 +142,12 @@ def _recorded(folder: Path) -> str:
         return "cannot be read"
 
 
-def _shown(folder: Path) -> str:
+def _shown(folder: Place) -> str:
     """Return a folder relative to the working directory where it lies inside."""
-    try:
-        return f"./{folder.resolve().relative_to(Path.cwd())}"
-    except ValueError:
-        return str(folder)
+    if isinstance(folder, Path):
+        with suppress(ValueError):
+            return f"./{folder.resolve().relative_to(Path.cwd())}"
+    return str(folder)
 
 
 def _table(*headings: str, numbers: bool = False) -> Table:
