@@ -63,6 +63,19 @@ def test_it_is_listed_and_compacted(home: Path, capsys: pytest.CaptureFixture[st
     assert "mine" not in said(capsys, "envs")[1]
 
 
+def test_it_is_gathered_and_shown_where_it_lies_in_object_storage(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, library = "memory://bucket/mine", BeaconLibrary.load("envs/mine")
+    for name, part in (("a", library.beacons[:5]), ("b", library.beacons[5:])):
+        BeaconLibrary(part, library.info).save(f"{url}/beacons/cluster-{name}.parquet")
+    assert said(capsys, "beacons", "compact", url) == (0, f"{url}/beacons.parquet: 12 beacons\n")
+    code, shown = said(capsys, "beacons", "show", url)
+    assert (code, (home / "mine-plane.png").exists()) == (0, True)
+    assert "validation error" in shown
+    assert said(capsys, "beacons", "compact", "memory://bucket/none")[0] == 2
+
+
 def test_libraries_are_found_beside_tasks(home: Path) -> None:
     assert {"mine", "digits-resnet8"} <= set(library_names())
     assert find_library("mine") == home / "envs" / "mine"
