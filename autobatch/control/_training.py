@@ -132,16 +132,7 @@ class Training:
         self.periods.begin()
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Go on with another model and optimizer.
-
-        Args:
-            model: the network.
-            optimizer: its optimizer.
-
-        Raises:
-            AutoBatchError: a step is under way.
-            ConfigError: they cannot be used.
-        """
+        """Go on with another model and optimizer."""
         self.stepping.refuse_inside("replace()")
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model: expected Module, got {model!r}")

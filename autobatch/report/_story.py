@@ -135,14 +135,7 @@ FORK_COLUMNS = ("epoch", "tried", "beside", "its loss", "loss beside", "thrown a
 
 
 def fork_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
-    """Yield what each fork of a run came to, in words.
-
-    Args:
-        record: the run.
-
-    Yields:
-        As many words as ``FORK_COLUMNS``.
-    """
+    """Yield what each fork of a run came to, as many words as ``FORK_COLUMNS``."""
     for fork in record.forks:
         yield (
             str(fork.epoch + 1),
@@ -187,14 +180,7 @@ def scout_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
 
 
 def scouts_sentence(record: RunRecord) -> str:
-    """Say how the scouts are compared, which has won and why, and what the others have cost.
-
-    Args:
-        record: a run with scouts.
-
-    Returns:
-        Sentences.
-    """
+    """Say how the scouts are compared, which has won and why, and what the others have cost."""
     scouting = record.scouting
     assert scouting is not None
     if scouting.reason is None:
@@ -207,14 +193,7 @@ def scouts_sentence(record: RunRecord) -> str:
 
 
 def diverged_words(record: RunRecord) -> str:
-    """Say what to do about a run that has diverged.
-
-    Args:
-        record: the run.
-
-    Returns:
-        One clause.
-    """
+    """Say in a clause what to do about a run that has diverged."""
     lowest = record.epochs[-1].lr if record.epochs else record.config.task.learning_rates[0]
     lower = ",".join(f"{lowest / factor:.3g}" for factor in (1000, 100, 10))
     how = "Rates(learning_rates=({}))" if isinstance(record.config, LoopConfig) else "--set 'task.learning_rates=[{}]'"

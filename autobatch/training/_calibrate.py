@@ -49,16 +49,7 @@ def device_kind(device: torch.device, threads: int) -> str:
 
 
 def covers(table: CostTable, task: TaskSpec, device: torch.device) -> bool:
-    """Say whether a cost table holds for a run.
-
-    Args:
-        table: the table.
-        task: the task, whose whole ladder must be in the table.
-        device: the device of the run.
-
-    Returns:
-        True where the table was made on the same kind of device and has every batch size.
-    """
+    """Say whether a cost table was made on the run's kind of device and has every batch size of the task's ladder."""
     same_device = table.device == device_kind(device, task.threads)
     return same_device and set(task.batch_sizes) <= set(table.step_seconds)
 
@@ -139,16 +130,7 @@ def cached_calibration(
 
 
 def kept_calibration(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> CostTable | None:
-    """Return this machine's cost table of a task, where an earlier run has kept one.
-
-    Args:
-        task: the task.
-        device: the device of the run.
-        payload: the task's fingerprint payload.
-
-    Returns:
-        The table; None where there is none.
-    """
+    """Return this machine's cost table of a task where an earlier run has kept one, else None."""
     return _kept_table(_cache_path(task, device, payload))
 
 

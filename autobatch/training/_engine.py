@@ -95,19 +95,7 @@ _OF_FISHER: dict[str, Callable[[nn.Module, dict[str, Any], float], Optimizer]] =
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimizer:
-    """Make a task's optimizer.
-
-    Args:
-        spec: the task's optimizer.
-        model: the network.
-        lr: a first learning rate; the controller sets it before every epoch.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        ConfigError: one of its settings is out of range.
-    """
+    """Make a task's optimizer; ``lr`` is a first learning rate, and the controller sets it before every epoch."""
     if spec.name == "prodigy":
         return build_prodigy(model.parameters(), lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
     if spec.name in _OF_FISHER:
@@ -129,14 +117,7 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
 
 
 def check_settings(spec: OptimizerSpec) -> None:
-    """Refuse settings of an optimizer that are out of their range, before anything is trained or timed.
-
-    Args:
-        spec: the task's optimizer.
-
-    Raises:
-        ConfigError: one is; the message names it.
-    """
+    """Refuse settings of an optimizer that are out of their range, before anything is trained or timed."""
     if not spec.settings:
         return
     try:
@@ -180,15 +161,7 @@ class Engine:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def train_epoch(self, controller: AutoBatchController, after_step: Callable[[int, int], None]) -> float:
-        """Train one epoch.
-
-        Args:
-            controller: cuts the batches and measures.
-            after_step: called after each step with the epoch's steps done and in all.
-
-        Returns:
-            Mean loss over the epoch's examples, as trained.
-        """
+        """Train one epoch and return its mean loss; ``after_step`` gets the epoch's steps done and in all."""
         epoch = controller.epoch
         seed_global_generators(self.device, derive_seed(self.seed, "layers", epoch))
         examples = self.augmented(epoch)
@@ -211,14 +184,7 @@ class Engine:
         return float(torch.stack(losses).double().dot(weights) / weights.sum())
 
     def augmented(self, epoch: int) -> Tensor:
-        """Return the training examples as epoch ``epoch`` sees them.
-
-        Args:
-            epoch: finished epochs.
-
-        Returns:
-            Examples, shape (N, ...), on the device.
-        """
+        """Return the training examples, on the device, as the epoch after ``epoch`` finished ones sees them."""
         generator = derive_generator(self.seed, "augmentation", epoch)
         return augment(self.data.train_inputs, self.task.dataset.augmentation, generator)
 

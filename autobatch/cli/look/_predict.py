@@ -42,11 +42,7 @@ def predict(
 
 
 def _chosen(places: "tuple[RunPlace, ...]", epoch: int | None, run: Path) -> "RunPlace":
-    """Return the place to predict from.
-
-    Raises:
-        ConfigError: the run has no such epoch, or had measured nothing by then.
-    """
+    """Return the place to predict from; refused where the run has no such epoch, or had measured nothing by then."""
     from autobatch._errors import ConfigError
 
     # Where decisions are taken within epochs, the first place of a number is the epoch's end.
@@ -61,12 +57,7 @@ def _chosen(places: "tuple[RunPlace, ...]", epoch: int | None, run: Path) -> "Ru
 
 
 def _told(run: Path, library: "BeaconLibrary", places: "tuple[RunPlace, ...]", place: "RunPlace") -> "Told":
-    """Return what the run's other files say of it, where ``autobatch run`` wrote them.
-
-    Raises:
-        LibraryError: the run is of another task than the library.
-        CheckpointError: a file of the run is damaged.
-    """
+    """Return what the run's other files say of it, where ``autobatch run`` wrote them."""
     from autobatch.cli.look._predict_view import Outcome, Told
     from autobatch.control.run import is_loop
 

@@ -17,11 +17,7 @@ _REFRESH_SECONDS = 0.2
 
 
 class RunProgress(Bar, RunObserver):
-    """Prints what happens; on a terminal a bar below shows how far the training is.
-
-    Args:
-        console: where to print.
-    """
+    """Prints what happens; on a terminal a bar below shows how far the training is."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(

@@ -35,11 +35,7 @@ class Measuring:
     grad_scaler: torch.amp.GradScaler | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: a value cannot be used.
-        """
+        """Check the values."""
         if self.steps is not None and not isinstance(self.steps, MeasuringPlan):
             raise ConfigError(f"Measuring: steps: expected a plan such as MeasureAtInterval(50), got {self.steps!r}")
         for name, given, known in (
