@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
+from autobatch.control import DecisionRecord
 from autobatch.control.run import (
     CONFIG,
     DECISIONS,
@@ -107,8 +108,9 @@ class RunLines:
             self._shown = 0
         for row in record.epochs:
             if row.epoch > self._shown:
+                lines.append(epoch_line(row, record.planned_epochs))
                 lines += [f"  → {fork.reason}" for fork in record.forks if fork.epoch == row.epoch - 1]
-                lines += [epoch_line(row, record.planned_epochs), *_changes(record, row.epoch)]
+                lines += _changes(record, row.epoch)
                 self._shown, self._warned = row.epoch, False
         words = silence_words(record, silence)
         if words is not None and not self._warned:
@@ -142,6 +144,12 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
     )
 
 
+def decision_line(decision: DecisionRecord) -> str:
+    """Return the line that what begins or ends is told by: it stands below one epoch and is of the next."""
+    coming = f"from epoch {decision.epoch + 1}: " if decision.epoch and not decision.stop else ""
+    return f"{coming}{brief(decision.reason)}"
+
+
 def silence_words(record: RunRecord, silence: float) -> str | None:
     """Say that a run has been silent for ``silence`` seconds; None where its epochs explain that."""
     explained, rows = FIRST_EPOCH_SILENCE, record.epochs or [row for one in record.scouts for row in one.epochs]
@@ -163,4 +171,4 @@ def durations(rows: Sequence[EpochRow]) -> list[float]:
 
 def _changes(record: RunRecord, epoch: int) -> list[str]:
     made = [one for one in record.decisions if one.epoch == epoch and (one.turn or one.stop)]
-    return [f"  → {brief(one.reason)}{f' ({one.limit})' if one.limit else ''}" for one in made]
+    return [f"  → {decision_line(one)}{f' ({one.limit})' if one.limit else ''}" for one in made]

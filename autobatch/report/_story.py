@@ -222,7 +222,7 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    facts.add_row("Why", decision.reason if figures else brief(decision.reason))
+    facts.add_row("Why", _told(decision.reason, record, figures=figures))
     if decision.limit:
         asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
         facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
@@ -239,11 +239,18 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
     kept = [later for later in chapter.kept if not later.stop]
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
-        last = kept[-1].reason if figures else brief(kept[-1].reason)
+        last = _told(kept[-1].reason, record, figures=figures)
         facts.add_row("Kept", f"asked again {times} and kept; last: {last}")
     yield facts
     if figures and len(decision.alternatives) > 1:
         yield _candidates(decision, record.config.task.score.replace("_", " "))
+
+
+def _told(reason: str, record: RunRecord, *, figures: bool) -> str:
+    if not figures:
+        return brief(reason)
+    of_scouts = None if record.scouting is None else record.scouting.reason
+    return reason if of_scouts is None else reason.replace(of_scouts, brief(of_scouts))  # its figures stand above
 
 
 def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:

@@ -17,8 +17,11 @@ def predict(
         str, typer.Argument(help="Beacons: an env's name, its folder, or a Parquet file.", metavar="LIBRARY")
     ],
     run: Annotated[
-        Path, typer.Argument(help="Run directory, finished or not, or any with an epochs.jsonl.", metavar="RUN")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Run directory, finished or not, or any with an epochs.jsonl.", metavar="RUN", show_default=False
+        ),
+    ] = None,
     epoch: Annotated[
         int | None, typer.Option(help="Predict from where the run stood after this epoch. \\[default: the last]", min=1)
     ] = None,
@@ -30,9 +33,13 @@ def predict(
         autobatch predict digits-resnet8 runs/digits-resnet8-beacon-follow-s0 --epoch 2
     """
     from autobatch._artefacts import find_library
+    from autobatch._errors import ConfigError
     from autobatch.beacons import BeaconLibrary, predict_final, quality_table, read_places
     from autobatch.cli.look._predict_view import prediction_view
 
+    if run is None:
+        missing = "LIBRARY" if (Path(library) / "epochs.jsonl").is_file() or library.endswith(".jsonl") else "RUN"
+        raise ConfigError(f"{missing} is missing: autobatch predict LIBRARY RUN")
     beacons = BeaconLibrary.load(find_library(library))
     places = read_places(run)
     place = _chosen(places, epoch, run)
