@@ -155,7 +155,8 @@ class SketchedGram:
                 f"sketch_rows={self._rows} is too small for a batch of {len(sketch)} samples: give at least {least},"
                 f" {LEAST_ROWS_PER_SAMPLE} for each; 16 for each keep the condition number to about a tenth"
             )
-        return sketch @ sketch.T
+        gram = sketch @ sketch.T
+        return gram.triu() + gram.triu(1).T
 
 
 class _Stretches:
