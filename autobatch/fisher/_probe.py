@@ -135,13 +135,6 @@ class FisherProbe:
             raise MeasureError(f"bn={bn!r}: {near_names(bn, BN_MEANINGS)}")
         if gradients not in GRADIENTS:
             raise MeasureError(f"gradients={gradients!r}: {near_names(gradients, GRADIENTS)}")
-        if measure not in MEASURES:
-            raise MeasureError(f"measure={measure!r}: {near_names(measure, MEASURES)}")
-        for key, number, least in (("sketch_rows", sketch_rows, 2), ("sketch_seed", sketch_seed, 0)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise MeasureError(f"{key}: expected a whole number of at least {least}, got {number!r}")
-        if measure == "sketched" and (bn == "exact" or by_module):
-            raise MeasureError('measure="sketched" goes neither with bn="exact" nor with by_module')
         if micro_batches < 1 or max_memory < 1:
             raise MeasureError(
                 f"micro_batches and max_memory must be at least 1, got {micro_batches!r} and {max_memory!r}"
@@ -169,7 +162,9 @@ class FisherProbe:
         if by_module and (bn == "exact" or micro_batches > 1 or process_group is not None):
             raise MeasureError('by_module goes neither with bn="exact" nor with micro_batches nor with process_group')
         self._by_module = by_module
-        self._sketch = (sketch_rows, sketch_seed) if measure == "sketched" else None
+        self._sketch = _checked_sketch(measure, sketch_rows, sketch_seed)
+        if self._sketch is not None and (bn == "exact" or by_module):
+            raise MeasureError('measure="sketched" goes neither with bn="exact" nor with by_module')
         said = Samples(samples, batch_dim).said
         if bn == "exact" and said:
             raise MeasureError(_NOT_EXACT)
@@ -215,7 +210,8 @@ class FisherProbe:
         start = time.perf_counter()
         shared = self._process_group is not None and isinstance(self._sink, SharedSpilledGram | SketchedGram)
         if error is None and shared:
-            assert isinstance(capture, Capture) and isinstance(self._sink, SharedSpilledGram | SketchedGram)
+            assert isinstance(capture, Capture)
+            assert isinstance(self._sink, SharedSpilledGram | SketchedGram)
             self._kept = (capture, self._sink, _failure(capture.finish))
         elif error is None:
             self._measurement = self._measured(capture)
@@ -395,6 +391,16 @@ class FisherProbe:
             checks=checks,
             sketch_rows=0 if self._sketch is None else self._sketch[0],
         )
+
+
+def _checked_sketch(measure: str, rows: int, seed: int) -> tuple[int, int] | None:
+    """Return rows and seed of a sketch; None where F is to be exact."""
+    if measure not in MEASURES:
+        raise MeasureError(f"measure={measure!r}: {near_names(measure, MEASURES)}")
+    for name, number, least in (("sketch_rows", rows, 2), ("sketch_seed", seed, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise MeasureError(f"{name}: expected a whole number of at least {least}, got {number!r}")
+    return (rows, seed) if measure == "sketched" else None
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -37,7 +37,7 @@ _IN_SMALL_CALLS = frozenset({"cpu"})
 class SketchedGram:
     """The sink that keeps k numbers of each sample, k * B * 8 bytes, over any number of passes and parameters.
 
-    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype or float32.
+    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype.
 
     Args:
         rows: k.
@@ -224,9 +224,7 @@ class _Stretches:
         return (bits.flatten()[offset : offset + stop - start] * 2 - 1).to(like.dtype)
 
 
-def _add_together(
-    block: Tensor, signs: Tensor, bounds: list[tuple[int, int]], firsts: Tensor, out: Tensor
-) -> None:
+def _add_together(block: Tensor, signs: Tensor, bounds: list[tuple[int, int]], firsts: Tensor, out: Tensor) -> None:
     """Add all stretches of a block in a few large calls, as an accelerator wants them: k columns each, and a gather."""
     places = out.shape[1]
     begins, ends = torch.tensor(bounds).T.unsqueeze(2)

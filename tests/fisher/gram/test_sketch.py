@@ -1,4 +1,4 @@
-"""F of a sketch of J beside the exact F in float64: unbiased, within the stated errors, the same whatever the blocks."""
+"""F of a sketch of J beside the exact F in float64: unbiased, within the stated errors, whatever the blocks."""
 
 import math
 from collections.abc import Callable
@@ -106,9 +106,7 @@ def spectra(example: Callable[[], tuple[nn.Module, Tensor, Tensor]], places: int
 
 @pytest.mark.parametrize("example", [multilayer, residual, language])
 @pytest.mark.parametrize("places", [64, 512])
-def test_figures_have_the_stated_errors(
-    example: Callable[[], tuple[nn.Module, Tensor, Tensor]], places: int
-) -> None:
+def test_figures_have_the_stated_errors(example: Callable[[], tuple[nn.Module, Tensor, Tensor]], places: int) -> None:
     exact, found = spectra(example, places)
     batch = exact.batch_size
 
@@ -122,9 +120,11 @@ def test_figures_have_the_stated_errors(
     assert largest < 1.5 * (math.sqrt(2.0 / places) + batch / places)
     width = math.sqrt(batch / places)
     for one in found:
-        assert one.sketch_rows == places and one.rank == exact.rank
+        assert one.sketch_rows == places
+        assert one.rank == exact.rank
         factors = (one.eigenvalues / exact.eigenvalues) ** 0.5
-        assert (1.0 - width) * 0.9 < factors.min() and factors.max() < (1.0 + width) * 1.1
+        assert (1.0 - width) * 0.9 < factors.min()
+        assert factors.max() < (1.0 + width) * 1.1
         c = one.condition_number / exact.condition_number
         assert (1.0 - width) / (1.0 + width) < c < (1.0 + width) / (1.0 - width)
 
