@@ -20,16 +20,17 @@ class TakenGradients:
     Args:
         model: the model, unmodified.
         taker: called in the backward pass with each parameter's name and the Jacobians of all its uses.
+        twice: what is wrong where a pass calls the model more than once.
         passes: calls of the model in the body, each followed by its backward pass.
 
     Attributes:
         batch_size: B of the last pass.
     """
 
-    def __init__(self, model: nn.Module, taker: Taker, *, passes: int = 1) -> None:
+    def __init__(self, model: nn.Module, taker: Taker, *, twice: str, passes: int = 1) -> None:
         self.batch_size = 0
         self._taker = taker
-        self._capture = Capture(model, "rows", self, passes, Samples, rows=False, counted=None)
+        self._capture = Capture(model, "rows", self, passes, Samples, rows=False, counted=None, twice=twice)
 
     def __enter__(self) -> Self:
         self._capture.__enter__()  # type: ignore[no-untyped-call]

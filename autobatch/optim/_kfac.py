@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError
+from autobatch._errors import ConfigError, MeasureError
 from autobatch._ranges import check_whole
 from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
 from autobatch.optim._factor import PARTS, Factor, split_damping
@@ -20,6 +20,12 @@ from autobatch.optim._steps import descend, momenta_of, step_count, with_gradien
 _NOT_TAKEN = (
     "factors are those of the weight of a matrix product, or of a convolution without groups, and of its bias where "
     "that is in the same parameter group and the layer is used once"
+)
+
+_TWICE = (
+    "KFAC: the model was called twice within one observe(): put one forward pass and its backward pass into it. A batch "
+    "in parts has `with optimizer.observe():` around each part, and one step after them; of a loss that needs several "
+    "calls of the model K-FAC has no factors"
 )
 
 
@@ -74,6 +80,8 @@ class KFAC(FisherOptimizer):
 
     own_shapes: ClassVar = frozenset(f"{side}_{part}" for side in ("input", "output") for part in PARTS)
 
+    local: ClassVar = True
+
     observes: ClassVar = True
 
     def __init__(
@@ -105,6 +113,7 @@ class KFAC(FisherOptimizer):
         self._layers: dict[str, Layer] = {}
         self._trained: list[bool] = []
         self._seen = False
+        self._probe: FisherProbe | None = None
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -161,7 +170,7 @@ class KFAC(FisherOptimizer):
             return nullcontext()
         if probe is not None:
             return self._measured(probe)
-        return TakenGradients(self._model, self._take)
+        return TakenGradients(self._model, self._take, twice=_TWICE)
 
     def _find_layers(self) -> None:
         """Take down which parameters are a layer's weight and bias, of those that are trained now."""
@@ -247,9 +256,7 @@ class KFAC(FisherOptimizer):
         if done % group["update_every"]:
             return
         if not self._seen:
-            raise ConfigError(
-                "KFAC has seen no layers: put the step's forward and backward pass into `with optimizer.observe():`"
-            )
+            raise self._blind()
         moments = layer.inputs, layer.gradients
         if not layer.samples or not all(bool(moment.trace().isfinite()) for moment in moments):
             return
@@ -282,7 +289,7 @@ class KFAC(FisherOptimizer):
 
     @contextmanager
     def _measured(self, probe: FisherProbe) -> Iterator[None]:
-        before, probe.taker = probe.taker, self._take
+        before, probe.taker, self._probe = probe.taker, self._take, probe
         try:
             yield
         finally:
@@ -294,7 +301,20 @@ class KFAC(FisherOptimizer):
         if layer is not None and self._due(layer):
             layer.take(uses)
 
+    def _blind(self) -> ConfigError:
+        """Return what is wrong where factors are due and nothing was seen."""
+        if self._probe is None:
+            return ConfigError(
+                "KFAC has seen no layers: put the step's forward and backward pass into `with optimizer.observe():`"
+            )
+        try:
+            self._probe.gram()
+            why = "its probe has measured nothing of them"
+        except MeasureError as problem:
+            why = str(problem)
+        return ConfigError(f"KFAC has seen no layers in the measured step, whose factors are due: {why}")
+
     def _forget(self) -> None:
-        self._seen = False
+        self._seen, self._probe = False, None
         for layer in self._layers.values():
             layer.clear()

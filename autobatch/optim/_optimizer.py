@@ -33,8 +33,10 @@ class FisherOptimizer(Optimizer):
     """Entries of a parameter's state that are not shaped as the parameter is."""
     _model: nn.Module
     """The network, of an optimizer that looks at its layers."""
+    local: ClassVar[bool] = False
+    """Whether a step goes by what one process sees of layers or outputs, and not by gradients alone."""
     observes: ClassVar[bool] = False
-    """Whether ``observe`` is needed around a step's passes; what is seen is one process's own."""
+    """Whether ``observe`` is needed around a step's passes."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, strict: bool = False) -> None:
         self._strict = strict

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
@@ -147,15 +146,17 @@ class _Bench:
 
     def step(self, batch_size: int) -> None:
         """One step as the engine does it, with a learning rate of zero so that the weights stay sound."""
+        inputs, labels = self._batch(batch_size)
         with observing(self._engine.optimizer):
-            self._loss(batch_size).backward()  # type: ignore[no-untyped-call]
-        self._update()
+            self._engine.passed(inputs, labels)[1].backward()  # type: ignore[no-untyped-call]
+        self._update(inputs, labels)
 
     def measured_step(self, batch_size: int) -> None:
         """The same, measured as the engine does it, with the eigenvalues that wait there for the end of the epoch."""
+        inputs, labels = self._batch(batch_size)
         with self._probe, observing(self._engine.optimizer, self._probe):
-            self._probe.backward(self._loss(batch_size))
-        self._update()
+            self._probe.backward(self._engine.passed(inputs, labels)[1])
+        self._update(inputs, labels)
         self._probe.spectrum()
 
     def besides(self) -> None:
@@ -179,16 +180,15 @@ class _Bench:
         self.measured_step(batch_size)
         return max(1, round(ROUND_SECONDS / self.time(lambda: self.step(batch_size), 1)))
 
-    def _loss(self, batch_size: int) -> Tensor:
+    def _batch(self, batch_size: int) -> tuple[Tensor, Tensor]:
         data, indices = self._engine.data, self._order[:batch_size]
         inputs = self._engine.normalised(data.train_inputs.index_select(0, indices))
-        return F.cross_entropy(self._engine.model(inputs), data.train_labels.index_select(0, indices))
+        return inputs, data.train_labels.index_select(0, indices)
 
-    def _update(self) -> None:
+    def _update(self, inputs: Tensor, labels: Tensor) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = 0.0
-        self._engine.optimizer.step()
-        self._engine.optimizer.zero_grad()
+        self._engine.update(inputs, labels)
 
     def _synchronise(self) -> None:
         if self._engine.device.type == "cuda":

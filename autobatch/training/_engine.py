@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
-from autobatch.optim import KFAC, MiniBlockFisher, Padam
+from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
@@ -91,6 +91,7 @@ _OF_FISHER: dict[str, Callable[[nn.Module, dict[str, Any], float], Optimizer]] =
         model.named_parameters(), momentum=momentum, **given
     ),
     "kfac": lambda model, given, momentum: KFAC(model.named_parameters(), model, momentum=momentum, **given),
+    "natural-gradient": lambda model, given, _: NaturalGradient(model.named_parameters(), model, **given),
 }
 
 
@@ -142,6 +143,9 @@ class Engine:
         device: where to train.
         seed: the run's seed.
         trust_code: allow the task to name a model factory to import.
+
+    Raises:
+        ConfigError: the task's optimizer cannot take the network or the largest batch.
     """
 
     def __init__(self, task: TaskSpec, data: Data, device: torch.device, seed: int, *, trust_code: bool) -> None:
@@ -153,6 +157,8 @@ class Engine:
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
+        if isinstance(self.optimizer, NaturalGradient):
+            self.optimizer.check(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
         self._validation = self._views(data.validation_inputs, data.validation_labels)
 
     @property
@@ -173,15 +179,32 @@ class Engine:
             inputs = self.normalised(examples.index_select(0, indices))
             targets = labels.index_select(0, indices)
             with controller.step() as measured:
-                loss = F.cross_entropy(self.model(inputs), targets)
+                _, loss = self.passed(inputs, targets)
                 measured.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self.update(inputs, targets)
             losses.append(loss.detach())
             sizes.append(len(indices))
             after_step(step, steps)
         weights = torch.tensor(sizes, dtype=torch.float64, device=self.device)
         return float(torch.stack(losses).double().dot(weights) / weights.sum())
+
+    def passed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's outputs for a batch, and the mean loss."""
+        outputs = self.model(inputs)
+        return outputs, F.cross_entropy(outputs, targets)
+
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take the optimizer's step, and forget the gradients.
+
+        Args:
+            inputs: the batch, which natural gradients pass through the network anew.
+            targets: its labels.
+        """
+        if isinstance(self.optimizer, NaturalGradient):
+            self.optimizer.step(lambda: self.passed(inputs, targets))
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def augmented(self, epoch: int) -> Tensor:
         """Return the training examples, on the device, as the epoch after ``epoch`` finished ones sees them."""

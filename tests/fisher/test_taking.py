@@ -45,7 +45,7 @@ def test_factors_multiply_to_the_gradients_of_samples() -> None:
     """In the weight's own order; a convolution with groups and a bias have none."""
     model, images = net(), torch.randn(5, 4, 8, 8, dtype=torch.float64)
     taken: dict[str, Jacobian] = {}
-    with TakenGradients(model, lambda name, uses: taken.update({name: uses[0]})) as passing:
+    with TakenGradients(model, lambda name, uses: taken.update({name: uses[0]}), twice="") as passing:
         loss_of(model, images).backward()
     assert passing.batch_size == 5
     for name in ("0.weight", "3.weight"):
@@ -59,7 +59,8 @@ def test_factors_multiply_to_the_gradients_of_samples() -> None:
 
 def test_a_step_that_cannot_be_told_apart_is_an_error_and_leaves_no_hooks() -> None:
     model, images = net(), torch.randn(5, 4, 8, 8, dtype=torch.float64)
-    with pytest.raises(MeasureError, match="the model was called twice"), TakenGradients(model, lambda *_: None):
+    taking = TakenGradients(model, lambda *_: None, twice="called twice, say so")
+    with pytest.raises(MeasureError, match="called twice, say so"), taking:
         (loss_of(model, images) + loss_of(model, images)).backward()
     assert not model._forward_pre_hooks
     assert all(parameter.grad is not None for parameter in model.parameters())

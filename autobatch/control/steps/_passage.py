@@ -72,8 +72,8 @@ class Passage:
 
     def take(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Take a model and its optimizer, the first or others in their place."""
-        if isinstance(optimizer, FisherOptimizer) and optimizer.observes:
-            _check_observed(optimizer, self._ranks, self._probe_arguments["bn"])
+        if isinstance(optimizer, FisherOptimizer):
+            _check_fisher(optimizer, self._ranks, self._probe_arguments["bn"])
         self._wrapped = [
             module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)
         ]
@@ -329,16 +329,18 @@ class Passage:
             )
 
 
-def _check_observed(optimizer: FisherOptimizer, ranks: Ranks, bn: str) -> None:
-    """Refuse an optimizer that looks at layers where it would see a part of them, or something else."""
+def _check_fisher(optimizer: FisherOptimizer, ranks: Ranks, bn: str) -> None:
+    """Refuse an optimizer that looks at layers or outputs where it would see a part of them, or something else."""
     name = type(optimizer).__name__
-    if ranks.size > 1:
+    if optimizer.local and ranks.size > 1:
         raise ConfigError(
-            f"optimizer: {name} takes one process: each would go by its own samples, and they drift apart"
+            f"optimizer: {name} takes one process, not {ranks.size}: each would go by its own samples, and their "
+            "parameters drift apart. MiniBlockFisher and Padam, which see nothing but gradients, take several"
         )
-    if bn == "exact":
+    if optimizer.observes and bn == "exact":
         raise ConfigError(
-            f'Measuring: bn="exact" does not go with {name}: its backward passes are those of single losses'
+            f'Measuring: bn="exact" does not go with {name}, whose factors are of the loss\'s own backward pass, where '
+            f'that one has a pass for each sample\'s loss: use bn="rows" or "eval"'
         )
 
 
