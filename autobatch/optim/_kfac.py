@@ -15,7 +15,7 @@ from autobatch.optim._factor import PARTS, Factor, split_damping
 from autobatch.optim._moments import Layer, layers_of
 from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._settings import check_between
-from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient
+from autobatch.optim._steps import momenta_of, step_count, with_gradient
 
 _NOT_TAKEN = (
     "factors are those of the weight of a matrix product, or of a convolution without groups, and of its bias where "
@@ -23,9 +23,9 @@ _NOT_TAKEN = (
 )
 
 _TWICE = (
-    "KFAC: the model was called twice within one observe(): put one forward pass and its backward pass into it. A batch "
-    "in parts has `with optimizer.observe():` around each part, and one step after them; of a loss that needs several "
-    "calls of the model K-FAC has no factors"
+    "KFAC: the model was called twice within one observe(): put one forward pass and its backward pass into it. A "
+    "batch in parts has `with optimizer.observe():` around each part, and one step after them; of a loss that needs "
+    "several calls of the model K-FAC has no factors"
 )
 
 
@@ -63,6 +63,8 @@ class KFAC(FisherOptimizer):
         momentum: μ, in [0, 1).
         decay: weight of what was in the running means, in [0, 1); a plain mean until it takes over.
         damping: λ, at least 0; singular factors without damping have their pseudo-inverse, made anew at each update.
+            ``clip`` lets a step be √(clip / λ) long in directions that factors have not seen; one is at most ten
+            times as long as the parameters, or as 1, where momentum is cut too, and a log line tells of the first.
         weight_decay: γ, decoupled.
         clip: bound on the step's squared Fisher norm; None for none.
         projection: "none", or the rank r that factors are projected to.
@@ -210,6 +212,7 @@ class KFAC(FisherOptimizer):
         if closure is not None:
             with torch.enable_grad(), self.observe():
                 loss = closure()
+        self._tell_cut()
         layers = []
         for layer in self._layers.values():
             if layer.taken and all(parameter.grad is not None for parameter in layer.parameters):
@@ -249,7 +252,7 @@ class KFAC(FisherOptimizer):
             found = {key: value * share.to(value.dtype) for key, value in found.items()}
         directions |= found
         chosen = [directions[id(parameter)] for parameter in parameters]
-        descend(parameters, momenta_of(self, parameters, group["momentum"], chosen), group)
+        self._descend(parameters, momenta_of(self, parameters, group["momentum"], chosen), group)
 
     def _learn(self, layer: Layer, factors: tuple[Factor, Factor], group: dict[str, Any], done: int) -> None:
         """Update a layer's factors where it is time, and make anew the inverses that need it."""

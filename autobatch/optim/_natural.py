@@ -14,7 +14,6 @@ from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._rows import Rows
 from autobatch.optim._settings import check_between
 from autobatch.optim._solves import SOLVERS, Problem, check_rows
-from autobatch.optim._steps import descend
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
 
@@ -50,7 +49,8 @@ class NaturalGradient(FisherOptimizer):
         model: the network that they are of.
         lr: learning rate, at least 0.
         approximation: of F; one of those, or ``"exact"``.
-        damping: ρ, at least 0; without, what is singular has its pseudo-inverse.
+        damping: ρ, at least 0; without, what is singular has its pseudo-inverse. A step is at most ten times as
+            long as the parameters, or as 1, and a log line tells of the first cut.
         weight_decay: decoupled.
         strict: whether a parameter that no Kronecker factors are known of is an error; else it gets the plain step.
 
@@ -115,8 +115,8 @@ class NaturalGradient(FisherOptimizer):
         """Take a step.
 
         Args:
-            closure: needed; returns the model's outputs (N, ...) and the loss, a scalar that is a function of them; with no
-                backward pass.
+            closure: needed; returns the model's outputs (N, ...) and the loss, a scalar that is a function of them;
+                with no backward pass.
 
         Returns:
             The loss before the step.
@@ -134,6 +134,7 @@ class NaturalGradient(FisherOptimizer):
             gradient = torch.autograd.grad(loss, outputs)[0].reshape(len(outputs), -1)
         samples, count = gradient.shape
         self.check(samples, count)
+        self._tell_cut()
         taken = {
             name: Rows(parameter, count, samples)
             for name, parameter in self._model.named_parameters()
@@ -149,7 +150,7 @@ class NaturalGradient(FisherOptimizer):
         self._plainly(problem.plain, "no Kronecker factors of its layer are known")
         for group in self.param_groups:
             own = [parameter for parameter in group["params"] if id(parameter) in found]
-            descend(own, [found[id(parameter)].to(parameter.dtype) for parameter in own], group)
+            self._descend(own, [found[id(parameter)].to(parameter.dtype) for parameter in own], group)
         return loss.detach()
 
     def _pass_through(self, closure: Closure, taken: dict[str, Rows], count: int) -> None:

@@ -59,7 +59,8 @@ def check_rows(rows: int, of: str) -> None:
     """
     if rows > _LARGEST:
         raise ConfigError(
-            f"NaturalGradient: {of} are {rows:,} rows to solve, expected at most {_LARGEST:,}: take smaller batches, or KFAC"
+            f"NaturalGradient: {of} are {rows:,} rows to solve, expected at most {_LARGEST:,}: take smaller batches, "
+            "or KFAC"
         )
 
 

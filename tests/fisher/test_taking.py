@@ -45,7 +45,7 @@ def test_factors_multiply_to_the_gradients_of_samples() -> None:
     """In the weight's own order; a convolution with groups and a bias have none."""
     model, images = net(), torch.randn(5, 4, 8, 8, dtype=torch.float64)
     taken: dict[str, Jacobian] = {}
-    with TakenGradients(model, lambda name, uses: taken.update({name: uses[0]}), twice="") as passing:
+    with TakenGradients(model, lambda name, uses: taken.update({name: uses[0]})) as passing:
         loss_of(model, images).backward()
     assert passing.batch_size == 5
     for name in ("0.weight", "3.weight"):

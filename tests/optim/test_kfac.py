@@ -291,9 +291,11 @@ def test_a_step_that_was_not_observed_is_refused() -> None:
 def test_two_calls_of_the_model_within_one_observation() -> None:
     model, (inputs, labels) = perceptron(), examples(5, 4)
     optimizer = KFAC(model.parameters(), model)
-    with pytest.raises(MeasureError, match=r"^KFAC: the model was called twice within one observe\(\): put one forward"):
-        with optimizer.observe():
-            (F.cross_entropy(model(inputs), labels) + model(inputs).square().mean()).backward()
+    with (
+        pytest.raises(MeasureError, match=r"^KFAC: the model was called twice within one observe\(\): put one forward"),
+        optimizer.observe(),
+    ):
+        (F.cross_entropy(model(inputs), labels) + model(inputs).square().mean()).backward()
     with optimizer.observe():
         F.cross_entropy(model(inputs), labels).backward()
         with torch.no_grad():  # an evaluation is none

@@ -13,9 +13,9 @@ from torch import nn
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, MeasureAtInterval, Measuring
+from autobatch.control._ranks import Ranks
 from autobatch.control.rates import OptimizerRates
 from autobatch.control.run import CHECKPOINT
-from autobatch.control._ranks import Ranks
 from autobatch.control.steps._passage import _check_fisher
 from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training import EpochRow, RunObserver, load_epochs, load_task, run
@@ -120,7 +120,7 @@ def test_a_controllers_steps_are_observed_with_one_set_of_hooks() -> None:
 
 def test_exact_gradients_under_batch_norm_do_not_go_with_it() -> None:
     model = nn.Linear(4, 2)
-    with pytest.raises(ConfigError, match='bn="exact" does not go with KFAC, .*: use bn="rows" or "eval"'):
+    with pytest.raises(ConfigError, match=r'bn="exact" does not go with KFAC, .*: use bn="rows" or "eval"'):
         controller(model, KFAC(model.parameters(), model), bn="exact")
     controller(model, NaturalGradient(model.parameters(), model), bn="exact")
 
