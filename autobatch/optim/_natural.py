@@ -111,7 +111,7 @@ class NaturalGradient(FisherOptimizer):
                 )
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Tensor:
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Take a step.
 
         Args:
