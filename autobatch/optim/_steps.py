@@ -80,7 +80,8 @@ def hold(parameters: list[Tensor], directions: list[Tensor], lr: float) -> Tenso
 
 def _length(tensors: list[Tensor]) -> Tensor:
     norms: tuple[Tensor, ...] = torch._foreach_norm(tensors)
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms]))
+    length: Tensor = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms]).norm()
+    return length
 
 
 def descend(parameters: list[Tensor], directions: list[Tensor], group: Mapping[str, Any]) -> None:
