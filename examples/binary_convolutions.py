@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch  # autobatch
 
-KINDS, PIXELS = ("whole", "cracked", "chipped"), 16
+KINDS, PIXELS = ("whole", "cracked", "chipped"), 16  # some or all of these kinds; at least 8 pixels
 SIZES, EPOCHS = (16, 32, 64, 128), 8
 
 
@@ -77,25 +77,25 @@ def discs(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     def drawn(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
 
-    kinds = torch.randint(len(KINDS), (count,), generator=generator)
-    y, x = torch.meshgrid(torch.arange(PIXELS), torch.arange(PIXELS), indexing="ij")
+    kinds, unit = torch.randint(len(KINDS), (count,), generator=generator), PIXELS / 16
+    y, x = torch.meshgrid(torch.arange(PIXELS) / unit, torch.arange(PIXELS) / unit, indexing="ij")
     x, y, angle, radius = x - drawn(7, 8), y - drawn(7, 8), drawn(0, 6.3), drawn(5, 7)
     along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    disc = x**2 + y**2 < radius**2
-    crack = (across - drawn(-2, 2)).abs() < 0.8
-    chip = along > radius * drawn(0.3, 0.6)
-    cut = torch.stack([torch.zeros_like(disc), crack, chip])[kinds, torch.arange(count)]
+    disc, crack = x**2 + y**2 < radius**2, (across - drawn(-2, 2)).abs() < 0.8
+    cuts = {"whole": torch.zeros_like(disc), "cracked": crack, "chipped": along > radius * drawn(0.3, 0.6)}
+    cut = torch.stack([cuts[kind] for kind in KINDS])[kinds, torch.arange(count)]
     images = (disc & ~cut) * drawn(0.7, 1) + 0.1 * torch.randn(count, PIXELS, PIXELS, generator=generator)
     return images[:, None], kinds
 
 
 def main() -> Inspector:
     """Train the inspector and count what it gets wrong."""
+    if PIXELS < 8 or not {*KINDS} <= {"whole", "cracked", "chipped"}:
+        raise SystemExit(f"expected PIXELS of at least 8 and KINDS of those known, got {PIXELS} and {KINDS}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    train, (images, kinds) = TensorDataset(*discs(2000, generator)), discs(500, generator)
-    model = Inspector()
+    train, (images, kinds), model = TensorDataset(*discs(2000, generator)), discs(500, generator), Inspector()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     controller = autobatch.AutoBatchController(  # autobatch
         model, optimizer, policy="norm-test", rates="steered", batch_sizes=SIZES, dataset_size=len(train), epochs=EPOCHS

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch  # autobatch
 
-EPOCHS, HATCHING, WIDTHS = 12, 6, (40, 56, 72)
+EPOCHS, HATCHING, SEED_WIDTH, WIDTHS = 12, 6, 24, (40, 56, 72)
 
 
 def network(width: int) -> nn.Sequential:
@@ -48,7 +48,7 @@ class Ensemble(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.members = nn.ModuleList([network(24)])
+        self.members = nn.ModuleList([network(SEED_WIDTH)])
 
     def hatch(self, widths: tuple[int, ...], noise: float = 0.1) -> None:
         (seed,) = self.members
@@ -75,6 +75,8 @@ def figures(model: Ensemble, x: Tensor, y: Tensor) -> tuple[float, float, float]
 
 def main() -> Ensemble:
     """Train the seed, hatch it, and train the ensemble on."""
+    if not (HATCHING < EPOCHS and WIDTHS and min(WIDTHS) >= SEED_WIDTH):
+        raise SystemExit(f"HATCHING, WIDTHS: expected below {EPOCHS=}, from {SEED_WIDTH=}; got {HATCHING} and {WIDTHS}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
     x, y = map(torch.tensor, load_digits(return_X_y=True))

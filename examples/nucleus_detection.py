@@ -20,14 +20,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch  # autobatch
 
-PIXELS, NUCLEI, RADIUS, EPOCHS = 32, 7, 3.0, 6
+PIXELS, NUCLEI, RADIUS, EPOCHS = 32, 7, 3.0, 6  # even, of 16 at least; 9 at most, a field each; above 0
 
 
 def drawn_centres(count: int, generator: torch.Generator) -> Tensor:
     """Put nuclei into some of nine fields, where they may touch, (count, NUCLEI, 2)."""
-    fields = torch.rand(count, 9, generator=generator).argsort(1)[:, :NUCLEI]
-    middles = 10 * torch.stack([fields // 3, fields % 3], -1) + 5.5
-    return middles + 8 * torch.rand(count, NUCLEI, 2, generator=generator) - 4
+    fields, side = torch.rand(count, 9, generator=generator).argsort(1)[:, :NUCLEI], (PIXELS - 2) / 3
+    middles = side * torch.stack([fields // 3, fields % 3], -1) + (side + 1) / 2
+    return middles + side * (0.8 * torch.rand(count, NUCLEI, 2, generator=generator) - 0.4)
 
 
 def images_of(centres: Tensor, generator: torch.Generator) -> Tensor:
@@ -89,10 +89,11 @@ def scores(found: list[Tensor], true: Tensor) -> tuple[float, float, float]:
 
 def main() -> nn.Sequential:
     """Train on synthetic images, and evaluate on others."""
+    if PIXELS % 2 or PIXELS < 16 or not 1 <= NUCLEI <= 9 or RADIUS <= 0:
+        raise SystemExit(f"got {PIXELS=}, {NUCLEI=}, {RADIUS=}: see their ranges beside them")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    centres = drawn_centres(500, generator)
+    centres = drawn_centres(500, generator := torch.Generator().manual_seed(0))
     images, maps = images_of(centres, generator), proximity(centres)
     train, model = TensorDataset(images[:400], maps[:400]), network()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -109,11 +110,9 @@ def main() -> nn.Sequential:
             optimizer.zero_grad()
         with torch.no_grad():
             predicted = model(images[400:])
-        precision, recall, f1 = scores([detected(each) for each in predicted], centres[400:])
+        p, r, f1 = scores([detected(each) for each in predicted], centres[400:])
         controller.end_epoch(val_loss=loss_of(predicted, maps[400:]).item())  # autobatch
-        print(
-            f"epoch {epoch + 1}: precision {precision:.2f}, recall {recall:.2f}, F1 {f1:.3f}; C̄ {controller.c_bar:.1f}"
-        )
+        print(f"epoch {epoch + 1}: precision {p:.2f}, recall {r:.2f}, F1 {f1:.3f}; C̄ {controller.c_bar:.1f}")
     return model
 
 

@@ -67,6 +67,75 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.splitlines()[-1]
 
 
+WORKLOADS = ("growing_ensemble.py", "pruning.py", "binary_convolutions.py", "nucleus_detection.py")
+
+
+def changed(name: str, **constants: Any) -> Any:
+    """Return what an example defines, with other constants at its top."""
+    program = load(name)
+    program.main.__globals__.update(constants)
+    return program
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_workload_has_at_most_120_lines(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize(
+    ("name", "constants", "message"),
+    [
+        ("growing_ensemble.py", {"WIDTHS": (16, 32)}, "from SEED_WIDTH=24; got 6 and (16, 32)"),
+        ("growing_ensemble.py", {"WIDTHS": ()}, "from SEED_WIDTH=24; got 6 and ()"),
+        ("growing_ensemble.py", {"HATCHING": 12}, "below EPOCHS=12"),
+        ("pruning.py", {"TARGET": 0.0}, "TARGET: expected a share in (0, 1]"),
+        ("pruning.py", {"TARGET": 20}, "TARGET: expected a share in (0, 1]"),
+        ("binary_convolutions.py", {"PIXELS": 3}, "expected PIXELS of at least 8"),
+        ("binary_convolutions.py", {"KINDS": ("whole", "bent")}, "KINDS of those known, got 16 and ('whole', 'bent')"),
+        ("nucleus_detection.py", {"PIXELS": 33}, "got PIXELS=33"),
+        ("nucleus_detection.py", {"PIXELS": 8}, "got PIXELS=8"),
+        ("nucleus_detection.py", {"NUCLEI": 12}, "NUCLEI=12"),
+        ("nucleus_detection.py", {"RADIUS": 0}, "RADIUS=0"),
+    ],
+)
+def test_constants_that_do_not_go_together_are_told_of(name: str, constants: dict[str, Any], message: str) -> None:
+    with pytest.raises(SystemExit) as told:
+        changed(name, **constants).main()
+    assert message in str(told.value)
+
+
+@pytest.mark.parametrize(("pixels", "kinds"), [(8, ("whole", "chipped")), (13, ("whole", "cracked")), (26, None)])
+def test_discs_of_other_sizes_and_kinds(pixels: int, kinds: tuple[str, ...] | None) -> None:
+    program = changed("binary_convolutions.py", PIXELS=pixels, **({"KINDS": kinds} if kinds else {}))
+    images, labels = program.discs(40, torch.Generator().manual_seed(0))
+    assert images.shape == (40, 1, pixels, pixels)
+    F.cross_entropy(program.Inspector()(images), labels).backward()
+    within = (images[:, 0] > 0.5).float().mean((1, 2))  # a disc fills about as much of any image
+    assert 0.2 < float(within.mean()) < 0.5
+
+
+@pytest.mark.parametrize(("pixels", "nuclei"), [(16, 1), (34, 9), (64, 4)])
+def test_nuclei_in_images_of_other_sizes(pixels: int, nuclei: int) -> None:
+    program = changed("nucleus_detection.py", PIXELS=pixels, NUCLEI=nuclei)
+    generator = torch.Generator().manual_seed(0)
+    centres = program.drawn_centres(20, generator)
+    assert centres.shape == (20, nuclei, 2)
+    assert 0 <= float(centres.min()) < 0.3 * pixels < 0.7 * pixels < float(centres.max()) < pixels - 0.5
+    maps = program.proximity(centres)
+    program.loss_of(program.network()(program.images_of(centres, generator)), maps).backward()
+    assert maps.shape == (20, 1, pixels, pixels)
+
+
+def test_gates_never_shut_all_channels() -> None:
+    model = load("pruning.py").Pruned(4, 4)
+    with torch.no_grad():
+        for gate in model.gates:
+            gate.scores.copy_(torch.tensor([-3.0, -1.0, -2.0, -4.0]))
+    assert [conv.out_channels for conv in model.compact() if isinstance(conv, nn.Conv2d)] == [1, 1]
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(model.compact()(images), model(images))
+
+
 def test_growing_ensemble(train: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]) -> None:
     model = train(program := load("growing_ensemble.py"))
     assert [member[0].out_features for member in model.members] == list(program.WIDTHS)

@@ -235,11 +235,7 @@ def _check_rows(beacon: Beacon) -> None:
 
 
 def check_course(what: str, rows: Mapping[str, NDArray[Any]], first: int) -> None:
-    """Refuse rows that are not those of epochs in a row, the first of which is ``first``.
-
-    Raises:
-        LibraryError: a row is missing or stored twice, or progress does not rise.
-    """
+    """Refuse rows that are not those of epochs in a row, the first of which is ``first``."""
     epochs, progress = rows["epoch"], rows["progress"]
     if not np.array_equal(epochs, np.arange(first, first + len(epochs))):
         raise LibraryError(
@@ -283,15 +279,7 @@ def check_column(what: str, column: Column, values: NDArray[Any], *, finished: b
 
 
 def check_scored(beacon: Beacon, score: str) -> None:
-    """Refuse a finished beacon that ends without the figure that ranks it.
-
-    Args:
-        beacon: the beacon.
-        score: the figure, ``"validation_loss"`` or ``"validation_error"``.
-
-    Raises:
-        LibraryError: the beacon finished and the figure is not known at its end.
-    """
+    """Refuse a finished beacon that ends without the figure that ranks it."""
     if beacon.finished and not np.isfinite(beacon.final(score)):
         raise LibraryError(
             f"beacon {beacon.name}: column '{score}' must be finite in the last row, for it is the score, got "
@@ -300,13 +288,6 @@ def check_scored(beacon: Beacon, score: str) -> None:
 
 
 def shown(values: NDArray[Any]) -> str:
-    """Return figures as a message shows them: the first few, and how many there are.
-
-    Args:
-        values: the figures.
-
-    Returns:
-        The text.
-    """
+    """Return figures as a message shows them: the first few, and how many there are."""
     first = [f"{value:.6g}" for value in values[:6].tolist()]
     return ", ".join(first) + (f", ... ({len(values)} rows)" if len(values) > 6 else "")

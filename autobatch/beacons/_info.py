@@ -41,11 +41,7 @@ class LibraryInfo:
     costs: CostTable | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields and bring the task into the form that JSON gives back.
-
-        Raises:
-            LibraryError: a field holds what a library cannot store.
-        """
+        """Check the fields and bring the task into the form that JSON gives back."""
         if self.score not in SCORES:
             raise LibraryError(f"'score' must be one of {', '.join(SCORES)}, got {self.score!r}")
         if self.sampling_interval < 1:
@@ -134,15 +130,7 @@ def merged_info(infos: Iterable[tuple[str, LibraryInfo]]) -> LibraryInfo:
 
 
 def differing_keys(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the dotted keys whose values differ between two nested mappings.
-
-    Args:
-        mine: a nested mapping of JSON values.
-        theirs: another.
-
-    Returns:
-        (dotted key, my value, their value) of each difference, by key; a missing key reads ``"absent"``.
-    """
+    """Return (dotted key, my value, theirs) where two nested mappings differ; a missing one reads ``"absent"``."""
     absent = object()
     flat_mine, flat_theirs = dict(_flat(mine)), dict(_flat(theirs))
     differing = []

@@ -31,11 +31,7 @@ class BeaconLibrary(Shown):
     info: LibraryInfo
 
     def __post_init__(self) -> None:
-        """Order the beacons and refuse none, the same one twice, or one without a score.
-
-        Raises:
-            LibraryError: there is no beacon, one is there twice, or one that finished ends without the score.
-        """
+        """Order the beacons and refuse none, the same one twice, or one without a score."""
         beacons = tuple(sorted(self.beacons, key=lambda beacon: beacon.key))
         if not beacons:
             raise LibraryError(

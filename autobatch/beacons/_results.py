@@ -48,14 +48,7 @@ class FixedResult:
 
 
 def fixed_result(beacons: Sequence[Beacon]) -> FixedResult:
-    """Sum up the beacons of one configuration.
-
-    Args:
-        beacons: its beacons, one a seed; at least one.
-
-    Returns:
-        The figures over those that finished.
-    """
+    """Sum up the beacons, one a seed, of one configuration, over those that finished."""
     finished = [beacon for beacon in beacons if beacon.finished]
     values = {figure: [beacon.final(figure) for beacon in finished] for figure in FIGURES}
     return FixedResult(

@@ -8,13 +8,7 @@ from rich.text import Text
 
 
 class Bar:
-    """Prints lines above a bar; use it as a context.
-
-    Args:
-        console: where to print; the bar is only shown on a terminal.
-        columns: what the bar consists of.
-        fields: the texts that ``task.fields`` of the columns begin with.
-    """
+    """Prints lines above a bar; use it as a context."""
 
     def __init__(self, console: Console, *columns: ProgressColumn, **fields: Any) -> None:
         self._console = console

@@ -26,11 +26,7 @@ def console() -> Console:
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Have standard streams that anything can be written to, also where there are none, as in a service or after >&-.
-
-    Yields:
-        Nothing.
-    """
+    """Have standard streams that anything can be written to, also where there are none (a service, >&-)."""
     with ExitStack() as stack:
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             stream = getattr(sys, name)
@@ -67,11 +63,7 @@ def _told(word: str) -> str:
 
 @contextmanager
 def interruptible(kept: Callable[[], str]) -> Iterator[None]:
-    """End the command after Ctrl-C, once it is said what is kept and how to go on.
-
-    Args:
-        kept: returns what to say.
-    """
+    """End the command after Ctrl-C, once it is said what is kept and how to go on."""
     try:
         yield
     except KeyboardInterrupt:

@@ -43,11 +43,7 @@ def whole_numbers(text: str, option: str, such: str) -> list[int]:
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:
-    """Return the numbers of a list; None where there is none.
-
-    Raises:
-        BadParameter: it is something else.
-    """
+    """Return the numbers of a list; None where there is none."""
     if text is None:
         return None
     try:
@@ -57,11 +53,7 @@ def numbers(text: str | None, option: str) -> list[float] | None:
 
 
 def integers(text: str | None, option: str) -> list[int] | None:
-    """Return the numbers of a list, all whole; None where there is none.
-
-    Raises:
-        BadParameter: it is something else.
-    """
+    """Return the numbers of a list, all whole; None where there is none."""
     found = numbers(text, option)
     if found is not None and any(number != int(number) or number < 0 for number in found):
         raise typer.BadParameter(f"expected whole numbers such as 8,16,32, got {text!r}", param_hint=option)

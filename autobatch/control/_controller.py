@@ -189,17 +189,7 @@ class AutoBatchController(Readings):
         self._training.replace(model, optimizer)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Refuse to be pickled or copied once there is a model: the optimizer's steps are watched.
-
-        Args:
-            protocol: pickle's.
-
-        Returns:
-            What pickle makes a controller without a model of.
-
-        Raises:
-            PicklingError: there is one.
-        """
+        """Refuse to be pickled or copied once there is a model: the optimizer's steps are watched."""
         if self._attached is not None:
             raise PicklingError(
                 "an AutoBatchController with its model cannot be pickled or copied; keep controller.state_dict(), and "

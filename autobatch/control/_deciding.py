@@ -59,35 +59,15 @@ class Decisions:
         return self._records[self._last]
 
     def number_for(self, example: int) -> int:
-        """Return the number of the decision that an example follows which is not handed out yet.
-
-        Args:
-            example: its number since the start of the training.
-
-        Returns:
-            The number.
-        """
+        """Return the number of the decision that ``example``, which is not handed out yet, follows."""
         return max((number for number, own in self._records.items() if own.example <= example), default=self._last)
 
     def batch_size(self, number: int) -> int:
-        """Return the batch size that batches are cut with.
-
-        Args:
-            number: of a decision.
-
-        Returns:
-            The global batch size; the loop's own where it is only advised.
-        """
+        """Return the global batch size that batches are cut with; the loop's own where it is only advised."""
         return self._own_batch_size or self._records[number].batch_size
 
     def decide(self, observation: Observation, *, epoch: int, example: int) -> None:
-        """Have the first rank's policy asked, and tell all ranks what it says.
-
-        Args:
-            observation: where the training stands.
-            epoch: finished epochs.
-            example: the first example that the decision holds for.
-        """
+        """Have the first rank's policy asked, and tell all ranks what holds from ``example`` on."""
         made: list[DecisionRecord] = []
 
         def own() -> dict[str, Any]:
@@ -100,12 +80,7 @@ class Decisions:
         self._records[self._last] = made[0] if made else DecisionRecord.from_dict(told["record"])
 
     def learn(self, samples: Sequence[Measurement], steps: int) -> None:
-        """Take in what a period's samples tell of the gradients' noise.
-
-        Args:
-            samples: its measured steps.
-            steps: its optimizer steps.
-        """
+        """Take in what a period's samples tell of the gradients' noise; ``steps`` are its optimizer steps."""
         for sample in samples:
             if sample.usable:
                 self._noise.add(
@@ -117,12 +92,7 @@ class Decisions:
                 )
 
     def apply(self, number: int, examples: int) -> None:
-        """Bring rates and momentum to where a decision has them; called for every batch.
-
-        Args:
-            number: of the decision.
-            examples: training examples seen.
-        """
+        """Bring rates and momentum to where decision ``number`` has them after ``examples``; called for every batch."""
         decision = self._records[number]
         if number != self._applied:
             before, self._applied = self._records.get(self._applied), number
@@ -141,12 +111,7 @@ class Decisions:
             self._rates.use(decision.lr_effective * (self._ramped(decision, examples) / decision.lr), power)
 
     def forget(self, waiting: Iterable[Cut], next_example: int) -> None:
-        """Let go of decisions that nothing follows any more.
-
-        Args:
-            waiting: batches that are handed out and not trained.
-            next_example: the first example that is not handed out.
-        """
+        """Let go of decisions that neither waiting batches nor what is still to be handed out follows."""
         kept = {cut.decision for cut in waiting} | {self._last, self._last - 1, self._applied}
         kept |= {number for number, own in self._records.items() if own is self._before(self.last.example)}
         to_come = self.number_for(next_example)
@@ -166,15 +131,7 @@ class Decisions:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], waiting: Iterable[Cut]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-            waiting: batches that are handed out and not trained.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
+        """Restore what ``state_dict`` returned; a CheckpointError where it is damaged."""
         records = {int(number): DecisionRecord.from_dict(own) for number, own in state["records"].items()}
         last, applied, reference = int(state["last"]), int(state["applied"]), int(state["reference_batch_size"])
         ramp = None if state["ramp"] is None else (float(state["ramp"][0]), int(state["ramp"][1]))

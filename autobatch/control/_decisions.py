@@ -107,12 +107,5 @@ def _candidate(state: dict[str, Any]) -> Candidate:
 
 
 def figure(value: float | None) -> float:
-    """Return a figure as JSON has it: null, which stands for what is not finite or not known, becomes NaN.
-
-    Args:
-        value: the number, or None.
-
-    Returns:
-        The number, or NaN.
-    """
+    """Return a figure as JSON has it: null, which stands for what is not finite or not known, becomes NaN."""
     return float("nan") if value is None else float(value)

@@ -41,21 +41,13 @@ class Feed:
         return PlannedBatchSampler(self._parts, self._part_count, lambda: self._order().tolist())
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield this rank's batches of an epoch as tensors of example indices, each trained before the next.
-
-        Raises:
-            AutoBatchError: the epoch before is not ended, or a batch was not trained.
-        """
+        """Yield this rank's batches of an epoch as tensors of example indices, each trained before the next."""
         order = self._order().to(self._device)
         for start, stop in self._in_turn("batches()"):
             yield order[start:stop]
 
     def sizes(self) -> Iterator[int]:
-        """Yield the sizes of this rank's batches of an epoch, each trained before the next.
-
-        Raises:
-            AutoBatchError: the epoch before is not ended, or a batch was not trained.
-        """
+        """Yield the sizes of this rank's batches of an epoch, each trained before the next."""
         for start, stop in self._in_turn("sizes()"):
             yield stop - start
 

@@ -96,13 +96,7 @@ class Periods:
             self._end(None)
 
     def end_epoch(self, *, val_loss: float | None, val_error: float | None, train_loss: float | None) -> None:
-        """End the epoch, and its last period with it.
-
-        Args:
-            val_loss: mean validation loss, where known.
-            val_error: share of validation examples classified wrongly, where known.
-            train_loss: mean training loss, where known.
-        """
+        """End the epoch, and its last period with it; None is what the loop does not know."""
         given = {"train_loss": train_loss, "val_loss": val_loss, "val_error": val_error}
         unsound = {name: value for name, value in given.items() if value is not None and not math.isfinite(value)}
         if unsound:
@@ -144,24 +138,13 @@ class Periods:
             )
 
     def redecide(self) -> None:
-        """Have the decision for the coming period made again.
-
-        Raises:
-            AutoBatchError: a batch of the period has been handed out.
-        """
+        """Have the decision for the coming period made again, while none of its batches is handed out."""
         if self._course.waiting or self._course.next_example != self._decisions.last.example:
             raise AutoBatchError("redecide() comes too late: a batch of this period has been handed out")
         self._decide(example=self._course.next_example)
 
     def first_free(self) -> int:
-        """Return the first example that no rank has handed out yet, wherever their loaders have come to.
-
-        Returns:
-            Its number since the start of the training.
-
-        Raises:
-            AutoBatchError: the ranks stand at different places.
-        """
+        """Return the first example that no rank has handed out yet, wherever their loaders have come to."""
         here = self._course.examples
         free, place, minus = self._ranks.most([self._course.next_example, here, -here])
         if place != -minus:
@@ -219,15 +202,7 @@ class Periods:
             self._log.end(self._diverged or self._course.stopped, facts)
 
     def _row(self, decision: DecisionRecord, applied: float) -> EpochRow:
-        """Return what is kept of an epoch that has just ended.
-
-        Args:
-            decision: the decision that it followed.
-            applied: learning rate that its last step used.
-
-        Returns:
-            The row.
-        """
+        """Return what is kept of an epoch that has just ended; ``applied`` is the rate of its last step."""
         standing = self._standing
         return EpochRow(
             epoch=self._course.epoch,

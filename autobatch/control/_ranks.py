@@ -76,14 +76,7 @@ class Ranks:
         return start + before, start + before + own
 
     def passed(self, examples: int) -> int:
-        """Return how many of an epoch's first examples are this process's.
-
-        Args:
-            examples: examples, on all processes together.
-
-        Returns:
-            This process's.
-        """
+        """Return how many of an epoch's first examples are this process's."""
         return self._dealt(examples, self.rank)
 
     def _dealt(self, examples: int, rank: int) -> int:
@@ -142,17 +135,7 @@ class Ranks:
         return told["value"]
 
     def most(self, numbers: Sequence[int]) -> list[int]:
-        """Return the largest of all processes' numbers.
-
-        Args:
-            numbers: this process's; as many on all.
-
-        Returns:
-            The largest of each.
-
-        Raises:
-            AutoBatchError: a process has died or does not answer.
-        """
+        """Return the largest of all processes' numbers, place by place; as many on all."""
         if self.size == 1:
             return list(numbers)
         tensor = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
@@ -161,14 +144,7 @@ class Ranks:
         return [int(number) for number in tensor.tolist()]
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Average tensors over all processes, in place.
-
-        Args:
-            tensors: the same shapes and types on every process.
-
-        Raises:
-            AutoBatchError: a process has died or does not answer.
-        """
+        """Average tensors, of the same shapes and types on every process, in place."""
 
         def exchange(flat: Tensor) -> None:
             dist.all_reduce(flat, group=self.group)
@@ -177,14 +153,7 @@ class Ranks:
         self._in_buckets(tensors, exchange)
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the first one's tensors, in place.
-
-        Args:
-            tensors: the same shapes and types on every process.
-
-        Raises:
-            AutoBatchError: a process has died or does not answer.
-        """
+        """Give every process the first one's tensors, of the same shapes and types, in place."""
         self._in_buckets(tensors, lambda flat: dist.broadcast(flat, self._first, group=self.group))
 
     def _in_buckets(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], Any]) -> None:

@@ -64,11 +64,7 @@ class Readings(Shown):
 
     @property
     def task(self) -> TaskInfo:
-        """What the policy knows of the training.
-
-        Raises:
-            AutoBatchError: the controller is not attached to a model yet.
-        """
+        """What the policy knows of the training."""
         return self._training.task
 
     @property

@@ -35,13 +35,7 @@ class Recorder:
         self._advised: tuple[int, float | None, bool] | None = None
 
     def record(self, decision: DecisionRecord, figures: Mapping[str, float], **state: Any) -> None:
-        """Give the loggers the record of a decision, or of the end of the training.
-
-        Args:
-            decision: the decision in force from here on.
-            figures: the figures that the loop gave.
-            state: where the training stands: its counters, ``c_bar``, ``l_cum`` and ``measuring_seconds``.
-        """
+        """Give the loggers the record of a decision, or of the end of the training."""
         if not self._loggers:
             return
         now, examples = time.perf_counter(), int(state["examples"])
@@ -77,12 +71,7 @@ class Recorder:
         return time.perf_counter() - self._started
 
     def resume(self, examples: int, seconds: float) -> None:
-        """Tell the loggers that the training goes on from a checkpoint.
-
-        Args:
-            examples: training examples seen.
-            seconds: wall time of the training until then.
-        """
+        """Tell the loggers that the training goes on from a checkpoint, after ``seconds`` of wall time."""
         now = time.perf_counter()
         self._started, self._last = now - seconds, (examples, now)
         for logger in self._loggers:
@@ -133,12 +122,5 @@ def _known(value: Any) -> Any:
 
 
 def told_at(*, advice: bool) -> int:
-    """Return the level that a decision is logged at.
-
-    Args:
-        advice: whether it is only advice, which nobody would see where logging was not set up.
-
-    Returns:
-        The level.
-    """
+    """Return the level that a decision is logged at; advice would be seen by nobody where logging was not set up."""
     return logging.WARNING if advice and not _LOG.hasHandlers() else logging.INFO

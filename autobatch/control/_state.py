@@ -13,17 +13,7 @@ _VERSION = 3
 
 
 def state_of(training: Training) -> dict[str, Any]:
-    """Return what a restart needs.
-
-    Args:
-        training: the training, between two steps.
-
-    Returns:
-        JSON-able values.
-
-    Raises:
-        AutoBatchError: a step has begun and is not ended.
-    """
+    """Return what a restart needs, in JSON-able values; refused within a step."""
     training.stepping.refuse_inside("state_dict()")
     return {
         "version": _VERSION,
@@ -87,15 +77,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
 
 
 def adopted_state(state: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
-    """Return a scout's state as that of a training which goes on from it.
-
-    Args:
-        state: the state of the scout's controller.
-        policy: state of the training's policy.
-
-    Returns:
-        The same state with that policy, and not stopped.
-    """
+    """Return a scout's state, with the policy's, as that of a training which goes on from it."""
     return {**state, "stopped": None, "decisions": {**state.get("decisions", {}), "policy": policy}}
 
 

@@ -50,18 +50,7 @@ class Stepping:
         return self._standing.steps + self._period.steps
 
     def step(self, samples: int | Tensor | None, batch_dim: int) -> AbstractContextManager[Step]:
-        """Return the context around one forward and backward pass, of a batch or of a part of one.
-
-        Args:
-            samples: what an example is, see ``FisherProbe``.
-            batch_dim: the dimension that the batch is along.
-
-        Returns:
-            The context.
-
-        Raises:
-            AutoBatchError: no batch of the controller's is to be trained.
-        """
+        """Return the context around one forward and backward pass, of a batch or of a part of one."""
         if self._passing is None:
             if self._orphans or self._is_beyond():
                 self._orphans = max(0, self._orphans - 1)
@@ -132,11 +121,7 @@ class Stepping:
         self._finish(passing)
 
     def hand_out(self) -> Cut | None:
-        """Cut the next batch as the decision has it that holds there.
-
-        Returns:
-            The batch; None at the end of the epoch.
-        """
+        """Cut the next batch as the decision has it that holds there; None at the end of the epoch."""
         number = self._decisions.number_for(self._course.next_example)
         return self._course.hand_out(self._decisions.batch_size(number), number, plain=self._advise)
 
@@ -182,14 +167,7 @@ class Stepping:
         return told["figures"]  # type: ignore[no-any-return]
 
     def refuse_inside(self, what: str) -> None:
-        """Refuse to keep or load a state that lacks a batch; one whose step was not even begun is put aside.
-
-        Args:
-            what: who asks, for the message.
-
-        Raises:
-            AutoBatchError: a step has begun and is not ended.
-        """
+        """Refuse ``what`` within a step, lest a state lack a batch; one whose step was not even begun is put aside."""
         if self._passing is not None and self._passing.inside:
             raise AutoBatchError(f"{what} was called inside of a step; call it after optimizer.step()")
         if self._passing is None:

@@ -73,6 +73,7 @@ class Training:
         self.ranks = Ranks(settings.processes.group, device)
         if not advise:
             check_divisible(settings.batch_sizes, self.ranks.size, settings.plan.accumulation)
+        settings.measuring.check_ladder(settings.batch_sizes)
         self.rates = OptimizerRates(optimizer)
         self.course = Course(
             dataset_size,
@@ -93,7 +94,7 @@ class Training:
             optimizer,
             settings.plan,
             self.ranks,
-            probe_arguments=settings.measuring.probe_arguments,
+            probe_arguments=settings.measuring.probe_arguments(settings.seed),
             measure_all=together,
             advise=advise,
         )
@@ -132,16 +133,7 @@ class Training:
         self.periods.begin()
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Go on with another model and optimizer.
-
-        Args:
-            model: the network.
-            optimizer: its optimizer.
-
-        Raises:
-            AutoBatchError: a step is under way.
-            ConfigError: they cannot be used.
-        """
+        """Go on with another model and optimizer."""
         self.stepping.refuse_inside("replace()")
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model: expected Module, got {model!r}")
@@ -211,6 +203,8 @@ class Training:
             **self.identity(),
             "plan": str(settings.plan),
             "measured": settings.processes.measured,
+            "measure": settings.measuring.measure,
+            "sketch_rows": settings.measuring.sketch_rows,
             "advise": settings.advise,
         }
         theirs = ranks.agreed(mine)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class Measurement(Shown):
         scale: what a row of J must be multiplied by.
         blocks: each module's own F, like ``gram``, where that was asked for.
         checks: for each pass of the step, what its per-sample gradients must add up to.
+        sketch_rows: rows of the sketch that F is made of; 0 where it is exact.
 
     Attributes:
         unchecked: after ``gram``, the parameters whose gradients are so much smaller than those of single samples that
@@ -38,6 +40,7 @@ class Measurement(Shown):
         scale: Tensor | float = 1.0,
         blocks: Mapping[str, Tensor] | None = None,
         checks: Sequence[SumCheck] = (),
+        sketch_rows: int = 0,
     ) -> None:
         self.bn = bn
         self.gradient_eps = gradient_eps
@@ -46,6 +49,7 @@ class Measurement(Shown):
         self._scale = scale
         self._blocks = blocks
         self._checks = checks
+        self.sketch_rows = sketch_rows
         self.unchecked: tuple[str, ...] = ()
         self._checked: Tensor | None = None
 
@@ -105,7 +109,7 @@ class Measurement(Shown):
         Returns:
             The spectrum. Fails as ``gram`` does, and where the rule is not known or the gradients are not finite.
         """
-        return spectrum_of(self.gram(), self.gradient_eps, rule, self.bn)
+        return replace(spectrum_of(self.gram(), self.gradient_eps, rule, self.bn), sketch_rows=self.sketch_rows)
 
     def _check_sums(self) -> None:
         # Holds 1ᵀF1 = ||gradient||² against the gradients that the parameters really got: finds uses not captured.

@@ -23,6 +23,7 @@ from autobatch.fisher.gram import (
     Jacobian,
     SharedGram,
     SharedSpilledGram,
+    SketchedGram,
     SpilledGram,
     StreamingGram,
     Taker,
@@ -32,6 +33,10 @@ LOSS_REDUCTIONS = ("mean", "sum")
 _NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
 BN_MEANINGS = ("rows", "exact", "eval")
 GRADIENTS = ("library", "rows")
+MEASURES = ("exact", "sketched")
+
+SKETCH_ROWS = 4096
+"""Rows of a sketch where nothing else is said: 16 for each sample of a batch of 256."""
 
 
 class FisherProbe:
@@ -85,8 +90,16 @@ class FisherProbe:
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
         params: the parameters whose gradients F is of, such as ``model.head.parameters()``; None for all that require
             gradients. The others train as ever.
+        measure: ``"exact"``, or ``"sketched"``: F of a seeded random projection of J to ``sketch_rows`` rows, unbiased
+            and with the errors that ``docs/concepts/measure.md`` states. It keeps, and each process of a group sends,
+            ``sketch_rows`` numbers of a sample in place of its whole gradient; so it is for ``micro_batches`` and
+            groups, and of one pass of one process the exact F is as cheap.
+        sketch_rows: k, at least two for each sample of the whole batch. Relative errors are about sqrt(2 / k) of the
+            trace and the largest eigenvalue; the condition number comes out larger, by the share B / (2 k) to
+            sqrt(B / k).
+        sketch_seed: of the projection; the same on all processes.
         by_module: whether each module's own part of F is kept, 8 B² bytes each, for ``Measurement.by_module``; not with
-            ``micro_batches``, a process group or ``bn="exact"``.
+            ``micro_batches``, a process group, ``bn="exact"`` or ``measure="sketched"``.
 
     Attributes:
         taker: where set, gets the per-sample gradients of a step as well as F does, parameter by parameter, so that a
@@ -111,6 +124,9 @@ class FisherProbe:
         samples: int | Tensor | None = None,
         batch_dim: int = 0,
         params: Iterable[Tensor] | None = None,
+        measure: str = "exact",
+        sketch_rows: int = SKETCH_ROWS,
+        sketch_seed: int = 0,
         by_module: bool = False,
     ) -> None:
         if loss_reduction not in LOSS_REDUCTIONS:
@@ -146,10 +162,13 @@ class FisherProbe:
         if by_module and (bn == "exact" or micro_batches > 1 or process_group is not None):
             raise MeasureError('by_module goes neither with bn="exact" nor with micro_batches nor with process_group')
         self._by_module = by_module
+        self._sketch = _checked_sketch(measure, sketch_rows, sketch_seed)
+        if self._sketch is not None and (bn == "exact" or by_module):
+            raise MeasureError('measure="sketched" goes neither with bn="exact" nor with by_module')
         said = Samples(samples, batch_dim).said
         if bn == "exact" and said:
             raise MeasureError(_NOT_EXACT)
-        self._kept: tuple[Capture, SharedSpilledGram, Exception | None] | None = None
+        self._kept: tuple[Capture, SharedSpilledGram | SketchedGram, Exception | None] | None = None
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
@@ -189,14 +208,18 @@ class FisherProbe:
         capture, self._capture = self._capture, None
         assert capture is not None
         start = time.perf_counter()
-        if error is None and isinstance(self._sink, SharedSpilledGram):
+        shared = self._process_group is not None and isinstance(self._sink, SharedSpilledGram | SketchedGram)
+        if error is None and shared:
             assert isinstance(capture, Capture)
+            assert isinstance(self._sink, SharedSpilledGram | SketchedGram)
             self._kept = (capture, self._sink, _failure(capture.finish))
         elif error is None:
             self._measurement = self._measured(capture)
         capture.close()
         self._sink = None
         self._seconds += capture.notes.seconds + time.perf_counter() - start
+        if self._kept is not None and not self._exchange_after:
+            self.exchange()
 
     def _said(self) -> Samples:
         return Samples(self.samples, self.batch_dim)
@@ -305,6 +328,17 @@ class FisherProbe:
 
     def _new_sink(self) -> GramSink:
         device = next((p.device for p in self._model.parameters() if p.requires_grad), torch.device("cpu"))
+        if self._sketch is not None:
+            rows, seed = self._sketch
+            return SketchedGram(
+                rows,
+                seed,
+                device,
+                self._max_memory,
+                taker=self._hand_on,
+                group=self._process_group,
+                mean=self._mean,
+            )
         if self._exchange_after:
             return SharedSpilledGram(self._process_group, self._max_memory, device, mean=self._mean)
         if self._bn == "exact" or self._micro_batches > 1:
@@ -338,15 +372,35 @@ class FisherProbe:
         with torch.no_grad():
             shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
             starts = itertools.accumulate(notes.batches, initial=0)
+            found = [sink.sums] if isinstance(sink, StreamingGram) else getattr(sink, "passes", itertools.repeat(None))
             checks = []
-            for start, batch, expected in zip(starts, notes.batches, notes.checks, strict=False):
+            for start, batch, expected, sums in zip(starts, notes.batches, notes.checks, found, strict=False):
                 own = (gram if shared is None else shared)[start : start + batch, start : start + batch]
-                found = sink.sums if isinstance(sink, StreamingGram) else None
-                checks.append(SumCheck.of(batch, expected, found, own))
-            scale: Tensor | float = float(sum(notes.batches)) if self._mean and shared is None else 1.0
+                checks.append(SumCheck.of(batch, expected, sums, own))
+            scaled = not self._mean or self._process_group is not None
+            scale: Tensor | float = 1.0 if scaled else float(sum(notes.batches))
             if self._grad_scaler is not None:
                 scale = scale / self._grad_scaler.scale(torch.ones((), dtype=torch.float64, device=gram.device))
-        return Measurement(notes.bn, notes.gradient_eps, None, gram=gram, scale=scale, blocks=blocks, checks=checks)
+        return Measurement(
+            notes.bn,
+            notes.gradient_eps,
+            None,
+            gram=gram,
+            scale=scale,
+            blocks=blocks,
+            checks=checks,
+            sketch_rows=0 if self._sketch is None else self._sketch[0],
+        )
+
+
+def _checked_sketch(measure: str, rows: int, seed: int) -> tuple[int, int] | None:
+    """Return rows and seed of a sketch; None where F is to be exact."""
+    if measure not in MEASURES:
+        raise MeasureError(f"measure={measure!r}: {near_names(measure, MEASURES)}")
+    for name, number, least in (("sketch_rows", rows, 2), ("sketch_seed", seed, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise MeasureError(f"{name}: expected a whole number of at least {least}, got {number!r}")
+    return (rows, seed) if measure == "sketched" else None
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

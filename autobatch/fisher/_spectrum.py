@@ -38,6 +38,7 @@ class Spectrum:
         rule: how "non-zero" was decided, ``"precision"`` or ``"paper"``.
         bn: what a column of J means under BatchNorm: ``"rows"`` (train mode), ``"eval"`` (running statistics) or
             ``"none"`` (no BatchNorm was used).
+        sketch_rows: rows of the sketch that F was made of; 0 where it was exact.
     """
 
     eigenvalues: npt.NDArray[np.float64]
@@ -47,6 +48,7 @@ class Spectrum:
     rank: int
     rule: str
     bn: str
+    sketch_rows: int = 0
 
 
 def spectrum_of(gram: Tensor, gradient_eps: float, rule: str = "precision", bn: str = "none") -> Spectrum:

@@ -21,15 +21,16 @@ class TakenGradients:
         model: the model, unmodified.
         taker: called in the backward pass with each parameter's name and the Jacobians of all its uses.
         passes: calls of the model in the body, each followed by its backward pass.
+        twice: what the error says where a pass calls the model more than once; None for measuring's own words.
 
     Attributes:
         batch_size: B of the last pass.
     """
 
-    def __init__(self, model: nn.Module, taker: Taker, *, passes: int = 1) -> None:
+    def __init__(self, model: nn.Module, taker: Taker, *, passes: int = 1, twice: str | None = None) -> None:
         self.batch_size = 0
         self._taker = taker
-        self._capture = Capture(model, "rows", self, passes, Samples, rows=False, counted=None)
+        self._capture = Capture(model, "rows", self, passes, Samples, rows=False, counted=None, twice=twice)
 
     def __enter__(self) -> Self:
         self._capture.__enter__()  # type: ignore[no-untyped-call]

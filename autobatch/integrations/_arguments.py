@@ -21,15 +21,7 @@ def with_accumulation(plan: BatchPlan | None, batches: int) -> BatchPlan:
 
 
 def with_reference(rates: Rates | str | None, batch_size: int | None) -> Rates:
-    """Return rates whose rule starts from the framework's own batch size, unless it says another.
-
-    Args:
-        rates: the user's.
-        batch_size: global batch size that the framework's rate was chosen for.
-
-    Returns:
-        The rates.
-    """
+    """Return rates whose rule starts from the framework's own global batch size, unless it says another."""
     ruled = Rates.of(rates)
     rule = ruled.learning_rate_rule
     return ruled if rule.reference_batch_size else replace(ruled, rule=replace(rule, reference_batch_size=batch_size))

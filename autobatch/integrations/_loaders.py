@@ -36,15 +36,7 @@ class SeededBatches(Sampler[list[int]]):
 
 
 def loader_like(theirs: Any, batches: SeededBatches) -> DataLoader[Any]:
-    """Return a loader of the same data, made with the same arguments, with other batches.
-
-    Args:
-        theirs: a ``DataLoader``, or what Accelerate has made of one.
-        batches: the batches.
-
-    Returns:
-        The loader.
-    """
+    """Return a loader of the same data and arguments as a ``DataLoader`` or Accelerate's, with other batches."""
     names = ["collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn"]
     if theirs.num_workers:
         names += ["prefetch_factor", "persistent_workers", "multiprocessing_context"]

@@ -59,12 +59,5 @@ class ScheduleByExamples:
 
 
 def counts_no_steps(scheduler: Any) -> bool:
-    """Return whether a scheduler goes by something else than steps, such as a metric.
-
-    Args:
-        scheduler: any scheduler.
-
-    Returns:
-        Whether it does.
-    """
+    """Return whether a scheduler goes by something else than steps, such as a metric."""
     return "metrics" in inspect.signature(scheduler.step).parameters or not hasattr(scheduler, "last_epoch")

@@ -6,14 +6,7 @@ from torch.optim import Optimizer
 
 
 def unwrapped_optimizer(optimizer: Any) -> Any:
-    """Return the optimizer within the one that ``Accelerator.prepare`` has made of it.
-
-    Args:
-        optimizer: any optimizer.
-
-    Returns:
-        The optimizer itself, whose steps can be hooked.
-    """
+    """Return the optimizer, whose steps can be hooked, within the one that ``Accelerator.prepare`` has made of it."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return optimizer
@@ -25,14 +18,7 @@ def unwrapped_scheduler(scheduler: Any) -> Any:
 
 
 def unsupported_kind(accelerator: Any) -> str | None:
-    """Return what an accelerator distributes a training with, where a controller cannot take part.
-
-    Args:
-        accelerator: the accelerator.
-
-    Returns:
-        Its name; None where a controller can.
-    """
+    """Return what an accelerator distributes a training with where a controller cannot take part, else None."""
     kind = str(accelerator.distributed_type.name)
     if kind == "FSDP":
         version = getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1)

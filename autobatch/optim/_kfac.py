@@ -8,18 +8,24 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError
+from autobatch._errors import ConfigError, MeasureError
 from autobatch._ranges import check_whole
 from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
 from autobatch.optim._factor import PARTS, Factor, split_damping
 from autobatch.optim._moments import Layer, layers_of
 from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._settings import check_between
-from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient
+from autobatch.optim._steps import momenta_of, step_count, with_gradient
 
 _NOT_TAKEN = (
     "factors are those of the weight of a matrix product, or of a convolution without groups, and of its bias where "
     "that is in the same parameter group and the layer is used once"
+)
+
+_TWICE = (
+    "KFAC: the model was called twice within one observe(): put one forward pass and its backward pass into it. A "
+    "batch in parts has `with optimizer.observe():` around each part, and one step after them; of a loss that needs "
+    "several calls of the model K-FAC has no factors"
 )
 
 
@@ -57,6 +63,8 @@ class KFAC(FisherOptimizer):
         momentum: μ, in [0, 1).
         decay: weight of what was in the running means, in [0, 1); a plain mean until it takes over.
         damping: λ, at least 0; singular factors without damping have their pseudo-inverse, made anew at each update.
+            ``clip`` lets a step be √(clip / λ) long in directions that factors have not seen; one is at most ten
+            times as long as the parameters, or as 1, where momentum is cut too, and a log line tells of the first.
         weight_decay: γ, decoupled.
         clip: bound on the step's squared Fisher norm; None for none.
         projection: "none", or the rank r that factors are projected to.
@@ -73,6 +81,8 @@ class KFAC(FisherOptimizer):
     """
 
     own_shapes: ClassVar = frozenset(f"{side}_{part}" for side in ("input", "output") for part in PARTS)
+
+    local: ClassVar = True
 
     observes: ClassVar = True
 
@@ -105,6 +115,7 @@ class KFAC(FisherOptimizer):
         self._layers: dict[str, Layer] = {}
         self._trained: list[bool] = []
         self._seen = False
+        self._probe: FisherProbe | None = None
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -161,7 +172,7 @@ class KFAC(FisherOptimizer):
             return nullcontext()
         if probe is not None:
             return self._measured(probe)
-        return TakenGradients(self._model, self._take)
+        return TakenGradients(self._model, self._take, twice=_TWICE)
 
     def _find_layers(self) -> None:
         """Take down which parameters are a layer's weight and bias, of those that are trained now."""
@@ -201,6 +212,7 @@ class KFAC(FisherOptimizer):
         if closure is not None:
             with torch.enable_grad(), self.observe():
                 loss = closure()
+        self._tell_cut()
         layers = []
         for layer in self._layers.values():
             if layer.taken and all(parameter.grad is not None for parameter in layer.parameters):
@@ -240,16 +252,14 @@ class KFAC(FisherOptimizer):
             found = {key: value * share.to(value.dtype) for key, value in found.items()}
         directions |= found
         chosen = [directions[id(parameter)] for parameter in parameters]
-        descend(parameters, momenta_of(self, parameters, group["momentum"], chosen), group)
+        self._descend(parameters, momenta_of(self, parameters, group["momentum"], chosen), group)
 
     def _learn(self, layer: Layer, factors: tuple[Factor, Factor], group: dict[str, Any], done: int) -> None:
         """Update a layer's factors where it is time, and make anew the inverses that need it."""
         if done % group["update_every"]:
             return
         if not self._seen:
-            raise ConfigError(
-                "KFAC has seen no layers: put the step's forward and backward pass into `with optimizer.observe():`"
-            )
+            raise self._blind()
         moments = layer.inputs, layer.gradients
         if not layer.samples or not all(bool(moment.trace().isfinite()) for moment in moments):
             return
@@ -282,7 +292,7 @@ class KFAC(FisherOptimizer):
 
     @contextmanager
     def _measured(self, probe: FisherProbe) -> Iterator[None]:
-        before, probe.taker = probe.taker, self._take
+        before, probe.taker, self._probe = probe.taker, self._take, probe
         try:
             yield
         finally:
@@ -294,7 +304,20 @@ class KFAC(FisherOptimizer):
         if layer is not None and self._due(layer):
             layer.take(uses)
 
+    def _blind(self) -> ConfigError:
+        """Return what is wrong where factors are due and nothing was seen."""
+        if self._probe is None:
+            return ConfigError(
+                "KFAC has seen no layers: put the step's forward and backward pass into `with optimizer.observe():`"
+            )
+        try:
+            self._probe.gram()
+            why = "its probe has measured nothing of them"
+        except MeasureError as problem:
+            why = str(problem)
+        return ConfigError(f"KFAC has seen no layers in the measured step, whose factors are due: {why}")
+
     def _forget(self) -> None:
-        self._seen = False
+        self._seen, self._probe = False, None
         for layer in self._layers.values():
             layer.clear()

@@ -9,7 +9,7 @@ from torch import Tensor
 from autobatch._ranges import check_whole
 from autobatch.optim._inverse import damped_inverse
 from autobatch.optim._optimizer import FisherOptimizer
-from autobatch.optim._steps import descend, momenta_of, step_count, with_gradient, working_dtype
+from autobatch.optim._steps import momenta_of, step_count, with_gradient, working_dtype
 
 
 class MiniBlockFisher(FisherOptimizer):
@@ -31,7 +31,8 @@ class MiniBlockFisher(FisherOptimizer):
         lr: learning rate, at least 0. A step is 1 / λ times that of SGD where gradients are small.
         momentum: μ, in [0, 1).
         decay: β, in [0, 1).
-        damping: λ, at least 0; a singular block without damping has its pseudo-inverse.
+        damping: λ, at least 0; a singular block without damping has its pseudo-inverse. Of little damping steps may be
+            long: one is at most ten times as long as the parameters, or as 1, and a log line tells of the first cut.
         weight_decay: γ, decoupled.
         update_every: steps from one update of G to the next.
         invert_every: steps from one inversion to the next, a multiple of that.
@@ -92,7 +93,7 @@ class MiniBlockFisher(FisherOptimizer):
                 _learn(self.state[parameter], gradient, group)
         momenta = momenta_of(self, parameters, group["momentum"], gradients)
         pairs = zip(parameters, momenta, strict=True)
-        descend(parameters, [_direction(self.state[parameter], momentum) for parameter, momentum in pairs], group)
+        self._descend(parameters, [_direction(self.state[parameter], momentum) for parameter, momentum in pairs], group)
 
 
 def _block_rows(parameter: Tensor) -> int:

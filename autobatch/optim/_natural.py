@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
 from autobatch.fisher import Jacobian, TakenGradients
 from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._rows import Rows
 from autobatch.optim._settings import check_between
-from autobatch.optim._solves import SOLVERS, Problem
-from autobatch.optim._steps import descend
+from autobatch.optim._solves import SOLVERS, Problem, check_rows
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
+
+_TWICE = "NaturalGradient: the closure calls the model more than once: outputs and loss must come of one call"
 
 
 class NaturalGradient(FisherOptimizer):
@@ -38,15 +40,17 @@ class NaturalGradient(FisherOptimizer):
 
         loss = optimizer.step(closure)
 
-    A step calls the closure C + 1 times, each time for one backward pass of the measuring room's capture: a model whose
-    output is drawn at random belongs in evaluation mode, and BatchNorm with it.
+    A step calls the closure C + 1 times, each time for one backward pass of the measuring room's capture, with the same
+    random numbers: dropout drops the same units. BatchNorm in training mode is refused, as its outputs are no functions
+    of single samples.
 
     Args:
         params: what it trains, see ``FisherOptimizer``.
         model: the network that they are of.
         lr: learning rate, at least 0.
         approximation: of F; one of those, or ``"exact"``.
-        damping: ρ, at least 0; without, what is singular has its pseudo-inverse.
+        damping: ρ, at least 0; without, what is singular has its pseudo-inverse. A step is at most ten times as
+            long as the parameters, or as 1, and a log line tells of the first cut.
         weight_decay: decoupled.
         strict: whether a parameter that no Kronecker factors are known of is an error; else it gets the plain step.
 
@@ -54,6 +58,8 @@ class NaturalGradient(FisherOptimizer):
         ConfigError: a setting is out of its range.
         UnknownNameError: there is no such approximation.
     """
+
+    local: ClassVar = True
 
     def __init__(
         self,
@@ -86,25 +92,49 @@ class NaturalGradient(FisherOptimizer):
         super().add_param_group(param_group)
         self._check_model()
 
+    def check(self, samples: int, outputs: int) -> None:
+        """Refuse what no step can be taken of.
+
+        Args:
+            samples: N of a batch.
+            outputs: C of a sample.
+
+        Raises:
+            ConfigError: C N is above 8,192, or BatchNorm takes its statistics from the batch.
+        """
+        check_rows(samples * outputs, f"{samples:,} samples of {outputs:,} outputs")
+        for name, module in self._model.named_modules():
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+                raise ConfigError(
+                    f"NaturalGradient: {name!r}, a {type(module).__name__}, joins the samples of a batch, so that no "
+                    "output is one sample's: call its eval(), or take another norm layer"
+                )
+
     @torch.no_grad()
-    def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Take a step.
 
         Args:
-            closure: returns the model's outputs (N, ...) and the loss, a scalar that is a function of them; with no
-                backward pass.
+            closure: needed; returns the model's outputs (N, ...) and the loss, a scalar that is a function of them;
+                with no backward pass.
 
         Returns:
             The loss before the step.
 
         Raises:
-            ConfigError: the closure returned something else; tri-diagonal blocks are singular without damping.
+            ConfigError: there is no closure, or it returned something else; tri-diagonal blocks are singular without
+                damping; BatchNorm is in training mode; C N is above 8,192.
             MeasureError: the gradients of some sample could not be told apart.
         """
+        if closure is None:
+            raise ConfigError("NaturalGradient: step() needs a closure that returns (outputs, loss)")
+        closure = _repeatable(closure, next(self._model.parameters()).device)
         with torch.enable_grad():
             outputs, loss = _checked(closure())
             gradient = torch.autograd.grad(loss, outputs)[0].reshape(len(outputs), -1)
         samples, count = gradient.shape
+        self.check(samples, count)
+        self._tell_cut()
         taken = {
             name: Rows(parameter, count, samples)
             for name, parameter in self._model.named_parameters()
@@ -120,7 +150,7 @@ class NaturalGradient(FisherOptimizer):
         self._plainly(problem.plain, "no Kronecker factors of its layer are known")
         for group in self.param_groups:
             own = [parameter for parameter in group["params"] if id(parameter) in found]
-            descend(own, [found[id(parameter)].to(parameter.dtype) for parameter in own], group)
+            self._descend(own, [found[id(parameter)].to(parameter.dtype) for parameter in own], group)
         return loss.detach()
 
     def _pass_through(self, closure: Closure, taken: dict[str, Rows], count: int) -> None:
@@ -132,12 +162,26 @@ class NaturalGradient(FisherOptimizer):
             if name in taken:
                 taken[name].take(place, uses)
 
-        with torch.enable_grad(), TakenGradients(self._model, take, passes=count):
+        with torch.enable_grad(), TakenGradients(self._model, take, twice=_TWICE, passes=count):
             for output in range(count):
                 outputs, _ = closure()
                 place = output  # what the capture settles at the next pass's beginning is still the last one's
                 one = outputs.reshape(len(outputs), -1)[:, output].sum()
                 torch.autograd.grad(one, parameters, allow_unused=True)
+
+
+def _repeatable(closure: Closure, device: torch.device) -> Closure:
+    """Return a closure that draws the same random numbers in each call."""
+    state = torch.get_rng_state()
+    of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def again() -> tuple[Tensor, Tensor]:
+        torch.set_rng_state(state)
+        if of_device is not None:
+            torch.cuda.set_rng_state(of_device, device)
+        return closure()
+
+    return again
 
 
 def _checked(returned: Any) -> tuple[Tensor, Tensor]:

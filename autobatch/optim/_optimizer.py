@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.fisher import FisherProbe
 from autobatch.optim._settings import check_between, check_schedule
+from autobatch.optim._steps import LONGEST, descend, hold
 
 _LOG = logging.getLogger("autobatch")
 
@@ -33,12 +34,16 @@ class FisherOptimizer(Optimizer):
     """Entries of a parameter's state that are not shaped as the parameter is."""
     _model: nn.Module
     """The network, of an optimizer that looks at its layers."""
+    local: ClassVar[bool] = False
+    """Whether a step goes by what one process sees of layers or outputs, and not by gradients alone."""
     observes: ClassVar[bool] = False
-    """Whether ``observe`` is needed around a step's passes; what is seen is one process's own."""
+    """Whether ``observe`` is needed around a step's passes."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, strict: bool = False) -> None:
         self._strict = strict
         self._told: set[int] = set()
+        self._shares: list[Tensor] = []
+        self._told_cut = False
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -82,6 +87,7 @@ class FisherOptimizer(Optimizer):
         """
         with torch.enable_grad():
             loss = closure() if closure is not None else None
+        self._tell_cut()
         for group in self.param_groups:
             self._move(group)
         return loss
@@ -118,7 +124,7 @@ class FisherOptimizer(Optimizer):
         if hasattr(self, "_model"):
             name = type(self).__name__
             raise TypeError(f"{name} looks at its model's layers and cannot be copied or pickled: use its state_dict()")
-        return {**super().__getstate__(), "_strict": self._strict, "_told": set()}
+        return {**super().__getstate__(), "_strict": self._strict, "_told": set(), "_shares": [], "_told_cut": False}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of another optimizer, or of parameters of other shapes."""
@@ -169,6 +175,25 @@ class FisherOptimizer(Optimizer):
             raise ConfigError(f"{type(self).__name__}(strict=True): {names}: {why}")
         self._told |= {id(parameter) for parameter in new}
         _LOG.info("%s takes the plain step for %s: %s", type(self).__name__, names, why)
+
+    def _descend(self, parameters: list[Tensor], directions: list[Tensor], group: Mapping[str, Any]) -> None:
+        """Take a step of at most ten times the parameters' length, or 1; directions that are cut stay so."""
+        if parameters:
+            self._shares.append(hold(parameters, directions, group["lr"]))
+            descend(parameters, directions, group)
+
+    def _tell_cut(self) -> None:
+        """Tell once of a step that was cut: the step before this one, so that nothing waits for an accelerator."""
+        shares, self._shares = self._shares, []
+        if not self._told_cut and (least := min(map(float, shares), default=1.0)) < 1.0:
+            self._told_cut = True
+            _LOG.warning(
+                "%s: a step %.3g times as long as its parameters was cut to %g times; others will be, untold. More "
+                "damping, a lower rate or larger batches keep it from going far where few samples have shown a slope",
+                type(self).__name__,
+                LONGEST / least,
+                LONGEST,
+            )
 
     def _describe(self, parameter: Tensor) -> str:
         model = getattr(self, "_model", None)

@@ -17,6 +17,9 @@ from autobatch.optim._dynamics import couplings
 from autobatch.optim._inverse import damped_inverse
 from autobatch.optim._rows import Rows
 
+_LARGEST = 8192
+"""Rows of what is solved: in float64 a matrix of half a gibibyte."""
+
 Directions = list[tuple[Tensor, Tensor]]
 """(parameter, direction) of each."""
 
@@ -44,6 +47,23 @@ class Problem:
         return damped_inverse(gram / self.samples, self.damping) @ self.gradient
 
 
+def check_rows(rows: int, of: str) -> None:
+    """Refuse what has too many rows to be solved.
+
+    Args:
+        rows: how many.
+        of: what they are of.
+
+    Raises:
+        ConfigError: they are too many.
+    """
+    if rows > _LARGEST:
+        raise ConfigError(
+            f"NaturalGradient: {of} are {rows:,} rows to solve, expected at most {_LARGEST:,}: take smaller batches, "
+            "or KFAC"
+        )
+
+
 def exact(problem: Problem) -> Directions:
     """Solve with the whole of F."""
     rows = [own for layer in problem.layers for own in layer]
@@ -69,6 +89,7 @@ def tridiagonal(problem: Problem) -> Directions:
         shares = torch.linalg.solve(coupled, torch.ones_like(coupled[0]))
         weights = [share * problem.solved(gram) for share, gram in zip(shares, grams, strict=True)]
     else:
+        check_rows(size * len(grams), f'{size} outputs of all samples in {len(grams)} layers of "tridiagonal"')
         system = torch.cat(
             [torch.kron(column.unsqueeze(1), gram) for column, gram in zip(coupled, grams, strict=True)], 1
         )
@@ -108,6 +129,7 @@ def kronecker(problem: Problem) -> Directions:
         bias = next((rows for rows in layer if weight is not None and rows.parameter.shape == (weight.units,)), None)
         if weight is not None:
             left, right, places = weight.factors()  # type: ignore[misc]
+            check_rows(len(left), 'the positions of a layer in all outputs of all samples, which "kfac" takes,')
             if bias is not None:
                 right = torch.cat([right, right.new_ones(len(right), 1)], dim=1)
             scales = left.square().sum() / problem.samples / left.shape[1], right.square().sum() / right.numel()

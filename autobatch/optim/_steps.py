@@ -56,6 +56,34 @@ def momenta_of(optimizer: Optimizer, parameters: list[Tensor], keep: float, dire
     return momenta
 
 
+LONGEST = 10.0
+"""A step over the length of the parameters, at most: what fits in one step, as of a linear layer, may be as long."""
+
+
+def hold(parameters: list[Tensor], directions: list[Tensor], lr: float) -> Tensor:
+    """Cut directions, in place, where a step along them would be more than ten times as long as the parameters, or 1.
+
+    Args:
+        parameters: some of a group.
+        directions: of each, where it would go down.
+        lr: learning rate.
+
+    Returns:
+        What they were multiplied by, a scalar in (0, 1].
+    """
+    length, limit = lr * _length(directions), LONGEST * _length(parameters).clamp_min(1.0)
+    share = torch.where(length > limit, limit / length, 1.0)
+    for own in directions:
+        own.mul_(share.to(own.device, own.dtype))
+    return share
+
+
+def _length(tensors: list[Tensor]) -> Tensor:
+    norms: tuple[Tensor, ...] = torch._foreach_norm(tensors)
+    length: Tensor = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms]).norm()
+    return length
+
+
 def descend(parameters: list[Tensor], directions: list[Tensor], group: Mapping[str, Any]) -> None:
     """Take the step -lr (direction + weight_decay parameter): the decay is decoupled.
 

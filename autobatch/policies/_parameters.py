@@ -15,15 +15,7 @@ class PolicyParameters(BaseModel):
 
 
 def require_on_ladder(batch_sizes: Iterable[int], task: TaskInfo) -> None:
-    """Check that a policy asks only for batch sizes that the task offers.
-
-    Args:
-        batch_sizes: the batch sizes that the policy wants to use.
-        task: the task with its ladder.
-
-    Raises:
-        ConfigError: a size is not on the ladder.
-    """
+    """Refuse batch sizes that a policy wants to use and the task does not offer."""
     missing = sorted(set(batch_sizes) - set(task.batch_sizes))
     if missing:
         asked = ", ".join(str(size) for size in missing)

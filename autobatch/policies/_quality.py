@@ -62,14 +62,7 @@ class Quality:
         return cls(score, chance, chance / 50.0)
 
     def __call__(self, value: ArrayLike) -> Any:
-        """Return the quality of some figures.
-
-        Args:
-            value: the validation figure, any shape.
-
-        Returns:
-            float64 of the same shape, in [-1, 1.5]; -1 where the figure is not finite.
-        """
+        """Return the quality, in [-1, 1.5], of figures of any shape; -1 where one is not finite."""
         figures = np.asarray(value, dtype=np.float64)
         with np.errstate(invalid="ignore"):
             share = (self._scale(self.chance) - self._scale(figures)) / (

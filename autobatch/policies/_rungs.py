@@ -5,40 +5,16 @@ from collections.abc import Sequence
 
 
 def nearest_rung(batch_size: float, batch_sizes: Sequence[int]) -> int:
-    """Return the rung with the smallest ratio to a batch size.
-
-    Args:
-        batch_size: the batch size asked for; infinity asks for the last rung, what is not positive for the first.
-        batch_sizes: the ladder, ascending.
-
-    Returns:
-        A rung; the smaller of two that are equally near.
-    """
+    """Return the rung with the smallest ratio to a size, from infinity to below 1; the smaller of two equally near."""
     within = min(max(batch_size, batch_sizes[0]), batch_sizes[-1])
     return min(batch_sizes, key=lambda rung: (abs(math.log(rung / within)), rung))
 
 
 def rung_above(batch_size: float, batch_sizes: Sequence[int]) -> int:
-    """Return the smallest rung that is not below a batch size; the last rung where all are.
-
-    Args:
-        batch_size: the batch size asked for.
-        batch_sizes: the ladder, ascending.
-
-    Returns:
-        A rung.
-    """
+    """Return the smallest rung that is not below a batch size; the last rung where all are."""
     return next((rung for rung in batch_sizes if rung >= batch_size), batch_sizes[-1])
 
 
 def rung_below(batch_size: float, batch_sizes: Sequence[int]) -> int:
-    """Return the largest rung that is not above a batch size; the first rung where all are.
-
-    Args:
-        batch_size: the batch size asked for.
-        batch_sizes: the ladder, ascending.
-
-    Returns:
-        A rung.
-    """
+    """Return the largest rung that is not above a batch size; the first rung where all are."""
     return next((rung for rung in reversed(batch_sizes) if rung <= batch_size), batch_sizes[0])

@@ -9,14 +9,7 @@ _BESIDE_IT = "as a scout"
 
 
 def brief(reason: str) -> str:
-    """Return the short sentence of a reason: what, why, and how sure, without the figures behind it.
-
-    Args:
-        reason: the whole, clauses with semicolons between them.
-
-    Returns:
-        Its first clause up to its figures, with what says how sure it is.
-    """
+    """Return a reason's first clause up to its figures, with what says how sure it is: what, why, and how sure."""
     first, *others = [clause for clause in reason.split("; ") if clause != _BESIDE_IT] or [reason]
     short = _FIGURES_BEGIN.split(first, maxsplit=1)[0]
     apart = next((found[0] for clause in others if (found := _HOW_SURE.search(clause))), None)
@@ -24,40 +17,17 @@ def brief(reason: str) -> str:
 
 
 def configuration(batch_size: int, lr: float | None) -> str:
-    """Return the paper's name of a configuration, spelt for a sentence.
-
-    Args:
-        batch_size: global batch size.
-        lr: base learning rate; None where the policy leaves it open.
-
-    Returns:
-        For example ``"s64 at lr 0.1"``, or ``"s64"``.
-    """
+    """Return the paper's name of a configuration, such as ``"s64 at lr 0.1"``; ``"s64"`` where ``lr`` is left open."""
     return f"s{batch_size}" if lr is None else f"s{batch_size} at lr {lr:g}"
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where needed.
-
-    Args:
-        number: how many.
-        noun: the singular.
-
-    Returns:
-        For example ``"1 epoch"`` or ``"22 epochs"``.
-    """
+    """Return a number with its noun, in the plural where needed, such as ``"22 epochs"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person reads it.
-
-    Args:
-        seconds: a time, at least 0.
-
-    Returns:
-        For example ``"0.36 s"``, ``"3.1 s"``, ``"48 s"``, ``"3 min 20 s"`` or ``"2 h 5 min"``.
-    """
+    """Return seconds as a person reads them: ``"0.36 s"``, ``"48 s"``, ``"3 min 20 s"`` or ``"2 h 5 min"``."""
     if seconds < 0.995:
         return f"{seconds:.2g} s"
     if seconds < 9.95:
@@ -72,15 +42,7 @@ def duration(seconds: float) -> str:
 
 
 def estimate(value: float, uncertainty: float) -> str:
-    """Return a value with its standard error, both to the digits that the error leaves meaningful.
-
-    Args:
-        value: the estimate.
-        uncertainty: its standard error, at least 0.
-
-    Returns:
-        For example ``"0.0342 ± 0.0031"``.
-    """
+    """Return a value with its standard error to the digits that it leaves meaningful, such as ``"0.0342 ± 0.0031"``."""
     if not (math.isfinite(uncertainty) and uncertainty > 0):
         return figure(value)
     decimals = max(0, 1 - math.floor(math.log10(uncertainty)))
@@ -88,14 +50,7 @@ def estimate(value: float, uncertainty: float) -> str:
 
 
 def figure(value: float) -> str:
-    """Return a number to three significant digits.
-
-    Args:
-        value: any number.
-
-    Returns:
-        For example ``"0.0342"`` or ``"1520"``.
-    """
+    """Return a number to three significant digits, such as ``"0.0342"`` or ``"1520"``."""
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     if abs(value) >= 1000:
@@ -104,12 +59,5 @@ def figure(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage.
-
-    Args:
-        share: a share of one.
-
-    Returns:
-        For example ``"5 %"`` or ``"2.5 %"``.
-    """
+    """Return a share as a percentage, such as ``"5 %"`` or ``"2.5 %"``."""
     return f"{100 * share:.3g} %"

@@ -119,17 +119,7 @@ def modelled_course(
     scouts: Sequence[Mapping[str, Any]] = (),
     forks: Sequence[Mapping[str, Any]] = (),
 ) -> list[float]:
-    """Return what a run has cost by a table after each of its epochs, measuring, scouts and forks included.
-
-    Args:
-        epochs: the run's epochs, from the first.
-        costs: a table that holds their batch sizes.
-        scouts: the run's scouts, as its summary has them.
-        forks: its forks, as its summary has them.
-
-    Returns:
-        Seconds, totals, one an epoch.
-    """
+    """Return the modelled seconds, in all, after each of a run's epochs, measuring, scouts and forks included."""
     course: list[float] = []
     total, steps, samples = 0.0, 0, 0
     for scout in scouts:

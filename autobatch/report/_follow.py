@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
+from autobatch.control import DecisionRecord
 from autobatch.control.run import (
     CONFIG,
     DECISIONS,
@@ -47,11 +48,7 @@ class RunWatch:
         self._record = read_run(path)
 
     def look(self) -> RunRecord:
-        """Return the run as it stands; a line that is only half written is not there yet.
-
-        Raises:
-            CheckpointError: the run was removed, or a file is damaged.
-        """
+        """Return the run as it stands; a line that is only half written is not there yet."""
         stamps = self._stat()
         if CONFIG not in stamps:
             raise CheckpointError(f"{self._path}: the run was removed while it was watched")
@@ -100,15 +97,7 @@ class RunLines:
         self._warned = False
 
     def new(self, record: RunRecord, silence: float) -> list[str]:
-        """Return what is to be told since the last call.
-
-        Args:
-            record: the run as it stands.
-            silence: seconds since it last wrote something.
-
-        Returns:
-            Lines.
-        """
+        """Return the lines to be told since the last call; the run is silent for ``silence`` seconds."""
         lines = self._of_scouts(record)
         last = record.epochs[-1].epoch if record.epochs else 0
         if self._shown > last:
@@ -119,8 +108,9 @@ class RunLines:
             self._shown = 0
         for row in record.epochs:
             if row.epoch > self._shown:
+                lines.append(epoch_line(row, record.planned_epochs))
                 lines += [f"  → {fork.reason}" for fork in record.forks if fork.epoch == row.epoch - 1]
-                lines += [epoch_line(row, record.planned_epochs), *_changes(record, row.epoch)]
+                lines += _changes(record, row.epoch)
                 self._shown, self._warned = row.epoch, False
         words = silence_words(record, silence)
         if words is not None and not self._warned:
@@ -144,15 +134,7 @@ class RunLines:
 
 
 def epoch_line(row: EpochRow, epochs: int) -> str:
-    """Return the line that a finished epoch is told by.
-
-    Args:
-        row: the epoch.
-        epochs: epochs of the whole training, as it is planned.
-
-    Returns:
-        One line.
-    """
+    """Return the line that a finished epoch is told by; ``epochs`` is the planned length of the training."""
     width = len(str(epochs))
     return (
         f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  applied lr {row.lr_effective:<10.4g}"
@@ -162,16 +144,14 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
     )
 
 
+def decision_line(decision: DecisionRecord) -> str:
+    """Return the line that what begins or ends is told by: it stands below one epoch and is of the next."""
+    coming = f"from epoch {decision.epoch + 1}: " if decision.epoch and not decision.stop else ""
+    return f"{coming}{brief(decision.reason)}"
+
+
 def silence_words(record: RunRecord, silence: float) -> str | None:
-    """Say that a run has been silent for long, where it has.
-
-    Args:
-        record: the run.
-        silence: seconds since it last wrote something.
-
-    Returns:
-        The words; None while the silence is no longer than its epochs explain.
-    """
+    """Say that a run has been silent for ``silence`` seconds; None where its epochs explain that."""
     explained, rows = FIRST_EPOCH_SILENCE, record.epochs or [row for one in record.scouts for row in one.epochs]
     if rows:
         explained = max(SHORTEST_SILENCE, _SILENT_EPOCHS * max(durations(rows)))
@@ -184,18 +164,11 @@ def silence_words(record: RunRecord, silence: float) -> str | None:
 
 
 def durations(rows: Sequence[EpochRow]) -> list[float]:
-    """Return how long each epoch took.
-
-    Args:
-        rows: a run's epochs, from the first.
-
-    Returns:
-        Seconds, one figure an epoch.
-    """
+    """Return the seconds of each of a run's epochs, from the first."""
     ends = [row.seconds for row in rows]
     return [end - begin for begin, end in zip([0.0, *ends], ends, strict=False)]
 
 
 def _changes(record: RunRecord, epoch: int) -> list[str]:
     made = [one for one in record.decisions if one.epoch == epoch and (one.turn or one.stop)]
-    return [f"  → {brief(one.reason)}{f' ({one.limit})' if one.limit else ''}" for one in made]
+    return [f"  → {decision_line(one)}{f' ({one.limit})' if one.limit else ''}" for one in made]

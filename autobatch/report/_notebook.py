@@ -32,14 +32,7 @@ _FRAME = '<pre style="line-height:1.3;overflow-x:auto">{code}</pre>'
 
 @singledispatch
 def html(thing: object) -> str:
-    """Return what a notebook shows of something.
-
-    Args:
-        thing: a controller's log, a run, a library or a measurement.
-
-    Returns:
-        HTML that needs nothing else.
-    """
+    """Return what a notebook shows of a log, a run, a library or a measurement: HTML that needs nothing else."""
     return f"<pre>{escape(repr(thing))}</pre>"
 
 
@@ -78,14 +71,7 @@ def _measurement(measurement: Measurement) -> str:
 
 
 def figure(thing: RunLog | FisherInformation) -> Figure:
-    """Draw a controller's journey through the plane, or the layers of a network.
-
-    Args:
-        thing: what the controller has kept, or an analysis.
-
-    Returns:
-        The figure.
-    """
+    """Draw a controller's journey through the plane, or the layers of a network that was analysed."""
     if isinstance(thing, FisherInformation):
         return layers_figure(thing)
     return plane_figure(_record(thing), thing.library)

@@ -159,17 +159,7 @@ def read_run(path: str | Path) -> RunRecord:
 
 
 def checked(record: RunRecord) -> RunRecord:
-    """Return a run, or refuse one that has ended and lacks epochs.
-
-    Args:
-        record: the run.
-
-    Returns:
-        The same.
-
-    Raises:
-        CheckpointError: its epochs are not those that its summary speaks of.
-    """
+    """Return a run; refuse one that has ended and lacks epochs of which its summary speaks."""
     found = record.epochs[-1].epoch if record.epochs else 0
     if record.summary is not None and record.summary.epochs != found:
         raise CheckpointError(
@@ -180,32 +170,12 @@ def checked(record: RunRecord) -> RunRecord:
 
 
 def load_config(path: Path) -> RunConfig | LoopConfig:
-    """Read what a run depends on, be it one of 'autobatch run' or of a loop of one's own.
-
-    Args:
-        path: the run directory.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        CheckpointError: the directory holds no run, or its ``config.yaml`` is damaged.
-    """
+    """Read what a run depends on, be it one of 'autobatch run' or of a loop of one's own."""
     return load_loop_config(path) if is_loop(path) else load_run_config(path)
 
 
 def with_scouts(record: RunRecord) -> RunRecord:
-    """Return a run with its scouts as they are on disk.
-
-    Args:
-        record: the run.
-
-    Returns:
-        The run.
-
-    Raises:
-        CheckpointError: a file of theirs is damaged.
-    """
+    """Return a run with its scouts as they are on disk."""
     scouting = load_scouting(record.path)
     if scouting is None:
         return record
@@ -221,14 +191,7 @@ def with_scouts(record: RunRecord) -> RunRecord:
 
 
 def scout_files(path: Path) -> list[Path]:
-    """Return the files of a run that tell of its scouts.
-
-    Args:
-        path: the run directory.
-
-    Returns:
-        The files, those that need not exist among them.
-    """
+    """Return the files of a run that tell of its scouts, those that need not exist among them."""
     return [path / SCOUTING, *seen_in(path / SCOUTS, "*/epochs.jsonl")]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
-from autobatch.control.run import CONFIG, SUMMARY
+from autobatch.control.run import CONFIG, SCOUTING, SUMMARY
 from autobatch.report._record import load_config
 from autobatch.report._words import loss_words, path_words, percent_words, seconds_words
 from autobatch.training import EpochRow, Summary, load_epochs, load_summary
@@ -169,7 +169,7 @@ def facts_dicts(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
 
 
 def _found(folder: Path) -> Iterator[Path]:
-    if (folder / CONFIG).is_file():
+    if (folder / CONFIG).is_file() or (folder / SCOUTING).is_file():  # what lies below it are its scouts
         yield folder
         return
     try:

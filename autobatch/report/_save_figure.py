@@ -15,19 +15,7 @@ _DATED = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
 
 
 def save_figure(path: Path, figure: Figure, *, dpi: int = DOTS_PER_INCH) -> Path:
-    """Write a picture to a file, at once or not at all; the same picture always gives the same bytes.
-
-    Args:
-        path: the file; its ending, one that ``check_format`` takes, says in which format. Its folder is made.
-        figure: the picture.
-        dpi: dots per inch.
-
-    Returns:
-        The file.
-
-    Raises:
-        OutputError: the file cannot be written; an older one is still there.
-    """
+    """Write a picture in the format of the file's ending, at once or not at all; equal pictures give equal bytes."""
     with naming_output(path.parent, "made"):
         path.parent.mkdir(parents=True, exist_ok=True)
     kind, buffer = path.suffix[1:].lower(), io.BytesIO()

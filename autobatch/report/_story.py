@@ -135,14 +135,7 @@ FORK_COLUMNS = ("epoch", "tried", "beside", "its loss", "loss beside", "thrown a
 
 
 def fork_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
-    """Yield what each fork of a run came to, in words.
-
-    Args:
-        record: the run.
-
-    Yields:
-        As many words as ``FORK_COLUMNS``.
-    """
+    """Yield what each fork of a run came to, as many words as ``FORK_COLUMNS``."""
     for fork in record.forks:
         yield (
             str(fork.epoch + 1),
@@ -187,14 +180,7 @@ def scout_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
 
 
 def scouts_sentence(record: RunRecord) -> str:
-    """Say how the scouts are compared, which has won and why, and what the others have cost.
-
-    Args:
-        record: a run with scouts.
-
-    Returns:
-        Sentences.
-    """
+    """Say how the scouts are compared, which has won and why, and what the others have cost."""
     scouting = record.scouting
     assert scouting is not None
     if scouting.reason is None:
@@ -207,14 +193,7 @@ def scouts_sentence(record: RunRecord) -> str:
 
 
 def diverged_words(record: RunRecord) -> str:
-    """Say what to do about a run that has diverged.
-
-    Args:
-        record: the run.
-
-    Returns:
-        One clause.
-    """
+    """Say in a clause what to do about a run that has diverged."""
     lowest = record.epochs[-1].lr if record.epochs else record.config.task.learning_rates[0]
     lower = ",".join(f"{lowest / factor:.3g}" for factor in (1000, 100, 10))
     how = "Rates(learning_rates=({}))" if isinstance(record.config, LoopConfig) else "--set 'task.learning_rates=[{}]'"
@@ -243,7 +222,7 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    facts.add_row("Why", decision.reason if figures else brief(decision.reason))
+    facts.add_row("Why", _told(decision.reason, record, figures=figures))
     if decision.limit:
         asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
         facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
@@ -260,11 +239,18 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
     kept = [later for later in chapter.kept if not later.stop]
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
-        last = kept[-1].reason if figures else brief(kept[-1].reason)
+        last = _told(kept[-1].reason, record, figures=figures)
         facts.add_row("Kept", f"asked again {times} and kept; last: {last}")
     yield facts
     if figures and len(decision.alternatives) > 1:
         yield _candidates(decision, record.config.task.score.replace("_", " "))
+
+
+def _told(reason: str, record: RunRecord, *, figures: bool) -> str:
+    if not figures:
+        return brief(reason)
+    of_scouts = None if record.scouting is None else record.scouting.reason
+    return reason if of_scouts is None else reason.replace(of_scouts, brief(of_scouts))  # its figures stand above
 
 
 def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:

@@ -44,17 +44,7 @@ def summary_view(record: RunRecord) -> RenderableType:
 
 
 def end_view(record: RunRecord) -> RenderableType:
-    """Return how a run ended, without what to do with its files.
-
-    Args:
-        record: a finished run.
-
-    Returns:
-        Something that a rich console prints.
-
-    Raises:
-        ValueError: the run is not finished.
-    """
+    """Return how a finished run ended, without what to do with its files."""
     summary = record.summary
     if summary is None:
         raise ValueError(f"the run in {record.path} has no summary yet")
@@ -201,14 +191,7 @@ def paste_words(record: RunRecord) -> str:
 
 
 def without_comparison(record: RunRecord) -> str:
-    """Return what stands in the place of a verdict where there are no beacons to compare a run with.
-
-    Args:
-        record: a finished run.
-
-    Returns:
-        Sentences.
-    """
+    """Return the sentences in the place of a verdict where there are no beacons to compare a finished run with."""
     if record.summary is not None and record.summary.stopped_because != "finished":
         return "Diverged, so there is nothing to compare."
     missing = record.summary.best_beacon_missing if record.summary is not None else None
@@ -219,14 +202,7 @@ def without_comparison(record: RunRecord) -> str:
 
 
 def scouting_words(summary: Summary) -> str:
-    """Return what scouting came to, in words.
-
-    Args:
-        summary: how a run ended; it had scouts.
-
-    Returns:
-        One clause.
-    """
+    """Return in a clause what scouting came to."""
     won = next((scout for scout in summary.scouts if scout["won"]), None)
     went_on = "none went on" if won is None else f"{configuration_words(won['batch_size'], won['lr'])} went on"
     return (
@@ -236,14 +212,7 @@ def scouting_words(summary: Summary) -> str:
 
 
 def forking_words(summary: Summary) -> str:
-    """Return what the forks of a run came to, in words.
-
-    Args:
-        summary: how a run ended; it had forks.
-
-    Returns:
-        One clause.
-    """
+    """Return in a clause what the forks of a run came to."""
     taken = sum(bool(fork["taken"]) for fork in summary.forks)
     return (
         f"a larger batch tried on the run itself {count(len(summary.forks), 'time')}, {taken} taken; the epochs thrown "
@@ -252,14 +221,7 @@ def forking_words(summary: Summary) -> str:
 
 
 def unlearnt_words(summary: Summary) -> str:
-    """Say that a run has learnt nothing that shows, where that is so.
-
-    Args:
-        summary: how the run ended.
-
-    Returns:
-        A sentence; empty where it has learnt something or diverged, and where nobody says what guessing comes to.
-    """
+    """Say that a run has learnt nothing that shows; empty where it has, where it diverged, or where nobody knows."""
     loss, guessed = summary.validation_loss, summary.shares_loss
     if loss is None or guessed is None or loss < LEARNT_NOTHING * guessed:
         return ""
@@ -270,27 +232,12 @@ def unlearnt_words(summary: Summary) -> str:
 
 
 def ended_words(summary: Summary, epochs: int) -> str:
-    """Return how much of the task's length a run did without.
-
-    Args:
-        summary: how the run ended; its policy ended it.
-        epochs: the task's length.
-
-    Returns:
-        One clause.
-    """
+    """Return in a clause how much of the task's length a run did without."""
     return f"by the policy, after {summary.epochs} of {epochs} epochs"
 
 
 def measuring_words(summary: Summary) -> str:
-    """Return what measuring took, in words.
-
-    Args:
-        summary: how a run ended.
-
-    Returns:
-        One clause.
-    """
+    """Return in a clause what measuring took."""
     if not summary.samples:
         return "nothing was measured"
     modelled = ""

@@ -10,15 +10,7 @@ _MOST = 8
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return round values within a range of any size, for a logarithmic scale.
-
-    Args:
-        low: lower end, above 0.
-        high: upper end.
-
-    Returns:
-        Three to eight values, ascending; fewer only where the range is a point.
-    """
+    """Return 3 to 8 round values, ascending, within a range above 0 of any size; fewer only where it is a point."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1.0,), _COARSE, _MEDIUM, _FINE):
         values = [step * 10.0**power for power in powers for step in steps]
@@ -29,15 +21,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
-    """Return round values within a range, evenly spread.
-
-    Args:
-        low: lower end.
-        high: upper end.
-
-    Returns:
-        Three to eight values, ascending; fewer only where the range is a point.
-    """
+    """Return 3 to 8 round values, ascending and evenly spread, within a range; fewer only where it is a point."""
     if not high > low:
         return [low]
     rough = (high - low) / 5
@@ -48,15 +32,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def error_ticks(low: float, high: float) -> list[float]:
-    """Return round values within a range, at least three where round values allow it.
-
-    Args:
-        low: lower end of the axis, a share.
-        high: upper end.
-
-    Returns:
-        The values, ascending; none below a hundredth of a percent.
-    """
+    """Return round shares within a range, ascending from 0.01 % on, at least three where round values allow it."""
     found: list[float] = []
     for steps in (_COARSE, _FINE):
         values = [step * 10.0**power for power in range(-4, 1) for step in steps]

@@ -38,15 +38,7 @@ _OTHER_LINES = 19
 
 
 def seconds_left(record: RunRecord, silence: float) -> float:
-    """Estimate how long a run will go on, from its last epochs at the present batch size.
-
-    Args:
-        record: the run.
-        silence: seconds since the last epoch.
-
-    Returns:
-        Seconds; NaN before the first epoch.
-    """
+    """Estimate the seconds left of a run from its last epochs at the present batch size; NaN before the first."""
     if not record.epochs:
         return math.nan
     each = fmean(_recent(record.epochs))
@@ -54,14 +46,7 @@ def seconds_left(record: RunRecord, silence: float) -> float:
 
 
 def beacon_words(record: RunRecord) -> str | None:
-    """Say where a run stands beside the best fixed beacon after as many epochs.
-
-    Args:
-        record: the run.
-
-    Returns:
-        The words; None without an epoch, a library, or a beacon that finished.
-    """
+    """Say where a run stands beside the best fixed beacon after as many epochs; None without either."""
     library = record.library
     if library is None or not record.epochs:
         return None
@@ -103,30 +88,12 @@ def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
 
 
 def watch_view(record: RunRecord, silence: float, height: int = 24) -> RenderableType:
-    """Return one screen that shows where a run stands.
-
-    Args:
-        record: the run.
-        silence: seconds since it last wrote something.
-        height: lines of the terminal.
-
-    Returns:
-        Something that a rich console prints, 80 columns wide or more.
-    """
+    """Return a screen, 80 columns wide or more and ``height`` lines high, that shows where a run stands."""
     return Group(standing_view(record, silence, height), Text("Ctrl-C leaves; the run goes on.", style="dim"))
 
 
 def standing_view(record: RunRecord, silence: float, height: int = 24) -> RenderableType:
-    """Return where a run stands.
-
-    Args:
-        record: the run.
-        silence: seconds since it last wrote something.
-        height: lines that there is room for.
-
-    Returns:
-        Something that a rich console prints, 80 columns wide or more.
-    """
+    """Return where a run stands, for 80 columns or more and ``height`` lines; ``silence`` in seconds."""
     told: list[RenderableType] = [Text(record.title, style="bold"), _progress(record, silence)]
     if record.epochs:
         told += [Text(), _epochs(record.epochs, min(max(height - _OTHER_LINES, 3), 15)), Text()]

@@ -56,12 +56,7 @@ class FileLogger:
         self._found = bool(lines)
 
     def log(self, record: Mapping[str, Scalar], step: int) -> None:
-        """Write a record: the whole line or, where the disk is full, nothing of it.
-
-        Args:
-            record: the figures by name.
-            step: training examples seen.
-        """
+        """Write a record: the whole line or, where the disk is full, nothing of it."""
         self._make_room(step)
         header, text = self._written(record, step)
         if header == self._header:

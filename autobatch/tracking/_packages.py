@@ -7,19 +7,7 @@ from autobatch._errors import ConfigError
 
 
 def import_tracker(module: str, package: str, logger: str) -> Any:
-    """Import a tracker's module.
-
-    Args:
-        module: the module.
-        package: what it is called where it is installed from.
-        logger: the logger that needs it.
-
-    Returns:
-        The module.
-
-    Raises:
-        ConfigError: it cannot be imported; the message says what to install.
-    """
+    """Import a tracker's module; where it cannot be, say what to install."""
     try:
         return import_module(module)
     except ImportError as error:

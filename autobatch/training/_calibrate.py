@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
@@ -49,16 +48,7 @@ def device_kind(device: torch.device, threads: int) -> str:
 
 
 def covers(table: CostTable, task: TaskSpec, device: torch.device) -> bool:
-    """Say whether a cost table holds for a run.
-
-    Args:
-        table: the table.
-        task: the task, whose whole ladder must be in the table.
-        device: the device of the run.
-
-    Returns:
-        True where the table was made on the same kind of device and has every batch size.
-    """
+    """Say whether a cost table was made on the run's kind of device and has every batch size of the task's ladder."""
     same_device = table.device == device_kind(device, task.threads)
     return same_device and set(task.batch_sizes) <= set(table.step_seconds)
 
@@ -139,16 +129,7 @@ def cached_calibration(
 
 
 def kept_calibration(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> CostTable | None:
-    """Return this machine's cost table of a task, where an earlier run has kept one.
-
-    Args:
-        task: the task.
-        device: the device of the run.
-        payload: the task's fingerprint payload.
-
-    Returns:
-        The table; None where there is none.
-    """
+    """Return this machine's cost table of a task where an earlier run has kept one, else None."""
     return _kept_table(_cache_path(task, device, payload))
 
 
@@ -165,15 +146,17 @@ class _Bench:
 
     def step(self, batch_size: int) -> None:
         """One step as the engine does it, with a learning rate of zero so that the weights stay sound."""
+        inputs, labels = self._batch(batch_size)
         with observing(self._engine.optimizer):
-            self._loss(batch_size).backward()  # type: ignore[no-untyped-call]
-        self._update()
+            self._engine.passed(inputs, labels)[1].backward()  # type: ignore[no-untyped-call]
+        self._update(inputs, labels)
 
     def measured_step(self, batch_size: int) -> None:
         """The same, measured as the engine does it, with the eigenvalues that wait there for the end of the epoch."""
+        inputs, labels = self._batch(batch_size)
         with self._probe, observing(self._engine.optimizer, self._probe):
-            self._probe.backward(self._loss(batch_size))
-        self._update()
+            self._probe.backward(self._engine.passed(inputs, labels)[1])
+        self._update(inputs, labels)
         self._probe.spectrum()
 
     def besides(self) -> None:
@@ -197,16 +180,15 @@ class _Bench:
         self.measured_step(batch_size)
         return max(1, round(ROUND_SECONDS / self.time(lambda: self.step(batch_size), 1)))
 
-    def _loss(self, batch_size: int) -> Tensor:
+    def _batch(self, batch_size: int) -> tuple[Tensor, Tensor]:
         data, indices = self._engine.data, self._order[:batch_size]
         inputs = self._engine.normalised(data.train_inputs.index_select(0, indices))
-        return F.cross_entropy(self._engine.model(inputs), data.train_labels.index_select(0, indices))
+        return inputs, data.train_labels.index_select(0, indices)
 
-    def _update(self) -> None:
+    def _update(self, inputs: Tensor, labels: Tensor) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = 0.0
-        self._engine.optimizer.step()
-        self._engine.optimizer.zero_grad()
+        self._engine.update(inputs, labels)
 
     def _synchronise(self) -> None:
         if self._engine.device.type == "cuda":

@@ -43,15 +43,7 @@ class Checkpoint:
 
 
 def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Copy the tensors of a model and its optimizer.
-
-    Args:
-        model: the network.
-        optimizer: its optimizer.
-
-    Returns:
-        Contiguous copies on the CPU by prefixed name; none shares memory with another.
-    """
+    """Return contiguous copies, on the CPU, of the tensors of a model and its optimizer by prefixed name."""
     tensors = {_MODEL + name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update(
@@ -64,32 +56,12 @@ def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
-    """Put a checkpoint's tensors back. The optimizer's settings are not stored: the caller made it anew.
-
-    Args:
-        checkpoint: the checkpoint.
-        model: the network, built as it was.
-        optimizer: its optimizer, made as it was.
-        path: the checkpoint's file, for the message.
-
-    Raises:
-        CheckpointError: the tensors do not fit the model or its optimizer.
-    """
+    """Put a checkpoint's tensors back. The optimizer's settings are not stored: the caller made it anew."""
     put_back(checkpoint.tensors, model, optimizer, str(path))
 
 
 def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer, source: str) -> None:
-    """Put back what ``snapshot`` has copied.
-
-    Args:
-        tensors: the copies by prefixed name.
-        model: the network, built as it was.
-        optimizer: its optimizer, made as it was.
-        source: where the copies come from, for the message.
-
-    Raises:
-        CheckpointError: the tensors do not fit the model or its optimizer.
-    """
+    """Put back what ``snapshot`` has copied; ``source`` names it in the CheckpointError where it does not fit."""
     model_state, optimizer_state = _split(tensors, source)
     try:
         model.load_state_dict(model_state)
@@ -108,15 +80,7 @@ def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimiz
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at once or not at all.
-
-    Args:
-        path: the file; its folder is made where it is missing.
-        checkpoint: what to store.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Replace the checkpoint at once or not at all; its folder is made where it is missing."""
     header = json.dumps({"version": FORMAT_VERSION, **checkpoint.record})
     with naming_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,17 +88,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, foreign or of another version.
-    """
+    """Read a checkpoint; a CheckpointError where it is missing, truncated, foreign or of another version."""
     content = read_whole(path, "checkpoint")
     try:
         tensors = load(content)

@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
-from autobatch.optim import KFAC, MiniBlockFisher, Padam
+from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
@@ -91,23 +91,12 @@ _OF_FISHER: dict[str, Callable[[nn.Module, dict[str, Any], float], Optimizer]] =
         model.named_parameters(), momentum=momentum, **given
     ),
     "kfac": lambda model, given, momentum: KFAC(model.named_parameters(), model, momentum=momentum, **given),
+    "natural-gradient": lambda model, given, _: NaturalGradient(model.named_parameters(), model, **given),
 }
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimizer:
-    """Make a task's optimizer.
-
-    Args:
-        spec: the task's optimizer.
-        model: the network.
-        lr: a first learning rate; the controller sets it before every epoch.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        ConfigError: one of its settings is out of range.
-    """
+    """Make a task's optimizer; ``lr`` is a first learning rate, and the controller sets it before every epoch."""
     if spec.name == "prodigy":
         return build_prodigy(model.parameters(), lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
     if spec.name in _OF_FISHER:
@@ -129,14 +118,7 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
 
 
 def check_settings(spec: OptimizerSpec) -> None:
-    """Refuse settings of an optimizer that are out of their range, before anything is trained or timed.
-
-    Args:
-        spec: the task's optimizer.
-
-    Raises:
-        ConfigError: one is; the message names it.
-    """
+    """Refuse settings of an optimizer that are out of their range, before anything is trained or timed."""
     if not spec.settings:
         return
     try:
@@ -161,6 +143,9 @@ class Engine:
         device: where to train.
         seed: the run's seed.
         trust_code: allow the task to name a model factory to import.
+
+    Raises:
+        ConfigError: the task's optimizer cannot take the network or the largest batch.
     """
 
     def __init__(self, task: TaskSpec, data: Data, device: torch.device, seed: int, *, trust_code: bool) -> None:
@@ -172,6 +157,8 @@ class Engine:
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
+        if isinstance(self.optimizer, NaturalGradient):
+            self.optimizer.check(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
         self._validation = self._views(data.validation_inputs, data.validation_labels)
 
     @property
@@ -180,15 +167,7 @@ class Engine:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def train_epoch(self, controller: AutoBatchController, after_step: Callable[[int, int], None]) -> float:
-        """Train one epoch.
-
-        Args:
-            controller: cuts the batches and measures.
-            after_step: called after each step with the epoch's steps done and in all.
-
-        Returns:
-            Mean loss over the epoch's examples, as trained.
-        """
+        """Train one epoch and return its mean loss; ``after_step`` gets the epoch's steps done and in all."""
         epoch = controller.epoch
         seed_global_generators(self.device, derive_seed(self.seed, "layers", epoch))
         examples = self.augmented(epoch)
@@ -200,25 +179,35 @@ class Engine:
             inputs = self.normalised(examples.index_select(0, indices))
             targets = labels.index_select(0, indices)
             with controller.step() as measured:
-                loss = F.cross_entropy(self.model(inputs), targets)
+                _, loss = self.passed(inputs, targets)
                 measured.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self.update(inputs, targets)
             losses.append(loss.detach())
             sizes.append(len(indices))
             after_step(step, steps)
         weights = torch.tensor(sizes, dtype=torch.float64, device=self.device)
         return float(torch.stack(losses).double().dot(weights) / weights.sum())
 
-    def augmented(self, epoch: int) -> Tensor:
-        """Return the training examples as epoch ``epoch`` sees them.
+    def passed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's outputs for a batch, and the mean loss."""
+        outputs = self.model(inputs)
+        return outputs, F.cross_entropy(outputs, targets)
+
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take the optimizer's step, and forget the gradients.
 
         Args:
-            epoch: finished epochs.
-
-        Returns:
-            Examples, shape (N, ...), on the device.
+            inputs: the batch, which natural gradients pass through the network anew.
+            targets: its labels.
         """
+        if isinstance(self.optimizer, NaturalGradient):
+            self.optimizer.step(lambda: self.passed(inputs, targets))
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def augmented(self, epoch: int) -> Tensor:
+        """Return the training examples, on the device, as the epoch after ``epoch`` finished ones sees them."""
         generator = derive_generator(self.seed, "augmentation", epoch)
         return augment(self.data.train_inputs, self.task.dataset.augmentation, generator)
 

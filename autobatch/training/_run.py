@@ -137,15 +137,7 @@ def load_run_config(out: Path) -> RunConfig:
 
 
 def found_config(config: RunConfig, out: Path) -> RunConfig:
-    """Return a kept configuration with the paths in it where they lead to now.
-
-    Args:
-        config: the configuration, as ``kept_config`` keeps it.
-        out: the run directory.
-
-    Returns:
-        The configuration.
-    """
+    """Return a kept configuration with the paths in it where they lead to now."""
     found: dict[str, Any] = {
         key: found_again(str(place), out) for key in _PLACES if (place := getattr(config, key)) is not None
     }
@@ -163,18 +155,7 @@ _PLACES = ("task_path", "data_dir")
 
 
 def kept_config(config: RunConfig, out: Path) -> dict[str, Any]:
-    """Return a configuration as plain values, as a run directory keeps it: no path in it tells of the machine.
-
-    Args:
-        config: the configuration.
-        out: the run directory.
-
-    Returns:
-        The values; ``load_run_config`` finds the paths again.
-
-    Raises:
-        ConfigError: a name is not UTF-8, as files cannot hold it.
-    """
+    """Return a configuration as plain values, as a run directory keeps it: no path in it tells of the machine."""
     try:
         plain: dict[str, Any] = config.model_copy(update=dict.fromkeys(_PLACES)).model_dump(mode="json")
     except PydanticSerializationError as error:
@@ -187,18 +168,7 @@ def kept_config(config: RunConfig, out: Path) -> dict[str, Any]:
 
 
 def with_kept_paths(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Return a kept configuration with no absolute path in it; older versions wrote some.
-
-    Args:
-        config: the values, as ``kept_config`` returns them.
-        out: the run directory.
-
-    Returns:
-        The values.
-
-    Raises:
-        ConfigError: a path is not UTF-8.
-    """
+    """Return a kept configuration with no absolute path in it; older versions wrote some."""
 
     def kept(value: Any) -> Any:
         if not isinstance(value, str) or not Path(value).is_absolute():

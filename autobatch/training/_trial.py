@@ -126,14 +126,7 @@ class Trial:
             raise
 
     def epoch(self, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
-        """Train one epoch under the decision in force, validate, and have the next decision made.
-
-        Args:
-            after_step: called after each step with the epoch's steps done and in all.
-
-        Returns:
-            The epoch's figures.
-        """
+        """Train one epoch under the decision in force, validate, and have the next decision made."""
         controller, engine = self.controller, self.engine
         before = controller.decision
         train_loss = engine.train_epoch(controller, after_step)
@@ -174,11 +167,7 @@ class Trial:
         )
 
     def restore(self, state: TrialState) -> None:
-        """Go back to where the training stood, as often as wanted.
-
-        Args:
-            state: what ``state`` returned of this training, or of one with the same configuration.
-        """
+        """Go back to where ``state`` was taken, of this or an equal training, as often as wanted."""
         put_back(state.tensors, self.engine.model, self.engine.optimizer, "the state of a trial")
         self.controller.load_state_dict(state.controller)
         self.stopped_because = state.stopped_because

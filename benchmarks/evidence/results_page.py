@@ -33,8 +33,11 @@ TASKS = (
 )
 """In the order of the page; those without figures are left out."""
 
-SWITCHING = ("digits-resnet8", "digits-mlp")
-"""Tasks with journeys in their branch runs."""
+SWITCHING = "digits-resnet8"
+"""A task with journeys in its branch runs."""
+
+VARIANTS = ("-from-best", "-10-percent", "-rate-kept", "-momentum")
+"""Ends of the names of policies that only the notes tell of."""
 
 HIGHEST = 3.0
 """Test error over the best fixed beacon's beyond which the picture only names a policy."""
@@ -76,12 +79,10 @@ def write_page(results: Path) -> None:
     parts = [(notes / "head.md").read_text(encoding="utf-8").strip(), summary(found)]
     parts.append("![Test error and time of every policy on every task](images/results.png)")
     parts += ["## Every policy", (notes / "policies.md").read_text(encoding="utf-8").strip()]
-    shipped, from_best = (everyone(found, from_best=chosen) for chosen in (False, True))
-    parts += [shipped, (notes / "from_best.md").read_text(encoding="utf-8").strip(), from_best]
+    parts += [everyone(found), (notes / "variants.md").read_text(encoding="utf-8").strip()]
     parts += ["## Task by task", (notes / "tasks.md").read_text(encoding="utf-8").strip()]
-    tables = "\n\n".join(switching_table(env) for env in SWITCHING)
     tail = (notes / "tail.md").read_text(encoding="utf-8").strip()
-    parts.append(tail.replace("{switching}", tables).replace("{steps}", summary_in_steps(in_steps)))
+    parts.append(tail.replace("{switching}", switching_table(SWITCHING)).replace("{steps}", summary_in_steps(in_steps)))
     write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -204,18 +205,13 @@ def floor(env: str, comparison: dict[str, Any]) -> float:
     return min(whole.values()) / whole[best.batch_size]
 
 
-def everyone(found: dict[str, dict[str, Any]], *, from_best: bool) -> str:
-    """Return the table of all policies over all tasks: test error and time ratio.
-
-    Args:
-        found: the figures of each task.
-        from_best: whether those that start from the best fixed beacon's size and rate are meant, or the others.
-    """
+def everyone(found: dict[str, dict[str, Any]]) -> str:
+    """Return the table of all policies but variants over all tasks: test error and time ratio."""
     cells: dict[str, dict[str, str]] = {}
     for env, comparison in found.items():
         tests = p_values(comparison, "test_error")
         for one in comparison["policies"]:
-            if ("-from-best" in one["policy"]) == from_best and kind_of(one) != "fixed":
+            if not one["policy"].endswith(VARIANTS) and kind_of(one) != "fixed":
                 p = tests.get(one["policy"], {}).get("student")
                 cells.setdefault(row_name(one), {})[env] = result_cell(one, p)
     tasks = [env for env in found if any(env in own for own in cells.values())]
@@ -224,7 +220,7 @@ def everyone(found: dict[str, dict[str, Any]], *, from_best: bool) -> str:
 
 def row_name(one: dict[str, Any]) -> str:
     """Return the name of a policy's row: the best fixed beacon and learned policies are others on each task."""
-    kind, name = kind_of(one), str(one["policy"]).removesuffix("-from-best")
+    kind, name = kind_of(one), str(one["policy"])
     if kind in {"best fixed", "learned"}:
         return _NAMES[kind]
     return f"**`{name}`**" if name == "beacon-follow" else f"`{name}`"

@@ -98,6 +98,7 @@ class Setting:
     plan: BatchPlan = field(default_factory=BatchPlan)
     measure: str = "global"
     measured: bool = False
+    sketched: bool = False
     momentum: float = 0.0
     weight_decay: float = 0.0
     scheduled: bool = False
@@ -147,6 +148,8 @@ class Run:
                 "measuring": Measuring(
                     MeasureAtInterval(1) if setting.measured else NeverMeasure(),
                     loss_reduction="sum" if setting.summed else "mean",
+                    measure="sketched" if setting.sketched else "exact",
+                    sketch_rows=128,
                 ),
                 **setting.controller,
             },
@@ -339,8 +342,9 @@ def other_arguments(group: Group, solo: Group) -> None:
     """Ranks that are told different things hear of it."""
     with pytest.raises(ConfigError, match="'?seed'?: 1 here, 0 on the first" if group.rank() else "differ; give all"):
         Run(group, Setting(controller={"seed": group.rank()}))
-    with pytest.raises(ConfigError, match="measure" if group.rank() else "differ"):
-        Run(group, Setting(measure=("global", "local")[group.rank()]))
+    for differing in ({"measure": ("global", "local")[group.rank()]}, {"sketched": bool(group.rank())}):
+        with pytest.raises(ConfigError, match="measure" if group.rank() else "differ"):
+            Run(group, Setting(**differing))
     run = Run(group, Setting())
     if group.rank() == 0:
         state = run.controller.state_dict()  # on one rank alone: no collective
@@ -707,6 +711,8 @@ BODIES: dict[str, Body] = {
     "measures-guarded": partial(measures, setting=Setting(plan=BatchPlan(micro_batch=3))),
     "measures-guarded-whole": partial(measures, setting=Setting(plan=BatchPlan("auto"), summed=True)),
     "measures-bn-batch": partial(measures, setting=Setting(plan=BatchPlan(bn_batch=2))),
+    "measures-sketched": partial(measures, setting=Setting(sketched=True)),
+    "measures-sketched-guarded": partial(measures, setting=Setting(sketched=True, plan=BatchPlan(micro_batch=3))),
     "measures-share": partial(measures_share, plan=BatchPlan()),
     "measures-share-guarded": partial(measures_share, plan=BatchPlan(micro_batch=3)),
     "timed": timed,

@@ -43,9 +43,15 @@ def saving(toy: Toy, batch: Any) -> None:
         toy.controller.state_dict()
 
 
+def no_tensor(toy: Toy, batch: Any) -> None:
+    with toy.controller.step() as step:
+        step.backward("loss")
+
+
 @pytest.mark.parametrize(
     ("misuse", "message"),
     [
+        (no_tensor, r"step\.backward\(loss\): expected Tensor, got 'loss'"),
         (again, r"this step is over: call controller\.step\(\) anew"),
         (nested, "inside of another step"),
         (too_late, "belongs into `with controller.step"),

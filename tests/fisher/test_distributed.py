@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autobatch._errors import MeasureError
 from autobatch.fisher import FisherProbe
+from autobatch.fisher.gram import SketchedGram, _exchange
 from autobatch.fisher.gram._spill import SpilledGram
 
 from .conftest import sum_of_cross_entropies
@@ -185,15 +186,15 @@ def exchanged_after(group: Group, wrapper: Group) -> None:
         probe.exchange()
 
 
-def one_cannot_measure(group: Group, wrapper: Group) -> None:
+def one_cannot_measure(group: Group, wrapper: Group, *, sink: type, **options: object) -> None:
     """A process that could not measure its part leaves none waiting, and the others hear of it."""
     shared = Shared(multilayer, group, wrapper)
-    probe = FisherProbe(shared.model, process_group=group, exchange_after=True)
+    probe = FisherProbe(shared.model, process_group=group, exchange_after=True, **options)
     failures = [torch.OutOfMemoryError("simulated"), ValueError("simulated")]
     for failure in failures:
         with pytest.MonkeyPatch.context() as patch:
             if group.rank() == 1:
-                patch.setattr(SpilledGram, "add", mock.Mock(side_effect=failure))
+                patch.setattr(sink, "add", mock.Mock(side_effect=failure))
             shared.step(shared.model, probe)
         probe.exchange()
         problem = probe.measurement().problem
@@ -202,6 +203,40 @@ def one_cannot_measure(group: Group, wrapper: Group) -> None:
         assert isinstance(problem.__cause__, torch.OutOfMemoryError) == memory
         if group.rank() != 1:
             assert re.search("process 1 .*(ran out of memory|could not measure)", str(problem))
+
+
+def sketched(group: Group, wrapper: Group, *, wrap: Callable[[Shared], nn.Module]) -> None:
+    """One projection on all processes: as one process has it, of k numbers from each sample."""
+    shared = Shared(residual, group, wrapper)
+    wrapped = wrap(shared)
+    shared.step(wrapped)
+    plain = shared.step(wrapped)
+    options = {"measure": "sketched", "sketch_rows": 64, "sketch_seed": 5}
+    alone = FisherProbe(shared.model, loss_reduction="sum", **options)
+    with alone:
+        sum_of_cross_entropies(shared.model(shared.all_x), shared.all_y).backward()
+    sent: list[Tensor] = []
+
+    def all_gather(received: Tensor, own: Tensor, group: Group) -> None:
+        sent.append(own)
+        gather(received, own, group=group)
+
+    gather = _exchange._all_gather
+    after = FisherProbe(wrapped, process_group=wrapper, exchange_after=True, **options)
+    for probe in (FisherProbe(wrapped, process_group=group, **options), after):
+        with mock.patch.object(_exchange, "_all_gather", all_gather):
+            gradients = shared.step(wrapped, probe)
+            if probe is after:
+                probe.exchange()
+        assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
+        assert_same(probe.gram(), alone.gram())
+        assert probe.spectrum().sketch_rows == 64
+        assert [one.numel() for one in sent if one.is_floating_point()] == [64 * max(SIZES[group.size()])]
+        sent.clear()
+
+
+def wrapped_by_data_parallel(shared: Shared) -> nn.Module:
+    return DistributedDataParallel(copy.deepcopy(shared.model), process_group=shared.wrapper_group)
 
 
 class Conditional(nn.Module):
@@ -222,11 +257,12 @@ def other_parameters(group: Group, wrapper: Group) -> None:
     shared.step(wrapped, probe)
     with pytest.raises(MeasureError, match="did not use the same parameters in the same order"):
         probe.gram()
-    probe = FisherProbe(wrapped, process_group=group, exchange_after=True)
-    shared.step(wrapped, probe)
-    probe.exchange()
-    with pytest.raises(MeasureError, match="did not use the same parameters"):
-        probe.gram()
+    for measure in ("exact", "sketched"):
+        probe = FisherProbe(wrapped, process_group=group, exchange_after=True, measure=measure)
+        shared.step(wrapped, probe)
+        probe.exchange()
+        with pytest.raises(MeasureError, match="did not use the same parameters"):
+            probe.gram()
 
 
 # -- FSDP2 -------------------------------------------------------------------------------------------------------------
@@ -292,7 +328,11 @@ BODIES: list[tuple[str, int, Body]] = [
     ("ddp-compiled", 2, data_parallel_compiled),
     ("ddp-micro-batches", 2, micro_batches),
     ("exchanged-after", 2, exchanged_after),
-    ("one-cannot-measure", 2, one_cannot_measure),
+    ("one-cannot-measure", 2, partial(one_cannot_measure, sink=SpilledGram)),
+    ("one-cannot-measure-sketched", 2, partial(one_cannot_measure, sink=SketchedGram, measure="sketched")),
+    ("sketched-2", 2, partial(sketched, wrap=wrapped_by_data_parallel)),
+    ("sketched-4", 4, partial(sketched, wrap=wrapped_by_data_parallel)),
+    ("sketched-fsdp", 2, partial(sketched, wrap=sharded)),
     ("other-parameters", 2, other_parameters),
     ("fsdp-residual-2", 2, partial(fully_sharded, build=residual)),
     ("fsdp-multilayer-4", 4, partial(fully_sharded, build=multilayer)),

@@ -59,7 +59,8 @@ def test_factors_multiply_to_the_gradients_of_samples() -> None:
 
 def test_a_step_that_cannot_be_told_apart_is_an_error_and_leaves_no_hooks() -> None:
     model, images = net(), torch.randn(5, 4, 8, 8, dtype=torch.float64)
-    with pytest.raises(MeasureError, match="the model was called twice"), TakenGradients(model, lambda *_: None):
+    taking = TakenGradients(model, lambda *_: None, twice="called twice, say so")
+    with pytest.raises(MeasureError, match="called twice, say so"), taking:
         (loss_of(model, images) + loss_of(model, images)).backward()
     assert not model._forward_pre_hooks
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -1,10 +1,7 @@
 """The callback in trainings of the real Lightning, whose modules and data know nothing of it."""
 
 import math
-import os
 import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -30,6 +27,8 @@ from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, Measuring, NeverMeasure, Processes
 from autobatch.policies import Decision, Observation, TaskInfo
 from tests.control.loops import inside_steps
+from tests.integrations.first_use import without_lightning
+from tests.processes import FORKED
 
 pl = pytest.importorskip("lightning.pytorch", reason="needs Lightning: pip install 'autobatch[lightning]'")
 
@@ -996,26 +995,11 @@ def test_there_is_no_controller_before_a_fit() -> None:
 # The package ---------------------------------------------------------------------------------------------------------
 
 
-def python(*arguments: str, timeout: float = 120, **variables: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=timeout, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_lightning_is_imported_on_first_use_only() -> None:
-    python(
-        "-c",
-        "import sys, autobatch.integrations as a; assert 'AutoBatchCallback' in dir(a)\n"
-        "assert not {'lightning', 'pytorch_lightning', 'transformers', 'accelerate'} & set(sys.modules)\n"
-        "sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None\n"
-        "from autobatch import ConfigError\n"
-        "try:\n    a.AutoBatchCallback\n"
-        "except ConfigError as error:\n    assert 'autobatch[lightning]' in str(error)\n"
-        "else:\n    raise SystemExit(1)\n",
-    )
+    process = FORKED.Process(target=without_lightning)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_the_example_trains(

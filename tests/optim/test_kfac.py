@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError
+from autobatch._errors import ConfigError, MeasureError
 from autobatch.fisher import FisherProbe
 from autobatch.optim import KFAC
 from autobatch.optim._inverse import damped_inverse
@@ -286,6 +286,21 @@ def test_a_step_that_was_not_observed_is_refused() -> None:
     F.cross_entropy(model(examples(4, 4)[0]), examples(4, 4)[1]).backward()
     with pytest.raises(ConfigError, match=r"put the step's forward and backward pass into `with optimizer.observe\(\)"):
         optimizer.step()
+
+
+def test_two_calls_of_the_model_within_one_observation() -> None:
+    model, (inputs, labels) = perceptron(), examples(5, 4)
+    optimizer = KFAC(model.parameters(), model)
+    with (
+        pytest.raises(MeasureError, match=r"^KFAC: the model was called twice within one observe\(\): put one forward"),
+        optimizer.observe(),
+    ):
+        (F.cross_entropy(model(inputs), labels) + model(inputs).square().mean()).backward()
+    with optimizer.observe():
+        F.cross_entropy(model(inputs), labels).backward()
+        with torch.no_grad():  # an evaluation is none
+            model(inputs)
+    optimizer.step()
 
 
 def test_a_closure_is_observed() -> None:

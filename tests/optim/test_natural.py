@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError, UnknownNameError
+from autobatch._errors import ConfigError, MeasureError, UnknownNameError
 from autobatch.optim import NaturalGradient
 from tests.optim.networks import convolutional, examples, output_jacobian, perceptron
 
@@ -196,3 +196,44 @@ def test_what_a_closure_returns_is_checked(closure: Any, message: str) -> None:
     model = nn.Linear(3, 2)
     with pytest.raises(ConfigError, match=message):
         NaturalGradient(model.parameters(), model).step(lambda: closure(model(torch.randn(5, 3))))
+
+
+def test_what_no_step_can_be_taken_of_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimizer = NaturalGradient(model.parameters(), model)
+    inputs, before = torch.randn(5, 3), [parameter.detach().clone() for parameter in model.parameters()]
+
+    def closure() -> tuple[Tensor, Tensor]:
+        outputs = model(inputs)
+        return outputs, outputs.square().mean()
+
+    with pytest.raises(ConfigError, match="'1', a BatchNorm1d, joins the samples of a batch"):
+        optimizer.step(closure)
+    model.eval()
+    with pytest.raises(ConfigError, match="4,097 samples of 2 outputs are 8,194 rows to solve, expected at most 8,192"):
+        optimizer.check(4097, 2)
+    with pytest.raises(ConfigError, match=r"step\(\) needs a closure that returns \(outputs, loss\)"):
+        optimizer.step()
+    with pytest.raises(MeasureError, match="the closure calls the model more than once"):
+        optimizer.step(lambda: (outputs := model(inputs) + model(inputs), outputs.mean()))
+    assert all(torch.equal(own, old) for own, old in zip(model.parameters(), before, strict=True))
+    optimizer.step(closure)
+
+
+def test_every_pass_of_a_step_drops_the_same_units() -> None:
+    model, (inputs, _) = nn.Sequential(perceptron(hidden=16), nn.Dropout()), examples(5, 4)
+    drawn = []
+
+    def closure() -> tuple[Tensor, Tensor]:
+        outputs = model(inputs)
+        drawn.append(outputs.detach())
+        return outputs, outputs.square().mean()
+
+    torch.manual_seed(0)
+    NaturalGradient(model.parameters(), model, damping=0.1).step(closure)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    once = model(inputs)
+    assert len(drawn) == 3
+    assert all(torch.equal(outputs == 0, once == 0) for outputs in drawn)
+    assert torch.equal(after, torch.rand(1))

@@ -3,7 +3,8 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch import nn
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, MeasureAtInterval, Measuring
+from autobatch.control._ranks import Ranks
 from autobatch.control.rates import OptimizerRates
 from autobatch.control.run import CHECKPOINT
-from autobatch.optim import KFAC, MiniBlockFisher, Padam
+from autobatch.control.steps._passage import _check_fisher
+from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training import EpochRow, RunObserver, load_epochs, load_task, run
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training.task import OptimizerSpec
@@ -25,8 +28,9 @@ NAMES: dict[str, dict[str, Any]] = {
     "padam": {"partial": 0.125},
     "mini-block-fisher": {"damping": 0.1, "update_every": 2, "invert_every": 6},
     "kfac": {"projection": 8, "update_every": 2, "invert_every": 6},
+    "natural-gradient": {"approximation": "layer", "damping": 0.1},
 }
-RATES = {"padam": 0.5, "mini-block-fisher": 0.003, "kfac": 0.01}
+RATES = {"padam": 0.5, "mini-block-fisher": 0.003, "kfac": 0.01, "natural-gradient": 0.3}
 
 
 @pytest.mark.parametrize("name", list(NAMES))
@@ -53,7 +57,7 @@ def test_a_run_goes_on_bit_by_bit(name: str, tmp_path: Path) -> None:
 
 def test_settings_are_those_of_the_classes() -> None:
     """And have defaults that a task can leave out."""
-    for kind, name in ((Padam, "padam"), (MiniBlockFisher, "mini-block-fisher"), (KFAC, "kfac")):
+    for kind, name in zip((Padam, MiniBlockFisher, KFAC, NaturalGradient), NAMES, strict=True):
         assert set(OPTIMIZER_SETTINGS[name]) <= inspect.signature(kind).parameters.keys()
 
 
@@ -63,6 +67,7 @@ def test_names_and_settings_that_are_mistyped(tmp_path: Path) -> None:
         ({"name": "kfca"}, "key 'optimizer.name': .* did you mean 'kfac'"),
         ({"name": "kfac", "settings": {"dampng": 0.1}}, "'settings' of kfac has no 'dampng'; did you mean 'damping'"),
         ({"name": "sgd", "settings": {"damping": 0.1}}, "'settings' of sgd has no 'damping'; known: none"),
+        ({"name": "natural-gradient", "momentum": 0.9}, "natural-gradient has no momentum: expected 0 or nothing"),
     ):
         (tmp_path / "env.yaml").write_text(yaml.safe_dump(given | {"optimizer": optimizer}))
         with pytest.raises(ConfigError, match=expected):
@@ -81,7 +86,7 @@ def test_beacons_of_tasks_without_settings_are_what_they_were() -> None:
 
 def test_usual_rates() -> None:
     rates = {name: OptimizerSpec.model_validate({"name": name}).base_lr for name in NAMES}
-    assert rates == {"padam": 0.1, "mini-block-fisher": 1e-3, "kfac": 0.1}
+    assert rates == {"padam": 0.1, "mini-block-fisher": 1e-3, "kfac": 0.1, "natural-gradient": 1.0}
 
 
 def controller(model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> AutoBatchController:
@@ -115,8 +120,37 @@ def test_a_controllers_steps_are_observed_with_one_set_of_hooks() -> None:
 
 def test_exact_gradients_under_batch_norm_do_not_go_with_it() -> None:
     model = nn.Linear(4, 2)
-    with pytest.raises(ConfigError, match='bn="exact" does not go with KFAC'):
+    with pytest.raises(ConfigError, match=r'bn="exact" does not go with KFAC, .*: use bn="rows" or "eval"'):
         controller(model, KFAC(model.parameters(), model), bn="exact")
+    controller(model, NaturalGradient(model.parameters(), model), bn="exact")
+
+
+def test_what_goes_by_one_processs_samples_takes_one_process() -> None:
+    model, two = nn.Linear(4, 2), cast("Ranks", SimpleNamespace(size=2))
+    for kind in (KFAC, NaturalGradient):
+        with pytest.raises(ConfigError, match=rf"optimizer: {kind.__name__} takes one process, not 2: .* MiniBlock"):
+            _check_fisher(kind(model.parameters(), model), two, "rows")
+    _check_fisher(MiniBlockFisher(model.parameters()), two, "exact")
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_step_that_could_not_be_measured_says_so_where_factors_are_due(calls: int) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = KFAC(model.parameters(), model)
+    steering, inputs = controller(model, optimizer), torch.ones(8, 4)
+    outside = model(inputs)
+    next(iter(steering.batches()))
+    with steering.step() as step:
+        step.backward(sum((model(inputs) for _ in range(calls)), outside).square().mean())
+    told = {0: "not called inside the body", 2: "called twice in one measured step"}[calls]
+    with pytest.raises(ConfigError, match=f"no layers in the measured step, whose factors are due: .*{told}"):
+        optimizer.step()
+
+
+def test_natural_gradients_refuse_batch_norm_before_anything_is_timed(tmp_path: Path) -> None:
+    task = tiny_task(optimizer={"name": "natural-gradient"}, model={"name": "tests.training.tiny:dropout_net"})
+    with pytest.raises(ConfigError, match="'2', a BatchNorm1d, joins the samples of a batch"):
+        run(tiny_config(task=task, trust_code=True), tmp_path / "run")
 
 
 def test_it_scales_its_steps_by_the_gradients_own_size() -> None:

@@ -18,14 +18,7 @@ class KnownPart:
         self.margin = _median_spacing(coordinates)
 
     def contains(self, coordinates: Floats) -> NDArray[np.bool_]:
-        """Return which points are known.
-
-        Args:
-            coordinates: scaled coordinates, shape (m, 2).
-
-        Returns:
-            Shape (m,); False for points that are not finite.
-        """
+        """Return which scaled coordinates (m, 2) are known, shape (m,); False for points that are not finite."""
         known: NDArray[np.bool_] = distance_to_hull(self.corners, coordinates) <= self.margin + 1e-12
         return known
 
@@ -47,15 +40,7 @@ def convex_hull(coordinates: Floats) -> Floats:
 
 
 def distance_to_hull(corners: Floats, coordinates: Floats) -> Floats:
-    """Return how far points are from a convex hull.
-
-    Args:
-        corners: the hull's corners counter-clockwise, shape (k, 2).
-        coordinates: points, shape (m, 2).
-
-    Returns:
-        Distances, shape (m,); 0 inside, NaN for points that are not finite.
-    """
+    """Return how far points (m, 2) are from a hull with corners (k, 2): 0 inside, NaN where not finite."""
     starts, ends = corners, np.roll(corners, -1, axis=0)
     edges = ends - starts
     offsets = coordinates[:, None, :] - starts[None, :, :]

@@ -163,19 +163,7 @@ class Landscape:
 
 
 def fit_surface(points: Points, axes: Axes, rule: Rule) -> Surface:
-    """Fit one rule to some points.
-
-    Args:
-        points: the points.
-        axes: their scaling.
-        rule: the rule's name.
-
-    Returns:
-        The fitted rule.
-
-    Raises:
-        ConfigError: the rule is not known.
-    """
+    """Fit one rule, by its name, to some points with their scaling."""
     if rule == "nearest":
         return NearestSurface(points, axes)
     if rule == "gaussian-process":

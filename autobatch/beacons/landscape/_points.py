@@ -47,14 +47,7 @@ class Points:
         return modelled(self.score, self.is_loss)
 
     def without(self, index: int) -> "Points":
-        """Return all points but one.
-
-        Args:
-            index: the point to leave out.
-
-        Returns:
-            The others.
-        """
+        """Return all points but the one at ``index``."""
         kept = np.arange(len(self.score)) != index
         return Points(
             configurations=tuple(own for own, keep in zip(self.configurations, kept, strict=True) if keep),
@@ -83,14 +76,7 @@ class Axes:
 
     @classmethod
     def over(cls, points: Points) -> "Axes":
-        """Return the axes of some points.
-
-        Args:
-            points: the points; where none finished all of them set the scale.
-
-        Returns:
-            The axes.
-        """
+        """Return the axes of the points that finished; of all where none did."""
         plane = points.plane[points.finished] if points.finished.any() else points.plane
         low = plane.min(axis=0)
         span = plane.max(axis=0) - low
@@ -106,15 +92,7 @@ class Axes:
 
 
 def modelled(score: Floats, is_loss: bool) -> Floats:
-    """Return scores in modelled units.
-
-    Args:
-        score: scores.
-        is_loss: whether they are losses.
-
-    Returns:
-        Natural logarithms of losses; errors as they are.
-    """
+    """Return scores in modelled units: natural logarithms of losses, errors as they are."""
     return np.log(np.maximum(score, _LEAST_LOSS)) if is_loss else score
 
 
@@ -187,15 +165,7 @@ def _mean_variances(values: Sequence[Floats], finished: NDArray[np.bool_]) -> Fl
 
 
 def log_plane(c_bar: ArrayLike, l_cum: ArrayLike) -> Floats:
-    """Return positions as (log10 C̄, log10 L).
-
-    Args:
-        c_bar: C̄, any shape.
-        l_cum: L, of a shape that broadcasts with it.
-
-    Returns:
-        Shape (..., 2); not finite where C̄ or L is zero, negative or not finite.
-    """
+    """Return positions as (log10 C̄, log10 L), shape (..., 2); not finite where one is not positive and finite."""
     pair = np.broadcast_arrays(np.asarray(c_bar, dtype=np.float64), np.asarray(l_cum, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.log10(np.stack(pair, axis=-1)))

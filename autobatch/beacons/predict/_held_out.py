@@ -54,14 +54,7 @@ class HeldOutRuns:
 
 
 def first_progress(library: BeaconLibrary) -> float:
-    """Return the progress from which on every beacon has a measured row; positions before are interpolated from 0.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        The progress, the end of the first epoch.
-    """
+    """Return the end of the first epoch, from which on every beacon has a measured row."""
     return max(float(beacon.rows["progress"][0]) for beacon in library.beacons)
 
 

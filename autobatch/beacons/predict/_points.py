@@ -12,14 +12,7 @@ FINAL_FIGURES = ("validation_loss", "validation_error", "test_error")
 
 
 def predictable_figures(library: BeaconLibrary) -> tuple[str, ...]:
-    """Return the final figures, besides the score, that every finished beacon of a library has.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        Some of ``FINAL_FIGURES``.
-    """
+    """Return those of ``FINAL_FIGURES``, besides the score, that every finished beacon of a library has."""
     finished = [beacon for beacon in library.beacons if beacon.finished]
     return tuple(
         figure

@@ -121,14 +121,7 @@ def quality_table(library: BeaconLibrary, *, level: float = LEVEL) -> tuple[Pred
 
 
 def check_level(level: float) -> None:
-    """Refuse a level that is none.
-
-    Args:
-        level: share of runs that an interval is meant to cover.
-
-    Raises:
-        ConfigError: it lies outside (0, 1).
-    """
+    """Refuse a share of runs outside (0, 1) as the level of an interval."""
     if not 0.0 < level < 1.0:
         raise ConfigError(f"the level of an interval must lie between 0 and 1, got {level}")
 

@@ -91,15 +91,7 @@ def gather(library: BeaconLibrary, here: Landscape, ahead: Landscape, runs: Sequ
 
 
 def unmodelled(values: Floats, is_loss: bool) -> Floats:
-    """Return figures in their own unit.
-
-    Args:
-        values: figures in modelled units.
-        is_loss: whether they are losses.
-
-    Returns:
-        Losses; or errors, within [0, 1].
-    """
+    """Return figures from modelled units in their own: losses, or errors within [0, 1]."""
     return np.exp(values) if is_loss else np.clip(values, 0.0, 1.0)
 
 

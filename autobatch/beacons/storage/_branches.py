@@ -127,11 +127,7 @@ class Branches:
     info: LibraryInfo
 
     def __post_init__(self) -> None:
-        """Order the journeys and refuse none.
-
-        Raises:
-            LibraryError: there is none.
-        """
+        """Order the journeys and refuse none."""
         if not self.journeys:
             raise LibraryError("there are no branch runs; record some with 'autobatch beacons branch'")
         object.__setattr__(self, "journeys", _ordered(self.journeys))

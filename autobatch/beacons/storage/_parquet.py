@@ -96,11 +96,7 @@ def decoded(table: Any, columns: Sequence[Column], by: Sequence[str], named: Cal
 
 @contextmanager
 def naming(path: Place) -> Iterator[None]:
-    """Name the file in what is wrong with it.
-
-    Raises:
-        LibraryError: something is.
-    """
+    """Name the file in the LibraryError of what is wrong with it."""
     try:
         yield
     except LibraryError as error:
@@ -108,18 +104,7 @@ def naming(path: Place) -> Iterator[None]:
 
 
 def file_content(path: Place) -> bytes:
-    """Read a file that is not larger than a library can be.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        LibraryError: it cannot be read, or is too large.
-        FileNotFoundError: it does not exist.
-    """
+    """Read a file that is not larger than a library can be; FileNotFoundError where it does not exist."""
     try:
         size = (path.facts() or {}).get("size") or 0 if isinstance(path, Remote) else path.stat().st_size
         if size > _MOST_BYTES:

@@ -55,13 +55,7 @@ class Parts(Generic[Item]):
         return files_in(env_dir / self.name, "*.parquet")
 
     def save(self, file: Place, items: Sequence[Item], info: LibraryInfo) -> None:
-        """Write recordings to one Parquet file, at once or not at all, whoever else writes it.
-
-        Args:
-            file: the file; its folder is made where it is missing.
-            items: the recordings.
-            info: what they have in common.
-        """
+        """Write recordings to one Parquet file, at once or not at all, whoever else writes it; its folder is made."""
         content = self.encode(items, info)
         if isinstance(file, Remote):
             file.write_bytes(content)
@@ -110,18 +104,7 @@ class Parts(Generic[Item]):
         return tuple(item for key in sorted(found) for item in found[key]), info
 
     def compact(self, env_dir: Place, costs: CostTable | None = None) -> Place:
-        """Gather all recordings of an env in one file and remove the parts.
-
-        Args:
-            env_dir: the env's directory.
-            costs: seconds by batch size to keep with them; by default those that are there.
-
-        Returns:
-            The file.
-
-        Raises:
-            BusyError: another process has gathered at the same time in object storage.
-        """
+        """Gather all recordings of an env in one file, with these costs or those that are there; remove the parts."""
         if not holds(env_dir, self.name):
             self.read(env_dir)  # says what is missing
         # Of two processes, the slower would write a file without what the faster has gathered and removed. Object

@@ -82,11 +82,7 @@ def _draw(
 
 
 def _comparisons(folders: list[Path]) -> tuple[dict[str, "pa.Table"], dict[str, "pa.Table"]]:
-    """Return the runs and the epochs of comparisons by task; a folder may be one or hold one in each subfolder.
-
-    Raises:
-        ConfigError: two comparisons are of one task.
-    """
+    """Return the runs and the epochs of comparisons by task; a folder may be one or hold one in each subfolder."""
     from autobatch._errors import ConfigError
     from autobatch._files import seen_in
     from autobatch.evidence import load_epochs_table, load_runs, tables_by_task

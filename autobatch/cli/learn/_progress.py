@@ -10,11 +10,7 @@ _LINES_A_SEED = 12
 
 
 class LearningProgressBar(Bar, LearningObserver):
-    """Prints a few lines a seed; on a terminal a bar below shows the rest.
-
-    Args:
-        console: where to print.
-    """
+    """Prints a few lines a seed; on a terminal a bar below shows the rest."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(

@@ -59,11 +59,7 @@ def surrogate(
 
 
 def _read(folder: Path, score: str) -> "tuple[dict[str, list[float]], dict[str, PolicySpec]]":
-    """Return the final scores of the finished runs below a folder, and their policies, by name.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """Return the final scores of the finished runs below a folder, and their policies, by name."""
     from autobatch._errors import ConfigError
     from autobatch._files import seen_in
     from autobatch.control.run import SUMMARY

@@ -17,8 +17,11 @@ def predict(
         str, typer.Argument(help="Beacons: an env's name, its folder, or a Parquet file.", metavar="LIBRARY")
     ],
     run: Annotated[
-        Path, typer.Argument(help="Run directory, finished or not, or any with an epochs.jsonl.", metavar="RUN")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Run directory, finished or not, or any with an epochs.jsonl.", metavar="RUN", show_default=False
+        ),
+    ] = None,
     epoch: Annotated[
         int | None, typer.Option(help="Predict from where the run stood after this epoch. \\[default: the last]", min=1)
     ] = None,
@@ -30,9 +33,13 @@ def predict(
         autobatch predict digits-resnet8 runs/digits-resnet8-beacon-follow-s0 --epoch 2
     """
     from autobatch._artefacts import find_library
+    from autobatch._errors import ConfigError
     from autobatch.beacons import BeaconLibrary, predict_final, quality_table, read_places
     from autobatch.cli.look._predict_view import prediction_view
 
+    if run is None:
+        missing = "LIBRARY" if (Path(library) / "epochs.jsonl").is_file() or library.endswith(".jsonl") else "RUN"
+        raise ConfigError(f"{missing} is missing: autobatch predict LIBRARY RUN")
     beacons = BeaconLibrary.load(find_library(library))
     places = read_places(run)
     place = _chosen(places, epoch, run)
@@ -42,11 +49,7 @@ def predict(
 
 
 def _chosen(places: "tuple[RunPlace, ...]", epoch: int | None, run: Path) -> "RunPlace":
-    """Return the place to predict from.
-
-    Raises:
-        ConfigError: the run has no such epoch, or had measured nothing by then.
-    """
+    """Return the place to predict from; refused where the run has no such epoch, or had measured nothing by then."""
     from autobatch._errors import ConfigError
 
     # Where decisions are taken within epochs, the first place of a number is the epoch's end.
@@ -61,12 +64,7 @@ def _chosen(places: "tuple[RunPlace, ...]", epoch: int | None, run: Path) -> "Ru
 
 
 def _told(run: Path, library: "BeaconLibrary", places: "tuple[RunPlace, ...]", place: "RunPlace") -> "Told":
-    """Return what the run's other files say of it, where ``autobatch run`` wrote them.
-
-    Raises:
-        LibraryError: the run is of another task than the library.
-        CheckpointError: a file of the run is damaged.
-    """
+    """Return what the run's other files say of it, where ``autobatch run`` wrote them."""
     from autobatch.cli.look._predict_view import Outcome, Told
     from autobatch.control.run import is_loop
 

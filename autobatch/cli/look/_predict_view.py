@@ -79,18 +79,7 @@ def prediction_view(
     place: RunPlace,
     told: Told,
 ) -> RenderableType:
-    """Return what ``autobatch predict`` prints.
-
-    Args:
-        prediction: the prediction.
-        table: how good such predictions are after some shares of training.
-        library: the beacons.
-        place: where the run stood.
-        told: what else is known of it.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """Return what ``autobatch predict`` prints."""
     text = Text(told.title, style="bold")
     epochs = place.epoch / place.progress
     ended = f"epoch {place.epoch} of {epochs:.0f}, " if place.epoch and abs(epochs - round(epochs)) < 1e-6 else ""

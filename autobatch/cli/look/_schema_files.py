@@ -14,11 +14,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): ", flags=re.MULTILINE)
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Return the schema of each kind of file.
-
-    Returns:
-        Schemas by name: ``env``, ``policy``, ``experiment`` and ``paper``.
-    """
+    """Return the schema of each kind of file by name: ``env``, ``policy``, ``experiment`` and ``paper``."""
     from autobatch.evidence import PaperExperiment
     from autobatch.training import ExperimentSpec, TaskSpec
 

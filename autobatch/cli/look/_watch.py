@@ -97,15 +97,7 @@ def _follow_in_lines(
 
 
 def _wait_for(run: Path, wait: float) -> None:
-    """Return once a directory holds a run.
-
-    Args:
-        run: the directory.
-        wait: seconds to wait for it.
-
-    Raises:
-        CheckpointError: it holds none.
-    """
+    """Return once a directory holds a run; refused after ``wait`` seconds."""
     from autobatch._errors import CheckpointError, near_names
     from autobatch._files import seen_in
     from autobatch.control.run import CONFIG

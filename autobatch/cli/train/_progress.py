@@ -8,20 +8,16 @@ from rich.text import Text
 
 from autobatch.cli._bar import Bar
 from autobatch.control import DecisionRecord
-from autobatch.policies._wording import brief, duration
+from autobatch.policies._wording import duration
 from autobatch.report import count_words
-from autobatch.report._follow import epoch_line
+from autobatch.report._follow import decision_line, epoch_line
 from autobatch.training import EpochRow, RunInfo, RunObserver
 
 _REFRESH_SECONDS = 0.2
 
 
 class RunProgress(Bar, RunObserver):
-    """Prints what happens; on a terminal a bar below shows how far the training is.
-
-    Args:
-        console: where to print.
-    """
+    """Prints what happens; on a terminal a bar below shows how far the training is."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
@@ -85,7 +81,7 @@ class RunProgress(Bar, RunObserver):
             self._epochs = record.planned
             self._bar.update(self._task, total=record.planned)
         if record.turn or record.stop:
-            self._console.print(Text.assemble(("  → ", "bold cyan"), (brief(record.reason), "cyan")), soft_wrap=True)
+            self._console.print(Text.assemble(("  → ", "bold cyan"), (decision_line(record), "cyan")), soft_wrap=True)
         if record.limit:
             self._console.print(Text(f"    {record.limit}", style="yellow"), soft_wrap=True)
 

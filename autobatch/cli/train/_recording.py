@@ -11,12 +11,7 @@ from autobatch.training import RecordingObserver, RecordingProgress
 
 
 class RecordingProgressBar(Bar, RecordingObserver):
-    """Prints a line for each finished beacon; on a terminal a bar below shows what is running and the time left.
-
-    Args:
-        console: where to print.
-        what: what is recorded, in the plural.
-    """
+    """Prints a line for each finished beacon; on a terminal a bar below shows what is running and the time left."""
 
     def __init__(self, console: Console, what: str = "beacons") -> None:
         super().__init__(

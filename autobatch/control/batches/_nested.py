@@ -11,17 +11,7 @@ from autobatch._errors import AutoBatchError
 
 
 def examples_in(batch: Any) -> int:
-    """Return how many examples a batch has: the size of dimension 0 of its first tensor that has one.
-
-    Args:
-        batch: tensors in any nest of tuples, lists and mappings.
-
-    Returns:
-        Examples.
-
-    Raises:
-        AutoBatchError: it holds no tensor with a dimension.
-    """
+    """Return how many examples a batch has: the size of dimension 0 of its first tensor that has one."""
     for leaf in _leaves(batch):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)

@@ -26,14 +26,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
         self._order = order
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Never:
-        """Refuse to be pickled or copied: what is cut belongs to one training.
-
-        Args:
-            protocol: pickle's.
-
-        Raises:
-            PicklingError: always.
-        """
+        """Refuse to be pickled or copied: what is cut belongs to one training."""
         raise PicklingError("a controller's batch sampler cannot be pickled or copied; make the loader anew from it")
 
     def __iter__(self) -> Iterator[list[int]]:

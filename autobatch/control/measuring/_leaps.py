@@ -13,16 +13,7 @@ FEW = 5
 
 
 def leap_words(before: float, after: float, samples: Sequence[Measurement]) -> str | None:
-    """Say what has made C̄ leap.
-
-    Args:
-        before: C̄ before a period.
-        after: C̄ after it.
-        samples: the period's measured steps.
-
-    Returns:
-        One sentence; None where it has not leapt.
-    """
+    """Say what has made C̄ leap within a period with these measured steps; None where it has not."""
     usable = [sample for sample in samples if sample.usable]
     if not usable or not (math.isfinite(after) and before > 0.0 and after >= LEAP * before):
         return None

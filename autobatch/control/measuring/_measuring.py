@@ -29,15 +29,7 @@ def stretches(steps: int, samples: int) -> list[tuple[int, int]]:
 
 
 def middles(steps: int, samples: int) -> tuple[int, ...]:
-    """Return the step in the middle of each stretch.
-
-    Args:
-        steps: steps that may be measured.
-        samples: how many to choose, at most ``steps``.
-
-    Returns:
-        Ascending steps, from 0.
-    """
+    """Return the ``samples`` steps, from 0 and ascending, that lie in the middle of as many stretches."""
     return tuple((start + stop - 1) // 2 for start, stop in stretches(steps, samples))
 
 
@@ -131,14 +123,6 @@ class MeasureAtInterval(MeasuringPlan):
 
 
 def check_interval(interval: int, floor: int) -> None:
-    """Refuse an interval or a floor that is not positive.
-
-    Args:
-        interval: steps from one sample to the next.
-        floor: samples an epoch at least.
-
-    Raises:
-        ConfigError: one of them is below 1.
-    """
+    """Refuse an interval or a floor that is not positive."""
     check_whole(interval, "a measuring plan's interval")
     check_whole(floor, "a measuring plan's floor")

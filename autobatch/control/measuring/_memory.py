@@ -11,14 +11,7 @@ _SIGNS = ("out of memory", "can't allocate memory", "alloc_failed")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error means that memory ran out, on an accelerator or on the CPU.
-
-    Args:
-        error: the error.
-
-    Returns:
-        Whether it does.
-    """
+    """Return whether an error means that memory ran out, on an accelerator or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)

@@ -60,11 +60,7 @@ class Period:
             self._timer.mark(self.batches)
 
     def took_step(self, skipped: Tensor | None = None) -> None:
-        """Count a step of the optimizer; one before the period's first batch is none of this training's.
-
-        Args:
-            skipped: says, on its device, whether the optimizer has skipped it after all.
-        """
+        """Count a step of the optimizer; one before the period's first batch is none of this training's."""
         if self._chosen is None:
             return
         self._steps += 1
@@ -144,14 +140,7 @@ class Period:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; a period that was being timed goes on untimed.
-
-        Args:
-            state: the state.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
+        """Restore what ``state_dict`` returned; a period that was being timed goes on untimed."""
         steps, chosen, last = int(state["steps"]), state["chosen"], state["last_batch_size"]
         batches = int(state.get("batches", steps))  # versions before counted batches as steps
         samples = [Measurement.from_dict(sample) for sample in state["samples"]]

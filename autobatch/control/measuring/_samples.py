@@ -228,11 +228,7 @@ class Samples:
         )
 
     def restore(self, measurements: Iterable[Measurement]) -> None:
-        """Put samples in place of what is held.
-
-        Args:
-            measurements: decomposed ones.
-        """
+        """Put decomposed samples in place of what is held."""
         self._pending, self._done = [], list(measurements)
 
     @property

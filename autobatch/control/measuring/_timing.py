@@ -26,22 +26,14 @@ class EpochTimer:
         self._clock: dict[int, float] = {}
 
     def mark(self, step: int) -> None:
-        """Take the time just before step ``step``, from 0.
-
-        Args:
-            step: steps of the epoch that are done.
-        """
+        """Take the time when ``step`` steps of the epoch are done."""
         if step in self._marks:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             self._clock[step] = time.perf_counter()
 
     def finish(self, steps: int) -> None:
-        """Take the time after the last step.
-
-        Args:
-            steps: steps that were really taken; prefetched batches of another size may make them differ from the plan.
-        """
+        """Take the time after the last of ``steps``; batches fetched ahead may make them differ from the plan."""
         self._stop = steps
         self._marks.add(steps)
         self.mark(steps)

@@ -25,18 +25,7 @@ def check_ladder(batch_sizes: Sequence[int], dataset_size: int) -> None:
 
 
 def nearest_rung(batch_size: int, batch_sizes: Sequence[int]) -> int:
-    """Return the ladder's batch size with the smallest ratio to the one asked for.
-
-    Args:
-        batch_size: the batch size asked for.
-        batch_sizes: the ladder, ascending.
-
-    Returns:
-        A rung; the smaller of two that are equally near.
-
-    Raises:
-        ConfigError: ``batch_size`` is not positive.
-    """
+    """Return the rung with the smallest ratio to the size asked for; the smaller of two that are equally near."""
     if batch_size < 1:
         raise ConfigError(f"the policy asked for batch size {batch_size}; expected one of {list(batch_sizes)}")
     return nearest(batch_size, batch_sizes)

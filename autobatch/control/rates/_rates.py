@@ -20,14 +20,7 @@ Schedule = Callable[[float], float]
 
 
 def constant_schedule(progress: float) -> float:
-    """Return 1.0 at any progress.
-
-    Args:
-        progress: examples seen / examples of the whole training, in [0, 1].
-
-    Returns:
-        The factor.
-    """
+    """Return 1.0 at any progress."""
     return 1.0
 
 
@@ -91,14 +84,7 @@ class OptimizerRates:
         self._take(optimizer)
 
     def move(self, optimizer: Optimizer) -> None:
-        """Go over to another optimizer in mid-training; the reference stays that of the training's start.
-
-        Args:
-            optimizer: the other one.
-
-        Raises:
-            ConfigError: it cannot be used.
-        """
+        """Go over to another optimizer in mid-training; the reference stays that of the training's start."""
         _check_groups(optimizer)
         self.release()
         self._take(optimizer)
@@ -126,14 +112,7 @@ class OptimizerRates:
         self._tidy()
 
     def effective(self, lr: float | None = None) -> float:
-        """Return the first group's learning rate in a step taken now.
-
-        Args:
-            lr: what ``use`` would be called with; None for what it was called with.
-
-        Returns:
-            The learning rate.
-        """
+        """Return the first group's learning rate in a step taken now, with ``lr`` in place of the one in ``use``."""
         self._tidy()
         owned = self._optimizer.param_groups[0] if self._owners is None else self._owners[0]
         return float(self._effective(0, owned["lr"], self._lr if lr is None else lr))
@@ -280,14 +259,7 @@ class OptimizerRates:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuse what is no optimizer whose steps can be watched.
-
-    Args:
-        optimizer: what was given.
-
-    Raises:
-        ConfigError: it is none, several, or takes no hooks.
-    """
+    """Refuse what is no optimizer whose steps can be watched: none, several, or one without hooks."""
     if isinstance(optimizer, list | tuple | dict):
         raise ConfigError(
             f"optimizer: a controller steers one, got a {type(optimizer).__name__} of {len(optimizer)}: put their "
@@ -303,15 +275,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_rate(rate: float, what: str) -> None:
-    """Refuse a learning rate that cannot be trained with.
-
-    Args:
-        rate: the learning rate.
-        what: what it is, for the message.
-
-    Raises:
-        ConfigError: the rate is zero, negative, infinite or NaN.
-    """
+    """Refuse a learning rate that is not positive and finite; ``what`` names it in the message."""
     if not (math.isfinite(rate) and rate > 0.0):
         raise ConfigError(f"{what}: expected a positive finite number, got {rate}")
 

@@ -46,11 +46,7 @@ class LearningRateRule:
     momentum: Momentum = "keep"
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: a value cannot be used.
-        """
+        """Check the values."""
         for key, value, known in (("LearningRateRule", self.name, RuleName), ("momentum", self.momentum, Momentum)):
             if value not in get_args(known):
                 raise ConfigError(f"{key}: no rule is called {value!r}; {near_names(str(value), get_args(known))}")

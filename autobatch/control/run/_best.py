@@ -9,14 +9,7 @@ from autobatch.beacons import BeaconLibrary
 
 
 def best_beacon(library: BeaconLibrary) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the best fixed beacon's figures, or why there is none.
-
-    Args:
-        library: the beacons.
-
-    Returns:
-        Figures by the names that a summary has, with their spread; and None. Or None and the reason.
-    """
+    """Return the best fixed beacon's figures and spread, named as in a summary; or None, and why there is none."""
     try:
         best = library.best_fixed()
     except LibraryError as error:

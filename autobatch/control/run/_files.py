@@ -11,18 +11,7 @@ from autobatch._files import append_whole, write_whole
 
 
 def read_whole(path: Path, what: str) -> bytes:
-    """Read a file of a run directory.
-
-    Args:
-        path: the file.
-        what: what the file is, for the message.
-
-    Returns:
-        Its content.
-
-    Raises:
-        CheckpointError: the file is missing or cannot be read.
-    """
+    """Read a file of a run directory; ``what`` names it in the CheckpointError where it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -32,25 +21,12 @@ def read_whole(path: Path, what: str) -> bytes:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Return strict JSON; a number that is not finite becomes null.
-
-    Args:
-        value: dictionaries, sequences and plain values.
-        indent: spaces by which nested values are indented; None for one line.
-
-    Returns:
-        The text, without a newline at its end.
-    """
+    """Return strict JSON; a number that is not finite becomes null."""
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append one line of JSON a row; all of them or, where the disk is full, none.
-
-    Args:
-        path: the JSON Lines file; made where it is missing.
-        rows: the rows.
-    """
+    """Append one line of JSON a row; all of them or, where the disk is full, none."""
     append_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
 
 
@@ -82,15 +58,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_lines(path: Path, epoch: int) -> None:
-    """Drop the lines of epochs after ``epoch``, and a half-written last line.
-
-    Args:
-        path: a JSON Lines file whose rows have an ``epoch``; may be missing.
-        epoch: the last epoch to keep.
-
-    Raises:
-        CheckpointError: a line is damaged.
-    """
+    """Drop the lines of epochs after ``epoch``, and a half-written last line; a missing file has none."""
     if path.exists():
         kept = [row for row in read_lines(path) if _epoch_of(path, row) <= epoch]
         write_whole(path, "".join(to_json(row) + "\n" for row in kept).encode())
@@ -104,14 +72,7 @@ def _epoch_of(path: Path, row: Mapping[str, Any]) -> int:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as strict JSON can hold it: a number that is not finite becomes None.
-
-    Args:
-        value: dictionaries, sequences and plain values.
-
-    Returns:
-        Dictionaries, lists and plain values.
-    """
+    """Return a value as strict JSON can hold it: a number that is not finite becomes None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

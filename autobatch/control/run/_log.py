@@ -73,11 +73,7 @@ class RunLog:
         self._failed = False
 
     def begin(self) -> None:
-        """Begin to write, as the first batches are handed out.
-
-        Raises:
-            OutputError: the directory cannot be written, or holds a run already.
-        """
+        """Begin to write, as the first batches are handed out; refused in a directory that holds a run already."""
         if not self._begun:
             self._first_does(self._begin)
             self._begun = True
@@ -152,12 +148,7 @@ class RunLog:
         self._try(lambda out: append_lines(out / EPOCHS, [row.to_dict()]))
 
     def end(self, stopped: str | None, facts: dict[str, Any]) -> None:
-        """Take down that the training is over.
-
-        Args:
-            stopped: why it was stopped before its last epoch; None where it was not.
-            facts: what a summary holds besides what the epochs tell.
-        """
+        """Take down that the training is over; ``facts`` are what a summary holds besides what the epochs tell."""
         if not self.epochs or self.summary is not None:
             return
         self.summary = self._summary(stopped, facts)

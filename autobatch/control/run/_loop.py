@@ -31,15 +31,7 @@ class LoopTask(BaseModel):
     facts: dict[str, Any] = Field(description="What can be seen of the loop: parameters, optimizer, sizes.")
 
     def fingerprint_payload(self, data_fingerprint: str, num_classes: int) -> dict[str, Any]:
-        """Return what makes runs of two loops comparable; the data cannot be seen.
-
-        Args:
-            data_fingerprint: not known of a loop.
-            num_classes: not known of a loop.
-
-        Returns:
-            JSON-able keys and values.
-        """
+        """Return what makes runs of two loops comparable; data and classes cannot be seen."""
         del data_fingerprint, num_classes
         return {"loop": self.facts}
 
@@ -65,34 +57,16 @@ class LoopConfig(BaseModel):
         return content.encode()
 
     def save(self, out: Path) -> None:
-        """Write ``config.yaml``.
-
-        Args:
-            out: the run directory.
-        """
+        """Write ``config.yaml`` into a run directory."""
         write_whole(out / CONFIG, self.to_yaml())
 
     def library_path(self, out: Path) -> Path | None:
-        """Return where the beacons lie.
-
-        Args:
-            out: the run directory.
-
-        Returns:
-            The path; None where there are no beacons, or it is not known.
-        """
+        """Return where the beacons lie; None where there are none, or it is not known."""
         return None if self.library is None else found_again(self.library, out)
 
 
 def is_loop(out: Path) -> bool:
-    """Say whether a run directory holds a run of a loop of one's own.
-
-    Args:
-        out: the run directory.
-
-    Returns:
-        Whether it does; false where there is no run, or it cannot be read.
-    """
+    """Say whether a run directory holds a readable run of a loop of one's own."""
     try:
         with (out / CONFIG).open(encoding="utf-8") as file:
             return file.readline().strip() == _MARK
@@ -101,17 +75,7 @@ def is_loop(out: Path) -> bool:
 
 
 def load_loop_config(out: Path) -> LoopConfig:
-    """Read the configuration of a run that a controller has written.
-
-    Args:
-        out: the run directory.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """Read the configuration of a run that a controller has written."""
     try:
         return load_yaml(out / CONFIG, LoopConfig)
     except ConfigError as error:
@@ -119,15 +83,7 @@ def load_loop_config(out: Path) -> LoopConfig:
 
 
 def from_run(library: str | Path | None, out: Path) -> str | None:
-    """Return a path as seen from a run directory, which may be passed on.
-
-    Args:
-        library: the path.
-        out: the run directory.
-
-    Returns:
-        The path in words.
-    """
+    """Return a path as seen from a run directory, which may be passed on."""
     if library is None:
         return None
     place = portable(Path(library), out)

@@ -20,13 +20,7 @@ class Declared:
         self._told = False
 
     def compare(self, batches: int, steps: int, first_step: int | None = None) -> None:
-        """Compare what a period's batches should have come to with what they have.
-
-        Args:
-            batches: batches that were trained, each for one step as it was declared.
-            steps: steps that the optimizer has taken.
-            first_step: batches that had been trained when it took the first, where that is known.
-        """
+        """Compare a period's batches, each declared for one step, with the optimizer's steps."""
         if self._told or steps == batches:
             return
         self._told = True

@@ -27,11 +27,7 @@ class Processes:
     device: torch.device | str | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: a value cannot be used.
-        """
+        """Check the values."""
         if self.measured not in {"global", "local"}:
             raise ConfigError(
                 f"Processes: measured={self.measured!r}: {near_names(str(self.measured), ('global', 'local'))}"

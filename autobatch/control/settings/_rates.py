@@ -47,11 +47,7 @@ class Rates:
     rule: RuleName | LearningRateRule = "none"
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: a value cannot be used.
-        """
+        """Check the values."""
         if self.learning_rates is not None and not len(self.learning_rates):
             raise ConfigError("Rates: learning_rates: expected at least one value; None is the optimizer's own")
         for rate in self.learning_rates or ():

@@ -62,11 +62,7 @@ class Settings:
     library_path: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check what goes together.
-
-        Raises:
-            ConfigError: two do not.
-        """
+        """Check what goes together."""
         scouting = isinstance(self.policy, ScoutingPolicy)
         if self.scouts is not None and (self.library is not None or not scouting):
             raise ConfigError(

@@ -28,10 +28,6 @@ class TaskFacts:
     costs: CostTable | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: a value cannot be used.
-        """
+        """Check the values."""
         if self.score is not None and self.score not in SCORES:
             raise ConfigError(f"TaskFacts: score={self.score!r}: {near_names(str(self.score), SCORES)}")

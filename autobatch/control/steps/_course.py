@@ -79,11 +79,7 @@ class Course:
         return self.stopped is not None or self._epoch >= self.epochs
 
     def refuse_finished(self) -> None:
-        """Refuse to go on after the end.
-
-        Raises:
-            AutoBatchError: the training is finished.
-        """
+        """Refuse to go on after the end."""
         if self.finished:
             raise AutoBatchError(
                 f"the training is finished after {self._epoch} of {self.epochs} epochs"
@@ -93,11 +89,7 @@ class Course:
             )
 
     def stop(self, reason: str) -> None:
-        """End the training early; the first reason counts.
-
-        Args:
-            reason: why, in words.
-        """
+        """End the training early; the first reason counts."""
         self.stopped = self.stopped or reason
 
     @property
@@ -192,14 +184,7 @@ class Course:
         return steps
 
     def steps_left(self, batch_size: int) -> int:
-        """Return the optimizer steps to the end of the training, if the batch size stays as it is.
-
-        Args:
-            batch_size: global batch size.
-
-        Returns:
-            Steps; those of what is handed out and not trained are among them.
-        """
+        """Return the optimizer steps to the end, of waiting batches too, if the batch size stays as it is."""
         if self.finished:
             return 0
 
@@ -328,11 +313,7 @@ class Course:
         self._handed_out = self._trained = self.dataset_size
 
     def end(self) -> None:
-        """End the epoch.
-
-        Raises:
-            AutoBatchError: no epoch has begun, or it has examples left.
-        """
+        """End the epoch; refused where none has begun, or examples are left."""
         if not self._running:
             raise AutoBatchError("end_epoch() was called without an epoch of batches before it")
         self.fail()
@@ -357,14 +338,7 @@ class Course:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-
-        Raises:
-            CheckpointError: it is not of this course; nothing is changed then.
-        """
+        """Restore what ``state_dict`` returned; where it is not of this course, nothing is changed."""
         epoch, running, trained = int(state["epoch"]), bool(state["running"]), int(state["trained"])
         waiting = [Cut(*(int(value) for value in cut)) for cut in state["waiting"]]
         place = trained

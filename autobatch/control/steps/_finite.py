@@ -7,14 +7,7 @@ from torch import Tensor
 
 
 def all_finite(parameters: Iterable[Tensor]) -> bool:
-    """Say whether all values are finite, on all processes where a parameter is spread over them.
-
-    Args:
-        parameters: any number, on any devices.
-
-    Returns:
-        Whether they are.
-    """
+    """Say whether all values are finite, on all processes where a parameter is spread over them."""
     checks = [_whole(torch.isfinite(parameter.detach()).all()) for parameter in parameters]
     return not checks or bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
 

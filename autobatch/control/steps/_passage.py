@@ -71,17 +71,9 @@ class Passage:
         self._told_batch_norm = self._told_weight = False
 
     def take(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Take a model and its optimizer, the first or others in their place.
-
-        Args:
-            model: the network.
-            optimizer: its optimizer.
-
-        Raises:
-            ConfigError: the plan does not go with them.
-        """
-        if isinstance(optimizer, FisherOptimizer) and optimizer.observes:
-            _check_observed(optimizer, self._ranks, self._probe_arguments["bn"])
+        """Take a model and its optimizer, the first or others in their place."""
+        if isinstance(optimizer, FisherOptimizer):
+            _check_fisher(optimizer, self._ranks, self._probe_arguments["bn"])
         self._wrapped = [
             module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)
         ]
@@ -92,15 +84,7 @@ class Passage:
         self._probes: dict[int, FisherProbe | None] = {1: self._new_probe(1)}
 
     def sizes(self, examples: int, start: int = 0) -> list[int]:
-        """Return the micro-batches of this rank's share of a batch: as many on all ranks.
-
-        Args:
-            examples: examples of the global batch.
-            start: the first of them.
-
-        Returns:
-            Their sizes.
-        """
+        """Return the micro-batches of this rank's share of a batch that starts at ``start``: as many on all ranks."""
         own = self._own_share(examples, start)
         parts = len(self._micro.sizes(self._largest_share(examples)))
         if not self._plan.guarded:  # wrappers talk in every part, so that no rank may have fewer
@@ -108,29 +92,14 @@ class Passage:
         return _lengths(own, min(parts, own))
 
     def accumulated(self, examples: int, start: int = 0) -> list[int]:
-        """Return the parts of this rank's share of a batch that the loop accumulates by itself.
-
-        Args:
-            examples: examples of the global batch.
-            start: the first of them.
-
-        Returns:
-            Their sizes.
-        """
+        """Return the parts of this rank's share of a batch that the loop accumulates by itself."""
         own = self._own_share(examples, start)
         if self._advise:  # the loop's own loader shares out the last batch as it likes
             return _lengths(max(own, self._plan.accumulation), self._plan.accumulation)
         return _lengths(own, min(own, self._plan.accumulation))
 
     def measured_examples(self, cut: Cut) -> int:
-        """Return how many examples of a batch a measured step measures here.
-
-        Args:
-            cut: the global batch.
-
-        Returns:
-            Examples.
-        """
+        """Return how many examples of a batch a measured step measures here."""
         return cut.examples if self._measure_all else self._own_share(cut.examples, cut.start)
 
     def passing(
@@ -195,17 +164,7 @@ class Passage:
         return is_out_of_memory(error) or (passing.measured and isinstance(error, MeasureError))
 
     def must_repeat(self, passing: Passing) -> bool:
-        """Return whether a batch has to be trained again, having got everything ready for that.
-
-        Args:
-            passing: the batch, done or given up.
-
-        Returns:
-            Whether it has to.
-
-        Raises:
-            AutoBatchError: a single example does not fit.
-        """
+        """Get everything ready and return True where a batch, done or given up, has to be trained again."""
         if not self._plan.guarded:
             passing.measure()
             return False
@@ -370,16 +329,18 @@ class Passage:
             )
 
 
-def _check_observed(optimizer: FisherOptimizer, ranks: Ranks, bn: str) -> None:
-    """Refuse an optimizer that looks at layers where it would see a part of them, or something else."""
+def _check_fisher(optimizer: FisherOptimizer, ranks: Ranks, bn: str) -> None:
+    """Refuse an optimizer that looks at layers or outputs where it would see a part of them, or something else."""
     name = type(optimizer).__name__
-    if ranks.size > 1:
+    if optimizer.local and ranks.size > 1:
         raise ConfigError(
-            f"optimizer: {name} takes one process: each would go by its own samples, and they drift apart"
+            f"optimizer: {name} takes one process, not {ranks.size}: each would go by its own samples, and their "
+            "parameters drift apart. MiniBlockFisher and Padam, which see nothing but gradients, take several"
         )
-    if bn == "exact":
+    if optimizer.observes and bn == "exact":
         raise ConfigError(
-            f'Measuring: bn="exact" does not go with {name}: its backward passes are those of single losses'
+            f'Measuring: bn="exact" does not go with {name}, whose factors are of the loss\'s own backward pass, where '
+            f'that one has a pass for each sample\'s loss: use bn="rows" or "eval"'
         )
 
 
@@ -408,16 +369,7 @@ def _synchronising(modules: Sequence[Any], wanted: bool) -> Iterator[None]:
 
 
 def least_examples(model: nn.Module, ranks: int, accumulation: int) -> int:
-    """Return how many examples a batch has at least: BatchNorm has no statistics of one.
-
-    Args:
-        model: the network.
-        ranks: processes that share a batch.
-        accumulation: parts that the loop accumulates.
-
-    Returns:
-        Examples of the global batch.
-    """
+    """Return how many examples a global batch has at least: BatchNorm has no statistics of one."""
     return 2 * ranks * accumulation if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
 
 

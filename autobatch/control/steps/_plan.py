@@ -37,11 +37,7 @@ class BatchPlan:
     decide_every: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: a value cannot be used, or two do not go together.
-        """
+        """Check the values."""
         numbers = {
             "micro_batch": 1 if self.micro_batch in {"auto", None} else self.micro_batch,
             "memory_limit": 1 if self.memory_limit is None else self.memory_limit,
@@ -170,30 +166,15 @@ class MicroBatches:
         return [stop - start for start, stop in stretches(share, parts)]
 
     def proven(self, size: int) -> bool:
-        """Return whether a micro-batch at least as large has fitted.
-
-        Args:
-            size: its examples.
-
-        Returns:
-            Whether one has.
-        """
+        """Return whether a micro-batch at least as large has fitted."""
         return size <= self._fits
 
     def fitted(self, size: int) -> None:
-        """Take down that a micro-batch went through.
-
-        Args:
-            size: its examples.
-        """
+        """Take down that a micro-batch went through."""
         self._fits, self._now = max(self._fits, size), math.inf
 
     def failed(self, size: int) -> None:
-        """Take down that a micro-batch ran out of memory: for this batch, half of it is tried, or what has fitted.
-
-        Args:
-            size: its examples, at least 2.
-        """
+        """Take down that a micro-batch ran out of memory: for this batch, half of it is tried, or what has fitted."""
         if self._fits >= size:  # what fitted once does not any more
             self._fits = 0
         self._fails = min(self._fails, size)
@@ -204,14 +185,7 @@ class MicroBatches:
         return {"fits": self._fits, "fails": None if math.isinf(self._fails) else self._fails}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Args:
-            state: the state.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
+        """Restore what ``state_dict`` returned."""
         fits, fails = int(state["fits"]), math.inf if state["fails"] is None else int(state["fails"])
         if not 0 <= fits < fails or fails < 2:
             raise CheckpointError(f"controller state is damaged: micro-batches of {fits} fit, those of {fails} do not")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autobatch._errors import AutoBatchError
+from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control.steps._course import Cut
 from autobatch.fisher import FisherProbe
 
@@ -28,7 +28,12 @@ class Step:
         Args:
             loss: the loss of the batch or part, scaled where a GradScaler is in use; a scalar.
             using: what is called with the loss in place of ``loss.backward()``, such as ``accelerator.backward``.
+
+        Raises:
+            ConfigError: the loss is no tensor.
         """
+        if not isinstance(loss, Tensor):
+            raise ConfigError(f"step.backward(loss): expected Tensor, got {loss!r}")
         if self._passing is not None:
             self._passing.backward(loss, using)
         elif using is not None:

@@ -18,6 +18,7 @@ from autobatch.beacons.storage._parquet import file_content, untrusted_table
 from autobatch.report import facts_dicts, load_run_facts
 from autobatch.report._runs import COLUMNS
 from autobatch.training import EpochRow
+from autobatch.training._trial import FINISHED
 
 RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
 """The files, in the directory of a comparison."""
@@ -145,8 +146,8 @@ def load_runs(path: str | Path = "runs") -> Any:
         autobatch.load_runs("runs").to_pandas().groupby(["env", "policy"])["test_error"].mean()
 
     Args:
-        path: the directory of a comparison or its ``runs.parquet``, for the columns of ``ComparedRun``; or any other
-            folder, for those of ``RunFacts``. Columns of one name hold the same.
+        path: the directory of a comparison or its ``runs.parquet``, for the columns of ``ComparedRun`` and ``state``;
+            or any other folder, for those of ``RunFacts``. Columns of one name hold the same.
 
     Returns:
         A pyarrow table.
@@ -158,7 +159,8 @@ def load_runs(path: str | Path = "runs") -> Any:
     if path.is_dir() and not (path / RUNS).exists() and (facts := load_run_facts(path)):
         schema = pa.schema([pa.field(name, _TYPES[kind]) for name, kind in COLUMNS.items()])
         return pa.Table.from_pylist(facts_dicts(facts), schema=schema)
-    return _load(path, RUNS, _RUN_COLUMNS)
+    table = _load(path, RUNS, _RUN_COLUMNS)
+    return table.append_column("state", pa.array(map(_state, table.column("stopped_because").to_pylist())))
 
 
 def load_epochs_table(path: str | Path) -> Any:
@@ -248,6 +250,12 @@ def _checked(schema: Any, metadata: Mapping[str, str], columns: Mapping[str, Any
         if schema.field(key).type != _TYPES[columns[key]]:
             raise LibraryError(f"column '{key}' must be {_TYPES[columns[key]]}, got {schema.field(key).type}")
     return wanted
+
+
+def _state(stopped_because: str) -> str:
+    if stopped_because == FINISHED:
+        return FINISHED
+    return "diverged" if stopped_because.startswith("diverged") else "stopped"
 
 
 def _nullable(kind: Any) -> bool:

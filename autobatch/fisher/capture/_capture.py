@@ -41,6 +41,7 @@ class Capture(TorchFunctionMode):
         samples: gives what a sample is in the model's input, anew for each call.
         rows: whether weights may get the sum of their per-sample gradients as their gradient.
         counted: names of the parameters that are measured; None for all.
+        twice: what is wrong where the model is called more often than once a pass, in words that are not measuring's.
 
     Attributes:
         notes: what is known of the step besides F.
@@ -56,9 +57,11 @@ class Capture(TorchFunctionMode):
         *,
         rows: bool,
         counted: frozenset[str] | None,
+        twice: str | None = None,
     ) -> None:
         super().__init__()
         self.notes = Notes(model)
+        self._twice = twice
         self._sink = sink
         self._passes = passes
         self._samples = samples
@@ -166,13 +169,14 @@ class Capture(TorchFunctionMode):
         samples, before = self._samples(), self._following.batch
         again = samples.rows is not None and before and not self._ledgers.fired
         if not again and len(self.notes.batches) == self._passes:
-            raise MeasureError(
+            usual = (
                 "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
                 " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
                 " micro_batches=...; where one backward pass follows several calls, say samples=..., 1 for one row"
                 if self._passes == 1
                 else f"the model was called more than micro_batches={self._passes} times in one measured step"
             )
+            raise MeasureError(self._twice or usual)
         batch, layouts, grouping = samples.of(tensors)
         if not again:
             self._next_pass(batch)
@@ -183,7 +187,9 @@ class Capture(TorchFunctionMode):
     def _next_pass(self, batch: int) -> None:
         if self.notes.batches:
             if not self._ledgers.fired:
-                raise MeasureError("call backward() on each micro-batch before the next one's forward pass")
+                raise MeasureError(
+                    self._twice or "call backward() on each micro-batch before the next one's forward pass"
+                )
             self._end_pass()
         self._following.batch = batch
         self.notes.batches.append(batch)

@@ -51,22 +51,7 @@ class SharedSpilledGram(SpilledGram):
         names = sorted(self._parameters)
         sizes = [prod(piece.columns for piece in self._parameters[name][0].pieces) for name in names]
         seen = zlib.crc32(repr(list(zip(names, sizes, strict=True))).encode())
-        about = gathered(
-            torch.tensor([[_code(problem), seen]], device=self._device), [1] * self._group.size(), self._group
-        )
-        codes, seens = about[:, 0].tolist(), about[:, 1].tolist()
-        if problem is not None:
-            raise problem
-        if max(codes) != _FINE:
-            rank = codes.index(max(codes))
-            if codes[rank] == _NO_MEMORY:
-                raise torch.OutOfMemoryError(f"process {rank} of the group ran out of memory in measuring")
-            raise MeasureError(f"process {rank} of the group could not measure its part of the step")
-        if len(set(seens)) > 1:
-            raise MeasureError(
-                "the processes did not use the same parameters in this step, so their per-sample gradients could not"
-                " be brought together: measure each process by itself (process_group=None)"
-            )
+        agree(problem, seen, self._device, self._group)
         batch = self._before + self._batch
         scale = float(batch) if self._mean else 1.0
         exchanged = ExchangedGram(self._group, batch, self._device, scale, self._max_memory // 2)
@@ -81,6 +66,36 @@ class SharedSpilledGram(SpilledGram):
         """Return the block of this process's samples, not scaled, after ``exchange``."""
         assert self._exchanged is not None
         return self._exchanged.local()
+
+
+def agree(problem: Exception | None, seen: int, device: torch.device, group: Any) -> None:
+    """Go on only where all processes measured the same step; every one of the group must call it.
+
+    Args:
+        problem: what was wrong with the step on this process.
+        seen: checksum of what must be the same on all.
+        device: where the gradients live.
+        group: the processes.
+
+    Raises:
+        MeasureError: something was wrong on another process, or they did not use the same parameters.
+        OutOfMemoryError: memory ran out on another process.
+        Exception: ``problem``.
+    """
+    about = gathered(torch.tensor([[_code(problem), seen]], device=device), [1] * group.size(), group)
+    codes, seens = about[:, 0].tolist(), about[:, 1].tolist()
+    if problem is not None:
+        raise problem
+    if max(codes) != _FINE:
+        rank = codes.index(max(codes))
+        if codes[rank] == _NO_MEMORY:
+            raise torch.OutOfMemoryError(f"process {rank} of the group ran out of memory in measuring")
+        raise MeasureError(f"process {rank} of the group could not measure its part of the step")
+    if len(set(seens)) > 1:
+        raise MeasureError(
+            "the processes did not use the same parameters in this step, so their per-sample gradients could not"
+            " be brought together: measure each process by itself (process_group=None)"
+        )
 
 
 def _code(problem: Exception | None) -> int:

@@ -19,14 +19,7 @@ _SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that nobody knows, those that Lightning decides, and what its backward pass cannot do.
-
-    Args:
-        arguments: of the controller, as the callback was given them.
-
-    Raises:
-        ConfigError: there are such.
-    """
+    """Refuse arguments that nobody knows, those that Lightning decides, and what its backward pass cannot do."""
     for name in arguments:
         if name in _OURS:
             raise ConfigError(f"AutoBatchCallback: '{name}' is not given here: {_OURS[name]}")
@@ -43,17 +36,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: Any, module: Any, epochs: int | None, *, advising: bool) -> None:
-    """Refuse a Trainer whose training the controller cannot rule.
-
-    Args:
-        trainer: the Trainer.
-        module: the module.
-        epochs: length of the whole training, where that was said.
-        advising: whether the controller changes nothing.
-
-    Raises:
-        ConfigError: it is one.
-    """
+    """Refuse a Trainer whose training of ``epochs``, where that was said, the controller cannot rule."""
     if len(trainer.optimizers) != 1:
         raise ConfigError(
             f"AutoBatchCallback: expected one optimizer from configure_optimizers, got {len(trainer.optimizers)}"
@@ -88,16 +71,7 @@ def check_trainer(trainer: Any, module: Any, epochs: int | None, *, advising: bo
 
 
 def check_given(controller: AutoBatchController, accumulation: int, scaler: Any) -> None:
-    """Refuse a controller that was made for another Trainer.
-
-    Args:
-        controller: the controller.
-        accumulation: the Trainer's.
-        scaler: the Trainer's, if it has one.
-
-    Raises:
-        ConfigError: it was.
-    """
+    """Refuse a controller that was made for another accumulation or gradient scaler than the Trainer's."""
     if controller.plan.accumulation != accumulation:
         raise ConfigError(
             f"AutoBatchCallback: the controller's plan has accumulation={controller.plan.accumulation}, and the "

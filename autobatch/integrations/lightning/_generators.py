@@ -9,14 +9,7 @@ import torch
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """Return the states of the global generators of Python, NumPy and PyTorch.
-
-    Args:
-        device: where the model trains.
-
-    Returns:
-        Tensors and plain values, which ``torch.load(weights_only=True)`` reads.
-    """
+    """Return the global generators' states as ``torch.load(weights_only=True)`` reads them: Python, NumPy, PyTorch."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -27,12 +20,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_generator_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Restore what ``generator_states`` returned.
-
-    Args:
-        states: the states.
-        device: where the model trains.
-    """
+    """Restore what ``generator_states`` returned."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     name, numbers, *rest = states["numpy"]

@@ -59,14 +59,7 @@ class PlannedBatches(Sampler[list[int]]):
         return self._iterate(self._controller.batch_sampler)
 
     def out_of(self, stream: Iterable[Any]) -> Iterator[Any]:
-        """Return the batches made of a stream.
-
-        Args:
-            stream: batches of any size.
-
-        Returns:
-            The batches.
-        """
+        """Return the batches made of a stream of any sizes."""
         return self._iterate(self._controller.rebatch(stream))
 
     def __len__(self) -> int:
@@ -78,11 +71,7 @@ class PlannedBatches(Sampler[list[int]]):
         self._iterated += 1
 
     def end_epoch(self, *, theirs: bool) -> None:
-        """Take down that Lightning's epoch has ended.
-
-        Args:
-            theirs: whether the controller's has ended with it.
-        """
+        """Take down that Lightning's epoch has ended, and ``theirs``: whether the controller's with it."""
         self.trained = 0
         if theirs:
             self._iterated = 0
@@ -106,20 +95,11 @@ class _SharedOut(DistributedSampler[int]):
         return len(self._batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the controller knows its epoch.
-
-        Args:
-            epoch: Lightning's epoch.
-        """
+        """Do nothing: the controller knows its epoch."""
 
 
 class Rebatched:
-    """A stream's batches joined and cut to the controller's sizes; of no known length.
-
-    Args:
-        loader: the user's loader.
-        batches: the batches to make.
-    """
+    """A stream's batches joined and cut to the controller's sizes; of no known length."""
 
     def __init__(self, loader: DataLoader[Any], batches: PlannedBatches) -> None:
         self.dataset = loader.dataset
@@ -131,27 +111,12 @@ class Rebatched:
 
 
 def is_stream(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader reads an iterable dataset.
-
-    Args:
-        loader: the user's loader.
-
-    Returns:
-        Whether it does.
-    """
+    """Return whether a loader reads an iterable dataset."""
     return isinstance(loader.dataset, IterableDataset)
 
 
 def check_loader(loader: Any, *, replaced: bool) -> None:
-    """Refuse what is no loader, and one whose own choice of examples would be lost.
-
-    Args:
-        loader: what ``train_dataloader`` returned.
-        replaced: whether its batches are to be replaced.
-
-    Raises:
-        ConfigError: it cannot be worked with.
-    """
+    """Refuse what is no loader, and, where its batches are replaced, one whose own choice of examples would be lost."""
     if not isinstance(loader, DataLoader):
         raise ConfigError(
             "AutoBatchCallback: expected train_dataloader() to return one torch.utils.data.DataLoader, got "
@@ -183,27 +148,13 @@ def check_loader(loader: Any, *, replaced: bool) -> None:
 
 
 def own_batch_size(loader: DataLoader[Any]) -> int | None:
-    """Return the batch size that a loader has of itself.
-
-    Args:
-        loader: the user's loader.
-
-    Returns:
-        Examples; None where it does not say.
-    """
+    """Return the batch size that a loader has of itself; None where it does not say."""
     size = loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
     return size if isinstance(size, int) else None
 
 
 def is_in_order(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader goes through its dataset in order.
-
-    Args:
-        loader: the user's loader, of a map-style dataset.
-
-    Returns:
-        Whether it does.
-    """
+    """Return whether a loader goes through its map-style dataset in order."""
     return isinstance(loader.sampler, SequentialSampler) or getattr(loader.sampler, "shuffle", True) is False
 
 
@@ -231,12 +182,7 @@ def with_batches(loader: DataLoader[Any], batches: PlannedBatches) -> DataLoader
 
 
 def divert_loader(trainer: Any, through: Callable[[Any], Any]) -> None:
-    """Have the Trainer take the train loader through a function, whenever it asks for it.
-
-    Args:
-        trainer: the Trainer, before its fit loop runs.
-        through: gets the user's loader and returns the one to train with.
-    """
+    """Have the Trainer, before its fit loop runs, take the train loader through a function whenever it asks for it."""
     restore_loader(trainer)
     loop = trainer.fit_loop
     source = loop._data_source
@@ -253,16 +199,7 @@ def restore_loader(trainer: Any) -> None:
 
 
 def steps_of_loader(trainer: Any, loader: DataLoader[Any], size: int) -> int:
-    """Return the optimizer steps of an epoch that a loader's own batches would make, on each rank.
-
-    Args:
-        trainer: the Trainer.
-        loader: the user's loader.
-        size: its examples.
-
-    Returns:
-        Steps; 0 where the loader has no batch size of its own.
-    """
+    """Return the steps of an epoch on each rank by a loader's own batches; 0 where it has no batch size."""
     batch_size = own_batch_size(loader)
     if batch_size is None:
         return 0
@@ -291,12 +228,7 @@ def _place(controller: AutoBatchController, steps: float) -> float:
 
 
 def divert_backward(module: Any, through: Callable[[Tensor, Callable[[Tensor], Any]], None]) -> None:
-    """Have a module run its backward passes through a function.
-
-    Args:
-        module: the module.
-        through: gets the loss, and what the module would have called with it.
-    """
+    """Have a module's backward passes run through a function of the loss and what would have been called with it."""
     restore_backward(module)
     own = module.backward
 
@@ -341,14 +273,7 @@ def in_last_batch(trainer: Any) -> bool:
 
 
 def epoch_is_over(trainer: Any) -> bool:
-    """Return whether the epoch that was trained last is over, by Lightning's account.
-
-    Args:
-        trainer: the Trainer, its progress restored, before its fit loop runs.
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether the epoch that was trained last is over, by Lightning's account."""
     progress = trainer.fit_loop.epoch_progress.current
     return bool(progress.processed == progress.ready)
 

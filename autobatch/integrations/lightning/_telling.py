@@ -29,11 +29,7 @@ LIGHTNING, _RANK_ZERO = _lightning()
 
 
 class Said:
-    """What was said in one fit, each thing once.
-
-    Args:
-        advising: whether the controller changes nothing.
-    """
+    """What was said in one fit, each thing once."""
 
     def __init__(self, *, advising: bool) -> None:
         self._advising = advising
@@ -81,12 +77,7 @@ class TrainerLog:
         self._everything = everything
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
-        """Log a record.
-
-        Args:
-            record: the figures.
-            step: training examples seen.
-        """
+        """Log a record; ``step`` counts training examples."""
         metrics = as_metrics({**(record if self._everything else main_figures(record)), "examples": step})
         for logger in self._trainer.loggers:
             logger.log_metrics(metrics, step=self._trainer.global_step if step else 0)

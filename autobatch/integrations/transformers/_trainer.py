@@ -72,15 +72,7 @@ class SteeredTrainer:
 
 
 def check_trainer(trainer: Any, *, advises: bool) -> None:
-    """Refuse what a training with changing batch sizes cannot have.
-
-    Args:
-        trainer: the trainer.
-        advises: whether nothing will be changed.
-
-    Raises:
-        ConfigError: one of its arguments, or its data, cannot be used.
-    """
+    """Refuse what a training with changing batch sizes cannot have; one that is only advised keeps its own."""
     args, accelerator = trainer.args, trainer.accelerator
     if isinstance(trainer.train_dataset, IterableDataset) or not hasattr(trainer.train_dataset, "__len__"):
         raise ConfigError(

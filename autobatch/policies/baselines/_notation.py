@@ -16,17 +16,7 @@ Start = tuple[float, bool]
 
 
 def parse_start(text: str) -> Start:
-    """Read where an entry begins.
-
-    Args:
-        text: such as ``"0"``, ``"250K"``, ``"1.5M"`` or ``"5e"``.
-
-    Returns:
-        The number, and whether it counts epochs.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read where an entry, such as ``"0"``, ``"250K"``, ``"1.5M"`` or ``"5e"``, begins; and whether in epochs."""
     found = _START.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"expected examples or epochs such as 0, 250K, 1.5M or 5e, got {text!r}")
@@ -41,14 +31,7 @@ def told_start(text: str) -> str:
 
 
 def split_notation(text: str) -> tuple[list[str], list[int]] | None:
-    """Split a schedule into its starts and batch sizes.
-
-    Args:
-        text: such as ``"0:32 5e:64"``.
-
-    Returns:
-        Both, in order; None for text that is no such schedule.
-    """
+    """Split a schedule such as ``"0:32 5e:64"`` into its starts and batch sizes; None for other text."""
     entries = [_ENTRY.fullmatch(entry) for entry in text.split()]
     if not entries:
         return None
@@ -78,15 +61,7 @@ def notation(values: Sequence[float], ends: Sequence[float], suffix: str = "") -
 
 
 def problem_of(starts: Iterable[str], sizes: Sequence[int]) -> str | None:
-    """Say what is wrong with a schedule.
-
-    Args:
-        starts: where its entries begin.
-        sizes: their batch sizes.
-
-    Returns:
-        The problem; None where there is none.
-    """
+    """Say what is wrong with a schedule, by the starts and batch sizes of its entries; None where nothing is."""
     try:
         read = [parse_start(start) for start in starts]
     except ValueError as error:

@@ -89,15 +89,7 @@ def spread_sizes(first: int, last: int) -> tuple[int, ...]:
 
 
 def segment_bounds(epochs: int, milestones: tuple[float, ...]) -> list[tuple[int, int]]:
-    """Split the epochs at the milestones of a learning-rate schedule.
-
-    Args:
-        epochs: length of the training.
-        milestones: progress values in (0, 1), ascending.
-
-    Returns:
-        Half-open ranges of epoch indices, one per learning-rate value that lasts for at least one epoch.
-    """
+    """Split the epochs at a schedule's milestones into ranges of indices, one per rate that lasts for an epoch."""
     # An epoch belongs to the rate that holds when it starts; the slack keeps 0.7 * 10 from rounding up to 8.
     cuts = [0, *(math.ceil(milestone * epochs - 1e-9) for milestone in milestones), epochs]
     return [(start, stop) for start, stop in itertools.pairwise(cuts) if start < stop]

@@ -229,17 +229,7 @@ def load_card(path: Path) -> PolicyCard:
 
 
 def card_path(weights: str) -> Path:
-    """Say where the card of a learned policy lies.
-
-    Args:
-        weights: as ``load_learned`` takes them.
-
-    Returns:
-        The path of the JSON file.
-
-    Raises:
-        UnknownNameError: nothing of that name exists.
-    """
+    """Say where the JSON card of a learned policy lies, named as ``load_learned`` takes it."""
     return _beside(_stem(weights), CARD)
 
 

@@ -285,11 +285,7 @@ def check_layers(tensors: Mapping[str, Tensor], sizes: Sequence[int], actions: A
 
 @contextmanager
 def on_one_thread() -> Iterator[None]:
-    """Compute on one thread, without gradients and in the types that the tensors have.
-
-    Yields:
-        Nothing; on leaving, everything is as it was.
-    """
+    """Compute on one thread, without gradients and in the types that the tensors have."""
     threads = torch.get_num_threads()
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.device("cpu"):
         if threads != 1:

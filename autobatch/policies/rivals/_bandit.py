@@ -76,15 +76,7 @@ def after_epoch(probabilities: Sequence[float], arm: int, cost: float, beta: flo
 
 
 def drawing(probabilities: Sequence[float], floor: float) -> tuple[float, ...]:
-    """Return what the arms are drawn with: their weights, each brought to the floor by an even share of all.
-
-    Args:
-        probabilities: the weights, with a sum of one.
-        floor: least probability of an arm.
-
-    Returns:
-        ``(1 - K floor) weight + floor`` for each of K arms.
-    """
+    """Return ``(1 - K floor) weight + floor`` for each of K arms, which they are drawn with."""
     share = 1.0 - len(probabilities) * floor
     return tuple(share * weight + floor for weight in probabilities)
 

@@ -71,21 +71,12 @@ class Rival(ABC, Generic[ParametersT]):
         self._last: tuple[int, Choice] | None = None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start anew.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-        """
+        """Start anew with a task; no rule looks at a library."""
         self._task, self._base_lr, self._last = task, self.parameters.lr, None
 
     @property
     def task(self) -> TaskInfo:
-        """The task.
-
-        Raises:
-            RuntimeError: ``reset`` was not called.
-        """
+        """The task; a RuntimeError before ``reset``."""
         if self._task is None:
             raise RuntimeError("call reset(task, library) before decide()")
         return self._task
@@ -96,14 +87,7 @@ class Rival(ABC, Generic[ParametersT]):
         return nearest_rung(self.parameters.batch_size, self.task.batch_sizes)
 
     def decide(self, observation: Observation) -> Decision:
-        """Return the rule's choice; asked twice in an epoch, the same twice.
-
-        Args:
-            observation: where the run stands.
-
-        Returns:
-            The decision.
-        """
+        """Return the rule's choice; asked twice in an epoch, the same twice."""
         task = self.task
         if self._base_lr is None and math.isfinite(observation.lr):
             self._base_lr = observation.lr
@@ -117,38 +101,15 @@ class Rival(ABC, Generic[ParametersT]):
         return Decision(choice.batch_size, lr, f"{configuration(choice.batch_size, lr)}: {choice.reason}")
 
     def begin(self, task: TaskInfo) -> Choice:
-        """Return the first choice.
-
-        Args:
-            task: the task.
-
-        Returns:
-            The first batch size at the base learning rate.
-        """
+        """Return the first choice: the first batch size at the base learning rate."""
         return Choice(self.first_batch_size, "the first batch size")
 
     @abstractmethod
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the choice for an epoch that is not the first; called once for it.
-
-        Args:
-            task: the task.
-            observation: where the run stands.
-
-        Returns:
-            The choice.
-        """
+        """Return the choice for an epoch that is not the first; called once for it."""
 
     def keep(self, observation: Observation, reason: str) -> Choice:
-        """Return the choice of what is in use.
-
-        Args:
-            observation: where the run stands.
-            reason: why nothing changes.
-
-        Returns:
-            The batch size in use, with the factor of the choice before.
-        """
+        """Return the choice of the size in use, with the factor of the choice before; ``reason`` says why."""
         factor = self._last[1].factor if self._last is not None else 1.0
         return Choice(nearest_rung(observation.batch_size, self.task.batch_sizes), f"kept, {reason}", factor)
 
@@ -171,15 +132,7 @@ class MeasuredRival(Rival[ParametersT]):
     """A published rule that goes by the gradients; where none are known, it keeps what is in use."""
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return what the gradients ask for.
-
-        Args:
-            task: the task.
-            observation: where the run stands.
-
-        Returns:
-            The choice.
-        """
+        """Return what the gradients ask for."""
         gradients = observation.gradients
         if gradients is None:
             return self.keep(observation, "for no gradients were measured in the last epoch")
@@ -189,13 +142,4 @@ class MeasuredRival(Rival[ParametersT]):
 
     @abstractmethod
     def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
-        """Return what the gradients ask for.
-
-        Args:
-            task: the task.
-            observation: where the run stands.
-            gradients: their moments, the variance among them.
-
-        Returns:
-            The choice.
-        """
+        """Return what the gradients, their variance among their moments, ask for."""

@@ -73,7 +73,7 @@ class SteerParameters(PolicyParameters):
         description="Share of what is trained over which the rate falls linearly to 0, where the schedule is steered.",
     )
     hardly_begun: float = Field(
-        default=0.7,
+        default=0.65,
         ge=0,
         description="Share of the loss of guessing; where the best scout's training loss is above it, half the batch "
         "is tried, and where more steps help or that cannot be tried the whole length is trained.",

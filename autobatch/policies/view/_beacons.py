@@ -68,15 +68,7 @@ class BeaconTracks:
         self._best_track = _best_track(library, grid)
 
     def against_best(self, progress: Floats, score: Floats) -> Floats:
-        """Return log10 of scores over the best fixed beacon's at equal progress.
-
-        Args:
-            progress: shape (n,).
-            score: shape (n,).
-
-        Returns:
-            Shape (n,).
-        """
+        """Return log10 of scores (n,) over the best fixed beacon's at equal progress (n,): (n,)."""
         ratio: Floats = np.log10(score / self._best_track[self._cell(progress)])
         return ratio
 

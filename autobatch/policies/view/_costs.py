@@ -40,15 +40,7 @@ class EpochCosts:
         return self._epoch.copy()
 
     def between(self, batch_size: int, epochs: int) -> float:
-        """Return what some epochs at one batch size cost.
-
-        Args:
-            batch_size: global batch size, of the ladder or not.
-            epochs: how many.
-
-        Returns:
-            Modelled seconds.
-        """
+        """Return the modelled seconds of some epochs at one batch size, of the ladder or not."""
         return self._of_size.get(batch_size, self._nearest(batch_size)) * epochs
 
     def total_so_far(self, observation: Observation) -> float:
@@ -56,15 +48,7 @@ class EpochCosts:
         return self.between(observation.batch_size, observation.epoch) if observation.epoch else 0.0
 
     def entries(self, batch: ObservationBatch, rungs: NDArray[np.intp]) -> Sequence[Any]:
-        """Return the view's entries on cost.
-
-        Args:
-            batch: the observations.
-            rungs: their rungs on the ladder.
-
-        Returns:
-            Cost so far, cost to come, and the log ratios one rung up and down.
-        """
+        """Return the view's entries on cost: so far, to come, and the log ratios one rung up and down."""
         if not self.known:
             return (math.nan,) * 4
         to_come = batch.spent + self._epoch[rungs] * (self._task.epochs - batch.epoch)
@@ -89,15 +73,7 @@ def _epoch_seconds(task: TaskInfo, batch_size: int) -> float:
 
 
 def reference_rung(task: TaskInfo, library: "BeaconLibrary | None") -> int:
-    """Return the rung whose whole training is the unit of cost.
-
-    Args:
-        task: the task.
-        library: its beacons.
-
-    Returns:
-        The rung of the best fixed beacon; the middle of the ladder without beacons, or where it is not on the ladder.
-    """
+    """Return the rung of the best fixed beacon, whose whole training is the unit of cost; else the ladder's middle."""
     middle = Moves(task.batch_sizes, task.learning_rates).start[0]
     if library is None:
         return middle

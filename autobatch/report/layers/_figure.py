@@ -18,14 +18,7 @@ _HEIGHT = 0.28
 
 
 def layers_figure(information: FisherInformation) -> Figure:
-    """Draw an analysis: three figures of each layer as bars, and the leading eigenvalues of those with most trace.
-
-    Args:
-        information: the analysis.
-
-    Returns:
-        The figure.
-    """
+    """Draw an analysis: three figures of each layer as bars, and the leading eigenvalues of those with most trace."""
     layers = information.layers
     figure = ShownFigure(figsize=(13, max(3.6, 1.6 + _HEIGHT * len(layers))), layout="constrained")
     axes = figure.subplots(1, len(_BARS) + 1, width_ratios=[1] * len(_BARS) + [1.5])

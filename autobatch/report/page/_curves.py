@@ -52,14 +52,7 @@ PANELS = (
 
 
 def curves_figure(section: Section) -> dict[str, Any] | None:
-    """Draw the panels; a script places them side by side or one below the other, as there is room.
-
-    Args:
-        section: the runs and their beacons.
-
-    Returns:
-        A figure as plotly.js reads it, with both kinds of x in every trace's ``meta``; None where no run has an epoch.
-    """
+    """Draw the panels, both kinds of x in every trace's ``meta``, for plotly.js; None where no run has an epoch."""
     import plotly.graph_objects as go
 
     lines = {panel: list(_lines(section, panel)) for panel in PANELS}

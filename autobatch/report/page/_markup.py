@@ -40,28 +40,12 @@ def joined(*content: str) -> Html:
 
 
 def data_block(element: str, value: Any) -> Html:
-    """Return data for a script to read, in which nothing can end the block.
-
-    Args:
-        element: id of the element.
-        value: dictionaries, sequences and plain values; no number in it is NaN or infinite.
-
-    Returns:
-        The element.
-    """
+    """Return data for a script to read, in which nothing can end the block; numbers must be finite."""
     return packed(element, json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
 
 
 def packed(element: str, text: str) -> Html:
-    """Return text for a script to unpack: deflated and in base 85, a third of what it takes as it is, or less.
-
-    Args:
-        element: id of the element.
-        text: the text.
-
-    Returns:
-        The element; what is in it cannot end it.
-    """
+    """Return text for a script to unpack: deflated and in base 85, a third of what it takes as it is, or less."""
     coded = base64.b85encode(zlib.compress(text.encode(), 9)).decode().translate(_HARMLESS)
     return Html(f'<script type="text/plain" id="{element}">{coded}</script>')
 

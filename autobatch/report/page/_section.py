@@ -130,14 +130,7 @@ class Section:
 
 
 def sections(records: Sequence[RunRecord]) -> list[Section]:
-    """Put runs of the same task together.
-
-    Args:
-        records: the runs.
-
-    Returns:
-        One section a task, in the order of the runs.
-    """
+    """Put runs of the same task together, in the order of the runs."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         task = record.config.task

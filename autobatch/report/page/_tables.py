@@ -70,14 +70,7 @@ def beacon_words(comparison: Comparison, figure: str, words: Words) -> str:
 
 
 def figures_table(section: Section) -> Html:
-    """Return the figures of the runs, of the best fixed beacon and of all beacons.
-
-    Args:
-        section: the runs and their beacons.
-
-    Returns:
-        A table, with notes beneath.
-    """
+    """Return the figures of the runs, of the best fixed beacon and of all beacons, with notes beneath."""
     comparison = next((run.comparison for run in section.runs if run.comparison is not None), None)
     modelled = comparison is not None and comparison.seconds is not None
     heads = ["Run"] + [f"{head}{' (the score)' if name == section.score else ''}" for head, name, _ in FIGURES]
@@ -138,14 +131,7 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
 
 
 def scouts_table(run: ReportedRun) -> Html:
-    """Return what the scouts of a run came to.
-
-    Args:
-        run: a run with scouts.
-
-    Returns:
-        A table, with sentences beneath.
-    """
+    """Return what the scouts of a run came to, with sentences beneath."""
     heads = ["Scout", "Epochs", "Training loss", "Validation loss", "Took", ""]
     rows = [_row(heads, list(cells), "own" if cells[-1] == WON else "") for cells in scout_rows(run.record)]
     table = tag(
@@ -159,14 +145,7 @@ def scouts_table(run: ReportedRun) -> Html:
 
 
 def forks_table(run: ReportedRun) -> Html:
-    """Return what was tried on a run itself.
-
-    Args:
-        run: a run with forks.
-
-    Returns:
-        A table.
-    """
+    """Return what was tried on a run itself."""
     heads = [name[:1].upper() + name[1:] for name in FORK_COLUMNS]
     rows = [_row(heads, list(cells), "") for cells in fork_rows(run.record)]
     table = tag(
@@ -222,16 +201,7 @@ def limit_words(decision: DecisionRecord) -> str:
 
 
 def candidates(decision: DecisionRecord, score: str, *, unfolded: bool = False) -> Html:
-    """Return the candidates that a decision weighed, the best predicted first, to be unfolded.
-
-    Args:
-        decision: the decision.
-        score: the figure that ranks runs.
-        unfolded: whether they are.
-
-    Returns:
-        An unfolding table; a dash where nothing was weighed.
-    """
+    """Return the candidates that a decision weighed, the best predicted first, to be unfolded; a dash for none."""
     if len(decision.alternatives) < 2:
         return Html("-")
     chosen = (decision.batch_size, decision.lr)

@@ -28,15 +28,7 @@ _LEAST_POINTS = 4
 
 
 def draw_beacons(axes: Axes, library: BeaconLibrary) -> list[Artist]:
-    """Draw a library into a plane with logarithmic axes, a colour bar beside it.
-
-    Args:
-        axes: the plane.
-        library: the beacons.
-
-    Returns:
-        What the legend should explain.
-    """
+    """Draw a library into a plane with logarithmic axes, a colour bar beside it; return what a legend explains."""
     landscape = Landscape.fit(library)
     points = landscape.points
     norm = score_norm(points)
@@ -50,26 +42,12 @@ def draw_beacons(axes: Axes, library: BeaconLibrary) -> list[Artist]:
 
 
 def region_tolerance(landscape: Landscape) -> float:
-    """Return ``REGION_TOLERANCE`` of a landscape in the score's unit.
-
-    Args:
-        landscape: the landscape.
-
-    Returns:
-        How much above the least predicted score still counts as the optimum region.
-    """
+    """Return ``REGION_TOLERANCE`` of a landscape in the score's unit."""
     return REGION_TOLERANCE * float(landscape.region(0.0).score.min())
 
 
 def score_norm(points: Points) -> Normalize:
-    """Return a scale of colours that a few very bad configurations do not stretch, and that no single value collapses.
-
-    Args:
-        points: the configurations' scores.
-
-    Returns:
-        The scale, logarithmic for a loss.
-    """
+    """Return a scale of colours, logarithmic for a loss, that a few very bad configurations do not stretch."""
     scores = points.score[points.finished] if points.finished.any() else points.score
     lowest, highest = float(scores.min()), float(np.quantile(scores, 0.9))
     if points.is_loss and lowest > 0:
@@ -78,14 +56,7 @@ def score_norm(points: Points) -> Normalize:
 
 
 def score_ticks(norm: Normalize) -> list[float]:
-    """Return round scores for a colour bar.
-
-    Args:
-        norm: the scale of colours.
-
-    Returns:
-        The scores, ascending.
-    """
+    """Return round scores, ascending, for a colour bar."""
     low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
     return log_ticks(low, high) if isinstance(norm, LogNorm) else linear_ticks(low, high)
 

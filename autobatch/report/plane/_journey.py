@@ -27,15 +27,7 @@ _EDGE = 0.88
 
 
 def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
-    """Draw a run's way through a plane with logarithmic axes, and name its changes of batch size.
-
-    Args:
-        axes: the plane; its limits grow to hold the journey.
-        epochs: the run's epochs.
-
-    Yields:
-        What the legend should explain.
-    """
+    """Draw a run's way through a plane, name its changes of batch size, and yield what a legend explains."""
     placed = placed_epochs(epochs)
     if not placed:
         return
@@ -57,27 +49,12 @@ def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
 
 
 def placed_epochs(epochs: Sequence[EpochRow]) -> list[EpochRow]:
-    """Return the epochs that ended at a position which logarithmic axes can show.
-
-    Args:
-        epochs: epochs of a run.
-
-    Returns:
-        Those with a position.
-    """
+    """Return the epochs that ended at a position which logarithmic axes can show."""
     return [row for row in epochs if row.c_bar > 0 and row.l_cum > 0 and math.isfinite(row.c_bar * row.l_cum)]
 
 
 def draw_scouts(axes: Axes, scouts: Sequence[RunScout]) -> Iterator[Artist]:
-    """Draw the ways of scouts that did not become the run, or have not yet.
-
-    Args:
-        axes: the plane; its limits grow to hold them.
-        scouts: the scouts of a run.
-
-    Yields:
-        What the legend should explain.
-    """
+    """Draw the ways of scouts that did not become the run, or have not yet, and yield what a legend explains."""
     styles: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
     for scout, style in zip(scouts, cycle(styles)):
         placed = placed_epochs(scout.epochs)

@@ -35,15 +35,7 @@ class RoundLocator(Locator):
         return self.tick_values(low, high)
 
     def tick_values(self, vmin: float, vmax: float) -> list[float]:
-        """Return the ticks within limits.
-
-        Args:
-            vmin: one end.
-            vmax: the other.
-
-        Returns:
-            The ticks.
-        """
+        """Return the ticks within limits."""
         low, high = sorted((vmin, vmax))
         return log_ticks(low, high) if 0.0 < low < high else []
 

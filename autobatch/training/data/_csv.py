@@ -28,12 +28,7 @@ class Column:
     lines: list[int]
 
     def error(self, row: int, problem: str) -> DataError:
-        """Return the error of one cell.
-
-        Args:
-            row: which, from 0.
-            problem: a clause.
-        """
+        """Return the error of one cell, its row counted from 0."""
         return DataError(f"{self.path}: line {self.lines[row]}, column {self.name!r}: {problem}")
 
 

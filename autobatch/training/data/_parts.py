@@ -42,14 +42,7 @@ class ImageParts:
     num_classes: int
 
     def check(self, name: str) -> None:
-        """Check that images and labels fit each other, as damaged files may not.
-
-        Args:
-            name: the dataset's name, for the message.
-
-        Raises:
-            DataError: they do not.
-        """
+        """Check that images and labels fit each other, as damaged files may not."""
         parts = {"training": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
         for part, (images, labels) in parts.items():
             problem = _problem(images, labels, self.num_classes)

@@ -64,15 +64,7 @@ def load_torchvision(name: str, data_dir: Path) -> ImageParts:
 
 
 def is_missing(name: str, data_dir: Path) -> bool:
-    """Say whether a dataset would be downloaded.
-
-    Args:
-        name: any dataset's name; only those of torchvision are.
-        data_dir: torchvision's root.
-
-    Returns:
-        Whether it would.
-    """
+    """Say whether a dataset is one of torchvision's that would be downloaded."""
     if name not in TORCHVISION_DATASETS:
         return False
     import torchvision

@@ -24,13 +24,6 @@ class ConvNet(nn.Module):
         self.linear = nn.Linear(channels[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits of images.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, num_classes).
-        """
+        """Compute the logits (N, num_classes) of images (N, in_channels, H, W)."""
         logits: Tensor = self.linear(self.layers(x).mean((2, 3)))
         return logits

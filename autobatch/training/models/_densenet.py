@@ -20,14 +20,7 @@ class DenseLayer(nn.Module):
         self.conv = nn.Conv2d(in_channels, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Concatenate the input and the new channels.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, in_channels + growth, H, W).
-        """
+        """Append ``growth`` new channels to the input's (N, in_channels, H, W)."""
         return torch.cat([x, self.conv(F.relu(self.bn(x), inplace=True))], 1)
 
 
@@ -40,14 +33,7 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix the channels and halve the image.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, channels, H // 2, W // 2).
-        """
+        """Mix the channels of (N, in_channels, H, W) and halve the image: (N, channels, H // 2, W // 2)."""
         return F.avg_pool2d(self.conv(F.relu(self.bn(x), inplace=True)), 2)
 
 
@@ -86,14 +72,7 @@ class DenseNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits of images.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, num_classes).
-        """
+        """Compute the logits (N, num_classes) of images (N, in_channels, H, W)."""
         x = F.relu(self.bn(self.features(x)), inplace=True)
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits

@@ -26,13 +26,6 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits of images.
-
-        Args:
-            x: (N, C, H, W).
-
-        Returns:
-            (N, num_classes).
-        """
+        """Compute the logits (N, num_classes) of images (N, C, H, W)."""
         logits: Tensor = self.layers(x)
         return logits

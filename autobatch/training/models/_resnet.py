@@ -21,14 +21,7 @@ class ResidualUnit(nn.Module):
         self._new_channels = channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the residual to the identity.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, channels, H / stride, W / stride), rounded up.
-        """
+        """Add the residual to the identity: (N, channels, H / stride, W / stride), rounded up."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self._stride > 1:
             x = x[:, :, :: self._stride, :: self._stride]
@@ -64,14 +57,7 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits of images.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, num_classes).
-        """
+        """Compute the logits (N, num_classes) of images (N, in_channels, H, W)."""
         x = self.units(F.relu(self.bn(self.conv(x)), inplace=True))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits

@@ -19,14 +19,7 @@ class Block(nn.Module):
         self._causal = causal
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add to each place what it attends to, and what a perceptron makes of the sum.
-
-        Args:
-            x: (N, places, width).
-
-        Returns:
-            The same shape.
-        """
+        """Add to each place of (N, places, width) what it attends to, and what a perceptron makes of the sum."""
         split = self.qkv(self.norm1(x)).unflatten(2, (3, self._heads, -1))
         query, key, value = (part.transpose(1, 2) for part in split.unbind(2))
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=self._causal)
@@ -112,14 +105,7 @@ class ViT(nn.Module):
         self.linear = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits of images.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, num_classes).
-        """
+        """Compute the logits (N, num_classes) of images (N, in_channels, H, W)."""
         patches = self.patches(x).flatten(2).transpose(1, 2)
         logits: Tensor = self.linear(self.body(patches).mean(1))
         return logits

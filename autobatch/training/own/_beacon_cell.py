@@ -159,15 +159,7 @@ class _BeaconCell(LoopCell):
         self._report(0.0)
 
     def observe(self, figures: Mapping[str, Any]) -> None:
-        """Take down an epoch, or a decision period of one.
-
-        Args:
-            figures: where the controller stands, and what the loop told at the end of the epoch.
-
-        Raises:
-            ConfigError: the batch size is not the beacon's.
-            _Diverged: the training has diverged.
-        """
+        """Take down the figures of an epoch, or a decision period; the batch size must be the beacon's."""
         if figures["batch_size"] != self._key.batch_size:
             raise ConfigError(
                 f"the controller trained with batch size {figures['batch_size']} in place of {self._key.batch_size}"

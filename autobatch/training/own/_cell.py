@@ -64,17 +64,7 @@ class LoopCell:
         raise NotImplementedError
 
     def call(self, train: Train) -> object:
-        """Call the loop.
-
-        Args:
-            train: the loop.
-
-        Returns:
-            What it returns.
-
-        Raises:
-            AutoBatchError: it raised; where that was an error of its own, the message has its frames.
-        """
+        """Call the loop and return what it does; an error of its own becomes an AutoBatchError with its frames."""
         try:
             return train(self.controller)
         except AutoBatchError:

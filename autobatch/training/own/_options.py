@@ -50,26 +50,12 @@ def grouped(
 
 
 def words_of(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return arguments of a controller in words, by which scouts of other ones are told apart.
-
-    Args:
-        arguments: the arguments, grouped.
-
-    Returns:
-        Those that are plain values and not the default.
-    """
+    """Return a controller's arguments, where plain and not the default, as words that tell scouts of others apart."""
     return {name: words for name, words in _in_words(arguments).items() if _DEFAULTS.get(name) != words}
 
 
 def words_before(words: Mapping[str, str]) -> dict[str, str]:
-    """Return what an older version told, which had defaults too where they had been given.
-
-    Args:
-        words: what it told.
-
-    Returns:
-        The same without defaults.
-    """
+    """Return what an older version told, which had defaults too where they had been given, without them."""
     return {name: word for name, word in words.items() if _DEFAULTS.get(name) != word}
 
 

@@ -35,15 +35,7 @@ class ScoutController(RecordingController):
     cell: "ScoutCell"
 
     def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
-        """Return the context around one forward and backward pass.
-
-        Args:
-            samples: what an example is, see ``AutoBatchController.step``.
-            batch_dim: the dimension that the batch is along.
-
-        Returns:
-            The same as ever; the loss that ``backward`` gets is noted.
-        """
+        """Return the context of ``AutoBatchController.step``; the loss that ``backward`` gets is noted."""
         passing = super().step(samples=samples, batch_dim=batch_dim)
         if isinstance(passing, Passing) and "backward" not in vars(passing):
             own = passing.backward
@@ -143,14 +135,7 @@ class ScoutCell(LoopCell):
         return self.whole and len(self.rows) % periods == 0
 
     def meet(self, task: TaskInfo) -> None:
-        """Learn what the task is, and so what this scout's configuration is.
-
-        Args:
-            task: the task.
-
-        Raises:
-            NothingToScoutError: the task has no such scout.
-        """
+        """Learn what the task is, and so what this scout's configuration is, if the task has such a scout."""
         self._plan = self._plan_of(task)
         if self._place >= len(self._plan.configurations):
             raise NothingToScoutError("the training is too short for scouts")

@@ -182,11 +182,7 @@ def _check_same_task(info: LibraryInfo, library: BeaconLibrary, env_dir: Path) -
 
 @dataclass
 class BranchRecorder(TaskRecorder[BranchJob]):
-    """Records trunks and journeys, each trained in memory and so from its beginning.
-
-    Attributes:
-        library: the task's beacons.
-    """
+    """Records trunks and journeys, each trained in memory and so from its beginning."""
 
     library: BeaconLibrary
 

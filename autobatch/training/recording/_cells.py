@@ -42,13 +42,7 @@ class Ledger:
         observer.started(self.progress())
 
     def take(self, cell: Cell, event: Event, value: object = None) -> None:
-        """Take down what happened to a cell.
-
-        Args:
-            cell: the cell.
-            event: what happened.
-            value: the share that is done, how the cell ended, or why it failed.
-        """
+        """Take down what happened to a cell: a share done, how it ended, or why it failed."""
         if event == "started":
             self.waiting = [other for other in self.waiting if other.name != cell.name]
             self._shares[cell.name] = None
@@ -88,15 +82,7 @@ class Ledger:
 
 
 def work_off(work: Work, ledger: Ledger) -> None:
-    """Record the waiting cells in this process; one that fails is left out, and the others go on.
-
-    Args:
-        work: records one cell.
-        ledger: the cells.
-
-    Raises:
-        OutputError: nothing can be written.
-    """
+    """Record the waiting cells in this process; one that fails is left out, and the others go on."""
     for cell in list(ledger.waiting):
         ledger.take(cell, "started")
         try:

@@ -44,11 +44,7 @@ class RecordingObserver:
 
 
 class EpochReporter(RunObserver):
-    """Reports the share that is done of a run.
-
-    Args:
-        report: told the share, where the run begins and after every epoch.
-    """
+    """Reports the share that is done of a run, where it begins and after every epoch."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

@@ -120,17 +120,7 @@ class RecorderMaker(Generic[AnyCell]):
         return worker_arguments(self.device, self.data_dir, trust_code=self.trust_code)
 
     def __call__(self, plan: Plan) -> Work:
-        """Return what records the cells of a plan.
-
-        Args:
-            plan: the plan.
-
-        Returns:
-            The function.
-
-        Raises:
-            ConfigError: the cells are of another task, data or code than those here.
-        """
+        """Return what records a plan's cells, refused where task, data or code are others than here."""
         task = TaskSpec.model_validate_json(json.dumps(plan.work["task"]))
         device = resolve_device(self.device)
         data = self.data or load_data(task, self.data_dir, device)

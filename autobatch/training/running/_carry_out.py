@@ -113,14 +113,7 @@ def _from_other_length(
 
 
 def refuse_occupied(out: Path) -> None:
-    """Refuse a directory that holds a run already.
-
-    Args:
-        out: the directory.
-
-    Raises:
-        OutputError: it does, or is a file.
-    """
+    """Refuse a directory that holds a run already."""
     found = next((name for name in RUN_FILES if (out / name).exists()), None)
     if found is not None:
         raise OutputError(

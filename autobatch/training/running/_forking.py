@@ -105,17 +105,7 @@ def save_forks(out: Path, forks: Sequence[ForkRecord]) -> None:
 
 
 def load_forks(out: Path) -> list[ForkRecord]:
-    """Read ``forks.json`` of a run.
-
-    Args:
-        out: the run directory.
-
-    Returns:
-        What each fork came to; empty where there were none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """Read ``forks.json`` of a run; empty where there were none."""
     path = out / FORKS
     if not path.exists():
         return []
@@ -126,14 +116,7 @@ def load_forks(out: Path) -> list[ForkRecord]:
 
 
 def told_fork(fork: Fork) -> str:
-    """Say what is going to be tried.
-
-    Args:
-        fork: the fork.
-
-    Returns:
-        A line.
-    """
+    """Say in a line what is going to be tried."""
     return f"fork: the coming epoch is trained as decided, and as {configuration(fork.batch_size, fork.lr)}"
 
 
@@ -240,11 +223,7 @@ def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> _Branch:
 
 
 class Average:
-    """The mean of a model's weights, and of the statistics that it keeps, over the second half of an epoch.
-
-    Args:
-        model: the network in training.
-    """
+    """The mean of a model's weights, and of the statistics that it keeps, over the second half of an epoch."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -252,12 +231,7 @@ class Average:
         self._count = 0
 
     def after_step(self, step: int, steps: int) -> None:
-        """Take in the weights of now, in the second half.
-
-        Args:
-            step: steps done of the epoch.
-            steps: steps of the epoch.
-        """
+        """Take in the weights of now, in the second half."""
         if 2 * step <= steps:
             return
         self._count += 1

@@ -123,17 +123,7 @@ def costs_of(
 
 
 def known_costs(config: RunConfig, *, data: Data, device: torch.device, library: KnownBeacons) -> KnownCosts:
-    """Return what is known of a run's costs before anything is timed.
-
-    Args:
-        config: the run's configuration.
-        data: its data.
-        device: its device.
-        library: its beacons.
-
-    Returns:
-        The table and where it comes from, both None where nothing is known.
-    """
+    """Return the run's cost table and where it comes from before anything is timed; None, None where none is known."""
     beacons = library.beacons or library.of_other_length
     recorded = beacons.costs if beacons is not None else None
     if recorded is not None and covers(recorded, config.task, device):

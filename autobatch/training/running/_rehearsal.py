@@ -39,18 +39,7 @@ class Rehearsal:
 
 
 def rehearse(config: RunConfig, out: Path) -> Rehearsal:
-    """Check all that a run checks before it trains, and say what it would do.
-
-    Args:
-        config: the run's configuration.
-        out: its directory.
-
-    Returns:
-        What would be done.
-
-    Raises:
-        AutoBatchError: the run would be refused.
-    """
+    """Check all that a run checks before it trains, and say what it would do."""
     refuse_occupied(out)
     task, device = config.task, resolve_device(config.device)
     facts = [("would train", f"{task.name} under {config.policy.name}, seed {config.seed}, into {out}")]

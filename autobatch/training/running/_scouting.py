@@ -123,18 +123,7 @@ def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
 def train_scout(
     training: ScoutTraining, plan: ScoutPlan, score: str, key: tuple[int, float], others: Sequence[Scout]
 ) -> Scout:
-    """Train a scout as long as it may win.
-
-    Args:
-        training: the scout.
-        plan: says how long.
-        score: the figure that ranks runs.
-        key: its batch size and learning rate.
-        others: the scouts before it.
-
-    Returns:
-        What it came to.
-    """
+    """Train a scout as long as it may win against ``others``."""
     while True:
         rows = training.rows
         scout = Scout(
@@ -174,15 +163,7 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
 
 
 def told_schedule(policy: Policy, task: TaskInfo) -> str:
-    """Say who has the say over schedule and length of a run, and what comes of it.
-
-    Args:
-        policy: the run's policy, one that scouts, reset for the task.
-        task: the task.
-
-    Returns:
-        A line.
-    """
+    """Say in a line who has the say over schedule and length of a run, and what comes of it."""
     if not task.steered:
         return (
             f"the task keeps its own schedule (schedule.keep): the rate follows it, and all "

@@ -16,19 +16,7 @@ def run_task_info(
     num_classes: int | None = None,
     shares_loss: float | None = None,
 ) -> TaskInfo:
-    """Return a task as policies see it.
-
-    Args:
-        task: the task.
-        train_size: training examples.
-        costs: seconds by batch size.
-        seed: the run's seed.
-        num_classes: K, where the data are loaded.
-        shares_loss: loss of one who guesses by the classes' shares, where they are.
-
-    Returns:
-        The task.
-    """
+    """Return a task as policies see it; figures of the data are None where they are not loaded."""
     return TaskInfo(
         name=task.name,
         batch_sizes=task.batch_sizes,

@@ -48,14 +48,7 @@ _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def dataset_problem(name: str) -> str | None:
-    """Say what is wrong with a dataset's name.
-
-    Args:
-        name: one of ``DATASETS``, or a prefix of ``OWN_DATASETS`` with a path.
-
-    Returns:
-        A clause for an error message, or None where the name is usable.
-    """
+    """Say in a clause what is wrong with a dataset's name; None where it is usable."""
     if name in DATASETS:
         return None
     prefix = own_prefix(name)
@@ -75,25 +68,13 @@ def own_prefix(name: str) -> str | None:
 
 
 def form_of(dataset: str) -> Form:
-    """Return what the examples of a dataset are.
-
-    Args:
-        dataset: a usable name.
-    """
+    """Return what the examples of a usable dataset are."""
     prefix = own_prefix(dataset)
     return "images" if prefix is None else OWN_DATASETS[prefix][1]
 
 
 def form_problem(model: str, dataset: str) -> str | None:
-    """Say why a model cannot take a dataset.
-
-    Args:
-        model: a usable name of a model.
-        dataset: a usable name of a dataset.
-
-    Returns:
-        A clause for an error message, or None where it can, or where the model is a factory.
-    """
+    """Say in a clause why a model cannot take a dataset; None where it can, or is a factory."""
     form = form_of(dataset)
     if is_factory(model) or form in MODELS[model]:
         return None
@@ -103,41 +84,19 @@ def form_problem(model: str, dataset: str) -> str | None:
 
 
 def is_factory(name: str) -> bool:
-    """Say whether a model's name is a ``package.module:factory``, whose use imports code.
-
-    Args:
-        name: the model's name.
-
-    Returns:
-        True for a well-formed factory name.
-    """
+    """Say whether a model's name is a ``package.module:factory``, whose use imports code."""
     return _FACTORY.fullmatch(name) is not None
 
 
 def model_problem(name: str) -> str | None:
-    """Say what is wrong with a model's name.
-
-    Args:
-        name: one of ``MODELS``, or ``package.module:factory``.
-
-    Returns:
-        A clause for an error message, or None where the name is usable.
-    """
+    """Say in a clause what is wrong with a model's name; None where it is usable."""
     if name in MODELS or is_factory(name):
         return None
     return f"unknown model {name!r}; {near_names(name, (*MODELS, 'package.module:factory'))}"
 
 
 def depth_problem(name: str, depth: int | None) -> str | None:
-    """Say what is wrong with a model's depth.
-
-    Args:
-        name: a usable name of a model.
-        depth: number of layers; None where none is given.
-
-    Returns:
-        A clause for an error message, or None where the model can have that depth.
-    """
+    """Say in a clause what is wrong with a usable model's depth; None where the model can have it."""
     if is_factory(name):
         return None
     if name in WIDTHS:
@@ -151,9 +110,5 @@ def depth_problem(name: str, depth: int | None) -> str | None:
 
 
 def article(model: str) -> str:
-    """Return a model's name with its article, as it is spoken.
-
-    Args:
-        model: such as ``"mlp"``.
-    """
+    """Return a model's name with its article, as it is spoken."""
     return f"an {model}" if model == "mlp" else f"a {model}"

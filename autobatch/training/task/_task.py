@@ -166,6 +166,10 @@ def _nesterov_is_usual(validated: dict[str, Any]) -> bool:
     return validated.get("name") == "sgd" and validated.get("momentum", 0) > 0
 
 
+def _usual_momentum(validated: dict[str, Any]) -> float:
+    return 0.0 if validated.get("name") == "natural-gradient" else 0.9
+
+
 _USUAL_RATES: Final = {
     "sgd": 0.1,
     "adamw": 1e-3,
@@ -173,12 +177,14 @@ _USUAL_RATES: Final = {
     "padam": 0.1,
     "mini-block-fisher": 1e-3,
     "kfac": 0.1,
+    "natural-gradient": 1.0,
 }
 
 OPTIMIZER_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "padam": ("partial", "eps"),
     "mini-block-fisher": ("decay", "damping", "update_every", "invert_every", "largest_block"),
     "kfac": ("decay", "damping", "clip", "projection", "update_every", "invert_every", "drift"),
+    "natural-gradient": ("approximation", "damping"),
 }
 """What ``settings`` may have, by optimizer."""
 
@@ -188,17 +194,19 @@ class OptimizerSpec(_Spec):
 
     Attributes:
         name: ``sgd``, ``adamw``, or ``prodigy``, which finds its rate itself (extra ``rivals``); of ``autobatch.optim``
-            ``padam``, ``mini-block-fisher`` or ``kfac``.
-        momentum: momentum, or the first beta of AdamW, Prodigy and Padam, in [0, 1).
+            ``padam``, ``mini-block-fisher``, ``kfac`` or ``natural-gradient``, which takes a network without BatchNorm
+            and one pass through it for each class in every step.
+        momentum: momentum, or the first beta of AdamW, Prodigy and Padam, in [0, 1); natural gradients have none.
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
         weight_decay: L2 coefficient of SGD and Padam, decoupled decay of the others.
         lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, Padam and K-FAC,
-            0.001 for AdamW and mini-block Fisher, and 1 for Prodigy, a factor on what it finds.
+            0.001 for AdamW and mini-block Fisher, and 1 for natural gradients and for Prodigy, a factor on what it
+            finds.
         settings: further arguments of an optimizer of ``autobatch.optim``, such as ``{damping: 0.01}``.
     """
 
-    name: Literal["sgd", "adamw", "prodigy", "padam", "mini-block-fisher", "kfac"] = "sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    name: Literal["sgd", "adamw", "prodigy", "padam", "mini-block-fisher", "kfac", "natural-gradient"] = "sgd"
+    momentum: float = Field(default_factory=_usual_momentum, ge=0, lt=1)
     nesterov: bool = Field(default_factory=_nesterov_is_usual)
     weight_decay: float = Field(default=1e-4, ge=0)
     lr: LearningRate | None = None
@@ -221,6 +229,12 @@ class OptimizerSpec(_Spec):
     def _nesterov_needs_momentum(self) -> "OptimizerSpec":
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs sgd with momentum above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _natural_gradients_have_no_momentum(self) -> "OptimizerSpec":
+        if self.name == "natural-gradient" and self.momentum:
+            raise ValueError(f"natural-gradient has no momentum: expected 0 or nothing, got {self.momentum:g}")
         return self
 
 

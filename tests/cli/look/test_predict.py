@@ -113,6 +113,8 @@ def test_an_unfinished_run_has_come_to_nothing_yet(home, call):
         (["nowhere/at/all", "runs/follow"], "nowhere/at/all"),
         (["tiny", "runs/nothing"], "runs/nothing: holds no run"),
         (["tiny", "envs"], "holds no run"),
+        (["runs/follow"], "LIBRARY is missing: autobatch predict LIBRARY RUN"),
+        (["tiny"], "RUN is missing: autobatch predict LIBRARY RUN"),
         (["tiny", "runs/follow", "--epoch", "9"], "--epoch 9: runs/follow has epochs 1 to 4"),
         (["tiny", "runs/follow", "--epoch", "0"], "--epoch"),
         (["tiny", "runs/follow", "--epoch", "first"], "--epoch"),

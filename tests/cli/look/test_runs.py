@@ -33,6 +33,14 @@ def runs(home: Path) -> Path:
     return folder
 
 
+def test_scouts_of_a_run_without_its_configuration_are_no_runs(runs, call):
+    (runs / "follow" / "scouts.json").write_text("{}")
+    (runs / "follow" / "config.yaml").unlink()
+    found = {run["run"]: run for run in json.loads(call("runs", "--json")[1])}
+    assert len(found) == 5
+    assert "config.yaml is missing" in found["runs/follow"]["stopped_because"]
+
+
 def test_every_run_is_a_line_with_its_state_and_figures(runs, call):
     code, out, err = call("runs")
     assert (code, err) == (0, "")

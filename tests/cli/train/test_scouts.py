@@ -72,7 +72,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "by the policy, after 4 of 6 epochs",
         "planned to end after 4 of 6 epochs, the rate falling to nothing until then",
         "scout epoch 1/1  batch   32",
-        "→ the rate falls in a line to nothing after 4 epochs, which lets the loss settle\n",
+        "→ from epoch 2: the rate falls in a line to nothing after 4 epochs, which lets the loss settle\n",
         "→ the rate has come to its end after 4 of 6 epochs: stop",
         "Applied rate  ",
         "The figures stand for themselves: there are no beacons",
@@ -93,11 +93,12 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         ", applied ",
     ):
         assert phrase in told
+    assert " ".join(told.split()).count(json.loads((place / "scouts.json").read_text())["reason"]) == 1
     code, watched, _ = call("watch", "runs/new-steer-s0")
     assert code == 0
     assert "epoch 4/4" in watched
     assert watched.count("scout s32-lr") == 2  # the higher rate did better, and there is none above it
-    assert "→ the rate falls in a line" in watched
+    assert "→ from epoch 2: the rate falls in a line" in watched
     assert call("plot", "runs/new-steer-s0", "-o", "journey.png")[0] == 0
     assert call("report", "runs/new-steer-s0", "-o", "page.html")[0] == 0
     page = (home / "page.html").read_text()

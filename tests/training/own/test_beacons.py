@@ -341,7 +341,6 @@ def test_test_figures_that_cannot_be_are_left_out(tmp_path: Path, caplog: pytest
     assert "test_error 12.0, expected a share in [0, 1]" in caplog.text
 
 
-@pytest.mark.usefixtures("spawned_workers")
 def test_a_process_of_its_own_records_the_same(tmp_path: Path, recorded: Path) -> None:
     watcher = Watcher()
     (mine,) = record_beacons(

@@ -1,0 +1,235 @@
+"""A seeded random projection of per-sample gradients to k rows: F ~ (SJ)ᵀ(SJ), without J being kept or sent.
+
+S is a CountSketch (Charikar, Chen and Farach-Colton 2002; Clarkson and Woodruff, STOC 2013): each column of a parameter
+is multiplied by a random sign and added to one of k places. The columns of a stretch of at most k go to neighbouring
+places, from a random first one on, so that columns of one stretch never meet and those of two meet with probability
+1/k. Signs and first places follow from the seed, the parameter's name and its shape alone.
+
+What F's entries then are, with P(x, y) an inner product of two samples' gradients x and y and P̂ the sketched one:
+E P̂ = P and Var P̂ <= (|x|² |y|² + P²) / k, so that E ‖F̂ - F‖² <= ((trace F)² + ‖F‖²) / k in Frobenius norm (Woodruff
+2014, section 2.2). The same bound holds for every fixed direction of samples.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autobatch._errors import MeasureError
+from autobatch.fisher.gram._exchange import gathered
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import Taker
+from autobatch.fisher.gram._shared_spill import agree
+
+LEAST_ROWS_PER_SAMPLE = 2
+"""Rows of a sketch for each sample of the batch, below which its smallest eigenvalues say nothing."""
+
+_WORD = 64
+# Stretches that are added up in the gradients' own dtype before they are added to others in float64.
+_ADDED = 64
+# Devices on which a call costs next to nothing, and what lies in the cache much less than what does not.
+_IN_SMALL_CALLS = frozenset({"cpu"})
+
+
+class SketchedGram:
+    """The sink that keeps k numbers of each sample, k * B * 8 bytes, over any number of passes and parameters.
+
+    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype.
+
+    Args:
+        rows: k.
+        seed: of the projection; the same on all processes.
+        device: where the gradients live, and F.
+        max_memory: bytes for blocks of J.
+        taker: gets the per-sample gradients too, parameter by parameter.
+        group: the processes that share the batch; None for this one alone.
+        mean: whether each process's loss is a mean over its own samples; with a group, its rows are scaled for that.
+
+    Attributes:
+        passes: of each pass, by parameter, (0, [1ᵀF1, trace F]) of its own exact F, which the check of the sums takes.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        seed: int,
+        device: torch.device,
+        max_memory: int,
+        *,
+        taker: Taker = lambda *_: None,
+        group: Any = None,
+        mean: bool = True,
+    ) -> None:
+        self._rows = rows
+        self._seed = seed
+        self._device = device
+        self._columns = max(1, max_memory // 2 // (4 * 8))  # a block, its signed and its shifted copy, their sum
+        self._taker = taker
+        self._group = group
+        self._mean = mean
+        self._sketches: list[Tensor] = []
+        self._partial: Tensor | None = None
+        self._added = 0
+        self._dtype = torch.float32
+        self._seen: set[str] = set()
+        self.passes: list[dict[str, tuple[Tensor, Tensor]]] = []
+
+    def begin(self, batch_size: int) -> None:
+        """Begin a pass over so many samples."""
+        self._settle()
+        self._sketches.append(torch.zeros(batch_size, self._rows, dtype=torch.float64, device=self._device))
+        self.passes.append({})
+
+    def add(self, name: str, uses: list[Jacobian]) -> None:
+        """Project one parameter, all uses of it in this pass."""
+        self._taker(name, uses)
+        rows, width = uses[0].rows, uses[0].width
+        self._seen.add(f"{name} {rows} {width}")
+        batch = len(self._sketches[-1])
+        stretches = _Stretches(rows, width, self._rows, f"{self._seed} {name}")
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        for lo, hi in stretches.blocks(max(1, self._columns // batch)):
+            block = uses[0].block(lo, hi)
+            for use in uses[1:]:
+                block = block + use.block(lo, hi)
+            sums[0] += block.sum(0).double().square().sum()
+            sums[1] += torch.linalg.vector_norm(block).double().square()
+            self._added += stretches.project(block, lo, self._place(block))
+        self.passes[-1][name] = (torch.zeros_like(sums), sums)
+
+    def _place(self, block: Tensor) -> Tensor:
+        """Return where a block is added up: in its own dtype, as few numbers as lose nothing that counts."""
+        if self._added > _ADDED or self._partial is None or self._partial.dtype != block.dtype:
+            self._settle()
+            self._partial = block.new_zeros(len(block), self._rows)
+            self._dtype = torch.promote_types(self._dtype, block.dtype)
+        return self._partial
+
+    def _settle(self) -> None:
+        if self._partial is not None:
+            self._sketches[-1] += self._partial
+        self._partial, self._added = None, 0
+
+    def result(self) -> Tensor:
+        """Return the F of this process's samples, (B, B) float64, in the order in which they came.
+
+        Raises:
+            MeasureError: the batch is too large for the rows.
+        """
+        self._settle()
+        return self._product(torch.cat(self._sketches))
+
+    def exchange(self, problem: Exception | None) -> Tensor:
+        """Bring together what the processes have kept; every one of the group must call it.
+
+        Args:
+            problem: what was wrong with the step on this process.
+
+        Returns:
+            F of all processes' samples, scaled to the summed loss.
+
+        Raises:
+            MeasureError: something was wrong on another process, they did not use the same parameters, or the batch is
+                too large for the rows.
+            OutOfMemoryError: memory ran out on another process.
+            Exception: ``problem``.
+        """
+        self._settle()
+        told = repr((sorted(self._seen), self._rows, self._seed, str(self._dtype)))
+        agree(problem, zlib.crc32(told.encode()), self._device, self._group)
+        own = torch.cat(self._sketches)
+        ranks = self._group.size()
+        sizes = gathered(torch.tensor([[len(own)]], device=self._device), [1] * ranks, self._group)
+        scaled = own * len(own) if self._mean else own
+        everyone = gathered(scaled.to(self._dtype), sizes.flatten().tolist(), self._group)
+        return self._product(everyone.to(torch.float64))
+
+    def _product(self, sketch: Tensor) -> Tensor:
+        self._sketches = []
+        least = LEAST_ROWS_PER_SAMPLE * len(sketch)
+        if self._rows < least:
+            raise MeasureError(
+                f"sketch_rows={self._rows} is too small for a batch of {len(sketch)} samples: give at least {least},"
+                f" {LEAST_ROWS_PER_SAMPLE} for each; 16 for each keep the condition number to about a tenth"
+            )
+        gram = sketch @ sketch.T
+        return gram.triu() + gram.triu(1).T
+
+
+class _Stretches:
+    """Where the columns of one parameter go, and with which signs.
+
+    A stretch is as many whole rows of the parameter as have at most k columns, or k columns of one row.
+    """
+
+    def __init__(self, rows: int, width: int, places: int, key: str) -> None:
+        self._rows, self._width, self._places = rows, width, places
+        self._together = max(1, places // max(1, width))
+        self._pieces = max(1, -(-width // places))
+        count = -(-rows // self._together) * self._pieces
+        digest = hashlib.blake2b(f"{key} {rows} {width}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+        self._first = torch.randint(places, (count,), generator=generator)
+        words = torch.empty(-(-rows * width // _WORD), dtype=torch.int64)
+        self._words = words.random_(-(2**63), None, generator=generator)
+
+    def blocks(self, columns: int) -> Iterator[tuple[int, int]]:
+        """Yield rows (lo, hi) of whole stretches, of about so many columns."""
+        size = self._together * max(1, columns // max(1, self._together * self._width))
+        for lo in range(0, self._rows, size):
+            yield lo, min(lo + size, self._rows)
+
+    def project(self, block: Tensor, lo: int, out: Tensor) -> int:
+        """Add the projection of some rows.
+
+        Args:
+            block: (B, n * width), rows from ``lo`` on, as ``blocks`` has them.
+            lo: the first.
+            out: (B, k).
+
+        Returns:
+            How many stretches were added.
+        """
+        start = lo * self._width
+        signs = self._signs(start, start + block.shape[1], block)
+        firsts = self._first[lo // self._together * self._pieces :]
+        bounds = self._bounds(block.shape[1])
+        if block.device.type not in _IN_SMALL_CALLS and len(bounds) > 1:
+            _add_together(block, signs, bounds, firsts, out)
+            return 1
+        for (begin, end), first in zip(bounds, firsts.tolist(), strict=False):
+            turn = min(end, begin + self._places - first)
+            out[:, first : first + turn - begin].addcmul_(block[:, begin:turn], signs[begin:turn])
+            out[:, : end - turn].addcmul_(block[:, turn:end], signs[turn:end])
+        return len(bounds)
+
+    def _bounds(self, columns: int) -> list[tuple[int, int]]:
+        """Return where the stretches of so many columns begin and end."""
+        if self._pieces == 1:
+            length = self._together * self._width
+            return [(begin, min(begin + length, columns)) for begin in range(0, columns, max(1, length))]
+        return [
+            (begin, min(begin + self._places, row + self._width))
+            for row in range(0, columns, self._width)
+            for begin in range(row, row + self._width, self._places)
+        ]
+
+    def _signs(self, start: int, stop: int, like: Tensor) -> Tensor:
+        words = self._words[start // _WORD : -(-stop // _WORD)].to(like.device)
+        bits = (words.unsqueeze(1) >> torch.arange(_WORD, device=like.device)) & 1
+        offset = start % _WORD
+        return (bits.flatten()[offset : offset + stop - start] * 2 - 1).to(like.dtype)
+
+
+def _add_together(block: Tensor, signs: Tensor, bounds: list[tuple[int, int]], firsts: Tensor, out: Tensor) -> None:
+    """Add all stretches of a block in a few large calls, as an accelerator wants them: k columns each, and a gather."""
+    places = out.shape[1]
+    begins, ends = torch.tensor(bounds).T.unsqueeze(2)
+    sources = (torch.arange(places) - firsts[: len(bounds), None]) % places
+    inside = sources < ends - begins
+    taken = torch.where(inside, begins + sources, 0).flatten().to(out.device)
+    signed = signs[taken] * inside.flatten().to(out.device)
+    out += (block[:, taken] * signed).view(len(block), -1, places).sum(1)
