@@ -66,11 +66,7 @@ class Remote:
         return [self / name for name in names if fnmatch(name, pattern) and name[0] not in "._"]
 
     def read_bytes(self) -> bytes:
-        """Return its content.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
+        """Return its content; FileNotFoundError where it is not there."""
         with self._naming("read", LibraryError):
             return bytes(self._system.cat_file(self._key))
 
@@ -158,15 +154,7 @@ def place_of(text: str | Path | Remote) -> Place:
 
 
 def files_in(folder: Place, pattern: str) -> list[Place]:
-    """Return what lies in a folder, which need not exist, by name and but for what is hidden.
-
-    Args:
-        folder: the folder.
-        pattern: of names.
-
-    Returns:
-        The files.
-    """
+    """Return what lies in a folder, which need not exist, by name and but for what is hidden."""
     return [*(folder.seen(pattern) if isinstance(folder, Remote) else seen_in(folder, pattern))]
 
 

@@ -83,15 +83,7 @@ class Crew:
         self._there = 0
 
     def work(self, names: frozenset[str], tell: Tell) -> None:
-        """Have some of the folder's cells worked at until each is done or given up, or no worker is left.
-
-        Args:
-            names: the cells.
-            tell: told of what happens.
-
-        Raises:
-            AutoBatchError: a worker could not go on at all; the message says why.
-        """
+        """Have some of the folder's cells worked at until each is done or given up, or no worker is left."""
         watch = _Watch(self._cells, names, self._engine.owns, tell)
         stillborn, looked = 0, time.monotonic()
         watch.look()

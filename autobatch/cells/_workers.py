@@ -80,15 +80,7 @@ class Identity:
 
     @contextmanager
     def beating(self, every: float, share: Callable[[], float] = float) -> Iterator[None]:
-        """Beat for as long as this lasts, and leave; it has appeared before.
-
-        Args:
-            every: seconds from one beat to the next.
-            share: returns which share of the cell in hand is done.
-
-        Yields:
-            Nothing.
-        """
+        """Beat every so many seconds for as long as this lasts, with the share that is done, and leave."""
         over = threading.Event()
 
         def beat() -> None:

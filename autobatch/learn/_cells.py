@@ -67,11 +67,7 @@ class EpisodeCells:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Have workers for as long as this lasts, from the first episode on.
-
-        Yields:
-            Nothing.
-        """
+        """Have workers for as long as this lasts, from the first episode on."""
         with naming_output(self._folder):
             self._identity.appear()
         with ExitStack() as entered:
@@ -83,19 +79,7 @@ class EpisodeCells:
             yield
 
     def play(self, population: Population, seeds: Sequence[int], run: str) -> tuple[Floats, int]:
-        """Play one episode of every policy on every seed.
-
-        Args:
-            population: the policies.
-            seeds: of the episodes.
-            run: what tells these episodes from others of the learning that have the same seeds.
-
-        Returns:
-            Undiscounted returns, shape (policies, seeds), and the steps of these episodes.
-
-        Raises:
-            AutoBatchError: one could not be played; the message says why.
-        """
+        """Play one episode of every policy on every seed; ``run`` tells them from others of these seeds."""
         cells = {
             (policy, seed): Cell(f"{run}-e{seed}-p{policy}", 1.0, {"policy": policy, "seed": seed})
             for policy in range(len(population))
@@ -187,17 +171,7 @@ class EpisodeMaker:
     _envs: dict[str, ManyTasks] = field(default_factory=dict, init=False, compare=False)
 
     def __call__(self, plan: CellsPlan) -> Work:
-        """Return what plays the episodes of a plan.
-
-        Args:
-            plan: the plan.
-
-        Returns:
-            The function.
-
-        Raises:
-            ConfigError: the episodes are of other code than that here, or of a task that cannot be trained here.
-        """
+        """Return what plays the episodes of a plan; ConfigError where they are of other code than that here."""
         plan.check(KIND, _fingerprint(), self.folder)
         population = Population.from_dict(plan.work["population"])
         env = self.env(plan.work["settings"])
@@ -219,17 +193,7 @@ class EpisodeMaker:
         return work
 
     def env(self, settings: Mapping[str, Any]) -> ManyTasks:
-        """Return the environment of real trainings, made on first use.
-
-        Args:
-            settings: what the learning has said of it.
-
-        Returns:
-            The environment.
-
-        Raises:
-            ConfigError: it cannot be made here.
-        """
+        """Return the environment of real trainings that a learning has described, made on first use."""
         key = json.dumps(settings, sort_keys=True)
         if key not in self._envs:
             device = settings["device"] if self.device == "auto" else self.device
