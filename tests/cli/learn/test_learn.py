@@ -136,6 +136,14 @@ def test_interrupted_it_says_how_to_go_on(call, tmp_path, monkeypatch) -> None:
 # surrogate -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def quickly(monkeypatch) -> None:
+    """Reports of which the form is tested and not the figures."""
+    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))
+    monkeypatch.setattr(_fidelity, "FOLDS", 2)
+
+
+@pytest.mark.usefixtures("quickly")
 def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
     code, said, err = call("surrogate", "known")
     assert (code, err) == (0, "")
@@ -143,9 +151,8 @@ def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
         assert phrase in said
 
 
-def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
-    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))  # six reports, of which the form is tested and not the figures
-    monkeypatch.setattr(_fidelity, "FOLDS", 2)
+@pytest.mark.usefixtures("quickly")
+def test_surrogate_tells_in_strict_json(call, place) -> None:
     runs = place / "real" / "known"
     for index, (size, lr) in enumerate([(8, 0.2), (32, 0.1), (128, 0.05)]):
         write_run(runs / f"run-{index}", place, size, lr, loss=0.25 * (index + 1))
