@@ -1,6 +1,7 @@
 """The commands that learn: train-policy and surrogate, and mistakes with them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_folder(place / "envs" / "known")
     make_folder(place / "envs" / "bare", branches=False)
     return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fitted_roughly() -> Iterator[None]:
+    """What the commands say is tested, and not how well a surrogate knows its task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ensemble, "_STEPS", (20, 20))
+        patch.setattr(_fidelity, "FOLDS", 2)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -136,14 +146,6 @@ def test_interrupted_it_says_how_to_go_on(call, tmp_path, monkeypatch) -> None:
 # surrogate -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quickly(monkeypatch) -> None:
-    """Reports of which the form is tested and not the figures."""
-    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))
-    monkeypatch.setattr(_fidelity, "FOLDS", 2)
-
-
-@pytest.mark.usefixtures("quickly")
 def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
     code, said, err = call("surrogate", "known")
     assert (code, err) == (0, "")
@@ -151,7 +153,6 @@ def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
         assert phrase in said
 
 
-@pytest.mark.usefixtures("quickly")
 def test_surrogate_tells_in_strict_json(call, place) -> None:
     runs = place / "real" / "known"
     for index, (size, lr) in enumerate([(8, 0.2), (32, 0.1), (128, 0.05)]):
