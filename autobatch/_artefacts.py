@@ -190,15 +190,7 @@ def told_path(path: Path) -> str:
 
 
 def found_again(text: str, folder: Path) -> Path:
-    """Return the path that ``portable`` has written.
-
-    Args:
-        text: what it returned, or an absolute path, as older versions wrote it.
-        folder: the folder that names it.
-
-    Returns:
-        The path; it need not exist.
-    """
+    """Return the path that ``portable`` has written, or an absolute one of older versions; it need not exist."""
     shipped = artefact_roots()[-1] / "envs" / text
     if Path(text).name == text != ".." and shipped.exists():
         return shipped
@@ -206,14 +198,7 @@ def found_again(text: str, folder: Path) -> Path:
 
 
 def expand_home(text: str) -> Path:
-    """Return a path with ``~`` expanded where there is such a home directory, else as it is.
-
-    Args:
-        text: a path, as a person wrote it.
-
-    Returns:
-        The path; it need not exist.
-    """
+    """Return a path with ``~`` expanded where there is such a home directory, else as it is."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # '~somebody' without an account

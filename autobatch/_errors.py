@@ -45,15 +45,7 @@ class BusyError(OutputError):
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """Return a clause that helps with a mistyped name.
-
-    Args:
-        name: the name as given.
-        known: the names that would have been accepted.
-
-    Returns:
-        ``"did you mean 'a' or 'b'?"`` where names come near, else ``"known: a, b, c"``.
-    """
+    """Return ``"did you mean 'a' or 'b'?"`` where known names come near, else ``"known: a, b, c"``."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     if near:

@@ -11,18 +11,7 @@ from autobatch._errors import BusyError, OutputError
 
 @contextmanager
 def naming_output(path: Path, what: str = "written") -> Iterator[None]:
-    """Turn an operating-system error into one that names the path.
-
-    Args:
-        path: what is being written.
-        what: what is done to it, for the message.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        OutputError: it failed.
-    """
+    """Turn an operating-system error into an OutputError that says that ``path`` could not be ``what``."""
     try:
         yield
     except OSError as error:
@@ -46,15 +35,7 @@ def seen_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once or not at all.
-
-    Args:
-        path: the file; its folder exists.
-        content: its new content.
-
-    Raises:
-        OutputError: the file cannot be written; an older one is still there.
-    """
+    """Replace a file, in a folder that exists, at once or not at all; an OutputError leaves the older one."""
     temporary = path.with_name(f".{path.name}.tmp")
     with naming_output(path):
         try:
@@ -66,15 +47,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Append to a file: all of it or, where the disk is full, nothing.
-
-    Args:
-        path: the file; made where it is missing.
-        content: what is appended.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Append to a file, made where it is missing: all of it or, where the disk is full, nothing."""
     with naming_output(path), path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
@@ -92,14 +65,7 @@ _A_LOOK = 0.05
 
 
 def somebody_in(folder: Path) -> bool:
-    """Say whether a process works in a folder, by ``alone_in``; False where that cannot be seen.
-
-    Args:
-        folder: the folder.
-
-    Returns:
-        Whether one does.
-    """
+    """Say whether a process works in a folder, by ``alone_in``; False where that cannot be seen."""
     try:
         with alone_in(folder, busy="somebody"):
             return False

@@ -14,14 +14,7 @@ from typing import Any
 
 
 def on_first_use(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the ``__getattr__`` and ``__dir__`` of a package.
-
-    Args:
-        package: its ``__name__``.
-
-    Returns:
-        Both, to be assigned under these names.
-    """
+    """Return the ``__getattr__`` and ``__dir__`` of the package of that ``__name__``."""
 
     def resolve(name: str) -> Any:
         home = _homes(package).get(name)

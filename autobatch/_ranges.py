@@ -13,19 +13,7 @@ _ROUND_OFF = 1e-6
 
 
 def check_whole(value: Any, what: str, least: int = 1) -> int:
-    """Return a whole number.
-
-    Args:
-        value: what was given; any kind of integer.
-        what: its name, for the message.
-        least: the smallest that can be used.
-
-    Returns:
-        The number.
-
-    Raises:
-        ConfigError: it is none, or smaller.
-    """
+    """Return an integer of any kind; a ConfigError names ``what`` is none, or smaller than ``least``."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -36,18 +24,7 @@ def check_whole(value: Any, what: str, least: int = 1) -> int:
 
 
 def check_number(value: Any, what: str) -> float:
-    """Return a number; it may be one that is not finite.
-
-    Args:
-        value: what was given; any kind of number, or a tensor that holds one.
-        what: its name, for the message.
-
-    Returns:
-        The number.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """Return a number, finite or not, or that in a tensor; a ConfigError names ``what`` is none."""
     number = None
     if not isinstance(value, str | bool):
         with suppress(TypeError, ValueError, RuntimeError):
@@ -80,48 +57,20 @@ def check_share(value: Any, what: str) -> float:
 
 
 def check_path(value: Any, what: str) -> Path:
-    """Return a path.
-
-    Args:
-        value: what was given.
-        what: its name, for the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigError: it is none, or empty.
-    """
+    """Return a path; a ConfigError names ``what`` is none, or empty."""
     if not isinstance(value, str | Path) or not str(value).strip():
         raise ConfigError(f"{what}: expected a path, got {value!r}")
     return Path(value)
 
 
 def check_several(value: Any, what: str) -> None:
-    """Refuse what holds no values of its own, a single text among that.
-
-    Args:
-        value: what was given; None, where nothing was, is taken.
-        what: its name, for the message.
-
-    Raises:
-        ConfigError: it is a text, or cannot be gone through.
-    """
+    """Refuse what holds no values of its own, a single text among that; None, where nothing was given, is taken."""
     if value is not None and (isinstance(value, str) or not isinstance(value, Iterable)):
         raise ConfigError(f"{what}: expected several values, such as a tuple, got {value!r}")
 
 
 def check_kind(value: Any, kinds: tuple[type, ...], what: str) -> None:
-    """Refuse an object of another kind than is stated.
-
-    Args:
-        value: what was given; None, where nothing was, is taken.
-        kinds: the classes that it may be of.
-        what: its name, for the message.
-
-    Raises:
-        ConfigError: it is of none of them.
-    """
+    """Refuse an object of none of these classes; None, where nothing was given, is taken."""
     if value is not None and not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"{what}: expected {names}, got {value!r}")

@@ -7,15 +7,7 @@ _DRAWN_BY = "autobatch.report._notebook"
 
 
 def drawn(how: str, thing: object) -> Any:
-    """Have something drawn.
-
-    Args:
-        how: ``"html"`` or ``"figure"``.
-        thing: what.
-
-    Returns:
-        HTML, or a matplotlib figure.
-    """
+    """Have something drawn, as ``"html"`` or as a matplotlib ``"figure"``."""
     return getattr(import_module(_DRAWN_BY), how)(thing)
 
 

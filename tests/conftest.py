@@ -54,7 +54,7 @@ def unpainted() -> Iterator[pytest.MonkeyPatch]:
     from matplotlib.figure import Figure
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", _say_so)
+        patch.setattr(Figure, "savefig", say_so)
         yield patch
 
 
@@ -64,7 +64,8 @@ def painted(unpainted: pytest.MonkeyPatch) -> None:
     unpainted.undo()
 
 
-def _say_so(_: object, place: Any, **__: object) -> None:
+def say_so(_: object, place: Any, **__: object) -> None:
+    """Take the place of what paints a picture."""
     if isinstance(place, str | os.PathLike):
         Path(place).write_bytes(b"unpainted")
     else:

@@ -73,17 +73,7 @@ class CostTable:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "CostTable":
-        """Read back what ``to_dict`` wrote.
-
-        Args:
-            state: the JSON-able form.
-
-        Returns:
-            The table.
-
-        Raises:
-            ConfigError: a key is missing or a value is not a positive number.
-        """
+        """Read back what ``to_dict`` wrote; a ConfigError where a key is missing or a value is no positive number."""
         try:
             table = cls(
                 device=str(state["device"]),

@@ -73,18 +73,7 @@ class DecisionRecord:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "DecisionRecord":
-        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
-
-        Args:
-            state: the dictionary.
-
-        Returns:
-            The record.
-
-        Raises:
-            KeyError: a key is missing.
-            TypeError: a key is not known or a value has the wrong type.
-        """
+        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN."""
         figures = {
             key: figure(state[key])
             for key in ("c_bar", "l_cum", "validation_loss", "validation_error", "lr", "lr_effective")

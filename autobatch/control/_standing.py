@@ -34,13 +34,7 @@ class Standing:
         self.gradients: GradientMoments | None = None
 
     def take(self, period: Period, figures: Mapping[str, float] | None, lr: float) -> None:
-        """Take in a period, which is over with that.
-
-        Args:
-            period: the period, decomposed.
-            figures: what the loop gave at the end of the epoch; None within one.
-            lr: effective learning rate in force.
-        """
+        """Take in a period, decomposed, which is over with that; ``figures`` are the loop's at the end of an epoch."""
         samples: Sequence[Measurement] = period.samples.measurements
         if figures is not None:
             self.figures = {key: figure(figures[key]) for key in UNKNOWN}

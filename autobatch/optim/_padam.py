@@ -21,7 +21,8 @@ class Padam(FisherOptimizer):
     as in the authors' program; that the paper's own algorithm has no corrections of the means' bias is from memory.
     p = 1/2 is AMSGrad; for p → 0 it is SGD with a mean of gradients for momentum, its rate times √(1 - β₂ᵗ), which is
     small at first. Usual, with its large rate, is p = 1/8; the program's default of 1/4 is not what its instructions
-    use. All is done by ``torch._foreach`` functions.
+    use. ``PAdam`` of the package pytorch-optimizer has v for v̂, without the maximum. All is done by ``torch._foreach``
+    functions.
 
     Args:
         params: what it trains, see ``FisherOptimizer``.

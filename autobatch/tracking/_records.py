@@ -59,14 +59,7 @@ class ChangedTexts:
         self._last: dict[str, str] = {}
 
     def of(self, record: Mapping[str, Scalar]) -> dict[str, str]:
-        """Return the texts that are new.
-
-        Args:
-            record: the record.
-
-        Returns:
-            The texts by name, with the prefix; ``"none"`` where a text is gone.
-        """
+        """Return the texts that are new by name, with the prefix; ``"none"`` where a text is gone."""
         texts = as_texts(record)
         gone = {name: "none" for name in self._last if name not in texts}
         changed = {name: text for name, text in (texts | gone).items() if self._last.get(name) != text}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from autobatch import ConfigError, LibraryError, OutputError, UnknownNameError
 from autobatch.beacons import BeaconLibrary
@@ -23,6 +24,7 @@ from autobatch.evidence._reproduce import (
     reproduce,
 )
 from autobatch.evidence.bench._tables import load_epochs_table
+from tests.conftest import say_so
 from tests.training.tiny import tiny_task
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "paper"
@@ -97,6 +99,7 @@ def carried_out(tmp_path_factory):
         patch.chdir(home)
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.delenv("AUTOBATCH_PATH", raising=False)
+        patch.setattr(Figure, "savefig", say_so)
         write_env(home)
         plan, watchers = plan_experiment(experiment(), "reduced"), (Watcher(stop_after=1), Watcher())
         with pytest.raises(KeyboardInterrupt):

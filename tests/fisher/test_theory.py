@@ -27,7 +27,18 @@ def test_eigenvalues_of_a_wide_network_are_those_of_theory(
     """At a width of 1,024 also a regression: the check of the sums took a weight of a million entries for wrong."""
     draws = [theory.ratio(1024, depth, outputs, seed, softmax=softmax) for seed in range(3)]
     for name in draws[0]:
-        assert statistics.mean(draw[name] for draw in draws) == pytest.approx(1.0, abs=0.1), name
+        mean = statistics.mean(draw[name] for draw in draws)
+        if softmax and name == "largest":  # theory has a bound
+            assert 0.5 < mean <= 1.1
+        else:
+            assert mean == pytest.approx(1.0, abs=0.1), name
+
+
+def test_more_and_fewer_samples(theory: ModuleType) -> None:
+    for count in (8, 64):
+        draws = [theory.ratio(512, 3, 1, seed, count=count) for seed in range(4)]
+        for name in draws[0]:
+            assert statistics.mean(draw[name] for draw in draws) == pytest.approx(1.0, abs=0.15), name
 
 
 def test_overlaps_by_hand(theory: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """Learning a policy from tasks to files, and what it does on the dynamics that it was learned on."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch.cells import Cells, Identity, Worker, find_cells, status_of
 from autobatch.envs import SurrogateVectorEnv
-from autobatch.envs.surrogate import Dynamics, load_dynamics
+from autobatch.envs.surrogate import Dynamics, _ensemble, load_dynamics
 from autobatch.evidence import SurrogateRuns, play_policy
 from autobatch.evidence._workers import maker_for
 from autobatch.learn import (
@@ -34,6 +35,14 @@ from tests.training.tiny import COSTS, tiny_task
 
 SHORT = 13_000
 """Steps of three generations."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fitted_roughly() -> Iterator[None]:
+    """What is learned is held against the dynamics that it was learned on, however well those know the trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ensemble, "_STEPS", (100, 100))
+        yield
 
 
 @pytest.fixture(scope="module")

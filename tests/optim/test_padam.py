@@ -1,6 +1,7 @@
 """Padam between AMSGrad and SGD with momentum."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -55,3 +56,18 @@ def test_two_steps_by_hand() -> None:
     optimizer.step()
     second = first - 0.1 * (1 - 0.999**2) ** 0.5 / 0.19 * 0.28 / 0.004996**0.125
     assert parameter.item() == pytest.approx(second, rel=1e-12)
+
+
+def test_where_squares_only_grow_it_is_pytorch_optimizers() -> None:
+    """That one has no maximum, which is then the mean itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = pytest.importorskip("pytorch_optimizer")
+    weights = [nn.Parameter(torch.linspace(-1.0, 1.0, 6, dtype=torch.float64)) for _ in range(2)]
+    settings = {"lr": 0.05, "betas": (0.8, 0.9), "partial": 0.2, "eps": 1e-8, "weight_decay": 0.0}
+    for weight, kind in zip(weights, (Padam, other.PAdam), strict=True):
+        optimizer = kind([weight], **settings)
+        for step in range(1, 6):
+            weight.grad = step * torch.arange(1.0, 7.0, dtype=torch.float64)
+            optimizer.step()
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-12, atol=0.0)

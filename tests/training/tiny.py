@@ -63,8 +63,8 @@ class _Flat(nn.Module):
         return images.flatten(1)
 
 
-def dropout_task() -> TaskSpec:
-    return tiny_task(model={"name": "tests.training.tiny:dropout_net"})
+def dropout_task(**changes: Any) -> TaskSpec:
+    return tiny_task(model={"name": "tests.training.tiny:dropout_net"}, **changes)
 
 
 def timeless(path: Path) -> list[dict[str, Any]]:

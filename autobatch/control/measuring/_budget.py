@@ -74,14 +74,7 @@ class MeasureWithinBudget(MeasuringPlan):
         self._timed: tuple[int, int, int] | None = None
 
     def reset(self, task: TaskInfo) -> None:
-        """Start a new run of ``task``.
-
-        Args:
-            task: its epochs, ladder and size.
-
-        Raises:
-            ConfigError: the cost table lacks a batch size of the ladder.
-        """
+        """Start a new run of ``task``; a ConfigError where the cost table lacks a batch size of its ladder."""
         self._costs = self._given or _NOTHING_TIMED
         self._ladder = {size: steps_per_epoch(task.train_size, size) for size in task.batch_sizes}
         self._epochs, self._done = task.epochs, 0

@@ -65,14 +65,7 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "Measurement":
-        """Read back what ``to_dict`` wrote.
-
-        Args:
-            state: the dictionary.
-
-        Returns:
-            The measurement.
-        """
+        """Read back what ``to_dict`` wrote."""
         numbers = ("lr", "condition_number", "trace", "squared_sum", "seconds")
         figures = {key: figure(state[key]) for key in numbers}
         figures |= {key: figure(state.get(key)) for key in ("squared_rows", "half_cosine")}

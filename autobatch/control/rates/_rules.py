@@ -52,8 +52,6 @@ class LearningRateRule:
                 raise ConfigError(f"{key}: no rule is called {value!r}; {near_names(str(value), get_args(known))}")
         if (self.name == "power") != (self.power is not None):
             raise ConfigError("LearningRateRule: 'power' needs power=..., and no other rule takes it")
-        if self.power is not None and not math.isfinite(self.power):
-            raise ConfigError(f"LearningRateRule: power: expected a finite number, got {self.power}")
         if self.power is not None and not math.isfinite(check_number(self.power, "LearningRateRule: power")):
             raise ConfigError(f"LearningRateRule: power: expected a finite number, got {self.power}")
         if self.reference_batch_size is not None:

@@ -73,18 +73,7 @@ class EpochRow:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "EpochRow":
-        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
-
-        Args:
-            state: the dictionary.
-
-        Returns:
-            The row.
-
-        Raises:
-            KeyError: a key is missing.
-            TypeError: a value is no number.
-        """
+        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN."""
         values: dict[str, Any] = {
             field.name: int(state[field.name]) if field.type is int else figure(state[field.name])
             for field in fields(cls)

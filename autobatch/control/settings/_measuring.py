@@ -59,14 +59,7 @@ class Measuring:
 
     @classmethod
     def of(cls, given: "Measuring | MeasuringPlan | None") -> "Measuring":
-        """Return what an argument stands for.
-
-        Args:
-            given: the settings, or only which steps are measured.
-
-        Returns:
-            The settings.
-        """
+        """Return what an argument stands for: the settings, or only which steps are measured."""
         return given if isinstance(given, Measuring) else cls(steps=given)
 
     def check_ladder(self, batch_sizes: Sequence[int]) -> None:

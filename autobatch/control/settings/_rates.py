@@ -65,17 +65,7 @@ class Rates:
 
     @classmethod
     def of(cls, given: "Rates | str | None") -> "Rates":
-        """Return what an argument stands for.
-
-        Args:
-            given: the settings; or ``"steered"`` or a rule's name, for what needs to be said of nothing else.
-
-        Returns:
-            The settings.
-
-        Raises:
-            ConfigError: nothing is called that.
-        """
+        """Return what an argument stands for: the settings, or ``"steered"`` or a rule's name."""
         if given is None:
             return cls()
         if isinstance(given, Rates):

@@ -42,17 +42,7 @@ class RandomPolicy:
         self._task = task
 
     def decide(self, observation: Observation) -> Decision:
-        """Return the draw of the coming epoch.
-
-        Args:
-            observation: where the run stands; only its epoch is used.
-
-        Returns:
-            The drawn configuration.
-
-        Raises:
-            RuntimeError: ``reset`` was not called.
-        """
+        """Return the draw of the coming epoch."""
         if self._task is None:
             raise RuntimeError("call reset(task, library) before decide()")
         task = self._task

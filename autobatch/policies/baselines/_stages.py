@@ -134,17 +134,7 @@ class StagesPolicy:
         self._segments = segment_bounds(task.epochs, task.milestones if self.parameters.within_rates else ())
 
     def decide(self, observation: Observation) -> Decision:
-        """Return the batch size of the stage that the coming epoch belongs to.
-
-        Args:
-            observation: where the run stands; only its epoch is used.
-
-        Returns:
-            The stage's configuration.
-
-        Raises:
-            RuntimeError: ``reset`` was not called.
-        """
+        """Return the batch size of the stage that the coming epoch belongs to."""
         if not self._segments:
             raise RuntimeError("call reset(task, library) before decide()")
         sizes = self.parameters.batch_sizes

@@ -57,15 +57,7 @@ class BestBeaconStoppedPolicy:
         self._steer = SteerPolicy(SteerParameters()) if parameters.schedule == "steer" else None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Look up the best fixed configuration.
-
-        Args:
-            task: the task about to start.
-            library: its beacons.
-
-        Raises:
-            ValueError: no library was given.
-        """
+        """Look up the best fixed configuration."""
         if library is None:
             raise ValueError("best-beacon-stopped needs a beacon library")
         best = library.best_fixed()
@@ -77,17 +69,7 @@ class BestBeaconStoppedPolicy:
             self._steer.begin(*self._start, f"{configuration(*self._start)}: the best fixed beacon")
 
     def decide(self, observation: Observation) -> Decision:
-        """Count the epoch, and end the training where it was one too many.
-
-        Args:
-            observation: the score of the last epoch.
-
-        Returns:
-            The decision; asked twice in an epoch, the same twice.
-
-        Raises:
-            RuntimeError: ``reset`` was not called.
-        """
+        """Count the epoch, and end the training where it was one too many; asked twice in an epoch, the same twice."""
         task = self._task
         if task is None:
             raise RuntimeError("call reset(task, library) before decide()")

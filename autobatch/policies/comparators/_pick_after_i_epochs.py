@@ -99,14 +99,7 @@ class PickAfterIEpochsPolicy:
         return ScoutPlan(chosen if len(chosen) > 1 and epochs < task.epochs else (), epochs, whole=True)
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
-        """Choose the scout with the best score, and go on from there.
-
-        Args:
-            scouts: what they came to, in the order in which they trained.
-
-        Returns:
-            The choice; the first where none came to its end with a score.
-        """
+        """Choose the scout with the best score, the first where none has one, and go on from there."""
         sound = [
             (scout.scores[-1], place)
             for place, scout in enumerate(scouts)

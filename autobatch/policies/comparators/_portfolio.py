@@ -109,15 +109,7 @@ class PortfolioPolicy:
         self._decision: Decision | None = None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Rank the configurations of other tasks, and move the best to the nearest of this one.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-
-        Raises:
-            ConfigError: no shipped library is of another data set and of such an optimizer.
-        """
+        """Rank the configurations of other tasks, and move the best to the nearest of this one."""
         own_images = same_images(task.dataset)
         others = [own for own in shipped() if own.dataset != own_images and own.adaptive == task.adaptive]
         ranks = mean_ranks([own.scores for own in others]) if others else {}
@@ -140,17 +132,7 @@ class PortfolioPolicy:
         self._decision = Decision(*chosen, reason)
 
     def decide(self, observation: Observation) -> Decision:
-        """Return the configuration.
-
-        Args:
-            observation: not used.
-
-        Returns:
-            The same decision every time.
-
-        Raises:
-            RuntimeError: ``reset`` was not called.
-        """
+        """Return the configuration, the same every time."""
         if self._decision is None:
             raise RuntimeError("call reset(task, library) before decide()")
         return self._decision

@@ -45,15 +45,7 @@ class SeesawPolicy(Rival[SeesawParameters]):
     sets_rate = True
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start anew.
-
-        Args:
-            task: the task about to start.
-            library: not used.
-
-        Raises:
-            ConfigError: the task's schedule has no milestones, or nobody says what they multiply the rate by.
-        """
+        """Start anew with a task whose schedule has milestones."""
         if not task.milestones or task.milestone_factor is None:
             raise ConfigError(
                 f"policy 'seesaw' goes by the milestones of a schedule, and task '{task.name}' does not say "

@@ -117,15 +117,7 @@ class RmgdPolicy:
         self._last: _Drawn | None = None
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
-        """Start with equal probabilities.
-
-        Args:
-            task: the task about to start; its ladder are the arms, its seed decides the draws.
-            library: not used.
-
-        Raises:
-            ConfigError: the floor is too high for so many sizes.
-        """
+        """Start with equal probabilities of the ladder's sizes; the task's seed decides the draws."""
         sizes = len(task.batch_sizes)
         if self.parameters.floor * sizes >= 1.0:
             raise ConfigError(
@@ -137,17 +129,7 @@ class RmgdPolicy:
         self._task, self._last = task, None
 
     def decide(self, observation: Observation) -> Decision:
-        """Reward the last draw and draw the coming epoch's batch size; asked twice in an epoch, the same twice.
-
-        Args:
-            observation: where the run stands; its epoch and validation loss are used.
-
-        Returns:
-            The drawn batch size, with the parameters' rate.
-
-        Raises:
-            RuntimeError: ``reset`` was not called.
-        """
+        """Reward the last draw and draw the coming epoch's batch size; asked twice in an epoch, the same twice."""
         if self._task is None:
             raise RuntimeError("call reset(task, library) before decide()")
         last = self._last
@@ -188,14 +170,7 @@ class RmgdPolicy:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the last draw.
-
-        Args:
-            state: what ``state_dict`` returned.
-
-        Raises:
-            CheckpointError: the state belongs to another ladder.
-        """
+        """Restore the last draw, of the same ladder."""
         if not state:
             self._last = None
             return

@@ -101,14 +101,7 @@ class Trail:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "Trail":
-        """Read back what ``to_dict`` returned.
-
-        Args:
-            state: the dictionary.
-
-        Returns:
-            The trail.
-        """
+        """Read back what ``to_dict`` returned."""
         previous = state["previous"]
         return cls(_observation(state["last"]), None if previous is None else _observation(previous), state["spent"])
 

@@ -1,7 +1,7 @@
 """The tables of a page: the runs' figures beside the best fixed beacon's, and every decision with its reason."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from autobatch.control import DecisionRecord
 from autobatch.policies import Candidate
@@ -79,15 +79,18 @@ def figures_table(section: Section) -> Html:
     rows = [_row(heads, _run_cells(run, modelled=modelled), "own") for run in section.runs]
     if comparison is not None:
         rows += [_row(heads, cells, "") for cells in _beacon_rows(section, comparison, modelled=modelled)]
-    columns = tag("tr", *(tag("th", head, scope="col") for head in heads))
+    return joined(_figures(f"Where the runs ended on {section.task}", heads, rows), *_notes(comparison))
+
+
+def _figures(caption: str, heads: Sequence[str], rows: Sequence[Html]) -> Html:
     table = tag(
         "table",
-        tag("caption", f"Where the runs ended on {section.task}", class_="hidden"),
-        tag("thead", columns),
+        tag("caption", caption, class_="hidden"),
+        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
         tag("tbody", *rows),
         class_="figures stacks",
     )
-    return joined(tag("div", table, class_="scrolls"), *_notes(comparison))
+    return tag("div", table, class_="scrolls")
 
 
 MANY_DECISIONS = 120
@@ -134,28 +137,13 @@ def scouts_table(run: ReportedRun) -> Html:
     """Return what the scouts of a run came to, with sentences beneath."""
     heads = ["Scout", "Epochs", "Training loss", "Validation loss", "Took", ""]
     rows = [_row(heads, list(cells), "own" if cells[-1] == WON else "") for cells in scout_rows(run.record)]
-    table = tag(
-        "table",
-        tag("caption", f"Scouts of {run.label}", class_="hidden"),
-        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-        tag("tbody", *rows),
-        class_="figures stacks",
-    )
-    return joined(tag("div", table, class_="scrolls"), tag("p", scouts_sentence(run.record), class_="note"))
+    return joined(_figures(f"Scouts of {run.label}", heads, rows), tag("p", scouts_sentence(run.record), class_="note"))
 
 
 def forks_table(run: ReportedRun) -> Html:
     """Return what was tried on a run itself."""
     heads = [name[:1].upper() + name[1:] for name in FORK_COLUMNS]
-    rows = [_row(heads, list(cells), "") for cells in fork_rows(run.record)]
-    table = tag(
-        "table",
-        tag("caption", f"Forks of {run.label}", class_="hidden"),
-        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-        tag("tbody", *rows),
-        class_="figures stacks",
-    )
-    return tag("div", table, class_="scrolls")
+    return _figures(f"Forks of {run.label}", heads, [_row(heads, list(cells), "") for cells in fork_rows(run.record)])
 
 
 def why(decision: DecisionRecord) -> str:

@@ -85,18 +85,7 @@ class CellRecorder:
         self._on_accelerator = False
 
     def __call__(self, key: BeaconKey, report: Report) -> CellEnd:
-        """Train one beacon and write its file.
-
-        Args:
-            key: which one.
-            report: told which share is done, when the loop attaches its controller and after every epoch.
-
-        Returns:
-            How it ended.
-
-        Raises:
-            AutoBatchError: the loop did not keep to what a recording needs, or raised; the message says where.
-        """
+        """Train one beacon and write its file; ``report`` is told the share that is done."""
         if self._on_accelerator:
             gc.collect()  # a controller and its hooks refer to one another: the last cell's memory waits for this
         if self._plan.threads is not None:

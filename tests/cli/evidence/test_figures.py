@@ -52,6 +52,7 @@ def save(folder, **changes):
         pq.write_table(table.replace_schema_metadata(facts), folder / name)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_figures_and_claims_lie_in_a_folder_for_each_task(place, figures):
     save(place / "runs" / "synthetic")
     lines = figures("--compare", "runs", "--out", "out")

@@ -1,6 +1,7 @@
 """The commands that learn: train-policy and surrogate, and mistakes with them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_folder(place / "envs" / "known")
     make_folder(place / "envs" / "bare", branches=False)
     return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fitted_roughly() -> Iterator[None]:
+    """What the commands say is tested, and not how well a surrogate knows its task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ensemble, "_STEPS", (20, 20))
+        patch.setattr(_fidelity, "FOLDS", 2)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +153,7 @@ def test_surrogate_tells_in_tables_how_far_it_can_be_trusted(call) -> None:
         assert phrase in said
 
 
-def test_surrogate_tells_in_strict_json(call, place, monkeypatch) -> None:
-    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))  # six reports, of which the form is tested and not the figures
-    monkeypatch.setattr(_fidelity, "FOLDS", 2)
+def test_surrogate_tells_in_strict_json(call, place) -> None:
     runs = place / "real" / "known"
     for index, (size, lr) in enumerate([(8, 0.2), (32, 0.1), (128, 0.05)]):
         write_run(runs / f"run-{index}", place, size, lr, loss=0.25 * (index + 1))

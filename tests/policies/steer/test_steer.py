@@ -152,7 +152,7 @@ def test_another_length_wants_another_rate() -> None:
     assert policy.rate_at_another_length(0.1, 1) == 0.05
 
 
-@pytest.mark.parametrize(("loss", "guessing", "end"), [(2.2, 2.3, 40), (1.5, 2.3, 28), (2.2, None, 28), (NAN, 2.3, 28)])
+@pytest.mark.parametrize(("loss", "guessing", "end"), [(2.2, 2.3, 40), (1.4, 2.3, 28), (2.2, None, 28), (NAN, 2.3, 28)])
 def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, guessing: float | None, end: int) -> None:
     task = make_task(epochs=40, learning_rates=(0.05, 0.1), steered=True, guessing=guessing)
     policy = SteerPolicy(SteerParameters())

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from autobatch import AutoBatchController
 
-EXAMPLES, EPOCHS = 48, 3
+EXAMPLES, EPOCHS = 64, 3
 FIGURES = ("val_loss", "val_error")
 
 

@@ -202,9 +202,9 @@ def test_decision_periods_within_an_epoch_are_rows(tmp_path: Path) -> None:
         seeds=(0,),
     )
     (beacon,) = library.beacons
-    assert beacon.rows["epoch"].tolist() == [1, 2, 3]
-    assert beacon.rows["progress"] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert np.isnan(beacon.rows["validation_loss"]).tolist() == [True, True, False]
+    assert beacon.rows["epoch"].tolist() == [1, 2, 3, 4]
+    assert beacon.rows["progress"] == pytest.approx([1 / 4, 1 / 2, 3 / 4, 1.0])
+    assert np.isnan(beacon.rows["validation_loss"]).tolist() == [True, True, True, False]
     assert library.task[LOOP]["decide_every"] == 16
 
 

@@ -75,7 +75,7 @@ def test_the_best_scout_is_chosen_and_told(report: ScoutReport) -> None:
     assert judged[2] == min(judged)
     assert report.margin == pytest.approx(1 - judged[2] / sorted(judged)[1])
     assert "the best rate is the highest of those to choose from" in report.choice.reason
-    assert [(one.steps, one.examples) for one in report.trained] == [(3, EXAMPLES)] * 3
+    assert [(one.steps, one.examples) for one in report.trained] == [(4, EXAMPLES)] * 3
     assert 0 < report.charged_seconds < report.seconds == sum(one.seconds for one in report.trained)
     assert report.epoch_seconds.keys() == {16}
     assert all(0 < one.training_seconds < one.seconds for one in report.trained)
