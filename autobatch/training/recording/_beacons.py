@@ -143,9 +143,9 @@ class BeaconMaker(RecorderMaker[BeaconKey]):
 
     kind = "beacons"
 
-    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo) -> "BeaconRecorder":
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo, data: Data) -> "BeaconRecorder":
         """Return what records one beacon after another."""
-        return BeaconRecorder(task, self.env_dir, info, self.device, self.data_dir, self.trust_code)
+        return BeaconRecorder(task, info, self, data)
 
     def decoded(self, cell: Cell) -> BeaconKey:
         """Return the beacon that a cell stands for."""
@@ -157,9 +157,9 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
 
     def __call__(self, key: BeaconKey, report: Report) -> CellEnd:
         """Return why the beacon stopped, once it is trained and its file is written."""
-        if is_recorded(self.env_dir, key):
+        if is_recorded(self.maker.env_dir, key):
             return ELSEWHERE
-        out = self.env_dir / _WORKING / key.name
+        out = self.maker.env_dir / _WORKING / key.name
         config, watcher = self._as_begun(self.config(*key), out), EpochReporter(report)
         with naming_output(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
             stopped_because=summary.stopped_because,
         )
         report(1.0)
-        write_beacon(self.env_dir, beacon, self.info)
+        write_beacon(self.maker.env_dir, beacon, self.info)
         shutil.rmtree(out)
         return CellEnd(summary.stopped_because, summary.device)
 

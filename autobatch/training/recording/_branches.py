@@ -22,7 +22,7 @@ from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._trial import FINISHED, Trial
-from autobatch.training.data import load_data
+from autobatch.training.data import Data, load_data
 from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Follower, branch_jobs
 from autobatch.training.recording._cells import ELSEWHERE
 from autobatch.training.recording._progress import RecordingObserver
@@ -159,10 +159,10 @@ class BranchMaker(RecorderMaker[BranchJob]):
         library.save(self._kept(name))
         return name
 
-    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo) -> "BranchRecorder":
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo, data: Data) -> "BranchRecorder":
         """Return what records one training after another."""
         library = BeaconLibrary.load(self._kept(plan.work["library"]))
-        return BranchRecorder(task, self.env_dir, info, self.device, self.data_dir, self.trust_code, library)
+        return BranchRecorder(task, info, self, data, library)
 
     def decoded(self, cell: Cell) -> BranchJob:
         """Return the training that a cell stands for."""
@@ -188,15 +188,15 @@ class BranchRecorder(TaskRecorder[BranchJob]):
 
     def __call__(self, job: BranchJob, report: Report) -> CellEnd:
         """Return how the training ended, once its file is written."""
-        if BRANCHES.part(self.env_dir, job.origin).exists():
+        if BRANCHES.part(self.maker.env_dir, job.origin).exists():
             return ELSEWHERE
-        device = resolve_device(self.device)
+        device = resolve_device(self.maker.device)
         with reproducible(device, self.task.threads):
             trial = Trial(self.config(*job.origin), data=self.data, device=device)
             task = replace(task_info(self.task, self.library), seed=job.seed)
             follower = None if job.follow is None else Follower(job.follow, task, self.library)
             journeys = _Recording(trial, job, report, follower).journeys()
-        write_branches(self.env_dir, job.origin, journeys, self.info)
+        write_branches(self.maker.env_dir, job.origin, journeys, self.info)
         diverged = sum(not journey.finished for journey in journeys)
         if job.kind == "journey" or trial.stopped_because != FINISHED:
             return CellEnd(trial.stopped_because)

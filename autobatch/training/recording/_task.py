@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -46,31 +46,19 @@ class RecordingResult:
 
 @dataclass
 class TaskRecorder(Generic[AnyCell]):
-    """Trains one cell of a task after another, in a process of its own; the data are loaded once a process.
+    """Trains one cell of a task after another, in a process of its own.
 
     Attributes:
         task: the task.
-        env_dir: the folder that gets the parts.
         info: what the parts have in common.
-        device: torch device.
-        data_dir: where datasets lie.
-        trust_code: whether the task may name a model factory to import.
+        maker: says where they go, and how they are trained.
+        data: the task's data, on the device.
     """
 
     task: TaskSpec
-    env_dir: Path
     info: LibraryInfo
-    device: str
-    data_dir: Path | None
-    trust_code: bool
-    _data: Data | None = field(default=None, init=False)
-
-    @property
-    def data(self) -> Data:
-        """The task's data, on the device."""
-        if self._data is None:
-            self._data = load_data(self.task, self.data_dir, resolve_device(self.device))
-        return self._data
+    maker: "RecorderMaker[AnyCell]"
+    data: Data
 
     def config(self, batch_size: int, lr: float, seed: int) -> RunConfig:
         """Return how a fixed run of the task is trained and measured as a beacon."""
@@ -78,15 +66,11 @@ class TaskRecorder(Generic[AnyCell]):
             task=self.task,
             policy=PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": batch_size, "lr": lr}),
             seed=seed,
-            device=self.device,
-            data_dir=self.data_dir,
+            device=self.maker.device,
+            data_dir=self.maker.data_dir,
             recording=True,
-            trust_code=self.trust_code,
+            trust_code=self.maker.trust_code,
         )
-
-    def lend(self, data: Data) -> None:
-        """Take data that are loaded already."""
-        self._data = data
 
     def __call__(self, cell: AnyCell, report: Report) -> CellEnd:
         """Train a cell and write its part."""
@@ -131,15 +115,14 @@ class RecorderMaker(Generic[AnyCell]):
             info = replace(info, costs=None, versions={**info.versions, DEVICE: kind})
         plan.check(self.kind, cell_fingerprint(task, info), self.env_dir)
         task = task.model_copy(update={"threads": threads_each(task.threads, self.side_by_side)})
-        recorder = self.recorder(plan, task, info)
-        recorder.lend(data)
+        recorder = self.recorder(plan, task, info, data)
 
         def work(cell: Cell, report: Report) -> CellEnd:
             return recorder(self.decoded(cell), report)
 
         return work
 
-    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo) -> TaskRecorder[AnyCell]:
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo, data: Data) -> TaskRecorder[AnyCell]:
         """Return what records one training after another."""
         raise NotImplementedError
 

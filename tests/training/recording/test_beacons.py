@@ -15,7 +15,7 @@ from autobatch.training import (
     record_task_beacons,
     run,
 )
-from autobatch.training.recording._beacons import BeaconRecorder
+from autobatch.training.recording._beacons import BeaconMaker, BeaconRecorder
 from autobatch.training.recording._cells import ELSEWHERE, Ledger
 from autobatch.training.recording._task import recording_info
 from tests.training.recording.watcher import Watcher
@@ -69,8 +69,8 @@ def test_a_grid_is_recorded_across_an_interruption(tmp_path: Path) -> None:
 
 def test_what_another_recorder_has_finished_is_not_trained_again(tmp_path: Path) -> None:
     key, task = BeaconKey(16, 0.1, 0), tiny_task()
-    info = recording_info(task, load_data(task), COSTS, "")
-    recorder = BeaconRecorder(task, tmp_path, info, device="cpu", data_dir=None, trust_code=False)
+    data = load_data(task)
+    recorder = BeaconRecorder(task, recording_info(task, data, COSTS, ""), BeaconMaker(tmp_path, "cpu"), data)
     assert recorder(key, lambda _: None).stopped_because == "finished"
     (before,) = (tmp_path / "beacons").glob("*.parquet")
     stamp = before.stat().st_mtime_ns

@@ -26,7 +26,7 @@ from autobatch.training.recording._branch_jobs import (
     journey_course,
     usual_switch_epochs,
 )
-from autobatch.training.recording._branches import BranchRecorder
+from autobatch.training.recording._branches import BranchMaker, BranchRecorder
 from autobatch.training.recording._task import recording_info
 from tests.beacons.synthetic import Law, make_beacon, make_library
 from tests.training.recording.watcher import Watcher
@@ -46,7 +46,7 @@ def recorded(job: BranchJob, env_dir: Path, task: TaskSpec) -> tuple[tuple[Journ
     """Record one job in this process; returns what its file holds, and what was reported."""
     reports: list[float] = []
     library = tiny_library(task)
-    recorder = BranchRecorder(task, env_dir, library.info, "cpu", None, False, library)
+    recorder = BranchRecorder(task, library.info, BranchMaker(env_dir, "cpu"), load_data(task), library)
     recorder(job, reports.append)
     return Branches.load(env_dir / "branches" / f"{job.origin.name}.parquet").journeys, reports
 
