@@ -77,7 +77,7 @@ class KFAC(FisherOptimizer):
             SGD with momentum.
 
     Raises:
-        ConfigError: a setting is out of its range, or a parameter is none of the model's.
+        ConfigError: a setting is out of its range, the model is in a wrapper, or a parameter is none of the model's.
     """
 
     own_shapes: ClassVar = frozenset(f"{side}_{part}" for side in ("input", "output") for part in PARTS)
@@ -105,11 +105,9 @@ class KFAC(FisherOptimizer):
         grad_scaler: torch.amp.GradScaler | None = None,
         strict: bool = False,
     ) -> None:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
-            raise ConfigError(f"KFAC: model: expected one without wrappers, got {type(model).__name__}")
         if loss_reduction not in {"mean", "sum"}:
             raise ConfigError(f"loss_reduction: expected 'mean' or 'sum', got {loss_reduction!r}")
-        self._model = model
+        self._look_at(model)
         self._mean = loss_reduction == "mean"
         self._scaler = grad_scaler
         self._layers: dict[str, Layer] = {}

@@ -55,7 +55,7 @@ class NaturalGradient(FisherOptimizer):
         strict: whether a parameter that no Kronecker factors are known of is an error; else it gets the plain step.
 
     Raises:
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of its range, the model is in a wrapper, or a parameter is none of the model's.
         UnknownNameError: there is no such approximation.
     """
 
@@ -75,7 +75,7 @@ class NaturalGradient(FisherOptimizer):
         if approximation not in SOLVERS:
             raise UnknownNameError(f"approximation: {approximation!r}: {near_names(str(approximation), SOLVERS)}")
         check_between(damping, "damping", 0.0, math.inf)
-        self._model = model
+        self._look_at(model)
         self._approximation = approximation
         self._damping = damping
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, strict=strict)

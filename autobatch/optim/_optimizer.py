@@ -154,6 +154,15 @@ class FisherOptimizer(Optimizer):
         if "update_every" in group:
             check_schedule(group)
 
+    def _look_at(self, model: nn.Module) -> None:
+        """Take the network whose layers or outputs a step goes by, which may have no wrappers."""
+        name, kind = type(self).__name__, type(model).__name__
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise ConfigError(f"{name} takes one process, and so no {kind}: each would go by its own samples")
+        if isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
+            raise ConfigError(f"{name}: model: expected one without wrappers, got {kind}")
+        self._model = model
+
     def _check_model(self) -> None:
         """Refuse parameters that are none of the model's."""
         known = {id(parameter) for parameter in self._model.parameters()}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from autobatch._errors import ConfigError
+from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
 from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training._prodigy import build_prodigy
@@ -123,7 +123,7 @@ def check_settings(spec: OptimizerSpec) -> None:
         return
     try:
         build_optimizer(spec, nn.Linear(1, 1), spec.base_lr)
-    except (ConfigError, TypeError, ValueError) as error:
+    except (AutoBatchError, TypeError, ValueError) as error:
         raise ConfigError(f"key 'optimizer.settings': {error}") from None
 
 

@@ -393,9 +393,3 @@ def test_parameters_that_are_added_have_a_schedule_of_their_own() -> None:
     assert "input_inverse" in optimizer.state[model[2].weight]
     with pytest.raises(ConfigError, match="no parameter of the model"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))]})
-
-
-def test_a_model_in_wrappers_is_refused() -> None:
-    model = perceptron()
-    with pytest.raises(ConfigError, match="expected one without wrappers, got DataParallel"):
-        KFAC(model.parameters(), nn.DataParallel(model))

@@ -231,3 +231,12 @@ def test_natural_gradients_are_of_the_models_parameters() -> None:
         NaturalGradient(nn.Linear(4, 3).parameters(), model)
     with pytest.raises(TypeError, match=r"use its state_dict\(\)"):
         copy.deepcopy(NaturalGradient(model.parameters(), model))
+
+
+@pytest.mark.parametrize("kind", [KFAC, NaturalGradient])
+def test_a_model_in_wrappers_is_refused(kind: Any) -> None:
+    model, ddp = nn.Linear(4, 3), nn.parallel.DistributedDataParallel
+    with pytest.raises(ConfigError, match="model: expected one without wrappers, got DataParallel"):
+        kind(model.parameters(), nn.DataParallel(model))
+    with pytest.raises(ConfigError, match="takes one process, and so no DistributedDataParallel: each would go by"):
+        kind(model.parameters(), ddp.__new__(ddp))  # there are no other processes to make one with

@@ -167,6 +167,7 @@ def test_settings_out_of_their_range_are_refused_before_anything_is_timed(tmp_pa
         ("kfac", {"projection": 0}, "projection: 'none', or the rank"),
         ("padam", {"partial": 2.0}, "partial: expected a number in"),
         ("mini-block-fisher", {"largest_block": "many"}, "largest_block"),
+        ("natural-gradient", {"approximation": "layers"}, "approximation: 'layers': did you mean 'layer'"),
     ):
         task = tiny_task(optimizer={"name": name, "settings": settings})
         with pytest.raises(ConfigError, match=rf"key 'optimizer.settings': {told}"):
