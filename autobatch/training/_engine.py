@@ -8,10 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
+from autobatch.control._ranks import Ranks
 from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
@@ -143,12 +145,26 @@ class Engine:
         device: where to train.
         seed: the run's seed.
         trust_code: allow the task to name a model factory to import.
+        ranks: the processes that train together, each its share of every batch; None for this one alone.
+
+    Attributes:
+        model: the network.
+        trained: the network as it is called in training, with the wrapper that brings gradients together.
 
     Raises:
-        ConfigError: the task's optimizer cannot take the network or the largest batch.
+        ConfigError: the task's optimizer cannot take the network, the largest batch, or several processes.
     """
 
-    def __init__(self, task: TaskSpec, data: Data, device: torch.device, seed: int, *, trust_code: bool) -> None:
+    def __init__(
+        self,
+        task: TaskSpec,
+        data: Data,
+        device: torch.device,
+        seed: int,
+        *,
+        trust_code: bool,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.task = task
         self.data = data
         self.device = device
@@ -159,6 +175,16 @@ class Engine:
         self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
         if isinstance(self.optimizer, NaturalGradient):
             self.optimizer.check(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
+        self._ranks = ranks if ranks is not None and ranks.size > 1 else None
+        self.trained: nn.Module = self.model
+        if self._ranks is not None:
+            if isinstance(self.optimizer, NaturalGradient):
+                raise ConfigError(
+                    "optimizer: natural-gradient takes one process: each would go by its own samples, and they drift "
+                    "apart"
+                )
+            own = [device] if device.type == "cuda" else None
+            self.trained = DistributedDataParallel(self.model, device_ids=own)
         self._validation = self._views(data.validation_inputs, data.validation_labels)
 
     @property
@@ -167,9 +193,10 @@ class Engine:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def train_epoch(self, controller: AutoBatchController, after_step: Callable[[int, int], None]) -> float:
-        """Train one epoch and return its mean loss; ``after_step`` gets the epoch's steps done and in all."""
+        """Train one epoch and return its mean loss, of all processes; ``after_step`` gets the steps done and in all."""
         epoch = controller.epoch
-        seed_global_generators(self.device, derive_seed(self.seed, "layers", epoch))
+        layers = "layers" if self._ranks is None or self._ranks.leads else f"layers of rank {self._ranks.rank}"
+        seed_global_generators(self.device, derive_seed(self.seed, layers, epoch))
         examples = self.augmented(epoch)
         labels = self.data.train_labels
         self.model.train()
@@ -186,11 +213,21 @@ class Engine:
             sizes.append(len(indices))
             after_step(step, steps)
         weights = torch.tensor(sizes, dtype=torch.float64, device=self.device)
-        return float(torch.stack(losses).double().dot(weights) / weights.sum())
+        total, count = self._added_up(torch.stack([torch.stack(losses).double().dot(weights), weights.sum()]))
+        if self._ranks is not None:  # what BatchNorm has seen of each process's shares
+            self._ranks.average([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
+        return total / count
+
+    def _added_up(self, sums: Tensor) -> list[float]:
+        """Return sums over all processes of what each has."""
+        if self._ranks is not None:
+            self._ranks.average([sums])
+            sums = sums * self._ranks.size
+        return [float(value) for value in sums.tolist()]
 
     def passed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the network's outputs for a batch, and the mean loss."""
-        outputs = self.model(inputs)
+        outputs = self.trained(inputs)
         return outputs, F.cross_entropy(outputs, targets)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
@@ -258,14 +295,16 @@ class Engine:
 
     def _evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
         self.model.eval()
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        wrong = torch.zeros((), dtype=torch.int64, device=self.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        rank, ranks = (0, 1) if self._ranks is None else (self._ranks.rank, self._ranks.size)
+        pairs = zip(*(torch.split(part, EVALUATION_BATCH)[rank::ranks] for part in (inputs, labels)), strict=True)
         with torch.inference_mode():
-            for some, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (inputs, labels)), strict=True):
+            for some, targets in pairs:
                 outputs = self.model(self.normalised(some))
-                loss += F.cross_entropy(outputs, targets, reduction="sum")
-                wrong += (outputs.argmax(dim=1) != targets).sum()
-        return float(loss) / labels.numel(), float(wrong) / labels.numel()
+                sums[0] += F.cross_entropy(outputs, targets, reduction="sum")
+                sums[1] += (outputs.argmax(dim=1) != targets).sum()
+        loss, wrong = self._added_up(sums)
+        return loss / labels.numel(), wrong / labels.numel()
 
 
 def divergence(train_loss: float, validation_loss: float, num_classes: int) -> str | None:

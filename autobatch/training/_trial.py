@@ -22,6 +22,7 @@ from autobatch.control import (
     Rates,
     TaskFacts,
 )
+from autobatch.control._ranks import Ranks
 from autobatch.control.run import EpochRow
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
 from autobatch.training._checkpoint import put_back, snapshot
@@ -58,6 +59,8 @@ class TrialState:
 class Trial:
     """A training in memory; enter ``reproducible(device, threads)`` around everything that is done with it.
 
+    Where ``torch.distributed`` is initialised, all of its processes train it together, and each makes the same calls.
+
     Args:
         config: the configuration.
         data: the task's data, on the device.
@@ -78,7 +81,8 @@ class Trial:
         costs: CostTable | None = None,
     ) -> None:
         self.config = config
-        self.engine = Engine(config.task, data, device, config.seed, trust_code=config.trust_code)
+        self.ranks = Ranks(None, device)
+        self.engine = Engine(config.task, data, device, config.seed, trust_code=config.trust_code, ranks=self.ranks)
         self._hand = _ByHand(config) if policy is None else None
         chosen = policy if policy is not None else self._hand
         assert chosen is not None
@@ -205,7 +209,7 @@ def _controller(
 ) -> AutoBatchController:
     task = config.task
     return AutoBatchController(
-        engine.model,
+        engine.trained,
         engine.optimizer,
         policy=policy,
         dataset_size=len(engine.data.train_labels),

@@ -11,6 +11,7 @@ import typer
 from autobatch._files import seen_in
 from autobatch.cli._console import console, interruptible
 from autobatch.cli._options import DataDir, TrustCode
+from autobatch.cli.train._launched import begun_before, joined, launched
 from autobatch.cli.train._place import reserved
 
 if TYPE_CHECKING:
@@ -102,11 +103,19 @@ def run(
     if dry_run and resume is not None:
         raise typer.BadParameter("--dry-run is for a run that has not begun", param_hint="--resume")
     place = resume or out
+    if place is None and launched() and not dry_run:
+        raise typer.BadParameter(
+            "torchrun starts several processes, and starts them again when one dies: say the run directory that they "
+            "share, --out DIR",
+            param_hint="--out",
+        )
     with reserved(settings, given) if place is None else nullcontext(place) as directory:
         if dry_run:
             _rehearse(settings, directory, as_json=as_json)
         else:
-            _train(settings, directory, resume=resume is not None, as_json=as_json, quiet=quiet)
+            again = resume is not None or begun_before(directory)
+            with joined(settings.device) as leads:
+                _train(settings, directory, resume=again, as_json=as_json, quiet=quiet, leads=leads)
 
 
 def _new(config: str | None, named: dict[str, Any], given: dict[str, list[str]]) -> "RunConfig":
@@ -174,26 +183,27 @@ _WORDS = ("auto", "none")
 SCOUTS_AT_MOST = 16
 
 
-def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool) -> None:
+def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool, leads: bool) -> None:
     from autobatch.cli.train._progress import RunProgress
     from autobatch.report import read_run, save_plane, summary_view
     from autobatch.training import RunObserver
 
     again = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
     with interruptible(lambda: again if seen_in(place, "*") else "nothing had begun"):
-        if quiet or as_json:
+        if quiet or as_json or not leads:
             summary = _run(config, place, RunObserver(), resume=resume)
         else:
             with RunProgress(console()) as progress:
                 summary = _run(config, place, progress, resume=resume)
-    record = read_run(place)
-    save_plane(place / "plane.png", record, record.library)
-    if as_json:
-        typer.echo(summary.model_dump_json(indent=2))
-    elif quiet:
-        typer.echo(str(place))
-    else:
-        console().print(summary_view(record))
+    if leads:
+        record = read_run(place)
+        save_plane(place / "plane.png", record, record.library)
+        if as_json:
+            typer.echo(summary.model_dump_json(indent=2))
+        elif quiet:
+            typer.echo(str(place))
+        else:
+            console().print(summary_view(record))
     if summary.stopped_because != "finished":
         raise typer.Exit(DIVERGED)
 

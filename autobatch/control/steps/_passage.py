@@ -369,8 +369,8 @@ def _synchronising(modules: Sequence[Any], wanted: bool) -> Iterator[None]:
 
 
 def least_examples(model: nn.Module, ranks: int, accumulation: int) -> int:
-    """Return how many examples a global batch has at least: BatchNorm has no statistics of one."""
-    return 2 * ranks * accumulation if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
+    """Return how many examples a global batch has at least: one a rank, and BatchNorm has no statistics of one."""
+    return 2 * ranks * accumulation if any(isinstance(module, _BatchNorm) for module in model.modules()) else ranks
 
 
 def _lengths(examples: int, parts: int) -> list[int]:

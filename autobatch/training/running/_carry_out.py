@@ -1,11 +1,15 @@
 """Carrying a run out: from a configuration to a run directory with a summary in it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import place_of_work
 from autobatch.beacons import BeaconLibrary
+from autobatch.control._ranks import Ranks
 from autobatch.control.run import (
     CHECKPOINT,
     CONFIG,
@@ -37,7 +41,9 @@ def run(
 ) -> Summary:
     """Train as ``config`` says, keeping every record in ``out``.
 
-    A ``KeyboardInterrupt`` passes through; the run can then be resumed, as after any other sudden end.
+    A ``KeyboardInterrupt`` passes through; the run can then be resumed, as after any other sudden end. Where
+    ``torch.distributed`` is initialised, all processes train one run together and call this with the same arguments:
+    each has its share of every batch, the first decides and writes, and all read.
 
     Args:
         config: the configuration.
@@ -58,14 +64,15 @@ def run(
     """
     out, observer = Path(out), observer or RunObserver()
     device = resolve_device(config.device)
-    config = config.model_copy(update={"device": str(device)})
+    ranks = Ranks(None, device)
+    config = config.model_copy(update={"device": ranks.agreed(str(device))})
     if resume:
         config = _continued(config, out)
-        if (out / SUMMARY).exists():
+        if ranks.first_makes((out / SUMMARY).exists):
             return load_summary(out)
     else:
-        refuse_occupied(out)
-    data = data or load_data(config.task, config.data_dir, device)
+        ranks.first_makes(lambda: refuse_occupied(out))
+    data = data or _loaded(config, device, ranks)
     check_ladder(config.task, len(data.train_labels))
     check_settings(config.task.optimizer)
     policy = make_policy(config.policy)
@@ -74,13 +81,14 @@ def run(
         observer.note(told_missing(library))
     costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
     config = config.model_copy(update={"costs": costs.table})
-    with place_of_work(out, _BUSY), reproducible(device, config.task.threads):
+    alone = place_of_work(out, _BUSY) if ranks.leads else nullcontext()
+    with alone, reproducible(device, config.task.threads):
         if not resume:  # another run may have come and gone since that was asked
-            refuse_occupied(out)
-        elif (out / SUMMARY).exists():
+            ranks.first_makes(lambda: refuse_occupied(out))
+        elif ranks.first_makes((out / SUMMARY).exists):
             return load_summary(out)
         begin_with = None
-        if (out / CHECKPOINT).exists():
+        if ranks.first_makes((out / CHECKPOINT).exists):
             pass
         elif library.of_other_length is not None and isinstance(policy, BeaconFollowPolicy):
             begin_with = _from_other_length(config, library.of_other_length, data=data, policy=policy)
@@ -99,6 +107,13 @@ def run(
             costs=costs,
             begin_with=begin_with,
         ).carry_out()
+
+
+def _loaded(config: RunConfig, device: torch.device, ranks: Ranks) -> Data:
+    """Return the task's data; of several processes the first loads them first, so that only it downloads them."""
+    loaded: list[Data] = []
+    ranks.first_makes(lambda: loaded.append(load_data(config.task, config.data_dir, device)))
+    return loaded[0] if loaded else load_data(config.task, config.data_dir, device)
 
 
 def _from_other_length(

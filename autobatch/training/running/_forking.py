@@ -17,7 +17,7 @@ from autobatch.control.measuring import Measurement, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import plain, read_whole, to_json
 from autobatch.policies._wording import configuration
-from autobatch.policies.steer import Fork, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.training._trial import FINISHED, Trial, TrialState
 
 
@@ -123,7 +123,8 @@ def told_fork(fork: Fork) -> str:
 def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]) -> ForkedEpoch:
     """Train the coming epoch under the decision in force and under a fork, and go on with what the policy takes.
 
-    Both begin in the same state and see the data in the same order. The time of the one that is thrown away counts.
+    Both begin in the same state and see the data in the same order. The time of the one that is thrown away counts. Of
+    several processes the first one's policy is asked, and memory that runs out on one ends the training of all.
 
     Args:
         trial: the training, between two epochs.
@@ -147,7 +148,8 @@ def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Call
         return ForkedEpoch(stay.row, stay.decision, stay.measurements, None)
 
     trial.restore(before)
-    policy.turn(fork)
+    if trial.ranks.leads:
+        policy.turn(fork)
     controller.redecide()
     other, failed = _tried(trial, after_step)
     lost_seconds = trial.seconds - before.seconds
@@ -160,7 +162,7 @@ def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Call
         standard_error=float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else math.nan,
         failed=failed,
     )
-    choice = policy.judge(fork, outcome, observation)
+    choice = ForkChoice(**trial.ranks.first_makes(lambda: asdict(policy.judge(fork, outcome, observation))))
     policy_state = policy.state_dict()
     kept, thrown = stay, other
     if choice.taken:
@@ -196,7 +198,7 @@ def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[_Branc
     try:
         branch = _branch(trial, after_step)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or trial.ranks.size > 1:  # the others wait for its gradients
             raise
         return None, "did not fit into memory"
     if branch.stopped_because != FINISHED:

@@ -1,11 +1,13 @@
 """What is known of a run's task before it trains: its beacons, and what a step costs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.control._ranks import Ranks
 from autobatch.policies import Policy
 from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, kept_calibration
@@ -106,10 +108,18 @@ def costs_of(
         return KnownCosts(None, None)
     if config.costs is not None:
         return KnownCosts(config.costs, "kept from the run's start")
+    told = Ranks(None, device).first_makes(lambda: _found_costs(config, data, device, library, observer))
+    return KnownCosts(CostTable.from_dict(told["table"]), told["source"])
+
+
+def _found_costs(
+    config: RunConfig, data: Data, device: torch.device, library: KnownBeacons, observer: RunObserver
+) -> dict[str, Any]:
+    """Return what is known of the costs of one process, or is timed now, as JSON-able values."""
     if not config.calibrate:
         known = known_costs(config, data=data, device=device, library=library)
         if known.table is not None:
-            return known
+            return {"table": known.table.to_dict(), "source": known.source}
     table, timed = cached_calibration(
         config.task,
         data,
@@ -119,7 +129,8 @@ def costs_of(
         trust_code=config.trust_code,
         before_timing=lambda: observer.note("timing this machine, a few seconds"),
     )
-    return KnownCosts(table, "timed at the run's start" if timed else "timed on this machine in an earlier run")
+    source = "timed at the run's start" if timed else "timed on this machine in an earlier run"
+    return {"table": table.to_dict(), "source": source}
 
 
 def known_costs(config: RunConfig, *, data: Data, device: torch.device, library: KnownBeacons) -> KnownCosts:

@@ -10,6 +10,7 @@ import torch
 
 from autobatch._files import write_whole
 from autobatch.beacons import BeaconLibrary
+from autobatch.control._ranks import Ranks
 from autobatch.control.run import (
     CONFIG,
     EpochRow,
@@ -51,9 +52,12 @@ def train_scouts(
 ) -> dict[str, Any] | None:
     """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning.
 
+    Of several processes each has the same figures and makes the same choices; the first writes.
+
     Returns:
         The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
     """
+    ranks = Ranks(None, device)
     task = run_task_info(
         config.task,
         train_size=len(data.train_labels),
@@ -81,10 +85,11 @@ def train_scouts(
             device=device,
             after_epoch=partial(observer.scout_epoch, epochs=plan.epochs),
         )
-        if not scouts:  # what --resume needs; not before a scout can be carried out
-            write_whole(out / CONFIG, config_yaml(config, out))
         waiting = plan.configurations[len(records) :]
-        save_scouting(out, Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more))
+        so_far = Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more)
+        # What --resume needs; not before a scout can be carried out.
+        kept = None if scouts else config_yaml(config, out)
+        ranks.first_makes(partial(_keep, out, so_far, kept))
         training.begin()
         scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
         scouts.append(scout)
@@ -93,14 +98,20 @@ def train_scouts(
         plan = policy.scouts(scouts)
     choice = policy.take(scouts)
     scouting = replace(chosen(choice, records, plan), planned=planned_epochs(policy, task))
-    save_scouting(out, scouting)
+    ranks.first_makes(partial(save_scouting, out, scouting))
     observer.scouted(choice.reason)
     if choice.scout is None:
         return policy.state_dict()
     winner = scouts[choice.scout]
     source = scout_directory(out, winner.batch_size, winner.lr, config.seed)
-    adopt(source, out, config, policy.state_dict(), scouting)
+    ranks.first_makes(lambda: adopt(source, out, config, policy.state_dict(), scouting))
     return None
+
+
+def _keep(out: Path, scouting: Scouting, config: bytes | None) -> None:
+    if config is not None:
+        write_whole(out / CONFIG, config)
+    save_scouting(out, scouting)
 
 
 class ScoutTraining:

@@ -2,18 +2,21 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch.beacons._info import differing_keys
-from autobatch.control import steps_per_epoch
+from autobatch.control import DecisionRecord, steps_per_epoch
+from autobatch.control.measuring import Measurement
 from autobatch.control.run import (
     BEST_CHECKPOINT,
     CHECKPOINT,
@@ -29,7 +32,7 @@ from autobatch.control.run import (
 )
 from autobatch.control.run._files import append_lines, keep_lines, plain
 from autobatch.policies import Policy, planned_epochs
-from autobatch.policies.steer import ForkingPolicy, RewindingPolicy
+from autobatch.policies.steer import Fork, ForkingPolicy, RewindingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
@@ -73,8 +76,10 @@ class Session:
         self.device = device
         self.policy = policy
         self.begin_with = begin_with
-        self.kind = device_kind(device, config.task.threads)
         self.trial = Trial(config, data=data, device=device, policy=policy, library=library.beacons, costs=config.costs)
+        self.ranks = self.trial.ranks
+        together = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        self.kind = device_kind(device, config.task.threads) + together
         self.controller = self.trial.controller
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None
@@ -82,13 +87,16 @@ class Session:
         self.forks: list[ForkRecord] = []
 
     def begin(self) -> None:
-        """Start the run, or bring it to where it stood."""
-        with naming_output(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / CONFIG, config_yaml(self.config, self.out))
+        """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
+        self.ranks.first_makes(self._make_directory)
         seconds = self._restore()
         self._announce()
         self.trial.seconds += seconds
+
+    def _make_directory(self) -> None:
+        with naming_output(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        write_whole(self.out / CONFIG, config_yaml(self.config, self.out))
 
     def carry_out(self) -> Summary:
         """Return how the run ended, having started or continued it."""
@@ -96,10 +104,13 @@ class Session:
         while not self.controller.finished:
             self.epoch()
         summary = self._summary()
-        (self.out / BEST_CHECKPOINT).unlink(missing_ok=True)
-        write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
+        self.ranks.first_makes(lambda: self._write_summary(summary))
         self.observer.finished(summary)
         return summary
+
+    def _write_summary(self, summary: Summary) -> None:
+        (self.out / BEST_CHECKPOINT).unlink(missing_ok=True)
+        write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
 
     def _restore(self) -> float:
         # Brings records and state to the last checkpoint, and says at how many seconds it stands.
@@ -107,18 +118,15 @@ class Session:
         checkpoint = read_checkpoint(path) if path.exists() else None
         epoch = _restored_epoch(checkpoint, path)
         adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
-        for name in (EPOCHS, MEASUREMENTS):
-            keep_lines(self.out / name, epoch)
-        keep_lines(self.out / DECISIONS, epoch - adopted)  # what a scout has decided for the next epoch does not hold
+        self.ranks.first_makes(lambda: self._cut_records(epoch, adopted=adopted, anew=checkpoint is None))
         rows = load_epochs(self.out)
         if checkpoint is None:
-            (self.out / DECISIONS).unlink(missing_ok=True)
             scouting = None
             if self.begin_with is not None:  # no scout can go on: the run begins where the policy says after them
                 scouting = load_scouting(self.out)
                 self.policy.load_state_dict(self.begin_with)
                 self.controller.redecide()
-            append_lines(self.out / DECISIONS, [self.controller.decision.to_dict()])
+            self._log_decision()
             return sum(scout.seconds for scout in scouting.losers) if scouting is not None else 0.0
         if [row.epoch for row in rows] != list(range(1, epoch + 1)):
             raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
@@ -137,10 +145,23 @@ class Session:
             raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
         restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
         if adopted:
-            append_lines(self.out / DECISIONS, [self.controller.redecide().to_dict()])
+            self.controller.redecide()
+            self._log_decision()
         self.epochs_at = Counter(row.batch_size for row in rows)
         self.row = rows[-1]
         return seconds
+
+    def _cut_records(self, epoch: int, *, adopted: bool, anew: bool) -> None:
+        """Drop what was written after a checkpoint."""
+        for name in (EPOCHS, MEASUREMENTS):
+            keep_lines(self.out / name, epoch)
+        keep_lines(self.out / DECISIONS, epoch - adopted)  # what a scout has decided for the next epoch does not hold
+        if anew:
+            (self.out / DECISIONS).unlink(missing_ok=True)
+
+    def _log_decision(self) -> None:
+        decision = self.controller.decision.to_dict()
+        self.ranks.first_makes(lambda: append_lines(self.out / DECISIONS, [decision]))
 
     def _announce(self) -> None:
         beacons = self.library.beacons
@@ -163,6 +184,12 @@ class Session:
             )
         )
         self.observer.decided(self.controller.decision)
+        norms = sum(isinstance(module, _BatchNorm) for module in self.trial.engine.model.modules())
+        if norms and self.ranks.size > 1:
+            self.observer.note(
+                f"{norms} BatchNorm layers take their statistics over each process's share, one of {self.ranks.size} "
+                "parts of a batch, as DistributedDataParallel has it: this is not the training of one process"
+            )
 
     def _seconds_left(self) -> tuple[float, float] | None:
         """Return shortest and longest time of what is left, at the fixed size or at any of the ladder."""
@@ -180,7 +207,7 @@ class Session:
         """Train the next epoch, keep it, and return its figures."""
         controller = self.controller
         began, before = controller.epoch, self.row
-        fork = self.policy.fork(controller.observation) if isinstance(self.policy, ForkingPolicy) else None
+        fork = self._fork()
         if fork is None or not isinstance(self.policy, ForkingPolicy):
             self.row = self.trial.epoch(self.observer.step)
             measurements = controller.measurements
@@ -192,23 +219,37 @@ class Session:
                 self.forks.append(forked.record)
                 self.observer.note(forked.record.reason)
                 if forked.record.taken:  # what this epoch was to be trained under, it was not
-                    keep_lines(self.out / DECISIONS, began - 1)
-                    append_lines(self.out / DECISIONS, [forked.decision.to_dict()])
-        self._keep_best()
+                    self.ranks.first_makes(partial(self._replace_decision, began, forked.decision))
         self._go_back()
         decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         self.epochs_at[self.row.batch_size] += 1
-        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in measurements])
-        append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
-        append_lines(self.out / EPOCHS, [self.row.to_dict()])
-        self._save()
+        self.ranks.first_makes(partial(self._keep, self.row, measurements, decision))
         self.observer.epoch_finished(self.row)
         if fork is None:
             self._tell_slow(self.row, before)
         if decision is not None:
             self.observer.decided(decision)
         return self.row
+
+    def _fork(self) -> Fork | None:
+        """Return what the policy wants tried beside the coming epoch; of several processes the first one's is asked."""
+        policy = self.policy
+        if not isinstance(policy, ForkingPolicy):
+            return None
+        fork = self.ranks.first_makes(lambda: _plain_fork(policy.fork(self.controller.observation)))
+        return None if fork is None else Fork(**fork)
+
+    def _replace_decision(self, epoch: int, decision: DecisionRecord) -> None:
+        keep_lines(self.out / DECISIONS, epoch - 1)
+        append_lines(self.out / DECISIONS, [decision.to_dict()])
+
+    def _keep(self, row: EpochRow, measurements: Sequence[Measurement], decision: DecisionRecord | None) -> None:
+        """Write what an epoch came to, and then the checkpoint."""
+        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in measurements])
+        append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
+        append_lines(self.out / EPOCHS, [row.to_dict()])
+        self._save()
 
     def _keep_best(self) -> None:
         """Keep the last checkpoint beside the one to come, where the policy may want to go back to it."""
@@ -219,13 +260,19 @@ class Session:
     def _go_back(self) -> None:
         """Go on from model and optimizer of the kept checkpoint, where the policy says so."""
         path, policy = self.out / BEST_CHECKPOINT, self.policy
-        if not isinstance(policy, RewindingPolicy) or self.controller.finished or not path.exists():
+        if not isinstance(policy, RewindingPolicy) or not self.ranks.first_makes(self._goes_back):
             return
-        if policy.back_to is None or policy.back_to != (kept := read_checkpoint(path)).record.get("epoch"):
-            return
-        restore(kept, self.trial.engine.model, self.trial.engine.optimizer, path)
-        policy.gone_back()
+        restore(read_checkpoint(path), self.trial.engine.model, self.trial.engine.optimizer, path)
+        if self.ranks.leads:
+            policy.gone_back()
         self.controller.redecide()
+
+    def _goes_back(self) -> bool:
+        self._keep_best()
+        path, policy = self.out / BEST_CHECKPOINT, self.policy
+        if not isinstance(policy, RewindingPolicy) or self.controller.finished or not path.exists():
+            return False
+        return policy.back_to is not None and policy.back_to == read_checkpoint(path).record.get("epoch")
 
     def _tell_slow(self, row: EpochRow, before: EpochRow | None) -> None:
         """Say once where an epoch takes many times what the cost table has for it, as beside other work."""
@@ -316,6 +363,10 @@ def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
             "the run was started with another configuration: "
             + "; ".join(f"'{key}' was {old} and is {new}" for key, new, old in differing)
         )
+
+
+def _plain_fork(fork: Fork | None) -> dict[str, Any] | None:
+    return None if fork is None else asdict(fork)
 
 
 def _told_best(library: KnownBeacons) -> tuple[dict[str, Any] | None, str | None]:

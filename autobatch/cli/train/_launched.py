@@ -1,0 +1,48 @@
+"""The processes that torchrun has started: joined for one run, and gone on with where it has started them anew."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def launched() -> bool:
+    """Return whether torchrun has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def begun_before(place: Path) -> bool:
+    """Return whether torchrun has started the processes anew, after one has died, and there is a run to go on with.
+
+    Args:
+        place: the run directory.
+    """
+    from autobatch.control.run import CONFIG
+
+    return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and (place / CONFIG).exists()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[bool]:
+    """Join the processes that torchrun has started, where it has.
+
+    Args:
+        device: the run's; on GPUs each process of a machine takes one.
+
+    Yields:
+        Whether this process is the first, or the only one.
+    """
+    if not launched():
+        yield True
+        return
+    import torch
+    import torch.distributed as dist
+
+    gpus = not device.startswith("cpu") and torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
