@@ -153,7 +153,7 @@ class SketchedGram:
         if self._rows < least:
             raise MeasureError(
                 f"sketch_rows={self._rows} is too small for a batch of {len(sketch)} samples: give at least {least},"
-                f" {LEAST_ROWS_PER_SAMPLE} for each; 16 for each keep the condition number to about a tenth"
+                f" {LEAST_ROWS_PER_SAMPLE} for each; 16 for each keep the condition number to some percent"
             )
         gram = sketch @ sketch.T
         return gram.triu() + gram.triu(1).T
