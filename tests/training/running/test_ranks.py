@@ -1,0 +1,90 @@
+"""Runs that two processes train together: the same as one's to round-off, with scouts, forks and sudden ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from autobatch.control.run import CHECKPOINT, load_summary
+from autobatch.training import RunConfig, load_decisions, load_epochs, load_scouting, run
+from autobatch.training._checkpoint import read_checkpoint
+from tests.processes import FORKED
+from tests.training.kills import assert_same_run
+
+from . import ranks_work as work
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the bodies have left, with their tracebacks."""
+    directory = tmp_path_factory.mktemp("ranks")
+    processes = [FORKED.Process(target=work.process, args=(rank, directory)) for rank in range(work.RANKS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    for process in processes:
+        process.kill()
+    return directory
+
+
+@pytest.mark.parametrize("name", work.BODIES)
+def test_in_processes(name: str, place: Path) -> None:
+    tracebacks = [path.read_text() for path in sorted(place.glob(f"{name}.*"))]
+    assert not tracebacks, "\n".join(tracebacks)
+    assert all((place / f"done.{rank}").exists() for rank in range(work.RANKS))
+
+
+def assert_close_runs(one: Path, other: Path) -> None:
+    """The same steps, decisions and figures, to the round-off of float32."""
+    for mine, theirs in zip(load_epochs(one), load_epochs(other), strict=True):
+        assert (mine.batch_size, mine.lr, mine.steps, mine.samples, mine.examples) == (
+            theirs.batch_size,
+            theirs.lr,
+            theirs.steps,
+            theirs.samples,
+            theirs.examples,
+        )
+        for figure in ("train_loss", "validation_loss", "validation_error", "c_bar", "l_cum"):
+            assert getattr(mine, figure) == pytest.approx(getattr(theirs, figure), rel=1e-3), figure
+    for mine, theirs in zip(load_decisions(one), load_decisions(other), strict=True):
+        assert (mine.epoch, mine.batch_size, mine.lr) == (theirs.epoch, theirs.batch_size, theirs.lr)
+    tensors, others = (read_checkpoint(out / CHECKPOINT).tensors for out in (one, other))
+    assert tensors.keys() == others.keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, others[name], rtol=1e-3, atol=1e-4)
+    first, second = load_summary(one), load_summary(other)
+    assert first.test_loss == pytest.approx(second.test_loss, rel=1e-3)
+    assert (first.optimizer_steps, first.examples) == (second.optimizer_steps, second.examples)
+
+
+@pytest.mark.parametrize(("name", "config"), [("whole", work.plain), ("scouted", work.scouted)])
+def test_a_run_of_several_processes_is_that_of_one(name: str, config: type[RunConfig], place: Path) -> None:
+    run(config(), place / f"{name}-alone")
+    assert_close_runs(place / name, place / f"{name}-alone")
+    assert load_summary(place / name).device.endswith(", 2 processes")
+    assert {decision.ranks for decision in load_decisions(place / name)} == {work.RANKS}
+
+
+def test_scouts_that_were_broken_off_go_on(place: Path) -> None:
+    assert_same_run(place / "scouted", place / "scouts-resumed")
+    scouting = load_scouting(place / "scouted")
+    assert scouting is not None
+    assert [scout.won for scout in scouting.scouts].count(True) == 1
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_forks_go_as_in_one_process(taken: bool, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work.with_forks(monkeypatch, taken=taken)
+    alone, together = place / f"forked-{taken}-alone", place / f"forked-{taken}"
+    run(work.forking(), alone)
+    assert_close_runs(together, alone)
+    found, expected = (json.loads((out / "forks.json").read_text()) for out in (together, alone))
+    assert [(fork["epoch"], fork["taken"]) for fork in found] == [(fork["epoch"], fork["taken"]) for fork in expected]
+    assert {fork["taken"] for fork in found} == {taken}
+
+
+def test_one_process_goes_on_with_what_two_have_begun(place: Path) -> None:
+    run(work.plain(), place / "begun", resume=True)
+    assert_close_runs(place / "whole", place / "begun")
