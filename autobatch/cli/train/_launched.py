@@ -19,7 +19,11 @@ def begun_before(place: Path) -> bool:
     """
     from autobatch.control.run import CONFIG
 
-    return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and (place / CONFIG).exists()
+    return launched() and _restarts() > 0 and (place / CONFIG).exists()
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
@@ -41,7 +45,10 @@ def joined(device: str) -> Iterator[bool]:
     gpus = not device.startswith("cpu") and torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    # Restarts share a store, in which those that went before have left addresses where nobody listens any more.
+    store, rank, size = next(dist.rendezvous("env://"))
+    own = dist.PrefixStore(f"start {_restarts()}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", store=own, rank=rank, world_size=size)
     try:
         yield dist.get_rank() == 0
     finally:

@@ -18,10 +18,12 @@ from tests.training.kills import assert_same_run
 RUN = ["run", "--env", "tiny", "--policy", "0:8 1e:32 2e:16", "--device", "cpu", "--out"]
 
 
-def trained(out: str, kill: bool) -> None:
+def trained(home: Path, out: str, kill: bool) -> None:
     """Be one of the processes; the second is killed in its third epoch, the first time."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         if kill and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             patch.setattr(Engine, "train_epoch", dying(Engine.train_epoch))
         code = main([*RUN, out, "--quiet"])
@@ -54,7 +56,7 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(home: Path, capfd
         start_method="forkserver",
     )
     for out, kill in (("whole", False), ("killed", True)):
-        elastic_launch(launch, trained)(out, kill)
+        elastic_launch(launch, trained)(home, out, kill)
     assert_same_run(home / "whole", home / "killed")
     printed = capfd.readouterr().out.split()
     assert printed == ["whole", "killed"]  # by the first process alone
