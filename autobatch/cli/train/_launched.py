@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def launched() -> bool:
-    """Return whether torchrun has started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def begun_before(place: Path) -> bool:
@@ -46,8 +46,8 @@ def joined(device: str) -> Iterator[bool]:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Restarts share a store, in which those that went before have left addresses where nobody listens any more.
-    store, rank, size = next(dist.rendezvous("env://"))
-    own = dist.PrefixStore(f"start {_restarts()}", store)
+    store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    own = dist.PrefixStore(f"start {_restarts()}", store)  # type: ignore[attr-defined]
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", store=own, rank=rank, world_size=size)
     try:
         yield dist.get_rank() == 0

@@ -105,8 +105,8 @@ def run(
     place = resume or out
     if place is None and launched() and not dry_run:
         raise typer.BadParameter(
-            "torchrun starts several processes, and starts them again when one dies: say the run directory that they "
-            "share, --out DIR",
+            "torchrun starts processes that share a run directory, and starts them again when one dies: say which it "
+            "is, --out DIR",
             param_hint="--out",
         )
     with reserved(settings, given) if place is None else nullcontext(place) as directory:
