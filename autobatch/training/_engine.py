@@ -180,7 +180,7 @@ class Engine:
         if self._ranks is not None:
             if isinstance(self.optimizer, NaturalGradient):
                 raise ConfigError(
-                    "optimizer: natural-gradient takes one process: each would go by its own samples, and they drift "
+                    "optimizer: NaturalGradient takes one process: each would go by its own samples, and they drift "
                     "apart"
                 )
             own = [device] if device.type == "cuda" else None
