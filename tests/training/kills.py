@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autobatch._files import write_whole
-from autobatch.control.run import CHECKPOINT
+from autobatch.control.run import CHECKPOINT, load_decisions, load_epochs, load_summary
 from autobatch.control.run import _files as files
 from autobatch.training._checkpoint import read_checkpoint
 from tests.training.tiny import timeless
@@ -30,6 +30,29 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert all(torch.equal(value, theirs.tensors[name]) for name, value in mine.tensors.items())
     summaries = [_timeless(json.loads((out / "summary.json").read_text())) for out in (one, other)]
     assert summaries[0] == summaries[1]
+
+
+def assert_close_runs(one: Path, other: Path) -> None:
+    """The same steps, decisions and figures, to the round-off of float32."""
+    for mine, theirs in zip(load_epochs(one), load_epochs(other), strict=True):
+        assert (mine.batch_size, mine.lr, mine.steps, mine.samples, mine.examples) == (
+            theirs.batch_size,
+            theirs.lr,
+            theirs.steps,
+            theirs.samples,
+            theirs.examples,
+        )
+        for figure in ("train_loss", "validation_loss", "validation_error", "c_bar", "l_cum"):
+            assert getattr(mine, figure) == pytest.approx(getattr(theirs, figure), rel=1e-3), figure
+    for mine, theirs in zip(load_decisions(one), load_decisions(other), strict=True):
+        assert (mine.epoch, mine.batch_size, mine.lr) == (theirs.epoch, theirs.batch_size, theirs.lr)
+    tensors, others = (read_checkpoint(out / CHECKPOINT).tensors for out in (one, other))
+    assert tensors.keys() == others.keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, others[name], rtol=1e-3, atol=1e-4)
+    first, second = load_summary(one), load_summary(other)
+    assert first.test_loss == pytest.approx(second.test_loss, rel=1e-3)
+    assert (first.optimizer_steps, first.examples) == (second.optimizer_steps, second.examples)
 
 
 def _timeless(value: Any) -> Any:

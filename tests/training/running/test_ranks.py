@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from autobatch.control.run import CHECKPOINT, load_summary
-from autobatch.training import RunConfig, load_decisions, load_epochs, load_scouting, run
-from autobatch.training._checkpoint import read_checkpoint
+from autobatch.control.run import load_summary
+from autobatch.training import RunConfig, load_decisions, load_scouting, run
 from tests.processes import FORKED
-from tests.training.kills import assert_same_run
+from tests.training.kills import assert_close_runs, assert_same_run
 
 from . import ranks_work as work
 
@@ -34,29 +32,6 @@ def test_in_processes(name: str, place: Path) -> None:
     tracebacks = [path.read_text() for path in sorted(place.glob(f"{name}.*"))]
     assert not tracebacks, "\n".join(tracebacks)
     assert all((place / f"done.{rank}").exists() for rank in range(work.RANKS))
-
-
-def assert_close_runs(one: Path, other: Path) -> None:
-    """The same steps, decisions and figures, to the round-off of float32."""
-    for mine, theirs in zip(load_epochs(one), load_epochs(other), strict=True):
-        assert (mine.batch_size, mine.lr, mine.steps, mine.samples, mine.examples) == (
-            theirs.batch_size,
-            theirs.lr,
-            theirs.steps,
-            theirs.samples,
-            theirs.examples,
-        )
-        for figure in ("train_loss", "validation_loss", "validation_error", "c_bar", "l_cum"):
-            assert getattr(mine, figure) == pytest.approx(getattr(theirs, figure), rel=1e-3), figure
-    for mine, theirs in zip(load_decisions(one), load_decisions(other), strict=True):
-        assert (mine.epoch, mine.batch_size, mine.lr) == (theirs.epoch, theirs.batch_size, theirs.lr)
-    tensors, others = (read_checkpoint(out / CHECKPOINT).tensors for out in (one, other))
-    assert tensors.keys() == others.keys()
-    for name, value in tensors.items():
-        torch.testing.assert_close(value, others[name], rtol=1e-3, atol=1e-4)
-    first, second = load_summary(one), load_summary(other)
-    assert first.test_loss == pytest.approx(second.test_loss, rel=1e-3)
-    assert (first.optimizer_steps, first.examples) == (second.optimizer_steps, second.examples)
 
 
 @pytest.mark.parametrize(("name", "config"), [("whole", work.plain), ("scouted", work.scouted)])
