@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from autobatch.beacons._columns import COLUMNS
 from autobatch.cli import app
-from autobatch.policies import ENTRIES, PolicyCard
+from autobatch.policies import ENTRIES, PolicyCard, general
 from autobatch.policies.learned import PolicyTraining
 from autobatch.training import Summary
 
@@ -51,6 +51,9 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "entries": lambda: table(
         ("number", "entry", "meaning"), ((str(number), *entry) for number, entry in enumerate(ENTRIES))
+    ),
+    "steered entries": lambda: table(
+        ("place", "entry", "meaning"), ((str(number), *entry) for number, entry in enumerate(general.ENTRIES))
     ),
 }
 

@@ -17,7 +17,7 @@ import yaml
 from autobatch._artefacts import artefact_names
 from autobatch.beacons._columns import COLUMNS
 from autobatch.cli import app, main
-from autobatch.policies import ENTRIES, SCHEMA, load_policy_spec, policy_names
+from autobatch.policies import ENTRIES, SCHEMA, general, load_policy_spec, policy_names
 from autobatch.report import policy_table
 from autobatch.training import Summary, TaskSpec, load_experiment, load_task
 
@@ -152,6 +152,8 @@ def test_the_reference_lists_what_an_observation_holds(tables: Any) -> None:
     page = built(tables, "reference/environments.md")
     assert table(page, "number") == [[str(number), *entry] for number, entry in enumerate(ENTRIES)]
     assert f"schema {SCHEMA}" in page
+    assert table(page, "place") == [[str(number), *entry] for number, entry in enumerate(general.ENTRIES)]
+    assert f"schema {general.SCHEMA}" in page
 
 
 def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -12,9 +12,19 @@ from autobatch.envs._register import register_environments
 
 if TYPE_CHECKING:
     from autobatch.envs._wrappers import BoxActions
+    from autobatch.envs.steered import SteeredSurrogateEnv, SteeredSurrogateVectorEnv, SteeredTrainEnv
     from autobatch.envs.surrogate import SurrogateEnv, SurrogateVectorEnv
     from autobatch.envs.train import TrainEnv
 
-__all__ = ["BoxActions", "SurrogateEnv", "SurrogateVectorEnv", "TrainEnv", "register_environments"]
+__all__ = [
+    "BoxActions",
+    "SteeredSurrogateEnv",
+    "SteeredSurrogateVectorEnv",
+    "SteeredTrainEnv",
+    "SurrogateEnv",
+    "SurrogateVectorEnv",
+    "TrainEnv",
+    "register_environments",
+]
 
 __getattr__, __dir__ = on_first_use(__name__)

@@ -20,6 +20,8 @@ WEIGHT = 0.05
 DIVERGED = -1.0
 """Potential of a training that has diverged: the worst quality there is."""
 
+_LEAST_SCORE, _MOST_GAIN = 1e-6, 8.0
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -45,8 +47,7 @@ class Reward:
         Raises:
             ConfigError: the weight is negative or not finite.
         """
-        if not (isinstance(self.weight, int | float) and 0.0 <= self.weight < np.inf):
-            raise ConfigError(f"cost_weight: expected a finite number of at least 0, got {self.weight!r}")
+        check_weight(self.weight)
 
     def potential(self, score: ArrayLike, diverged: ArrayLike) -> Any:
         """Return the potential after an epoch.
@@ -72,6 +73,44 @@ class Reward:
             float64 of the same shape.
         """
         return np.subtract(after, before) - self.weight * np.divide(cost, self.reference)
+
+
+@dataclass(frozen=True)
+class LogGain:
+    """The potential of tasks without beacons: by how much the score is below that of guessing.
+
+    Attributes:
+        guessing: natural logarithm of what guessing scores.
+    """
+
+    guessing: float
+
+    def __call__(self, score: ArrayLike) -> Any:
+        """Return the natural logarithm of guessing's score over the score.
+
+        Args:
+            score: validation score, any shape.
+
+        Returns:
+            float64 of the same shape, in [-1, 8]; -1 where the score is not finite.
+        """
+        figures = np.asarray(score, dtype=np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gain = self.guessing - np.log(np.maximum(figures, _LEAST_SCORE))
+        return np.where(np.isfinite(figures), np.clip(gain, DIVERGED, _MOST_GAIN), DIVERGED)
+
+
+def check_weight(weight: float) -> None:
+    """Refuse a weight of cost that is none.
+
+    Args:
+        weight: quality that a whole training is worth.
+
+    Raises:
+        ConfigError: it is negative or not finite.
+    """
+    if not (isinstance(weight, int | float) and 0.0 <= weight < np.inf):
+        raise ConfigError(f"cost_weight: expected a finite number of at least 0, got {weight!r}")
 
 
 def check_unit(unit: str, known: tuple[str, ...] = UNITS) -> None:

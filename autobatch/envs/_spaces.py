@@ -88,6 +88,24 @@ def check_action(actions: str, action: Any) -> NDArray[np.int64]:
     else:
         shape, top = (2,), _COUNTS
         expected = f"two whole numbers, from 0 to {_COUNTS[0] - 1} and from 0 to {_COUNTS[1] - 1}"
+    return check_against(action, shape, top, expected)
+
+
+def check_against(action: Any, shape: tuple[int, ...], top: NDArray[np.int64], expected: str) -> NDArray[np.int64]:
+    """Refuse what are not whole numbers of a shape, from 0 to below a bound.
+
+    Args:
+        action: what an agent said.
+        shape: the shape.
+        top: the bounds, of that shape or one for all.
+        expected: what was expected, in words.
+
+    Returns:
+        The action, int64.
+
+    Raises:
+        ConfigError: it is of another type or shape, or out of range.
+    """
     try:
         chosen = np.asarray(action)
     except ValueError:  # a ragged sequence
@@ -119,6 +137,20 @@ def action_masks(actions: str, rungs: NDArray[np.integer], tops: NDArray[np.inte
         batch_moves, rate_moves = decode(actions, np.arange(_DISCRETE))
         return stays(0, batch_moves) & stays(1, rate_moves)
     return np.concatenate([stays(0, np.array(BATCH_MOVES)), stays(1, np.array(RATE_MOVES))], axis=1)
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse arguments that are neither True nor False.
+
+    Args:
+        flags: the arguments by name.
+
+    Raises:
+        ConfigError: one is something else.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...] = ()) -> None:

@@ -11,6 +11,7 @@ from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
     from autobatch.learn._cem import CemSettings, CrossEntropy
+    from autobatch.learn._general import GeneralResult, learn_general, save_general
     from autobatch.learn._plan import ALGORITHMS, STEPS, LearningPlan
     from autobatch.learn._stable_baselines import as_vec_env, network_of, train_with_sb3
     from autobatch.learn._train_policy import LearnedResult, LearningObserver, LearningProgress, train_policy
@@ -20,12 +21,15 @@ __all__ = [
     "STEPS",
     "CemSettings",
     "CrossEntropy",
+    "GeneralResult",
     "LearnedResult",
     "LearningObserver",
     "LearningPlan",
     "LearningProgress",
     "as_vec_env",
+    "learn_general",
     "network_of",
+    "save_general",
     "train_policy",
     "train_with_sb3",
 ]

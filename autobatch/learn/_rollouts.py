@@ -46,13 +46,21 @@ class Population:
 
     def __call__(self, observations: NDArray[np.float32], policy: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return an action for each observation."""
+        return self.choose(self.logits(observations, policy))
+
+    def logits(self, observations: NDArray[np.float32], policy: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the logits of each observation, shape (n, logits)."""
         count = len(self)
         even = len(policy) % count == 0 and np.array_equal(policy, np.repeat(np.arange(count), len(policy) // count))
         values = observations.reshape(count, -1, observations.shape[1]) if even else observations[:, None, :]
         for index, (weight, bias) in enumerate(self._layers):
             values = np.tanh(values) if index else values
             values = values @ weight + bias if even else values @ weight[policy] + bias[policy]
-        parts = np.split(values.reshape(len(policy), -1), self._heads, axis=1)
+        return values.reshape(len(policy), -1)
+
+    def choose(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the actions with the highest logits."""
+        parts = np.split(logits, self._heads, axis=1)
         chosen = [part.argmax(axis=1) for part in parts]
         return chosen[0] if self._actions == "discrete" else np.stack(chosen, axis=1)
 

@@ -190,13 +190,15 @@ def actions_of(space: "spaces.Space[Any]") -> Actions:
         space: the action space of one environment.
 
     Returns:
-        ``"multidiscrete"`` or ``"discrete"``.
+        ``"multidiscrete"``, ``"discrete"`` or ``"steered"``.
 
     Raises:
-        ConfigError: it holds neither.
+        ConfigError: it holds none of them.
     """
     if isinstance(space, spaces.MultiDiscrete) and tuple(space.nvec) == HEADS["multidiscrete"]:
         return "multidiscrete"
+    if isinstance(space, spaces.MultiDiscrete) and tuple(space.nvec) == HEADS["steered"]:
+        return "steered"
     if isinstance(space, spaces.Discrete) and (int(space.n),) == HEADS["discrete"]:
         return "discrete"
     raise ConfigError(

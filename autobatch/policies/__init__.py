@@ -32,6 +32,7 @@ from autobatch.policies.comparators import (
     SeesawParameters,
     SeesawPolicy,
 )
+from autobatch.policies.general import GeneralParameters, GeneralPolicy
 from autobatch.policies.learned import (
     LearnedParameters,
     LearnedPolicy,
@@ -98,6 +99,8 @@ __all__ = [
     "Decision",
     "FixedParameters",
     "FixedPolicy",
+    "GeneralParameters",
+    "GeneralPolicy",
     "IncreaseBatchParameters",
     "IncreaseBatchPolicy",
     "InnerProductTestParameters",

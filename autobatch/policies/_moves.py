@@ -14,6 +14,10 @@ RATE_MOVES = (-1, 0, 1)
 """Rungs that one action may move the learning rate by."""
 
 
+STEERED_HEADS = (len(BATCH_MOVES), len(RATE_MOVES), 2, 2)
+"""Choices of an action that steers the schedule, too: rungs of batch size, doublings of the rate, fall, stop."""
+
+
 @dataclass(frozen=True)
 class Moves:
     """A ladder of batch sizes and one of learning rates, and moves on both.

@@ -11,7 +11,7 @@ from autobatch._yaml import load_yaml, validate
 from autobatch.policies._protocol import Policy
 from autobatch.policies._registry import policy_kind
 from autobatch.policies.baselines import SHORTHANDS, expand_shorthand
-from autobatch.policies.learned import weights_beside
+from autobatch.policies.learned import KINDS, weights_beside
 
 
 class PolicySpec(BaseModel):
@@ -58,7 +58,7 @@ def load_policy_spec(name_or_path: str | Path) -> PolicySpec:
         raise UnknownNameError(f"{path}: key 'kind': {error}") from None
     # Once more with the parameters checked in place, so that an error names their line.
     load_yaml(path, with_parameters)
-    if spec.kind == "learned":
+    if spec.kind in KINDS.values():
         weights = weights_beside(spec.parameters["weights"], path)
         return spec.model_copy(update={"parameters": {**spec.parameters, "weights": weights}})
     return spec

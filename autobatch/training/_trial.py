@@ -105,13 +105,17 @@ class Trial:
     def seconds(self, value: float) -> None:
         self._started = time.perf_counter() - value
 
-    def decide(self, batch_size: int, lr: float, reason: str = "chosen by hand") -> DecisionRecord:
+    def decide(
+        self, batch_size: int, lr: float, reason: str = "chosen by hand", factor: float | None = None
+    ) -> DecisionRecord:
         """Choose what the coming epoch uses.
 
         Args:
             batch_size: global batch size.
             lr: base learning rate.
             reason: why, for the records.
+            factor: what the rate is multiplied by, in (0, 1], where the schedule is not the task's to keep; None leaves
+                it to the task's schedule.
 
         Returns:
             The decision as it was applied.
@@ -122,7 +126,7 @@ class Trial:
         """
         if self._hand is None:
             raise ConfigError("this training has a policy; only one without can be steered by hand")
-        before, self._hand.decision = self._hand.decision, Decision(batch_size, lr, reason)
+        before, self._hand.decision = self._hand.decision, Decision(batch_size, lr, reason, factor=factor)
         try:
             return self.controller.redecide()
         except AutoBatchError:
@@ -197,11 +201,12 @@ class _ByHand:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was told last."""
-        return {"batch_size": self.decision.batch_size, "lr": self.decision.lr, "reason": self.decision.reason}
+        told = self.decision
+        return {"batch_size": told.batch_size, "lr": told.lr, "reason": told.reason, "factor": told.factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what was told last."""
-        self.decision = Decision(state["batch_size"], state["lr"], state["reason"])
+        self.decision = Decision(state["batch_size"], state["lr"], state["reason"], factor=state["factor"])
 
 
 def _controller(

@@ -141,6 +141,7 @@ _SCOUTING = {
     "steer": "policy.parameters",
     "beacon-follow": "policy.parameters.without_beacons",
     "pick-after-i-epochs": "policy.parameters",
+    "learned-general": "policy.parameters.rule",
 }
 """Where the parameters of scouting stand, by kind of policy."""
 

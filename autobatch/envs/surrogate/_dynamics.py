@@ -249,9 +249,45 @@ class Dynamics:
         Returns:
             The trainings after it, and what it brought.
         """
+        return self.train(
+            state,
+            batch_rung,
+            self._rates[rate_rung],
+            member,
+            noise,
+            rate_rung=rate_rung,
+        )
+
+    def train(
+        self,
+        state: State,
+        batch_rung: Rungs,
+        rate: Floats,
+        member: NDArray[np.int64],
+        noise: Floats,
+        *,
+        factor: Floats | None = None,
+        rate_rung: Rungs | None = None,
+    ) -> tuple[State, Outcome]:
+        """Train an epoch at any rate.
+
+        Args:
+            state: n trainings.
+            batch_rung: rung of the ladder that each uses, shape (n,).
+            rate: log2 of the base learning rate that each uses, shape (n,).
+            member: as in ``step``.
+            noise: as in ``step``.
+            factor: log2 of what multiplies the base rate, shape (n,); None for the task's schedule.
+            rate_rung: rung of the learning rates to note, where the rate has one, shape (n,).
+
+        Returns:
+            The trainings after it, and what it brought.
+        """
         epoch = np.minimum(state.epoch.astype(np.int64), self.epochs - 1)
-        size, rate = self._sizes[batch_rung], self._rates[rate_rung]
-        memory, inputs, passed = self.scale.advance(state.memory, epoch, size, rate, self._steps[batch_rung])
+        size = self._sizes[batch_rung]
+        memory, inputs, passed = self.scale.advance(
+            state.memory, epoch, size, rate, self._steps[batch_rung], factor=factor
+        )
         standardised = self._ensemble.standardised(inputs)
         every = self._ensemble(standardised)
         chosen = np.where(
@@ -260,13 +296,15 @@ class Dynamics:
         departure = self._scatter.advance(state.departure, passed, state.epoch > 0, noise[:, :OUTPUTS])
         outcome = self._absolute(chosen) + limited(self._scatter.size(standardised) * departure)
         np.clip(outcome, *self._bounds, out=outcome)
-        chance = self._hazard(rate + self._factors[epoch], size, state.epoch)
+        chance = self._hazard(rate + (self._factors[epoch] if factor is None else factor), size, state.epoch)
         diverged = ndtr(noise[:, OUTPUTS]) > 1.0 - chance
         outcome[diverged, :3] = self.guessing
         after = State(state.columns.copy())
         after.before[:] = state.scored
         after.epoch[:] += 1.0
-        after.batch_rung[:], after.rate_rung[:] = batch_rung, rate_rung
+        after.batch_rung[:] = batch_rung
+        if rate_rung is not None:
+            after.rate_rung[:] = rate_rung
         after.seen[:], after.departure[:], after.memory[:] = outcome[:, :3], departure, memory
         gained, cost = np.exp(outcome[:, 3:]), self._modelled[batch_rung]
         steps = self._steps[batch_rung]

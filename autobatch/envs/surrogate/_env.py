@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._spaces import action_space, check_action, check_options, observation_space
-from autobatch.envs.surrogate._runs import SurrogateRuns
+from autobatch.envs.surrogate._runs import Runs, SurrogateRuns
 from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
 
 _ROW = np.zeros(1, dtype=np.intp)
@@ -110,9 +111,12 @@ class SurrogateEnv(DrawnEnv):
     ) -> None:
         super().__init__(render_mode)
         settings = SurrogateSettings(env_names(env, task), **arguments)
-        self._runs = SurrogateRuns(settings, 1)
-        self.observation_space = observation_space(self._runs.size)
-        self.action_space = action_space(settings.actions)
+        self._made_of(SurrogateRuns(settings, 1), action_space(settings.actions))
+
+    def _made_of(self, runs: Runs, actions: gymnasium.Space[Any]) -> None:
+        self._runs = runs
+        self.observation_space = observation_space(runs.size)
+        self.action_space = actions
         self._course: list[dict[str, Any]] = []
         self._rewards: list[float] = []
         self._going = False
@@ -155,7 +159,7 @@ class SurrogateEnv(DrawnEnv):
             raise ResetNeeded(
                 "step() was called before reset(), or after the episode's end; call reset() for another one"
             )
-        step = self._runs.advance(check_action(self._runs.settings.actions, action)[None])
+        step = self._runs.advance(self._checked(action)[None])
         terminated, reward, info = bool(step.terminated[0]), float(step.reward[0]), _single(step.info)
         self._going = not terminated
         self._course.append(dict(info))
@@ -175,6 +179,9 @@ class SurrogateEnv(DrawnEnv):
             raise ResetNeeded("action_masks() was called before reset()")
         masks: NDArray[np.bool_] = self._runs.action_masks()[0]
         return masks
+
+    def _checked(self, action: Any) -> NDArray[np.int64]:
+        return check_action(self._runs.settings.actions, action)
 
     def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
         if not self._course:

@@ -25,6 +25,9 @@ _LEAST = np.array([1e-6, 1e-6, 1e-3])
 _JOURNEY = 3.0
 _LEAST_SPAN = 0.1
 
+_OTHER_SCHEDULE = 1e-6
+"""Doublings of the rate by which a training that did not keep its task's schedule is told from one that did."""
+
 
 def log_figures(values: Floats) -> Floats:
     """Return the natural logarithms of ``FIGURES``, shape (..., 3)."""
@@ -105,13 +108,16 @@ class TaskRecords:
     weight: Floats
 
     @classmethod
-    def of(cls, library: BeaconLibrary, branches: Branches | None, task: TaskInfo) -> "TaskRecords":
+    def of(
+        cls, library: BeaconLibrary, branches: Branches | None, task: TaskInfo, steered: Branches | None = None
+    ) -> "TaskRecords":
         """Bring together what was recorded of a task.
 
         Args:
             library: its beacons.
             branches: its branch runs, if there are any.
             task: the task as policies see it.
+            steered: its journeys that did not keep the task's schedule, if there are any.
 
         Returns:
             The records.
@@ -129,7 +135,8 @@ class TaskRecords:
             recorded.append(({**beacon.rows, **constant}, beacon.finished))
             groups.append(library.configurations.index((beacon.batch_size, beacon.lr)))
             weights.append(1.0)
-        for journey in branches.journeys if branches is not None else ():
+        journeys = [one for own in (branches, steered) if own is not None for one in own.journeys]
+        for journey in journeys:
             recorded.append((journey.rows, journey.finished))
             groups.append(journey.seed)
             weights.append(_JOURNEY if journey.kind == "journey" else 1.0)
@@ -228,20 +235,27 @@ def _followed(runs: Sequence[Mapping[str, Any]], scale: Scale) -> list[tuple[Flo
     """Return what the law says of each epoch that was recorded, its intrinsic time, size and effective rate."""
     longest = len(scale.factors)
     size, rate = np.zeros((2, len(runs), longest))
+    factor = np.tile(np.log2(scale.factors), (len(runs), 1))
     for index, rows in enumerate(runs):
         before = int(rows["epoch"][0]) - 1
         for found, name in ((size, "batch_size"), (rate, "lr")):
             own = np.log2(np.asarray(rows[name], dtype=np.float64))
             found[index] = own[-1]
             found[index, :before], found[index, before : before + len(own)] = own[0], own
+        given = np.log2(np.asarray(rows["lr_effective"]) / np.asarray(rows["lr"])) if "lr_effective" in rows else None
+        epochs = slice(before, before + len(rows["lr"]))
+        if given is not None and (np.abs(given - factor[index, epochs]) > _OTHER_SCHEDULE).any():
+            factor[index, epochs] = given
     steps = np.vectorize(lambda own: float(steps_per_epoch(scale.train_size, round(own))))(np.exp2(size))
     memory, said, took = scale.began(len(runs)), [], []
     for epoch in range(longest):
         now = np.full(len(runs), epoch)
-        memory, inputs, passed = scale.advance(memory, now, size[:, epoch], rate[:, epoch], steps[:, epoch])
+        memory, inputs, passed = scale.advance(
+            memory, now, size[:, epoch], rate[:, epoch], steps[:, epoch], factor=factor[:, epoch]
+        )
         said.append(inputs)
         took.append(passed)
-    every = np.stack(said, axis=1), np.stack(took, axis=1), size, rate + np.log2(scale.factors)
+    every = np.stack(said, axis=1), np.stack(took, axis=1), size, rate + factor
     return [
         tuple(part[index, np.asarray(rows["epoch"], dtype=np.int64) - 1] for part in every)
         for index, rows in enumerate(runs)

@@ -66,7 +66,14 @@ class Scale:
         return memory
 
     def advance(
-        self, memory: Floats, epoch: NDArray[np.int64], size: Floats, rate: Floats, steps: Floats
+        self,
+        memory: Floats,
+        epoch: NDArray[np.int64],
+        size: Floats,
+        rate: Floats,
+        steps: Floats,
+        *,
+        factor: Floats | None = None,
     ) -> tuple[Floats, Floats, Floats]:
         """Train an epoch.
 
@@ -76,11 +83,12 @@ class Scale:
             size: log2 of the batch size of the next one, shape (n,).
             rate: log2 of its base learning rate, shape (n,).
             steps: its steps, shape (n,).
+            factor: log2 of what multiplies the base rate in it, shape (n,); None for the task's schedule.
 
         Returns:
             What is remembered after it; what the law says of it, shape (n, INPUTS); its intrinsic time, shape (n,).
         """
-        factor = np.log2(self.factors[epoch])
+        factor = np.log2(self.factors[epoch]) if factor is None else factor
         high, wide = rate + factor - self.rate, size - self.size
         noise = high - wide
         passed = np.exp2(high + self.rate) * steps / self.time

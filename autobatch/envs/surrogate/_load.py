@@ -14,6 +14,9 @@ from autobatch.training import load_task, task_info
 
 Stamp = tuple[tuple[str, int], ...]
 
+STEERED = "steered.parquet"
+"""Where an env folder has the journeys that kept no schedule."""
+
 
 def load_dynamics(env: str | Path) -> Dynamics:
     """Fit the dynamics of a task, or take those of this process.
@@ -31,12 +34,36 @@ def load_dynamics(env: str | Path) -> Dynamics:
     return _loaded(folder, tuple((other, _stamp(other)) for other in dict.fromkeys([folder, *_libraries()])))
 
 
-def alike(library: BeaconLibrary, folder: Path) -> list[TaskRecords]:
+def load_steered(env: str | Path, without: tuple[str, ...] = ()) -> Dynamics:
+    """Fit the dynamics of a task whose schedule is an agent's, or take those of this process.
+
+    Journeys that kept no schedule (``steered.parquet`` beside the beacons) are fitted to as well, and branch runs where
+    there are some.
+
+    Args:
+        env: name or path of an env folder.
+        without: names of tasks that nothing is fitted to; the task itself is, whatever its name.
+
+    Returns:
+        The dynamics.
+
+    Raises:
+        LibraryError: there are no beacons; the message says how to record them.
+    """
+    folder = Path(find_artefact("envs", env)).parent.absolute()
+    return _steered(folder, without, tuple((other, _stamp(other)) for other in dict.fromkeys([folder, *_libraries()])))
+
+
+def alike(
+    library: BeaconLibrary, folder: Path, *, steered: bool = False, without: tuple[str, ...] = ()
+) -> list[TaskRecords]:
     """Return what was recorded of the other tasks by the same optimizer.
 
     Args:
         library: the beacons of a task.
         folder: where they lie.
+        steered: whether journeys count that kept no schedule.
+        without: names of tasks to leave out.
 
     Returns:
         The records of all libraries that are found by name, but for this one and those that dynamics cannot use.
@@ -46,8 +73,10 @@ def alike(library: BeaconLibrary, folder: Path) -> list[TaskRecords]:
         return found
     for other in _libraries():
         try:
-            records = _records(other, _stamp(other))
+            records = _records(other, _stamp(other), steered)
         except AutoBatchError:  # what cannot be used is no help, and no harm either
+            continue
+        if records.task.name in without:
             continue
         if other != folder.absolute() and _optimizer(records.library) == _optimizer(library):
             found.append(records)
@@ -70,10 +99,12 @@ def _stamp(folder: Path) -> Stamp:
 
 
 @lru_cache(maxsize=64)
-def _records(folder: Path, stamp: Stamp) -> TaskRecords:
+def _records(folder: Path, stamp: Stamp, steered: bool = False) -> TaskRecords:
     library = BeaconLibrary.load(folder)
     branches = Branches.load(folder) if holds_branches(folder) else None
-    return TaskRecords.of(library, branches, task_info(load_task(folder), library))
+    file = folder / STEERED
+    further = Branches.load(file) if steered and file.exists() else None
+    return TaskRecords.of(library, branches, task_info(load_task(folder), library), further)
 
 
 @lru_cache(maxsize=4)
@@ -86,4 +117,13 @@ def _loaded(folder: Path, stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
     Branches.load(folder)  # says how to record them where there are none
     own = _records(folder, stamps[0][1])
     records = sorted([own, *alike(own.library, folder)], key=lambda found: found.task.name)
+    return Dynamics(own, _fitted(tuple(records))[records.index(own)])
+
+
+@lru_cache(maxsize=16)
+def _steered(folder: Path, without: tuple[str, ...], stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
+    own = _records(folder, stamps[0][1], True)
+    records = sorted(
+        [own, *alike(own.library, folder, steered=True, without=without)], key=lambda found: found.task.name
+    )
     return Dynamics(own, _fitted(tuple(records))[records.index(own)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,40 @@ class Step:
     reward: Floats
     terminated: Flags
     info: Info
+
+
+class Runs(Protocol):
+    """What an environment steps: trainings side by side, whatever can be done to them."""
+
+    count: int
+    size: int
+    dynamics: list[Dynamics]
+    task: NDArray[np.intp]
+
+    @property
+    def settings(self) -> SurrogateSettings:
+        """The environment's arguments."""
+        ...
+
+    def begin(self, rows: Rows, generators: Sequence[np.random.Generator]) -> Info:
+        """Begin an episode of some runs; return what is known of them."""
+        ...
+
+    def advance(self, actions: NDArray[Any], rows: Rows | None = None) -> Step:
+        """Train an epoch of the runs that step, of all where nobody says."""
+        ...
+
+    def observe(self) -> NDArray[np.float32]:
+        """Return what agents see of all runs."""
+        ...
+
+    def openings(self, rows: Rows) -> NDArray[np.float32]:
+        """Return what agents see of runs that have just begun."""
+        ...
+
+    def action_masks(self) -> Flags:
+        """Return which actions lead where they say."""
+        ...
 
 
 class SurrogateRuns:
@@ -238,11 +272,24 @@ class SurrogateRuns:
 
 def _load(settings: SurrogateSettings) -> list[Dynamics]:
     found = [load_dynamics(env) for env in settings.envs]
+    check_members(settings, found)
+    return found
+
+
+def check_members(settings: SurrogateSettings, found: Sequence[Dynamics]) -> None:
+    """Refuse a member of the ensemble that a task has not.
+
+    Args:
+        settings: the environment's arguments.
+        found: the dynamics of its tasks.
+
+    Raises:
+        ConfigError: there is no such member.
+    """
     member = settings.member
     for env, dynamics in zip(settings.envs, found, strict=True):
         if isinstance(member, int) and member >= dynamics.members:
             raise ConfigError(f"member: {env!r} has members 0 to {dynamics.members - 1}, got {member}")
-    return found
 
 
 def _table(rows: Sequence[Sequence[float]], dtype: Any) -> NDArray[Any]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import ClassVar, Final, TypedDict
 
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import WEIGHT, check_unit
@@ -26,6 +26,13 @@ class SurrogateArguments(TypedDict, total=False):
     start: str
 
 
+class SteeredArguments(SurrogateArguments, total=False):
+    """Those of the environments whose schedule is steered, too."""
+
+    vary: bool
+    without: Sequence[str]
+
+
 @dataclass(frozen=True)
 class SurrogateSettings:
     """The arguments of a surrogate environment, checked.
@@ -40,6 +47,8 @@ class SurrogateSettings:
         noise: whether the dynamics are noisy, as trainings are.
         start: ``"middle"`` or ``"random"`` rungs to move from.
     """
+
+    starts: ClassVar[tuple[str, ...]] = STARTS
 
     envs: tuple[str, ...]
     actions: str = "multidiscrete"
@@ -60,8 +69,8 @@ class SurrogateSettings:
         if self.cost == "measured":
             raise ConfigError("cost: the surrogate trains nothing that could be timed; choose 'modelled', or Train-v0")
         check_unit(self.cost, UNITS)
-        if self.start not in STARTS:
-            raise ConfigError(f"start: expected one of {', '.join(map(repr, STARTS))}, got {self.start!r}")
+        if self.start not in self.starts:
+            raise ConfigError(f"start: expected one of {', '.join(map(repr, self.starts))}, got {self.start!r}")
         for name, weight in (("cost_weight", self.cost_weight), ("pessimism", self.pessimism)):
             number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not number or not math.isfinite(weight) or weight < 0.0:
@@ -74,6 +83,35 @@ class SurrogateSettings:
             )
         if not isinstance(self.noise, bool):
             raise ConfigError(f"noise: expected True or False, got {self.noise!r}")
+
+
+@dataclass(frozen=True)
+class SteeredSettings(SurrogateSettings):
+    """The arguments of an environment whose schedule is steered, checked.
+
+    Attributes:
+        vary: whether each episode draws a cost table, a part of the ladders, and a length.
+        without: names of tasks that the dynamics are fitted without.
+    """
+
+    starts: ClassVar[tuple[str, ...]] = (*STARTS, "scouts")
+
+    vary: bool = False
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the arguments.
+
+        Raises:
+            ConfigError: one is of the wrong type or out of range; the message names it.
+        """
+        super().__post_init__()
+        if not isinstance(self.vary, bool):
+            raise ConfigError(f"vary: expected True or False, got {self.vary!r}")
+        without = self.without
+        if not isinstance(without, list | tuple) or not all(isinstance(name, str) and name for name in without):
+            raise ConfigError(f"without: expected a list of names of tasks, got {without!r}")
+        object.__setattr__(self, "without", tuple(without))
 
 
 def env_names(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.envs._spaces import action_space, check_options, observation_space
-from autobatch.envs.surrogate._runs import Flags, Floats, Info, SurrogateRuns
+from autobatch.envs.surrogate._runs import Flags, Floats, Info, Runs, SurrogateRuns
 from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
 
 Observations = NDArray[np.float32]
@@ -88,17 +89,26 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         **arguments: Unpack[SurrogateArguments],
     ) -> None:
         settings = SurrogateSettings(env_names(env, task), **arguments)
+        self._check(num_envs, render_mode, autoreset_mode, max_episode_steps)
+        self._made_of(SurrogateRuns(settings, num_envs), action_space(settings.actions))
+
+    def _check(
+        self, num_envs: int, render_mode: str | None, autoreset_mode: str | AutoresetMode, longest: int | None
+    ) -> None:
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise ConfigError(f"num_envs: expected a whole number of at least 1, got {num_envs!r}")
         if render_mode is not None:
             raise ConfigError("render_mode: many at once are not drawn; make them with vectorization_mode='sync'")
-        self._longest = math.inf if max_episode_steps is None else check_whole(max_episode_steps, "max_episode_steps")
+        self._longest = math.inf if longest is None else check_whole(longest, "max_episode_steps")
         self.num_envs = num_envs
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
-        self._runs = SurrogateRuns(settings, num_envs)
-        self.single_observation_space = observation_space(self._runs.size)
-        self.single_action_space = action_space(settings.actions)
+
+    def _made_of(self, runs: Runs, actions: gymnasium.Space[Any]) -> None:
+        num_envs = runs.count
+        self._runs = runs
+        self.single_observation_space = observation_space(runs.size)
+        self.single_action_space = actions
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._counts = self._count_actions()

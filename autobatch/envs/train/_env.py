@@ -1,26 +1,18 @@
 """``AutoBatch/Train-v0``: real training, an epoch a step."""
 
-import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-from gymnasium.error import ResetNeeded
-from numpy.typing import NDArray
-
-from autobatch._errors import ConfigError
-from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._reward import WEIGHT, Reward, check_unit
-from autobatch.envs._spaces import action_masks, action_space, check_options, moves_of, observation_space, task_of
+from autobatch.envs._spaces import action_space, check_flags, observation_space, task_of
 from autobatch.envs.train._episode import Episode, EpisodeState, Rules
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting, load_setting
+from autobatch.envs.train._training import TrainingEnv
 from autobatch.policies import ObservationView, Quality
 
-_OPTIONS = ("run_seed",)
 
-
-class TrainEnv(DrawnEnv):
+class TrainEnv(TrainingEnv[Rules, EpisodeState]):
     """Real training: each step is one epoch, whose batch size and learning rate the agent chooses.
 
     ## Description
@@ -143,14 +135,10 @@ class TrainEnv(DrawnEnv):
         trust_code: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(render_mode)
-        for name, value in (("measure", measure), ("trust_code", trust_code)):
-            if not isinstance(value, bool):
-                raise ConfigError(f"{name}: expected True or False, got {value!r}")
+        check_flags(measure=measure, trust_code=trust_code)
         check_unit(cost)
         self.action_space = action_space(actions)
-        self._actions = actions
-        self._arguments: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "env": task_of(env, task),
             "cost": cost,
             "cost_weight": cost_weight,
@@ -161,100 +149,22 @@ class TrainEnv(DrawnEnv):
             "measure": measure,
             "trust_code": trust_code,
         }
-        self._rules = _rules(**self._arguments)
+        super().__init__(actions, arguments, render_mode)
         self.observation_space = observation_space(self._rules.view.size)
-        self._episode: Episode | None = None
 
     @property
     def library_missing(self) -> str | None:
         """Why observations are masked as without beacons; None where they are not."""
         return self._rules.setting.library_missing
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin a training.
+    def _made(self, arguments: dict[str, Any]) -> Rules:
+        return _rules(**arguments)
 
-        Args:
-            seed: seeds the environment's generator, from which the training's own seed is drawn.
-            options: ``{"run_seed": 100}`` gives the training's seed itself; None draws it.
+    def _begun(self, rules: Rules, seed: int) -> Episode:
+        return Episode(rules, seed)
 
-        Returns:
-            Observation and info before the first decision.
-
-        Raises:
-            ConfigError: an option is not known or has a value that cannot be used.
-        """
-        super().reset(seed=seed)
-        run_seed = _run_seed(options)
-        self._leave()
-        self._episode = Episode(self._rules, int(self.np_random.integers(2**31)) if run_seed is None else run_seed)
-        return self._episode.observation(), self._episode.figures()
-
-    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Move on the ladders, train an epoch and validate.
-
-        Args:
-            action: what to do, see ``action_space``.
-
-        Returns:
-            Observation, reward, whether the training is over, False, and info.
-
-        Raises:
-            ConfigError: the action is of another type or shape, or out of range; nothing is trained then.
-            ResetNeeded: no training has begun, or it is over.
-        """
-        if self._episode is None:
-            raise ResetNeeded("step() was called before reset()")
-        if self._episode.finished:
-            raise ResetNeeded("step() was called after the training's end; call reset() for another one")
-        reward = self._episode.step(*moves_of(self._actions, action))
-        return self._episode.observation(), reward, self._episode.finished, False, self._episode.figures()
-
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Say which actions stay on the ladders, as maskable algorithms ask for it.
-
-        Returns:
-            bool, shape (9,), or (8,) with ``actions="multidiscrete"``: of its first part, then of its second.
-
-        Raises:
-            ResetNeeded: no training has begun.
-        """
-        if self._episode is None:
-            raise ResetNeeded("action_masks() was called before reset()")
-        masks: NDArray[np.bool_] = action_masks(self._actions, *self._episode.rungs())[0]
-        return masks
-
-    def close(self) -> None:
-        """Let go of the training; a later ``reset`` begins another."""
-        self._leave()
-
-    def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
-        if self._episode is None:
-            return None
-        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
-
-        return text(self._episode) if mode == "ansi" else picture(self._episode)
-
-    def _leave(self) -> None:
-        if self._episode is not None:
-            self._episode.close()
-        self._episode = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        episode = self._episode
-        return self.__dict__ | {"_rules": None, "_episode": None if episode is None else episode.state()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._rules = state["_rules"] or _rules(**self._arguments)
-        if isinstance(state["_episode"], EpisodeState):
-            self._episode = Episode.restored(self._rules, state["_episode"])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        other = type(self).__new__(type(self))
-        other.__setstate__(copy.deepcopy(self.__getstate__(), memo) | {"_rules": self._rules})
-        return other
+    def _restored(self, rules: Rules, state: EpisodeState) -> Episode:
+        return Episode.restored(rules, state)
 
 
 def _rules(
@@ -288,13 +198,3 @@ def _quality(setting: Setting) -> Quality:
     if setting.library is not None:
         return Quality.of(setting.library)
     return Quality.of_classes(setting.task.score, max(setting.data.num_classes, 2))
-
-
-def _run_seed(options: dict[str, Any] | None) -> int | None:
-    check_options(options, _OPTIONS)
-    seed = (options or {}).get("run_seed")
-    if seed is None:
-        return None
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(f"options: 'run_seed': expected a whole number of at least 0, got {seed!r}")
-    return int(seed)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs._reward import Reward
+from autobatch.envs._spaces import action_masks, moves_of
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting
 from autobatch.envs.train._workshop import carry_out
@@ -48,7 +49,7 @@ class EpisodeState:
     Attributes:
         seed: the training's seed.
         trial: the training itself.
-        trail: what the view remembers.
+        trail: what the view remembers; None where it remembers nothing.
         rows: the finished epochs.
         potential: the last potential.
         costs: what each epoch has cost.
@@ -57,7 +58,7 @@ class EpisodeState:
 
     seed: int
     trial: TrialState
-    trail: Trail
+    trail: Trail | None
     rows: tuple[EpochRow, ...]
     potential: float
     costs: tuple[float, ...]
@@ -123,6 +124,34 @@ class Episode:
     def quality(self) -> float:
         """Normalised validation quality, 0 before the first epoch and -1 once the training has diverged."""
         return self._potential
+
+    @property
+    def reference(self) -> float:
+        """Cost of the reference training."""
+        return self.rules.reward.reference
+
+    def act(self, actions: str, action: Any) -> float:
+        """Move as an action of some kind says, and train an epoch.
+
+        Args:
+            actions: the kind, one of ``ACTIONS``.
+            action: the action.
+
+        Returns:
+            The reward.
+        """
+        return self.step(*moves_of(actions, action))
+
+    def masks(self, actions: str) -> NDArray[np.bool_]:
+        """Return which actions of some kind stay on the ladders, shape (choices,)."""
+        masks: NDArray[np.bool_] = action_masks(actions, *self.rungs())[0]
+        return masks
+
+    def drawn(self, mode: str) -> str | NDArray[np.uint8]:
+        """Return a few lines of text, or the plane with beacons and journey."""
+        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
+
+        return text(self) if mode == "ansi" else picture(self)
 
     def step(self, batch_move: int, rate_move: int) -> float:
         """Move, and train an epoch.
@@ -210,6 +239,7 @@ class Episode:
         episode = cls(rules, state.seed)
         episode._carry_out(lambda: episode._trial.restore(state.trial))
         episode.rows, episode.costs, episode.rewards = list(state.rows), list(state.costs), list(state.rewards)
+        assert state.trail is not None
         episode._potential, episode._trail = state.potential, state.trail
         return episode
 

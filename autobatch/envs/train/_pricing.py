@@ -34,8 +34,11 @@ class Pricing:
     @property
     def reference(self) -> float:
         """Cost of a whole training at the batch size of the best fixed beacon, or else in the middle of the ladder."""
-        rung = reference_rung(self._info, self._setting.library)
-        return self._modelled(self._info.batch_sizes[rung]) * self._info.epochs
+        return self.whole(self._info.batch_sizes[reference_rung(self._info, self._setting.library)])
+
+    def whole(self, batch_size: int) -> float:
+        """Return the cost of a whole training at one batch size, modelled seconds standing for those by the clock."""
+        return self._modelled(batch_size) * self._info.epochs
 
     def epoch(self, batch_size: int, seconds: float) -> float:
         """Return the cost of an epoch.

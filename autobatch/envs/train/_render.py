@@ -1,14 +1,60 @@
 """What an episode looks like: a few lines of text, or the plane with the beacons and the journey."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs._pixels import plane_pixels
-from autobatch.envs.train._episode import Episode
+from autobatch.envs.train._setting import Setting
 from autobatch.report import loss_words, percent_words, position_words
+from autobatch.training import EpochRow
 
 
-def text(episode: Episode) -> str:
+class Shared(Protocol):
+    """What all episodes of an environment share."""
+
+    @property
+    def setting(self) -> Setting:
+        """The task with its data and beacons."""
+        ...
+
+
+class Drawn(Protocol):
+    """An episode as far as it is drawn."""
+
+    seed: int
+    rows: list[EpochRow]
+    costs: list[float]
+    rewards: list[float]
+
+    @property
+    def rules(self) -> Shared:
+        """What all episodes share."""
+        ...
+
+    @property
+    def configuration(self) -> tuple[int, float]:
+        """Batch size and base learning rate in force."""
+        ...
+
+    @property
+    def quality(self) -> float:
+        """Its potential."""
+        ...
+
+    @property
+    def reference(self) -> float:
+        """Cost of the reference training."""
+        ...
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it has diverged."""
+        ...
+
+
+def text(episode: Drawn) -> str:
     """Describe an episode in a few lines.
 
     Args:
@@ -29,7 +75,7 @@ def text(episode: Episode) -> str:
             place,
             f"validation loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}, "
             f"quality {episode.quality:.3f}",
-            f"cost {percent_words(sum(episode.costs) / episode.rules.reward.reference)} of the reference training, "
+            f"cost {percent_words(sum(episode.costs) / episode.reference)} of the reference training, "
             f"last reward {episode.rewards[-1]:+.4f}, so far {sum(episode.rewards):+.4f}",
         ]
     if episode.diverged:
@@ -37,7 +83,7 @@ def text(episode: Episode) -> str:
     return "\n".join(lines)
 
 
-def picture(episode: Episode) -> NDArray[np.uint8]:
+def picture(episode: Drawn) -> NDArray[np.uint8]:
     """Draw an episode's journey through the plane; every picture of a task has the same size.
 
     Args:

@@ -7,7 +7,7 @@ from autobatch.evidence._statistics import Estimate, rounded
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._overall import ALL, AgainstBaseline, against_baselines, aggregate
 from autobatch.evidence.bench._plan import Contestant, Plan
-from autobatch.policies.learned import card_path, load_card, save_card
+from autobatch.policies.learned import KINDS, card_path, load_card, save_card
 
 _EQUAL = 0.02
 """Difference of quality (8 % of the loss) and of time ratio up to which two policies count as equal."""
@@ -21,7 +21,7 @@ def note_on_cards(comparison: PolicyComparison, plan: Plan) -> None:
     tasks = {task.env: task for task in comparison.tasks}
     for arena in plan.arenas:
         for one in arena.contestants:
-            learned = one.judged and one.spec.kind == "learned"
+            learned = one.judged and one.spec.kind in KINDS.values()
             if learned and arena.name in tasks and any(run.policy == one.name for run in tasks[arena.name].runs):
                 _note(one, tasks[arena.name])
 

@@ -5,9 +5,12 @@ In come a network's weights and a card that says where they are from; out goes a
 """
 
 from autobatch.policies.learned._files import (
+    KINDS,
+    STEERED_SCHEMA,
     PolicyCard,
     PolicyTraining,
     card_path,
+    check_kind,
     load_card,
     load_learned,
     save_card,
@@ -20,11 +23,14 @@ from autobatch.policies.learned._policy import (
 )
 
 __all__ = [
+    "KINDS",
+    "STEERED_SCHEMA",
     "LearnedParameters",
     "LearnedPolicy",
     "PolicyCard",
     "PolicyTraining",
     "card_path",
+    "check_kind",
     "load_card",
     "load_learned",
     "save_card",

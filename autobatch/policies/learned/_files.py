@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Version of the card; a reader refuses any other."""
 
+STEERED_SCHEMA = 2
+"""Version of the flat view without a library, see ``policies.general``."""
+
+KINDS = {"multidiscrete": "learned", "discrete": "learned", "steered": "learned-general"}
+"""Kind of policy by kind of actions."""
+
 WEIGHTS, CARD = ".safetensors", ".json"
 _MAX_BYTES = 64 * 2**20
 _PICKLES = (b"\x80", b"PK\x03\x04")
@@ -62,10 +68,16 @@ class PolicyCard(_Part):
     format_version: int = Field(description="Version of this format.")
     observation_schema: int = Field(description="Version of the flat view that it takes.")
     observation_size: PositiveInt = Field(description="Entries of the flat view that it takes.")
-    actions: Literal["multidiscrete", "discrete"] = Field(description="Kind of actions that it gives.")
+    actions: Literal["multidiscrete", "discrete", "steered"] = Field(description="Kind of actions that it gives.")
     batch_sizes: tuple[PositiveInt, ...] | None = Field(description="The only ladder that it runs on; null for any.")
     learning_rates: tuple[PositiveFloat, ...] | None = Field(
         description="The only learning rates that it runs on; null for any."
+    )
+    margin: float = Field(
+        default=0.0, ge=0, description="By how much the logits of what the rule of steer would do lead the others."
+    )
+    seen: tuple[tuple[float, float], ...] | None = Field(
+        default=None, description="Lowest and highest of each entry of the view that it was trained on; null unknown."
     )
     network: Layout = Field(description="How its network is built.")
     training: PolicyTraining = Field(description="How it was learned.")
@@ -81,6 +93,8 @@ class PolicyCard(_Part):
         batch_sizes: tuple[int, ...] | None = None,
         learning_rates: tuple[float, ...] | None = None,
         evaluation: dict[str, Any] | None = None,
+        margin: float = 0.0,
+        seen: tuple[tuple[float, float], ...] | None = None,
     ) -> "PolicyCard":
         """Make the card of a network that takes the flat view of this version.
 
@@ -90,13 +104,15 @@ class PolicyCard(_Part):
             batch_sizes: the only ladder that it runs on; None for any.
             learning_rates: the only learning rates that it runs on; None for any.
             evaluation: figures of its tests, JSON-able and finite.
+            margin: by how much the logits of what the rule would do lead the others.
+            seen: lowest and highest of each entry of the view that it was trained on; None where that is not known.
 
         Returns:
             The card.
         """
         return cls(
             format_version=FORMAT_VERSION,
-            observation_schema=SCHEMA,
+            observation_schema=_schema_of(network.actions),
             observation_size=network.sizes[0],
             actions=network.actions,
             batch_sizes=batch_sizes,
@@ -104,6 +120,8 @@ class PolicyCard(_Part):
             network=Layout(layers=network.sizes, activation=network.activation),
             training=training,
             evaluation=evaluation,
+            margin=margin,
+            seen=seen,
             sha256=sha256(_encoded(network)).hexdigest(),
         )
 
@@ -133,7 +151,7 @@ def save_learned(path: str | Path, network: "Network", card: PolicyCard, *, desc
     text = _card_text(card, path)
     spec = {
         "name": stem.name,
-        "kind": "learned",
+        "kind": KINDS[card.actions],
         "description": description or f"Learned by {card.training.algorithm}.",
         "parameters": {"weights": stem.name},
     }
@@ -215,10 +233,16 @@ def load_card(path: Path) -> PolicyCard:
             f"{path}: key 'format_version': this autobatch reads version {FORMAT_VERSION}, the card has {version!r}"
         )
     card = validate(values, PolicyCard, source=str(path))
-    if card.observation_schema != SCHEMA:
+    schema = _schema_of(card.actions)
+    if card.observation_schema != schema:
         raise ConfigError(
-            f"{path}: key 'observation_schema': this autobatch's observations are of version {SCHEMA}, the policy was "
+            f"{path}: key 'observation_schema': this autobatch's observations are of version {schema}, the policy was "
             f"learned on version {card.observation_schema}; train it again, or use the autobatch it was made with"
+        )
+    if card.seen is not None and len(card.seen) != card.observation_size:
+        raise ConfigError(
+            f"{path}: key 'seen': expected {card.observation_size} pairs, as 'observation_size' says, got "
+            f"{len(card.seen)}"
         )
     if card.network.layers[0] != card.observation_size:
         raise ConfigError(
@@ -226,6 +250,25 @@ def load_card(path: Path) -> PolicyCard:
             f"{card.network.layers[0]}"
         )
     return card
+
+
+def check_kind(weights: str, card: PolicyCard, kind: str) -> None:
+    """Refuse weights of the other kind of policy.
+
+    Args:
+        weights: as ``load_learned`` takes them, for the message.
+        card: their card.
+        kind: the kind that is to take them.
+
+    Raises:
+        ConfigError: they belong to the other kind.
+    """
+    belongs = KINDS[card.actions]
+    if belongs != kind:
+        raise ConfigError(
+            f"policy of kind '{kind}': the weights '{weights}' were learned on observations of schema "
+            f"{card.observation_schema}, which kind '{belongs}' takes: say 'kind: {belongs}'"
+        )
 
 
 def card_path(weights: str) -> Path:
@@ -251,6 +294,11 @@ def weights_beside(weights: str, yaml_path: Path) -> str:
         return weights
     stem = folder / weights.removesuffix(WEIGHTS)
     return str(stem) if _holds(stem) else weights
+
+
+def _schema_of(actions: str) -> int:
+    """Return the version of the flat view that a kind of actions goes with."""
+    return SCHEMA if KINDS[actions] == "learned" else STEERED_SCHEMA
 
 
 def _card_text(card: PolicyCard, path: str | Path) -> bytes:

@@ -17,12 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from autobatch._errors import ConfigError
-from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES
+from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES, STEERED_HEADS
 
 Activation = Literal["tanh", "relu"]
-Actions = Literal["multidiscrete", "discrete"]
+Actions = Literal["multidiscrete", "discrete", "steered"]
 
-HEADS: dict[str, tuple[int, ...]] = {"multidiscrete": (len(BATCH_MOVES), len(RATE_MOVES)), "discrete": (9,)}
+HEADS: dict[str, tuple[int, ...]] = {
+    "multidiscrete": (len(BATCH_MOVES), len(RATE_MOVES)),
+    "discrete": (9,),
+    "steered": STEERED_HEADS,
+}
 """Number of logits for each part of an action, by kind of actions."""
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
@@ -35,7 +39,8 @@ class Network:
     Attributes:
         layers: (weight of shape (out, in), bias of shape (out,)) from the first layer to the last.
         activation: ``"tanh"`` or ``"relu"``, after every layer but the last.
-        actions: what the logits stand for, ``"multidiscrete"`` (5 and 3 of them) or ``"discrete"`` (9).
+        actions: what the logits stand for, ``"multidiscrete"`` (5 and 3 of them), ``"discrete"`` (9) or ``"steered"``
+            (5, 3, 2 and 2).
     """
 
     layers: Layers
@@ -193,25 +198,27 @@ class Network:
         """
         return [float(1.0 / np.exp(part - part.max(), dtype=np.float64).sum()) for part in self._parts(logits)]
 
-    def weigh(self, view: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def weigh(self, view: ArrayLike, lead: ArrayLike | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the logits of one view and what each of its entries did for the choice.
 
         Args:
             view: the flat view, shape (size,).
+            lead: what is added to the logits, whatever the view, shape (logits,); None for nothing.
 
         Returns:
-            The logits, and per entry its value times the gradient of the margin by which the chosen moves lead their
-            runners-up.
+            The logits with the lead, and per entry its value times the gradient of the margin by which the chosen moves
+            lead their runners-up.
         """
         with on_one_thread():
             entries = _copied(view)
             activations = self._activations(entries)
-            gradient = _margin_gradient(activations[-1], self.heads)
+            logits = activations[-1] if lead is None else activations[-1] + _copied(lead)
+            gradient = _margin_gradient(logits, self.heads)
             for index in reversed(range(len(self.layers))):
                 gradient = gradient @ self.layers[index][0]
                 if index:
                     gradient = gradient * self._slope(activations[index])
-            return activations[-1].numpy(), (gradient * entries).numpy()
+            return logits.numpy(), (gradient * entries).numpy()
 
     def _parts(self, logits: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return np.split(logits, np.cumsum(self.heads)[:-1], axis=-1)

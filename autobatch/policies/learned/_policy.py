@@ -12,14 +12,12 @@ from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
-from autobatch.policies.learned._files import load_learned
+from autobatch.policies.learned._files import check_kind, load_learned
+from autobatch.policies.learned._telling import influences
 from autobatch.policies.view import ENTRIES, ObservationView, Trail
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
-
-_NAMED = 3
-"""Entries of the view that a reason names."""
 
 _NEVER_NAMED = [index for index, (_, meaning) in enumerate(ENTRIES) if meaning.startswith("1 ")]
 """The masks: what is known, not what it is."""
@@ -53,6 +51,7 @@ class LearnedPolicy:
     def __init__(self, parameters: LearnedParameters) -> None:
         self.parameters = parameters
         self.network, self.card = load_learned(parameters.weights)
+        check_kind(parameters.weights, self.card, "learned")
         self._view: ObservationView | None = None
         self._trail: Trail | None = None
         self._without_beacons = False
@@ -117,7 +116,9 @@ class LearnedPolicy:
             change = f"{configuration(*moves.at(*before))} -> {change}"
         else:
             change = f"stay with {change}"
-        reason = f"{change}: {self._moves(wanted, held, logits)}; {_influences(entries, weights, view.names)}"
+        reason = (
+            f"{change}: {self._moves(wanted, held, logits)}; {influences(entries, weights, view.names, _NEVER_NAMED)}"
+        )
         if self._without_beacons and observation.epoch == 0:
             reason += "; there are no beacons to go by"
         return Decision(batch_size, lr, reason=reason)
@@ -157,18 +158,6 @@ def _move(rungs: int) -> str:
     if rungs == 0:
         return "as it is"
     return f"{'one rung' if abs(rungs) == 1 else 'two rungs'} {'up' if rungs > 0 else 'down'}"
-
-
-def _influences(entries: NDArray[np.float32], weights: NDArray[np.float32], names: tuple[str, ...]) -> str:
-    size = np.abs(weights)
-    size[_NEVER_NAMED] = 0.0
-    order = np.argsort(-size, kind="stable")[:_NAMED]
-    told = [
-        f"{names[index]} {entries[index]:.2f}{'' if weights[index] > 0 else ' (against it)'}"
-        for index in order
-        if size[index] > 0.0
-    ]
-    return f"what counted most: {', '.join(told)}" if told else "nothing that is known yet counted"
 
 
 def _listed(values: Any) -> str:

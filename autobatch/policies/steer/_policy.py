@@ -158,6 +158,11 @@ class SteerPolicy:
         """Batch size and base learning rate that the run starts with."""
         return self._start
 
+    @property
+    def plan(self) -> Plan:
+        """When the rate falls and training ends, where the schedule is steered."""
+        return self._plan
+
     def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first.
 

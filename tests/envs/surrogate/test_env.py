@@ -52,9 +52,9 @@ def same(one: gymnasium.Env, other: gymnasium.Env, seed: int | None = 5) -> bool
 
 @pytest.mark.parametrize("actions", BOTH)
 def test_the_checkers_find_nothing_with_several_tasks(actions: str) -> None:
+    env = make(env=["short", "long"], actions=actions, start="random", member="mean")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = make(env=["short", "long"], actions=actions, start="random", member="mean")
         check_env(env.unwrapped)
         check_env_for_sb3(env)
 

@@ -76,7 +76,7 @@ def closest(wanted: float) -> int:
 def test_which_kinds_pay_for_measuring() -> None:
     blind = {kind for kind in policy_kinds() if policy_kind(kind).blind}
     comparators = {"pick-after-i-epochs", "seesaw", "late-switch", "portfolio", "best-beacon-stopped"}
-    assert blind == {"fixed", "random", "stages", "rmgd", "steer", *BLIND, *comparators}
+    assert blind == {"fixed", "random", "stages", "rmgd", "steer", "learned-general", *BLIND, *comparators}
 
 
 @pytest.mark.parametrize("kind", [*MEASURED, *BLIND])

@@ -1,0 +1,354 @@
+"""One real training whose schedule and end are the agent's: what ``AutoBatch/Train-v1`` steps."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
+from autobatch.envs.train import EpisodeState, Pricing, Setting, carry_out
+from autobatch.envs.train._episode import AGENT
+from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
+from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
+from autobatch.policies.steer._search import start_without_scouts
+from autobatch.training import EpochRow, RunConfig
+from autobatch.training._trial import FINISHED, Trial
+from autobatch.training.running._scouting import train_scout
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class SteeredRules:
+    """What all episodes of an environment share.
+
+    Attributes:
+        setting: the task with its data; its beacons are left out.
+        info: the task as a policy would know it.
+        gain: potential of a score.
+        weight: what a whole training's cost weighs in the reward.
+        pricing: what epochs cost.
+        seconds: what an epoch costs at each rung as far as it is known before, shape (rungs,).
+        scouts: whether the scouts of ``steer`` go first.
+        measure: whether C̄ and L are measured.
+    """
+
+    setting: Setting
+    info: TaskInfo
+    gain: Callable[[Any], Any]
+    weight: float
+    pricing: Pricing
+    seconds: NDArray[np.float64]
+    scouts: bool
+    measure: bool
+
+
+@dataclass(frozen=True)
+class SteeredState:
+    """An episode between two steps, without data; it can be pickled.
+
+    Attributes:
+        training: the training itself, its epochs, costs and rewards.
+        course: how it goes on.
+        limits: what binds it.
+        seen: what it has shown.
+        stopped: whether the agent has stopped it.
+        owed: cost of its scouts that no step has been charged with yet.
+    """
+
+    training: EpisodeState
+    course: Course
+    limits: Limits
+    seen: Seen
+    stopped: bool
+    owed: float
+
+
+class SteeredEpisode:
+    """One training, an epoch a step.
+
+    Args:
+        rules: what the episodes share.
+        seed: the training's seed.
+        scouts: whether its scouts go first, where the rules have some.
+
+    Attributes:
+        rows: the finished epochs.
+        costs: what each step has cost.
+        rewards: what each step has brought.
+    """
+
+    def __init__(self, rules: SteeredRules, seed: int, *, scouts: bool = True) -> None:
+        setting = rules.setting
+        self.rules = rules
+        self.seed = seed
+        self.config = RunConfig(
+            task=setting.task,
+            task_path=setting.task_path,
+            policy=AGENT,
+            seed=seed,
+            device=str(setting.device),
+            measure=rules.measure,
+            trust_code=setting.trust_code,
+            costs=setting.costs,
+        )
+        self.rows: list[EpochRow] = []
+        self.costs: list[float] = []
+        self.rewards: list[float] = []
+        self._potential = self._owed = 0.0
+        self._stopped = False
+        self._view = CourseView(rules.info.train_size, adaptive=rules.info.adaptive)
+        self._seen = Seen.nothing(1, rules.info.epochs, math.log(rules.info.guessing or math.nan))
+        policy = SteerPolicy(SteerParameters())
+        policy.reset(rules.info, None)
+        self._begin(start_without_scouts(rules.info), rule_plan(rules.info.epochs))
+        self._trial = self._carry_out(self._new_trial)
+        if rules.scouts and scouts:
+            self._send_scouts(policy)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the agent has stopped, the rate has come to nothing, the last epoch is done, or it has diverged."""
+        course = self._course
+        return self._stopped or self._trial.finished or int(course.epoch[0]) >= int(course.end[0])
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training has diverged."""
+        return self._trial.stopped_because != FINISHED
+
+    @property
+    def configuration(self) -> tuple[int, float]:
+        """Batch size and base learning rate, before its fall, in force."""
+        size = self.rules.setting.task.batch_sizes[int(self._course.size[0])]
+        return size, float(np.exp2(self._course.rate[0]))
+
+    @property
+    def quality(self) -> float:
+        """Natural logarithm of guessing's score over the last one; -1 once the training has diverged."""
+        return self._potential
+
+    @property
+    def reference(self) -> float:
+        """Cost of the whole task at the batch size that the training began with."""
+        return self.rules.pricing.whole(self.rules.setting.task.batch_sizes[int(self._course.start_size[0])])
+
+    def act(self, actions: str, action: Any) -> float:
+        """Do what an action says, and train an epoch unless it says stop.
+
+        Args:
+            actions: the kind of action.
+            action: the action.
+
+        Returns:
+            The reward.
+        """
+        parts = as_parts(actions, check_steered(actions, action)[None])
+        stopped = bool(self._course.advance(parts, self._limits)[0])
+        cost, potential, self._owed = self._owed, self._potential, 0.0
+        if stopped:
+            self._stopped = True
+        else:
+            factor = float(self._course.factor(self._limits.sizes)[0])
+            batch_size, lr = self.configuration
+            start = time.perf_counter()
+            row = self._carry_out(lambda: _epoch(self._trial, batch_size, lr, factor))
+            epoch_cost = self.rules.pricing.epoch(batch_size, time.perf_counter() - start)
+            self._saw(row, epoch_cost)
+            cost += epoch_cost
+            score = getattr(row, self.rules.setting.task.score)
+            potential = -1.0 if self.diverged else float(self.rules.gain(score))
+        gained = potential - self._potential - self.rules.weight * cost / self.reference
+        self._potential = potential
+        self.costs.append(cost)
+        self.rewards.append(gained)
+        return gained
+
+    def masks(self, actions: str) -> NDArray[np.bool_]:
+        """Return which actions change what they say, shape (choices,)."""
+        masks: NDArray[np.bool_] = steered_masks(actions, self._course, self._limits)[0]
+        return masks
+
+    def observation(self) -> NDArray[np.float32]:
+        """Return the flat view of where the training stands, a new array each time."""
+        seen: NDArray[np.float32] = self._view.arrays(self._course, self._limits, self._seen)[0]
+        return seen
+
+    def figures(self) -> dict[str, Any]:
+        """Return plain figures by name; one that is not known or not finite is left out."""
+        batch_size, lr = self.configuration
+        figures: dict[str, Any] = {
+            "run_seed": self.seed,
+            "epoch": len(self.rows),
+            "progress": len(self.rows) / self.rules.info.epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "quality": self.quality,
+            "cost_total": math.fsum(self.costs) + self._owed,
+            "stopped": self._stopped,
+            "diverged": self.diverged,
+        }
+        if self.rows:
+            row = self.rows[-1]
+            figures |= {
+                "factor": row.lr_effective / row.lr,
+                "score": getattr(row, self.rules.setting.task.score),
+                "train_loss": row.train_loss,
+                "validation_loss": row.validation_loss,
+                "validation_error": row.validation_error,
+            }
+        if self.costs:
+            figures["cost"] = self.costs[-1]
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+    def drawn(self, mode: str) -> str | NDArray[np.uint8]:
+        """Return a few lines of text, or the journey through the plane."""
+        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
+
+        return text(self) if mode == "ansi" else picture(self)
+
+    def state(self) -> SteeredState:
+        """Return where the episode stands, as something that can be pickled."""
+        training = EpisodeState(
+            seed=self.seed,
+            trial=self._carry_out(self._trial.state),
+            trail=None,
+            rows=tuple(self.rows),
+            potential=self._potential,
+            costs=tuple(self.costs),
+            rewards=tuple(self.rewards),
+        )
+        every = np.array([0])
+        return SteeredState(
+            training,
+            self._course.take(every),
+            self._limits.take(every),
+            self._seen.take(every),
+            self._stopped,
+            self._owed,
+        )
+
+    @classmethod
+    def restored(cls, rules: SteeredRules, state: SteeredState) -> "SteeredEpisode":
+        """Return an episode that goes on where another stood.
+
+        Args:
+            rules: what the episodes share; equal to those of the other.
+            state: where the other stood.
+
+        Returns:
+            The episode.
+        """
+        training = state.training
+        episode = cls(rules, training.seed, scouts=False)
+        episode._carry_out(lambda: episode._trial.restore(training.trial))
+        episode.rows, episode.costs, episode.rewards = (
+            list(training.rows),
+            list(training.costs),
+            list(training.rewards),
+        )
+        episode._potential, episode._owed, episode._stopped = training.potential, state.owed, state.stopped
+        every = np.array([0])
+        episode._course, episode._limits = state.course.take(every), state.limits.take(every)
+        episode._seen = state.seen.take(every)
+        return episode
+
+    def close(self) -> None:
+        """Let go of the optimizer."""
+        self._trial.controller.close()
+
+    def _begin(self, start: tuple[int, float], plan: Any) -> None:
+        info = self.rules.info
+        size, rate = info.batch_sizes.index(start[0]), math.log2(start[1])
+        self._limits = Limits(
+            np.log2(np.asarray(info.batch_sizes, dtype=np.float64)),
+            np.array([0]),
+            np.array([len(info.batch_sizes) - 1]),
+            np.array([min(rate, math.log2(info.learning_rates[0]))]),
+            np.array([max(rate, math.log2(info.learning_rates[-1]))]),
+            np.array([info.epochs]),
+            np.array([float(plan.decay_from)]),
+            np.array([plan.end]),
+            self.rules.seconds[None],
+        )
+        self._course = Course.begun(np.array([size]), np.array([rate]), np.array([info.epochs]))
+
+    def _send_scouts(self, policy: SteerPolicy) -> None:
+        """Train scouts, and go on with the one that is chosen."""
+        info, pricing = self.rules.info, self.rules.pricing
+        parties: list[_Scouting] = []
+        scouts: list[Scout] = []
+        while True:
+            plan: ScoutPlan = policy.scouts(scouts)
+            if len(scouts) >= len(plan.configurations):
+                break
+            key = plan.configurations[len(scouts)]
+            party = _Scouting(self._carry_out(self._new_trial), *key)
+            start = time.perf_counter()
+            scouts.append(self._carry_out(lambda: train_scout(party, plan, info.score, key, scouts)))  # noqa: B023
+            seconds = (time.perf_counter() - start) / max(len(party.rows), 1)
+            self._owed += len(party.rows) * pricing.epoch(key[0], seconds)
+            parties.append(party)
+        if not scouts:
+            return
+        chosen = policy.take(scouts).scout
+        self._begin(policy.start, policy.plan)
+        self._seen.told_by(0, scouts, chosen)
+        self._seen.spent[0] = self._owed
+        for place, party in enumerate(parties):
+            if place == chosen:
+                self._trial.controller.close()
+                self._trial = party.trial
+                for row in party.rows:
+                    self._saw(row, 0.0)
+            else:
+                party.trial.controller.close()
+
+    def _saw(self, row: EpochRow, cost: float) -> None:
+        self.rows.append(row)
+        self._course.epoch = self._course.epoch + 1
+        epoch = int(self._course.epoch[0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._seen.train[0, epoch] = np.log(row.train_loss)
+            self._seen.score[0, epoch] = np.log(row.validation_loss)
+        self._seen.spent[0] += cost
+
+    def _new_trial(self) -> Trial:
+        setting = self.rules.setting
+        return Trial(self.config, data=setting.data, device=setting.device, costs=setting.costs)
+
+    def _carry_out(self, work: Callable[[], Result]) -> Result:
+        return carry_out(self.rules.setting.device, self.rules.setting.task.threads, work)
+
+
+class _Scouting:
+    """A scout in training."""
+
+    def __init__(self, trial: Trial, batch_size: int, lr: float) -> None:
+        self.trial = trial
+        self._key = batch_size, lr
+        self._rows: list[EpochRow] = []
+
+    def epoch(self) -> EpochRow:
+        """Train the next epoch."""
+        self._rows.append(_epoch(self.trial, *self._key, 1.0))
+        return self._rows[-1]
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The epochs so far."""
+        return self._rows
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why it cannot go on."""
+        return None if self.trial.stopped_because == FINISHED else self.trial.stopped_because
+
+
+def _epoch(trial: Trial, batch_size: int, lr: float, factor: float) -> EpochRow:
+    trial.decide(batch_size, lr, "chosen by the agent", factor=factor)
+    return trial.epoch()

@@ -1,0 +1,178 @@
+"""What environments of real training have in common: an episode is a training, and can be sent elsewhere midway."""
+
+import copy
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from autobatch._errors import ConfigError
+from autobatch.envs._drawn import DrawnEnv
+from autobatch.envs._spaces import check_options
+
+_OPTIONS = ("run_seed",)
+
+RulesT = TypeVar("RulesT")
+StateT = TypeVar("StateT")
+StateT_co = TypeVar("StateT_co", covariant=True)
+
+
+class Training(Protocol[StateT_co]):
+    """An episode: one training, an epoch a step."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is over."""
+        ...
+
+    def act(self, actions: str, action: Any) -> float:
+        """Do what an action of some kind says, train an epoch, and return the reward."""
+        ...
+
+    def masks(self, actions: str) -> NDArray[np.bool_]:
+        """Return which actions of some kind change what they say, shape (choices,)."""
+        ...
+
+    def observation(self) -> NDArray[np.float32]:
+        """Return what agents see."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """Return plain figures by name."""
+        ...
+
+    def state(self) -> StateT_co:
+        """Return where it stands, as something that can be pickled."""
+        ...
+
+    def drawn(self, mode: str) -> str | NDArray[np.uint8]:
+        """Return it as text or as a picture."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
+    """An environment in which each step is an epoch of real training.
+
+    Args:
+        actions: kind of actions.
+        arguments: what the rules of its episodes are made of.
+        render_mode: ``"ansi"``, ``"rgb_array"`` or None.
+    """
+
+    def __init__(self, actions: str, arguments: dict[str, Any], render_mode: str | None) -> None:
+        super().__init__(render_mode)
+        self._actions = actions
+        self._arguments = arguments
+        self._rules = self._made(arguments)
+        self._episode: Training[StateT] | None = None
+
+    def _made(self, arguments: dict[str, Any]) -> RulesT:
+        """Return the rules that all episodes share."""
+        raise NotImplementedError
+
+    def _begun(self, rules: RulesT, seed: int) -> Training[StateT]:
+        """Return a training before its first decision."""
+        raise NotImplementedError
+
+    def _restored(self, rules: RulesT, state: StateT) -> Training[StateT]:
+        """Return a training that goes on where another stood."""
+        raise NotImplementedError
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin a training.
+
+        Args:
+            seed: seeds the environment's generator, from which the training's own seed is drawn.
+            options: ``{"run_seed": 100}`` gives the training's seed itself; None draws it.
+
+        Returns:
+            Observation and info before the first decision.
+
+        Raises:
+            ConfigError: an option is not known or has a value that cannot be used.
+        """
+        super().reset(seed=seed)
+        run_seed = _run_seed(options)
+        self._leave()
+        seed = int(self.np_random.integers(2**31)) if run_seed is None else run_seed
+        self._episode = self._begun(self._rules, seed)
+        return self._episode.observation(), self._episode.figures()
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Do what the action says, train an epoch and validate.
+
+        Args:
+            action: what to do, see ``action_space``.
+
+        Returns:
+            Observation, reward, whether the training is over, False, and info.
+
+        Raises:
+            ConfigError: the action is of another type or shape, or out of range; nothing is trained then.
+            ResetNeeded: no training has begun, or it is over.
+        """
+        if self._episode is None:
+            raise ResetNeeded("step() was called before reset()")
+        if self._episode.finished:
+            raise ResetNeeded("step() was called after the training's end; call reset() for another one")
+        reward = self._episode.act(self._actions, action)
+        return self._episode.observation(), reward, self._episode.finished, False, self._episode.figures()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Say which actions lead where they say, as maskable algorithms ask for it.
+
+        Returns:
+            bool, one for each choice of each part of the action, one part after the other.
+
+        Raises:
+            ResetNeeded: no training has begun.
+        """
+        if self._episode is None:
+            raise ResetNeeded("action_masks() was called before reset()")
+        return self._episode.masks(self._actions)
+
+    def close(self) -> None:
+        """Let go of the training; a later ``reset`` begins another."""
+        self._leave()
+
+    def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
+        if self._episode is None:
+            return None
+        return self._episode.drawn(mode)
+
+    def _leave(self) -> None:
+        if self._episode is not None:
+            self._episode.close()
+        self._episode = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        episode = self._episode
+        return self.__dict__ | {"_rules": None, "_episode": None if episode is None else episode.state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rules = state["_rules"] or self._made(self._arguments)
+        if state["_episode"] is not None:
+            self._episode = self._restored(self._rules, state["_episode"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = type(self).__new__(type(self))
+        other.__setstate__(copy.deepcopy(self.__getstate__(), memo) | {"_rules": self._rules})
+        return other
+
+
+def _run_seed(options: dict[str, Any] | None) -> int | None:
+    check_options(options, _OPTIONS)
+    seed = (options or {}).get("run_seed")
+    if seed is None:
+        return None
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"options: 'run_seed': expected a whole number of at least 0, got {seed!r}")
+    return int(seed)

@@ -1,0 +1,40 @@
+"""Policies for any task: a training as its own epochs show it comes in, deviations from the rule of ``steer`` go out.
+
+``_course.py`` says what can be done to a training and what the rule would do, ``_view.py`` what is seen of it. Open
+``_policy.py`` first.
+"""
+
+from autobatch.policies.general._course import (
+    AS_IT_IS,
+    FALL,
+    HEADS,
+    RATE,
+    SIZE,
+    STOP,
+    Course,
+    Limits,
+    rule_plan,
+)
+from autobatch.policies.general._policy import GeneralParameters, GeneralPolicy
+from autobatch.policies.general._view import ENTRIES, RULE_FALL, RULE_SIZE, SCHEMA, CourseView, Seen, lead
+
+__all__ = [
+    "AS_IT_IS",
+    "ENTRIES",
+    "FALL",
+    "HEADS",
+    "RATE",
+    "RULE_FALL",
+    "RULE_SIZE",
+    "SCHEMA",
+    "SIZE",
+    "STOP",
+    "Course",
+    "CourseView",
+    "GeneralParameters",
+    "GeneralPolicy",
+    "Limits",
+    "Seen",
+    "lead",
+    "rule_plan",
+]

@@ -1,0 +1,172 @@
+"""Learn a policy for any task with some data left out, and set it beside ``steer`` in real training on those.
+
+    python benchmarks/learning/general_policy.py learn --without digits --out runs/learned-general
+    python benchmarks/learning/general_policy.py run digits-mlp digits-vit [--policy learned-general] [--seeds 500-504]
+    python benchmarks/learning/general_policy.py page
+
+``learn`` searches, on surrogates of all other tasks, for departures from the rule: no surrogate that it sees was fitted
+to the tasks left out, nor to the same data with another network. ``run`` trains the policy on the seeds that the runs
+of ``steer`` in ``benchmarks/results/steer`` have, the tasks taking turns, and appends to
+``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints both side by
+side, paired by seed, and with what else was trained on a task, and notes the figures on the shipped card.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from autobatch.envs.surrogate import SteeredSettings
+from autobatch.learn import GeneralResult, learn_general, save_general
+from autobatch.policies import load_policy_spec
+from autobatch.policies.learned import load_card, save_card
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks" / "steering"))
+RESULTS = ROOT / "benchmarks" / "results" / "learned_general"
+SHIPPED = "learned-general"
+DATA = {
+    "digits": ("digits-resnet8", "digits-mlp", "digits-densenet8", "digits-vit"),
+    "mnist": ("mnist10k-mlp", "mnist10k-resnet8", "mnist10k-densenet8", "mnist5k-convnet"),
+    "cifar": ("cifar5k-resnet8", "cifar5k-convnet"),
+    "diamonds": ("diamonds-mlp",),
+    "topics": ("topics-gpt",),
+}
+"""Tasks by the data that they train on; what is left out is left out with all networks."""
+
+FIGURES = ("validation_loss", "test_loss", "modelled_seconds")
+
+
+def learn(without: str, out: Path, steps: int, seed: int) -> None:
+    """Learn a policy, and say how it does on the surrogates that it was learned on."""
+    left_out = DATA.get(without, ())
+    envs = tuple(name for data, names in DATA.items() if data != without for name in names)
+    settings = SteeredSettings(envs, start="scouts", vary=True, without=left_out)
+    begun = time.perf_counter()
+    result = learn_general(settings, steps=steps, seed=seed, observe=lambda *told: print(*told, flush=True))
+    command = f"python benchmarks/learning/general_policy.py learn --without {without} --seed {seed} --steps {steps}"
+    path = save_general(
+        out / f"{out.absolute().name}.yaml",
+        result,
+        settings,
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        command=command,
+    )
+    print(path)
+    print(json.dumps(on_surrogates(result), indent=1))
+
+
+def on_surrogates(result: GeneralResult) -> dict[str, list[float]]:
+    """Return mean gain over the rule and its standard error, by task and over all."""
+    gains = {"all": result.gain}
+    for name in dict.fromkeys(result.task):
+        gains[name] = result.gain[[own == name for own in result.task]]
+    return {name: [float(own.mean()), float(own.std() / math.sqrt(len(own)))] for name, own in gains.items()}
+
+
+def run(tasks: Iterable[str], policy: str, seeds: Iterable[int], data_dir: Path | None) -> None:
+    """Train what is missing, the tasks taking turns; runs go by the policy's name."""
+    import steer
+
+    label = load_policy_spec(policy).name
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for name in tasks:
+            path = RESULTS / f"{name}.jsonl"
+            if (label, seed) in {(row["policy"], row["seed"]) for row in recorded(path)}:
+                continue
+            row = steer.train(name, policy, seed, data_dir) | {"policy": label}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{name} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """Return the runs that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def page() -> None:
+    """Print the table, and note it on the card."""
+    print("| task | seeds | validation loss, relative | test loss, relative | time, relative | others: test loss |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    every: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+    noted: dict[str, Any] = {}
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        ours = {row["seed"]: row for row in recorded(path)}
+        all_rows = recorded(ROOT / "benchmarks" / "results" / "steer" / path.name)
+        rule = {row["seed"]: row for row in all_rows if row["policy"] == "steer"}
+        seeds = sorted(ours.keys() & rule.keys())
+        cells, noted[path.stem] = [], {"seeds": seeds, "split": "unseen"}
+        for figure in FIGURES:
+            logs = np.array([math.log(ours[seed][figure] / rule[seed][figure]) for seed in seeds])
+            every[figure].append(float(logs.mean()))
+            cells.append(told(logs))
+            noted[path.stem][figure] = [round(math.expm1(value), 4) for value in interval(logs)]
+        base = np.mean([math.log(row["test_loss"]) for row in rule.values()])
+        others = []
+        for other in dict.fromkeys(row["policy"] for row in all_rows if row["policy"] != "steer"):
+            theirs = [math.log(row["test_loss"]) for row in all_rows if row["policy"] == other]
+            others.append(f"{other} {100 * math.expm1(float(np.mean(theirs)) - base):+.1f} %")
+        print(f"| {path.stem} | {len(seeds)} | {' | '.join(cells)} | {', '.join(others)} |")
+    cells = [told(np.array(every[figure])) for figure in FIGURES]
+    print(f"| all, tasks weighing alike | | {' | '.join(cells)} | |")
+    noted["all"] = {
+        figure: [round(math.expm1(value), 4) for value in interval(np.array(every[figure]))] for figure in FIGURES
+    }
+    card = ROOT / "policies" / f"{SHIPPED}.json"
+    own = load_card(card)
+    save_card(card, own.model_copy(update={"evaluation": {**(own.evaluation or {}), "real_training": noted}}))
+
+
+def interval(logs: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean and its 95 % interval (Student)."""
+    if len(logs) < 2:
+        return float(logs.mean()), -math.inf, math.inf
+    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    return float(logs.mean()), float(logs.mean()) - half, float(logs.mean()) + half
+
+
+def told(logs: np.ndarray) -> str:
+    """Return a relative difference with its interval."""
+    centre, low, high = (100 * math.expm1(value) for value in interval(logs))
+    return f"{centre:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    learning = commands.add_parser("learn")
+    learning.add_argument("--without", choices=[*DATA, "nothing"], default="digits")
+    learning.add_argument("--out", type=Path, required=True)
+    learning.add_argument("--steps", type=int, default=4_000_000)
+    learning.add_argument("--seed", type=int, default=0)
+    running = commands.add_parser("run")
+    running.add_argument("tasks", nargs="+")
+    running.add_argument("--policy", default=SHIPPED)
+    running.add_argument("--seeds", default="500-504")
+    running.add_argument("--data-dir", type=Path)
+    commands.add_parser("page")
+    arguments = parser.parse_args()
+    if arguments.command == "learn":
+        learn(arguments.without, arguments.out, arguments.steps, arguments.seed)
+    elif arguments.command == "run":
+        import steer
+
+        run(arguments.tasks, arguments.policy, steer.numbers(arguments.seeds), arguments.data_dir)
+    else:
+        page()
+
+
+if __name__ == "__main__":
+    main()
