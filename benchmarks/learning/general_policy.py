@@ -7,8 +7,9 @@
 ``learn`` searches, on surrogates of all other tasks, for departures from the rule: no surrogate that it sees was fitted
 to the tasks left out, nor to the same data with another network. ``run`` trains the policy on the seeds that the runs
 of ``steer`` in ``benchmarks/results/steer`` have, the tasks taking turns, and appends to
-``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints both side by
-side, paired by seed, and with what else was trained on a task, and notes the figures on the shipped card.
+``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints each beside the
+rule, paired by seed, and notes the figures on the shipped card. There, ``learned-general-unbounded`` is the same
+network with ``seen`` left out of its card, so that nothing is too far from what it was trained on.
 """
 
 import argparse
@@ -97,32 +98,25 @@ def recorded(path: Path) -> list[dict[str, Any]]:
 
 def page() -> None:
     """Print the table, and note it on the card."""
-    print("| task | seeds | validation loss, relative | test loss, relative | time, relative | others: test loss |")
+    print("| task | policy | seeds | validation loss, relative | test loss, relative | time, relative |")
     print("| --- | --- | --- | --- | --- | --- |")
-    every: dict[str, list[float]] = {figure: [] for figure in FIGURES}
     noted: dict[str, Any] = {}
     for path in sorted(RESULTS.glob("*.jsonl")):
-        ours = {row["seed"]: row for row in recorded(path)}
-        all_rows = recorded(ROOT / "benchmarks" / "results" / "steer" / path.name)
-        rule = {row["seed"]: row for row in all_rows if row["policy"] == "steer"}
-        seeds = sorted(ours.keys() & rule.keys())
-        cells, noted[path.stem] = [], {"seeds": seeds, "split": "unseen"}
-        for figure in FIGURES:
-            logs = np.array([math.log(ours[seed][figure] / rule[seed][figure]) for seed in seeds])
-            every[figure].append(float(logs.mean()))
-            cells.append(told(logs))
-            noted[path.stem][figure] = [round(math.expm1(value), 4) for value in interval(logs)]
-        base = np.mean([math.log(row["test_loss"]) for row in rule.values()])
-        others = []
-        for other in dict.fromkeys(row["policy"] for row in all_rows if row["policy"] != "steer"):
-            theirs = [math.log(row["test_loss"]) for row in all_rows if row["policy"] == other]
-            others.append(f"{other} {100 * math.expm1(float(np.mean(theirs)) - base):+.1f} %")
-        print(f"| {path.stem} | {len(seeds)} | {' | '.join(cells)} | {', '.join(others)} |")
-    cells = [told(np.array(every[figure])) for figure in FIGURES]
-    print(f"| all, tasks weighing alike | | {' | '.join(cells)} | |")
-    noted["all"] = {
-        figure: [round(math.expm1(value), 4) for value in interval(np.array(every[figure]))] for figure in FIGURES
-    }
+        rule = {
+            row["seed"]: row
+            for row in recorded(ROOT / "benchmarks/results/steer" / path.name)
+            if row["policy"] == "steer"
+        }
+        for policy in dict.fromkeys(row["policy"] for row in recorded(path)):
+            ours = {row["seed"]: row for row in recorded(path) if row["policy"] == policy}
+            seeds = sorted(ours.keys() & rule.keys())
+            cells, figures = [], {"split": "unseen", "against": "steer", "seeds": seeds}
+            for figure in FIGURES:
+                logs = np.array([math.log(ours[seed][figure] / rule[seed][figure]) for seed in seeds])
+                cells.append(told(logs))
+                figures[figure] = [round(math.expm1(value), 4) for value in interval(logs) if math.isfinite(value)]
+            noted.setdefault(path.stem, {})[policy] = figures
+            print(f"| {path.stem} | `{policy}` | {len(seeds)} | {' | '.join(cells)} |")
     card = ROOT / "policies" / f"{SHIPPED}.json"
     own = load_card(card)
     save_card(card, own.model_copy(update={"evaluation": {**(own.evaluation or {}), "real_training": noted}}))
@@ -137,9 +131,9 @@ def interval(logs: np.ndarray) -> tuple[float, float, float]:
 
 
 def told(logs: np.ndarray) -> str:
-    """Return a relative difference with its interval."""
-    centre, low, high = (100 * math.expm1(value) for value in interval(logs))
-    return f"{centre:+.1f} % ({low:+.1f} to {high:+.1f})"
+    """Return a relative difference, with its interval where there are several."""
+    centre, *bounds = (100 * math.expm1(value) for value in interval(logs) if math.isfinite(value))
+    return f"{centre:+.1f} %" + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else "")
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ class GeneralParameters(PolicyParameters):
     GeneralParameters,
     blind=True,
     changes="rate, batch size, end",
-    when="To see what learning adds to steer on a task of which nothing is recorded.",
+    when="To see what was learned; no gain over steer was found.",
 )
 class GeneralPolicy(SteerPolicy):
     """Do as ``steer`` does, but where a learned network is sure of something else."""
