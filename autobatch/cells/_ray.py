@@ -94,8 +94,11 @@ def _connect(ray: Any, address: str | None) -> None:
     except (ConnectionError, RuntimeError) as error:
         if wanted:
             raise ConfigError(f"--on ray: no cluster is reachable at {wanted}: {error}") from None
-        # Nothing but files passes between workers, and Ray would take a third of the memory for objects.
-        ray.init(include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        try:
+            # Nothing but files passes between workers, and Ray would take a third of the memory for objects.
+            ray.init(include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        except Exception as failure:  # of many kinds, where a node takes too long to come up
+            raise ConfigError(f"--on ray: Ray does not start on this machine: {failure}") from None
 
 
 def _knock(address: str) -> None:
