@@ -257,11 +257,16 @@ def _hire(labour: Callable[[], None], workers: int) -> Hired:
     for _ in range(workers):
         child = os.fork()
         if not child:
-            labour()
-            os._exit(0)
+            code = 1
+            try:
+                labour()
+                code = 0
+            finally:
+                os._exit(code)
         hands.append(child)
-    used = [os.wait4(hand, 0)[2] for hand in hands]
-    return Hired(time.perf_counter() - began, sum(one.ru_utime + one.ru_stime for one in used))
+    ends = [os.wait4(hand, 0) for hand in hands]
+    assert not any(code for _, code, _ in ends), "a worker has failed"
+    return Hired(time.perf_counter() - began, sum(used.ru_utime + used.ru_stime for *_, used in ends))
 
 
 def busy_cells(folder: Path) -> Callable[[], None]:
