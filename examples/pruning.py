@@ -107,6 +107,8 @@ def main() -> Pruned:
             wrong, kept = (model(x_test).argmax(1) != y_test).float().mean().item(), model.kept().item()
         controller.end_epoch(val_error=wrong)  # autobatch
         print(f"epoch {epoch + 1}: error {100 * wrong:.1f} %, {100 * kept:.1f} % left; C̄ {controller.c_bar:.1f}")
+    if kept > 1.5 * TARGET:
+        print(f"{100 * kept:.1f} % are left, not {100 * TARGET:.1f}: it takes more epochs, or a larger TARGET")
     compact = model.compact()
     wrong = (compact(x_test).argmax(1) != y_test).float().mean().item()
     print(f"compact: {compact[0].out_channels} and {compact[3].out_channels} channels, error {100 * wrong:.1f} %")

@@ -29,6 +29,10 @@ _TWICE = (
 )
 
 
+_LEAST_SCALE, _SAME_SCALE = 8.0, 1e-3
+"""Binary logarithms: from where on gradients that differ by a power of two are a GradScaler's, and how exactly."""
+
+
 class KFAC(FisherOptimizer):
     """Natural gradient with F ≈ A ⊗ B in each layer (Martens and Grosse 2015, arXiv 1503.05671).
 
@@ -236,11 +240,12 @@ class KFAC(FisherOptimizer):
         for layer in layers:
             state = self.state[layer.weight]
             factors = self._factors(layer, group)
+            gradient = layer.joined([directions[id(parameter)] for parameter in layer.parameters])
+            self._check_scale(layer, gradient)
             self._learn(layer, factors, group, step_count(state))
             if not all(factor.inverted for factor in factors):
                 continue
             inputs, outputs = factors
-            gradient = layer.joined([directions[id(parameter)] for parameter in layer.parameters])
             direction = inputs.apply(outputs.apply(gradient).mT).mT
             products.append((direction * gradient).sum())
             found.update(zip(map(id, layer.parameters), layer.parted(direction), strict=True))
@@ -251,6 +256,21 @@ class KFAC(FisherOptimizer):
         directions |= found
         chosen = [directions[id(parameter)] for parameter in parameters]
         self._descend(parameters, momenta_of(self, parameters, group["momentum"], chosen), group)
+
+    def _check_scale(self, layer: Layer, gradient: Tensor) -> None:
+        """Refuse, at first sight, a loss that a GradScaler has scaled without this being told; its scale is 2^k."""
+        if self._scaler is not None or layer.product is None or layer.compared:
+            return
+        layer.compared = True
+        sizes = torch.stack([layer.product.norm(), gradient.norm()]).tolist()
+        if not all(math.isfinite(size) and size > 0.0 for size in sizes):
+            return
+        power = math.log2(sizes[0] / sizes[1])
+        if power >= _LEAST_SCALE and abs(power - round(power)) < _SAME_SCALE:
+            raise ConfigError(
+                f"KFAC: the loss's gradients at {layer.name!r} are {2 ** round(power):,} times those that the step "
+                "has, as under a GradScaler: give it, KFAC(..., grad_scaler=scaler)"
+            )
 
     def _learn(self, layer: Layer, factors: tuple[Factor, Factor], group: dict[str, Any], done: int) -> None:
         """Update a layer's factors where it is time, and make anew the inverses that need it."""

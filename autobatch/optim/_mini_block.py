@@ -48,7 +48,7 @@ class MiniBlockFisher(FisherOptimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-3,
+        lr: float = 1e-4,
         *,
         momentum: float = 0.9,
         decay: float = 0.9,

@@ -65,6 +65,8 @@ class Layer:
         gradients: of the same positions' outputs, of the loss as it was.
         samples: B, over all passes.
         taken: whether a use of the weight was seen that is a product of these.
+        compared: whether ``product`` is no longer wanted.
+        product: the gradient of weight and bias that they make, of the loss as it was; None where nothing came in.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Layer:
     gradients: Moment = field(init=False)
     samples: int = 0
     taken: bool = True
+    compared: bool = field(default=False, init=False)
+    product: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.clear()
@@ -89,6 +93,7 @@ class Layer:
         self.inputs = Moment(self.weight.numel() // out + (self.bias is not None))
         self.gradients = Moment(out)
         self.samples = 0
+        self.product = None
 
     def take(self, uses: list[Jacobian]) -> None:
         """Add one pass's per-sample gradients of the weight."""
@@ -106,6 +111,9 @@ class Layer:
                 inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
             self.inputs.add(inputs)
             self.gradients.add(gradients)
+            if not self.compared:
+                product = gradients.mT @ inputs
+                self.product = product if self.product is None else self.product + product
             self.samples = passed + len(factors[0])
 
     def joined(self, values: list[Tensor]) -> Tensor:

@@ -393,3 +393,24 @@ def test_parameters_that_are_added_have_a_schedule_of_their_own() -> None:
     assert "input_inverse" in optimizer.state[model[2].weight]
     with pytest.raises(ConfigError, match="no parameter of the model"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))]})
+
+
+def test_a_scaler_that_it_was_not_told_of_is_noticed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    optimizer = KFAC(model.parameters(), model, lr=0.1)
+    with optimizer.observe():
+        scaler.scale(F.cross_entropy(model(torch.randn(16, 6)), torch.randint(3, (16,)))).backward()
+    with pytest.raises(ConfigError, match=r"are 65,536 times those that the step has.*grad_scaler=scaler"):
+        scaler.step(optimizer)
+
+
+def test_gradients_that_are_clipped_are_no_scaler() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    optimizer = KFAC(model.parameters(), model, lr=0.1)
+    with optimizer.observe():
+        F.cross_entropy(model(torch.randn(16, 6)), torch.randint(3, (16,))).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-4)
+    optimizer.step()

@@ -86,7 +86,7 @@ def test_beacons_of_tasks_without_settings_are_what_they_were() -> None:
 
 def test_usual_rates() -> None:
     rates = {name: OptimizerSpec.model_validate({"name": name}).base_lr for name in NAMES}
-    assert rates == {"padam": 0.1, "mini-block-fisher": 1e-3, "kfac": 0.1, "natural-gradient": 1.0}
+    assert rates == {"padam": 0.1, "mini-block-fisher": 1e-4, "kfac": 0.1, "natural-gradient": 1.0}
 
 
 def controller(model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> AutoBatchController:

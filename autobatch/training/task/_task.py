@@ -175,7 +175,7 @@ _USUAL_RATES: Final = {
     "adamw": 1e-3,
     "prodigy": 1.0,
     "padam": 0.1,
-    "mini-block-fisher": 1e-3,
+    "mini-block-fisher": 1e-4,
     "kfac": 0.1,
     "natural-gradient": 1.0,
 }
@@ -200,8 +200,8 @@ class OptimizerSpec(_Spec):
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
         weight_decay: L2 coefficient of SGD and Padam, decoupled decay of the others.
         lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, Padam and K-FAC,
-            0.001 for AdamW and mini-block Fisher, and 1 for natural gradients and for Prodigy, a factor on what it
-            finds.
+            0.001 for AdamW, 0.0001 for mini-block Fisher, and 1 for natural gradients and for Prodigy, a factor on what
+            it finds.
         settings: further arguments of an optimizer of ``autobatch.optim``, such as ``{damping: 0.01}``.
     """
 
