@@ -1,13 +1,15 @@
 """A policy for any task by MaskablePPO of sb3-contrib, which asks an environment which actions change something.
 
-python examples/maskable_ppo.py
+    python examples/maskable_ppo.py
+
+The lines that are autobatch's are marked `# autobatch`.
 """
 
 import gymnasium
 from sb3_contrib import MaskablePPO
 
-from autobatch.learn import network_of
-from autobatch.policies import PolicyCard, PolicyTraining, save_learned
+from autobatch.learn import network_of  # autobatch
+from autobatch.policies import PolicyCard, PolicyTraining, save_learned  # autobatch
 
 TASKS = ("digits-mlp", "mnist10k-mlp")
 STEPS = 20_000  # few: this only shows the way
@@ -16,9 +18,9 @@ STEPS = 20_000  # few: this only shows the way
 def main() -> None:
     env = gymnasium.make("autobatch:AutoBatch/Surrogate-v1", env=TASKS, start="scouts", vary=True)
     agent = MaskablePPO("MlpPolicy", env, n_steps=512, batch_size=128, gamma=1.0, seed=0, device="cpu").learn(STEPS)
-    network = network_of(agent)
+    network = network_of(agent)  # autobatch
     training = PolicyTraining(algorithm="maskable ppo", tasks=TASKS, steps=agent.num_timesteps, seeds=(0,), seconds=1.0)
-    path = save_learned("runs/masked/masked.yaml", network, PolicyCard.of(network, training))
+    path = save_learned("runs/masked/masked.yaml", network, PolicyCard.of(network, training))  # autobatch
     print(f"autobatch run --env digits-vit --policy {path}")
 
 
