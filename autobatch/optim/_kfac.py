@@ -154,7 +154,6 @@ class KFAC(FisherOptimizer):
             ConfigError: a setting is out of its range, or a parameter is none of the model's.
         """
         super().add_param_group(param_group)
-        self._check_model()
         self._find_layers()
 
     def observe(self, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:

@@ -80,18 +80,6 @@ class NaturalGradient(FisherOptimizer):
         self._damping = damping
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, strict=strict)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters.
-
-        Args:
-            param_group: as torch's optimizers take it.
-
-        Raises:
-            ConfigError: a setting is out of its range, or a parameter is none of the model's.
-        """
-        super().add_param_group(param_group)
-        self._check_model()
-
     def check(self, samples: int, outputs: int) -> None:
         """Refuse what no step can be taken of.
 

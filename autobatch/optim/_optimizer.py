@@ -53,7 +53,8 @@ class FisherOptimizer(Optimizer):
             param_group: as torch's optimizers take it.
 
         Raises:
-            ConfigError: a setting is out of its range, or a parameter is complex.
+            ConfigError: a setting is out of its range, or a parameter is complex, or none of the model's whose layers
+                are looked at.
         """
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
@@ -62,6 +63,8 @@ class FisherOptimizer(Optimizer):
                 raise ConfigError(
                     f"{type(self).__name__}: {self._describe(parameter)} is complex, which it does not take"
                 )
+        if hasattr(self, "_model"):
+            self._check_model()
 
     def observe(self, probe: FisherProbe | None = None) -> AbstractContextManager[Any]:
         """Return the context of a step's forward and backward pass, in which an optimizer may look at the layers.
