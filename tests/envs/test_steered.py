@@ -1,10 +1,13 @@
 """The environments whose schedule and end are the agent's: rewards, scouts, tasks that vary, and what is refused."""
 
+import copy
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 
 from autobatch import ConfigError
 from autobatch.envs import SteeredSurrogateEnv, SteeredSurrogateVectorEnv, SteeredTrainEnv
@@ -148,6 +151,53 @@ def test_real_scouts_go_first(tiny_env: Path) -> None:
     _, _, over, _, info = env.step(np.array(STOPS))
     assert over
     assert info["stopped"]
+
+
+def journey(env, actions) -> list[tuple[list[float], float, bool, dict]]:
+    """Return what an environment answers to some actions."""
+    steps = []
+    for action in actions:
+        seen, reward, over, _, info = env.step(np.array(action))
+        steps.append((seen.tolist(), reward, over, info))
+    return steps
+
+
+@pytest.mark.parametrize("start", ["middle", "scouts"])
+def test_an_interrupted_rollout_goes_on_from_a_copy_as_if_nothing_had_been(
+    tiny_env: Path, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = [AS_IT_IS, (3, 0, 0, 0), FALLS, AS_IT_IS]
+    env = SteeredTrainEnv(tiny_env, cost="examples", epochs=7, start=start)
+    env.reset(options={"run_seed": 5})
+    whole = journey(env, actions)
+    env.reset(options={"run_seed": 5})
+    assert journey(env, actions[:2]) == whole[:2]
+    (tmp_path / "midway").write_bytes(pickle.dumps(env))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autobatch.training._trial.Trial.epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(np.array(AS_IT_IS))
+    for broken in (env, copy.deepcopy(env)):
+        with pytest.raises(ResetNeeded, match="interrupted amid its epoch"):
+            broken.step(np.array(AS_IT_IS))
+    again = pickle.loads((tmp_path / "midway").read_bytes())
+    assert journey(again, actions[2:]) == whole[2:]
+    env.reset(options={"run_seed": 5})
+    assert journey(env, actions) == whole
+
+
+def test_two_copies_fork_a_training(tiny_env: Path) -> None:
+    env = SteeredTrainEnv(tiny_env, cost="examples", epochs=7)
+    env.reset(options={"run_seed": 5})
+    journey(env, [AS_IT_IS])
+    other = copy.deepcopy(env)
+    (tried,), (stayed,) = journey(other, [(1, 1, 0, 0)]), journey(env, [AS_IT_IS])
+    assert tried[3]["batch_size"] < stayed[3]["batch_size"]
+    assert tried[3]["score"] != stayed[3]["score"]
 
 
 def test_a_task_that_keeps_its_schedule_is_refused(tiny_env: Path, tmp_path: Path) -> None:

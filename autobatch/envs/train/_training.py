@@ -70,6 +70,7 @@ class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
         self._arguments = arguments
         self._rules = self._made(arguments)
         self._episode: Training[StateT] | None = None
+        self._broken_off = False
 
     def _made(self, arguments: dict[str, Any]) -> RulesT:
         """Return the rules that all episodes share."""
@@ -116,13 +117,25 @@ class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
 
         Raises:
             ConfigError: the action is of another type or shape, or out of range; nothing is trained then.
-            ResetNeeded: no training has begun, or it is over.
+            ResetNeeded: no training has begun, it is over, or an earlier step was interrupted amid its epoch.
         """
+        if self._broken_off:
+            raise ResetNeeded(
+                "a step was interrupted amid its epoch, so the training stands nowhere: call reset() for another one, "
+                "or go on with a copy that was made between two steps"
+            )
         if self._episode is None:
             raise ResetNeeded("step() was called before reset()")
         if self._episode.finished:
             raise ResetNeeded("step() was called after the training's end; call reset() for another one")
-        reward = self._episode.act(self._actions, action)
+        try:
+            reward = self._episode.act(self._actions, action)
+        except ConfigError:  # an action that is none: nothing has been trained
+            raise
+        except BaseException:
+            self._leave()
+            self._broken_off = True
+            raise
         return self._episode.observation(), reward, self._episode.finished, False, self._episode.figures()
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -150,7 +163,7 @@ class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
     def _leave(self) -> None:
         if self._episode is not None:
             self._episode.close()
-        self._episode = None
+        self._episode, self._broken_off = None, False
 
     def __getstate__(self) -> dict[str, Any]:
         episode = self._episode
