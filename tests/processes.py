@@ -3,6 +3,7 @@
 That one has only imported: no thread that computes, no draw of a random number and no device is handed down.
 """
 
+import gc
 import multiprocessing
 import os
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -20,6 +21,7 @@ class _Process(ForkServerProcess):
         os.environ.clear()
         os.environ.update(self._environment)
         multiprocessing.set_start_method(None, force=True)
+        gc.freeze()  # what is imported is no garbage, and looking at it takes long
         super().run()
 
 

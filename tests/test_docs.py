@@ -17,6 +17,7 @@ import yaml
 from autobatch._artefacts import artefact_names
 from autobatch.beacons._columns import COLUMNS
 from autobatch.cli import app, main
+from autobatch.envs.surrogate import _ensemble
 from autobatch.policies import ENTRIES, SCHEMA, general, load_policy_spec, policy_names
 from autobatch.report import policy_table
 from autobatch.training import Summary, TaskSpec, load_experiment, load_task
@@ -61,6 +62,7 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     for env in (ROOT / "envs").iterdir():
         (tmp_path / "envs" / env.name).symlink_to(env)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))  # however well a surrogate knows its task
     namespace: dict[str, Any] = {}
     code = blocks(DOCS / page, "python")
     assert code
@@ -82,6 +84,7 @@ def test_the_loop_of_the_readme_trains(tmp_path: Path, monkeypatch: pytest.Monke
     loop, _ = blocks(ROOT / "README.md", "python")
     assert (loop.count("# +\n"), loop.count("# *\n")) == (6, 3)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_ensemble, "_STEPS", (20, 20))  # however well a surrogate knows its task
     namespace: dict[str, Any] = {}
     exec(compile(loop, "README.md", "exec"), namespace)
     assert namespace["report"].winner is not None

@@ -1,7 +1,6 @@
 """``AcceleratedController``: a loop with Accelerate, on one process and on two; the Trainer on two as well."""
 
 import contextlib
-import gc
 import json
 import multiprocessing
 import os
@@ -286,7 +285,6 @@ def test_what_cannot_be_used() -> None:
 def rank(number: str, folder: str) -> None:
     """Be one of two processes."""
     os.environ.update(RANK=number, LOCAL_RANK=number)
-    gc.freeze()  # every train() collects garbage, which takes long with so much imported
     try:
         results = {name: run(name, folder) for name in RUNS}
     except BaseException:

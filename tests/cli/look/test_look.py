@@ -120,6 +120,7 @@ def test_a_damaged_run_is_named(home, refused, command, name):
     assert name in refused(command, "runs/follow")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_no_damage_to_any_file_ends_in_a_traceback(home, capsys, monkeypatch):
     """200 mutated files of every kind, read by the commands that read them."""
     chance = random.Random(0)

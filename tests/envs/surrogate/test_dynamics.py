@@ -8,7 +8,7 @@ from scipy import stats
 
 from autobatch import AutoBatchError, LibraryError
 from autobatch.beacons import BeaconLibrary, Branches, Journey
-from autobatch.envs.surrogate import TaskRecords, load_dynamics, tabulate
+from autobatch.envs.surrogate import TaskRecords, _ensemble, load_dynamics, tabulate
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
 from autobatch.policies import FixedPolicy, PolicySpec
@@ -26,6 +26,12 @@ from tests.envs.surrogate.synthetic_runs import (
     make_task,
     records,
 )
+
+
+@pytest.fixture
+def fitted_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So plain a law is known after a short fit; how trainings scatter about it is not."""
+    monkeypatch.setattr(_ensemble, "_STEPS", (300, 300))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,7 @@ def test_whole_journeys_never_seen(dynamics: Dynamics) -> None:
     assert np.sqrt(np.mean((np.array(real) - guessed) ** 2)) < 0.12
 
 
+@pytest.mark.usefixtures("fitted_briefly")
 def test_what_other_tasks_know_helps_where_little_was_recorded(library) -> None:
     corners = {(size, lr) for size in (SIZES[0], SIZES[-1]) for lr in (RATES[0], RATES[-1])} | {(32, 0.1)}
     kept = tuple(own for own in library.beacons if own.seed == 0 and (own.batch_size, own.lr) in corners)
@@ -113,6 +120,7 @@ def test_noise_scatters_as_the_trainings_do(dynamics: Dynamics) -> None:
     assert 0.4 < np.std(state.seen[:, 0]) / np.std(real) < 2.5
 
 
+@pytest.mark.usefixtures("fitted_briefly")
 def test_what_diverged_diverges(library) -> None:
     bad = records([(8, 0.2)] * 2, 9)
     bad[-1] |= {"c_bar": float("nan"), "train_loss": float("inf"), "validation_loss": float("nan")}
@@ -128,6 +136,7 @@ def test_what_diverged_diverges(library) -> None:
     assert diverged(128, 0.05) == 0.0
 
 
+@pytest.mark.usefixtures("fitted_briefly")
 def test_fidelity_and_agreement(library, dynamics: Dynamics) -> None:
     fidelity = measure_fidelity(library, make_branches(library), make_task())
     assert fidelity.whole < fidelity.constant
@@ -148,6 +157,7 @@ def test_fidelity_and_agreement(library, dynamics: Dynamics) -> None:
     assert agreement.real_runs == (1,) * 9
 
 
+@pytest.mark.usefixtures("fitted_briefly")
 def test_loading_by_name_says_what_is_missing(tmp_path) -> None:
     folder = make_folder(tmp_path / "whole")
     assert load_dynamics(folder) is load_dynamics(str(folder))
