@@ -1,10 +1,10 @@
 """One batch size and learning rate for the whole training: what a beacon is."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from autobatch.policies._parameters import PolicyParameters, require_on_ladder
+from autobatch.policies._parameters import BaseRate, PolicyParameters, Stateless, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
@@ -25,19 +25,13 @@ class FixedParameters(PolicyParameters):
         gt=0,
         description="Global batch size, one of the task's ladder. By default the rung nearest to 32.",
     )
-    lr: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base learning rate, before the schedule's factor. By default the training's own, after the "
-        "controller's learning-rate rule.",
-    )
+    lr: BaseRate = None
 
 
 @register_policy(
     "fixed", FixedParameters, blind=True, changes="nothing", when="Batch size and rate are known; to compare with."
 )
-class FixedPolicy:
+class FixedPolicy(Stateless):
     """Keep one batch size and one base learning rate."""
 
     needs_library = False
@@ -55,10 +49,3 @@ class FixedPolicy:
         """Return the fixed configuration."""
         batch_size, lr = self._batch_size, self.parameters.lr
         return Decision(batch_size, lr, reason=f"{configuration(batch_size, lr)}, fixed for the whole training")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a fixed policy keeps no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing."""

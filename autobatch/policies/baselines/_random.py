@@ -1,11 +1,11 @@
 """Batch size and learning rate drawn at random: the floor that a clever policy has to beat."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, Stateless, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
@@ -24,7 +24,7 @@ class RandomParameters(PolicyParameters):
 
 
 @register_policy("random", RandomParameters, blind=True, changes="batch size, rate", when="The floor to compare with.")
-class RandomPolicy:
+class RandomPolicy(Stateless):
     """Draw uniformly from the ladder and the task's learning rates.
 
     A draw is a pure function of the run's seed and of the epoch in which it falls, so that a resumed run needs no
@@ -43,9 +43,7 @@ class RandomPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Return the draw of the coming epoch."""
-        if self._task is None:
-            raise RuntimeError("call reset(task, library) before decide()")
-        task = self._task
+        task = after_reset(self._task)
         draw = observation.epoch // self.parameters.every
         generator = np.random.default_rng([task.seed, _PURPOSE, draw])
         batch_size = task.batch_sizes[int(generator.integers(len(task.batch_sizes)))]
@@ -53,10 +51,3 @@ class RandomPolicy:
         kept = count(self.parameters.every, "epoch")
         reason = f"{configuration(batch_size, lr)}: draw {draw + 1} of seed {task.seed}, kept for {kept}"
         return Decision(batch_size, lr, reason=reason)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: seed and epoch decide every draw."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing."""

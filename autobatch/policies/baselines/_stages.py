@@ -7,12 +7,12 @@ likes.
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt, model_validator
 
 from autobatch._errors import ConfigError
-from autobatch.policies._parameters import PolicyParameters, require_on_ladder
+from autobatch.policies._parameters import BaseRate, PolicyParameters, Stateless, after_reset, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration
@@ -40,13 +40,7 @@ class StagesParameters(PolicyParameters):
     within_rates: bool = Field(
         default=False, description="Run through the sequence within each learning-rate value of the schedule."
     )
-    lr: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base learning rate, before the schedule's factor. By default the training's own, after the "
-        "controller's learning-rate rule.",
-    )
+    lr: BaseRate = None
 
     @model_validator(mode="after")
     def _starts_fit(self) -> "StagesParameters":
@@ -115,14 +109,14 @@ def stage_at(epoch: int, start: int, stop: int, stages: int) -> int:
 @register_policy(
     "stages", StagesParameters, blind=True, changes="batch size", when="To compare with the paper's dynamic sampling."
 )
-class StagesPolicy:
+class StagesPolicy(Stateless):
     """Go through a sequence of batch sizes in stages of equally many epochs."""
 
     needs_library = False
 
     def __init__(self, parameters: StagesParameters) -> None:
         self.parameters = parameters
-        self._segments: list[tuple[int, int]] = []
+        self._segments: list[tuple[int, int]] | None = None
         self._shares: list[float] = []
 
     def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
@@ -135,8 +129,7 @@ class StagesPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Return the batch size of the stage that the coming epoch belongs to."""
-        if not self._segments:
-            raise RuntimeError("call reset(task, library) before decide()")
+        segments = after_reset(self._segments)
         sizes = self.parameters.batch_sizes
         if self.parameters.starts is not None:
             begun = [index for index, share in enumerate(self._shares) if share <= observation.progress + _ROUNDING]
@@ -144,18 +137,11 @@ class StagesPolicy:
             reason = f"{configuration(sizes[stage], self.parameters.lr)}: the schedule has it from "
             return Decision(sizes[stage], self.parameters.lr, reason=reason + told_start(self.parameters.starts[stage]))
         position = next(
-            (index for index, (_, stop) in enumerate(self._segments) if observation.epoch < stop),
-            len(self._segments) - 1,
+            (index for index, (_, stop) in enumerate(segments) if observation.epoch < stop),
+            len(segments) - 1,
         )
-        stage = stage_at(observation.epoch, *self._segments[position], len(sizes))
+        stage = stage_at(observation.epoch, *segments[position], len(sizes))
         reason = f"{configuration(sizes[stage], self.parameters.lr)}: stage {stage + 1} of {len(sizes)}"
-        if len(self._segments) > 1:
-            reason += f" within learning-rate value {position + 1} of {len(self._segments)}"
+        if len(segments) > 1:
+            reason += f" within learning-rate value {position + 1} of {len(segments)}"
         return Decision(sizes[stage], self.parameters.lr, reason=reason)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the epoch decides the stage."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing."""

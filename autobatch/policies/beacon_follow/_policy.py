@@ -13,7 +13,7 @@ from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.beacons import BeaconLibrary, Landscape, Standing, forecast
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Candidate, Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
@@ -215,14 +215,13 @@ class BeaconFollowPolicy:
         """
         if self._steer is not None:
             return self._steer.decide(observation)
-        if self._run is None:
-            raise RuntimeError("call reset(task, library) before decide()")
+        run = after_reset(self._run)
         used = (observation.batch_size, observation.lr)
         if self._misled(observation):
             return _stay(observation, self._mismatch)
         if new := max(observation.progress - math.fsum(self._shares.values()), 0.0):
             self._shares[used] = self._shares.get(used, 0.0) + new
-        decision = self._run.decide(observation, self._shares, epochs_since_change=observation.epoch - self._changed_at)
+        decision = run.decide(observation, self._shares, epochs_since_change=observation.epoch - self._changed_at)
         if (decision.batch_size, decision.lr) != used:
             self._changed_at = observation.epoch
         return decision

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from autobatch.policies._parameters import PolicyParameters, require_on_ladder
+from autobatch.policies._parameters import PolicyParameters, after_reset, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, figure, percent
@@ -70,9 +70,7 @@ class BestBeaconStoppedPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Count the epoch, and end the training where it was one too many; asked twice in an epoch, the same twice."""
-        task = self._task
-        if task is None:
-            raise RuntimeError("call reset(task, library) before decide()")
+        task = after_reset(self._task)
         if self._steer is not None:
             return self._steer.decide(observation)
         if observation.epoch > self._epoch:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from autobatch.policies._moves import Moves
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, figure
@@ -148,6 +148,4 @@ class PickAfterIEpochsPolicy:
         return tuple(dict.fromkeys(moves.at(*moves.rungs(*wanted)) for wanted in self.parameters.configurations))
 
     def _known_task(self) -> TaskInfo:
-        if self._task is None:
-            raise RuntimeError("call reset(task, library) before decide()")
-        return self._task
+        return after_reset(self._task)

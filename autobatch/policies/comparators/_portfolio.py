@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -25,7 +25,7 @@ from autobatch._errors import ConfigError
 from autobatch._files import seen_in
 from autobatch._yaml import load_yaml
 from autobatch.policies._moves import Moves
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, Stateless, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, figure
@@ -99,7 +99,7 @@ def mean_ranks(libraries: Sequence[Mapping[Configuration, float]]) -> dict[Confi
     changes="nothing",
     when="No short training can be afforded; to compare with.",
 )
-class PortfolioPolicy:
+class PortfolioPolicy(Stateless):
     """Train with what has the best mean rank over the shipped libraries of other data sets and such an optimizer."""
 
     needs_library = False
@@ -133,16 +133,7 @@ class PortfolioPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Return the configuration, the same every time."""
-        if self._decision is None:
-            raise RuntimeError("call reset(task, library) before decide()")
-        return self._decision
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the shipped libraries decide."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore nothing."""
+        return after_reset(self._decision)
 
 
 def shipped() -> tuple[Recorded, ...]:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.policies._moves import Moves
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, Weights
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, percent
@@ -40,11 +40,7 @@ _NEVER_NAMED = [index for index, (_, meaning) in enumerate(ENTRIES) if meaning.s
 class GeneralParameters(PolicyParameters):
     """Parameters of the kind ``learned-general``."""
 
-    weights: str = Field(
-        min_length=1,
-        description="Name of the weights in a policies/ folder, or their path without '.safetensors'; the card "
-        "(.json) lies beside them.",
-    )
+    weights: Weights
     rule: SteerParameters = Field(
         default_factory=SteerParameters, description="The rule that it departs from, as kind 'steer'."
     )

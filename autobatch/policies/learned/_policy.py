@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.policies._moves import Moves, decode
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, Weights, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
@@ -26,11 +25,7 @@ _NEVER_NAMED = [index for index, (_, meaning) in enumerate(ENTRIES) if meaning.s
 class LearnedParameters(PolicyParameters):
     """Parameters of the kind ``learned``."""
 
-    weights: str = Field(
-        min_length=1,
-        description="Name of the weights in a policies/ folder, or their path without '.safetensors'; the card "
-        "(.json) lies beside them.",
-    )
+    weights: Weights
 
 
 @register_policy(
@@ -97,9 +92,7 @@ class LearnedPolicy:
         Raises:
             RuntimeError: ``reset`` was not called.
         """
-        view = self._view
-        if view is None:
-            raise RuntimeError("call reset(task, library) before decide()")
+        view = after_reset(self._view)
         self._trail = view.follow(self._trail, observation)
         entries = view.array(observation, self._trail)
         logits, weights = self.network.weigh(entries)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import BaseRate, PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
@@ -43,13 +43,7 @@ class RmgdParameters(PolicyParameters):
         lt=1,
         description="Least probability that every size keeps; K times it must stay below 1. 0: exponential weights.",
     )
-    lr: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base learning rate, before the schedule's factor. By default the training's own, after the "
-        "controller's learning-rate rule.",
-    )
+    lr: BaseRate = None
 
 
 def after_epoch(probabilities: Sequence[float], arm: int, cost: float, beta: float, floor: float) -> tuple[float, ...]:
@@ -130,18 +124,16 @@ class RmgdPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Reward the last draw and draw the coming epoch's batch size; asked twice in an epoch, the same twice."""
-        if self._task is None:
-            raise RuntimeError("call reset(task, library) before decide()")
-        last = self._last
+        task, last = after_reset(self._task), self._last
         if last is None or last.epoch != observation.epoch:
-            weights, told = self._weights(self._task, last, observation)
+            weights, told = self._weights(task, last, observation)
             chances = drawing(weights, self.parameters.floor)
-            generator = np.random.default_rng([self._task.seed, _PURPOSE, observation.epoch])
+            generator = np.random.default_rng([task.seed, _PURPOSE, observation.epoch])
             arm = int(np.searchsorted(np.cumsum(chances)[:-1], generator.random(), side="right"))
             loss = observation.validation_loss
             last = _Drawn(observation.epoch, arm, weights, loss if math.isfinite(loss) else None, told)
             self._last = last
-        batch_size = self._task.batch_sizes[last.arm]
+        batch_size = task.batch_sizes[last.arm]
         chance = drawing(last.weights, self.parameters.floor)[last.arm]
         reason = f"{configuration(batch_size, self.parameters.lr)}: drawn with probability {percent(chance)}{last.told}"
         return Decision(batch_size, self.parameters.lr, reason=reason)

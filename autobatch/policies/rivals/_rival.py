@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import configuration
@@ -77,9 +77,7 @@ class Rival(ABC, Generic[ParametersT]):
     @property
     def task(self) -> TaskInfo:
         """The task; a RuntimeError before ``reset``."""
-        if self._task is None:
-            raise RuntimeError("call reset(task, library) before decide()")
-        return self._task
+        return after_reset(self._task)
 
     @property
     def first_batch_size(self) -> int:
