@@ -11,7 +11,8 @@ from autobatch._artefacts import artefact_names, find_artefact, find_library, ho
 from autobatch._errors import AutoBatchError, LibraryError
 from autobatch._remote import Place
 from autobatch.beacons import BeaconLibrary, FixedResult
-from autobatch.policies import SHORTHANDS, load_policy_spec, policy_kind
+from autobatch.policies import load_policy_spec, policy_kind
+from autobatch.policies.baselines import SHORTHANDS
 from autobatch.report._words import configuration_words, count_words, loss_words, percent_words, seconds_words
 from autobatch.training import TaskSpec, load_task
 

@@ -5,10 +5,7 @@ import pytest
 from autobatch._artefacts import artefact_roots
 from autobatch._errors import ConfigError, UnknownNameError
 from autobatch.policies import (
-    FixedParameters,
-    FixedPolicy,
     PolicySpec,
-    StagesPolicy,
     load_policy_spec,
     make_policy,
     policy_kind,
@@ -16,6 +13,7 @@ from autobatch.policies import (
     policy_names,
     register_policy,
 )
+from autobatch.policies.baselines import FixedParameters, FixedPolicy, StagesPolicy
 
 SHIPPED = artefact_roots()[-1] / "policies"
 SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from autobatch._errors import ConfigError, near_names
 from autobatch._ranges import check_number, check_whole
 from autobatch.fisher import GradientMoments
-from autobatch.policies import NoiseAverage
+from autobatch.policies.rivals import NoiseAverage
 
 RuleName = Literal["none", "linear", "sqrt", "power", "adascale"]
 Momentum = Literal["keep", "reset", "rescale"]

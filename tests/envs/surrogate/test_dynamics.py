@@ -11,7 +11,8 @@ from autobatch.beacons import BeaconLibrary, Branches, Journey
 from autobatch.envs.surrogate import TaskRecords, _ensemble, load_dynamics, tabulate
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
-from autobatch.policies import FixedPolicy, PolicySpec
+from autobatch.policies import PolicySpec
+from autobatch.policies.baselines import FixedPolicy
 from tests.envs.surrogate.synthetic_runs import (
     COSTS,
     EPOCHS,

@@ -28,7 +28,9 @@ from autobatch.evidence.bench._courses import Course, Recording, mean_curve
 from autobatch.evidence.bench._figures import policy_figures
 from autobatch.evidence.bench._tests import TESTS, mean_difference, mean_interval, paired_t, policy_tests, two_sample
 from autobatch.evidence.bench.telling._picture import save_overall, save_task
-from autobatch.policies import FixedPolicy, PolicySpec, RmgdPolicy
+from autobatch.policies import PolicySpec
+from autobatch.policies.baselines import FixedPolicy
+from autobatch.policies.rivals import RmgdPolicy
 from autobatch.report import modelled_seconds
 from autobatch.training import EpochRow, load_epochs, load_run_config, load_summary
 from tests.evidence.bench.benched import Seen, compare

@@ -20,8 +20,9 @@ from autobatch.evidence.bench import _plan as planning
 from autobatch.evidence.bench import _runs as running
 from autobatch.evidence.bench._overall import against_baselines, aggregate
 from autobatch.evidence.bench._tables import ComparedRun
-from autobatch.policies import PolicySpec, Quality, RmgdParameters, RmgdPolicy
+from autobatch.policies import PolicySpec, Quality
 from autobatch.policies.learned import PolicyCard, PolicyTraining, load_card, save_learned
+from autobatch.policies.rivals import RmgdParameters, RmgdPolicy
 from autobatch.report import modelled_seconds
 from autobatch.training import load_epochs, load_run_config, load_task
 from autobatch.training._trial import Trial

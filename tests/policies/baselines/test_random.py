@@ -1,6 +1,6 @@
 from collections import Counter
 
-from autobatch.policies import RandomParameters, RandomPolicy
+from autobatch.policies.baselines import RandomParameters, RandomPolicy
 from tests.policies.cases import make_observation, make_task
 
 

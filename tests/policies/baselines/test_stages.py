@@ -1,7 +1,7 @@
 import pytest
 
 from autobatch import _errors
-from autobatch.policies import StagesParameters, StagesPolicy
+from autobatch.policies.baselines import StagesParameters, StagesPolicy
 from autobatch.policies.baselines._stages import segment_bounds, spread_sizes
 from tests.policies.cases import make_observation, make_task
 

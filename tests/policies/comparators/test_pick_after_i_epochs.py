@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from autobatch._errors import ConfigError
-from autobatch.policies import PickAfterIEpochsPolicy, PolicySpec, Scout, ScoutingPolicy, load_policy_spec, make_policy
+from autobatch.policies import PolicySpec, Scout, ScoutingPolicy, load_policy_spec, make_policy
+from autobatch.policies.comparators import PickAfterIEpochsPolicy
 from autobatch.policies.steer._plan import Plan
 from autobatch.training import load_epochs, run
 from tests.policies.cases import make_observation, make_task, through_json

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from autobatch import CheckpointError, ConfigError
-from autobatch.policies import RmgdParameters, RmgdPolicy
+from autobatch.policies.rivals import RmgdParameters, RmgdPolicy
 from tests.policies.cases import make_observation, make_task, through_json
 
 NAN = float("nan")

@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from autobatch.fisher import GradientMoments
-from autobatch.policies import (
-    NoiseAverage,
-    Observation,
-    Policy,
-    PolicySpec,
-    load_policy_spec,
-    make_policy,
-    policy_kind,
-    policy_kinds,
-)
+from autobatch.policies import Observation, Policy, PolicySpec, load_policy_spec, make_policy, policy_kind, policy_kinds
 from autobatch.policies._rungs import nearest_rung, rung_above, rung_below
+from autobatch.policies.rivals import NoiseAverage
 from tests.policies.cases import make_observation, make_task, through_json
 
 LADDER = (8, 16, 32, 64, 128, 256, 512)

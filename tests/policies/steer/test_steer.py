@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from autobatch.policies import (
-    Decision,
-    FixedParameters,
-    FixedPolicy,
-    Scout,
-    ScoutingPolicy,
-    SteerParameters,
-    SteerPolicy,
-    planned_epochs,
-)
+from autobatch.policies import Decision, Scout, ScoutingPolicy, SteerParameters, SteerPolicy, planned_epochs
+from autobatch.policies.baselines import FixedParameters, FixedPolicy
 from tests.beacons.synthetic import make_costs
 from tests.policies.cases import NAN, make_observation, make_task, through_json
 
