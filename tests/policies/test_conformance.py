@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from autobatch.policies import Policy, load_policy_spec, make_policy, policy_names
+from autobatch.policies import Policy, load_policy_spec, make_policy, policy_kind, policy_names
 from tests.beacons.synthetic import make_library
 from tests.policies.cases import LAW, make_observation, make_task, simulate, through_json
 
@@ -47,6 +47,13 @@ def test_decisions_stay_on_the_ladder_with_a_reason(make):
 
 def test_one_seed_makes_the_same_decisions(make):
     assert simulate(make(), noise=0.2).decisions == simulate(make(), noise=0.2).decisions
+
+
+@pytest.mark.parametrize(
+    "make", [name for name in NAMES if policy_kind(load_policy_spec(name).kind).blind], indirect=True
+)
+def test_who_says_it_is_blind_does_not_look_at_what_is_measured(make):
+    assert simulate(make(), noise=0.9).decisions == simulate(make()).decisions
 
 
 def test_reset_starts_anew(make, library):

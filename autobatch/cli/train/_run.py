@@ -137,15 +137,6 @@ def _stored(resume: Path, named: dict[str, Any], given: dict[str, list[str]]) ->
     return stored.model_copy(update={"task": task, "policy": policy, **named})
 
 
-_SCOUTING = {
-    "steer": "policy.parameters",
-    "beacon-follow": "policy.parameters.without_beacons",
-    "pick-after-i-epochs": "policy.parameters",
-    "learned-general": "policy.parameters.rule",
-}
-"""Where the parameters of scouting stand, by kind of policy."""
-
-
 def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -> "RunConfig":
     """Return the configuration with the scouts that were asked for."""
     from autobatch.training import override
@@ -154,18 +145,28 @@ def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -
         "--scouts": [] if scouts is None else [f"scouts={_number_of_scouts(scouts)}"],
         "--scout-share": [] if share is None else [f"scout_share={share}"],
     }
+    place = _place_of_scouting(config.policy.kind)
     for option, some in asked.items():
-        if some and config.policy.kind not in _SCOUTING:
+        if some and place is None:
             raise typer.BadParameter(
                 f"policy '{config.policy.name}' makes no scouts; 'steer' and 'pick-after-i-epochs' do, and "
                 "'beacon-follow' where a task has no beacons",
                 param_hint=option,
             )
-    placed = {
-        option: [f"{_SCOUTING[config.policy.kind]}.{one}" for one in some] for option, some in asked.items() if some
-    }
+    placed = {option: [f"{place}.{one}" for one in some] for option, some in asked.items() if some}
     task, policy = override(config.task, config.policy, placed)
     return config.model_copy(update={"task": task, "policy": policy})
+
+
+def _place_of_scouting(kind: str) -> str | None:
+    """Return where a kind of policy has the parameters of its scouts, its own or those of ``steer``; None without."""
+    from autobatch.policies import SteerParameters, policy_kind
+
+    fields = policy_kind(kind).parameters.model_fields
+    if "scout_share" in fields:
+        return "policy.parameters"
+    inner = (name for name, field in fields.items() if field.annotation is SteerParameters)
+    return next((f"policy.parameters.{name}" for name in inner), None)
 
 
 def _number_of_scouts(scouts: str) -> int:
