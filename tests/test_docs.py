@@ -285,6 +285,13 @@ def test_the_overview_names_the_folders_that_are_there() -> None:
         assert named[f"autobatch/{room.name}"] == (folders if room.name != "cli" else set()), room.name
 
 
+def test_a_decision_goes_through_the_files_that_the_overview_names() -> None:
+    for file, told in table((DOCS / "concepts/overview.md").read_text(encoding="utf-8"), "file"):
+        code = (ROOT / "autobatch" / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", told):
+            assert re.search(rf"\b{name}\(", code), (file, name)
+
+
 def test_the_page_of_policies_says_what_the_command_says() -> None:
     rows = {}
     for names, *told in table((DOCS / "policies.md").read_text(encoding="utf-8"), "policy"):
