@@ -4,22 +4,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
-from autobatch.envs.train import EpisodeState, Pricing, Setting, carry_out
-from autobatch.envs.train._episode import AGENT
+from autobatch.envs.train import EpisodeState, Pricing, Setting, TrainedEpisode
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 from autobatch.policies.steer._search import start_without_scouts
-from autobatch.training import EpochRow, RunConfig
+from autobatch.training import EpochRow
 from autobatch.training._trial import FINISHED, Trial
 from autobatch.training.running._scouting import train_scout
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,45 +65,25 @@ class SteeredState:
     owed: float
 
 
-class SteeredEpisode:
+class SteeredEpisode(TrainedEpisode):
     """One training, an epoch a step.
 
     Args:
         rules: what the episodes share.
         seed: the training's seed.
         scouts: whether its scouts go first, where the rules have some.
-
-    Attributes:
-        rows: the finished epochs.
-        costs: what each step has cost.
-        rewards: what each step has brought.
     """
 
     def __init__(self, rules: SteeredRules, seed: int, *, scouts: bool = True) -> None:
-        setting = rules.setting
+        super().__init__(rules.setting, seed, measure=rules.measure)
         self.rules = rules
-        self.seed = seed
-        self.config = RunConfig(
-            task=setting.task,
-            task_path=setting.task_path,
-            policy=AGENT,
-            seed=seed,
-            device=str(setting.device),
-            measure=rules.measure,
-            trust_code=setting.trust_code,
-            costs=setting.costs,
-        )
-        self.rows: list[EpochRow] = []
-        self.costs: list[float] = []
-        self.rewards: list[float] = []
-        self._potential = self._owed = 0.0
+        self._owed = 0.0
         self._stopped = False
         self._view = CourseView(rules.info.train_size, adaptive=rules.info.adaptive)
         self._seen = Seen.nothing(1, rules.info.epochs, math.log(rules.info.guessing or math.nan))
         policy = SteerPolicy(SteerParameters())
         policy.reset(rules.info, None)
         self._begin(start_without_scouts(rules.info), rule_plan(rules.info.epochs))
-        self._trial = self._carry_out(self._new_trial)
         if rules.scouts and scouts:
             self._send_scouts(policy)
 
@@ -117,20 +94,10 @@ class SteeredEpisode:
         return self._stopped or self._trial.finished or int(course.epoch[0]) >= int(course.end[0])
 
     @property
-    def diverged(self) -> bool:
-        """Whether the training has diverged."""
-        return self._trial.stopped_because != FINISHED
-
-    @property
     def configuration(self) -> tuple[int, float]:
         """Batch size and base learning rate, before its fall, in force."""
         size = self.rules.setting.task.batch_sizes[int(self._course.size[0])]
         return size, float(np.exp2(self._course.rate[0]))
-
-    @property
-    def quality(self) -> float:
-        """Natural logarithm of guessing's score over the last one; -1 once the training has diverged."""
-        return self._potential
 
     @property
     def reference(self) -> float:
@@ -180,51 +147,25 @@ class SteeredEpisode:
 
     def figures(self) -> dict[str, Any]:
         """Return plain figures by name; one that is not known or not finite is left out."""
-        batch_size, lr = self.configuration
-        figures: dict[str, Any] = {
-            "run_seed": self.seed,
-            "epoch": len(self.rows),
-            "progress": len(self.rows) / self.rules.info.epochs,
-            "batch_size": batch_size,
-            "lr": lr,
-            "quality": self.quality,
-            "cost_total": math.fsum(self.costs) + self._owed,
-            "stopped": self._stopped,
-            "diverged": self.diverged,
-        }
-        if self.rows:
-            row = self.rows[-1]
-            figures |= {
-                "factor": row.lr_effective / row.lr,
-                "score": getattr(row, self.rules.setting.task.score),
-                "train_loss": row.train_loss,
-                "validation_loss": row.validation_loss,
-                "validation_error": row.validation_error,
-            }
-        if self.costs:
-            figures["cost"] = self.costs[-1]
-        return {name: value for name, value in figures.items() if math.isfinite(value)}
+        row = self.rows[-1] if self.rows else None
+        return self._figures(
+            progress=len(self.rows) / self.rules.info.epochs,
+            cost_total=math.fsum(self.costs) + self._owed,
+            stopped=self._stopped,
+            **({} if row is None else {"factor": row.lr_effective / row.lr}),
+        )
 
     def drawn(self, mode: str) -> str | NDArray[np.uint8]:
-        """Return a few lines of text, or the journey through the plane."""
+        """Return a few lines of text, or the plane with the journey."""
         from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
 
         return text(self) if mode == "ansi" else picture(self)
 
     def state(self) -> SteeredState:
         """Return where the episode stands, as something that can be pickled."""
-        training = EpisodeState(
-            seed=self.seed,
-            trial=self._carry_out(self._trial.state),
-            trail=None,
-            rows=tuple(self.rows),
-            potential=self._potential,
-            costs=tuple(self.costs),
-            rewards=tuple(self.rewards),
-        )
         every = np.array([0])
         return SteeredState(
-            training,
+            self._kept(),
             self._course.take(every),
             self._limits.take(every),
             self._seen.take(every),
@@ -243,23 +184,13 @@ class SteeredEpisode:
         Returns:
             The episode.
         """
-        training = state.training
-        episode = cls(rules, training.seed, scouts=False)
-        episode._carry_out(lambda: episode._trial.restore(training.trial))
-        episode.rows, episode.costs, episode.rewards = (
-            list(training.rows),
-            list(training.costs),
-            list(training.rewards),
-        )
-        episode._potential, episode._owed, episode._stopped = training.potential, state.owed, state.stopped
+        episode = cls(rules, state.training.seed, scouts=False)
+        episode._go_on(state.training)
+        episode._owed, episode._stopped = state.owed, state.stopped
         every = np.array([0])
         episode._course, episode._limits = state.course.take(every), state.limits.take(every)
         episode._seen = state.seen.take(every)
         return episode
-
-    def close(self) -> None:
-        """Let go of the optimizer."""
-        self._trial.controller.close()
 
     def _begin(self, start: tuple[int, float], plan: Any) -> None:
         info = self.rules.info
@@ -316,13 +247,6 @@ class SteeredEpisode:
             self._seen.train[0, epoch] = np.log(row.train_loss)
             self._seen.score[0, epoch] = np.log(row.validation_loss)
         self._seen.spent[0] += cost
-
-    def _new_trial(self) -> Trial:
-        setting = self.rules.setting
-        return Trial(self.config, data=setting.data, device=setting.device, costs=setting.costs)
-
-    def _carry_out(self, work: Callable[[], Result]) -> Result:
-        return carry_out(self.rules.setting.device, self.rules.setting.task.threads, work)
 
 
 class _Scouting:

@@ -164,28 +164,8 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules, SteeredState]):
         return SteeredEpisode.restored(rules, state)
 
 
-def _rules(
-    *,
-    env: str | Path,
-    cost: str,
-    cost_weight: float,
-    start: str,
-    epochs: int | None,
-    device: str,
-    data_dir: str | Path | None,
-    threads: int | None,
-    measure: bool,
-    trust_code: bool,
-) -> SteeredRules:
-    found = load_setting(
-        env,
-        epochs=epochs,
-        threads=threads,
-        device=device,
-        data_dir=data_dir,
-        needs_costs=measure or cost in {"modelled", "measured"},
-        trust_code=trust_code,
-    )
+def _rules(*, cost: str, cost_weight: float, start: str, measure: bool, **setting_of: Any) -> SteeredRules:
+    found = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
     if found.task.schedule.keep:
         raise ConfigError(
             f"env: task '{found.task.name}' keeps its schedule (schedule.keep), and here it is the agent's: choose "

@@ -4,9 +4,9 @@ In come a task and actions; out go observations and rewards of the training as i
 """
 
 from autobatch.envs.train._env import TrainEnv
-from autobatch.envs.train._episode import EpisodeState
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting, load_setting
+from autobatch.envs.train._trained import EpisodeState, TrainedEpisode
 from autobatch.envs.train._training import TrainingEnv
 from autobatch.envs.train._workshop import carry_out
 
@@ -15,6 +15,7 @@ __all__ = [
     "Pricing",
     "Setting",
     "TrainEnv",
+    "TrainedEpisode",
     "TrainingEnv",
     "carry_out",
     "load_setting",

@@ -5,9 +5,10 @@ from typing import Any
 
 from autobatch.envs._reward import WEIGHT, Reward, check_unit
 from autobatch.envs._spaces import action_space, check_flags, observation_space, task_of
-from autobatch.envs.train._episode import Episode, EpisodeState, Rules
+from autobatch.envs.train._episode import Episode, Rules
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting, load_setting
+from autobatch.envs.train._trained import EpisodeState
 from autobatch.envs.train._training import TrainingEnv
 from autobatch.policies import ObservationView, Quality
 
@@ -167,27 +168,8 @@ class TrainEnv(TrainingEnv[Rules, EpisodeState]):
         return Episode.restored(rules, state)
 
 
-def _rules(
-    *,
-    env: str | Path,
-    cost: str,
-    cost_weight: float,
-    epochs: int | None,
-    device: str,
-    data_dir: str | Path | None,
-    threads: int | None,
-    measure: bool,
-    trust_code: bool,
-) -> Rules:
-    setting = load_setting(
-        env,
-        epochs=epochs,
-        threads=threads,
-        device=device,
-        data_dir=data_dir,
-        needs_costs=measure or cost in {"modelled", "measured"},
-        trust_code=trust_code,
-    )
+def _rules(*, cost: str, cost_weight: float, measure: bool, **setting_of: Any) -> Rules:
+    setting = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
     info = setting.info(measure=measure)
     pricing = Pricing(cost, info, setting)
     reward = Reward(_quality(setting), pricing.reference, cost_weight)

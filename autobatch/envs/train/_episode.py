@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,9 @@ from autobatch.envs._reward import Reward
 from autobatch.envs._spaces import action_masks, moves_of
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting
-from autobatch.envs.train._workshop import carry_out
-from autobatch.policies import Moves, ObservationView, PolicySpec, Trail
-from autobatch.training import EpochRow, RunConfig
-from autobatch.training._trial import FINISHED, Trial, TrialState
-
-Result = TypeVar("Result")
-
-AGENT = PolicySpec(name="agent", kind="agent", description="Whoever steps the environment.")
+from autobatch.envs.train._trained import EpisodeState, TrainedEpisode
+from autobatch.policies import Moves, ObservationView
+from autobatch.training import EpochRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,66 +36,18 @@ class Rules:
     measure: bool
 
 
-@dataclass(frozen=True)
-class EpisodeState:
-    """An episode between two steps, without data and beacons; it can be pickled.
-
-    Attributes:
-        seed: the training's seed.
-        trial: the training itself.
-        trail: what the view remembers; None where it remembers nothing.
-        rows: the finished epochs.
-        potential: the last potential.
-        costs: what each epoch has cost.
-        rewards: what each epoch has brought.
-    """
-
-    seed: int
-    trial: TrialState
-    trail: Trail | None
-    rows: tuple[EpochRow, ...]
-    potential: float
-    costs: tuple[float, ...]
-    rewards: tuple[float, ...]
-
-
-class Episode:
+class Episode(TrainedEpisode):
     """One training, an epoch a step.
 
     Args:
         rules: what the episodes share.
         seed: the training's seed.
-
-    Attributes:
-        rows: the finished epochs.
-        costs: what each has cost.
-        rewards: what each has brought.
     """
 
     def __init__(self, rules: Rules, seed: int) -> None:
-        setting = rules.setting
+        super().__init__(rules.setting, seed, measure=rules.measure)
         self.rules = rules
-        self.seed = seed
-        self.config = RunConfig(
-            task=setting.task,
-            task_path=setting.task_path,
-            policy=AGENT,
-            seed=seed,
-            device=str(setting.device),
-            measure=rules.measure,
-            trust_code=setting.trust_code,
-            costs=setting.costs,
-        )
-        self._moves = Moves(setting.task.batch_sizes, setting.task.learning_rates)
-        self._trial = self._carry_out(
-            lambda: Trial(
-                self.config, data=setting.data, device=setting.device, library=setting.library, costs=setting.costs
-            )
-        )
-        self.rows: list[EpochRow] = []
-        self.costs: list[float] = []
-        self.rewards: list[float] = []
-        self._potential = 0.0
+        self._moves = Moves(rules.setting.task.batch_sizes, rules.setting.task.learning_rates)
         self._trail = rules.view.follow(None, self._trial.controller.observation)
 
     @property
@@ -110,20 +56,10 @@ class Episode:
         return self._trial.finished
 
     @property
-    def diverged(self) -> bool:
-        """Whether the training has diverged."""
-        return self._trial.stopped_because != FINISHED
-
-    @property
     def configuration(self) -> tuple[int, float]:
         """Batch size and base learning rate that the next move starts from."""
         observation = self._trial.controller.observation
         return self._moves.at(*self._moves.rungs(observation.batch_size, observation.lr))
-
-    @property
-    def quality(self) -> float:
-        """Normalised validation quality, 0 before the first epoch and -1 once the training has diverged."""
-        return self._potential
 
     @property
     def reference(self) -> float:
@@ -189,41 +125,13 @@ class Episode:
 
     def figures(self) -> dict[str, Any]:
         """Return plain figures by name; one that is not known or not finite is left out."""
-        batch_size, lr = self.configuration
-        figures: dict[str, Any] = {
-            "run_seed": self.seed,
-            "epoch": len(self.rows),
-            "progress": self._trial.controller.progress,
-            "batch_size": batch_size,
-            "lr": lr,
-            "quality": self.quality,
-            "cost_total": math.fsum(self.costs),
-            "diverged": self.diverged,
-        }
-        if self.rows:
-            row = self.rows[-1]
-            figures |= {
-                "cost": self.costs[-1],
-                "score": getattr(row, self.rules.setting.task.score),
-                "c_bar": row.c_bar,
-                "l_cum": row.l_cum if row.samples else math.nan,
-                "train_loss": row.train_loss,
-                "validation_loss": row.validation_loss,
-                "validation_error": row.validation_error,
-            }
-        return {name: value for name, value in figures.items() if math.isfinite(value)}
+        row = self.rows[-1] if self.rows else None
+        measured = {} if row is None else {"c_bar": row.c_bar, "l_cum": row.l_cum if row.samples else math.nan}
+        return self._figures(progress=self._trial.controller.progress, cost_total=math.fsum(self.costs), **measured)
 
     def state(self) -> EpisodeState:
         """Return where the episode stands, as something that can be pickled."""
-        return EpisodeState(
-            seed=self.seed,
-            trial=self._carry_out(self._trial.state),
-            trail=self._trail,
-            rows=tuple(self.rows),
-            potential=self._potential,
-            costs=tuple(self.costs),
-            rewards=tuple(self.rewards),
-        )
+        return self._kept(self._trail)
 
     @classmethod
     def restored(cls, rules: Rules, state: EpisodeState) -> "Episode":
@@ -237,19 +145,11 @@ class Episode:
             The episode.
         """
         episode = cls(rules, state.seed)
-        episode._carry_out(lambda: episode._trial.restore(state.trial))
-        episode.rows, episode.costs, episode.rewards = list(state.rows), list(state.costs), list(state.rewards)
+        episode._go_on(state)
         assert state.trail is not None
-        episode._potential, episode._trail = state.potential, state.trail
+        episode._trail = state.trail
         return episode
-
-    def close(self) -> None:
-        """Let go of the optimizer."""
-        self._trial.controller.close()
 
     def _epoch(self, batch_size: int, lr: float) -> EpochRow:
         self._trial.decide(batch_size, lr, "chosen by the agent")
         return self._trial.epoch()
-
-    def _carry_out(self, work: Callable[[], Result]) -> Result:
-        return carry_out(self.rules.setting.device, self.rules.setting.task.threads, work)

@@ -1,60 +1,14 @@
 """What an episode looks like: a few lines of text, or the plane with the beacons and the journey."""
 
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs._pixels import plane_pixels
-from autobatch.envs.train._setting import Setting
+from autobatch.envs.train._trained import TrainedEpisode
 from autobatch.report import loss_words, percent_words, position_words
-from autobatch.training import EpochRow
 
 
-class Shared(Protocol):
-    """What all episodes of an environment share."""
-
-    @property
-    def setting(self) -> Setting:
-        """The task with its data and beacons."""
-        ...
-
-
-class Drawn(Protocol):
-    """An episode as far as it is drawn."""
-
-    seed: int
-    rows: list[EpochRow]
-    costs: list[float]
-    rewards: list[float]
-
-    @property
-    def rules(self) -> Shared:
-        """What all episodes share."""
-        ...
-
-    @property
-    def configuration(self) -> tuple[int, float]:
-        """Batch size and base learning rate in force."""
-        ...
-
-    @property
-    def quality(self) -> float:
-        """Its potential."""
-        ...
-
-    @property
-    def reference(self) -> float:
-        """Cost of the reference training."""
-        ...
-
-    @property
-    def diverged(self) -> bool:
-        """Whether it has diverged."""
-        ...
-
-
-def text(episode: Drawn) -> str:
+def text(episode: TrainedEpisode) -> str:
     """Describe an episode in a few lines.
 
     Args:
@@ -63,7 +17,7 @@ def text(episode: Drawn) -> str:
     Returns:
         Text without control characters.
     """
-    task, (batch_size, lr) = episode.rules.setting.task, episode.configuration
+    task, (batch_size, lr) = episode.setting.task, episode.configuration
     lines = [
         f"{task.name}, seed {episode.seed}: epoch {len(episode.rows)} of {task.epochs}",
         f"batch size {batch_size}, learning rate {lr:g}",
@@ -83,7 +37,7 @@ def text(episode: Drawn) -> str:
     return "\n".join(lines)
 
 
-def picture(episode: Drawn) -> NDArray[np.uint8]:
+def picture(episode: TrainedEpisode) -> NDArray[np.uint8]:
     """Draw an episode's journey through the plane; every picture of a task has the same size.
 
     Args:
@@ -92,6 +46,6 @@ def picture(episode: Drawn) -> NDArray[np.uint8]:
     Returns:
         uint8, shape (height, width, 3).
     """
-    task = episode.rules.setting.task
+    task = episode.setting.task
     title = f"{task.name}, seed {episode.seed}: epoch {len(episode.rows)} of {task.epochs}"
-    return plane_pixels(title, episode.rows, episode.rules.setting.library)
+    return plane_pixels(title, episode.rows, episode.setting.library)
