@@ -158,7 +158,7 @@ class SteeredRuns:
         return found
 
     def action_masks(self) -> Flags:
-        """Return which actions change something, of each run; see `X`."""
+        """Return which actions change something, of each run; see ``steered_masks``."""
         masks = []
         for row, index in enumerate(self.task.tolist()):
             own = self._all[row : row + 1]
