@@ -103,10 +103,8 @@ def _scouts(record: RunRecord) -> Iterator[RenderableType]:
     scouting = record.scouting
     if scouting is None:
         return
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="bold cyan")
-    table.title = "Scouts: short trainings before the run, the best of which became it"
-    for column in ("", "scout", "epochs", "training loss", "validation loss", "took", ""):
-        table.add_column(column, justify="left" if column in {"", "scout"} else "right")
+    title = "Scouts: short trainings before the run, the best of which became it"
+    table = _table(title, ("", "scout", "epochs", "training loss", "validation loss", "took", ""))
     for name, *figures, remark in scout_rows(record):
         won = remark == WON
         table.add_row("→" if won else "", name, *figures, remark, style="bold" if won else "")
@@ -114,14 +112,23 @@ def _scouts(record: RunRecord) -> Iterator[RenderableType]:
     yield Padding(Text(scouts_sentence(record)), (0, 0, 1, 2))
 
 
+def _table(title: str, columns: Sequence[str], style: str = "bold cyan") -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style=style)
+    table.title = title
+    for column in columns:
+        table.add_column(column, justify="left" if column in _WORDY else "right")
+    return table
+
+
+_WORDY = {"", "scout", "candidate", "tried", "beside"}
+"""Columns of words, not of figures."""
+
+
 def _forks(record: RunRecord) -> Iterator[RenderableType]:
     """Yield what was tried on the run itself."""
     if not record.forks:
         return
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="bold cyan")
-    table.title = FORKS_TITLE
-    for column in FORK_COLUMNS:
-        table.add_column(column, justify="left" if column in {"tried", "beside", ""} else "right")
+    table = _table(FORKS_TITLE, FORK_COLUMNS)
     for row in fork_rows(record):
         table.add_row(*row)
     yield Padding(table, (0, 0, 1, 0))
@@ -312,12 +319,12 @@ def _candidates(decision: DecisionRecord, score: str) -> Table:
     chosen = (decision.batch_size, decision.lr)
     shown += [c for c in decision.alternatives if (c.batch_size, c.lr) == chosen and c not in shown]
     unknown = len(decision.alternatives) - len(known)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="dim")
-    table.title = f"\nWeighed {len(decision.alternatives)} candidates" + (
-        f", {unknown} of them where the landscape knows nothing" if unknown else ""
+    beyond = f", {unknown} of them where the landscape knows nothing" if unknown else ""
+    table = _table(
+        f"\nWeighed {len(decision.alternatives)} candidates{beyond}",
+        ("", "candidate", f"predicted {score}", "rest takes", "C̄ at the end", "L at the end"),
+        style="dim",
     )
-    for column in ("", "candidate", f"predicted {score}", "rest takes", "C̄ at the end", "L at the end"):
-        table.add_column(column, justify="left" if column in {"", "candidate"} else "right")
     for candidate in shown:
         is_chosen = (candidate.batch_size, candidate.lr) == chosen
         table.add_row("→" if is_chosen else "", *_cells(candidate), style="bold" if is_chosen else "")

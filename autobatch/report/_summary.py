@@ -118,26 +118,11 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("Batch size", path_words(row.batch_size for row in record.epochs))
-    table.add_row("Base rate", path_words(row.lr for row in record.epochs))
-    table.add_row(
-        "Applied rate", applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
-    )
+    facts = run_facts(record)
     if record.epochs:
-        table.add_row("To paste", paste_words(record))
-    if summary.stopped_because != "finished":
-        table.add_row("What to do", diverged_words(record))
-    if summary.scouts:
-        table.add_row("Scouts", scouting_words(summary))
-    if summary.forks:
-        table.add_row("Forks", forking_words(summary))
-    if summary.ended_early:
-        table.add_row("Ended", ended_words(summary, record.config.task.epochs))
-    if unlearnt := unlearnt_words(summary):
-        table.add_row("Learnt", unlearnt)
-    table.add_row("Measuring", measuring_words(summary))
-    if summary.samples:
-        table.add_row("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end")
+        facts.insert(3, ("To paste", paste_words(record)))
+    for name, words in facts:
+        table.add_row(name, words)
     if comparison is None:
         table.add_row("Verdict", without_comparison(record))
         return table
@@ -163,6 +148,32 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
         "", f"Recording the beacons once took {seconds_words(comparison.recording_seconds)}, counted nowhere here."
     )
     return table
+
+
+def run_facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Return what a run used, and what became of it where it has ended, as names and words."""
+    rows, summary = record.epochs, record.summary
+    facts = [
+        ("Batch size", path_words(row.batch_size for row in rows) or "no epoch yet"),
+        ("Base rate", path_words(row.lr for row in rows) or "no epoch yet"),
+        ("Applied rate", applied_words([row.lr for row in rows], [row.lr_effective for row in rows])),
+    ]
+    if summary is None:
+        return facts
+    if summary.stopped_because != "finished":
+        facts.append(("What to do", diverged_words(record)))
+    if summary.scouts:
+        facts.append(("Scouts", _scouting_words(summary)))
+    if summary.forks:
+        facts.append(("Forks", _forking_words(summary)))
+    if summary.ended_early:
+        facts.append(("Ended", f"by the policy, after {summary.epochs} of {record.config.task.epochs} epochs"))
+    if unlearnt := _unlearnt_words(summary):
+        facts.append(("Learnt", unlearnt))
+    facts.append(("Measuring", _measuring_words(summary)))
+    if summary.samples:
+        facts.append(("Position", f"{record.position_after(rows[-1].epoch)} at the end"))
+    return facts
 
 
 def paste_words(record: RunRecord) -> str:
@@ -201,7 +212,7 @@ def without_comparison(record: RunRecord) -> str:
     )
 
 
-def scouting_words(summary: Summary) -> str:
+def _scouting_words(summary: Summary) -> str:
     """Return in a clause what scouting came to."""
     won = next((scout for scout in summary.scouts if scout["won"]), None)
     went_on = "none went on" if won is None else f"{configuration_words(won['batch_size'], won['lr'])} went on"
@@ -211,7 +222,7 @@ def scouting_words(summary: Summary) -> str:
     )
 
 
-def forking_words(summary: Summary) -> str:
+def _forking_words(summary: Summary) -> str:
     """Return in a clause what the forks of a run came to."""
     taken = sum(bool(fork["taken"]) for fork in summary.forks)
     return (
@@ -220,7 +231,7 @@ def forking_words(summary: Summary) -> str:
     )
 
 
-def unlearnt_words(summary: Summary) -> str:
+def _unlearnt_words(summary: Summary) -> str:
     """Say that a run has learnt nothing that shows; empty where it has, where it diverged, or where nobody knows."""
     loss, guessed = summary.validation_loss, summary.shares_loss
     if loss is None or guessed is None or loss < LEARNT_NOTHING * guessed:
@@ -231,12 +242,7 @@ def unlearnt_words(summary: Summary) -> str:
     )
 
 
-def ended_words(summary: Summary, epochs: int) -> str:
-    """Return in a clause how much of the task's length a run did without."""
-    return f"by the policy, after {summary.epochs} of {epochs} epochs"
-
-
-def measuring_words(summary: Summary) -> str:
+def _measuring_words(summary: Summary) -> str:
     """Return in a clause what measuring took."""
     if not summary.samples:
         return "nothing was measured"

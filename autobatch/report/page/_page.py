@@ -11,9 +11,9 @@ from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
-from autobatch.report._story import FORKS_TITLE, diverged_words
-from autobatch.report._summary import ended_words, forking_words, measuring_words, scouting_words, unlearnt_words
-from autobatch.report._words import applied_words, path_words, position_words, seconds_words
+from autobatch.report._story import FORKS_TITLE
+from autobatch.report._summary import run_facts
+from autobatch.report._words import position_words, seconds_words
 from autobatch.report.page._curves import curves_figure
 from autobatch.report.page._markup import Html, data_block, joined, packed, tag
 from autobatch.report.page._moments import moments
@@ -177,24 +177,8 @@ def _tile(head: str, own: str, beside: str) -> Html:
 
 def _facts(run: ReportedRun) -> Html:
     record, summary = run.record, run.record.summary
-    facts = [("Batch size", path_words(row.batch_size for row in record.epochs) or "no epoch yet")]
-    facts.append(("Base rate", path_words(row.lr for row in record.epochs) or "no epoch yet"))
-    applied = applied_words([row.lr for row in record.epochs], [row.lr_effective for row in record.epochs])
-    facts.append(("Applied rate", applied))
+    facts = run_facts(record)
     if summary is not None:
-        if summary.stopped_because != "finished":
-            facts.append(("What to do", diverged_words(record)))
-        if summary.scouts:
-            facts.append(("Scouts", scouting_words(summary)))
-        if summary.forks:
-            facts.append(("Forks", forking_words(summary)))
-        if summary.ended_early:
-            facts.append(("Ended", ended_words(summary, record.config.task.epochs)))
-        if unlearnt := unlearnt_words(summary):
-            facts.append(("Learnt", unlearnt))
-        facts.append(("Measuring", measuring_words(summary)))
-        if summary.samples:
-            facts.append(("Position", f"{record.position_after(record.epochs[-1].epoch)} at the end"))
         facts.append(("Device", summary.device))
     facts.append(("Policy", record.config.policy.description or record.config.policy.kind))
     facts.append(("Files", told_path(record.path)))
