@@ -154,7 +154,7 @@ class Training(Toy):
         while not self.controller.finished:
             for number, batch in enumerate(self.batches()):
                 place = self.controller.examples
-                if number % parts == 0:
+                if parts > 1 and number % parts == 0:
                     begun = self.controller.state_dict()["course"]
                 self.note()
                 try:
