@@ -1,6 +1,6 @@
 """What tells early which configuration will end best? A replay of the shipped libraries; nothing is trained.
 
-    python benchmarks/steering/scouting.py [--share 0.05] [--short | --sure]
+    python benchmarks/steering/scouting.py [--share 0.05] [--short | --sure | --sizes]
 
 Each beacon is stopped, in thought, after a share of its training. What is known then ranks the configurations of its
 seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
@@ -18,6 +18,10 @@ validation losses (above 0 the epochs are better spent on the middle rate). Rate
 With --sure: how sure are the scouts that steer makes? Its search on every task and seed, and by how much the final
 validation loss of the pick's configuration (mean over seeds) is above that of the best scout and of the best rate of
 the list, all at batch size 32; by how far the pick's training loss was below the next scout's.
+
+With --sizes: can a scout at another batch size tell what that size comes to? The lowest training loss over the rates at
+16 and at 64 after a share of the training, and the lowest final validation loss, beside those at 32: logarithms of the
+ratios, on every task, and their rank correlation over the tasks.
 """
 
 import argparse
@@ -169,6 +173,29 @@ def searched(task: str) -> list[tuple[float, float, float, float]]:
     return found
 
 
+def beside(rows: Floats, size: int, column: int) -> float:
+    """Return how far the best rate of a size is from the best rate of 32, by means over seeds."""
+
+    def lowest(size: int) -> float:
+        some = rows[rows[:, SIZE] == size]
+        return float(min(some[some[:, RATE] == rate, column].mean() for rate in set(some[:, RATE])))
+
+    return lowest(size) - lowest(32)
+
+
+def sizes(share: float) -> None:
+    """Print what scouts at other sizes would have told, and what those sizes come to."""
+    tasks = (*TASKS, *LATER)
+    columns = [(size, column) for size in (16, 64) for column in (TRAIN, END)]
+    told = np.array([[beside(read(task, share), *one) for one in columns] for task in tasks])
+    print(f"| task | 16, after {share:.0%} | 16, at the end | 64, after {share:.0%} | 64, at the end |")
+    print("| --- | --- | --- | --- | --- |")
+    for task, figures in zip(tasks, told, strict=True):
+        print(f"| {task} | {' | '.join(f'{one:+.3f}' for one in figures)} |")
+    for size, (early, late) in {16: (0, 1), 64: (2, 3)}.items():
+        print(f"{size}: rank correlation over the tasks {spearmanr(told[:, early], told[:, late]).statistic:.2f}")
+
+
 def at(losses: Floats, epoch: int) -> float:
     """Return a loss after an epoch; 10, where a beacon has diverged."""
     value = float(losses[epoch - 1]) if epoch <= len(losses) else math.inf
@@ -181,7 +208,11 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--sure", action="store_true")
+    parser.add_argument("--sizes", action="store_true")
     asked = parser.parse_args()
+    if asked.sizes:
+        sizes(asked.share)
+        return
     if asked.sure:
         picks = [pick for task in (*TASKS, *LATER) for pick in searched(task)]
         print("| ahead of the next scout | picks | also the best scout at the end | above it | above the best rate |")

@@ -102,9 +102,7 @@ def page() -> None:
             told.append(f"{100 * fmean(means.values()):+.1f} ± {100 * error:.1f} %")
             worst = max(((task, mean) for task, mean in means.items()), key=lambda one: one[1])
         shape, share, multiple = plan
-        print(
-            f"| {shape} | {share:.0%} | × {multiple:g} | {' | '.join(told)} | {worst[0]}, {100 * worst[1]:+.0f} % |"
-        )
+        print(f"| {shape} | {share:.0%} | × {multiple:g} | {' | '.join(told)} | {worst[0]}, {100 * worst[1]:+.0f} % |")
 
 
 if __name__ == "__main__":
