@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from autobatch._artefacts import found_again, portable
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import write_whole
-from autobatch._yaml import load_yaml
+from autobatch._yaml import dump_yaml, load_yaml
 from autobatch.beacons import CostTable
 from autobatch.control.run._records import CONFIG
 from autobatch.policies import PolicySpec
@@ -53,8 +52,7 @@ class LoopConfig(BaseModel):
 
     def to_yaml(self) -> bytes:
         """Return what ``config.yaml`` holds."""
-        content: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        return content.encode()
+        return dump_yaml(self.model_dump(mode="json")).encode()
 
     def save(self, out: Path) -> None:
         """Write ``config.yaml`` into a run directory."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
+from autobatch._yaml import dump_yaml
 from autobatch.beacons._info import differing_keys
 from autobatch.control import DecisionRecord, steps_per_epoch
 from autobatch.control.measuring import Measurement
@@ -385,5 +385,4 @@ def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:
 
 
 def config_yaml(config: RunConfig, out: Path) -> bytes:
-    content: str = yaml.safe_dump(kept_config(config, out), sort_keys=False, allow_unicode=True)
-    return content.encode()
+    return dump_yaml(kept_config(config, out)).encode()
