@@ -21,6 +21,7 @@ from autobatch.control._training import Training
 from autobatch.control.batches import PlannedBatchSampler
 from autobatch.control.measuring import MeasuringPlan
 from autobatch.control.rates import RuleName
+from autobatch.control.rewinding import Stateful
 from autobatch.control.settings import Measuring, Processes, Rates, Settings, TaskFacts, refuse_moved, with_length
 from autobatch.control.steps import BatchPlan, Step
 from autobatch.policies import Policy, ScoutReport
@@ -400,6 +401,20 @@ class AutoBatchController(Readings):
             reason: why, in words.
         """
         self._training.course.stop(reason)
+
+    def keep_along(self, *parts: Stateful) -> None:
+        """Have more than model and optimizer go back to where they were, where the policy has a training go back.
+
+            controller.keep_along(average)
+
+        Args:
+            parts: objects with ``state_dict`` and ``load_state_dict``, such as an average of the weights. They are kept
+                as each epoch begins.
+        """
+        for part in parts:
+            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+                raise ConfigError(f"keep_along: expected objects with state_dict and load_state_dict, got {part!r}")
+        self._training.rewinding.along += parts
 
     def predict(self, level: float = 0.9) -> FinalPrediction:
         """Predict how the training will end if it goes on as it does, from its place among the beacons.

@@ -12,6 +12,7 @@ from autobatch.control.rates import GradientNoise, OptimizerRates, check_rate, n
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Cut, Passage
 from autobatch.policies import Observation
+from autobatch.policies.steer import RewindingPolicy
 
 _LOG = logging.getLogger("autobatch")
 
@@ -26,6 +27,11 @@ class Decisions:
         rates: the optimizer's rates.
         ranks: the processes.
         passage: says how a batch would be split.
+
+    Attributes:
+        best_period: finished periods after which weights are worth keeping, as the policy says; None for never.
+        back_to: finished periods to whose weights the training should go back now, as it says; None where it should
+            not.
     """
 
     def __init__(
@@ -52,6 +58,8 @@ class Decisions:
         self._applied = -1
         self._ramp: tuple[float, int] | None = None
         self._told_weight_decay = False
+        self.best_period: int | None = None
+        self.back_to: int | None = None
 
     @property
     def last(self) -> DecisionRecord:
@@ -72,12 +80,28 @@ class Decisions:
 
         def own() -> dict[str, Any]:
             made.append(self._asked(observation, epoch, example))
-            return {"record": made[0].to_dict(), "reference": self._reference_batch_size}
+            return {
+                "record": made[0].to_dict(),
+                "reference": self._reference_batch_size,
+                "weights": self._weights_wanted(),
+            }
 
         told = self._ranks.first_makes(own)
         self._reference_batch_size = told["reference"]
+        self.best_period, self.back_to = told["weights"]
         self._last += 1
         self._records[self._last] = made[0] if made else DecisionRecord.from_dict(told["record"])
+
+    def gone_back(self) -> None:
+        """Tell the policy that the training has gone back to the weights that it asked for."""
+        if self._ranks.leads and isinstance(self._policy, RewindingPolicy):
+            self._policy.gone_back()
+
+    def _weights_wanted(self) -> tuple[int | None, int | None]:
+        """Return which weights the policy wants kept, and gone back to; none where the loop is only advised."""
+        if self._own_batch_size or not isinstance(self._policy, RewindingPolicy):
+            return None, None
+        return self._policy.best_period, self._policy.back_to
 
     def learn(self, samples: Sequence[Measurement], steps: int) -> None:
         """Take in what a period's samples tell of the gradients' noise; ``steps`` are its optimizer steps."""
@@ -128,6 +152,7 @@ class Decisions:
             "noise": self._noise.state_dict(),
             "rates": self._rates.state_dict(),
             "policy": self._policy.state_dict(),
+            "best_period": self.best_period,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], waiting: Iterable[Cut]) -> None:
@@ -135,6 +160,7 @@ class Decisions:
         records = {int(number): DecisionRecord.from_dict(own) for number, own in state["records"].items()}
         last, applied, reference = int(state["last"]), int(state["applied"]), int(state["reference_batch_size"])
         ramp = None if state["ramp"] is None else (float(state["ramp"][0]), int(state["ramp"][1]))
+        best_period = None if state.get("best_period") is None else int(state["best_period"])  # older ones have none
         missing = {last, *(cut.decision for cut in waiting)} - records.keys()
         if missing:
             raise CheckpointError(f"controller state is damaged: it lacks the decisions {sorted(missing)}")
@@ -144,7 +170,7 @@ class Decisions:
         self._rates.load_state_dict(state["rates"])
         self._policy.load_state_dict(state["policy"])
         self._records, self._last, self._applied = records, last, applied
-        self._reference_batch_size, self._ramp = reference, ramp
+        self._reference_batch_size, self._ramp, self.best_period = reference, ramp, best_period
 
     def _before(self, example: int) -> DecisionRecord | None:
         """Return the decision that the examples before one follow; one that was taken back in its place is none."""

@@ -14,6 +14,7 @@ from autobatch.control._records import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
 from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
 from autobatch.control.rates import OptimizerRates
+from autobatch.control.rewinding import Rewinding
 from autobatch.control.run import EpochRow, RunLog
 from autobatch.control.settings import Declared, Settings
 from autobatch.control.steps import Course, Passage
@@ -35,6 +36,7 @@ class Parts:
         standing: what is known at the end of the last.
         decisions: what was decided.
         passage: brings batches through the model.
+        rewinding: keeps the best weights.
         rates: the optimizer's rates.
         recorder: tells loggers.
         log: keeps the run.
@@ -47,6 +49,7 @@ class Parts:
     standing: Standing
     decisions: Decisions
     passage: Passage
+    rewinding: Rewinding
     rates: OptimizerRates
     recorder: Recorder
     log: RunLog
@@ -69,7 +72,7 @@ class Periods:
     def __init__(self, parts: Parts, plan: MeasuringPlan, *, steered: bool) -> None:
         self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
         self._standing, self._decisions, self._rates = parts.standing, parts.decisions, parts.rates
-        self._recorder, self._log = parts.recorder, parts.log
+        self._recorder, self._log, self._rewinding = parts.recorder, parts.log, parts.rewinding
         self._plan = plan
         self._steered = steered
         self._advise = parts.advise
@@ -224,6 +227,9 @@ class Periods:
         """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
         course, decisions = self._course, self._decisions
         decisions.decide(self.observation, epoch=course.epoch, example=example)
+        if self._rewinding.goes_back(decisions.best_period, decisions.back_to):
+            decisions.gone_back()
+            decisions.decide(self.observation, epoch=course.epoch, example=example)
         self._log.decided(decisions.last)
         decisions.forget(course.waiting, course.next_example)
         if decisions.last.stop:

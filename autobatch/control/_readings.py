@@ -1,6 +1,8 @@
 """What a training loop reads of its controller: where the training stands, and what is decided."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from autobatch._errors import AutoBatchError
 from autobatch._show import Shown, drawn
@@ -61,6 +63,22 @@ class Readings(Shown):
         if self._attached is not None:
             raise AutoBatchError("plan: the controller has its model already; give the plan before attach()")
         self._settings = replace(self._settings, plan=plan)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Two copies of model and optimizer, in host memory, to which the policy may have the training go back.
+
+        Save it beside the state (``torch.save``; ``torch.load`` reads it with ``weights_only=True``) and give it back
+        after ``load_state_dict``. Under FSDP2 each process has its own share. Where nothing is kept, both are None.
+
+        Raises:
+            CheckpointError: what is given back is no such thing.
+        """
+        return self._training.rewinding.kept
+
+    @kept.setter
+    def kept(self, kept: Mapping[str, Any]) -> None:
+        self._training.rewinding.kept = kept
 
     @property
     def task(self) -> TaskInfo:

@@ -62,6 +62,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"controller state is damaged: {error!r}") from None
     training.course.stopped = stopped
+    training.rewinding.leave(training.standing.periods)
     training.feed.break_off()
     training.recorder.resume(training.course.examples, seconds)
     training.log.resume(

@@ -20,6 +20,7 @@ from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer
+from autobatch.control.rewinding import Rewinding
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
@@ -49,6 +50,7 @@ class Training:
         task: what the policy knows.
         rates: the optimizer's rates.
         passage: brings batches through the model.
+        rewinding: keeps the best weights.
         period: the decision period that is trained.
         standing: what is known at the end of the last.
         recorder: tells loggers.
@@ -98,6 +100,7 @@ class Training:
             measure_all=together,
             advise=advise,
         )
+        self.rewinding = Rewinding(self.passage, self.ranks)
         # Ranks that measure together must all go on doing so.
         self.period = Period(self.measured, device, gives_up=self.ranks.size == 1 or not together)
         self.rates.took_step = self.period.took_step
@@ -123,6 +126,7 @@ class Training:
             standing=self.standing,
             decisions=self.decisions,
             passage=self.passage,
+            rewinding=self.rewinding,
             rates=self.rates,
             recorder=self.recorder,
             log=self.log,
@@ -141,6 +145,7 @@ class Training:
         _tell_foreign(model, optimizer)
         self.passage.take(model, optimizer)
         self.rates.move(optimizer)
+        self.rewinding.leave(-1)
         self.course.least = least_examples(model, self.ranks.size, self.settings.plan.accumulation)
 
     def identity(self) -> dict[str, Any]:
@@ -172,6 +177,7 @@ class Training:
             dataset=settings.task.dataset,
             adaptive=self.rates.adaptive,
             guessing=None if settings.scouts is None else settings.scouts.guessing,
+            periods=self.course.periods,
         )
 
     def _config(self, facts: dict[str, Any], planned: int, device: torch.device) -> LoopConfig:

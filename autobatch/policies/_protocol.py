@@ -40,6 +40,7 @@ class TaskInfo:
         guessing: training loss of one who guesses, log K for K classes, or of a network before its first step; None
             where it is not known.
         shares_loss: training loss of one who guesses by the classes' shares; None where it is not known.
+        periods: decision periods of an epoch; validation figures are new after the last of them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TaskInfo:
     adaptive: bool = False
     guessing: float | None = None
     shares_loss: float | None = None
+    periods: int = 1
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,14 @@ class TrialState:
     Attributes:
         tensors: model and optimizer tensors by prefixed name, on the CPU.
         controller: the controller's state.
+        kept: what it may go back to.
         seconds: training time so far.
         stopped_because: ``"finished"`` while nothing has gone wrong.
     """
 
     tensors: Mapping[str, Tensor]
     controller: dict[str, Any]
+    kept: dict[str, Any]
     seconds: float
     stopped_because: str
 
@@ -171,13 +173,18 @@ class Trial:
         """Return a copy of where the training stands, between two epochs."""
         optimizer: Optimizer = self.engine.optimizer
         return TrialState(
-            snapshot(self.engine.model, optimizer), self.controller.state_dict(), self.seconds, self.stopped_because
+            snapshot(self.engine.model, optimizer),
+            self.controller.state_dict(),
+            self.controller.kept,
+            self.seconds,
+            self.stopped_because,
         )
 
     def restore(self, state: TrialState) -> None:
         """Go back to where ``state`` was taken, of this or an equal training, as often as wanted."""
         put_back(state.tensors, self.engine.model, self.engine.optimizer, "the state of a trial")
         self.controller.load_state_dict(state.controller)
+        self.controller.kept = state.kept
         self.stopped_because = state.stopped_because
         self.seconds = state.seconds
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from autobatch import CheckpointError
 from autobatch.control.run import BEST_CHECKPOINT, CHECKPOINT
 from autobatch.policies import PolicySpec
 from autobatch.report._record import read_run
@@ -76,13 +77,22 @@ def test_a_kill_at_any_write_changes_nothing(overfitting: RunConfig, tmp_path: P
     assert kills >= 5
 
 
-def test_a_kept_checkpoint_that_is_gone_costs_no_more_than_going_back(overfitting: RunConfig, tmp_path: Path) -> None:
-    class Loses(Session):
-        def _keep_best(self) -> None:
-            pass
-
+def test_weights_that_are_gone_cost_no_more_than_going_back(
+    overfitting: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autobatch.training.running._carry_out.Session", Loses)
+        patch.setattr("autobatch.control.rewinding.Rewinding.begin", lambda *_: None)
         summary = run(overfitting, tmp_path / "run")
     assert "the last one from" not in str(summary.ended_early)
+    assert "the weights to go back to are not at hand" in caplog.text
     assert summary.epochs < 28
+
+
+def test_damaged_weights_are_named(overfitting: RunConfig, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        Killer(30, 0.5).arm(patch)
+        with pytest.raises(Killed):
+            run(overfitting, tmp_path / "run")
+    (tmp_path / "run" / BEST_CHECKPOINT).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"best\.pt: truncated, damaged"):
+        run(overfitting, tmp_path / "run", resume=True)

@@ -83,6 +83,16 @@ class Passage:
         self._model, self._optimizer = model, optimizer
         self._probes: dict[int, FisherProbe | None] = {1: self._new_probe(1)}
 
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self._model
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Its optimizer."""
+        return self._optimizer
+
     def sizes(self, examples: int, start: int = 0) -> list[int]:
         """Return the micro-batches of this rank's share of a batch that starts at ``start``: as many on all ranks."""
         own = self._own_share(examples, start)

@@ -74,7 +74,7 @@ class RewindingPolicy(Policy, Protocol):
 
     @property
     def best_period(self) -> int | None:
-        """Finished periods after which model and optimizer were such that they are worth keeping; None for never."""
+        """Finished periods after which model and optimizer are worth keeping, known one epoch late; None for never."""
         ...
 
     @property
@@ -107,10 +107,12 @@ class Validated:
 
     @property
     def best(self) -> int | None:
-        """The middle one of the periods over which the score's mean was lowest; None as long as there are too few."""
+        """The middle one of the periods over which the score's mean was lowest; the last as long as there are few."""
         score = self._figures.get(self._score, {})
         lowest = lowest_period(score)
-        return None if lowest is None else [period for period in sorted(score) if period <= lowest][-1 - WINDOW // 2]
+        if lowest is None:
+            return max(score, default=None) if len(score) < WINDOW else None
+        return [period for period in sorted(score) if period <= lowest][-1 - WINDOW // 2]
 
     def worse_since(self, patience: int) -> int | None:
         """Return the period since which the training has only got worse on what it does not train on.

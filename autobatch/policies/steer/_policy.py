@@ -273,10 +273,13 @@ class SteerPolicy:
 
     def _look(self, observation: Observation) -> None:
         """Hasten the end where what is validated has only got worse for a while."""
+        task, epoch = self._known_task(), observation.epoch
+        if epoch % task.periods:  # within an epoch the figures are still those of the one before
+            return
         self._validated.take(observation)
         if self._hastened is not None or not self.parameters.patience:
             return
-        epoch, patience = observation.epoch, max(WINDOW, round(self.parameters.patience * self._known_task().epochs))
+        patience = max(WINDOW * task.periods, round(self.parameters.patience * task.epochs))
         since = self._validated.worse_since(patience)
         if since is None:
             return

@@ -1,11 +1,13 @@
 """One training that is kept in a run directory: begun, gone on with, and carried out to its summary."""
 
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ from autobatch.control.run import (
 )
 from autobatch.control.run._files import append_lines, keep_lines, plain
 from autobatch.policies import Policy, planned_epochs
-from autobatch.policies.steer import Fork, ForkingPolicy, RewindingPolicy
+from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
@@ -85,6 +87,7 @@ class Session:
         self.row: EpochRow | None = None
         self.told_slow = False
         self.forks: list[ForkRecord] = []
+        self.best_written: int | None = None
 
     def begin(self) -> None:
         """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
@@ -144,6 +147,7 @@ class Session:
         if self.controller.epoch != epoch:
             raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
         restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
+        self._restore_best()
         if adopted:
             self.controller.redecide()
             self._log_decision()
@@ -220,7 +224,6 @@ class Session:
                 self.observer.note(forked.record.reason)
                 if forked.record.taken:  # what this epoch was to be trained under, it was not
                     self.ranks.first_makes(partial(self._replace_decision, began, forked.decision))
-        self._go_back()
         decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         self.epochs_at[self.row.batch_size] += 1
@@ -252,27 +255,24 @@ class Session:
         self._save()
 
     def _keep_best(self) -> None:
-        """Keep the last checkpoint beside the one to come, where the policy may want to go back to it."""
-        path, policy = self.out / CHECKPOINT, self.policy
-        if isinstance(policy, RewindingPolicy) and policy.best_period == self.controller.epoch - 1 and path.exists():
-            write_whole(self.out / BEST_CHECKPOINT, path.read_bytes())
+        """Write the weights that the training may go back to, where they are others than those of the file."""
+        best = self.controller.kept["best"]
+        if best is not None and best["period"] != self.best_written:
+            content = io.BytesIO()
+            torch.save(best, content)
+            write_whole(self.out / BEST_CHECKPOINT, content.getvalue())
+            self.best_written = best["period"]
 
-    def _go_back(self) -> None:
-        """Go on from model and optimizer of the kept checkpoint, where the policy says so."""
-        path, policy = self.out / BEST_CHECKPOINT, self.policy
-        if not isinstance(policy, RewindingPolicy) or not self.ranks.first_makes(self._goes_back):
+    def _restore_best(self) -> None:
+        path = self.out / BEST_CHECKPOINT
+        if not path.exists():
             return
-        restore(read_checkpoint(path), self.trial.engine.model, self.trial.engine.optimizer, path)
-        if self.ranks.leads:
-            policy.gone_back()
-        self.controller.redecide()
-
-    def _goes_back(self) -> bool:
-        self._keep_best()
-        path, policy = self.out / BEST_CHECKPOINT, self.policy
-        if not isinstance(policy, RewindingPolicy) or self.controller.finished or not path.exists():
-            return False
-        return policy.back_to is not None and policy.back_to == read_checkpoint(path).record.get("epoch")
+        try:
+            best = torch.load(path, weights_only=True)
+            self.controller.kept = {"best": best, "last": None}
+        except (OSError, EOFError, RuntimeError, ValueError, CheckpointError, UnpicklingError) as error:
+            raise CheckpointError(f"{path}: truncated, damaged, or no weights of autobatch") from error
+        self.best_written = best["period"]
 
     def _tell_slow(self, row: EpochRow, before: EpochRow | None) -> None:
         """Say once where an epoch takes many times what the cost table has for it, as beside other work."""
@@ -303,6 +303,7 @@ class Session:
             "stopped_because": self.trial.stopped_because,
             "forks": forks_to_list(self.forks),
         }
+        self._keep_best()
         if self.forks:
             save_forks(self.out, self.forks)
         tensors = snapshot(self.trial.engine.model, self.trial.engine.optimizer)
