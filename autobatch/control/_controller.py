@@ -410,6 +410,9 @@ class AutoBatchController(Readings):
         Args:
             parts: objects with ``state_dict`` and ``load_state_dict``, such as an average of the weights. They are kept
                 as each epoch begins.
+
+        Raises:
+            ConfigError: one has no such methods.
         """
         for part in parts:
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):

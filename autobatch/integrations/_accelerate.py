@@ -18,12 +18,16 @@ from autobatch.integrations._unwrapped import unsupported_kind, unwrapped_optimi
 
 try:
     from accelerate import Accelerator
-    from accelerate.utils import send_to_device
+    from accelerate.utils import DistributedType, send_to_device
 except ImportError as error:
     raise ConfigError(
         f"AcceleratedController needs accelerate, which cannot be imported ({error}); install it with: "
         "pip install 'autobatch[hf]'"
     ) from error
+
+
+_KEPT = "kept"
+"""Key of the weights in a state."""
 
 
 class AcceleratedController(AutoBatchController):
@@ -118,6 +122,28 @@ class AcceleratedController(AutoBatchController):
             The scheduler, to be stepped wherever the other would be.
         """
         return ScheduleByExamples(scheduler, lambda: self.progress * steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs, and the weights that the training may go back to where there are such.
+
+        Returns:
+            The state, of JSON-able values but for those weights, which ``save_state`` keeps as they are. Under FSDP2,
+            where each process has a share, they are left out.
+        """
+        kept = self.kept
+        if not any(kept.values()) or self._accelerator.distributed_type == DistributedType.FSDP:
+            return super().state_dict()
+        return {**super().state_dict(), _KEPT: kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: the state, see ``AutoBatchController.load_state_dict``.
+        """
+        super().load_state_dict(state)
+        if _KEPT in state:
+            self.kept = state[_KEPT]
 
     def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
         """Return the context around one forward and backward pass.

@@ -75,6 +75,22 @@ class Scripted:
         pass
 
 
+class Returning(Scripted):
+    """Has training go back after the third epoch to the weights after the first."""
+
+    best_period: int | None = None
+    back_to: int | None = None
+    gone = False
+
+    def decide(self, observation: Observation) -> Decision:
+        self.best_period = 1 if observation.epoch else None
+        self.back_to = 1 if observation.epoch == 3 and not self.gone else None
+        return super().decide(observation)
+
+    def gone_back(self) -> None:
+        self.gone = True
+
+
 class Net(nn.Module):
     """A small net whose forward pass may be made to fail."""
 
@@ -112,6 +128,7 @@ class Setting:
     lr: float | None = 0.1
     ddp: dict[str, Any] = field(default_factory=dict)
     controller: dict[str, Any] = field(default_factory=dict)
+    policy: type[Scripted] = Scripted
 
 
 class Run:
@@ -134,7 +151,7 @@ class Run:
             self.model.parameters(), lr=0.1, momentum=setting.momentum, weight_decay=setting.weight_decay
         )
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 3, 0.7) if setting.scheduled else None
-        self.policy = Scripted(*setting.sizes, leads=group.rank() == 0, lr=setting.lr)
+        self.policy = setting.policy(*setting.sizes, leads=group.rank() == 0, lr=setting.lr)
         self.controller = AutoBatchController(
             self.model,
             self.optimizer,
@@ -613,6 +630,30 @@ def fully_sharded(group: Group, solo: Group, *, measure: str, plan: BatchPlan) -
     assert_same_on_all(same_state(run), group)
 
 
+def goes_back(group: Group, solo: Group, *, wrap: Any = None) -> None:
+    """All ranks stand where they stood, each with what it holds, and go on together."""
+    setting = Setting(policy=Returning, epochs=4, momentum=0.9)
+    run = Run(group, setting, wrap=partial(wrap, group) if wrap is not None else None)
+
+    def held() -> Tensor:
+        momenta = [whole(own["momentum_buffer"]).flatten() for own in run.optimizer.state.values()]
+        return torch.cat([run.weights, *momenta]).clone()
+
+    first = run.train(1) and held()
+    run.train(1)
+    second = held()
+    with torch.no_grad():  # a validation, after which FSDP2 holds gathered parameters
+        run.model(run.x)
+    run.train(1)
+    assert torch.equal(held(), first)
+    assert not torch.equal(second, first)
+    run.train()
+    assert not torch.equal(held(), first)
+    assert_same_on_all(held().tolist(), group)
+    again = Run(group, setting, wrap=partial(wrap, group) if wrap is not None else None)
+    assert_same_training(run, again.train())
+
+
 def fully_sharded_is_not_guarded(group: Group, solo: Group) -> None:
     with pytest.raises(ConfigError, match=r"micro_batch does not go with FSDP: .*bn_batch or accumulation"):
         Run(group, Setting(plan=BatchPlan("auto")), wrap=partial(sharded, group))
@@ -732,6 +773,8 @@ BODIES: dict[str, Body] = {
     "fsdp-share": partial(fully_sharded, measure="local", plan=BatchPlan()),
     "fsdp-accumulation": partial(fully_sharded, measure="global", plan=BatchPlan(accumulation=2)),
     "fsdp-bn-batch": partial(fully_sharded, measure="global", plan=BatchPlan(bn_batch=3)),
+    "goes-back": goes_back,
+    "fsdp-goes-back": partial(goes_back, wrap=sharded),
     "fsdp-guarded": fully_sharded_is_not_guarded,
     "unsuitable-wrappers": unsuitable_wrappers,
     "compiled": compiled,

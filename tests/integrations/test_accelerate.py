@@ -28,6 +28,7 @@ from autobatch import AutoBatchController, AutoBatchError, ConfigError, integrat
 from autobatch.control import BatchPlan, MeasureAtInterval, permutation  # noqa: E402
 from autobatch.integrations import AcceleratedController, ScheduleByExamples  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
+from tests.control.loops import Returns  # noqa: E402
 from tests.processes import FORKED  # noqa: E402
 
 SIZE, EPOCHS, SIZES = 50, 3, (8, 24, 16)
@@ -74,14 +75,14 @@ def parts(dropout: float = 0.0) -> tuple[TensorDataset, nn.Module, torch.optim.O
 class Loop:
     """A training loop with Accelerate."""
 
-    def __init__(self, *, accumulation: int = 1, dropout: float = 0.0, **more: Any) -> None:
+    def __init__(self, *, accumulation: int = 1, dropout: float = 0.0, epochs: int = EPOCHS, **more: Any) -> None:
         self.accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
         data, model, optimizer = parts(dropout)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 30)
         loader = DataLoader(data, batch_size=8, shuffle=True)
         self.model, self.optimizer, loader, schedule = self.accelerator.prepare(model, optimizer, loader, schedule)
         self.controller = AcceleratedController(
-            self.accelerator, self.model, self.optimizer, loader, epochs=EPOCHS, **settings(**more)
+            self.accelerator, self.model, self.optimizer, loader, epochs=epochs, **settings(**more)
         )
         self.loader, self.schedule = self.controller.loader, self.controller.schedule(schedule, 30)
         self.seen: list[int] = []
@@ -239,6 +240,26 @@ def test_resumed_from_the_accelerators_checkpoint_bit_for_bit(tmp_path: Path, cu
     assert first.seen + second.seen == whole.seen
     assert second.rates == whole.rates[-len(second.rates) :]
     assert (second.controller.c_bar, second.controller.l_cum) == (whole.controller.c_bar, whole.controller.l_cum)
+
+
+@pytest.mark.parametrize("cut", [7, 10, 13])
+def test_goes_back_to_its_best_weights_also_from_a_checkpoint(tmp_path: Path, cut: int) -> None:
+    def loop() -> Loop:
+        made = Loop(policy=Returns([8]), batch_sizes=(8,), epochs=5)
+        made.accelerator.register_for_checkpointing(made.controller)
+        return made
+
+    whole = loop()
+    for steps in whole.steps():
+        if steps == cut:
+            whole.accelerator.save_state(str(tmp_path))
+    resumed = loop()
+    resumed.accelerator.load_state(str(tmp_path))
+    for _ in resumed.steps():
+        pass
+    assert isinstance(whole.controller._settings.policy, Returns)
+    assert whole.controller._settings.policy.asked > 9  # it has gone back
+    assert torch.equal(flat(resumed.model), flat(whole.model))
 
 
 def test_schedules_of_any_kind() -> None:

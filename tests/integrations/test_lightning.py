@@ -26,7 +26,7 @@ from autobatch import scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, Measuring, NeverMeasure, Processes
 from autobatch.policies import Decision, Observation, TaskInfo
-from tests.control.loops import inside_steps
+from tests.control.loops import Returns, inside_steps
 from tests.integrations.first_use import without_lightning
 from tests.processes import FORKED
 
@@ -635,6 +635,30 @@ def test_a_resumed_run_equals_the_uninterrupted_one(place: str, before: bool, tm
         assert repr(getattr(again.controller, key)) == repr(getattr(whole.controller, key))
     for epoch, batches in resumed.seen.items():
         assert batches == uncut.seen[epoch][-len(batches) :]
+
+
+@pytest.mark.parametrize("place", ["epoch end", "validation end", "middle"])
+def test_goes_back_to_its_best_weights_also_from_a_checkpoint(place: str, tmp_path: Path) -> None:
+    class Begins(Callback):
+        def __init__(self) -> None:
+            self.weights: dict[int, Any] = {}
+            self.ends: dict[int, Any] = {}
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            self.weights[trainer.current_epoch] = pl_module.weights()
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            self.ends[trainer.current_epoch] = pl_module.weights()
+
+    def ours() -> AutoBatchCallback:
+        return AutoBatchCallback(policy=Returns([8]), batch_sizes=(8, 16), measuring=NeverMeasure())
+
+    begins = Begins()
+    uncut = fit(ours(), None, SaveAt(tmp_path / "at.ckpt", *PLACES[place]), begins, max_epochs=5)
+    assert torch.equal(begins.weights[3], begins.ends[0])
+    assert not torch.equal(begins.ends[2], begins.ends[0])
+    resumed = fit(ours(), max_epochs=5, ckpt_path=tmp_path / "at.ckpt")
+    assert torch.equal(resumed.weights(), uncut.weights())
 
 
 def test_model_checkpoint_of_every_kind_can_be_resumed(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from autobatch import (  # noqa: E402
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, Rates, permutation  # noqa: E402
 from autobatch.integrations import AutoBatchTrainerCallback, transformers_loop  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
+from tests.control.loops import Returns  # noqa: E402
 
 SIZE, EPOCHS = 50, 3
 
@@ -492,6 +493,35 @@ def test_resumed_anywhere_ends_bit_for_bit(tmp_path: Path, options: dict[str, An
             callback.controller.l_cum,
         )
         assert timeless(trainer.state.log_history) == timeless(whole.state.log_history)
+
+
+def test_goes_back_to_its_best_weights_also_from_a_checkpoint(tmp_path: Path) -> None:
+    class Begins(TrainerCallback):
+        def __init__(self) -> None:
+            self.weights: dict[int, list[Tensor]] = {}
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.weights[round(state.epoch)] = weights(whole)
+
+    def run(**saving: Any) -> Any:
+        trainer = trainer_of(tmp_path, **{**OPTIONS, "warmup_steps": 0, "num_train_epochs": 5, **saving})
+        steered(trainer, policy=Returns([8]))
+        return trainer
+
+    whole, begins = run(), Begins()
+    whole.add_callback(begins)
+    whole.train()
+    assert same(begins.weights[3], begins.weights[1])
+    assert not same(begins.weights[2], begins.weights[1])
+    each = whole.state.global_step // 5
+    for step in (each + 1, 2 * each, 2 * each + 1, 3 * each):
+        resumed = run(save_strategy="no")
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert same(weights(resumed), weights(whole))
+    damaged = tmp_path / f"checkpoint-{2 * each + 1}" / "autobatch_kept.pt"
+    damaged.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"autobatch_kept\.pt: truncated, damaged"):
+        run(save_strategy="no").train(resume_from_checkpoint=str(damaged.parent))
 
 
 def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

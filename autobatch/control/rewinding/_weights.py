@@ -83,8 +83,9 @@ class Weights:
     def put_back(self, model: nn.Module, optimizer: Optimizer, along: Sequence[Stateful]) -> None:
         """Bring model and optimizer to where they were; each tensor stays the object that it is."""
         for module in model.modules():
-            if hasattr(module, "reshard"):  # FSDP2 may hold gathered parameters since the last forward pass
-                module.reshard()
+            reshard: Any = getattr(module, "reshard", None)
+            if reshard is not None:  # FSDP2 may hold gathered parameters since the last forward pass
+                reshard()
         for tensor, kept in zip(_tensors(model, optimizer), self.tensors, strict=True):
             _local(tensor).copy_(kept)
         for parameter, state in zip(_parameters(optimizer), self.state, strict=True):

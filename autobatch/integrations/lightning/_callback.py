@@ -211,8 +211,9 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
         Lightning keeps no generators. Their states serve a training of one process; of several, only the first saves.
 
         Returns:
-            The controller's state, the figures of the running epoch and the generators' states, of values that
-            ``torch.load(weights_only=True)`` reads; nothing where nothing is trained.
+            The controller's state, the figures of the running epoch, the generators' states and the weights that the
+            training may go back to, of values that ``torch.load(weights_only=True)`` reads; nothing where nothing is
+            trained.
         """
         if not self._attached:
             return self._restored or {}
@@ -220,6 +221,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
             "controller": self.controller.state_dict(),
             "figures": dict(self._figures),
             "generators": generator_states(self._device),
+            "kept": self.controller.kept,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -267,7 +269,7 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
     def _attach(self, trainer: Any, pl_module: Any, loader: Any, size: int) -> None:
         """Make the controller, and take up the state of a checkpoint."""
         restored, self._restored = self._restored, None
-        if restored is not None and restored.keys() != _STATE:
+        if restored is not None and restored.keys() - {"kept"} != _STATE:  # older ones keep no weights
             raise CheckpointError(
                 f"AutoBatchCallback: the checkpoint's state is damaged: expected {sorted(_STATE)}, got {list(restored)}"
             )
@@ -308,6 +310,8 @@ class AutoBatchCallback(_Callback):  # type: ignore[misc]
             move_schedules(trainer, self._controller, epochs * steps_of_loader(trainer, loader, size))
         if restored is not None:
             self._controller.load_state_dict(restored["controller"])
+            if "kept" in restored:
+                self._controller.kept = restored["kept"]
             self._figures, self._generators = dict(restored["figures"]), restored["generators"]
             begun = self._controller.examples > self._controller.epoch * size
             if begun and epoch_is_over(trainer):  # saved by a callback that came before this one

@@ -1,10 +1,13 @@
 """The controller in the loop of Transformers' ``Trainer``."""
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch._files import write_whole
 from autobatch.control import AutoBatchController, Measuring, derive_seed
 from autobatch.control._controller import ARGUMENTS
 from autobatch.control.settings import refuse_moved
@@ -34,6 +38,9 @@ except ImportError as error:
 
 _OWN = {"model", "optimizer", "dataset_size", "epochs", "grad_scaler", "batch_size", "processes"}
 """Arguments of the controller that follow from the Trainer."""
+
+KEPT = "autobatch_kept.pt"
+"""File in a checkpoint's folder: the weights that the training may go back to."""
 
 Figure = str | Callable[[Mapping[str, float]], float | None]
 """A metric's name, or what makes the figure of all metrics."""
@@ -106,6 +113,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         self._validation_error = validation_error if validation_error is not None else _error_of_accuracy
         self._records: list[Mapping[str, Any]] = []
         self._evaluated: dict[str, float] = {}
+        self._resumed_from: Path | None = None
         self._begin()
         self._trainer._autobatch = self
         self._trainer.__class__ = type(
@@ -139,6 +147,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
             self.controller.load_state_dict(saved["controller"])
             self._loss, self._seen = torch.tensor(saved["loss"], dtype=torch.float64), saved["seen"]
             self._evaluated = saved["evaluated"]
+            self._restore_kept()
             self._resumed_at_end = self._epoch_trained
             if self._advises and self._resumed_at_end:  # the Trainer begins the next epoch
                 self._end_epoch()
@@ -186,6 +195,14 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         self._wanted = len(datasets) if isinstance(datasets, dict) else 1
         if not control.should_evaluate:
             self._end_epoch()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the weights that the training may go back to beside the checkpoint, which cannot hold them itself."""
+        kept, folder = self._controller.kept, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if any(kept.values()) and args.should_save and folder.is_dir() and not self._trainer.is_fsdp_enabled:
+            content = io.BytesIO()
+            torch.save(kept, content)
+            write_whole(folder / KEPT, content.getvalue())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Let go of the optimizer."""
@@ -287,11 +304,28 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         self._seen += examples
         return loss
 
+    def resuming(self, folder: str) -> None:
+        """Know which checkpoint a training goes on from.
+
+        Args:
+            folder: the checkpoint's.
+        """
+        self._resumed_from = Path(folder)
+
     def labelled(self, logs: dict[str, float]) -> dict[str, float]:
         """Return the Trainer's training logs with the batch size and the rate of the last step."""
         if self.controller is None or "loss" not in logs:
             return logs
         return {**logs, "autobatch/batch_size": self.controller.batch_size, "autobatch/lr_effective": self._rate}
+
+    def _restore_kept(self) -> None:
+        path = self._resumed_from / KEPT if self._resumed_from is not None else None
+        if path is None or not path.exists():
+            return
+        try:
+            self._controller.kept = torch.load(path, weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, CheckpointError, UnpicklingError) as error:
+            raise CheckpointError(f"{path}: truncated, damaged, or no weights of autobatch") from error
 
     # Inside ----------------------------------------------------------------------------------------------------------
 

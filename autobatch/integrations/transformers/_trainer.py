@@ -29,6 +29,10 @@ class Steering(Protocol):
         """Train on a batch, or on one of the parts that the Trainer accumulates."""
         ...
 
+    def resuming(self, folder: str) -> None:
+        """Know which checkpoint a training goes on from."""
+        ...
+
     def labelled(self, logs: dict[str, float]) -> dict[str, float]:
         """Return the Trainer's training logs with the batch size and the rate of the last step."""
         ...
@@ -61,6 +65,10 @@ class SteeredTrainer:
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log(self._autobatch.labelled(logs), *args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        self._autobatch.resuming(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def _load_callback_state(self) -> None:
         # It would make a new callback out of the checkpoint; this one restores itself.
