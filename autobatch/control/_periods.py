@@ -79,6 +79,7 @@ class Periods:
         self._declared = Declared(parts.settings)
         self._diverged: str | None = None
         self._told_moved = False
+        self._told_unsound: set[str] = set()
         self.watcher: Callable[[Mapping[str, float]], None] | None = None
         """Called at the end of each period with the figures that the loop gave, NaN within an epoch."""
 
@@ -118,7 +119,14 @@ class Periods:
         epoch = self._course.epoch + 1
         if all_finite(self._rates.parameters):
             for name, value in figures.items():
-                _LOG.warning("epoch %d: %s is %s; nothing is changed for that", epoch, name, value)
+                if name not in self._told_unsound:
+                    self._told_unsound.add(name)
+                    _LOG.warning(
+                        "epoch %d: %s is %s; the training goes on, and the policy goes without (not said again)",
+                        epoch,
+                        name,
+                        value,
+                    )
             return
         name, value = next(iter(figures.items()))
         ends = self._steered and not self._advise

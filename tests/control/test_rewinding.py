@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -234,3 +235,8 @@ def test_decisions_within_an_epoch_see_its_figures_once() -> None:
     falling = [1.0, 0.9, 0.8, 0.7, 0.75, *([0.7 - 0.01 * epoch for epoch in range(25)])]
     loop = Loop(losses=falling, plan=BatchPlan(decide_every=0.25), batch_sizes=(4,), rates=Rates(steered=True)).train()
     assert loop.controller.epoch == round(0.7 * EPOCHS)  # one epoch that was worse is no reason to end
+
+
+def test_a_figure_that_is_never_a_number_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    Loop(losses=[math.nan] * EPOCHS).train()
+    assert caplog.text.count("val_loss is nan; the training goes on") == 1
