@@ -17,6 +17,7 @@ from autobatch.analysis._spectra import BlockSpectrum
 from autobatch.fisher import FisherProbe, Jacobian, factors_of
 from autobatch.fisher.gram._spill import summed_blocks
 from autobatch.optim._moments import Layer, layers_of
+from autobatch.optim._settings import check_shaped
 
 APPROXIMATIONS = ("none", "kfac")
 MOST_SAMPLES = 4096
@@ -67,6 +68,7 @@ def fisher_information(
     check_kind(model, (nn.Module,), "model")
     if approximation not in APPROXIMATIONS:
         raise ConfigError(f"approximation={approximation!r}: {near_names(str(approximation), APPROXIMATIONS)}")
+    check_shaped(model, "model")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("model: none of its parameters is trained, so there is nothing to analyse")
     analysis = _Analysis(model, kfac=approximation == "kfac")

@@ -1,14 +1,14 @@
 """K-FAC: natural gradient by Kronecker factors of each layer, whole or projected, with inverses by recursion."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError, MeasureError
+from autobatch._errors import CheckpointError, ConfigError, MeasureError
 from autobatch._ranges import check_whole
 from autobatch.fisher import FisherProbe, Jacobian, TakenGradients
 from autobatch.optim._factor import PARTS, Factor, split_damping
@@ -142,6 +142,15 @@ class KFAC(FisherOptimizer):
             if not group["damping"]:
                 raise ConfigError(
                     "damping: 0 does not go with a projection: what it leaves out has nothing but the damping"
+                )
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        for own, theirs in zip(self.param_groups, state["param_groups"], strict=True):
+            if own["projection"] != theirs["projection"]:
+                raise CheckpointError(
+                    f"KFAC: the state's factors are of projection={theirs['projection']!r}, the optimizer's of "
+                    f"projection={own['projection']!r}"
                 )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

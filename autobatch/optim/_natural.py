@@ -72,7 +72,7 @@ class NaturalGradient(FisherOptimizer):
         weight_decay: float = 0.0,
         strict: bool = False,
     ) -> None:
-        if approximation not in SOLVERS:
+        if str(approximation) not in SOLVERS:
             raise UnknownNameError(f"approximation: {approximation!r}: {near_names(str(approximation), SOLVERS)}")
         check_between(damping, "damping", 0.0, math.inf)
         self._look_at(model)
@@ -119,7 +119,13 @@ class NaturalGradient(FisherOptimizer):
         closure = _repeatable(closure, next(self._model.parameters()).device)
         with torch.enable_grad():
             outputs, loss = _checked(closure())
-            gradient = torch.autograd.grad(loss, outputs)[0].reshape(len(outputs), -1)
+            slope = torch.autograd.grad(loss, outputs, allow_unused=True)[0]
+            if slope is None:
+                raise ConfigError(
+                    "NaturalGradient: the closure's loss does not depend on the outputs that it returns: compute it of "
+                    "those, of one call of the model"
+                )
+            gradient = slope.reshape(len(outputs), -1)
         samples, count = gradient.shape
         self.check(samples, count)
         self._tell_cut()

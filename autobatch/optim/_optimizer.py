@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.fisher import FisherProbe
-from autobatch.optim._settings import check_between, check_schedule
+from autobatch.optim._settings import check_between, check_schedule, check_shaped
 from autobatch.optim._steps import LONGEST, descend, hold
 
 _LOG = logging.getLogger("autobatch")
@@ -106,7 +106,7 @@ class FisherOptimizer(Optimizer):
             state_dict: what ``state_dict`` returned.
 
         Raises:
-            CheckpointError: it is another optimizer's, or of parameters of other shapes.
+            CheckpointError: it is no state, another optimizer's, of other groups or of parameters of other shapes.
         """
         self._check_state(state_dict)
         super().load_state_dict(dict(state_dict))
@@ -132,13 +132,18 @@ class FisherOptimizer(Optimizer):
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of another optimizer, or of parameters of other shapes."""
         name = type(self).__name__
-        for own, theirs in zip(self.param_groups, state.get("param_groups", ()), strict=False):
+        if not isinstance(state, Mapping) or not {"state", "param_groups"} <= state.keys():
+            raise CheckpointError(f"{name}: expected what state_dict() returns, with 'state' and 'param_groups'")
+        sizes, own_sizes = ([len(group["params"]) for group in of["param_groups"]] for of in (state, self.__dict__))
+        if sizes != own_sizes:
+            raise CheckpointError(f"{name}: the state has groups of {sizes} parameters, the optimizer of {own_sizes}")
+        for own, theirs in zip(self.param_groups, state["param_groups"], strict=True):
             if missing := sorted(own.keys() - theirs.keys() - {"param_names"}):
                 raise CheckpointError(f"{name}: the state is another optimizer's: its groups have no {missing[0]!r}")
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
-        for parameter, number in zip(parameters, numbers, strict=False):
-            for key, value in state.get("state", {}).get(number, {}).items():
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        for parameter, number in zip(parameters, numbers, strict=True):
+            for key, value in state["state"].get(number, {}).items():
                 shaped = isinstance(value, Tensor) and key not in self.own_shapes and value.dim()
                 if shaped and value.shape != parameter.shape:
                     raise CheckpointError(
@@ -160,10 +165,13 @@ class FisherOptimizer(Optimizer):
     def _look_at(self, model: nn.Module) -> None:
         """Take the network whose layers or outputs a step goes by, which may have no wrappers."""
         name, kind = type(self).__name__, type(model).__name__
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{name}: model: expected the network, an nn.Module, got {model!r}")
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise ConfigError(f"{name} takes one process, and so no {kind}: each would go by its own samples")
         if isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
             raise ConfigError(f"{name}: model: expected one without wrappers, got {kind}")
+        check_shaped(model, name)
         self._model = model
 
     def _check_model(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autobatch._errors import ConfigError
 from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._settings import check_between
 from autobatch.optim._steps import step_count, with_gradient
@@ -52,7 +53,10 @@ class Padam(FisherOptimizer):
 
     def _check(self, group: Any) -> None:
         super()._check(group)
-        for number, beta in enumerate(group["betas"]):
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ConfigError(f"betas: expected a pair of numbers, such as (0.9, 0.999), got {betas!r}")
+        for number, beta in enumerate(betas):
             check_between(beta, f"betas[{number}]", 0.0, 1.0, below=True)
         check_between(group["partial"], "partial", 0.0, 0.5, above=True)
         check_between(group["eps"], "eps", 0.0, math.inf)

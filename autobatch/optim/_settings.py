@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_number, check_whole
 
@@ -43,3 +46,18 @@ def check_schedule(group: Mapping[str, Any]) -> None:
     invert = check_whole(group["invert_every"], "invert_every")
     if invert % update:
         raise ConfigError(f"invert_every: expected a multiple of update_every={update}, got {invert}")
+
+
+def check_shaped(model: nn.Module, what: str) -> None:
+    """Refuse a network with lazy layers that have seen no batch.
+
+    Args:
+        model: the network.
+        what: its name.
+
+    Raises:
+        ConfigError: a parameter has no shape.
+    """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigError(f"{what}: {name!r} of a lazy layer has no shape yet: call the model once on a batch")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +10,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
-from autobatch._errors import AutoBatchError, ConfigError
+from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, derive_generator, derive_seed
 from autobatch.control._ranks import Ranks
-from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
+from autobatch.optim import NaturalGradient
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
 from autobatch.training.task import OptimizerSpec, TaskSpec
+from autobatch.training.task._optimizers import OF_FISHER
 
 EVALUATION_BATCH = 512
 """Examples per forward pass of an evaluation; larger ones fall out of a CPU's cache."""
@@ -87,22 +87,12 @@ def seed_global_generators(device: torch.device, seed: int) -> None:
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
-_OF_FISHER: dict[str, Callable[[nn.Module, dict[str, Any], float], Optimizer]] = {
-    "padam": lambda model, given, beta: Padam(model.named_parameters(), betas=(beta, 0.999), **given),
-    "mini-block-fisher": lambda model, given, momentum: MiniBlockFisher(
-        model.named_parameters(), momentum=momentum, **given
-    ),
-    "kfac": lambda model, given, momentum: KFAC(model.named_parameters(), model, momentum=momentum, **given),
-    "natural-gradient": lambda model, given, _: NaturalGradient(model.named_parameters(), model, **given),
-}
-
-
 def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimizer:
     """Make a task's optimizer; ``lr`` is a first learning rate, and the controller sets it before every epoch."""
     if spec.name == "prodigy":
         return build_prodigy(model.parameters(), lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
-    if spec.name in _OF_FISHER:
-        return _OF_FISHER[spec.name](
+    if spec.name in OF_FISHER:
+        return OF_FISHER[spec.name](
             model, {"lr": lr, "weight_decay": spec.weight_decay, **spec.settings}, spec.momentum
         )
     if spec.name == "adamw":
@@ -119,14 +109,15 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
     )
 
 
-def check_settings(spec: OptimizerSpec) -> None:
-    """Refuse settings of an optimizer that are out of their range, before anything is trained or timed."""
-    if not spec.settings:
-        return
-    try:
-        build_optimizer(spec, nn.Linear(1, 1), spec.base_lr)
-    except (AutoBatchError, TypeError, ValueError) as error:
-        raise ConfigError(f"key 'optimizer.settings': {error}") from None
+def check_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
+    """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed."""
+    if task.optimizer.name == "natural-gradient":
+        model = build_task_model(task, data, trust_code=trust_code)
+        _check_natural(NaturalGradient(model.parameters(), model), task, data)
+
+
+def _check_natural(optimizer: NaturalGradient, task: TaskSpec, data: Data) -> None:
+    optimizer.check(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
 
 
 class Engine:
@@ -174,7 +165,7 @@ class Engine:
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
         if isinstance(self.optimizer, NaturalGradient):
-            self.optimizer.check(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
+            _check_natural(self.optimizer, task, data)
         self._ranks = ranks if ranks is not None and ranks.size > 1 else None
         self.trained: nn.Module = self.model
         if self._ranks is not None:

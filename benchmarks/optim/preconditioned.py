@@ -5,9 +5,10 @@
 
 An optimizer of step -lr P⁻¹ ∇L is plain descent in the coordinates P^(1/2) θ, in which the Gram matrix of single
 samples' gradients is Jᵀ P⁻¹ J, with F's effective spectrum P^(-1/2) F P^(-1/2). Small perceptrons and a ResNet-8 on the
-digits are trained for ten epochs (natural gradients: three) under each optimizer at three batch sizes and four rates, with two seeds, rates that fall to 0 in a
-line, no augmentation and no weight decay. In the first tenth of the steps, at most eight times, both matrices are taken
-of a batch before its step, with P as the step then has it; of steps that K-FAC's clip shortens, L counts what is left.
+digits are trained for ten epochs (natural gradients: three) under each optimizer at three batch sizes and four rates,
+with two seeds, rates that fall to 0 in a line, no augmentation and no weight decay. In the first tenth of the steps, at
+most eight times, both matrices are taken of a batch before its step, with P as the step then has it; of steps that
+K-FAC's clip shortens, L counts what is left.
 
 Each measure then says how the configurations will end, by the logarithm of the final test loss: the losses as they are
 after that tenth; the plane (log C̄, log L) by a Gaussian process on the *other* configurations' positions and ends of
@@ -129,7 +130,7 @@ def flat(rows: dict[str, Tensor]) -> Tensor:
 
 
 def natural_gram(model: nn.Module, inputs: Tensor, labels: Tensor, damping: float) -> Tensor:
-    """Return Jᵀ (G + ρI)⁻¹ J of the exact natural gradient: U (Θ (Θ / N + ρI)⁻¹) Uᵀ, with Θ the outputs' Gram matrix."""
+    """Return Jᵀ (G + ρI)⁻¹ J of the exact natural gradient, U Θ (Θ / N + ρI)⁻¹ Uᵀ with Θ the outputs' Gram matrix."""
     outputs = torch.cat([flat(own) for own in rows_of(model, inputs, lambda found: list(found.sum(0)))])
     theta = outputs @ outputs.mT
     solved = torch.linalg.solve(theta / len(inputs) + damping * torch.eye(len(theta), dtype=theta.dtype), theta)

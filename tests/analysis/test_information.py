@@ -286,3 +286,9 @@ def test_a_loss_that_is_no_mean_is_refused(loss: Any, message: str) -> None:
     data = (torch.randn(6, 4), torch.arange(6) % 3)
     with pytest.raises(ConfigError, match=message):
         fisher_information(nn.Linear(4, 3), data, loss)
+
+
+def test_lazy_layers_that_have_seen_no_batch_are_told() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))
+    with pytest.raises(ConfigError, match=r"model: '0.weight' of a lazy layer has no shape yet: call the model once"):
+        fisher_information(model, [(torch.ones(2, 4), torch.tensor([0, 1]))])

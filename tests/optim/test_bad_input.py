@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError, UnknownNameError
 from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, NaturalGradient, Padam
 from tests.optim.networks import examples, perceptron
 
@@ -172,3 +172,49 @@ def test_without_eps_padam_divides_by_gradients_that_have_always_been_zero() -> 
     step(model, Padam(model.parameters(), eps=0.0), inputs, labels)
     assert bool(model[0].weight[:, 0].isnan().all())
     assert bool(model[0].weight[:, 1:].isfinite().all())
+
+
+def test_arguments_of_another_kind_are_told() -> None:
+    model = perceptron()
+    parameters = list(model.parameters())
+    lazy = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))
+    no_model: Any = "model"
+    for make, told in (
+        (lambda: KFAC(parameters, no_model), "KFAC: model: expected the network, an nn.Module, got 'model'"),
+        (lambda: NaturalGradient(parameters, no_model), "NaturalGradient: model: expected the network"),
+        (lambda: KFAC(lazy.parameters(), lazy), "KFAC: '0.weight' of a lazy layer has no shape yet: call the model"),
+        (lambda: Padam(parameters, betas=0.9), "betas: expected a pair of numbers, such as"),  # type: ignore[arg-type]
+        (lambda: Padam(parameters, betas=(0.9,) * 3), "betas: expected a pair of numbers"),  # type: ignore[arg-type]
+        (lambda: NaturalGradient(parameters, model, approximation=["exact"]), "approximation: .* did you mean 'exact'"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises((ConfigError, UnknownNameError), match=told):
+            make()
+
+
+def test_a_closure_whose_loss_is_of_another_call_is_told() -> None:
+    model, (inputs, labels) = perceptron(), examples(4, 4)
+    optimizer = NaturalGradient(model.parameters(), model)
+    with pytest.raises(ConfigError, match="loss does not depend on the outputs that it returns"):
+        optimizer.step(lambda: (model(inputs), F.cross_entropy(model(inputs), labels)))
+
+
+def test_a_state_that_does_not_fit_is_told() -> None:
+    model, (inputs, labels) = perceptron(), examples(4, 4)
+
+    def kfac(**own: Any) -> KFAC:
+        return KFAC(model.parameters(), model, **own)
+
+    whole, projected = kfac(), kfac(projection=2)
+    for optimizer in (whole, projected):
+        step(model, optimizer, inputs, labels)
+    apart = KFAC([{"params": list(own.parameters())} for own in (model[0], model[2])], model)
+    nothing: Any = {}
+    for optimizer, state, told in (
+        (kfac(projection=2), whole.state_dict(), "factors are of projection='none', the optimizer's of projection=2"),
+        (kfac(projection=3), projected.state_dict(), "factors are of projection=2, the optimizer's of projection=3"),
+        (kfac(), projected.state_dict(), "factors are of projection=2, the optimizer's of projection='none'"),
+        (apart, whole.state_dict(), r"groups of \[4\] parameters, the optimizer of \[2, 2\]"),
+        (kfac(), nothing, "expected what state_dict"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            optimizer.load_state_dict(state)

@@ -72,9 +72,6 @@ def test_names_and_settings_that_are_mistyped(tmp_path: Path) -> None:
         (tmp_path / "env.yaml").write_text(yaml.safe_dump(given | {"optimizer": optimizer}))
         with pytest.raises(ConfigError, match=expected):
             load_task(tmp_path / "env.yaml")
-    task = tiny_task(optimizer={"name": "kfac", "settings": {"damping": -0.1}})
-    with pytest.raises(ConfigError, match="damping: expected a number in"):
-        run(tiny_config(task=task), tmp_path / "run")
 
 
 def test_beacons_of_tasks_without_settings_are_what_they_were() -> None:
@@ -161,15 +158,30 @@ def test_it_scales_its_steps_by_the_gradients_own_size() -> None:
     assert not OptimizerRates(torch.optim.SGD(model.parameters(), lr=0.1)).adaptive
 
 
-def test_settings_out_of_their_range_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
+def test_settings_out_of_their_range_are_refused_as_the_task_is_read(tmp_path: Path) -> None:
+    given = json.loads(tiny_task().model_dump_json(exclude_unset=True))
     for name, settings, told in (
         ("kfac", {"damping": -1.0}, "damping: expected a number in"),
         ("kfac", {"projection": 0}, "projection: 'none', or the rank"),
+        ("kfac", {"update_every": 3, "invert_every": 4}, "invert_every: expected a multiple of update_every=3"),
         ("padam", {"partial": 2.0}, "partial: expected a number in"),
         ("mini-block-fisher", {"largest_block": "many"}, "largest_block"),
         ("natural-gradient", {"approximation": "layers"}, "approximation: 'layers': did you mean 'layer'"),
     ):
-        task = tiny_task(optimizer={"name": name, "settings": settings})
-        with pytest.raises(ConfigError, match=rf"key 'optimizer.settings': {told}"):
-            run(tiny_config(task=task), tmp_path / name)
-        assert not (tmp_path / name).exists()
+        (tmp_path / "env.yaml").write_text(yaml.safe_dump(given | {"optimizer": {"name": name, "settings": settings}}))
+        with pytest.raises(ConfigError, match=rf"env.yaml:\d+: key 'optimizer': 'settings' of {name}: {told}"):
+            load_task(tmp_path / "env.yaml")
+
+
+def test_a_network_that_natural_gradients_cannot_take_is_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Noting(RunObserver):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    task = tiny_task(model={"name": "resnet", "depth": 8}, optimizer={"name": "natural-gradient"})
+    with pytest.raises(ConfigError, match="a BatchNorm2d, joins the samples of a batch"):
+        run(tiny_config(task=task).model_copy(update={"costs": None}), tmp_path / "run", observer=Noting())
+    assert not notes
+    assert not (tmp_path / "run").exists()

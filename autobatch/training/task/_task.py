@@ -33,6 +33,7 @@ from autobatch.training.task._names import (
     model_problem,
     own_prefix,
 )
+from autobatch.training.task._optimizers import settings_problem
 
 DIGITS_TEST_SHARE = 2 / 9
 """Share of ``digits`` held out for testing where the task names none: 399 of its 1797 images."""
@@ -223,6 +224,8 @@ class OptimizerSpec(_Spec):
         for key in self.settings:
             if key not in known:
                 raise ValueError(f"'settings' of {self.name} has no {key!r}; {near_names(key, known)}")
+        if self.settings and (problem := settings_problem(self.name, self.settings)):
+            raise ValueError(f"'settings' of {self.name}: {problem}")
         return self
 
     @model_validator(mode="after")
