@@ -13,13 +13,16 @@ from autobatch.cells._work import Tell
 
 LOCAL = "local"
 ENGINES = (LOCAL, "slurm", "ray")
+RANKS = "ranks"
+"""Setting of every engine: how many processes of one machine train each cell together."""
 
 
 def engine_settings(on: str) -> tuple[str, dict[str, Any]]:
     """Read which engine is asked for.
 
     Args:
-        on: its name and, after a colon, settings of its own, such as ``"slurm:partition=gpu,timeout_min=240"``.
+        on: its name and, after a colon, settings of its own, such as ``"slurm:partition=gpu,timeout_min=240"``;
+            ``ranks`` is one of all engines.
 
     Returns:
         Name and settings.
@@ -36,9 +39,39 @@ def engine_settings(on: str) -> tuple[str, dict[str, Any]]:
         if not key or not sign:
             raise ConfigError(f"--on {on}: expected settings such as {name}:KEY=VALUE,KEY=VALUE, got {part!r}")
         settings[key] = _value(value)
-    if name == LOCAL and settings:
-        raise ConfigError(f"--on {on}: processes of this machine have no settings; --jobs says how many")
+    ranks = settings.get(RANKS, 1)
+    if not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 1:
+        raise ConfigError(f"--on {on}: {RANKS}: expected how many processes train each cell, at least 1, got {ranks!r}")
+    if name == LOCAL and (others := settings.keys() - {RANKS}):
+        raise ConfigError(
+            f"--on {on}: processes of this machine have no setting {min(others)!r}, only {RANKS}; --jobs says how many "
+            "workers"
+        )
     return name, settings
+
+
+def is_local(on: str) -> bool:
+    """Say whether the workers of an engine are processes of this machine."""
+    return engine_settings(on)[0] == LOCAL
+
+
+def ranks_on(on: str) -> int:
+    """Return how many processes of one machine train each cell together."""
+    return int(engine_settings(on)[1].get(RANKS, 1))
+
+
+def refuse_ranks(on: str, what: str) -> None:
+    """Refuse several processes for what one process trains.
+
+    Args:
+        on: the engine, as ``engine_settings`` reads it.
+        what: what cannot be trained by several, in words, the plural.
+
+    Raises:
+        ConfigError: the engine asks for several.
+    """
+    if ranks_on(on) > 1:
+        raise ConfigError(f"{RANKS}: {what} are trained by one process each; leave it out")
 
 
 def work_on(
@@ -53,7 +86,7 @@ def work_on(
         jobs: workers, at most.
         tell: told of what happens.
         arguments: options of ``autobatch worker``.
-        cpus: processors of each worker, unless the engine's settings say.
+        cpus: processors of each of a worker's processes, unless the engine's settings say.
 
     Raises:
         ConfigError: the engine is not installed or not reachable.
@@ -69,7 +102,7 @@ def engine_on(on: str, cells: Cells, *, arguments: Sequence[str], cpus: int) -> 
         on: the engine, as ``engine_settings`` reads it; another than ``"local"``.
         cells: the folder, which every machine must see under the same path.
         arguments: options of ``autobatch worker``.
-        cpus: processors of each worker, unless the engine's settings say.
+        cpus: processors of each of a worker's processes, unless the engine's settings say.
 
     Returns:
         The engine.
@@ -78,8 +111,9 @@ def engine_on(on: str, cells: Cells, *, arguments: Sequence[str], cpus: int) -> 
         ConfigError: it is not installed or not reachable.
     """
     name, settings = engine_settings(on)
-    folder = cells.folder.absolute()
-    command = WorkerCommand((str(folder), *arguments))
+    folder, ranks = cells.folder.absolute(), settings.pop(RANKS, 1)
+    together = ("--ranks", str(ranks)) if ranks > 1 else ()
+    command, cpus = WorkerCommand((str(folder), *arguments, *together)), cpus * ranks
     if name == "slurm":
         return SlurmEngine(command, folder / ".slurm", cpus, settings)
     return RayEngine(command, cpus, settings)

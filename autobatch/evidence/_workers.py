@@ -12,7 +12,7 @@ from autobatch.training.recording import BeaconMaker, BranchMaker
 _RECORDERS = {maker.kind: maker for maker in (BeaconMaker, BranchMaker)}
 
 
-def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: bool) -> Make:
+def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: bool, ranks: int = 1) -> Make:
     """Return what makes the work of a worker.
 
     Args:
@@ -20,12 +20,13 @@ def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: b
         device: torch device to train on.
         data_dir: where datasets lie.
         trust_code: whether a task may name a model factory to import.
+        ranks: processes that train each cell together.
 
     Returns:
         The function.
 
     Raises:
-        ConfigError: the cells are of a kind that needs the program that put them in.
+        ConfigError: the cells are of a kind that needs the program that put them in, or one process each.
     """
     kinds = {plan.kind for plan in cells.plans()}
     if others := sorted(kinds - {*_RECORDERS, KIND, EPISODES}):
@@ -35,7 +36,9 @@ def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: b
     if len(kinds) != 1:
         raise ConfigError(f"{cells.home}: expected cells of one kind, got {', '.join(sorted(kinds)) or 'none'}")
     if kinds == {KIND}:
-        return ComparisonMaker(cells.folder.absolute(), device, data_dir, trust_code)
+        return ComparisonMaker(cells.folder.absolute(), device, data_dir, trust_code, ranks)
+    if ranks > 1 and kinds != {BeaconMaker.kind}:
+        raise ConfigError(f"--ranks: {kinds.pop()} are trained by one process each; leave it out")
     if kinds == {EPISODES}:
         return EpisodeMaker(cells.folder.absolute(), device, data_dir, trust_code)
-    return _RECORDERS[kinds.pop()](cells.folder.parent, device, data_dir, trust_code)
+    return _RECORDERS[kinds.pop()](cells.folder.parent, device, data_dir, trust_code, ranks=ranks)

@@ -15,7 +15,6 @@ from autobatch._artefacts import find_artefact, found_again, portable
 from autobatch._errors import AutoBatchError
 from autobatch._files import naming_output
 from autobatch.cells import (
-    LOCAL,
     MORE_FROM,
     Cell,
     CellEnd,
@@ -29,6 +28,7 @@ from autobatch.cells import (
     Work,
     Worker,
     engine_on,
+    is_local,
 )
 from autobatch.cells import Plan as CellsPlan
 from autobatch.learn._many_tasks import ManyTasks, real_trainings
@@ -54,7 +54,7 @@ class EpisodeCells:
     def __init__(self, plan: LearningPlan, folder: Path, on: str, data_dir: Path | None) -> None:
         self._plan, self._folder, self._on, self._data_dir = plan, folder, on, data_dir
         self._cells = Cells(folder)
-        self._maker = EpisodeMaker(folder, plan.device, data_dir, side_by_side=plan.jobs if on == LOCAL else 1)
+        self._maker = EpisodeMaker(folder, plan.device, data_dir, side_by_side=plan.jobs if is_local(on) else 1)
         self._identity = Identity(self._cells.workers)
         self._crew: Crew | None = None
 
@@ -106,7 +106,7 @@ class EpisodeCells:
 
     def _engine(self) -> Engine | None:
         """Return what starts the workers; None for this process alone."""
-        if self._on == LOCAL:
+        if is_local(self._on):
             return LocalEngine(self._cells, replace(self._maker)) if self._plan.jobs > 1 else None
         arguments = worker_arguments(self._plan.device, self._data_dir, trust_code=False)
         cpus = max(load_task(env).threads for env in self._plan.envs)

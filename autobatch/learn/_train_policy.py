@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv
 from autobatch._errors import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
 from autobatch.beacons._info import differing_keys
-from autobatch.cells import LOCAL, engine_settings
+from autobatch.cells import LOCAL, is_local, refuse_ranks
 from autobatch.envs.surrogate import SurrogateVectorEnv
 from autobatch.learn._cells import EpisodeCells, EpisodeRun
 from autobatch.learn._cem import CemSettings, CrossEntropy
@@ -294,12 +294,12 @@ def _by_sb3(
 
 def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str) -> Envs | EpisodeCells:
     """Return where a plan's policies are compared, checked as far as it can be."""
-    engine_settings(engine)
+    refuse_ranks(engine, "episodes")
     if plan.on == "train" and plan.algorithm == "cem":
         cells = EpisodeCells(plan, folder, engine, data_dir)
         cells.observations  # noqa: B018  (refuses what cannot be trained)
         return cells
-    if engine != LOCAL:
+    if not is_local(engine):
         raise ConfigError(
             f"engine: {engine!r} is for whole episodes of real training, which 'cem' has with on='train'; dqn and ppo "
             "learn from single steps, and surrogates take no time"

@@ -49,6 +49,7 @@ def worked_on(on: str, folder: Path, count: int, jobs: int) -> dict[str, list[tu
     ("on", "found"),
     [
         ("local", ("local", {})),
+        ("local:ranks=2", ("local", {"ranks": 2})),
         ("ray:address=10.0.0.1:6379", ("ray", {"address": "10.0.0.1:6379"})),
         (
             "slurm:partition=gpu,time=240,exclusive=true",
@@ -65,7 +66,7 @@ def test_an_engine_is_named_with_its_settings(on: str, found: tuple[str, dict[st
     [
         ("slrum", "there is no engine 'slrum'; did you mean 'slurm'?"),
         ("slurm:gpu", "expected settings such as slurm:KEY=VALUE,KEY=VALUE, got 'gpu'"),
-        ("local:jobs=2", "have no settings; --jobs says how many"),
+        ("local:jobs=2", "have no setting 'jobs', only ranks; --jobs says how many workers"),
     ],
 )
 def test_what_is_no_engine_is_refused(on: str, message: str) -> None:

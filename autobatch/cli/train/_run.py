@@ -11,8 +11,8 @@ import typer
 from autobatch._files import seen_in
 from autobatch.cli._console import console, interruptible
 from autobatch.cli._options import DataDir, TrustCode
-from autobatch.cli.train._launched import begun_before, joined, launched
 from autobatch.cli.train._place import reserved
+from autobatch.training.running._launched import begun_before, joined, launched
 
 if TYPE_CHECKING:
     from autobatch.training import RunConfig, RunObserver, Summary

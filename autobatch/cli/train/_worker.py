@@ -26,6 +26,9 @@ def worker(
     device: Device = "auto",
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
+    ranks: Annotated[
+        int, typer.Option(help="Processes of this machine that train each cell together, as torchrun has it.", min=1)
+    ] = 1,
 ) -> None:
     """Train the cells of a folder, together with any number of others on any machines that share it.
 
@@ -40,7 +43,7 @@ def worker(
     from autobatch.training._engine import resolve_device
 
     cells = find_cells(folder)
-    make = maker_for(cells, device=device, data_dir=data_dir, trust_code=trust_code)
+    make = maker_for(cells, device=device, data_dir=data_dir, trust_code=trust_code, ranks=ranks)
     identity = Identity(cells.workers, device=str(resolve_device(device)))
     at = Worker(cells, make, identity, tell=_told, seconds=time_limit)
     with interruptible(lambda: "what it had in hand is given back, the same command goes on"), at.signals():

@@ -10,11 +10,11 @@ from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch.cells import Cell, CellEnd, Plan, Report, Work
 from autobatch.control.run import CONFIG
-from autobatch.training import Data, RunConfig, load_data, run
+from autobatch.training import Data, RunConfig, load_data
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import found_config, kept_config
 from autobatch.training._versions import code_version, software_versions
-from autobatch.training.recording import EpochReporter
+from autobatch.training.recording import train
 
 KIND = "comparison"
 _CIRCUMSTANCES = "circumstances.json"
@@ -85,12 +85,14 @@ class ComparisonMaker:
         device: torch device, ``"auto"`` for that which the comparison was begun with.
         data_dir: where datasets lie; None for where they lay then.
         trust_code: whether a task may name a model factory to import.
+        ranks: processes that train each run together.
     """
 
     home: Path
     device: str = "auto"
     data_dir: Path | None = None
     trust_code: bool = False
+    ranks: int = 1
     _data: dict[str, Data] = field(default_factory=dict, init=False, compare=False)
 
     def __call__(self, plan: Plan) -> Work:
@@ -115,7 +117,7 @@ class ComparisonMaker:
         )
         if self.device != "auto" and str(resolve_device(self.device)) != config.device:
             raise ConfigError(f"device: these runs were begun on {config.device}, and go on there, not {self.device}")
-        if job.env not in self._data:
+        if self.ranks == 1 and job.env not in self._data:
             self._data.clear()
             self._data[job.env] = load_data(config.task, config.data_dir, resolve_device(config.device))
         most = max(job.side_by_side, int(circumstances(job.out).get("side_by_side", 1)))
@@ -124,7 +126,7 @@ class ComparisonMaker:
         record = {"side_by_side": most, "weights": job.weights}
         write_whole(job.out / _CIRCUMSTANCES, (json.dumps(record) + "\n").encode())
         resume = (job.out / CONFIG).exists()
-        summary = run(config, job.out, EpochReporter(report), resume=resume, data=self._data[job.env])
+        summary = train(config, job.out, report, resume=resume, data=self._data.get(job.env), ranks=self.ranks)
         return CellEnd(summary.stopped_because, summary.device)
 
 

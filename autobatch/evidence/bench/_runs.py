@@ -11,7 +11,20 @@ from statistics import fmean
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch.beacons import CostTable
-from autobatch.cells import LOCAL, Cell, Cells, Event, Identity, Tell, Worker, engine_settings, work_locally, work_on
+from autobatch.cells import (
+    LOCAL,
+    Cell,
+    Cells,
+    Event,
+    Identity,
+    Tell,
+    Worker,
+    engine_settings,
+    is_local,
+    ranks_on,
+    work_locally,
+    work_on,
+)
 from autobatch.cells import Plan as CellsPlan
 from autobatch.control.run import CONFIG, SUMMARY
 from autobatch.evidence.bench._cells import KIND, ComparisonMaker, Job, circumstances, comparison_fingerprint
@@ -219,8 +232,9 @@ def _list_jobs(plan: Plan, facts: dict[str, About], out: Path, machine: Machine)
         for arena in plan.arenas:
             first = turn % len(arena.contestants)
             threads = arena.task.threads
-            if machine.jobs > 1 and machine.on == LOCAL:
-                threads = threads_each(threads, machine.jobs)
+            trained_at_once = machine.jobs * ranks_on(machine.on)
+            if trained_at_once > 1 and is_local(machine.on):
+                threads = threads_each(threads, trained_at_once)
             for one in arena.contestants[first:] + arena.contestants[:first]:
                 config = RunConfig(
                     task=arena.task.model_copy(update={"threads": threads}),
@@ -280,10 +294,10 @@ def _carry_out(todo: Sequence[Job], out: Path, machine: Machine, observer: Bench
 def _work_off(out: Path, jobs: Sequence[Job], machine: Machine, tell: Tell) -> None:
     """Train runs as cells of a comparison's directory, in their order; one alone in this process."""
     cells, names, side_by_side = Cells(out), frozenset(job.cell for job in jobs), min(machine.jobs, len(jobs))
-    make = ComparisonMaker(out, trust_code=machine.trust_code)
+    make = ComparisonMaker(out, trust_code=machine.trust_code, ranks=ranks_on(machine.on))
     planned = tuple(Cell(job.cell, float(len(jobs) - n), job.to_dict(out)) for n, job in enumerate(jobs))
     cells.put(CellsPlan(KIND, comparison_fingerprint(), {}, planned))
-    if machine.on != LOCAL:
+    if not is_local(machine.on):
         arguments = worker_arguments("auto", machine.data_dir, trust_code=machine.trust_code)
         cpus = max(job.config.task.threads for job in jobs)
         work_on(machine.on, cells, names, side_by_side, tell, arguments=arguments, cpus=cpus)

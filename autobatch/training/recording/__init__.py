@@ -8,7 +8,7 @@ from autobatch.training.recording._beacons import BeaconMaker, record_task_beaco
 from autobatch.training.recording._branches import BranchMaker, record_task_branches
 from autobatch.training.recording._cells import Ledger, grid_of, work_off
 from autobatch.training.recording._progress import EpochReporter, RecordingObserver, RecordingProgress
-from autobatch.training.recording._task import RecordingResult, threads_each, worker_arguments
+from autobatch.training.recording._task import RecordingResult, threads_each, train, worker_arguments
 
 __all__ = [
     "BeaconMaker",
@@ -22,6 +22,7 @@ __all__ = [
     "record_task_beacons",
     "record_task_branches",
     "threads_each",
+    "train",
     "work_off",
     "worker_arguments",
 ]

@@ -24,14 +24,14 @@ from autobatch.beacons import (
 )
 from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import BEACONS
-from autobatch.cells import LOCAL, Cell, CellEnd, Plan, Report, engine_settings
+from autobatch.cells import LOCAL, Cell, CellEnd, Plan, Report, engine_settings, ranks_on
 from autobatch.control.run import CONFIG, load_epochs
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._engine import check_optimizer, resolve_device
 from autobatch.training._run import RunConfig, load_run_config
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, grid_of
-from autobatch.training.recording._progress import EpochReporter, RecordingObserver
+from autobatch.training.recording._progress import RecordingObserver
 from autobatch.training.recording._task import (
     RecorderMaker,
     RecordingResult,
@@ -39,8 +39,8 @@ from autobatch.training.recording._task import (
     modelled_epoch_seconds,
     record_cells,
     recording_info,
+    train,
 )
-from autobatch.training.running import run
 from autobatch.training.task import TaskSpec, check_ladder
 
 _WORKING = Path("beacons") / ".running"
@@ -121,7 +121,7 @@ def record_task_beacons(
         merged_info([("the beacons that are there", library.info), ("this recording", info)])
     seconds = modelled_epoch_seconds(task, costs, len(data.train_labels))
     result = record_cells(
-        BeaconMaker(env_dir, str(place), data_dir, trust_code),
+        BeaconMaker(env_dir, str(place), data_dir, trust_code, ranks=ranks_on(on)),
         task,
         info,
         [Cell(key.name, task.epochs * seconds[key.batch_size], key._asdict()) for key in missing],
@@ -161,15 +161,15 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
         if is_recorded(self.maker.env_dir, key):
             return ELSEWHERE
         out = self.maker.env_dir / _WORKING / key.name
-        config, watcher = self._as_begun(self.config(*key), out), EpochReporter(report)
+        config = self._as_begun(self.config(*key), out)
         with naming_output(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            summary = run(config, out, watcher, resume=(out / CONFIG).exists(), data=self.data)
+            summary = train(config, out, report, resume=(out / CONFIG).exists(), data=self.data, ranks=self.maker.ranks)
         except CheckpointError:
             # What an older recording of another task, or a broken disk, has left here is of no use.
             shutil.rmtree(out)
-            summary = run(config, out, watcher, data=self.data)
+            summary = train(config, out, report, data=self.data, ranks=self.maker.ranks)
         beacon = Beacon.from_records(
             *key,
             records=[row.to_dict() for row in load_epochs(out)],

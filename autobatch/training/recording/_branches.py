@@ -17,7 +17,7 @@ from autobatch.beacons.storage import (
     recorded_origins,
     write_branches,
 )
-from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Plan, Report, engine_settings
+from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Plan, Report, refuse_ranks
 from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
@@ -101,7 +101,7 @@ def record_task_branches(
     env_dir = Path(env_dir)
     if jobs < 0:
         raise ConfigError(f"jobs: expected at least 0, got {jobs}")
-    engine_settings(on)
+    refuse_ranks(on, "branch runs")
     wanted = branch_jobs(
         task,
         library,

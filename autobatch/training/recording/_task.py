@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from autobatch.beacons import CostTable, LibraryInfo
-from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Identity, Plan, Report, Work, Worker, work_locally, work_on
+from autobatch.cells import Cell, CellEnd, Cells, Identity, Plan, Report, Work, Worker, is_local, work_locally, work_on
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
 from autobatch.control.measuring import at_interval
+from autobatch.control.run import Summary
 from autobatch.policies import PolicySpec
 from autobatch.training._calibrate import device_kind
 from autobatch.training._engine import resolve_device
@@ -19,7 +20,9 @@ from autobatch.training._trial import BN
 from autobatch.training._versions import DEVICE, code_version, software_versions
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, Ledger
-from autobatch.training.recording._progress import RecordingObserver
+from autobatch.training.recording._progress import EpochReporter, RecordingObserver
+from autobatch.training.recording._together import run_together
+from autobatch.training.running import run
 from autobatch.training.task import TaskSpec, cpu_share
 
 AnyCell = TypeVar("AnyCell")
@@ -87,6 +90,7 @@ class RecorderMaker(Generic[AnyCell]):
         data_dir: where datasets lie.
         trust_code: whether the task may name a model factory to import.
         side_by_side: workers on this machine, which share its cores.
+        ranks: processes that train each cell together.
         data: the task's data, where they are loaded already.
     """
 
@@ -95,6 +99,7 @@ class RecorderMaker(Generic[AnyCell]):
     data_dir: Path | None = None
     trust_code: bool = False
     side_by_side: int = 1
+    ranks: int = 1
     data: Data | None = None
 
     kind: ClassVar[str]
@@ -111,10 +116,12 @@ class RecorderMaker(Generic[AnyCell]):
         costs = CostTable.from_dict(plan.work["costs"]) if plan.work["costs"] is not None else None
         kind = device_kind(device, task.threads)
         info = recording_info(task, data, costs, plan.work["command"])
+        if self.ranks > 1:
+            kind += f", {self.ranks} processes"
         if kind != plan.work["device"]:  # steps that were timed elsewhere say nothing of this machine
             info = replace(info, costs=None, versions={**info.versions, DEVICE: kind})
         plan.check(self.kind, cell_fingerprint(task, info), self.env_dir)
-        task = task.model_copy(update={"threads": threads_each(task.threads, self.side_by_side)})
+        task = task.model_copy(update={"threads": threads_each(task.threads, self.side_by_side * self.ranks)})
         recorder = self.recorder(plan, task, info, data)
 
         def work(cell: Cell, report: Report) -> CellEnd:
@@ -188,7 +195,7 @@ def record_cells(
         cells.put(Plan(maker.kind, cell_fingerprint(task, info), work, tuple(missing)))
         names = frozenset(cell.name for cell in missing)
         jobs = min(jobs, len(missing))
-        if jobs and on != LOCAL:
+        if jobs and not is_local(on):
             work_on(on, cells, names, jobs, ledger.take, arguments=maker.arguments(), cpus=task.threads)
         elif jobs > 1:
             work_locally(cells, replace(maker, side_by_side=jobs), names, jobs, ledger.take)
@@ -205,6 +212,27 @@ def worker_arguments(device: str, data_dir: Path | None, *, trust_code: bool) ->
     """Return the options of ``autobatch worker`` for a device, where data lie, and whether a task may import code."""
     data = [] if data_dir is None else ["--data-dir", str(data_dir.absolute())]
     return ["--device", device, *data, *(["--trust-code"] if trust_code else [])]
+
+
+def train(
+    config: RunConfig, out: Path, report: Report, *, resume: bool = False, data: Data | None = None, ranks: int = 1
+) -> Summary:
+    """Carry out the run of a cell, in this process or, of several ranks, in processes that train it together.
+
+    Args:
+        config: the configuration.
+        out: the run directory.
+        report: told which share is done.
+        resume: continue the run that ``out`` holds.
+        data: the task's data, for this process.
+        ranks: processes.
+
+    Returns:
+        The summary.
+    """
+    if ranks > 1:
+        return run_together(config, out, report, processes=ranks, resume=resume)
+    return run(config, out, EpochReporter(report), resume=resume, data=data)
 
 
 def threads_each(threads: int, jobs: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autobatch._errors import CheckpointError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch._yaml import dump_yaml
 from autobatch.beacons._info import differing_keys
@@ -91,6 +91,11 @@ class Session:
 
     def begin(self) -> None:
         """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
+        if self.config.recording and self.ranks.size > 1 and (norms := self._norms()):
+            raise ConfigError(
+                f"task '{self.config.task.name}': its {norms} BatchNorm layers take their statistics over each "
+                "process's share of a batch, so that its beacons are trained by one process each"
+            )
         self.ranks.first_makes(self._make_directory)
         seconds = self._restore()
         self._announce()
@@ -188,12 +193,14 @@ class Session:
             )
         )
         self.observer.decided(self.controller.decision)
-        norms = sum(isinstance(module, _BatchNorm) for module in self.trial.engine.model.modules())
-        if norms and self.ranks.size > 1:
+        if (norms := self._norms()) and self.ranks.size > 1:
             self.observer.note(
                 f"{norms} BatchNorm layers take their statistics over each process's share, one of {self.ranks.size} "
                 "parts of a batch, as DistributedDataParallel has it: this is not the training of one process"
             )
+
+    def _norms(self) -> int:
+        return sum(isinstance(module, _BatchNorm) for module in self.trial.engine.model.modules())
 
     def _seconds_left(self) -> tuple[float, float] | None:
         """Return shortest and longest time of what is left, at the fixed size or at any of the ladder."""
