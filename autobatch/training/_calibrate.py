@@ -137,7 +137,9 @@ class _Bench:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._probe = FisherProbe(
-            engine.model, gradients="rows" if engine.task.measuring.reuse_weight_gradient else "library"
+            engine.model,
+            gradients="rows" if engine.task.measuring.reuse_weight_gradient else "library",
+            **engine.task.measuring.sketch,
         )
         data = engine.data
         size = len(data.train_labels)
@@ -205,6 +207,7 @@ def _cache_path(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]
         "device": device_kind(device, task.threads),
         "batch_sizes": task.batch_sizes,
         "reuse_weight_gradient": task.measuring.reuse_weight_gradient,
+        **task.measuring.sketch,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

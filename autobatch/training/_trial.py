@@ -239,6 +239,7 @@ def _controller(
             steps=_measured_steps(config, costs),
             bn=BN,
             reuse_weight_gradient=task.measuring.reuse_weight_gradient,
+            **task.measuring.sketch,
         ),
         processes=Processes(device=engine.device),
         task=TaskFacts(name=task.name, dataset=task.dataset.name, score=task.score, costs=costs),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -169,3 +170,18 @@ def test_a_training_that_diverges_says_so_and_can_be_put_back() -> None:
     trial.restore(state)
     assert (trial.finished, trial.stopped_because) == (False, FINISHED)
     assert train(trial, [(8, 0.1)]) == train(make(tiny_task(learning_rates=[0.1, 1e6])), [(8, 0.1)])
+
+
+def test_a_task_chooses_a_sketch(tmp_path) -> None:
+    def positions(**measuring: Any) -> list[tuple[float, float]]:
+        task = tiny_task(measuring={"interval": 50, "floor": 2, "budget": 0.3, **measuring})
+        out = tmp_path / f"sketch-{measuring.get('sketch_rows')}"
+        run(tiny_config(task=task), out)
+        return [(row.c_bar, row.l_cum) for row in load_epochs(out)]
+
+    exact = positions()
+    sketched = positions(measure="sketched", sketch_rows=512)
+    assert sketched != exact
+    assert np.array(sketched) == pytest.approx(np.array(exact), rel=0.1)
+    with pytest.raises(ConfigError, match="sketch_rows=16 is too small for batches of 32"):
+        positions(measure="sketched", sketch_rows=16)

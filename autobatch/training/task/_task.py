@@ -320,12 +320,23 @@ class MeasuringSpec(_Spec):
         reuse_weight_gradient: take the gradients of measured steps from what measuring computes anyway. It is faster,
             and these gradients differ in round-off from the ordinary ones; without it a run that measures is bit for
             bit one that does not, as far as the policy decides alike.
+        measure: ``exact``, or ``sketched``: a random projection of the gradients, for large models on several
+            processes; see ``Measuring``. Its positions are compared with those of the same ``sketch_rows`` alone.
+        sketch_rows: of a sketch, numbers of a sample that are kept, at least two for each example of the largest
+            batch.
     """
 
     interval: PositiveInteger = 50
     floor: PositiveInteger = 4
     budget: float = Field(default=BUDGET, ge=0, le=1)
     reuse_weight_gradient: bool = True
+    measure: Literal["exact", "sketched"] = "exact"
+    sketch_rows: PositiveInteger = 4096
+
+    @property
+    def sketch(self) -> dict[str, Any]:
+        """What ``Measuring`` and ``FisherProbe`` are given for it; empty for the exact F."""
+        return {} if self.measure == "exact" else {"measure": self.measure, "sketch_rows": self.sketch_rows}
 
 
 class TaskSpec(_Spec):
@@ -389,13 +400,16 @@ class TaskSpec(_Spec):
 
         Returns:
             JSON-able keys and values: dataset, model, optimizer, schedule, epochs, data fingerprint and class count;
-            not the ladder, rates, seeds, measuring and threads, in which comparable tasks may differ. The path of a
+            not the ladder, rates, seeds, measuring and threads, in which comparable tasks may differ, but for a sketch,
+            whose positions are other ones. The path of a
             user's own data is left out, since the data fingerprint stands for its content.
         """
         payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
         del payload["optimizer"]["lr"], payload["schedule"]["keep"]
         if not self.optimizer.settings:  # the fingerprint that a task had before there were any
             del payload["optimizer"]["settings"]
+        if self.measuring.sketch:
+            payload["measuring"] = self.measuring.sketch
         if prefix := own_prefix(self.dataset.name):
             payload["dataset"]["name"] = prefix.removesuffix(":")
         return {**payload, "num_classes": num_classes, "data_fingerprint": data_fingerprint}

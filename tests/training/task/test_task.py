@@ -62,6 +62,8 @@ def test_defaults_are_the_papers(tmp_path):
         ({"optimizer": {"name": "adamw", "nesterov": True}}, "key 'optimizer': nesterov needs sgd with momentum"),
         ({"optimizer": {"momentum": 0.0, "nesterov": True}}, "key 'optimizer': nesterov needs sgd with momentum"),
         ({"optimizer": {"momentum": 1.0}}, "key 'optimizer.momentum': expected a number in [0, 1)"),
+        ({"measuring": {"measure": "sketchd"}}, "got 'sketchd'; did you mean 'sketched'?"),
+        ({"measuring": {"measure": "sketched", "sketch_rows": 0}}, "key 'measuring.sketch_rows'"),
         ({"dataset": {"name": "digit"}}, "key 'dataset.name': unknown dataset 'digit'; did you mean 'digits'?"),
         ({"dataset": {"name": "imagefolder:"}}, "key 'dataset.name': expected a folder after 'imagefolder:'"),
         ({"dataset": {"name": "mnist", "test": 0.2}}, "key 'dataset': 'test' is for digits, csv and text only"),
@@ -218,3 +220,13 @@ def test_a_number_that_is_too_large_is_told_its_limit(tmp_path):
         ConfigError, match=r"key 'epochs': expected a positive integer below 2,147,483,648, got 99999999999"
     ):
         load(tmp_path, {"epochs": 99999999999})
+
+
+def test_a_sketch_makes_beacons_of_its_own():
+    exact, sketched, smaller = (
+        TaskSpec(**MINIMAL, measuring=measuring).fingerprint_payload("data", 10)
+        for measuring in ({"interval": 3}, {"measure": "sketched"}, {"measure": "sketched", "sketch_rows": 64})
+    )
+    assert exact == TaskSpec(**MINIMAL).fingerprint_payload("data", 10)
+    assert sketched == {**exact, "measuring": {"measure": "sketched", "sketch_rows": 4096}}
+    assert smaller == {**exact, "measuring": {"measure": "sketched", "sketch_rows": 64}}
