@@ -2,10 +2,12 @@
 
 ``_search.py`` says which short trainings to make and ``_scouts.py`` which of them goes on, ``_plan.py`` when the rate
 falls and when training ends, ``_forks.py`` when a larger batch is tried on the run itself, ``_overfit.py`` when
-a training only learns its own examples; ``_policy.py`` puts them together. ``_report.py`` is what scouts of somebody's
-own loop have come to. Open ``_policy.py`` first.
+a training only learns its own examples; ``_policy.py`` puts them together, and ``_by_task.py`` adds what was learned
+of how far batches may grow. ``_report.py`` is what scouts of somebody's own loop have come to. Open ``_policy.py``
+first.
 """
 
+from autobatch.policies.steer._by_task import ByTaskParameters, ByTaskPolicy
 from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.policies.steer._overfit import RewindingPolicy
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
@@ -25,6 +27,8 @@ __all__ = [
     "AT_ONCE",
     "LEARNT_NOTHING",
     "MOST",
+    "ByTaskParameters",
+    "ByTaskPolicy",
     "Fork",
     "ForkChoice",
     "ForkOutcome",

@@ -109,13 +109,17 @@ class ForkRule:
         plan: when the rate falls and training ends.
         most: forks at most.
         share: share of the training's time that they may cost, by the cost table.
+        growth: how the batch grows while the rate falls, as ``grown`` takes it.
     """
 
-    def __init__(self, task: TaskInfo, plan: Plan, most: int, share: float) -> None:
+    def __init__(
+        self, task: TaskInfo, plan: Plan, most: int, share: float, growth: tuple[float, float] = (1.0, 0.5)
+    ) -> None:
         self._task = task
         self._plan = plan
         self._most = most
         self._share = share
+        self._growth = growth
 
     def proposed(self, epoch: int, batch_size: int, lr: float, tried: Sequence[Tried]) -> Fork | None:
         """Return what to try in a period, where that is worth it.
@@ -186,7 +190,7 @@ class ForkRule:
     def _seconds_left(self, epoch: int, batch_size: int) -> float:
         task, plan = self._task, self._plan
         return math.fsum(
-            self._period_seconds(grown(batch_size, plan.factor(period), task.batch_sizes, task.costs)[0])
+            self._period_seconds(grown(batch_size, plan.factor(period), task.batch_sizes, task.costs, self._growth)[0])
             for period in range(epoch, plan.end)
         )
 

@@ -1,6 +1,5 @@
 """When the rate falls, batches grow and training ends, where that is the policy's to say."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +66,13 @@ class Plan:
         return (self.end - min(period, self.end - 1) - 0.5) / (self.end - self.decay_from)
 
 
-def grown(batch_size: int, factor: float, ladder: Sequence[int], costs: CostTable | None) -> tuple[int, float]:
+def grown(
+    batch_size: int,
+    factor: float,
+    ladder: Sequence[int],
+    costs: CostTable | None,
+    growth: tuple[float, float] = (1.0, 0.5),
+) -> tuple[int, float]:
     """Let the batch grow in place of part of the fall of the rate, where that is faster.
 
     Where a schedule would halve the rate, Seesaw (arXiv 2510.14717) doubles the batch and divides the rate by the
@@ -78,15 +83,19 @@ def grown(batch_size: int, factor: float, ladder: Sequence[int], costs: CostTabl
         factor: what the rate would be multiplied by at that size, in (0, 1].
         ladder: the batch sizes to choose from.
         costs: seconds by batch size; without them a larger batch counts as faster.
+        growth: how many times larger than Seesaw's the batch may be once the rate falls, and the power of the ratio of
+            the sizes by which the rate is higher at the larger one.
 
     Returns:
-        (batch size, factor on the rate at that size): of the sizes up to ``batch_size / factor`` the one whose examples
-        take the least time.
+        (batch size, factor on the rate at that size): of the sizes up to that the one whose
+        examples take the least time.
     """
 
     def seconds(size: int) -> float:
         return -float(size) if costs is None else costs.training_seconds(size, 1.0) / size
 
-    sizes = [size for size in ladder if batch_size <= size <= batch_size / factor] or [batch_size]
+    ahead, power = growth
+    most = batch_size if factor >= 1.0 else ahead * batch_size / factor
+    sizes = [size for size in ladder if batch_size <= size <= most] or [batch_size]
     size = min(sizes, key=lambda one: (seconds(one), -one))
-    return size, factor * math.sqrt(size / batch_size)
+    return size, factor * (size / batch_size) ** power

@@ -72,6 +72,19 @@ class SteerParameters(PolicyParameters):
         le=1,
         description="Share of what is trained over which the rate falls linearly to 0, where the schedule is steered.",
     )
+    growth: float = Field(
+        default=1.0,
+        ge=1,
+        le=16,
+        description="Times that the batch may be larger, once the rate falls, than where it doubles as the rate "
+        "halves.",
+    )
+    growth_power: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Power of the growth of the batch, while the rate falls, by which the rate is higher in return.",
+    )
     hardly_begun: float = Field(
         default=0.65,
         ge=0,
@@ -261,7 +274,7 @@ class SteerPolicy:
         if epoch < plan.decay_from:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
-        size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs)
+        size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs, self._growth)
         falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
         reason = f"{falls}: {percent(factor)} of {lr:g}"
         if size > batch_size:
@@ -359,8 +372,13 @@ class SteerPolicy:
         self._length = length
         self._plan = Plan.of(self._known_task().epochs, length, self.parameters.decay)
 
+    @property
+    def _growth(self) -> tuple[float, float]:
+        return self.parameters.growth, self.parameters.growth_power
+
     def _fork_rule(self) -> ForkRule:
-        return ForkRule(self._known_task(), self._plan, self.parameters.forks, self.parameters.fork_share)
+        own = self.parameters
+        return ForkRule(self._known_task(), self._plan, own.forks, own.fork_share, self._growth)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run has started or gone over to, why, and the forks so far."""

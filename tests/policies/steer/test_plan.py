@@ -66,3 +66,11 @@ def test_a_batch_grows_only_where_that_is_faster() -> None:
 def test_a_size_that_is_not_on_the_ladder_does_not_grow_below_itself() -> None:
     assert grown(300, 0.01, LADDER, None) == (300, 0.01)
     assert grown(24, 0.5, LADDER, None)[0] == 32
+
+
+def test_a_batch_may_grow_ahead_of_the_fall_and_take_the_rate_with_it() -> None:
+    assert grown(32, 1.0, LADDER, None, (4.0, 0.5)) == (32, 1.0), "not before the rate falls"
+    assert grown(32, 0.9, LADDER, None, (1.0, 1.0)) == (32, 0.9)
+    assert grown(32, 0.9, LADDER, None, (4.0, 0.5)) == (128, pytest.approx(0.9 * 2))
+    assert grown(32, 0.9, LADDER, None, (2.0, 1.0)) == (64, pytest.approx(0.9 * 2))
+    assert grown(32, 0.5, LADDER, None, (2.0, 0.0)) == (128, 0.5)

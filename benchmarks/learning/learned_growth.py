@@ -1,0 +1,283 @@
+"""How fast batches grow and how long `steer` trains, learned from short real trainings, tested on data left out.
+
+    python benchmarks/learning/learned_growth.py explore [--seeds 1200-1205] [--data-dir data]
+    python benchmarks/learning/learned_growth.py fit
+    python benchmarks/learning/learned_growth.py run [TASK ...] [--seeds 1500-1509] [--data-dir data]
+    python benchmarks/learning/learned_growth.py page
+
+``explore`` draws plans at random, trains each on a seed beside the plan of ``steer``, from the rate that its scouts
+mostly take, and appends a line a run to ``benchmarks/results/learned_growth/explored.jsonl``. ``fit`` prints what is
+learned from them, with each set of data left out: by how much the loss depends on the plan and on the steps that an
+epoch has, and the plan that pays best on each task by its cost table. ``run`` trains whole runs of ``steer``, scouts
+and all, under its own plan and under that learned *without the task's data*, both on each seed, and appends to
+``benchmarks/results/learned_growth/TASK.jsonl``; where the two plans are one, so are the runs. ``page`` prints the
+table of ``docs/how-to/train-a-policy.md``. What is there is not trained again. One process, one thread.
+"""
+
+import argparse
+import json
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks" / "steering"))
+import steer  # noqa: E402
+from schedules import train_epoch  # noqa: E402
+
+from autobatch.beacons import BeaconLibrary  # noqa: E402
+from autobatch.policies import TaskInfo, load_policy_spec  # noqa: E402
+from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, described, expected, plan_seconds  # noqa: E402
+from autobatch.policies.steer._plan import Plan, grown  # noqa: E402
+from autobatch.training import load_data, load_task, task_info  # noqa: E402
+from autobatch.training._engine import Engine, divergence, reproducible  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "learned_growth"
+EXPLORED = RESULTS / "explored.jsonl"
+
+
+DECAY = 0.75
+DRAWN = 4
+"""Plans that are drawn for each task and seed."""
+
+RATES = {
+    "digits-mlp": 0.05,
+    "digits-resnet8": 0.05,
+    "digits-densenet8": 0.2,
+    "diamonds-mlp": 0.008,
+    "topics-gpt": 0.032,
+    "mnist10k-mlp": 0.025,
+}
+"""The tasks that are learned from, and the rate that the scouts of ``steer`` take most often there at 32."""
+
+EXTRA = ("cifar5k-convnet", "mnist5k-convnet")
+"""Tasks that are tested too, and never learned from."""
+
+PRICE = 1 / 6
+"""What a per cent of time is worth in per cent of loss: the whole length costs 43 % more and leaves 6 % less loss."""
+
+PRIOR = 0.05
+"""Prior scatter of an effect on the logarithm of the loss."""
+
+BETWEEN = 0.03
+"""Scatter that is added to that of a task's seeds, so that a task that hardly scatters is not all there is."""
+
+FIGURES = ("validation_loss", "test_loss", "test_error", "modelled_seconds", "optimizer_steps")
+
+
+def course(task: TaskInfo, lr: float, choice: PlanChoice) -> list[tuple[int, float]]:
+    """Return batch size and rate of each epoch."""
+    plan = Plan.of(task.epochs, choice.length, DECAY)
+    factors = (plan.factor(epoch) for epoch in range(plan.end))
+    grow = (task.batch_sizes, task.costs, (choice.growth, choice.growth_power))
+    return [(size, lr * factor) for size, factor in (grown(32, factor, *grow) for factor in factors)]
+
+
+def explore(seeds: Iterable[int], data_dir: Path | None) -> None:
+    """Train what is missing of the plans that are drawn."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    done = {(row["task"], row["seed"], row["growth"], row["power"], row["length"]) for row in recorded(EXPLORED)}
+    device = torch.device("cpu")
+    for seed in seeds:
+        for name, lr in RATES.items():
+            task, info = load_task(ROOT / "envs" / name), known(name)
+            data = load_data(task, data_dir, device)
+            others = [choice for choice in CHOICES if choice != RULE]
+            for choice in (RULE, *random.Random(f"{name}{seed}").sample(others, DRAWN)):
+                if (name, seed, *choice) in done:
+                    continue
+                epochs = course(info, lr, choice)
+                with reproducible(device, 1):
+                    engine = Engine(task, data, device, seed, trust_code=False)
+                    for epoch, (size, rate) in enumerate(epochs):
+                        loss = train_epoch(engine, epoch, seed, size, rate)
+                        if divergence(loss, 0.0, data.num_classes):
+                            break
+                    validation, test = engine.validate(), engine.test()
+                append(EXPLORED, {
+                    "task": name, "seed": seed, **choice._asdict(), "validation_loss": validation[0],
+                    "test_loss": test[0], "test_error": test[1],
+                })  # fmt: skip
+
+
+class Effects(NamedTuple):
+    """What the explored runs say: by how much a plan changes the logarithm of the loss.
+
+    Attributes:
+        loss: by what ``described`` returns, shape (6,).
+        covariance: of ``loss``, shape (6, 6).
+    """
+
+    loss: np.ndarray
+    covariance: np.ndarray
+
+
+@cache
+def known(name: str) -> TaskInfo:
+    """Return a task as it is known before it begins, with its cost table."""
+    return task_info(load_task(ROOT / "envs" / name), BeaconLibrary.load(ROOT / "envs" / name))
+
+
+def chosen(row: dict[str, Any]) -> PlanChoice:
+    """Return the plan of a run."""
+    return PlanChoice(*(row[name] for name in PlanChoice._fields))
+
+
+def data_of(name: str) -> str:
+    """Return what a task trains on."""
+    return name.partition("-")[0].rstrip("0123456789k")
+
+
+@cache
+def effects(without: str) -> Effects:
+    """Return what is learned from the tasks on other data, each run weighed by how much its task's scatter."""
+    rows = [row for row in recorded(EXPLORED) if data_of(row["task"]) != without]
+    rule = {(row["task"], row["seed"]): row for row in rows if chosen(row) == RULE}
+    inputs, losses, weights = [], [], []
+    for name in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == name and chosen(row) != RULE and (name, row["seed"]) in rule]
+        apart = [_loss(row) - _loss(rule[name, row["seed"]]) for row in own]
+        inputs += [described(known(name), chosen(row)) for row in own]
+        losses += apart
+        weights += [1.0 / (float(np.var(apart)) + BETWEEN**2)] * len(own)
+    x, y, w = np.array(inputs), np.array(losses), np.array(weights)
+    covariance = np.linalg.inv((x * w[:, None]).T @ x + np.eye(x.shape[1]) / PRIOR**2)
+    return Effects(covariance @ (x * w[:, None]).T @ y, covariance)
+
+
+def _loss(row: dict[str, Any]) -> float:
+    return 0.5 * (math.log(row["validation_loss"]) + math.log(row["test_loss"]))
+
+
+def learned(name: str, without: str) -> PlanChoice:
+    """Return the plan that gains most on a task, by what tasks on other data than ``without`` say."""
+    own = effects(without)
+    return best_plan(known(name), own.loss.tolist(), own.covariance.tolist(), PRICE, DECAY)[0]
+
+
+def fit() -> None:
+    """Print what is learned, and what the policy's file has of it."""
+    for without in ("", *dict.fromkeys(map(data_of, (*RATES, *EXTRA)))):
+        own = effects(without)
+        errors = np.sqrt(np.diag(own.covariance))
+        told = ", ".join(f"{value:+.3f} ± {error:.3f}" for value, error in zip(own.loss, errors, strict=True))
+        print(f"without {without or 'nothing'}: {told}")
+        for name in (*RATES, *EXTRA):
+            if without in {"", data_of(name)}:
+                task, choice = known(name), learned(name, without)
+                change, error = expected(described(task, choice), own.loss.tolist(), own.covariance.tolist())
+                time = plan_seconds(task, choice, DECAY) / plan_seconds(task, RULE, DECAY)
+                print(f"  {name}: {tuple(choice)}, log loss {change:+.3f} ± {error:.3f}, time {time:.2f}")
+    own = effects("")
+    shipped = {"effects": own.loss.round(5).tolist(), "covariance": own.covariance.round(7).tolist()}
+    print(yaml.safe_dump(shipped, default_flow_style=None, width=120))
+
+
+def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> None:
+    """Train what is missing, the tasks taking turns."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rule = load_policy_spec("steer")
+    tasks = list(tasks)
+    choices = {name: learned(name, data_of(name)) for name in tasks}
+    for seed in seeds:
+        for name in tasks:
+            path = RESULTS / f"{name}.jsonl"
+            for label, choice in (("steer", RULE), ("learned", choices[name])):
+                if (label, seed) in {(row["policy"], row["seed"]) for row in recorded(path)}:
+                    continue
+                ruled = {row["seed"]: row for row in recorded(path) if row["policy"] == "steer"}
+                if choice == RULE and seed in ruled:  # the same run, bit for bit
+                    append(path, ruled[seed] | {"policy": label})
+                    continue
+                with tempfile.TemporaryDirectory() as folder:
+                    spec = {"name": label, "kind": "steer", "parameters": {**rule.parameters, **choice._asdict()}}
+                    (Path(folder) / "policy.yaml").write_text(yaml.safe_dump(spec))
+                    row = steer.train(name, f"{folder}/policy.yaml", seed, data_dir)
+                append(path, row | {"policy": label, **choice._asdict()})
+                print(f"{name} {label} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
+
+
+def page() -> None:
+    """Print the table: each task by its pairs, then over all pairs and over the tasks."""
+    print("| task | growth, power, length | seeds | validation loss | test loss | test error | time | steps |")
+    print("| --- " * 8 + "|")
+    every: list[np.ndarray] = []
+    for name in (*RATES, *EXTRA):
+        rows = recorded(RESULTS / f"{name}.jsonl")
+        by = {label: {row["seed"]: row for row in rows if row["policy"] == label} for label in ("steer", "learned")}
+        seeds = sorted(by["steer"].keys() & by["learned"].keys())
+        if not seeds:
+            continue
+        logs = np.array([
+            [math.log(by["learned"][seed][figure] / by["steer"][seed][figure]) for figure in FIGURES] for seed in seeds
+        ])
+        every.append(logs)
+        plan = ", ".join(f"{value:g}" for value in chosen(by["learned"][seeds[0]]))
+        told = " | ".join(told_mean(column) for column in logs.T)
+        print(f"| {name} | {plan} | {len(seeds)} | {told} |")
+    if every:
+        pairs = np.concatenate(every)
+        print(f"| all pairs | | {len(pairs)} | {' | '.join(told_test(column) for column in pairs.T)} |")
+        tasks = np.array([logs.mean(axis=0) for logs in every])
+        print(f"| the tasks' means | | {len(tasks)} | {' | '.join(told_test(column) for column in tasks.T)} |")
+
+
+def told_mean(logs: np.ndarray) -> str:
+    """Return a relative difference with its 95 % interval (Student, paired)."""
+    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else 0.0
+    centre, low, high = (100 * math.expm1(float(logs.mean()) + shift) for shift in (0.0, -half, half))
+    return f"{centre:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def told_test(logs: np.ndarray) -> str:
+    """Return the same with the p-values of Student's and Wilcoxon's paired tests."""
+    student, wilcoxon = stats.ttest_1samp(logs, 0.0).pvalue, stats.wilcoxon(logs).pvalue
+    return f"{told_mean(logs)}; p = {student:.2g}, {wilcoxon:.2g}"
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """Return the lines that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a line."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    exploring, testing = commands.add_parser("explore"), commands.add_parser("run")
+    exploring.add_argument("--seeds", default="1200-1205")
+    testing.add_argument("tasks", nargs="*", default=[*RATES, *EXTRA])
+    testing.add_argument("--seeds", default="1500-1509")
+    for one in (exploring, testing):
+        one.add_argument("--data-dir", type=Path)
+    commands.add_parser("fit")
+    commands.add_parser("page")
+    given = parser.parse_args(arguments)
+    if given.command == "explore":
+        explore(steer.numbers(given.seeds), given.data_dir)
+    elif given.command == "run":
+        run(given.tasks, steer.numbers(given.seeds), given.data_dir)
+    elif given.command == "fit":
+        fit()
+    else:
+        page()
+
+
+if __name__ == "__main__":
+    main()
