@@ -353,6 +353,21 @@ def test_episodes_that_were_played_are_not_played_again(tiny, real, tmp_path, mo
     assert policy_files(again.policy.parent)[".safetensors"] == policy_files(real[0].policy.parent)[".safetensors"]
 
 
+def test_single_steps_of_real_trainings_go_on_from_the_agents_checkpoint(tiny, tmp_path) -> None:
+    class Interrupting(Watcher):
+        def progressed(self, progress: LearningProgress) -> None:
+            super().progressed(progress)
+            if progress.steps > 16:
+                raise KeyboardInterrupt
+
+    plan = real_plan(tiny, algorithm="dqn", actions="discrete", steps=32, epochs=2, jobs=2)
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(plan, tmp_path / "mine", Interrupting())
+    watcher = Watcher()
+    assert train_policy(plan, tmp_path / "mine", watcher, resume=True).policy.exists()
+    assert 16 < watcher.told[0].steps < watcher.told[-1].steps == 32
+
+
 def test_an_engine_is_for_whole_episodes_of_real_training(folder, tiny, tmp_path) -> None:
     for plan in (make_plan(folder), real_plan(tiny, algorithm="ppo")):
         with pytest.raises(ConfigError, match="engine: 'ray' is for whole episodes of real training"):
