@@ -22,6 +22,7 @@ from autobatch._errors import ConfigError, near_names
 from autobatch._yaml import load_yaml
 from autobatch.control.measuring import BUDGET
 from autobatch.control.rates import STEERED, steered_schedule
+from autobatch.fisher.gram import LEAST_ROWS_PER_SAMPLE
 from autobatch.training.task._names import (
     CSV_PREFIX,
     TEXT_PREFIX,
@@ -383,6 +384,17 @@ class TaskSpec(_Spec):
     @classmethod
     def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return _check_ascending(values)
+
+    @field_validator("measuring")
+    @classmethod
+    def _sketch_is_large_enough(cls, measuring: MeasuringSpec, info: ValidationInfo) -> MeasuringSpec:
+        least = LEAST_ROWS_PER_SAMPLE * max(info.data.get("batch_sizes", (0,)))
+        if measuring.measure == "sketched" and measuring.sketch_rows < least:
+            raise ValueError(
+                f"sketch_rows: expected at least {least}, {LEAST_ROWS_PER_SAMPLE} for each example of the largest "
+                f"batch, got {measuring.sketch_rows}"
+            )
+        return measuring
 
     @field_validator("seeds")
     @classmethod

@@ -64,6 +64,7 @@ def test_defaults_are_the_papers(tmp_path):
         ({"optimizer": {"momentum": 1.0}}, "key 'optimizer.momentum': expected a number in [0, 1)"),
         ({"measuring": {"measure": "sketchd"}}, "got 'sketchd'; did you mean 'sketched'?"),
         ({"measuring": {"measure": "sketched", "sketch_rows": 0}}, "key 'measuring.sketch_rows'"),
+        ({"batch_sizes": [8, 64], "measuring": {"measure": "sketched", "sketch_rows": 127}}, "expected at least 128"),
         ({"dataset": {"name": "digit"}}, "key 'dataset.name': unknown dataset 'digit'; did you mean 'digits'?"),
         ({"dataset": {"name": "imagefolder:"}}, "key 'dataset.name': expected a folder after 'imagefolder:'"),
         ({"dataset": {"name": "mnist", "test": 0.2}}, "key 'dataset': 'test' is for digits, csv and text only"),
