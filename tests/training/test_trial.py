@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.policies import make_policy
@@ -183,5 +184,5 @@ def test_a_task_chooses_a_sketch(tmp_path) -> None:
     sketched = positions(measure="sketched", sketch_rows=512)
     assert sketched != exact
     assert np.array(sketched) == pytest.approx(np.array(exact), rel=0.1)
-    with pytest.raises(ConfigError, match="sketch_rows=16 is too small for batches of 32"):
+    with pytest.raises(ValidationError, match="expected at least 64, 2 for each example of the largest batch, got 16"):
         positions(measure="sketched", sketch_rows=16)
