@@ -413,8 +413,8 @@ class TaskSpec(_Spec):
         Returns:
             JSON-able keys and values: dataset, model, optimizer, schedule, epochs, data fingerprint and class count;
             not the ladder, rates, seeds, measuring and threads, in which comparable tasks may differ, but for a sketch,
-            whose positions are other ones. The path of a
-            user's own data is left out, since the data fingerprint stands for its content.
+            whose positions are other ones. The path of a user's own data is left out, since the data fingerprint stands
+            for its content.
         """
         payload = self.model_dump(mode="json", include={"dataset", "model", "optimizer", "schedule", "epochs"})
         del payload["optimizer"]["lr"], payload["schedule"]["keep"]
