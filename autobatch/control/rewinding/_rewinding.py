@@ -32,6 +32,7 @@ class Rewinding:
         self.along: tuple[Stateful, ...] = ()
         self._best: Weights | None = None
         self._last: Weights | None = None
+        self._told_missing = False
 
     def begin(self, period: int, best_period: int | None) -> None:
         """Keep the weights of now, where the policy may call them the best one later.
@@ -60,10 +61,12 @@ class Rewinding:
         best, own = self._best, (self._passage.model, self._passage.optimizer, self.along)
         fits = best is not None and best.period == back_to and best.fit(*own)
         if self._ranks.most([not fits]) != [0]:
-            if self._ranks.leads:
+            if self._ranks.leads and not self._told_missing:
+                self._told_missing = True
                 _LOG.warning(
-                    "the weights to go back to are not at hand: the training goes on from those of now. After a "
-                    "restart, controller.kept has to be given back as it was saved with the state"
+                    "the weights to go back to are not at hand, or of other parameters than those of now: the training "
+                    "goes on from what it has. After a restart, controller.kept has to be given back as it was saved "
+                    "with the state"
                 )
             return False
         assert best is not None

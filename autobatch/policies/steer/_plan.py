@@ -87,8 +87,8 @@ def grown(
             the sizes by which the rate is higher at the larger one.
 
     Returns:
-        (batch size, factor on the rate at that size): of the sizes that it may have come to, the one whose examples take
-        the least time.
+        (batch size, factor on the rate at that size): of the sizes that it may have come to, the one whose examples
+        take the least time.
     """
 
     def seconds(size: int) -> float:
