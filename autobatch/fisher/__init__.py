@@ -9,7 +9,7 @@ from autobatch.fisher._moments import GradientMoments, half_cosine, squared_rows
 from autobatch.fisher._position import SpectralPosition
 from autobatch.fisher._probe import FisherProbe
 from autobatch.fisher._spectrum import Spectrum, spectrum_of
-from autobatch.fisher._taking import TakenGradients, factors_of
+from autobatch.fisher._taking import TakenGradients, factors_of, is_turned
 from autobatch.fisher.following import register_keeping
 from autobatch.fisher.gram import Jacobian
 from autobatch.fisher.layers import Routes, register_gram_rule, routes
@@ -25,6 +25,7 @@ __all__ = [
     "TakenGradients",
     "factors_of",
     "half_cosine",
+    "is_turned",
     "register_gram_rule",
     "register_keeping",
     "routes",

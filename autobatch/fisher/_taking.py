@@ -77,6 +77,19 @@ def factors_of(jacobian: Jacobian) -> tuple[Tensor, Tensor] | None:
 
     Returns:
         Output gradients (B, T, rows) and inputs (B, T, width), whose outer products, summed over the T positions, are
-        the samples' gradients in the weight's own order; None where they are not made like that.
+        the samples' gradients in the weight's own order; None where they are not made like that. Where ``is_turned``
+        says so the first are inputs and the second output gradients.
     """
     return jacobian.factors() if isinstance(jacobian, OuterJacobian | ConvolutionJacobian) else None
+
+
+def is_turned(jacobian: Jacobian) -> bool:
+    """Return whether a weight's rows are inputs, as of ``x @ weight`` and of a transposed convolution.
+
+    Args:
+        jacobian: of one use of a weight.
+
+    Returns:
+        Whether the factors of that use are the other way round.
+    """
+    return isinstance(jacobian, OuterJacobian | ConvolutionJacobian) and jacobian.turned

@@ -46,6 +46,12 @@ class Factor:
         return f"{self._side}_inverse" in self._state
 
     @property
+    def fits(self) -> bool:
+        """Whether what is known, if anything is, is of d elements."""
+        known = [self._state[key] for part in ("basis", "moment") if (key := f"{self._side}_{part}") in self._state]
+        return not known or len(known[0]) == self._width
+
+    @property
     def mean_eigenvalue(self) -> Tensor:
         """The trace of M over d."""
         return self._get("trace") / self._width

@@ -29,6 +29,9 @@ _TWICE = (
 )
 
 
+_APART = "bias_apart"
+"""In a weight's state: its factors are without the bias, though that is trained."""
+
 _LEAST_SCALE, _SAME_SCALE = 8.0, 1e-3
 """Binary logarithms: from where on gradients that differ by a power of two are a GradScaler's, and how exactly."""
 
@@ -153,6 +156,18 @@ class KFAC(FisherOptimizer):
                     f"projection={own['projection']!r}"
                 )
 
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore a state to the last bit; where a bias was frozen then and is not now, or the reverse, begin anew.
+
+        Args:
+            state_dict: what ``state_dict`` returned.
+
+        Raises:
+            CheckpointError: it is no state, another optimizer's, of other groups, shapes or projections.
+        """
+        super().load_state_dict(state_dict)
+        self._find_layers()
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, whose schedule of updates and inversions begins with them.
 
@@ -186,12 +201,14 @@ class KFAC(FisherOptimizer):
 
     def _find_layers(self) -> None:
         """Take down which parameters are a layer's weight and bias, of those that are trained now."""
-        before = self._layers
         self._layers, self._trained = layers_of(self._model, self.param_groups), self._trained_now()
-        for name, layer in self._layers.items():
-            if name in before and (before[name].bias is None) != (layer.bias is None):  # its factors have another size
-                for key in (*self.own_shapes, "step"):
-                    self.state[layer.weight].pop(key, None)
+        for layer in self._layers.values():
+            state = self.state[layer.weight]
+            if state.get(_APART):
+                layer.bias = None
+            if not all(factor.fits for factor in self._factors(layer, self._group_of(layer))):
+                for key in (*self.own_shapes, "step"):  # the bias was frozen or trained in between
+                    state.pop(key, None)
 
     def _trained_now(self) -> list[bool]:
         return [parameter.requires_grad for group in self.param_groups for parameter in group["params"]]
@@ -289,11 +306,14 @@ class KFAC(FisherOptimizer):
         moments = layer.inputs, layer.gradients
         if not layer.samples or not all(bool(moment.trace().isfinite()) for moment in moments):
             return
+        if layer.apart:
+            self.state[layer.weight][_APART] = True
         loss_scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         output_scale = (layer.samples if self._mean else 1.0 / layer.samples) / loss_scale**2
         updates = done // group["update_every"]
         keep = min(group["decay"], updates / (updates + 1.0))
-        for factor, moment, scale in zip(factors, moments, (1.0 / layer.inputs.count, output_scale), strict=True):
+        scales = 1.0 / layer.inputs.count, output_scale
+        for factor, moment, scale in zip(factors, moments, scales[:: -1 if layer.turned else 1], strict=True):
             factor.learn(moment, scale, keep)
         anew = done % group["invert_every"] == 0
         stale = [anew or factor.drifted(group["drift"]) for factor in factors]
@@ -313,8 +333,10 @@ class KFAC(FisherOptimizer):
     def _due(self, layer: Layer) -> bool:
         if not layer.taken:
             return False
-        group = next(own for own in self.param_groups if any(layer.weight is one for one in own["params"]))
-        return int(self.state[layer.weight].get("step", 0)) % int(group["update_every"]) == 0
+        return int(self.state[layer.weight].get("step", 0)) % int(self._group_of(layer)["update_every"]) == 0
+
+    def _group_of(self, layer: Layer) -> dict[str, Any]:
+        return next(own for own in self.param_groups if any(layer.weight is one for one in own["params"]))
 
     @contextmanager
     def _measured(self, probe: FisherProbe) -> Iterator[None]:

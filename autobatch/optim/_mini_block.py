@@ -1,11 +1,13 @@
 """Mini-Block Fisher: many small blocks of the empirical Fisher matrix, inverted in batches."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from autobatch._errors import CheckpointError
 from autobatch._ranges import check_whole
 from autobatch.optim._inverse import damped_inverse
 from autobatch.optim._optimizer import FisherOptimizer
@@ -18,7 +20,8 @@ class MiniBlockFisher(FisherOptimizer):
     With the gradient ḡ of the mini-batch, m = μ m + ḡ and for each block G = β G + (1 - β) ḡ ḡᵀ, a step is
     -lr ((G + λ I)⁻¹ m + γ θ). The blocks are: of a convolution one for each kernel, of k² x k² elements; of a linear
     layer's weight one of its inputs, shared by all of its outputs, over which ḡ ḡᵀ is averaged; of all else, biases and
-    norm layers' scales, single elements.
+    norm layers' scales, single elements. Nothing is known of a parameter but its shape: one of two dimensions, as an
+    embedding's table too, is taken for a linear layer's weight (out, in), of more for a convolution's.
 
     That the Fisher matrix is the empirical one, and in blocks within layers, is from the paper's abstract. The blocks'
     shapes, their averages of mini-batch gradients, and the defaults are from memory. Ours are: G is a plain mean until
@@ -74,6 +77,17 @@ class MiniBlockFisher(FisherOptimizer):
     def _check(self, group: Any) -> None:
         super()._check(group)
         check_whole(group["largest_block"], "largest_block")
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        for own, theirs in zip(self.param_groups, state["param_groups"], strict=True):
+            limits = sorted((own["largest_block"], theirs["largest_block"]))
+            for parameter in own["params"]:
+                if limits[0] < _block_rows(parameter) <= limits[1]:
+                    raise CheckpointError(
+                        f"MiniBlockFisher: the state is of largest_block={theirs['largest_block']}, the optimizer of "
+                        f"{own['largest_block']}: {self._describe(parameter)} has blocks with one of them only"
+                    )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, whose schedule of updates and inversions begins with them.

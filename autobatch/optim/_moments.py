@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from autobatch.fisher import Jacobian, factors_of
+from autobatch.fisher import Jacobian, factors_of, is_turned
 from autobatch.optim._steps import working_dtype
 
 
@@ -63,8 +63,10 @@ class Layer:
         bias: the parameter, or None.
         inputs: of all positions of all samples, with a 1 for the bias.
         gradients: of the same positions' outputs, of the loss as it was.
+        turned: whether the weight is (in, out): ``inputs`` are then the outputs' gradients, and ``gradients`` inputs.
         samples: B, over all passes.
         taken: whether a use of the weight was seen that is a product of these.
+        apart: whether the bias has been seen not to join the weight.
         compared: whether ``product`` is no longer wanted.
         product: the gradient of weight and bias that they make, of the loss as it was; None where nothing came in.
     """
@@ -76,6 +78,8 @@ class Layer:
     gradients: Moment = field(init=False)
     samples: int = 0
     taken: bool = True
+    apart: bool = field(default=False, init=False)
+    turned: bool = field(default=False, init=False)
     compared: bool = field(default=False, init=False)
     product: Tensor | None = field(default=None, init=False)
 
@@ -97,8 +101,15 @@ class Layer:
 
     def take(self, uses: list[Jacobian]) -> None:
         """Add one pass's per-sample gradients of the weight."""
-        if len(uses) > 1 and self.bias is not None:  # not every use need have added the bias
-            self.bias = None
+        turned = [is_turned(use) for use in uses] + [self.turned] * (self.samples > 0)
+        if any(turned) != all(
+            turned
+        ):  # as of a decoder that is its encoder turned: of what is added up half is neither
+            self.taken = False
+            return
+        self.turned = any(turned)
+        if (len(uses) > 1 or self.turned) and self.bias is not None:  # not every use need have added the bias
+            self.bias, self.apart = None, True
             self.clear()
         passed = self.samples
         for use in uses:

@@ -80,6 +80,9 @@ class NaturalGradient(FisherOptimizer):
         self._damping = damping
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, strict=strict)
 
+    def _least_damping(self) -> float:
+        return self._damping
+
     def check(self, samples: int, outputs: int) -> None:
         """Refuse what no step can be taken of.
 

@@ -4,18 +4,23 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autobatch._errors import CheckpointError, ConfigError
+from autobatch._errors import CheckpointError, ConfigError, near_names
 from autobatch.fisher import FisherProbe
 from autobatch.optim._settings import check_between, check_schedule, check_shaped
 from autobatch.optim._steps import LONGEST, descend, hold
 
 _LOG = logging.getLogger("autobatch")
+
+_OF_OTHERS = {"learning_rate", "momentum", "betas", "damping", "dampening", "nesterov", "amsgrad", "maximize"}
+"""Settings that other optimizers' groups have, and that would change the step."""
 
 
 class FisherOptimizer(Optimizer):
@@ -53,9 +58,10 @@ class FisherOptimizer(Optimizer):
             param_group: as torch's optimizers take it.
 
         Raises:
-            ConfigError: a setting is out of its range, or a parameter is complex, or none of the model's whose layers
-                are looked at.
+            ConfigError: a setting is out of its range, unknown and near a known one, or one of other optimizers; or a
+                parameter is complex, or none of the model's whose layers are looked at.
         """
+        self._check_names(param_group)
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
@@ -151,6 +157,15 @@ class FisherOptimizer(Optimizer):
                         f"parameter {tuple(parameter.shape)}"
                     )
 
+    def _check_names(self, group: Mapping[str, Any]) -> None:
+        """Refuse what would be a setting if it were one; what users note in a group beside its settings is theirs."""
+        of_all = _OF_OTHERS | signature(type(self).__init__).parameters.keys()
+        for key in sorted(group.keys() - self.defaults.keys() - {"params", "param_names"}):
+            if get_close_matches(key, self.defaults, cutoff=0.85) or (key in of_all and group[key]):
+                raise ConfigError(
+                    f"{type(self).__name__}: a group has no setting {key!r}; {near_names(key, self.defaults)}"
+                )
+
     def _check(self, group: Mapping[str, Any]) -> None:
         """Refuse a group's settings that are out of range."""
         check_between(group["lr"], "lr", 0.0, math.inf)
@@ -208,12 +223,18 @@ class FisherOptimizer(Optimizer):
         if not self._told_cut and (least := min(map(float, shares), default=1.0)) < 1.0:
             self._told_cut = True
             _LOG.warning(
-                "%s: a step %.3g times as long as its parameters was cut to %g times; others will be, untold. More "
-                "damping, a lower rate or larger batches keep it from going far where few samples have shown a slope",
+                "%s: a step %.3g times as long as its parameters was cut to %g times; others will be, untold, and the "
+                "training may diverge. More damping than %g, a lower rate or larger batches keep it from going far "
+                "where few samples have shown a slope",
                 type(self).__name__,
                 LONGEST / least,
                 LONGEST,
+                self._least_damping(),
             )
+
+    def _least_damping(self) -> float:
+        """Return the least damping of any group."""
+        return min(float(group["damping"]) for group in self.param_groups)
 
     def _describe(self, parameter: Tensor) -> str:
         model = getattr(self, "_model", None)
@@ -224,7 +245,7 @@ class FisherOptimizer(Optimizer):
             for place, own in enumerate(group["params"]):
                 if own is parameter:
                     names = group.get("param_names")
-                    return repr(names[place]) if names else f"parameter {place} of group {number}, {tuple(own.shape)},"
+                    return repr(names[place]) if names else f"parameter {place} of group {number} {tuple(own.shape)}"
         return f"a parameter of shape {tuple(parameter.shape)}"
 
 

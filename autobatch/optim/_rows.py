@@ -5,10 +5,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from autobatch.fisher import Jacobian, factors_of
+from autobatch.fisher import Jacobian, factors_of, is_turned
 
 _ELEMENTS = 1 << 22
 """Elements of J that are formed at a time."""
+
+_SAME = 1e-3
+"""How far apart sums over positions in another order may be, in half precision too."""
 
 
 class Rows:
@@ -79,6 +82,20 @@ class Rows:
                 rights.append(right.flatten(0, 1).double())
                 places.append(samples.repeat_interleave(left.shape[1]))
         return (torch.cat(lefts), torch.cat(rights), torch.cat(places)) if lefts else None
+
+    @property
+    def turned(self) -> set[bool]:
+        """Whether the parameter's rows are inputs, of each use; more than one answer as of a weight tied to itself."""
+        return {is_turned(use) for uses in self._passes for use in uses}
+
+    def shifts(self, weight: "Rows") -> bool:
+        """Return whether this is the bias of a weight's outputs: its J is their gradients."""
+        factors = weight.factors()
+        if factors is None or self.parameter.shape != (weight.units,) or weight.turned != {False}:
+            return False
+        left, _, places = factors
+        own = self.block(0, self.units).flatten(1)
+        return bool((torch.zeros_like(own).index_add_(0, places, left) - own).norm() <= _SAME * own.norm())
 
     def gram(self) -> Tensor:
         """Return J Jᵀ, (C N, C N)."""

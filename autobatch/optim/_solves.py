@@ -105,7 +105,9 @@ def by_unit(problem: Problem) -> Directions:
     size = len(problem.gradient)
     for layer in problem.layers:
         first = layer[0]
-        joined = [rows for rows in layer if rows.units == first.units]
+        joined = [rows for rows in layer if rows.units == first.units and not any(rows.turned | first.turned)] or [
+            first
+        ]
         for together in [joined, *([rows] for rows in layer if rows not in joined)]:
             parts: list[list[Tensor]] = [[] for _ in together]
             for units, block in together[0].blocks(spare=2 * size * size):
@@ -125,8 +127,8 @@ def kronecker(problem: Problem) -> Directions:
     """Solve with Kronecker factors of each layer; what is no layer's weight or bias gets the gradient."""
     found: Directions = []
     for layer in problem.layers:
-        weight = next((rows for rows in layer if rows.factors() is not None), None)
-        bias = next((rows for rows in layer if weight is not None and rows.parameter.shape == (weight.units,)), None)
+        weight = next((rows for rows in layer if rows.factors() is not None and len(rows.turned) == 1), None)
+        bias = next((rows for rows in layer if weight is not None and rows.shifts(weight)), None)
         if weight is not None:
             left, right, places = weight.factors()  # type: ignore[misc]
             check_rows(len(left), 'the positions of a layer in all outputs of all samples, which "kfac" takes,')

@@ -6,14 +6,14 @@
 An optimizer of step -lr P⁻¹ ∇L is plain descent in the coordinates P^(1/2) θ, in which the Gram matrix of single
 samples' gradients is Jᵀ P⁻¹ J, with F's effective spectrum P^(-1/2) F P^(-1/2). Small perceptrons and a ResNet-8 on the
 digits are trained for ten epochs (natural gradients: three) under each optimizer at three batch sizes and four rates,
-with two seeds, rates that fall to 0 in a line, no augmentation and no weight decay. In the first tenth of the steps, at
-most eight times, both matrices are taken of a batch before its step, with P as the step then has it; of steps that
+with three seeds, rates that fall to 0 in a line, no augmentation and no weight decay. In the first tenth of the steps,
+at most eight times, both matrices are taken of a batch before its step, with P as the step then has it; of steps that
 K-FAC's clip shortens, L counts what is left.
 
 Each measure then says how the configurations will end, by the logarithm of the final test loss: the losses as they are
 after that tenth; the plane (log C̄, log L) by a Gaussian process on the *other* configurations' positions and ends of
-both seeds; so does the configuration itself (log B, log lr), which needs nothing measured. The table has Spearman's
-rank correlation within a seed and how far the pick's configuration ends above the best one (logarithm, mean of both
+all seeds; so does the configuration itself (log B, log lr), which needs nothing measured. The table has Spearman's
+rank correlation within a seed and how far the pick's configuration ends above the best one (logarithm, mean of all
 seeds' ends), means over the seeds. Diverged trainings end at guessing.
 """
 
@@ -48,7 +48,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "optim" / "preconditioned.jsonl"
 PAGE = ROOT / "docs" / "optimizers.md"
 MARK, END = "<!-- benchmarks/optim/preconditioned.py -->", "<!-- end -->"
 SIZES = (16, 64, 256)
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3)
 EPOCHS = {"NaturalGradient": 3}
 """Where they are not 10."""
 MEASURED = 8

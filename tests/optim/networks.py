@@ -15,6 +15,50 @@ def perceptron(inputs: int = 4, hidden: int = 3, outputs: int = 2, *, bias: bool
     return nn.Sequential(*layers).double()
 
 
+class Turned(nn.Module):
+    """A linear layer whose weight lies (in, out), as wide as it is high."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.weight = nn.Parameter(torch.randn(width, width, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.randn(width, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight + self.bias
+
+    def upright(self) -> nn.Linear:
+        """The same function, by a weight (out, in)."""
+        linear = nn.Linear(*self.weight.shape).double()
+        linear.load_state_dict({"weight": self.weight.T, "bias": self.bias})
+        return linear
+
+
+class Mirrored(nn.Module):
+    """A decoder that is its encoder turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.weight = nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
+        self.last = nn.Linear(4, 2).double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(F.linear(F.linear(inputs, self.weight).tanh(), self.weight.T))
+
+
+class Twice(nn.Module):
+    """A layer that is used twice, with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.first, self.last = nn.Linear(4, 4).double(), nn.Linear(4, 2).double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.first(self.first(inputs).tanh()))
+
+
 def convolutional() -> nn.Sequential:
     torch.manual_seed(4)
     return nn.Sequential(

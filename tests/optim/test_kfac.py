@@ -16,7 +16,7 @@ from autobatch._errors import ConfigError, MeasureError
 from autobatch.fisher import FisherProbe
 from autobatch.optim import KFAC
 from autobatch.optim._inverse import damped_inverse
-from tests.optim.networks import convolutional, examples, perceptron
+from tests.optim.networks import Mirrored, Turned, convolutional, examples, perceptron
 
 
 def one_step(optimizer: KFAC, model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
@@ -414,3 +414,37 @@ def test_gradients_that_are_clipped_are_no_scaler() -> None:
         F.cross_entropy(model(torch.randn(16, 6)), torch.randint(3, (16,))).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1e-4)
     optimizer.step()
+
+
+@pytest.mark.parametrize("projection", ["none", 2])
+@pytest.mark.parametrize("settings", [{}, {"loss_reduction": "sum"}])
+def test_a_weight_that_lies_the_other_way_has_the_same_factors(projection: Any, settings: dict[str, Any]) -> None:
+    """Over batches of any size: what is an input and what a gradient decides what becomes a mean."""
+    turned = Turned()
+    upright, transposed = turned.upright(), nn.ConvTranspose2d(4, 4, 1).double()
+    transposed.load_state_dict({"weight": turned.weight[:, :, None, None], "bias": turned.bias})
+    models = [turned, upright, transposed]
+    for model in models:
+        model.bias.requires_grad_(False)  # joins an upright weight only
+    own: dict[str, Any] = {"momentum": 0.0, "update_every": 1, "invert_every": 1, "clip": None, "damping": 0.1}
+    optimizers = [KFAC([model.weight], model, projection=projection, **own, **settings) for model in models]
+    for count in (4, 40, 3):
+        inputs, labels = examples(count, 4, classes=4)
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            with optimizer.observe():
+                outputs = model(inputs[:, :, None, None] if model is transposed else inputs).flatten(1)
+                F.cross_entropy(outputs, labels, reduction=settings.get("loss_reduction", "mean")).backward()
+            optimizer.step()
+        torch.testing.assert_close(turned.weight.T, upright.weight)
+        torch.testing.assert_close(transposed.weight[:, :, 0, 0], turned.weight)
+
+
+def test_a_weight_that_is_used_both_ways_gets_the_plain_step(caplog: pytest.LogCaptureFixture) -> None:
+    model, (inputs, labels) = Mirrored(), examples(5, 4)
+    optimizer = KFAC(model.parameters(), model, lr=0.1, momentum=0.0)
+    before = model.weight.detach().clone()
+    with caplog.at_level(logging.INFO, "autobatch"):
+        one_step(optimizer, model, inputs, labels)
+    torch.testing.assert_close(model.weight.detach(), before - 0.1 * model.weight.grad)
+    assert "KFAC takes the plain step for 'weight': " in caplog.text

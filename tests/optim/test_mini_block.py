@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autobatch._errors import ConfigError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.optim import MiniBlockFisher
 from tests.optim.networks import convolutional, examples, perceptron
 
@@ -121,3 +121,11 @@ def test_what_is_too_large_gets_the_plain_step(caplog: pytest.LogCaptureFixture)
     ]
     with pytest.raises(ConfigError, match=r"strict=True\): '0.weight': a block has more than largest_block=3"):
         MiniBlockFisher(model.named_parameters(), largest_block=3, strict=True)
+
+
+def test_a_state_whose_blocks_are_of_other_parameters_is_refused() -> None:
+    model = perceptron()
+    small, large = (MiniBlockFisher(model.parameters(), largest_block=limit) for limit in (3, 4))
+    with pytest.raises(CheckpointError, match="the state is of largest_block=3, the optimizer of 4: parameter 0 of gr"):
+        large.load_state_dict(small.state_dict())
+    MiniBlockFisher(model.parameters(), largest_block=5).load_state_dict(large.state_dict())

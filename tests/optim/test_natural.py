@@ -1,5 +1,6 @@
 """Natural gradients in function space against dense solves of the whole matrix."""
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from autobatch._errors import ConfigError, MeasureError, UnknownNameError
 from autobatch.optim import NaturalGradient
-from tests.optim.networks import convolutional, examples, output_jacobian, perceptron
+from tests.optim.networks import Mirrored, Turned, convolutional, examples, output_jacobian, perceptron
 
 
 def stepped(model: nn.Module, inputs: Tensor, targets: Tensor, **settings: object) -> tuple[list[Tensor], list[Tensor]]:
@@ -170,6 +171,32 @@ def test_what_has_no_kronecker_factors_gets_the_plain_step(caplog: pytest.LogCap
     ]
     with pytest.raises(ConfigError, match=r"NaturalGradient\(strict=True\): '"):
         stepped(convolutional().eval(), inputs, targets, approximation="kfac", damping=0.1, strict=True)
+
+
+@pytest.mark.parametrize("model", [Turned(), Mirrored()])
+def test_kronecker_factors_take_no_bias_that_is_none_of_a_units(model: nn.Module) -> None:
+    """Of a weight (in, out) the rows are inputs: what is added to outputs, of the same shape, has nothing of them."""
+    model = copy.deepcopy(model)
+    (inputs, _), targets = examples(5, 4), examples(6, 4)[0][:5]
+    with torch.no_grad():
+        outputs = model(inputs)
+    targets = targets[:, : outputs.shape[1]]
+    jacobian, steps = stepped(model, inputs, targets, approximation="kfac", damping=0.1)
+    number = [name for name, _ in model.named_parameters()].index("bias" if isinstance(model, Turned) else "weight")
+    gradient = jacobian[number].mT @ ((outputs - targets) / 5).mT.flatten()
+    torch.testing.assert_close(steps[number].flatten(), gradient)
+
+
+def test_a_unit_of_a_weight_that_lies_the_other_way_is_a_row_without_a_bias() -> None:
+    model = Turned()
+    (inputs, _), targets = examples(5, 4), examples(6, 4)[0][:5]
+    with torch.no_grad():
+        slope = ((model(inputs) - targets) / 5).mT.flatten()
+    (weight, bias), steps = stepped(model, inputs, targets, approximation="unit", damping=0.1)
+    for rows, found in ((weight.view(20, 4, 4), steps[0]), (bias.view(20, 4, 1), steps[1].unsqueeze(1))):
+        for unit, step in zip(rows.unbind(1), found, strict=True):
+            system = unit.mT @ unit / 5 + 0.1 * torch.eye(unit.shape[1], dtype=torch.float64)
+            torch.testing.assert_close(step, torch.linalg.solve(system, unit.mT @ slope))
 
 
 def test_bad_input() -> None:

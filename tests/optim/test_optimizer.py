@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, NaturalGradient, Padam
-from tests.optim.networks import convolutional, examples
+from tests.optim.networks import Twice, convolutional, examples
 
 Make = Callable[[nn.Module], FisherOptimizer]
 MAKERS: dict[str, Make] = {
@@ -185,7 +185,7 @@ def test_states_of_other_optimizers_and_shapes_are_refused() -> None:
     trained = Padam(other.parameters())
     other(torch.randn(2, 4)).sum().backward()
     trained.step()
-    with pytest.raises(CheckpointError, match=r"of parameter 0 of group 0, \(3, 4\), is \(5, 4\)"):
+    with pytest.raises(CheckpointError, match=r"of parameter 0 of group 0 \(3, 4\) is \(5, 4\)"):
         padam.load_state_dict(trained.state_dict())
 
 
@@ -207,6 +207,72 @@ def test_a_layer_that_is_frozen_and_trained_again_has_its_factors() -> None:
             model(torch.randn(5, 4)).square().mean().backward()
         optimizer.step()  # strict: no layer takes the plain step
     assert {"step"} < optimizer.state[model[0].weight].keys()
+
+
+def resumed(model: nn.Module, optimizer: KFAC, again: nn.Module) -> KFAC:
+    """A K-FAC for another model, from a file of this one's."""
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    file.seek(0)
+    weights, state = torch.load(file)
+    again.load_state_dict(weights)
+    other = KFAC(again.parameters(), again, update_every=3, invert_every=6)
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_layer_that_is_used_twice_goes_on_between_two_updates(steps: int) -> None:
+    """Its factors are without its bias, which a new optimizer has not seen."""
+    model, again = Twice(), Twice()
+    optimizer = KFAC(model.parameters(), model, update_every=3, invert_every=6)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(32, 4, dtype=torch.float64), model)
+    train(flat, optimizer, range(steps))
+    other = resumed(model, optimizer, again)
+    train(flat, optimizer, range(steps, 9))
+    train(nn.Sequential(flat[0], flat[1], again), other, range(steps, 9))
+    assert_same(dict(again.named_parameters()), dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_bias_that_is_frozen_or_trained_between_saving_and_loading(frozen: bool, before: bool) -> None:
+    """The layer's factors, which are of another size then, begin anew, as they do without a file."""
+    model, again = convolutional(), convolutional()
+    model[0].bias.requires_grad_(not frozen)
+    optimizer = KFAC(model.parameters(), model, update_every=3, invert_every=6)
+    train(model, optimizer, range(4))
+    again[0].bias.requires_grad_(frozen is before)
+    other = resumed(model, optimizer, again)
+    for each, its in ((model, optimizer), (again, other)):
+        each[0].bias.requires_grad_(frozen)
+        train(each, its, range(4, 9))
+    assert_same(dict(again.named_parameters()), dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_settings_of_a_group_that_are_none_are_refused(name: str) -> None:
+    model = nn.Linear(4, 3)
+    kind: Any = type(MAKERS[name](model))
+    of_layers = {"model": model} if kind is KFAC else {}
+    for setting, told in (
+        ({"weight_deacy": 0.1}, "a group has no setting 'weight_deacy'; did you mean 'weight_decay'"),
+        ({"maximize": True}, "a group has no setting 'maximize'; known: "),
+        ({"nesterov": True}, "a group has no setting 'nesterov'; known: "),
+        ({"strict": True}, "a group has no setting 'strict'; known: "),
+    ):
+        if "strict" not in setting or kind is not Padam:
+            with pytest.raises(ConfigError, match=told):
+                kind([{"params": model.parameters(), **setting}], **of_layers)
+    own = {"name": "all", "maximize": False, "initial_lr": 0.1, "max_lr": 1.0, "lr_scale": 0.5}
+    assert kind([{"params": model.parameters(), **own}], **of_layers).param_groups[0]["name"] == "all"
+
+
+def test_settings_of_natural_gradients_are_of_all_groups() -> None:
+    model = nn.Linear(4, 3)
+    for setting in ({"damping": 0.1}, {"approximation": "layer"}):
+        with pytest.raises(ConfigError, match=r"a group has no setting .*; known: lr, weight_decay"):
+            NaturalGradient([{"params": model.parameters(), **setting}], model)
 
 
 def test_a_step_that_was_skipped_leaves_nothing_for_the_next() -> None:

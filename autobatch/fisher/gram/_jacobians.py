@@ -72,9 +72,11 @@ class OuterJacobian:
     Args:
         left: (B, T, rows): the output gradient of a Linear layer, whose weight is (out, in).
         right: (B, T, width): its input.
+        turned: whether they are the other way round, as of a weight (in, out).
     """
 
-    def __init__(self, left: Tensor, right: Tensor) -> None:
+    def __init__(self, left: Tensor, right: Tensor, *, turned: bool = False) -> None:
+        self.turned = turned
         self._left = left
         self._right = right
         self.rows = left.shape[2]

@@ -32,6 +32,7 @@ class ConvolutionJacobian:
         padding: (before, after) for each spatial dimension.
         dilation: as ``kernel``.
         groups: number of groups.
+        turned: whether ``x`` is the output gradient and ``g`` the input, as of a transposed convolution.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class ConvolutionJacobian:
         padding: tuple[tuple[int, int], ...],
         dilation: tuple[int, ...],
         groups: int,
+        turned: bool = False,
     ) -> None:
+        self.turned = turned
         self._x = x
         self._g = g
         self._batch = batch

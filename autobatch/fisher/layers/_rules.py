@@ -81,7 +81,7 @@ def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> 
 def _product_weight(kept: KeptInput, out_first: bool) -> _Maker:
     def jacobian(gradient: Tensor) -> Jacobian:
         x, g = precise(kept.by_sample(kept()), kept.by_sample(gradient))
-        return OuterJacobian(g, x) if out_first else OuterJacobian(x, g)
+        return OuterJacobian(g, x) if out_first else OuterJacobian(x, g, turned=True)
 
     return jacobian
 
@@ -102,7 +102,7 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
 
     def jacobian(gradient: Tensor) -> Jacobian:
         right, left = precise(by_sample(kept()), by_sample(gradient))
-        return OuterJacobian(right, left) if used.transposed else OuterJacobian(left, right)
+        return OuterJacobian(right, left, turned=True) if used.transposed else OuterJacobian(left, right)
 
     return [Contribution(used, jacobian)]
 
@@ -178,7 +178,7 @@ def _convolution_weight(kept: KeptInput, geometry: dict[str, Any], groups: int, 
         x, g = precise(kept.rows(kept()), kept.rows(gradient))
         # A transposed convolution is the gradient of a convolution: its output plays the input there.
         wide, narrow = (g, x) if transposed else (x, g)
-        return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, **geometry)
+        return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, turned=transposed, **geometry)
 
     return jacobian
 
