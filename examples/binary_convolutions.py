@@ -11,6 +11,7 @@ The lines that autobatch adds are marked `# autobatch`.
 """
 
 import logging
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch  # autobatch
 
-KINDS, PIXELS = ("whole", "cracked", "chipped"), 16  # some or all of these kinds; at least 8 pixels
+KINDS, PIXELS = ("whole", "cracked", "chipped"), 16  # two or all of these kinds; at least 8 pixels
 SIZES, EPOCHS = (16, 32, 64, 128), 8
 
 
@@ -33,8 +34,7 @@ class Sign(torch.autograd.Function):
 
     @staticmethod
     def backward(context, gradient: Tensor) -> Tensor:
-        (x,) = context.saved_tensors
-        return gradient * (x.abs() <= 1)
+        return gradient * (context.saved_tensors[0].abs() <= 1)
 
 
 autobatch.register_keeping(Sign)  # autobatch: a custom function may mix samples, and this one does not
@@ -90,8 +90,8 @@ def discs(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def main() -> Inspector:
     """Train the inspector and count what it gets wrong."""
-    if PIXELS < 8 or not {*KINDS} <= {"whole", "cracked", "chipped"}:
-        raise SystemExit(f"expected PIXELS of at least 8 and KINDS of those known, got {PIXELS} and {KINDS}")
+    if PIXELS < 8 or not 1 < len({*KINDS} & {"whole", "cracked", "chipped"}) == len(KINDS):
+        raise SystemExit(f"expected PIXELS of at least 8 and two KINDS of those known, got {PIXELS} and {KINDS}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -117,4 +117,4 @@ def main() -> Inspector:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

@@ -12,6 +12,7 @@ The lines that autobatch adds are marked `# autobatch`.
 """
 
 import logging
+import sys
 
 import torch
 from sklearn.datasets import load_digits
@@ -39,7 +40,7 @@ def widened(seed: nn.Sequential, width: int, noise: float) -> nn.Sequential:
         hatched[2].weight.copy_((seed[2].weight / source.bincount())[:, source])
         hatched[2].bias.copy_(seed[2].bias)
         for parameter in hatched.parameters():
-            parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
+            parameter.add_(noise * parameter.std(correction=0) * torch.randn_like(parameter))
     return hatched
 
 
@@ -75,8 +76,10 @@ def figures(model: Ensemble, x: Tensor, y: Tensor) -> tuple[float, float, float]
 
 def main() -> Ensemble:
     """Train the seed, hatch it, and train the ensemble on."""
-    if not (HATCHING < EPOCHS and WIDTHS and min(WIDTHS) >= SEED_WIDTH):
-        raise SystemExit(f"HATCHING, WIDTHS: expected below {EPOCHS=}, from {SEED_WIDTH=}; got {HATCHING} and {WIDTHS}")
+    if not (0 <= HATCHING < EPOCHS and WIDTHS and min(WIDTHS) >= SEED_WIDTH):
+        raise SystemExit(
+            f"HATCHING, WIDTHS: expected 0 to below {EPOCHS=}, from {SEED_WIDTH=}; got {HATCHING} and {WIDTHS}"
+        )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
     x, y = map(torch.tensor, load_digits(return_X_y=True))
@@ -109,4 +112,4 @@ def main() -> Ensemble:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

@@ -11,6 +11,7 @@ The lines that autobatch adds are marked `# autobatch`.
 """
 
 import logging
+import sys
 
 import torch
 from sklearn.datasets import load_digits
@@ -83,8 +84,8 @@ def loss_of(model: Pruned, images: Tensor, labels: Tensor) -> Tensor:
 
 def main() -> Pruned:
     """Train and prune, and cut the compact network out."""
-    if not 0 < TARGET <= 1:
-        raise SystemExit(f"TARGET: expected a share in (0, 1] of the parameters, got {TARGET}")
+    if not (0 < TARGET <= 1 and PULL >= 0):
+        raise SystemExit(f"TARGET: expected a share in (0, 1], PULL: 0 or more; got {TARGET} and {PULL}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
     x, y = map(torch.tensor, load_digits(return_X_y=True))
@@ -116,4 +117,4 @@ def main() -> Pruned:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

@@ -88,9 +88,13 @@ def test_a_workload_has_at_most_120_lines(name: str) -> None:
         ("growing_ensemble.py", {"WIDTHS": (16, 32)}, "from SEED_WIDTH=24; got 6 and (16, 32)"),
         ("growing_ensemble.py", {"WIDTHS": ()}, "from SEED_WIDTH=24; got 6 and ()"),
         ("growing_ensemble.py", {"HATCHING": 12}, "below EPOCHS=12"),
+        ("growing_ensemble.py", {"HATCHING": -1}, "expected 0 to below EPOCHS=12"),
         ("pruning.py", {"TARGET": 0.0}, "TARGET: expected a share in (0, 1]"),
         ("pruning.py", {"TARGET": 20}, "TARGET: expected a share in (0, 1]"),
+        ("pruning.py", {"PULL": -3.0}, "PULL: 0 or more; got 0.2 and -3.0"),
         ("binary_convolutions.py", {"PIXELS": 3}, "expected PIXELS of at least 8"),
+        ("binary_convolutions.py", {"KINDS": ("whole",)}, "two KINDS of those known, got 16 and ('whole',)"),
+        ("binary_convolutions.py", {"KINDS": ("whole", "whole")}, "got 16 and ('whole', 'whole')"),
         ("binary_convolutions.py", {"KINDS": ("whole", "bent")}, "KINDS of those known, got 16 and ('whole', 'bent')"),
         ("nucleus_detection.py", {"PIXELS": 33}, "got PIXELS=33"),
         ("nucleus_detection.py", {"PIXELS": 8}, "got PIXELS=8"),
@@ -102,6 +106,20 @@ def test_constants_that_do_not_go_together_are_told_of(name: str, constants: dic
     with pytest.raises(SystemExit) as told:
         changed(name, **constants).main()
     assert message in str(told.value)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_arguments_are_answered_with_what_the_program_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [name, "--epochs", "0"])
+    with pytest.raises(SystemExit, match=f"python examples/{name}"):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_a_seed_of_one_unit_hatches() -> None:
+    program = changed("growing_ensemble.py", WIDTHS=(1, 2), SEED_WIDTH=1)
+    model = program.Ensemble()
+    model.hatch(program.WIDTHS)
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(("pixels", "kinds"), [(8, ("whole", "chipped")), (13, ("whole", "cracked")), (26, None)])
