@@ -47,9 +47,12 @@ class Factor:
 
     @property
     def fits(self) -> bool:
-        """Whether what is known, if anything is, is of d elements."""
-        known = [self._state[key] for part in ("basis", "moment") if (key := f"{self._side}_{part}") in self._state]
-        return not known or len(known[0]) == self._width
+        """Whether what is known, if anything is, is of d elements and of this rank."""
+        moment, basis = (self._state.get(f"{self._side}_{part}") for part in ("moment", "basis"))
+        if moment is None:
+            return True
+        width = len(moment) if basis is None else len(basis)
+        return width == self._width and (None if basis is None else basis.shape[1]) == self._rank
 
     @property
     def mean_eigenvalue(self) -> Tensor:

@@ -118,7 +118,7 @@ class KFAC(FisherOptimizer):
         self._mean = loss_reduction == "mean"
         self._scaler = grad_scaler
         self._layers: dict[str, Layer] = {}
-        self._trained: list[bool] = []
+        self._as_found: list[Any] = []
         self._seen = False
         self._probe: FisherProbe | None = None
         defaults = {
@@ -189,7 +189,7 @@ class KFAC(FisherOptimizer):
         Returns:
             The context.
         """
-        if self._trained != self._trained_now():
+        if self._as_found != self._as_it_is():
             self._find_layers()
         if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
             self._forget()  # what a pass said that no step followed, as where a GradScaler has skipped one
@@ -201,17 +201,18 @@ class KFAC(FisherOptimizer):
 
     def _find_layers(self) -> None:
         """Take down which parameters are a layer's weight and bias, of those that are trained now."""
-        self._layers, self._trained = layers_of(self._model, self.param_groups), self._trained_now()
+        self._layers, self._as_found = layers_of(self._model, self.param_groups), self._as_it_is()
         for layer in self._layers.values():
             state = self.state[layer.weight]
             if state.get(_APART):
                 layer.bias = None
             if not all(factor.fits for factor in self._factors(layer, self._group_of(layer))):
-                for key in (*self.own_shapes, "step"):  # the bias was frozen or trained in between
+                for key in (*self.own_shapes, "step"):  # a bias frozen or trained, or a projection, in between
                     state.pop(key, None)
 
-    def _trained_now(self) -> list[bool]:
-        return [parameter.requires_grad for group in self.param_groups for parameter in group["params"]]
+    def _as_it_is(self) -> list[Any]:
+        trained = [parameter.requires_grad for group in self.param_groups for parameter in group["params"]]
+        return [*trained, *(group["projection"] for group in self.param_groups)]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and forget what passes said that no step was taken for.

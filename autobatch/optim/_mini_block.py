@@ -106,8 +106,13 @@ class MiniBlockFisher(FisherOptimizer):
             if _block_rows(parameter) <= group["largest_block"]:
                 _learn(self.state[parameter], gradient, group)
         momenta = momenta_of(self, parameters, group["momentum"], gradients)
-        pairs = zip(parameters, momenta, strict=True)
-        self._descend(parameters, [_direction(self.state[parameter], momentum) for parameter, momentum in pairs], group)
+        directions = [
+            _direction(self.state[parameter], momentum)
+            if _block_rows(parameter) <= group["largest_block"]
+            else momentum
+            for parameter, momentum in zip(parameters, momenta, strict=True)
+        ]
+        self._descend(parameters, directions, group)
 
 
 def _block_rows(parameter: Tensor) -> int:

@@ -30,7 +30,7 @@ class NaturalGradient(FisherOptimizer):
     matrix is as wide as there are parameters. A layer is a module that has parameters, in the model's order.
 
     G is the Fisher matrix of a Gaussian model of the outputs, that of squared errors; with another loss it is the same
-    G, not the loss's own.
+    G, not the loss's own. The loss is a mean over the samples: a step on their sum is N times as long.
 
         optimizer = NaturalGradient(model.parameters(), model, approximation="layer", lr=0.25)
 

@@ -30,7 +30,7 @@ class Padam(FisherOptimizer):
         lr: learning rate, at least 0.
         betas: β₁ and β₂, in [0, 1).
         partial: p, in (0, 1/2].
-        eps: ε, at least 0; with 0 a gradient that has always been 0 gives NaN.
+        eps: ε, at least 0; with 0, which 1e-8 is in float16, a gradient that has always been 0 gives NaN.
         weight_decay: coefficient of L2, which is added to the gradient.
 
     Raises:

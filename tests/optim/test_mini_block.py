@@ -129,3 +129,15 @@ def test_a_state_whose_blocks_are_of_other_parameters_is_refused() -> None:
     with pytest.raises(CheckpointError, match="the state is of largest_block=3, the optimizer of 4: parameter 0 of gr"):
         large.load_state_dict(small.state_dict())
     MiniBlockFisher(model.parameters(), largest_block=5).load_state_dict(large.state_dict())
+
+
+def test_a_limit_that_is_lowered_leaves_no_stale_blocks() -> None:
+    model = perceptron()
+    optimizer = MiniBlockFisher(model.parameters(), lr=0.1, momentum=0.0)
+    for limit in (4096, 3):
+        optimizer.param_groups[0]["largest_block"] = limit
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        found = gradients(model, *examples(5, 4))
+        optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), before[0] - 0.1 * found[0])
+    assert not torch.allclose(model[2].weight.detach(), before[2] - 0.1 * found[2])

@@ -250,6 +250,20 @@ def test_a_bias_that_is_frozen_or_trained_between_saving_and_loading(frozen: boo
     assert_same(dict(again.named_parameters()), dict(model.named_parameters()))
 
 
+@pytest.mark.parametrize(("before", "after"), [("none", 2), (2, "none"), (2, 3)])
+def test_a_projection_that_is_changed_begins_anew(before: Any, after: Any) -> None:
+    """As a new optimizer does, momenta aside."""
+    model = convolutional()
+    optimizer = KFAC(model.parameters(), model, momentum=0.0, projection=before, update_every=2, invert_every=4)
+    train(model, optimizer, range(3))
+    again = copy.deepcopy(model)
+    optimizer.param_groups[0]["projection"] = after
+    fresh = KFAC(again.parameters(), again, momentum=0.0, projection=after, update_every=2, invert_every=4)
+    for each, its in ((model, optimizer), (again, fresh)):
+        train(each, its, range(3, 7))
+    assert_same(dict(again.named_parameters()), dict(model.named_parameters()))
+
+
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_settings_of_a_group_that_are_none_are_refused(name: str) -> None:
     model = nn.Linear(4, 3)
