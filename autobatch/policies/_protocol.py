@@ -5,16 +5,12 @@ A policy is asked once before the first epoch and once after every epoch. It see
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from autobatch.beacons import BeaconLibrary, CostTable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from autobatch.beacons import BeaconLibrary, CostTable
     from autobatch.fisher import GradientMoments
-
-TrailT_contra = TypeVar("TrailT_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class TaskInfo:
     score: str
     milestones: tuple[float, ...]
     seed: int
-    costs: "CostTable | None"
+    costs: CostTable | None
     measuring_budget: float
     steered: bool = False
     milestone_factor: float | None = None
@@ -91,26 +87,6 @@ class Observation:
     validation_loss: float
     validation_error: float
     gradients: "GradientMoments | None" = None
-
-    def to_array(self, view: "FlatView[TrailT_contra]", trail: TrailT_contra) -> "NDArray[np.float32]":
-        """Return the flat view that learned policies see.
-
-        Args:
-            view: the task's ``ObservationView``.
-            trail: what ``view.follow`` returned for this observation.
-
-        Returns:
-            float32, shape (view.size,), in [-1, 1]; its entries are described in ``ENTRIES``.
-        """
-        return view.array(self, trail)
-
-
-class FlatView(Protocol[TrailT_contra]):
-    """What makes a flat array of an observation: an ``ObservationView``, with its ``Trail``."""
-
-    def array(self, observation: Observation, trail: TrailT_contra) -> "NDArray[np.float32]":
-        """Return one observation as a flat array, with what is remembered of those before it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -184,7 +160,7 @@ class Policy(Protocol):
     needs_library: bool
     """Whether ``reset`` requires a beacon library."""
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start a new run of ``task``; called once before the first decision."""
         ...
 

@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary
 
 WORST, HIGHEST = -1.0, 1.5
 """Bounds of a quality; what diverged has the worst."""
@@ -33,7 +32,7 @@ class Quality:
     best: float
 
     @classmethod
-    def of(cls, library: "BeaconLibrary") -> "Quality":
+    def of(cls, library: BeaconLibrary) -> "Quality":
         """Return the scale of a task that has beacons: its best fixed configuration has quality 1.
 
         Args:

@@ -1,18 +1,13 @@
 """One batch size and learning rate for the whole training: what a beacon is."""
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import BaseRate, PolicyParameters, Stateless, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import configuration
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
-
 
 _DEFAULT = 32
 
@@ -40,7 +35,7 @@ class FixedPolicy(Stateless):
         self.parameters = parameters
         self._batch_size = parameters.batch_size or _DEFAULT
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Check the batch size against the ladder of ``task``, or take it from there."""
         self._batch_size = self.parameters.batch_size or nearest_rung(_DEFAULT, task.batch_sizes)
         require_on_ladder([self._batch_size], task)

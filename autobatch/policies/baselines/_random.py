@@ -1,17 +1,13 @@
 """Batch size and learning rate drawn at random: the floor that a clever policy has to beat."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import PolicyParameters, Stateless, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 _PURPOSE = 0x72616E64
 """Sets these draws apart from every other generator that is derived from the run's seed."""
@@ -37,7 +33,7 @@ class RandomPolicy(Stateless):
         self.parameters = parameters
         self._task: TaskInfo | None = None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Remember the task."""
         self._task = task
 

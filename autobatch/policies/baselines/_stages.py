@@ -7,19 +7,16 @@ likes.
 
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt, model_validator
 
 from autobatch._errors import ConfigError
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import BaseRate, PolicyParameters, Stateless, after_reset, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration
 from autobatch.policies.baselines._notation import parse_start, problem_of, told_start
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 _ROUNDING = 1e-9
 
@@ -119,7 +116,7 @@ class StagesPolicy(Stateless):
         self._segments: list[tuple[int, int]] | None = None
         self._shares: list[float] = []
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Lay the stages over the epochs of ``task``."""
         require_on_ladder(self.parameters.batch_sizes, task)
         whole = task.epochs * task.train_size

@@ -9,18 +9,16 @@ Departure: the trained network is the last one, where the chapter goes back to t
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import PolicyParameters, after_reset, require_on_ladder
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, figure, percent
 from autobatch.policies.steer import SteerParameters, SteerPolicy
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 
 class BestBeaconStoppedParameters(PolicyParameters):
@@ -56,7 +54,7 @@ class BestBeaconStoppedPolicy:
         self._epoch, self._best, self._waited = 0, math.inf, 0
         self._steer = SteerPolicy(SteerParameters()) if parameters.schedule == "steer" else None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Look up the best fixed configuration."""
         if library is None:
             raise ValueError("best-beacon-stopped needs a beacon library")

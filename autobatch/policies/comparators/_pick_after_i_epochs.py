@@ -13,19 +13,17 @@ the same, the winner's training goes on where it stands, and i is a share of the
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, figure
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, SteerParameters, SteerPolicy
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -75,7 +73,7 @@ class PickAfterIEpochsPolicy:
         self._reason = ""
         self._steer = SteerPolicy(SteerParameters()) if parameters.schedule == "steer" else None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start with the first configuration, as long as no scout has gone."""
         self._task = task
         if self._steer is not None:

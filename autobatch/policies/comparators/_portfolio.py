@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -24,14 +23,12 @@ from autobatch._artefacts import artefact_roots, holds_beacons
 from autobatch._errors import ConfigError
 from autobatch._files import seen_in
 from autobatch._yaml import load_yaml
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._parameters import PolicyParameters, Stateless, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, figure
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 Configuration = tuple[int, float]
 
@@ -108,7 +105,7 @@ class PortfolioPolicy(Stateless):
         self.parameters = parameters
         self._decision: Decision | None = None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Rank the configurations of other tasks, and move the best to the nearest of this one."""
         own_images = same_images(task.dataset)
         others = [own for own in shipped() if own.dataset != own_images and own.adaptive == task.adaptive]
@@ -143,8 +140,6 @@ def shipped() -> tuple[Recorded, ...]:
 
 @lru_cache
 def _recorded(envs: Path) -> tuple[Recorded, ...]:
-    from autobatch.beacons import BeaconLibrary
-
     found = []
     for folder in seen_in(envs, "*"):
         if holds_beacons(folder):

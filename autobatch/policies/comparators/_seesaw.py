@@ -15,17 +15,14 @@ has the batch grow by what the rate would fall, as ``increase-batch`` does.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 from autobatch._errors import ConfigError
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import figure
 from autobatch.policies.rivals._rival import Choice, Rival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 
 class SeesawParameters(RivalParameters):
@@ -44,7 +41,7 @@ class SeesawPolicy(Rival[SeesawParameters]):
 
     sets_rate = True
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew with a task whose schedule has milestones."""
         if not task.milestones or task.milestone_factor is None:
             raise ConfigError(

@@ -7,13 +7,14 @@ it is surer than the lead that the rule has, and not at all where a run looks li
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._parameters import PolicyParameters, Weights
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
@@ -26,9 +27,6 @@ from autobatch.policies.learned._telling import influences
 from autobatch.policies.steer import Fork, Scout, ScoutChoice, SteerParameters, SteerPolicy
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.view import EpochCosts
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 FAR = 0.25
 """Share of the range that an entry had in training by which it may lie beyond; farther out the rule decides."""
@@ -67,7 +65,7 @@ class GeneralPolicy(SteerPolicy):
                 f"observation has {CourseView.size}; train it again, or use the autobatch it was made with"
             )
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Lay the rule's plan over the task; nothing has been seen of it.
 
         Args:

@@ -1,11 +1,12 @@
 """Policies that were learned: a small network looks at the flat view and says how far to move on both ladders."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves, decode
 from autobatch.policies._parameters import PolicyParameters, Weights, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
@@ -14,9 +15,6 @@ from autobatch.policies._wording import configuration, percent
 from autobatch.policies.learned._files import check_kind, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.view import ENTRIES, ObservationView, Trail
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 _NEVER_NAMED = [index for index, (_, meaning) in enumerate(ENTRIES) if meaning.startswith("1 ")]
 """The masks: what is known, not what it is."""
@@ -51,7 +49,7 @@ class LearnedPolicy:
         self._trail: Trail | None = None
         self._without_beacons = False
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Check the task's ladders against those the policy runs on, and prepare the view.
 
         Args:

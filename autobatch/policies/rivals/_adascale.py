@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
@@ -21,7 +22,6 @@ from autobatch.policies.rivals._noise_average import NoiseAverage
 from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
 
 if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
     from autobatch.fisher import GradientMoments
 
 
@@ -46,7 +46,7 @@ class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
         self._noise = NoiseAverage()
         self._steps = 0
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew, with nothing known of the noise."""
         super().reset(task, library)
         self._noise, self._steps = NoiseAverage(), 0

@@ -10,19 +10,17 @@ the regret against the best single size, ``ln K / beta + beta K M / 2``.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import BaseRate, PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 _PURPOSE = 0x726D6764
 """Sets these draws apart from every other generator that is derived from the run's seed."""
@@ -110,7 +108,7 @@ class RmgdPolicy:
         self._beta = 0.0
         self._last: _Drawn | None = None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start with equal probabilities of the ladder's sizes; the task's seed decides the draws."""
         sizes = len(task.batch_sizes)
         if self.parameters.floor * sizes >= 1.0:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
@@ -24,7 +25,6 @@ from autobatch.policies.rivals._noise_average import NoiseAverage
 from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
 
 if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
     from autobatch.fisher import GradientMoments
 
 
@@ -55,7 +55,7 @@ class NoiseScalePolicy(MeasuredRival[NoiseScaleParameters]):
         super().__init__(parameters)
         self._noise = NoiseAverage()
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew, with nothing known of the noise."""
         super().reset(task, library)
         self._noise = NoiseAverage()

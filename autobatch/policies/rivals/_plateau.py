@@ -10,18 +10,16 @@ is not counted; the rate is the training's own, its schedule goes on.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung, rung_above
 from autobatch.policies._wording import count, figure
 from autobatch.policies.rivals._rival import Choice, Rival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 
 class PlateauParameters(RivalParameters):
@@ -50,7 +48,7 @@ class PlateauPolicy(Rival[PlateauParameters]):
         super().__init__(parameters)
         self._best, self._waited = math.inf, 0
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew."""
         super().reset(task, library)
         self._best, self._waited = math.inf, 0

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import configuration
 
 if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
     from autobatch.fisher import GradientMoments
 
 
@@ -70,7 +70,7 @@ class Rival(ABC, Generic[ParametersT]):
         self._base_lr = parameters.lr
         self._last: tuple[int, Choice] | None = None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew with a task; no rule looks at a library."""
         self._task, self._base_lr, self._last = task, self.parameters.lr, None
 

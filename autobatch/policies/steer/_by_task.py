@@ -4,19 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product, starmap
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pydantic import Field, field_validator
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import percent
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._search import start_without_scouts
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 
 class PlanChoice(NamedTuple):
@@ -162,7 +160,7 @@ class ByTaskPolicy(SteerPolicy):
         self._given = parameters
         self._told = ""
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Choose the plan for the task, then do as ``steer``.
 
         Args:

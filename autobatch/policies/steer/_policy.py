@@ -5,10 +5,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
@@ -36,10 +37,6 @@ from autobatch.policies.steer._scouts import (
     learnt_nothing,
 )
 from autobatch.policies.steer._search import LEAST, MOST, plan_scouts, start_without_scouts
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
-
 
 CLEARLY_BETTER = 0.995
 """Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
@@ -145,7 +142,7 @@ class SteerPolicy:
         self._hastened: tuple[int, int] | None = None
         self._back: int | None = None
 
-    def reset(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Lay the plan over the task, and start where scouts would, as long as none has gone.
 
         Args:

@@ -1,17 +1,15 @@
 """Where the beacons stood at equal progress, as tables: what an observation is relative to."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import TaskInfo
 from autobatch.policies._quality import WORST, Quality
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +37,7 @@ class BeaconTracks:
         library: its beacons.
     """
 
-    def __init__(self, task: TaskInfo, library: "BeaconLibrary") -> None:
+    def __init__(self, task: TaskInfo, library: BeaconLibrary) -> None:
         self.quality = Quality.of(library)
         grid = np.arange(1, _GRID + 1) / _GRID
         places, qualities, configurations, finished = [], [], [], []
@@ -127,7 +125,7 @@ def _fractional_rungs(ladder: Floats, values: Floats) -> Floats:
     return np.interp(values, ladder, np.linspace(0.0, 1.0, len(ladder)))
 
 
-def _best_track(library: "BeaconLibrary", grid: Floats) -> Floats:
+def _best_track(library: BeaconLibrary, grid: Floats) -> Floats:
     """Return the seed-mean score of the best fixed configuration at each progress."""
     best = library.best_fixed()
     tracks = []

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies.view._batch import ObservationBatch
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 
 class EpochCosts:
@@ -23,7 +21,7 @@ class EpochCosts:
         library: its beacons, whose best fixed configuration is the reference; without them, the middle of the ladder.
     """
 
-    def __init__(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def __init__(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         self._task = task
         self.known = task.costs is not None
         self._sizes = np.asarray(task.batch_sizes)
@@ -72,7 +70,7 @@ def _epoch_seconds(task: TaskInfo, batch_size: int) -> float:
     return float(task.costs.training_seconds(batch_size, steps, epochs=1))
 
 
-def reference_rung(task: TaskInfo, library: "BeaconLibrary | None") -> int:
+def reference_rung(task: TaskInfo, library: BeaconLibrary | None) -> int:
     """Return the rung of the best fixed beacon, whose whole training is the unit of cost; else the ladder's middle."""
     middle = Moves(task.batch_sizes, task.learning_rates).start[0]
     if library is None:

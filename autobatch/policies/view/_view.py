@@ -7,20 +7,18 @@ progress. So a policy that was learned on one task can be asked on another.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._quality import HIGHEST
 from autobatch.policies.view._batch import Floats, ObservationBatch
 from autobatch.policies.view._beacons import NEAREST, BeaconTracks
 from autobatch.policies.view._costs import EpochCosts
-
-if TYPE_CHECKING:
-    from autobatch.beacons import BeaconLibrary
 
 SCHEMA = 1
 """Version of the flat view; a learned policy refuses any other."""
@@ -117,7 +115,7 @@ class ObservationView:
     names: tuple[str, ...] = tuple(name for name, _ in ENTRIES)
     size = len(ENTRIES)
 
-    def __init__(self, task: TaskInfo, library: "BeaconLibrary | None") -> None:
+    def __init__(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         self.task = task
         self.moves = Moves(task.batch_sizes, task.learning_rates)
         self._costs = EpochCosts(task, library)

@@ -38,7 +38,8 @@ def entries(view: ObservationView, *observations: Observation) -> dict[str, floa
     trail = None
     for observation in observations:
         trail = view.follow(trail, observation)
-    flat = observations[-1].to_array(view, trail)
+    assert trail is not None
+    flat = view.array(observations[-1], trail)
     assert flat.shape == (view.size,)
     assert flat.dtype == np.float32
     return dict(zip(NAMES, flat.tolist(), strict=True))
