@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
-from autobatch.envs.train import EpisodeState, Pricing, Setting, TrainedEpisode
+from autobatch.envs.train import TrainedEpisode, TrainingRules
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 from autobatch.policies.steer._search import start_without_scouts
@@ -20,72 +20,46 @@ from autobatch.training.running._scouting import train_scout
 
 
 @dataclass(frozen=True, eq=False)
-class SteeredRules:
-    """What all episodes of an environment share.
+class SteeredRules(TrainingRules):
+    """What all episodes of an environment share; beacons are left out.
 
     Attributes:
-        setting: the task with its data; its beacons are left out.
         info: the task as a policy would know it.
         gain: potential of a score.
         weight: what a whole training's cost weighs in the reward.
-        pricing: what epochs cost.
         seconds: what an epoch costs at each rung as far as it is known before, shape (rungs,).
         scouts: whether the scouts of ``steer`` go first.
-        measure: whether C̄ and L are measured.
     """
 
-    setting: Setting
     info: TaskInfo
     gain: Callable[[Any], Any]
     weight: float
-    pricing: Pricing
     seconds: NDArray[np.float64]
     scouts: bool
-    measure: bool
 
 
-@dataclass(frozen=True)
-class SteeredState:
-    """An episode between two steps, without data; it can be pickled.
-
-    Attributes:
-        training: the training itself, its epochs, costs and rewards.
-        course: how it goes on.
-        limits: what binds it.
-        seen: what it has shown.
-        stopped: whether the agent has stopped it.
-        owed: cost of its scouts that no step has been charged with yet.
-    """
-
-    training: EpisodeState
-    course: Course
-    limits: Limits
-    seen: Seen
-    stopped: bool
-    owed: float
-
-
-class SteeredEpisode(TrainedEpisode):
+class SteeredEpisode(TrainedEpisode[SteeredRules]):
     """One training, an epoch a step.
 
     Args:
         rules: what the episodes share.
         seed: the training's seed.
-        scouts: whether its scouts go first, where the rules have some.
     """
 
-    def __init__(self, rules: SteeredRules, seed: int, *, scouts: bool = True) -> None:
-        super().__init__(rules.setting, seed, measure=rules.measure)
-        self.rules = rules
+    keeps = ("_course", "_limits", "_seen", "_stopped", "_owed")
+
+    def __init__(self, rules: SteeredRules, seed: int) -> None:
+        super().__init__(rules, seed)
         self._owed = 0.0
         self._stopped = False
         self._view = CourseView(rules.info.train_size, adaptive=rules.info.adaptive)
         self._seen = Seen.nothing(1, rules.info.epochs, math.log(rules.info.guessing or math.nan))
-        policy = SteerPolicy(SteerParameters())
-        policy.reset(rules.info, None)
-        self._begin(start_without_scouts(rules.info), rule_plan(rules.info.epochs))
-        if rules.scouts and scouts:
-            self._send_scouts(policy)
+        self._lay(start_without_scouts(rules.info), rule_plan(rules.info.epochs))
+
+    def begin(self) -> None:
+        """Send scouts, where the rules have some."""
+        if self.rules.scouts:
+            self._send_scouts()
 
     @property
     def finished(self) -> bool:
@@ -155,44 +129,7 @@ class SteeredEpisode(TrainedEpisode):
             **({} if row is None else {"factor": row.lr_effective / row.lr}),
         )
 
-    def drawn(self, mode: str) -> str | NDArray[np.uint8]:
-        """Return a few lines of text, or the plane with the journey."""
-        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
-
-        return text(self) if mode == "ansi" else picture(self)
-
-    def state(self) -> SteeredState:
-        """Return where the episode stands, as something that can be pickled."""
-        every = np.array([0])
-        return SteeredState(
-            self._kept(),
-            self._course.take(every),
-            self._limits.take(every),
-            self._seen.take(every),
-            self._stopped,
-            self._owed,
-        )
-
-    @classmethod
-    def restored(cls, rules: SteeredRules, state: SteeredState) -> "SteeredEpisode":
-        """Return an episode that goes on where another stood.
-
-        Args:
-            rules: what the episodes share; equal to those of the other.
-            state: where the other stood.
-
-        Returns:
-            The episode.
-        """
-        episode = cls(rules, state.training.seed, scouts=False)
-        episode._go_on(state.training)
-        episode._owed, episode._stopped = state.owed, state.stopped
-        every = np.array([0])
-        episode._course, episode._limits = state.course.take(every), state.limits.take(every)
-        episode._seen = state.seen.take(every)
-        return episode
-
-    def _begin(self, start: tuple[int, float], plan: Any) -> None:
+    def _lay(self, start: tuple[int, float], plan: Any) -> None:
         info = self.rules.info
         size, rate = info.batch_sizes.index(start[0]), math.log2(start[1])
         self._limits = Limits(
@@ -208,9 +145,11 @@ class SteeredEpisode(TrainedEpisode):
         )
         self._course = Course.begun(np.array([size]), np.array([rate]), np.array([info.epochs]))
 
-    def _send_scouts(self, policy: SteerPolicy) -> None:
+    def _send_scouts(self) -> None:
         """Train scouts, and go on with the one that is chosen."""
         info, pricing = self.rules.info, self.rules.pricing
+        policy = SteerPolicy(SteerParameters())
+        policy.reset(info, None)
         parties: list[_Scouting] = []
         scouts: list[Scout] = []
         while True:
@@ -227,7 +166,7 @@ class SteeredEpisode(TrainedEpisode):
         if not scouts:
             return
         chosen = policy.take(scouts).scout
-        self._begin(policy.start, policy.plan)
+        self._lay(policy.start, policy.plan)
         self._seen.told_by(0, scouts, chosen)
         self._seen.spent[0] = self._owed
         for place, party in enumerate(parties):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import ConfigError, near_names
-from autobatch.envs._reward import WEIGHT, LogGain, check_unit, check_weight
-from autobatch.envs._spaces import check_flags, observation_space, task_of
+from autobatch.envs._reward import WEIGHT, LogGain, check_weight
+from autobatch.envs._spaces import observation_space
 from autobatch.envs.steered._actions import steered_space
-from autobatch.envs.steered._episode import SteeredEpisode, SteeredRules, SteeredState
+from autobatch.envs.steered._episode import SteeredEpisode, SteeredRules
 from autobatch.envs.train import Pricing, TrainingEnv, load_setting
 from autobatch.policies.general import CourseView
 from autobatch.policies.view import EpochCosts
@@ -17,7 +17,7 @@ from autobatch.policies.view import EpochCosts
 STARTS = ("middle", "scouts")
 
 
-class SteeredTrainEnv(TrainingEnv[SteeredRules, SteeredState]):
+class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     """Real training of a task without a library: each step is an epoch; size, rate, its fall and the end are chosen.
 
     ## Description
@@ -116,6 +116,8 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules, SteeredState]):
     * v1: schema 2, the rate's fall, stop, scouts; no library in observations and rewards. v0 stays as it is.
     """
 
+    episodes = SteeredEpisode
+
     def __init__(
         self,
         env: str | Path | None = None,
@@ -133,50 +135,43 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules, SteeredState]):
         trust_code: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        check_flags(measure=measure, trust_code=trust_code)
-        check_unit(cost)
         check_weight(cost_weight)
         if start not in STARTS:
             raise ConfigError(f"start: no start is called {start!r}; {near_names(str(start), STARTS)}")
         self.action_space = steered_space(actions)
-        arguments: dict[str, Any] = {
-            "env": task_of(env, task),
-            "cost": cost,
-            "cost_weight": cost_weight,
-            "start": start,
-            "epochs": epochs,
-            "device": device,
-            "data_dir": data_dir,
-            "threads": threads,
-            "measure": measure,
-            "trust_code": trust_code,
-        }
-        super().__init__(actions, arguments, render_mode)
+        super().__init__(
+            actions,
+            render_mode,
+            env=env,
+            task=task,
+            cost=cost,
+            cost_weight=cost_weight,
+            start=start,
+            epochs=epochs,
+            device=device,
+            data_dir=data_dir,
+            threads=threads,
+            measure=measure,
+            trust_code=trust_code,
+        )
         self.observation_space = observation_space(CourseView.size)
 
-    def _made(self, arguments: dict[str, Any]) -> SteeredRules:
-        return _rules(**arguments)
-
-    def _begun(self, rules: SteeredRules, seed: int) -> SteeredEpisode:
-        return SteeredEpisode(rules, seed)
-
-    def _restored(self, rules: SteeredRules, state: SteeredState) -> SteeredEpisode:
-        return SteeredEpisode.restored(rules, state)
-
-
-def _rules(*, cost: str, cost_weight: float, start: str, measure: bool, **setting_of: Any) -> SteeredRules:
-    found = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
-    if found.task.schedule.keep:
-        raise ConfigError(
-            f"env: task '{found.task.name}' keeps its schedule (schedule.keep), and here it is the agent's: choose "
-            "another task, or AutoBatch/Train-v0"
-        )
-    setting = replace(found, library=None, library_missing="AutoBatch/Train-v1 uses no beacons")
-    classes = max(setting.data.num_classes, 2)
-    info = replace(setting.info(measure=measure), guessing=math.log(classes))
-    pricing = Pricing(cost, info, setting)
-    # By the clock nothing is known before; then, and of unknown costs, those of the table or of examples have to do.
-    seconds = EpochCosts(info, None).by_rung
-    guessing = math.log(classes) if info.score == "validation_loss" else 1.0 - 1.0 / classes
-    gain = LogGain(math.log(guessing))
-    return SteeredRules(setting, info, gain, cost_weight, pricing, seconds, start == "scouts", measure)
+    @staticmethod
+    def _made(
+        *, cost: str, cost_weight: float, measure: bool, start: str = "middle", **setting_of: Any
+    ) -> SteeredRules:
+        found = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
+        if found.task.schedule.keep:
+            raise ConfigError(
+                f"env: task '{found.task.name}' keeps its schedule (schedule.keep), and here it is the agent's: choose "
+                "another task, or AutoBatch/Train-v0"
+            )
+        setting = replace(found, library=None, library_missing="AutoBatch/Train-v1 uses no beacons")
+        classes = max(setting.data.num_classes, 2)
+        info = replace(setting.info(measure=measure), guessing=math.log(classes))
+        pricing = Pricing(cost, info, setting)
+        # By the clock nothing is known before; then, and of unknown costs, the table or examples have to do.
+        seconds = EpochCosts(info, None).by_rung
+        guessing = math.log(classes) if info.score == "validation_loss" else 1.0 - 1.0 / classes
+        gain = LogGain(math.log(guessing))
+        return SteeredRules(setting, pricing, measure, info, gain, cost_weight, seconds, start == "scouts")

@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from autobatch.envs._reward import WEIGHT, Reward, check_unit
-from autobatch.envs._spaces import action_space, check_flags, observation_space, task_of
+from autobatch.envs._reward import WEIGHT, Reward
+from autobatch.envs._spaces import action_space, observation_space
 from autobatch.envs.train._episode import Episode, Rules
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting, load_setting
-from autobatch.envs.train._trained import EpisodeState
 from autobatch.envs.train._training import TrainingEnv
 from autobatch.policies import ObservationView, Quality
 
 
-class TrainEnv(TrainingEnv[Rules, EpisodeState]):
+class TrainEnv(TrainingEnv[Rules]):
     """Real training: each step is one epoch, whose batch size and learning rate the agent chooses.
 
     ## Description
@@ -120,6 +119,8 @@ class TrainEnv(TrainingEnv[Rules, EpisodeState]):
     * v0: first version.
     """
 
+    episodes = Episode
+
     def __init__(
         self,
         env: str | Path | None = None,
@@ -136,21 +137,21 @@ class TrainEnv(TrainingEnv[Rules, EpisodeState]):
         trust_code: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        check_flags(measure=measure, trust_code=trust_code)
-        check_unit(cost)
         self.action_space = action_space(actions)
-        arguments: dict[str, Any] = {
-            "env": task_of(env, task),
-            "cost": cost,
-            "cost_weight": cost_weight,
-            "epochs": epochs,
-            "device": device,
-            "data_dir": data_dir,
-            "threads": threads,
-            "measure": measure,
-            "trust_code": trust_code,
-        }
-        super().__init__(actions, arguments, render_mode)
+        super().__init__(
+            actions,
+            render_mode,
+            env=env,
+            task=task,
+            cost=cost,
+            cost_weight=cost_weight,
+            epochs=epochs,
+            device=device,
+            data_dir=data_dir,
+            threads=threads,
+            measure=measure,
+            trust_code=trust_code,
+        )
         self.observation_space = observation_space(self._rules.view.size)
 
     @property
@@ -158,22 +159,13 @@ class TrainEnv(TrainingEnv[Rules, EpisodeState]):
         """Why observations are masked as without beacons; None where they are not."""
         return self._rules.setting.library_missing
 
-    def _made(self, arguments: dict[str, Any]) -> Rules:
-        return _rules(**arguments)
-
-    def _begun(self, rules: Rules, seed: int) -> Episode:
-        return Episode(rules, seed)
-
-    def _restored(self, rules: Rules, state: EpisodeState) -> Episode:
-        return Episode.restored(rules, state)
-
-
-def _rules(*, cost: str, cost_weight: float, measure: bool, **setting_of: Any) -> Rules:
-    setting = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
-    info = setting.info(measure=measure)
-    pricing = Pricing(cost, info, setting)
-    reward = Reward(_quality(setting), pricing.reference, cost_weight)
-    return Rules(setting, ObservationView(info, setting.library), reward, pricing, measure)
+    @staticmethod
+    def _made(*, cost: str, cost_weight: float, measure: bool, **setting_of: Any) -> Rules:
+        setting = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
+        info = setting.info(measure=measure)
+        pricing = Pricing(cost, info, setting)
+        reward = Reward(_quality(setting), pricing.reference, cost_weight)
+        return Rules(setting, pricing, measure, ObservationView(info, setting.library), reward)
 
 
 def _quality(setting: Setting) -> Quality:

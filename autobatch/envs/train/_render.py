@@ -1,5 +1,7 @@
 """What an episode looks like: a few lines of text, or the plane with the beacons and the journey."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,7 +10,7 @@ from autobatch.envs.train._trained import TrainedEpisode
 from autobatch.report import loss_words, percent_words, position_words
 
 
-def text(episode: TrainedEpisode) -> str:
+def text(episode: TrainedEpisode[Any]) -> str:
     """Describe an episode in a few lines.
 
     Args:
@@ -37,7 +39,7 @@ def text(episode: TrainedEpisode) -> str:
     return "\n".join(lines)
 
 
-def picture(episode: TrainedEpisode) -> NDArray[np.uint8]:
+def picture(episode: TrainedEpisode[Any]) -> NDArray[np.uint8]:
     """Draw an episode's journey through the plane; every picture of a task has the same size.
 
     Args:

@@ -1,19 +1,41 @@
 """What an episode of real training keeps, whoever has the schedule: the training, its epochs, costs and rewards."""
 
+import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting
 from autobatch.envs.train._workshop import carry_out
-from autobatch.policies import PolicySpec, Trail
+from autobatch.policies import PolicySpec
 from autobatch.training import EpochRow, RunConfig
 from autobatch.training._trial import FINISHED, Trial, TrialState
 
 Result = TypeVar("Result")
+RulesT = TypeVar("RulesT", bound="TrainingRules")
 
 _AGENT = PolicySpec(name="agent", kind="agent", description="Whoever steps the environment.")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRules:
+    """What all episodes of an environment share.
+
+    Attributes:
+        setting: the task with its data, and its beacons where there are any.
+        pricing: what epochs cost.
+        measure: whether C̄ and L are measured.
+    """
+
+    setting: Setting
+    pricing: Pricing
+    measure: bool
 
 
 @dataclass(frozen=True)
@@ -23,7 +45,7 @@ class EpisodeState:
     Attributes:
         seed: the training's seed.
         trial: the training itself.
-        trail: what the view remembers; None where it remembers nothing.
+        own: what else a kind of episode keeps, by the names of its attributes.
         rows: the finished epochs.
         potential: the last potential.
         costs: what each epoch has cost.
@@ -32,20 +54,19 @@ class EpisodeState:
 
     seed: int
     trial: TrialState
-    trail: Trail | None
+    own: dict[str, Any]
     rows: tuple[EpochRow, ...]
     potential: float
     costs: tuple[float, ...]
     rewards: tuple[float, ...]
 
 
-class TrainedEpisode:
+class TrainedEpisode(ABC, Generic[RulesT]):
     """One training, an epoch a step.
 
     Args:
-        setting: the task with its data and beacons.
+        rules: what the episodes share.
         seed: the training's seed.
-        measure: whether C̄ and L are measured.
 
     Attributes:
         setting: the task with its data and beacons.
@@ -54,7 +75,12 @@ class TrainedEpisode:
         rewards: what each step has brought.
     """
 
-    def __init__(self, setting: Setting, seed: int, *, measure: bool) -> None:
+    keeps: ClassVar[tuple[str, ...]]
+    """Attributes that a kind of episode goes on with, besides those of any."""
+
+    def __init__(self, rules: RulesT, seed: int) -> None:
+        setting = rules.setting
+        self.rules = rules
         self.seed = seed
         self.config = RunConfig(
             task=setting.task,
@@ -62,7 +88,7 @@ class TrainedEpisode:
             policy=_AGENT,
             seed=seed,
             device=str(setting.device),
-            measure=measure,
+            measure=rules.measure,
             trust_code=setting.trust_code,
             costs=setting.costs,
         )
@@ -84,14 +110,68 @@ class TrainedEpisode:
         return self._potential
 
     @property
+    @abstractmethod
     def configuration(self) -> tuple[int, float]:
         """Batch size and base learning rate in force."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def reference(self) -> float:
         """Cost of the reference training."""
-        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether it is over."""
+
+    def begin(self) -> None:
+        """Do what comes before the first observation of a training that begins, and does not go on."""
+
+    @abstractmethod
+    def act(self, actions: str, action: Any) -> float:
+        """Do what an action of some kind says, train an epoch, and return the reward."""
+
+    @abstractmethod
+    def masks(self, actions: str) -> NDArray[np.bool_]:
+        """Return which actions of some kind change what they say, shape (choices,)."""
+
+    @abstractmethod
+    def observation(self) -> NDArray[np.float32]:
+        """Return the flat view of where the training stands, a new array each time."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, Any]:
+        """Return plain figures by name; one that is not known or not finite is left out."""
+
+    def state(self) -> EpisodeState:
+        """Return where the episode stands, as something that can be pickled."""
+        return EpisodeState(
+            seed=self.seed,
+            trial=self._carry_out(self._trial.state),
+            own=copy.deepcopy({name: getattr(self, name) for name in self.keeps}),
+            rows=tuple(self.rows),
+            potential=self._potential,
+            costs=tuple(self.costs),
+            rewards=tuple(self.rewards),
+        )
+
+    @classmethod
+    def restored(cls, rules: RulesT, state: EpisodeState) -> Self:
+        """Return an episode that goes on where another stood.
+
+        Args:
+            rules: what the episodes share; equal to those of the other.
+            state: where the other stood.
+
+        Returns:
+            The episode.
+        """
+        episode = cls(rules, state.seed)
+        episode._carry_out(lambda: episode._trial.restore(state.trial))
+        episode.rows, episode.costs, episode.rewards = list(state.rows), list(state.costs), list(state.rewards)
+        episode._potential = state.potential
+        vars(episode).update(copy.deepcopy(state.own))
+        return episode
 
     def close(self) -> None:
         """Let go of the optimizer."""
@@ -120,22 +200,6 @@ class TrainedEpisode:
                 "validation_error": row.validation_error,
             }
         return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-    def _kept(self, trail: Trail | None = None) -> EpisodeState:
-        return EpisodeState(
-            seed=self.seed,
-            trial=self._carry_out(self._trial.state),
-            trail=trail,
-            rows=tuple(self.rows),
-            potential=self._potential,
-            costs=tuple(self.costs),
-            rewards=tuple(self.rewards),
-        )
-
-    def _go_on(self, state: EpisodeState) -> None:
-        self._carry_out(lambda: self._trial.restore(state.trial))
-        self.rows, self.costs, self.rewards = list(state.rows), list(state.costs), list(state.rewards)
-        self._potential = state.potential
 
     def _new_trial(self) -> Trial:
         setting = self.setting

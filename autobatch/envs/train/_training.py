@@ -1,7 +1,8 @@
 """What environments of real training have in common: an episode is a training, and can be sent elsewhere midway."""
 
 import copy
-from typing import Any, Generic, Protocol, Self, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 from gymnasium.error import ResetNeeded
@@ -9,79 +10,60 @@ from numpy.typing import NDArray
 
 from autobatch._errors import ConfigError
 from autobatch.envs._drawn import DrawnEnv
-from autobatch.envs._spaces import check_options
+from autobatch.envs._reward import check_unit
+from autobatch.envs._spaces import check_flags, check_options, task_of
+from autobatch.envs.train._trained import RulesT, TrainedEpisode
 
 _OPTIONS = ("run_seed",)
 
-RulesT = TypeVar("RulesT")
-StateT = TypeVar("StateT")
-StateT_co = TypeVar("StateT_co", covariant=True)
 
-
-class Training(Protocol[StateT_co]):
-    """An episode: one training, an epoch a step."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is over."""
-        ...
-
-    def act(self, actions: str, action: Any) -> float:
-        """Do what an action of some kind says, train an epoch, and return the reward."""
-        ...
-
-    def masks(self, actions: str) -> NDArray[np.bool_]:
-        """Return which actions of some kind change what they say, shape (choices,)."""
-        ...
-
-    def observation(self) -> NDArray[np.float32]:
-        """Return what agents see."""
-        ...
-
-    def figures(self) -> dict[str, Any]:
-        """Return plain figures by name."""
-        ...
-
-    def state(self) -> StateT_co:
-        """Return where it stands, as something that can be pickled."""
-        ...
-
-    def drawn(self, mode: str) -> str | NDArray[np.uint8]:
-        """Return it as text or as a picture."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what it holds."""
-        ...
-
-
-class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
+class TrainingEnv(DrawnEnv, Generic[RulesT]):
     """An environment in which each step is an epoch of real training.
 
     Args:
         actions: kind of actions.
-        arguments: what the rules of its episodes are made of.
         render_mode: ``"ansi"``, ``"rgb_array"`` or None.
+        env: name or path of a task.
+        task: the same under another name.
+        cost: unit of cost.
+        measure: whether C̄ and L are measured.
+        trust_code: whether the task may import the model factory that it names.
+        **others: what else the rules of its episodes are made of.
     """
 
-    def __init__(self, actions: str, arguments: dict[str, Any], render_mode: str | None) -> None:
+    episodes: ClassVar[type[TrainedEpisode[Any]]]
+    """Kind of episodes."""
+
+    def __init__(
+        self,
+        actions: str,
+        render_mode: str | None,
+        *,
+        env: str | Path | None,
+        task: str | Path | None,
+        cost: str,
+        measure: bool,
+        trust_code: bool,
+        **others: Any,
+    ) -> None:
+        check_flags(measure=measure, trust_code=trust_code)
+        check_unit(cost)
         super().__init__(render_mode)
         self._actions = actions
-        self._arguments = arguments
-        self._rules = self._made(arguments)
-        self._episode: Training[StateT] | None = None
+        self._arguments = {
+            "env": task_of(env, task),
+            "cost": cost,
+            "measure": measure,
+            "trust_code": trust_code,
+            **others,
+        }
+        self._rules = self._made(**self._arguments)
+        self._episode: TrainedEpisode[RulesT] | None = None
         self._broken_off = False
 
-    def _made(self, arguments: dict[str, Any]) -> RulesT:
+    @staticmethod
+    def _made(*, cost: str, cost_weight: float, measure: bool, **setting_of: Any) -> RulesT:
         """Return the rules that all episodes share."""
-        raise NotImplementedError
-
-    def _begun(self, rules: RulesT, seed: int) -> Training[StateT]:
-        """Return a training before its first decision."""
-        raise NotImplementedError
-
-    def _restored(self, rules: RulesT, state: StateT) -> Training[StateT]:
-        """Return a training that goes on where another stood."""
         raise NotImplementedError
 
     def reset(
@@ -103,8 +85,10 @@ class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
         run_seed = _run_seed(options)
         self._leave()
         seed = int(self.np_random.integers(2**31)) if run_seed is None else run_seed
-        self._episode = self._begun(self._rules, seed)
-        return self._episode.observation(), self._episode.figures()
+        episode = self.episodes(self._rules, seed)
+        episode.begin()
+        self._episode = episode
+        return episode.observation(), episode.figures()
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Do what the action says, train an epoch and validate.
@@ -158,7 +142,9 @@ class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
     def _drawn(self, mode: str) -> str | NDArray[np.uint8] | None:
         if self._episode is None:
             return None
-        return self._episode.drawn(mode)
+        from autobatch.envs.train._render import picture, text  # matplotlib, which training does without
+
+        return text(self._episode) if mode == "ansi" else picture(self._episode)
 
     def _leave(self) -> None:
         if self._episode is not None:
@@ -171,9 +157,9 @@ class TrainingEnv(DrawnEnv, Generic[RulesT, StateT]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._rules = state["_rules"] or self._made(self._arguments)
+        self._rules = state["_rules"] or self._made(**self._arguments)
         if state["_episode"] is not None:
-            self._episode = self._restored(self._rules, state["_episode"])
+            self._episode = self.episodes.restored(self._rules, state["_episode"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         other = type(self).__new__(type(self))
