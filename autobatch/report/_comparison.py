@@ -1,13 +1,16 @@
 """A finished run beside the fixed beacons of its task: figures, like with like, and a verdict in plain words."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from autobatch.beacons import BeaconLibrary, CostTable, FixedResult
 from autobatch.training import EpochRow, Summary
+
+Words = Callable[[float | None], str]
+"""Puts a figure into words."""
 
 SMALL_DIFFERENCE = 0.05
 """Share of time below which two trainings count as equally long."""
@@ -43,6 +46,16 @@ class Comparison:
     recording_seconds: float
     seconds: float | None
     best_seconds: float | None
+
+    def best_words(self, figure: str, words: Words) -> str:
+        """Return a figure of the best fixed beacon, with its spread over seeds."""
+        spread = self.best.std[figure]
+        return words(self.best.mean[figure]) + (f" ± {words(spread)}" if math.isfinite(spread) and spread > 0 else "")
+
+    def range_words(self, figure: str, words: Words) -> str:
+        """Return the least and the greatest value of a figure, once where they are one."""
+        lowest, highest = self.ranges[figure]
+        return f"{words(lowest)} … {words(highest)}" if lowest < highest else words(lowest)
 
 
 def compare(

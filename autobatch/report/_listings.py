@@ -4,7 +4,6 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autobatch._artefacts import artefact_names, find_artefact, find_library, holds_beacons, library_names
@@ -13,13 +12,15 @@ from autobatch._remote import Place
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.policies import load_policy_spec, policy_kind
 from autobatch.policies.baselines import SHORTHANDS
+from autobatch.report._tables import headed
 from autobatch.report._words import configuration_words, count_words, loss_words, percent_words, seconds_words
 from autobatch.training import TaskSpec, load_task
 
 
 def env_table() -> Table:
     """Return the known tasks, one a row; one that cannot be read is listed with the reason."""
-    table = _table("name", "dataset", "model", "batch sizes", "rates", "epochs", "beacons", "found in")
+    headings = ("name", "dataset", "model", "batch sizes", "rates", "epochs", "beacons", "found in")
+    table = headed(*headings, words=headings)
     for name in artefact_names("envs"):
         folder = find_artefact("envs", name).parent
         try:
@@ -33,7 +34,8 @@ def env_table() -> Table:
 
 def libraries_table() -> Table:
     """Return the beacon libraries that are found, one a row; one that cannot be read is listed with the reason."""
-    table = _table("env", "beacons", "configurations", "seeds", "best fixed", "its score", "recorded in", "found in")
+    headings = ("env", "beacons", "configurations", "seeds", "best fixed", "its score", "recorded in", "found in")
+    table = headed(*headings, words=headings)
     for name in library_names():
         folder = find_library(name)
         if not holds_beacons(folder):  # a task without beacons hides a library of the same name
@@ -47,7 +49,8 @@ def libraries_table() -> Table:
 
 def policy_table() -> Table:
     """Return the policies that have a YAML file, one a row; one that cannot be read is listed with the reason."""
-    table = _table("name", "what it does", "needs", "changes", "when to choose it", "found in")
+    headings = ("name", "what it does", "needs", "changes", "when to choose it", "found in")
+    table = headed(*headings, words=headings)
     for name in artefact_names("policies"):
         path = find_artefact("policies", name)
         try:
@@ -68,14 +71,11 @@ def shorthand_line() -> str:
 def library_table(library: BeaconLibrary) -> Table:
     """Return the final figures of every configuration of a library, best first."""
     headings = ("batch size", "rate", "seeds", "validation loss", "validation error", "test error", "steps")
-    table = _table(*headings, "C̄", "L", "time*", numbers=True)
+    note = "mean ± standard deviation over seeds, best first; * on the machine that recorded it, measuring left out"
+    table = headed(*headings, "C̄", "L", "time*", note=note)
     results = sorted(library.results(), key=lambda result: (_rank(result, library.score), result.batch_size, result.lr))
     for result in results:
         table.add_row(*_result_cells(result, library))
-    table.caption = (
-        "mean ± standard deviation over seeds, best first; * on the machine that recorded it, measuring left out"
-    )
-    table.caption_justify = "left"
     return table
 
 
@@ -149,10 +149,3 @@ def _shown(folder: Place) -> str:
         with suppress(ValueError):
             return f"./{folder.resolve().relative_to(Path.cwd())}"
     return str(folder)
-
-
-def _table(*headings: str, numbers: bool = False) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
-    return table

@@ -7,9 +7,7 @@ from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from autobatch._errors import MeasureError
@@ -20,6 +18,7 @@ from autobatch.fisher import Measurement
 from autobatch.report._listings import library_table
 from autobatch.report._record import RunRecord
 from autobatch.report._summary import end_view
+from autobatch.report._tables import named_facts
 from autobatch.report._watch import standing_view
 from autobatch.report._words import position_words
 from autobatch.report.layers import layers_figure
@@ -58,7 +57,7 @@ def _measurement(measurement: Measurement) -> str:
         spectrum, norms = measurement.spectrum(), measurement.norms()
     except MeasureError as error:
         return _words(Group(Text(repr(measurement), style="bold"), Text(f"not measured: {error}")))
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=False)
+    table = named_facts("none")
     for name, value in (
         ("condition number", position_words(spectrum.condition_number)),
         ("trace", f"{spectrum.trace:.4g}"),

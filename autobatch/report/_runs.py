@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
 from autobatch.control.run import CONFIG, SCOUTING, SUMMARY
 from autobatch.report._record import load_config
+from autobatch.report._tables import headed
 from autobatch.report._words import loss_words, path_words, percent_words, seconds_words
 from autobatch.training import EpochRow, Summary, load_epochs, load_summary
 
@@ -139,11 +139,10 @@ def chosen_runs(
 
 def runs_table(runs: Sequence[RunFacts]) -> Table:
     """Return runs as a table, a line each."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("run", "task", "policy", "seed", "state", "epochs", "batch size"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("val. loss", "val. error", "test error", "steps", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words = ("run", "task", "policy", "seed", "state", "epochs", "batch size")
+    table = headed(*words, "val. loss", "val. error", "test error", "steps", "time", words=words)
+    for column in table.columns:
+        column.no_wrap = True
     for run in runs:
         of = "" if run.planned_epochs in {None, run.epochs} else f"/{run.planned_epochs}"
         table.add_row(

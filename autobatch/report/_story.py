@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -16,6 +15,7 @@ from autobatch.control.run import LoopConfig
 from autobatch.policies import Candidate
 from autobatch.policies._wording import brief, count
 from autobatch.report._record import RunRecord
+from autobatch.report._tables import headed, named_facts
 from autobatch.report._words import (
     configuration_words,
     epochs_words,
@@ -104,20 +104,13 @@ def _scouts(record: RunRecord) -> Iterator[RenderableType]:
     if scouting is None:
         return
     title = "Scouts: short trainings before the run, the best of which became it"
-    table = _table(title, ("", "scout", "epochs", "training loss", "validation loss", "took", ""))
+    headings = ("", "scout", "epochs", "training loss", "validation loss", "took", "")
+    table = headed(*headings, words=_WORDY, title=title, style="bold cyan")
     for name, *figures, remark in scout_rows(record):
         won = remark == WON
         table.add_row("→" if won else "", name, *figures, remark, style="bold" if won else "")
     yield Padding(table, (0, 0, 0, 0))
     yield Padding(Text(scouts_sentence(record)), (0, 0, 1, 2))
-
-
-def _table(title: str, columns: Sequence[str], style: str = "bold cyan") -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style=style)
-    table.title = title
-    for column in columns:
-        table.add_column(column, justify="left" if column in _WORDY else "right")
-    return table
 
 
 _WORDY = {"", "scout", "candidate", "tried", "beside"}
@@ -128,7 +121,7 @@ def _forks(record: RunRecord) -> Iterator[RenderableType]:
     """Yield what was tried on the run itself."""
     if not record.forks:
         return
-    table = _table(FORKS_TITLE, FORK_COLUMNS)
+    table = headed(*FORK_COLUMNS, words=_WORDY, title=FORKS_TITLE, style="bold cyan")
     for row in fork_rows(record):
         table.add_row(*row)
     yield Padding(table, (0, 0, 1, 0))
@@ -228,18 +221,14 @@ def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
 
 def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[RenderableType]:
     decision = chapter.decision
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
+    facts = named_facts("dim")
     facts.add_row("Why", _told(decision.reason, record, figures=figures))
-    if decision.limit:
-        asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
-        facts.add_row("Limited", f"{asked} was asked for; {decision.limit}")
+    if limit := limit_words(decision):
+        facts.add_row("Limited", limit)
     if math.isfinite(decision.c_bar):
         facts.add_row("Stood at", position_sentence(decision, record))
     if decision.target is not None:
-        c_bar, l_cum = decision.target
-        facts.add_row("Steers to", f"C̄ {position_words(c_bar)}, L {position_words(l_cum)} at the end of training")
+        facts.add_row("Steers to", f"{target_words(decision)} at the end of training")
     if chapter.epochs:
         facts.add_row("Then", _then(chapter))
     for row in chapter.epochs:
@@ -314,21 +303,40 @@ def _then(chapter: Chapter) -> str:
 
 
 def _candidates(decision: DecisionRecord, score: str) -> Table:
-    known = sorted((c for c in decision.alternatives if c.known), key=lambda candidate: candidate.score)
-    shown = known[:SHOWN_CANDIDATES]
-    chosen = (decision.batch_size, decision.lr)
-    shown += [c for c in decision.alternatives if (c.batch_size, c.lr) == chosen and c not in shown]
-    unknown = len(decision.alternatives) - len(known)
+    unknown = sum(not candidate.known for candidate in decision.alternatives)
     beyond = f", {unknown} of them where the landscape knows nothing" if unknown else ""
-    table = _table(
-        f"\nWeighed {len(decision.alternatives)} candidates{beyond}",
-        ("", "candidate", f"predicted {score}", "rest takes", "C̄ at the end", "L at the end"),
-        style="dim",
-    )
-    for candidate in shown:
-        is_chosen = (candidate.batch_size, candidate.lr) == chosen
-        table.add_row("→" if is_chosen else "", *_cells(candidate), style="bold" if is_chosen else "")
+    title = f"\nWeighed {len(decision.alternatives)} candidates{beyond}"
+    headings = ("", "candidate", f"predicted {score}", "rest takes", "C̄ at the end", "L at the end")
+    table = headed(*headings, words=_WORDY, title=title, style="dim")
+    for cells, chosen in shown_candidates(decision):
+        table.add_row("→" if chosen else "", *cells, style="bold" if chosen else "")
     return table
+
+
+def shown_candidates(decision: DecisionRecord) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Yield what is told of the best predicted candidates of a decision and the chosen one, and whether it is that."""
+    known = sorted((one for one in decision.alternatives if one.known), key=lambda candidate: candidate.score)
+    chosen, best = (decision.batch_size, decision.lr), known[:SHOWN_CANDIDATES]
+    for one in [*best, *(own for own in decision.alternatives if own not in best)]:
+        is_chosen = (one.batch_size, one.lr) == chosen
+        if is_chosen or one in best:
+            yield _cells(one), is_chosen
+
+
+def limit_words(decision: DecisionRecord) -> str:
+    """Return why something else was applied than asked for; empty where nothing was."""
+    if not decision.limit:
+        return ""
+    asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
+    return f"{asked} was asked for; {decision.limit}"
+
+
+def target_words(decision: DecisionRecord) -> str:
+    """Return where a decision steers to."""
+    if decision.target is None:
+        return "-"
+    c_bar, l_cum = decision.target
+    return f"C̄ {position_words(c_bar)}, L {position_words(l_cum)}"
 
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:

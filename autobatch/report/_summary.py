@@ -1,12 +1,9 @@
 """The end of a run as a person judges it: figures beside the beacons', what was decided, a verdict, what to do next."""
 
-import math
 import shlex
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +14,7 @@ from autobatch.policies.steer import LEARNT_NOTHING
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
 from autobatch.report._story import diverged_words
+from autobatch.report._tables import headed, named_facts
 from autobatch.report._words import (
     applied_words,
     configuration_words,
@@ -27,8 +25,6 @@ from autobatch.report._words import (
     seconds_words,
 )
 from autobatch.training import Summary
-
-Words = Callable[[float | None], str]
 
 
 def summary_view(record: RunRecord) -> RenderableType:
@@ -65,17 +61,15 @@ def _heading(record: RunRecord, summary: Summary) -> Text:
 
 
 def _figures(summary: Summary, comparison: Comparison | None) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("")
-    table.add_column("this run", justify="right", style="bold")
+    headings = ["", "this run"]
     if comparison is not None:
         best = comparison.best
-        seeds = f"{len(best.seeds)} seed{'s' if len(best.seeds) != 1 else ''}"
-        table.add_column(
-            f"best fixed beacon\n{configuration_words(best.batch_size, best.lr)}, {seeds}", justify="right"
-        )
-        diverged = f"\n{comparison.diverged} diverged, left out" if comparison.diverged else "\nleast … greatest"
-        table.add_column(f"all {comparison.beacons} beacons{diverged}", justify="right")
+        seeds = count(len(best.seeds), "seed")
+        diverged = f"{comparison.diverged} diverged, left out" if comparison.diverged else "least … greatest"
+        headings.append(f"best fixed beacon\n{configuration_words(best.batch_size, best.lr)}, {seeds}")
+        headings.append(f"all {comparison.beacons} beacons\n{diverged}")
+    table = headed(*headings, words=("",))
+    table.columns[1].style = "bold"
     for label, own, figure, words in (
         ("validation loss", summary.validation_loss, "validation_loss", loss_words),
         ("validation error", summary.validation_error, "validation_error", percent_words),
@@ -83,30 +77,24 @@ def _figures(summary: Summary, comparison: Comparison | None) -> Table:
         ("examples", summary.examples, "examples", count_words),
         ("optimizer steps", summary.optimizer_steps, "steps", count_words),
     ):
-        cells = [] if comparison is None else _beacon_cells(comparison, figure, words)
+        cells = (
+            () if comparison is None else (comparison.best_words(figure, words), comparison.range_words(figure, words))
+        )
         scored = comparison is not None and comparison.score == figure
         table.add_row(f"{label} (the score)" if scored else label, words(own), *cells)
     _add_times(table, summary, comparison)
     return table
 
 
-def _beacon_cells(comparison: Comparison, figure: str, words: Words) -> list[str]:
-    mean, spread = comparison.best.mean[figure], comparison.best.std[figure]
-    lowest, highest = comparison.ranges[figure]
-    plus_minus = f" ± {words(spread)}" if math.isfinite(spread) and spread > 0 else ""
-    return [words(mean) + plus_minus, f"{words(lowest)} … {words(highest)}" if lowest < highest else words(lowest)]
-
-
 def _add_times(table: Table, summary: Summary, comparison: Comparison | None) -> None:
     if comparison is None:
         table.add_row("time", seconds_words(summary.seconds))
         return
-    lowest, highest = comparison.ranges["training_seconds"]
     table.add_row(
         "time by the clock (1)",
         seconds_words(summary.seconds),
         seconds_words(comparison.best.training_seconds),
-        f"{seconds_words(lowest)} … {seconds_words(highest)}",
+        comparison.range_words("training_seconds", seconds_words),
     )
     if comparison.seconds is not None:
         table.add_row(
@@ -115,9 +103,7 @@ def _add_times(table: Table, summary: Summary, comparison: Comparison | None) ->
 
 
 def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = named_facts()
     facts = run_facts(record)
     if record.epochs:
         facts.insert(3, ("To paste", paste_words(record)))

@@ -16,6 +16,7 @@ from autobatch.control import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.report._follow import durations, silence_words
 from autobatch.report._record import RunRecord
+from autobatch.report._tables import named_facts
 from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.training import EpochRow
 
@@ -165,9 +166,7 @@ def _epochs(rows: Sequence[EpochRow], shown: int) -> Table:
 
 
 def _facts(record: RunRecord) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts = named_facts("dim")
     rows = record.epochs
     if rows:
         errors, sizes = [row.validation_error for row in rows], [float(row.batch_size) for row in rows]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autobatch.report._ticks import error_ticks, linear_ticks, log_ticks
+from autobatch.report.plane._ticks import error_ticks, linear_ticks, log_ticks
 
 
 @pytest.mark.parametrize(

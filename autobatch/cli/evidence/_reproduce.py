@@ -117,30 +117,26 @@ def _tell(result: "Reproduction") -> None:
 
 
 def _verdicts(result: "Reproduction") -> "Table":
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    from autobatch.report._tables import named_facts
+
+    table = named_facts()
     for claim in result.claims:
         table.add_row(claim.verdict, Text(f"{claim.name}: {claim.statement} ({claim.section})"))
     return table
 
 
 def _listing() -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from autobatch.evidence._reproduce import ExperimentPlan, experiment_names, load_paper_experiment, plan_experiment
+    from autobatch.report._tables import headed
 
     def cell(plan: ExperimentPlan) -> str:
         runs = f", {plan.runs} runs" if plan.runs else ""
         return f"{plan.task.name}\n{plan.beacons} beacons{runs}"
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("experiment", "sections", "--size full", "--size reduced"):
-        table.add_column(heading)
+    headings = ("experiment", "sections", "--size full", "--size reduced")
+    table = headed(*headings, words=headings)
     for name in experiment_names():
         experiment = load_paper_experiment(name)
         full, reduced = plan_experiment(experiment, "full"), plan_experiment(experiment, "reduced")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +11,7 @@ from rich.text import Text
 from autobatch.beacons import BeaconLibrary, FinalPrediction, Landscape, PredictionQuality, RunPlace
 from autobatch.report import loss_words, percent_words, position_words
 from autobatch.report._story import displacement_words
+from autobatch.report._tables import headed, named_facts
 from autobatch.report._words import configuration_words
 from autobatch.training import Summary
 
@@ -96,9 +96,7 @@ def prediction_view(
 
 
 def _facts(prediction: FinalPrediction, library: BeaconLibrary, told: Told) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold")
-    facts.add_column(overflow="fold")
+    facts = named_facts()
     where = Landscape.fit(library, prediction.progress).displacement(prediction.c_bar, prediction.l_cum)
     facts.add_row(
         "Stands at",
@@ -169,9 +167,9 @@ def _outcome(prediction: FinalPrediction, outcome: Outcome) -> str:
 
 def _best(prediction: FinalPrediction) -> Table:
     figure = _name(prediction.figure)
-    table = _table(f"Best beacons, by {figure}")
-    for heading in ("rank", "configuration", "its beacons", "a new run of it", "this run, switched now"):
-        table.add_column(heading, justify="right" if heading != "configuration" else "left")
+    headings = ("rank", "configuration", "its beacons", "a new run of it", "this run, switched now")
+    note = "ended at, mean ± deviation over seeds; predicted, by the landscape of where beacons ended, for both"
+    table = headed(*headings, words=("configuration",), title=f"\nBest beacons, by {figure}", note=note)
     for rank, one in enumerate(prediction.best, start=1):
         spread = f" ± {_words(prediction.figure, one.spread)}" if math.isfinite(one.spread) else ""
         table.add_row(
@@ -181,17 +179,13 @@ def _best(prediction: FinalPrediction) -> Table:
             _words(prediction.figure, one.fresh),
             _words(prediction.figure, one.switched) if one.known else "not known",
         )
-    table.caption = (
-        "ended at, mean ± deviation over seeds; predicted, by the landscape of where beacons ended, for both"
-    )
-    table.caption_justify = "left"
     return table
 
 
 def _quality(prediction: FinalPrediction, table: Sequence[PredictionQuality]) -> Table:
     figure = _name(prediction.figure)
-    shown = _table("How good such predictions are on these beacons")
-    for heading in (
+    unit = "of the logarithm, about a relative error" if figure.endswith("loss") else "as it is"
+    shown = headed(
         "after",
         "predicted without",
         "runs (configurations)",
@@ -200,8 +194,11 @@ def _quality(prediction: FinalPrediction, table: Sequence[PredictionQuality]) ->
         "regret",
         "error",
         f"in the {_share(prediction.quality.level)} interval",
-    ):
-        shown.add_column(heading, justify="left" if heading == "predicted without" else "right", overflow="fold")
+        words=("predicted without",),
+        title="\nHow good such predictions are on these beacons",
+        note="one run of every configuration that finished, averaged over seeds; regret: what the one predicted best "
+        f"ended above the best; error: root mean square, {unit}",
+    )
     now = [one for one in (prediction.quality, prediction.seed_quality) if one is not None]
     for one in table:
         if one != prediction.quality:
@@ -209,12 +206,6 @@ def _quality(prediction: FinalPrediction, table: Sequence[PredictionQuality]) ->
     for one in now:
         cells = _cells(one, prediction.figure)
         shown.add_row(f"{cells[0]}, now", *cells[1:], style="bold")
-    unit = "of the logarithm, about a relative error" if figure.endswith("loss") else "as it is"
-    shown.caption = (
-        "one run of every configuration that finished, averaged over seeds; regret: what the one predicted best ended "
-        f"above the best; error: root mean square, {unit}"
-    )
-    shown.caption_justify = "left"
     return shown
 
 
@@ -273,12 +264,6 @@ def _warnings(prediction: FinalPrediction, library: BeaconLibrary) -> list[str]:
             f"against {_two(quality.rank_correlation)}): look at that as well."
         )
     return warnings
-
-
-def _table(title: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = f"\n{title}"
-    return table
 
 
 def _share(share: float) -> str:

@@ -139,6 +139,7 @@ def _stored(resume: Path, named: dict[str, Any], given: dict[str, list[str]]) ->
 
 def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -> "RunConfig":
     """Return the configuration with the scouts that were asked for."""
+    from autobatch.policies import policy_kinds
     from autobatch.training import override
 
     asked = {
@@ -149,8 +150,9 @@ def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -
     for option, some in asked.items():
         if some and place is None:
             raise typer.BadParameter(
-                f"policy '{config.policy.name}' makes no scouts; 'steer' and 'pick-after-i-epochs' do, and "
-                "'beacon-follow' where a task has no beacons",
+                f"policy '{config.policy.name}' makes no scouts; policies of the kinds "
+                f"{', '.join(repr(kind) for kind in policy_kinds() if _place_of_scouting(kind) is not None)} do, those "
+                "that follow beacons where a task has none",
                 param_hint=option,
             )
     placed = {option: [f"{place}.{one}" for one in some] for option, some in asked.items() if some}

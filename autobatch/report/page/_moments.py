@@ -7,11 +7,11 @@ from typing import Any
 from autobatch.control import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.report._record import RunRecord
-from autobatch.report._story import position_sentence
+from autobatch.report._story import limit_words, position_sentence, target_words
 from autobatch.report._words import count_words, loss_words, percent_words, seconds_words
 from autobatch.report.page._markup import Html, joined, tag
 from autobatch.report.page._section import ReportedRun, Section, has_place
-from autobatch.report.page._tables import candidates, change_words, limit_words, swatch, target_words
+from autobatch.report.page._tables import candidates, change_words, swatch
 from autobatch.training import EpochRow
 
 

@@ -22,7 +22,6 @@ from autobatch.report.page._section import ReportedRun, Section, sections
 from autobatch.report.page._tables import (
     FIGURES,
     MANY_DECISIONS,
-    beacon_words,
     decisions_table,
     figures_table,
     forks_table,
@@ -163,7 +162,7 @@ def _tiles(run: ReportedRun) -> Html:
     for head, name, words in FIGURES:
         if name == "examples":  # the same for everybody
             continue
-        beside = "" if comparison is None else f"best fixed beacon {beacon_words(comparison, name, words)}"
+        beside = "" if comparison is None else f"best fixed beacon {comparison.best_words(name, words)}"
         tiles.append(_tile(head, words(own_figure(run, name)), beside))
     if comparison is not None and comparison.seconds is not None:
         beside = f"best fixed beacon {seconds_words(comparison.best_seconds)}"

@@ -1,25 +1,30 @@
 """The tables of a page: the runs' figures beside the best fixed beacon's, and every decision with its reason."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from autobatch.control import DecisionRecord
-from autobatch.policies import Candidate
-from autobatch.policies._wording import brief
-from autobatch.report._comparison import Comparison
-from autobatch.report._story import FORK_COLUMNS, SHOWN_CANDIDATES, WON, fork_rows, scout_rows, scouts_sentence
+from autobatch.policies._wording import brief, count
+from autobatch.report._comparison import Comparison, Words
+from autobatch.report._story import (
+    FORK_COLUMNS,
+    WON,
+    fork_rows,
+    limit_words,
+    scout_rows,
+    scouts_sentence,
+    shown_candidates,
+    target_words,
+)
 from autobatch.report._words import (
     configuration_words,
     count_words,
     loss_words,
     percent_words,
-    position_words,
     seconds_words,
 )
 from autobatch.report.page._markup import Html, joined, tag
 from autobatch.report.page._section import ReportedRun, Section
-
-Words = Callable[[float | None], str]
 
 
 def loss_or_power(loss: float | None) -> str:
@@ -61,12 +66,6 @@ def own_seconds(run: ReportedRun) -> tuple[float | None, float | None]:
     """Return a run's seconds by the clock, and the part that measuring took; None where it has not begun."""
     last = run.record.summary or (run.record.epochs[-1] if run.record.epochs else None)
     return (None, None) if last is None else (last.seconds, last.measuring_seconds)
-
-
-def beacon_words(comparison: Comparison, figure: str, words: Words) -> str:
-    """Return a figure of the best fixed beacon, with its spread over seeds."""
-    mean, spread = comparison.best.mean[figure], comparison.best.std[figure]
-    return words(mean) + (f" ± {words(spread)}" if math.isfinite(spread) and spread > 0 else "")
 
 
 def figures_table(section: Section) -> Html:
@@ -172,38 +171,21 @@ def change_words(decision: DecisionRecord, before: DecisionRecord | None) -> str
     return f"{kept}{size}, base rate {rate}{applied}"
 
 
-def target_words(decision: DecisionRecord) -> str:
-    """Return where a decision steers to."""
-    if decision.target is None:
-        return "-"
-    c_bar, l_cum = decision.target
-    return f"C̄ {position_words(c_bar)}, L {position_words(l_cum)}"
-
-
-def limit_words(decision: DecisionRecord) -> str:
-    """Return why something else was applied than asked for; empty where nothing was."""
-    if not decision.limit:
-        return ""
-    asked = configuration_words(decision.requested_batch_size, decision.requested_lr)
-    return f"{asked} was asked for; {decision.limit}"
-
-
 def candidates(decision: DecisionRecord, score: str, *, unfolded: bool = False) -> Html:
     """Return the candidates that a decision weighed, the best predicted first, to be unfolded; a dash for none."""
     if len(decision.alternatives) < 2:
         return Html("-")
-    chosen = (decision.batch_size, decision.lr)
-    known = sorted((own for own in decision.alternatives if own.known), key=lambda candidate: candidate.score)
-    shown = known[:SHOWN_CANDIDATES]
-    shown += [own for own in decision.alternatives if (own.batch_size, own.lr) == chosen and own not in shown]
+    shown = list(shown_candidates(decision))
     heads = ("Candidate", f"Predicted {score.replace('_', ' ')}", "Rest takes", "Final C̄", "Final L")
     rows = [
-        tag("tr", *_candidate_cells(own), class_="chosen" if (own.batch_size, own.lr) == chosen else None)
-        for own in shown
+        tag(
+            "tr", tag("th", name, scope="row"), *(tag("td", words) for words in cells), class_="chosen" if own else None
+        )
+        for (name, *cells), own in shown
     ]
     columns = tag("tr", *(tag("th", head, scope="col") for head in heads))
     table = tag("table", tag("thead", columns), tag("tbody", *rows), class_="candidates")
-    unknown = len(decision.alternatives) - len(known)
+    unknown = sum(not own.known for own in decision.alternatives)
     left_out = len(decision.alternatives) - len(shown)
     notes = [f"{left_out} more"] if left_out else []
     notes += [f"the landscape knows nothing of {unknown}"] if unknown else []
@@ -214,18 +196,6 @@ def candidates(decision: DecisionRecord, score: str, *, unfolded: bool = False) 
         tag("p", "; ".join(notes), class_="note") if notes else "",
         open=unfolded,
     )
-
-
-def _candidate_cells(candidate: Candidate) -> Iterator[Html]:
-    score = f"{loss_words(candidate.score)} ± {loss_words(candidate.uncertainty)}" if candidate.known else "not known"
-    yield tag("th", configuration_words(candidate.batch_size, candidate.lr), scope="row")
-    for words in (
-        score,
-        seconds_words(candidate.seconds),
-        position_words(candidate.c_bar),
-        position_words(candidate.l_cum),
-    ):
-        yield tag("td", words)
 
 
 def _row(heads: list[str], cells: list[str], kind: str) -> Html:
@@ -258,9 +228,9 @@ def swatch(run: ReportedRun) -> Html:
 
 def _beacon_rows(section: Section, comparison: Comparison, *, modelled: bool) -> Iterator[list[str]]:
     best = comparison.best
-    seeds = f"{len(best.seeds)} seed{'s' if len(best.seeds) != 1 else ''}"
+    seeds = count(len(best.seeds), "seed")
     cells = [f"best fixed beacon, {configuration_words(best.batch_size, best.lr)}, {seeds}"]
-    cells += [beacon_words(comparison, name, words) for _, name, words in FIGURES]
+    cells += [comparison.best_words(name, words) for _, name, words in FIGURES]
     cells.append(seconds_words(best.training_seconds))
     if modelled:
         by_table = {run.comparison.best_seconds for run in section.runs if run.comparison is not None}
@@ -268,9 +238,8 @@ def _beacon_rows(section: Section, comparison: Comparison, *, modelled: bool) ->
     yield [*cells, "-"]
     diverged = f", {comparison.diverged} diverged and left out" if comparison.diverged else ""
     cells = [f"all {comparison.beacons} beacons{diverged}"]
-    for name, words in (*((name, words) for _, name, words in FIGURES), ("training_seconds", seconds_words)):
-        lowest, highest = comparison.ranges[name]
-        cells.append(f"{words(lowest)} … {words(highest)}" if lowest < highest else words(lowest))
+    cells += [comparison.range_words(name, words) for _, name, words in FIGURES]
+    cells.append(comparison.range_words("training_seconds", seconds_words))
     yield [*cells, *["-"] * modelled, "-"]
 
 

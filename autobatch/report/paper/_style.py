@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from autobatch.report._ticks import error_ticks
+from autobatch.report.plane._ticks import error_ticks
 
 # Okabe and Ito, without yellow, which is faint on white.
 _RATE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")

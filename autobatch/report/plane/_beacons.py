@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.beacons.landscape import Points
-from autobatch.report._ticks import linear_ticks, log_ticks
 from autobatch.report._words import configuration_words
+from autobatch.report.plane._ticks import linear_ticks, log_ticks
 
 COLOURS = "cividis_r"
 """Perceptually even and the same to colour-blind eyes; reversed, so that light is better."""

@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, Locator, NullLocator
 from autobatch._errors import ConfigError, OutputError
 from autobatch.beacons import BeaconLibrary
 from autobatch.report._record import RunRecord, RunScout
-from autobatch.report._ticks import log_ticks
 from autobatch.report._words import C_AXIS, L_AXIS
 from autobatch.report.plane._beacons import draw_beacons
 from autobatch.report.plane._journey import draw_epochs, draw_journey, draw_scouts, placed_epochs
+from autobatch.report.plane._ticks import log_ticks
 from autobatch.training import EpochRow
 
 _SHOWN_DOTS_PER_INCH = 72

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from autobatch.evidence._statistics import Estimate
 from autobatch.evidence.bench._overall import ALL, Aggregate
 from autobatch.report._save_figure import save_figure
-from autobatch.report._ticks import error_ticks
+from autobatch.report.plane._ticks import error_ticks
 
 Interval = tuple[float, float, float]
 """A figure with the ends of its interval; NaN for what is not known."""
