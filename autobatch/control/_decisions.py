@@ -1,13 +1,13 @@
 """What was decided, what was applied, and why: one record a decision."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from autobatch._plain import Plain
 from autobatch.policies._protocol import Candidate
 
 
 @dataclass(frozen=True)
-class DecisionRecord:
+class DecisionRecord(Plain):
     """One decision of a policy, as asked and as applied.
 
     Attributes:
@@ -66,33 +66,6 @@ class DecisionRecord:
     def turn(self) -> bool:
         """Whether something begins here that a person should be told of."""
         return self.changed or self.fall_begins or self.end_moved
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as a dictionary of plain values; ``from_dict`` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "DecisionRecord":
-        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN."""
-        figures = {
-            key: figure(state[key])
-            for key in ("c_bar", "l_cum", "validation_loss", "validation_error", "lr", "lr_effective")
-        }
-        target = state["target"]
-        alternatives = tuple(_candidate(candidate) for candidate in state["alternatives"])
-        return cls(**{
-            **state,
-            **figures,
-            "batch_size": int(state["batch_size"]),
-            "example": int(state.get("example", 0)),
-            "target": None if target is None else (figure(target[0]), figure(target[1])),
-            "alternatives": alternatives,
-        })
-
-
-def _candidate(state: dict[str, Any]) -> Candidate:
-    figures = ("lr", "c_bar", "l_cum", "score", "uncertainty", "seconds")
-    return Candidate(**{**state, **{key: figure(state[key]) for key in figures}})
 
 
 def figure(value: float | None) -> float:

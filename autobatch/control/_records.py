@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autobatch._plain import plain
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control._decisions import DecisionRecord
 from autobatch.policies._wording import brief
@@ -61,7 +62,7 @@ class Recorder:
             "measuring_share": state["measuring_seconds"] / seconds if examples else None,
             **figures,
         }
-        known = {key: _known(value) for key, value in record.items()}
+        known = {key: plain(value) for key, value in record.items()}
         for logger in self._loggers:
             logger.log(known, examples)
 
@@ -115,10 +116,6 @@ class Recorder:
             return None, None
         delta = Landscape.fit(self._library, progress).displacement(c_bar, l_cum)
         return float(delta[0]), float(delta[1])
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def told_at(*, advice: bool) -> int:

@@ -7,6 +7,7 @@ A policy is asked once before the first epoch and once after every epoch. It see
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from autobatch._plain import Plain
 from autobatch.beacons import BeaconLibrary, CostTable
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Plain):
     """One configuration that a policy weighed, with what it predicted for it.
 
     Attributes:

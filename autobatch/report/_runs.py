@@ -1,6 +1,5 @@
 """All runs below a folder: where each stands and what it came to, a line a run."""
 
-import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
+from autobatch._plain import plain
 from autobatch.control.run import CONFIG, SCOUTING, SUMMARY
 from autobatch.report._record import load_config
 from autobatch.report._tables import headed
@@ -212,8 +212,8 @@ def _state(path: Path, ended: Summary | None) -> str:
 def _figures(row: EpochRow) -> dict[str, Any]:
     return {
         "epochs": row.epoch,
-        "validation_loss": _known(row.validation_loss),
-        "validation_error": _known(row.validation_error),
+        "validation_loss": plain(row.validation_loss),
+        "validation_error": plain(row.validation_error),
         "examples": row.examples,
         "optimizer_steps": row.steps,
         "samples": row.samples,
@@ -226,10 +226,6 @@ def _ended(summary: Summary) -> dict[str, Any]:
     names = set(COLUMNS) & set(Summary.model_fields) - {"policy", "seed", "batch_sizes", "stopped_because"}
     because = summary.stopped_because
     return {name: getattr(summary, name) for name in names} | {"stopped_because": summary.ended_early or because}
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _short(path: str) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from autobatch._errors import AutoBatchError
 from autobatch._files import write_whole
+from autobatch._plain import to_json
 from autobatch.beacons import CostTable
-from autobatch.control.run._files import to_json
 from autobatch.fisher import FisherProbe
 from autobatch.optim import observing
 from autobatch.training._engine import Engine, reproducible

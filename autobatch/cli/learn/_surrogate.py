@@ -32,8 +32,8 @@ def surrogate(
     from dataclasses import asdict
 
     from autobatch._artefacts import find_artefact
+    from autobatch._plain import to_json
     from autobatch.beacons import BeaconLibrary, Branches
-    from autobatch.control.run._files import to_json
     from autobatch.envs.surrogate import alike, load_dynamics
     from autobatch.evidence import measure_fidelity, policy_agreement
     from autobatch.training import load_task, task_info

@@ -96,6 +96,6 @@ def _told(cell: "Cell", event: "Event", value: object) -> None:
 
 
 def _plain(status: "CellsStatus") -> object:
-    from autobatch.control.run._files import plain
+    from autobatch._plain import plain
 
     return plain(status.to_dict())

@@ -5,13 +5,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
 from autobatch._errors import AutoBatchError, MeasureError
-from autobatch.control._decisions import figure
+from autobatch._plain import Plain
 from autobatch.control.measuring._memory import is_out_of_memory
 from autobatch.fisher import FisherProbe, GradientMoments, half_cosine, squared_rows
 from autobatch.fisher import Measurement as Measured
@@ -24,7 +23,7 @@ _LOG = logging.getLogger("autobatch")
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Plain):
     """One measured step.
 
     Attributes:
@@ -58,18 +57,6 @@ class Measurement:
     def usable(self) -> bool:
         """Whether the sample has a position: false where the step had no gradient or one that is not finite."""
         return math.isfinite(self.condition_number) and math.isfinite(self.trace)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the measurement as a dictionary of plain values; ``from_dict`` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "Measurement":
-        """Read back what ``to_dict`` wrote."""
-        numbers = ("lr", "condition_number", "trace", "squared_sum", "seconds")
-        figures = {key: figure(state[key]) for key in numbers}
-        figures |= {key: figure(state.get(key)) for key in ("squared_rows", "half_cosine")}
-        return cls(**{**state, **figures, "batch_size": int(state["batch_size"])})
 
 
 def gradient_moments(measurements: Sequence[Measurement]) -> GradientMoments | None:

@@ -1,13 +1,15 @@
 """A run's files: JSON Lines that are appended to and cut back, and what reads them."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autobatch._errors import CheckpointError
 from autobatch._files import append_whole, write_whole
+from autobatch._plain import to_json
+
+Record = TypeVar("Record")
 
 
 def read_whole(path: Path, what: str) -> bytes:
@@ -20,9 +22,25 @@ def read_whole(path: Path, what: str) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Return strict JSON; a number that is not finite becomes null."""
-    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=indent)
+def load_json(path: Path, what: str, read: Callable[[Any], Record], hint: str = "") -> Record:
+    """Read a record of a run directory.
+
+    Args:
+        path: the file, in JSON.
+        what: the record in words, for the error where there is none.
+        read: makes the record of what the file holds.
+        hint: what to do about a damaged one, a clause.
+
+    Returns:
+        The record.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return read(json.loads(read_whole(path, what)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}{hint}") from None
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -69,14 +87,3 @@ def _epoch_of(path: Path, row: Mapping[str, Any]) -> int:
     if not isinstance(epoch, int):
         raise CheckpointError(f"{path}: a line has no whole number as 'epoch': {to_json(row)[:80]}")
     return epoch
-
-
-def plain(value: Any) -> Any:
-    """Return a value as strict JSON can hold it: a number that is not finite becomes None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value

@@ -11,11 +11,12 @@ from weakref import WeakValueDictionary
 
 from autobatch._errors import OutputError
 from autobatch._files import alone_in, naming_output, write_whole
+from autobatch._plain import plain, to_json
 from autobatch.beacons import BeaconLibrary
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control.measuring import Measurement
 from autobatch.control.run._best import best_beacon
-from autobatch.control.run._files import append_lines, plain, read_lines, to_json
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.control.run._loop import LoopConfig, is_loop, load_loop_config
 from autobatch.control.run._records import (
     CONFIG,

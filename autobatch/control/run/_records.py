@@ -1,14 +1,15 @@
 """What lies in a run directory, and its records as they are read back."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autobatch._errors import CheckpointError
-from autobatch.control._decisions import DecisionRecord, figure
+from autobatch._plain import Plain
+from autobatch.control._decisions import DecisionRecord
 from autobatch.control.measuring import Measurement
 from autobatch.control.run._files import read_lines, read_whole
 
@@ -30,7 +31,7 @@ Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
-class EpochRow:
+class EpochRow(Plain):
     """One line of ``epochs.jsonl``. Totals are since the start of the run.
 
     Attributes:
@@ -66,19 +67,6 @@ class EpochRow:
     validation_error: float
     seconds: float
     measuring_seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as a dictionary of plain values; ``from_dict`` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "EpochRow":
-        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN."""
-        values: dict[str, Any] = {
-            field.name: int(state[field.name]) if field.type is int else figure(state[field.name])
-            for field in fields(cls)
-        }
-        return cls(**values)
 
 
 class Summary(BaseModel):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch._files import place_of_work, write_whole
+from autobatch._plain import plain
 from autobatch._ranges import check_path
 from autobatch.beacons import CostTable
 from autobatch.cells import LOCAL
-from autobatch.control.run._files import plain
 from autobatch.evidence.bench._cards import note_on_cards
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._courses import Course, mean_curve, read_courses, recording_of

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure, percent
@@ -64,34 +64,6 @@ class Scout:
     train_losses: tuple[float, ...]
     scores: tuple[float, ...]
     ended: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form; ``from_dict`` reads it back."""
-        return {
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "train_losses": [_known(loss) for loss in self.train_losses],
-            "scores": [_known(score) for score in self.scores],
-            "ended": self.ended,
-        }
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "Scout":
-        """Read back what ``to_dict`` wrote.
-
-        Args:
-            state: the JSON-able form.
-
-        Returns:
-            The scout.
-        """
-        return cls(
-            int(state["batch_size"]),
-            float(state["lr"]),
-            tuple(math.nan if value is None else float(value) for value in state["train_losses"]),
-            tuple(math.nan if value is None else float(value) for value in state["scores"]),
-            None if state["ended"] is None else str(state["ended"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -253,7 +225,3 @@ def _losses(scout: Scout) -> list[float]:
 def _sound(scout: Scout, place: int) -> bool:
     losses = _losses(scout)
     return len(losses) > place and math.isfinite(losses[place])
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,10 +1,9 @@
 """What a scout of somebody's own loop leaves on disk, so that a scouting that was cut goes on with those that miss."""
 
 import io
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ import torch
 
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import naming_output, write_whole
+from autobatch._plain import Plain, to_json
 from autobatch.beacons import BeaconKey
-from autobatch.control.run._files import read_whole, to_json
+from autobatch.control.run._files import load_json, read_whole
 from autobatch.policies import Scout
 from autobatch.policies.steer import TrainedScout
 
 _VERSION = 1
-_LOSSES = ("train_losses", "validation_losses", "validation_errors")
 
 
 @dataclass(frozen=True)
-class KeptScout:
+class KeptScout(Plain):
     """One scout, and what it was a scout of.
 
     Attributes:
@@ -102,7 +101,7 @@ class ScoutFolder:
             self.drop_state(kept)
         else:
             write_whole(self._state(kept), _dumped(state))
-        content = to_json({"version": _VERSION, **asdict(kept)}, indent=2) + "\n"
+        content = to_json({"version": _VERSION, **kept.to_dict()}, indent=2) + "\n"
         write_whole(self._place(kept.batch_size, kept.lr, kept.seed), content.encode())
 
     def read(self, batch_size: int, lr: float, seed: int) -> KeptScout | None:
@@ -158,12 +157,9 @@ def _dumped(state: Any) -> bytes:
 
 
 def _read(path: Path) -> KeptScout:
-    try:
-        state = json.loads(read_whole(path, "scout"))
-        if state.pop("version") != _VERSION:
+    def kept(state: dict[str, Any]) -> KeptScout:
+        if state["version"] != _VERSION:
             raise ValueError("it is of another version")
-        losses = {key: tuple(math.nan if value is None else float(value) for value in state[key]) for key in _LOSSES}
-        first = state.get("first_loss")  # scouts of older versions have none
-        return KeptScout(**{**state, **losses, "first_loss": math.nan if first is None else float(first)})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged: {error!r}; delete it to train this scout anew") from None
+        return KeptScout.from_dict(state)
+
+    return load_json(path, "scout", kept, "; delete it to train this scout anew")

@@ -1,28 +1,26 @@
 """A fork of a run: one epoch under each of two configurations from the same state, of which one is thrown away."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autobatch._errors import CheckpointError
 from autobatch._files import write_whole
+from autobatch._plain import Plain, to_json
 from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
-from autobatch.control.run._files import plain, read_whole, to_json
+from autobatch.control.run._files import load_json
 from autobatch.policies._wording import configuration
 from autobatch.policies.steer import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.training._trial import FINISHED, Trial, TrialState
 
 
 @dataclass(frozen=True)
-class ForkRecord:
+class ForkRecord(Plain):
     """What a fork came to, and what the epoch that was thrown away has cost.
 
     Attributes:
@@ -59,12 +57,6 @@ class ForkRecord:
     seconds: float
     measuring_seconds: float
 
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "ForkRecord":
-        """Read back what ``plain(asdict(record))`` gave; a figure that is null becomes NaN."""
-        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in state.items()}
-        return cls(**values)
-
 
 @dataclass(frozen=True)
 class ForkedEpoch:
@@ -94,25 +86,15 @@ class _Branch:
     stopped_because: str
 
 
-def forks_to_list(forks: Sequence[ForkRecord]) -> list[dict[str, Any]]:
-    """Return forks as JSON-able values; ``ForkRecord.from_dict`` reads each back."""
-    return [plain(asdict(fork)) for fork in forks]
-
-
 def save_forks(out: Path, forks: Sequence[ForkRecord]) -> None:
     """Write ``forks.json`` into a run directory."""
-    write_whole(out / FORKS, (to_json(forks_to_list(forks), indent=2) + "\n").encode())
+    write_whole(out / FORKS, (to_json([fork.to_dict() for fork in forks], indent=2) + "\n").encode())
 
 
 def load_forks(out: Path) -> list[ForkRecord]:
     """Read ``forks.json`` of a run; empty where there were none."""
     path = out / FORKS
-    if not path.exists():
-        return []
-    try:
-        return [ForkRecord.from_dict(fork) for fork in json.loads(read_whole(path, "forks"))]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+    return load_json(path, "forks", lambda forks: [*map(ForkRecord.from_dict, forks)]) if path.exists() else []
 
 
 def told_fork(fork: Fork) -> str:

@@ -1,14 +1,13 @@
 """Scouts of a run: short trainings at fixed configurations before it, the best of which becomes the run."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
+from autobatch._plain import Plain, to_json
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.control import steps_per_epoch
 from autobatch.control._state import adopted_state
@@ -21,7 +20,7 @@ from autobatch.control.run import (
     SCOUTS,
     EpochRow,
 )
-from autobatch.control.run._files import read_lines, read_whole, to_json
+from autobatch.control.run._files import load_json, read_lines
 from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
@@ -30,7 +29,7 @@ from autobatch.training._run import RunConfig, kept_config
 
 
 @dataclass(frozen=True)
-class ScoutRecord:
+class ScoutRecord(Plain):
     """What one scout came to, and what it has cost.
 
     Attributes:
@@ -65,7 +64,7 @@ class ScoutRecord:
 
 
 @dataclass(frozen=True)
-class Scouting:
+class Scouting(Plain):
     """What the scouts of a run came to, or have come to so far.
 
     Attributes:
@@ -219,7 +218,7 @@ def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutReco
 
 def save_scouting(out: Path, scouting: Scouting) -> None:
     """Write ``scouts.json`` into a run directory."""
-    write_whole(out / SCOUTING, (to_json(asdict(scouting), indent=2) + "\n").encode())
+    write_whole(out / SCOUTING, (to_json(scouting.to_dict(), indent=2) + "\n").encode())
 
 
 def load_scouting(out: Path) -> Scouting | None:
@@ -237,15 +236,7 @@ def load_scouting(out: Path) -> Scouting | None:
     path = out / SCOUTING
     if not path.exists():
         return None
-    try:
-        state = json.loads(read_whole(path, "scouts"))
-        scouts = tuple(_record_from(scout) for scout in state["scouts"])
-        reason = None if state["reason"] is None else str(state["reason"])
-        waiting = tuple((int(size), float(lr)) for size, lr in state.get("waiting", ()))
-        epochs, planned, more = (int(state.get(name, 0)) for name in ("epochs", "planned", "more"))
-        return Scouting(reason, scouts, waiting, epochs, planned, more)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+    return load_json(path, "scouts", Scouting.from_dict)
 
 
 def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, Any], scouting: Scouting) -> None:
@@ -294,15 +285,7 @@ def _modelled(scouts: Sequence[ScoutRecord], costs: CostTable) -> tuple[float, f
     return sum(trained), sum(costs.measuring(one.batch_size) * one.samples for one in scouts)
 
 
-def _record_from(state: dict[str, Any]) -> ScoutRecord:
-    figures = {
-        key: float("nan") if state[key] is None else float(state[key])
-        for key in ("train_loss", "validation_loss", "validation_error", "seconds", "measuring_seconds")
-    }
-    return ScoutRecord(**{**state, **figures})
-
-
 def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord], plan: ScoutPlan) -> Scouting:
     """Return the records of the scouts, none of which has won yet, with the winner marked; ``plan`` was to be tried."""
-    marked = [ScoutRecord(**{**asdict(record), "won": place == choice.scout}) for place, record in enumerate(records)]
+    marked = [replace(record, won=place == choice.scout) for place, record in enumerate(records)]
     return Scouting(choice.reason, tuple(marked), epochs=plan.epochs)

@@ -1,7 +1,6 @@
 """One training that is kept in a run directory: begun, gone on with, and carried out to its summary."""
 
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import naming_output, write_whole
+from autobatch._plain import plain
 from autobatch._yaml import dump_yaml
 from autobatch.beacons._info import differing_keys
 from autobatch.control import DecisionRecord, steps_per_epoch
@@ -32,7 +32,7 @@ from autobatch.control.run import (
     best_beacon,
     load_epochs,
 )
-from autobatch.control.run._files import append_lines, keep_lines, plain
+from autobatch.control.run._files import append_lines, keep_lines
 from autobatch.policies import Policy, planned_epochs
 from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
@@ -40,7 +40,7 @@ from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore,
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
 from autobatch.training._trial import FINISHED, Trial
 from autobatch.training.data import Data
-from autobatch.training.running._forking import ForkRecord, fork_epoch, forks_to_list, save_forks, told_fork
+from autobatch.training.running._forking import ForkRecord, fork_epoch, save_forks, told_fork
 from autobatch.training.running._known import KnownBeacons, KnownCosts
 from autobatch.training.running._scouting import (
     ScoutRecord,
@@ -308,7 +308,7 @@ class Session:
             "controller": self.controller.state_dict(),
             "seconds": self.trial.seconds,
             "stopped_because": self.trial.stopped_because,
-            "forks": forks_to_list(self.forks),
+            "forks": [plain(fork.to_dict()) for fork in self.forks],
         }
         self._keep_best()
         if self.forks:
@@ -337,12 +337,12 @@ class Session:
             epochs=row.epoch,
             stopped_because=self.trial.stopped_because,
             test_error=test_error,
-            test_loss=_known(test_loss),
+            test_loss=plain(test_loss),
             validation_error=row.validation_error,
-            validation_loss=_known(row.validation_loss),
-            train_loss=_known(row.train_loss),
-            c_bar=_known(row.c_bar),
-            l_cum=_known(row.l_cum) if row.samples else None,
+            validation_loss=plain(row.validation_loss),
+            train_loss=plain(row.train_loss),
+            c_bar=plain(row.c_bar),
+            l_cum=plain(row.l_cum) if row.samples else None,
             examples=row.examples + sum(one.examples for one in thrown),
             optimizer_steps=row.steps + sum(one.optimizer_steps for one in thrown),
             samples=row.samples + sum(one.samples for one in thrown),
@@ -354,9 +354,9 @@ class Session:
             batch_sizes=dict(sorted(self.epochs_at.items())),
             ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
             scouting_seconds=sum(scout.seconds for scout in losers),
-            scouts=[plain(asdict(scout)) for scout in scouting.scouts] if scouting is not None else [],
+            scouts=[plain(scout.to_dict()) for scout in scouting.scouts] if scouting is not None else [],
             forking_seconds=sum(fork.seconds for fork in self.forks),
-            forks=forks_to_list(self.forks),
+            forks=[plain(fork.to_dict()) for fork in self.forks],
             shares_loss=self.data.shares_loss,
             best_beacon=best,
             best_beacon_missing=missing,
@@ -379,10 +379,6 @@ def _plain_fork(fork: Fork | None) -> dict[str, Any] | None:
 
 def _told_best(library: KnownBeacons) -> tuple[dict[str, Any] | None, str | None]:
     return (None, library.missing) if library.beacons is None else best_beacon(library.beacons)
-
-
-def _known(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:

@@ -239,7 +239,10 @@ def test_a_run_that_diverges_fails_and_says_what_to_do(home, call):
         (["--scouts", ""], ["--scouts", "''"]),
         (["--scout-share", "0"], ["--scout-share", "0"]),
         (["--scout-share", "0.3"], ["--scout-share", "0.25"]),
-        (["--policy", "fixed", "--scouts", "2"], ["--scouts", "policy 'fixed' makes no scouts", "'steer', 'steer-by-task'"]),
+        (
+            ["--policy", "fixed", "--scouts", "2"],
+            ["--scouts", "'fixed' makes no scouts", "'steer', 'steer-by-task'"],
+        ),
         (["--policy", "s32", "--scout-share", "0.1"], ["--scout-share", "makes no scouts"]),
     ],
 )

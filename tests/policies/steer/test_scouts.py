@@ -1,6 +1,5 @@
 """Which scout ends early, and which goes on."""
 
-import json
 import math
 
 import pytest
@@ -105,12 +104,3 @@ def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
         "no scout came to its end: s32 at lr 0.1 diverged: a; s32 at lr 0.2 diverged: b; "
         "give lower learning rates to choose from",
     )
-
-
-def test_a_scout_survives_json() -> None:
-    own = scout(1.0, NAN, scores=(math.inf, 0.5), ended="diverged")
-    again = Scout.from_dict(json.loads(json.dumps(own.to_dict(), allow_nan=False)))
-    assert (again.batch_size, again.lr, again.ended) == (32, 0.1, "diverged")
-    assert again.train_losses == pytest.approx((1.0, NAN), nan_ok=True)
-    assert again.scores == pytest.approx((NAN, 0.5), nan_ok=True)  # what is not finite is not known
-    assert Scout.from_dict(scout(1.0).to_dict()) == scout(1.0)

@@ -11,7 +11,8 @@ from torch import nn
 
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import write_whole
-from autobatch.control.run._files import append_lines, keep_lines, read_lines, to_json
+from autobatch._plain import to_json
+from autobatch.control.run._files import append_lines, keep_lines, read_lines
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 
 

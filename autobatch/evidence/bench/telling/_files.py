@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import LibraryError
-from autobatch.control.run._files import to_json
+from autobatch._plain import to_json
 from autobatch.evidence.bench._comparison import PolicyComparison
 from autobatch.evidence.bench._figures import PaysBack, PolicyFigures
 from autobatch.evidence.bench._tables import ComparedRun
