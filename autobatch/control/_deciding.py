@@ -34,14 +34,7 @@ class Decisions:
             not.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        rates: OptimizerRates,
-        ranks: Ranks,
-        passage: Passage,
-    ) -> None:
+    def __init__(self, settings: Settings, *, rates: OptimizerRates, ranks: Ranks, passage: Passage) -> None:
         self._policy = settings.policy
         self._batch_sizes = settings.batch_sizes
         self._ruled = settings.rates

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from autobatch._errors import AutoBatchError
@@ -19,40 +18,43 @@ from autobatch.control.run import EpochRow, RunLog
 from autobatch.control.settings import Declared, Settings
 from autobatch.control.steps import Course, Passage
 from autobatch.control.steps._finite import all_finite
-from autobatch.policies import Observation
+from autobatch.policies import Observation, TaskInfo
 
 _LOG = logging.getLogger("autobatch")
 
 
-@dataclass(frozen=True)
 class Parts:
-    """What the ends of periods, the steps and the hand-out of batches go by.
+    """What the ends of periods, the steps and the hand-out of batches go by: the parts of a training.
 
     Attributes:
         settings: what the controller was told.
+        measured: which steps are measured.
         ranks: the processes.
         course: the way through the data.
-        period: the decision period that is trained.
-        standing: what is known at the end of the last.
-        decisions: what was decided.
+        task: what the policy knows.
+        rates: the optimizer's rates.
         passage: brings batches through the model.
         rewinding: keeps the best weights.
-        rates: the optimizer's rates.
+        period: the decision period that is trained.
+        standing: what is known at the end of the last.
         recorder: tells loggers.
         log: keeps the run.
+        decisions: what was decided.
     """
 
     settings: Settings
+    measured: MeasuringPlan
     ranks: Ranks
     course: Course
-    period: Period
-    standing: Standing
-    decisions: Decisions
+    task: TaskInfo
+    rates: OptimizerRates
     passage: Passage
     rewinding: Rewinding
-    rates: OptimizerRates
+    period: Period
+    standing: Standing
     recorder: Recorder
     log: RunLog
+    decisions: Decisions
 
     @property
     def advise(self) -> bool:
@@ -65,16 +67,13 @@ class Periods:
 
     Args:
         parts: of the training.
-        plan: says which of a period's steps are measured.
-        steered: whether schedule and end are the policy's to say.
     """
 
-    def __init__(self, parts: Parts, plan: MeasuringPlan, *, steered: bool) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
         self._standing, self._decisions, self._rates = parts.standing, parts.decisions, parts.rates
         self._recorder, self._log, self._rewinding = parts.recorder, parts.log, parts.rewinding
-        self._plan = plan
-        self._steered = steered
+        self._plan, self._steered = parts.measured, parts.task.steered
         self._advise = parts.advise
         self._declared = Declared(parts.settings)
         self._diverged: str | None = None

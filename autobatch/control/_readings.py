@@ -1,6 +1,6 @@
 """What a training loop reads of its controller: where the training stands, and what is decided."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control._training import Training
 from autobatch.control.measuring import Measurement
+from autobatch.control.run import EpochRow
 from autobatch.control.settings import Settings
 from autobatch.control.steps import BatchPlan, Course
 from autobatch.policies import Observation, TaskInfo
@@ -180,6 +181,11 @@ class Readings(Shown):
     def measurements(self) -> tuple[Measurement, ...]:
         """The measured steps of the last finished period."""
         return self._training.period.samples.measurements
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The finished epochs."""
+        return self._training.log.epochs
 
     @property
     def library(self) -> BeaconLibrary | None:

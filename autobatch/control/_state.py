@@ -71,9 +71,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         steps=training.stepping.steps,
         last=training.decisions.last,
     )
-    if (
-        adopted and not training.course.finished
-    ):  # what the scout's policy has decided for the coming epoch does not hold
+    if adopted and not training.course.finished:  # what the scout's policy decided for the coming epoch does not hold
         training.periods.redecide()
 
 

@@ -29,7 +29,7 @@ from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epo
 _LOG = logging.getLogger("autobatch")
 
 
-class Training:
+class Training(Parts):
     """The parts of a training, the first decision made.
 
     Each knows those above it and none below: ``feed`` hands out batches, ``stepping`` trains them, ``periods`` ends a
@@ -43,19 +43,6 @@ class Training:
         epochs: length of the whole training.
 
     Attributes:
-        settings: what the controller was told.
-        measured: which steps are measured.
-        ranks: the processes.
-        course: the way through the data.
-        task: what the policy knows.
-        rates: the optimizer's rates.
-        passage: brings batches through the model.
-        rewinding: keeps the best weights.
-        period: the decision period that is trained.
-        standing: what is known at the end of the last.
-        recorder: tells loggers.
-        log: keeps the run.
-        decisions: what was decided.
         periods: ends periods.
         stepping: trains batches.
         feed: hands them out.
@@ -69,11 +56,10 @@ class Training:
     ) -> None:
         self.settings = settings
         self.measured = settings.measuring.steps or MeasureWithinBudget(costs=settings.task.costs)
-        advise = bool(settings.advise)
         facts = _checked_loop(settings, model, optimizer, dataset_size, epochs)
         device = _device_of(model, settings)
         self.ranks = Ranks(settings.processes.group, device)
-        if not advise:
+        if not self.advise:
             check_divisible(settings.batch_sizes, self.ranks.size, settings.plan.accumulation)
         settings.measuring.check_ladder(settings.batch_sizes)
         self.rates = OptimizerRates(optimizer)
@@ -83,7 +69,7 @@ class Training:
             settings.plan.periods(dataset_size),
             least_examples(model, self.ranks.size, settings.plan.accumulation),
         )
-        if not advise and 2 * self.course.longest_period < settings.batch_sizes[-1]:
+        if not self.advise and 2 * self.course.longest_period < settings.batch_sizes[-1]:
             raise ConfigError(
                 f"decide_every: batches do not reach across decisions; {self.course.longest_period} examples between "
                 f"two are too few for batches of {settings.batch_sizes[-1]}"
@@ -98,7 +84,7 @@ class Training:
             self.ranks,
             probe_arguments=settings.measuring.probe_arguments(settings.seed),
             measure_all=together,
-            advise=advise,
+            advise=self.advise,
         )
         self.rewinding = Rewinding(self.passage, self.ranks)
         # Ranks that measure together must all go on doing so.
@@ -118,22 +104,9 @@ class Training:
         )
         self._take_scouts()
         self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)
-        parts = Parts(
-            settings=settings,
-            ranks=self.ranks,
-            course=self.course,
-            period=self.period,
-            standing=self.standing,
-            decisions=self.decisions,
-            passage=self.passage,
-            rewinding=self.rewinding,
-            rates=self.rates,
-            recorder=self.recorder,
-            log=self.log,
-        )
-        self.periods = Periods(parts, self.measured, steered=self.task.steered)
-        self.stepping = Stepping(parts, self.periods)
-        self.feed = Feed(parts, self.stepping, device)
+        self.periods = Periods(self)
+        self.stepping = Stepping(self, self.periods)
+        self.feed = Feed(self, self.stepping, device)
         self.periods.begin()
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:

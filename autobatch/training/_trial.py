@@ -147,23 +147,7 @@ class Trial:
         )
         if seen is not None:
             self.stopped_because = f"diverged: {seen}"
-        return EpochRow(
-            epoch=controller.epoch,
-            progress=controller.progress,
-            batch_size=before.batch_size,
-            lr=before.lr,
-            lr_effective=before.lr_effective,
-            c_bar=controller.c_bar,
-            l_cum=controller.l_cum,
-            steps=controller.steps,
-            samples=controller.samples,
-            examples=controller.examples,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            validation_error=validation_error,
-            seconds=self.seconds,
-            measuring_seconds=controller.measuring_seconds,
-        )
+        return self.timed(replace(controller.rows[-1], lr_effective=before.lr_effective))
 
     def timed(self, row: EpochRow) -> EpochRow:
         """Return the figures of the last epoch with the time that has gone by until now."""

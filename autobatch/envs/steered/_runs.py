@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from autobatch.envs.steered._actions import as_parts, steered_masks
 from autobatch.envs.steered._varied import Variation, varied
 from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State
 from autobatch.envs.surrogate._load import load_steered
-from autobatch.envs.surrogate._runs import MEAN, Flags, Floats, Info, Rows, Step, check_members
 from autobatch.envs.surrogate._settings import SteeredSettings
+from autobatch.envs.surrogate._side_by_side import Flags, Floats, Info, Rows, Runs, Step
 from autobatch.policies import Scout, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 
@@ -22,19 +21,14 @@ _SCOUTS = 4
 """Scouts that an episode may have: three rates, and half the batch."""
 
 
-class SteeredRuns:
-    """Trainings on fitted dynamics, one epoch at a time, whose rate falls and which end where the agent says.
-
-    All that an episode leaves to chance is drawn when it begins, from the run's own generator.
+class SteeredRuns(Runs[SteeredSettings]):
+    """Trainings whose rate falls and which end where the agent says.
 
     Args:
         settings: the environment's arguments.
         count: how many runs.
 
     Attributes:
-        dynamics: the fitted dynamics, by task.
-        task: each run's index into ``dynamics``.
-        member: each run's member of the ensemble.
         course: how each goes on.
         limits: what binds the runs, by task.
         seen: what each has shown.
@@ -43,70 +37,39 @@ class SteeredRuns:
     size = CourseView.size
 
     def __init__(self, settings: SteeredSettings, count: int) -> None:
-        self.settings = settings
-        self.count = count
-        self.dynamics = _load(settings)
+        super().__init__(settings, count)
         self._tasks = [_steered_task(dynamics) for dynamics in self.dynamics]
         self._views = [CourseView(task.train_size, adaptive=task.adaptive) for task in self._tasks]
         self._gains = [LogGain(_guessing(dynamics)) for dynamics in self.dynamics]
         self._costs = [dynamics.costs(settings.cost) for dynamics in self.dynamics]
         longest = max(dynamics.epochs for dynamics in self.dynamics)
-        self._states = [dynamics.begin(count) for dynamics in self.dynamics]
         self.limits = [_limits(task, costs, count) for task, costs in zip(self._tasks, self._costs, strict=True)]
         nowhere = np.zeros(count, dtype=np.int64)
         self.course = Course.begun(nowhere, np.zeros(count), np.full(count, longest))
         self.seen = Seen.nothing(count, longest, math.nan)
-        self.task = np.zeros(count, dtype=np.intp)
-        self.member = np.full(count, settings.member if isinstance(settings.member, int) else MEAN)
-        self._potential, self._owed, self._reference = np.zeros((3, count))
-        self._all = np.arange(count)
-        self._noise = np.zeros((count, longest, max(dynamics.noise_size for dynamics in self.dynamics)))
+        self._owed, self._reference = np.zeros((2, count))
 
     def begin(self, rows: Rows, generators: Sequence[np.random.Generator]) -> Info:
-        """Begin an episode of some runs.
-
-        Args:
-            rows: which runs.
-            generators: the generators of all runs; those of ``rows`` are drawn from.
-
-        Returns:
-            What is known of the episodes by name, arrays of shape (count,); only entries of ``rows`` mean something.
-        """
+        """Begin an episode of some runs; see ``Runs.begin``."""
         # Of runs that would draw alike, as where many policies play one episode, scouts go for the first only.
         first: dict[str, int] = {}
         firsts = np.array([first.setdefault(str(generators[row].bit_generator.state), row) for row in rows.tolist()])
         drawn = {row: self._draw(row, generators[row]) for row in first.values()}
         begun = np.array(list(drawn))
-        for index in range(len(self.dynamics)):
-            own = begun[self.task[begun] == index]
-            if own.size:
-                self._begin(index, own, [drawn[row] for row in own.tolist()])
+        for index, own in self._by_task(begun):
+            self._begin(index, own, [drawn[row] for row in own.tolist()])
         twins = firsts != rows
         self._copy(firsts[twins], rows[twins])
         for row, like in zip(rows[twins].tolist(), firsts[twins].tolist(), strict=True):
             generators[row].bit_generator.state = generators[like].bit_generator.state
-        names = np.full(self.count, None, dtype=object)
-        names[rows] = np.array(self.settings.envs, dtype=object)[self.task[rows]]
-        return {"env": names, "member": self.member.copy(), **self._figures()}
+        return {**self._told(rows), **self._figures()}
 
     def advance(self, actions: NDArray[np.int64], rows: Rows | None = None) -> Step:
-        """Do what actions say, and train an epoch.
-
-        Args:
-            actions: an action for each run; those of runs that do not step do not matter.
-            rows: the runs that step; None for all.
-
-        Returns:
-            What it brought.
-        """
+        """Do what actions say, and train an epoch; see ``Runs.advance``."""
         parts = as_parts(self.settings.actions, actions)
         reward, score, spread, c_bar, l_cum, cost = np.zeros((6, self.count))
         diverged, stopped, over = np.zeros((3, self.count), dtype=np.bool_)
-        chosen = self._all if rows is None else rows
-        for index in range(len(self.dynamics)):
-            own = chosen[self.task[chosen] == index]
-            if not own.size:
-                continue
+        for index, own in self._by_task(self._all if rows is None else rows):
             course, limits = self.course.take(own), self.limits[index].take(own)
             stopped[own] = ends = course.advance(parts[own], limits)
             self.course.put(own, course)
@@ -132,23 +95,8 @@ class SteeredRuns:
         figures = {"c_bar": c_bar, "l_cum": l_cum, "score": score, "cost": cost, "spread": spread}
         return Step(reward, over, self._figures() | figures | {"stopped": stopped, "diverged": diverged})
 
-    def observe(self) -> NDArray[np.float32]:
-        """Return what agents see.
-
-        Returns:
-            A new array, float32, of shape (count, size), in [-1, 1].
-        """
-        return self.openings(self._all)
-
     def openings(self, rows: Rows) -> NDArray[np.float32]:
-        """Return what agents see of some runs.
-
-        Args:
-            rows: which runs.
-
-        Returns:
-            A new array, float32, of shape (rows, size).
-        """
+        """Return what agents see of some runs; see ``Runs.openings``."""
         found = np.zeros((len(rows), self.size), dtype=np.float32)
         for index, view in enumerate(self._views):
             at = np.flatnonzero(self.task[rows] == index)
@@ -167,8 +115,8 @@ class SteeredRuns:
 
     def _figures(self) -> Info:
         sizes, factor = np.zeros(self.count, dtype=np.int64), np.ones(self.count)
-        for index, limits in enumerate(self.limits):
-            own = np.flatnonzero(self.task == index)
+        for index, own in self._by_task(self._all):
+            limits = self.limits[index]
             sizes[own] = np.rint(np.exp2(limits.sizes[self.course.size[own]]))
             before = self.course.take(own)
             before.epoch = np.maximum(before.epoch - 1, 0)
@@ -195,11 +143,8 @@ class SteeredRuns:
     def _draw(self, row: int, generator: np.random.Generator) -> tuple[Variation, Floats]:
         """Draw an episode; return how its task varies, and the noise of its scouts."""
         settings = self.settings
-        index = int(generator.integers(len(self.dynamics))) if len(self.dynamics) > 1 else 0
+        index = self._draw_task(row, generator)
         dynamics, task = self.dynamics[index], self._tasks[index]
-        self.task[row] = index
-        if settings.member is None:
-            self.member[row] = generator.integers(dynamics.members)
         own = varied(task, self._costs[index], generator) if settings.vary else Variation.none(task, self._costs[index])
         if settings.start == "random":
             size = int(generator.integers(own.lowest, own.highest + 1))
@@ -208,7 +153,7 @@ class SteeredRuns:
         scouts = np.zeros(shape)
         self._noise[row] = 0.0
         if settings.noise:
-            self._noise[row, : shape[1], : shape[2]] = generator.standard_normal(shape[1:])
+            self._draw_noise(row, generator)
             if settings.start == "scouts":
                 scouts = generator.standard_normal(shape)
         return own, scouts
@@ -344,14 +289,9 @@ class SteeredRuns:
         self.seen.score[rows, epoch], self.seen.train[rows, epoch] = state.seen[:, 0], state.seen[:, 1]
         return state, outcome
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the dynamics out: they are loaded by name."""
-        return {key: value for key, value in self.__dict__.items() if key != "dynamics"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the dynamics again."""
-        self.__dict__.update(state)
-        self.dynamics = _load(self.settings)
+    @staticmethod
+    def _load(env: str, settings: SteeredSettings) -> Dynamics:
+        return load_steered(env, settings.without)
 
 
 class _Party:
@@ -369,12 +309,6 @@ class _Party:
         if len(self.scouts) >= min(len(plan.configurations), _SCOUTS):
             return None
         return (*plan.configurations[len(self.scouts)], plan.epochs)
-
-
-def _load(settings: SteeredSettings) -> list[Dynamics]:
-    found = [load_steered(env, settings.without) for env in settings.envs]
-    check_members(settings, found)
-    return found
 
 
 def _steered_task(dynamics: Dynamics) -> TaskInfo:

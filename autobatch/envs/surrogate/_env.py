@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._spaces import action_space, check_action, check_options, observation_space
-from autobatch.envs.surrogate._runs import Runs, SurrogateRuns
+from autobatch.envs.surrogate._runs import SurrogateRuns
 from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
+from autobatch.envs.surrogate._side_by_side import Runs
 
 _ROW = np.zeros(1, dtype=np.intp)
 
@@ -113,7 +114,7 @@ class SurrogateEnv(DrawnEnv):
         settings = SurrogateSettings(env_names(env, task), **arguments)
         self._made_of(SurrogateRuns(settings, 1), action_space(settings.actions))
 
-    def _made_of(self, runs: Runs, actions: gymnasium.Space[Any]) -> None:
+    def _made_of(self, runs: Runs[Any], actions: gymnasium.Space[Any]) -> None:
         self._runs = runs
         self.observation_space = observation_space(runs.size)
         self.action_space = actions

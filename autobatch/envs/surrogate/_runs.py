@@ -1,101 +1,35 @@
 """Surrogate trainings side by side: what both forms of ``AutoBatch/Surrogate-v0`` step."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autobatch._errors import ConfigError
 from autobatch.envs._reward import Reward
 from autobatch.envs._spaces import action_masks
 from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State
 from autobatch.envs.surrogate._load import load_dynamics
 from autobatch.envs.surrogate._settings import SurrogateSettings
+from autobatch.envs.surrogate._side_by_side import Flags, Info, Rows, Runs, Step
 from autobatch.policies._moves import decode
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
-Rows = NDArray[np.intp]
-Info = dict[str, NDArray[Any]]
 
-MEAN = -1
-"""The member that stands for the average of all."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one epoch brought to each run, arrays of shape (n,); only entries of runs that stepped mean something.
-
-    Attributes:
-        reward: the reward; 0 for a run that did not step.
-        terminated: whether the episode is over; False for a run that did not step.
-        info: other figures by name; they are finite.
-    """
-
-    reward: Floats
-    terminated: Flags
-    info: Info
-
-
-class Runs(Protocol):
-    """What an environment steps: trainings side by side, whatever can be done to them."""
-
-    count: int
-    size: int
-    dynamics: list[Dynamics]
-    task: NDArray[np.intp]
-
-    @property
-    def settings(self) -> SurrogateSettings:
-        """The environment's arguments."""
-        ...
-
-    def begin(self, rows: Rows, generators: Sequence[np.random.Generator]) -> Info:
-        """Begin an episode of some runs; return what is known of them."""
-        ...
-
-    def advance(self, actions: NDArray[Any], rows: Rows | None = None) -> Step:
-        """Train an epoch of the runs that step, of all where nobody says."""
-        ...
-
-    def observe(self) -> NDArray[np.float32]:
-        """Return what agents see of all runs."""
-        ...
-
-    def openings(self, rows: Rows) -> NDArray[np.float32]:
-        """Return what agents see of runs that have just begun."""
-        ...
-
-    def action_masks(self) -> Flags:
-        """Return which actions lead where they say."""
-        ...
-
-
-class SurrogateRuns:
-    """Trainings on fitted dynamics, one epoch at a time; which task a run is of may differ from run to run.
-
-    All that an episode leaves to chance is drawn when it begins, from the run's own generator. So what one run goes
-    through depends on nothing that happens to the others.
+class SurrogateRuns(Runs[SurrogateSettings]):
+    """Trainings whose schedule is the task's.
 
     Args:
         settings: the environment's arguments.
         count: how many runs.
 
     Attributes:
-        dynamics: the fitted dynamics, by task.
-        task: each run's index into ``dynamics``.
-        member: each run's member of the ensemble.
         batch_rung: each run's rung on the ladder.
         rate_rung: each run's rung of the learning rates.
         epoch: finished epochs of each run.
     """
 
     def __init__(self, settings: SurrogateSettings, count: int) -> None:
-        self.settings = settings
-        self.count = count
-        self.dynamics = _load(settings)
+        super().__init__(settings, count)
         moves = [dynamics.moves for dynamics in self.dynamics]
         self.size = self.dynamics[0].view.size
         self._rewards = [
@@ -107,52 +41,27 @@ class SurrogateRuns:
         self._rates = _table([own.learning_rates for own in moves], np.float64)
         self._top = np.array([(len(own.batch_sizes) - 1, len(own.learning_rates) - 1) for own in moves])
         self._epochs = np.array([dynamics.epochs for dynamics in self.dynamics])
-        self._states = [dynamics.begin(count) for dynamics in self.dynamics]
-        self._all = np.arange(count)
-        self.task, self.epoch = np.zeros((2, count), dtype=np.intp)
+        self.epoch = np.zeros(count, dtype=np.intp)
         self.batch_rung, self.rate_rung = np.zeros((2, count), dtype=np.int64)
-        self.member = np.full(count, settings.member if isinstance(settings.member, int) else MEAN)
-        self._potential = np.zeros(count)
         self._openings = np.zeros((len(moves), *self._top.max(axis=0) + 1, self.size), dtype=np.float32)
         for index, own in enumerate(self.dynamics):
             seen = _first_seen(own)
             self._openings[index, : seen.shape[0], : seen.shape[1]] = seen
-        self._noise = np.zeros((count, *np.max([(d.epochs, d.noise_size) for d in self.dynamics], axis=0)))
 
     def begin(self, rows: Rows, generators: Sequence[np.random.Generator]) -> Info:
-        """Begin an episode of some runs.
-
-        Args:
-            rows: which runs.
-            generators: the generators of all runs; those of ``rows`` are drawn from.
-
-        Returns:
-            What is known of the episodes by name, arrays of shape (count,); only entries of ``rows`` mean something.
-        """
+        """Begin an episode of some runs; see ``Runs.begin``."""
         for row in rows.tolist():
             self._draw(row, generators[row])
-        names = np.full(self.count, None, dtype=object)
-        for index, dynamics in enumerate(self.dynamics):
-            own = rows[self.task[rows] == index]
-            if own.size:
-                state = dynamics.begin(own.size)
-                state.batch_rung[:], state.rate_rung[:] = self.batch_rung[own], self.rate_rung[own]
-                self._states[index].put(own, state)
-                names[own] = self.settings.envs[index]
+        for index, own in self._by_task(rows):
+            state = self.dynamics[index].begin(own.size)
+            state.batch_rung[:], state.rate_rung[:] = self.batch_rung[own], self.rate_rung[own]
+            self._states[index].put(own, state)
         self.epoch[rows] = 0
         self._potential[rows] = 0.0
-        return {"env": names, "member": self.member.copy(), **self._figures()}
+        return {**self._told(rows), **self._figures()}
 
     def advance(self, actions: NDArray[Any], rows: Rows | None = None) -> Step:
-        """Train an epoch.
-
-        Args:
-            actions: an action for each run, shape (count, ...); those of runs that do not step do not matter.
-            rows: the runs that step; None for all.
-
-        Returns:
-            What it brought.
-        """
+        """Move, and train an epoch; see ``Runs.advance``."""
         moving: Rows | slice = slice(None) if rows is None else rows
         self._move(actions, moving)
         reward, score, spread, c_bar, l_cum = np.zeros((5, self.count))
@@ -183,16 +92,11 @@ class SurrogateRuns:
         }
 
     def observe(self) -> NDArray[np.float32]:
-        """Return what agents see.
-
-        Returns:
-            A new array, float32, of shape (count, size), in [-1, 1].
-        """
+        """Return what agents see of all runs; see ``Runs.observe``."""
         if len(self.dynamics) == 1:
             return self.dynamics[0].observe(self._states[0])
         seen = np.zeros((self.count, self.size), dtype=np.float32)
-        for index, own in self._groups(None):
-            assert own is not None
+        for index, own in self._by_task(self._all):
             seen[own] = self.dynamics[index].observe(self._states[index].take(own))
         return seen
 
@@ -202,33 +106,19 @@ class SurrogateRuns:
         return action_masks(self.settings.actions, rungs, self._top[self.task])
 
     def openings(self, rows: Rows) -> NDArray[np.float32]:
-        """Return what agents see of runs that have just begun, faster than ``observe`` does.
-
-        Args:
-            rows: which runs.
-
-        Returns:
-            A new array, float32, of shape (rows, size).
-        """
+        """Return what agents see of runs that have just begun, faster than ``observe`` does."""
         seen: NDArray[np.float32] = self._openings[self.task[rows], self.batch_rung[rows], self.rate_rung[rows]]
         return seen
 
     def _draw(self, row: int, generator: np.random.Generator) -> None:
-        settings, several = self.settings, len(self.dynamics) > 1
-        task = int(generator.integers(len(self.dynamics))) if several else 0
-        dynamics = self.dynamics[task]
-        moves = dynamics.moves
-        self.task[row] = task
-        if settings.member is None:
-            self.member[row] = generator.integers(dynamics.members)
+        moves = self.dynamics[self._draw_task(row, generator)].moves
         start = moves.start
-        if settings.start == "random":
+        if self.settings.start == "random":
             ladders = len(moves.batch_sizes), len(moves.learning_rates)
             start = int(generator.integers(ladders[0])), int(generator.integers(ladders[1]))
         self.batch_rung[row], self.rate_rung[row] = start
-        if settings.noise:
-            shape = dynamics.epochs, dynamics.noise_size
-            self._noise[row, : shape[0], : shape[1]] = generator.standard_normal(shape)
+        if self.settings.noise:
+            self._draw_noise(row, generator)
 
     def _move(self, actions: NDArray[Any], rows: Rows | slice) -> None:
         batch_move, rate_move = decode(self.settings.actions, actions[rows])
@@ -253,43 +143,11 @@ class SurrogateRuns:
             if rows is None or rows.size:
                 yield 0, rows
             return
-        chosen = self._all if rows is None else rows
-        task = self.task[chosen]
-        for index in range(len(self.dynamics)):
-            own = chosen[task == index]
-            if own.size:
-                yield index, own
+        yield from self._by_task(self._all if rows is None else rows)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the dynamics out: they are loaded by name."""
-        return {key: value for key, value in self.__dict__.items() if key != "dynamics"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the dynamics again."""
-        self.__dict__.update(state)
-        self.dynamics = _load(self.settings)
-
-
-def _load(settings: SurrogateSettings) -> list[Dynamics]:
-    found = [load_dynamics(env) for env in settings.envs]
-    check_members(settings, found)
-    return found
-
-
-def check_members(settings: SurrogateSettings, found: Sequence[Dynamics]) -> None:
-    """Refuse a member of the ensemble that a task has not.
-
-    Args:
-        settings: the environment's arguments.
-        found: the dynamics of its tasks.
-
-    Raises:
-        ConfigError: there is no such member.
-    """
-    member = settings.member
-    for env, dynamics in zip(settings.envs, found, strict=True):
-        if isinstance(member, int) and member >= dynamics.members:
-            raise ConfigError(f"member: {env!r} has members 0 to {dynamics.members - 1}, got {member}")
+    @staticmethod
+    def _load(env: str, settings: SurrogateSettings) -> Dynamics:
+        return load_dynamics(env)
 
 
 def _table(rows: Sequence[Sequence[float]], dtype: Any) -> NDArray[Any]:

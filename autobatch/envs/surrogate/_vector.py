@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.envs._spaces import action_space, check_options, observation_space
-from autobatch.envs.surrogate._runs import Flags, Floats, Info, Runs, SurrogateRuns
+from autobatch.envs.surrogate._runs import SurrogateRuns
 from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
+from autobatch.envs.surrogate._side_by_side import Flags, Floats, Info, Runs
 
 Observations = NDArray[np.float32]
 
@@ -104,7 +105,7 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
 
-    def _made_of(self, runs: Runs, actions: gymnasium.Space[Any]) -> None:
+    def _made_of(self, runs: Runs[Any], actions: gymnasium.Space[Any]) -> None:
         num_envs = runs.count
         self._runs = runs
         self.single_observation_space = observation_space(runs.size)

@@ -23,10 +23,10 @@ from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._engine import check_optimizer, reproducible, resolve_device
 from autobatch.training._run import RunConfig, RunObserver, kept_config, load_run_config
 from autobatch.training.data import Data, load_data
-from autobatch.training.running._known import costs_of, library_of, told_missing
+from autobatch.training.running._known import costs_of, info_of, library_of, told_missing
 from autobatch.training.running._scout_runs import train_scouts
 from autobatch.training.running._session import Session, check_same
-from autobatch.training.task import check_ladder, run_task_info
+from autobatch.training.task import check_ladder
 
 _BUSY = "another process is training this run; wait for it, or choose another directory"
 
@@ -120,9 +120,7 @@ def _from_other_length(
     config: RunConfig, library: BeaconLibrary, *, data: Data, policy: BeaconFollowPolicy
 ) -> dict[str, Any]:
     """Return the policy's state to begin the run with."""
-    policy.reset(
-        run_task_info(config.task, train_size=len(data.train_labels), costs=config.costs, seed=config.seed), None
-    )
+    policy.reset(info_of(config, data, config.costs), None)
     policy.begin_from(library)
     return policy.state_dict()
 

@@ -8,12 +8,13 @@ import torch
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control._ranks import Ranks
-from autobatch.policies import Policy
+from autobatch.policies import Policy, TaskInfo
 from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, kept_calibration
 from autobatch.training._run import RunConfig, RunObserver
 from autobatch.training._trial import BN
 from autobatch.training.data import Data
+from autobatch.training.task import run_task_info
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,18 @@ class KnownCosts:
 
     table: CostTable | None
     source: str | None
+
+
+def info_of(config: RunConfig, data: Data, costs: CostTable | None) -> TaskInfo:
+    """Return a run's task as its policy sees it, with what its data say of it."""
+    return run_task_info(
+        config.task,
+        train_size=len(data.train_labels),
+        costs=costs,
+        seed=config.seed,
+        num_classes=data.num_classes,
+        shares_loss=data.shares_loss,
+    )
 
 
 def library_of(config: RunConfig, data: Data, policy: Policy) -> KnownBeacons:

@@ -17,9 +17,9 @@ from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
 from autobatch.training.running._carry_out import refuse_occupied
-from autobatch.training.running._known import known_costs, library_of
+from autobatch.training.running._known import info_of, known_costs, library_of
 from autobatch.training.running._scouting import expected_cost, told_plan, told_schedule
-from autobatch.training.task import check_ladder, run_task_info
+from autobatch.training.task import check_ladder
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,7 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
     beacons = library.beacons
     facts.append(("beacons", _told_beacons(beacons, library.missing)))
     costs = known_costs(config, data=data, device=device, library=library)
-    info = run_task_info(
-        task,
-        train_size=len(data.train_labels),
-        costs=costs.table,
-        seed=config.seed,
-        num_classes=data.num_classes,
-        shares_loss=data.shares_loss,
-    )
+    info = info_of(config, data, costs.table)
     policy.reset(info, beacons)
     epochs, plan = planned_epochs(policy, info), None
     if isinstance(policy, ScoutingPolicy) and (beacons is None or not policy.needs_library):

@@ -21,7 +21,7 @@ from autobatch.policies.steer import Scout, ScoutingPolicy
 from autobatch.training._run import RunConfig, RunObserver
 from autobatch.training._trial import FINISHED
 from autobatch.training.data import Data
-from autobatch.training.running._known import KnownBeacons, KnownCosts
+from autobatch.training.running._known import KnownBeacons, KnownCosts, info_of
 from autobatch.training.running._scouting import (
     Scouting,
     ScoutRecord,
@@ -37,7 +37,6 @@ from autobatch.training.running._scouting import (
     train_scout,
 )
 from autobatch.training.running._session import Session, config_yaml
-from autobatch.training.task import run_task_info
 
 
 def train_scouts(
@@ -58,14 +57,7 @@ def train_scouts(
         The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
     """
     ranks = Ranks(None, device)
-    task = run_task_info(
-        config.task,
-        train_size=len(data.train_labels),
-        costs=config.costs,
-        seed=config.seed,
-        num_classes=data.num_classes,
-        shares_loss=data.shares_loss,
-    )
+    task = info_of(config, data, config.costs)
     policy.reset(task, library)
     plan = policy.scouts()
     for line in (told_schedule(policy, task), *([told_plan(plan, task)] if not plan.configurations else ())):
