@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from autobatch._errors import AutoBatchError
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies import load_policy_spec
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_data, load_run_config, load_task, run
 from autobatch.training._calibrate import calibrate, device_kind
@@ -265,7 +266,7 @@ def whole_run(setting: Setting, name: str, policy: str, seed: int) -> dict[str, 
 def found(out: Path) -> dict[str, dict[str, Any]]:
     """Return the figures that are there, by name."""
     path = out / "figures.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(path)
     return {line.pop("name"): line for line in lines}
 
 
@@ -288,8 +289,7 @@ def find_all(setting: Setting) -> None:
         except AutoBatchError as error:
             figure = {"error": str(error).splitlines()[0]}
         line = {"name": name, "device": kind, "torch": torch.__version__, "took": time.monotonic() - begun, **figure}
-        with (setting.out / "figures.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_lines(setting.out / "figures.jsonl", [line])
         told = figure.get("error") or figure.get("ratio") or figure.get("test_error")
         print(f"{name}: {told if told is not None else 'done'} ({line['took']:.1f} s)", flush=True)
 

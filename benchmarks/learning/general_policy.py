@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn import GeneralResult, learn_general, save_general
 from autobatch.policies import load_policy_spec
@@ -86,14 +87,13 @@ def run(tasks: Iterable[str], policy: str, seeds: Iterable[int], data_dir: Path 
             if (label, seed) in {(row["policy"], row["seed"]) for row in recorded(path)}:
                 continue
             row = steer.train(name, policy, seed, data_dir) | {"policy": label}
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_lines(path, [row])
             print(f"{name} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:
     """Return the runs that are there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_lines(path)
 
 
 def page() -> None:

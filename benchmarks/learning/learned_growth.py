@@ -15,7 +15,6 @@ table of ``docs/how-to/train-a-policy.md``. What is there is not trained again. 
 """
 
 import argparse
-import json
 import math
 import random
 import sys
@@ -36,6 +35,7 @@ import steer  # noqa: E402
 from schedules import train_epoch  # noqa: E402
 
 from autobatch.beacons import BeaconLibrary  # noqa: E402
+from autobatch.control.run._files import append_lines, read_lines  # noqa: E402
 from autobatch.policies import TaskInfo, load_policy_spec  # noqa: E402
 from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, described, expected, plan_seconds  # noqa: E402
 from autobatch.policies.steer._plan import Plan, grown  # noqa: E402
@@ -247,13 +247,12 @@ def told_test(logs: np.ndarray) -> str:
 
 def recorded(path: Path) -> list[dict[str, Any]]:
     """Return the lines that are there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_lines(path)
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add a line."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_lines(path, [row])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -34,6 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch import TaskSpec, load_data, load_task
+from autobatch._files import append_whole
+from autobatch.control.run._files import read_lines
 from autobatch.optim import KFAC, MiniBlockFisher, Padam, observing
 from autobatch.training.models import build_model
 
@@ -196,14 +198,13 @@ def train(work: Workload, name: str, lr: float, seed: int) -> list[dict[str, flo
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_lines(path)
 
 
 def add(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_whole(path, f"{json.dumps(row)}\n".encode())  # with NaN, which those that diverged have
 
 
 def usable() -> list[str]:

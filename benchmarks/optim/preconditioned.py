@@ -18,7 +18,6 @@ seeds' ends), means over the seeds. Diverged trainings end at guessing.
 """
 
 import argparse
-import json
 import math
 import warnings
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from torch import Tensor, nn
 
 from autobatch import load_data, load_task
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.fisher import Jacobian, SpectralPosition, TakenGradients, spectrum_of
 from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, observing
 from autobatch.optim._mini_block import _direction
@@ -235,7 +235,7 @@ def trained(work: str, name: str, size: int, lr: float, seed: int, data: Data) -
 
 def recorded() -> list[dict[str, Any]]:
     """Return the trainings that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return read_lines(RESULTS)
 
 
 def run() -> None:
@@ -249,8 +249,7 @@ def run() -> None:
         for size, lr, seed in ((size, lr, seed) for size in SIZES for lr in RATES[name] for seed in SEEDS):
             if (work, name, size, lr, seed) not in done:
                 row = trained(work, name, size, lr, seed, data)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_lines(RESULTS, [row])
                 print(row, flush=True)
 
 

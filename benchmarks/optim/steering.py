@@ -10,7 +10,6 @@ are those of the gradients before they are preconditioned, as they are measured 
 """
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -20,6 +19,7 @@ from typing import Any
 
 from autobatch import RunConfig, TaskSpec, load_policy_spec, load_task, run
 from autobatch.beacons import BeaconLibrary
+from autobatch.control.run._files import append_lines, read_lines
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "optim" / "steering.jsonl"
@@ -44,7 +44,7 @@ def task(optimizer: str) -> TaskSpec:
 
 def recorded() -> dict[tuple[str, str, int], dict[str, Any]]:
     """Return the runs that are there, by optimizer, policy and seed."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = read_lines(RESULTS)
     return {(row["optimizer"], row["policy"], row["seed"]): row for row in rows}
 
 
@@ -62,8 +62,7 @@ def trained(optimizer: str, policy: str, seed: int) -> dict[str, Any]:
     names = ("validation_loss", "test_loss", "test_error", "optimizer_steps", "batch_sizes", "stopped_because")
     row = {"optimizer": optimizer, "policy": policy, "seed": seed, **{name: getattr(summary, name) for name in names}}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_lines(RESULTS, [row])
     print(row, flush=True)
     return row
 

@@ -10,7 +10,6 @@ what the forks said beside what came of growing at the end, as logarithms of rat
 seeds, and the mean with its standard error over seeds.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from schedules import ROOT, command_line, train_epoch
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.training import load_data, load_task
 from autobatch.training._checkpoint import put_back, snapshot
@@ -85,7 +85,7 @@ def train(name: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
 def recorded(name: str) -> list[dict[str, Any]]:
     """Return the seeds that are there."""
     path = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_lines(path)
 
 
 def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
@@ -95,8 +95,7 @@ def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
     for seed in seeds:
         if seed not in done:
             row = train(name, seed, data_dir)
-            with (RESULTS / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_lines(RESULTS / f"{name}.jsonl", [row])
             print(f"{name} {seed}: {row['stayed'][0]:.4f} {row['doubled'][0]:.4f}", flush=True)
 
 

@@ -18,6 +18,7 @@ from statistics import fmean
 from steer import ROOT, numbers
 
 from autobatch import BeaconLibrary
+from autobatch.control.run._files import append_lines
 from autobatch.policies import load_policy_spec
 from autobatch.training import RunConfig, load_task, run
 
@@ -53,8 +54,7 @@ def run_all(name: str, seeds: Sequence[int], data_dir: Path | None) -> None:
                 "validation_loss": summary.validation_loss, "test_loss": summary.test_loss,
                 "test_error": summary.test_error,
             }  # fmt: skip
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_lines(RESULTS, [row])
             print(row, flush=True)
 
 

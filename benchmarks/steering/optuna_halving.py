@@ -12,7 +12,6 @@ best trial that came to its end is the result. One line a seed goes to ``benchma
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -25,6 +24,7 @@ from steer import RESULTS, ROOT, numbers, recorded
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import steps_per_epoch
+from autobatch.control.run._files import append_lines
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.training import RunConfig, load_data, load_task
 from autobatch.training._engine import reproducible
@@ -116,8 +116,7 @@ def main(arguments: list[str]) -> None:
     for seed in numbers(given.seeds):
         if seed not in found:
             row = tune(given.task, seed, given.data_dir)
-            with (RESULTS / f"{given.task}.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_lines(RESULTS / f"{given.task}.jsonl", [row])
             print(f"{given.task} {seed}: {row['test_loss']} after {len(row['trials'])} trials", flush=True)
 
 

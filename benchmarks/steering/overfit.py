@@ -16,7 +16,6 @@ and keeps its validation figures in ``benchmarks/results/steer_curves.jsonl``.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from new_tasks import help_text
 from steer import BEST, NEW, ROOT
 
 from autobatch import BeaconLibrary, LibraryError
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies import Observation, load_policy_spec
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._policy import SteerParameters
@@ -88,7 +88,7 @@ def write_data(folder: Path) -> None:
 
 def recorded() -> list[dict[str, Any]]:
     """Return the runs that are there."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return read_lines(RESULTS)
 
 
 def run_all() -> None:
@@ -113,8 +113,7 @@ def run_all() -> None:
                         "validation_loss": summary.validation_loss, "test_loss": summary.test_loss,
                         "test_error": summary.test_error, "steps": summary.optimizer_steps,
                     }  # fmt: skip
-                    with RESULTS.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    append_lines(RESULTS, [row])
                     print(row, flush=True)
 
 
@@ -199,14 +198,13 @@ def train_curves(data_dir: Path | None) -> None:
                 run(config, Path(folder) / "run")
                 rows = load_epochs(Path(folder) / "run")
             figures = {key: [getattr(row, key) for row in rows] for key in ("validation_loss", "validation_error")}
-            with CURVES.open("a") as file:
-                file.write(json.dumps({"task": name, "seed": seed, "epochs": task.epochs, **figures}) + "\n")
+            append_lines(CURVES, [{"task": name, "seed": seed, "epochs": task.epochs, **figures}])
             print(name, seed, flush=True)
 
 
 def curves() -> list[dict[str, Any]]:
     """Return the curves that are there."""
-    return [json.loads(line) for line in CURVES.read_text().splitlines()] if CURVES.exists() else []
+    return read_lines(CURVES)
 
 
 def _observation(epoch: int, figures: dict[str, float]) -> Observation:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import derive_generator, derive_seed, steps_per_epoch
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.training import Data, TaskSpec, load_data, load_task
 from autobatch.training._engine import Engine, divergence, reproducible, seed_global_generators
 
@@ -124,7 +125,7 @@ def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
     """Train what is missing."""
     path = RESULTS / f"{name}.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = read_lines(path)
     done = {(tuple(one["plan"]), one["seed"]) for one in found}
     task = load_task(ROOT / "envs" / name)
     data = load_data(task, data_dir, torch.device("cpu"))
@@ -132,8 +133,7 @@ def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
         for plan in PLANS[name]:
             if (plan, seed) not in done:
                 row = train(task, data, plan, seed)
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_lines(path, [row])
                 print(f"{name} {plan} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 

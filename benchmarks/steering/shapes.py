@@ -20,6 +20,7 @@ import torch
 from schedules import ROOT, command_line, train_epoch
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.control.run._files import append_lines
 from autobatch.policies.steer._plan import grown
 from autobatch.training import load_data, load_task
 from autobatch.training._engine import Engine, divergence, reproducible
@@ -80,8 +81,7 @@ def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
                 "task": name, "plan": plan, "seed": seed, "validation_loss": validation, "test_loss": test,
                 "test_error": error,
             }  # fmt: skip
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_lines(RESULTS, [row])
             print(row, flush=True)
 
 

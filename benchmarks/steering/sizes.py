@@ -18,6 +18,7 @@ from unittest import mock
 
 import steer
 
+from autobatch.control.run._files import append_lines
 from autobatch.policies import load_policy_spec
 
 RESULTS = steer.ROOT / "benchmarks" / "results" / "steer_sizes.jsonl"
@@ -60,8 +61,7 @@ def run_all(data_dir: Path | None) -> None:
                 ):
                     row = steer.train(task, "steer", seed, data_dir)
                 kept = {"key": (task, size, lr, length, seed), **{name: row[name] for name in FIGURES}}
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(kept) + "\n")
+                append_lines(RESULTS, [kept])
                 print(f"{task} s{size} at {lr:g}, {length:.0%}, {seed}: {row['test_loss']:.4f}", flush=True)
 
 

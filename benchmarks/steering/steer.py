@@ -16,7 +16,6 @@ middle one of the task's, as one who knows nothing would; `prodigy` is the optim
 """
 
 import argparse
-import json
 import math
 import shutil
 import sys
@@ -30,6 +29,7 @@ import pandas as pd
 from scipy import stats
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies import load_policy_spec, policy_kind
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.report._comparison import modelled_seconds
@@ -127,7 +127,7 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
 def recorded(name: str) -> list[dict[str, Any]]:
     """Return the runs that are there."""
     path = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_lines(path)
 
 
 def numbers(text: str) -> list[int]:
@@ -144,8 +144,7 @@ def run_all(name: str, policies: Iterable[str], seeds: Iterable[int], data_dir: 
         for policy in policies:
             if (policy, seed) not in found:
                 row = train(name, policy, seed, data_dir)
-                with (RESULTS / f"{name}.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_lines(RESULTS / f"{name}.jsonl", [row])
                 print(f"{name} {policy} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
