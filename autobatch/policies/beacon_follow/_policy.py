@@ -13,7 +13,7 @@ from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.beacons import BeaconLibrary, Landscape, Standing, forecast
-from autobatch.policies._parameters import PolicyParameters, after_reset
+from autobatch.policies._parameters import PolicyParameters
 from autobatch.policies._protocol import Candidate, Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count
@@ -22,8 +22,6 @@ from autobatch.policies.beacon_follow._telling import Teller
 from autobatch.policies.beacon_follow._trust import told_mismatch
 from autobatch.policies.steer import (
     Fork,
-    ForkChoice,
-    ForkOutcome,
     Scout,
     ScoutChoice,
     ScoutPlan,
@@ -69,15 +67,15 @@ class BeaconFollowParameters(PolicyParameters):
     changes="batch size, rate",
     when="Beacons of this very task are there, for many trainings of it; without them it does as steer.",
 )
-class BeaconFollowPolicy:
-    """Follow the beacons: see the module and ``docs/concepts/beacon-follow.md``."""
+class BeaconFollowPolicy(SteerPolicy):
+    """Follow the beacons, see the module and ``docs/concepts/beacon-follow.md``; without any, do as ``steer``."""
 
     needs_library = True
 
     def __init__(self, parameters: BeaconFollowParameters) -> None:
-        self.parameters = parameters
+        super().__init__(parameters.without_beacons)
+        self._follow = parameters
         self._run: _Run | None = None
-        self._steer: SteerPolicy | None = None
         self._changed_at = 0
         self._shares: dict[tuple[int, float], float] = {}
         self._losses: dict[int, float] = {}
@@ -93,19 +91,15 @@ class BeaconFollowPolicy:
         Raises:
             ConfigError: none of the beacons lies on the task's ladder and rates, or the cost table lacks a batch size.
         """
-        self._run = self._steer = None
+        super().reset(task, None)
         self._changed_at = 0
         self._shares, self._losses, self._mismatch = {}, {}, ""
-        if library is not None:
-            self._run = _Run(self.parameters, task, library)
-            return
-        self._steer = SteerPolicy(self.parameters.without_beacons)
-        self._steer.reset(task, None)
+        self._run = None if library is None else _Run(self._follow, task, library)
 
     @property
     def planned_epochs(self) -> int | None:
         """Decision periods after which training is planned to end; None where beacons are there, and nothing is."""
-        return self._steer.planned_epochs if self._steer is not None else None
+        return super().planned_epochs if self._run is None else None
 
     def begin_from(self, library: BeaconLibrary) -> None:
         """Start from the best of beacons of the same task that trained longer or shorter, and steer from there.
@@ -121,14 +115,14 @@ class BeaconFollowPolicy:
             RuntimeError: this run has beacons of its own length.
         """
         best = library.best_fixed()
-        lr = self._steering().rate_at_another_length(best.lr, library.epochs or 0)
+        lr = self.rate_at_another_length(best.lr, library.epochs or 0)
         reason = (
             f"the best of {count(len(library.beacons), 'beacon')} of this task, which trained "
             f"{count(library.epochs or 0, 'epoch')}, was {configuration(best.batch_size, best.lr)}"
         )
         if lr != best.lr:
             reason += ", at a rate for this run's length"
-        self._steering().begin(best.batch_size, lr, f"{configuration(best.batch_size, lr)}: {reason}")
+        self.begin(best.batch_size, lr, f"{configuration(best.batch_size, lr)}: {reason}")
 
     def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first: none where there are beacons.
@@ -139,7 +133,7 @@ class BeaconFollowPolicy:
         Returns:
             The plan.
         """
-        return self._steer.scouts(done) if self._steer is not None else ScoutPlan((), 1)
+        return super().scouts(done) if self._run is None else ScoutPlan((), 1)
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
         """Choose among the scouts, and go on from there.
@@ -153,7 +147,9 @@ class BeaconFollowPolicy:
         Raises:
             RuntimeError: there are beacons, so none was asked for.
         """
-        return self._steering().take(scouts)
+        if self._run is not None:
+            raise RuntimeError("this run has beacons and asked for no scouts and no forks")
+        return super().take(scouts)
 
     def fork(self, observation: Observation) -> Fork | None:
         """Return what to try beside what is in force: nothing where there are beacons.
@@ -164,42 +160,12 @@ class BeaconFollowPolicy:
         Returns:
             The fork.
         """
-        return self._steer.fork(observation) if self._steer is not None else None
+        return super().fork(observation) if self._run is None else None
 
     @property
     def best_period(self) -> int | None:
         """Finished epochs after which the weights are worth keeping, where nothing but ``steer`` decides."""
-        return self._steer.best_period if self._steer is not None else None
-
-    @property
-    def back_to(self) -> int | None:
-        """Finished epochs to whose weights training should go back now, as ``steer`` has it."""
-        return self._steer.back_to if self._steer is not None else None
-
-    def gone_back(self) -> None:
-        """Decide from here on as after going back there."""
-        self._steering().gone_back()
-
-    def turn(self, fork: Fork) -> None:
-        """Decide from here on as if the fork were taken.
-
-        Args:
-            fork: what ``fork`` returned.
-        """
-        self._steering().turn(fork)
-
-    def judge(self, fork: Fork, outcome: ForkOutcome, observation: Observation) -> ForkChoice:
-        """Choose between the fork and what was in force, and go on from there.
-
-        Args:
-            fork: what ``fork`` returned.
-            outcome: what both came to.
-            observation: where the run stood when they began.
-
-        Returns:
-            The choice.
-        """
-        return self._steering().judge(fork, outcome, observation)
+        return super().best_period if self._run is None else None
 
     def decide(self, observation: Observation) -> Decision:
         """Weigh every candidate and choose.
@@ -213,9 +179,9 @@ class BeaconFollowPolicy:
         Raises:
             RuntimeError: ``reset`` was not called.
         """
-        if self._steer is not None:
-            return self._steer.decide(observation)
-        run = after_reset(self._run)
+        run = self._run
+        if run is None:
+            return super().decide(observation)
         used = (observation.batch_size, observation.lr)
         if self._misled(observation):
             return _stay(observation, self._mismatch)
@@ -234,11 +200,6 @@ class BeaconFollowPolicy:
             self._mismatch = told_mismatch(self._run.library, used, self._losses)
         return bool(self._mismatch)
 
-    def _steering(self) -> SteerPolicy:
-        if self._steer is None:
-            raise RuntimeError("this run has beacons and asked for no scouts and no forks")
-        return self._steer
-
     def state_dict(self) -> dict[str, Any]:
         """Return the last change, the share of the training under each configuration, and whether the beacons fit."""
         return {
@@ -246,7 +207,7 @@ class BeaconFollowPolicy:
             "shares": [[*used, share] for used, share in self._shares.items()],
             "train_losses": [[epoch, loss] for epoch, loss in self._losses.items() if math.isfinite(loss)],
             "mismatch": self._mismatch,
-            "steer": None if self._steer is None else self._steer.state_dict(),
+            "steer": super().state_dict() if self._run is None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -259,14 +220,14 @@ class BeaconFollowPolicy:
             CheckpointError: it is of a run that began with beacons and has none now, or the other way round.
         """
         steer = state.get("steer")  # states of older versions have none
-        if (steer is None) != (self._steer is None):
+        if (steer is None) != (self._run is not None):
             begun, now = ("without", "they are there") if steer is not None else ("with", "they are missing")
             raise CheckpointError(
                 f"policy 'beacon-follow' began this run {begun} beacons of the task, and now {now}: it cannot go on"
             )
         self._changed_at = int(state["changed_at"])
-        if self._steer is not None:
-            self._steer.load_state_dict(state["steer"])
+        if steer is not None:
+            super().load_state_dict(steer)
         used = state.get("shares", ())  # states of older versions have none
         self._shares = {(int(size), float(lr)): float(share) for size, lr, share in used}
         self._losses = {int(epoch): float(loss) for epoch, loss in state.get("train_losses", ())}

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.policies._parameters import PolicyParameters
+from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, duration, figure, percent
@@ -158,7 +158,7 @@ class SteerPolicy:
         self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
-    def planned_epochs(self) -> int:
+    def planned_epochs(self) -> int | None:
         """Decision periods after which training is planned to end: the task's, where the schedule is not steered."""
         task = self._known_task()
         return self._plan.end if task.steered else task.epochs
@@ -445,6 +445,4 @@ class SteerPolicy:
         return f"the rate has come to its end after {plan.end} of {task.epochs} epochs{back}: stop{spared}"
 
     def _known_task(self) -> TaskInfo:
-        if self._task is None:
-            raise RuntimeError("call reset(task, library) before decide()")
-        return self._task
+        return after_reset(self._task)
