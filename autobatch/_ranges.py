@@ -1,15 +1,19 @@
 """What comes from a user, held to the kind and the range that is stated for it."""
 
+import inspect
 import math
 import operator
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from autobatch._errors import ConfigError
+from autobatch._errors import ConfigError, near_names
 
 _ROUND_OFF = 1e-6
+
+Made = TypeVar("Made")
 
 
 def check_whole(value: Any, what: str, least: int = 1) -> int:
@@ -74,3 +78,18 @@ def check_kind(value: Any, kinds: tuple[type, ...], what: str) -> None:
     if value is not None and not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"{what}: expected {names}, got {value!r}")
+
+
+def names_arguments(made: type[Made]) -> type[Made]:
+    """Have a class name what comes near an argument that it does not have: a ConfigError in place of a TypeError."""
+    own, known = made.__init__, tuple(inspect.signature(made).parameters)
+
+    @wraps(own)
+    def checked(self: Any, *given: Any, **named: Any) -> None:
+        for name in named:
+            if name not in known:
+                raise ConfigError(f"{made.__name__}: no argument is called '{name}'; {near_names(name, known)}")
+        own(self, *given, **named)
+
+    made.__init__ = checked  # type: ignore[method-assign, assignment]
+    return made

@@ -19,6 +19,7 @@ from autobatch._errors import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
 from autobatch.beacons._info import differing_keys
 from autobatch.cells import LOCAL, is_local, refuse_ranks
+from autobatch.control.run._files import load_json
 from autobatch.envs.surrogate import SurrogateVectorEnv
 from autobatch.learn._cells import EpisodeCells, EpisodeRun
 from autobatch.learn._cem import CemSettings, CrossEntropy
@@ -265,10 +266,7 @@ def _by_sb3(
 ) -> tuple[Network, float]:
     started = time.perf_counter()
     path = folder / "seconds.json"
-    try:
-        before = float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+    before = load_json(path, "learning", float) if path.exists() else 0.0
     record = _progress_table(folder)
     longest = max(plan.epochs or load_task(env).epochs for env in plan.envs)
 

@@ -42,6 +42,7 @@ from autobatch.control import (
 from autobatch.control._ranks import Ranks
 from autobatch.control.run import load_epochs, load_summary
 from autobatch.policies import Decision, Observation
+from autobatch.policies._parameters import Stateless
 
 SIZE = 85  # leaves a ragged last batch at every size
 TIMEOUT = datetime.timedelta(seconds=20)
@@ -50,7 +51,7 @@ Body = Callable[[Group, Group], None]
 _LADDER = (8, 16, 32)
 
 
-class Scripted:
+class Scripted(Stateless):
     """Follows a list of batch sizes; may only be asked on the rank that decides."""
 
     needs_library = False
@@ -67,12 +68,6 @@ class Scripted:
         self.seen.append(observation)
         size = self.sizes[min(observation.epoch, len(self.sizes) - 1)]
         return Decision(size, self.lr, reason="as written")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Returning(Scripted):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval
+from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, Measuring, Rates
 from tests.control.loops import Toy
 
 
@@ -101,3 +101,11 @@ def test_model_and_optimizer_of_another_kind_are_named(swapped: str) -> None:
     for wrong in (3, parts["optimizer"] if swapped == "model" else model):
         with pytest.raises(ConfigError, match=f"{swapped}: expected"):
             AutoBatchController(**parts | {swapped: wrong}, policy="s8", batch_sizes=(8,), dataset_size=32, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "near"), [(Rates, "lr_rule", "rule"), (Measuring, "reduction", "loss_reduction")]
+)
+def test_settings_name_what_comes_near_an_argument_that_they_do_not_have(made: type, name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"{made.__name__}: no argument is called '{name}'; .*'{near}'"):
+        made(**{name: 1})

@@ -12,11 +12,12 @@ from autobatch import ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, DecisionRecord, MeasureAtInterval, Rates
 from autobatch.control.run import load_summary
 from autobatch.policies import Decision, Observation, TaskInfo
+from autobatch.policies._parameters import Stateless
 
 EXAMPLES = 16
 
 
-class Steering:
+class Steering(Stateless):
     """Halves the rate once, then stops."""
 
     needs_library = False
@@ -34,12 +35,6 @@ class Steering:
 
     def decide(self, observation: Observation) -> Decision:
         return self.decisions[min(observation.epoch, len(self.decisions) - 1)]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Loop:

@@ -28,6 +28,7 @@ from autobatch import AutoBatchController, AutoBatchError, ConfigError, integrat
 from autobatch.control import BatchPlan, MeasureAtInterval, permutation  # noqa: E402
 from autobatch.integrations import AcceleratedController, ScheduleByExamples  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
+from autobatch.policies._parameters import Stateless  # noqa: E402
 from tests.control.loops import Returns  # noqa: E402
 from tests.processes import FORKED  # noqa: E402
 
@@ -35,7 +36,7 @@ SIZE, EPOCHS, SIZES = 50, 3, (8, 24, 16)
 RUNS = ("accelerate", "accelerate accumulated", "trainer", "trainer accumulated", "trainer split")
 
 
-class Sizes:
+class Sizes(Stateless):
     """A policy that follows a list of batch sizes."""
 
     needs_library = False
@@ -45,12 +46,6 @@ class Sizes:
 
     def decide(self, observation: Observation) -> Decision:
         return Decision(SIZES[min(observation.epoch, 2)], None, "as listed")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Stopping(Sizes):

@@ -26,6 +26,7 @@ from autobatch import scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, Measuring, NeverMeasure, Processes
 from autobatch.policies import Decision, Observation, TaskInfo
+from autobatch.policies._parameters import Stateless
 from tests.control.loops import Returns, inside_steps
 from tests.integrations.first_use import without_lightning
 from tests.processes import FORKED
@@ -61,7 +62,7 @@ pytestmark = [
 ]
 
 
-class Scripted:
+class Scripted(Stateless):
     """A policy that follows a list of batch sizes, one a decision, and remembers what it saw."""
 
     needs_library = False
@@ -78,12 +79,6 @@ class Scripted:
         self.seen.append(observation)
         size = self.sizes[min(observation.epoch, len(self.sizes) - 1)]
         return Decision(size, self.lr, reason=f"s{size} in period {observation.epoch}")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Stopping(Scripted):

@@ -37,12 +37,13 @@ from autobatch import (  # noqa: E402
 from autobatch.control import BatchPlan, LearningRateRule, MeasureAtInterval, NeverMeasure, Rates, permutation  # noqa: E402
 from autobatch.integrations import AutoBatchTrainerCallback, transformers_loop  # noqa: E402
 from autobatch.policies import Decision, Observation  # noqa: E402
+from autobatch.policies._parameters import Stateless  # noqa: E402
 from tests.control.loops import Returns  # noqa: E402
 
 SIZE, EPOCHS = 50, 3
 
 
-class Sizes:
+class Sizes(Stateless):
     """A policy that follows a list of batch sizes."""
 
     needs_library = False
@@ -58,12 +59,6 @@ class Sizes:
         self.seen.append(observation)
         size = self.sizes[min(observation.epoch, len(self.sizes) - 1)]
         return Decision(size, None, f"period {observation.epoch + 1} has {size}")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Stopping(Sizes):

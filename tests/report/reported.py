@@ -42,10 +42,12 @@ def make_rows(library: BeaconLibrary) -> list[EpochRow]:
     return rows
 
 
-def make_decisions(rows: list[EpochRow], reason: str = "because of {}") -> list[DecisionRecord]:
-    """One decision before every epoch."""
+def make_decisions(
+    rows: list[EpochRow], reason: str = "because of {}", *, epochs: int = len(SIZES)
+) -> list[DecisionRecord]:
+    """One decision before every one of the first epochs."""
     decisions = []
-    for epoch, size in enumerate(SIZES):
+    for epoch, size in enumerate(SIZES[:epochs]):
         before = rows[epoch - 1] if epoch else None
         weighed = tuple(
             Candidate(other, 0.1, 100.0, 10.0, 0.05 + 0.001 * other, 0.002, 100.0 / other, known=other != 512)

@@ -14,7 +14,7 @@ from rich.console import Console
 from autobatch._errors import CheckpointError
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
-from autobatch.policies import Candidate, PolicySpec
+from autobatch.policies import PolicySpec
 from autobatch.report import RunRecord, chapters, compare, modelled_seconds, save_plane, story, summary_view, verdict
 from autobatch.report._comparison import modelled_course
 from autobatch.report._record import checked, with_scouts
@@ -22,6 +22,7 @@ from autobatch.report._story import displacement_words
 from autobatch.report._words import path_words, position_words, seconds_words
 from autobatch.training import EpochRow, RunConfig, Summary, load_task
 from tests.beacons.synthetic import make_library
+from tests.report.reported import make_decisions, make_rows, make_summary
 
 SIZES = (16, 16, 64, 128)
 
@@ -32,90 +33,25 @@ def library() -> BeaconLibrary:
 
 
 def epochs(library: BeaconLibrary) -> list[EpochRow]:
-    rows, steps, samples = [], 0, 0
-    for index, size in enumerate(SIZES, start=1):
-        steps, samples = steps + 1024 // size, samples + 2
-        rows.append(
-            EpochRow(
-                epoch=index,
-                progress=index / len(SIZES),
-                batch_size=size,
-                lr=0.1,
-                lr_effective=0.1,
-                c_bar=20.0 * index,
-                l_cum=3.0 * index,
-                steps=steps,
-                samples=samples,
-                examples=1024 * index,
-                train_loss=1.0 / index,
-                validation_loss=0.5 / index,
-                validation_error=0.1 / index,
-                seconds=1.0 * index,
-                measuring_seconds=0.1 * index,
-            )
-        )
-    return rows
+    return [
+        replace(row, progress=at / 4, lr_effective=0.1, c_bar=20.0 * at, l_cum=3.0 * at, seconds=1.0 * at)
+        for at, row in enumerate(make_rows(library)[:4], start=1)
+    ]
 
 
-def decision(epoch: int, size: int, *, changed: bool) -> DecisionRecord:
-    weighed = tuple(
-        Candidate(other, 0.1, 100.0, 10.0, 0.05 + 0.001 * other, 0.002, 100.0 / other, known=other != 512)
-        for other in (16, 64, 128, 512)
-    )
-    return DecisionRecord(
-        epoch=epoch,
-        progress=epoch / len(SIZES),
-        requested_batch_size=size,
-        requested_lr=0.1,
-        batch_size=size,
-        lr=0.1,
-        lr_effective=0.1,
-        changed=changed,
-        reason=f"because of {size}",
-        limit=None,
-        c_bar=20.0 * epoch if epoch else math.nan,
-        l_cum=3.0 * epoch,
-        validation_loss=0.5,
-        validation_error=0.1,
-        target=(100.0, 10.0),
-        alternatives=weighed,
-    )
+def decisions(library: BeaconLibrary) -> list[DecisionRecord]:
+    return [replace(own, progress=own.epoch / 4) for own in make_decisions(epochs(library), epochs=4)]
 
 
 def summary(**changes) -> Summary:
-    figures = {
-        "task": "synthetic",
-        "policy": "beacon-follow",
-        "seed": 0,
-        "device": "test",
-        "epochs": 4,
-        "stopped_because": "finished",
-        "test_error": 0.01,
-        "test_loss": 0.05,
-        "validation_error": 0.02,
-        "validation_loss": 0.05,
-        "train_loss": 0.04,
-        "c_bar": 80.0,
-        "l_cum": 12.0,
-        "examples": 4096,
-        "optimizer_steps": 152,
-        "samples": 8,
-        "seconds": 4.0,
-        "measuring_seconds": 0.4,
-        "measuring_share": 0.1,
-        "measuring_share_modelled": 0.019,
-        "measuring_budget": 0.1,
-        "batch_sizes": {16: 2, 64: 1, 128: 1},
-        "best_beacon": {"batch_size": 16},
-    }
-    return Summary.model_validate(figures | changes)
+    ended = {"epochs": 4, "test_error": 0.01, "examples": 4096, "optimizer_steps": 152, "samples": 8}
+    times = {"seconds": 4.0, "measuring_seconds": 0.4, "measuring_share": 0.1, "batch_sizes": {16: 2, 64: 1, 128: 1}}
+    return make_summary(**ended | times | changes)
 
 
 def record(tmp_path, library, **changes) -> RunRecord:
     config = RunConfig(task=load_task("digits-resnet8"), policy=PolicySpec(name="beacon-follow", kind="beacon-follow"))
-    sizes = [decision(0, 16, changed=True), decision(1, 16, changed=False), decision(2, 64, changed=True)]
-    told = [*sizes, decision(3, 128, changed=True)]
-    return RunRecord(tmp_path, config, epochs(library), told, summary(**changes), library)
+    return RunRecord(tmp_path, config, epochs(library), decisions(library), summary(**changes), library)
 
 
 def printed(view) -> str:
@@ -139,8 +75,7 @@ def test_words():
 
 
 def test_chapters_group_what_did_not_change(library):
-    told = [decision(0, 16, changed=True), decision(1, 16, changed=False), decision(2, 64, changed=True)]
-    found = chapters(told, epochs(library))
+    found = chapters(decisions(library)[:3], epochs(library))
     assert [(chapter.decision.batch_size, len(chapter.kept), len(chapter.epochs)) for chapter in found] == [
         (16, 1, 2),
         (64, 0, 2),

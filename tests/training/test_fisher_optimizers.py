@@ -15,14 +15,13 @@ from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, MeasureAtInterval, Measuring
 from autobatch.control._ranks import Ranks
 from autobatch.control.rates import OptimizerRates
-from autobatch.control.run import CHECKPOINT
 from autobatch.control.steps._passage import _check_fisher
 from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, Padam
 from autobatch.training import EpochRow, RunObserver, load_epochs, load_task, run
-from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training.task import OptimizerSpec
 from autobatch.training.task._task import OPTIMIZER_SETTINGS
-from tests.training.tiny import fixed, timeless, tiny_config, tiny_task
+from tests.training.kills import assert_same_run
+from tests.training.tiny import fixed, tiny_config, tiny_task
 
 NAMES: dict[str, dict[str, Any]] = {
     "padam": {"partial": 0.125},
@@ -46,11 +45,7 @@ def test_a_run_goes_on_bit_by_bit(name: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "parts", Enough())
     run(config, tmp_path / "parts", resume=True)
-    for file in ("epochs.jsonl", "decisions.jsonl"):
-        assert timeless(tmp_path / "whole" / file) == timeless(tmp_path / "parts" / file)
-    whole, parts = (read_checkpoint(tmp_path / place / CHECKPOINT).tensors for place in ("whole", "parts"))
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
     rows = load_epochs(tmp_path / "whole")
     assert rows[-1].train_loss < rows[0].train_loss
 

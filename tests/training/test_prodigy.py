@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from autobatch._errors import ConfigError
-from autobatch.control.run import CHECKPOINT
 from autobatch.training import EpochRow, RunObserver, load_epochs, run
-from autobatch.training._checkpoint import put_back, read_checkpoint, snapshot
+from autobatch.training._checkpoint import put_back, snapshot
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.task import OptimizerSpec
-from tests.training.tiny import fixed, timeless, tiny_config, tiny_task
+from tests.training.kills import assert_same_run
+from tests.training.tiny import fixed, tiny_config, tiny_task
 
 SETTINGS: dict[str, Any] = {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.01}
 
@@ -90,11 +90,7 @@ def test_a_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "parts", Enough())
     run(config, tmp_path / "parts", resume=True)
-    for name in ("epochs.jsonl", "decisions.jsonl"):
-        assert timeless(tmp_path / "whole" / name) == timeless(tmp_path / "parts" / name)
-    whole, parts = (read_checkpoint(tmp_path / name / CHECKPOINT).tensors for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
     rows = load_epochs(tmp_path / "whole")
     assert {row.lr for row in rows} == {1.0}
     assert rows[-1].train_loss < rows[0].train_loss

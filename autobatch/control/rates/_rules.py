@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
-from autobatch._ranges import check_number, check_whole
+from autobatch._ranges import check_number, check_whole, names_arguments
 from autobatch.fisher import GradientMoments
 from autobatch.policies.rivals import NoiseAverage
 
@@ -13,6 +13,7 @@ RuleName = Literal["none", "linear", "sqrt", "power", "adascale"]
 Momentum = Literal["keep", "reset", "rescale"]
 
 
+@names_arguments
 @dataclass(frozen=True)
 class LearningRateRule:
     """What a batch size B does to the learning rate that was chosen for a reference batch size B0.

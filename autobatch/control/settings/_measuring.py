@@ -7,12 +7,13 @@ from typing import Any, Literal
 import torch
 
 from autobatch._errors import ConfigError, near_names
-from autobatch._ranges import check_whole
+from autobatch._ranges import check_whole, names_arguments
 from autobatch.control.measuring import MeasuringPlan
 from autobatch.fisher._probe import BN_MEANINGS, LOSS_REDUCTIONS, MEASURES, SKETCH_ROWS
 from autobatch.fisher.gram import LEAST_ROWS_PER_SAMPLE
 
 
+@names_arguments
 @dataclass(frozen=True)
 class Measuring:
     """What is measured, and what has to be known of the loop for that.

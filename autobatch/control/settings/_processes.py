@@ -6,8 +6,10 @@ from typing import Any, Literal
 import torch
 
 from autobatch._errors import ConfigError, near_names
+from autobatch._ranges import names_arguments
 
 
+@names_arguments
 @dataclass(frozen=True)
 class Processes:
     """The processes that train together, and where.

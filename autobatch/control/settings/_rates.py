@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
-from autobatch._ranges import check_number
+from autobatch._ranges import check_number, names_arguments
 from autobatch.control.rates import (
     STEERED,
     LearningRateRule,
@@ -18,6 +18,7 @@ from autobatch.control.rates import (
 )
 
 
+@names_arguments
 @dataclass(frozen=True)
 class Rates:
     """How the learning rate is ruled.

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from autobatch._errors import ConfigError, near_names
+from autobatch._ranges import names_arguments
 from autobatch.beacons import CostTable
 from autobatch.beacons._info import SCORES
 
 
+@names_arguments
 @dataclass(frozen=True)
 class TaskFacts:
     """What is known of the task.

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from autobatch._errors import CheckpointError, ConfigError
-from autobatch._ranges import check_number
+from autobatch._ranges import check_number, names_arguments
 from autobatch.control.measuring import stretches
 
 
+@names_arguments
 @dataclass(frozen=True)
 class BatchPlan:
     """How batches are made: where they end for a decision, and how a rank's share of one goes through the model.

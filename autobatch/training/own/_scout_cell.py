@@ -16,6 +16,7 @@ from autobatch.control import Measuring, Step
 from autobatch.control._state import SCOUT
 from autobatch.control.steps._step import Passing
 from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
+from autobatch.policies._parameters import Stateless
 from autobatch.policies._wording import count
 from autobatch.policies.steer import AT_ONCE, hopeless
 from autobatch.training.own._cell import LoopCell, RecordingController, divergence
@@ -52,7 +53,7 @@ class ScoutController(RecordingController):
         return {**super().state_dict(), SCOUT: True}
 
 
-class ScoutPolicy:
+class ScoutPolicy(Stateless):
     """Stays at the configuration of one scout, which is known as soon as a loop has told how long it is."""
 
     needs_library = False
@@ -67,13 +68,6 @@ class ScoutPolicy:
     def decide(self, observation: Observation) -> Decision:
         """Return the scout's configuration."""
         return Decision(*self._cell.configuration, "the configuration of this scout")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is nothing to remember."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
 
 
 class ScoutCell(LoopCell):
