@@ -91,5 +91,5 @@ def names_arguments(made: type[Made]) -> type[Made]:
                 raise ConfigError(f"{made.__name__}: no argument is called '{name}'; {near_names(name, known)}")
         own(self, *given, **named)
 
-    made.__init__ = checked  # type: ignore[method-assign, assignment]
+    made.__init__ = checked  # type: ignore[method-assign]
     return made

@@ -5,6 +5,6 @@ where one of them was taken. ``_weights.py`` copies and puts back. Open ``_rewin
 """
 
 from autobatch.control.rewinding._rewinding import Rewinding
-from autobatch.control.rewinding._weights import Stateful, Weights
+from autobatch.control.rewinding._weights import Stateful
 
-__all__ = ["Rewinding", "Stateful", "Weights"]
+__all__ = ["Rewinding", "Stateful"]

@@ -7,13 +7,12 @@ In come the recordings of a task and actions; out go observations and rewards of
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.envs.surrogate._env import SurrogateEnv
 from autobatch.envs.surrogate._epochs import FIGURES, TaskRecords, tabulate
-from autobatch.envs.surrogate._load import STEERED, alike, load_dynamics, load_steered
+from autobatch.envs.surrogate._load import alike, load_dynamics
 from autobatch.envs.surrogate._settings import SteeredSettings
 from autobatch.envs.surrogate._vector import SurrogateVectorEnv
 
 __all__ = [
     "FIGURES",
-    "STEERED",
     "Dynamics",
     "SteeredSettings",
     "SurrogateEnv",
@@ -21,6 +20,5 @@ __all__ = [
     "TaskRecords",
     "alike",
     "load_dynamics",
-    "load_steered",
     "tabulate",
 ]

@@ -5,10 +5,9 @@ In come policies, tasks, baselines and seeds; out go run directories, tables, pi
 ``_tests``, ``_noninferior`` and ``_overall`` say what it comes to.
 """
 
-from autobatch.evidence.bench._bench import MARGIN, compare_policies
+from autobatch.evidence.bench._bench import compare_policies
 from autobatch.evidence.bench._cells import KIND, ComparisonMaker
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
-from autobatch.evidence.bench._plan import BASELINES
 from autobatch.evidence.bench._runs import BenchObserver, BenchProgress
 from autobatch.evidence.bench._tables import (
     EPOCHS,
@@ -22,10 +21,8 @@ from autobatch.evidence.bench._tables import (
 from autobatch.evidence.bench.telling import comparison_json, comparison_markdown, load_comparison
 
 __all__ = [
-    "BASELINES",
     "EPOCHS",
     "KIND",
-    "MARGIN",
     "RUNS",
     "BenchObserver",
     "BenchProgress",

@@ -4,19 +4,9 @@
 ``_policy.py`` first.
 """
 
-from autobatch.policies.general._course import (
-    AS_IT_IS,
-    FALL,
-    HEADS,
-    RATE,
-    SIZE,
-    STOP,
-    Course,
-    Limits,
-    rule_plan,
-)
+from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, STOP, Course, Limits, rule_plan
 from autobatch.policies.general._policy import GeneralParameters, GeneralPolicy
-from autobatch.policies.general._view import ENTRIES, RULE_FALL, RULE_SIZE, SCHEMA, CourseView, Seen, lead
+from autobatch.policies.general._view import ENTRIES, CourseView, Seen, lead
 
 __all__ = [
     "AS_IT_IS",
@@ -24,9 +14,6 @@ __all__ = [
     "FALL",
     "HEADS",
     "RATE",
-    "RULE_FALL",
-    "RULE_SIZE",
-    "SCHEMA",
     "SIZE",
     "STOP",
     "Course",

@@ -4,18 +4,9 @@ In come the name of a model and the shape of its inputs; out goes a network, dra
 first.
 """
 
-from autobatch.training.models._densenet import DenseNet
-from autobatch.training.models._mlp import MLP
-from autobatch.training.models._registry import (
-    build_model,
-    build_task_model,
-)
-from autobatch.training.models._resnet import ResNet
+from autobatch.training.models._registry import build_model, build_task_model
 
 __all__ = [
-    "MLP",
-    "DenseNet",
-    "ResNet",
     "build_model",
     "build_task_model",
 ]

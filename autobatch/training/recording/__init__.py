@@ -7,13 +7,12 @@ be cut and resumed. Open ``_task.py`` first.
 from autobatch.training.recording._beacons import BeaconMaker, record_task_beacons
 from autobatch.training.recording._branches import BranchMaker, record_task_branches
 from autobatch.training.recording._cells import Ledger, grid_of, work_off
-from autobatch.training.recording._progress import EpochReporter, RecordingObserver, RecordingProgress
+from autobatch.training.recording._progress import RecordingObserver, RecordingProgress
 from autobatch.training.recording._task import RecordingResult, threads_each, train, worker_arguments
 
 __all__ = [
     "BeaconMaker",
     "BranchMaker",
-    "EpochReporter",
     "Ledger",
     "RecordingObserver",
     "RecordingProgress",

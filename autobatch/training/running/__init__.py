@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
-    from autobatch.training.running._carry_out import refuse_occupied, run
+    from autobatch.training.running._carry_out import run
     from autobatch.training.running._forking import ForkRecord, load_forks
     from autobatch.training.running._rehearsal import rehearse, told_rehearsal
     from autobatch.training.running._scouting import Scouting, ScoutRecord, load_scouting, scout_directory, told_scout
@@ -20,7 +20,6 @@ __all__ = [
     "Scouting",
     "load_forks",
     "load_scouting",
-    "refuse_occupied",
     "rehearse",
     "run",
     "scout_directory",

@@ -6,11 +6,7 @@ In comes the name or the path of a task; out goes a checked ``TaskSpec``, and wh
 
 from autobatch.training.task._info import run_task_info, task_info
 from autobatch.training.task._names import (
-    CSV_PREFIX,
     IMAGEFOLDER_PREFIX,
-    TEXT_PREFIX,
-    WIDTHS,
-    Form,
     article,
     depth_problem,
     is_factory,
@@ -29,14 +25,10 @@ from autobatch.training.task._task import (
 from autobatch.training.task._threads import cpu_share
 
 __all__ = [
-    "CSV_PREFIX",
     "DIGITS_TEST_SHARE",
     "IMAGEFOLDER_PREFIX",
     "TEST_SHARE",
-    "TEXT_PREFIX",
-    "WIDTHS",
     "DatasetSpec",
-    "Form",
     "OptimizerSpec",
     "TaskSpec",
     "article",
