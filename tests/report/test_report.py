@@ -32,14 +32,14 @@ def library() -> BeaconLibrary:
     return make_library()
 
 
-def epochs(library: BeaconLibrary) -> list[EpochRow]:
+def epochs(library: BeaconLibrary | None) -> list[EpochRow]:
     return [
         replace(row, progress=at / 4, lr_effective=0.1, c_bar=20.0 * at, l_cum=3.0 * at, seconds=1.0 * at)
-        for at, row in enumerate(make_rows(library)[:4], start=1)
+        for at, row in enumerate(make_rows(library or make_library())[:4], start=1)
     ]
 
 
-def decisions(library: BeaconLibrary) -> list[DecisionRecord]:
+def decisions(library: BeaconLibrary | None) -> list[DecisionRecord]:
     return [replace(own, progress=own.epoch / 4) for own in make_decisions(epochs(library), epochs=4)]
 
 
