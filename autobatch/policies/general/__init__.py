@@ -6,7 +6,7 @@
 
 from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, STOP, Course, Limits, rule_plan
 from autobatch.policies.general._policy import GeneralParameters, GeneralPolicy
-from autobatch.policies.general._view import ENTRIES, CourseView, Seen, lead
+from autobatch.policies.general._view import ENTRIES, SCHEMA, CourseView, Seen, lead
 
 __all__ = [
     "AS_IT_IS",
@@ -14,6 +14,7 @@ __all__ = [
     "FALL",
     "HEADS",
     "RATE",
+    "SCHEMA",
     "SIZE",
     "STOP",
     "Course",
