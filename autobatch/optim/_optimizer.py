@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import CheckpointError, ConfigError, near_names
+from autobatch._ranges import check_kind
 from autobatch.fisher import FisherProbe
 from autobatch.optim._settings import check_between, check_schedule, check_shaped
 from autobatch.optim._steps import LONGEST, descend, hold
@@ -45,7 +46,8 @@ class FisherOptimizer(Optimizer):
     """Whether ``observe`` is needed around a step's passes."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, strict: bool = False) -> None:
-        self._strict = strict
+        check_kind(strict, (bool,), "strict")
+        self._strict = bool(strict)
         self._told: set[int] = set()
         self._shares: list[Tensor] = []
         self._told_cut = False

@@ -161,11 +161,18 @@ def test_settings_out_of_their_range_are_refused_as_the_task_is_read(tmp_path: P
         ("kfac", {"update_every": 3, "invert_every": 4}, "invert_every: expected a multiple of update_every=3"),
         ("padam", {"partial": 2.0}, "partial: expected a number in"),
         ("mini-block-fisher", {"largest_block": "many"}, "largest_block"),
+        ("kfac", {"strict": "no"}, "strict: expected bool, got 'no'"),
         ("natural-gradient", {"approximation": "layers"}, "approximation: 'layers': did you mean 'layer'"),
     ):
         (tmp_path / "env.yaml").write_text(yaml.safe_dump(given | {"optimizer": {"name": name, "settings": settings}}))
         with pytest.raises(ConfigError, match=rf"env.yaml:\d+: key 'optimizer': 'settings' of {name}: {told}"):
             load_task(tmp_path / "env.yaml")
+
+
+def test_a_layer_that_a_strict_optimizer_cannot_take_is_told(tmp_path: Path) -> None:
+    task = tiny_task(model={"name": "resnet", "depth": 8}, optimizer={"name": "kfac", "settings": {"strict": True}})
+    with pytest.raises(ConfigError, match=r"KFAC\(strict=True\): 'bn.weight', 'bn.bias', .*: factors are those of"):
+        run(tiny_config(task=task), tmp_path / "run")
 
 
 def test_a_network_that_natural_gradients_cannot_take_is_refused_before_anything_is_timed(tmp_path: Path) -> None:

@@ -184,9 +184,9 @@ _USUAL_RATES: Final = {
 
 OPTIMIZER_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "padam": ("partial", "eps"),
-    "mini-block-fisher": ("decay", "damping", "update_every", "invert_every", "largest_block"),
-    "kfac": ("decay", "damping", "clip", "projection", "update_every", "invert_every", "drift"),
-    "natural-gradient": ("approximation", "damping"),
+    "mini-block-fisher": ("decay", "damping", "update_every", "invert_every", "largest_block", "strict"),
+    "kfac": ("decay", "damping", "clip", "projection", "update_every", "invert_every", "drift", "strict"),
+    "natural-gradient": ("approximation", "damping", "strict"),
 }
 """What ``settings`` may have, by optimizer."""
 
@@ -212,7 +212,7 @@ class OptimizerSpec(_Spec):
     nesterov: bool = Field(default_factory=_nesterov_is_usual)
     weight_decay: float = Field(default=1e-4, ge=0)
     lr: LearningRate | None = None
-    settings: dict[str, int | float | str | None] = Field(default_factory=dict)
+    settings: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
 
     @property
     def base_lr(self) -> float:
