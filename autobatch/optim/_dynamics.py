@@ -5,6 +5,7 @@ from torch import Tensor
 
 from autobatch._errors import ConfigError, UnknownNameError, near_names
 from autobatch._ranges import check_whole
+from autobatch.optim._settings import check_between
 
 APPROXIMATIONS = ("exact", "layer", "tridiagonal", "kfac", "unit")
 
@@ -40,9 +41,11 @@ def isotropy(
 
     Raises:
         UnknownNameError: there is no such approximation.
-        ConfigError: tri-diagonal blocks of 2, 5, 8, ... layers are singular; or ``samples`` or ``width`` is missing.
+        ConfigError: tri-diagonal blocks of 2, 5, 8, ... layers are singular; ``samples`` or ``width`` is missing; or a
+            number is out of its range.
     """
     check_whole(layers, "layers")
+    check_between(active, "active", 0.0, 1.0, above=True)
     if approximation not in APPROXIMATIONS:
         raise UnknownNameError(f"approximation: {approximation!r}: {near_names(approximation, APPROXIMATIONS)}")
     if approximation == "exact":

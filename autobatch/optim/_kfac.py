@@ -114,6 +114,8 @@ class KFAC(FisherOptimizer):
     ) -> None:
         if loss_reduction not in {"mean", "sum"}:
             raise ConfigError(f"loss_reduction: expected 'mean' or 'sum', got {loss_reduction!r}")
+        if grad_scaler is not None and not hasattr(grad_scaler, "get_scale"):
+            raise ConfigError(f"KFAC: grad_scaler: expected a torch.amp.GradScaler, got {grad_scaler!r}")
         self._look_at(model)
         self._mean = loss_reduction == "mean"
         self._scaler = grad_scaler

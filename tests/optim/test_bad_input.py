@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch._errors import CheckpointError, ConfigError, UnknownNameError
-from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, NaturalGradient, Padam
+from autobatch.optim import KFAC, FisherOptimizer, MiniBlockFisher, NaturalGradient, Padam, isotropy
 from tests.optim.networks import examples, perceptron
 
 Make = Callable[..., FisherOptimizer]
@@ -183,6 +183,8 @@ def test_arguments_of_another_kind_are_told() -> None:
         (lambda: KFAC(parameters, no_model), "KFAC: model: expected the network, an nn.Module, got 'model'"),
         (lambda: NaturalGradient(parameters, no_model), "NaturalGradient: model: expected the network"),
         (lambda: KFAC(lazy.parameters(), lazy), "KFAC: '0.weight' of a lazy layer has no shape yet: call the model"),
+        (lambda: KFAC(parameters, model, grad_scaler=no_model), "KFAC: grad_scaler: expected a torch.amp.GradScaler"),
+        (lambda: isotropy("unit", 3, width=8, active=-1.0), r"active: expected a number in \(0, 1\]"),
         (lambda: Padam(parameters, betas=0.9), "betas: expected a pair of numbers, such as"),  # type: ignore[arg-type]
         (lambda: Padam(parameters, betas=(0.9,) * 3), "betas: expected a pair of numbers"),  # type: ignore[arg-type]
         (lambda: NaturalGradient(parameters, model, approximation=["exact"]), "approximation: .* did you mean 'exact'"),  # type: ignore[arg-type]
