@@ -26,8 +26,10 @@ class NaturalGradient(FisherOptimizer):
     Approximations are those of Karakida and Osawa (2020, arXiv 2010.00879): ``"layer"`` keeps the diagonal blocks of
     layers, ``"tridiagonal"`` also those beside them, ``"unit"`` one block for each unit (a row of a weight, with its
     bias), ``"kfac"`` is the Kronecker product of each layer's factors, damped by √ρ times and over π. Their dynamics
-    are what ``isotropy`` tells. All is solved in rows of J, C N of them for C outputs and N samples, and in float64; no
-    matrix is as wide as there are parameters. A layer is a module that has parameters, in the model's order.
+    are what ``isotropy`` tells. Tri-diagonal blocks need not be positive definite: between no damping and much of it a
+    step may be long, and one that goes uphill is refused. All is solved in rows of J, C N of them for C outputs and N
+    samples, and in float64; no matrix is as wide as there are parameters. A layer is a module that has parameters, in
+    the model's order.
 
     G is the Fisher matrix of a Gaussian model of the outputs, that of squared errors; with another loss it is the same
     G, not the loss's own. The loss is a mean over the samples: a step on their sum is N times as long.
@@ -114,7 +116,7 @@ class NaturalGradient(FisherOptimizer):
 
         Raises:
             ConfigError: there is no closure, or it returned something else; tri-diagonal blocks are singular without
-                damping; BatchNorm is in training mode; C N is above 8,192.
+                damping, or their step goes uphill; BatchNorm is in training mode; C N is above 8,192.
             MeasureError: the gradients of some sample could not be told apart.
         """
         if closure is None:

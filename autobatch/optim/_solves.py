@@ -96,6 +96,11 @@ def tridiagonal(problem: Problem) -> Directions:
         system /= problem.samples
         system.diagonal().add_(problem.damping)
         weights = list(torch.linalg.solve(system, problem.gradient.repeat(len(grams))).view(len(grams), size))
+        if sum(float(problem.gradient @ gram @ own) for gram, own in zip(grams, weights, strict=True)) < 0.0:
+            raise ConfigError(
+                f'approximation="tridiagonal" with damping={problem.damping:g} is indefinite, and its step goes uphill:'
+                " give much less or more damping, or another approximation"
+            )
     return [found for layer, own in zip(problem.layers, weights, strict=True) for found in _pulled(layer, own)]
 
 

@@ -123,6 +123,22 @@ def test_tri_diagonal_blocks_without_damping() -> None:
     torch.testing.assert_close(torch.cat([step.flatten() for step in steps]), expected)
 
 
+def test_damped_tri_diagonal_blocks_whose_step_goes_uphill_are_refused() -> None:
+    """They have a negative eigenvalue, that damping brings near to zero from below or from above."""
+    torch.manual_seed(0)
+    make = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    (inputs, _), targets = examples(5, 4), examples(6, 2)[0][:5]
+    model = copy.deepcopy(make)
+    shapes = [parameter.shape for parameter in model.parameters()]
+    jacobian, _ = output_jacobian(model, inputs)
+    least = float(torch.linalg.eigvalsh(masked("tridiagonal", jacobian, shapes, [0, 0, 1, 1, 2, 2], samples=5))[0])
+    assert least < -0.01
+    with pytest.raises(ConfigError, match=r"with damping=.* is indefinite, and its step goes uphill: give much less"):
+        stepped(model, inputs, targets, approximation="tridiagonal", damping=-0.999 * least)
+    assert all(map(torch.equal, model.parameters(), make.parameters()))
+    stepped(model, inputs, targets, approximation="tridiagonal", damping=-1.001 * least)
+
+
 def test_gradients_are_left_alone_and_no_state_is_kept() -> None:
     model, (inputs, _) = perceptron(), examples(3, 4)
     for parameter in model.parameters():
