@@ -16,6 +16,9 @@ MOST = 3
 LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
+STEPS = 60
+"""Optimizer steps that a scout takes where a tenth of the training has so many: fewer prefer a rate that is too high."""
+
 
 def plan_scouts(
     task: TaskInfo, number: int, share: float, done: Sequence[Scout] = (), *, hardly: float = math.inf
@@ -33,7 +36,7 @@ def plan_scouts(
     Args:
         task: the task.
         number: how many rates at most.
-        share: share of the training that each may take, in (0, 1).
+        share: share of the training that each may take, in (0, 1); more, up to a tenth, until it has taken ``STEPS``.
         done: those that have been made.
         hardly: share of the loss of guessing above which a scout has hardly begun to learn.
 
@@ -41,7 +44,8 @@ def plan_scouts(
         The plan, as far as it is settled; without configurations where there is nothing to compare, where the training
         has fewer periods than ``LEAST``, or where two scouts cost more than a third of it.
     """
-    epochs = max(1, round(share * task.epochs))
+    asked = max(1, round(share * task.epochs))
+    epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), task.epochs // 10))
     affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
     most = min(number, affordable, len(task.learning_rates))
     if task.epochs < LEAST or most < 2:
@@ -52,6 +56,8 @@ def plan_scouts(
         if most == len(task.learning_rates):
             limit = f"there are {count(most, 'learning rate')} to try"
         notes.append(f"{count(most, 'scout')} instead of {number}: {limit}")
+    if epochs > asked:
+        notes.append(f"{count(epochs, 'epoch')} each instead of {asked}: in fewer steps the highest rate looks best")
     trained = [scout for scout in done if scout.batch_size == _size(task)]
     if most == 2:
         rates, more = [_nearest(task.learning_rates, share) for share in (0.25, 0.75)], 0

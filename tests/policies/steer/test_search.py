@@ -42,6 +42,18 @@ def test_scouts_by_the_length_of_a_task(epochs: int, scouts: int, each: int) -> 
 
 
 @pytest.mark.parametrize(
+    ("epochs", "train_size", "each"),
+    # By hand, batches of 32: 60 steps are ceil(60 * 32 / examples) epochs, a tenth of the training is the most.
+    [(40, 1000, 2), (40, 960, 2), (40, 959, 3), (60, 270, 6), (60, 640, 3), (20, 1000, 2), (9, 100, 1), (10, 100, 1)],
+)
+def test_a_scout_takes_enough_steps_to_tell(epochs: int, train_size: int, each: int) -> None:
+    plan = plan_scouts(make_task(epochs=epochs, learning_rates=RATES, train_size=train_size), 3, 0.05)
+    assert plan.epochs == each
+    asked = max(1, round(0.05 * epochs))
+    assert (f"epochs each instead of {asked}: in fewer steps" in plan.note) == (each > asked)
+
+
+@pytest.mark.parametrize(
     ("epochs", "number", "rates", "note"),
     [
         (40, 3, RATES, ""),
