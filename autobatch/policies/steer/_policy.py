@@ -55,7 +55,11 @@ class SteerParameters(PolicyParameters):
         description="Short trainings at different rates that are made first, at most; 0 makes none.",
     )
     scout_share: float = Field(
-        default=0.05, gt=0, le=0.25, description="Share of the training that each scout takes; one epoch at least."
+        default=0.05,
+        gt=0,
+        le=0.25,
+        description="Share of the training that each scout takes; one epoch at least, and up to a tenth until it has "
+        "taken 60 steps.",
     )
     length: float = Field(
         default=0.7,

@@ -1,0 +1,240 @@
+"""Scouts and a steered rate in loops of one's own, on many small tasks, beside a whole grid.
+
+    python benchmarks/steering/loops.py run [TASK ...]
+    python benchmarks/steering/loops.py page
+
+Eighteen tasks that steering was not made with: regression, classes, labels, images, sequences, a text, an autoencoder,
+factors of a matrix; SGD, momentum, Adam, AdamW; data that come with scikit-learn or Python, or are made here. ``run``
+trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of
+five batch sizes and the task's rates with a cosine schedule over the whole length, two seeds each; its best
+configuration on four fresh seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"``
+that goes on from there, with scouts as they are and with scouts that take a twentieth of the training however few
+steps that are. ``page`` writes the table of ``docs/steer.md``. Differences are of logarithms of losses on examples
+that neither chose by; steps and examples have the scouts' in them.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from loop_tasks import TASKS, Task
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import autobatch
+from autobatch.control import NeverMeasure
+from autobatch.policies.steer import _search
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "steer_loops.jsonl"
+PAGE = ROOT / "docs" / "steer.md"
+SIZES = (8, 16, 32, 64, 128)
+SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
+STEERED = {"steer": _search.STEPS, "steer, scouts of a twentieth": 0}
+"""The least steps of a scout in either."""
+
+
+Row = dict[str, Any]
+
+
+def loss_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Return the loss of a model as it is used."""
+    model.eval()
+    with torch.no_grad():
+        value = loss(model(x), y).item()
+    model.train()
+    return value
+
+
+def fixed(task: Task, x: Tensor, y: Tensor, batch_size: int, lr: float, seed: int) -> Row:
+    """Train at one batch size with a cosine schedule."""
+    train = task.ends[0]
+    torch.manual_seed(seed)
+    model = task.model()
+    optimizer = task.optimizer(model.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.epochs)
+    generator, steps = torch.Generator().manual_seed(seed), 0
+    for _ in range(task.epochs):
+        total = 0.0
+        for chosen in torch.randperm(train, generator=generator).split(batch_size):
+            optimizer.zero_grad()
+            value = task.loss(model(x[chosen]), y[chosen])
+            value.backward()
+            optimizer.step()
+            total, steps = total + value.item(), steps + 1
+        schedule.step()
+        if not math.isfinite(total):
+            return {"validation_loss": None, "test_loss": None, "steps": steps, "examples": steps * batch_size}
+    return {**ends(task, model, x, y), "steps": steps, "examples": task.epochs * train}
+
+
+def ends(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> Row:
+    """Return the losses that a model comes to, None where they are no numbers."""
+    train, validation = task.ends
+    found = {
+        "validation_loss": loss_of(model, x[train:validation], y[train:validation], task.loss),
+        "test_loss": loss_of(model, x[validation:], y[validation:], task.loss),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def steered(task: Task, x: Tensor, y: Tensor, seed: int, least_steps: int) -> Row:
+    """Scout with the loop, and go on with what was best."""
+    train, validation = task.ends
+    data, spent = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}
+
+    def loop(controller: autobatch.AutoBatchController) -> nn.Module:
+        torch.manual_seed(seed)
+        model = task.model()
+        optimizer = task.optimizer(model.parameters(), task.rates[len(task.rates) // 2])
+        controller.attach(model, optimizer, dataset_size=train, epochs=task.epochs)
+        loader = DataLoader(data, batch_sampler=controller.batch_sampler)
+        for _ in controller.each_epoch():
+            for inputs, targets in loader:
+                with controller.step() as step:
+                    step.backward(task.loss(model(inputs), targets))
+                optimizer.step()
+                optimizer.zero_grad()
+                spent["steps"] += 1
+                spent["examples"] += len(inputs)
+            controller.end_epoch(val_loss=loss_of(model, x[train:validation], y[train:validation], task.loss))
+        return model
+
+    kept, _search.STEPS = _search.STEPS, least_steps
+    try:
+        with tempfile.TemporaryDirectory() as out:
+            never = NeverMeasure()
+            report = autobatch.scout(
+                loop, learning_rates=task.rates, batch_sizes=SIZES, seed=seed, measuring=never, rates="steered", out=out
+            )
+            model = loop(
+                autobatch.AutoBatchController(
+                    policy="beacon-follow",
+                    scouts=report,
+                    rates="steered",
+                    seed=seed,
+                    batch_sizes=SIZES,
+                    measuring=never,
+                )
+            )
+    finally:
+        _search.STEPS = kept
+    return {**ends(task, model, x, y), **spent, "start": [report.batch_size, report.lr]}
+
+
+def recorded() -> dict[tuple[str, str, int], Row]:
+    """Return the runs that are there, by task, run and seed."""
+    rows = map(json.loads, RESULTS.read_text().splitlines() if RESULTS.exists() else [])
+    return {(row["task"], row["run"], row["seed"]): row for row in rows}
+
+
+def logarithm(row: Row, figure: str) -> float:
+    """Return the logarithm of a loss; below 0.001 it counts as that, and a training that diverged as 20."""
+    return 3.0 if row[figure] is None else math.log(min(max(row[figure], 1e-3), 20.0))
+
+
+def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
+    """Return the configuration of the grid with the lowest validation loss, in the mean over its seeds."""
+    grid = [f"s{size}-lr{lr:g}" for size in SIZES for lr in TASKS[name].rates]
+    return min(grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in SEARCHED))
+
+
+def run_all(names: Sequence[str]) -> None:
+    """Train what is missing of the tasks."""
+    torch.set_num_threads(1)
+    for name in names:
+        task = TASKS[name]
+        x, y = task.data()
+        grid = {f"s{size}-lr{lr:g}": (size, lr) for size in SIZES for lr in task.rates}
+
+        def keep(run: str, seed: int, train: Callable[[], Row], name: str = name) -> None:
+            if (name, run, seed) not in recorded():
+                row = {"task": name, "run": run, "seed": seed, **train()}
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+
+        for seed in SEARCHED:
+            for run, configuration in grid.items():
+                keep(run, seed, lambda: fixed(task, x, y, *configuration, seed))  # noqa: B023 - called at once
+        best = best_of(name, recorded())
+        for seed in FRESH:
+            keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
+            for run, steps in STEERED.items():
+                keep(run, seed, lambda: steered(task, x, y, seed, steps))  # noqa: B023
+
+
+def page() -> None:
+    """Write the table of ``docs/steer.md`` between its marks, and print it."""
+    found = recorded()
+    lines = [
+        "| task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
+        "steps | scouts of a twentieth: test loss |",
+        "| --- " * 9 + "|",
+    ]
+    every: list[list[float]] = []
+    for name in TASKS:
+        best = best_of(name, found)
+        theirs = [found[name, best, seed] for seed in FRESH]
+        ours, before = ([found[name, run, seed] for seed in FRESH] for run in STEERED)
+        ends = [logarithm(row, "test_loss") for row in theirs]
+
+        def apart(rows: list[Row], figure: str, theirs: list[Row] = theirs) -> float:
+            return fmean(logarithm(row, figure) for row in rows) - fmean(logarithm(row, figure) for row in theirs)
+
+        figures = [
+            apart(ours, "validation_loss"),
+            apart(ours, "test_loss"),
+            *(math.log(fmean(row[what] for row in ours) / theirs[0][what]) for what in ("examples", "steps")),
+            apart(before, "test_loss"),
+        ]
+        every.append(figures)
+        error = math.sqrt(
+            sum(stdev(some) ** 2 / len(some) for some in (ends, [logarithm(r, "test_loss") for r in ours]))
+        )
+        starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
+        lines.append(
+            f"| {name} | `{best}` | {math.exp(fmean(ends)):.4g} | {starts} | {_told(figures[0])} | "
+            f"{_told(figures[1])} ± {100 * error:.0f} | {math.exp(figures[2]):.2f} | {math.exp(figures[3]):.2f} | "
+            f"{_told(figures[4])} |"
+        )
+    for told, fold in (("mean", np.mean), ("median", np.median)):
+        value = [float(fold(column)) for column in zip(*every, strict=True)]
+        lines.append(
+            f"| {told} | | | | {_told(value[0])} | {_told(value[1])} | {math.exp(value[2]):.2f} | "
+            f"{math.exp(value[3]):.2f} | {_told(value[4])} |"
+        )
+    before_mark, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/loops.py page -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if mark and end:
+        PAGE.write_text("".join([before_mark, mark, "\n".join(lines), "\n", end, after]))
+    print("\n".join(lines))
+
+
+def _told(apart: float) -> str:
+    return f"{100 * math.expm1(apart):+.0f} %"
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out a command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    commands.add_parser("run").add_argument("tasks", nargs="*", metavar="TASK", choices=[*TASKS, []])
+    commands.add_parser("page")
+    given = parser.parse_args(arguments)
+    if given.command == "page":
+        page()
+    else:
+        run_all(given.tasks or [*TASKS])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
