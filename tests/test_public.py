@@ -1,5 +1,6 @@
 """The public interface: every name resolves and says what it is."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -31,3 +32,14 @@ def test_importing_the_package_imports_neither_torch_nor_torchvision():
 def test_build_model_is_public_as_documented():
     model = autobatch.build_model("resnet", depth=20, in_channels=3, num_classes=10)
     assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
+
+
+@pytest.mark.parametrize("room", ["control", "optim", "policies", "integrations"])
+def test_a_room_is_there_without_an_import_of_its_own(room: str) -> None:
+    assert autobatch.__getattr__(room) is importlib.import_module(f"autobatch.{room}")  # as `autobatch.optim.KFAC` asks
+
+
+@pytest.mark.parametrize("name", ["optimm", "_files", "__pycache__", "no such/name"])
+def test_what_is_no_room_is_no_attribute(name: str) -> None:
+    with pytest.raises(AttributeError, match="has no attribute"):
+        autobatch.__getattr__(name)
