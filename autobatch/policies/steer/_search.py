@@ -17,7 +17,7 @@ LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
 STEPS = 60
-"""Optimizer steps that a scout takes where a tenth of the training has so many: fewer prefer a rate that is too high."""
+"""Optimizer steps that a scout takes, where a tenth of the training has so many: after fewer high rates look best."""
 
 
 def plan_scouts(

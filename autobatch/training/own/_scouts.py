@@ -70,9 +70,10 @@ def scout(
         model = train(AutoBatchController(policy="beacon-follow", scouts=report, rates="steered"))
 
     Each scout is a call of ``train`` with a controller that holds one configuration and ends the training after a
-    twentieth of its length, up to a tenth until it has taken 60 steps: no more batches come then, and ``controller.finished`` is true. A scout whose training
-    loss is far above another's, or that diverges, ends earlier. They are compared by the mean of the losses that
-    ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where there is neither, by the validation figure.
+    twentieth of its length, up to a tenth until it has taken 60 steps: no more batches come then, and
+    ``controller.finished`` is true. A scout whose training loss is far above another's, or that diverges, ends earlier.
+    They are compared by the mean of the losses that ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where
+    there is neither, by the validation figure.
 
     A finished scout is kept in ``out``, and is not trained again by the same call. Where anything that can be seen has
     changed since, all are trained anew, with a warning in the log: arguments, the code of your loop and of what it
