@@ -8,8 +8,7 @@ factors of a matrix; SGD, momentum, Adam, AdamW; data that come with scikit-lear
 trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of
 five batch sizes and the task's rates with a cosine schedule over the whole length, two seeds each; its best
 configuration on four fresh seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"``
-that goes on from there, with scouts as they are and with scouts that take a twentieth of the training however few
-steps that are. ``page`` writes the table of ``docs/steer.md``. Differences are of logarithms of losses on examples
+that goes on from there. ``page`` writes the table of ``docs/steer.md``. Differences are of logarithms of losses on examples
 that neither chose by; steps and examples have the scouts' in them.
 """
 
@@ -31,15 +30,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
 from autobatch.control import NeverMeasure
-from autobatch.policies.steer import _search
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "steer_loops.jsonl"
 PAGE = ROOT / "docs" / "steer.md"
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
-STEERED = {"steer": _search.STEPS, "steer, scouts of a twentieth": 0}
-"""The least steps of a scout in either."""
 
 
 Row = dict[str, Any]
@@ -86,7 +82,7 @@ def ends(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> Row:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def steered(task: Task, x: Tensor, y: Tensor, seed: int, least_steps: int) -> Row:
+def steered(task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
     """Scout with the loop, and go on with what was best."""
     train, validation = task.ends
     data, spent = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}
@@ -108,25 +104,21 @@ def steered(task: Task, x: Tensor, y: Tensor, seed: int, least_steps: int) -> Ro
             controller.end_epoch(val_loss=loss_of(model, x[train:validation], y[train:validation], task.loss))
         return model
 
-    kept, _search.STEPS = _search.STEPS, least_steps
-    try:
-        with tempfile.TemporaryDirectory() as out:
-            never = NeverMeasure()
-            report = autobatch.scout(
-                loop, learning_rates=task.rates, batch_sizes=SIZES, seed=seed, measuring=never, rates="steered", out=out
+    never = NeverMeasure()
+    with tempfile.TemporaryDirectory() as out:
+        report = autobatch.scout(
+            loop, learning_rates=task.rates, batch_sizes=SIZES, seed=seed, measuring=never, rates="steered", out=out
+        )
+        model = loop(
+            autobatch.AutoBatchController(
+                policy="beacon-follow",
+                scouts=report,
+                rates="steered",
+                seed=seed,
+                batch_sizes=SIZES,
+                measuring=never,
             )
-            model = loop(
-                autobatch.AutoBatchController(
-                    policy="beacon-follow",
-                    scouts=report,
-                    rates="steered",
-                    seed=seed,
-                    batch_sizes=SIZES,
-                    measuring=never,
-                )
-            )
-    finally:
-        _search.STEPS = kept
+        )
     return {**ends(task, model, x, y), **spent, "start": [report.batch_size, report.lr]}
 
 
@@ -168,8 +160,7 @@ def run_all(names: Sequence[str]) -> None:
         best = best_of(name, recorded())
         for seed in FRESH:
             keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
-            for run, steps in STEERED.items():
-                keep(run, seed, lambda: steered(task, x, y, seed, steps))  # noqa: B023
+            keep("steer", seed, lambda: steered(task, x, y, seed))  # noqa: B023
 
 
 def page() -> None:
@@ -177,14 +168,14 @@ def page() -> None:
     found = recorded()
     lines = [
         "| task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
-        "steps | scouts of a twentieth: test loss |",
-        "| --- " * 9 + "|",
+        "steps |",
+        "| --- " * 8 + "|",
     ]
     every: list[list[float]] = []
     for name in TASKS:
         best = best_of(name, found)
         theirs = [found[name, best, seed] for seed in FRESH]
-        ours, before = ([found[name, run, seed] for seed in FRESH] for run in STEERED)
+        ours = [found[name, "steer", seed] for seed in FRESH]
         ends = [logarithm(row, "test_loss") for row in theirs]
 
         def apart(rows: list[Row], figure: str, theirs: list[Row] = theirs) -> float:
@@ -194,7 +185,6 @@ def page() -> None:
             apart(ours, "validation_loss"),
             apart(ours, "test_loss"),
             *(math.log(fmean(row[what] for row in ours) / theirs[0][what]) for what in ("examples", "steps")),
-            apart(before, "test_loss"),
         ]
         every.append(figures)
         error = math.sqrt(
@@ -203,14 +193,13 @@ def page() -> None:
         starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
         lines.append(
             f"| {name} | `{best}` | {math.exp(fmean(ends)):.4g} | {starts} | {_told(figures[0])} | "
-            f"{_told(figures[1])} ± {100 * error:.0f} | {math.exp(figures[2]):.2f} | {math.exp(figures[3]):.2f} | "
-            f"{_told(figures[4])} |"
+            f"{_told(figures[1])} ± {100 * error:.0f} | {math.exp(figures[2]):.2f} | {math.exp(figures[3]):.2f} |"
         )
     for told, fold in (("mean", np.mean), ("median", np.median)):
         value = [float(fold(column)) for column in zip(*every, strict=True)]
         lines.append(
             f"| {told} | | | | {_told(value[0])} | {_told(value[1])} | {math.exp(value[2]):.2f} | "
-            f"{math.exp(value[3]):.2f} | {_told(value[4])} |"
+            f"{math.exp(value[3]):.2f} |"
         )
     before_mark, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/loops.py page -->\n")
     _, end, after = rest.partition("<!-- end -->")

@@ -41,6 +41,9 @@ from autobatch.policies.steer._search import LEAST, MOST, plan_scouts, start_wit
 CLEARLY_BETTER = 0.995
 """Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
 
+FAR_BETTER = 0.95
+"""The same where scouts have begun to learn: a smaller batch is always a little ahead that early."""
+
 HORIZON = 0.32
 """The best rate falls as a training's length to this power."""
 
@@ -211,12 +214,14 @@ class SteerPolicy:
             self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"
             return ScoutChoice(None, self._reason)
         edge = self._told_edge(scouts[choice.scout].lr)
-        helps = best is not None and any(final_loss(one) < CLEARLY_BETTER * final_loss(best) for one in smaller)
+        begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
+        share = FAR_BETTER if begun else CLEARLY_BETTER
+        helps = best is not None and any(final_loss(one) < share * final_loss(best) for one in smaller)
         if helps:
             choice = choose_scout(scouts)
         assert choice.scout is not None
         chosen = scouts[choice.scout]
-        length = "" if best is None else self._lay_length(best, smaller, helps=helps, blind=blind)
+        length = "" if best is None else self._lay_length(best, smaller, helps=helps, begun=begun, blind=blind)
         self._start, self._reason = (chosen.batch_size, chosen.lr), f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
 
@@ -228,25 +233,25 @@ class SteerPolicy:
         edge, beyond = edges[lr]
         return f"; the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
 
-    def _lay_length(self, best: Scout, smaller: Sequence[Scout], *, helps: bool, blind: bool) -> str:
+    def _lay_length(self, best: Scout, smaller: Sequence[Scout], *, helps: bool, begun: bool, blind: bool) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        if not blind and not hardly_begun(task, best, self.parameters.hardly_begun):
-            return ""
         near = f"not yet far below that of guessing ({figure(task.guessing or math.nan)})"
         if smaller and not helps:
-            ended = smaller[0].ended
-            tried = (
-                f"half the batch was tried, and {ended}" if ended else "more steps with a smaller batch were no better"
-            )
-            return f"; its loss is {near}, but {tried}"
-        if helps:
+            ended = smaller[0].ended or ("is hardly better" if begun else "is no better")
+            return f"; {'' if begun else f'its loss is {near}, but '}half the batch was tried, and {ended}"
+        if begun and not helps:
+            return ""
+        if begun:
+            better = percent(1.0 - final_loss(smaller[0]) / final_loss(best))
+            near = f"; half the batch at the same rate is {better} better than {best.batch_size}, so more steps help"
+        elif helps:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             near = (
                 f"; no scout's loss can be told from that of guessing ({guessed}), so it is chosen by its validation "
-                "figure, and may learn nothing: give other rates to choose from"
+                "figure, and may learn nothing (give other rates to choose from)"
             )
         else:
             near = f"; its loss is {near}"

@@ -1,4 +1,4 @@
-"""Which scouts to make: rates towards where the loss falls, and a smaller batch where none has begun to learn."""
+"""Which scouts to make: rates towards where the loss falls, and a smaller batch where steps may be missing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ def plan_scouts(
     further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
     (``docs/concepts/steer.md``). Two scouts alone lie at a quarter and at three quarters of what is allowed.
 
-    Where the best of them has hardly begun to learn, steps may be what is missing: one more scout trains with half the
-    batch, where the losers still cost no more than a third of the training.
+    Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
+    scout trains with half the batch, where the losers still cost no more than a third of the training.
 
     Args:
         task: the task.
@@ -67,21 +67,22 @@ def plan_scouts(
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
-    if task.guessing is not None and task.epochs >= 3 * epochs * most and math.isfinite(hardly):
+    if task.epochs >= 3 * epochs * most and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if smaller and len(rates) > len(trained):
-            notes.append(f"one more at s{smaller} where none has begun to learn")
+            notes.append(f"one more at s{smaller} where none has begun to learn, or the highest rate is best")
         if len(rates) == len(trained):
             configurations += smaller_batch(task, trained, hardly)
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
 
 
 def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:
-    """Return half the batch at the rate that belongs to it, where scouts at one size have hardly begun to learn.
+    """Return half the batch to try, where scouts at one size have hardly begun to learn or the highest rate is best.
 
-    The rate is that of the valley's floor, a parabola through the best scout and its neighbours over the logarithm of
-    the rate, and keeps the noise of the updates: it falls in proportion to the batch size, or to its root where the
-    optimizer scales its steps itself.
+    Where they have hardly begun, the rate is that of the valley's floor, a parabola through the best scout and its
+    neighbours over the logarithm of the rate, and keeps the noise of the updates: it falls in proportion to the batch
+    size, or to its root where the optimizer scales its steps itself. Where they have begun and the highest rate is
+    best, the floor was not reached: half the batch at that rate is what a higher one would be.
 
     Args:
         task: the task.
@@ -89,17 +90,18 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
         hardly: share of the loss of guessing above which a scout has hardly begun to learn.
 
     Returns:
-        One (batch size, base learning rate); none where the scouts have begun, none is sound or has learnt anything,
-        or there is no smaller size.
+        One (batch size, base learning rate); none where neither is so, none is sound or has learnt anything, or there
+        is no smaller size.
     """
     best = best_of(scouts)
-    if best is None or not hardly_begun(task, best, hardly):
-        return []
-    if learnt_nothing(task, best, hardly):
+    if best is None or learnt_nothing(task, best, hardly):
         return []
     smaller = _smaller(task, best.batch_size)
     if smaller is None:
         return []
+    if not hardly_begun(task, best, hardly):
+        highest = len(scouts) > 1 and best.lr == task.learning_rates[-1]
+        return [(smaller, best.lr)] if highest and best.train_losses[-1] > 0.0 else []  # else a ratio says nothing
     ratio = smaller / best.batch_size
     return [(smaller, float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
 

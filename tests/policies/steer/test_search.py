@@ -184,6 +184,31 @@ def test_no_smaller_batch(changed: dict[str, object]) -> None:
     assert smaller_batch(task, scouts_at(2.0, 2.1, 2.1), 0.8) == []
 
 
+@pytest.mark.parametrize(
+    ("losses", "tried"),
+    [
+        ((1.0, 0.9, 1.2), [(16, 0.4)]),  # the loss still falls at the end of the list
+        ((1.0, 0.9, NAN), [(16, 0.4)]),
+        ((0.9, 1.0, 1.2), []),  # a rate between others
+        ((1.0, 1.1, 0.9), []),  # the lowest
+        ((-1.0, -1.1, 1.2), []),  # of losses of 0 and below a ratio says nothing
+        ((NAN, 0.9), [(16, 0.4)]),
+    ],
+)
+@pytest.mark.parametrize("guessing", [2.3, None])
+def test_half_the_batch_at_the_highest_rate_where_that_is_best(
+    losses: tuple[float, ...], tried: list[tuple[int, float]], guessing: float | None
+) -> None:
+    task = make_task(epochs=40, learning_rates=(0.025, 0.1, 0.4), guessing=guessing, steered=True)
+    assert smaller_batch(task, scouts_at(*losses), 0.65) == tried
+
+
+def test_a_loss_that_nobody_tells_says_nothing_of_half_the_batch() -> None:
+    task = make_task(epochs=40, learning_rates=(0.025, 0.1, 0.4), steered=True)
+    done = [Scout(32, lr, (NAN,), (score,)) for lr, score in ((0.1, 0.5), (0.4, 0.4))]
+    assert smaller_batch(task, done, 0.65) == []
+
+
 def test_no_smaller_batch_where_every_scout_diverged() -> None:
     assert smaller_batch(make_task(epochs=40, guessing=2.3, steered=True), scouts_at(NAN, NAN), 0.8) == []
 

@@ -169,7 +169,7 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
             40,
             "with batches of 32 the loss is not yet far below that of guessing (2.3), and more steps help",
         ),
-        (2.1, (32, 0.1), 28, "but more steps with a smaller batch were no better"),
+        (2.1, (32, 0.1), 28, "but half the batch was tried, and is no better"),
     ],
 )
 def test_where_nothing_has_begun_a_smaller_batch_is_tried(
@@ -208,6 +208,34 @@ def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it
 @pytest.mark.parametrize(("smaller", "size"), [(1.995, 32), (1.98, 16)])
 def test_a_smaller_batch_that_is_better_by_chance_alone_is_not_taken(smaller: float, size: int) -> None:
     assert steered(2.1, 2.0, 2.2, smaller=smaller).start[0] == size
+
+
+@pytest.mark.parametrize(
+    ("smaller", "start", "end", "told"),
+    [
+        (0.96, (32, 0.2), 28, "so a higher one may do better; half the batch was tried, and is hardly better"),
+        (
+            0.9,
+            (16, 0.2),
+            40,
+            "half the batch at the same rate is 10 % better than 32, so more steps help: the training",
+        ),
+        (math.nan, (32, 0.2), 28, "; half the batch was tried, and diverged"),
+    ],
+)
+@pytest.mark.parametrize("guessing", [2.3, None])
+def test_where_the_highest_rate_is_best_half_the_batch_is_tried_at_it(
+    smaller: float, start: tuple[int, float], end: int, told: str, guessing: float | None
+) -> None:
+    task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), steered=True, guessing=guessing)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    done = [Scout(32, 0.1, (1.1,), (1.0,)), Scout(32, 0.2, (1.0,), (1.0,))]
+    assert policy.scouts(done).configurations[2:] == ((16, 0.2),)
+    ended = "diverged" if math.isnan(smaller) else None
+    choice = policy.take([*done, Scout(16, 0.2, (smaller,), (1.0,), ended)])
+    assert told in choice.reason
+    assert (policy.start, policy.planned_epochs) == (start, end)
 
 
 def test_the_edge_of_the_rates_is_told_of_the_size_that_rates_are_compared_at() -> None:
