@@ -155,6 +155,58 @@ def factors() -> tuple[Tensor, Tensor]:
     return tensors(np.stack([row, column], 1), values)
 
 
+def friedman2() -> tuple[Tensor, Tensor]:
+    """Return Friedman's second regression, with noise."""
+    x, y = made.make_friedman2(2000, noise=50.0, random_state=0)
+    return tensors(scaled(x), scaled(y))
+
+
+def roll() -> tuple[Tensor, Tensor]:
+    """Return points of a rolled plane, and how far along it they lie."""
+    x, y = made.make_swiss_roll(1800, noise=0.3, random_state=0)
+    return tensors(scaled(x), scaled(y))
+
+
+def quantiles() -> tuple[Tensor, Tensor]:
+    """Return six classes that lie around each other."""
+    return tensors(*made.make_gaussian_quantiles(n_samples=3000, n_features=6, n_classes=6, random_state=0))
+
+
+def squares() -> tuple[Tensor, Tensor]:
+    """Return two classes by whether a sum of ten squares is large."""
+    x, y = made.make_hastie_10_2(3600, random_state=0)
+    return tensors(x, (y > 0).astype(int))
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    """Return digits as eight rows of eight."""
+    x, y = made.load_digits(return_X_y=True)
+    return tensors((x / 16).reshape(-1, 8, 8), y)
+
+
+def shares() -> tuple[Tensor, Tensor]:
+    """Return digits, and where the mean of their ink lies."""
+    x, _ = made.load_digits(return_X_y=True)
+    ink = (x / 16).reshape(-1, 8, 8)
+    weight = ink.sum((1, 2))[:, None] + 1e-9
+    place = np.stack([(ink.sum(2) * np.arange(8)).sum(1), (ink.sum(1) * np.arange(8)).sum(1)], 1) / weight
+    return tensors(ink[:, None], scaled(place))
+
+
+def sums() -> tuple[Tensor, Tensor]:
+    """Return sequences of ten symbols of five, and how many of them are above two."""
+    symbols = np.random.default_rng(0).integers(0, 5, (2600, 10))
+    return tensors(symbols, (symbols > 2).sum(1))
+
+
+def spirals() -> tuple[Tensor, Tensor]:
+    """Return three arms of a spiral in the plane, with noise."""
+    draw = np.random.default_rng(0)
+    arm, along = draw.integers(0, 3, 1800), draw.uniform(0.3, 3.0, 1800)
+    angle = 2.0 * along + arm * 2.0 * np.pi / 3.0 + 0.15 * draw.standard_normal(1800)
+    return tensors(np.stack([along * np.cos(angle), along * np.sin(angle)], 1), arm)
+
+
 def mlp(*widths: int, flat: bool = False) -> Callable[[], nn.Module]:
     """Return what builds a perceptron."""
 
@@ -227,6 +279,44 @@ class Factors(nn.Module):
         return (self.left(x[:, 0]) * self.right(x[:, 1])).sum(1)
 
 
+class Reader(nn.Module):
+    """One block of attention over ten symbols."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.places = nn.Embedding(5, 24), nn.Parameter(torch.zeros(10, 24))
+        self.block = nn.TransformerEncoderLayer(24, 2, 48, dropout=0.0, batch_first=True)
+        self.read = nn.Linear(24, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of a batch."""
+        return self.read(self.block(self.embedding(x) + self.places).mean(1))
+
+
+class LastState(nn.Module):
+    """A recurrent layer whose last state is read out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.read = nn.GRU(8, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of a batch."""
+        return self.read(self.layer(x)[0][:, -1])
+
+
+def places() -> nn.Module:
+    """Return convolutions with two numbers for an end."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 2),
+    )
+
+
 def gru() -> nn.Module:
     """Return a recurrent network of 24 units."""
     return Recurrent(nn.GRU(1, 24, batch_first=True), 24, 1)
@@ -253,6 +343,11 @@ def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer
 def adamw(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """Return AdamW with a weight decay of 0.05."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
+
+
+def rmsprop(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Return RMSprop."""
+    return torch.optim.RMSprop(parameters, lr=lr)
 
 
 MOMENTUM, NESTEROV, PLAIN = sgd(momentum=0.9), sgd(momentum=0.9, nesterov=True, weight_decay=5e-4), sgd()
@@ -293,3 +388,15 @@ TASKS = {
     "blobs": Task(blobs, Segmenter, MOMENTUM, BCE, SGD5, 15, (300, 400)),
     "factors": Task(factors, Factors, adam, MSE, ADAM5, 20, (3500, 4250)),
 }
+
+LATER = {
+    "friedman2": Task(friedman2, mlp(4, 48, 48, 1, flat=True), adam, MSE, ADAM5, 24, (1200, 1600)),
+    "roll": Task(roll, mlp(3, 64, 64, 1, flat=True), adamw, MSE, ADAM4, 30, (1100, 1450)),
+    "quantiles": Task(quantiles, mlp(6, 64, 6), MOMENTUM, CE, SGD5, 30, (1800, 2400)),
+    "squares": Task(squares, mlp(10, 64, 2), adam, CE, ADAM5, 20, (2200, 2900)),
+    "digits, GRU": Task(rows, LastState, adam, CE, ADAM5, 25, (1000, 1400)),
+    "digits, centre": Task(shares, places, NESTEROV, MSE, SGD5, 20, (1000, 1400)),
+    "sums, attention": Task(sums, Reader, adamw, CE, ADAM4, 20, (1600, 2100)),
+    "spirals": Task(spirals, mlp(2, 48, 48, 3), rmsprop, CE, ADAM5, 40, (1100, 1450)),
+}
+"""Tasks that came after everything was settled."""

@@ -3,13 +3,14 @@
     python benchmarks/steering/loops.py run [TASK ...]
     python benchmarks/steering/loops.py page
 
-Eighteen tasks that steering was not made with: regression, classes, labels, images, sequences, a text, an autoencoder,
-factors of a matrix; SGD, momentum, Adam, AdamW; data that come with scikit-learn or Python, or are made here. ``run``
+Regression, classes, labels, images, sequences, a text, an autoencoder, factors of a matrix; SGD, momentum, Adam, AdamW,
+RMSprop; data that come with scikit-learn or Python, or are made here. On the first eighteen tasks two rules of scouts
+were chosen (how many steps they take, and half the batch at the highest rate); the last eight came after that. ``run``
 trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of
 five batch sizes and the task's rates with a cosine schedule over the whole length, two seeds each; its best
 configuration on four fresh seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"``
-that goes on from there. ``page`` writes the table of ``docs/steer.md``. Differences are of logarithms of losses on examples
-that neither chose by; steps and examples have the scouts' in them.
+that goes on from there. ``page`` writes the table of ``docs/steer.md``.
+Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
 
 import argparse
@@ -24,16 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from loop_tasks import TASKS, Task
+from loop_tasks import LATER, TASKS, Task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
 from autobatch.control import NeverMeasure
+from autobatch.control.run._files import append_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "steer_loops.jsonl"
 PAGE = ROOT / "docs" / "steer.md"
+EVERY = {**TASKS, **LATER}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 
@@ -135,7 +138,7 @@ def logarithm(row: Row, figure: str) -> float:
 
 def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
     """Return the configuration of the grid with the lowest validation loss, in the mean over its seeds."""
-    grid = [f"s{size}-lr{lr:g}" for size in SIZES for lr in TASKS[name].rates]
+    grid = [f"s{size}-lr{lr:g}" for size in SIZES for lr in EVERY[name].rates]
     return min(grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in SEARCHED))
 
 
@@ -143,15 +146,14 @@ def run_all(names: Sequence[str]) -> None:
     """Train what is missing of the tasks."""
     torch.set_num_threads(1)
     for name in names:
-        task = TASKS[name]
+        task = EVERY[name]
         x, y = task.data()
         grid = {f"s{size}-lr{lr:g}": (size, lr) for size in SIZES for lr in task.rates}
 
         def keep(run: str, seed: int, train: Callable[[], Row], name: str = name) -> None:
             if (name, run, seed) not in recorded():
                 row = {"task": name, "run": run, "seed": seed, **train()}
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_lines(RESULTS, [row])
                 print(row, flush=True)
 
         for seed in SEARCHED:
@@ -171,41 +173,40 @@ def page() -> None:
         "steps |",
         "| --- " * 8 + "|",
     ]
-    every: list[list[float]] = []
-    for name in TASKS:
-        best = best_of(name, found)
-        theirs = [found[name, best, seed] for seed in FRESH]
-        ours = [found[name, "steer", seed] for seed in FRESH]
-        ends = [logarithm(row, "test_loss") for row in theirs]
-
-        def apart(rows: list[Row], figure: str, theirs: list[Row] = theirs) -> float:
-            return fmean(logarithm(row, figure) for row in rows) - fmean(logarithm(row, figure) for row in theirs)
-
-        figures = [
-            apart(ours, "validation_loss"),
-            apart(ours, "test_loss"),
-            *(math.log(fmean(row[what] for row in ours) / theirs[0][what]) for what in ("examples", "steps")),
-        ]
-        every.append(figures)
-        error = math.sqrt(
-            sum(stdev(some) ** 2 / len(some) for some in (ends, [logarithm(r, "test_loss") for r in ours]))
-        )
-        starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
-        lines.append(
-            f"| {name} | `{best}` | {math.exp(fmean(ends)):.4g} | {starts} | {_told(figures[0])} | "
-            f"{_told(figures[1])} ± {100 * error:.0f} | {math.exp(figures[2]):.2f} | {math.exp(figures[3]):.2f} |"
-        )
-    for told, fold in (("mean", np.mean), ("median", np.median)):
-        value = [float(fold(column)) for column in zip(*every, strict=True)]
-        lines.append(
-            f"| {told} | | | | {_told(value[0])} | {_told(value[1])} | {math.exp(value[2]):.2f} | "
-            f"{math.exp(value[3]):.2f} |"
-        )
-    before_mark, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/loops.py page -->\n")
+    for told, names in (("the eighteen", TASKS), ("the eight", LATER)):
+        every = []
+        for name in names:
+            told_of_task, figures = _line(name, found)
+            lines.append(told_of_task)
+            every.append(figures)
+        for kind, fold in (("mean", np.mean), ("median", np.median)):
+            validation, test, *costs = (float(fold(column)) for column in zip(*every, strict=True))
+            told_costs = " | ".join(f"{math.exp(cost):.2f}" for cost in costs)
+            lines.append(f"| {told}, {kind} | | | | {_told(validation)} | {_told(test)} | {told_costs} |")
+    before, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/loops.py page -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if mark and end:
-        PAGE.write_text("".join([before_mark, mark, "\n".join(lines), "\n", end, after]))
+        PAGE.write_text("".join([before, mark, "\n".join(lines), "\n", end, after]))
     print("\n".join(lines))
+
+
+def _line(name: str, found: dict[tuple[str, str, int], Row]) -> tuple[str, list[float]]:
+    """Return a task's line of the table, and its figures: logarithms of both losses and both costs beside the best."""
+    best = best_of(name, found)
+    theirs, ours = ([found[name, run, seed] for seed in FRESH] for run in (best, "steer"))
+
+    def ends(rows: list[Row], figure: str) -> list[float]:
+        return [logarithm(row, figure) for row in rows]
+
+    losses = [fmean(ends(ours, figure)) - fmean(ends(theirs, figure)) for figure in ("validation_loss", "test_loss")]
+    costs = [math.log(fmean(row[what] for row in ours) / theirs[0][what]) for what in ("examples", "steps")]
+    error = math.sqrt(sum(stdev(ends(rows, "test_loss")) ** 2 / len(rows) for rows in (ours, theirs)))
+    starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
+    told = (
+        f"| {name} | `{best}` | {math.exp(fmean(ends(theirs, 'test_loss'))):.4g} | {starts} | {_told(losses[0])} | "
+        f"{_told(losses[1])} ± {100 * error:.0f} | {' | '.join(f'{math.exp(cost):.2f}' for cost in costs)} |"
+    )
+    return told, [*losses, *costs]
 
 
 def _told(apart: float) -> str:
@@ -216,13 +217,13 @@ def main(arguments: list[str]) -> None:
     """Carry out a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("run").add_argument("tasks", nargs="*", metavar="TASK", choices=[*TASKS, []])
+    commands.add_parser("run").add_argument("tasks", nargs="*", metavar="TASK", choices=[*EVERY, []])
     commands.add_parser("page")
     given = parser.parse_args(arguments)
     if given.command == "page":
         page()
     else:
-        run_all(given.tasks or [*TASKS])
+        run_all(given.tasks or [*EVERY])
 
 
 if __name__ == "__main__":
