@@ -48,33 +48,9 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
             env.close()
 
 
-def real_trainings(
-    envs: Sequence[str | Path],
-    *,
-    actions: str,
-    cost: str,
-    cost_weight: float,
-    epochs: int | None,
-    device: str,
-    data_dir: Path | None,
-    threads: int | None,
-    trust_code: bool = False,
-) -> ManyTasks:
+def real_trainings(envs: Sequence[str | Path], **arguments: Any) -> ManyTasks:
     """Make the environment of real trainings on some tasks, in the process that is to run it; as ``TrainEnv``."""
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return ManyTasks([
-        TrainEnv(
-            env,
-            actions=actions,
-            cost=cost,
-            cost_weight=cost_weight,
-            epochs=epochs,
-            device=device,
-            data_dir=data_dir,
-            threads=threads,
-            trust_code=trust_code,
-        )
-        for env in envs
-    ])
+    return ManyTasks([TrainEnv(env, **arguments) for env in envs])

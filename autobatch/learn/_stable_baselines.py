@@ -5,9 +5,7 @@ with a checkpoint of tensors and JSON: so a training that was interrupted ends b
 """
 
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +19,7 @@ from torch import nn
 
 from autobatch._errors import CheckpointError, ConfigError, OutputError, near_names
 from autobatch.beacons._info import differing_keys
+from autobatch.integrations._generators import generators_kept
 from autobatch.policies.learned._network import HEADS, Actions, Activation, Network
 from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible
@@ -145,7 +144,7 @@ def train_with_sb3(
         "actions": actions,
         "settings": {key: repr(value) for key, value in sorted((settings or {}).items())},
     }
-    with reproducible(torch.device("cpu"), 1), _global_generators_kept():
+    with reproducible(torch.device("cpu"), 1), generators_kept():
         learner = _Learner(algorithm, venv, identity, dict(settings or {}))
         if path.exists():
             learner.restore(path)
@@ -361,18 +360,3 @@ class _Telling:
         if self.observe is not None and returns and self.model.num_timesteps > self.told_at:
             self.told_at = self.model.num_timesteps
             self.observe(self.told_at, float(np.mean(returns)))
-
-
-@contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """Leave the generators of ``random`` and NumPy as they were: Stable-Baselines3 seeds them.
-
-    Yields:
-        Nothing.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

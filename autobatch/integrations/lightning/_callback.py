@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, Measuring, Step, TaskFacts
 from autobatch.integrations._arguments import with_accumulation, with_reference
+from autobatch.integrations._generators import generator_states, set_generator_states
 from autobatch.integrations.lightning._checks import check_arguments, check_given, check_trainer
-from autobatch.integrations.lightning._generators import generator_states, set_generator_states
 from autobatch.integrations.lightning._loop import (
     PlannedBatches,
     Rebatched,

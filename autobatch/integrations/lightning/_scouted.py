@@ -10,8 +10,8 @@ import torch
 
 from autobatch.control import AutoBatchController
 from autobatch.integrations._arguments import with_accumulation
+from autobatch.integrations._generators import generators_kept
 from autobatch.integrations.lightning._callback import AutoBatchCallback
-from autobatch.integrations.lightning._generators import generator_states, set_generator_states
 from autobatch.integrations.lightning._telling import LIGHTNING
 
 
@@ -55,15 +55,11 @@ def lightning_loop(
         mine.callbacks.append(
             AutoBatchCallback(controller=controller, monitor_loss=monitor_loss, monitor_error=monitor_error)
         )
-        device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
-        states = generator_states(device)
-        try:
+        with generators_kept():
             random.seed(controller.seed)
             np.random.seed(controller.seed)
             torch.manual_seed(controller.seed)
             mine.fit(model, *fit, **data)
-        finally:
-            set_generator_states(states, device)
         return model
 
     train.__name__ = train.__qualname__ = type(module).__name__

@@ -1,20 +1,18 @@
 """A Trainer's training as a loop that scouts and beacons can be made of."""
 
 import copy
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import DefaultFlowCallback, Trainer, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import CallbackHandler
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController
 from autobatch.integrations._arguments import with_accumulation
+from autobatch.integrations._generators import generators_kept
 from autobatch.integrations.transformers._callback import AutoBatchTrainerCallback, Figure
 from autobatch.integrations.transformers._trainer import SteeredTrainer
 
@@ -51,21 +49,15 @@ def transformers_loop(
 
     def train(controller: AutoBatchController) -> Any:
         controller.plan = with_accumulation(controller.plan, trainer.args.gradient_accumulation_steps)
-        states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-        with TemporaryDirectory() as folder, torch.random.fork_rng():
-            try:
-                set_seed(controller.seed)
-                mine = _copied(trainer, begins, folder)
-                mine.add_callback(
-                    AutoBatchTrainerCallback(
-                        mine, controller=controller, validation_loss=validation_loss, validation_error=validation_error
-                    )
+        with TemporaryDirectory() as folder, generators_kept():
+            set_seed(controller.seed)
+            mine = _copied(trainer, begins, folder)
+            mine.add_callback(
+                AutoBatchTrainerCallback(
+                    mine, controller=controller, validation_loss=validation_loss, validation_error=validation_error
                 )
-                mine.train()
-            finally:
-                random.setstate(states[0])
-                np.random.set_state(states[1])
-                torch.random.set_rng_state(states[2])
+            )
+            mine.train()
         return mine
 
     train.__name__ = train.__qualname__ = type(trainer.model).__name__

@@ -98,13 +98,14 @@ class Tried:
     seconds: float
 
 
+@dataclass(frozen=True)
 class ForkRule:
     """Says when to fork and who goes on.
 
     Doubling forks are those of Merrill et al. 2025 (arXiv 2505.23971): from one state, B and 2B at the rate that
     belongs to it; as long as 2B keeps up, B is below the critical batch size.
 
-    Args:
+    Attributes:
         task: the task; without its cost table nothing is tried.
         plan: when the rate falls and training ends.
         most: forks at most.
@@ -112,14 +113,11 @@ class ForkRule:
         growth: how the batch grows while the rate falls, as ``grown`` takes it.
     """
 
-    def __init__(
-        self, task: TaskInfo, plan: Plan, most: int, share: float, growth: tuple[float, float] = (1.0, 0.5)
-    ) -> None:
-        self._task = task
-        self._plan = plan
-        self._most = most
-        self._share = share
-        self._growth = growth
+    task: TaskInfo
+    plan: Plan
+    most: int
+    share: float
+    growth: tuple[float, float] = (1.0, 0.5)
 
     def proposed(self, epoch: int, batch_size: int, lr: float, tried: Sequence[Tried]) -> Fork | None:
         """Return what to try in a period, where that is worth it.
@@ -137,16 +135,16 @@ class ForkRule:
             The fork; None in the first period, once the rate falls, soon after another fork, on the ladder's top, and
             where what it could spare is not ``LONG_ODDS`` times its cost or its cost is beyond the share.
         """
-        task = self._task
+        task = self.task
         larger = [rung for rung in task.batch_sizes if rung >= 2 * batch_size]
-        if not 1 <= epoch < self._plan.decay_from or not larger or len(tried) >= self._most or task.costs is None:
+        if not 1 <= epoch < self.plan.decay_from or not larger or len(tried) >= self.most or task.costs is None:
             return None
         if tried and epoch < 2 * tried[-1].epoch:
             return None
         size = larger[0]
         cost = self.cost(batch_size, size)
         spared = self._seconds_left(epoch, batch_size) - self._seconds_left(epoch, size)
-        allowed = self._share * self._seconds_left(0, batch_size) - math.fsum(one.seconds for one in tried)
+        allowed = self.share * self._seconds_left(0, batch_size) - math.fsum(one.seconds for one in tried)
         if spared < LONG_ODDS * cost or cost > allowed:
             return None
         return Fork(size, lr * (size / batch_size) ** (0.5 if task.adaptive else 1.0))
@@ -184,13 +182,13 @@ class ForkRule:
         return ForkChoice(False, f"{measured}; that it is not {percent(TOLERANCE)} above cannot be said: {stays} stays")
 
     def _period_seconds(self, size: int) -> float:
-        assert self._task.costs is not None
-        return self._task.costs.training_seconds(size, self._task.train_size / size, 1)
+        assert self.task.costs is not None
+        return self.task.costs.training_seconds(size, self.task.train_size / size, 1)
 
     def _seconds_left(self, epoch: int, batch_size: int) -> float:
-        task, plan = self._task, self._plan
+        task, plan = self.task, self.plan
         return math.fsum(
-            self._period_seconds(grown(batch_size, plan.factor(period), task.batch_sizes, task.costs, self._growth)[0])
+            self._period_seconds(grown(batch_size, plan.factor(period), task.batch_sizes, task.costs, self.growth)[0])
             for period in range(epoch, plan.end)
         )
 

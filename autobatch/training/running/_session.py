@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -55,33 +55,46 @@ SLOW, SLOW_SECONDS = 3.0, 5.0
 _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
 
 
+@dataclass(kw_only=True, eq=False)
 class Session:
-    def __init__(
-        self,
-        *,
-        config: RunConfig,
-        out: Path,
-        observer: RunObserver,
-        data: Data,
-        device: torch.device,
-        policy: Policy,
-        library: KnownBeacons,
-        costs: KnownCosts,
-        begin_with: dict[str, Any] | None = None,
-    ) -> None:
-        self.config = config
-        self.out = out
-        self.observer = observer
-        self.data = data
-        self.library = library
-        self.costs = costs
-        self.device = device
-        self.policy = policy
-        self.begin_with = begin_with
-        self.trial = Trial(config, data=data, device=device, policy=policy, library=library.beacons, costs=config.costs)
+    """A training, and the directory that it is kept in.
+
+    Attributes:
+        config: what it depends on.
+        out: the run directory.
+        observer: what watches it.
+        data: the task's data, on the device.
+        device: where it trains.
+        policy: what decides.
+        library: the task's beacons.
+        costs: what steps cost, and where that is known from.
+        begin_with: state of the policy that it begins with; None where it begins by itself.
+    """
+
+    config: RunConfig
+    out: Path
+    observer: RunObserver
+    data: Data
+    device: torch.device
+    policy: Policy
+    library: KnownBeacons
+    costs: KnownCosts
+    begin_with: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Set the training up."""
+        config = self.config
+        self.trial = Trial(
+            config,
+            data=self.data,
+            device=self.device,
+            policy=self.policy,
+            library=self.library.beacons,
+            costs=config.costs,
+        )
         self.ranks = self.trial.ranks
         together = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
-        self.kind = device_kind(device, config.task.threads) + together
+        self.kind = device_kind(self.device, config.task.threads) + together
         self.controller = self.trial.controller
         self.epochs_at: Counter[int] = Counter()
         self.row: EpochRow | None = None

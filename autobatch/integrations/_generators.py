@@ -1,7 +1,8 @@
 """The generators that a training draws from without asking: their states, as values that any checkpoint can hold."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,3 +29,14 @@ def set_generator_states(states: Mapping[str, Any], device: torch.device) -> Non
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Have what is drawn within leave no trace: a training of its own, or a library that seeds them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    states = generator_states(device)
+    try:
+        yield
+    finally:
+        set_generator_states(states, device)
