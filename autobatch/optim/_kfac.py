@@ -120,6 +120,7 @@ class KFAC(FisherOptimizer):
         self._mean = loss_reduction == "mean"
         self._scaler = grad_scaler
         self._layers: dict[str, Layer] = {}
+        self._layer_of_bias: dict[str, Layer] = {}
         self._as_found: list[Any] = []
         self._seen = False
         self._probe: FisherProbe | None = None
@@ -204,6 +205,9 @@ class KFAC(FisherOptimizer):
     def _find_layers(self) -> None:
         """Take down which parameters are a layer's weight and bias, of those that are trained now."""
         self._layers, self._as_found = layers_of(self._model, self.param_groups), self._as_it_is()
+        of_bias = {id(layer.bias): layer for layer in self._layers.values() if layer.bias is not None}
+        named = self._model.named_parameters()
+        self._layer_of_bias = {name: of_bias[id(own)] for name, own in named if id(own) in of_bias}
         for layer in self._layers.values():
             state = self.state[layer.weight]
             if state.get(_APART):
@@ -245,6 +249,7 @@ class KFAC(FisherOptimizer):
         self._tell_cut()
         layers = []
         for layer in self._layers.values():
+            layer.part()
             if layer.taken and all(parameter.grad is not None for parameter in layer.parameters):
                 layers.append(layer)
             else:  # its schedule goes on, or it would be due in every step
@@ -287,9 +292,11 @@ class KFAC(FisherOptimizer):
 
     def _check_scale(self, layer: Layer, gradient: Tensor) -> None:
         """Refuse, at first sight, a loss that a GradScaler has scaled without this being told; its scale is 2^k."""
-        if self._scaler is not None or layer.product is None or layer.compared:
+        if layer.product is None or layer.compared:
             return
         layer.compared = True
+        if self._scaler is not None:
+            return
         sizes = torch.stack([layer.product.norm(), gradient.norm()]).tolist()
         if not all(math.isfinite(size) and size > 0.0 for size in sizes):
             return
@@ -354,6 +361,9 @@ class KFAC(FisherOptimizer):
         layer = self._layers.get(name)
         if layer is not None and self._due(layer):
             layer.take(uses)
+        layer = self._layer_of_bias.get(name)
+        if layer is not None and self._due(layer):
+            layer.take_bias(uses)
 
     def _blind(self) -> ConfigError:
         """Return what is wrong where factors are due and nothing was seen."""

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from autobatch.fisher import Jacobian, factors_of, is_turned
 from autobatch.optim._steps import working_dtype
 
+_SAME = 1e-2
+"""How far apart the same gradients may be that are summed up in another order, in half precision too."""
+
 
 class Moment:
     """A second moment XᵀX of vectors that come in over some passes; few vectors are kept as they are.
@@ -30,6 +33,14 @@ class Moment:
             total = sum((own.mT @ own for own in self._rows), self._sum if self._sum is not None else 0)
             assert isinstance(total, Tensor)
             self._sum, self._rows = total, []
+
+    def narrowed(self) -> "Moment":
+        """Return that of the vectors without their last element."""
+        narrow = Moment(self._width - 1)
+        narrow.count = self.count
+        narrow._rows = [rows[:, :-1] for rows in self._rows]
+        narrow._sum = None if self._sum is None else self._sum[:-1, :-1]
+        return narrow
 
     def rows(self) -> Tensor | None:
         """Return all vectors, (n, d), where they are fewer than d."""
@@ -69,6 +80,7 @@ class Layer:
         apart: whether the bias has been seen not to join the weight.
         compared: whether ``product`` is no longer wanted.
         product: the gradient of weight and bias that they make, of the loss as it was; None where nothing came in.
+        shift: the bias's own gradients, of the same passes' samples.
     """
 
     name: str
@@ -82,6 +94,7 @@ class Layer:
     turned: bool = field(default=False, init=False)
     compared: bool = field(default=False, init=False)
     product: Tensor | None = field(default=None, init=False)
+    shift: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.clear()
@@ -97,7 +110,22 @@ class Layer:
         self.inputs = Moment(self.weight.numel() // out + (self.bias is not None))
         self.gradients = Moment(out)
         self.samples = 0
-        self.product = None
+        self.product = self.shift = None
+
+    def take_bias(self, uses: list[Jacobian]) -> None:
+        """Add one pass's per-sample gradients of the bias, until they have been compared."""
+        if not self.compared:
+            rows = torch.stack([use.block(0, use.rows) for use in uses]).sum(0)
+            self.shift = rows if self.shift is None else torch.cat([self.shift, rows])
+
+    def part(self) -> None:
+        """Part with a bias that is not added to the weight's product, as where a module's own forward scales that."""
+        if self.bias is None or self.product is None or self.shift is None:
+            return
+        # Under a norm layer the samples' gradients cancel: what is left of both sums is round-off.
+        if (self.product[:, -1] - self.shift.sum(0)).norm() > _SAME * self.shift.norm():
+            self.bias, self.apart = None, True
+            self.inputs, self.product = self.inputs.narrowed(), self.product[:, :-1]
 
     def take(self, uses: list[Jacobian]) -> None:
         """Add one pass's per-sample gradients of the weight."""

@@ -448,3 +448,32 @@ def test_a_weight_that_is_used_both_ways_gets_the_plain_step(caplog: pytest.LogC
         one_step(optimizer, model, inputs, labels)
     torch.testing.assert_close(model.weight.detach(), before - 0.1 * model.weight.grad)
     assert "KFAC takes the plain step for 'weight': " in caplog.text
+
+
+class Scaled(nn.Linear):
+    """A layer whose own forward pass does not add the bias to the product."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 0.1 * F.linear(inputs, self.weight) + self.bias
+
+
+@pytest.mark.parametrize("count", [3, 9])
+@pytest.mark.parametrize("settings", [{}, {"projection": 2}])
+def test_a_bias_that_is_not_added_to_the_product_gets_the_plain_step(count: int, settings: dict[str, Any]) -> None:
+    """As if it were in a parameter group of its own, with vectors and with sums of their products."""
+    torch.manual_seed(9)
+    joined = Scaled(4, 2).double()
+    apart = copy.deepcopy(joined)
+    own: dict[str, Any] = {"update_every": 2, "invert_every": 4, "clip": None, **settings}
+    optimizers = [
+        KFAC(joined.parameters(), joined, **own),
+        KFAC([{"params": [parameter]} for parameter in apart.parameters()], apart, **own),
+    ]
+    for _ in range(4):
+        for model, optimizer in zip((joined, apart), optimizers, strict=True):
+            one_step(optimizer, model, *examples(count, 4))
+    torch.testing.assert_close(list(joined.parameters()), list(apart.parameters()))
+    plain = nn.Linear(4, 2).double()
+    optimizer = KFAC(plain.parameters(), plain)
+    one_step(optimizer, plain, *examples(count, 4))
+    assert len(optimizer.state[plain.weight]["input_moment"]) == 5
