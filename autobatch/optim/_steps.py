@@ -22,14 +22,15 @@ def with_gradient(group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]
     Raises:
         ConfigError: a gradient is sparse.
     """
-    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in parameters]
-    for gradient in gradients:
-        if gradient.layout is not torch.strided:
+    for place, parameter in enumerate(group["params"]):
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            name = group["param_names"][place] if "param_names" in group else f"parameter {place} of a group"
             raise ConfigError(
-                f"a gradient of shape {tuple(gradient.shape)} is sparse, which this optimizer does not take"
+                f"{name}: its gradient, {tuple(parameter.shape)}, is sparse, which this optimizer does not take: give "
+                "an embedding sparse=False"
             )
-    return parameters, gradients
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    return parameters, [parameter.grad for parameter in parameters]
 
 
 def momenta_of(optimizer: Optimizer, parameters: list[Tensor], keep: float, directions: list[Tensor]) -> list[Tensor]:

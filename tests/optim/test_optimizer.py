@@ -144,8 +144,10 @@ def test_complex_and_sparse_are_refused() -> None:
         Padam([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
     table = nn.Embedding(4, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(ConfigError, match="is sparse"):
-        Padam(table.parameters()).step()
+    with pytest.raises(ConfigError, match=r"weight: its gradient, \(4, 2\), is sparse"):
+        Padam(table.named_parameters()).step()
+    with pytest.raises(ConfigError, match="parameter 0 of a group: its gradient"):
+        MiniBlockFisher(table.parameters()).step()
 
 
 def test_a_closure_is_evaluated_with_gradients() -> None:
