@@ -13,7 +13,7 @@ from autobatch.fisher import Jacobian, TakenGradients
 from autobatch.optim._optimizer import FisherOptimizer
 from autobatch.optim._rows import Rows
 from autobatch.optim._settings import check_between
-from autobatch.optim._solves import SOLVERS, Problem, check_rows
+from autobatch.optim._solves import SOLVERS, Problem, check_coupled, check_rows
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
 
@@ -84,6 +84,21 @@ class NaturalGradient(FisherOptimizer):
 
     def _least_damping(self) -> float:
         return self._damping
+
+    def check_before(self, samples: int, outputs: int) -> None:
+        """Refuse what no step can be taken of if all layers are used, before any is.
+
+        Args:
+            samples: N of a batch.
+            outputs: C of a sample.
+
+        Raises:
+            ConfigError: as of ``check``, or tri-diagonal blocks are singular without damping.
+        """
+        self.check(samples, outputs)
+        if self._approximation == "tridiagonal" and not self._damping:
+            named = self._model.named_parameters()
+            check_coupled(len({name.rpartition(".")[0] for name, own in named if own.requires_grad}))
 
     def check(self, samples: int, outputs: int) -> None:
         """Refuse what no step can be taken of.

@@ -64,6 +64,22 @@ def check_rows(rows: int, of: str) -> None:
         )
 
 
+def check_coupled(layers: int) -> None:
+    """Refuse tri-diagonal blocks that are singular without damping.
+
+    Args:
+        layers: how many.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if layers % 3 == 2:
+        raise ConfigError(
+            f'approximation="tridiagonal" of {layers} layers is singular without damping (so it is of 2, 5, 8, ...): '
+            "give damping, or another approximation"
+        )
+
+
 def exact(problem: Problem) -> Directions:
     """Solve with the whole of F."""
     rows = [own for layer in problem.layers for own in layer]
@@ -81,11 +97,7 @@ def tridiagonal(problem: Problem) -> Directions:
     size = len(problem.gradient)
     coupled = couplings(len(grams)).to(problem.gradient)
     if problem.damping == 0.0:
-        if len(grams) % 3 == 2:
-            raise ConfigError(
-                f'approximation="tridiagonal" of {len(grams)} layers is singular without damping (so it is of 2, 5, '
-                "8, ...): give damping, or another approximation"
-            )
+        check_coupled(len(grams))
         shares = torch.linalg.solve(coupled, torch.ones_like(coupled[0]))
         weights = [share * problem.solved(gram) for share, gram in zip(shares, grams, strict=True)]
     else:

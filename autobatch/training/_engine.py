@@ -113,11 +113,13 @@ def check_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
     """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed."""
     if task.optimizer.name == "natural-gradient":
         model = build_task_model(task, data, trust_code=trust_code)
-        _check_natural(NaturalGradient(model.parameters(), model), task, data)
+        optimizer = build_optimizer(task.optimizer, model, task.optimizer.base_lr)
+        assert isinstance(optimizer, NaturalGradient)
+        _check_natural(optimizer, task, data)
 
 
 def _check_natural(optimizer: NaturalGradient, task: TaskSpec, data: Data) -> None:
-    optimizer.check(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
+    optimizer.check_before(max(task.batch_sizes), data.num_classes * data.train_labels[0].numel())
 
 
 class Engine:

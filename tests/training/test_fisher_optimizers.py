@@ -182,8 +182,13 @@ def test_a_network_that_natural_gradients_cannot_take_is_refused_before_anything
         def note(self, text: str) -> None:
             notes.append(text)
 
-    task = tiny_task(model={"name": "resnet", "depth": 8}, optimizer={"name": "natural-gradient"})
-    with pytest.raises(ConfigError, match="a BatchNorm2d, joins the samples of a batch"):
-        run(tiny_config(task=task).model_copy(update={"costs": None}), tmp_path / "run", observer=Noting())
+    coupled = {"name": "natural-gradient", "settings": {"approximation": "tridiagonal"}}
+    for model, optimizer, told in (
+        ({"name": "resnet", "depth": 8}, {"name": "natural-gradient"}, "a BatchNorm2d, joins the samples of a batch"),
+        ({"name": "mlp", "arguments": {"hidden": [8]}}, coupled, "of 2 layers is singular without damping"),
+    ):
+        task = tiny_task(model=model, optimizer=optimizer)
+        with pytest.raises(ConfigError, match=told):
+            run(tiny_config(task=task).model_copy(update={"costs": None}), tmp_path / "run", observer=Noting())
     assert not notes
     assert not (tmp_path / "run").exists()
