@@ -150,7 +150,7 @@ class Capture(TorchFunctionMode):
             self._begin(tensors_of(args, kwargs))
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Refuse a first argument whose leading size is not the batch's, as another argument and the output show."""
+        """Refuse a first argument whose leading size is not the batch's, as others show, and outputs in another order."""
         if not torch.is_grad_enabled() or self.notes.problem is not None:
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
@@ -163,6 +163,8 @@ class Capture(TorchFunctionMode):
                     f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
                     " samples=..."
                 )
+            for tensor in tensors_of((output,)) if self._samples().rows is None else ():
+                self._following.need_order(tensor)
 
     def _begin(self, tensors: list[Tensor]) -> None:
         """Begin a pass with the tensors that the model is called with, or go on with it."""

@@ -12,13 +12,14 @@ from autobatch._errors import MeasureError
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.following._indexing import overwritten_in, written_into
+from autobatch.fisher.following._indexing import overwritten_in, rows_written, written_into
 from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
 from autobatch.fisher.following._through import STAYING, Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
+_NOBODY = Grouping(torch.zeros(0, dtype=torch.int64), 0)
 Found = list[tuple[Tensor, Layout]]
 """Tensors of a call that descend from the batch, with where it lies in them."""
 
@@ -48,14 +49,14 @@ class Following:
     def end_pass(self) -> None:
         """Forget all tensors."""
         self.claimed = False
-        self._grouping: Grouping | None = None
+        self._grouping = _NOBODY
         self._layouts = Layouts()
         self._outside: dict[int, weakref.ref[Tensor]] = {}
         self._written: dict[int, torch.UntypedStorage] = {}
         self._inside: set[int] = set()
 
-    def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping | None) -> None:
-        """Take the tensors that the model is called with, where the batch lies in them, and how samples are indexed."""
+    def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping) -> None:
+        """Take the tensors that the model is called with, where the batch lies in them, and the sample of each row."""
         self._grouping = grouping
         for tensor in tensors:
             if (layout := layouts.get(id(tensor))) is not None:
@@ -164,6 +165,19 @@ class Following:
             " of F"
         )
 
+    def need_order(self, tensor: Tensor) -> None:
+        """Raise MeasureError where the samples of an output lie in another order than those of the input, or are not all."""
+        layout = self._layouts.get(tensor)
+        if not isinstance(layout, BatchLayout) or layout.grouping is None:
+            return
+        rows = layout.grouping.index
+        if not torch.equal(rows.unique_consecutive(), torch.arange(self.batch, device=rows.device)):
+            raise MeasureError(
+                f"the samples of the model's output of shape {tuple(tensor.shape)} lie in another order than those of"
+                " its input, or some are left out, so which target is whose cannot be told: put them in order, or say"
+                " samples=1, with which each row counts for the sample that it was made of"
+            )
+
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
@@ -254,11 +268,21 @@ class Following:
         if not isinstance(value, Tensor):
             return
         before, layout = self.standing(base, changed=True), self.standing(value)
+        if not value.numel():  # nothing is written, such as the rows of a mask that is nowhere true
+            if before is None:
+                self.leave_out(base)
+            return
+        taken: BatchLayout | None = None
         if isinstance(before, BatchLayout):
-            if not overwritten_in(base, index, value, layout=before, value_layout=layout, batch=self.batch):
-                self._layouts[base] = LostBatch("__setitem__")
-        elif before is None and layout is not None:
-            taken = written_into(base, index, value, layout, self.batch) if isinstance(layout, BatchLayout) else None
+            if overwritten_in(base, index, value, layout=before, value_layout=layout, batch=self.batch):
+                taken = before
+        elif before is None and isinstance(layout, BatchLayout):
+            taken = written_into(base, index, value, layout, self.batch)
+        if taken is None and isinstance(layout, BatchLayout) and not layout.claims and not isinstance(before, LostBatch):
+            taken = rows_written(
+                base, index, value, layout=before, value_layout=layout, samples=self._grouping
+            )
+        if not isinstance(before, LostBatch) and (before, layout) != (None, None):
             self._layouts[base] = taken or LostBatch("__setitem__")
         if isinstance(layout, LostBatch) and base.is_floating_point():
             self._notes.bn = "rows"

@@ -21,7 +21,7 @@ PACKED = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "_pad_packed_sequence
 # Functions that put rows of a source where an index says: (base, dim, index, source).
 SCATTERING = frozenset({
     *("index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_reduce"),
-    "index_reduce_",
+    *("index_reduce_", "index_copy", "index_copy_", "scatter", "scatter_"),
 })
 
 
@@ -48,6 +48,21 @@ class Grouping:
         """Return the grouping of (outer, B, inner) rows."""
         return cls(torch.arange(batch, device=device).repeat_interleave(inner).repeat(outer), batch)
 
+    def likely(self, size: int) -> list[Tensor]:
+        """Return the samples of rows that nothing else is known of: first as these, else sample by sample, or in turn."""
+        found = [self.index] if len(self.index) == size else []
+        inner, rest = divmod(size, max(1, self.batch))
+        if inner and not rest:
+            for pair in ((1, inner), (inner, 1)):
+                found.append(Grouping.regular(self.batch, *pair, self.index.device).index)
+        return found
+
+    @cached_property
+    def sole(self) -> int | None:
+        """The sample whose all rows are; None where they are several samples', or there are none."""
+        alike = len(self.index) > 0 and bool((self.index == self.index[0]).all())
+        return int(self.index[0]) if alike else None
+
     @cached_property
     def _padded(self) -> tuple[Tensor, Tensor]:
         """For each sample the places of its rows, (B, m), and (B, m) whether there is one."""
@@ -63,6 +78,9 @@ class Grouping:
     def samples_first(self, tensor: Tensor, dim: int) -> Tensor:
         """Return (B, the dimensions before ``dim``, 1, rows, those after it), zero where a sample has fewer rows."""
         places, there = self._padded
+        if not len(self.index):
+            shape = (*places.shape, *tensor.shape[:dim], *tensor.shape[dim + 1 :])
+            return tensor.new_zeros(shape).movedim(1, 1 + dim).unsqueeze(1 + dim)
         rows = tensor.movedim(dim, 0).index_select(0, places.view(-1))
         rows = rows.masked_fill(~there.view(-1, *[1] * (tensor.ndim - 1)), 0)
         return rows.view(*places.shape, *rows.shape[1:]).movedim(1, 1 + dim).unsqueeze(1 + dim)
@@ -97,7 +115,7 @@ def picked(
         The dimension along which the sample changes, and (n,) the sample at each place; None where there is no such
         dimension, or an element is no sample's.
     """
-    if not args or any(isinstance(item, torch.dtype) for item in args):
+    if not args or any(isinstance(item, torch.dtype) for item in args) or kwargs.get("out") is not None:
         return None
 
     def replaced(value: Any) -> Any:
@@ -108,10 +126,16 @@ def picked(
         found = labels(value)
         return torch.full(value.shape, -1, device=value.device) if found is None else found
 
-    with torch.no_grad():
-        result = function(replaced(args[0]), *args[1:], **kwargs)
+    try:
+        with torch.no_grad():
+            result = function(replaced(args[0]), *args[1:], **kwargs)
+    except (RuntimeError, TypeError):  # not for whole numbers
+        return None
     found = (list(result) if isinstance(result, (tuple, list)) else [result])[index]
-    if not found.ndim or not found.numel() or bool((found < 0).any()):
+    if not found.numel():  # no rows, such as the tokens of an expert that got none
+        empty = [d for d, size in enumerate(found.shape) if not size]
+        return (empty[0], found.flatten()) if len(empty) == 1 else None
+    if not found.ndim or bool((found < 0).any()):
         return None
     changing = [d for d in range(found.ndim) if not bool((found == found.narrow(d, 0, 1)).all())]
     if len(changing) > 1:
@@ -162,7 +186,7 @@ def scattered(
     Returns:
         The sample of each row of the result along ``dim``; None where rows of several samples meet.
     """
-    index = index.movedim(dim, 0).flatten(1) if index.ndim > 1 else index.unsqueeze(1)
+    index = index.movedim(dim, 0).flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
     if not bool((index == index[:, :1]).all()) or len(index) > len(samples):
         return None
     rows, samples = index[:, 0], samples[: len(index)]

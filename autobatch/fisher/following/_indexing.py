@@ -1,12 +1,14 @@
 """Where ``x[index]`` and look-ups put samples, and what writing to ``x[index]`` does to those of x."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autobatch.fisher.following._layout import BatchLayout, Layout, LostBatch
+from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._layout import BatchLayout, Layout, LostBatch, layout_along
 from autobatch.fisher.following._move import Move, Place, Rule, in_slots, untouched
 
 
@@ -124,6 +126,41 @@ def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, b
         ):
             return replace(layout, dim=dim)
     return None
+
+
+def rows_written(
+    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout | None, value_layout: BatchLayout, samples: Grouping
+) -> BatchLayout | None:
+    """Follow samples through ``base[index] = value`` by writing those of the value's elements, as with a mask of rows.
+
+    Args:
+        base: the tensor.
+        index: where it is overwritten.
+        value: what is written.
+        layout: the layout of the tensor; None for one that carries none, such as zeros.
+        value_layout: that of the value.
+        samples: which sample each row of the model's input belongs to.
+
+    Returns:
+        The layout of ``base``, or None where its samples cannot be told. Rows that nothing was written to are taken to
+        lie as those of the model's input do.
+    """
+    batch = samples.batch
+
+    def labels(tensor: Tensor, of: BatchLayout) -> Tensor:
+        return of.grouped(tensor, batch).labels(tensor.shape, of.dim)
+
+    before = torch.full(base.shape, -1, device=base.device) if layout is None else labels(base, layout)
+    after = before.clone()
+    after[index] = labels(value, value_layout)
+    if layout is not None:
+        return layout if torch.equal(after, before) else None
+    found = []
+    for dim, size in enumerate(base.shape):
+        each = (layout_along(dim, rows, batch) for rows in samples.likely(size))
+        agreeing = (one for one in each if bool(((after < 0) | (after == labels(base, one))).all()))
+        found += list(itertools.islice(agreeing, 1))
+    return found[0] if len(found) == 1 else None
 
 
 def overwritten_in(

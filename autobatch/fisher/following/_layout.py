@@ -126,7 +126,7 @@ def layout_along(dim: int, samples: Tensor, batch: int) -> BatchLayout:
         The layout, without a grouping where the samples lie regularly.
     """
     repeats, rest = divmod(len(samples), batch)
-    if not rest:
+    if repeats and not rest:
         for outer in (1, repeats):
             if torch.equal(samples, Grouping.regular(batch, outer, repeats // outer, samples.device).index):
                 return BatchLayout(dim, outer)

@@ -48,14 +48,14 @@ class Samples:
         """Whether anything but dimension 0 of the first tensor was asked for."""
         return self.rows is not None or self.dim != 0
 
-    def of(self, tensors: Sequence[Tensor]) -> tuple[int, dict[int, BatchLayout], Grouping | None]:
+    def of(self, tensors: Sequence[Tensor]) -> tuple[int, dict[int, BatchLayout], Grouping]:
         """Find the samples in the tensors that a model is called with.
 
         Args:
             tensors: the tensors, in order.
 
         Returns:
-            B; the layout of each tensor that carries the batch, by id; the samples by an index, where that was given.
+            B; the layout of each tensor that carries the batch, by id; the sample of each row.
 
         Raises:
             MeasureError: where no tensor has the rows.
@@ -71,12 +71,12 @@ class Samples:
                 f"samples={each}: the model's first tensor has {length} rows, which is no multiple of that"
             )
         batch = length // each
-        grouping = Grouping.regular(batch, 1, each, first.device) if self.rows is not None else None
+        grouping = Grouping.regular(batch, 1, each, first.device)
         return batch, self._like(tensors, length, BatchLayout(self.dim), batch), grouping
 
     def _by_index(
         self, index: Tensor, tensors: Sequence[Tensor]
-    ) -> tuple[int, dict[int, BatchLayout], Grouping | None]:
+    ) -> tuple[int, dict[int, BatchLayout], Grouping]:
         if int(index.min()) < 0:
             raise MeasureError(
                 "samples: the index of a sample is negative; leave rows that are no sample's out of the model"

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._grouping import PACKED, PICKING, SCATTERING, Grouping, picked, scattered, unpacked
+from autobatch.fisher.following._grouping import (
+    PACKED,
+    PICKING,
+    SCATTERING,
+    Grouping,
+    picked,
+    scattered,
+    unpacked,
+)
 from autobatch.fisher.following._keeping import (
     COUPLING,
     ELEMENT_BY_ELEMENT,
@@ -107,7 +115,7 @@ class Through:
             for claim in each.layout.open_claims:
                 claim.settle(agreed)
 
-    def into(self, index: int, samples: Grouping | None) -> tuple[Layout | None, bool]:
+    def into(self, index: int, samples: Grouping) -> tuple[Layout | None, bool]:
         """Follow the batch into one of the tensors that were returned, after ``settle``.
 
         What is lost stays lost: a result is only known where every argument that descends from the batch puts its
@@ -115,7 +123,7 @@ class Through:
 
         Args:
             index: which of the returned tensors.
-            samples: which sample each row of the model's input belongs to, where that was said by an index.
+            samples: which sample each row of the model's input belongs to.
 
         Returns:
             Its layout, None where it takes only its dtype, device, shape or the like from a tensor with the batch; and
@@ -132,10 +140,10 @@ class Through:
             found = [each for each in found if each.slot == 0]
         if name == "broadcast_tensors":  # each argument gives the result in its own place
             found = [each for each in found if index == (each.slot if each.inner < 0 else each.inner)]
-        if samples is not None and (name in PICKING or name in PACKED):
+        if name in PICKING or name in PACKED:
             # Where an index comes from does not matter: its values are known.
             found = [each for each in found if each.slot == 0] or found
-        if samples is not None and name in SCATTERING:
+        if name in SCATTERING:
             found = [each for each in found if each.slot != 2] or found
         if not found:
             return None, False
@@ -158,17 +166,18 @@ class Through:
         return LostBatch(name, whole=place == WHOLE, additive=additive), output.requires_grad and not additive
 
     def _agreed(
-        self, aligned: Sequence[_Carrier], output: Tensor, index: int, samples: Grouping | None
+        self, aligned: Sequence[_Carrier], output: Tensor, index: int, samples: Grouping
     ) -> BatchLayout | Literal["whole"] | None:
         """Return the place at which all arguments' samples lie in an output, if there is one."""
         followed = [each.tensor for each in aligned]
         places: set[Any] = {self._place(each, output, index, followed) for each in aligned}
-        if samples is not None and len(places) > 1:
+        if len(places) > 1:
             places = {_with_grouping(each, output, self._call.batch) for each in places}
         (place, *others) = places
-        if samples is not None and (place is None or others):
-            return self._regrouped(aligned, index, samples)
-        return None if others else place
+        if place is None or others:
+            claimed = any(_open(each.layout) for each in aligned)  # one that a rule does not confirm is refuted
+            place = None if claimed else self._regrouped(aligned, index, samples)
+        return _of_one_sample(aligned, place, output)
 
     def _place(
         self, carrier: _Carrier, output: Tensor, index: int, followed: Sequence[Tensor]
@@ -207,6 +216,10 @@ class Through:
         if name in PICKING and any(each.slot == 0 for each in found):
             place = picked(self._call.function, self._args, self._kwargs, labels, index)
             return None if place is None else layout_along(*place, batch)
+        mask, alone = found[0].tensor, len(found) == 1 and len(self._args) == 1 + (name == "__getitem__")
+        if name in _CHOOSING and alone and self._args[-1] is mask and (mask.dtype is torch.bool or name == "nonzero"):
+            chosen = labels(mask)  # the places where a mask is true, or what lies there in a tensor of nobody's
+            return None if chosen is None else layout_along(0, chosen[mask != 0], batch)
         if name in PACKED and len(found) == 1 and found[0].slot == 0:
             data = found[0].layout
             if isinstance(data, BatchLayout) and data.dim == 0:
@@ -218,7 +231,7 @@ class Through:
             dim %= max(1, base.ndim)
             if not isinstance(layout, BatchLayout) or layout.dim != dim:
                 return None
-            known = [samples.index, torch.arange(batch, device=samples.index.device)]
+            known = samples.likely(base.shape[dim]) if base.ndim else []
             own = layouts.get(id(base))
             if isinstance(own, BatchLayout):
                 known = [own.grouped(base, batch).index] if own.dim == dim else []
@@ -226,7 +239,31 @@ class Through:
             if added is None or (isinstance(own, BatchLayout) and not (known and torch.equal(added, known[0]))):
                 return None
             return layout_along(dim, added, batch)
+        if name == "embedding_bag" and len(self._args) > 2 and (words := layouts.get(id(self._args[1]))):
+            indices, offsets = self._args[1:3]
+            bags = self._call.outputs[0]
+            if indices.ndim == 1 and isinstance(words, BatchLayout) and not index:
+                places = torch.arange(len(indices), device=offsets.device)
+                rows = torch.searchsorted(offsets[: len(bags)].contiguous(), places, right=True) - 1
+                known, of_words = samples.likely(len(bags)), words.grouped(indices, batch).index
+                of_bags = scattered(bags, 0, rows, samples=of_words, known=known, batch=batch)
+                return None if of_bags is None else layout_along(0, of_bags, batch)
         return None
+
+
+def _of_one_sample(
+    aligned: Sequence[_Carrier], place: BatchLayout | Literal["whole"] | None, output: Tensor
+) -> BatchLayout | Literal["whole"] | None:
+    """Return how samples lie in what was made of one sample's rows alone: whatever the function, all of it is that sample's."""
+    groupings = [each.layout.grouping for each in aligned if isinstance(each.layout, BatchLayout)]
+    first = groupings[0]
+    if first is None or (isinstance(place, BatchLayout) and place.grouping is not first) or place == WHOLE:
+        return place
+    if first.sole is None or any(other is None or other.sole != first.sole for other in groupings):
+        return place
+    if not output.ndim:
+        return "whole"
+    return BatchLayout(0, grouping=Grouping(first.index[:1].expand(len(output)), first.batch))
 
 
 def _flat(value: Any) -> Iterator[tuple[int, Any]]:
@@ -260,6 +297,7 @@ def _with_grouping(place: Any, output: Tensor, batch: int) -> Any:
     return BatchLayout(place.dim, 1, (), place.grouped(output, batch))
 
 
+_CHOOSING = frozenset({"__getitem__", "where", "nonzero"})
 _SUMS = frozenset({"sum", "mean", "nansum"})
 _LOSSES = ITEM_LOSSES | ROW_LOSSES | VECTOR_LOSSES
 _QUOTIENTS = frozenset({"div", "div_", "__truediv__", "__itruediv__", "true_divide", "divide"})

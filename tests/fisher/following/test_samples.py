@@ -178,30 +178,84 @@ def test_packed_sequences(kind: type[nn.Module], use: str) -> None:
             return self.head(last[0][-1] if isinstance(last, tuple) else last[-1])
 
     model, x, lengths = Packed().double(), randn(4, 3, 5), torch.tensor([2, 3, 1, 3])
-    assert error(model, lambda: model(x, lengths).sin().sum(1), samples=1) < 1e-12
-    with pytest.raises(MeasureError, match=r"samples=\.\.\."):
-        error(model, lambda: model(x, lengths).sin().sum(1))
+    for samples in (None, 1):
+        assert error(model, lambda: model(x, lengths).sin().sum(1), samples=samples) < 1e-12
 
 
-def test_rows_that_are_chosen_and_put_back() -> None:
+@pytest.mark.parametrize("gradients", ["library", "rows"])
+@pytest.mark.parametrize("how", ["index", "in-place", "mask", "sorted", "where"])
+@pytest.mark.parametrize("length", [3, 4])
+def test_rows_that_are_chosen_and_put_back(how: str, length: int, gradients: str) -> None:
     class Routed(nn.Module):
-        """A sparse mixture of experts."""
+        """A sparse mixture of experts, one of which gets nothing."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.gate, self.experts = nn.Linear(5, 2), nn.ModuleList(nn.Linear(5, 4) for _ in range(2))
+            self.gate = nn.Linear(5, 3)
+            self.experts = nn.ModuleList(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4)) for _ in range(3))
 
         def forward(self, x: Tensor) -> Tensor:
             rows = x.flatten(0, 1)
             scores = self.gate(rows).softmax(-1)
+            chosen = scores[:, :2].argmax(1)
             out = torch.zeros(len(rows), 4, dtype=x.dtype)
+            if how == "sorted":
+                order = chosen.argsort(stable=True)
+                parts = rows[order].split(torch.bincount(chosen, minlength=3).tolist())
+                moved = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+                return self._shaped(x, moved[order.argsort()] * scores.gather(1, chosen[:, None]))
             for i, expert in enumerate(self.experts):
-                where = (scores.argmax(1) == i).nonzero().squeeze(1)
-                out = out.index_add(0, where, expert(rows[where]) * scores[where, i : i + 1])
-            return out.view(*x.shape[:2], 4).flatten(1)
+                mask = chosen == i
+                where = torch.where(mask)[0] if how == "where" else mask.nonzero().squeeze(1)
+                if how == "mask":
+                    out[mask] = out[mask] + expert(rows[mask]) * scores[mask, i : i + 1]
+                elif how == "index":
+                    out = out.index_add(0, where, expert(rows[where]) * scores[where, i : i + 1])
+                else:
+                    out.index_add_(0, where, expert(rows[where]) * scores[where, i : i + 1])
+            return self._shaped(x, out)
 
-    model, x = Routed().double(), randn(4, 3, 5)
-    assert error(model, lambda: model(x).sin().sum(1), samples=1) < 1e-12
+        def _shaped(self, x: Tensor, rows: Tensor) -> Tensor:
+            return rows.view(*x.shape[:2], 4).flatten(1)
+
+    model, x = Routed().double(), randn(4, length, 5)
+    for samples in (None, 1):
+        assert error(model, lambda: model(x).sin().sum(1), samples=samples, gradients=gradients) < 1e-12
+
+
+def test_bags_of_words_by_offsets() -> None:
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 2)
+
+        def forward(self, words: Tensor, offsets: Tensor) -> Tensor:
+            return self.head(self.table(words, offsets))
+
+    model, words, offsets = Bags().double(), torch.randint(0, 9, (8,)), torch.tensor([0, 3, 4])
+    assert error(model, lambda: model(words, offsets).sin().sum(1), samples=INDEX) < 1e-12
+
+
+@pytest.mark.parametrize("pick", [lambda h: h[1:], lambda h: h[:1].expand(4, -1), lambda h: h[[2, 0, 1, 3]]])
+def test_outputs_that_are_not_all_samples_in_order(pick: Callable[[Tensor], Tensor]) -> None:
+    class Picked(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return pick(super().forward(x))
+
+    probe = FisherProbe(model := Picked(5, 2))
+    with probe:
+        model(torch.randn(4, 5)).square().sum().backward()
+    with pytest.raises(MeasureError, match=r"output of shape .* lie in another order .* or some are left out"):
+        probe.gram()
+
+
+def test_following_an_index_leaves_buffers_alone() -> None:
+    x, model = torch.randn(4, 5), nn.Linear(5, 2)
+    with FisherProbe(nn.Sequential(model), samples=1):
+        buffer = torch.empty(4, 5)
+        model.register_forward_pre_hook(lambda _, args: torch.index_select(args[0], 0, torch.tensor([3, 1, 0, 2]), out=buffer))
+        model(x)
+    assert torch.equal(buffer, x[[3, 1, 0, 2]])
 
 
 @pytest.mark.parametrize("steps", [3, 4])
