@@ -57,7 +57,8 @@ class FisherProbe:
 
     A problem, such as a trainable parameter in a layer that cannot be measured, never disturbs the body: it is kept
     and raised as ``autobatch.MeasureError`` by ``gram`` and ``spectrum``. Frozen parameters are left out.
-    The body never waits for the device: F is checked, scaled and decomposed when it is asked for.
+    The body does not wait for the device, but to read indices by which rows are picked: F is checked, scaled and
+    decomposed when it is asked for.
 
     Args:
         model: the model, unmodified; its parameters with ``requires_grad`` are measured. A compiled model runs its
@@ -420,7 +421,8 @@ def _names(model: nn.Module, parameters: Iterable[Tensor]) -> frozenset[str]:
         raise MeasureError("params: expected parameters of the model, got none")
     for parameter in given:
         if id(parameter) not in known:
-            raise MeasureError(f"params: one of shape {tuple(parameter.shape)} is no parameter of the model")
+            what = f"one of shape {tuple(parameter.shape)}" if isinstance(parameter, Tensor) else repr(parameter)
+            raise MeasureError(f"params: {what} is no parameter of the model")
     return frozenset(known[id(parameter)] for parameter in given)
 
 

@@ -62,5 +62,7 @@ def test_a_tied_table_alone() -> None:
 def test_parameters_of_somebody_else() -> None:
     with pytest.raises(MeasureError, match=r"one of shape \(3,\) is no parameter of the model"):
         FisherProbe(nn.Linear(2, 2), params=[torch.zeros(3)])
+    with pytest.raises(MeasureError, match="'weight' is no parameter of the model"):
+        FisherProbe(nn.Linear(2, 2), params=["weight"])  # type: ignore[list-item]
     with pytest.raises(MeasureError, match="got none"):
         FisherProbe(nn.Linear(2, 2), params=())

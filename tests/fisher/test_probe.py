@@ -369,3 +369,16 @@ def test_no_batch_norm_is_named(measure: Measure) -> None:
 def test_bad_arguments(options: dict[str, str], message: str) -> None:
     with pytest.raises(MeasureError, match=message):
         FisherProbe(TiedLanguageModel(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_scripted_modules_are_refused_and_leave_the_step_alone(whole: bool) -> None:
+    plain = nn.Linear(4, 3)
+    scripted = torch.jit.script(plain)
+    model = scripted if whole else nn.Sequential(nn.Linear(4, 4), scripted)
+    with FisherProbe(model) as probe:
+        model(torch.randn(5, 4)).square().mean().backward()
+    assert plain.weight.grad is not None
+    with pytest.raises(MeasureError, match=r"scripted module.*NeverMeasure\(\)"):
+        probe.gram()

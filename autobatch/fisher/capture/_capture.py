@@ -72,8 +72,15 @@ class Capture(TorchFunctionMode):
         self._uses = Uses(self.notes, self._weights, self._following, self._ledgers)
         self._opaque = 0
         self._opening: list[Callable[..., Any]] = []
+        self._handles: list[RemovableHandle] = []
+        if isinstance(model, torch.jit.ScriptModule):
+            self.notes.problem = MeasureError(
+                f"a scripted module ({type(model).__name__}) cannot be measured: give the probe the model as it was"
+                " before torch.jit.script or torch.jit.trace, or measure nothing (measuring=NeverMeasure())"
+            )
+            return
         # The last pre-hook: it sees the input as the model's forward gets it.
-        self._handles: list[RemovableHandle] = [
+        self._handles += [
             model.register_forward_pre_hook(self._model_called, with_kwargs=True),
             model.register_forward_hook(self._model_done, with_kwargs=True),
         ]
@@ -150,7 +157,7 @@ class Capture(TorchFunctionMode):
             self._begin(tensors_of(args, kwargs))
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Refuse a first argument whose leading size is not the batch's, as others show, and outputs in another order."""
+        """Refuse a first argument whose leading size is not the batch's, and outputs in another order."""
         if not torch.is_grad_enabled() or self.notes.problem is not None:
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
@@ -209,6 +216,8 @@ class Capture(TorchFunctionMode):
         rule = f"the gram rule of {type(module).__name__}"
         with Guarded(self.notes, rule), torch._C.DisableTorchFunction():
             found = self._weights.among(module.parameters())
+            for tensor in tensors_of(args):
+                self._following.need_front(tensor, type(module).__name__)
             contributions = module_contributions(module, args, output, found, self._following.batch)
             self._following.put(output, IN_FRONT)
             if contributions:

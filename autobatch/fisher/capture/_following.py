@@ -116,24 +116,35 @@ class Following:
 
     def _through_custom_function(self, tensor: Tensor, node: Any) -> Layout | None:
         """Return the layout of what a custom autograd function returned, which runs unseen."""
-        kind = getattr(type(node), "_forward_cls", type(node))
+        kind = _kind(node)
         parents = [parent for parent, _ in node.next_functions]
         if weights := self._weights.behind(parents):
             self._weights.make(tensor, weights)  # such as a straight-through estimator
             return None
         name = f"{kind.__name__}.apply"
         self.reentrant |= kind is CheckpointFunction
-        own = kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON
-        if kind not in KEEPING and not own:
+        if not _keeps(kind):
             return LostBatch(name)
-        found = {
-            known
-            for other, known in self._layouts.items()
-            if other.grad_fn in parents and other.grad_fn is not None and other.shape == tensor.shape
-        }
-        if len(found) == 1:
-            return found.pop()
-        return IN_FRONT if not found and tensor.ndim and tensor.shape[0] == self.batch else LostBatch(name)
+        found = self._behind(node)
+        for _, known in found:
+            if isinstance(known, LostBatch) and not known.whole:
+                return known
+        alike = {known for shape, known in found if shape == tensor.shape}
+        if len(alike) == 1:
+            return alike.pop()
+        front = not alike and all(known == IN_FRONT or isinstance(known, LostBatch) for _, known in found)
+        return IN_FRONT if front and tensor.ndim and tensor.shape[0] == self.batch else LostBatch(name)
+
+    def _behind(self, node: Any) -> list[tuple[torch.Size, Layout]]:
+        """Return shape and layout of what a custom function was given, where it is known to carry the batch."""
+        found: list[tuple[torch.Size, Layout]] = []
+        for parent, number in node.next_functions:
+            if (result := self._layouts.result(parent, number)) is not None:
+                found.append(result)
+            elif isinstance(parent, BackwardCFunction):  # whose result nothing was seen to take
+                kind = _kind(parent)
+                found += self._behind(parent) if _keeps(kind) else [(torch.Size(), LostBatch(f"{kind.__name__}.apply"))]
+        return found
 
     def layout(self, tensor: Tensor, role: str) -> BatchLayout:
         """Return where the batch lies in a tensor.
@@ -165,13 +176,25 @@ class Following:
             " of F"
         )
 
+    def need_front(self, tensor: Tensor, kind: str) -> None:
+        """Raise MeasureError where an input of a module with a gram rule carries samples elsewhere than in front."""
+        layout = self.standing(tensor)
+        if isinstance(layout, LostBatch) and not layout.whole:
+            layout = self.layout(tensor, f"the input of {kind}")
+        if isinstance(layout, BatchLayout) and (layout.dim, layout.outer, layout.grouping) != (0, 1, None):
+            raise MeasureError(
+                f"the gram rule of {kind} needs the samples in order in dimension 0, where those of its input of"
+                f" shape {tuple(tensor.shape)} are not"
+            )
+
     def need_order(self, tensor: Tensor) -> None:
-        """Raise MeasureError where the samples of an output lie in another order than those of the input, or are not all."""
+        """Raise MeasureError where an output has the samples in another order than the input, or not all."""
         layout = self._layouts.get(tensor)
         if not isinstance(layout, BatchLayout) or layout.grouping is None:
             return
         rows = layout.grouping.index
-        if not torch.equal(rows.unique_consecutive(), torch.arange(self.batch, device=rows.device)):
+        steps = rows.diff(prepend=rows.new_tensor([-1]), append=rows.new_tensor([self.batch]))
+        if bool(((steps < 0) | (steps > 1)).any()):
             raise MeasureError(
                 f"the samples of the model's output of shape {tuple(tensor.shape)} lie in another order than those of"
                 " its input, or some are left out, so which target is whose cannot be told: put them in order, or say"
@@ -278,10 +301,13 @@ class Following:
                 taken = before
         elif before is None and isinstance(layout, BatchLayout):
             taken = written_into(base, index, value, layout, self.batch)
-        if taken is None and isinstance(layout, BatchLayout) and not layout.claims and not isinstance(before, LostBatch):
-            taken = rows_written(
-                base, index, value, layout=before, value_layout=layout, samples=self._grouping
-            )
+        if (
+            taken is None
+            and isinstance(layout, BatchLayout)
+            and not layout.claims
+            and not isinstance(before, LostBatch)
+        ):
+            taken = rows_written(base, index, value, layout=before, value_layout=layout, samples=self._grouping)
         if not isinstance(before, LostBatch) and (before, layout) != (None, None):
             self._layouts[base] = taken or LostBatch("__setitem__")
         if isinstance(layout, LostBatch) and base.is_floating_point():
@@ -293,6 +319,17 @@ class Following:
             raise MeasureError('bn="eval" was asked for, but a BatchNorm layer runs in train mode: call model.eval()')
         if training or self._notes.bn == "none":
             self._notes.bn = "rows" if training else "eval"
+
+
+def _kind(node: Any) -> type:
+    """Return the custom autograd function that a node of the graph is of."""
+    kind: type = getattr(type(node), "_forward_cls", type(node))
+    return kind
+
+
+def _keeps(kind: type) -> bool:
+    """Whether a custom autograd function is known to leave samples in place."""
+    return kind in KEEPING or (kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON)
 
 
 def only_claims(found: Found) -> tuple[Claim, ...]:

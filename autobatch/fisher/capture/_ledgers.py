@@ -280,9 +280,10 @@ class Ledgers:
                 if key in alone:
                     raise MeasureError(f"{where}: {why}")
                 raise MeasureError(
-                    f"{where} got a gradient, but its use was not seen. It may lie in a"
+                    f"{where} got a gradient, but its use was not seen. It may lie in torch.vmap, a"
                     " scripted module, a block checkpointed with use_reentrant=True or a custom autograd function:"
-                    " use use_reentrant=False, give the module a rule with register_gram_rule, or freeze it"
+                    " use use_reentrant=False, give the module a rule with register_gram_rule, freeze it, or measure"
+                    " nothing (measuring=NeverMeasure())"
                 )
 
     def end_pass(self) -> None:

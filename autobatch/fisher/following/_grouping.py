@@ -49,7 +49,7 @@ class Grouping:
         return cls(torch.arange(batch, device=device).repeat_interleave(inner).repeat(outer), batch)
 
     def likely(self, size: int) -> list[Tensor]:
-        """Return the samples of rows that nothing else is known of: first as these, else sample by sample, or in turn."""
+        """Return samples that rows may have of which nothing is known: as these, sample by sample, or in turn."""
         found = [self.index] if len(self.index) == size else []
         inner, rest = divmod(size, max(1, self.batch))
         if inner and not rest:

@@ -8,6 +8,7 @@ of the model's input, and every function moves it, keeps it or loses it.
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,13 +157,16 @@ JOINED = LostBatch("a sum over samples and parameters", whole=True, additive=Tru
 
 
 class Layouts:
-    """The layouts of tensors, as long as these live."""
+    """The layouts of tensors, as long as these live, and of what was computed of them after that."""
 
     def __init__(self) -> None:
         self._found: dict[int, tuple[weakref.ref[Tensor], Layout]] = {}
+        self._results: dict[tuple[Any, int], tuple[torch.Size, Layout]] = {}
 
     def __setitem__(self, tensor: Tensor, layout: Layout) -> None:
         self._found[id(tensor)] = (weakref.ref(tensor), layout)
+        if (node := tensor.grad_fn) is not None:
+            self._results[node, tensor.output_nr] = (tensor.shape, layout)
 
     def get(self, tensor: Tensor) -> Layout | None:
         """Return the layout of a tensor, or None."""
@@ -170,11 +174,9 @@ class Layouts:
         # Another tensor may have come to lie where one has died.
         return found[1] if found is not None and found[0]() is tensor else None
 
-    def items(self) -> Iterator[tuple[Tensor, Layout]]:
-        """Yield the tensors that live, with their layouts."""
-        for reference, layout in self._found.values():
-            if (tensor := reference()) is not None:
-                yield tensor, layout
+    def result(self, node: Any, number: int) -> tuple[torch.Size, Layout] | None:
+        """Return shape and layout of a result of a node of the graph, or None."""
+        return self._results.get((node, number))
 
     def sharing(self, changed: Tensor) -> Iterator[Tensor]:
         """Yield the other tensors of which a part is the memory of a tensor."""

@@ -120,6 +120,14 @@ def _loss(move: Move) -> Place:
     return move.dim - int(move.dim > 1 and move.slot == 0)
 
 
+def _timed_loss(move: Move) -> Place:
+    # ctc_loss: (T, B, C) log-probabilities, and rows of targets and lengths.
+    expected = 1 if move.slot == 0 and move.source.ndim == 3 else 0
+    if move.slot < 0 or move.dim != expected:
+        return None
+    return 0 if move.output.ndim else WHOLE
+
+
 def _convolved(spatial: int) -> Rule:
     def rule(move: Move) -> int | None:
         return 0 if move.slot == 0 and move.source.ndim == spatial + 2 and move.dim == 0 else None
@@ -189,7 +197,9 @@ _BY_RULE: tuple[tuple[str, Rule], ...] = (
     ("norm vector_norm linalg_vector_norm linalg_norm", _reduced(2)),
     ("layer_norm rms_norm native_layer_norm", _normalised),
     ("softmax log_softmax softmin _softmax _log_softmax special_softmax special_log_softmax", _normalised_along),
-    ("quantile nanquantile", _quantile),
+    ("quantile nanquantile kthvalue", _quantile),
+    ("multinomial", _before_features(1, 0)),
+    ("ctc_loss", _timed_loss),
     ("cumsum cumprod cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift narrow", untouched(1)),
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", untouched(2, default=-1)),
     ("fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", untouched(2, default=(-2, -1))),

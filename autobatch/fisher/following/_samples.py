@@ -74,9 +74,7 @@ class Samples:
         grouping = Grouping.regular(batch, 1, each, first.device)
         return batch, self._like(tensors, length, BatchLayout(self.dim), batch), grouping
 
-    def _by_index(
-        self, index: Tensor, tensors: Sequence[Tensor]
-    ) -> tuple[int, dict[int, BatchLayout], Grouping]:
+    def _by_index(self, index: Tensor, tensors: Sequence[Tensor]) -> tuple[int, dict[int, BatchLayout], Grouping]:
         if int(index.min()) < 0:
             raise MeasureError(
                 "samples: the index of a sample is negative; leave rows that are no sample's out of the model"

@@ -1,6 +1,6 @@
 """Through one call: where the samples of its arguments lie in what it returns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -204,57 +204,73 @@ class Through:
 
     def _regrouped(self, found: Sequence[_Carrier], index: int, samples: Grouping) -> BatchLayout | None:
         """Follow samples that lie by an index through a function that picks or scatters elements; None elsewhere."""
-        name, batch = self._call.name, samples.batch
-        layouts = {id(each.tensor): each.layout for each in found}
+        name, layouts = self._call.name, {id(each.tensor): each.layout for each in found}
+
+        def grouping(tensor: Tensor, dim: int) -> Tensor | None:
+            layout = layouts.get(id(tensor))
+            here = isinstance(layout, BatchLayout) and layout.dim == dim
+            return layout.grouped(tensor, samples.batch).index if here else None  # type: ignore[union-attr]
 
         def labels(tensor: Tensor) -> Tensor | None:
             layout = layouts.get(id(tensor))
             if not isinstance(layout, BatchLayout):
                 return None
-            return layout.grouped(tensor, batch).labels(tensor.shape, layout.dim)
+            return layout.grouped(tensor, samples.batch).labels(tensor.shape, layout.dim)
 
+        place = None
         if name in PICKING and any(each.slot == 0 for each in found):
             place = picked(self._call.function, self._args, self._kwargs, labels, index)
-            return None if place is None else layout_along(*place, batch)
-        mask, alone = found[0].tensor, len(found) == 1 and len(self._args) == 1 + (name == "__getitem__")
-        if name in _CHOOSING and alone and self._args[-1] is mask and (mask.dtype is torch.bool or name == "nonzero"):
-            chosen = labels(mask)  # the places where a mask is true, or what lies there in a tensor of nobody's
-            return None if chosen is None else layout_along(0, chosen[mask != 0], batch)
-        if name in PACKED and len(found) == 1 and found[0].slot == 0:
-            data = found[0].layout
-            if isinstance(data, BatchLayout) and data.dim == 0:
-                place = unpacked(name, self._args, data.grouped(self._args[0], batch).index, index)
-                return None if place is None else layout_along(*place, batch)
-        if name in SCATTERING and len(self._args) > 3:
-            base, dim, rows, source = self._args[:4]
-            layout = layouts.get(id(source))
-            dim %= max(1, base.ndim)
-            if not isinstance(layout, BatchLayout) or layout.dim != dim:
-                return None
-            known = samples.likely(base.shape[dim]) if base.ndim else []
-            own = layouts.get(id(base))
-            if isinstance(own, BatchLayout):
-                known = [own.grouped(base, batch).index] if own.dim == dim else []
-            added = scattered(base, dim, rows, samples=layout.grouped(source, batch).index, known=known, batch=batch)
-            if added is None or (isinstance(own, BatchLayout) and not (known and torch.equal(added, known[0]))):
-                return None
-            return layout_along(dim, added, batch)
-        if name == "embedding_bag" and len(self._args) > 2 and (words := layouts.get(id(self._args[1]))):
-            indices, offsets = self._args[1:3]
-            bags = self._call.outputs[0]
-            if indices.ndim == 1 and isinstance(words, BatchLayout) and not index:
-                places = torch.arange(len(indices), device=offsets.device)
-                rows = torch.searchsorted(offsets[: len(bags)].contiguous(), places, right=True) - 1
-                known, of_words = samples.likely(len(bags)), words.grouped(indices, batch).index
-                of_bags = scattered(bags, 0, rows, samples=of_words, known=known, batch=batch)
-                return None if of_bags is None else layout_along(0, of_bags, batch)
-        return None
+        elif name in _CHOOSING and len(found) == 1:
+            place = self._where_true(labels)
+        elif name in PACKED and len(found) == 1 and (rows := grouping(self._args[0], 0)) is not None:
+            place = unpacked(name, self._args, rows, index)
+        elif name in SCATTERING and len(self._args) > 3:
+            place = self._scattered(grouping, layouts, samples)
+        elif name == "embedding_bag" and len(self._args) > 2 and not index:
+            place = self._bagged(grouping, samples)
+        return None if place is None else layout_along(*place, samples.batch)
+
+    def _where_true(self, labels: Callable[[Tensor], Tensor | None]) -> tuple[int, Tensor] | None:
+        """Follow samples through the places where a mask is true, or what lies there in a tensor of nobody's."""
+        mask, alone = self._args[-1], len(self._args) == 1 + (self._call.name == "__getitem__")
+        if not alone or not isinstance(mask, Tensor) or (found := labels(mask)) is None:
+            return None
+        return (0, found[mask != 0]) if mask.dtype is torch.bool or self._call.name == "nonzero" else None
+
+    def _scattered(
+        self, grouping: Callable[[Tensor, int], Tensor | None], layouts: Mapping[int, Layout], samples: Grouping
+    ) -> tuple[int, Tensor] | None:
+        """Follow samples through ``base.index_add(dim, rows, source)`` and the like."""
+        base, dim, rows, source = self._args[:4]
+        dim %= max(1, base.ndim)
+        own, of_source = layouts.get(id(base)), grouping(source, dim)
+        if of_source is None:
+            return None
+        known = samples.likely(base.shape[dim])
+        if own is not None:
+            before = grouping(base, dim)
+            known = [] if before is None else [before]
+        found = scattered(base, dim, rows, samples=of_source, known=known, batch=samples.batch)
+        stays = own is None or (known and found is not None and torch.equal(found, known[0]))
+        return (dim, found) if found is not None and stays else None
+
+    def _bagged(self, grouping: Callable[[Tensor, int], Tensor | None], samples: Grouping) -> tuple[int, Tensor] | None:
+        """Follow samples through ``embedding_bag(table, indices, offsets)``, whose bags are of one sample each."""
+        indices, offsets, bags = *self._args[1:3], self._call.outputs[0]
+        of_words = grouping(indices, 0) if indices.ndim == 1 else None
+        if of_words is None:
+            return None
+        rows = torch.arange(len(indices), device=offsets.device)
+        rows = torch.searchsorted(offsets[: len(bags)].contiguous(), rows, right=True) - 1
+        known = samples.likely(len(bags))
+        found = scattered(bags, 0, rows, samples=of_words, known=known, batch=samples.batch)
+        return None if found is None else (0, found)
 
 
 def _of_one_sample(
     aligned: Sequence[_Carrier], place: BatchLayout | Literal["whole"] | None, output: Tensor
 ) -> BatchLayout | Literal["whole"] | None:
-    """Return how samples lie in what was made of one sample's rows alone: whatever the function, all of it is that sample's."""
+    """Return how samples lie in an output; what was made of one sample's rows alone is that sample's, however made."""
     groupings = [each.layout.grouping for each in aligned if isinstance(each.layout, BatchLayout)]
     first = groupings[0]
     if first is None or (isinstance(place, BatchLayout) and place.grouping is not first) or place == WHOLE:
@@ -299,7 +315,7 @@ def _with_grouping(place: Any, output: Tensor, batch: int) -> Any:
 
 _CHOOSING = frozenset({"__getitem__", "where", "nonzero"})
 _SUMS = frozenset({"sum", "mean", "nansum"})
-_LOSSES = ITEM_LOSSES | ROW_LOSSES | VECTOR_LOSSES
+_LOSSES = ITEM_LOSSES | ROW_LOSSES | VECTOR_LOSSES | {"ctc_loss"}
 _QUOTIENTS = frozenset({"div", "div_", "__truediv__", "__itruediv__", "true_divide", "divide"})
 _PRODUCTS = frozenset({"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"}) | _QUOTIENTS
 

@@ -22,6 +22,7 @@ from autobatch._errors import ConfigError, near_names
 from autobatch._yaml import load_yaml
 from autobatch.control.measuring import BUDGET
 from autobatch.control.rates import STEERED, steered_schedule
+from autobatch.fisher._probe import SKETCH_ROWS
 from autobatch.fisher.gram import LEAST_ROWS_PER_SAMPLE
 from autobatch.training.task._names import (
     CSV_PREFIX,
@@ -323,7 +324,7 @@ class MeasuringSpec(_Spec):
             bit one that does not, as far as the policy decides alike.
         measure: ``exact``, or ``sketched``: a random projection of the gradients, for large models on several
             processes; see ``Measuring``. Its positions are compared with those of the same ``sketch_rows`` alone.
-        sketch_rows: of a sketch, numbers of a sample that are kept, at least two for each example of the largest
+        sketch_rows: of a sketch alone, numbers of a sample that are kept, at least two for each example of the largest
             batch.
     """
 
@@ -332,7 +333,14 @@ class MeasuringSpec(_Spec):
     budget: float = Field(default=BUDGET, ge=0, le=1)
     reuse_weight_gradient: bool = True
     measure: Literal["exact", "sketched"] = "exact"
-    sketch_rows: PositiveInteger = 4096
+    sketch_rows: PositiveInteger = SKETCH_ROWS
+
+    @field_validator("sketch_rows")
+    @classmethod
+    def _of_a_sketch(cls, rows: int, info: ValidationInfo) -> int:
+        if info.data.get("measure") == "exact" and rows != SKETCH_ROWS:
+            raise ValueError("it is for 'measure: sketched' only, the exact F keeps whole gradients")
+        return rows
 
     @property
     def sketch(self) -> dict[str, Any]:

@@ -136,6 +136,14 @@ def test_batch_statistics_by_hand_are_rows_and_said_to_be(between: Callable[[Ten
         (lambda z: F.cross_entropy(z, torch.zeros(B, dtype=torch.long)), "none"),
         (lambda z: 0.5 * F.mse_loss(z, torch.ones_like(z)) + 0.1 * z.abs().mean(), "none"),
         (lambda z: (losses(z) * torch.arange(B)).sum() / 3.0, "none"),
+        (lambda z: F.cross_entropy(z[1:], torch.zeros(B - 1, dtype=torch.long)), "none"),
+        (lambda z: torch.stack([F.mse_loss(row, torch.ones_like(row)) for row in z[:, None]]).mean(), "none"),
+        (
+            lambda z: F.ctc_loss(
+                z.log_softmax(1).expand(4, B, 3), torch.ones(B, 2, dtype=torch.long), (4,) * B, (2,) * B
+            ),
+            "none",
+        ),
         (lambda z: F.cross_entropy(F.normalize(z) @ F.normalize(z).T, torch.arange(B)), "rows"),
         (lambda z: F.cross_entropy(z.T, torch.zeros(3, dtype=torch.long)), "rows"),
         (lambda z: losses(z).mean().sqrt(), "rows"),
@@ -248,8 +256,36 @@ def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypat
     assert_right(Between(lambda h: Halved.apply(h) + h), randn(B, C))
     with pytest.raises(MeasureError, match=r"Turned.apply"):
         probed(Between(Turned.apply), randn(B, C)).gram()
+    monkeypatch.setattr(Halved, "forward", staticmethod(lambda context, x: x[:, :5] / 2))
+    monkeypatch.setattr(Halved, "backward", staticmethod(lambda context, g: F.pad(g, (0, 1)) / 2))
+    with pytest.raises(MeasureError, match=r"through cumsum\(\)"):  # also where the shape is another one
+        probed(Between(lambda h: F.pad(Halved.apply(h.cumsum(0)), (0, 1))), randn(B, C)).gram()
     with pytest.raises(MeasureError, match=r"expected a torch\.autograd\.Function or an operator"):
         register_keeping(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("between", [lambda h: h.flip(0), lambda h: h.cumsum(0), lambda h: torch.eye(B).double() @ h])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_function_that_keeps_samples_finds_nothing_that_was_lost(
+    monkeypatch: pytest.MonkeyPatch, twice: bool, between: Callable[[Tensor], Tensor]
+) -> None:
+    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
+    monkeypatch.setattr("autobatch.fisher.capture._following.KEEPING", keeping)
+    register_keeping(Halved)
+    model = Between(lambda h: Halved.apply(Halved.apply(between(h)) if twice else between(h)) + h)
+    with pytest.raises(MeasureError, match=r"through (add|cumsum|matmul)\(\)"):
+        probed(model, randn(B, C)).gram()
+
+
+def test_backward_hooks_of_modules_find_nothing_that_was_lost() -> None:
+    class Cumulated(nn.Module):
+        def forward(self, h: Tensor) -> Tensor:
+            return h.cumsum(0)
+
+    cumulated = Cumulated()
+    cumulated.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(MeasureError, match=r"through cumsum\(\)"):
+        probed(Between(lambda h: cumulated(h)), randn(B, C)).gram()
 
 
 def test_straight_through_weights() -> None:

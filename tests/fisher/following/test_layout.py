@@ -102,6 +102,11 @@ FOLLOWED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]
     "selected-in-order": (lambda h: h.index_select(0, torch.arange(B)), same),
     "sorted-and-put-back": (lambda h: h.flip(0), lambda o: o.flip(0)),
     "in-two-parts": (lambda h: torch.cat([h[:2].sin(), h[2:].sin()]), same),
+    "kth-value": (lambda h: h - h.kthvalue(2, 1, keepdim=True).values, same),
+    "drawn": (
+        lambda h: h * (1 + 0 * torch.multinomial(h[:, 0].softmax(1), 2, replacement=True).sum(1)[:, None, None]),
+        same,
+    ),
     "by-masks": (lambda h: by_masks(h, h.mean((1, 2)) > 0), same),
     "one-by-one": (lambda h: torch.stack([row.sin() @ row.mT @ row for row in h]), same),
     "views-of-one-by-one": (lambda h: torch.cat([row[None].sin() for row in h.unbind()]), same),

@@ -253,7 +253,9 @@ def test_following_an_index_leaves_buffers_alone() -> None:
     x, model = torch.randn(4, 5), nn.Linear(5, 2)
     with FisherProbe(nn.Sequential(model), samples=1):
         buffer = torch.empty(4, 5)
-        model.register_forward_pre_hook(lambda _, args: torch.index_select(args[0], 0, torch.tensor([3, 1, 0, 2]), out=buffer))
+        model.register_forward_pre_hook(
+            lambda _, args: torch.index_select(args[0], 0, torch.tensor([3, 1, 0, 2]), out=buffer)
+        )
         model(x)
     assert torch.equal(buffer, x[[3, 1, 0, 2]])
 

@@ -109,3 +109,25 @@ def test_an_output_without_the_batch_in_front() -> None:
 def test_what_is_no_module_class() -> None:
     with pytest.raises(MeasureError, match="expected a subclass"):
         register_gram_rule(Scale(), rule)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        (lambda h: h.flip(0), r"the gram rule of Scale needs the samples in order in dimension 0"),
+        (lambda h: h.repeat(2, 1), r"the gram rule of Scale needs the samples in order"),
+        (lambda h: h.cumsum(0), r"not be followed through cumsum\(\) to the input of Scale"),
+    ],
+)
+def test_samples_that_are_out_of_order_before_a_layer_with_a_rule(between: Any, message: str) -> None:
+    class Between(nn.Module):
+        def forward(self, h: Tensor) -> Tensor:
+            return between(h)
+
+    register_gram_rule(Scale, rule)
+    net = nn.Sequential(nn.Linear(C, C), Between(), Scale(), nn.Linear(C, 3)).double()
+    probe = FisherProbe(net)
+    with probe:
+        net(torch.randn(B, C).double()).square().mean().backward()
+    with pytest.raises(MeasureError, match=message):
+        probe.gram()
