@@ -167,6 +167,12 @@ class Following:
         through = ""
         if isinstance(layout, LostBatch):
             through = f"through {layout.function}{'' if ' ' in layout.function else '()'} "
+        if isinstance(layout, LostBatch) and layout.additive:
+            raise MeasureError(
+                f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}, a sum over them such"
+                " as a mean loss: use the parameter on each sample's own before they are summed (reduction='none'), or"
+                " freeze it with requires_grad_(False) to leave it out of F"
+            )
         custom = through.removeprefix("through ").removesuffix(".apply() ")
         declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
         raise MeasureError(
