@@ -1,5 +1,6 @@
 """Writing files so that kill -9 or a full disk loses nothing that was there before."""
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def append_whole(path: Path, content: bytes) -> None:
             raise
         if written != len(content):
             file.truncate(size)
-            raise OutputError(f"{path}: cannot be written: the disk is full")
+            raise OSError(errno.ENOSPC, "the disk is full")
 
 
 _A_LOOK = 0.05

@@ -71,11 +71,14 @@ class Remote:
             return bytes(self._system.cat_file(self._key))
 
     def write_bytes(self, content: bytes) -> None:
-        """Write it, in place of an older one; folders are made where the storage has any."""
+        """Write it, in place of an older one; folders are made where the storage has any, but for the first: a bucket."""
         with self._naming("written", OutputError):
             try:
                 self._system.pipe_file(self._key, content)
             except FileNotFoundError:
+                first = self._key[: self._key.find("/", 1)]
+                if not self._system.exists(first):
+                    raise OutputError(f"{self.url}: cannot be written: there is no {first}") from None
                 self._system.makedirs(self.parent._key, exist_ok=True)
                 self._system.pipe_file(self._key, content)
 

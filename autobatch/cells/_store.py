@@ -327,11 +327,11 @@ class Cells:
             self._remove()
 
     def _remove(self) -> None:
-        # At once, so that a worker which looks sees all or nothing.
-        away = self.folder / f"{HOME}-{uuid.uuid4().hex[:8]}"
+        # At once, so that a worker which looks sees all or nothing; one that is killed at it leaves some of it.
         with suppress(OSError):
-            self.home.rename(away)
-            shutil.rmtree(away)
+            self.home.rename(self.folder / f"{HOME}-{uuid.uuid4().hex[:8]}")
+        for away in self.folder.glob(f"{HOME}-*"):
+            shutil.rmtree(away, ignore_errors=True)
 
     def _plan_files(self) -> list[str]:
         return sorted(name for name in _names(self._plans) if name[:6].isdecimal() and name.endswith(".json"))

@@ -31,7 +31,7 @@ Event = Literal["started", "progress", "done", "failed", "left"]
 Tell = Callable[[Cell, Event, Any], None]
 """Told of a cell: it was started, the share that is done, how it ended, why it failed for good, or that it was left."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FURTHEST = 6
 """A worker that meets others skips fewer than two to the power of this many cells."""
 _LOOK_AGAIN = 10.0

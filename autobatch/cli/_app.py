@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
 
 from autobatch._errors import AutoBatchError
+from autobatch._remote import is_url
 from autobatch.cli._console import streams
 from autobatch.cli.evidence import compare, figures, reproduce
 from autobatch.cli.learn import surrogate, train_policy
@@ -93,9 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _exit_code(arguments)
 
 
+_OF_THIS_MACHINE = frozenset({"--out", "--output", "-o", "--data-dir", "--resume", "worker", "cells"})
+"""What a path follows; a URL would be taken for one, of a folder that is named ``s3:``."""
+
+
 def _exit_code(arguments: Sequence[str] | None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for argument in given for word in argument.split("=", 1)]
+    for before, word in pairwise(words):
+        if before in _OF_THIS_MACHINE and is_url(word):
+            return _fail(f"{before}: expected a path, got the URL {word}")
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="autobatch")
+        app(args=given, prog_name="autobatch")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except AutoBatchError as error:

@@ -52,9 +52,6 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         raise typer.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint=option) from None
 
 
-def integers(text: str | None, option: str) -> list[int] | None:
-    """Return the numbers of a list, all whole; None where there is none."""
-    found = numbers(text, option)
-    if found is not None and any(number != int(number) or number < 0 for number in found):
-        raise typer.BadParameter(f"expected whole numbers such as 8,16,32, got {text!r}", param_hint=option)
-    return None if found is None else [int(number) for number in found]
+def integers(text: str | None, option: str, such: str) -> list[int] | None:
+    """Read a list of whole numbers, as ``whole_numbers`` does, with commas or spaces; None where there is none."""
+    return None if text is None else whole_numbers(text.replace(" ", ","), option, such)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autobatch._errors import ConfigError, OutputError
+from autobatch._files import append_whole
 from autobatch.cells import MORE_FROM, Cell, Cells, Pace, Plan, Worker, find_cells, status_of
 from autobatch.cells._workers import Identity, Watcher
 from tests.cells.toys import EPOCHS, Toys, plan_of, whole
@@ -338,6 +339,33 @@ def test_a_full_disk_ends_the_worker_and_leaves_the_cells(tmp_path: Path) -> Non
         worker(tmp_path, Toys(tmp_path, before=full)).run()
     status = status_of(find_cells(tmp_path))
     assert (status.waiting, status.failed, status.running) == (2, {}, ())
+
+
+def test_a_line_that_a_full_disk_takes_half_of_ends_the_worker_too(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    put(tmp_path, plan_of(1))
+
+    def write(_name: str, _epoch: int) -> None:
+        append_whole(tmp_path / "log", b"x" * 6000)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        for _ in range(4):  # more often than a cell may fail
+            with pytest.raises(OutputError, match=r"log: cannot be written: (the disk is full|File too large)"):
+                worker(tmp_path, Toys(tmp_path, before=write)).run()
+            assert (tmp_path / "log").stat().st_size == 6000
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status_of(find_cells(tmp_path)).waiting == 1
+
+
+def test_what_a_worker_has_left_that_was_killed_at_clearing_goes_with_the_rest(tmp_path: Path) -> None:
+    put(tmp_path, plan_of(1))
+    (tmp_path / ".cells-0123abcd" / "log").mkdir(parents=True)
+    worker(tmp_path, Toys(tmp_path)).run()
+    assert Cells(tmp_path).clear()
+    assert not list(tmp_path.glob(".cells*"))
 
 
 def test_a_shared_folder_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def record(
     lrs: Annotated[
         str | None, typer.Option(help="Base learning rates, such as 0.05,0.1. \\[default: the task's]")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2. \\[default: the task's]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0-2 or 0,5. \\[default: the task's]")] = None,
     jobs: CellJobs = 1,
     on: Engine = "local",
     device: Device = "auto",
@@ -60,9 +60,9 @@ def record(
         result = record_task_beacons(
             task,
             folder,
-            batch_sizes=integers(batch_sizes, "--batch-sizes"),
+            batch_sizes=integers(batch_sizes, "--batch-sizes", "8,16,32"),
             learning_rates=numbers(lrs, "--lrs"),
-            seeds=integers(seeds, "--seeds"),
+            seeds=integers(seeds, "--seeds", "0-2 or 0,5"),
             jobs=jobs,
             on=on,
             device=device,
@@ -136,9 +136,9 @@ def branch(
             task,
             folder,
             library,
-            batch_sizes=integers(batch_sizes, "--batch-sizes"),
+            batch_sizes=integers(batch_sizes, "--batch-sizes", "8,16,32"),
             learning_rates=numbers(lrs, "--lrs"),
-            epochs_at=integers(epochs_at, "--epochs-at"),
+            epochs_at=integers(epochs_at, "--epochs-at", "2,8,19"),
             targets=targets,
             length=length,
             journeys=journeys,

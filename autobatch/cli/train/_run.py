@@ -188,8 +188,6 @@ SCOUTS_AT_MOST = 16
 
 
 def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool, leads: bool) -> None:
-    from autobatch.cli.train._progress import RunProgress
-    from autobatch.report import read_run, save_plane, summary_view
     from autobatch.training import RunObserver
 
     again = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
@@ -197,9 +195,13 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
         if quiet or as_json or not leads:
             summary = _run(config, place, RunObserver(), resume=resume)
         else:
+            from autobatch.cli.train._progress import RunProgress
+
             with RunProgress(console()) as progress:
                 summary = _run(config, place, progress, resume=resume)
     if leads:
+        from autobatch.report import read_run, save_plane, summary_view
+
         record = read_run(place)
         save_plane(place / "plane.png", record, record.library)
         if as_json:

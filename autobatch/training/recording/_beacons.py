@@ -158,9 +158,10 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
 
     def __call__(self, key: BeaconKey, report: Report) -> CellEnd:
         """Return why the beacon stopped, once it is trained and its file is written."""
-        if is_recorded(self.maker.env_dir, key):
-            return ELSEWHERE
         out = self.maker.env_dir / _WORKING / key.name
+        if is_recorded(self.maker.env_dir, key):
+            shutil.rmtree(out, ignore_errors=True)  # whoever wrote the beacon may have been killed before this
+            return ELSEWHERE
         config = self._as_begun(self.config(*key), out)
         with naming_output(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,7 @@ class BeaconRecorder(TaskRecorder[BeaconKey]):
         )
         report(1.0)
         write_beacon(self.maker.env_dir, beacon, self.info)
-        shutil.rmtree(out)
+        shutil.rmtree(out, ignore_errors=True)
         return CellEnd(summary.stopped_because, summary.device)
 
     def _as_begun(self, config: RunConfig, out: Path) -> RunConfig:

@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from autobatch._artefacts import find_library
 from autobatch._errors import BusyError, ConfigError, LibraryError, OutputError, UnknownNameError
@@ -46,6 +47,45 @@ def test_parts_of_several_recorders_are_read_and_merged_by_url(storage: MemoryFi
     assert names(storage) == ["beacons.parquet", "beacons/._b8.parquet"]
     assert_same_beacons(BeaconLibrary.load(f"{URL}/").beacons, beacons)
     assert_same_beacons(BeaconLibrary.load(f"{URL}/beacons.parquet").beacons, beacons)
+
+
+@pytest.fixture
+def _s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that speaks as S3 does, with an empty bucket; s3fs and moto's server are not installed everywhere."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "any")
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.stop()
+
+
+@pytest.mark.usefixtures("_s3")
+@pytest.mark.filterwarnings("default")  # of the server, which is not ours
+def test_s3_as_a_server_speaks_it() -> None:
+    url, beacons = "s3://bucket/leaves", [make_beacon(8, 0.1, seed) for seed in (0, 1, 2)]
+    for beacon in beacons[:2]:
+        BEACONS.save(BEACONS.part(Remote(url), beacon.key), [beacon], make_info())
+    assert find_library(url) == Remote(url)
+    compact(url)
+    BeaconLibrary(tuple(beacons[2:]), make_info()).save(f"{url}/beacons/cluster-b.parquet")
+    assert_same_beacons(BeaconLibrary.load(url).beacons, beacons)
+    compact(url)
+    assert [place.name for place in Remote(url).seen("*")] == ["beacons.parquet"]
+    assert_same_beacons(BeaconLibrary.load(url).beacons, beacons)
+    with pytest.raises(UnknownNameError, match="s3://bucket/none: holds no beacons"):
+        find_library("s3://bucket/none")
+    with pytest.raises(OutputError, match=r"s3://elsewhere/b\.parquet: cannot be written: there is no elsewhere"):
+        place_of("s3://elsewhere/b.parquet").write_bytes(b"")
 
 
 @pytest.mark.usefixtures("storage")
@@ -111,6 +151,7 @@ def test_what_cannot_be_reached_is_said(
 ) -> None:
     fsspec.register_implementation("nowhere", Nowhere, clobber=True)
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)  # where the test above has used it
     with pytest.raises(error, match=message):
         find_library(url)
 
@@ -119,6 +160,16 @@ def test_what_cannot_be_written_is_said() -> None:
     fsspec.register_implementation("nowhere", Nowhere, clobber=True)
     with pytest.raises(OutputError, match=r"nowhere://bucket/b\.parquet: cannot be written: Could not connect"):
         place_of("nowhere://bucket/b.parquet").write_bytes(b"")
+
+
+def test_a_bucket_that_is_not_there_is_not_made(storage: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(storage, "pipe_file", missing)
+    monkeypatch.setattr(storage, "makedirs", lambda *_, **__: pytest.fail("made a bucket"))
+    with pytest.raises(OutputError, match=r"memory://bukket/b\.parquet: cannot be written: there is no /bukket"):
+        place_of("memory://bukket/b.parquet").write_bytes(b"")
 
 
 def test_a_library_of_nothing_says_what_is_missing() -> None:

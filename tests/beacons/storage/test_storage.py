@@ -1,5 +1,7 @@
 """Beacons on disk: round trip, several writers, and death at every moment of a compaction."""
 
+import cProfile
+import pstats
 import subprocess
 import sys
 from dataclasses import replace
@@ -91,6 +93,17 @@ def test_single_files_and_compacted_file_hold_the_same(tmp_path):
     assert after.info == before.info
     compact(tmp_path)
     assert_same_beacons(BeaconLibrary.load(tmp_path).beacons, before.beacons)
+
+
+def test_gathering_does_as_much_for_each_part_however_many_there_are(tmp_path):
+    calls = []
+    for count in (10, 20, 40):
+        for seed in range(count):
+            write_beacon(tmp_path / str(count), make_beacon(8, 0.1, seed), make_info())
+        profile = cProfile.Profile()
+        profile.runcall(compact, tmp_path / str(count))
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[2] - calls[1] < 2.05 * (calls[1] - calls[0])
 
 
 def test_later_beacons_join_and_replace_compacted_ones(tmp_path):

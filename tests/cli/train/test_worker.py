@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
+
 from autobatch.beacons import BeaconLibrary
 from autobatch.cells import Cells, Identity
 
 
 def test_cells_are_put_in_worked_at_and_gathered(home, call, refused):
-    record = ["beacons", "record", "--env", "tiny", "--batch-sizes", "16,32", "--lrs", "0.1", "--seeds", "5"]
+    record = ["beacons", "record", "--env", "tiny", "--batch-sizes", "16,32", "--lrs", "0.1", "--seeds", "5-5"]
     code, out, _ = call(*record, "--device", "cpu", "--jobs", "0")
     assert code == 0
     assert "2 wait to be trained, 0 were there" in out
@@ -52,3 +54,22 @@ def test_cells_of_other_code_or_a_loop_of_ones_own_are_refused(home, call, refus
     assert "worked at by the program that put them in" in refused("worker", "envs/tiny")
     plan.write_text("{")
     assert "damaged" in refused("cells", "envs/tiny")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["worker", "s3://bucket/tiny"],
+        ["cells", "s3://bucket/tiny"],
+        ["compare", "--policies", "steer", "--envs", "tiny", "--out", "s3://bucket/tiny"],
+        ["beacons", "branch", "--env", "tiny", "--out=s3://bucket/tiny"],
+    ],
+)
+def test_what_lies_on_a_file_system_is_not_named_by_a_url(home, refused, arguments):
+    assert "expected a path, got the URL s3://bucket/tiny" in refused(*arguments)
+    assert not (home / "s3:").exists()
+
+
+def test_seeds_are_numbers_and_ranges(home, refused):
+    said = refused("beacons", "record", "--env", "tiny", "--seeds", "3-1")
+    assert "--seeds: expected whole numbers and ranges such as 0-2 or 0,5, got '3-1'" in said

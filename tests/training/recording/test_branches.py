@@ -266,7 +266,10 @@ def test_the_command_records_in_processes(home: Path, capsys: pytest.CaptureFixt
         (["--env", "tinny"], ["unknown env 'tinny'", "did you mean 'tiny'?"]),
         (["--env", "tiny", "--batch-sizes", "24"], ["expected values of the task's, 8, 16, 32, got 24"]),
         (["--env", "tiny", "--epochs-at", "4"], ["from 1 to 3"]),
-        (["--env", "tiny", "--epochs-at", "soon"], ["--epochs-at", "expected numbers separated by commas, got 'soon'"]),
+        (
+            ["--env", "tiny", "--epochs-at", "soon"],
+            ["--epochs-at", "expected whole numbers and ranges such as 2,8,19, got 'soon'"],
+        ),
         (["--env", "tiny", "--out", "file"], ["file", "cannot be written"]),
         (["--env", "tiny", "--out", "damaged"], ["branches.parquet", "not a readable Parquet file"]),
         (["--env", "bare"], ["envs/bare: no beacons are recorded here", "autobatch beacons record --env bare"]),
