@@ -71,7 +71,7 @@ class Remote:
             return bytes(self._system.cat_file(self._key))
 
     def write_bytes(self, content: bytes) -> None:
-        """Write it, in place of an older one; folders are made where the storage has any, but for the first: a bucket."""
+        """Write it, in place of an older one; folders are made where the storage has any, but no bucket."""
         with self._naming("written", OutputError):
             try:
                 self._system.pipe_file(self._key, content)
