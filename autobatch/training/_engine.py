@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -116,6 +117,20 @@ def check_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
         optimizer = build_optimizer(task.optimizer, model, task.optimizer.base_lr)
         assert isinstance(optimizer, NaturalGradient)
         _check_natural(optimizer, task, data)
+
+
+def check_together(task: TaskSpec, model: nn.Module) -> None:
+    """Refuse a network of which several processes together cannot train a beacon of the task."""
+    if norms := batch_norms(model):
+        raise ConfigError(
+            f"task '{task.name}': its {norms} BatchNorm layers take their statistics over each process's share of a "
+            "batch, so that its beacons are trained by one process each"
+        )
+
+
+def batch_norms(model: nn.Module) -> int:
+    """Return how many BatchNorm layers a network has."""
+    return sum(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def _check_natural(optimizer: NaturalGradient, task: TaskSpec, data: Data) -> None:

@@ -10,6 +10,7 @@ from autobatch._errors import ConfigError
 from autobatch._files import naming_output, write_whole
 from autobatch.cells import Cell, CellEnd, Plan, Report, Work
 from autobatch.control.run import CONFIG
+from autobatch.control.steps import check_divisible
 from autobatch.training import Data, RunConfig, load_data
 from autobatch.training._engine import resolve_device
 from autobatch.training._run import found_config, kept_config
@@ -105,9 +106,11 @@ class ComparisonMaker:
             The function.
 
         Raises:
-            ConfigError: the runs were put in by other code than that here.
+            ConfigError: the runs were put in by other code than that here, or their batches do not divide among ranks.
         """
         plan.check(KIND, comparison_fingerprint(), self.home)
+        for cell in plan.cells:
+            check_divisible(Job.from_dict(cell.what, self.home).config.task.batch_sizes, self.ranks, 1)
         return self._train
 
     def _train(self, cell: Cell, report: Report) -> CellEnd:

@@ -26,10 +26,12 @@ from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import BEACONS
 from autobatch.cells import LOCAL, Cell, CellEnd, Plan, Report, engine_settings, ranks_on
 from autobatch.control.run import CONFIG, load_epochs
+from autobatch.control.steps import check_divisible
 from autobatch.training._calibrate import calibrate, covers
-from autobatch.training._engine import check_optimizer, resolve_device
+from autobatch.training._engine import check_optimizer, check_together, resolve_device
 from autobatch.training._run import RunConfig, load_run_config
 from autobatch.training.data import Data, load_data
+from autobatch.training.models import build_task_model
 from autobatch.training.recording._cells import ELSEWHERE, grid_of
 from autobatch.training.recording._progress import RecordingObserver
 from autobatch.training.recording._task import (
@@ -145,7 +147,10 @@ class BeaconMaker(RecorderMaker[BeaconKey]):
     kind = "beacons"
 
     def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo, data: Data) -> "BeaconRecorder":
-        """Return what records one beacon after another."""
+        """Return what records one beacon after another; refuses what its processes cannot train together."""
+        if self.ranks > 1:
+            check_divisible(task.batch_sizes, self.ranks, 1)
+            check_together(task, build_task_model(task, data, trust_code=self.trust_code))
         return BeaconRecorder(task, info, self, data)
 
     def decoded(self, cell: Cell) -> BeaconKey:

@@ -10,9 +10,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from autobatch._errors import CheckpointError, ConfigError
+from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch._plain import plain
 from autobatch._yaml import dump_yaml
@@ -37,6 +36,7 @@ from autobatch.policies import Policy, planned_epochs
 from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._engine import batch_norms, check_together
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
 from autobatch.training._trial import FINISHED, Trial
 from autobatch.training.data import Data
@@ -104,11 +104,8 @@ class Session:
 
     def begin(self) -> None:
         """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
-        if self.config.recording and self.ranks.size > 1 and (norms := self._norms()):
-            raise ConfigError(
-                f"task '{self.config.task.name}': its {norms} BatchNorm layers take their statistics over each "
-                "process's share of a batch, so that its beacons are trained by one process each"
-            )
+        if self.config.recording and self.ranks.size > 1:
+            check_together(self.config.task, self.trial.engine.model)
         self.ranks.first_makes(self._make_directory)
         seconds = self._restore()
         self._announce()
@@ -206,14 +203,11 @@ class Session:
             )
         )
         self.observer.decided(self.controller.decision)
-        if (norms := self._norms()) and self.ranks.size > 1:
+        if (norms := batch_norms(self.trial.engine.model)) and self.ranks.size > 1:
             self.observer.note(
                 f"{norms} BatchNorm layers take their statistics over each process's share, one of {self.ranks.size} "
                 "parts of a batch, as DistributedDataParallel has it: this is not the training of one process"
             )
-
-    def _norms(self) -> int:
-        return sum(isinstance(module, _BatchNorm) for module in self.trial.engine.model.modules())
 
     def _seconds_left(self) -> tuple[float, float] | None:
         """Return shortest and longest time of what is left, at the fixed size or at any of the ladder."""

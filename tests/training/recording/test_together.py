@@ -8,7 +8,7 @@ import pytest
 
 from autobatch._errors import ConfigError, OutputError
 from autobatch.beacons import BeaconLibrary
-from autobatch.cells import GivenBackError
+from autobatch.cells import GivenBackError, find_cells, status_of
 from autobatch.control.run import EpochRow, load_epochs
 from autobatch.training import RunObserver, record_task_beacons, run
 from autobatch.training.recording import _together as together
@@ -87,6 +87,27 @@ def test_what_ends_a_process_is_told(
 def test_a_number_of_processes_that_is_none_is_refused(tmp_path: Path, on: str) -> None:
     with pytest.raises(ConfigError, match="ranks: expected how many processes train each cell, at least 1"):
         record_task_beacons(tiny_task(), tmp_path, on=on)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        (
+            {"model": {"name": "resnet", "depth": 8}},
+            2,
+            "BatchNorm layers take their statistics over each",
+        ),
+        ({}, 3, "3 ranks x 1 accumulated parts need multiples of 3"),
+    ],
+)
+def test_what_processes_cannot_train_together_is_refused_before_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], processes: int, message: str
+) -> None:
+    monkeypatch.setattr("autobatch.training.recording._beacons.calibrate", lambda *_, **__: COSTS)
+    monkeypatch.setattr(together, "run_together", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(ConfigError, match=message):
+        record_task_beacons(tiny_task(**changes), tmp_path, on=f"local:ranks={processes}", device="cpu")
+    assert status_of(find_cells(tmp_path)).failed == {}
 
 
 def _children_of(pid: int) -> list[int]:
