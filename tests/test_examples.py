@@ -65,13 +65,11 @@ def test_advise(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFix
 def test_scout(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "autobatch")
     said = run("scout.py", capsys)
-    assert "* s32 at lr 0.4" in said
+    assert "* s32 at lr 0.1" in said
     assert "14 of 20 epochs: error " in said.splitlines()[-1]
     assert float(said.rpartition("error ")[2].split()[0]) < 10
-    assert [size for _, _, size, *_ in decisions(caplog)] == [32] * 4 + [
-        64,
-        128,
-    ]  # two scouts, since no rate is above the second's; the training, whose rate falls before the batch grows
+    # Three scouts, and the training, whose rate falls before the batch grows.
+    assert [size for _, _, size, *_ in decisions(caplog)] == [32] * 5 + [64, 128]
 
 
 def test_a_plain_loop_needs_seven_lines_at_most() -> None:
