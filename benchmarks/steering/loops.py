@@ -173,12 +173,12 @@ def page() -> None:
         "steps |",
         "| --- " * 8 + "|",
     ]
-    for told, names in (("the eighteen", TASKS), ("the eight", LATER)):
-        every = []
-        for name in names:
-            told_of_task, figures = _line(name, found)
+    figures: dict[str, list[float]] = {}
+    for told, names in (("the eighteen", TASKS), ("the eight", LATER), ("all", EVERY)):
+        for name in names if told != "all" else ():
+            told_of_task, figures[name] = _line(name, found)
             lines.append(told_of_task)
-            every.append(figures)
+        every = [figures[name] for name in names]
         for kind, fold in (("mean", np.mean), ("median", np.median)):
             validation, test, *costs = (float(fold(column)) for column in zip(*every, strict=True))
             told_costs = " | ".join(f"{math.exp(cost):.2f}" for cost in costs)
