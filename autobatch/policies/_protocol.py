@@ -32,6 +32,8 @@ class TaskInfo:
         steered: whether the learning-rate schedule is the policy's: its decisions may then set ``factor``.
         milestone_factor: what the schedule multiplies the rate by at each milestone, in (0, 1]; None where there is
             none or nobody says.
+        halvings: progress values in (0, 1) from which a schedule without milestones is at most a half, a quarter, an
+            eighth and so on of its highest factor, ascending; empty where it has milestones or does not fall so far.
         dataset: name of the data set, such as ``"mnist"``; empty where it is not known.
         adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam does.
         guessing: training loss of one who guesses, log K for K classes, or of a network before its first step; None
@@ -52,6 +54,7 @@ class TaskInfo:
     measuring_budget: float
     steered: bool = False
     milestone_factor: float | None = None
+    halvings: tuple[float, ...] = ()
     dataset: str = ""
     adaptive: bool = False
     guessing: float | None = None

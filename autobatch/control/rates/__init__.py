@@ -15,6 +15,7 @@ from autobatch.control.rates._rates import (
     check_optimizer,
     check_rate,
     constant_schedule,
+    halvings,
     steered_schedule,
 )
 from autobatch.control.rates._rules import (
@@ -34,6 +35,7 @@ __all__ = [
     "check_optimizer",
     "check_rate",
     "constant_schedule",
+    "halvings",
     "nearest_rung",
     "steered_schedule",
 ]

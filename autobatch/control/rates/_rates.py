@@ -45,6 +45,24 @@ def steered_schedule(progress: float) -> float:
     return min(1.0, (1.0 - progress) / STEERED_DECAY)
 
 
+def halvings(schedule: Schedule) -> tuple[float, ...]:
+    """Return where a schedule has fallen to a half, a quarter, an eighth and so on of its highest factor.
+
+    Args:
+        schedule: the factor as a function of progress.
+
+    Returns:
+        Progress values in (0, 1), ascending, to within a thousandth; empty where it never falls to a half.
+    """
+    factors = [schedule(place / 1000) for place in range(1000)]
+    highest = max(factors)
+    peak, found = factors.index(highest), []
+    for place, factor in enumerate(factors[peak:], peak):
+        if 0.0 < factor <= 0.5 ** (len(found) + 1) * highest:
+            found.append(place / 1000)
+    return tuple(found)
+
+
 _ATTRIBUTE = "_autobatch_rates"
 
 

@@ -9,9 +9,9 @@ The controller multiplies the base rate by the schedule's factor. The policy the
 root of B / B0, B0 the first size: at B = B0 / a the rate in use is then the root of a of the first, and what the ladder
 cannot take remains as decay, whatever rung it is.
 
-Departures: the paper's schedule is a cosine, cut where it has halved; here the task's own milestones are taken, and a
-task without any is refused. The size is the nearest rung. The root is for normalised updates; for plain SGD the paper
-has the batch grow by what the rate would fall, as ``increase-batch`` does.
+A schedule that falls smoothly, such as the paper's cosine, is cut where it has halved, and goes on falling between the
+cuts. Departures: where a schedule has milestones, those are the cuts, and the size is the nearest rung. The root is for
+normalised updates; for plain SGD the paper has the batch grow by what the rate would fall, as ``increase-batch`` does.
 """
 
 import math
@@ -34,7 +34,7 @@ class SeesawParameters(RivalParameters):
     SeesawParameters,
     blind=True,
     changes="batch size, rate",
-    when="A good rate is known, and the schedule has milestones.",
+    when="A good rate is known, and the schedule decays.",
 )
 class SeesawPolicy(Rival[SeesawParameters]):
     """Share every decay of the schedule between batch size and learning rate."""
@@ -42,27 +42,29 @@ class SeesawPolicy(Rival[SeesawParameters]):
     sets_rate = True
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
-        """Start anew with a task whose schedule has milestones."""
-        if not task.milestones or task.milestone_factor is None:
+        """Start anew with a task whose schedule decays."""
+        if not task.halvings and (not task.milestones or task.milestone_factor is None):
+            missing = "what its milestones multiply the rate by" if task.milestones else "where it decays"
             raise ConfigError(
-                f"policy 'seesaw' goes by the milestones of a schedule, and task '{task.name}' does not say "
-                f"{'where they are' if not task.milestones else 'what they multiply the rate by'}; take a task with "
-                "schedule: {name: multistep}, or give the controller rates=Rates(milestones=..., milestone_factor=...)"
+                f"policy 'seesaw' goes by a schedule that decays, and task '{task.name}' does not say {missing}; take "
+                "a task with schedule: {name: multistep} or {name: cosine}, or give the controller rates="
+                "Rates(schedule=...) or Rates(milestones=..., milestone_factor=...)"
             )
         super().reset(task, library)
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
-        """Return the size after the milestones that are passed, and the root of its growth."""
-        passed = sum(observation.progress >= milestone for milestone in task.milestones)
+        """Return the size after the decays that are passed, and the root of its growth."""
+        places, each = (task.milestones, task.milestone_factor) if task.milestones else (task.halvings, 0.5)
+        passed = sum(observation.progress >= place for place in places)
         if not passed:
             return Choice(self.first_batch_size, "before the schedule's first decay")
-        assert task.milestone_factor is not None
-        decay = task.milestone_factor**passed
+        assert each is not None
+        decay = each**passed
         wanted = self.first_batch_size / decay
         size = nearest_rung(wanted, task.batch_sizes)
         factor = math.sqrt(size / self.first_batch_size)
         told = (
-            f"decay {passed} of {len(task.milestones)} shared, which asks for {figure(wanted)}; the rate falls to "
+            f"decay {passed} of {len(places)} shared, which asks for {figure(wanted)}; the rate falls to "
             f"{figure(decay * factor)} of the first in place of {figure(decay)}"
         )
         return Choice(size, told, factor)

@@ -8,6 +8,7 @@ import torch
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, Rates, TaskFacts
+from autobatch.control.rates import halvings
 from autobatch.policies import Policy, PolicySpec, load_policy_spec, make_policy, policy_kind
 from autobatch.policies.comparators import _portfolio as portfolio
 from autobatch.training import load_task
@@ -57,11 +58,35 @@ def test_seesaw_leaves_to_the_rate_what_the_ladder_cannot_take() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"milestones": ()}, "where they are"), ({"milestone_factor": None}, "what they multiply the rate by")],
+    [({"milestones": ()}, "where it decays"), ({"milestone_factor": None}, "what its milestones multiply the rate by")],
 )
 def test_seesaw_refuses_a_schedule_that_it_does_not_know(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         made("seesaw", task=make_task(**changes))
+
+
+def test_seesaw_cuts_a_cosine_where_it_has_halved() -> None:
+    places = run_task_info(load_task("topics-gpt"), train_size=32, costs=None, seed=0).halvings
+    # (1 + cos(pi p)) / 2 = 2**-k at p = acos(2**(1 - k) - 1) / pi.
+    assert places[:4] == pytest.approx([math.acos(2.0 ** (1 - k) - 1) / math.pi for k in (1, 2, 3, 4)], abs=1e-3)
+    policy = made("seesaw", task=make_task(batch_sizes=LADDER, milestones=(), halvings=places), lr=0.2)
+    policy.decide(make_observation(0))
+    decisions = {progress: at(policy, progress) for progress in (0.49, 0.5, 0.66, 0.67, 0.99)}
+    assert [decision.batch_size for decision in decisions.values()] == [32, 64, 64, 128, 512]
+    assert decisions[0.67].lr == pytest.approx(0.2 * 2.0)
+
+
+@pytest.mark.parametrize(
+    "schedule", [lambda p: 1.0, lambda p: 0.6 + 0.4 * p, lambda p: max(0.51, 1.0 - p), lambda p: 0.0]
+)
+def test_a_schedule_that_does_not_halve_has_no_halvings(schedule: Any) -> None:
+    assert halvings(schedule) == ()
+
+
+def test_a_warm_up_is_no_decay() -> None:
+    assert halvings(lambda p: min(10 * p, 1.0, 2 * (1 - p))) == pytest.approx(
+        (0.75, 0.875, 0.938, 0.969, 0.985, 0.993, 0.997, 0.999), abs=2e-3
+    )
 
 
 def test_seesaw_in_a_loop_of_ones_own() -> None:
@@ -80,6 +105,8 @@ def test_seesaw_in_a_loop_of_ones_own() -> None:
         **arguments,
     )
     assert (controller.task.milestone_factor, controller.task.dataset) == (0.25, "own")
+    falling = AutoBatchController(model, optimizer, rates=Rates(schedule=lambda progress: 1.0 - progress), **arguments)
+    assert falling.task.halvings[:2] == (0.5, 0.75)
 
 
 def test_a_task_says_what_its_milestones_do_and_which_data_it_has() -> None:
