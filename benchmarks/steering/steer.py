@@ -12,7 +12,8 @@ of the task's library, or in steps; a policy that scouts or forks pays for what 
 measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
 logarithms of the runs' figures. Where a task trains with another optimizer than SGD, `pick-after-i-epochs` gets the two
 highest of the task's own rates in place of its own. Policies that need a rate (`seesaw`, `late-switch`) start at the
-middle one of the task's, as one who knows nothing would; `prodigy` is the optimizer of that name at batch size 32.
+middle one of the task's, as one who knows nothing would; `prodigy` is the optimizer of that name at batch size 32, and
+`steer-without-forks` is `steer` on a task where it forks.
 """
 
 import argparse
@@ -55,6 +56,9 @@ FIGURES = ("validation_loss", "test_loss", "test_error")
 RULE = "steer"
 """What the paired tests over tasks set beside each of the others."""
 
+UNFORKED = "steer-without-forks"
+"""The same without forks, for tasks that have some."""
+
 
 def best_of(name: str) -> str:
     """Return the best configuration of a task's grid, as a policy."""
@@ -79,7 +83,9 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
     task = load_task(ROOT / "envs" / name).model_copy(update={"threads": 1})
     library = BeaconLibrary.load(ROOT / "envs" / name)
     assert library.costs is not None
-    spec = load_policy_spec("s32-lr1" if policy == "prodigy" else policy)
+    spec = load_policy_spec({"prodigy": "s32-lr1", UNFORKED: RULE}.get(policy, policy))
+    if policy == UNFORKED:
+        spec = spec.model_copy(update={"parameters": {**spec.parameters, "forks": 0}})
     if policy == "prodigy":
         optimizer = task.optimizer.model_copy(update={"name": policy, "nesterov": False})
         task = task.model_copy(update={"optimizer": optimizer, "learning_rates": (1.0,)})
