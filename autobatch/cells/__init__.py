@@ -5,8 +5,8 @@ in files beside what it trained. Open ``_store.py`` first.
 """
 
 from autobatch.cells._engine import Crew, Engine
-from autobatch.cells._local import LocalEngine, work_locally
-from autobatch.cells._on import LOCAL, engine_on, engine_settings, is_local, ranks_on, refuse_ranks, work_on
+from autobatch.cells._local import LocalEngine
+from autobatch.cells._on import LOCAL, engine_on, engine_settings, is_local, ranks_on, refuse_ranks, work_at
 from autobatch.cells._plan import MORE_FROM, Cell, CellEnd, Plan
 from autobatch.cells._status import CellsStatus, status_of
 from autobatch.cells._store import Cells, find_cells
@@ -42,6 +42,5 @@ __all__ = [
     "ranks_on",
     "refuse_ranks",
     "status_of",
-    "work_locally",
-    "work_on",
+    "work_at",
 ]

@@ -8,27 +8,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from autobatch._errors import AutoBatchError
-from autobatch.cells._engine import Gone, oversee
+from autobatch.cells._engine import Gone
 from autobatch.cells._store import Cells
-from autobatch.cells._work import Make, Tell, Worker
+from autobatch.cells._work import Make, Worker
 from autobatch.cells._workers import Identity
 
 _SPAWN = multiprocessing.get_context("spawn")
-
-
-def work_locally(cells: Cells, make: Make, names: frozenset[str], jobs: int, tell: Tell) -> None:
-    """Work at some of a folder's cells with processes side by side, each of which takes the next one when it is free.
-
-    Processes are spawned, since a forked PyTorch may hang; they ignore Ctrl-C, and leaving ends them.
-
-    Args:
-        cells: the folder.
-        make: returns what trains the cells; must be picklable.
-        names: the cells.
-        jobs: processes, at most.
-        tell: told of what happens.
-    """
-    oversee(LocalEngine(cells, make, names), cells, names, jobs, tell)
 
 
 @dataclass
@@ -40,7 +25,7 @@ class _Hand:
 
 @dataclass
 class LocalEngine:
-    """Starts processes of this machine.
+    """Starts processes of this machine, which are spawned, since a forked PyTorch may hang, and ignore Ctrl-C.
 
     Attributes:
         cells: the folder.

@@ -6,10 +6,13 @@ from typing import Any
 from autobatch._errors import ConfigError, near_names
 from autobatch.cells._command import WorkerCommand
 from autobatch.cells._engine import Engine, oversee
+from autobatch.cells._local import LocalEngine
+from autobatch.cells._plan import Plan
 from autobatch.cells._ray import RayEngine
 from autobatch.cells._slurm import SlurmEngine
 from autobatch.cells._store import Cells
-from autobatch.cells._work import Tell
+from autobatch.cells._work import Make, Tell, Worker
+from autobatch.cells._workers import Identity
 
 LOCAL = "local"
 ENGINES = (LOCAL, "slurm", "ray")
@@ -74,25 +77,42 @@ def refuse_ranks(on: str, what: str) -> None:
         raise ConfigError(f"{RANKS}: {what} are trained by one process each; leave it out")
 
 
-def work_on(
-    on: str, cells: Cells, names: frozenset[str], jobs: int, tell: Tell, *, arguments: Sequence[str], cpus: int
+def work_at(
+    cells: Cells,
+    plan: Plan,
+    make: Make,
+    jobs: int,
+    tell: Tell,
+    *,
+    on: str = LOCAL,
+    arguments: Sequence[str] = (),
+    cpus: int = 1,
 ) -> None:
-    """Work at some of a folder's cells with ``autobatch worker`` on a cluster; leaving ends the workers.
+    """Put the cells of a plan in and work at them: in this process, in several, or on a cluster.
 
     Args:
-        on: the engine, as ``engine_settings`` reads it; another than ``"local"``.
         cells: the folder, which every machine must see under the same path.
-        names: the cells.
-        jobs: workers, at most.
+        plan: what is put in.
+        make: returns what trains the cells; picklable, for processes of this machine.
+        jobs: workers, at most, which end when this is left; one of this machine is this process, and none leaves the
+            cells to whoever works in the folder.
         tell: told of what happens.
-        arguments: options of ``autobatch worker``.
-        cpus: processors of each of a worker's processes, unless the engine's settings say.
+        on: what starts the workers, as ``engine_settings`` reads it.
+        arguments: options of ``autobatch worker`` on a cluster.
+        cpus: processors of each of a worker's processes there, unless the engine's settings say.
 
     Raises:
         ConfigError: the engine is not installed or not reachable.
         AutoBatchError: a worker could not go on at all; the message says why.
     """
-    oversee(engine_on(on, cells, arguments=arguments, cpus=cpus), cells, names, jobs, tell)
+    cells.put(plan)
+    names, jobs = frozenset(cell.name for cell in plan.cells), min(jobs, len(plan.cells))
+    if jobs == 1 and is_local(on):
+        Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
+    elif jobs:
+        there = is_local(on)
+        engine = LocalEngine(cells, make, names) if there else engine_on(on, cells, arguments=arguments, cpus=cpus)
+        oversee(engine, cells, names, jobs, tell)
 
 
 def engine_on(on: str, cells: Cells, *, arguments: Sequence[str], cpus: int) -> Engine:

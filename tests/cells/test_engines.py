@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch.cells import Cells, engine_settings, status_of, work_on
+from autobatch.cells import Cells, engine_settings, status_of, work_at
 from autobatch.cells._command import WorkerCommand
 from autobatch.cells._engine import Gone, oversee
 from autobatch.cells._slurm import WorkerJob
@@ -38,9 +38,13 @@ def _toy_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def worked_on(on: str, folder: Path, count: int, jobs: int) -> dict[str, list[tuple[str, Any]]]:
     heard = defaultdict(list)
-    cells, names = put(folder, plan_of(count)), frozenset(cell.name for cell in plan_of(count).cells)
-    work_on(
-        on, cells, names, jobs, lambda cell, event, value: heard[cell.name].append((event, value)), arguments=(), cpus=1
+    work_at(
+        Cells(folder),
+        plan_of(count),
+        Toys(folder),
+        jobs,
+        lambda cell, event, value: heard[cell.name].append((event, value)),
+        on=on,
     )
     return heard
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autobatch._errors import ConfigError
-from autobatch.cells import Cell, CellEnd, Cells, Plan, Report, Work, status_of, work_locally
+from autobatch.cells import Cell, CellEnd, Cells, Plan, Report, Work, status_of, work_at
 from tests.cells.toys import Toys, plan_of
 
 
@@ -26,17 +26,17 @@ def accident_prone(_plan: Plan) -> Work:
     return work
 
 
-def put(folder: Path, *names: str) -> tuple[Cells, frozenset[str]]:
-    cells = Cells(folder)
-    cells.put(Plan("accidents", {}, {}, tuple(Cell(name, 1.0) for name in names)))
-    return cells, frozenset(names)
+def named(*names: str) -> Plan:
+    return Plan("accidents", {}, {}, tuple(Cell(name, 1.0) for name in names))
 
 
 @pytest.mark.usefixtures("spawned_workers")
 def test_every_cell_is_done_and_accidents_stay_where_they_happen(tmp_path: Path) -> None:
     heard = defaultdict(list)
-    cells, names = put(tmp_path, "a", "die", "raise", "refuse", "b")
-    work_locally(cells, accident_prone, names, 2, lambda cell, event, value: heard[cell.name].append((event, value)))
+    plan = named("a", "die", "raise", "refuse", "b")
+    work_at(
+        Cells(tmp_path), plan, accident_prone, 2, lambda cell, event, value: heard[cell.name].append((event, value))
+    )
     for name in ("a", "b"):
         assert heard[name][0] == ("started", None)
         assert heard[name][-1] == ("done", CellEnd(name.upper()))
@@ -53,12 +53,8 @@ def interrupt(cell: Cell, event: str, value: object) -> None:
 
 
 def test_leaving_early_ends_the_processes_and_gives_their_cells_back(tmp_path: Path) -> None:
-    cells = Cells(tmp_path)
-    plan = plan_of(200)
-    cells.put(plan)
-    names = frozenset(cell.name for cell in plan.cells)
     with pytest.raises(KeyboardInterrupt):
-        work_locally(cells, Toys(tmp_path), names, 2, interrupt)
+        work_at(Cells(tmp_path), plan_of(200), Toys(tmp_path), 2, interrupt)
     status = status_of(Cells(tmp_path))
     assert status.failed == {}
     assert not [one for one in status.running if one.life == "alive"]
@@ -69,7 +65,7 @@ def refusing(_plan: Plan) -> Work:
 
 
 def test_what_no_worker_may_train_is_said_in_its_words(tmp_path: Path) -> None:
-    cells, names = put(tmp_path, "a")
+    cells = Cells(tmp_path)
     with pytest.raises(ConfigError, match="cells of another task"):
-        work_locally(cells, refusing, names, 1, lambda *_: None)
-    assert status_of(cells).waiting == 1
+        work_at(cells, named("a", "b"), refusing, 2, lambda *_: None)
+    assert status_of(cells).waiting == 2

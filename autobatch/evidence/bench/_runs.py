@@ -11,20 +11,7 @@ from statistics import fmean
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch.beacons import CostTable
-from autobatch.cells import (
-    LOCAL,
-    Cell,
-    Cells,
-    Event,
-    Identity,
-    Tell,
-    Worker,
-    engine_settings,
-    is_local,
-    ranks_on,
-    work_locally,
-    work_on,
-)
+from autobatch.cells import LOCAL, Cell, Cells, Event, Tell, engine_settings, is_local, ranks_on, work_at
 from autobatch.cells import Plan as CellsPlan
 from autobatch.control.run import CONFIG, SUMMARY
 from autobatch.evidence.bench._cells import KIND, ComparisonMaker, Job, circumstances, comparison_fingerprint
@@ -293,18 +280,18 @@ def _carry_out(todo: Sequence[Job], out: Path, machine: Machine, observer: Bench
 
 def _work_off(out: Path, jobs: Sequence[Job], machine: Machine, tell: Tell) -> None:
     """Train runs as cells of a comparison's directory, in their order; one alone in this process."""
-    cells, names, side_by_side = Cells(out), frozenset(job.cell for job in jobs), min(machine.jobs, len(jobs))
-    make = ComparisonMaker(out, trust_code=machine.trust_code, ranks=ranks_on(machine.on))
+    cells, make = Cells(out), ComparisonMaker(out, trust_code=machine.trust_code, ranks=ranks_on(machine.on))
     planned = tuple(Cell(job.cell, float(len(jobs) - n), job.to_dict(out)) for n, job in enumerate(jobs))
-    cells.put(CellsPlan(KIND, comparison_fingerprint(), {}, planned))
-    if not is_local(machine.on):
-        arguments = worker_arguments("auto", machine.data_dir, trust_code=machine.trust_code)
-        cpus = max(job.config.task.threads for job in jobs)
-        work_on(machine.on, cells, names, side_by_side, tell, arguments=arguments, cpus=cpus)
-    elif side_by_side == 1:
-        Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
-    else:
-        work_locally(cells, make, names, side_by_side, tell)
+    work_at(
+        cells,
+        CellsPlan(KIND, comparison_fingerprint(), {}, planned),
+        make,
+        machine.jobs,
+        tell,
+        on=machine.on,
+        arguments=worker_arguments("auto", machine.data_dir, trust_code=machine.trust_code),
+        cpus=max(job.config.task.threads for job in jobs),
+    )
     cells.clear()
 
 

@@ -19,7 +19,7 @@ from autobatch._ranges import check_path
 from autobatch.beacons import BeaconKey, BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
-from autobatch.cells import Cell, CellEnd, Cells, Event, Identity, Plan, Report, Work, Worker, work_locally
+from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Report, Work, work_at
 from autobatch.control._own_task import LOOP
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
 from autobatch.training._versions import DEVICE, code_version
@@ -166,13 +166,9 @@ def _work_at(plan: CellPlan, cells: Sequence[Cell], jobs: int, ledger: Ledger) -
     folder = Cells(plan.out / BEACONS.name)
     info = plan.info({}, plan.score or SCORES[0], {})
     fingerprint = {"task": info.task, "interval": plan.interval, "floor": plan.floor, "code": code_version()}
-    folder.put(Plan(f"beacons of {_named(plan.train)}", fingerprint, {}, tuple(cells)))
-    names, make, jobs = frozenset(cell.name for cell in cells), partial(_work_of, plan), min(jobs, len(cells))
+    planned = Plan(f"beacons of {_named(plan.train)}", fingerprint, {}, tuple(cells))
     try:
-        if jobs == 1:
-            Worker(folder, make, Identity(folder.workers), tell=ledger.take, only=names).run()
-        else:
-            work_locally(folder, make, names, jobs, ledger.take)
+        work_at(folder, planned, partial(_work_of, plan), jobs, ledger.take)
     finally:
         folder.abandon()
 

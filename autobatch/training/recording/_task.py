@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from autobatch.beacons import CostTable, LibraryInfo
-from autobatch.cells import Cell, CellEnd, Cells, Identity, Plan, Report, Work, Worker, is_local, work_locally, work_on
+from autobatch.cells import Cell, CellEnd, Cells, Plan, Report, Work, work_at
 from autobatch.control import full_steps_per_epoch, steps_per_epoch
 from autobatch.control.measuring import at_interval
 from autobatch.control.run import Summary
@@ -104,10 +104,6 @@ class RecorderMaker(Generic[AnyCell]):
 
     kind: ClassVar[str]
 
-    def arguments(self) -> list[str]:
-        """Return the options of ``autobatch worker`` by which another process has these settings too."""
-        return worker_arguments(self.device, self.data_dir, trust_code=self.trust_code)
-
     def __call__(self, plan: Plan) -> Work:
         """Return what records a plan's cells, refused where task, data or code are others than here."""
         task = TaskSpec.model_validate_json(json.dumps(plan.work["task"]))
@@ -192,16 +188,10 @@ def record_cells(
             **(further or {}),
         }
         cells = Cells(folder)
-        cells.put(Plan(maker.kind, cell_fingerprint(task, info), work, tuple(missing)))
-        names = frozenset(cell.name for cell in missing)
-        jobs = min(jobs, len(missing))
-        if jobs and not is_local(on):
-            work_on(on, cells, names, jobs, ledger.take, arguments=maker.arguments(), cpus=task.threads)
-        elif jobs > 1:
-            work_locally(cells, replace(maker, side_by_side=jobs), names, jobs, ledger.take)
-        elif jobs == 1:
-            worker = Worker(cells, replace(maker, data=data), Identity(cells.workers), tell=ledger.take, only=names)
-            worker.run()
+        plan, jobs = Plan(maker.kind, cell_fingerprint(task, info), work, tuple(missing)), min(jobs, len(missing))
+        make = replace(maker, side_by_side=jobs, data=data if jobs == 1 else None)
+        arguments = worker_arguments(maker.device, maker.data_dir, trust_code=maker.trust_code)
+        work_at(cells, plan, make, jobs, ledger.take, on=on, arguments=arguments, cpus=task.threads)
         cells.clear()
     elsewhere = sum(end == ELSEWHERE for end in ledger.ended.values()) + len(ledger.waiting)
     recorded = len(missing) - len(ledger.failed) - elsewhere

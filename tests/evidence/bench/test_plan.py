@@ -13,7 +13,7 @@ from scipy.stats import trim_mean, wilcoxon
 
 from autobatch import CheckpointError, ConfigError, LibraryError, OutputError
 from autobatch.beacons import BeaconLibrary
-from autobatch.cells import Cells, Identity, Worker
+from autobatch.cells import Cells, work_at
 from autobatch.evidence import comparison_markdown, load_runs, tables_by_task
 from autobatch.evidence._workers import maker_for
 from autobatch.evidence.bench import _plan as planning
@@ -165,16 +165,15 @@ def test_a_task_without_beacons_does_without_what_needs_them(home):
         compare(home, ("beacon-follow",), ("bare",), against=("fixed",))
 
 
-def work_in_this_process(cells, make, names, jobs, tell):
+def work_in_this_process(cells, plan, make, jobs, tell, **_):
     """Work as processes do, what passes to them pickled, without the seconds that they take."""
     assert jobs == 2
-    make = pickle.loads(pickle.dumps(make))
-    Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
+    work_at(cells, plan, pickle.loads(pickle.dumps(make)), 1, tell)
 
 
 def test_side_by_side_runs_are_the_same_and_marked(home, monkeypatch):
     alone = compare(home, ("rmgd",), seeds=(3,), against=("random",))
-    monkeypatch.setattr(running, "work_locally", work_in_this_process)
+    monkeypatch.setattr(running, "work_at", work_in_this_process)
     together = compare(home, seeds=(3,), out=home / "two", against=["random"], jobs=2)
     assert [one.validation_loss for one in alone.tasks[0].runs] == [
         one.validation_loss for one in together.tasks[0].runs
@@ -187,17 +186,18 @@ def test_side_by_side_runs_are_the_same_and_marked(home, monkeypatch):
 def test_workers_elsewhere_train_the_same_runs_from_what_lies_in_the_directory(home, monkeypatch):
     seen = []
 
-    def work_here(on, cells, names, jobs, tell, *, arguments, cpus):
+    def work_here(cells, plan, make, jobs, tell, *, on, arguments, cpus):
         seen.append((on, jobs, arguments, cpus))
+        cells.put(plan)
         with pytest.raises(ConfigError, match=r"begun on cpu, and go on there, not cuda|'cuda' is not there"):
             maker_for(cells, device="cuda", data_dir=None, trust_code=False)(cells.plans()[0])(
-                cells.cells()[next(iter(names))][0], lambda share: None
+                plan.cells[0], lambda share: None
             )
         make = maker_for(Cells(cells.folder), device="auto", data_dir=None, trust_code=False)
-        Worker(cells, make, Identity(cells.workers), tell=tell, only=names).run()
+        work_at(cells, plan, make, 1, tell)
 
     alone = compare(home, ("rmgd",), seeds=(3,), against=("random",))
-    monkeypatch.setattr(running, "work_on", work_here)
+    monkeypatch.setattr(running, "work_at", work_here)
     together = compare(home, seeds=(3,), out=home / "two", against=["random"], jobs=2, on="slurm:partition=x")
     assert seen == [("slurm:partition=x", 2, ["--device", "auto"], 1)]
     assert [one.validation_loss for one in alone.tasks[0].runs] == [
