@@ -116,44 +116,15 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     * v1: schema 2, the rate's fall, stop, scouts; no library in observations and rewards. v0 stays as it is.
     """
 
-    episodes = SteeredEpisode
+    episodes, measured, spaces = SteeredEpisode, False, staticmethod(steered_space)
 
     def __init__(
-        self,
-        env: str | Path | None = None,
-        *,
-        task: str | Path | None = None,
-        actions: str = "multidiscrete",
-        cost: str = "modelled",
-        cost_weight: float = WEIGHT,
-        start: str = "middle",
-        epochs: int | None = None,
-        device: str = "cpu",
-        data_dir: str | Path | None = None,
-        threads: int | None = None,
-        measure: bool = False,
-        trust_code: bool = False,
-        render_mode: str | None = None,
+        self, env: str | Path | None = None, *, start: str = "middle", cost_weight: float = WEIGHT, **arguments: Any
     ) -> None:
         check_weight(cost_weight)
         if start not in STARTS:
             raise ConfigError(f"start: no start is called {start!r}; {near_names(str(start), STARTS)}")
-        self.action_space = steered_space(actions)
-        super().__init__(
-            actions,
-            render_mode,
-            env=env,
-            task=task,
-            cost=cost,
-            cost_weight=cost_weight,
-            start=start,
-            epochs=epochs,
-            device=device,
-            data_dir=data_dir,
-            threads=threads,
-            measure=measure,
-            trust_code=trust_code,
-        )
+        super().__init__(env, start=start, cost_weight=cost_weight, **arguments)
         self.observation_space = observation_space(CourseView.size)
 
     @staticmethod

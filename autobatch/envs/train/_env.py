@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from autobatch.envs._reward import WEIGHT, Reward
+from autobatch.envs._reward import Reward
 from autobatch.envs._spaces import action_space, observation_space
 from autobatch.envs.train._episode import Episode, Rules
 from autobatch.envs.train._pricing import Pricing
@@ -119,39 +119,10 @@ class TrainEnv(TrainingEnv[Rules]):
     * v0: first version.
     """
 
-    episodes = Episode
+    episodes, measured, spaces = Episode, True, staticmethod(action_space)
 
-    def __init__(
-        self,
-        env: str | Path | None = None,
-        *,
-        task: str | Path | None = None,
-        actions: str = "multidiscrete",
-        cost: str = "modelled",
-        cost_weight: float = WEIGHT,
-        epochs: int | None = None,
-        device: str = "cpu",
-        data_dir: str | Path | None = None,
-        threads: int | None = None,
-        measure: bool = True,
-        trust_code: bool = False,
-        render_mode: str | None = None,
-    ) -> None:
-        self.action_space = action_space(actions)
-        super().__init__(
-            actions,
-            render_mode,
-            env=env,
-            task=task,
-            cost=cost,
-            cost_weight=cost_weight,
-            epochs=epochs,
-            device=device,
-            data_dir=data_dir,
-            threads=threads,
-            measure=measure,
-            trust_code=trust_code,
-        )
+    def __init__(self, env: str | Path | None = None, **arguments: Any) -> None:
+        super().__init__(env, **arguments)
         self.observation_space = observation_space(self._rules.view.size)
 
     @property

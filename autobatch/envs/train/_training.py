@@ -1,16 +1,18 @@
 """What environments of real training have in common: an episode is a training, and can be sent elsewhere midway."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
+from gymnasium import Space
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from autobatch._errors import ConfigError
 from autobatch.envs._drawn import DrawnEnv
-from autobatch.envs._reward import check_unit
+from autobatch.envs._reward import WEIGHT, check_unit
 from autobatch.envs._spaces import check_flags, check_options, task_of
 from autobatch.envs.train._trained import RulesT, TrainedEpisode
 
@@ -18,41 +20,48 @@ _OPTIONS = ("run_seed",)
 
 
 class TrainingEnv(DrawnEnv, Generic[RulesT]):
-    """An environment in which each step is an epoch of real training.
-
-    Args:
-        actions: kind of actions.
-        render_mode: ``"ansi"``, ``"rgb_array"`` or None.
-        env: name or path of a task.
-        task: the same under another name.
-        cost: unit of cost.
-        measure: whether C̄ and L are measured.
-        trust_code: whether the task may import the model factory that it names.
-        **others: what else the rules of its episodes are made of.
-    """
+    """An environment in which each step is an epoch of real training; its kinds say what their arguments mean."""
 
     episodes: ClassVar[type[TrainedEpisode[Any]]]
     """Kind of episodes."""
 
+    measured: ClassVar[bool]
+    """Whether C̄ and L are measured where nobody says."""
+
+    spaces: ClassVar[Callable[[str], Space[Any]]]
+    """Returns the action space of a kind of actions."""
+
     def __init__(
         self,
-        actions: str,
-        render_mode: str | None,
+        env: str | Path | None = None,
         *,
-        env: str | Path | None,
-        task: str | Path | None,
-        cost: str,
-        measure: bool,
-        trust_code: bool,
+        task: str | Path | None = None,
+        actions: str = "multidiscrete",
+        cost: str = "modelled",
+        cost_weight: float = WEIGHT,
+        epochs: int | None = None,
+        device: str = "cpu",
+        data_dir: str | Path | None = None,
+        threads: int | None = None,
+        measure: bool | None = None,
+        trust_code: bool = False,
+        render_mode: str | None = None,
         **others: Any,
     ) -> None:
+        measure = self.measured if measure is None else measure
         check_flags(measure=measure, trust_code=trust_code)
         check_unit(cost)
+        self.action_space = type(self).spaces(actions)
         super().__init__(render_mode)
         self._actions = actions
         self._arguments = {
             "env": task_of(env, task),
             "cost": cost,
+            "cost_weight": cost_weight,
+            "epochs": epochs,
+            "device": device,
+            "data_dir": data_dir,
+            "threads": threads,
             "measure": measure,
             "trust_code": trust_code,
             **others,
