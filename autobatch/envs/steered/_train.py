@@ -116,7 +116,7 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     * v1: schema 2, the rate's fall, stop, scouts; no library in observations and rewards. v0 stays as it is.
     """
 
-    episodes, measured, spaces = SteeredEpisode, False, staticmethod(steered_space)
+    episodes, measured, space_of = SteeredEpisode, False, staticmethod(steered_space)
 
     def __init__(
         self, env: str | Path | None = None, *, start: str = "middle", cost_weight: float = WEIGHT, **arguments: Any

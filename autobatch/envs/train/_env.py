@@ -119,7 +119,7 @@ class TrainEnv(TrainingEnv[Rules]):
     * v0: first version.
     """
 
-    episodes, measured, spaces = Episode, True, staticmethod(action_space)
+    episodes, measured, space_of = Episode, True, staticmethod(action_space)
 
     def __init__(self, env: str | Path | None = None, **arguments: Any) -> None:
         super().__init__(env, **arguments)

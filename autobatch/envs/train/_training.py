@@ -1,7 +1,6 @@
 """What environments of real training have in common: an episode is a training, and can be sent elsewhere midway."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self
 
@@ -28,9 +27,6 @@ class TrainingEnv(DrawnEnv, Generic[RulesT]):
     measured: ClassVar[bool]
     """Whether C̄ and L are measured where nobody says."""
 
-    spaces: ClassVar[Callable[[str], Space[Any]]]
-    """Returns the action space of a kind of actions."""
-
     def __init__(
         self,
         env: str | Path | None = None,
@@ -51,7 +47,7 @@ class TrainingEnv(DrawnEnv, Generic[RulesT]):
         measure = self.measured if measure is None else measure
         check_flags(measure=measure, trust_code=trust_code)
         check_unit(cost)
-        self.action_space = type(self).spaces(actions)
+        self.action_space = self.space_of(actions)
         super().__init__(render_mode)
         self._actions = actions
         self._arguments = {
@@ -69,6 +65,11 @@ class TrainingEnv(DrawnEnv, Generic[RulesT]):
         self._rules = self._made(**self._arguments)
         self._episode: TrainedEpisode[RulesT] | None = None
         self._broken_off = False
+
+    @staticmethod
+    def space_of(actions: str) -> Space[Any]:
+        """Return the action space of a kind of actions."""
+        raise NotImplementedError
 
     @staticmethod
     def _made(*, cost: str, cost_weight: float, measure: bool, **setting_of: Any) -> RulesT:
