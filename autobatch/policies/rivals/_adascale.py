@@ -9,7 +9,7 @@ paper counts iterations by their gain and trains until those of the base size ar
 here the length is that of the task, in examples.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -19,10 +19,7 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import figure
 from autobatch.policies.rivals._noise_average import NoiseAverage
-from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.fisher import GradientMoments
+from autobatch.policies.rivals._rival import Choice, Gradients, MeasuredRival, RivalParameters
 
 
 class AdaScaleParameters(RivalParameters):
@@ -55,7 +52,7 @@ class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
         """Return the large batch at the base rate."""
         return Choice(self._large(task), f"s{self.first_batch_size} x {figure(self.parameters.scale)}, gain 1 so far")
 
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return the large batch with the gain."""
         size, base = self._large(task), self.first_batch_size
         steps, self._steps = observation.steps - self._steps, observation.steps

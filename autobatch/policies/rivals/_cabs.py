@@ -10,7 +10,6 @@ is derived for SGD without momentum; what momentum ρ makes of a rate, α / (1 -
 """
 
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -18,10 +17,7 @@ from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import figure
-from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.fisher import GradientMoments
+from autobatch.policies.rivals._rival import Choice, Gradients, MeasuredRival, RivalParameters
 
 
 class CabsParameters(RivalParameters):
@@ -44,7 +40,7 @@ class CabsParameters(RivalParameters):
 class CabsPolicy(MeasuredRival[CabsParameters]):
     """Couple the batch size to rate, variance and loss."""
 
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return the rung nearest to the rate times the variance over the loss."""
         loss = observation.train_loss
         if not math.isfinite(loss):

@@ -12,7 +12,6 @@ estimate of the Lipschitz constant, here it is the training's own.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -20,10 +19,7 @@ from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import rung_above
 from autobatch.policies._wording import figure
-from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.fisher import GradientMoments
+from autobatch.policies.rivals._rival import Choice, Gradients, MeasuredRival, RivalParameters
 
 
 class InnerProductTestParameters(RivalParameters):
@@ -49,7 +45,7 @@ class InnerProductTestParameters(RivalParameters):
 class InnerProductTestPolicy(MeasuredRival[InnerProductTestParameters]):
     """Grow the batch until it passes the inner-product and the orthogonality test."""
 
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return what the tests ask for."""
         own, norm = self.parameters, gradients.mean_squared_norm
         if not math.isfinite(gradients.variance_along):

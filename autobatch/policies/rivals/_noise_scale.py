@@ -12,7 +12,7 @@ are here a batch and its single samples.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -22,10 +22,7 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import figure
 from autobatch.policies.rivals._noise_average import NoiseAverage
-from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.fisher import GradientMoments
+from autobatch.policies.rivals._rival import Choice, Gradients, MeasuredRival, RivalParameters
 
 
 class NoiseScaleParameters(RivalParameters):
@@ -60,7 +57,7 @@ class NoiseScalePolicy(MeasuredRival[NoiseScaleParameters]):
         super().reset(task, library)
         self._noise = NoiseAverage()
 
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return the rung nearest to the noise scale."""
         self._noise.update(gradients.variance, gradients.squared_signal, keep=self.parameters.memory)
         noise_scale = self._noise.noise_scale

@@ -9,7 +9,6 @@ steps have a line search, here the rate is the training's own.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -17,10 +16,7 @@ from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import rung_above
 from autobatch.policies._wording import figure
-from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.fisher import GradientMoments
+from autobatch.policies.rivals._rival import Choice, Gradients, MeasuredRival, RivalParameters
 
 
 class NormTestParameters(RivalParameters):
@@ -40,7 +36,7 @@ class NormTestParameters(RivalParameters):
 class NormTestPolicy(MeasuredRival[NormTestParameters]):
     """Grow the batch until it passes the norm test."""
 
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return what the test asks for."""
         error, allowed = gradients.variance, self.parameters.theta**2 * gradients.mean_squared_norm
         test = f"variance {figure(error)} / {gradients.batch_size} against {figure(allowed)} = θ² ‖g‖²"

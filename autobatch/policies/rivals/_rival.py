@@ -21,6 +21,10 @@ from autobatch.policies._wording import configuration
 if TYPE_CHECKING:
     from autobatch.fisher import GradientMoments
 
+    Gradients = GradientMoments
+else:
+    Gradients = Any  # with it comes torch, which reading a policy does without
+
 
 class RivalParameters(PolicyParameters):
     """What every published rule needs besides its own parameters."""
@@ -139,5 +143,5 @@ class MeasuredRival(Rival[ParametersT]):
         return self.steer(task, observation, gradients)
 
     @abstractmethod
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return what the gradients, their variance among their moments, ask for."""

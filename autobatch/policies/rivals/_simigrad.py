@@ -10,7 +10,6 @@ the target for each task; 0.1 is the middle of what the authors' program searche
 """
 
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -18,10 +17,7 @@ from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import rung_above, rung_below
 from autobatch.policies._wording import figure
-from autobatch.policies.rivals._rival import Choice, MeasuredRival, RivalParameters
-
-if TYPE_CHECKING:
-    from autobatch.fisher import GradientMoments
+from autobatch.policies.rivals._rival import Choice, Gradients, MeasuredRival, RivalParameters
 
 
 class SimiGradParameters(RivalParameters):
@@ -39,7 +35,7 @@ class SimiGradPolicy(MeasuredRival[SimiGradParameters]):
 
     sets_rate = True
 
-    def steer(self, task: TaskInfo, observation: Observation, gradients: "GradientMoments") -> Choice:
+    def steer(self, task: TaskInfo, observation: Observation, gradients: Gradients) -> Choice:
         """Return the rung above or below."""
         cosine, target, size = gradients.half_cosine, self.parameters.target, observation.batch_size
         if math.isnan(cosine):
