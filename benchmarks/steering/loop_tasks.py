@@ -358,7 +358,7 @@ ADAM5, ADAM4, SGD5 = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2), (
 class Task(NamedTuple):
     """What is trained, and on what."""
 
-    data: Callable[[], tuple[Tensor, Tensor]]
+    data: Callable[..., tuple[Tensor, Tensor]]
     model: Callable[[], nn.Module]
     optimizer: Optimizers
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -366,6 +366,8 @@ class Task(NamedTuple):
     epochs: int
     ends: tuple[int, int]
     """Where the examples to train with end, and those to validate with; the others are to test with."""
+    stored: bool = False
+    """Whether `data` takes the folder that data sets lie in."""
 
 
 TASKS = {

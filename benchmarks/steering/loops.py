@@ -1,12 +1,12 @@
 """Scouts and a steered rate in loops of one's own, on many small tasks, beside a whole grid.
 
-    python benchmarks/steering/loops.py run [TASK ...]
+    python benchmarks/steering/loops.py run [--data-dir DIR] [TASK ...]
     python benchmarks/steering/loops.py page
 
 Regression, classes, labels, images, sequences, a text, an autoencoder, factors of a matrix; SGD, momentum, Adam, AdamW,
 RMSprop; data that come with scikit-learn or Python, or are made here. On the first eighteen tasks two rules of scouts
-were chosen (how many steps they take, and half the batch at the highest rate); the last eight came after that. ``run``
-trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of
+were chosen (how many steps they take, and half the batch at the highest rate); eight more came after that, and twelve
+(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. ``run`` trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of
 five batch sizes and the task's rates with a cosine schedule over the whole length, two seeds each; its best
 configuration on four fresh seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"``
 that goes on from there. ``page`` writes the table of ``docs/steer.md``.
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from latest_tasks import LATEST
 from loop_tasks import LATER, TASKS, Task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -36,7 +37,7 @@ from autobatch.control.run._files import append_lines
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "steer_loops.jsonl"
 PAGE = ROOT / "docs" / "steer.md"
-EVERY = {**TASKS, **LATER}
+EVERY = {**TASKS, **LATER, **LATEST}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 
@@ -142,12 +143,15 @@ def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
     return min(grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in SEARCHED))
 
 
-def run_all(names: Sequence[str]) -> None:
+def run_all(names: Sequence[str], folder: Path | None) -> None:
     """Train what is missing of the tasks."""
     torch.set_num_threads(1)
     for name in names:
         task = EVERY[name]
-        x, y = task.data()
+        if task.stored and folder is None:
+            print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
+            continue
+        x, y = task.data(folder) if task.stored else task.data()
         grid = {f"s{size}-lr{lr:g}": (size, lr) for size in SIZES for lr in task.rates}
 
         def keep(run: str, seed: int, train: Callable[[], Row], name: str = name) -> None:
@@ -174,7 +178,7 @@ def page() -> None:
         "| --- " * 8 + "|",
     ]
     figures: dict[str, list[float]] = {}
-    for told, names in (("the eighteen", TASKS), ("the eight", LATER), ("all", EVERY)):
+    for told, names in (("the eighteen", TASKS), ("the eight", LATER), ("the twelve", LATEST), ("all", EVERY)):
         for name in names if told != "all" else ():
             told_of_task, figures[name] = _line(name, found)
             lines.append(told_of_task)
@@ -217,13 +221,15 @@ def main(arguments: list[str]) -> None:
     """Carry out a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("run").add_argument("tasks", nargs="*", metavar="TASK", choices=[*EVERY, []])
+    of_run = commands.add_parser("run")
+    of_run.add_argument("tasks", nargs="*", metavar="TASK", choices=[*EVERY, []])
+    of_run.add_argument("--data-dir", type=Path, help="where MNIST and the folder cifar10 of pictures lie")
     commands.add_parser("page")
     given = parser.parse_args(arguments)
     if given.command == "page":
         page()
     else:
-        run_all(given.tasks or [*EVERY])
+        run_all(given.tasks or [*EVERY], given.data_dir)
 
 
 if __name__ == "__main__":
