@@ -98,6 +98,7 @@ def test_scripts_behind_the_numbers_are_where_they_are_said_to_be() -> None:
     listed = re.findall(r"\]\(([\w/]+\.py)\)", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
     helpers = {
         "evidence/results_page.py",
+        "steering/latest_tasks.py",
         "steering/loop_tasks.py",
         *(f"fisher/{name}.py" for name in ("floor", "methods", "models")),
     }

@@ -63,7 +63,7 @@ def sensors() -> tuple[Tensor, Tensor]:
     phase = draw.uniform(0, 2 * np.pi, (count, 1))
     beat = np.sin(2 * np.pi * pace[:, None] * time + phase)
     sharp = np.sin(4 * np.pi * pace[:, None] * time + 2 * phase) * (kind % 2)[:, None] * 0.5
-    worn = draw.standard_normal((count, 3, 1)) + [[1.0], [0.5], [0.0]]
+    worn = draw.standard_normal((count, 3, 1)) + np.array([[1.0], [0.5], [0.0]])
     signal = worn * (force[:, None] * (beat + sharp))[:, None] + 0.4 * draw.standard_normal((count, 3, 64))
     return tensors(signal + draw.standard_normal((count, 3, 1)), kind)
 
@@ -180,7 +180,7 @@ class Patches(nn.Module):
 
 
 class Variational(nn.Module):
-    """An autoencoder whose code is drawn while it trains; it returns pixels' logits, the code's mean and log-variance."""
+    """An autoencoder whose code is drawn while it trains; out go pixels' logits, the code's mean and log-variance."""
 
     def __init__(self) -> None:
         super().__init__()

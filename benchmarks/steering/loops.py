@@ -6,10 +6,11 @@
 Regression, classes, labels, images, sequences, a text, an autoencoder, factors of a matrix; SGD, momentum, Adam, AdamW,
 RMSprop; data that come with scikit-learn or Python, or are made here. On the first eighteen tasks two rules of scouts
 were chosen (how many steps they take, and half the batch at the highest rate); eight more came after that, and twelve
-(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. ``run`` trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of
-five batch sizes and the task's rates with a cosine schedule over the whole length, two seeds each; its best
-configuration on four fresh seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"``
-that goes on from there. ``page`` writes the table of ``docs/steer.md``.
+(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. ``run`` trains what is
+missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of five batch sizes
+and the task's rates with a cosine schedule over the whole length, two seeds each; its best configuration on four fresh
+seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"`` that goes on from there.
+``page`` writes the table of ``docs/steer.md``.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
 
