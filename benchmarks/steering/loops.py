@@ -171,7 +171,7 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
 
 
 def page() -> None:
-    """Write the table of ``docs/steer.md`` between its marks, and print it."""
+    """Write the table of ``docs/steer.md`` between its marks, of tasks that were run to their end, and print it."""
     found = recorded()
     lines = [
         "| task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
@@ -179,7 +179,9 @@ def page() -> None:
         "| --- " * 8 + "|",
     ]
     figures: dict[str, list[float]] = {}
-    for told, names in (("the eighteen", TASKS), ("the eight", LATER), ("the twelve", LATEST), ("all", EVERY)):
+    groups = (("the eighteen", TASKS), ("the eight", LATER), ("the twelve", LATEST), ("all", EVERY))
+    for told, group in groups:
+        names = [name for name in group if (name, "steer", FRESH[-1]) in found]
         for name in names if told != "all" else ():
             told_of_task, figures[name] = _line(name, found)
             lines.append(told_of_task)
