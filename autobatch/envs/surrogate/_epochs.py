@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError
-from autobatch.beacons import BeaconLibrary, Branches
+from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
 from autobatch.control import steps_per_epoch
 from autobatch.envs.surrogate._law import Scale
 from autobatch.policies import TaskInfo
@@ -132,12 +132,12 @@ class TaskRecords:
         for beacon in library.beacons:
             count = len(beacon.rows["epoch"])
             constant = {"batch_size": np.full(count, beacon.batch_size), "lr": np.full(count, beacon.lr)}
-            recorded.append(({**beacon.rows, **constant}, beacon.finished))
+            recorded.append(({**beacon.rows, **constant}, not diverged(beacon)))
             groups.append(library.configurations.index((beacon.batch_size, beacon.lr)))
             weights.append(1.0)
         journeys = [one for own in (branches, steered) if own is not None for one in own.journeys]
         for journey in journeys:
-            recorded.append((journey.rows, journey.finished))
+            recorded.append((journey.rows, not diverged(journey)))
             groups.append(journey.seed)
             weights.append(_JOURNEY if journey.kind == "journey" else 1.0)
         epochs = tabulate(recorded, chance, scale)
@@ -159,6 +159,14 @@ class TaskRecords:
             np.array(groups)[epochs.run],
             np.array(weights)[epochs.run],
         )
+
+
+def diverged(training: Beacon | Journey) -> bool:
+    """Say whether a training broke in its last epoch, and was not merely ended before its time, by whomever."""
+    figures = (training.rows[name][-1] for name in (*FIGURES, "c_bar", "l_cum"))
+    return not training.finished and (
+        training.stopped_because.startswith("diverged") or not all(map(np.isfinite, figures))
+    )
 
 
 def guessing(library: BeaconLibrary) -> Floats:

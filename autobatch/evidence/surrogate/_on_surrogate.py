@@ -39,7 +39,8 @@ def play_policy(dynamics: Dynamics, policy: PolicySpec, seeds: Sequence[int], *,
         noise: whether the dynamics are noisy.
 
     Returns:
-        Where the runs ended; one that its policy has stopped stays where it was then.
+        Where the runs ended; one that its policy has stopped stays where it was then. A policy that steers the rate
+        does so here too, without scouts.
     """
     count = len(seeds)
     policies = [make_policy(policy) for _ in seeds]
@@ -51,13 +52,20 @@ def play_policy(dynamics: Dynamics, policy: PolicySpec, seeds: Sequence[int], *,
     state = dynamics.begin(count)
     diverged, stopped = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     rungs = np.zeros((count, 2), dtype=np.int64)
+    rates, factors = np.log2(dynamics.task.learning_rates), np.log2(dynamics.scale.factors)
     for epoch in range(dynamics.epochs):
+        factor = np.full(count, factors[epoch])
         for index, own in enumerate(policies):
             decision = own.decide(_observation(dynamics, state.columns[index : index + 1], epoch))
             lr = decision.lr if decision.lr is not None else dynamics.task.learning_rates[dynamics.moves.start[1]]
             rungs[index] = dynamics.moves.rungs(decision.batch_size, lr)
             stopped[index] |= decision.stop
-        after, outcome = dynamics.step(state, rungs[:, 0], rungs[:, 1], members, draws[:, epoch] * noise)
+            if decision.factor is not None:
+                factor[index] = np.log2(decision.factor)
+        batch, rate = rungs.T
+        after, outcome = dynamics.train(
+            state, batch, rates[rate], members, draws[:, epoch] * noise, factor=factor, rate_rung=rate
+        )
         going = np.flatnonzero(~diverged & ~stopped)
         state.put(going, after.take(going))
         diverged[going] |= outcome.diverged[going]

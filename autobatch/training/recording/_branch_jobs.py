@@ -267,23 +267,26 @@ def _journeys(
         course = journey_course(moves, seed, task.epochs)
         if follow is not None:
             opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(_START)
+            assert opening is not None
             course = (opening,) * task.epochs
         jobs.append(BranchJob("journey", seed, course, follow=follow))
     return jobs
 
 
 class Follower:
-    """A policy that now and then does something else."""
+    """A policy that now and then does something else; the rate keeps the task's schedule."""
 
     def __init__(self, policy: PolicySpec, task: TaskInfo, library: BeaconLibrary) -> None:
         self._policy = make_policy(policy)
-        self._policy.reset(task, library)
-        self._task = task
+        self._task = replace(task, steered=False)
+        self._policy.reset(self._task, library)
         self._moves = Moves(task.batch_sizes, task.learning_rates)
 
-    def configuration(self, observation: Observation) -> Configuration:
-        """Return what the next epoch uses."""
+    def configuration(self, observation: Observation) -> Configuration | None:
+        """Return what the next epoch uses; None where the policy has trained enough."""
         decision = self._policy.decide(observation)
+        if decision.stop and observation.epoch:
+            return None
         lr = decision.lr if decision.lr is not None else self._task.learning_rates[self._moves.start[1]]
         chosen = self._moves.at(*self._moves.rungs(decision.batch_size, lr))
         seed = self._task.seed

@@ -220,9 +220,11 @@ class _Recording:
         branches: list[Journey] = []
         last: Configuration | None = None
         for planned in self._job.course:
-            configuration = planned
+            configuration: Configuration | None = planned
             if self._follower is not None:
                 configuration = self._follower.configuration(self._trial.controller.observation)
+            if configuration is None:
+                break
             if configuration != last:
                 self._trial.decide(*configuration, reason="the course of this training")
             last = configuration

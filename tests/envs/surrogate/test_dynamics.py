@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from autobatch import AutoBatchError, LibraryError
-from autobatch.beacons import BeaconLibrary, Branches, Journey
+from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
 from autobatch.envs.surrogate import TaskRecords, _ensemble, load_dynamics, tabulate
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
@@ -137,6 +137,54 @@ def test_what_diverged_diverges(library) -> None:
     assert diverged(128, 0.05) == 0.0
 
 
+ENDED = 5
+
+
+@pytest.mark.parametrize(("because", "broke"), [
+    ("finished", False),  # a steered stop, or the end of a falling rate
+    ("validation figures only got worse", False),
+    ("killed: out of time", False),
+    ("diverged: the loss is 40", True),
+])  # fmt: skip
+def test_what_ended_early_counts_up_to_where_it_ended(library, because: str, broke: bool) -> None:
+    course = course_of(3)
+    whole, early = (
+        TaskRecords.of(library, Branches((Journey.from_records("journey", 3, rows, how),), library.info), make_task())
+        for rows, how in ((records(course, 3), "finished"), (records(course, 3)[:ENDED], because))
+    )
+    own, same = (one.epochs.take(np.flatnonzero(one.epochs.run == one.epochs.run.max())) for one in (early, whole))
+    assert len(own.run) == ENDED
+    for name in ("inputs", "passed", "before", "outcome", "epoch", "size", "rate"):
+        np.testing.assert_array_equal(getattr(own, name), getattr(same, name)[:ENDED])
+    np.testing.assert_allclose(own.inputs[-1, 3], ENDED / EPOCHS)  # its progress: of the task's length, not its own
+    assert own.diverged.tolist() == [False] * (ENDED - 1) + [broke]
+    np.testing.assert_array_equal(early.offset[:3], whole.offset[:3])  # ends of whole beacons only
+
+
+def test_a_beacon_that_was_killed_is_no_end_and_no_divergence(library) -> None:
+    rows = records([(8, 0.2)] * EPOCHS, 5)[:ENDED]
+    killed = Beacon.from_records(8, 0.2, 5, rows, test_error=np.nan, test_loss=np.nan, stopped_because="killed")
+    found = TaskRecords.of(BeaconLibrary((*library.beacons, killed), library.info), None, make_task())
+    usual = TaskRecords.of(library, None, make_task())
+    assert not found.epochs.diverged.any()
+    assert len(found.epochs.run) == len(usual.epochs.run) + ENDED
+    np.testing.assert_array_equal(found.offset[:3], usual.offset[:3])
+
+
+def test_a_rate_that_fell_to_an_early_end_is_followed_as_it_fell(library) -> None:
+    rows = records([(32, 0.1)] * EPOCHS, 6)[:ENDED]
+    factors = (ENDED - np.arange(ENDED) - 0.5) / ENDED
+    for row, factor in zip(rows, factors, strict=True):
+        row["lr_effective"] = row["lr"] * float(factor)
+    steered = Branches((Journey.from_records("journey", 6, rows),), library.info)
+    found = TaskRecords.of(library, None, make_task(), steered)
+    own = found.epochs.take(np.flatnonzero(found.epochs.run == found.epochs.run.max()))
+    steps = TRAIN_SIZE / 32
+    np.testing.assert_allclose(own.inputs[:, 9], np.log2(factors))
+    np.testing.assert_allclose(own.passed, 0.1 * factors * steps / found.scale.time)
+    np.testing.assert_allclose(own.inputs[-1, 3], ENDED / EPOCHS)
+
+
 @pytest.mark.usefixtures("fitted_briefly")
 def test_fidelity_and_agreement(library, dynamics: Dynamics) -> None:
     fidelity = measure_fidelity(library, make_branches(library), make_task())
@@ -174,3 +222,16 @@ def test_a_run_that_its_policy_stops_stays_where_it_is(dynamics, monkeypatch: py
     stopped = play_policy(dynamics, spec, range(3))
     np.testing.assert_allclose(stopped.cost, whole.cost * 2 / dynamics.epochs)
     assert (stopped.score != whole.score).all()
+
+
+def test_a_rate_that_its_policy_steers_falls_as_it_says(dynamics, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = PolicySpec(name="one", kind="fixed", parameters={"batch_size": 8, "lr": 0.1})
+    decide, played = FixedPolicy.decide, []
+    for factors in (dynamics.scale.factors, np.full(EPOCHS, 0.5), np.full(EPOCHS, 1.0)):
+        monkeypatch.setattr(
+            FixedPolicy, "decide", lambda own, seen, say=factors: replace(decide(own, seen), factor=say[seen.epoch])
+        )
+        played.append(play_policy(dynamics, spec, range(3)).score)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(played[0], play_policy(dynamics, spec, range(3)).score)
+    assert (played[1] != played[2]).all()

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import yaml
 from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch.beacons import BeaconKey, BeaconLibrary, Branches, Journey
 from autobatch.cli import main
-from autobatch.policies import Moves
+from autobatch.policies import Moves, PolicySpec
+from autobatch.policies.baselines import FixedPolicy
 from autobatch.training import RecordingResult, TaskSpec, load_data, load_epochs, load_task, record_task_branches, run
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import Trial
@@ -304,3 +306,17 @@ def test_journeys_follow_a_policy_but_for_some_epochs(tmp_path: Path) -> None:
     assert [own.rows["batch_size"].tolist() for own in recorded(jobs[0], tmp_path, task)[0]] == [
         [size for size, _ in courses[0]]
     ]
+
+
+def test_a_journey_ends_where_its_policy_does_and_keeps_the_schedule(tmp_path, monkeypatch) -> None:
+    task = tiny_task(epochs=6)
+    steer = PolicySpec(name="steer", kind="steer", parameters={})
+    (job,) = _journeys(task, tiny_library(task), 1, 5000, steer)
+    (journey,), _ = recorded(job, tmp_path, task)
+    usual = [task.schedule.schedule_factor(epoch / 6) for epoch in range(6)]
+    np.testing.assert_allclose(journey.rows["lr_effective"] / journey.rows["lr"], usual)
+    decide = FixedPolicy.decide
+    monkeypatch.setattr(FixedPolicy, "decide", lambda own, seen: replace(decide(own, seen), stop=seen.epoch in {0, 3}))
+    (job,) = _journeys(task, tiny_library(task), 1, 5100, fixed(16))
+    (journey,), _ = recorded(job, tmp_path, task)
+    assert (len(journey.rows["epoch"]), journey.finished) == (3, True)
