@@ -9,9 +9,10 @@
 mostly take, and appends a line a run to ``benchmarks/results/learned_growth/explored.jsonl``. ``fit`` prints what is
 learned from them, with each set of data left out: by how much the loss depends on the plan and on the steps that an
 epoch has, and the plan that pays best on each task by its cost table. ``run`` trains whole runs of ``steer``, scouts
-and all, under its own plan and under that learned *without the task's data*, both on each seed, and appends to
-``benchmarks/results/learned_growth/TASK.jsonl``; where the two plans are one, so are the runs. ``page`` prints the
-table of ``docs/how-to/train-a-policy.md``. What is there is not trained again. One process, one thread.
+and all, under its own plan, under that learned *without the task's data*, and under those of two rules set by hand, all
+on each seed, and appends to ``benchmarks/results/learned_growth/TASK.jsonl``; where plans are one, so are the runs.
+``page`` prints the tables of ``docs/how-to/train-a-policy.md``. What is there is not trained again. One process, one
+thread.
 """
 
 import argparse
@@ -63,6 +64,12 @@ RATES = {
 EXTRA = ("cifar5k-convnet", "mnist5k-convnet")
 """Tasks that are tested too, and never learned from."""
 
+SCOUTED = 32
+"""Batch size of scouts, by which the steps of an epoch are told."""
+
+THRESHOLD, GROWN = 128, PlanChoice(4.0, 1.0, 0.7)
+"""Set by hand: where an epoch has more steps than that, batches grow four times as far, the rate in proportion."""
+
 PRICE = 1 / 6
 """What a per cent of time is worth in per cent of loss: the whole length costs 43 % more and leaves 6 % less loss."""
 
@@ -86,7 +93,7 @@ def course(task: TaskInfo, lr: float, choice: PlanChoice) -> list[tuple[int, flo
 def explore(seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing of the plans that are drawn."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    done = {(row["task"], row["seed"], row["growth"], row["power"], row["length"]) for row in recorded(EXPLORED)}
+    done = {(row["task"], row["seed"], *chosen(row)) for row in recorded(EXPLORED)}
     device = torch.device("cpu")
     for seed in seeds:
         for name, lr in RATES.items():
@@ -165,6 +172,18 @@ def learned(name: str, without: str) -> PlanChoice:
     return best_plan(known(name), own.loss.tolist(), own.covariance.tolist(), PRICE, DECAY)[0]
 
 
+def plans(name: str) -> dict[str, PlanChoice]:
+    """Return the plan that each policy has for a task."""
+    steps = known(name).train_size / SCOUTED
+    adaptive = load_task(ROOT / "envs" / name).optimizer.name == "adamw"
+    return {
+        "steer": RULE,
+        "learned": learned(name, data_of(name)),
+        "threshold": GROWN if steps > THRESHOLD else RULE,
+        "under AdamW": GROWN if adaptive else RULE,
+    }
+
+
 def fit() -> None:
     """Print what is learned, and what the policy's file has of it."""
     for without in ("", *dict.fromkeys(map(data_of, (*RATES, *EXTRA)))):
@@ -187,17 +206,16 @@ def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> No
     """Train what is missing, the tasks taking turns."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     rule = load_policy_spec("steer")
-    tasks = list(tasks)
-    choices = {name: learned(name, data_of(name)) for name in tasks}
+    choices = {name: plans(name) for name in tasks}
     for seed in seeds:
-        for name in tasks:
+        for name, own in choices.items():
             path = RESULTS / f"{name}.jsonl"
-            for label, choice in (("steer", RULE), ("learned", choices[name])):
+            for label, choice in own.items():
                 if (label, seed) in {(row["policy"], row["seed"]) for row in recorded(path)}:
                     continue
-                ruled = {row["seed"]: row for row in recorded(path) if row["policy"] == "steer"}
-                if choice == RULE and seed in ruled:  # the same run, bit for bit
-                    append(path, ruled[seed] | {"policy": label})
+                same = [row for row in recorded(path) if row["seed"] == seed and chosen(row) == choice]
+                if same:  # the same run, bit for bit
+                    append(path, same[0] | {"policy": label})
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     spec = {"name": label, "kind": "steer", "parameters": {**rule.parameters, **choice._asdict()}}
@@ -208,28 +226,36 @@ def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> No
 
 
 def page() -> None:
-    """Print the table: each task by its pairs, then over all pairs and over the tasks."""
-    print("| task | growth, power, length | seeds | validation loss | test loss | test error | time | steps |")
+    """Print the tables: each task by its pairs, then over all pairs and over the tasks, then the rules set by hand."""
+    figures = " | ".join(name.replace("_", " ") for name in FIGURES[:3]) + " | time | steps |"
+    print(f"| task | growth, power, length | seeds | {figures}")
     print("| --- " * 8 + "|")
-    every: list[np.ndarray] = []
-    for name in (*RATES, *EXTRA):
-        rows = recorded(RESULTS / f"{name}.jsonl")
-        by = {label: {row["seed"]: row for row in rows if row["policy"] == label} for label in ("steer", "learned")}
-        seeds = sorted(by["steer"].keys() & by["learned"].keys())
-        if not seeds:
-            continue
-        logs = np.array([
-            [math.log(by["learned"][seed][figure] / by["steer"][seed][figure]) for figure in FIGURES] for seed in seeds
-        ])
-        every.append(logs)
-        plan = ", ".join(f"{value:g}" for value in chosen(by["learned"][seeds[0]]))
-        told = " | ".join(told_mean(column) for column in logs.T)
-        print(f"| {name} | {plan} | {len(seeds)} | {told} |")
-    if every:
-        pairs = np.concatenate(every)
-        print(f"| all pairs | | {len(pairs)} | {' | '.join(told_test(column) for column in pairs.T)} |")
-        tasks = np.array([logs.mean(axis=0) for logs in every])
-        print(f"| the tasks' means | | {len(tasks)} | {' | '.join(told_test(column) for column in tasks.T)} |")
+    every = {name: logs for name in (*RATES, *EXTRA) if len(logs := beside(name, "learned", "steer"))}
+    for name, logs in every.items():
+        plan = ", ".join(f"{value:g}" for value in plans(name)["learned"])
+        print(f"| {name} | {plan} | {len(logs)} | {' | '.join(told_mean(column) for column in logs.T)} |")
+    print(over_all("all pairs |", np.concatenate(list(every.values()))))
+    print(over_all("the tasks' means |", np.array([logs.mean(axis=0) for logs in every.values()])))
+    print(f"\n| policy | beside | other plans on | tasks | pairs | {figures}")
+    print("| --- " * 10 + "|")
+    for one, other in (("threshold", "steer"), ("under AdamW", "steer"), ("learned", "threshold")):
+        every = {name: logs for name in (*RATES, *EXTRA) if len(logs := beside(name, one, other))}
+        apart = [name for name in every if plans(name)[one] != plans(name)[other]]
+        pairs = np.concatenate(list(every.values()))
+        print(over_all(f"{one} | {other} | {', '.join(apart)} | {len(every)}", pairs))
+
+
+def beside(name: str, one: str, other: str) -> np.ndarray:
+    """Return by how much the logarithms of two policies' figures differ, a row for each seed that both have."""
+    rows = recorded(RESULTS / f"{name}.jsonl")
+    ours, theirs = ({row["seed"]: row for row in rows if row["policy"] == label} for label in (one, other))
+    seeds = sorted(ours.keys() & theirs.keys())
+    return np.array([[math.log(ours[seed][name] / theirs[seed][name]) for name in FIGURES] for seed in seeds])
+
+
+def over_all(title: str, logs: np.ndarray) -> str:
+    """Return a row of what differences over several tasks come to."""
+    return f"| {title} | {len(logs)} | {' | '.join(told_test(column) for column in logs.T)} |"
 
 
 def told_mean(logs: np.ndarray) -> str:
