@@ -415,16 +415,16 @@ def test_runs_follow_from_their_seeds_and_without_noise_from_the_member(dynamics
 
 def test_what_diverged_stays_as_it_was(dynamics: Dynamics, monkeypatch) -> None:
     """From the third epoch on nothing is trained, paid or made better."""
-    step, epochs = Dynamics.step, iter(range(EPOCHS))
+    train, epochs = Dynamics.train, iter(range(EPOCHS))
 
-    def breaks(self, *arguments):
-        state, outcome = step(self, *arguments)
+    def breaks(self, *arguments, **settings):
+        state, outcome = train(self, *arguments, **settings)
         broken = np.array([True, False]) & (next(epochs) == 2)
         state.seen[broken] = np.maximum(self.guessing, state.seen[broken])
         state.scored[broken, 2] = np.exp(state.seen[broken, 0])
         return state, replace(outcome, diverged=broken)
 
-    monkeypatch.setattr(Dynamics, "step", breaks)
+    monkeypatch.setattr(Dynamics, "train", breaks)
     runs = play_policy(dynamics, fixed(32, 0.1), [0, 1])
     assert runs.diverged.tolist() == [True, False]
     assert runs.quality[0] == -1.0
