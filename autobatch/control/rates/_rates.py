@@ -56,7 +56,8 @@ def halvings(schedule: Schedule) -> tuple[float, ...]:
     """
     factors = [schedule(place / 1000) for place in range(1000)]
     highest = max(factors)
-    peak, found = factors.index(highest), []
+    peak = factors.index(highest)
+    found: list[float] = []
     for place, factor in enumerate(factors[peak:], peak):
         if 0.0 < factor <= 0.5 ** (len(found) + 1) * highest:
             found.append(place / 1000)
