@@ -5,8 +5,8 @@
     python benchmarks/learning/general_policy.py page
 
 ``learn`` searches, on surrogates of all other tasks, for departures from the rule: no surrogate that it sees was fitted
-to the tasks left out, nor to the same data with another network. ``run`` trains the policy on the seeds that the runs
-of ``steer`` in ``benchmarks/results/steer`` have, the tasks taking turns, and appends to
+to the tasks left out, nor to the same data with another network. ``run`` trains the policy on seeds that the runs of
+``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking turns, and appends to
 ``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints each beside the
 rule, paired by seed, and notes the figures on the shipped card. There, ``learned-general-unbounded`` is the same
 network with ``seen`` left out of its card, so that nothing is too far from what it was trained on.
@@ -104,7 +104,8 @@ def page() -> None:
     for path in sorted(RESULTS.glob("*.jsonl")):
         rule = {
             row["seed"]: row
-            for row in recorded(ROOT / "benchmarks/results/steer" / path.name)
+            for where in ("steer", "learned_growth")
+            for row in recorded(RESULTS.parent / where / path.name)
             if row["policy"] == "steer"
         }
         for policy in dict.fromkeys(row["policy"] for row in recorded(path)):

@@ -266,7 +266,9 @@ def told_mean(logs: np.ndarray) -> str:
 
 
 def told_test(logs: np.ndarray) -> str:
-    """Return the same with the p-values of Student's and Wilcoxon's paired tests."""
+    """Return the same with the p-values of Student's and Wilcoxon's paired tests, unless nothing differs."""
+    if not logs.any():
+        return "none"
     student, wilcoxon = stats.ttest_1samp(logs, 0.0).pvalue, stats.wilcoxon(logs).pvalue
     return f"{told_mean(logs)}; p = {student:.2g}, {wilcoxon:.2g}"
 

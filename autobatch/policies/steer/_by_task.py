@@ -148,7 +148,7 @@ def best_plan(
     ByTaskParameters,
     blind=True,
     changes="rate, batch size, end",
-    when="As steer, in some less time where an epoch has many steps; over tasks no gain was shown.",
+    when="To see what was learned; steer with more growth, where an epoch has many steps, does as well.",
 )
 class ByTaskPolicy(SteerPolicy):
     """Steer, with the growth of batches and the length that were learned for tasks of this size and cost."""
