@@ -129,7 +129,7 @@ class Decision:
         reason: why, in words a person reads.
         target: the (C̄, L) position that the policy steers to, where it has one.
         alternatives: the candidates it weighed.
-        factor: what ``lr`` is multiplied by, in (0, 1], where the schedule is the policy's (``TaskInfo.steered``). None
+        factor: what ``lr`` is multiplied by, above 0, where the schedule is the policy's (``TaskInfo.steered``). None
             leaves it to the schedule.
         stop: whether the training ends here.
     """

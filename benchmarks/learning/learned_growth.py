@@ -38,7 +38,7 @@ from schedules import train_epoch  # noqa: E402
 from autobatch.beacons import BeaconLibrary  # noqa: E402
 from autobatch.control.run._files import append_lines, read_lines  # noqa: E402
 from autobatch.policies import TaskInfo, load_policy_spec  # noqa: E402
-from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, described, expected, plan_seconds  # noqa: E402
+from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, choice_seconds, described, expected  # noqa: E402
 from autobatch.policies.steer._plan import Plan, grown  # noqa: E402
 from autobatch.training import load_data, load_task, task_info  # noqa: E402
 from autobatch.training._engine import Engine, divergence, reproducible  # noqa: E402
@@ -195,7 +195,7 @@ def fit() -> None:
             if without in {"", data_of(name)}:
                 task, choice = known(name), learned(name, without)
                 change, error = expected(described(task, choice), own.loss.tolist(), own.covariance.tolist())
-                time = plan_seconds(task, choice, DECAY) / plan_seconds(task, RULE, DECAY)
+                time = choice_seconds(task, choice, DECAY) / choice_seconds(task, RULE, DECAY)
                 print(f"  {name}: {tuple(choice)}, log loss {change:+.3f} ± {error:.3f}, time {time:.2f}")
     own = effects("")
     shipped = {"effects": own.loss.round(5).tolist(), "covariance": own.covariance.round(7).tolist()}

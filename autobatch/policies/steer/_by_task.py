@@ -12,8 +12,8 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import percent
-from autobatch.policies.steer._plan import Plan, grown
-from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
+from autobatch.policies.steer._plan import Plan, plan_seconds
+from autobatch.policies.steer._policy import MANY_STEPS, SEESAW, SteerParameters, SteerPolicy
 from autobatch.policies.steer._search import start_without_scouts
 
 
@@ -31,14 +31,11 @@ class PlanChoice(NamedTuple):
     length: float
 
 
-RULE = PlanChoice(1.0, 0.5, 0.7)
-"""What ``steer`` does."""
+RULE = PlanChoice(*SEESAW, 0.7)
+"""What ``steer`` does where an epoch has few steps."""
 
 CHOICES = tuple(starmap(PlanChoice, product((1.0, 2.0, 4.0), (0.5, 1.0), (0.7, 0.8, 0.9))))
 FEATURES = 6
-MANY_STEPS = 128.0
-"""Steps of an epoch at which the third pair of features is 0."""
-
 SEEN = (30.0, 520.0)
 """Fewest and most steps of an epoch, at the size of scouts, in the trainings that were learned from."""
 
@@ -64,13 +61,10 @@ def _steps(task: TaskInfo) -> float:
     return task.train_size / start_without_scouts(task)[0]
 
 
-def plan_seconds(task: TaskInfo, choice: PlanChoice, decay: float) -> float:
-    """Return what a plan takes by the task's cost table, from the size that scouts have, s."""
-    assert task.costs is not None
+def choice_seconds(task: TaskInfo, choice: PlanChoice, decay: float) -> float:
+    """Return what a choice takes by the task's cost table, from the size that scouts have, s."""
     plan, start = Plan.of(task.epochs, choice.length, decay), start_without_scouts(task)[0]
-    growth = (choice.growth, choice.growth_power)
-    sizes = (grown(start, plan.factor(epoch), task.batch_sizes, task.costs, growth)[0] for epoch in range(plan.end))
-    return math.fsum(task.costs.training_seconds(size, task.train_size / size, 1) for size in sizes)
+    return plan_seconds(task, plan, start, (choice.growth, choice.growth_power))
 
 
 class ByTaskParameters(SteerParameters):
@@ -105,7 +99,7 @@ def expected(features: Sequence[float], effects: Sequence[float], covariance: Se
 
 def best_plan(
     task: TaskInfo, effects: Sequence[float], covariance: Sequence[Sequence[float]], price: float, decay: float
-) -> tuple[PlanChoice, str]:
+) -> tuple[PlanChoice | None, str]:
     """Return the plan that gains most on a task, by one standard error at least, where no more loss is expected of it.
 
     Args:
@@ -116,20 +110,21 @@ def best_plan(
         decay: share of what is trained over which the rate falls.
 
     Returns:
-        The plan, and what is expected of it in words, or why it is the rule's; empty where the rule is as good.
+        The plan, and what is expected of it in words, empty where the rule is as good; None where nothing can be said,
+        and why.
     """
     if task.costs is None:
-        return RULE, "as steer: without a cost table nothing says what larger batches spare"
+        return None, "as steer: without a cost table nothing says what larger batches spare"
     steps, (fewest, most) = _steps(task), SEEN
     if not fewest <= steps <= most:
         apart = fewest / steps if steps < fewest else steps / most
         less = "less" if steps < fewest else "more"
-        return RULE, f"as steer: an epoch has {steps:.0f} steps, {apart:.1f} times {less} than any learned from"
-    usual = plan_seconds(task, RULE, decay)
+        return None, f"as steer: an epoch has {steps:.0f} steps, {apart:.1f} times {less} than any learned from"
+    usual = choice_seconds(task, RULE, decay)
     told = {}
     for choice in CHOICES:
         change, error = expected(described(task, choice), effects, covariance)
-        time = math.log(plan_seconds(task, choice, decay) / usual)
+        time = math.log(choice_seconds(task, choice, decay) / usual)
         if change <= 0.0:
             told[choice] = (-change - error - price * time, change, error, time)
     best = max(told, key=lambda choice: told[choice][0])
@@ -148,7 +143,7 @@ def best_plan(
     ByTaskParameters,
     blind=True,
     changes="rate, batch size, end",
-    when="To see what was learned; steer with more growth, where an epoch has many steps, does as well.",
+    when="To see what was learned; steer does as well.",
 )
 class ByTaskPolicy(SteerPolicy):
     """Steer, with the growth of batches and the length that were learned for tasks of this size and cost."""
@@ -169,7 +164,7 @@ class ByTaskPolicy(SteerPolicy):
         """
         own = self._given
         choice, self._told = best_plan(task, own.effects, own.covariance, own.price, own.decay)
-        self.parameters = own.model_copy(update=choice._asdict())
+        self.parameters = own if choice is None else own.model_copy(update=choice._asdict())
         super().reset(task, library)
 
     def decide(self, observation: Observation) -> Decision:

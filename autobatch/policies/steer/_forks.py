@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Observation, Policy, TaskInfo
 from autobatch.policies._wording import configuration, figure, percent
-from autobatch.policies.steer._plan import Plan, grown
+from autobatch.policies.steer._plan import Plan, period_seconds, plan_seconds
 
 MOST_FORKS = 2
 """Forks where nobody says how many."""
@@ -143,15 +143,17 @@ class ForkRule:
             return None
         size = larger[0]
         cost = self.cost(batch_size, size)
-        spared = self._seconds_left(epoch, batch_size) - self._seconds_left(epoch, size)
-        allowed = self.share * self._seconds_left(0, batch_size) - math.fsum(one.seconds for one in tried)
+        stays, forked = (plan_seconds(task, self.plan, one, self.growth, epoch) for one in (batch_size, size))
+        spared = stays - forked
+        whole = plan_seconds(task, self.plan, batch_size, self.growth)
+        allowed = self.share * whole - math.fsum(one.seconds for one in tried)
         if spared < LONG_ODDS * cost or cost > allowed:
             return None
         return Fork(size, lr * (size / batch_size) ** (0.5 if task.adaptive else 1.0))
 
     def cost(self, batch_size: int, fork_size: int) -> float:
         """Return what a fork costs at most: the longer of the two periods, of which one is thrown away."""
-        return max(self._period_seconds(batch_size), self._period_seconds(fork_size))
+        return max(period_seconds(self.task, size) for size in (batch_size, fork_size))
 
     def choice(self, batch_size: int, lr: float, fork: Fork, outcome: ForkOutcome) -> ForkChoice:
         """Choose: the fork goes on where its loss is not higher by ``TOLERANCE``, by a one-sided paired test at 95 %.
@@ -180,17 +182,6 @@ class ForkRule:
         if taken:
             return ForkChoice(True, f"{measured}, no more than {percent(TOLERANCE)} above and faster: it goes on")
         return ForkChoice(False, f"{measured}; that it is not {percent(TOLERANCE)} above cannot be said: {stays} stays")
-
-    def _period_seconds(self, size: int) -> float:
-        assert self.task.costs is not None
-        return self.task.costs.training_seconds(size, self.task.train_size / size, 1)
-
-    def _seconds_left(self, epoch: int, batch_size: int) -> float:
-        task, plan = self.task, self.plan
-        return math.fsum(
-            self._period_seconds(grown(batch_size, plan.factor(period), task.batch_sizes, task.costs, self.growth)[0])
-            for period in range(epoch, plan.end)
-        )
 
 
 def tried_to_list(tried: Sequence[Tried]) -> list[list[Any]]:

@@ -1,9 +1,11 @@
 """When the rate falls, batches grow and training ends, where that is the policy's to say."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autobatch.beacons import CostTable
+from autobatch.policies._protocol import TaskInfo
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,29 @@ def grown(
     sizes = [size for size in ladder if batch_size <= size <= most] or [batch_size]
     size = min(sizes, key=lambda one: (seconds(one), -one))
     return size, factor * (size / batch_size) ** power
+
+
+def period_seconds(task: TaskInfo, size: int) -> float:
+    """Return what a decision period takes at a batch size, by the task's cost table, s."""
+    assert task.costs is not None
+    return task.costs.training_seconds(size, task.train_size / size, 1)
+
+
+def plan_seconds(task: TaskInfo, plan: Plan, batch_size: int, growth: tuple[float, float], since: int = 0) -> float:
+    """Return what a plan takes by the task's cost table.
+
+    Args:
+        task: the task; it has a cost table.
+        plan: when the rate falls and training ends.
+        batch_size: batch size before the rate falls.
+        growth: how the batch grows while the rate falls, as ``grown`` takes it.
+        since: finished periods from which on time is counted.
+
+    Returns:
+        Seconds.
+    """
+    sizes = (
+        grown(batch_size, plan.factor(period), task.batch_sizes, task.costs, growth)[0]
+        for period in range(since, plan.end)
+    )
+    return math.fsum(period_seconds(task, size) for size in sizes)

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ from autobatch.policies.steer._forks import (
     tried_to_list,
 )
 from autobatch.policies.steer._overfit import WINDOW, Validated
-from autobatch.policies.steer._plan import Plan, grown
+from autobatch.policies.steer._plan import Plan, grown, plan_seconds
 from autobatch.policies.steer._scouts import (
     Scout,
     ScoutChoice,
@@ -43,6 +43,15 @@ CLEARLY_BETTER = 0.995
 
 FAR_BETTER = 0.95
 """The same where scouts have begun to learn: a smaller batch is always a little ahead that early."""
+
+MANY_STEPS = 128
+"""Steps of an epoch, at the size that scouts have, above which batches may grow further: below, that does harm."""
+
+SEESAW, GROWN = (1.0, 0.5), (4.0, 1.0)
+"""How batches grow while the rate falls, as ``grown`` takes it: usually, and further."""
+
+SPARING = 0.9
+"""Share of the plan's time that growing further may take: where it spares less, it is not worth what it may cost."""
 
 HORIZON = 0.32
 """The best rate falls as a training's length to this power."""
@@ -76,18 +85,16 @@ class SteerParameters(PolicyParameters):
         le=1,
         description="Share of what is trained over which the rate falls linearly to 0, where the schedule is steered.",
     )
-    growth: float = Field(
-        default=1.0,
-        ge=1,
-        le=16,
+    growth: Annotated[float, Field(ge=1, le=16)] | Literal["auto"] = Field(
+        default="auto",
         description="Times that the batch may be larger, once the rate falls, than where it doubles as the rate "
-        "halves.",
+        "halves; auto is 4 where an epoch has more than 128 steps of scouts and that spares a tenth of the time, "
+        "else 1.",
     )
-    growth_power: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Power of the growth of the batch, while the rate falls, by which the rate is higher in return.",
+    growth_power: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Power of the growth of the batch, while the rate falls, by which the rate is higher in return; "
+        "auto is 1 where the automatic growth is 4, else 0.5.",
     )
     hardly_begun: float = Field(
         default=0.65,
@@ -142,6 +149,7 @@ class SteerPolicy:
         self._task: TaskInfo | None = None
         self._plan = Plan(0, 1)
         self._length = parameters.length
+        self._further = False
         self._start = (0, math.nan)
         self._reason = ""
         self._tried: list[Tried] = []
@@ -159,6 +167,7 @@ class SteerPolicy:
         self._task = task
         # A training so short ends as planned by its owner: what an early end spares is less than what it costs.
         self._lay_plan(self.parameters.length if task.epochs >= LEAST else 1.0)
+        self._further = self._grows_further()
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
@@ -281,6 +290,7 @@ class SteerPolicy:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs, self._growth)
+        factor_there = min(factor_there, max(1.0, task.learning_rates[-1] / lr))  # no rate beyond those to choose from
         falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
         reason = f"{falls}: {percent(factor)} of {lr:g}"
         if size > batch_size:
@@ -378,9 +388,20 @@ class SteerPolicy:
         self._length = length
         self._plan = Plan.of(self._known_task().epochs, length, self.parameters.decay)
 
+    def _grows_further(self) -> bool:
+        """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""
+        task, size = self._known_task(), start_without_scouts(self._known_task())[0]
+        if task.costs is None or task.train_size * task.periods <= MANY_STEPS * size:
+            return False
+        return plan_seconds(task, self._plan, size, GROWN) <= SPARING * plan_seconds(task, self._plan, size, SEESAW)
+
     @property
     def _growth(self) -> tuple[float, float]:
-        return self.parameters.growth, self.parameters.growth_power
+        own, (ahead, power) = self.parameters, GROWN if self._further else SEESAW
+        return (
+            ahead if own.growth == "auto" else own.growth,
+            power if own.growth_power == "auto" else own.growth_power,
+        )
 
     def _fork_rule(self) -> ForkRule:
         own = self.parameters

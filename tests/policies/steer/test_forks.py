@@ -11,7 +11,7 @@ from autobatch.beacons import CostTable
 from autobatch.policies import Decision, Observation, TaskInfo
 from autobatch.policies.steer import Fork, ForkingPolicy, ForkOutcome, SteerParameters, SteerPolicy
 from autobatch.policies.steer._forks import LONG_ODDS, TOLERANCE, ForkRule, Tried
-from autobatch.policies.steer._plan import Plan
+from autobatch.policies.steer._plan import Plan, plan_seconds
 from tests.policies.cases import make_observation, make_task
 
 LADDER = (16, 32, 64, 128, 256)
@@ -63,10 +63,14 @@ def test_what_is_spared_is_at_least_the_odds_times_the_cost() -> None:
     # By hand: 3,200 examples are 100 steps at 32; of the 40 epochs the plan grows the last 20.
     ours = rule()
     assert ours.cost(32, 64) == 100.0
-    spared = ours._seconds_left(2, 32) - ours._seconds_left(2, 64)
-    assert spared > LONG_ODDS * 100.0
+
+    def spared(epoch: int) -> float:
+        stays, forked = (plan_seconds(ours.task, ours.plan, size, ours.growth, epoch) for size in (32, 64))
+        return stays - forked
+
+    assert spared(2) > LONG_ODDS * 100.0
     late = next(epoch for epoch in range(2, 20) if ours.proposed(epoch, 32, 0.1, []) is None)
-    assert ours._seconds_left(late, 32) - ours._seconds_left(late, 64) < LONG_ODDS * 100.0
+    assert spared(late) < LONG_ODDS * 100.0
 
 
 def test_after_a_fork_comes_a_while_without() -> None:

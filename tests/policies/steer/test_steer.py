@@ -1,6 +1,8 @@
 """The policy: from a task and what its scouts came to, to decisions."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -63,6 +65,39 @@ def test_batches_grow_while_the_rate_falls() -> None:
         # As quiet as the plan: noise goes with rate² / batch size.
         assert decision.factor == pytest.approx(factor * math.sqrt(decision.batch_size / 32))
         assert decision.factor <= 1.0
+
+
+FAST, SLOW = (
+    replace(make_costs(LADDER), step_seconds={size: 0.01 + each * size for size in LADDER}) for each in (1e-5, 0.01)
+)
+"""Cost tables of a machine where larger batches spare nearly all of their time, and where they spare next to none."""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "task", "first"),
+    [
+        ({}, {"train_size": 128 * 32}, (32, 0.95)),
+        ({}, {"train_size": 129 * 32}, (128, 3.8)),
+        ({}, {"train_size": 129 * 8, "periods": 4}, (128, 3.8)),  # an epoch of four decision periods
+        ({}, {"train_size": 129 * 32, "costs": SLOW}, (32, 0.95)),
+        ({}, {"train_size": 129 * 32, "costs": None}, (32, 0.95)),
+        ({"growth": 1.0}, {"train_size": 129 * 32}, (32, 0.95)),
+        ({"growth": 2.0}, {"train_size": 128 * 32}, (64, 0.95 * math.sqrt(2.0))),
+        ({"growth_power": 0.5}, {"train_size": 129 * 32}, (128, 1.9)),
+        (
+            {},
+            {"train_size": 129 * 32, "learning_rates": (0.05, 0.1, 0.2)},
+            (128, 2.0),
+        ),  # of 0.1: none is higher than 0.2
+    ],
+)
+def test_batches_grow_further_where_an_epoch_has_many_steps_and_that_spares_time(
+    parameters: dict[str, float], task: dict[str, Any], first: tuple[int, float]
+) -> None:
+    facts = {"costs": FAST, "learning_rates": (0.025, 0.1, 0.4), **task}
+    policy = steer(SteerParameters(length=0.65, **parameters), **facts)
+    decision = decided(policy, 4)[3]
+    assert (decision.batch_size, decision.factor) == (first[0], pytest.approx(first[1]))
 
 
 def test_the_end_says_what_it_spares() -> None:
