@@ -290,13 +290,13 @@ class SteerPolicy:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs, self._growth)
-        factor_there = min(factor_there, max(1.0, task.learning_rates[-1] / lr))  # no rate beyond those to choose from
         falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
         reason = f"{falls}: {percent(factor)} of {lr:g}"
         if size > batch_size:
+            there = f"{percent(factor_there)} of" if factor_there <= 1.0 else f"{factor_there:.1f} times"
             reason = (
-                f"{falls}, and batches of {size} do part of that in fewer steps: {percent(factor_there)} of {lr:g} "
-                f"with them calms the steps as {percent(factor)} would with {batch_size}"
+                f"{falls}, and batches of {size} do part of that in fewer steps: {there} {lr:g} with them calms the "
+                f"steps as {percent(factor)} would with {batch_size}"
             )
         return Decision(size, lr, reason, factor=factor_there)
 
