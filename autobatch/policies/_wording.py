@@ -6,14 +6,16 @@ import re
 _FIGURES_BEGIN = re.compile(r", (?:whose|training loss|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
 _HOW_SURE = re.compile(r"\d[\d.e+-]* % apart")
 _BESIDE_IT = "as a scout"
+_FALLS_BACK = ("by the rule alone, as ", "as steer: ")
 
 
 def brief(reason: str) -> str:
-    """Return a reason's first clause up to its figures, with what says how sure it is: what, why, and how sure."""
+    """Return a reason's first clause up to its figures, with how sure it is, and why what was learned is not used."""
     first, *others = [clause for clause in reason.split("; ") if clause != _BESIDE_IT] or [reason]
     short = _FIGURES_BEGIN.split(first, maxsplit=1)[0]
     apart = next((found[0] for clause in others if (found := _HOW_SURE.search(clause))), None)
-    return short if apart is None else f"{short}, {apart.removesuffix(' apart')} ahead of the next"
+    told = short if apart is None else f"{short}, {apart.removesuffix(' apart')} ahead of the next"
+    return "; ".join([told, *(clause for clause in others if clause.startswith(_FALLS_BACK))])
 
 
 def configuration(batch_size: int, lr: float | None) -> str:
