@@ -73,14 +73,14 @@ def test_names_counts_and_shares():
             "part of that in fewer steps",
         ),
         (
-            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle: 95 % of 0.008; by the rule "
-            "alone, as 'training set' is 0.43 and was 0.47 to 0.60 in its training: outside by 34 % of that range",
+            "the rate falls in a line to nothing after 14 epochs, which lets the loss settle: 95 % of 0.008; by the "
+            "rule alone, as 'training set' is 0.43 and was 0.47 to 0.60 in its training: outside by 34 % of that range",
             "the rate falls in a line to nothing after 14 epochs, which lets the loss settle; by the rule alone, as "
             "'training set' is 0.43 and was 0.47 to 0.60 in its training: outside by 34 % of that range",
         ),
         (
-            "s32 at lr 0.1: the best of 3 scouts, training loss 0.6; as steer: an epoch has 8 steps, 3.9 times less than "
-            "any learned from",
+            "s32 at lr 0.1: the best of 3 scouts, training loss 0.6; as steer: an epoch has 8 steps, 3.9 times less "
+            "than any learned from",
             "s32 at lr 0.1: the best of 3 scouts; as steer: an epoch has 8 steps, 3.9 times less than any learned from",
         ),
         ("as a scout", "as a scout"),
