@@ -31,6 +31,7 @@ from autobatch.training import load_data
 from tests.beacons.synthetic import Law
 from tests.beacons.synthetic import make_library as make_lawful_library
 from tests.envs.surrogate.synthetic_runs import EPOCHS, RATES, SIZES, make_folder
+from tests.processes import FORKED
 from tests.training.tiny import COSTS, tiny_task
 
 SHORT = 13_000
@@ -353,7 +354,11 @@ def test_episodes_that_were_played_are_not_played_again(tiny, real, tmp_path, mo
     assert policy_files(again.policy.parent)[".safetensors"] == policy_files(real[0].policy.parent)[".safetensors"]
 
 
-def test_single_steps_of_real_trainings_go_on_from_the_agents_checkpoint(tiny, tmp_path) -> None:
+def test_single_steps_of_real_trainings_go_on_from_the_agents_checkpoint(tiny, tmp_path, monkeypatch) -> None:
+    asked: list[str] = []  # how processes are to be started; forked, they save seconds each
+    context = "gymnasium.vector.async_vector_env.multiprocessing.get_context"
+    monkeypatch.setattr(context, lambda method=None: asked.append(method) or FORKED)
+
     class Interrupting(Watcher):
         def progressed(self, progress: LearningProgress) -> None:
             super().progressed(progress)
@@ -366,6 +371,7 @@ def test_single_steps_of_real_trainings_go_on_from_the_agents_checkpoint(tiny, t
     watcher = Watcher()
     assert train_policy(plan, tmp_path / "mine", watcher, resume=True).policy.exists()
     assert 16 < watcher.told[0].steps < watcher.told[-1].steps == 32
+    assert asked == ["spawn"] * 2
 
 
 def test_an_engine_is_for_whole_episodes_of_real_training(folder, tiny, tmp_path) -> None:
