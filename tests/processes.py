@@ -34,6 +34,7 @@ FORKED.set_forkserver_preload([
     "pytest",
     "sklearn.datasets",  # by which the digits come; two seconds with the next, which any optimizer loads
     "torch._dynamo",
+    "torch._dynamo.repro.after_dynamo",  # what the first compiling imports
     "torch.distributed.fsdp",
     "autobatch.control",
     "autobatch.training.running._carry_out",
