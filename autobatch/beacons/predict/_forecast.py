@@ -100,21 +100,18 @@ def forecast(library: BeaconLibrary, now: Place, batch_size: int, lr: float, unt
     )
 
 
-def forecast_stages(
-    library: BeaconLibrary, stages: Sequence[tuple[float, int, float]], start: Place = ORIGIN
-) -> tuple[Forecast, ...]:
+def forecast_stages(library: BeaconLibrary, stages: Sequence[tuple[float, int, float]]) -> tuple[Forecast, ...]:
     """Predict where a run stands after each stage of a plan, such as one of dynamic sampling.
 
     Args:
         library: the beacons.
         stages: (progress at its end, batch size, base learning rate) of each stage, in order.
-        start: where the run stands before the first.
 
     Returns:
         One forecast a stage.
     """
     places: list[Forecast] = []
-    now = start
+    now: Place = ORIGIN
     for until, batch_size, lr in stages:
         now = forecast(library, now, batch_size, lr, until)
         places.append(now)
