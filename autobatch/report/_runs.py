@@ -10,12 +10,11 @@ from rich.table import Table
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
-from autobatch._plain import plain
-from autobatch.control.run import CONFIG, SCOUTING, SUMMARY
+from autobatch.control.run import CONFIG, SCOUTING, SUMMARY, summed
 from autobatch.report._record import load_config
 from autobatch.report._tables import headed
 from autobatch.report._words import loss_words, path_words, percent_words, seconds_words
-from autobatch.training import EpochRow, Summary, load_epochs, load_summary
+from autobatch.training import Summary, load_epochs, load_summary
 
 STATES: Final = ("finished", "stopped", "diverged", "interrupted", "running", "damaged")
 """What a run can be in."""
@@ -73,6 +72,8 @@ class RunFacts:
 
 COLUMNS: Final = {field.name: field.type for field in fields(RunFacts)}
 """Names and types of a listing's columns."""
+
+_FIGURES: Final = COLUMNS.keys() - {"run", "env", "policy", "seed", "state", "planned_epochs", "batch_sizes"}
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -187,17 +188,18 @@ def _facts(path: Path) -> RunFacts:
         rows = load_epochs(path)
     except AutoBatchError as error:
         return RunFacts(str(path), None, None, None, "damaged", stopped_because=str(error))
-    state = _state(path, ended)
-    figures = _figures(rows[-1]) if ended is None and rows else {} if ended is None else _ended(ended)
+    known = dict(ended) if ended is not None else summed(rows[-1], rows[-1].seconds) if rows else {}
+    if ended is not None:
+        known["stopped_because"] = ended.ended_early or ended.stopped_because
     return RunFacts(
         run=str(path),
         env=config.task.name,
         policy=config.policy.name,
         seed=config.seed,
-        state=state,
+        state=_state(path, ended),
         planned_epochs=config.task.epochs,
         batch_sizes=path_words(row.batch_size for row in rows),
-        **figures,
+        **{name: value for name, value in known.items() if name in _FIGURES},
     )
 
 
@@ -207,25 +209,6 @@ def _state(path: Path, ended: Summary | None) -> str:
     if ended.stopped_because != "finished":
         return "diverged"
     return "stopped" if ended.ended_early else "finished"
-
-
-def _figures(row: EpochRow) -> dict[str, Any]:
-    return {
-        "epochs": row.epoch,
-        "validation_loss": plain(row.validation_loss),
-        "validation_error": plain(row.validation_error),
-        "examples": row.examples,
-        "optimizer_steps": row.steps,
-        "samples": row.samples,
-        "seconds": row.seconds,
-        "measuring_seconds": row.measuring_seconds,
-    }
-
-
-def _ended(summary: Summary) -> dict[str, Any]:
-    names = set(COLUMNS) & set(Summary.model_fields) - {"policy", "seed", "batch_sizes", "stopped_because"}
-    because = summary.stopped_because
-    return {name: getattr(summary, name) for name in names} | {"stopped_because": summary.ended_early or because}
 
 
 def _short(path: str) -> str:

@@ -24,6 +24,7 @@ from autobatch.control.run._records import (
     load_epochs,
     load_measurements,
     load_summary,
+    summed,
 )
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "load_loop_config",
     "load_measurements",
     "load_summary",
+    "summed",
 ]

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from autobatch._errors import OutputError
 from autobatch._files import alone_in, naming_output, write_whole
-from autobatch._plain import plain, to_json
+from autobatch._plain import to_json
 from autobatch.beacons import BeaconLibrary
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control.measuring import Measurement
@@ -29,6 +29,7 @@ from autobatch.control.run._records import (
     Summary,
     load_decisions,
     load_epochs,
+    summed,
 )
 
 _LOG = logging.getLogger("autobatch")
@@ -207,7 +208,6 @@ class RunLog:
         row = self.epochs[-1]
         best, missing = (None, "the controller was given none") if self.library is None else best_beacon(self.library)
         lost = next((name for name in _FIGURES if math.isinf(getattr(row, name))), None)
-        figures = {name: plain(getattr(row, name)) for name in _FIGURES}
         how = "finished" if lost is None else f"diverged: the {lost.replace('_', ' ')} is not finite"
         if stopped is not None and stopped.startswith("diverged: "):
             how, stopped = stopped, None
@@ -216,19 +216,10 @@ class RunLog:
             policy=self.config.policy.name,
             seed=self.config.seed,
             device=self.config.device,
-            epochs=row.epoch,
             stopped_because=how,
             test_error=None,
             test_loss=None,
-            **figures,
-            c_bar=plain(row.c_bar),
-            l_cum=row.l_cum if row.samples else None,
-            examples=row.examples,
-            optimizer_steps=row.steps,
-            samples=row.samples,
-            seconds=row.seconds,
-            measuring_seconds=row.measuring_seconds,
-            measuring_share=row.measuring_seconds / row.seconds if row.seconds else 0.0,
+            **summed(row, row.seconds),
             batch_sizes=dict(sorted(Counter(one.batch_size for one in self.epochs).items())),
             ended_early=stopped,
             best_beacon=best,

@@ -1,6 +1,6 @@
 """What lies in a run directory, and its records as they are read back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autobatch._errors import CheckpointError
-from autobatch._plain import Plain
+from autobatch._plain import Plain, plain
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control.measuring import Measurement
 from autobatch.control.run._files import read_lines, read_whole
@@ -123,6 +123,31 @@ class Summary(BaseModel):
         default=None, description="Loss of one who guesses by the classes' shares in training; None where not known."
     )
     best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
+
+
+def summed(row: EpochRow, seconds: float, thrown: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return what a summary takes from the last epoch of a run.
+
+    Args:
+        row: the epoch.
+        seconds: wall time of the run.
+        thrown: records of scouts and forks that lost, whose cost counts.
+
+    Returns:
+        Fields of a ``Summary`` by name.
+    """
+    measuring = row.measuring_seconds + sum(one.measuring_seconds for one in thrown)
+    return {
+        **{name: plain(getattr(row, name)) for name in ("train_loss", "validation_loss", "validation_error", "c_bar")},
+        "l_cum": plain(row.l_cum) if row.samples else None,
+        "epochs": row.epoch,
+        "examples": row.examples + sum(one.examples for one in thrown),
+        "optimizer_steps": row.steps + sum(one.optimizer_steps for one in thrown),
+        "samples": row.samples + sum(one.samples for one in thrown),
+        "seconds": seconds,
+        "measuring_seconds": measuring,
+        "measuring_share": measuring / seconds if seconds else 0.0,
+    }
 
 
 def load_summary(out: Path) -> Summary:

@@ -30,6 +30,7 @@ from autobatch.control.run import (
     Summary,
     best_beacon,
     load_epochs,
+    summed,
 )
 from autobatch.control.run._files import append_lines, keep_lines
 from autobatch.policies import Policy, planned_epochs
@@ -325,7 +326,6 @@ class Session:
 
     def _summary(self) -> Summary:
         assert self.row is not None
-        seconds = self.trial.seconds
         test_loss = test_error = None
         if self.trial.stopped_because == FINISHED:
             test_loss, test_error = self.trial.engine.test()
@@ -333,7 +333,6 @@ class Session:
         scouting = load_scouting(self.out)
         losers = scouting.losers if scouting is not None else ()
         thrown: tuple[ScoutRecord | ForkRecord, ...] = (*losers, *self.forks)
-        measuring = row.measuring_seconds + sum(one.measuring_seconds for one in thrown)
         budgeted = config.measure and not config.recording
         best, missing = _told_best(self.library)
         return Summary(
@@ -341,21 +340,10 @@ class Session:
             policy=config.policy.name,
             seed=config.seed,
             device=self.kind,
-            epochs=row.epoch,
             stopped_because=self.trial.stopped_because,
             test_error=test_error,
             test_loss=plain(test_loss),
-            validation_error=row.validation_error,
-            validation_loss=plain(row.validation_loss),
-            train_loss=plain(row.train_loss),
-            c_bar=plain(row.c_bar),
-            l_cum=plain(row.l_cum) if row.samples else None,
-            examples=row.examples + sum(one.examples for one in thrown),
-            optimizer_steps=row.steps + sum(one.optimizer_steps for one in thrown),
-            samples=row.samples + sum(one.samples for one in thrown),
-            seconds=seconds,
-            measuring_seconds=measuring,
-            measuring_share=measuring / seconds,
+            **summed(row, self.trial.seconds, thrown),
             measuring_share_modelled=self.controller.measuring_share_modelled,
             measuring_budget=config.task.measuring.budget if budgeted else None,
             batch_sizes=dict(sorted(self.epochs_at.items())),
