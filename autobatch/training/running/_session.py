@@ -107,15 +107,9 @@ class Session:
         """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
         if self.config.recording and self.ranks.size > 1:
             check_together(self.config.task, self.trial.engine.model)
-        self.ranks.first_makes(self._make_directory)
         seconds = self._restore()
         self._announce()
         self.trial.seconds += seconds
-
-    def _make_directory(self) -> None:
-        with naming_output(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / CONFIG, config_yaml(self.config, self.out))
 
     def carry_out(self) -> Summary:
         """Return how the run ended, having started or continued it."""
@@ -137,7 +131,7 @@ class Session:
         checkpoint = read_checkpoint(path) if path.exists() else None
         epoch = _restored_epoch(checkpoint, path)
         adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
-        self.ranks.first_makes(lambda: self._cut_records(epoch, adopted=adopted, anew=checkpoint is None))
+        self.ranks.first_makes(lambda: self._prepare(epoch, adopted=adopted, anew=checkpoint is None))
         rows = load_epochs(self.out)
         if checkpoint is None:
             scouting = None
@@ -171,8 +165,11 @@ class Session:
         self.row = rows[-1]
         return seconds
 
-    def _cut_records(self, epoch: int, *, adopted: bool, anew: bool) -> None:
-        """Drop what was written after a checkpoint."""
+    def _prepare(self, epoch: int, *, adopted: bool, anew: bool) -> None:
+        """Make the directory, and drop what was written after a checkpoint."""
+        with naming_output(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        write_whole(self.out / CONFIG, config_yaml(self.config, self.out))
         for name in (EPOCHS, MEASUREMENTS):
             keep_lines(self.out / name, epoch)
         keep_lines(self.out / DECISIONS, epoch - adopted)  # what a scout has decided for the next epoch does not hold
