@@ -2,6 +2,8 @@
 
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from autobatch.cli._options import CellJobs, DataDir, Device, Engine, TrustCode
 
 if TYPE_CHECKING:
     from autobatch.beacons import BeaconLibrary
+    from autobatch.cli.train._recording import RecordingProgressBar
     from autobatch.training import RecordingResult
 
 app = typer.Typer(no_args_is_help=True, help="Record beacons (runs at fixed batch size and rate) and look at them.")
@@ -49,14 +52,10 @@ def record(
     Example:
         autobatch beacons record --env digits-mlp --batch-sizes 16,64,256 --lrs 0.1 --seeds 0,1,2 --jobs 2
     """
-    from autobatch.cli.train._recording import RecordingProgressBar
     from autobatch.training import load_task, record_task_beacons
 
     task, folder = load_task(env), _writable_folder(env)
-    with (
-        interruptible(lambda: "finished beacons are kept, the same command goes on"),
-        RecordingProgressBar(console()) as progress,
-    ):
+    with _watched("beacons", "beacons") as progress:
         result = record_task_beacons(
             task,
             folder,
@@ -71,10 +70,9 @@ def record(
             command=recorded_command(),
             observer=progress,
         )
-    if jobs:
-        _tell(result, env, folder)
-    else:
-        _tell_waiting(result, folder)
+    name = shlex.quote(env)
+    following = f"Next: autobatch beacons show {name}\n      autobatch beacons compact {name}"
+    _tell(result, "beacons", folder, trained=jobs > 0, following=following)
 
 
 @app.command()
@@ -122,16 +120,12 @@ def branch(
 
         autobatch beacons branch --env digits-mlp --targets 0 --journeys 10 --follow runs/mine/mine.yaml --seed 3000
     """
-    from autobatch.cli.train._recording import RecordingProgressBar
     from autobatch.policies import load_policy_spec
     from autobatch.training import load_task, record_task_branches
 
     task, library = load_task(env), _library_of(env, out)
     folder = out if out is not None else _writable_folder(env)
-    with (
-        interruptible(lambda: "finished trunks are kept, the same command goes on"),
-        RecordingProgressBar(console(), "trunks and journeys") as progress,
-    ):
+    with _watched("trunks and journeys", "trunks") as progress:
         result = record_task_branches(
             task,
             folder,
@@ -152,10 +146,7 @@ def branch(
             command=recorded_command(),
             observer=progress,
         )
-    if jobs:
-        _tell_branches(result, folder)
-    else:
-        _tell_waiting(result, folder)
+    _tell(result, "trunks and journeys", folder, trained=jobs > 0)
 
 
 @app.command("list")
@@ -222,40 +213,39 @@ def _library_of(env: str, out: Path | None) -> "BeaconLibrary":
     return BeaconLibrary.load(out if out is not None and holds_beacons(out) else find_artefact("envs", env).parent)
 
 
-def _tell_branches(result: "RecordingResult", folder: Path) -> None:
+@contextmanager
+def _watched(what: str, kept: str) -> "Iterator[RecordingProgressBar]":
+    """Show how a recording goes, and say after Ctrl-C what is kept."""
+    from autobatch.cli.train._recording import RecordingProgressBar
+
+    with (
+        interruptible(lambda: f"finished {kept} are kept, the same command goes on"),
+        RecordingProgressBar(console(), what) as progress,
+    ):
+        yield progress
+
+
+def _tell(result: "RecordingResult", what: str, folder: Path, *, trained: bool, following: str = "") -> None:
+    """Say what was recorded, or where nothing was ``trained`` what waits for workers."""
     from autobatch.report import seconds_words
 
+    if not trained:
+        typer.echo(f"{result.elsewhere} wait to be trained, {result.found} were there, in {folder}")
+        if result.elsewhere:
+            place = shlex.quote(str(folder))
+            typer.echo(
+                f"Next, on any machines that share it: autobatch worker {place}\n"
+                f"and to see where they stand: autobatch cells {place}"
+            )
+        return
+    elsewhere = f", {result.elsewhere} left to another process" if result.elsewhere else ""
     typer.echo(
-        f"{result.recorded} trunks and journeys recorded in {seconds_words(result.seconds)}, "
-        f"{result.found} were there, in {folder}"
+        f"{result.recorded} {what} recorded in {seconds_words(result.seconds)}, {result.found} were there{elsewhere}, "
+        f"in {folder}"
     )
-    _tell_failures(result)
-
-
-def _tell_waiting(result: "RecordingResult", folder: Path) -> None:
-    typer.echo(f"{result.elsewhere} wait to be trained, {result.found} were there, in {folder}")
-    if result.elsewhere:
-        place = shlex.quote(str(folder))
-        typer.echo(
-            f"Next, on any machines that share it: autobatch worker {place}\n"
-            f"and to see where they stand: autobatch cells {place}"
-        )
-
-
-def _tell_failures(result: "RecordingResult") -> None:
+    if following:
+        typer.echo(following)
     for name, message in result.failed.items():
         typer.echo(f"failed: {name}: {message}", err=True)
     if result.failed:
         raise typer.Exit(1)
-
-
-def _tell(result: "RecordingResult", env: str, folder: Path) -> None:
-    from autobatch.report import seconds_words
-
-    elsewhere = f", {result.elsewhere} left to another process" if result.elsewhere else ""
-    typer.echo(
-        f"{result.recorded} beacons recorded in {seconds_words(result.seconds)}, {result.found} were there{elsewhere}, "
-        f"in {folder}"
-    )
-    typer.echo(f"Next: autobatch beacons show {shlex.quote(env)}\n      autobatch beacons compact {shlex.quote(env)}")
-    _tell_failures(result)
