@@ -9,7 +9,8 @@ to the tasks left out, nor to the same data with another network. ``run`` trains
 ``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking turns, and appends to
 ``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints each beside the
 rule, paired by seed, and notes the figures on the shipped card. There, ``learned-general-unbounded`` is the same
-network with ``seen`` left out of its card, so that nothing is too far from what it was trained on.
+network with ``seen`` left out of its card, so that nothing is too far from what it was trained on,
+``general-without-mnist`` is of ``learn --without mnist``, and ``steer-whole`` is ``steer`` with ``length: 1``.
 """
 
 import argparse
