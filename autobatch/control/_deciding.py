@@ -245,7 +245,6 @@ class Decisions:
             return
         self._told_weight_decay = True
         _LOG.info(
-            "weight decay acts once a step, times the learning rate: with the rule '%s' for the rate, its strength "
-            "over an epoch changes with the batch size",
-            self._rule.name,
+            "weight decay acts once a step, times the learning rate: as that does not grow in proportion to the batch "
+            "size, the strength of the decay over an epoch changes with the batch size",
         )

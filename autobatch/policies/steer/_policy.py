@@ -217,12 +217,12 @@ class SteerPolicy:
         at_one_size, smaller = _split(scouts)
         best = best_of(at_one_size)
         blind = best is not None and learnt_nothing(task, best, self.parameters.hardly_begun)
-        choice = choose_scout(at_one_size, by_score=blind)
+        choice = choose_scout(at_one_size, by_score=blind, of=" of its size" if smaller else "")
         if choice.scout is None:
             self._start = (start_without_scouts(task)[0], _below_diverged(task, scouts))
             self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"
             return ScoutChoice(None, self._reason)
-        edge = self._told_edge(scouts[choice.scout].lr)
+        edge = self._told_edge(scouts[choice.scout], smaller)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun else CLEARLY_BETTER
         helps = best is not None and any(final_loss(one) < share * final_loss(best) for one in smaller)
@@ -231,23 +231,26 @@ class SteerPolicy:
         assert choice.scout is not None
         chosen = scouts[choice.scout]
         length = "" if best is None else self._lay_length(best, smaller, helps=helps, begun=begun, blind=blind)
-        self._start, self._reason = (chosen.batch_size, chosen.lr), f"{choice.reason}{edge}{length}"
+        self._start = (chosen.batch_size, chosen.lr)
+        self._reason = f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
 
-    def _told_edge(self, lr: float) -> str:
+    def _told_edge(self, best: Scout, smaller: Sequence[Scout]) -> str:
         rates = self._known_task().learning_rates
         edges = {rates[0]: ("lowest", "lower"), rates[-1]: ("highest", "higher")}
-        if len(rates) < 2 or lr not in edges:
+        if len(rates) < 2 or best.lr not in edges:
             return ""
-        edge, beyond = edges[lr]
-        return f"; the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
+        edge, beyond = edges[best.lr]
+        there = f"with batches of {best.batch_size} " if smaller else ""
+        return f"; {there}the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
 
     def _lay_length(self, best: Scout, smaller: Sequence[Scout], *, helps: bool, begun: bool, blind: bool) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        near = f"not yet far below that of guessing ({figure(task.guessing or math.nan)})"
+        near = f"not yet far below that before anything is learnt ({figure(task.guessing or math.nan)})"
         if smaller and not helps:
-            ended = smaller[0].ended or ("is hardly better" if begun else "is no better")
+            ahead = begun and final_loss(smaller[0]) < final_loss(best)
+            ended = smaller[0].ended or ("is hardly better" if ahead else "is no better")
             return f"; {'' if begun else f'its loss is {near}, but '}half the batch was tried, and {ended}"
         if begun and not helps:
             return ""
@@ -472,7 +475,8 @@ class SteerPolicy:
                 f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
             )
         back = "" if self._back is None else f", the last one from the weights after epoch {self._back}"
-        return f"the rate has come to its end after {plan.end} of {task.epochs} epochs{back}: stop{spared}"
+        reached = f"the rate has come to nothing and the loss to rest after {plan.end} of {task.epochs} epochs"
+        return f"{reached}{back}: stop{spared}"
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)

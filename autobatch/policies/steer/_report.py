@@ -173,9 +173,16 @@ class ScoutReport:
         assert self.margin is not None
         if not math.isfinite(self.winner.scout.train_losses[-1]):
             return f"how sure: its validation figure is {percent(self.margin)} lower than the next scout's"
+        size, sizes = self.winner.scout.batch_size, {one.scout.batch_size for one in self.trained}
+        if size < max(sizes):
+            return (
+                f"how sure: its loss is {percent(self.margin)} lower than the next scout's, but how often half the "
+                "batch stays ahead to the end nobody has counted"
+            )
         far, record = self.margin >= FAR_AHEAD, RECORD[self.margin >= FAR_AHEAD]
+        others = "that of the next scout of its size" if len(sizes) > 1 else "the next scout's"
         return (
-            f"how sure: its loss is {percent(self.margin)} lower than the next scout's; of {record[0]} scoutings of "
+            f"how sure: its loss is {percent(self.margin)} lower than {others}; of {record[0]} scoutings of "
             f"recorded classification tasks {'as far apart' if far else 'this close'}, the best scout was also the "
             f"best at the end in {record[1]}"
         )

@@ -115,12 +115,13 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     return None
 
 
-def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False) -> ScoutChoice:
+def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False, of: str = "") -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
         by_score: whether their scores are compared where those are known, not their training losses.
+        of: what the reason says of which scouts they are, where there are others.
 
     Returns:
         The choice; the first of those that came to their end where no loss of theirs is known.
@@ -147,7 +148,7 @@ def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False) -> ScoutCho
     ranked = sorted(whole, key=compared)
     best = scouts[ranked[0]]
     reason = (
-        f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')} after "
+        f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')}{of} after "
         f"{count(last + 1, 'epoch')}, {_told(best)}"
     )
     if len(ranked) == 1:

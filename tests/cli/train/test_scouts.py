@@ -73,7 +73,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "planned to end after 4 of 6 epochs, the rate falling to nothing until then",
         "scout epoch 1/1  batch   32",
         "→ from epoch 2: the rate falls in a line to nothing after 4 epochs, which lets the loss settle\n",
-        "→ the rate has come to its end after 4 of 6 epochs: stop",
+        "→ the rate has come to nothing and the loss to rest after 4 of 6 epochs: stop",
         "Applied rate  ",
         "The figures stand for themselves: there are no beacons",
     ):
@@ -86,7 +86,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "Scouts: short trainings before the run",
         "The run finished after 4 of 6 epochs",
         "as a scout; ",
-        "ended by the policy: the rate has come to its end after 4 of 6 epochs: stop",
+        "ended by the policy: the rate has come to nothing and the loss to rest after 4 of 6 epochs: stop",
         "goes on as the run",
         "Those that did not took ",
         ": batch size 32, base rate ",

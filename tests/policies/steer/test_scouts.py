@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from autobatch.policies.steer import Scout, hopeless
+from autobatch.policies.steer import Scout, ScoutReport, TrainedScout, hopeless
 from autobatch.policies.steer._scouts import ScoutChoice, choose_scout
 from tests.policies.cases import NAN
 
@@ -104,3 +104,34 @@ def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
         "no scout came to its end: s32 at lr 0.1 diverged: a; s32 at lr 0.2 diverged: b; "
         "give lower learning rates to choose from",
     )
+
+
+@pytest.mark.parametrize(
+    ("losses", "scout", "told"),
+    [
+        (
+            {(32, 0.1): 1.0, (32, 0.2): 0.8},
+            1,
+            "its loss is 20 % lower than the next scout's; of 12 scoutings of recorded",
+        ),
+        (
+            {(32, 0.1): 1.0, (32, 0.2): 0.8, (16, 0.2): 0.79},
+            1,
+            "its loss is 20 % lower than that of the next scout of its size; of 12 scoutings of recorded",
+        ),
+        (
+            {(32, 0.1): 1.0, (32, 0.2): 0.8, (16, 0.2): 0.6},
+            2,
+            "but how often half the batch stays ahead to the end nobody",
+        ),
+    ],
+)
+def test_how_sure_the_choice_is_among_scouts_of_two_sizes(
+    losses: dict[tuple[int, float], float], scout: int, told: str
+) -> None:
+    trained = tuple(TrainedScout(Scout(*own, (loss,), (loss,)), 60, 1920, 1.0, 1.0) for own, loss in losses.items())
+    best = trained[scout].scout
+    choice = ScoutChoice(scout, "", 0.2)
+    report = ScoutReport(choice, best.batch_size, best.lr, trained, {}, 0.0, (16, 32), (0.1, 0.2), 0, 20, 1000)
+    assert told in str(report)
+    assert told in report.advice()

@@ -52,7 +52,7 @@ def test_it_goes_by_its_plan() -> None:
     assert {one.lr for one in decisions} == {0.1}
     assert "the rate falls from epoch 4 on" in decisions[0].reason
     assert "95 % of 0.1" in decisions[3].reason
-    assert decisions[13].reason == "the rate has come to its end after 13 of 20 epochs: stop"
+    assert decisions[13].reason == "the rate has come to nothing and the loss to rest after 13 of 20 epochs: stop"
 
 
 def test_batches_grow_while_the_rate_falls() -> None:
@@ -197,7 +197,7 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
             1.9,
             (16, 0.05),
             40,
-            "with batches of 32 the loss is not yet far below that of guessing (2.3), and more steps help",
+            "with batches of 32 the loss is not yet far below that before anything is learnt (2.3), and more steps",
         ),
         (2.1, (32, 0.1), 28, "but half the batch was tried, and is no better"),
     ],
@@ -250,6 +250,7 @@ def test_a_smaller_batch_that_is_better_by_chance_alone_is_not_taken(smaller: fl
             40,
             "half the batch at the same rate is 10 % better than 32, so more steps help: the training",
         ),
+        (1.1, (32, 0.2), 28, "so a higher one may do better; half the batch was tried, and is no better"),
         (math.nan, (32, 0.2), 28, "; half the batch was tried, and diverged"),
     ],
 )
@@ -271,7 +272,10 @@ def test_where_the_highest_rate_is_best_half_the_batch_is_tried_at_it(
 def test_the_edge_of_the_rates_is_told_of_the_size_that_rates_are_compared_at() -> None:
     policy = steered(2.2, 2.1, 2.0, smaller=1.9)
     assert policy.start == (16, 0.05)
-    assert "the best rate is the highest of those to choose from" in policy.decide(make_observation(0, 40)).reason
+    assert (
+        "with batches of 32 the best rate is the highest of those to choose from"
+        in policy.decide(make_observation(0, 40)).reason
+    )
 
 
 def test_where_the_lowest_rate_has_diverged_too_a_tenth_of_it_is_taken() -> None:
