@@ -202,7 +202,8 @@ class Decisions:
             limits.append("advice: stop; nothing is changed")
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
-        falls = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None and factor != 1.0
+        steered = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None
+        falls = steered and (factor != 1.0 or (previous is not None and previous.falls))
         planned: int | None = getattr(self._policy, "planned_epochs", None)
         return DecisionRecord(
             epoch=epoch,
@@ -226,7 +227,8 @@ class Decisions:
             accumulation=self._plan.accumulation if self._plan.accumulation > 1 else len(sizes),
             ranks=self._ranks.size,
             stop=stop,
-            fall_begins=falls and previous is not None and previous.lr_effective == previous.lr,
+            falls=falls,
+            fall_begins=falls and previous is not None and not previous.falls,
             planned=planned,
             end_moved=previous is not None and previous.planned not in {None, planned},
         )

@@ -32,7 +32,8 @@ class DecisionRecord(Plain):
         accumulation: forward passes of a rank for one step of the optimizer.
         ranks: processes that share a batch.
         stop: whether the training ends with this decision.
-        fall_begins: whether the policy lets the rate begin to fall here.
+        falls: whether the policy says how far the rate has fallen, or what larger batches make of that.
+        fall_begins: whether that begins here.
         planned: decision periods after which the policy plans to end the training; None where it plans no end.
         end_moved: whether that is another end than the decision before had.
     """
@@ -58,6 +59,7 @@ class DecisionRecord(Plain):
     accumulation: int = 1
     ranks: int = 1
     stop: bool = False
+    falls: bool = False
     fall_begins: bool = False
     planned: int | None = None
     end_moved: bool = False

@@ -47,7 +47,8 @@ class SeesawPolicy(Rival[SeesawParameters]):
             missing = "what its milestones multiply the rate by" if task.milestones else "where it decays"
             raise ConfigError(
                 f"policy 'seesaw' goes by a schedule that decays, and task '{task.name}' does not say {missing}; take "
-                "a task with schedule: {name: multistep} or {name: cosine}, or give the controller rates="
+                "a task with schedule: {name: multistep, milestones: [0.5, 0.75]} or {name: cosine}, or give the "
+                "controller rates="
                 "Rates(schedule=...) or Rates(milestones=..., milestone_factor=...)"
             )
         super().reset(task, library)
@@ -63,8 +64,9 @@ class SeesawPolicy(Rival[SeesawParameters]):
         wanted = self.first_batch_size / decay
         size = nearest_rung(wanted, task.batch_sizes)
         factor = math.sqrt(size / self.first_batch_size)
-        told = (
-            f"decay {passed} of {len(places)} shared, which asks for {figure(wanted)}; the rate falls to "
-            f"{figure(decay * factor)} of the first in place of {figure(decay)}"
-        )
+        told = f"decay {passed} of {len(places)} shared, which asks for {figure(wanted)}; the rate falls to "
+        told += f"{figure(decay * factor)} of the first in place of {figure(decay)}"
+        if not task.milestones:
+            told = f"the rate has halved {passed} times, which asks for {figure(wanted)}; "
+            told += f"it is {figure(factor)} times that of the schedule"
         return Choice(size, told, factor)

@@ -294,12 +294,17 @@ class SteerPolicy:
             return Decision(batch_size, lr, reason, factor=factor)
         size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs, self._growth)
         falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
-        reason = f"{falls}: {percent(factor)} of {lr:g}"
-        if size > batch_size:
-            there = f"{percent(factor_there)} of" if factor_there <= 1.0 else f"{factor_there:.1f} times"
+        if size == batch_size:
+            reason = f"{falls}: {percent(factor)} of {lr:g}"
+        elif self._growth == GROWN:
             reason = (
-                f"{falls}, and batches of {size} do part of that in fewer steps: {there} {lr:g} with them calms the "
-                f"steps as {percent(factor)} would with {batch_size}"
+                f"with batches of {batch_size} {falls}, now to {percent(factor)} of {lr:g}; batches of {size} take "
+                f"fewer steps and less time, and {factor_there:.2g} times {lr:g} leaves as much noise in them"
+            )
+        else:
+            reason = (
+                f"{falls}, and batches of {size} do part of that in fewer steps: {percent(factor_there)} of {lr:g} "
+                f"with them calms the steps as {percent(factor)} would with {batch_size}"
             )
         return Decision(size, lr, reason, factor=factor_there)
 
@@ -400,7 +405,8 @@ class SteerPolicy:
 
     @property
     def _growth(self) -> tuple[float, float]:
-        own, (ahead, power) = self.parameters, GROWN if self._further else SEESAW
+        own, further = self.parameters, self._further and self.parameters.growth == "auto" and self._hastened is None
+        ahead, power = GROWN if further else SEESAW
         return (
             ahead if own.growth == "auto" else own.growth,
             power if own.growth_power == "auto" else own.growth_power,
@@ -419,6 +425,7 @@ class SteerPolicy:
             "length": self._length,
             "validated": self._validated.state_dict(),
             "hastened": None if self._hastened is None else list(self._hastened),
+            "further": self._further,
             "back": self._back,
         }
 
@@ -432,6 +439,7 @@ class SteerPolicy:
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
         self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have neither
         self._lay_plan(float(state.get("length", self.parameters.length)))
+        self._further = bool(state.get("further", False))
         self._validated.load_state_dict(state.get("validated", {}))
         self._hastened = self._back = None
         if state.get("hastened") is not None:

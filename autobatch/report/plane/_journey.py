@@ -202,7 +202,7 @@ def _mark_fall(axes: Axes, record: RunRecord) -> None:
     """Mark where the policy lets the rate begin to fall."""
     begun = next((one.epoch for one in record.decisions if one.fall_begins), None)
     if begun is not None:
-        label = f"begins to fall in epoch {begun + 1}"
+        label = f"the fall begins in epoch {begun + 1}"
         axes.axvline(begun + 0.5, color="0.3", linestyle="--", linewidth=1, label=label)
 
 

@@ -74,10 +74,20 @@ def test_seesaw_cuts_a_cosine_where_it_has_halved() -> None:
     decisions = {progress: at(policy, progress) for progress in (0.49, 0.5, 0.66, 0.67, 0.99)}
     assert [decision.batch_size for decision in decisions.values()] == [32, 64, 64, 128, 512]
     assert decisions[0.67].lr == pytest.approx(0.2 * 2.0)
+    assert (
+        "the rate has halved 2 times, which asks for 128; it is 2 times that of the schedule" in decisions[0.67].reason
+    )
 
 
 @pytest.mark.parametrize(
-    "schedule", [lambda p: 1.0, lambda p: 0.6 + 0.4 * p, lambda p: max(0.51, 1.0 - p), lambda p: 0.0]
+    "schedule",
+    [
+        lambda p: 1.0,
+        lambda p: 0.6 + 0.4 * p,
+        lambda p: max(0.51, 1.0 - p),
+        lambda p: 0.0,
+        lambda p: 1.0 - 2.0 * (p % 0.5),
+    ],
 )
 def test_a_schedule_that_does_not_halve_has_no_halvings(schedule: Any) -> None:
     assert halvings(schedule) == ()

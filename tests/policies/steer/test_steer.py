@@ -84,6 +84,7 @@ FAST, SLOW = (
         ({"growth": 1.0}, {"train_size": 129 * 32}, (32, 0.95)),
         ({"growth": 2.0}, {"train_size": 128 * 32}, (64, 0.95 * math.sqrt(2.0))),
         ({"growth_power": 0.5}, {"train_size": 129 * 32}, (128, 1.9)),
+        ({"growth": 4.0}, {"train_size": 129 * 32}, (128, 1.9)),
     ],
 )
 def test_batches_grow_further_where_an_epoch_has_many_steps_and_that_spares_time(
@@ -92,7 +93,19 @@ def test_batches_grow_further_where_an_epoch_has_many_steps_and_that_spares_time
     policy = steer(SteerParameters(length=0.65, **parameters), **{"costs": FAST, **task})
     decision = decided(policy, 4)[3]
     assert (decision.batch_size, decision.factor) == (first[0], pytest.approx(first[1]))
-    assert ("3.8 times 0.1 with them calms the steps as 95 % would with 32" in decision.reason) == (first[1] == 3.8)
+    assert ("now to 95 % of 0.1; batches of 128 take fewer steps and less time" in decision.reason) == (first[1] == 3.8)
+
+
+def test_a_run_that_began_before_batches_grew_further_goes_on_as_it_began() -> None:
+    policy = steer(train_size=129 * 32, costs=FAST)
+    state = through_json(policy.state_dict())
+    again = steer(train_size=129 * 32, costs=FAST)
+    again.load_state_dict(state)
+    assert decided(again, 14) == decided(policy, 14)
+    del state["further"]
+    again.load_state_dict(state)
+    usual = steer(SteerParameters(growth=1.0), train_size=129 * 32, costs=FAST)
+    assert decided(again, 14) == decided(usual, 14)
 
 
 def test_the_end_says_what_it_spares() -> None:
