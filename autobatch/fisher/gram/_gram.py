@@ -36,6 +36,8 @@ _ACCELERATOR_TILE = 512
 _SUMMED_ROWS = 512
 # Samples up to which the halves of a product of pairs are kept for a bias.
 _KEPT_SAMPLES = 1024
+# Bytes of an element of J and of what is added to it.
+_SEVERAL_BYTES = 16
 # Samples below which products of pairs are made in one piece, though half of it is not needed.
 _ONE_TILE = 128
 
@@ -79,19 +81,19 @@ class GramAccumulator:
         # Whether two samples are so much alike that products must be in float64; None until each has a gradient.
         self._alike: bool | None = None
 
-    def chunks(self, rows: int, width: int) -> Iterator[tuple[int, int]]:
-        """Split a parameter's dimension 0 so that a block of J, in float64, takes an eighth of the memory at most.
+    def chunks(self, rows: int, width: int, itemsize: int) -> Iterator[tuple[int, int]]:
+        """Split a parameter's dimension 0 evenly, so that a block of J takes a quarter of the memory at most.
 
         Args:
             rows: size of dimension 0 of the parameter.
             width: elements of one of its rows.
+            itemsize: bytes of an element of all that lie beside each other for a block.
 
         Yields:
             (lo, hi) bounds.
         """
-        size = max(1, self.max_memory // 64 // max(1, self.batch_size * width))
-        for lo in range(0, rows, size):
-            yield lo, min(lo + size, rows)
+        for part in _parts(rows, max(1, self.max_memory // 4 // max(1, itemsize * self.batch_size * width))):
+            yield part.start, part.stop
 
     def add(self, block: Tensor) -> None:
         """Add the Gram matrix of one block.
@@ -296,7 +298,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _parts(width: int, most: int) -> Iterator[slice]:
-    """Split columns into nearly equal slices of at most ``most``."""
+    """Split a size into nearly equal slices of at most ``most``."""
     size = -(-width // max(1, -(-width // most)))
     for lo in range(0, width, max(1, size)):
         yield slice(lo, min(lo + size, width))
@@ -336,7 +338,7 @@ class Jacobian(Protocol):
 
 def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
     """Add the Gram matrix of a parameter whose J is the sum over several uses."""
-    for lo, hi in gram.chunks(uses[0].rows, uses[0].width):
+    for lo, hi in gram.chunks(uses[0].rows, uses[0].width, _SEVERAL_BYTES):
         block = uses[0].block(lo, hi)
         for use in uses[1:]:
             block = block + use.block(lo, hi)

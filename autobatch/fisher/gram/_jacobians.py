@@ -103,7 +103,7 @@ class OuterJacobian:
         sums = None if gradient is None else torch.empty_like(gradient).view(1, -1)
         ones = one.new_ones(1, batch)
         width = other.shape[2]
-        for lo, hi in gram.chunks(one.shape[2], width):
+        for lo, hi in gram.chunks(one.shape[2], width, one.element_size()):
             block = torch.bmm(one[:, :, lo:hi].mT, other)
             gram.add(block)
             if sums is not None:
