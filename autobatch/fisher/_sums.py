@@ -1,5 +1,6 @@
 """The free check of a measured step: per-sample gradients must add up to the gradients that the parameters got."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,16 +67,13 @@ class SumCheck:
 
     Args:
         batch: samples in the pass.
-        names: of the parameters.
-        eps: machine epsilon of each one's gradients.
-        sums: (n, 4) float64: 1ᵀF1 of a parameter's own F, the squared norm of its gradient, the trace of its own F, and
-            its slack.
+        arrived: what each parameter got, by name.
+        pairs: for each, 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
     """
 
     batch: int
-    names: tuple[str, ...]
-    eps: tuple[float, ...]
-    sums: Tensor
+    arrived: Mapping[str, Arrived]
+    pairs: Sequence[tuple[Tensor, Tensor]]
 
     @classmethod
     def of(
@@ -85,7 +83,7 @@ class SumCheck:
         found: Mapping[str, tuple[Tensor, Tensor]] | None,
         gram: Tensor,
     ) -> Self:
-        """Put a pass's sums together, without waiting for the device.
+        """Put a pass's sums together, not yet read from the device.
 
         Args:
             batch: samples in the pass.
@@ -96,18 +94,13 @@ class SumCheck:
         Returns:
             The check.
         """
-        if not expected:
-            return cls(batch, (), (), torch.zeros(0, 4, dtype=torch.float64))
-        squares = _squares([each.norms for each in expected.values()], gram.device)
-        slacks = _squares([each.slack for each in expected.values()], gram.device)
-        eps = tuple(each.eps for each in expected.values())
-        if found is None:
-            whole = torch.stack([gram.sum(), squares.sum(), gram.trace(), slacks.sum().sqrt()])
-            return cls(batch, (_WHOLE,), (max(eps),), whole.unsqueeze(0))
         nothing = torch.zeros(2, dtype=torch.float64, device=gram.device)
-        pairs = [found.get(name, (nothing, nothing)) for name in expected]
-        own = torch.stack([after for _, after in pairs]) - torch.stack([before for before, _ in pairs])
-        return cls(batch, tuple(expected), eps, torch.stack([own[:, 0], squares, own[:, 1], slacks.sqrt()], 1))
+        if found is not None or not expected:
+            return cls(batch, expected, [(found or {}).get(name, (nothing, nothing)) for name in expected])
+        norms = [norm for each in expected.values() for norm in each.norms]
+        slack = [some for each in expected.values() for some in each.slack]
+        whole = Arrived(norms, max(each.eps for each in expected.values()), slack)
+        return cls(batch, {_WHOLE: whole}, [(nothing, torch.stack([gram.sum(), gram.trace()]))])
 
     def run(self) -> tuple[bool, tuple[str, ...]]:
         """Compare the sums.
@@ -119,13 +112,13 @@ class SumCheck:
         Raises:
             MeasureError: where a parameter's per-sample gradients do not add up to its gradient.
         """
-        rows = self.sums.tolist()
+        rows = self._rows()
         if not all(math.isfinite(value) for row in rows for value in row):
             return False, ()
         everything = math.sqrt(self.batch * max(0.0, sum(trace for _, _, trace, _ in rows)))
         void = []
-        for name, eps, (total, expected, trace, slack) in zip(self.names, self.eps, rows, strict=True):
-            single = torch.finfo(torch.float32).eps
+        for (name, arrived), (total, expected, trace, slack) in zip(self.arrived.items(), rows, strict=True):
+            eps, single = arrived.eps, torch.finfo(torch.float32).eps
             margin = eps * (_HALF_MARGIN if eps > single else _MARGIN)
             norms = math.sqrt(self.batch * max(0.0, trace))
             error = margin * (norms + _SHARE_OF_ALL * everything) + min(eps, single) * slack
@@ -140,16 +133,25 @@ class SumCheck:
                 void.append(name)
         return True, tuple(void)
 
+    def _rows(self) -> list[tuple[float, float, float, float]]:
+        """Return each parameter's 1ᵀF1 of its own F, squared norm of its gradient, trace of its own F, and slack."""
+        if not self.pairs:
+            return []
+        sums = torch.stack([sums for pair in self.pairs for sums in pair]).tolist()
+        squares = _squares([each.norms for each in self.arrived.values()])
+        slacks = _squares([each.slack for each in self.arrived.values()])
+        return [
+            (after[0] - before[0], square, after[1] - before[1], math.sqrt(slack))
+            for before, after, square, slack in zip(sums[::2], sums[1::2], squares, slacks, strict=True)
+        ]
 
-def _squares(norms: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
-    """Return the sum of squares of each group of norms, (n,) float64."""
+
+def _squares(norms: Sequence[Sequence[Tensor]]) -> list[float]:
+    """Return the sum of squares of each group of norms."""
     flat = [norm for group in norms for norm in group]
     if not flat:
-        return torch.zeros(len(norms), dtype=torch.float64, device=device)
-    if len({norm.dtype for norm in flat}) > 1:
-        flat = [norm.to(torch.float64) for norm in flat]
-    squares = torch.stack([norm.to(device) for norm in flat]).to(torch.float64).square()
-    if all(len(group) == 1 for group in norms):
-        return squares
-    owners = torch.repeat_interleave(torch.tensor([len(group) for group in norms])).to(device)
-    return squares.new_zeros(len(norms)).index_add(0, owners, squares)
+        return [0.0] * len(norms)
+    if len({(norm.dtype, norm.device) for norm in flat}) > 1:
+        flat = [norm.to(flat[0].device, torch.float64) for norm in flat]
+    values = iter([value * value for value in torch.stack(flat).tolist()])  # a power would raise where this is infinite
+    return [sum(itertools.islice(values, len(group))) for group in norms]

@@ -84,7 +84,7 @@ class Capture(TorchFunctionMode):
             model.register_forward_pre_hook(self._model_called, with_kwargs=True),
             model.register_forward_hook(self._model_done, with_kwargs=True),
         ]
-        for module in model.modules():
+        for module in model.modules() if MODULE_RULES else ():
             if type(module) in MODULE_RULES:
                 self._handles.append(module.register_forward_pre_hook(self._enter_module))
                 self._handles.append(module.register_forward_hook(self._leave_module, always_call=True))

@@ -29,13 +29,18 @@ class Grouping:
     """The sample of each row.
 
     Args:
-        index: (n,) int64, from 0 to B - 1.
+        index: (n,) int64, from 0 to B - 1; or what makes that once it is asked for.
         batch: B.
     """
 
-    def __init__(self, index: Tensor, batch: int) -> None:
-        self.index = index
+    def __init__(self, index: Tensor | Callable[[], Tensor], batch: int) -> None:
+        self._index = index
         self.batch = batch
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(n,) int64, the sample of each row."""
+        return self._index if isinstance(self._index, Tensor) else self._index()
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Grouping) and torch.equal(self.index, other.index))
@@ -46,7 +51,7 @@ class Grouping:
     @classmethod
     def regular(cls, batch: int, outer: int, inner: int, device: torch.device) -> "Grouping":
         """Return the grouping of (outer, B, inner) rows."""
-        return cls(torch.arange(batch, device=device).repeat_interleave(inner).repeat(outer), batch)
+        return cls(lambda: torch.arange(batch, device=device).repeat_interleave(inner).repeat(outer), batch)
 
     def likely(self, size: int) -> list[Tensor]:
         """Return samples that rows may have of which nothing is known: as these, sample by sample, or in turn."""

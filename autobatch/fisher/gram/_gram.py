@@ -73,8 +73,8 @@ class GramAccumulator:
         cpu = device.type == "cpu"
         self._tile = _TILE if cpu else _ACCELERATOR_TILE
         self._cache = min(max_memory // 8, _CACHE if cpu else _ACCELERATOR_CACHE)
-        columns = max(1, min(_BUFFER_COLUMNS, max_memory // 16 // (8 * batch_size)))
-        self._buffer = torch.empty(batch_size, columns, dtype=torch.float64, device=device)
+        self._columns = max(1, min(_BUFFER_COLUMNS, max_memory // 16 // (8 * batch_size)))
+        self._buffer: Tensor | None = None
         self._filled = 0
         self._gathered: Tensor | None = None
         self._kept: list[tuple[Tensor, list[Tensor]]] = []
@@ -92,7 +92,7 @@ class GramAccumulator:
         Yields:
             (lo, hi) bounds.
         """
-        for part in _parts(rows, max(1, self.max_memory // 4 // max(1, itemsize * self.batch_size * width))):
+        for part in _parts(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width)):
             yield part.start, part.stop
 
     def add(self, block: Tensor) -> None:
@@ -159,17 +159,19 @@ class GramAccumulator:
         total, flat = double.sum(0), double.reshape(-1)
         sums = torch.stack([torch.dot(total, total), torch.dot(flat, flat)])
         self._gathered = sums if self._gathered is None else self._gathered + sums
+        if self._buffer is None:
+            self._buffer = double.new_empty(self.batch_size, self._columns)
         done, width = 0, columns.shape[1]
         while done < width:
-            taken = min(width - done, self._buffer.shape[1] - self._filled)
+            taken = min(width - done, self._columns - self._filled)
             self._buffer[:, self._filled : self._filled + taken] = columns[:, done : done + taken]
             self._filled += taken
             done += taken
-            if self._filled == self._buffer.shape[1]:
+            if self._filled == self._columns:
                 self._multiply_gathered()
 
     def _multiply_gathered(self) -> None:
-        if self._filled and self._gathered is not None:
+        if self._filled and self._buffer is not None and self._gathered is not None:
             before = self._sums_of_upper()
             self._multiply(self._buffer[:, : self._filled], single=False)
             self._gathered = self._gathered - (self._sums_of_upper() - before)
@@ -262,16 +264,11 @@ class GramAccumulator:
         if factor.dtype == torch.float64:
             return factor[here] @ factor[onward].T
         total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
-        if single:
-            count = -(-factor.shape[1] // _SINGLE_FEATURES)
-            even = factor.shape[1] // count * count
-            slices = factor[:, :even].reshape(len(factor), count, -1).transpose(0, 1)
-            total += torch.bmm(slices[:, here], slices[:, onward].mT).sum(0, dtype=torch.float64)
-            if even < factor.shape[1]:
-                total += factor[here, even:] @ factor[onward, even:].T
-        else:
-            for part in _parts(factor.shape[1], max(1, self.max_memory // 8 // (8 * len(factor)))):
-                total.addmm_(factor[here, part].to(torch.float64), factor[onward, part].to(torch.float64).T)
+        for part in _parts(factor.shape[1], _SINGLE_FEATURES if single else self.max_memory // 8 // (8 * len(factor))):
+            one, other = factor[here, part], factor[onward, part]
+            if not single:
+                one, other = one.to(torch.float64), other.to(torch.float64)
+            total += one @ other.T
         return total
 
     def result(self) -> Tensor:
@@ -299,7 +296,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _parts(width: int, most: int) -> Iterator[slice]:
     """Split a size into nearly equal slices of at most ``most``."""
-    size = -(-width // max(1, -(-width // most)))
+    size = -(-width // max(1, -(-width // max(1, most))))
     for lo in range(0, width, max(1, size)):
         yield slice(lo, min(lo + size, width))
 

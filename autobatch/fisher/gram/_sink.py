@@ -70,7 +70,7 @@ class StreamingGram:
     def _gram_of(self, module: str) -> GramAccumulator:
         if module not in self._grams:
             self._grams[module] = GramAccumulator(self._batch_size, self._device, self._max_memory)
-            self._before[module] = self._grams[module].sums()
+            self._before[module] = torch.zeros(2, dtype=torch.float64, device=self._device)
         return self._grams[module]
 
     def result(self) -> Tensor:
