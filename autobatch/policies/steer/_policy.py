@@ -298,8 +298,8 @@ class SteerPolicy:
             reason = f"{falls}: {percent(factor)} of {lr:g}"
         elif self._growth == GROWN:
             reason = (
-                f"with batches of {batch_size} {falls}, now to {percent(factor)} of {lr:g}; batches of {size} take "
-                f"fewer steps and less time, and {factor_there:.2g} times {lr:g} leaves as much noise in them"
+                f"batches of {size} at {factor_there:.2g} times {lr:g} take less time and calm the steps as "
+                f"{percent(factor)} of it would with {batch_size}; {falls}"
             )
         else:
             reason = (
