@@ -183,7 +183,7 @@ def draw_epochs(
     _tick_plainly(rate)
     rate.set_ylabel("learning rate")
     _mark_fall(rate, record)
-    rate.legend(fontsize=7.5, loc="lower left")
+    rate.legend(fontsize=7.5)
     _draw_score(scored, record, score, library)
     for axes in (size, rate, scored):
         axes.set_xlim(0.5, numbers[-1] + 0.5)
