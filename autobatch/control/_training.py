@@ -19,7 +19,7 @@ from autobatch.control._records import Recorder, told_at
 from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
-from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer, halvings
+from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer
 from autobatch.control.rewinding import Rewinding
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
@@ -147,7 +147,7 @@ class Training(Parts):
             measuring_budget=self.measured.budget,
             steered=rates.policy_says,
             milestone_factor=rates.milestone_factor,
-            halvings=() if rates.milestones else halvings(rates.factor),
+            schedule=rates.factor,
             dataset=settings.task.dataset,
             adaptive=self.rates.adaptive,
             guessing=None if settings.scouts is None else settings.scouts.guessing,

@@ -4,7 +4,8 @@ A policy is asked once before the first epoch and once after every epoch. It see
 ``Observation`` (never a test figure) and answers with one ``Decision``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autobatch._plain import Plain
@@ -32,8 +33,7 @@ class TaskInfo:
         steered: whether the learning-rate schedule is the policy's: its decisions may then set ``factor``.
         milestone_factor: what the schedule multiplies the rate by at each milestone, in (0, 1]; None where there is
             none or nobody says.
-        halvings: progress values in (0, 1) from which a schedule without milestones is at most a half, a quarter, an
-            eighth and so on of its highest factor, ascending; empty where it has milestones or does not fall so far.
+        schedule: the schedule's factor on the base learning rate, by progress; None where it is not known.
         dataset: name of the data set, such as ``"mnist"``; empty where it is not known.
         adaptive: whether the optimizer scales its steps by the gradients' own size, as Adam does.
         guessing: training loss of one who guesses, log K for K classes, or of a network before its first step; None
@@ -54,7 +54,7 @@ class TaskInfo:
     measuring_budget: float
     steered: bool = False
     milestone_factor: float | None = None
-    halvings: tuple[float, ...] = ()
+    schedule: Callable[[float], float] | None = field(default=None, repr=False, compare=False)
     dataset: str = ""
     adaptive: bool = False
     guessing: float | None = None

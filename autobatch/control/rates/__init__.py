@@ -15,7 +15,6 @@ from autobatch.control.rates._rates import (
     check_optimizer,
     check_rate,
     constant_schedule,
-    halvings,
     steered_schedule,
 )
 from autobatch.control.rates._rules import (
@@ -35,7 +34,6 @@ __all__ = [
     "check_optimizer",
     "check_rate",
     "constant_schedule",
-    "halvings",
     "nearest_rung",
     "steered_schedule",
 ]

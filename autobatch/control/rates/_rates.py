@@ -4,7 +4,6 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -44,28 +43,6 @@ def steered_schedule(progress: float) -> float:
         The factor, in [0, 1].
     """
     return min(1.0, (1.0 - progress) / STEERED_DECAY)
-
-
-def halvings(schedule: Schedule) -> tuple[float, ...]:
-    """Return where a schedule has fallen to a half, a quarter, an eighth and so on of its highest factor.
-
-    Args:
-        schedule: the factor as a function of progress.
-
-    Returns:
-        Progress values in (0, 1), ascending, to within a thousandth; empty where it never falls to a half, or rises
-        again after it was highest.
-    """
-    factors = [schedule(place / 1000) for place in range(1000)]
-    highest = max(factors)
-    peak = factors.index(highest)
-    found: list[float] = []
-    if any(later > factor for factor, later in pairwise(factors[peak:])):
-        return ()
-    for place, factor in enumerate(factors[peak:], peak):
-        if 0.0 < factor <= 0.5 ** (len(found) + 1) * highest:
-            found.append(place / 1000)
-    return tuple(found)
 
 
 _ATTRIBUTE = "_autobatch_rates"

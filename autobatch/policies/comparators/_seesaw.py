@@ -15,6 +15,8 @@ normalised updates; for plain SGD the paper has the batch grow by what the rate 
 """
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 
 from autobatch._errors import ConfigError
 from autobatch.beacons import BeaconLibrary
@@ -23,6 +25,28 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import figure
 from autobatch.policies.rivals._rival import Choice, Rival, RivalParameters
+
+
+def halvings(schedule: Callable[[float], float]) -> tuple[float, ...]:
+    """Return where a schedule has fallen to a half, a quarter, an eighth and so on of its highest factor.
+
+    Args:
+        schedule: the factor as a function of progress.
+
+    Returns:
+        Progress values in (0, 1), ascending, to within a thousandth; empty where it never falls to a half, or rises
+        again after it was highest.
+    """
+    factors = [schedule(place / 1000) for place in range(1000)]
+    highest = max(factors)
+    peak = factors.index(highest)
+    found: list[float] = []
+    if any(later > factor for factor, later in pairwise(factors[peak:])):
+        return ()
+    for place, factor in enumerate(factors[peak:], peak):
+        if 0.0 < factor <= 0.5 ** (len(found) + 1) * highest:
+            found.append(place / 1000)
+    return tuple(found)
 
 
 class SeesawParameters(RivalParameters):
@@ -43,28 +67,29 @@ class SeesawPolicy(Rival[SeesawParameters]):
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew with a task whose schedule decays."""
-        if not task.halvings and (not task.milestones or task.milestone_factor is None):
+        smooth = task.schedule if not task.milestones else None
+        self._places = task.milestones if smooth is None else halvings(smooth)
+        self._each = task.milestone_factor if smooth is None else 0.5
+        if not self._places or self._each is None:
             missing = "what its milestones multiply the rate by" if task.milestones else "where it decays"
             raise ConfigError(
                 f"policy 'seesaw' goes by a schedule that decays, and task '{task.name}' does not say {missing}; take "
                 "a task with schedule: {name: multistep, milestones: [0.5, 0.75]} or {name: cosine}, or give the "
-                "controller rates="
-                "Rates(schedule=...) or Rates(milestones=..., milestone_factor=...)"
+                "controller rates=Rates(schedule=...) or Rates(milestones=..., milestone_factor=...)"
             )
         super().reset(task, library)
 
     def choose(self, task: TaskInfo, observation: Observation) -> Choice:
         """Return the size after the decays that are passed, and the root of its growth."""
-        places, each = (task.milestones, task.milestone_factor) if task.milestones else (task.halvings, 0.5)
-        passed = sum(observation.progress >= place for place in places)
+        passed = sum(observation.progress >= place for place in self._places)
         if not passed:
             return Choice(self.first_batch_size, "before the schedule's first decay")
-        assert each is not None
-        decay = each**passed
+        assert self._each is not None
+        decay = self._each**passed
         wanted = self.first_batch_size / decay
         size = nearest_rung(wanted, task.batch_sizes)
         factor = math.sqrt(size / self.first_batch_size)
-        told = f"decay {passed} of {len(places)} shared, which asks for {figure(wanted)}; the rate falls to "
+        told = f"decay {passed} of {len(self._places)} shared, which asks for {figure(wanted)}; the rate falls to "
         told += f"{figure(decay * factor)} of the first in place of {figure(decay)}"
         if not task.milestones:
             told = f"the rate has halved {passed} times, which asks for {figure(wanted)}; "

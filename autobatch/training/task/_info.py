@@ -3,7 +3,6 @@
 import math
 
 from autobatch.beacons import BeaconLibrary, CostTable
-from autobatch.control.rates import halvings
 from autobatch.policies import TaskInfo
 from autobatch.training.task._task import TaskSpec
 
@@ -31,7 +30,7 @@ def run_task_info(
         measuring_budget=task.measuring.budget,
         steered=not task.schedule.keep,
         milestone_factor=task.schedule.milestone_factor,
-        halvings=() if task.schedule.milestones else halvings(task.schedule.schedule_factor),
+        schedule=task.schedule.schedule_factor,
         dataset=task.dataset.name,
         adaptive=task.optimizer.name != "sgd",
         guessing=math.log(num_classes) if num_classes is not None else None,

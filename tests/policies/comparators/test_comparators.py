@@ -8,9 +8,9 @@ import torch
 
 from autobatch._errors import ConfigError
 from autobatch.control import AutoBatchController, Rates, TaskFacts
-from autobatch.control.rates import halvings
 from autobatch.policies import Policy, PolicySpec, load_policy_spec, make_policy, policy_kind
 from autobatch.policies.comparators import _portfolio as portfolio
+from autobatch.policies.comparators._seesaw import halvings
 from autobatch.training import load_task
 from autobatch.training.task import run_task_info
 from tests.beacons.synthetic import make_library
@@ -66,10 +66,12 @@ def test_seesaw_refuses_a_schedule_that_it_does_not_know(changes: dict[str, Any]
 
 
 def test_seesaw_cuts_a_cosine_where_it_has_halved() -> None:
-    places = run_task_info(load_task("topics-gpt"), train_size=32, costs=None, seed=0).halvings
+    cosine = run_task_info(load_task("topics-gpt"), train_size=32, costs=None, seed=0).schedule
+    assert cosine is not None
+    places = halvings(cosine)
     # (1 + cos(pi p)) / 2 = 2**-k at p = acos(2**(1 - k) - 1) / pi.
     assert places[:4] == pytest.approx([math.acos(2.0 ** (1 - k) - 1) / math.pi for k in (1, 2, 3, 4)], abs=1e-3)
-    policy = made("seesaw", task=make_task(batch_sizes=LADDER, milestones=(), halvings=places), lr=0.2)
+    policy = made("seesaw", task=make_task(batch_sizes=LADDER, milestones=(), schedule=cosine), lr=0.2)
     policy.decide(make_observation(0))
     decisions = {progress: at(policy, progress) for progress in (0.49, 0.5, 0.66, 0.67, 0.99)}
     assert [decision.batch_size for decision in decisions.values()] == [32, 64, 64, 128, 512]
@@ -116,7 +118,22 @@ def test_seesaw_in_a_loop_of_ones_own() -> None:
     )
     assert (controller.task.milestone_factor, controller.task.dataset) == (0.25, "own")
     falling = AutoBatchController(model, optimizer, rates=Rates(schedule=lambda progress: 1.0 - progress), **arguments)
-    assert falling.task.halvings[:2] == (0.5, 0.75)
+    assert falling.task.schedule is not None
+    assert halvings(falling.task.schedule)[:2] == (0.5, 0.75)
+
+
+def test_a_schedule_is_asked_in_advance_by_seesaw_alone() -> None:
+    model, by_epochs = torch.nn.Linear(3, 2), {0.0: 1.0, 0.25: 1.0, 0.5: 0.5, 0.75: 0.5}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    arguments = {
+        "batch_sizes": (32, 64),
+        "dataset_size": 640,
+        "epochs": 4,
+        "rates": Rates(schedule=by_epochs.__getitem__),
+    }
+    AutoBatchController(model, optimizer, policy="s32", **arguments)
+    with pytest.raises(KeyError):
+        AutoBatchController(model, optimizer, policy="seesaw", **arguments)
 
 
 def test_a_task_says_what_its_milestones_do_and_which_data_it_has() -> None:
