@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.beacons._columns import FINISHED
 from autobatch.control import (
     AutoBatchController,
     DecisionRecord,
@@ -32,8 +33,6 @@ from autobatch.training.data import Data
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-FINISHED = "finished"
 
 BN: Final = "rows"
 """What a sample's gradient means under BatchNorm; see ``FisherProbe``."""

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from autobatch.beacons import BeaconLibrary, Branches
+from autobatch.beacons._columns import FINISHED
 from autobatch.beacons.storage import Journey
 from autobatch.policies import PolicySpec
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.training import RunConfig, TaskSpec, load_data, load_task
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._trial import FINISHED, Trial
+from autobatch.training._trial import Trial
 from autobatch.training.recording._task import recording_info
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,6 +30,7 @@ from autobatch.training import (
     run,
 )
 from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training.running._session import Session
 from tests.processes import FORKED
 from tests.training.kills import RECORDS, Killed, Killer, assert_same_run
 from tests.training.tiny import COSTS, fixed, timeless, tiny_config, tiny_task
@@ -297,12 +298,12 @@ def test_scouts_that_know_no_score_are_judged_by_their_training_loss(
 ) -> None:
     from autobatch.training.running import _scout_runs
 
-    class Unvalidated(_scout_runs.ScoutTraining):
-        @property
-        def rows(self) -> list[EpochRow]:
-            return [replace(row, validation_loss=math.nan, validation_error=math.nan) for row in super().rows]
+    class Unvalidated(Session):
+        def epoch(self) -> EpochRow:
+            self.rows[-1:] = [replace(super().epoch(), validation_loss=math.nan, validation_error=math.nan)]
+            return self.rows[-1]
 
-    monkeypatch.setattr(_scout_runs, "ScoutTraining", Unvalidated)
+    monkeypatch.setattr(_scout_runs, "Session", Unvalidated)
     told = Told()
     summary = run(scouted(), tmp_path / "run", told)
     assert_equal_weights(whole, tmp_path / "run")

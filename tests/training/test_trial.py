@@ -10,10 +10,11 @@ import torch
 from pydantic import ValidationError
 
 from autobatch._errors import AutoBatchError, ConfigError
+from autobatch.beacons._columns import FINISHED
 from autobatch.policies import make_policy
 from autobatch.training import EpochRow, load_data, load_epochs, run
 from autobatch.training._engine import reproducible
-from autobatch.training._trial import FINISHED, Trial
+from autobatch.training._trial import Trial
 from tests.training.tiny import COSTS, dropout_task, fixed, stages, tiny_config, tiny_task
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, T
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.training import EpochRow
-from autobatch.training._trial import FINISHED, Trial
+from autobatch.training._trial import Trial
 from autobatch.training.running._scouting import train_scout
 
 
@@ -189,27 +189,22 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
 
 
 class _Scouting:
-    """A scout in training."""
+    """A scout in training; ``rows`` are its epochs so far."""
 
     def __init__(self, trial: Trial, batch_size: int, lr: float) -> None:
         self.trial = trial
+        self.rows: list[EpochRow] = []
         self._key = batch_size, lr
-        self._rows: list[EpochRow] = []
+
+    @property
+    def stopped_because(self) -> str:
+        """Why it cannot go on; ``"finished"`` while it can."""
+        return self.trial.stopped_because
 
     def epoch(self) -> EpochRow:
         """Train the next epoch."""
-        self._rows.append(_epoch(self.trial, *self._key, 1.0))
-        return self._rows[-1]
-
-    @property
-    def rows(self) -> Sequence[EpochRow]:
-        """The epochs so far."""
-        return self._rows
-
-    @property
-    def stopped_because(self) -> str | None:
-        """Why it cannot go on."""
-        return None if self.trial.stopped_because == FINISHED else self.trial.stopped_because
+        self.rows.append(_epoch(self.trial, *self._key, 1.0))
+        return self.rows[-1]
 
 
 def _epoch(trial: Trial, batch_size: int, lr: float, factor: float) -> EpochRow:

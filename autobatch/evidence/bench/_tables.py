@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from autobatch._errors import LibraryError
 from autobatch._files import write_whole
 from autobatch._ranges import check_path
+from autobatch.beacons._columns import FINISHED
 from autobatch.beacons.storage._parquet import file_content, untrusted_table
 from autobatch.report import facts_dicts, load_run_facts
 from autobatch.report._runs import COLUMNS
 from autobatch.training import EpochRow
-from autobatch.training._trial import FINISHED
 
 RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
 """The files, in the directory of a comparison."""

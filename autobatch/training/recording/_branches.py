@@ -8,6 +8,7 @@ from pathlib import Path
 from autobatch._errors import ConfigError
 from autobatch._files import naming_output
 from autobatch.beacons import BeaconLibrary, Branches, LibraryInfo
+from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import merged_info
 from autobatch.beacons.storage import (
     BRANCHES,
@@ -21,7 +22,7 @@ from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Plan, Report, refuse_ra
 from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
-from autobatch.training._trial import FINISHED, Trial
+from autobatch.training._trial import Trial
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Follower, branch_jobs
 from autobatch.training.recording._cells import ELSEWHERE

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from autobatch._files import write_whole
 from autobatch._plain import Plain, to_json
+from autobatch.beacons._columns import FINISHED
 from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json
 from autobatch.policies._wording import configuration
 from autobatch.policies.steer import Fork, ForkChoice, ForkingPolicy, ForkOutcome
-from autobatch.training._trial import FINISHED, Trial, TrialState
+from autobatch.training._trial import Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,19 @@ class ForkRecord(Plain):
 
 
 @dataclass(frozen=True)
-class ForkedEpoch:
-    """The epoch that a run goes on with after a fork.
+class Branch:
+    """One of the two epochs of a fork.
 
     Attributes:
-        row: its figures; the time of the other one is in them.
+        row: its figures.
         decision: what it was trained under.
         measurements: its measured steps.
-        record: what the fork came to; None where the run diverged before there was anything to try.
+        state: the training after it.
+        losses: validation losses of its averaged weights, shape (N,); none where it has diverged.
+        seconds: its wall time.
+        stopped_because: ``"finished"``, or what has gone wrong.
     """
 
-    row: EpochRow
-    decision: DecisionRecord
-    measurements: tuple[Measurement, ...]
-    record: ForkRecord | None
-
-
-@dataclass(frozen=True)
-class _Branch:
     row: EpochRow
     decision: DecisionRecord
     measurements: tuple[Measurement, ...]
@@ -102,7 +98,9 @@ def told_fork(fork: Fork) -> str:
     return f"fork: the coming epoch is trained as decided, and as {configuration(fork.batch_size, fork.lr)}"
 
 
-def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]) -> ForkedEpoch:
+def fork_epoch(
+    trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]
+) -> tuple[Branch, ForkRecord | None]:
     """Train the coming epoch under the decision in force and under a fork, and go on with what the policy takes.
 
     Both begin in the same state and see the data in the same order. The time of the one that is thrown away counts. Of
@@ -115,7 +113,9 @@ def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Call
         after_step: called after each step with the epoch's steps done and in all.
 
     Returns:
-        The epoch that counts. A fork that diverges or does not fit into memory costs no more than itself.
+        The epoch that counts, the time of the other one in its figures, and what the fork came to: None where the run
+        diverged before there was anything to try. A fork that diverges or does not fit into memory costs no more than
+        itself.
     """
     controller = trial.controller
     before, observation = trial.state(), controller.observation
@@ -127,7 +127,7 @@ def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Call
     )
     stay = _branch(trial, after_step)
     if stay.stopped_because != FINISHED:
-        return ForkedEpoch(stay.row, stay.decision, stay.measurements, None)
+        return stay, None
 
     trial.restore(before)
     if trial.ranks.leads:
@@ -172,10 +172,10 @@ def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Call
         seconds=lost_seconds,
         measuring_seconds=thrown.row.measuring_seconds - measuring if thrown is not None else 0.0,
     )
-    return ForkedEpoch(trial.timed(kept.row), kept.decision, kept.measurements, record)
+    return replace(kept, row=trial.timed(kept.row)), record
 
 
-def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[_Branch | None, str | None]:
+def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[Branch | None, str | None]:
     """Return a fork's epoch, and what has failed where something has."""
     try:
         branch = _branch(trial, after_step)
@@ -188,7 +188,7 @@ def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[_Branc
     return branch, None
 
 
-def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> _Branch:
+def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> Branch:
     engine, controller = trial.engine, trial.controller
     decision, began = controller.decision, trial.seconds
     average = Average(engine.model)
@@ -203,7 +203,7 @@ def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> _Branch:
     if trial.stopped_because == FINISHED:
         average.install()
         losses = engine.validation_losses()
-    return _Branch(row, decision, measurements, state, losses, trial.seconds - began, trial.stopped_because)
+    return Branch(row, decision, measurements, state, losses, trial.seconds - began, trial.stopped_because)
 
 
 class Average:

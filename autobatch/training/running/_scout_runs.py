@@ -1,7 +1,6 @@
 """The scouts of a run, trained one after another in run directories of their own."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,10 @@ import torch
 from autobatch._files import write_whole
 from autobatch.beacons import BeaconLibrary
 from autobatch.control._ranks import Ranks
-from autobatch.control.run import (
-    CONFIG,
-    EpochRow,
-    load_epochs,
-)
+from autobatch.control.run import CONFIG, EpochRow
 from autobatch.policies import make_policy, planned_epochs
 from autobatch.policies.steer import Scout, ScoutingPolicy
 from autobatch.training._run import RunConfig, RunObserver
-from autobatch.training._trial import FINISHED
 from autobatch.training.data import Data
 from autobatch.training.running._known import KnownBeacons, KnownCosts, info_of
 from autobatch.training.running._scouting import (
@@ -70,12 +64,16 @@ def train_scouts(
     records: list[ScoutRecord] = []
     while len(scouts) < len(plan.configurations):
         batch_size, lr = plan.configurations[len(scouts)]
-        training = ScoutTraining(
-            scout_config(config, batch_size, lr),
-            out,
+        scouted = scout_config(config, batch_size, lr)
+        training = Session(
+            config=scouted,
+            out=scout_directory(out, batch_size, lr, config.seed),
+            observer=_ScoutObserver(observer, plan.epochs),
             data=data,
             device=device,
-            after_epoch=partial(observer.scout_epoch, epochs=plan.epochs),
+            policy=make_policy(scouted.policy),
+            library=KnownBeacons(None, "a scout is a beacon itself"),
+            costs=KnownCosts(config.costs, None),
         )
         waiting = plan.configurations[len(records) :]
         so_far = Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more)
@@ -106,45 +104,13 @@ def _keep(out: Path, scouting: Scouting, config: bytes | None) -> None:
     save_scouting(out, scouting)
 
 
-class ScoutTraining:
-    """One scout, in a run directory of its own."""
+@dataclass
+class _ScoutObserver(RunObserver):
+    """Tells a run's observer of the epochs of a scout, which trains ``epochs`` at most."""
 
-    def __init__(
-        self, config: RunConfig, out: Path, *, data: Data, device: torch.device, after_epoch: Callable[[EpochRow], None]
-    ) -> None:
-        parameters = config.policy.parameters
-        self._after_epoch = after_epoch
-        self._session = Session(
-            config=config,
-            out=scout_directory(out, parameters["batch_size"], parameters["lr"], config.seed),
-            observer=RunObserver(),
-            data=data,
-            device=device,
-            policy=make_policy(config.policy),
-            library=KnownBeacons(None, "a scout is a beacon itself"),
-            costs=KnownCosts(config.costs, None),
-        )
-        self._rows: list[EpochRow] = []
+    observer: RunObserver
+    epochs: int
 
-    def begin(self) -> None:
-        """Start the scout, or bring it to where it stood."""
-        self._session.begin()
-        self._rows = load_epochs(self._session.out)
-
-    @property
-    def rows(self) -> Sequence[EpochRow]:
-        """The epochs so far, those of an earlier start among them."""
-        return self._rows
-
-    @property
-    def stopped_because(self) -> str | None:
-        """Why the scout cannot go on; None while it can."""
-        because = self._session.trial.stopped_because
-        return None if because == FINISHED else because
-
-    def epoch(self) -> EpochRow:
-        """Train the next epoch, keep it, and return its figures."""
-        row = self._session.epoch()
-        self._rows.append(row)
-        self._after_epoch(row)
-        return row
+    def epoch_finished(self, row: EpochRow) -> None:
+        """Pass an epoch on."""
+        self.observer.scout_epoch(row, self.epochs)

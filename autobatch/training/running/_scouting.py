@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from autobatch._files import naming_output, write_whole
 from autobatch._plain import Plain, to_json
 from autobatch.beacons import BeaconKey, CostTable
+from autobatch.beacons._columns import FINISHED
 from autobatch.control import steps_per_epoch
 from autobatch.control._state import adopted_state
 from autobatch.control.run import (
@@ -103,8 +104,8 @@ class ScoutTraining(Protocol):
         ...
 
     @property
-    def stopped_because(self) -> str | None:
-        """Why it cannot go on; None while it can."""
+    def stopped_because(self) -> str:
+        """Why it cannot go on; ``"finished"`` while it can."""
         ...
 
 
@@ -129,7 +130,7 @@ def train_scout(
             *key,
             tuple(row.train_loss for row in rows),
             tuple(float(getattr(row, score)) for row in rows),
-            training.stopped_because,
+            None if training.stopped_because == FINISHED else training.stopped_because,
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout

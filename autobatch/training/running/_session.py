@@ -15,6 +15,7 @@ from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch._plain import plain
 from autobatch._yaml import dump_yaml
+from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import differing_keys
 from autobatch.control import DecisionRecord, steps_per_epoch
 from autobatch.control.measuring import Measurement
@@ -39,7 +40,7 @@ from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 from autobatch.training._engine import batch_norms, check_together
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
-from autobatch.training._trial import FINISHED, Trial
+from autobatch.training._trial import Trial
 from autobatch.training.data import Data
 from autobatch.training.running._forking import ForkRecord, fork_epoch, save_forks, told_fork
 from autobatch.training.running._known import KnownBeacons, KnownCosts
@@ -59,6 +60,8 @@ _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
 @dataclass(kw_only=True, eq=False)
 class Session:
     """A training, and the directory that it is kept in.
+
+    ``rows`` are its finished epochs, those of an earlier start among them.
 
     Attributes:
         config: what it depends on.
@@ -97,11 +100,15 @@ class Session:
         together = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
         self.kind = device_kind(self.device, config.task.threads) + together
         self.controller = self.trial.controller
-        self.epochs_at: Counter[int] = Counter()
-        self.row: EpochRow | None = None
+        self.rows: list[EpochRow] = []
         self.told_slow = False
         self.forks: list[ForkRecord] = []
         self.best_written: int | None = None
+
+    @property
+    def stopped_because(self) -> str:
+        """``"finished"`` while nothing has gone wrong."""
+        return self.trial.stopped_because
 
     def begin(self) -> None:
         """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
@@ -132,7 +139,7 @@ class Session:
         epoch = _restored_epoch(checkpoint, path)
         adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
         self.ranks.first_makes(lambda: self._prepare(epoch, adopted=adopted, anew=checkpoint is None))
-        rows = load_epochs(self.out)
+        self.rows = load_epochs(self.out)
         if checkpoint is None:
             scouting = None
             if self.begin_with is not None:  # no scout can go on: the run begins where the policy says after them
@@ -141,7 +148,7 @@ class Session:
                 self.controller.redecide()
             self._log_decision()
             return sum(scout.seconds for scout in scouting.losers) if scouting is not None else 0.0
-        if [row.epoch for row in rows] != list(range(1, epoch + 1)):
+        if [row.epoch for row in self.rows] != list(range(1, epoch + 1)):
             raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
         try:
             check_same(kept_config(self.config, self.out), with_kept_paths(checkpoint.record["config"], self.out))
@@ -161,8 +168,6 @@ class Session:
         if adopted:
             self.controller.redecide()
             self._log_decision()
-        self.epochs_at = Counter(row.batch_size for row in rows)
-        self.row = rows[-1]
         return seconds
 
     def _prepare(self, epoch: int, *, adopted: bool, anew: bool) -> None:
@@ -222,30 +227,29 @@ class Session:
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
         controller = self.controller
-        began, before = controller.epoch, self.row
+        began = controller.epoch
         fork = self._fork()
         if fork is None or not isinstance(self.policy, ForkingPolicy):
-            self.row = self.trial.epoch(self.observer.step)
-            measurements = controller.measurements
+            row, measurements = self.trial.epoch(self.observer.step), controller.measurements
         else:
             self.observer.note(told_fork(fork))
-            forked = fork_epoch(self.trial, self.policy, fork, self.observer.step)
-            self.row, measurements = forked.row, forked.measurements
-            if forked.record is not None:
-                self.forks.append(forked.record)
-                self.observer.note(forked.record.reason)
-                if forked.record.taken:  # what this epoch was to be trained under, it was not
-                    self.ranks.first_makes(partial(self._replace_decision, began, forked.decision))
+            branch, record = fork_epoch(self.trial, self.policy, fork, self.observer.step)
+            row, measurements = branch.row, branch.measurements
+            if record is not None:
+                self.forks.append(record)
+                self.observer.note(record.reason)
+                if record.taken:  # what this epoch was to be trained under, it was not
+                    self.ranks.first_makes(partial(self._replace_decision, began, branch.decision))
         decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
-        self.epochs_at[self.row.batch_size] += 1
-        self.ranks.first_makes(partial(self._keep, self.row, measurements, decision))
-        self.observer.epoch_finished(self.row)
+        self.rows.append(row)
+        self.ranks.first_makes(partial(self._keep, row, measurements, decision))
+        self.observer.epoch_finished(row)
         if fork is None:
-            self._tell_slow(self.row, before)
+            self._tell_slow()
         if decision is not None:
             self.observer.decided(decision)
-        return self.row
+        return row
 
     def _fork(self) -> Fork | None:
         """Return what the policy wants tried beside the coming epoch; of several processes the first one's is asked."""
@@ -286,13 +290,13 @@ class Session:
             raise CheckpointError(f"{path}: truncated, damaged, or no weights of autobatch") from error
         self.best_written = best["period"]
 
-    def _tell_slow(self, row: EpochRow, before: EpochRow | None) -> None:
-        """Say once where an epoch takes many times what the cost table has for it, as beside other work."""
-        costs = self.config.costs
+    def _tell_slow(self) -> None:
+        """Say once where the last epoch took many times what the cost table has for it, as beside other work."""
+        costs, row = self.config.costs, self.rows[-1]
         if self.told_slow or costs is None or row.batch_size not in costs.step_seconds:
             return
         steps, taken, measuring = (
-            getattr(row, name) - (0 if before is None else getattr(before, name))
+            getattr(row, name) - (getattr(self.rows[-2], name) if len(self.rows) > 1 else 0)
             for name in ("steps", "seconds", "measuring_seconds")
         )
         modelled = costs.training_seconds(row.batch_size, steps, 1)
@@ -322,11 +326,10 @@ class Session:
         write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
 
     def _summary(self) -> Summary:
-        assert self.row is not None
         test_loss = test_error = None
         if self.trial.stopped_because == FINISHED:
             test_loss, test_error = self.trial.engine.test()
-        row, config = self.row, self.config
+        config = self.config
         scouting = load_scouting(self.out)
         losers = scouting.losers if scouting is not None else ()
         thrown: tuple[ScoutRecord | ForkRecord, ...] = (*losers, *self.forks)
@@ -340,10 +343,10 @@ class Session:
             stopped_because=self.trial.stopped_because,
             test_error=test_error,
             test_loss=plain(test_loss),
-            **summed(row, self.trial.seconds, thrown),
+            **summed(self.rows[-1], self.trial.seconds, thrown),
             measuring_share_modelled=self.controller.measuring_share_modelled,
             measuring_budget=config.task.measuring.budget if budgeted else None,
-            batch_sizes=dict(sorted(self.epochs_at.items())),
+            batch_sizes=dict(sorted(Counter(row.batch_size for row in self.rows).items())),
             ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
             scouting_seconds=sum(scout.seconds for scout in losers),
             scouts=[plain(scout.to_dict()) for scout in scouting.scouts] if scouting is not None else [],
