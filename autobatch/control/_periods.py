@@ -186,7 +186,8 @@ class Periods:
         self._decisions.learn(period.samples.measurements, period.steps)
         ended, applied = self._decisions.last, self._rates.effective()
         samples, c_bar = period.samples.measurements, self._standing.position.c_bar
-        self._log.measured(samples)
+        if samples:
+            self._log.measured(samples)
         self._standing.take(period, figures, applied)
         self._standing.periods = self._course.finished_periods
         leapt = leap_words(c_bar, self._standing.position.c_bar, samples)

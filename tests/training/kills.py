@@ -73,11 +73,11 @@ class Killer:
     def arm(self, patch: pytest.MonkeyPatch) -> None:
         """Take the place of what runs write with."""
         for module in (
-            *(f"running.{name}" for name in ("_session", "_scouting", "_scout_runs", "_forking")),
-            "_checkpoint",
+            *(f"training.{name}" for name in ("running._session", "running._scout_runs", "_checkpoint")),
+            *(f"control.run.{name}" for name in ("_files", "_records")),
         ):
-            patch.setattr(f"autobatch.training.{module}.write_whole", self.write_whole)
-        patch.setattr("autobatch.training.running._session.append_lines", self.append_lines)
+            patch.setattr(f"autobatch.{module}.write_whole", self.write_whole)
+        patch.setattr("autobatch.control.run._writing.append_lines", self.append_lines)
 
     def strikes(self) -> bool:
         self.left -= 1

@@ -359,9 +359,9 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
                 assert timeless(scout / file) == timeless(out / "scouts" / scout.name / file)
         struck += 1
     # The configuration; three scouts of scouts.json, a configuration, a decision, three appends and a checkpoint;
-    # scouts.json, three files and a checkpoint of the winner; the configuration again and a decision; three epochs, of
-    # which two find the one before them the best so far and keep its checkpoint; the summary.
-    assert struck == 1 + 3 * 7 + 5 + 2 + 3 * 4 + 2 + 1
+    # scouts.json, three files and a checkpoint of the winner; the configuration again, three files cut and a decision;
+    # three epochs, of which two find the one before them the best so far and keep its checkpoint; the summary.
+    assert struck == 1 + 3 * 7 + 5 + 5 + 3 * 4 + 2 + 1
 
 
 class Fuse:

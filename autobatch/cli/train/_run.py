@@ -15,7 +15,7 @@ from autobatch.cli.train._place import reserved
 from autobatch.training.running._launched import begun_before, joined, launched
 
 if TYPE_CHECKING:
-    from autobatch.training import RunConfig, RunObserver, Summary
+    from autobatch.training import RunConfig
 
 DIVERGED = 1
 """Exit code of a training that has diverged."""
@@ -189,16 +189,17 @@ SCOUTS_AT_MOST = 16
 
 def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool, leads: bool) -> None:
     from autobatch.training import RunObserver
+    from autobatch.training import run as train
 
     again = f"what is finished is kept; continue with: autobatch run --resume {shlex.quote(str(place))}"
     with interruptible(lambda: again if seen_in(place, "*") else "nothing had begun"):
         if quiet or as_json or not leads:
-            summary = _run(config, place, RunObserver(), resume=resume)
+            summary = train(config, place, RunObserver(), resume=resume)
         else:
             from autobatch.cli.train._progress import RunProgress
 
             with RunProgress(console()) as progress:
-                summary = _run(config, place, progress, resume=resume)
+                summary = train(config, place, progress, resume=resume)
     if leads:
         from autobatch.report import read_run, save_plane, summary_view
 
@@ -223,9 +224,3 @@ def _rehearse(config: "RunConfig", place: Path, *, as_json: bool) -> None:
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         typer.echo("\n".join(told_rehearsal(rehearsal)))
-
-
-def _run(config: "RunConfig", place: Path, observer: "RunObserver", *, resume: bool) -> "Summary":
-    from autobatch.training import run as train
-
-    return train(config, place, observer, resume=resume)

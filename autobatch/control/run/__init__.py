@@ -1,6 +1,6 @@
 """The run directory: what lies in it, how it is read back, and how a loop of one's own writes one.
 
-In come a training's decisions and figures; out go its files, and records of them. Open ``_records.py`` first.
+In come a training's decisions and figures; out go its files, and records of them. Open ``_writing.py`` first.
 """
 
 from autobatch.control.run._best import best_beacon
@@ -24,8 +24,10 @@ from autobatch.control.run._records import (
     load_epochs,
     load_measurements,
     load_summary,
+    refuse_occupied,
     summed,
 )
+from autobatch.control.run._writing import RunFiles
 
 __all__ = [
     "BEST_CHECKPOINT",
@@ -42,6 +44,7 @@ __all__ = [
     "EpochRow",
     "LoopConfig",
     "LoopTask",
+    "RunFiles",
     "RunLog",
     "Summary",
     "best_beacon",
@@ -52,5 +55,6 @@ __all__ = [
     "load_loop_config",
     "load_measurements",
     "load_summary",
+    "refuse_occupied",
     "summed",
 ]

@@ -43,6 +43,16 @@ def load_json(path: Path, what: str, read: Callable[[Any], Record], hint: str = 
         raise CheckpointError(f"{path}: damaged: {error!r}{hint}") from None
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a record of a run directory, whole or not at all."""
+    write_whole(path, (to_json(value, indent=2) + "\n").encode())
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a JSON Lines file, whole or not at all."""
+    write_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
+
+
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append one line of JSON a row; all of them or, where the disk is full, none."""
     append_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
@@ -73,17 +83,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise CheckpointError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}")
         rows.append(row)
     return rows
-
-
-def keep_lines(path: Path, epoch: int) -> None:
-    """Drop the lines of epochs after ``epoch``, and a half-written last line; a missing file has none."""
-    if path.exists():
-        kept = [row for row in read_lines(path) if _epoch_of(path, row) <= epoch]
-        write_whole(path, "".join(to_json(row) + "\n" for row in kept).encode())
-
-
-def _epoch_of(path: Path, row: Mapping[str, Any]) -> int:
-    epoch = row.get("epoch")
-    if not isinstance(epoch, int):
-        raise CheckpointError(f"{path}: a line has no whole number as 'epoch': {to_json(row)[:80]}")
-    return epoch

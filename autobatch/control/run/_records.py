@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autobatch._errors import CheckpointError
+from autobatch._errors import CheckpointError, OutputError
+from autobatch._files import write_whole
 from autobatch._plain import Plain, plain
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control.measuring import Measurement
@@ -124,6 +125,10 @@ class Summary(BaseModel):
     )
     best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
 
+    def save(self, out: Path) -> None:
+        """Write ``summary.json`` into a run directory."""
+        write_whole(out / SUMMARY, (self.model_dump_json(indent=2) + "\n").encode())
+
 
 def summed(row: EpochRow, seconds: float, thrown: Sequence[Any] = ()) -> dict[str, Any]:
     """Return what a summary takes from the last epoch of a run.
@@ -148,6 +153,15 @@ def summed(row: EpochRow, seconds: float, thrown: Sequence[Any] = ()) -> dict[st
         "measuring_seconds": measuring,
         "measuring_share": measuring / seconds if seconds else 0.0,
     }
+
+
+def refuse_occupied(out: Path, instead: str) -> None:
+    """Refuse a directory that holds a run already; ``instead`` says how that run would go on."""
+    found = next((name for name in RUN_FILES if (out / name).exists()), None)
+    if found is not None:
+        raise OutputError(f"{out}: holds a run already ({found}); {instead}, or choose another directory")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: expected a directory, found a file")
 
 
 def load_summary(out: Path) -> Summary:

@@ -11,9 +11,9 @@ import torch
 
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import naming_output, write_whole
-from autobatch._plain import Plain, to_json
+from autobatch._plain import Plain
 from autobatch.beacons import BeaconKey
-from autobatch.control.run._files import load_json, read_whole
+from autobatch.control.run._files import load_json, read_whole, write_json
 from autobatch.policies import Scout
 from autobatch.policies.steer import TrainedScout
 
@@ -101,8 +101,7 @@ class ScoutFolder:
             self.drop_state(kept)
         else:
             write_whole(self._state(kept), _dumped(state))
-        content = to_json({"version": _VERSION, **kept.to_dict()}, indent=2) + "\n"
-        write_whole(self._place(kept.batch_size, kept.lr, kept.seed), content.encode())
+        write_json(self._place(kept.batch_size, kept.lr, kept.seed), {"version": _VERSION, **kept.to_dict()})
 
     def read(self, batch_size: int, lr: float, seed: int) -> KeptScout | None:
         """Return a scout; None where there is none."""

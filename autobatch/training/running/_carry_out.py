@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from autobatch._errors import CheckpointError, OutputError
+from autobatch._errors import CheckpointError
 from autobatch._files import place_of_work
 from autobatch.beacons import BeaconLibrary
 from autobatch.control._ranks import Ranks
 from autobatch.control.run import (
     CHECKPOINT,
     CONFIG,
-    RUN_FILES,
     SUMMARY,
     Summary,
     load_summary,
+    refuse_occupied,
 )
 from autobatch.policies import BeaconFollowPolicy, make_policy
 from autobatch.policies.steer import ScoutingPolicy
@@ -71,7 +71,7 @@ def run(
         if ranks.first_makes((out / SUMMARY).exists):
             return load_summary(out)
     else:
-        ranks.first_makes(lambda: refuse_occupied(out))
+        ranks.first_makes(lambda: refuse_occupied(out, f"continue it with --resume {out}"))
     data = data or _loaded(config, device, ranks)
     check_ladder(config.task, len(data.train_labels))
     check_optimizer(config.task, data, trust_code=config.trust_code)
@@ -84,7 +84,7 @@ def run(
     alone = place_of_work(out, _BUSY) if ranks.leads else nullcontext()
     with alone, reproducible(device, config.task.threads):
         if not resume:  # another run may have come and gone since that was asked
-            ranks.first_makes(lambda: refuse_occupied(out))
+            ranks.first_makes(lambda: refuse_occupied(out, f"continue it with --resume {out}"))
         elif ranks.first_makes((out / SUMMARY).exists):
             return load_summary(out)
         begin_with = None
@@ -123,17 +123,6 @@ def _from_other_length(
     policy.reset(info_of(config, data, config.costs), None)
     policy.begin_from(library)
     return policy.state_dict()
-
-
-def refuse_occupied(out: Path) -> None:
-    """Refuse a directory that holds a run already."""
-    found = next((name for name in RUN_FILES if (out / name).exists()), None)
-    if found is not None:
-        raise OutputError(
-            f"{out}: holds a run already ({found}); continue it with --resume {out}, or choose another directory"
-        )
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: expected a directory, found a file")
 
 
 def _continued(config: RunConfig, out: Path) -> RunConfig:

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autobatch._files import write_whole
-from autobatch._plain import Plain, to_json
+from autobatch._plain import Plain
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
-from autobatch.control.run._files import load_json
+from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
 from autobatch.policies.steer import Fork, ForkChoice, ForkingPolicy, ForkOutcome
 from autobatch.training._trial import Trial, TrialState
@@ -84,7 +83,7 @@ class Branch:
 
 def save_forks(out: Path, forks: Sequence[ForkRecord]) -> None:
     """Write ``forks.json`` into a run directory."""
-    write_whole(out / FORKS, (to_json([fork.to_dict() for fork in forks], indent=2) + "\n").encode())
+    write_json(out / FORKS, [fork.to_dict() for fork in forks])
 
 
 def load_forks(out: Path) -> list[ForkRecord]:

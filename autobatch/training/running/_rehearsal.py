@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control import steps_per_epoch
+from autobatch.control.run import refuse_occupied
 from autobatch.policies import Observation, Policy, TaskInfo, make_policy, planned_epochs, policy_kind
 from autobatch.policies._wording import duration, percent
 from autobatch.policies.steer import ScoutingPolicy, ScoutPlan
@@ -16,7 +17,6 @@ from autobatch.training._run import RunConfig
 from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
-from autobatch.training.running._carry_out import refuse_occupied
 from autobatch.training.running._known import info_of, known_costs, library_of
 from autobatch.training.running._scouting import expected_cost, told_plan, told_schedule
 from autobatch.training.task import check_ladder
@@ -40,7 +40,7 @@ class Rehearsal:
 
 def rehearse(config: RunConfig, out: Path) -> Rehearsal:
     """Check all that a run checks before it trains, and say what it would do."""
-    refuse_occupied(out)
+    refuse_occupied(out, f"continue it with --resume {out}")
     task, device = config.task, resolve_device(config.device)
     facts = [("would train", f"{task.name} under {config.policy.name}, seed {config.seed}, into {out}")]
     place = config.data_dir or DEFAULT_DATA_DIR

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from autobatch._files import naming_output, write_whole
-from autobatch._plain import Plain, to_json
+from autobatch._plain import Plain
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import steps_per_epoch
@@ -21,7 +20,7 @@ from autobatch.control.run import (
     SCOUTS,
     EpochRow,
 )
-from autobatch.control.run._files import load_json, read_lines
+from autobatch.control.run._files import load_json, read_lines, write_json, write_lines
 from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
@@ -219,7 +218,7 @@ def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutReco
 
 def save_scouting(out: Path, scouting: Scouting) -> None:
     """Write ``scouts.json`` into a run directory."""
-    write_whole(out / SCOUTING, (to_json(scouting.to_dict(), indent=2) + "\n").encode())
+    write_json(out / SCOUTING, scouting.to_dict())
 
 
 def load_scouting(out: Path) -> Scouting | None:
@@ -275,8 +274,7 @@ def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, An
         lines = read_lines(source / name)
         if name == DECISIONS:
             lines = [{**line, "reason": f"as a scout; {scouting.reason}"} for line in lines]
-        with naming_output(out / name):
-            write_whole(out / name, "".join(to_json(line) + "\n" for line in lines).encode())
+        write_lines(out / name, lines)
     write_checkpoint(out / CHECKPOINT, Checkpoint(checkpoint.tensors, record))
 
 

@@ -1,7 +1,6 @@
 """One training that is kept in a run directory: begun, gone on with, and carried out to its summary."""
 
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,17 +22,13 @@ from autobatch.control.run import (
     BEST_CHECKPOINT,
     CHECKPOINT,
     CONFIG,
-    DECISIONS,
     EPOCHS,
-    MEASUREMENTS,
-    SUMMARY,
     EpochRow,
+    RunFiles,
     Summary,
     best_beacon,
     load_epochs,
-    summed,
 )
-from autobatch.control.run._files import append_lines, keep_lines
 from autobatch.policies import Policy, planned_epochs
 from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
@@ -60,8 +55,6 @@ _MAY_DIFFER = ("task_path", "data_dir", "trust_code", "calibrate", "costs")
 @dataclass(kw_only=True, eq=False)
 class Session:
     """A training, and the directory that it is kept in.
-
-    ``rows`` are its finished epochs, those of an earlier start among them.
 
     Attributes:
         config: what it depends on.
@@ -100,10 +93,15 @@ class Session:
         together = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
         self.kind = device_kind(self.device, config.task.threads) + together
         self.controller = self.trial.controller
-        self.rows: list[EpochRow] = []
+        self.log = RunFiles(self.out if self.ranks.leads else None)
         self.told_slow = False
         self.forks: list[ForkRecord] = []
         self.best_written: int | None = None
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        """The finished epochs, those of an earlier start among them."""
+        return self.log.epochs
 
     @property
     def stopped_because(self) -> str:
@@ -130,7 +128,7 @@ class Session:
 
     def _write_summary(self, summary: Summary) -> None:
         (self.out / BEST_CHECKPOINT).unlink(missing_ok=True)
-        write_whole(self.out / SUMMARY, (summary.model_dump_json(indent=2) + "\n").encode())
+        self.log.ended(summary)
 
     def _restore(self) -> float:
         # Brings records and state to the last checkpoint, and says at how many seconds it stands.
@@ -138,18 +136,16 @@ class Session:
         checkpoint = read_checkpoint(path) if path.exists() else None
         epoch = _restored_epoch(checkpoint, path)
         adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
-        self.ranks.first_makes(lambda: self._prepare(epoch, adopted=adopted, anew=checkpoint is None))
-        self.rows = load_epochs(self.out)
+        self.ranks.first_makes(self._prepare)
         if checkpoint is None:
             scouting = None
             if self.begin_with is not None:  # no scout can go on: the run begins where the policy says after them
                 scouting = load_scouting(self.out)
                 self.policy.load_state_dict(self.begin_with)
                 self.controller.redecide()
-            self._log_decision()
+            self.log.decisions = [self.controller.decision]
+            self.ranks.first_makes(self.log.begin)
             return sum(scout.seconds for scout in scouting.losers) if scouting is not None else 0.0
-        if [row.epoch for row in self.rows] != list(range(1, epoch + 1)):
-            raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
         try:
             check_same(kept_config(self.config, self.out), with_kept_paths(checkpoint.record["config"], self.out))
             self.controller.load_state_dict(checkpoint.record["controller"])
@@ -163,27 +159,27 @@ class Session:
             raise CheckpointError(f"{path}: {error}") from None
         if self.controller.epoch != epoch:
             raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
+        self.ranks.first_makes(self._cut)
+        self.log.epochs = load_epochs(self.out)
+        if [row.epoch for row in self.rows] != list(range(1, epoch + 1)):
+            raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
         restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
         self._restore_best()
-        if adopted:
+        if adopted:  # what the scout has decided for the next epoch does not hold
             self.controller.redecide()
-            self._log_decision()
+            self.ranks.first_makes(partial(self.log.decided, self.controller.decision))
         return seconds
 
-    def _prepare(self, epoch: int, *, adopted: bool, anew: bool) -> None:
-        """Make the directory, and drop what was written after a checkpoint."""
+    def _prepare(self) -> None:
         with naming_output(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         write_whole(self.out / CONFIG, config_yaml(self.config, self.out))
-        for name in (EPOCHS, MEASUREMENTS):
-            keep_lines(self.out / name, epoch)
-        keep_lines(self.out / DECISIONS, epoch - adopted)  # what a scout has decided for the next epoch does not hold
-        if anew:
-            (self.out / DECISIONS).unlink(missing_ok=True)
 
-    def _log_decision(self) -> None:
-        decision = self.controller.decision.to_dict()
-        self.ranks.first_makes(lambda: append_lines(self.out / DECISIONS, [decision]))
+    def _cut(self) -> None:
+        """Drop what was written after the checkpoint."""
+        now = self.controller
+        self.log.load()
+        self.log.cut(progress=now.progress, examples=now.examples, steps=now.steps, last=now.decision)
 
     def _announce(self) -> None:
         beacons = self.library.beacons
@@ -227,7 +223,6 @@ class Session:
     def epoch(self) -> EpochRow:
         """Train the next epoch, keep it, and return its figures."""
         controller = self.controller
-        began = controller.epoch
         fork = self._fork()
         if fork is None or not isinstance(self.policy, ForkingPolicy):
             row, measurements = self.trial.epoch(self.observer.step), controller.measurements
@@ -239,10 +234,11 @@ class Session:
                 self.forks.append(record)
                 self.observer.note(record.reason)
                 if record.taken:  # what this epoch was to be trained under, it was not
-                    self.ranks.first_makes(partial(self._replace_decision, began, branch.decision))
+                    self.ranks.first_makes(partial(self.log.decided, branch.decision))
         decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
-        self.rows.append(row)
+        if not self.ranks.leads:
+            self.log.epoch(row)
         self.ranks.first_makes(partial(self._keep, row, measurements, decision))
         self.observer.epoch_finished(row)
         if fork is None:
@@ -259,15 +255,12 @@ class Session:
         fork = self.ranks.first_makes(lambda: _plain_fork(policy.fork(self.controller.observation)))
         return None if fork is None else Fork(**fork)
 
-    def _replace_decision(self, epoch: int, decision: DecisionRecord) -> None:
-        keep_lines(self.out / DECISIONS, epoch - 1)
-        append_lines(self.out / DECISIONS, [decision.to_dict()])
-
     def _keep(self, row: EpochRow, measurements: Sequence[Measurement], decision: DecisionRecord | None) -> None:
         """Write what an epoch came to, and then the checkpoint."""
-        append_lines(self.out / MEASUREMENTS, [measurement.to_dict() for measurement in measurements])
-        append_lines(self.out / DECISIONS, [] if decision is None else [decision.to_dict()])
-        append_lines(self.out / EPOCHS, [row.to_dict()])
+        self.log.measured(measurements)
+        if decision is not None:
+            self.log.decided(decision)
+        self.log.epoch(row)
         self._save()
 
     def _keep_best(self) -> None:
@@ -327,27 +320,25 @@ class Session:
 
     def _summary(self) -> Summary:
         test_loss = test_error = None
-        if self.trial.stopped_because == FINISHED:
+        if self.stopped_because == FINISHED:
             test_loss, test_error = self.trial.engine.test()
-        config = self.config
+        config, beacons = self.config, self.library.beacons
         scouting = load_scouting(self.out)
         losers = scouting.losers if scouting is not None else ()
         thrown: tuple[ScoutRecord | ForkRecord, ...] = (*losers, *self.forks)
         budgeted = config.measure and not config.recording
-        best, missing = _told_best(self.library)
-        return Summary(
-            task=config.task.name,
-            policy=config.policy.name,
-            seed=config.seed,
+        best, missing = (None, self.library.missing) if beacons is None else best_beacon(beacons)
+        return self.log.summed_up(
+            config,
+            self.trial.seconds,
+            thrown,
             device=self.kind,
-            stopped_because=self.trial.stopped_because,
+            stopped_because=self.stopped_because,
             test_error=test_error,
             test_loss=plain(test_loss),
-            **summed(self.rows[-1], self.trial.seconds, thrown),
             measuring_share_modelled=self.controller.measuring_share_modelled,
             measuring_budget=config.task.measuring.budget if budgeted else None,
-            batch_sizes=dict(sorted(Counter(row.batch_size for row in self.rows).items())),
-            ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
+            ended_early=self.controller.stopped_because if self.stopped_because == FINISHED else None,
             scouting_seconds=sum(scout.seconds for scout in losers),
             scouts=[plain(scout.to_dict()) for scout in scouting.scouts] if scouting is not None else [],
             forking_seconds=sum(fork.seconds for fork in self.forks),
@@ -370,10 +361,6 @@ def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
 
 def _plain_fork(fork: Fork | None) -> dict[str, Any] | None:
     return None if fork is None else asdict(fork)
-
-
-def _told_best(library: KnownBeacons) -> tuple[dict[str, Any] | None, str | None]:
-    return (None, library.missing) if library.beacons is None else best_beacon(library.beacons)
 
 
 def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:

@@ -12,7 +12,9 @@ from torch import nn
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import write_whole
 from autobatch._plain import to_json
-from autobatch.control.run._files import append_lines, keep_lines, read_lines
+from autobatch.control import DecisionRecord
+from autobatch.control.run import EpochRow, RunFiles, load_decisions
+from autobatch.control.run._files import append_lines, read_lines, write_lines
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
 
 
@@ -70,17 +72,32 @@ def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "epochs.jsonl"
     path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3')
     assert read_lines(path) == [{"epoch": 1}, {"epoch": 2}]
-    keep_lines(path, 1)
-    assert path.read_text() == '{"epoch": 1}\n'
     assert read_lines(tmp_path / "missing.jsonl") == []
+
+
+def row(epoch: int) -> EpochRow:
+    return EpochRow(epoch, epoch / 4, 8, 0.1, 0.1, 2.0, 3.0, 10 * epoch, 2, 80 * epoch, 0.5, 0.6, 0.1, 1.0, 0.1)
+
+
+def test_a_run_is_cut_to_where_it_goes_on(tmp_path: Path) -> None:
+    path, nan = tmp_path / "epochs.jsonl", math.nan
+    first = DecisionRecord(0, 0.0, 8, 0.1, 8, 0.1, 0.1, True, "the first", None, nan, 0.0, nan, nan, None, ())
+    write_lines(path, [row(1).to_dict(), row(2).to_dict()])
+    path.write_text(path.read_text() + '{"epoch": 3')
+    files = RunFiles(tmp_path)
+    files.load()
+    assert files.epochs == [row(1), row(2)]
+    files.cut(progress=0.25, examples=80, steps=10, last=first)
+    assert path.read_text() == to_json(row(1).to_dict()) + "\n"
+    assert load_decisions(tmp_path) == [first]
 
 
 @pytest.mark.parametrize("line", ["[1]", "rubbish", "{", "\x00", '{"epoch": "one"}', "{}"])
 def test_damaged_lines_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "epochs.jsonl"
-    path.write_text('{"epoch": 1}\n' + line + "\n")
-    with pytest.raises(CheckpointError, match=r"epochs\.jsonl"):
-        keep_lines(path, 1)
+    path.write_text(to_json(row(1).to_dict()) + "\n" + line + "\n")
+    with pytest.raises(CheckpointError, match=r"epochs\.jsonl, line 2"):
+        RunFiles(tmp_path).load()
 
 
 class Tied(nn.Module):
