@@ -4,14 +4,15 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from autobatch._errors import CheckpointError
+from autobatch._errors import CheckpointError, ConfigError
 from autobatch.control._decisions import DecisionRecord
 from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import Measurement
-from autobatch.control.rates import GradientNoise, OptimizerRates, check_rate, nearest_rung
+from autobatch.control.rates import GradientNoise, OptimizerRates, check_rate
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Cut, Passage
 from autobatch.policies import Observation
+from autobatch.policies._rungs import nearest_rung
 from autobatch.policies.steer import RewindingPolicy
 
 _LOG = logging.getLogger("autobatch")
@@ -174,6 +175,10 @@ class Decisions:
         asked = self._policy.decide(observation)
         if asked.lr is not None:
             check_rate(asked.lr, "learning rate that the policy asked for")
+        if asked.batch_size < 1:
+            raise ConfigError(
+                f"the policy asked for batch size {asked.batch_size}; expected one of {list(self._batch_sizes)}"
+            )
         batch_size = nearest_rung(asked.batch_size, self._batch_sizes)
         limits = []
         if batch_size != asked.batch_size:

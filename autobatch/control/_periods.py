@@ -9,7 +9,7 @@ from autobatch._errors import AutoBatchError
 from autobatch.control._deciding import Decisions
 from autobatch.control._decisions import DecisionRecord, figure
 from autobatch.control._ranks import Ranks
-from autobatch.control._records import Recorder
+from autobatch.control._recorder import Recorder
 from autobatch.control._standing import UNKNOWN, Standing
 from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
 from autobatch.control.rates import OptimizerRates

@@ -15,11 +15,11 @@ from autobatch.control._feed import Feed
 from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control._periods import Parts, Periods
 from autobatch.control._ranks import Ranks
-from autobatch.control._records import Recorder, told_at
+from autobatch.control._recorder import Recorder, told_at
 from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
-from autobatch.control.rates import OptimizerRates, check_ladder, check_optimizer
+from autobatch.control.rates import OptimizerRates, check_optimizer
 from autobatch.control.rewinding import Rewinding
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
@@ -228,7 +228,13 @@ def _checked_loop(
     _tell_foreign(model, optimizer)
     check_whole(epochs, "epochs")
     check_whole(dataset_size, "dataset_size")
-    check_ladder(settings.batch_sizes, dataset_size)
+    sizes = settings.batch_sizes
+    if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+        raise ConfigError(f"batch_sizes: expected ascending positive integers, got {list(sizes)}")
+    if sizes[-1] > dataset_size:
+        raise ConfigError(
+            f"batch_sizes: the ladder reaches {sizes[-1]}, but the training set has only {dataset_size} examples"
+        )
     facts = loop_facts(
         model,
         optimizer,

@@ -137,7 +137,6 @@ class Trial:
     def epoch(self, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
         """Train one epoch under the decision in force, validate, and have the next decision made."""
         controller, engine = self.controller, self.engine
-        before = controller.decision
         train_loss = engine.train_epoch(controller, after_step)
         validation_loss, validation_error = engine.validate()
         seen = divergence(train_loss, validation_loss, engine.data.num_classes)
@@ -146,7 +145,7 @@ class Trial:
         )
         if seen is not None:
             self.stopped_because = f"diverged: {seen}"
-        return self.timed(replace(controller.rows[-1], lr_effective=before.lr_effective))
+        return self.timed(controller.rows[-1])
 
     def timed(self, row: EpochRow) -> EpochRow:
         """Return the figures of the last epoch with the time that has gone by until now."""

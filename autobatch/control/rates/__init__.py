@@ -4,10 +4,6 @@ In come a decision and the loop's own rates; out go a batch size that can be car
 Open ``_rates.py`` first.
 """
 
-from autobatch.control.rates._limits import (
-    check_ladder,
-    nearest_rung,
-)
 from autobatch.control.rates._rates import (
     STEERED,
     OptimizerRates,
@@ -30,10 +26,8 @@ __all__ = [
     "OptimizerRates",
     "RuleName",
     "Schedule",
-    "check_ladder",
     "check_optimizer",
     "check_rate",
     "constant_schedule",
-    "nearest_rung",
     "steered_schedule",
 ]
