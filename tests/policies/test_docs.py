@@ -28,7 +28,8 @@ def test_every_yaml_of_the_docs_makes_a_policy(page, tmp_path):
 
 @pytest.fixture
 def kinds_of_the_how_to(monkeypatch):
-    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    # Whoever follows the page brings its kind into the package.
+    monkeypatch.setattr(registry, "_KINDS", {name: kind for name, kind in registry._KINDS.items() if name != "climb"})
     namespace = {}
     for code in blocks("how-to/add-a-policy.md", "python"):
         exec(compile(code, "add-a-policy.md", "exec"), namespace)
