@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from autobatch._errors import CheckpointError, ConfigError
@@ -70,21 +71,11 @@ class Decisions:
 
     def decide(self, observation: Observation, *, epoch: int, example: int) -> None:
         """Have the first rank's policy asked, and tell all ranks what holds from ``example`` on."""
-        made: list[DecisionRecord] = []
-
-        def own() -> dict[str, Any]:
-            made.append(self._asked(observation, epoch, example))
-            return {
-                "record": made[0].to_dict(),
-                "reference": self._reference_batch_size,
-                "weights": self._weights_wanted(),
-            }
-
-        told = self._ranks.first_makes(own)
+        told = self._ranks.first_makes(partial(self._asked, observation, epoch, example))
         self._reference_batch_size = told["reference"]
         self.best_period, self.back_to = told["weights"]
         self._last += 1
-        self._records[self._last] = made[0] if made else DecisionRecord.from_dict(told["record"])
+        self._records[self._last] = DecisionRecord.from_dict(told["record"])
 
     def gone_back(self) -> None:
         """Tell the policy that the training has gone back to the weights that it asked for."""
@@ -171,7 +162,8 @@ class Decisions:
         before = [(own.example, number) for number, own in self._records.items() if own.example < example]
         return self._records[max(before)[1]] if before else None
 
-    def _asked(self, observation: Observation, epoch: int, example: int) -> DecisionRecord:
+    def _asked(self, observation: Observation, epoch: int, example: int) -> dict[str, Any]:
+        """Ask the policy, and return what all ranks have to know of its answer, as JSON-able values."""
         asked = self._policy.decide(observation)
         if asked.lr is not None:
             check_rate(asked.lr, "learning rate that the policy asked for")
@@ -210,7 +202,7 @@ class Decisions:
         steered = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None
         falls = steered and (factor != 1.0 or (previous is not None and previous.falls))
         planned: int | None = getattr(self._policy, "planned_epochs", None)
-        return DecisionRecord(
+        record = DecisionRecord(
             epoch=epoch,
             progress=observation.progress,
             requested_batch_size=asked.batch_size,
@@ -237,6 +229,8 @@ class Decisions:
             planned=planned,
             end_moved=previous is not None and previous.planned not in {None, planned},
         )
+        reference, weights = self._reference_batch_size, self._weights_wanted()
+        return {"record": record.to_dict(), "reference": reference, "weights": weights}
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:
         """Return the base learning rate of a batch that is trained now."""
