@@ -106,9 +106,14 @@ class Validated:
                 self._figures.setdefault(name, {})[observation.epoch] = value
 
     @property
+    def scores(self) -> Mapping[int, float]:
+        """The score by finished periods."""
+        return self._figures.get(self._score, {})
+
+    @property
     def best(self) -> int | None:
         """The middle one of the periods over which the score's mean was lowest; the last as long as there are few."""
-        score = self._figures.get(self._score, {})
+        score = self.scores
         lowest = lowest_period(score)
         if lowest is None:
             return max(score, default=None) if len(score) < WINDOW else None
@@ -124,7 +129,7 @@ class Validated:
             The last of the periods over which the score was best; None where it has not got worse, or not for so long,
             or where the error has got better since.
         """
-        score = self._figures.get(self._score, {})
+        score = self.scores
         best = best_period(score)
         if best is None or max(score) - best < patience:
             return None

@@ -14,6 +14,7 @@ from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, duration, figure, percent
+from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
 from autobatch.policies.steer._forks import (
     MOST_FORKS,
     Fork,
@@ -484,7 +485,20 @@ class SteerPolicy:
             )
         back = "" if self._back is None else f", the last one from the weights after epoch {self._back}"
         reached = f"the rate has come to nothing and the loss to rest after {plan.end} of {task.epochs} epochs"
-        return f"{reached}{back}: stop{spared}"
+        return f"{reached}{back}: stop{spared}{self._told_whole()}"
+
+    def _told_whole(self) -> str:
+        """Say how much lower the whole length is expected to end, where that can be said."""
+        task, end = self._known_task(), self._plan.end
+        until = round(LOOK * task.epochs)
+        falls = elasticity({period: score for period, score in self._validated.scores.items() if period <= until})
+        if falls is None or self._hastened is not None or end >= task.epochs:
+            return ""
+        lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
+        told = f"about {percent(lower)} lower" if lower >= 0.01 else "no lower"
+        return (
+            f"; going by its validation figures until epoch {until}, it would have ended {told} after all {task.epochs}"
+        )
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)

@@ -1,0 +1,179 @@
+"""What the whole length would come to: what ``steer`` says when it ends at 0.7 of it, beside what it is.
+
+    python benchmarks/steering/ends.py run [--data-dir DIR] [TASK ...]
+    python benchmarks/steering/ends.py page
+
+``run`` trains each of the small tasks of ``loops.py`` from where ``steer`` began most often there, by its plan to 0.7
+and to the whole of the length, two seeds each, one thread, and appends one line a run to
+``benchmarks/results/steer_ends.jsonl``. ``page`` sets what the validation losses until half of the length promise
+beside what the whole length gave over 0.7 of it, there and on the recorded tasks of ``lengths.py``, whose curves
+``overfit.py`` has, and writes the table of ``docs/steer.md``.
+"""
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import lengths
+import loops
+import numpy as np
+import overfit
+import torch
+from loop_tasks import Task
+from scipy import stats
+from torch import Tensor
+
+from autobatch.control.run._files import append_lines, read_lines
+from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
+from autobatch.policies.steer._plan import Plan, grown
+from autobatch.policies.steer._policy import SteerParameters
+
+ROOT = loops.ROOT
+RESULTS = ROOT / "benchmarks" / "results" / "steer_ends.jsonl"
+PAGE = ROOT / "docs" / "steer.md"
+SEEDS = (20, 21)
+USUAL = float(SteerParameters().length)
+
+
+def trained(task: Task, x: Tensor, y: Tensor, start: tuple[int, float], length: float, seed: int) -> loops.Row:
+    """Train from a batch size and a rate by the plan of ``steer`` to a share of the task's length."""
+    train, validation = task.ends
+    size, lr = start
+    torch.manual_seed(seed)
+    model = task.model()
+    optimizer = task.optimizer(model.parameters(), lr)
+    plan, generator = Plan.of(task.epochs, length, SteerParameters().decay), torch.Generator().manual_seed(seed)
+    losses: list[float] = []
+    for epoch in range(plan.end):
+        chosen_size, factor = grown(size, plan.factor(epoch), loops.SIZES, None)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * factor
+        for chosen in torch.randperm(train, generator=generator).split(chosen_size):
+            optimizer.zero_grad()
+            task.loss(model(x[chosen]), y[chosen]).backward()
+            optimizer.step()
+        losses.append(loops.loss_of(model, x[train:validation], y[train:validation], task.loss))
+    return {**loops.ends(task, model, x, y), "validation_losses": losses}
+
+
+def run_all(names: Sequence[str], folder: Path | None) -> None:
+    """Train what is missing of the tasks."""
+    torch.set_num_threads(1)
+    steered = loops.recorded()
+    for name in names:
+        task = loops.EVERY[name]
+        if task.stored and folder is None:
+            print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
+            continue
+        x, y = task.data(folder) if task.stored else task.data()
+        began = Counter(tuple(steered[name, "steer", seed]["start"]) for seed in loops.FRESH).most_common(1)[0][0]
+        there = {(row["task"], row["length"], row["seed"]) for row in read_lines(RESULTS)}
+        for seed in SEEDS:
+            for length in (USUAL, 1.0):
+                if (name, length, seed) not in there:
+                    row = {"task": name, "length": length, "seed": seed, "start": list(began)}
+                    row |= trained(task, x, y, began, length, seed)
+                    append_lines(RESULTS, [row])
+                    print(name, length, seed, row["validation_loss"], flush=True)
+
+
+def promised(losses: Sequence[float], epochs: int) -> float | None:
+    """Return the logarithm of the loss at the whole length over that at the usual one, as half of it promises."""
+    until = round(LOOK * epochs)
+    falls = elasticity(dict(enumerate(losses[:until], start=1)))
+    return None if falls is None else math.log1p(-lower_by(falls, round(USUAL * epochs), epochs))
+
+
+Pair = tuple[str, float, float, float]
+"""A task; what is promised, and what came of it in validation and in test loss; logarithms."""
+
+
+def small() -> list[Pair]:
+    """Return the pairs of the small tasks, means over seeds; without those whose losses come to nothing."""
+    found = {(row["task"], row["length"], row["seed"]): row for row in read_lines(RESULTS)}
+    pairs = []
+    for name in dict.fromkeys(name for name, _, _ in found):
+        epochs = loops.EVERY[name].epochs
+        promises = [promised(found[name, USUAL, seed]["validation_losses"], epochs) for seed in SEEDS]
+        came = [
+            fmean(
+                loops.logarithm(found[name, 1.0, seed], figure) - loops.logarithm(found[name, USUAL, seed], figure)
+                for seed in SEEDS
+            )
+            for figure in ("validation_loss", "test_loss")
+        ]
+        told = [one for one in promises if one is not None]
+        if told and any(came):
+            pairs.append((name, fmean(told), came[0], came[1]))
+    return pairs
+
+
+def larger() -> list[Pair]:
+    """Return the pairs of the recorded tasks, which the law was not chosen on."""
+    ends = lengths.recorded()
+    pairs = []
+    for name in dict.fromkeys(task for task, _, _ in ends):
+        curves = [row for row in read_lines(overfit.CURVES) if row["task"] == name]
+        told = [promised(row["validation_loss"], row["epochs"]) for row in curves]
+        seeds = [seed for task, length, seed in ends if task == name and length == 1.0]
+        came = [
+            fmean(math.log(ends[name, 1.0, seed][figure] / ends[name, USUAL, seed][figure]) for seed in seeds)
+            for figure in ("validation_loss", "test_loss")
+        ]
+        promises = [one for one in told if one is not None]
+        if promises:
+            pairs.append((name, fmean(promises), came[0], came[1]))
+    return pairs
+
+
+def page() -> None:
+    """Write the table of ``docs/steer.md`` between its marks, and print it."""
+    lines = [
+        "| tasks | promised, mean | came, validation and test loss | rank correlation | off by, and by the mean of the "
+        "others |",
+        "| --- " * 5 + "|",
+    ]
+    for told, pairs in (("small ones", small()), ("recorded ones", larger())):
+        table = np.array([pair[1:] for pair in pairs])
+        ranks = [stats.spearmanr(table[:, 0], table[:, column]).statistic for column in (1, 2)]
+        off = [np.abs(table[:, column] - table[:, 0]).mean() for column in (1, 2)]
+        others = [(table[:, column].sum() - table[:, column]) / (len(table) - 1) for column in (1, 2)]
+        naive = [np.abs(table[:, column] - others[column - 1]).mean() for column in (1, 2)]
+        lines.append(
+            f"| {len(pairs)} {told} | {_told(table[:, 0].mean())} | {_told(table[:, 1].mean())}, "
+            f"{_told(table[:, 2].mean())} | {ranks[0]:.2f}, {ranks[1]:.2f} | {off[0]:.3f}, {off[1]:.3f}; "
+            f"{naive[0]:.3f}, {naive[1]:.3f} |"
+        )
+    before, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/ends.py page -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if mark and end:
+        PAGE.write_text("".join([before, mark, "\n".join(lines), "\n", end, after]))
+    print("\n".join(lines))
+    for name, *figures in sorted([*small(), *larger()], key=lambda pair: pair[1]):
+        print(name, *(f"{figure:+.3f}" for figure in figures))
+
+
+def _told(apart: float) -> str:
+    return f"{100 * math.expm1(apart):+.0f} %"
+
+
+def main() -> None:
+    """Carry out a command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    training = commands.add_parser("run")
+    training.add_argument("tasks", nargs="*", metavar="TASK", choices=[*loops.EVERY, []])
+    training.add_argument("--data-dir", type=Path, default=None)
+    commands.add_parser("page")
+    given = parser.parse_args()
+    if given.command == "page":
+        page()
+    else:
+        run_all(given.tasks or [*loops.EVERY], given.data_dir)
+
+
+if __name__ == "__main__":
+    main()
