@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from autobatch.learn._general import GeneralResult, learn_general, save_general
     from autobatch.learn._plan import ALGORITHMS, STEPS, LearningPlan
     from autobatch.learn._stable_baselines import as_vec_env, network_of, train_with_sb3
-    from autobatch.learn._train_policy import LearnedResult, LearningObserver, LearningProgress, train_policy
+    from autobatch.learn._train_policy import (
+        LearnedResult,
+        LearningObserver,
+        LearningProgress,
+        begun_with,
+        train_policy,
+    )
 
 __all__ = [
     "ALGORITHMS",
@@ -27,6 +33,7 @@ __all__ = [
     "LearningPlan",
     "LearningProgress",
     "as_vec_env",
+    "begun_with",
     "learn_general",
     "network_of",
     "save_general",

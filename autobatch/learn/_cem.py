@@ -54,6 +54,8 @@ class CrossEntropy:
         seed: decides everything that is drawn.
         hidden: widths of the hidden layers.
         settings: settings of the method.
+        begin: a network of these widths and actions to search around, tanh between its layers; it is kept where nothing
+            better is found. None to begin at nothing.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class CrossEntropy:
         seed: int,
         hidden: Sequence[int] = (16,),
         settings: CemSettings | None = None,
+        begin: Network | None = None,
     ) -> None:
         self.steps = 0
         self.generations = 0
@@ -75,7 +78,12 @@ class CrossEntropy:
         self._settings = settings or CemSettings()
         self._sizes = (self._stage.observations, *hidden, sum(HEADS[actions]))
         self._scale = _layer_scales(self._sizes)
-        self._mean = np.zeros(parameter_count(self._sizes))
+        self._begin: Floats = np.zeros((0, parameter_count(self._sizes)))
+        if begin is not None:
+            if begin.sizes != self._sizes:
+                raise ValueError(f"expected a network of layers {self._sizes}, got {begin.sizes}")
+            self._begin = begin.flat().astype(np.float64)[None] / self._scale
+        self._mean = self._begin.sum(axis=0)
         self._deviation = np.full(len(self._mean), self._settings.deviation)
         self._generator = np.random.default_rng(seed)
         self._elites: Floats = np.zeros((0, len(self._mean)))
@@ -111,7 +119,7 @@ class CrossEntropy:
         return float(returns[best].mean())
 
     def network(self, episodes: int = 64) -> tuple[Network, float]:
-        """Return the best of the distribution's mean and the last elite, on episodes that were not trained on.
+        """Return the best of the distribution's mean, the last elite and what it began with, on other episodes.
 
         Args:
             episodes: how many each plays.
@@ -119,7 +127,7 @@ class CrossEntropy:
         Returns:
             The network, and its mean return on other such episodes.
         """
-        candidates = np.concatenate([self._mean[None], self._elites])
+        candidates = np.concatenate([self._mean[None], self._elites, self._begin])
         first = _JUDGED * (1 + self._seed)
         chosen = candidates[int(np.argmax(self._play(candidates, range(first, first + episodes))[0].mean(axis=1)))]
         again, _ = self._play(chosen[None], range(first + episodes, first + 2 * episodes))

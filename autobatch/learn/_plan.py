@@ -37,6 +37,8 @@ class LearningPlan:
         jobs: processes of real trainings.
         epochs: length of real trainings; None for the task's.
         device: torch device of real trainings.
+        begin: a learned policy whose network the search begins with, as ``autobatch run --policy`` takes it; None for
+            nothing learned.
     """
 
     envs: tuple[str, ...]
@@ -52,6 +54,7 @@ class LearningPlan:
     jobs: int = 1
     epochs: int | None = None
     device: str = "auto"
+    begin: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is loaded.
@@ -67,6 +70,8 @@ class LearningPlan:
             raise ConfigError("dqn chooses one of a list of actions: use actions 'discrete'")
         if self.algorithm in SB3_ALGORITHMS:
             stable_baselines()
+        if self.begin is not None and self.algorithm != "cem":
+            raise ConfigError(f"begin: cem begins with a policy, {self.algorithm} does not")
         if self.steps < 1 or self.jobs < 1 or not self.hidden or min(self.hidden) < 1:
             raise ConfigError("steps, jobs and every hidden width: expected at least 1")
         if not self.envs or not self.seeds or len(set(self.seeds)) < len(self.seeds):

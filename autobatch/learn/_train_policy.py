@@ -27,8 +27,10 @@ from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import Envs, Population, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
+from autobatch.policies import load_policy_spec, make_policy
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import Network
+from autobatch.policies.learned._policy import LearnedPolicy
 from autobatch.training import load_task
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._versions import software_versions
@@ -40,6 +42,9 @@ _JUDGING_SEED = 2**40
 _KEPT_EVERY_SECONDS = 5.0
 _BATCHED = 64
 """Sub-environments of a surrogate for algorithms that learn from single steps."""
+
+NEAR = 0.1
+"""Deviation of the weights around a network that the search begins with, of 1 around nothing."""
 
 _LEG = 4
 """Episodes in a row of every sub-environment, at least, between two checkpoints: after one, all begin anew."""
@@ -126,6 +131,8 @@ def train_policy(
         CheckpointError: what ``out`` holds is damaged, or of another plan.
     """
     out, observer = Path(out), observer or LearningObserver()
+    if plan.begin is not None:
+        _check_begin(plan, begun_with(plan.begin))
     tasks = [load_task(env) for env in plan.envs]
     _check_place(plan, out, resume=resume)
     # What cannot be carried out is refused before anything is written.
@@ -161,6 +168,7 @@ def train_policy(
         "cost": plan.cost,
         "cost_weight": plan.cost_weight,
         "pessimism": plan.pessimism,
+        **({} if plan.begin is None else {"begun_with": plan.begin}),
         "mean_return": {str(seed): round(score, 4) for seed, (_, score, _) in found.items()},
     }
     network = found[best][0]
@@ -177,6 +185,38 @@ def train_policy(
     return LearnedResult(policy, {seed: score for seed, (_, score, _) in found.items()}, best, total)
 
 
+def begun_with(policy: str) -> Network:
+    """Return the network of a learned policy.
+
+    Args:
+        policy: its name or the path of its YAML.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: it is of another kind, or cannot be read.
+    """
+    spec = load_policy_spec(policy)
+    if spec.kind != "learned":
+        raise ConfigError(f"begin: expected a policy of kind 'learned', and '{spec.name}' is of kind '{spec.kind}'")
+    learned = make_policy(spec)
+    assert isinstance(learned, LearnedPolicy)
+    return learned.network
+
+
+def _check_begin(plan: LearningPlan, network: Network) -> None:
+    """Refuse a network that the search cannot begin with."""
+    if network.activation != "tanh":
+        raise ConfigError(f"begin: expected tanh between the layers, '{plan.begin}' has {network.activation}")
+    own = (network.sizes[1:-1], network.actions)
+    if own != (plan.hidden, plan.actions):
+        raise ConfigError(
+            f"begin: '{plan.begin}' has hidden layers {list(own[0])} and actions {own[1]!r}, the plan hidden "
+            f"{list(plan.hidden)} and actions {plan.actions!r}: leave both out"
+        )
+
+
 def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, Any]:
     """Check that a folder is free for a plan or, to resume, of this plan; return the plan as it is kept there."""
     path, name = out / PLAN, out.absolute().name
@@ -186,6 +226,8 @@ def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, An
             f"'{path.stem}', got {name!r}"
         )
     content: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
+    if plan.begin is None:
+        del content["begin"]  # as in plans of older versions
     if path.exists():
         if not resume:
             raise OutputError(f"{out}: holds a learning already; go on with --resume, or choose another directory")
@@ -242,7 +284,13 @@ def _by_cem(
     plan: LearningPlan, seed: int, folder: Path, envs: Envs | EpisodeRun, observer: LearningObserver
 ) -> tuple[Network, float]:
     method = CrossEntropy(
-        envs, actions=plan.actions, steps=plan.steps, seed=seed, hidden=plan.hidden, settings=_cem_settings(plan)
+        envs,
+        actions=plan.actions,
+        steps=plan.steps,
+        seed=seed,
+        hidden=plan.hidden,
+        settings=_cem_settings(plan),
+        begin=None if plan.begin is None else begun_with(plan.begin),
     )
     path = folder / CHECKPOINT
     before = _restored(method, path)
@@ -258,7 +306,8 @@ def _by_cem(
             kept = now
             if isinstance(envs, EpisodeRun):
                 envs.cells.forget()
-    return method.network(64 if plan.on == "surrogate" else 2)[0], before + time.perf_counter() - started
+    judged = 64 if plan.on == "surrogate" else 2 if plan.begin is None else 4
+    return method.network(judged)[0], before + time.perf_counter() - started
 
 
 def _by_sb3(
@@ -345,7 +394,8 @@ def _surrogates(plan: LearningPlan) -> Envs:
 
 def _cem_settings(plan: LearningPlan) -> CemSettings:
     # A real training takes seconds, a surrogate one a fraction of a millisecond.
-    return CemSettings() if plan.on == "surrogate" else CemSettings(population=16, episodes=1, elite=0.25)
+    settings = CemSettings() if plan.on == "surrogate" else CemSettings(population=16, episodes=1, elite=0.25)
+    return settings if plan.begin is None else replace(settings, deviation=NEAR, extra=NEAR)
 
 
 def _judged(plan: LearningPlan, seed: int, envs: Envs | EpisodeCells, network: Network) -> float:

@@ -137,6 +137,25 @@ def test_cut_anywhere_and_restored_it_ends_the_same() -> None:
     assert fit(make(3000)) == scores
 
 
+def test_it_goes_on_from_a_network_and_keeps_it_where_nothing_is_better() -> None:
+    envs = KnownVector(SMALL.population * SMALL.episodes)
+    method = make(200_000)
+    fit(method)
+    known, score = method.network(64)
+    near = CemSettings(population=32, episodes=4, deviation=0.1, extra=0.1)
+    again = CrossEntropy(envs, actions="multidiscrete", steps=1, seed=1, hidden=(6,), settings=near, begin=known)
+    returns, _ = again._stage.play(Population(known.flat()[None], known.sizes, "multidiscrete"), range(50))
+    assert returns.mean() == pytest.approx(score, abs=0.3)
+    again.generation()
+    assert again.network(64)[1] >= score - 0.1
+    far = CemSettings(population=2, episodes=1, deviation=100.0)
+    lost = CrossEntropy(envs, actions="multidiscrete", steps=1, seed=1, hidden=(6,), settings=far, begin=known)
+    lost.generation()
+    assert np.allclose(lost.network(64)[0].flat(), known.flat(), atol=1e-6)
+    with pytest.raises(ValueError, match="expected a network of layers"):
+        make(hidden=(7,), begin=known)
+
+
 def test_a_state_of_another_network_is_refused() -> None:
     with pytest.raises(ValueError, match="another size"):
         make(hidden=(7,)).load_state_dict(make().state_dict())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError
+from autobatch._errors import CheckpointError, ConfigError, LibraryError, OutputError, UnknownNameError
 from autobatch.cells import Cells, Identity, Worker, find_cells, status_of
 from autobatch.envs import SurrogateVectorEnv
 from autobatch.envs.surrogate import Dynamics, _ensemble, load_dynamics
@@ -316,6 +316,35 @@ def test_on_real_trainings(tiny, real) -> None:
     assert (card.batch_sizes, card.evaluation["learning"]["on"]) == (tiny_task().batch_sizes, "train")
     assert make_policy(load_policy_spec(result.policy)).card == card
     assert not list((result.policy.parent / "episodes").iterdir())  # neither cells nor returns are left
+
+
+@pytest.mark.usefixtures("_few")
+def test_on_real_trainings_from_a_policy_on(tiny, real, tmp_path) -> None:
+    begin = str(real[0].policy)
+    plan = real_plan(tiny, begin=begin)
+    result = train_policy(plan, tmp_path / "mine")
+    assert load_card(tmp_path / "mine" / "mine.json").evaluation["learning"]["begun_with"] == begin
+    assert result.returns[0] >= real[0].returns[0] - 0.1
+    with pytest.raises(CheckpointError, match=r"'begin' was .* and is absent"):
+        train_policy(real_plan(tiny), tmp_path / "mine", resume=True)
+
+
+def test_what_a_search_cannot_begin_with_is_refused(tiny, real, tmp_path) -> None:
+    begin = str(real[0].policy)
+    for changes, told in (
+        ({"begin": "fixed"}, "kind 'learned', and 'fixed' is of kind 'fixed'"),
+        (
+            {"begin": begin, "hidden": (5,)},
+            r"has hidden layers \[4\] and .* the plan hidden \[5\]",
+        ),
+        ({"begin": begin, "actions": "discrete"}, "leave both out"),
+        ({"begin": "nobody"}, "nobody"),
+    ):
+        with pytest.raises((ConfigError, UnknownNameError), match=told):
+            train_policy(real_plan(tiny, **changes), tmp_path / "mine")
+    with pytest.raises(ConfigError, match="cem begins with a policy, ppo does not"):
+        real_plan(tiny, algorithm="ppo", begin=begin)
+    assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.usefixtures("_few")

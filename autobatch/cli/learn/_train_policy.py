@@ -38,7 +38,17 @@ def train_policy(
     actions: Annotated[
         str | None, typer.Option(help="multidiscrete or discrete. \\[default: discrete for dqn, else multidiscrete]")
     ] = None,
-    hidden: Annotated[str, typer.Option(help="Widths of the network's hidden layers, such as 32,32.")] = "16",
+    hidden: Annotated[
+        str | None, typer.Option(help="Widths of the network's hidden layers, such as 32,32. \\[default: 16]")
+    ] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option(
+            help="A learned policy to begin with (cem), such as one of the surrogate that is to learn on by real "
+            "trainings; its network, and kind of actions.",
+            metavar="POLICY",
+        ),
+    ] = None,
     cost: Annotated[
         str, typer.Option(help="Cost unit: modelled, examples, flops, or measured (in training).")
     ] = "modelled",
@@ -68,31 +78,35 @@ def train_policy(
         autobatch train-policy --env digits-resnet8,digits-mlp --algo ppo --actions discrete --steps 500000
 
         autobatch train-policy --env digits-mlp --on train --epochs 10 --jobs 2 --steps 4000
+
+        autobatch train-policy --env digits-mlp --on train --begin learned-digits-mlp --steps 8000
     """
     from autobatch._artefacts import find_artefact
     from autobatch.cli.learn._progress import LearningProgressBar
-    from autobatch.learn import STEPS, LearningPlan
+    from autobatch.learn import STEPS, LearningPlan, begun_with
     from autobatch.learn import train_policy as learn
 
     envs = tuple(names(env))
     for name in envs:
         find_artefact("envs", name)
+    known = None if begin is None or hidden or actions else begun_with(begin)
+    widths = tuple(whole_numbers(hidden or "16", "--hidden", "32,32")) if known is None else known.sizes[1:-1]
+    kind = actions or (known.actions if known else "discrete" if algorithm == "dqn" else "multidiscrete")
     plan = LearningPlan(
         envs=envs,
         on=cast("Literal['surrogate', 'train']", on),
         algorithm=algorithm,
         steps=steps if steps is not None else STEPS.get(on, 1),
         seeds=tuple(whole_numbers(seeds, "--seeds", "0-2 or 0,5")),
-        actions=cast(
-            "Literal['multidiscrete', 'discrete']", actions or ("discrete" if algorithm == "dqn" else "multidiscrete")
-        ),
-        hidden=tuple(whole_numbers(hidden, "--hidden", "32,32")),
+        actions=cast("Literal['multidiscrete', 'discrete']", kind),
+        hidden=widths,
         cost=cost,
         cost_weight=cost_weight,
         pessimism=pessimism,
         jobs=jobs,
         epochs=epochs,
         device=device,
+        begin=begin,
     )
     place = out if out is not None else Path("runs") / f"{algorithm}-{'-'.join(Path(name).name for name in envs)}"
     with (
