@@ -46,17 +46,23 @@ def trained(task: Task, x: Tensor, y: Tensor, start: tuple[int, float], length: 
     model = task.model()
     optimizer = task.optimizer(model.parameters(), lr)
     plan, generator = Plan.of(task.epochs, length, SteerParameters().decay), torch.Generator().manual_seed(seed)
-    losses: list[float] = []
+    losses: dict[str, list[float]] = {"train": [], "validation": []}
     for epoch in range(plan.end):
         chosen_size, factor = grown(size, plan.factor(epoch), loops.SIZES, None)
         for group in optimizer.param_groups:
             group["lr"] = lr * factor
+        total = 0.0
         for chosen in torch.randperm(train, generator=generator).split(chosen_size):
             optimizer.zero_grad()
-            task.loss(model(x[chosen]), y[chosen]).backward()
+            loss = task.loss(model(x[chosen]), y[chosen])
+            loss.backward()
             optimizer.step()
-        losses.append(loops.loss_of(model, x[train:validation], y[train:validation], task.loss))
-    return {**loops.ends(task, model, x, y), "validation_losses": losses}
+            total += loss.item() * len(chosen)
+        losses["train"].append(total / train)
+        losses["validation"].append(loops.loss_of(model, x[train:validation], y[train:validation], task.loss))
+        if not math.isfinite(total):
+            break
+    return {**loops.ends(task, model, x, y), **{f"{kind}_losses": one for kind, one in losses.items()}}
 
 
 def run_all(names: Sequence[str], folder: Path | None) -> None:
@@ -76,6 +82,7 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
                 if (name, length, seed) not in there:
                     row = {"task": name, "length": length, "seed": seed, "start": list(began)}
                     row |= trained(task, x, y, began, length, seed)
+                    del row["train_losses"]
                     append_lines(RESULTS, [row])
                     print(name, length, seed, row["validation_loss"], flush=True)
 

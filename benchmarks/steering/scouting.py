@@ -17,7 +17,8 @@ validation losses (above 0 the epochs are better spent on the middle rate). Rate
 
 With --sure: how sure are the scouts that steer makes? Its search on every task and seed, and by how much the final
 validation loss of the pick's configuration (mean over seeds) is above that of the best scout and of the best rate of
-the list, all at batch size 32; by how far the pick's training loss was below the next scout's.
+the list, all at batch size 32; by how far the pick's training loss was below the next scout's. Then the same on the
+small tasks in loops of one's own, by the trainings of ``small_scouts.py``, which are those of steer's plan.
 
 With --sizes: can a scout at another batch size tell what that size comes to? The lowest training loss over the rates at
 16 and at 64 after a share of the training, and the lowest final validation loss, beside those at 32: logarithms of the
@@ -27,18 +28,22 @@ ratios, on every task, and their rank correlation over the tasks.
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import small_scouts
+from loops import EVERY, SIZES, logarithm
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.control.run._files import read_lines
+from autobatch.policies import TaskInfo
 from autobatch.policies.steer import MOST, Scout
 from autobatch.policies.steer._scouts import choose_scout
 from autobatch.policies.steer._search import _nearest, plan_scouts, start_without_scouts
@@ -138,39 +143,79 @@ def short(epochs: int) -> list[float]:
     return lost
 
 
-def searched(task: str) -> list[tuple[float, float, float, float]]:
+Pick = tuple[float, float, float, float]
+"""What a search came to; see ``searched``."""
+
+
+def recorded(task: str) -> list[Pick]:
+    """Return what steer's search comes to on a recorded task."""
+    library = BeaconLibrary.load(ROOT / "envs" / task)
+    own = {(one.lr, one.seed): one for one in library.beacons if one.batch_size == 32}
+    ends = {key: math.log(one.final("validation_loss")) if one.finished else FAR for key, one in own.items()}
+    losses = {key: one.rows["train_loss"] for key, one in own.items()}
+    return searched(task_info(load_task(ROOT / "envs" / task), library), losses, ends)
+
+
+def small() -> list[Pick]:
+    """Return what it comes to on the small tasks in loops of one's own."""
+    rows = read_lines(small_scouts.RESULTS)
+    picks = []
+    for name in dict.fromkeys(row["task"] for row in rows):
+        task = EVERY[name]
+        own = {(row["lr"], row["seed"]): row for row in rows if row["task"] == name}
+        info = TaskInfo(
+            name, SIZES, task.rates, task.epochs, task.ends[0], "validation_loss", (), 0, None, 0.0, steered=True
+        )
+        ends = {key: logarithm(row, "validation_loss") for key, row in own.items()}
+        picks += searched(info, {key: row["train_losses"] for key, row in own.items()}, ends)
+    return picks
+
+
+def searched(
+    info: TaskInfo, trained: Mapping[tuple[float, int], Sequence[float]], ended: Mapping[tuple[float, int], float]
+) -> list[Pick]:
     """Return for each seed the margin of steer's pick, and how far it ends above the best scout and the best rate.
 
     Last comes how far above the best rate the pick of as many fixed scouts ends, the simplest rule: at a sixth, a half
     and five sixths of the span of the list.
     """
-    library = BeaconLibrary.load(ROOT / "envs" / task)
-    info = task_info(load_task(ROOT / "envs" / task), library)
-    own = {(one.lr, one.seed): one for one in library.beacons if one.batch_size == 32}
-    ends = {
-        lr: float(np.mean([math.log(one.final("validation_loss")) if one.finished else FAR for one in some]))
-        for lr in {lr for lr, _ in own}
-        if (some := [one for (rate, _), one in own.items() if rate == lr])
-    }
+    ends = {lr: float(np.mean([end for (rate, _), end in ended.items() if rate == lr])) for lr, _ in ended}
     found = []
-    for seed in sorted({seed for _, seed in own}):
+    for seed in sorted({seed for _, seed in trained}):
         scouts: list[Scout] = []
         while len(scouts) < len((plan := plan_scouts(info, MOST, 0.05, scouts)).configurations):
             size, lr = plan.configurations[len(scouts)]
-            losses = tuple(map(float, own[lr, seed].rows["train_loss"][: plan.epochs]))
+            losses = tuple(map(float, trained[lr, seed][: plan.epochs]))
             sound = len(losses) == plan.epochs and math.isfinite(losses[-1])
             scouts.append(Scout(size, lr, losses, losses, None if sound else "diverged"))
         choice = choose_scout(scouts)
-        assert choice.scout is not None
-        assert choice.margin is not None
+        if choice.scout is None or choice.margin is None:  # of these losses nothing is said
+            continue
         end, lowest = ends[scouts[choice.scout].lr], min(ends.values())
         fixed = min(
             {_nearest(info.learning_rates, place) for place in (1 / 6, 1 / 2, 5 / 6)},
-            key=lambda lr: at(own[lr, seed].rows["train_loss"], plan.epochs),
+            key=lambda lr: at(trained[lr, seed], plan.epochs),
         )
         above = end - min(ends[scout.lr] for scout in scouts)
         found.append((choice.margin, above, end - lowest, ends[fixed] - lowest))
     return found
+
+
+def sure(picks: Sequence[Pick]) -> None:
+    """Print how often the scout that is ahead ends best."""
+    print("| ahead of the next scout | picks | also the best scout at the end | above it | above the best rate |")
+    print("| --- | --- | --- | --- | --- |")
+    for told, some in (
+        (f"{CLOSE:.0%} or more", [pick for pick in picks if pick[0] >= CLOSE]),
+        ("less", [pick for pick in picks if pick[0] < CLOSE]),
+    ):
+        _, scout, rate, _ = (np.array(column) for column in zip(*some, strict=True))
+        above = " | ".join(f"{column.mean():.3f}, {column.max():.2f}" for column in (scout, rate))
+        print(f"| {told} | {len(some)} | {int((scout <= 0.0).sum())} | {above} |")
+    ends = {"steer's search": 2, "three fixed rates": 3}
+    for told, column in ends.items():
+        own = np.array([pick[column] for pick in picks])
+        print(f"{told}: {own.mean():.3f} above the best rate of the list, {own.max():.2f} at worst")
 
 
 def beside(rows: Floats, size: int, column: int) -> float:
@@ -196,7 +241,7 @@ def sizes(share: float) -> None:
         print(f"{size}: rank correlation over the tasks {spearmanr(told[:, early], told[:, late]).statistic:.2f}")
 
 
-def at(losses: Floats, epoch: int) -> float:
+def at(losses: Sequence[float] | Floats, epoch: int) -> float:
     """Return a loss after an epoch; 10, where a beacon has diverged."""
     value = float(losses[epoch - 1]) if epoch <= len(losses) else math.inf
     return min(value, 10.0) if math.isfinite(value) else 10.0
@@ -214,20 +259,9 @@ def main() -> None:
         sizes(asked.share)
         return
     if asked.sure:
-        picks = [pick for task in (*TASKS, *LATER) for pick in searched(task)]
-        print("| ahead of the next scout | picks | also the best scout at the end | above it | above the best rate |")
-        print("| --- | --- | --- | --- | --- |")
-        for told, some in (
-            (f"{CLOSE:.0%} or more", [pick for pick in picks if pick[0] >= CLOSE]),
-            ("less", [pick for pick in picks if pick[0] < CLOSE]),
-        ):
-            _, scout, rate, _ = (np.array(column) for column in zip(*some, strict=True))
-            above = " | ".join(f"{column.mean():.3f}, {column.max():.2f}" for column in (scout, rate))
-            print(f"| {told} | {len(some)} | {int((scout <= 0.0).sum())} | {above} |")
-        ends = {"steer's search": 2, "three fixed rates": 3}
-        for told, column in ends.items():
-            some = np.array([pick[column] for pick in picks])
-            print(f"{told}: {some.mean():.3f} above the best rate of the list, {some.max():.2f} at worst")
+        sure([pick for task in (*TASKS, *LATER) for pick in recorded(task)])
+        print("\nsmall tasks in loops of one's own:")
+        sure(small())
         return
     if asked.short:
         for epochs in (3, 4, 5, 6, 8, 10):

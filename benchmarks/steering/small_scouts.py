@@ -1,0 +1,52 @@
+"""What scouts of small tasks see, and how the rates that they try end.
+
+    python benchmarks/steering/small_scouts.py [--data-dir DIR] [TASK ...]
+
+Trains each of the small tasks of ``loops.py`` at batch size 32 and each of its rates by the plan of ``steer``, two
+seeds each, one thread, and appends one line a run to ``benchmarks/results/steer_small_scouts.jsonl``, from which
+``scouting.py --sure`` tells how often the scout that is ahead ends best. What is there is not trained again.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import loops
+import torch
+from ends import ROOT, USUAL, trained
+
+from autobatch.control.run._files import append_lines, read_lines
+
+RESULTS = ROOT / "benchmarks" / "results" / "steer_small_scouts.jsonl"
+SIZE = 32
+SEEDS = (30, 31)
+SEEN = 0.1
+"""Share of the length that a scout takes at most, rounded up."""
+
+
+def run_all(names: Sequence[str], folder: Path | None) -> None:
+    """Train what is missing of the tasks."""
+    torch.set_num_threads(1)
+    for name in names:
+        task = loops.EVERY[name]
+        if task.stored and folder is None:
+            print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
+            continue
+        x, y = task.data(folder) if task.stored else task.data()
+        there = {(row["task"], row["lr"], row["seed"]) for row in read_lines(RESULTS)}
+        for seed in SEEDS:
+            for lr in task.rates:
+                if (name, lr, seed) not in there:
+                    found = trained(task, x, y, (SIZE, lr), USUAL, seed)
+                    seen = found["train_losses"][: max(1, round(SEEN * task.epochs))]
+                    ended = {figure: found[figure] for figure in ("validation_loss", "test_loss")}
+                    append_lines(RESULTS, [{"task": name, "lr": lr, "seed": seed, "train_losses": seen, **ended}])
+                    print(name, lr, seed, ended["validation_loss"], flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", choices=[*loops.EVERY, []])
+    parser.add_argument("--data-dir", type=Path, default=None)
+    given = parser.parse_args()
+    run_all(given.tasks or [*loops.EVERY], given.data_dir)
