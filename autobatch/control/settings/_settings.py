@@ -88,29 +88,7 @@ class Settings:
         seed: int,
         out: str | Path | None,
     ) -> "Settings":
-        """Return what a controller's arguments stand for.
-
-        Args:
-            policy: a policy, or the name or YAML file of one.
-            batch_sizes: the ladder; by default that of ``scouts``.
-            library: beacons, or the folder that holds them.
-            scouts: what scouts came to.
-            rates: how the learning rate is ruled; its learning rates are by default those of ``scouts``.
-            measuring: what is measured, or which steps are.
-            plan: how batches are made.
-            processes: who else trains.
-            task: what is known of the task.
-            advise: the loop's own batch size, where it is only advised.
-            loggers: what gets the records.
-            seed: seeds permutations and random policies.
-            out: the run directory.
-
-        Returns:
-            The settings.
-
-        Raises:
-            ConfigError: an argument cannot be used.
-        """
+        """Return what an ``AutoBatchController``'s arguments stand for; a ConfigError where one cannot be used."""
         if advise is not None and (isinstance(advise, bool) or not isinstance(advise, int) or advise < 1):
             raise ConfigError(f"advise: expected the batch size that your loop really uses, got {advise!r}")
         for value, kinds, what in (

@@ -1,7 +1,6 @@
 """The (C̄, L) plane as a picture: landscape, beacons, and the journey of a run through it."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, NullLocator
 
-from autobatch._errors import ConfigError, OutputError
+from autobatch._errors import ConfigError
 from autobatch.beacons import BeaconLibrary
 from autobatch.report._record import RunRecord, RunScout
+from autobatch.report._save_figure import save_figure
 from autobatch.report._words import C_AXIS, L_AXIS
 from autobatch.report.plane._beacons import draw_beacons
 from autobatch.report.plane._journey import draw_epochs, draw_journey, draw_scouts, placed_epochs
@@ -62,16 +62,7 @@ def save_plane(path: Path, record: RunRecord | None, library: BeaconLibrary | No
         OutputError: the file cannot be written.
     """
     check_format(path)
-    figure = plane_figure(record, library)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=150)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    save_figure(path, plane_figure(record, library))
 
 
 def check_format(path: Path) -> None:
