@@ -150,7 +150,8 @@ class Training(Parts):
             schedule=rates.factor,
             dataset=settings.task.dataset,
             adaptive=self.rates.adaptive,
-            guessing=None if settings.scouts is None else settings.scouts.guessing,
+            guessing=settings.task.guessing if settings.scouts is None else settings.scouts.guessing,
+            shares_loss=settings.task.shares_loss,
             periods=self.course.periods,
         )
 

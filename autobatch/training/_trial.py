@@ -1,5 +1,6 @@
 """A training in memory, epoch by epoch: what a run keeps on disk, and what an environment or a branch run steers."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -224,7 +225,14 @@ def _controller(
             **task.measuring.sketch,
         ),
         processes=Processes(device=engine.device),
-        task=TaskFacts(name=task.name, dataset=task.dataset.name, score=task.score, costs=costs),
+        task=TaskFacts(
+            name=task.name,
+            dataset=task.dataset.name,
+            score=task.score,
+            costs=costs,
+            guessing=math.log(engine.data.num_classes),
+            shares_loss=engine.data.shares_loss,
+        ),
         seed=config.seed,
     )
 

@@ -15,6 +15,7 @@ from autobatch.policies import make_policy
 from autobatch.training import EpochRow, load_data, load_epochs, run
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import Trial
+from autobatch.training.running._known import info_of
 from tests.training.tiny import COSTS, dropout_task, fixed, stages, tiny_config, tiny_task
 
 CPU = torch.device("cpu")
@@ -47,6 +48,11 @@ def train(trial: Trial, course: list[tuple[int, float]]) -> list[dict[str, Any]]
 
 def weights(trial: Trial) -> list[torch.Tensor]:
     return [value.clone() for value in trial.engine.model.state_dict().values()]
+
+
+def test_its_policy_knows_of_the_task_what_scouts_are_told() -> None:
+    trial = make()
+    assert trial.controller.task == info_of(trial.config, trial.engine.data, COSTS)
 
 
 @pytest.mark.parametrize("policy", [fixed(16), stages(8, 32, 16, 8)], ids=["fixed", "stages"])

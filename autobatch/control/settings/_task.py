@@ -19,6 +19,8 @@ class TaskFacts:
         score: the figure that ranks runs, ``"validation_loss"`` or ``"validation_error"``; None for the library's, or
             the loss.
         costs: modelled seconds by batch size, for policies and for a measuring budget.
+        guessing: training loss of one who guesses, log K for K classes; None where only scouts may know it.
+        shares_loss: training loss of one who guesses by the classes' shares.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -28,6 +30,8 @@ class TaskFacts:
     dataset: str = ""
     score: str | None = None
     costs: CostTable | None = None
+    guessing: float | None = None
+    shares_loss: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
