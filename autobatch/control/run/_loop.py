@@ -50,13 +50,9 @@ class LoopConfig(BaseModel):
     library: str | None = Field(default=None, description="Where the beacons lie, from the run directory; or None.")
     costs: CostTable | None = Field(default=None, description="Seconds by batch size, where they are known.")
 
-    def to_yaml(self) -> bytes:
-        """Return what ``config.yaml`` holds."""
-        return dump_yaml(self.model_dump(mode="json")).encode()
-
     def save(self, out: Path) -> None:
         """Write ``config.yaml`` into a run directory."""
-        write_whole(out / CONFIG, self.to_yaml())
+        write_whole(out / CONFIG, dump_yaml(self.model_dump(mode="json")).encode())
 
     def library_path(self, out: Path) -> Path | None:
         """Return where the beacons lie; None where there are none, or it is not known."""
