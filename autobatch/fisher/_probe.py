@@ -1,11 +1,12 @@
 """The public entry to measuring: a context manager around one forward and backward pass."""
 
+import inspect
 import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,9 @@ class FisherProbe:
         sketch_rows: int = SKETCH_ROWS,
         sketch_seed: int = 0,
         by_module: bool = False,
+        **moved: Never,
     ) -> None:
+        _refuse_unknown(moved)
         if loss_reduction not in LOSS_REDUCTIONS:
             raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
         if bn not in BN_MEANINGS:
@@ -402,6 +405,18 @@ def _checked_sketch(measure: str, rows: int, seed: int) -> tuple[int, int] | Non
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise MeasureError(f"{name}: expected a whole number of at least {least}, got {number!r}")
     return (rows, seed) if measure == "sketched" else None
+
+
+def _refuse_unknown(given: Iterable[str]) -> None:
+    """Refuse arguments that there are no more, or never were."""
+    known = inspect.signature(FisherProbe).parameters.keys() - {"moved"}
+    for name in given:
+        if name == "reuse_weight_gradient":
+            raise MeasureError(
+                "FisherProbe: 'reuse_weight_gradient' is now gradients=\"rows\", with loss.backward() in place of"
+                " probe.backward(loss)"
+            )
+        raise MeasureError(f"FisherProbe: no argument is called {name!r}; {near_names(name, known)}")
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -94,6 +94,40 @@ def test_a_loss_that_is_no_sum_over_samples_is_found() -> None:
         probe.gram()
 
 
+def test_complex_parameters() -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.to(self.weight.dtype) @ self.weight).abs()
+
+    model, x, y = Spectral(), torch.randn(B, 4).double(), torch.arange(B) % 3
+    exact, rows = (measured(model, x, y, bn).gram() for bn in ("exact", "rows"))
+    assert torch.allclose(exact, rows, rtol=1e-9)
+
+
+def test_what_it_cannot_measure_is_told_after_the_step() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5, 3, sparse=True)
+
+        def forward(self, words: list[int] | Tensor) -> Tensor:
+            return self.table(torch.as_tensor(words)).mean(1)
+
+    model = Words()
+    for words, message in (([[0, 1], [2, 3]], "no tensor was found"), (torch.tensor([[0, 1], [2, 3]]), "sparse=True")):
+        probe = FisherProbe(model, bn="exact")
+        model.zero_grad()
+        with probe:
+            probe.backward(model(words).square().sum())
+        assert model.table.weight.grad is not None
+        with pytest.raises(MeasureError, match=message):
+            probe.gram()
+
+
 def test_outputs_without_the_batch_in_front() -> None:
     class Transposed(nn.Module):
         def __init__(self) -> None:

@@ -1,8 +1,10 @@
 """The probe around a step: it never changes training, it starts afresh, and it says what it cannot measure."""
 
+import dataclasses
 import gc
 import weakref
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -369,6 +371,120 @@ def test_no_batch_norm_is_named(measure: Measure) -> None:
 def test_bad_arguments(options: dict[str, str], message: str) -> None:
     with pytest.raises(MeasureError, match=message):
         FisherProbe(TiedLanguageModel(), **options)  # type: ignore[arg-type]
+
+
+def test_arguments_that_there_are_no_more() -> None:
+    with pytest.raises(MeasureError, match=r"'reuse_weight_gradient' is now gradients=\"rows\""):
+        FisherProbe(mlp(), reuse_weight_gradient=True)  # type: ignore[arg-type]
+    with pytest.raises(MeasureError, match="no argument is called 'sample'; did you mean 'samples'"):
+        FisherProbe(mlp(), sample=2)  # type: ignore[arg-type]
+
+
+def test_parameters_that_get_their_shape_in_the_step() -> None:
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(5)), batch()
+    probe = FisherProbe(model)
+    grams = []
+    for _ in range(2):
+        with probe:
+            F.cross_entropy(model(x), y).backward()
+        grams.append(probe.gram())
+    assert torch.equal(*grams)
+    expected = gram_one_sample_at_a_time(model.double(), x.double(), y, F.cross_entropy)
+    assert torch.allclose(grams[0], expected, rtol=1e-4)
+
+
+def test_an_empty_batch() -> None:
+    model = mlp()
+    probe = FisherProbe(model, loss_reduction="sum")
+    with probe:
+        model(torch.randn(0, 48)).sum().backward()
+    with pytest.raises(MeasureError, match=r"the batch is empty.*\(0, 48\)"):
+        probe.gram()
+
+
+def test_rows_that_one_sample_has_none_of() -> None:
+    class Leaving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.late = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            late = x[:, 0] > 10.0
+            return torch.cat([self.first(x[~late]), self.late(x[late])])
+
+    model, x = Leaving().double(), torch.randn(1, 4).double()
+    probe = FisherProbe(model)
+    with probe:
+        model(x).square().sum().backward()
+    expected = sum(gradient.square().sum() for gradient in (model.first.weight.grad, model.first.bias.grad))
+    assert torch.allclose(probe.gram(), expected.view(1, 1))
+
+
+@dataclasses.dataclass
+class Pair:
+    left: Tensor
+    right: Tensor
+
+
+class Store:
+    def __init__(self, **tensors: Tensor) -> None:
+        self.inner = {"self": self, **tensors}
+
+
+@pytest.mark.parametrize("kind", [Pair, Store])
+def test_tensors_within_what_the_model_is_called_with(kind: type) -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 5), nn.Linear(3, 5)
+
+        def forward(self, given: Any) -> Tensor:
+            values = vars(given).get("inner", vars(given))
+            return self.left(values["left"]) * self.right(values["right"])
+
+    model, left, right = Joined().double(), torch.randn(5, 4).double(), torch.randn(5, 3).double()
+    probe = FisherProbe(model, loss_reduction="sum")
+    with probe:
+        model(kind(left=left, right=right)).sin().sum().backward()
+    rows = [
+        torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
+        for value in model(kind(left=left, right=right)).sin().sum(1)
+    ]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    assert torch.allclose(probe.gram(), jacobian @ jacobian.T)
+
+
+def test_a_weight_that_the_model_is_called_with_is_no_batch() -> None:
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(6, 4))
+
+        def forward(self, table: Tensor, x: Tensor) -> Tensor:
+            return x @ table.T
+
+    model, x, y = Called().double(), torch.randn(6, 4).double(), torch.arange(6)
+    probe = FisherProbe(model)
+    with probe:
+        F.cross_entropy(model(F.softplus(model.table), x), y).backward()
+    rows = torch.stack([
+        torch.autograd.grad(value, model.table)[0].flatten()
+        for i in range(6)
+        for value in [F.cross_entropy(model(F.softplus(model.table), x[i : i + 1]), y[i : i + 1])]
+    ])
+    assert torch.allclose(probe.gram(), rows @ rows.T)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    given = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)])
+    probe = FisherProbe(model)
+    with probe:
+        torch.nested.to_padded_tensor(model(given), 0.0).square().sum().backward()
+    assert model.weight.grad is not None
+    with pytest.raises(MeasureError, match=r"nested tensors.*samples=index"):
+        probe.gram()
 
 
 @pytest.mark.parametrize("whole", [True, False])

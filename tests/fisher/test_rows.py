@@ -156,7 +156,7 @@ def test_what_cannot_be_measured_gets_the_librarys_gradient() -> None:
         x.requires_grad_()
         probe = FisherProbe(model, gradients="rows")
         torch.testing.assert_close(step(probe), step(None))
-        with pytest.raises(MeasureError, match="its gradient arrived twice"):
+        with pytest.raises(MeasureError, match=r"differentiated again|arrived twice"):
             probe.gram()
 
 

@@ -16,14 +16,22 @@ from torch.utils.hooks import RemovableHandle
 from autobatch._errors import MeasureError
 from autobatch.fisher.capture._following import Following
 from autobatch.fisher.capture._ledgers import Ledgers
-from autobatch.fisher.capture._notes import Guarded, Notes
+from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.capture._uses import ALONE, Uses
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._layout import IN_FRONT, LostBatch
 from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._sink import GramSink
 from autobatch.fisher.layers._calls import Call
-from autobatch.fisher.layers._functions import ASSIGNING, PROPERTIES, is_composite, name_of, opened, tensors_of
+from autobatch.fisher.layers._functions import (
+    ASSIGNING,
+    PROPERTIES,
+    given_to_model,
+    is_composite,
+    name_of,
+    opened,
+    tensors_of,
+)
 from autobatch.fisher.layers._modules import MODULE_RULES, module_contributions
 from autobatch.fisher.layers._rules import rule_for
 
@@ -154,7 +162,8 @@ class Capture(TorchFunctionMode):
         if not torch.is_grad_enabled() or self.notes.problem is not None:
             return
         with Guarded(self.notes, "the call of the model could not be followed"), torch._C.DisableTorchFunction():
-            self._begin(tensors_of(args, kwargs))
+            given = given_to_model(args, kwargs)
+            self._begin([tensor for tensor in given if self._weights.get(tensor) is None])
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Refuse a first argument whose leading size is not the batch's, and outputs in another order."""
@@ -162,7 +171,7 @@ class Capture(TorchFunctionMode):
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
             batch = self._following.batch
-            sizes = {tensor.shape[0] for tensor in tensors_of(args, kwargs) if tensor.ndim}
+            sizes = {tensor.shape[0] for tensor in given_to_model(args, kwargs) if tensor.ndim}
             results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
             if results and results[0] != batch and results[0] in sizes and not self._samples().said:
                 raise MeasureError(
@@ -240,7 +249,7 @@ class Capture(TorchFunctionMode):
             raise self.notes.problem
         passes = len(self.notes.batches)
         if not passes:
-            raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
+            raise MeasureError(NOT_CALLED)
         if passes != self._passes:
             raise MeasureError(f"micro_batches={self._passes}, but the model was called {passes} times inside the body")
         self._end_pass()

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._sums import Arrived
-from autobatch.fisher.capture._notes import Guarded, Notes
-from autobatch.fisher.gram._jacobians import DenseJacobian
+from autobatch.fisher._sums import Arrived, norm_of
+from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
+from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._sink import GramSink
-from autobatch.fisher.layers._functions import tensors_of
+from autobatch.fisher.layers._calls import dense
+from autobatch.fisher.layers._functions import given_to_model, tensors_of
 
 
 class ExactCapture:
@@ -46,14 +47,17 @@ class ExactCapture:
     def _called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not torch.is_grad_enabled():
             return
+        with Guarded(self.notes, "the call of the model could not be followed"):
+            self._begin(given_to_model(args, kwargs), output)
+
+    def _begin(self, given: list[Tensor], output: Any) -> None:
         if self.notes.batches:
-            self.notes.problem = MeasureError('the model was called twice in one measured step, with bn="exact"')
-            return
-        batch = tensors_of(args, kwargs)[0].shape[0]
+            raise MeasureError('the model was called twice in one measured step, with bn="exact"')
+        batch, _, _ = Samples().of(given)
         self.notes.batches.append(batch)
         self._outputs = [tensor for tensor in tensors_of((output,)) if tensor.requires_grad]
         if any(tensor.ndim == 0 or tensor.shape[0] != batch for tensor in self._outputs):
-            self.notes.problem = MeasureError(f'bn="exact" needs outputs with the batch (B = {batch}) as dimension 0')
+            raise MeasureError(f'bn="exact" needs outputs with the batch (B = {batch}) as dimension 0')
         for module in self._model.modules():
             if isinstance(module, _BatchNorm):
                 self.notes.bn = "exact" if module.training or self.notes.bn == "exact" else "eval"
@@ -87,12 +91,17 @@ class ExactCapture:
             self._sink.begin(1)
             for (name, _), row in zip(parameters, rows, strict=True):
                 if row is not None:
-                    self._sink.add(name, [DenseJacobian(row.reshape(1, len(row) if row.ndim else 1, -1))])
+                    if row.layout is not torch.strided:
+                        where = self.notes.describe(name)
+                        raise MeasureError(
+                            f"{where}: with sparse=True it has no plain per-sample gradients: leave it off"
+                        )
+                    self._sink.add(name, [dense(row.unsqueeze(0))])
                     self.notes.gradient_eps = max(self.notes.gradient_eps, torch.finfo(row.dtype).eps)
         whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
         self.notes.checks = [
             {
-                name: Arrived([torch.linalg.vector_norm(g, dtype=torch.float64)], torch.finfo(g.dtype).eps)
+                name: Arrived([norm_of(g)], torch.finfo(g.dtype).eps)
                 for (name, _), g in zip(parameters, whole, strict=True)
                 if g is not None
             }
@@ -108,6 +117,6 @@ class ExactCapture:
         if self.notes.problem is not None:
             raise self.notes.problem
         if not self.notes.batches:
-            raise MeasureError("the model was not called inside the body: run model(...) and backward() within it")
+            raise MeasureError(NOT_CALLED)
         if not self.notes.checks:
             raise MeasureError('bn="exact" needs probe.backward(loss) instead of loss.backward()')

@@ -20,6 +20,7 @@ from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
 _NOBODY = Grouping(torch.zeros(0, dtype=torch.int64), 0)
+_OF_ONE = Grouping(torch.zeros(0, dtype=torch.int64), 1)
 Found = list[tuple[Tensor, Layout]]
 """Tensors of a call that descend from the batch, with where it lies in them."""
 
@@ -61,7 +62,7 @@ class Following:
         for tensor in tensors:
             if (layout := layouts.get(id(tensor))) is not None:
                 self.put(tensor, layout)
-            elif tensor not in self._weights:
+            else:
                 self.leave_out(tensor)
 
     def put(self, tensor: Tensor, layout: Layout) -> None:
@@ -161,7 +162,8 @@ class Following:
         """
         layout = self.standing(tensor)
         if self.batch == 1 and tensor.ndim:
-            return BatchLayout(0, tensor.shape[0])
+            # Rows that there are none of, such as those of an expert that got no tokens, are its too.
+            return BatchLayout(0, tensor.shape[0]) if len(tensor) else BatchLayout(0, grouping=_OF_ONE)
         if isinstance(layout, BatchLayout):
             return layout
         through = ""

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
-from autobatch.fisher._sums import Arrived, slack_of_positions
+from autobatch.fisher._sums import Arrived, norm_of, slack_of_positions
 from autobatch.fisher.capture._anchor import anchor
 from autobatch.fisher.capture._notes import Guarded, Notes
 from autobatch.fisher.capture._tap import Tap
@@ -26,8 +26,6 @@ _TWICE = (
     "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty, or another"
     " torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
 )
-# Numbers that a CPU adds up in float32 to better than 1e-6.
-_LONG_SUM = 1 << 16
 
 
 @dataclass
@@ -97,7 +95,7 @@ class Ledgers:
         def hook(gradient: Tensor) -> None:
             if not self.pulling_back and self._notes.batches:
                 with Guarded(self._notes, root.name, ""), torch.no_grad():
-                    ledger.norms.append(_norm(gradient))
+                    ledger.norms.append(norm_of(gradient))
 
         self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
@@ -313,24 +311,3 @@ class Ledgers:
         self._tapped = []
         for ledger in self._by_id.values():
             ledger.uses = []
-
-
-def _norm(gradient: Tensor) -> Tensor:
-    """Return the norm of a gradient, NaN for one that is not held in full.
-
-    In two stages, the second in float64: in one, the CPU's float32 sum over a million entries is off by 1e-5, which is
-    more than the check of the sums allows for, and float64 throughout takes thirty times as long.
-    """
-    if gradient.layout is not torch.strided:
-        return torch.full((), torch.nan, dtype=torch.float32, device=gradient.device)
-    if gradient.is_complex():
-        gradient = torch.view_as_real(gradient.resolve_conj())
-    dtype = gradient.dtype if gradient.dtype in {torch.float32, torch.float64} else torch.float32
-    if gradient.ndim > 1:
-        kept = 0  # what follows lies together in memory, across which a sum takes ten times as long
-        if gradient.numel() > _LONG_SUM * gradient.shape[0]:
-            kept = max(range(gradient.ndim), key=lambda dim: gradient.shape[dim])
-        others = tuple(dim for dim in range(gradient.ndim) if dim != kept)
-        gradient = torch.linalg.vector_norm(gradient, dim=others, dtype=dtype)
-    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-    return norm

@@ -9,6 +9,11 @@ from autobatch._errors import MeasureError
 from autobatch.fisher._measurement import caused
 from autobatch.fisher._sums import Arrived
 
+NOT_CALLED = (
+    "the model was not called inside the body: run model(...), not model.forward(...) or a part of it alone, and"
+    " backward() within it"
+)
+
 
 class Notes:
     """What a step leaves besides F.

@@ -28,6 +28,10 @@ ALONE = (
     "its result does not descend from the model's input and never meets what does, so no per-sample gradient exists:"
     " give each sample its own rows, or freeze the parameter"
 )
+_DIFFERENTIATED = (
+    "a gradient that is differentiated again, torch.autograd.grad(..., create_graph=True), cannot be measured: leave it"
+    " out of measured steps, or measure nothing (measuring=NeverMeasure())"
+)
 # Functions of a matrix alone whose result is the matrix transposed.
 _TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
 # Functions with parameters that draw random numbers.
@@ -117,6 +121,8 @@ class Uses:
 
     def see(self, call: Call) -> None:
         """Follow the samples through a call, and register what it owes to its weights."""
+        if call.function is torch.autograd.grad and any(output.requires_grad for output in call.outputs):
+            raise MeasureError(_DIFFERENTIATED)
         found = self._following.follow(call)
         carrying = {id(tensor) for tensor, _ in found}
         for tensor in call.heeded:

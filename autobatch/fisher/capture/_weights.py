@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from autobatch.fisher.layers._calls import Root, Weight
 
@@ -23,15 +24,15 @@ class Weights:
         self._counted = counted
         self._found = found
         self._roots: set[int] = set()
-        self._sharded = False
+        self._later = False
         self._by_id: dict[int, Weight] = {}
         self._find_parameters()
 
     def _find_parameters(self) -> None:
         for name, parameter in self._model.named_parameters():
-            if hasattr(parameter, "device_mesh"):
-                # FSDP shows the whole parameter, another object, while the module runs.
-                self._sharded = True
+            if hasattr(parameter, "device_mesh") or is_lazy(parameter):
+                # FSDP shows the whole parameter, another object, while the module runs; a lazy one gets its shape then.
+                self._later = True
             elif self._counted is not None and name not in self._counted:
                 continue
             elif parameter.requires_grad and id(parameter) not in self._roots:
@@ -46,7 +47,7 @@ class Weights:
     def get(self, tensor: Tensor) -> Weight | None:
         """Return the weight that a tensor is, or None."""
         weight = self._by_id.get(id(tensor))
-        if weight is None and self._sharded and type(tensor) is nn.Parameter and tensor.requires_grad:
+        if weight is None and self._later and type(tensor) is nn.Parameter and tensor.requires_grad:
             self._find_parameters()
             weight = self._by_id.get(id(tensor))
         return weight

@@ -195,10 +195,19 @@ def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batc
 
 
 def _looked_up(move: Move) -> int | None:
-    # embedding(indices, table)
-    if move.slot == 0:
+    # F.embedding(indices, table, padding, max_norm), torch.embedding(table, indices)
+    table = 0 if move.args[0].is_floating_point() else 1
+    if move.slot == 1 - table:
         return move.dim
-    return move.output.ndim - 1 if move.slot == 1 and move.dim == 1 else None
+    scaled = table == 1 and move.argument(3, "max_norm") is not None
+    return move.output.ndim - 1 if move.slot == table and move.dim == 1 and not scaled else None
+
+
+def _gathered(move: Move) -> int | None:
+    # gather(table, dim, index): of a table that is nobody's the result lies as the index does.
+    if move.slot == 2 and all(move.args[0] is not tensor for tensor in move.followed):
+        return move.dim
+    return untouched(1, slots=(0, 2))(move)
 
 
 def _bagged(move: Move) -> Place:
@@ -231,7 +240,7 @@ INDEXING: dict[str, Rule] = {
     "__getitem__": indexed,
     "embedding": _looked_up,
     "embedding_bag": _bagged,
-    "gather": untouched(1, slots=(0, 2)),
+    "gather": _gathered,
     "index_select": _index_selected,
     "take": in_slots(lambda move: move.dim, 1),
     "take_along_dim": untouched(2, slots=(0, 1)),

@@ -128,11 +128,41 @@ def _timed_loss(move: Move) -> Place:
     return 0 if move.output.ndim else WHOLE
 
 
-def _convolved(spatial: int) -> Rule:
-    def rule(move: Move) -> int | None:
-        return 0 if move.slot == 0 and move.source.ndim == spatial + 2 and move.dim == 0 else None
+def _convolved(spatial: int, *, transposed: bool) -> Rule:
+    def rule(move: Move) -> Place:
+        if move.slot == 0 and move.source.ndim == spatial + 2 and move.dim == 0:
+            return 0
+        # Filters of each sample's own: an image of (B * channels), in groups of one sample each.
+        if (move.slot, move.dim) not in {(0, 1), (1, 0), (2, 0)} or move.output.ndim != spatial + 2:
+            return None
+        by_groups = move.outer == 1 and int(move.argument(6, "groups", 1)) % move.batch == 0
+        of_outputs = move.slot == 2 or (move.slot == 1 and not transposed)
+        return (1, move.outer) if of_outputs or by_groups else None
 
     return rule
+
+
+def _normalised_batch(move: Move) -> int | None:
+    # Channels are normalised one by one: in dimension 1 samples do not meet.
+    return 1 if move.slot == 0 and move.dim == 1 else _in_front(move)
+
+
+def _triangular(move: Move) -> int | None:
+    # solve_triangular(A, B): the rows of B are mixed, or with left=False its columns.
+    last = move.source.ndim - 1
+    mixed = {0: {last - 1, last}, 1: {last - 1 if move.kwargs.get("left", True) else last}}.get(move.slot)
+    return None if mixed is None or move.dim in mixed else aligned_right(move)
+
+
+def _framed(move: Move) -> int | None:
+    # stft of (B, length), istft of (B, frequencies, frames).
+    dimensions = 2 if move.name == "stft" else 3
+    return 0 if move.slot == 0 and move.dim == 0 and move.source.ndim == dimensions else None
+
+
+def _deformed(move: Move) -> int | None:
+    # (input, weight, offset, mask, bias)
+    return 0 if move.slot in {0, 2, 3} and move.dim == 0 else None
 
 
 def _unfolded(move: Move) -> Place:
@@ -226,6 +256,11 @@ _BY_RULE: tuple[tuple[str, Rule], ...] = (
     ("renorm", _slices_scaled),
     ("scaled_dot_product_attention", _attention),
     ("unfold", _unfolded),
+    ("batch_norm", _normalised_batch),
+    ("bincount", lambda move: WHOLE),  # but see ``Through``
+    ("stft istft", _framed),
+    ("deform_conv2d", _deformed),
+    ("linalg_solve_triangular", _triangular),
     ("where", _chosen),
 )
 PLACES: dict[str, Rule] = (
@@ -233,7 +268,11 @@ PLACES: dict[str, Rule] = (
     | dict.fromkeys(FIRST_ONLY, keeps_samples)
     | dict.fromkeys(BATCH_IN_FRONT | BATCH_IN_FRONT_OF_SECOND, _in_front)
     | dict.fromkeys(ITEM_LOSSES | ROW_LOSSES | VECTOR_LOSSES, _loss)
-    | {f"conv{kind}{spatial}d": _convolved(spatial) for kind in ("", "_transpose") for spatial in (1, 2, 3)}
+    | {
+        f"conv{kind}{spatial}d": _convolved(spatial, transposed=bool(kind))
+        for kind in ("", "_transpose")
+        for spatial in (1, 2, 3)
+    }
     | {name: rule for names, rule in _BY_RULE for name in names.split()}
     | SHAPES
     | PRODUCTS

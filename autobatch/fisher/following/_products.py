@@ -138,7 +138,7 @@ def _einsum(move: Move) -> int | None:
 
 PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "__matmul__"), _matmul),
-    **dict.fromkeys(("addmm", "baddbmm"), _products_added),
+    **dict.fromkeys(("addmm", "baddbmm", "addmm_", "baddbmm_"), _products_added),
     **dict.fromkeys(("outer", "ger"), lambda move: move.slot if move.slot in {0, 1} else None),
     "__rmatmul__": _reversed_matmul,
     "cdist": _distances,

@@ -60,12 +60,24 @@ class Samples:
         Raises:
             MeasureError: where no tensor has the rows.
         """
+        if any(tensor.is_nested for tensor in tensors):
+            raise MeasureError(
+                "nested tensors cannot be followed: pad them, or join their rows and say samples=index, the sample of"
+                " each row"
+            )
         if isinstance(self.rows, Tensor):
             return self._by_index(self.rows, tensors)
-        first = tensors[0] if tensors else None
-        if first is None or first.ndim <= self.dim:
-            raise MeasureError(f"the model's first tensor argument must have the batch as dimension {self.dim}")
+        if not tensors:
+            raise MeasureError("no tensor was found in what the model is called with, so there are no samples in it")
+        first = tensors[0]
+        if first.ndim <= self.dim:
+            raise MeasureError(
+                f"the model's first tensor argument must have the batch as dimension {self.dim}, its shape is"
+                f" {tuple(first.shape)}"
+            )
         length, each = first.shape[self.dim], self.rows or 1
+        if not length:
+            raise MeasureError(f"the batch is empty: the model's first tensor has shape {tuple(first.shape)}")
         if length % each:
             raise MeasureError(
                 f"samples={each}: the model's first tensor has {length} rows, which is no multiple of that"

@@ -15,7 +15,7 @@ def _reshaped(move: Move) -> Place:
     before = move.source.shape[: move.dim].numel() * move.outer
     seen = 1
     for dim, size in enumerate(move.output.shape):
-        if size and before % seen == 0 and size % (before // seen * move.batch) == 0:
+        if size and seen and before % seen == 0 and size % (before // seen * move.batch) == 0:
             return dim, before // seen
         seen *= size
     return None

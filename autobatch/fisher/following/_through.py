@@ -174,9 +174,10 @@ class Through:
         if len(places) > 1:
             places = {_with_grouping(each, output, self._call.batch) for each in places}
         (place, *others) = places
-        if place is None or others:
+        if place is None or others or self._call.name == "bincount":
             claimed = any(_open(each.layout) for each in aligned)  # one that a rule does not confirm is refuted
-            place = None if claimed else self._regrouped(aligned, index, samples)
+            regrouped = None if claimed else self._regrouped(aligned, index, samples)
+            place = regrouped or (None if others else place)
         return _of_one_sample(aligned, place, output)
 
     def _place(
@@ -226,6 +227,8 @@ class Through:
             place = unpacked(name, self._args, rows, index)
         elif name in SCATTERING and len(self._args) > 3:
             place = self._scattered(grouping, layouts, samples)
+        elif name == "bincount":
+            place = self._counted(grouping, samples)
         elif name == "embedding_bag" and len(self._args) > 2 and not index:
             place = self._bagged(grouping, samples)
         return None if place is None else layout_along(*place, samples.batch)
@@ -253,6 +256,18 @@ class Through:
         found = scattered(base, dim, rows, samples=of_source, known=known, batch=samples.batch)
         stays = own is None or (known and found is not None and torch.equal(found, known[0]))
         return (dim, found) if found is not None and stays else None
+
+    def _counted(
+        self, grouping: Callable[[Tensor, int], Tensor | None], samples: Grouping
+    ) -> tuple[int, Tensor] | None:
+        """Follow samples through ``bincount(index)`` of rows that count for a sample, such as the nodes of graphs."""
+        index, counts = self._args[0], self._call.outputs[0]
+        of_rows = grouping(index, 0)
+        if of_rows is None or len(index) <= samples.batch:
+            return None
+        known = samples.likely(len(counts))
+        found = scattered(counts, 0, index, samples=of_rows, known=known, batch=samples.batch)
+        return None if found is None else (0, found)
 
     def _bagged(self, grouping: Callable[[Tensor, int], Tensor | None], samples: Grouping) -> tuple[int, Tensor] | None:
         """Follow samples through ``embedding_bag(table, indices, offsets)``, whose bags are of one sample each."""

@@ -201,22 +201,12 @@ class KeptInput:
             return tensor
         return self.layout.samples_first(tensor, self.batch).flatten(0, 2)
 
-    def need_batch_first(self, dimensions: tuple[int, ...] | None = None) -> None:
-        """Raise MeasureError unless the batch lies in dimension 0 of an input with so many dimensions."""
-        if dimensions is not None and self.ndim not in dimensions:
-            raise MeasureError(f"expected an input of {dimensions[0]} dimensions, got shape {self.shape}")
+    def need_batch_first(self) -> None:
+        """Raise MeasureError unless the batch lies in dimension 0 of the input."""
         if self.layout.dim != 0:
             raise MeasureError(
                 f"expected the batch in dimension 0 of the input, it is in dimension {self.layout.dim}"
                 f" of shape {self.shape}"
-            )
-
-    def need_batch_before(self, features: int) -> None:
-        """Raise MeasureError where the batch lies in one of the last ``features`` dimensions."""
-        if self.layout.dim >= self.ndim - features:
-            raise MeasureError(
-                f"the batch lies in a feature dimension of the input (dimension {self.layout.dim} of shape"
-                f" {self.shape})"
             )
 
 

@@ -1,12 +1,13 @@
 """Torch functions as a mode sees them: their names, what they change, and composite ones opened up."""
 
 import contextlib
+import dataclasses
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 # Functions that change their first argument in place and give nothing back.
 ASSIGNING = frozenset({"__setitem__"})
@@ -44,6 +45,39 @@ def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> 
             elif isinstance(value, Mapping):
                 found += tensors_of((), value)
     return found
+
+
+def given_to_model(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return all tensors that a model is called with, those in data classes and other objects of the user too.
+
+    Args:
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        The tensors, in order.
+    """
+    seen: set[int] = set()
+
+    def within(value: Any) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+            return
+        if id(value) in seen or isinstance(value, (type, nn.Module)) or callable(value):
+            return
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            parts = value.values()
+        elif isinstance(value, (tuple, list)):
+            parts = value
+        elif dataclasses.is_dataclass(value):
+            parts = [getattr(value, each.name, None) for each in dataclasses.fields(value)]
+        else:
+            parts = getattr(value, "__dict__", {}).values()
+        for part in parts:
+            yield from within(part)
+
+    return [*within(tuple(args)), *within(dict(kwargs))]
 
 
 @functools.cache

@@ -100,6 +100,8 @@ class Replay:
         """
         outside = gradient
         for other, other_gradient in self._arrived:
+            if not other.requires_grad:
+                continue
             (through,) = torch.autograd.grad(other, output, other_gradient, retain_graph=True, allow_unused=True)
             if through is not None:
                 outside = outside - through
@@ -159,6 +161,8 @@ def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Ten
         (n, *input's shape) for each input; zeros where it does not depend on one.
     """
     found: Sequence[Tensor | None]
+    if isinstance(output, Tensor) and not output.requires_grad:  # of values alone that have no derivative
+        return [tensor.new_zeros(len(gradients), *tensor.shape) for tensor in inputs]
     try:
         found = torch.autograd.grad(
             output, inputs, gradients, retain_graph=True, allow_unused=True, is_grads_batched=True

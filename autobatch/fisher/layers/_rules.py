@@ -41,6 +41,17 @@ _Maker = Callable[[Tensor], Jacobian]
 """Makes the per-sample gradients of a weight from the gradient of a call's output."""
 
 
+def _kept_before(call: Call, x: Tensor, features: int) -> KeptInput:
+    """Keep an input whose samples lie before its last dimensions; for any other there is no fast rule."""
+    try:
+        kept = KeptInput(call, x)
+    except MeasureError:
+        raise NoRuleError from None
+    if kept.layout.dim >= kept.ndim - features:
+        raise NoRuleError
+    return kept
+
+
 def _linear(call: Call) -> list[Contribution]:
     given = arguments(call, "input weight bias")
     return _product(call, given["input"], given["weight"], given["bias"], out_first=True)
@@ -48,10 +59,12 @@ def _linear(call: Call) -> list[Contribution]:
 
 def _matmul(call: Call) -> list[Contribution]:
     given = arguments(call, "input other")
-    other = next(given[name] for name in ("other", "mat2", "vec") if given.get(name) is not None)
-    if call.weight(given["input"]) is not None:
-        return _left_product(call, given["input"], other)
-    return _product(call, given["input"], other, None, out_first=False)
+    left, right = given["input"], next(given[name] for name in ("other", "mat2", "vec") if given.get(name) is not None)
+    if call.name == "__rmatmul__":
+        left, right = right, left
+    if call.weight(left) is not None:
+        return _left_product(call, left, right)
+    return _product(call, left, right, None, out_first=False)
 
 
 def _addmm(call: Call) -> list[Contribution]:
@@ -64,8 +77,7 @@ def _addmm(call: Call) -> list[Contribution]:
 def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> list[Contribution]:
     # x times a matrix, which lies as (out, in) when out_first and not transposed.
     contributions = []
-    kept = KeptInput(call, x)
-    kept.need_batch_before(features=1)
+    kept = _kept_before(call, x, features=1)
     if used := call.weight(weight):
         if used.tensor.ndim != 2:
             raise NoRuleError
@@ -89,7 +101,7 @@ def _product_weight(kept: KeptInput, out_first: bool) -> _Maker:
 def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
     # A matrix times x of shape (..., in, n): each of the n columns is a position.
     used = call.weight(weight)
-    kept = KeptInput(call, x)
+    kept = _kept_before(call, x, features=0)
     if used is None or used.tensor.ndim != 2 or x.ndim < 2 or call.weight(x) is not None:
         raise NoRuleError
     last = {x.ndim - 1: x.ndim - 2}.get(kept.layout.dim, kept.layout.dim)
@@ -118,8 +130,7 @@ def _summed_bias(kept: KeptInput) -> _Maker:
 
 def _bilinear(call: Call) -> list[Contribution]:
     given = arguments(call, "input1 input2 weight bias")
-    first, second = KeptInput(call, given["input1"]), KeptInput(call, given["input2"])
-    first.need_batch_before(features=1)
+    first, second = (_kept_before(call, given[name], features=1) for name in ("input1", "input2"))
 
     def weight(gradient: Tensor) -> Jacobian:
         one, two, g = precise(first.by_sample(first()), second.by_sample(second()), first.by_sample(gradient))
@@ -139,8 +150,9 @@ def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
 
     def rule(call: Call) -> list[Contribution]:
         given = arguments(call, order)
-        kept = KeptInput(call, given["input"])
-        kept.need_batch_first((spatial + 2,))
+        kept = _kept_before(call, given["input"], features=spatial + 1)
+        if kept.ndim != spatial + 2:
+            raise NoRuleError
         if (used := call.weight(given["weight"])) and used.transposed:
             raise NoRuleError
         geometry = _geometry(tuple(given["weight"].shape[2:]), given)
@@ -268,8 +280,7 @@ def _affine_features(
     call: Call, given: Mapping[str, Any], shape: tuple[int, ...], normalised: Callable[[Tensor], Tensor]
 ) -> list[Contribution]:
     """Return scale and shift of the last dimensions after a normalisation over them."""
-    kept = KeptInput(call, given["input"])
-    kept.need_batch_before(features=len(shape))
+    kept = _kept_before(call, given["input"], features=len(shape))
 
     def by_sample(values: Tensor) -> Tensor:
         return kept.layout.samples_first(values, kept.batch).reshape(kept.batch, -1, *shape).sum(1)

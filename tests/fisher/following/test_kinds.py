@@ -444,7 +444,7 @@ def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: p
         raise ZeroDivisionError("in the measure")
 
     model, x = Between(torch.tanh), randn(B, C)
-    monkeypatch.setattr("autobatch.fisher.capture._ledgers._norm", fails)
+    monkeypatch.setattr("autobatch.fisher.capture._ledgers.norm_of", fails)
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())

@@ -68,6 +68,41 @@ def test_graphs_by_an_index_of_nodes(add: str) -> None:
     )
 
 
+class GraphNorm(nn.Module):
+    """Nodes less their graph's mean, by the number of nodes in each graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head, self.shift = nn.Linear(5, 6), nn.Linear(6, 3), nn.Parameter(torch.rand(6))
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        x, nodes = torch.tanh(self.enter(x)), torch.bincount(index)
+        mean = x.new_zeros(len(nodes), 6).index_add(0, index, x) / nodes.unsqueeze(1)
+        x = (x - mean[index] * self.shift).relu()
+        return self.head(x.new_zeros(len(nodes), 6).index_add(0, index, x) / nodes.unsqueeze(1))
+
+
+def test_nodes_are_counted_by_graph() -> None:
+    model, x = GraphNorm().double(), randn(8, 5)
+    assert error(model, lambda: model(x, INDEX).sin().sum(1), samples=INDEX) < 1e-12
+    even = torch.arange(4).repeat_interleave(2)
+    assert error(model, lambda: model(x, even).sin().sum(1), samples=even) < 1e-12
+
+
+def test_labels_that_are_counted_are_statistics_of_the_batch() -> None:
+    class Balanced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            losses = nn.functional.cross_entropy(self.layer(x), labels, reduction="none")
+            return losses / torch.bincount(labels, minlength=3)[labels]
+
+    model, x, labels = Balanced().double(), randn(4, 5), torch.tensor([0, 2, 1, 2])
+    assert error(model, lambda: model(x, labels)) < 1e-12
+
+
 def test_graphs_that_send_to_each_other_are_refused() -> None:
     model, x = GraphNet("index").double(), randn(8, 5)
     across = torch.cat([EDGES, torch.tensor([[0], [7]])], 1)

@@ -779,6 +779,8 @@ PRODUCTS = {
     "matrix-transposed": bare(lambda m, x: x @ m.p.T, p="5 c"),
     "matrix-by-mm": bare(lambda m, x: torch.mm(x, m.p), vectors, p="c 5"),
     "matrix-on-the-left": bare(lambda m, x: m.p @ x, p="5 t"),
+    "matrix-by-rmatmul": bare(lambda m, x: m.p.__rmatmul__(x), p="c c"),
+    "matrix-on-the-left-by-rmatmul": bare(lambda m, x: x.__rmatmul__(m.p), p="t t"),
     "matrix-on-the-left-square": bare(lambda m, x: torch.matmul(m.p, x), p="t t"),
     "matrix-on-the-left-softmax": bare(lambda m, x: m.p.softmax(-1) @ x, p="t t"),
     "matrix-on-the-left-of-columns": bare(lambda m, x: (m.p @ x.T).T, vectors, p="5 c"),
@@ -797,6 +799,12 @@ PRODUCTS = {
     "vector-on-the-left": bare(lambda m, x: m.p @ x, p="t"),
     "addmm": bare(lambda m, x: torch.addmm(m.q, x, m.p), vectors, p="c 5", q="5"),
     "addmm-scaled": bare(lambda m, x: torch.addmm(m.q, x, m.p, beta=2, alpha=0.5), vectors, p="c 5", q="5"),
+    "addmm-in-place": bare(lambda m, x: x.new_zeros(len(x), 5).addmm_(x, m.p), vectors, p="c 5"),
+    "input-of-a-layer-of-the-sample": bare(lambda m, x: F.linear(m.p, x.flatten(1)[:, :4]).T.unsqueeze(1), p="3 4"),
+    "image-under-filters-of-the-sample": bare(
+        lambda m, x: F.conv1d(m.p, x.flatten(1)[:, :4].view(-1, 2, 2), padding=1).transpose(0, 1), p="3 2 4"
+    ),
+    "no-derivative-beside-one": bare(lambda m, x: F.hinge_embedding_loss(x, m.p, reduction="none"), p="c"),
     "addmm-flat": bare(lambda m, x: torch.addmm(m.q, x.flatten(0, 1), m.p).view(*x.shape[:2], -1), p="c 5", q="5"),
     "einsum": bare(lambda m, x: torch.einsum("btc,cd->btd", x, m.p), p="c 5"),
     "einsum-parameter-first": bare(lambda m, x: torch.einsum("dc,btc->bdt", m.p, x), p="5 c"),
@@ -861,6 +869,8 @@ TABLES = {
     "table-by-index-select": bare(lambda m, x: m.p.index_select(0, x.flatten()).view(*x.shape, -1), tokens, p="7 c"),
     "table-by-embedding-of-two": bare(lambda m, x: F.embedding(x, torch.cat([m.p, m.q])), tokens, p="5 c", q="2 c"),
     "table-by-one-hot": bare(lambda m, x: F.one_hot(x, 7).to(m.p) @ m.p, tokens, p="7 c"),
+    "table-by-gather": bare(lambda m, x: m.p.gather(1, x.T).T.unsqueeze(-1), tokens, p="t 7"),
+    "table-by-torch-embedding": bare(lambda m, x: torch.embedding(m.p, x), tokens, p="7 c"),
     "table-by-take": bare(lambda m, x: torch.take(m.p, x).unsqueeze(-1), tokens, p="7"),
     "positions-by-embedding": bare(
         lambda m, x: F.embedding(x, m.p) + F.embedding(torch.arange(x.shape[1]), m.q), tokens, p="7 c", q="9 c"
@@ -1047,6 +1057,27 @@ class Experts(nn.Module):
         return torch.stack([expert(x) for expert in self.experts], -2).mul(weights.unsqueeze(-1)).sum(-2)
 
 
+class Modulated(nn.Module):
+    """A convolution whose filters each sample scales for itself, all samples in one call, as in StyleGAN2."""
+
+    def __init__(self, c: int, *, transposed: bool) -> None:
+        super().__init__()
+        self.scale = nn.Linear(c, c)
+        self.weight = nn.Parameter(torch.randn(*((c, 5) if transposed else (5, c)), 3, 3))
+        self.bias = nn.Linear(c, 5)
+        self.transposed = transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, *size = x.shape
+        style = self.scale(x.mean((2, 3)))[:, None, :, None, None]
+        weight = self.weight * (style.transpose(1, 2) if self.transposed else style)
+        weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + 1).rsqrt()
+        convolve = F.conv_transpose2d if self.transposed else F.conv2d
+        bias = self.bias(x.amax((2, 3))).flatten()
+        joined = convolve(x.reshape(1, b * c, *size), weight.flatten(0, 1), bias, padding=1, groups=b)
+        return joined.view(b, 5, *size)
+
+
 class Hyper(nn.Module):
     """Weights made from the sample itself: each has its own."""
 
@@ -1070,6 +1101,8 @@ MODULES = {
     "squeeze-and-excite": Case(lambda t, c: Residual(c), images),
     "siamese": Case(lambda t, c: Siamese(c), sequence),
     "experts": Case(lambda t, c: Experts(c), sequence),
+    "modulated-convolution": Case(lambda t, c: Modulated(c, transposed=False), images),
+    "modulated-transposed-convolution": Case(lambda t, c: Modulated(c, transposed=True), images),
     "hyper-network": Case(lambda t, c: Hyper(c), sequence),
     "overwritten-in-part": Case(lambda t, c: OverwrittenInPart(c), sequence),
     "normalised-by-hand": Case(
@@ -1124,6 +1157,10 @@ def function(run: Callable[[Tensor], Tensor], inputs: Inputs = sequence) -> Case
 
 def free(layer: nn.Module, inputs: Inputs = images) -> Case:
     return Case(lambda t, c: layer, inputs)
+
+
+def well_posed(size: int) -> Tensor:
+    return torch.ones(size, size, dtype=torch.float64).tril() + 3 * torch.eye(size, dtype=torch.float64)
 
 
 def written(x: Tensor) -> Tensor:
@@ -1219,6 +1256,31 @@ FREE = {
             .view(len(x), 2, -1, x.shape[2] // 2)
             .transpose(1, 2)
         )
+    ),
+    "short-fourier": function(
+        lambda x: torch.stft(x.flatten(1), 8, 4, window=torch.hann_window(8).double(), return_complex=True).abs()
+    ),
+    "short-fourier-and-back": function(
+        lambda x: torch.istft(
+            torch.stft(x.flatten(1), 8, 2, window=torch.hann_window(8).double(), return_complex=True),
+            *(8, 2),
+            window=torch.hann_window(8).double(),
+        )
+    ),
+    "triangular": function(lambda x: torch.linalg.solve_triangular(well_posed(x.shape[1]), x, upper=False)),
+    "triangular-of-columns": function(
+        lambda x: torch.linalg.solve_triangular(well_posed(x.shape[2]), x.flatten(0, 1).T, upper=False).T.view(x.shape)
+    ),
+    "triangular-on-the-right": function(
+        lambda x: torch.linalg.solve_triangular(well_posed(x.shape[2]), x.flatten(0, 1), upper=False, left=False).view(
+            x.shape
+        )
+    ),
+    "triangular-of-each": function(
+        lambda x: torch.linalg.solve_triangular(well_posed(x.shape[1]) + (x @ x.mT).tril(), x, upper=False)
+    ),
+    "batch-norm-of-each": function(
+        lambda x: F.batch_norm(x.flatten(1).unsqueeze(0), None, None, training=True).view(x.shape)
     ),
     "length-first-and-back": function(lambda x: (x.transpose(0, 1).contiguous() * 2).softmax(0).permute(1, 0, 2)),
     "written": function(written),
