@@ -200,7 +200,7 @@ class Capture(TorchFunctionMode):
             self._next_pass(batch)
         elif batch != before:
             raise MeasureError(f"samples: the model was called with {before} samples, and then with {batch}")
-        self._following.begin(tensors, layouts, grouping)
+        self._following.begin(tensors, layouts, grouping, again=bool(again))
 
     def _next_pass(self, batch: int) -> None:
         if self.notes.batches:

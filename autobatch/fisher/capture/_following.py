@@ -56,10 +56,15 @@ class Following:
         self._written: dict[int, torch.UntypedStorage] = {}
         self._inside: set[int] = set()
 
-    def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping) -> None:
-        """Take the tensors that the model is called with, where the batch lies in them, and the sample of each row."""
+    def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping, *, again: bool) -> None:
+        """Take the tensors that the model is called with, where the batch lies in them, and the sample of each row.
+
+        Where it is called again in a pass, with what it made of the batch before, that is followed on as it has come.
+        """
         self._grouping = grouping
         for tensor in tensors:
+            if again and tensor.requires_grad and self.standing(tensor) is not None:
+                continue
             if (layout := layouts.get(id(tensor))) is not None:
                 self.put(tensor, layout)
             else:

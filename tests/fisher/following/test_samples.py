@@ -188,6 +188,15 @@ def test_a_contrastive_loss_of_views_is_rows() -> None:
     assert probe.spectrum().bn == "rows"
 
 
+def test_a_call_with_what_the_model_made_before() -> None:
+    model, x = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 5)).double(), randn(4, 5)
+    assert error(model, lambda: model(model(x)).sin().sum(1), samples=1) < 1e-12
+    assert error(model, lambda: model(model(x).flip(0)).flip(0).sin().sum(1), samples=1) < 1e-12
+    assert error(model, lambda: model(x).sin().sum(1) + model(x + x.flip(0)).cos().sum(1), samples=1) < 1e-12
+    with pytest.raises(MeasureError, match=r"'0.weight'.*through cumsum\(\)"):
+        error(model, lambda: model(model(x).cumsum(0)).sin().sum(1), samples=1)
+
+
 def test_several_calls_before_one_backward_pass() -> None:
     model, x, y = nn.Sequential(nn.Linear(5, 4), nn.Tanh()).double(), randn(3, 5), randn(3, 5)
     assert error(model, lambda: (model(x) * model(y).cos()).sum(1), samples=1) < 1e-12
