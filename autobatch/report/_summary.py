@@ -153,7 +153,8 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     if summary.forks:
         facts.append(("Forks", _forking_words(summary)))
     if summary.ended_early:
-        facts.append(("Ended", f"by the policy, after {summary.epochs} of {record.config.task.epochs} epochs"))
+        spared = summary.ended_early.partition(": stop")[2]  # what that spares, and what it gives up
+        facts.append(("Ended", f"by the policy, after {summary.epochs} of {record.config.task.epochs} epochs{spared}"))
     if unlearnt := _unlearnt_words(summary):
         facts.append(("Learnt", unlearnt))
     facts.append(("Measuring", _measuring_words(summary)))

@@ -150,20 +150,25 @@ def test_the_verdict_takes_the_best_beacons_luck_out(tmp_path, library):
 def test_summary_and_story_tell_the_scouts_and_the_early_end(tmp_path, library):
     scouts = [scout(0.05, train_loss=None, ended="diverged: at once"), scout(0.1, won=True), scout(0.2)]
     own = record(
-        tmp_path, library, scouts=scouts, scouting_seconds=4.0, seconds=16.0, ended_early="the rate has come to its end"
+        tmp_path,
+        library,
+        scouts=scouts,
+        scouting_seconds=4.0,
+        seconds=16.0,
+        ended_early="the rate has come to its end: stop, which spares 3 s; more would end lower",
     )
     text = printed(summary_view(own))
     for phrase in (
         "3 made, s32-lr0.1 went on",
         "the others took 4.0 s, 25.00 % of the time",
-        "by the policy, after 4 of 40 epochs",
+        "by the policy, after 4 of 40 epochs, which spares 3 s; more would end lower",
     ):
         assert phrase in text
     (tmp_path / "scouts.json").write_text(json.dumps({"reason": "the least loss", "scouts": scouts}))
     told = printed(story(with_scouts(own)))
     assert "Those that did not took " in told
     for phrase in ("the best of which became it", "diverged: at once", "The run finished after 4 of 40 epochs",
-                   "It was ended by the policy: the rate has come to its end."):  # fmt: skip
+                   "It was ended by the policy: the rate has come to its end: stop, "):  # fmt: skip
         assert phrase in told
     assert "nan" not in told
     (tmp_path / "scouts.json").unlink()
