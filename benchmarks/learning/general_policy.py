@@ -10,7 +10,8 @@ to the tasks left out, nor to the same data with another network. ``run`` trains
 ``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints each beside the
 rule, paired by seed, and notes the figures on the shipped card. There, ``learned-general-unbounded`` is the same
 network with ``seen`` left out of its card, so that nothing is too far from what it was trained on,
-``general-without-mnist`` is of ``learn --without mnist``, and ``steer-whole`` is ``steer`` with ``length: 1``.
+``general-without-mnist`` is of ``learn --without mnist``, as are the others, and ``steer-whole`` is ``steer`` with
+``length: 1``.
 """
 
 import argparse
@@ -43,6 +44,9 @@ DATA = {
     "topics": ("topics-gpt",),
 }
 """Tasks by the data that they train on; what is left out is left out with all networks."""
+
+RULE = (("steer", "steer"), ("learned_growth", "threshold"))
+"""Where runs of ``steer`` are, and by which name: in the second place it was tried before it became ``steer``."""
 
 FIGURES = ("validation_loss", "test_loss", "modelled_seconds")
 
@@ -105,9 +109,9 @@ def page() -> None:
     for path in sorted(RESULTS.glob("*.jsonl")):
         rule = {
             row["seed"]: row
-            for where in ("steer", "learned_growth")
+            for where, policy in RULE
             for row in recorded(RESULTS.parent / where / path.name)
-            if row["policy"] == "steer"
+            if row["policy"] == policy
         }
         for policy in dict.fromkeys(row["policy"] for row in recorded(path)):
             ours = {row["seed"]: row for row in recorded(path) if row["policy"] == policy}

@@ -50,4 +50,4 @@ def lower_by(falls: float, end: int, other: int) -> float:
     Returns:
         The share; negative where it would be higher.
     """
-    return 1.0 - (end / other) ** (KEPT * falls)
+    return 1.0 - math.pow(end / other, KEPT * falls)
