@@ -203,7 +203,7 @@ def _looked_up(move: Move) -> int | None:
     return move.output.ndim - 1 if move.slot == table and move.dim == 1 and not scaled else None
 
 
-def _gathered(move: Move) -> int | None:
+def _gathered(move: Move) -> Place:
     # gather(table, dim, index): of a table that is nobody's the result lies as the index does.
     if move.slot == 2 and all(move.args[0] is not tensor for tensor in move.followed):
         return move.dim

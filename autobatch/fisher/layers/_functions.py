@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,6 +66,7 @@ def given_to_model(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tenso
         if id(value) in seen or isinstance(value, (type, nn.Module)) or callable(value):
             return
         seen.add(id(value))
+        parts: Iterable[Any]
         if isinstance(value, Mapping):
             parts = value.values()
         elif isinstance(value, (tuple, list)):
