@@ -94,6 +94,24 @@ def test_a_loss_that_is_no_sum_over_samples_is_found() -> None:
         probe.gram()
 
 
+def test_statistics_by_hand() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 10), nn.Tanh(), nn.Linear(10, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.second(x - x.mean(0))
+
+    model, x, y = Centred().double(), torch.randn(B, 8).double(), torch.arange(B) % 5
+    exact, rows = (measured(model, x, y, bn) for bn in ("exact", "rows"))
+    expected = by_definition(model, x, y)
+    assert torch.allclose(exact.gram(), expected, rtol=1e-9)
+    assert float((rows.gram() - expected).abs().max() / expected.max()) > 0.05
+    assert rows.spectrum().bn == "rows"
+
+
 def test_complex_parameters() -> None:
     class Spectral(nn.Module):
         def __init__(self) -> None:
