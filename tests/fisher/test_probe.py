@@ -430,6 +430,9 @@ class Store:
     def __init__(self, **tensors: Tensor) -> None:
         self.inner = {"self": self, **tensors}
 
+    def __call__(self) -> int:
+        return len(self.inner)
+
 
 @pytest.mark.parametrize("kind", [Pair, Store])
 def test_tensors_within_what_the_model_is_called_with(kind: type) -> None:

@@ -15,6 +15,10 @@ ASSIGNING = frozenset({"__setitem__"})
 PROPERTIES = frozenset({"T", "H", "mT", "mH", "real", "imag", "data"})
 
 
+# How deep tensors are looked for in what a model is called with: batches of graphs are objects within objects.
+_DEPTH = 5
+
+
 def is_composite(func: Callable[..., Any]) -> bool:
     """Whether a function is written in Python out of other torch functions, such as multi-head attention."""
     return isinstance(func, types.FunctionType) and func.__module__ == "torch.nn.functional"
@@ -59,11 +63,11 @@ def given_to_model(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tenso
     """
     seen: set[int] = set()
 
-    def within(value: Any) -> Iterator[Tensor]:
+    def within(value: Any, depth: int = 0) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
             yield value
             return
-        if id(value) in seen or isinstance(value, (type, nn.Module)) or callable(value):
+        if depth > _DEPTH or id(value) in seen or isinstance(value, (type, nn.Module)):
             return
         seen.add(id(value))
         parts: Iterable[Any]
@@ -76,7 +80,7 @@ def given_to_model(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tenso
         else:
             parts = getattr(value, "__dict__", {}).values()
         for part in parts:
-            yield from within(part)
+            yield from within(part, depth + 1)
 
     return [*within(tuple(args)), *within(dict(kwargs))]
 
