@@ -478,6 +478,27 @@ def test_a_weight_that_the_model_is_called_with_is_no_batch() -> None:
     assert torch.allclose(probe.gram(), rows @ rows.T)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("size", [1, 3])
+def test_sparse_weights_are_refused(size: int) -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.values = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = torch.sparse_coo_tensor(torch.tensor([[0, 1, 2], [1, 2, 0]]), self.values, (3, 4))
+            return torch.sparse.mm(weight, x.T).T
+
+    model = Sparse()
+    probe = FisherProbe(model)
+    with probe:
+        model(torch.randn(size, 4)).square().sum().backward()
+    assert model.values.grad is not None
+    with pytest.raises(MeasureError, match=r"'values'.*a sparse weight.*to_dense\(\)"):
+        probe.gram()
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_refused() -> None:
     model = nn.Linear(4, 3)

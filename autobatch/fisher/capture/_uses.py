@@ -148,6 +148,8 @@ class Uses:
         try:
             if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
                 raise MeasureError("with sparse=True it has no plain per-sample gradients: leave it off")
+            if any(weight.tensor.layout is not torch.strided for weight in call.weights()):
+                raise MeasureError("a sparse weight has no plain per-sample gradients: use weight.to_dense() there")
             if adds_to_the_loss(call, layouts):
                 contributions = in_equal_parts(call)
                 self._following.put(call.outputs[0], JOINED)
