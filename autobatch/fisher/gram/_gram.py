@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from autobatch.fisher.gram._native import native
+
 # Bytes that blocks of J and whatever is needed to make them may take, F itself not counted.
 MAX_MEMORY = 64 << 20
 # Blocks of fewer columns than this are gathered in a buffer first: a narrow product is bound by memory traffic on F.
@@ -179,6 +181,10 @@ class GramAccumulator:
 
     def _multiply(self, columns: Tensor, *, single: bool) -> None:
         width = columns.shape[1]
+        kernels = native(columns) if columns.stride(1) == 1 else None
+        if kernels is not None:
+            kernels.add_gram(columns, self._upper, single=single)
+            return
         most = _SINGLE_COLUMNS if single else max(1, min(_DOUBLE_COLUMNS, self._cache // (8 * self.batch_size)))
         count = -(-width // most)
         size = width // count
@@ -239,6 +245,14 @@ class GramAccumulator:
         self._kept = []
         lefts: list[Tensor] = []
         rights: list[Tensor] = []
+        kernels = native(left, right) if self.batch_size <= _KEPT_SAMPLES else None
+        if kernels is not None and left.stride(1) == right.stride(1) == 1:
+            for factor, products in ((left, lefts), (right, rights)):
+                products.append(torch.zeros_like(self._upper))
+                kernels.add_gram(factor, products[0], single=single)
+            self._upper.addcmul_(lefts[0], rights[0])
+            self._kept = [(left, lefts), (right, rights)]
+            return
         one, other = (left, right) if single else self._double(left, right)
         # One product for all rows where calls cost more than multiplications.
         tiles = [(0, self.batch_size)] if self.batch_size < _ONE_TILE else list(self._tiles())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
+from autobatch.fisher.gram._native import native
 
 __all__ = [
     "DenseJacobian",
@@ -88,7 +89,7 @@ class OuterJacobian:
 
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width)."""
-        return torch.bmm(self._left[:, :, lo:hi].transpose(1, 2), self._right).flatten(1)
+        return _outer(self._left[:, :, lo:hi], self._right).flatten(1)
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
@@ -104,7 +105,7 @@ class OuterJacobian:
         ones = one.new_ones(1, batch)
         width = other.shape[2]
         for lo, hi in gram.chunks(one.shape[2], width, one.element_size()):
-            block = torch.bmm(one[:, :, lo:hi].mT, other)
+            block = _outer(one[:, :, lo:hi], other)
             gram.add(block)
             if sums is not None:
                 torch.mm(ones, block.flatten(1), out=sums[:, lo * width : hi * width])
@@ -115,6 +116,13 @@ class OuterJacobian:
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient`` with the sum of J over samples."""
         torch.mm(self._left.flatten(0, 1).T, self._right.flatten(0, 1), out=gradient.view(self.rows, self.width))
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """Return the sums over positions of outer products of (B, T, rows) and (B, T, width), (B, rows, width)."""
+    kernels = native(left, right)
+    product = None if kernels is None else kernels.outer(left, right)
+    return torch.bmm(left.mT, right) if product is None else product
 
 
 class EmbeddingJacobian:

@@ -14,7 +14,7 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher.layers._unfold import Geometry
 
-Kind = Literal["grouped", "shifted", "unfolded"]
+Kind = Literal["grouped", "native", "shifted", "unfolded"]
 # Samples that a candidate is timed with, and times it runs; the fastest run counts.
 _TRIAL_SAMPLES = 16
 _TRIALS = 3
@@ -26,8 +26,9 @@ class Route:
 
     Attributes:
         kind: ``"grouped"`` (one grouped convolution for several samples), ``"unfolded"`` (unfold, then a matrix product
-            for each sample), or ``"shifted"`` (unfold all spatial dimensions but the first, then a matrix product for
-            each sample and row of the kernel).
+            for each sample), ``"shifted"`` (unfold all spatial dimensions but the first, then a matrix product for
+            each sample and row of the kernel), or ``"native"`` (in compiled code, wherever that can be had: no
+            candidate).
         channels_last: whether the unfolded input ends with the channels.
     """
 

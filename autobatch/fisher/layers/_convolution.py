@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator
 from autobatch.fisher.gram._jacobians import products_are_cheaper
+from autobatch.fisher.gram._native import native
 from autobatch.fisher.layers._autotune import Route, Shape, routes
 from autobatch.fisher.layers._unfold import Geometry, Unfolder, padded
 
@@ -164,7 +165,7 @@ class Formed:
     """J in the order of elements that was cheapest to make.
 
     Attributes:
-        values: (shifts, B, out, columns).
+        values: (shifts, B, out, columns); natively (1, B, columns, out).
         kernel: size of the kernel.
         route: how it was made, which says what the shifts and the columns are.
     """
@@ -184,6 +185,8 @@ class Formed:
     def _ordered(self, values: Tensor) -> Tensor:
         # From (shifts, ..., columns). All dimensions are named, then put in the weight's order.
         lead = values.shape[1:-1]
+        if self.route.kind == "native":
+            return values[0].view(*lead[:-1], *self.kernel, -1, values.shape[-1]).movedim((-1, -2), (-4, -3))
         shifted = self.route.kind == "shifted"
         folded = self.kernel[1:] if shifted else self.kernel
         columns = (*folded, -1) if self.route.channels_last else (-1, *folded)
@@ -217,6 +220,8 @@ def form(
     Returns:
         J.
     """
+    if route is None and (values := _native(x, g, batch, geometry, groups)) is not None:
+        return Formed(values.view(1, batch, -1, g.shape[1]), geometry.kernel, Route("native"))
     shape = Shape.of(x, g, batch, geometry, groups)
     repeats = len(x) // batch
     if route is None:
@@ -238,6 +243,16 @@ def form(
     for lo in range(0, batch, size):
         make(slice(lo * repeats, min(lo + size, batch) * repeats), values[:, lo : lo + size])
     return Formed(values, geometry.kernel, route)
+
+
+def _native(x: Tensor, g: Tensor, batch: int, geometry: Geometry, groups: int) -> Tensor | None:
+    """Return J (B, *kernel, in, out) made natively; None where it cannot be."""
+    plain = len(geometry.kernel) == 2 and geometry.dilation == (1, 1) and groups == 1 and len(x) == batch
+    kernels = native(x, g) if plain else None
+    if kernels is None:
+        return None
+    (high, across), (down, right), ((above, _), (before, _)) = geometry.kernel, geometry.stride, geometry.padding
+    return kernels.convolved(x, g, (high, across), (down, right), (above, before))
 
 
 def _multiplied(x: Tensor, g: Tensor, geometry: Geometry, groups: int, *, route: Route, rows: int) -> _Make:
