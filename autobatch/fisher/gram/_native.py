@@ -181,18 +181,19 @@ def _compiled() -> Path:
     if compiler is None:
         raise FileNotFoundError("no gcc found")
 
-    def compile_(*arguments: str) -> str:
-        return subprocess.run([compiler, *arguments], capture_output=True, text=True, check=True).stdout
-
     # The compiler's version and what this processor can do are among its predefined macros.
-    macros = compile_(*_FLAGS, "-dM", "-E", "-x", "c", os.devnull)
+    macros = _run(compiler, *_FLAGS, "-dM", "-E", "-x", "c", os.devnull)
     key = hashlib.sha256(_SOURCE.read_bytes() + repr(_FLAGS).encode() + macros.encode()).hexdigest()[:32]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autobatch" / f"native-{key}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             parts = Path(scratch, "native.o"), Path(scratch, "native.so")
-            compile_(*_FLAGS, "-c", str(_SOURCE), "-o", str(parts[0]))
-            compile_("-shared", str(parts[0]), "-o", str(parts[1]))
+            _run(compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(parts[0]))
+            _run(compiler, "-shared", str(parts[0]), "-o", str(parts[1]))
             parts[1].replace(path)
     return path
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
