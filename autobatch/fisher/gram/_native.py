@@ -196,4 +196,5 @@ def _compiled() -> Path:
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    said: str = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return said
