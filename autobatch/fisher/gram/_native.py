@@ -23,8 +23,8 @@ _SOURCE = Path(__file__).with_name("native.c")
 # Threads are those of the OpenMP library that PyTorch has loaded: the result is linked without one.
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 _SWITCH = "AUTOBATCH_NATIVE"
-# Columns that are added up in float32 before float64, at most, and bytes of rows that a core's cache holds.
-_COLUMNS = 1024
+# Products that each lane adds up in float32 before float64, at most, and bytes of rows that a core's cache holds.
+_ADDED = 64
 _CACHE = 512 << 10
 
 
@@ -69,10 +69,11 @@ class Native:
         Args:
             rows: (B, n) float32, whose columns lie together.
             upper: (B, B) float64, contiguous.
-            single: whether up to 1024 columns are added up in float32 before they are in float64.
+            single: whether up to 64 products a lane are added up in float32 before they are in float64.
         """
         batch, columns = rows.shape
-        chunk = max(_COLUMNS // 2, min(_COLUMNS, _CACHE // (4 * batch) // self.lanes * self.lanes))
+        most = _ADDED * self.lanes
+        chunk = max(most // 2, min(most, _CACHE // (4 * batch) // self.lanes * self.lanes))
         self._library.gram(*(
             single,
             batch,
