@@ -29,6 +29,7 @@ from autobatch.fisher.gram import (
     StreamingGram,
     Taker,
 )
+from autobatch.fisher.gram._native import loaded
 
 LOSS_REDUCTIONS = ("mean", "sum")
 _NOT_EXACT = 'samples and batch_dim do not go with bn="exact"'
@@ -152,6 +153,8 @@ class FisherProbe:
         if bn == "exact" and process_group is not None:
             raise MeasureError('process_group does not go with bn="exact"')
         self._model = _original(model)
+        if any(parameter.device.type == "cpu" for parameter in self._model.parameters()):
+            loaded()  # compiled now, not within a measured step
         self._mean = loss_reduction == "mean"
         self._bn = bn
         self.gradients = gradients
