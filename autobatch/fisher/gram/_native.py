@@ -1,8 +1,8 @@
 """Products of a measured step in native code, where a compiler is found: rows of J, and their Gram matrix.
 
 ``native.c`` is compiled by gcc for this processor when a probe is first made, in about two seconds, and kept in the
-user's cache. ``AUTOBATCH_NATIVE=0`` in the environment turns it off. Then, without a compiler, and for tensors that are not
-float32 on a CPU, PyTorch makes the same products.
+user's cache. ``AUTOBATCH_NATIVE=0`` in the environment turns it off. Then, without a compiler, and for tensors that are
+not float32 on a CPU, PyTorch makes the same products.
 """
 
 import ctypes
