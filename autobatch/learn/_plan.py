@@ -66,12 +66,12 @@ class LearningPlan:
             raise ConfigError(f"on: nothing to learn on is called {self.on!r}; {near_names(self.on, get_args(Ground))}")
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(f"unknown algorithm '{self.algorithm}'; {near_names(self.algorithm, ALGORITHMS)}")
+        if self.begin is not None and self.algorithm != "cem":
+            raise ConfigError(f"begin: cem begins with a policy, {self.algorithm} does not")
         if self.algorithm == "dqn" and self.actions != "discrete":
             raise ConfigError("dqn chooses one of a list of actions: use actions 'discrete'")
         if self.algorithm in SB3_ALGORITHMS:
             stable_baselines()
-        if self.begin is not None and self.algorithm != "cem":
-            raise ConfigError(f"begin: cem begins with a policy, {self.algorithm} does not")
         if self.steps < 1 or self.jobs < 1 or not self.hidden or min(self.hidden) < 1:
             raise ConfigError("steps, jobs and every hidden width: expected at least 1")
         if not self.envs or not self.seeds or len(set(self.seeds)) < len(self.seeds):

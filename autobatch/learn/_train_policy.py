@@ -213,7 +213,8 @@ def _check_begin(plan: LearningPlan, network: Network) -> None:
     if own != (plan.hidden, plan.actions):
         raise ConfigError(
             f"begin: '{plan.begin}' has hidden layers {list(own[0])} and actions {own[1]!r}, the plan hidden "
-            f"{list(plan.hidden)} and actions {plan.actions!r}: leave both out"
+            f"{list(plan.hidden)} and actions {plan.actions!r}: give the plan those of the policy ('autobatch "
+            "train-policy' takes them over where --hidden and --actions are left out)"
         )
 
 

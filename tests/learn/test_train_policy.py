@@ -337,13 +337,14 @@ def test_what_a_search_cannot_begin_with_is_refused(tiny, real, tmp_path) -> Non
             {"begin": begin, "hidden": (5,)},
             r"has hidden layers \[4\] and .* the plan hidden \[5\]",
         ),
-        ({"begin": begin, "actions": "discrete"}, "leave both out"),
+        ({"begin": begin, "actions": "discrete"}, "give the plan those of the policy"),
         ({"begin": "nobody"}, "nobody"),
     ):
         with pytest.raises((ConfigError, UnknownNameError), match=told):
             train_policy(real_plan(tiny, **changes), tmp_path / "mine")
-    with pytest.raises(ConfigError, match="cem begins with a policy, ppo does not"):
-        real_plan(tiny, algorithm="ppo", begin=begin)
+    for algorithm in ("ppo", "dqn"):  # asked before the extra is loaded, and before what dqn wants of actions
+        with pytest.raises(ConfigError, match=f"cem begins with a policy, {algorithm} does not"):
+            real_plan(tiny, algorithm=algorithm, begin=begin)
     assert not (tmp_path / "mine").exists()
 
 

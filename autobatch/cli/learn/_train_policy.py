@@ -89,8 +89,8 @@ def train_policy(
     envs = tuple(names(env))
     for name in envs:
         find_artefact("envs", name)
-    known = None if begin is None or hidden or actions else begun_with(begin)
-    widths = tuple(whole_numbers(hidden or "16", "--hidden", "32,32")) if known is None else known.sizes[1:-1]
+    known = None if begin is None else begun_with(begin)
+    widths = known.sizes[1:-1] if known and not hidden else tuple(whole_numbers(hidden or "16", "--hidden", "32,32"))
     kind = actions or (known.actions if known else "discrete" if algorithm == "dqn" else "multidiscrete")
     plan = LearningPlan(
         envs=envs,

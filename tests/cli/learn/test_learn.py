@@ -75,6 +75,16 @@ def test_where_nothing_is_said(call, place) -> None:
     assert card.actions == "multidiscrete"
 
 
+def test_begin_takes_over_of_a_policy_what_is_not_named(call, place) -> None:
+    short = ("train-policy", "--env", "known", "--steps", "64")
+    assert call(*short, "--actions", "discrete", "--hidden", "4,3", "--out", "runs/first")[0] == 0
+    for name, named in (("a", ()), ("b", ("--hidden", "4,3")), ("c", ("--actions", "discrete"))):
+        out = f"runs/{name}"
+        assert call(*short, "--begin", "runs/first/first.yaml", *named, "--out", out)[0] == 0
+        card = load_card(place / out / f"{name}.json")
+        assert (card.network.layers[1:-1], card.actions) == ((4, 3), "discrete")
+
+
 @pytest.mark.parametrize(
     ("arguments", "phrases"),
     [
@@ -103,7 +113,7 @@ def test_where_nothing_is_said(call, place) -> None:
         (["--hidden", "0"], ["at least 1"]),
         (["--begin", "steer"], ["begin", "'learned'", "'steer'"]),
         (["--begin", "learned-digit"], ["learned-digits"]),
-        (["--begin", "learned-digits-mlp", "--hidden", "4"], ["begin", "leave both out"]),
+        (["--begin", "learned-digits-mlp", "--hidden", "4"], ["begin", "--hidden and --actions are left out"]),
         (["--steps", "0"], ["--steps"]),
         (["--jobs", "0"], ["--jobs"]),
         (["--env", "bare"], ["autobatch beacons branch"]),
