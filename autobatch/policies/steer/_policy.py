@@ -495,10 +495,9 @@ class SteerPolicy:
         if falls is None or self._hastened is not None or end >= task.epochs:
             return ""
         lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
-        told = f"about {percent(lower)} lower" if lower >= 0.01 else "no lower"
-        return (
-            f"; going by its validation figures until epoch {until}, it would have ended {told} after all {task.epochs}"
-        )
+        told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
+        score = task.score.replace("_", " ")
+        return f"; going by its {score} until epoch {until}, that would have ended {told} after all {task.epochs}"
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)
