@@ -44,8 +44,8 @@ def train_policy(
     begin: Annotated[
         str | None,
         typer.Option(
-            help="A learned policy to begin with (cem), such as one of the surrogate that is to learn on by real "
-            "trainings; its network, and kind of actions.",
+            help="A learned policy to begin with (cem), whose network and kind of actions are taken over, such as one "
+            "of the surrogate's that goes on to learn on real trainings.",
             metavar="POLICY",
         ),
     ] = None,

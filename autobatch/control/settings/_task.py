@@ -1,9 +1,10 @@
 """What is known of a task before it is trained."""
 
+import math
 from dataclasses import dataclass
 
 from autobatch._errors import ConfigError, near_names
-from autobatch._ranges import names_arguments
+from autobatch._ranges import check_number, names_arguments
 from autobatch.beacons import CostTable
 from autobatch.beacons._info import SCORES
 
@@ -37,3 +38,7 @@ class TaskFacts:
         """Check the values."""
         if self.score is not None and self.score not in SCORES:
             raise ConfigError(f"TaskFacts: score={self.score!r}: {near_names(str(self.score), SCORES)}")
+        for name in ("guessing", "shares_loss"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= check_number(value, f"TaskFacts: {name}") < math.inf:
+                raise ConfigError(f"TaskFacts: {name}: expected a finite loss of at least 0, got {value!r}")

@@ -6,7 +6,7 @@ from itertools import combinations
 from statistics import median
 
 LOOK = 0.5
-"""Share of the task's length after which that is looked at: sooner it tells hardly anything."""
+"""Share of the task's length whose figures are looked at."""
 
 KEPT = 0.4
 """Share of the fall within a training that is left between trainings of different lengths."""
