@@ -14,7 +14,7 @@ from autobatch.control.settings import Settings
 from autobatch.control.steps import Cut, Passage
 from autobatch.policies import Observation
 from autobatch.policies._rungs import nearest_rung
-from autobatch.policies.steer import RewindingPolicy
+from autobatch.policies.steer import MeasuringPolicy, RewindingPolicy
 
 _LOG = logging.getLogger("autobatch")
 
@@ -34,6 +34,7 @@ class Decisions:
         best_period: finished periods after which weights are worth keeping, as the policy says; None for never.
         back_to: finished periods to whose weights the training should go back now, as it says; None where it should
             not.
+        samples_wanted: steps of the coming period that the policy asks to have measured; 0 where it does not ask.
     """
 
     def __init__(self, settings: Settings, *, rates: OptimizerRates, ranks: Ranks, passage: Passage) -> None:
@@ -55,6 +56,7 @@ class Decisions:
         self._told_weight_decay = False
         self.best_period: int | None = None
         self.back_to: int | None = None
+        self.samples_wanted = 0
 
     @property
     def last(self) -> DecisionRecord:
@@ -74,6 +76,7 @@ class Decisions:
         told = self._ranks.first_makes(partial(self._asked, observation, epoch, example))
         self._reference_batch_size = told["reference"]
         self.best_period, self.back_to = told["weights"]
+        self.samples_wanted = told["samples"]
         self._last += 1
         self._records[self._last] = DecisionRecord.from_dict(told["record"])
 
@@ -87,6 +90,12 @@ class Decisions:
         if self._own_batch_size or not isinstance(self._policy, RewindingPolicy):
             return None, None
         return self._policy.best_period, self._policy.back_to
+
+    def _samples_wanted(self) -> int:
+        """Return the steps that the policy wants measured; none where the loop is only advised."""
+        if self._own_batch_size or not isinstance(self._policy, MeasuringPolicy):
+            return 0
+        return self._policy.samples_wanted
 
     def learn(self, samples: Sequence[Measurement], steps: int) -> None:
         """Take in what a period's samples tell of the gradients' noise; ``steps`` are its optimizer steps."""
@@ -138,6 +147,7 @@ class Decisions:
             "rates": self._rates.state_dict(),
             "policy": self._policy.state_dict(),
             "best_period": self.best_period,
+            "samples_wanted": self.samples_wanted,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], waiting: Iterable[Cut]) -> None:
@@ -155,6 +165,7 @@ class Decisions:
         self._rates.load_state_dict(state["rates"])
         self._policy.load_state_dict(state["policy"])
         self._records, self._last, self._applied = records, last, applied
+        self.samples_wanted = int(state.get("samples_wanted", 0))  # nor have they this
         self._reference_batch_size, self._ramp, self.best_period = reference, ramp, best_period
 
     def _before(self, example: int) -> DecisionRecord | None:
@@ -229,8 +240,12 @@ class Decisions:
             planned=planned,
             end_moved=previous is not None and previous.planned not in {None, planned},
         )
-        reference, weights = self._reference_batch_size, self._weights_wanted()
-        return {"record": record.to_dict(), "reference": reference, "weights": weights}
+        return {
+            "record": record.to_dict(),
+            "reference": self._reference_batch_size,
+            "weights": self._weights_wanted(),
+            "samples": self._samples_wanted(),
+        }
 
     def _ramped(self, decision: DecisionRecord, examples: int) -> float:
         """Return the base learning rate of a batch that is trained now."""

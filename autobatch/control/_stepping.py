@@ -188,7 +188,9 @@ class Stepping:
             self._course.begin()
             self.hand_out()
         cut = self._course.enter()
-        self._period.begin_step(cut.batch_size, *self._course.period_steps(cut.batch_size))
+        self._period.begin_step(
+            cut.batch_size, *self._course.period_steps(cut.batch_size), self._decisions.samples_wanted
+        )
         self._decisions.apply(cut.decision, self._course.examples)
         return cut
 

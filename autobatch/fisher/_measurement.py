@@ -24,6 +24,7 @@ class Measurement(Shown):
         blocks: each module's own F, like ``gram``, where that was asked for.
         checks: for each pass of the step, what its per-sample gradients must add up to.
         sketch_rows: rows of the sketch that F is made of; 0 where it is exact.
+        by_sample: whether some of it took one backward pass for each sample, which is slow.
 
     Attributes:
         unchecked: after ``gram``, the parameters whose gradients are so much smaller than those of single samples that
@@ -41,6 +42,7 @@ class Measurement(Shown):
         blocks: Mapping[str, Tensor] | None = None,
         checks: Sequence[SumCheck] = (),
         sketch_rows: int = 0,
+        by_sample: bool = False,
     ) -> None:
         self.bn = bn
         self.gradient_eps = gradient_eps
@@ -50,6 +52,7 @@ class Measurement(Shown):
         self._blocks = blocks
         self._checks = checks
         self.sketch_rows = sketch_rows
+        self.by_sample = by_sample
         self.unchecked: tuple[str, ...] = ()
         self._checked: Tensor | None = None
 

@@ -397,6 +397,7 @@ class FisherProbe:
             blocks=blocks,
             checks=checks,
             sketch_rows=0 if self._sketch is None else self._sketch[0],
+            by_sample=notes.by_sample,
         )
 
 

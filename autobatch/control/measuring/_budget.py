@@ -40,6 +40,9 @@ class MeasureWithinBudget(MeasuringPlan):
     * the first epoch after a change of batch size has a sample, since what was measured at another size does not hold
       any more. It may borrow all that is sure. Where that is not enough, it waits for the epoch in which it is.
 
+    Steps that the policy asks to have measured (``samples_wanted``) are measured whatever is left, and those to come
+    pay for them, as far as there are any.
+
     Without a cost table the controller times the first epoch at each batch size. Those epochs have one sample whatever
     it costs, the first of all two, which is a further exception; and as long as a batch size of the ladder is not
     timed, nothing is borrowed. The table is part of the state, so that a resumed training goes on with it.
@@ -61,6 +64,7 @@ class MeasureWithinBudget(MeasuringPlan):
             raise ConfigError(f"the measuring budget must be a finite number of at least 0, got {budget}")
         check_interval(interval, floor)
         self.budget = budget
+        self.measures = budget > 0.0
         self.interval = interval
         self.floor = floor
         self._given = costs
@@ -110,6 +114,10 @@ class MeasureWithinBudget(MeasuringPlan):
             count = 1
         self._pay(count, price)
         return wanted if count == len(wanted) else middles(full_steps, count)
+
+    def pay(self, batch_size: int, samples: int) -> None:
+        """Pay for samples that the policy asks for."""
+        self._measuring += samples * self._costs.measuring(batch_size)
 
     def learn(self, step_seconds: float, measuring_seconds: float) -> None:
         """Add the batch size that was timed to the table, and pay for its epoch."""

@@ -55,6 +55,9 @@ class MeasuringPlan:
     budget: float = 0.0
     """Share of the training time that measuring may take, 0 where no budget rules it."""
 
+    measures: bool = True
+    """Whether anything is measured at all."""
+
     timing: bool = False
     """Whether the controller shall time the epoch that ``choose`` has just planned, and call ``learn``."""
 
@@ -71,6 +74,14 @@ class MeasuringPlan:
             changed: whether the epoch is the first at this batch size since it last changed.
         """
         raise NotImplementedError
+
+    def pay(self, batch_size: int, samples: int) -> None:
+        """Take note of samples of the coming epoch beyond those chosen, which the policy asks for.
+
+        Args:
+            batch_size: global batch size of the epoch.
+            samples: how many.
+        """
 
     def learn(self, step_seconds: float, measuring_seconds: float) -> None:
         """Take in what the epoch that was to be timed has taken; called at its end.
@@ -95,6 +106,8 @@ class MeasuringPlan:
 
 class NeverMeasure(MeasuringPlan):
     """Measure nothing."""
+
+    measures = False
 
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
         """Return no step."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import CheckpointError
-from autobatch.control.measuring._measuring import MeasuringPlan, middles, stretches
+from autobatch.control.measuring._measuring import INTERVAL, MeasuringPlan, at_interval, middles, stretches
 from autobatch.control.measuring._samples import Measurement, Samples
 from autobatch.control.measuring._timing import EpochTimer
 from autobatch.fisher import SpectralPosition
@@ -42,16 +42,21 @@ class Period:
         self._timer: EpochTimer | None = None
         self._last_batch_size: int | None = None
 
-    def begin_step(self, batch_size: int, steps: int, full_steps: int) -> None:
+    def begin_step(self, batch_size: int, steps: int, full_steps: int, wanted: int = 0) -> None:
         """Begin a step; the first one of a period asks the plan.
 
         Args:
             batch_size: global batch size in force.
             steps: steps that the period has left.
             full_steps: how many of them, from the first, are worth measuring.
+            wanted: how many the policy asks to have measured, at least.
         """
         if self._chosen is None:
             chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
+            if wanted and self._plan.measures and not (self._plan.timing or self.samples.by_sample):
+                asked = at_interval(full_steps, INTERVAL, wanted)  # whatever a clock has had the plan choose
+                self._plan.pay(batch_size, len(asked) - len(chosen))
+                chosen = asked
             self._chosen = frozenset(chosen)
             self._timer = EpochTimer(self._device, steps, chosen) if self._plan.timing else None
             self._last_batch_size = batch_size
@@ -137,6 +142,7 @@ class Period:
             "chosen": sorted(self._chosen) if self._chosen is not None else None,
             "samples": [sample.to_dict() for sample in self.samples.measurements] if running else [],
             "last_batch_size": self._last_batch_size,
+            "by_sample": self.samples.by_sample,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,6 +159,7 @@ class Period:
         self._last_batch_size, self._timer = None if last is None else int(last), None
         self._chosen = None if chosen is None else frozenset(int(step) for step in chosen)
         self.samples.restore(samples)
+        self.samples.by_sample = bool(state.get("by_sample", False))  # versions before did not know
 
 
 def _few(steps: Sequence[int]) -> str:

@@ -104,10 +104,14 @@ class Samples:
     Args:
         held_bytes: Gram matrices that are held; as soon as there are more, all are decomposed.
         gives_up: whether a step that cannot be measured ends the measuring, with a warning, instead of the training.
+
+    Attributes:
+        by_sample: whether a measured step took one backward pass for each sample, which is slow.
     """
 
     def __init__(self, held_bytes: int = HELD_BYTES, *, gives_up: bool = False) -> None:
         self.given_up = False
+        self.by_sample = False
         self._gives_up = gives_up
         self._held_bytes = held_bytes
         self._pending: list[_Pending] = []
@@ -153,6 +157,7 @@ class Samples:
             while cause is not None:  # a traceback holds the tensors that there was no room for
                 cause.__traceback__, cause = None, cause.__cause__ or cause.__context__
             return
+        self.by_sample = self.by_sample or measured.by_sample
         self._pending.append(_Pending(measured, epoch, step, batch_size, exact, full, lr, probe.seconds))
         if sum(_GRAM_ELEMENT_BYTES * pending.batch_size**2 for pending in self._pending) > self._held_bytes:
             self.settle()

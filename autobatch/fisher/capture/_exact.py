@@ -69,6 +69,7 @@ class ExactCapture:
             loss: of this step, a scalar.
         """
         if self.notes.problem is None and self._outputs:
+            self.notes.by_sample = True
             with Guarded(self.notes, 'bn="exact"'):
                 self._measure(loss)
         loss.backward()  # type: ignore[no-untyped-call]

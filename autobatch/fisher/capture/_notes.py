@@ -26,6 +26,7 @@ class Notes:
         bn: what a column of J means under BatchNorm.
         gradient_eps: machine epsilon of the gradients' arithmetic.
         seconds: that measuring took within the body.
+        by_sample: whether some of it took one backward pass for each sample, which is slow.
         batches: samples of each pass.
         checks: for each pass, what is known of the gradient that each parameter got, by name.
     """
@@ -35,6 +36,7 @@ class Notes:
         self.bn = "none"
         self.gradient_eps = 0.0
         self.seconds = 0.0
+        self.by_sample = False
         self.batches: list[int] = []
         self.checks: list[dict[str, Arrived]] = []
         self._model = model

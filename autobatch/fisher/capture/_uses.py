@@ -157,6 +157,7 @@ class Uses:
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
             if not _covers(contributions, call):
+                self._notes.by_sample = True
                 contributions = generic(call, call.was.random_state, self._notes.describe(*site))
         except MeasureError as error:
             raise MeasureError(f"{self._notes.describe(*site)}: {error}") from error

@@ -1,14 +1,15 @@
 """Steer where nothing was recorded: a task and what its scouts have seen come in, decisions go out.
 
 ``_search.py`` says which short trainings to make and ``_scouts.py`` which of them goes on, ``_plan.py`` when the rate
-falls and when training ends, ``_forks.py`` when a larger batch is tried on the run itself, ``_overfit.py`` when
-a training only learns its own examples; ``_policy.py`` puts them together, and ``_by_task.py`` adds what was learned
-of how far batches may grow. ``_report.py`` is what scouts of somebody's own loop have come to. Open ``_policy.py``
-first.
+falls and when training ends, ``_noise.py`` when smaller batches help, ``_forks.py`` when a larger one is tried on the
+run itself, ``_overfit.py`` when a training only learns its own examples; ``_policy.py`` puts them together, and
+``_by_task.py`` adds what was learned of how far batches may grow. ``_report.py`` is what scouts of somebody's own loop
+have come to. Open ``_policy.py`` first.
 """
 
 from autobatch.policies.steer._by_task import ByTaskParameters, ByTaskPolicy
 from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer._noise import MeasuringPolicy
 from autobatch.policies.steer._overfit import RewindingPolicy
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._report import ScoutReport, TrainedScout
@@ -33,6 +34,7 @@ __all__ = [
     "ForkChoice",
     "ForkOutcome",
     "ForkingPolicy",
+    "MeasuringPolicy",
     "RewindingPolicy",
     "Scout",
     "ScoutChoice",

@@ -25,6 +25,7 @@ from autobatch.policies.steer._forks import (
     tried_from_list,
     tried_to_list,
 )
+from autobatch.policies.steer._noise import MARGIN, PERIODS, QUARTER, WANTED, Noise
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown, plan_seconds
 from autobatch.policies.steer._scouts import (
@@ -154,6 +155,9 @@ class SteerPolicy:
         self._start = (0, math.nan)
         self._reason = ""
         self._tried: list[Tried] = []
+        self._noise: Noise | None = Noise()  # None once it was gone by
+        self._shrunk = False
+        self.samples_wanted = 0
         self._validated = Validated("")
         self._hastened: tuple[int, int] | None = None
         self._back: int | None = None
@@ -172,6 +176,7 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
+        self._noise, self._shrunk, self.samples_wanted = Noise(), False, 0
         self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
@@ -282,11 +287,12 @@ class SteerPolicy:
         Returns:
             The decision.
         """
-        task, (batch_size, lr) = self._known_task(), self._start
+        task = self._known_task()
         if not task.steered:
-            return Decision(batch_size, lr, self._reason)
+            return Decision(*self._start, self._reason)
         self._look(observation)
-        epoch, plan = observation.epoch, self._plan
+        self._go_by_noise(observation)
+        epoch, plan, (batch_size, lr) = observation.epoch, self._plan, self._start
         if epoch >= plan.end:
             return Decision(observation.batch_size or batch_size, lr, self._told_end(), stop=True)
         factor = plan.factor(epoch)
@@ -308,6 +314,33 @@ class SteerPolicy:
                 f"with them calms the steps as {percent(factor)} would with {batch_size}"
             )
         return Decision(size, lr, reason, factor=factor_there)
+
+    def _go_by_noise(self, observation: Observation) -> None:
+        """Before the rate falls, take a smaller batch and the whole length where noise is not what is in the way."""
+        self.samples_wanted = 0
+        if self._noise is None:
+            return
+        task, epoch, (batch_size, lr) = self._known_task(), observation.epoch, self._start
+        before, falls = math.floor(self._plan.decay_from) - PERIODS, epoch >= self._plan.decay_from
+        if epoch > max(before, 1):
+            self._noise.take(observation)
+        if epoch >= max(before, 1) and not falls:
+            self.samples_wanted = WANTED
+        if not falls:
+            return
+        noise, self._noise = self._noise, None
+        usual = start_without_scouts(task)[0]
+        sizes = [size for size in task.batch_sizes if QUARTER * size >= usual]
+        smaller = noise.smaller(batch_size, sizes, 1.0 if task.adaptive else MARGIN)
+        if smaller is None or batch_size > usual or self._hastened is not None:
+            return
+        self._start, self._shrunk = (smaller, lr), True
+        self._reason = (
+            f"{configuration(*self._start)}: gradients of single examples agree so far (noise scale "
+            f"{figure(noise.scale or 0.0)}) that batches of {batch_size} are larger than they need be, so more and "
+            "smaller ones help: the training keeps its whole length"
+        )
+        self._lay_plan(1.0)
 
     def _look(self, observation: Observation) -> None:
         """Hasten the end where what is validated has only got worse for a while."""
@@ -361,7 +394,7 @@ class SteerPolicy:
         Returns:
             The fork; None where the schedule is not this policy's to change.
         """
-        if not self._known_task().steered:
+        if not self._known_task().steered or self._shrunk:
             return None
         return self._fork_rule().proposed(observation.epoch, *self._start, self._tried)
 
@@ -406,7 +439,8 @@ class SteerPolicy:
 
     @property
     def _growth(self) -> tuple[float, float]:
-        own, further = self.parameters, self._further and self.parameters.growth == "auto" and self._hastened is None
+        own = self.parameters
+        further = self._further and own.growth == "auto" and self._hastened is None and not self._shrunk
         ahead, power = GROWN if further else SEESAW
         return (
             ahead if own.growth == "auto" else own.growth,
@@ -428,6 +462,8 @@ class SteerPolicy:
             "hastened": None if self._hastened is None else list(self._hastened),
             "further": self._further,
             "back": self._back,
+            "noise": None if self._noise is None else self._noise.state_dict(),
+            "shrunk": self._shrunk,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -442,6 +478,11 @@ class SteerPolicy:
         self._lay_plan(float(state.get("length", self.parameters.length)))
         self._further = bool(state.get("further", False))
         self._validated.load_state_dict(state.get("validated", {}))
+        noise = state.get("noise")  # where states of older versions had begun, they had gone by none
+        self._noise, self._shrunk = None, bool(state.get("shrunk", False))
+        if noise is not None:
+            self._noise = Noise()
+            self._noise.load_state_dict(noise)
         self._hastened = self._back = None
         if state.get("hastened") is not None:
             epoch, since = map(int, state["hastened"])

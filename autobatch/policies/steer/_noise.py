@@ -1,0 +1,88 @@
+"""Whether a training is short of steps, by the noise scale of its gradients, and the batch size that follows."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from autobatch.policies._protocol import Observation, Policy
+
+PERIODS = 2
+"""Decision periods before the rate falls that the noise scale is taken from."""
+
+WANTED = 8
+"""Measured steps asked for in each of them: fewer leave the noise scale uncertain by a factor of 2."""
+
+LEAST_SAMPLES = 6
+"""Measured steps below which nothing is said."""
+
+QUARTER = 4
+"""Times that the batch may be smaller than scouts have it, at most: smaller ones were not tried."""
+
+MARGIN = 2.0
+"""Times that the batch must be the noise scale at least, where steps go by the gradient as it is: there the noise of a
+smaller batch is that much more of a step, and on the way along a steep valley gradients agree more than they tell."""
+
+
+@runtime_checkable
+class MeasuringPolicy(Policy, Protocol):
+    """A policy that asks for measured steps."""
+
+    @property
+    def samples_wanted(self) -> int:
+        """Steps of the coming period to measure at least, where anything is measured; known once it has decided."""
+        ...
+
+
+class Noise:
+    """The noise scale of the gradients over the periods before the rate falls.
+
+    With g_i the gradient of a sample and G the true gradient, it is tr cov(g_i) / ‖G‖², in examples (McCandlish et al.
+    2018, arXiv 1812.06162, eq. 2.9). In a batch that is larger the noise is smaller than the gradient itself, so that a
+    step of half the batch goes nearly as far (ibid., eq. 2.7).
+    """
+
+    def __init__(self) -> None:
+        self._periods: list[tuple[int, float, float]] = []  # measured steps, variance, squared signal
+
+    def take(self, observation: Observation) -> None:
+        """Take in what the last period's measured steps tell of the gradients, where any do."""
+        moments = observation.gradients
+        if moments is not None and math.isfinite(moments.variance + moments.squared_signal):
+            self._periods.append((moments.samples, moments.variance, moments.squared_signal))
+
+    @property
+    def scale(self) -> float | None:
+        """The noise scale; infinite where noise hides the gradient, None where too few steps were measured."""
+        if sum(samples for samples, *_ in self._periods) < LEAST_SAMPLES:
+            return None
+        variance, signal = (math.fsum(one[0] * one[place] for one in self._periods) for place in (1, 2))
+        return variance / signal if signal > 0.0 else math.inf
+
+    def smaller(self, batch_size: int, sizes: Sequence[int], margin: float) -> int | None:
+        """Return the batch size below that in use which goes with the noise scale.
+
+        Args:
+            batch_size: the size in use.
+            sizes: those to choose from.
+            margin: times the noise scale that a size may be.
+
+        Returns:
+            The largest that is no more, or the smallest where all are; None where the one in use is no more, where none
+            is smaller, and where nothing is known.
+        """
+        scale, below = self.scale, [size for size in sizes if size < batch_size]
+        if scale is None or batch_size <= margin * scale or not below:
+            return None
+        return max((size for size in below if size <= margin * scale), default=min(below))
+
+    def state_dict(self) -> list[list[float]]:
+        """Return what is known as JSON-able values."""
+        return [list(period) for period in self._periods]
+
+    def load_state_dict(self, state: Sequence[Sequence[Any]]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Args:
+            state: the state.
+        """
+        self._periods = [(int(samples), float(variance), float(signal)) for samples, variance, signal in state]

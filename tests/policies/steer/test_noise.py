@@ -1,0 +1,169 @@
+"""Smaller batches where gradients agree: the noise scale, and what steer makes of it before the rate falls."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autobatch.fisher import GradientMoments
+from autobatch.policies import Decision, Observation, SteerParameters, SteerPolicy
+from autobatch.policies.steer import MeasuringPolicy
+from autobatch.policies.steer._noise import LEAST_SAMPLES, WANTED, Noise
+from tests.policies.cases import make_observation, make_task, through_json
+
+LADDER = (4, 8, 16, 32, 64, 128)
+EPOCHS = 20
+"""Of which 14 are trained; the rate falls from the fifth on, or from the sixth where the whole length is kept."""
+
+
+def moments(scale: float, samples: int = WANTED, batch_size: int = 32) -> GradientMoments:
+    """Moments of gradients whose squared signal is 1 and whose variance is the noise scale."""
+    mean = 1.0 + scale / batch_size
+    return GradientMoments(batch_size, samples, mean + scale * (batch_size - 1) / batch_size, mean, mean, 0.5)
+
+
+def steer(*, adaptive: bool = True, start: tuple[int, float] = (32, 0.1), **task) -> SteerPolicy:
+    policy = SteerPolicy(SteerParameters())
+    facts = {"epochs": EPOCHS, "batch_sizes": LADDER, "learning_rates": (0.05, 0.1, 0.2), "steered": True}
+    policy.reset(make_task(**facts | {"costs": None, "adaptive": adaptive} | task), None)
+    policy.begin(*start, "begun")
+    return policy
+
+
+def seen(epoch: int, gradients: GradientMoments | None) -> Observation:
+    return make_observation(epoch, EPOCHS, gradients=gradients)
+
+
+def decided(policy: SteerPolicy, gradients: GradientMoments | None, epochs: range = range(EPOCHS)) -> list[Decision]:
+    return [policy.decide(seen(epoch, gradients if epoch else None)) for epoch in epochs]
+
+
+@given(scale=st.floats(0.1, 1e4), samples=st.integers(LEAST_SAMPLES, 50))
+def test_moments_of_a_noise_scale_have_it(scale: float, samples: int) -> None:
+    noise = Noise()
+    noise.take(seen(1, moments(scale, samples)))
+    assert moments(scale).noise_scale == pytest.approx(scale)
+    assert noise.scale == pytest.approx(scale)
+
+
+def test_it_is_the_trace_of_the_covariance_over_the_squared_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradient, spread = torch.randn(50, generator=generator, dtype=torch.float64), 3.0
+    noise = Noise()
+    for batch_size in (16, 64):
+        found = []
+        for _ in range(400):
+            rows = gradient + spread * torch.randn(batch_size, 50, generator=generator, dtype=torch.float64)
+            found.append(GradientMoments.of_gram(rows @ rows.T))
+        noise.take(seen(1, GradientMoments.mean(found)))
+    assert noise.scale == pytest.approx(50 * spread**2 / float(gradient.square().sum()), rel=0.02)
+
+
+def test_where_noise_hides_the_gradient_it_is_infinite_and_of_few_steps_nothing_is_known() -> None:
+    noise = Noise()
+    assert noise.scale is None
+    noise.take(seen(1, moments(10.0, LEAST_SAMPLES - 1)))
+    assert noise.scale is None
+    assert noise.smaller(32, LADDER, 1.0) is None
+    noise.take(seen(2, replace(moments(10.0, 1000), mean_squared_norm=0.0)))
+    assert noise.scale == math.inf
+    assert noise.smaller(32, LADDER, 1.0) is None
+    noise.take(seen(2, replace(moments(10.0), sample_squared_norm=math.nan)))
+    noise.take(seen(2, None))
+    assert noise.scale == math.inf
+
+
+@pytest.mark.parametrize(
+    ("scale", "margin", "smaller"),
+    [(33, 1, None), (31, 1, 16), (17, 1, 16), (15, 1, 8), (3, 1, 4), (17, 2, None), (15, 2, 16), (9, 2, 16)],
+)
+def test_the_size_that_goes_with_it(scale: float, margin: float, smaller: int | None) -> None:
+    noise = Noise()
+    noise.take(seen(1, moments(scale)))
+    assert noise.smaller(32, LADDER, margin) == smaller
+    assert noise.smaller(4, LADDER, margin) is None
+
+
+def test_it_asks_for_measured_steps_before_the_rate_falls() -> None:
+    policy = steer()
+    assert isinstance(policy, MeasuringPolicy)
+    wanted = []
+    for epoch in range(EPOCHS):
+        policy.decide(seen(epoch, None))
+        wanted.append(policy.samples_wanted)
+    assert policy.plan.decay_from == 4
+    assert wanted == [0, 0, WANTED, WANTED] + [0] * (EPOCHS - 4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "adaptive", "size"),
+    [
+        *[(40.0, True, 32), (20.0, True, 16), (10.0, True, 8), (1.0, True, 8)],
+        *[(20.0, False, 32), (15.0, False, 16), (7.0, False, 8)],
+    ],
+)
+def test_a_batch_above_the_noise_scale_gets_smaller_and_the_training_keeps_its_length(
+    scale: float, adaptive: bool, size: int
+) -> None:
+    decisions = decided(steer(adaptive=adaptive), moments(scale))
+    assert {one.batch_size for one in decisions[:4]} == {32}
+    assert decisions[4].batch_size == size
+    assert {one.lr for one in decisions} == {0.1}
+    ends = [one.stop for one in decisions].index(True) if any(one.stop for one in decisions) else EPOCHS
+    assert ends == (14 if size == 32 else EPOCHS)
+    if size < 32:
+        assert decisions[4].factor == 1.0
+        assert f"(noise scale {scale:g})" in decisions[4].reason
+        assert "keeps its whole length" in decisions[4].reason
+        assert decisions[5].factor < 1.0
+
+
+def test_only_the_periods_before_the_fall_count() -> None:
+    policy = steer()
+    for epoch in range(EPOCHS):
+        decision = policy.decide(seen(epoch, moments(1.0 if epoch < 3 or epoch > 4 else 1000.0)))
+        assert decision.batch_size >= 32
+
+
+@pytest.mark.parametrize(
+    ("task", "start"),
+    [
+        ({"steered": False}, (32, 0.1)),
+        ({"epochs": 2}, (32, 0.1)),  # no period but the first
+        ({"batch_sizes": (32, 64)}, (32, 0.1)),
+        ({}, (64, 0.1)),  # a fork has grown it
+        ({}, (8, 0.1)),  # a quarter already
+    ],
+)
+def test_it_stays_where_nothing_is_to_be_had(task: dict, start: tuple[int, float]) -> None:
+    policy = steer(start=start, **task)
+    for epoch in range(task.get("epochs", 10)):
+        assert policy.decide(seen(epoch, moments(1.0))).batch_size >= start[0]
+    assert policy.start == start
+
+
+def test_after_that_nothing_grows_it_further_and_no_fork_is_made() -> None:
+    policy = steer(train_size=100_000)
+    decided(policy, moments(10.0), range(5))
+    assert policy.start == (8, 0.1)
+    assert policy.fork(seen(5, None)) is None
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_it_goes_on_from_its_state(cut: int) -> None:
+    whole, begun, resumed = steer(), steer(), steer()
+    expected = decided(whole, moments(12.0))
+    decided(begun, moments(12.0), range(cut))
+    resumed.load_state_dict(through_json(begun.state_dict()))
+    assert decided(resumed, moments(12.0), range(cut, EPOCHS)) == expected[cut:]
+
+
+def test_a_training_of_an_older_version_goes_on_as_it_began() -> None:
+    begun, resumed = steer(), steer()
+    decided(begun, moments(12.0), range(2))
+    state = {key: value for key, value in begun.state_dict().items() if key not in {"noise", "shrunk"}}
+    resumed.load_state_dict(through_json(state))
+    assert {one.batch_size for one in decided(resumed, moments(12.0), range(2, 6))} == {32}
