@@ -100,6 +100,7 @@ def test_scripts_behind_the_numbers_are_where_they_are_said_to_be() -> None:
         "evidence/results_page.py",
         "steering/latest_tasks.py",
         "steering/loop_tasks.py",
+        "steering/newest_tasks.py",
         *(f"fisher/{name}.py" for name in ("floor", "methods", "models")),
     }
     scripts = {path.relative_to(ROOT / "benchmarks").as_posix() for path in (ROOT / "benchmarks").rglob("*.py")}

@@ -6,11 +6,12 @@
 Regression, classes, labels, images, sequences, a text, an autoencoder, factors of a matrix; SGD, momentum, Adam, AdamW,
 RMSprop; data that come with scikit-learn or Python, or are made here. On the first eighteen tasks two rules of scouts
 were chosen (how many steps they take, and half the batch at the highest rate); eight more came after that, and twelve
-(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. ``run`` trains what is
+(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. The newest twelve
+(``newest_tasks.py``) were written, and their grids trained, before any controller ran on them. ``run`` trains what is
 missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of five batch sizes
 and the task's rates with a cosine schedule over the whole length, two seeds each; its best configuration on four fresh
 seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"`` that goes on from there.
-``page`` writes the table of ``docs/steer.md``.
+``page`` writes the table of ``docs/steer.md``, of tasks that were run to their end.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from latest_tasks import LATEST
 from loop_tasks import LATER, TASKS, Task
+from newest_tasks import NEWEST
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,7 +40,7 @@ from autobatch.control.run._files import append_lines
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "steer_loops.jsonl"
 PAGE = ROOT / "docs" / "steer.md"
-EVERY = {**TASKS, **LATER, **LATEST}
+EVERY = {**TASKS, **LATER, **LATEST, **NEWEST}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 
@@ -179,13 +181,21 @@ def page() -> None:
         "| --- " * 8 + "|",
     ]
     figures: dict[str, list[float]] = {}
-    groups = (("the eighteen", TASKS), ("the eight", LATER), ("the twelve", LATEST), ("all", EVERY))
+    groups = (
+        ("the eighteen", TASKS),
+        ("the eight", LATER),
+        ("the twelve", LATEST),
+        ("the twelve newest", NEWEST),
+        ("all", EVERY),
+    )
     for told, group in groups:
         names = [name for name in group if (name, "steer", FRESH[-1]) in found]
         for name in names if told != "all" else ():
             told_of_task, figures[name] = _line(name, found)
             lines.append(told_of_task)
         every = [figures[name] for name in names]
+        if not every:
+            continue
         for kind, fold in (("mean", np.mean), ("median", np.median)):
             validation, test, *costs = (float(fold(column)) for column in zip(*every, strict=True))
             told_costs = " | ".join(f"{math.exp(cost):.2f}" for cost in costs)
