@@ -10,7 +10,8 @@ were chosen (how many steps they take, and half the batch at the highest rate); 
 (``newest_tasks.py``) were written, and their grids trained, before any controller ran on them. ``run`` trains what is
 missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of five batch sizes
 and the task's rates with a cosine schedule over the whole length, two seeds each; its best configuration on four fresh
-seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"`` that goes on from there.
+seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"`` that goes on from there, as
+they are and where nothing is measured.
 ``page`` writes the table of ``docs/steer.md``, of tasks that were run to their end.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
-from autobatch.control import NeverMeasure
+from autobatch.control import MeasuringPlan, NeverMeasure
 from autobatch.control.run._files import append_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,8 @@ PAGE = ROOT / "docs" / "steer.md"
 EVERY = {**TASKS, **LATER, **LATEST, **NEWEST}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
+UNMEASURED = "steer, nothing measured"
+"""The run of a controller that measures nothing, and so does not go by the noise scale."""
 
 
 Row = dict[str, Any]
@@ -89,7 +92,7 @@ def ends(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> Row:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def steered(task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
+def steered(task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPlan | None = None) -> Row:
     """Scout with the loop, and go on with what was best."""
     train, validation = task.ends
     data, spent = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}
@@ -111,10 +114,9 @@ def steered(task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
             controller.end_epoch(val_loss=loss_of(model, x[train:validation], y[train:validation], task.loss))
         return model
 
-    never = NeverMeasure()
     with tempfile.TemporaryDirectory() as out:
         report = autobatch.scout(
-            loop, learning_rates=task.rates, batch_sizes=SIZES, seed=seed, measuring=never, rates="steered", out=out
+            loop, learning_rates=task.rates, batch_sizes=SIZES, seed=seed, measuring=measuring, rates="steered", out=out
         )
         model = loop(
             autobatch.AutoBatchController(
@@ -123,7 +125,7 @@ def steered(task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
                 rates="steered",
                 seed=seed,
                 batch_sizes=SIZES,
-                measuring=never,
+                measuring=measuring,
             )
         )
     return {**ends(task, model, x, y), **spent, "start": [report.batch_size, report.lr]}
@@ -170,6 +172,7 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
         for seed in FRESH:
             keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
             keep("steer", seed, lambda: steered(task, x, y, seed))  # noqa: B023
+            keep(UNMEASURED, seed, lambda: steered(task, x, y, seed, NeverMeasure()))  # noqa: B023
 
 
 def page() -> None:
@@ -177,8 +180,8 @@ def page() -> None:
     found = recorded()
     lines = [
         "| task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
-        "steps |",
-        "| --- " * 8 + "|",
+        "steps | nothing measured: test loss | steps |",
+        "| --- " * 10 + "|",
     ]
     figures: dict[str, list[float]] = {}
     groups = (
@@ -189,7 +192,7 @@ def page() -> None:
         ("all", EVERY),
     )
     for told, group in groups:
-        names = [name for name in group if (name, "steer", FRESH[-1]) in found]
+        names = [name for name in group if {(name, run, FRESH[-1]) for run in ("steer", UNMEASURED)} <= found.keys()]
         for name in names if told != "all" else ():
             told_of_task, figures[name] = _line(name, found)
             lines.append(told_of_task)
@@ -197,9 +200,12 @@ def page() -> None:
         if not every:
             continue
         for kind, fold in (("mean", np.mean), ("median", np.median)):
-            validation, test, *costs = (float(fold(column)) for column in zip(*every, strict=True))
+            validation, test, *costs, without, steps = (float(fold(column)) for column in zip(*every, strict=True))
             told_costs = " | ".join(f"{math.exp(cost):.2f}" for cost in costs)
-            lines.append(f"| {told}, {kind} | | | | {_told(validation)} | {_told(test)} | {told_costs} |")
+            lines.append(
+                f"| {told}, {kind} | | | | {_told(validation)} | {_told(test)} | {told_costs} | {_told(without)} | "
+                f"{math.exp(steps):.2f} |"
+            )
     before, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/loops.py page -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if mark and end:
@@ -208,22 +214,30 @@ def page() -> None:
 
 
 def _line(name: str, found: dict[tuple[str, str, int], Row]) -> tuple[str, list[float]]:
-    """Return a task's line of the table, and its figures: logarithms of both losses and both costs beside the best."""
+    """Return a task's line of the table, and its figures beside the best: logarithms of losses and of costs."""
     best = best_of(name, found)
-    theirs, ours = ([found[name, run, seed] for seed in FRESH] for run in (best, "steer"))
+    theirs, ours, unmeasured = ([found[name, run, seed] for seed in FRESH] for run in (best, "steer", UNMEASURED))
 
     def ends(rows: list[Row], figure: str) -> list[float]:
         return [logarithm(row, figure) for row in rows]
 
-    losses = [fmean(ends(ours, figure)) - fmean(ends(theirs, figure)) for figure in ("validation_loss", "test_loss")]
-    costs = [math.log(fmean(row[what] for row in ours) / theirs[0][what]) for what in ("examples", "steps")]
+    def apart(rows: list[Row], figure: str) -> float:
+        return fmean(ends(rows, figure)) - fmean(ends(theirs, figure))
+
+    def cost(rows: list[Row], what: str) -> float:
+        return math.log(fmean(row[what] for row in rows) / theirs[0][what])
+
+    losses = [apart(ours, "validation_loss"), apart(ours, "test_loss")]
+    costs = [cost(ours, "examples"), cost(ours, "steps")]
+    without = [apart(unmeasured, "test_loss"), cost(unmeasured, "steps")]
     error = math.sqrt(sum(stdev(ends(rows, "test_loss")) ** 2 / len(rows) for rows in (ours, theirs)))
     starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
     told = (
         f"| {name} | `{best}` | {math.exp(fmean(ends(theirs, 'test_loss'))):.4g} | {starts} | {_told(losses[0])} | "
-        f"{_told(losses[1])} ± {100 * error:.0f} | {' | '.join(f'{math.exp(cost):.2f}' for cost in costs)} |"
+        f"{_told(losses[1])} ± {100 * error:.0f} | {' | '.join(f'{math.exp(cost):.2f}' for cost in costs)} | "
+        f"{_told(without[0])} | {math.exp(without[1]):.2f} |"
     )
-    return told, [*losses, *costs]
+    return told, [*losses, *costs, *without]
 
 
 def _told(apart: float) -> str:
