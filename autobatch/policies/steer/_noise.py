@@ -18,9 +18,8 @@ LEAST_SAMPLES = 6
 QUARTER = 4
 """Times that the batch may be smaller than scouts have it, at most: smaller ones were not tried."""
 
-MARGIN = 2.0
-"""Times that the batch must be the noise scale at least, where steps go by the gradient as it is: there the noise of a
-smaller batch is that much more of a step, and on the way along a steep valley gradients agree more than they tell."""
+CLEARLY = 2.0
+"""Times that the batch must be the noise scale, where nothing else says that a smaller one helps."""
 
 
 @runtime_checkable
@@ -64,16 +63,16 @@ class Noise:
         Args:
             batch_size: the size in use.
             sizes: those to choose from.
-            margin: times the noise scale that a size may be.
+            margin: times the noise scale that the one in use may be.
 
         Returns:
-            The largest that is no more, or the smallest where all are; None where the one in use is no more, where none
-            is smaller, and where nothing is known.
+            The largest that is not above the noise scale, or the smallest where all are; None where the one in use may
+            stay, where none is smaller, and where nothing is known.
         """
         scale, below = self.scale, [size for size in sizes if size < batch_size]
         if scale is None or batch_size <= margin * scale or not below:
             return None
-        return max((size for size in below if size <= margin * scale), default=min(below))
+        return max((size for size in below if size <= scale), default=min(below))
 
     def state_dict(self) -> list[list[float]]:
         """Return what is known as JSON-able values."""

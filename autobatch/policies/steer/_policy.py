@@ -25,7 +25,7 @@ from autobatch.policies.steer._forks import (
     tried_from_list,
     tried_to_list,
 )
-from autobatch.policies.steer._noise import MARGIN, PERIODS, QUARTER, WANTED, Noise
+from autobatch.policies.steer._noise import CLEARLY, PERIODS, QUARTER, WANTED, Noise
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown, plan_seconds
 from autobatch.policies.steer._scouts import (
@@ -331,7 +331,8 @@ class SteerPolicy:
         noise, self._noise = self._noise, None
         usual = start_without_scouts(task)[0]
         sizes = [size for size in task.batch_sizes if QUARTER * size >= usual]
-        smaller = noise.smaller(batch_size, sizes, 1.0 if task.adaptive else MARGIN)
+        # Where scouts have gone over to half the batch, they have seen already that more steps help.
+        smaller = noise.smaller(batch_size, sizes, 1.0 if batch_size < usual else CLEARLY)
         if smaller is None or batch_size > usual or self._hastened is not None:
             return
         self._start, self._shrunk = (smaller, lr), True

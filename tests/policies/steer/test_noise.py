@@ -25,10 +25,10 @@ def moments(scale: float, samples: int = WANTED, batch_size: int = 32) -> Gradie
     return GradientMoments(batch_size, samples, mean + scale * (batch_size - 1) / batch_size, mean, mean, 0.5)
 
 
-def steer(*, adaptive: bool = True, start: tuple[int, float] = (32, 0.1), **task) -> SteerPolicy:
+def steer(*, start: tuple[int, float] = (32, 0.1), **task) -> SteerPolicy:
     policy = SteerPolicy(SteerParameters())
     facts = {"epochs": EPOCHS, "batch_sizes": LADDER, "learning_rates": (0.05, 0.1, 0.2), "steered": True}
-    policy.reset(make_task(**facts | {"costs": None, "adaptive": adaptive} | task), None)
+    policy.reset(make_task(**facts | {"costs": None} | task), None)
     policy.begin(*start, "begun")
     return policy
 
@@ -78,7 +78,7 @@ def test_where_noise_hides_the_gradient_it_is_infinite_and_of_few_steps_nothing_
 
 @pytest.mark.parametrize(
     ("scale", "margin", "smaller"),
-    [(33, 1, None), (31, 1, 16), (17, 1, 16), (15, 1, 8), (3, 1, 4), (17, 2, None), (15, 2, 16), (9, 2, 16)],
+    [(33, 1, None), (31, 1, 16), (17, 1, 16), (15, 1, 8), (3, 1, 4), (17, 2, None), (15, 2, 8), (9, 2, 8)],
 )
 def test_the_size_that_goes_with_it(scale: float, margin: float, smaller: int | None) -> None:
     noise = Noise()
@@ -99,22 +99,19 @@ def test_it_asks_for_measured_steps_before_the_rate_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "adaptive", "size"),
-    [
-        *[(40.0, True, 32), (20.0, True, 16), (10.0, True, 8), (1.0, True, 8)],
-        *[(20.0, False, 32), (15.0, False, 16), (7.0, False, 8)],
-    ],
+    ("scale", "begun", "size"),
+    [(20.0, 32, 32), (15.0, 32, 8), (1.0, 32, 8), (20.0, 16, 16), (15.0, 16, 8), (1.0, 16, 8)],
 )
 def test_a_batch_above_the_noise_scale_gets_smaller_and_the_training_keeps_its_length(
-    scale: float, adaptive: bool, size: int
+    scale: float, begun: int, size: int
 ) -> None:
-    decisions = decided(steer(adaptive=adaptive), moments(scale))
-    assert {one.batch_size for one in decisions[:4]} == {32}
+    decisions = decided(steer(start=(begun, 0.1)), moments(scale))
+    assert {one.batch_size for one in decisions[:4]} == {begun}
     assert decisions[4].batch_size == size
     assert {one.lr for one in decisions} == {0.1}
     ends = [one.stop for one in decisions].index(True) if any(one.stop for one in decisions) else EPOCHS
-    assert ends == (14 if size == 32 else EPOCHS)
-    if size < 32:
+    assert ends == (14 if size == begun else EPOCHS)
+    if size < begun:
         assert decisions[4].factor == 1.0
         assert f"(noise scale {scale:g})" in decisions[4].reason
         assert "keeps its whole length" in decisions[4].reason
