@@ -14,7 +14,14 @@ from autobatch.control.batches import (
     permutation,
     steps_per_epoch,
 )
-from autobatch.control.measuring import MeasureAtInterval, Measurement, MeasureWithinBudget, MeasuringPlan, NeverMeasure
+from autobatch.control.measuring import (
+    MeasureAsked,
+    MeasureAtInterval,
+    Measurement,
+    MeasureWithinBudget,
+    MeasuringPlan,
+    NeverMeasure,
+)
 from autobatch.control.rates import LearningRateRule
 from autobatch.control.settings import Measuring, Processes, Rates, TaskFacts
 from autobatch.control.steps import BatchPlan, Step
@@ -24,6 +31,7 @@ __all__ = [
     "BatchPlan",
     "DecisionRecord",
     "LearningRateRule",
+    "MeasureAsked",
     "MeasureAtInterval",
     "MeasureWithinBudget",
     "Measurement",

@@ -92,8 +92,8 @@ class Decisions:
         return self._policy.best_period, self._policy.back_to
 
     def _samples_wanted(self) -> int:
-        """Return the steps that the policy wants measured; none where the loop is only advised."""
-        if self._own_batch_size or not isinstance(self._policy, MeasuringPolicy):
+        """Return how many steps the policy wants measured; 0 where the loop is only advised, and under BatchNorm."""
+        if self._own_batch_size or not isinstance(self._policy, MeasuringPolicy) or self._passage.mixes_rows:
             return 0
         return self._policy.samples_wanted
 

@@ -20,7 +20,8 @@ class PolicyKind:
         name: what a YAML's ``kind:`` says.
         parameters: the model that the YAML's ``parameters:`` are checked against.
         build: makes a policy from checked parameters.
-        blind: whether its policies never look at C̄, L or the gradients, so that measuring for them is in vain.
+        blind: whether its policies never look at C̄, L or gradients, but of steps that they ask for, so that measuring
+            others for them is in vain.
         changes: what its policies change once training goes on, in words for listings.
         when: when to choose one, a sentence for listings.
     """
@@ -59,7 +60,7 @@ def register_policy(
     Args:
         kind: what a YAML's ``kind:`` will say.
         parameters: the model of the YAML's ``parameters:``; a sentence in each field's description.
-        blind: whether its policies never look at C̄, L or the gradients.
+        blind: whether its policies never look at C̄, L or gradients, but of steps that they ask for.
         changes: what its policies change once training goes on, such as ``"batch size, rate"``.
         when: when to choose one, in a sentence.
 

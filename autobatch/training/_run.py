@@ -33,7 +33,9 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="Seeds model, permutations, augmentation and random policies.")
     device: str = Field(default="auto", description="Torch device such as 'cpu' or 'cuda'; 'auto' takes a GPU if any.")
     data_dir: Path | None = Field(default=None, description="Where datasets lie or are downloaded to.")
-    measure: bool = Field(default=True, description="Whether C̄ and L are measured.")
+    measure: bool = Field(
+        default=True, description="Whether C̄ and L are measured; what the policy asks for is, either way."
+    )
     recording: bool = Field(
         default=False, description="Measure by the task's interval and floor, as beacons do, rather than by budget."
     )

@@ -15,11 +15,11 @@ from autobatch.beacons._columns import FINISHED
 from autobatch.control import (
     AutoBatchController,
     DecisionRecord,
+    MeasureAsked,
     MeasureAtInterval,
     MeasureWithinBudget,
     Measuring,
     MeasuringPlan,
-    NeverMeasure,
     Processes,
     Rates,
     TaskFacts,
@@ -240,7 +240,7 @@ def _controller(
 def _measured_steps(config: RunConfig, costs: CostTable | None) -> MeasuringPlan:
     measuring = config.task.measuring
     if not config.measure:
-        return NeverMeasure()
+        return MeasureAsked()
     if config.recording:
         return MeasureAtInterval(measuring.interval, measuring.floor)
     assert costs is not None

@@ -12,6 +12,7 @@ from autobatch.control.measuring._budget import (
 from autobatch.control.measuring._leaps import FEW, leap_words
 from autobatch.control.measuring._measuring import (
     INTERVAL,
+    MeasureAsked,
     MeasureAtInterval,
     MeasuringPlan,
     NeverMeasure,
@@ -34,6 +35,7 @@ __all__ = [
     "FEW",
     "FLOOR",
     "INTERVAL",
+    "MeasureAsked",
     "MeasureAtInterval",
     "MeasureWithinBudget",
     "Measurement",

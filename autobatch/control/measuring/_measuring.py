@@ -56,7 +56,7 @@ class MeasuringPlan:
     """Share of the training time that measuring may take, 0 where no budget rules it."""
 
     measures: bool = True
-    """Whether anything is measured at all."""
+    """Whether steps that the policy asks for are measured."""
 
     timing: bool = False
     """Whether the controller shall time the epoch that ``choose`` has just planned, and call ``learn``."""
@@ -105,9 +105,17 @@ class MeasuringPlan:
 
 
 class NeverMeasure(MeasuringPlan):
-    """Measure nothing."""
+    """Measure nothing, whatever is asked for."""
 
     measures = False
+
+    def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
+        """Return no step."""
+        return ()
+
+
+class MeasureAsked(MeasuringPlan):
+    """Measure the steps that the policy asks for, and no others."""
 
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
         """Return no step."""

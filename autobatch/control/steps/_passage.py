@@ -89,6 +89,12 @@ class Passage:
         return self._model
 
     @property
+    def mixes_rows(self) -> bool:
+        """Whether measured rows are no gradients of single samples, as under BatchNorm."""
+        rows = self._probe_arguments["bn"] == "rows"
+        return rows and any(isinstance(module, _BatchNorm) for module in self._model.modules())
+
+    @property
     def optimizer(self) -> Optimizer:
         """Its optimizer."""
         return self._optimizer
