@@ -156,7 +156,7 @@ class SteerPolicy:
         self._reason = ""
         self._tried: list[Tried] = []
         self._noise: Noise | None = Noise()  # None once it was gone by
-        self._shrunk = False
+        self._shrunk: int | None = None
         self.samples_wanted = 0
         self._validated = Validated("")
         self._hastened: tuple[int, int] | None = None
@@ -176,7 +176,7 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._noise, self._shrunk, self.samples_wanted = Noise(), False, 0
+        self._noise, self._shrunk, self.samples_wanted = Noise(), None, 0
         self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
@@ -313,6 +313,8 @@ class SteerPolicy:
                 f"{falls}, and batches of {size} do part of that in fewer steps: {percent(factor_there)} of {lr:g} "
                 f"with them calms the steps as {percent(factor)} would with {batch_size}"
             )
+        if epoch == self._shrunk:
+            reason = f"{self._reason}; {reason}"
         return Decision(size, lr, reason, factor=factor_there)
 
     def _go_by_noise(self, observation: Observation) -> None:
@@ -335,11 +337,11 @@ class SteerPolicy:
         smaller = noise.smaller(batch_size, sizes, 1.0 if batch_size < usual else CLEARLY)
         if smaller is None or batch_size > usual or self._hastened is not None:
             return
-        self._start, self._shrunk = (smaller, lr), True
+        self._start, self._shrunk = (smaller, lr), epoch
         self._reason = (
-            f"{configuration(*self._start)}: gradients of single examples agree so far (noise scale "
-            f"{figure(noise.scale or 0.0)}) that batches of {batch_size} are larger than they need be, so more and "
-            "smaller ones help: the training keeps its whole length"
+            f"{configuration(*self._start)}: the gradients of single examples agree, so more and smaller batches help "
+            f"(noise scale {figure(noise.scale or 0.0)} examples, batches of {batch_size} so far), and the training "
+            "keeps its whole length"
         )
         self._lay_plan(1.0)
 
@@ -395,7 +397,7 @@ class SteerPolicy:
         Returns:
             The fork; None where the schedule is not this policy's to change.
         """
-        if not self._known_task().steered or self._shrunk:
+        if not self._known_task().steered or self._shrunk is not None:
             return None
         return self._fork_rule().proposed(observation.epoch, *self._start, self._tried)
 
@@ -441,7 +443,7 @@ class SteerPolicy:
     @property
     def _growth(self) -> tuple[float, float]:
         own = self.parameters
-        further = self._further and own.growth == "auto" and self._hastened is None and not self._shrunk
+        further = self._further and own.growth == "auto" and self._hastened is None and self._shrunk is None
         ahead, power = GROWN if further else SEESAW
         return (
             ahead if own.growth == "auto" else own.growth,
@@ -480,7 +482,7 @@ class SteerPolicy:
         self._further = bool(state.get("further", False))
         self._validated.load_state_dict(state.get("validated", {}))
         noise = state.get("noise")  # where states of older versions had begun, they had gone by none
-        self._noise, self._shrunk = None, bool(state.get("shrunk", False))
+        self._noise, self._shrunk = None, state.get("shrunk")
         if noise is not None:
             self._noise = Noise()
             self._noise.load_state_dict(noise)

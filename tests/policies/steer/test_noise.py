@@ -113,9 +113,21 @@ def test_a_batch_above_the_noise_scale_gets_smaller_and_the_training_keeps_its_l
     assert ends == (14 if size == begun else EPOCHS)
     if size < begun:
         assert decisions[4].factor == 1.0
-        assert f"(noise scale {scale:g})" in decisions[4].reason
+        assert f"(noise scale {scale:g} examples, batches of {begun} so far)" in decisions[4].reason
         assert "keeps its whole length" in decisions[4].reason
         assert decisions[5].factor < 1.0
+
+
+def test_the_reason_is_told_also_where_the_rate_begins_to_fall_at_once() -> None:
+    policy = SteerPolicy(SteerParameters(length=1.0))
+    policy.reset(make_task(epochs=EPOCHS, batch_sizes=LADDER, learning_rates=(0.1,), steered=True, costs=None), None)
+    policy.begin(32, 0.1, "begun")
+    decisions = decided(policy, moments(10.0))
+    assert [one.batch_size for one in decisions[4:6]] == [32, 8]
+    assert "noise scale 10" in decisions[5].reason
+    assert "the rate falls" in decisions[5].reason
+    assert "noise scale" not in decisions[6].reason
+    assert policy.decide(seen(5, moments(10.0))) == decisions[5]
 
 
 def test_only_the_periods_before_the_fall_count() -> None:
