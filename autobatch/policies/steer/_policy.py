@@ -299,7 +299,8 @@ class SteerPolicy:
         if epoch < plan.decay_from:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
-        size, factor_there = grown(batch_size, factor, task.batch_sizes, task.costs, self._growth)
+        ladder = task.batch_sizes if self._shrunk is None else (batch_size,)
+        size, factor_there = grown(batch_size, factor, ladder, task.costs, self._growth)
         falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
         if size == batch_size:
             reason = f"{falls}: {percent(factor)} of {lr:g}"
@@ -443,7 +444,7 @@ class SteerPolicy:
     @property
     def _growth(self) -> tuple[float, float]:
         own = self.parameters
-        further = self._further and own.growth == "auto" and self._hastened is None and self._shrunk is None
+        further = self._further and own.growth == "auto" and self._hastened is None
         ahead, power = GROWN if further else SEESAW
         return (
             ahead if own.growth == "auto" else own.growth,

@@ -154,11 +154,12 @@ def test_it_stays_where_nothing_is_to_be_had(task: dict, start: tuple[int, float
     assert policy.start == start
 
 
-def test_after_that_nothing_grows_it_further_and_no_fork_is_made() -> None:
+def test_after_that_nothing_grows_and_no_fork_is_made() -> None:
     policy = steer(train_size=100_000)
-    decided(policy, moments(10.0), range(5))
-    assert policy.start == (8, 0.1)
+    assert {one.batch_size for one in decided(policy, moments(10.0))[4:]} == {8}
     assert policy.fork(seen(5, None)) is None
+    usual = steer(train_size=100_000)
+    assert max(one.batch_size for one in decided(usual, moments(1000.0))) > 32
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
