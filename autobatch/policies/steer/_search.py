@@ -36,8 +36,7 @@ def plan_scouts(
     Args:
         task: the task.
         number: how many rates at most.
-        share: share of the training that each may take, in (0, 1); more, up to a tenth (rounded up), until it has taken
-            ``STEPS``.
+        share: share of the training that each may take, in (0, 1); more, up to a tenth, until it has taken ``STEPS``.
         done: those that have been made.
         hardly: share of the loss of guessing above which a scout has hardly begun to learn.
 
@@ -46,7 +45,7 @@ def plan_scouts(
         has fewer periods than ``LEAST``, or where two scouts cost more than a third of it.
     """
     asked = max(1, round(share * task.epochs))
-    epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), math.ceil(task.epochs / 10)))
+    epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), task.epochs // 10))
     affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
     most = min(number, affordable, len(task.learning_rates))
     if task.epochs < LEAST or most < 2:
