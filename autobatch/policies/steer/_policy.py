@@ -38,7 +38,7 @@ from autobatch.policies.steer._scouts import (
     hardly_begun,
     learnt_nothing,
 )
-from autobatch.policies.steer._search import LEAST, MOST, plan_scouts, start_without_scouts
+from autobatch.policies.steer._search import LEAST, MOST, compared, plan_scouts, start_without_scouts
 
 CLEARLY_BETTER = 0.995
 """Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
@@ -220,6 +220,7 @@ class SteerPolicy:
             The choice; where no scout is sound, the run starts anew, below the rates that were tried.
         """
         task = self._known_task()
+        scouts = compared(task, scouts, max((len(scout.train_losses) for scout in scouts), default=0))
         at_one_size, smaller = _split(scouts)
         best = best_of(at_one_size)
         blind = best is not None and learnt_nothing(task, best, self.parameters.hardly_begun)

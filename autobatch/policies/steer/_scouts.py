@@ -57,6 +57,7 @@ class Scout:
         train_losses: mean training loss of each period, as trained; NaN where it is not known.
         scores: the task's score after each period; NaN where it is not known.
         ended: why it ended before its time; None where it did not.
+        by_score: whether it is compared by its score, not by its training loss.
     """
 
     batch_size: int
@@ -64,6 +65,7 @@ class Scout:
     train_losses: tuple[float, ...]
     scores: tuple[float, ...]
     ended: str | None = None
+    by_score: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False, of: str = "
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')}{of} after "
-        f"{count(last + 1, 'epoch')}, {_told(best)}"
+        f"{count(last + 1, 'epoch')}{' by validation' if best.by_score else ''}, {_told(best)}"
     )
     if len(ranked) == 1:
         return ScoutChoice(ranked[0], reason)
@@ -220,7 +222,10 @@ def _losses(scout: Scout) -> list[float]:
     BatchNorm's running averages and of the last few steps than of the rate (``benchmarks/steering/scouting.py``).
     Where a loop does not know its training loss, its score has to do.
     """
-    return [score if math.isnan(loss) else loss for loss, score in zip(scout.train_losses, scout.scores, strict=True)]
+    return [
+        score if math.isnan(loss) or (scout.by_score and math.isfinite(score)) else loss
+        for loss, score in zip(scout.train_losses, scout.scores, strict=True)
+    ]
 
 
 def _sound(scout: Scout, place: int) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autobatch.policies._protocol import TaskInfo
 from autobatch.policies._wording import configuration, count
@@ -58,7 +59,7 @@ def plan_scouts(
         notes.append(f"{count(most, 'scout')} instead of {number}: {limit}")
     if epochs > asked:
         notes.append(f"{count(epochs, 'epoch')} each instead of {asked}: in fewer steps the highest rate looks best")
-    trained = [scout for scout in done if scout.batch_size == _size(task)]
+    trained = [scout for scout in compared(task, done, epochs) if scout.batch_size == _size(task)]
     if most == 2:
         rates, more = [_nearest(task.learning_rates, share) for share in (0.25, 0.75)], 0
     else:
@@ -74,6 +75,24 @@ def plan_scouts(
         if len(rates) == len(trained):
             configurations += smaller_batch(task, trained, hardly)
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
+
+
+def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout]:
+    """Return scouts as they are compared: by their validation losses where they have taken fewer than ``STEPS`` steps.
+
+    The mean training loss of so short an epoch has the training's first steps in it, which are the worse the higher the
+    rate, whatever comes of it later.
+
+    Args:
+        task: the task.
+        scouts: what they came to.
+        epochs: how long each has trained.
+
+    Returns:
+        The scouts.
+    """
+    few = epochs * math.ceil(task.train_size / _size(task)) < STEPS
+    return [replace(scout, by_score=few and task.score == "validation_loss") for scout in scouts]
 
 
 def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from autobatch.policies import TaskInfo
+from autobatch.policies import SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.steer import Scout, ScoutPlan
 from autobatch.policies.steer._search import plan_scouts, smaller_batch, start_without_scouts
 from tests.policies.cases import NAN, make_task
@@ -217,3 +217,33 @@ def test_no_smaller_batch_where_every_scout_diverged() -> None:
 def test_the_smaller_batch_comes_last_and_where_the_losers_stay_below_a_third(epochs: int, sizes: list[int]) -> None:
     task = make_task(epochs=epochs, learning_rates=(0.025, 0.1, 0.4), guessing=2.3, steered=True)
     assert [size for size, _ in made(task, 3, lambda lr: 2.0 + abs(math.log(lr / 0.1)) / 10, hardly=0.8)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("train_size", "score", "epochs", "best"),
+    [
+        (59 * 32, "validation_loss", 10, 0.2),  # 59 steps
+        (60 * 32, "validation_loss", 10, 0.1),
+        (29 * 32, "validation_loss", 20, 0.2),  # two epochs of 29
+        (30 * 32, "validation_loss", 20, 0.1),
+        (59 * 32, "validation_error", 10, 0.1),
+    ],
+)
+def test_scouts_of_few_steps_are_compared_by_what_they_are_validated_with(
+    train_size: int, score: str, epochs: int, best: float
+) -> None:
+    rates = (0.05, 0.1, 0.2)
+    task = make_task(train_size=train_size, score=score, epochs=epochs, learning_rates=rates, steered=True)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    length = policy.scouts().epochs
+    assert length == epochs // 10
+    before = (1.0,) * (length - 1)
+    lower, middle, higher = (
+        Scout(32, lr, (*before, loss), (*before, validated))
+        for lr, loss, validated in ((0.05, 1.0, 1.0), (0.1, 0.5, 0.9), (0.2, 0.6, 0.8))
+    )
+    assert ((32, 0.05) in policy.scouts([middle, higher]).configurations) == (best == 0.1)
+    choice = policy.take([middle, higher, lower])
+    assert policy.start == (32, best)
+    assert (" by validation, " in choice.reason) == (best == 0.2)

@@ -224,7 +224,7 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
 def test_where_nothing_has_begun_a_smaller_batch_is_tried(
     loss: float, start: tuple[int, float], end: int, told: str
 ) -> None:
-    task = make_task(epochs=40, learning_rates=(0.05, 0.1), steered=True, guessing=2.3)
+    task = make_task(epochs=40, train_size=2000, learning_rates=(0.05, 0.1), steered=True, guessing=2.3)
     policy = SteerPolicy(SteerParameters())
     policy.reset(task, None)
     done = [Scout(32, 0.05, (2.1,), (1.0,)), Scout(32, 0.1, (2.0,), (1.0,))]
@@ -238,7 +238,7 @@ def steered(*losses: float, scores: tuple[float, ...] = (), smaller: float | Non
     """A policy that has taken scouts at 0.05, 0.1, 0.2, and one with half the batch where there is a loss of it."""
     rates = (0.05, 0.1, 0.2)
     policy = SteerPolicy(SteerParameters())
-    policy.reset(make_task(epochs=40, learning_rates=rates, steered=True, guessing=2.3), None)
+    policy.reset(make_task(epochs=40, train_size=2000, learning_rates=rates, steered=True, guessing=2.3), None)
     given = scores or losses
     done = [Scout(32, lr, (loss,), (score,)) for lr, loss, score in zip(rates, losses, given, strict=False)]
     policy.take(done + ([] if smaller is None else [Scout(16, 0.05, (smaller,), (1.0,))]))
@@ -277,7 +277,7 @@ def test_a_smaller_batch_that_is_better_by_chance_alone_is_not_taken(smaller: fl
 def test_where_the_highest_rate_is_best_half_the_batch_is_tried_at_it(
     smaller: float, start: tuple[int, float], end: int, told: str, guessing: float | None
 ) -> None:
-    task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), steered=True, guessing=guessing)
+    task = make_task(epochs=40, train_size=2000, learning_rates=(0.05, 0.1, 0.2), steered=True, guessing=guessing)
     policy = SteerPolicy(SteerParameters())
     policy.reset(task, None)
     done = [Scout(32, 0.1, (1.1,), (1.0,)), Scout(32, 0.2, (1.0,), (1.0,))]
@@ -299,21 +299,21 @@ def test_the_edge_of_the_rates_is_told_of_the_size_that_rates_are_compared_at() 
 
 def test_where_the_lowest_rate_has_diverged_too_a_tenth_of_it_is_taken() -> None:
     policy = SteerPolicy(SteerParameters())
-    policy.reset(make_task(epochs=40, learning_rates=(0.05, 0.1)), None)
+    policy.reset(make_task(epochs=40, train_size=2000, learning_rates=(0.05, 0.1)), None)
     policy.take([Scout(32, 0.1, (NAN,), (NAN,), "diverged"), Scout(32, 0.05, (NAN,), (NAN,), "diverged")])
     assert policy.start == (32, pytest.approx(0.005))
 
 
 def test_a_schedule_that_is_kept_is_not_lengthened() -> None:
     policy = SteerPolicy(SteerParameters())
-    policy.reset(make_task(epochs=40, learning_rates=(0.05, 0.1), guessing=2.3), None)
+    policy.reset(make_task(epochs=40, train_size=2000, learning_rates=(0.05, 0.1), guessing=2.3), None)
     assert "whole length" not in policy.take([Scout(32, 0.1, (2.2,), (1.0,))]).reason
 
 
 @pytest.mark.parametrize(("shares_loss", "warned"), [(None, False), (0.1, True), (0.5, False)])
 def test_one_who_learns_no_more_than_the_classes_shares_is_told(shares_loss: float | None, warned: bool) -> None:
     policy = SteerPolicy(SteerParameters())
-    policy.reset(make_task(epochs=40, steered=True, guessing=0.69, shares_loss=shares_loss), None)
+    policy.reset(make_task(epochs=40, train_size=2000, steered=True, guessing=0.69, shares_loss=shares_loss), None)
     scouts = [Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.05, 0.12), (0.1, 0.11))]
     assert ("may learn nothing" in policy.take(scouts).reason) == warned
     assert (policy.planned_epochs == 40) == warned
