@@ -46,7 +46,7 @@ from autobatch.control.run._files import read_lines
 from autobatch.policies import TaskInfo
 from autobatch.policies.steer import MOST, Scout
 from autobatch.policies.steer._scouts import choose_scout
-from autobatch.policies.steer._search import _nearest, plan_scouts, start_without_scouts
+from autobatch.policies.steer._search import _nearest, compared, plan_scouts, start_without_scouts
 from autobatch.training import load_task, task_info
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,12 +167,16 @@ def small() -> list[Pick]:
             name, SIZES, task.rates, task.epochs, task.ends[0], "validation_loss", (), 0, None, 0.0, steered=True
         )
         ends = {key: logarithm(row, "validation_loss") for key, row in own.items()}
-        picks += searched(info, {key: row["train_losses"] for key, row in own.items()}, ends)
+        losses = {key: row["train_losses"] for key, row in own.items()}
+        picks += searched(info, losses, ends, {key: row.get("validation_losses") for key, row in own.items()})
     return picks
 
 
 def searched(
-    info: TaskInfo, trained: Mapping[tuple[float, int], Sequence[float]], ended: Mapping[tuple[float, int], float]
+    info: TaskInfo,
+    trained: Mapping[tuple[float, int], Sequence[float]],
+    ended: Mapping[tuple[float, int], float],
+    validated: Mapping[tuple[float, int], Sequence[float] | None] | None = None,
 ) -> list[Pick]:
     """Return for each seed the margin of steer's pick, and how far it ends above the best scout and the best rate.
 
@@ -187,8 +191,9 @@ def searched(
             size, lr = plan.configurations[len(scouts)]
             losses = tuple(map(float, trained[lr, seed][: plan.epochs]))
             sound = len(losses) == plan.epochs and math.isfinite(losses[-1])
-            scouts.append(Scout(size, lr, losses, losses, None if sound else "diverged"))
-        choice = choose_scout(scouts)
+            scores = tuple(map(float, ((validated or {}).get((lr, seed)) or losses)[: plan.epochs]))
+            scouts.append(Scout(size, lr, losses, scores, None if sound else "diverged"))
+        choice = choose_scout(compared(info, scouts, plan.epochs))
         if choice.scout is None or choice.margin is None:  # of these losses nothing is said
             continue
         end, lowest = ends[scouts[choice.scout].lr], min(ends.values())

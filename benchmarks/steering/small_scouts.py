@@ -4,7 +4,8 @@
 
 Trains each of the small tasks of ``loops.py`` at batch size 32 and each of its rates by the plan of ``steer``, two
 seeds each, one thread, and appends one line a run to ``benchmarks/results/steer_small_scouts.jsonl``, from which
-``scouting.py --sure`` tells how often the scout that is ahead ends best. What is there is not trained again.
+``scouting.py --sure`` tells how often the scout that is ahead ends best. What is there is not trained again; rows of
+before scouts of few steps were compared by their validation losses have these only where scouts are so short.
 """
 
 import argparse
@@ -38,9 +39,10 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
             for lr in task.rates:
                 if (name, lr, seed) not in there:
                     found = trained(task, x, y, (SIZE, lr), USUAL, seed)
-                    seen = found["train_losses"][: max(1, round(SEEN * task.epochs))]
+                    until = max(1, round(SEEN * task.epochs))
+                    seen = {kind: found[kind][:until] for kind in ("train_losses", "validation_losses")}
                     ended = {figure: found[figure] for figure in ("validation_loss", "test_loss")}
-                    append_lines(RESULTS, [{"task": name, "lr": lr, "seed": seed, "train_losses": seen, **ended}])
+                    append_lines(RESULTS, [{"task": name, "lr": lr, "seed": seed, **seen, **ended}])
                     print(name, lr, seed, ended["validation_loss"], flush=True)
 
 
