@@ -112,12 +112,12 @@ def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
         (
             {(32, 0.1): 1.0, (32, 0.2): 0.8},
             1,
-            "its loss is 20 % lower than the next scout's; of 48 scoutings of small tasks",
+            "its loss is 20 % lower than the next scout's; of 50 scoutings of small tasks",
         ),
         (
             {(32, 0.1): 1.0, (32, 0.2): 0.8, (16, 0.2): 0.79},
             1,
-            "its loss is 20 % lower than that of the next scout of its size; of 48 scoutings of small tasks",
+            "its loss is 20 % lower than that of the next scout of its size; of 50 scoutings of small tasks",
         ),
         (
             {(32, 0.1): 1.0, (32, 0.2): 0.8, (16, 0.2): 0.6},
