@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from autobatch._files import alone_in
 from autobatch.control.run import CHECKPOINT
 from autobatch.policies import PolicySpec, SteerParameters
 from autobatch.policies.steer._plan import Plan
+from autobatch.policies.steer._search import STEPS
 from autobatch.training import (
     EpochRow,
     RunConfig,
@@ -48,6 +49,14 @@ def scouted(epochs: int = 6, policy: PolicySpec | None = None, **task: Any) -> R
     return tiny_config(
         policy or steer(), tiny_task(**({"epochs": epochs, "learning_rates": RATES, "threads": 1} | task))
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def long_enough() -> Iterator[None]:
+    """Scouts of a few steps count as having taken enough to be compared by their training losses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autobatch.policies.steer._search.STEPS", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +184,19 @@ def test_the_scout_with_the_least_training_loss_goes_on(whole: Path) -> None:
     assert rows[0].train_loss == winner.train_loss
     assert decisions[0].reason == f"as a scout; {scouting.reason}"
     assert f"s32 at lr {winner.lr:g}: the best of 3 scouts after 1 epoch" in scouting.reason
+
+
+def test_scouts_of_few_steps_are_compared_by_their_validation_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autobatch.policies.steer._search.STEPS", STEPS)
+    run(scouted(), tmp_path / "run")
+    scouting = load_scouting(tmp_path / "run")
+    assert scouting is not None
+    assert "after 1 epoch by validation, " in scouting.reason
+    (winner,) = (scout for scout in scouting.scouts if scout.won)
+    losses = [scout.validation_loss for scout in scouting.scouts if scout.validation_loss is not None]
+    assert winner.validation_loss == min(losses)
 
 
 def test_losers_are_charged_and_the_winner_is_not_charged_twice(whole: Path) -> None:
@@ -418,7 +440,8 @@ def test_a_failed_scouting_continues_bit_by_bit(tmp_path: Path, monkeypatch: pyt
         assert_same_run(tmp_path / "whole", out)
 
 
-def test_kill_minus_nine_in_the_middle_of_a_scout(tmp_path: Path) -> None:
+def test_kill_minus_nine_in_the_middle_of_a_scout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autobatch.policies.steer._search.STEPS", STEPS)  # as in the other process
     run(scouted(40), tmp_path / "whole")
     out = tmp_path / "run"
     process = FORKED.Process(target=run, args=(scouted(40), out))
