@@ -11,8 +11,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from models import Case
 from torch import Tensor, nn
+
+from benchmarks.fisher.models import Case
 
 Step = Callable[[Tensor, Tensor], Tensor]
 Method = Callable[[Case, nn.Module], Step]
