@@ -46,11 +46,8 @@ class Outcome:
 
     def figure(self, name: str) -> float:
         """Return a figure by the name that beacons have for it."""
-        return {
-            "validation_loss": self.validation_loss,
-            "validation_error": self.validation_error,
-            "test_error": self.test_error,
-        }[name]
+        value: float = getattr(self, name)
+        return value
 
 
 @dataclass(frozen=True)
