@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,13 @@ def _hashable(value: Any) -> Hashable:
 def changed(spec: PolicySpec, **parameters: object) -> PolicySpec:
     """Return a policy with other parameters."""
     return spec.model_copy(update={"parameters": {**spec.parameters, **parameters}})
+
+
+def paired(ours: Iterable[Row], theirs: Iterable[Row], figures: Sequence[str]) -> dict[int, list[float]]:
+    """Return by how much the logarithms of figures differ, by the seeds that both have; of a seed the last row."""
+    one, other = ({row["seed"]: row for row in rows} for rows in (ours, theirs))
+    seeds = sorted(one.keys() & other.keys())
+    return {seed: [math.log(one[seed][name] / other[seed][name]) for name in figures] for seed in seeds}
 
 
 def put(path: Path, mark: str, text: str) -> None:

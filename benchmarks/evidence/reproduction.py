@@ -11,6 +11,7 @@ under the same versions of numpy, scipy and matplotlib.
 import math
 import sys
 import tempfile
+from filecmp import cmpfiles
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         made = [file.relative_to(folder) for file in make(arguments.envs, arguments.compare, Path(folder))]
-        differing = [file for file in made if not _same(Path(folder) / file, arguments.docs / file)]
+        same, _, _ = cmpfiles(folder, arguments.docs, made, shallow=False)
+    differing = [file for file in made if file not in same]
     there = [*(arguments.docs / PICTURES).glob("*.png"), *(arguments.docs / CLAIMS).glob("*.json")]
     left = {file.relative_to(arguments.docs) for file in there} - set(made)
     for file in (*differing, *sorted(left)):
@@ -215,10 +217,6 @@ def data_words(library: BeaconLibrary, runs) -> str:
     fresh = ", ".join(map(str, sorted({row["seed"] for row in rows})))
     ended = sum(row["stopped_because"] != "finished" for row in rows)
     return f"{text} Comparison: {len(rows)} runs of {policies} with the seeds {fresh}; {ended} of them ended early."
-
-
-def _same(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 if __name__ == "__main__":

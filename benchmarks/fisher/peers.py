@@ -376,8 +376,7 @@ def table(arguments: argparse.Namespace, results: Results) -> None:
 
     print(f"\nStep with F over a plain step ({'CUDA' if device == 'cuda' else f'CPU, {threads} threads'}),", end=" ")
     print("and extra peak memory in MiB; † where F is wrong:\n")
-    _line("network", "B", *methods)
-    _line(*["---"] * (len(methods) + 2))
+    print(pages.heading(" | ".join(["network", "B", *methods])))
     reasons: dict[str, int] = {}
     for name in arguments.cases:
         for size in arguments.batch_sizes:
@@ -390,13 +389,12 @@ def table(arguments: argparse.Namespace, results: Results) -> None:
                     reasons.setdefault(f"{name}, {method}: {reason}", size)
             _line(name, str(size), *cells)
     print("\nWhat F is (float64, four samples):\n")
-    _line("network", *methods)
-    _line(*["---"] * (len(methods) + 1))
+    print(pages.heading(" | ".join(["network", *methods])))
     for name in arguments.cases:
         _line(name, *(_meaning(checks.get(f"{name} {method}")) for method in methods))
     print("\nFloor by multiply-adds at equal efficiency, and what ours takes:\n")
-    _line("network", "B", "floor, J for gradient", "ours-rows", "gap", "floor, J beside gradient", "ours", "gap")
-    _line(*["---"] * 8)
+    titles = "network | B | floor, J for gradient | ours-rows | gap | floor, J beside gradient | ours | gap"
+    print(pages.heading(titles))
     for name in arguments.cases:
         for size in arguments.batch_sizes:
             if numbers := floors.get(f"{name} B={size}"):

@@ -94,23 +94,21 @@ def page() -> None:
     print(pages.heading("task | policy | seeds | validation loss, relative | test loss, relative | time, relative"))
     noted: dict[str, Any] = {}
     for path in sorted(RESULTS.glob("*.jsonl")):
-        rule = {
-            row["seed"]: row
+        rule = [
+            row
             for where, policy in RULE
             for row in read_lines(pages.RESULTS / where / path.name)
             if row["policy"] == policy
-        }
+        ]
         rows = read_lines(path)
         for policy in dict.fromkeys(row["policy"] for row in rows):
-            ours = {row["seed"]: row for row in rows if row["policy"] == policy}
-            seeds = sorted(ours.keys() & rule.keys())
-            cells, figures = [], {"split": "unseen", "against": "steer", "seeds": seeds}
-            for figure in FIGURES:
-                logs = np.array([math.log(ours[seed][figure] / rule[seed][figure]) for seed in seeds])
+            pairs = pages.paired([row for row in rows if row["policy"] == policy], rule, FIGURES)
+            cells, figures = [], {"split": "unseen", "against": "steer", "seeds": list(pairs)}
+            for figure, logs in zip(FIGURES, np.array(list(pairs.values())).T, strict=True):
                 cells.append(told(logs))
                 figures[figure] = [round(math.expm1(value), 4) for value in interval(logs) if math.isfinite(value)]
             noted.setdefault(path.stem, {})[policy] = figures
-            print(f"| {path.stem} | `{policy}` | {len(seeds)} | {' | '.join(cells)} |")
+            print(f"| {path.stem} | `{policy}` | {len(pairs)} | {' | '.join(cells)} |")
     card = pages.ROOT / "policies" / f"{SHIPPED}.json"
     own = load_card(card)
     save_card(card, own.model_copy(update={"evaluation": {**(own.evaluation or {}), "real_training": noted}}))

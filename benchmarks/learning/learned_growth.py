@@ -34,11 +34,10 @@ from autobatch.policies import TaskInfo, load_policy_spec
 from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, choice_seconds, described, expected
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.training import load_data, load_task, task_info
-from autobatch.training._engine import Engine, divergence, reproducible
 from benchmarks import pages
 from benchmarks.pages import ENVS
 from benchmarks.steering import steer
-from benchmarks.steering.schedules import train_epoch
+from benchmarks.steering.schedules import train_course
 
 RESULTS = pages.RESULTS / "learned_growth"
 EXPLORED = RESULTS / "explored.jsonl"
@@ -91,25 +90,16 @@ def explore(seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing of the plans that are drawn."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     done = {(row["task"], row["seed"], *chosen(row)) for row in read_lines(EXPLORED)}
-    device = torch.device("cpu")
     for seed in seeds:
         for name, lr in RATES.items():
             task, info = load_task(ENVS / name), known(name)
-            data = load_data(task, data_dir, device)
+            data = load_data(task, data_dir, torch.device("cpu"))
             others = [choice for choice in CHOICES if choice != RULE]
             for choice in (RULE, *random.Random(f"{name}{seed}").sample(others, DRAWN)):
                 if (name, seed, *choice) in done:
                     continue
-                epochs = course(info, lr, choice)
-                with reproducible(device, 1):
-                    engine = Engine(task, data, device, seed, trust_code=False)
-                    for epoch, (size, rate) in enumerate(epochs):
-                        loss = train_epoch(engine, epoch, seed, size, rate)
-                        if divergence(loss, 0.0, data.num_classes):
-                            break
-                    validation, test = engine.validate(), engine.test()
-                row = {"task": name, "seed": seed, **choice._asdict(), "validation_loss": validation[0]}
-                append_lines(EXPLORED, [row | {"test_loss": test[0], "test_error": test[1]}])
+                _, figures = train_course(task, data, seed, course(info, lr, choice))
+                append_lines(EXPLORED, [{"task": name, "seed": seed, **choice._asdict(), **figures}])
 
 
 class Effects(NamedTuple):
@@ -242,9 +232,8 @@ def page() -> None:
 def beside(name: str, one: str, other: str) -> np.ndarray:
     """Return by how much the logarithms of two policies' figures differ, a row for each seed that both have."""
     rows = read_lines(RESULTS / f"{name}.jsonl")
-    ours, theirs = ({row["seed"]: row for row in rows if row["policy"] == label} for label in (one, other))
-    seeds = sorted(ours.keys() & theirs.keys())
-    return np.array([[math.log(ours[seed][name] / theirs[seed][name]) for name in FIGURES] for seed in seeds])
+    ours, theirs = ([row for row in rows if row["policy"] == label] for label in (one, other))
+    return np.array(list(pages.paired(ours, theirs, FIGURES).values()))
 
 
 def over_all(title: str, logs: np.ndarray) -> str:

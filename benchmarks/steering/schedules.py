@@ -65,27 +65,28 @@ def batch_and_rate(plan: Plan, scale: float) -> tuple[int, float]:
 
 def train(task: TaskSpec, data: Data, plan: Plan, seed: int) -> pages.Row:
     """Train one plan and return its figures."""
-    device = torch.device("cpu")
     epochs = round(plan[2] * task.epochs)
     falling = round(plan[3] * epochs)
-    taken: list[tuple[int, int]] = []
+    course = [batch_and_rate(plan, factor(epoch, epochs, falling)) for epoch in range(epochs)]
+    trained, figures = train_course(task, data, seed, course)
+    taken = [(size, steps_per_epoch(len(data.train_labels), size)) for size, _ in course[:trained]]
+    return {"plan": list(plan), "seed": seed, "epochs": taken, **figures}
+
+
+def train_course(
+    task: TaskSpec, data: Data, seed: int, course: Iterable[tuple[int, float]]
+) -> tuple[int, dict[str, float]]:
+    """Train by batch size and rate of each epoch, unless it diverges; return the epochs trained and the figures."""
+    device, trained = torch.device("cpu"), 0
     with reproducible(device, 1):
         engine = Engine(task, data, device, seed, trust_code=False)
-        for epoch in range(epochs):
-            size, rate = batch_and_rate(plan, factor(epoch, epochs, falling))
+        for epoch, (size, rate) in enumerate(course):
             loss = train_epoch(engine, epoch, seed, size, rate)
-            taken.append((size, steps_per_epoch(len(data.train_labels), size)))
+            trained += 1
             if divergence(loss, 0.0, data.num_classes):
                 break
-        validation, test = engine.validate(), engine.test()
-    return {
-        "plan": list(plan),
-        "seed": seed,
-        "epochs": taken,
-        "validation_loss": validation[0],
-        "test_loss": test[0],
-        "test_error": test[1],
-    }
+        (validation, _), (test, error) = engine.validate(), engine.test()
+    return trained, {"validation_loss": validation, "test_loss": test, "test_error": error}
 
 
 def train_epoch(

@@ -21,10 +21,9 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.control.run._files import append_lines
 from autobatch.policies.steer._plan import grown
 from autobatch.training import load_data, load_task
-from autobatch.training._engine import Engine, divergence, reproducible
 from benchmarks import pages
 from benchmarks.pages import ENVS
-from benchmarks.steering.schedules import arguments, train_epoch
+from benchmarks.steering.schedules import arguments, train_course
 
 RESULTS = pages.RESULTS / "steer_shapes.jsonl"
 LENGTH = 0.7
@@ -58,9 +57,9 @@ def recorded() -> dict[tuple[str, int, Plan], dict[str, float]]:
 
 def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing of a task."""
-    found, device = recorded(), torch.device("cpu")
+    found = recorded()
     own, costs = load_task(ENVS / task), BeaconLibrary.load(ENVS / task).costs
-    data = load_data(own, data_dir, device)
+    data = load_data(own, data_dir, torch.device("cpu"))
     epochs = round(LENGTH * own.epochs)
     for seed in seeds:
         for plan in (PLAN, *OTHERS):
@@ -68,19 +67,13 @@ def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
                 continue
             shape, share, multiple = plan
             falling = round(share * epochs)
-            with reproducible(device, 1):
-                engine = Engine(own, data, device, seed, trust_code=False)
-                for epoch in range(epochs):
-                    gone = (epoch - (epochs - falling) + 0.5) / falling
-                    size, factor = grown(32, SHAPES[shape](gone) if gone > 0.0 else 1.0, own.batch_sizes, costs)
-                    loss = train_epoch(engine, epoch, seed, size, RATES[task] * multiple * factor)
-                    if divergence(loss, 0.0, data.num_classes):
-                        break
-                (validation, _), (test, error) = engine.validate(), engine.test()
-            row = {
-                "task": task, "plan": plan, "seed": seed, "validation_loss": validation, "test_loss": test,
-                "test_error": error,
-            }  # fmt: skip
+            course = []
+            for epoch in range(epochs):
+                gone = (epoch - (epochs - falling) + 0.5) / falling
+                size, factor = grown(32, SHAPES[shape](gone) if gone > 0.0 else 1.0, own.batch_sizes, costs)
+                course.append((size, RATES[task] * multiple * factor))
+            _, figures = train_course(own, data, seed, course)
+            row = {"task": task, "plan": plan, "seed": seed, **figures}
             append_lines(RESULTS, [row])
             print(row, flush=True)
 
