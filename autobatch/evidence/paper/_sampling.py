@@ -7,7 +7,7 @@ import numpy as np
 from autobatch.evidence.paper._claim import Found, Seen, graded
 from autobatch.evidence.paper._evidence import Evidence
 from autobatch.evidence.paper._statistics import LEVEL, above_zero, welch
-from autobatch.report.paper import Curves, Floats, beacon_curves, fixed_name, journeys_of, measured, named_stages
+from autobatch.report.paper import Curves, Floats, beacon_curves, fixed_name, measured, named_stages
 
 _SHARES = (0.05, 0.5, 1.0)
 _LEAST_WAY = 0.1
@@ -79,7 +79,7 @@ def small_to_large(on: Evidence) -> Found | None:
 
 def ms_limits(on: Evidence) -> Found | None:
     """Whether -MS ends at a lower L than plain dynamic sampling over the same sizes."""
-    named = {own.stages: own for own in journeys_of(on.curves)}
+    named = {own.stages: own for own in on.curves.values() if own.stages is not None and measured(own)}
     figures: dict[str, float] = {}
     words, verdicts = [], []
     for stages, plain in named.items():

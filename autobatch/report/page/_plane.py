@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from autobatch.beacons import BeaconLibrary, Landscape
-from autobatch.report._words import C_AXIS, L_AXIS, configuration_words, loss_words, percent_words, position_words
+from autobatch.report._words import C_AXIS, L_AXIS, configuration_words, loss_words, percent_words, place_words
 from autobatch.report.page._markup import hover_text
 from autobatch.report.page._section import ReportedRun, Section, has_place
 from autobatch.report.plane import far_apart, region_tolerance, score_norm, score_ticks
@@ -265,7 +265,7 @@ def _point_words(run: ReportedRun, row: EpochRow) -> str:
     return hover_text(
         f"{run.label}: epoch {row.epoch}",
         f"batch size {row.batch_size}, applied rate {row.lr_effective:g}",
-        f"C̄ {position_words(row.c_bar)}, L {position_words(row.l_cum)}",
+        place_words(row.c_bar, row.l_cum),
         f"validation loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}",
         *then,
     )
