@@ -35,6 +35,7 @@ from autobatch.cells import Cell, CellEnd, Cells, Identity, Make, Pace, Plan, Re
 
 EPOCHS = 3
 PACE = Pace(beat=1.0, patience=20.0)
+CLAIMS = 200
 PIECES = ("claim", "merge", "simulate", "two")
 RESULT = Path(__file__).parents[1] / "results" / "cells.json"
 
@@ -175,7 +176,7 @@ def _name(number: int) -> str:
     return f"c{number:05d}"
 
 
-def claim_seconds(folder: Path, count: int, claims: int = 200) -> tuple[list[float], float]:
+def claim_seconds(folder: Path, count: int) -> tuple[list[float], float]:
     """Return the seconds of claims by one worker, and the processor time of one.
 
     Each begins with a look at the folder, half of whose cells are done.
@@ -186,13 +187,13 @@ def claim_seconds(folder: Path, count: int, claims: int = 200) -> tuple[list[flo
     for number in range(0, count, 2):
         (cells.home / "done" / _name(number)).write_text("{}")
     taken, processor = [], time.process_time()
-    for _ in range(claims):
+    for _ in range(CLAIMS):
         worker._looked = -1e9
         began = time.perf_counter()
         claim = worker._next()
         taken.append(time.perf_counter() - began)
         assert claim is not None
-    return taken, (time.process_time() - processor) / claims
+    return taken, (time.process_time() - processor) / CLAIMS
 
 
 def merge_seconds(folder: Path, counts: Sequence[int]) -> list[float]:

@@ -177,10 +177,9 @@ def _beacons(library: BeaconLibrary, landscape: Landscape, scale: _Scale) -> "It
     import plotly.graph_objects as go
 
     points = landscape.points
-    ways = [list(zip(b.rows["c_bar"], b.rows["l_cum"], strict=True)) for b in library.beacons]
     yield go.Scatter(
-        x=_with_gaps(([c_bar for c_bar, _ in way] for way in ways), digits=3),
-        y=_with_gaps(([l_cum for _, l_cum in way] for way in ways), digits=3),
+        x=_with_gaps(beacon.rows["c_bar"] for beacon in library.beacons),
+        y=_with_gaps(beacon.rows["l_cum"] for beacon in library.beacons),
         mode="lines",
         line={"color": "var(--muted)", "width": 0.7},
         opacity=0.45,
@@ -314,5 +313,6 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _with_gaps(lines: Iterable[Iterable[float]], digits: int) -> list[float | None]:
-    return [value for line in lines for value in (*(_round(own, digits) for own in line), None)]
+def _with_gaps(lines: Iterable[Iterable[float]]) -> list[float | None]:
+    """Three digits are enough for thin lines, of which there are many."""
+    return [value for line in lines for value in (*(_round(own, 3) for own in line), None)]
