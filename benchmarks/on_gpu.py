@@ -16,7 +16,6 @@ figure, and a second call goes on where the first one stopped:
   with by the next call (`OUT/runs`).
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -36,19 +35,22 @@ from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies import load_policy_spec
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_data, load_run_config, load_task, run
 from autobatch.training._calibrate import calibrate, device_kind
+from benchmarks.fisher.methods import ours, plain_step
+from benchmarks.fisher.models import CASES
+from benchmarks.fisher.timing import settle
+from benchmarks.pages import ENVS, RESULTS, ROOT, heading, parser_of
+from benchmarks.speed.loop import Normalised, engine_seconds, hand_seconds, loader_seconds, task_of
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "benchmarks" / "fisher"), str(ROOT / "benchmarks" / "speed")]
-
-from loop import Normalised, engine_seconds, hand_seconds, loader_seconds, task_of  # noqa: E402
-from methods import ours, plain_step  # noqa: E402
-from models import CASES  # noqa: E402
-
-OUT = ROOT / "benchmarks" / "results" / "on_gpu"
+OUT = RESULTS / "on_gpu"
 NETWORKS = ("resnet20", "gpt", "vit-tiny", "resnet110")
 SIZES = (128, 32, 512, 2048, 4096)
 PRECISIONS = ("float32", "tf32", "bfloat16")
 FULL = {"mnist-resnet8": ("steer", "s128-lr0.1"), "cifar10-resnet110": ("steer", "s128-lr0.1")}
+KEPT = (
+    *("test_error", "test_loss", "validation_loss", "epochs", "optimizer_steps"),
+    *("seconds", "scouting_seconds", "measuring_seconds", "batch_sizes"),
+)
+"""What is kept of a run's summary."""
 PAIRS = 9
 PATIENCE = 4.0
 """Seconds that the pairs of one case may take; three pairs are made in any case."""
@@ -109,7 +111,7 @@ def figures(setting: Setting) -> Iterator[Figure]:
 
 def shipped_tasks() -> list[str]:
     """Return the names of the tasks that come with a library."""
-    return sorted(path.parent.name for path in (ROOT / "envs").glob("*/beacons.parquet"))
+    return sorted(path.parent.name for path in ENVS.glob("*/beacons.parquet"))
 
 
 def tests(setting: Setting) -> dict[str, Any]:
@@ -192,15 +194,9 @@ def most_memory(device: torch.device, step: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
-def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def costs(setting: Setting, name: str) -> dict[str, Any]:
     """Time a shipped task's cost table."""
-    task = load_task(ROOT / "envs" / name)
+    task = load_task(ENVS / name)
     table = calibrate(task, load_data(task, setting.data_dir, setting.device), setting.device, task.batch_sizes)
     folder = setting.out / "costs"
     folder.mkdir(exist_ok=True)
@@ -241,7 +237,7 @@ def whole_run(setting: Setting, name: str, policy: str, seed: int) -> dict[str, 
             self.epoch_finished(row)
 
     out = setting.out / "runs" / f"{name}-{policy}-s{seed}"
-    task = load_task(ROOT / "envs" / name)
+    task = load_task(ENVS / name)
     if setting.small:
         task = task.model_copy(update={"epochs": 6})
     config = RunConfig(
@@ -249,25 +245,13 @@ def whole_run(setting: Setting, name: str, policy: str, seed: int) -> dict[str, 
     )
     begun = (out / "config.yaml").exists()
     summary = run(load_run_config(out) if begun else config, out, Watch(), resume=begun)
-    return {
-        "test_error": summary.test_error,
-        "test_loss": summary.test_loss,
-        "validation_loss": summary.validation_loss,
-        "epochs": summary.epochs,
-        "optimizer_steps": summary.optimizer_steps,
-        "seconds": summary.seconds,
-        "scouting_seconds": summary.scouting_seconds,
-        "measuring_seconds": summary.measuring_seconds,
-        "batch_sizes": summary.batch_sizes,
-        "ended": summary.ended_early or summary.stopped_because,
-    }
+    kept = {name: getattr(summary, name) for name in KEPT}
+    return {**kept, "ended": summary.ended_early or summary.stopped_because}
 
 
 def found(out: Path) -> dict[str, dict[str, Any]]:
     """Return the figures that are there, by name."""
-    path = out / "figures.jsonl"
-    lines = read_lines(path)
-    return {line.pop("name"): line for line in lines}
+    return {line.pop("name"): line for line in read_lines(out / "figures.jsonl")}
 
 
 def find_all(setting: Setting) -> None:
@@ -303,8 +287,7 @@ def page(out: Path) -> None:
     print(f"{next(iter(every.values()))['device']}, torch {next(iter(every.values()))['torch']}\n")
     cases = {tuple(name.split()[1:]): one for name, one in every.items() if name.startswith("measure ")}
     precisions = [precision for precision in PRECISIONS if any(case[2] == precision for case in cases)]
-    print(f"| network | samples | {' | '.join(precisions)} | most memory, over a plain step's |")
-    print("| --- " * (len(precisions) + 3) + "|")
+    print(heading(f"network | samples | {' | '.join(precisions)} | most memory, over a plain step's"))
     for network, size in sorted({case[:2] for case in cases}, key=lambda case: (case[0], int(case[1]))):
         some = [cases.get((network, size, precision), {}) for precision in precisions]
         told = [f"{one['ratio']:.2f}" if "ratio" in one else str(one.get("error", "-"))[:13] for one in some]
@@ -319,7 +302,7 @@ def page(out: Path) -> None:
 
 def main() -> None:
     """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("command", nargs="?", choices=("find", "page"), default="find")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun (default 480)")
     parser.add_argument("--data-dir", type=Path, help="folder that holds MNIST and CIFAR-10")

@@ -97,11 +97,12 @@ def test_scripts_behind_the_numbers_are_where_they_are_said_to_be() -> None:
     assert [(page, script) for page, script in sorted(named) if not (ROOT / script).is_file()] == []
     listed = re.findall(r"\]\(([\w/]+\.py)\)", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
     helpers = {
+        "pages.py",
         "evidence/results_page.py",
         "steering/latest_tasks.py",
         "steering/loop_tasks.py",
         "steering/newest_tasks.py",
-        *(f"fisher/{name}.py" for name in ("floor", "methods", "models")),
+        *(f"fisher/{name}.py" for name in ("floor", "methods", "models", "timing")),
     }
     scripts = {path.relative_to(ROOT / "benchmarks").as_posix() for path in (ROOT / "benchmarks").rglob("*.py")}
     assert {*listed} | helpers == scripts

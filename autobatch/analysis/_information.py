@@ -1,7 +1,7 @@
 """What an analysis came to: a table of layers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,25 +93,8 @@ class FisherInformation(Shown):
         return asdict(self)
 
     def __repr__(self) -> str:
-        titles = (
-            "layer",
-            "kind",
-            "parameters",
-            "trace",
-            "share",
-            "sensitivity",
-            "removal",
-            "largest",
-            "effective rank",
-        )
-        lines = [titles + ("off",) * self._approximated]
-        for each in self.layers:
-            figures = (each.trace, each.sensitivity, each.removal, each.largest)
-            trace, sensitivity, removal, largest = (_words(f"{figure:.3g}") for figure in figures)
-            count, share = f"{each.parameters:,}", f"{100 * each.share:.1f} %"
-            cells = (each.layer or "(model)", each.kind, count, trace, share, sensitivity, removal, largest)
-            off = (_words(f"{100 * each.off:.0f} %"),) if self._approximated else ()
-            lines.append((*cells, _words(f"{each.effective_rank:.1f}"), *off))
+        shown = [column for column in _COLUMNS.items() if column[0] != "off" or self._approximated]
+        lines = [[title for title, _ in shown], *([words(each) for _, words in shown] for each in self.layers)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = [
             "  ".join(
@@ -139,3 +122,18 @@ class FisherInformation(Shown):
 
 def _words(number: str) -> str:
     return "-" if "nan" in number else number
+
+
+_COLUMNS: dict[str, Callable[[LayerInformation], str]] = {
+    "layer": lambda each: each.layer or "(model)",
+    "kind": lambda each: each.kind,
+    "parameters": lambda each: f"{each.parameters:,}",
+    "trace": lambda each: _words(f"{each.trace:.3g}"),
+    "share": lambda each: f"{100 * each.share:.1f} %",
+    "sensitivity": lambda each: _words(f"{each.sensitivity:.3g}"),
+    "removal": lambda each: _words(f"{each.removal:.3g}"),
+    "largest": lambda each: _words(f"{each.largest:.3g}"),
+    "effective rank": lambda each: _words(f"{each.effective_rank:.1f}"),
+    "off": lambda each: _words(f"{100 * each.off:.0f} %"),
+}
+"""Titles of the table, and what a layer has below each."""

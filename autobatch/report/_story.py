@@ -21,6 +21,7 @@ from autobatch.report._words import (
     epochs_words,
     loss_words,
     percent_words,
+    place_words,
     position_words,
     seconds_words,
 )
@@ -266,7 +267,7 @@ def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
     if row is not None and (row.c_bar, row.l_cum) == (decision.c_bar, decision.l_cum):
         place = f"{record.position_after(decision.epoch)} after epoch {decision.epoch}"
     else:  # within an epoch
-        place = f"C̄ {position_words(decision.c_bar)}, L {position_words(decision.l_cum)} in epoch {decision.epoch + 1}"
+        place = f"{place_words(decision.c_bar, decision.l_cum)} in epoch {decision.epoch + 1}"
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)
@@ -333,10 +334,7 @@ def limit_words(decision: DecisionRecord) -> str:
 
 def target_words(decision: DecisionRecord) -> str:
     """Return where a decision steers to."""
-    if decision.target is None:
-        return "-"
-    c_bar, l_cum = decision.target
-    return f"C̄ {position_words(c_bar)}, L {position_words(l_cum)}"
+    return "-" if decision.target is None else place_words(*decision.target)
 
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:
@@ -369,8 +367,5 @@ def _ending(record: RunRecord) -> Text:
         text.append(f"\nIt was ended by the policy: {summary.ended_early}.", style="not bold")
     if record.library is not None and summary.c_bar and summary.l_cum:
         place = displacement_words(Landscape.fit(record.library).displacement(summary.c_bar, summary.l_cum).tolist())
-        text.append(
-            f"\nAt the end C̄ {position_words(summary.c_bar)}, L {position_words(summary.l_cum)}: {place}.",
-            style="not bold",
-        )
+        text.append(f"\nAt the end {place_words(summary.c_bar, summary.l_cum)}: {place}.", style="not bold")
     return text

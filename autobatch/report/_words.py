@@ -46,6 +46,11 @@ def position_words(value: float | None) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def place_words(c_bar: float | None, l_cum: float | None) -> str:
+    """Return a position in the plane, such as ``C̄ 41.2, L 3.10``."""
+    return f"C̄ {position_words(c_bar)}, L {position_words(l_cum)}"
+
+
 def configuration_words(batch_size: int, lr: float | None) -> str:
     """Return a fixed configuration in the paper's form, such as ``s32-lr0.05``; ``s32`` where the rate is left open."""
     return f"s{batch_size}" if lr is None else f"s{batch_size}-lr{lr:g}"

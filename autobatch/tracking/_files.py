@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from autobatch._artefacts import expand_home
 from autobatch._errors import OutputError
 from autobatch._files import append_whole, naming_output, write_whole
 from autobatch.tracking._protocol import Scalar
@@ -43,7 +44,7 @@ class FileLogger:
     def __init__(self, path: str | Path) -> None:
         try:
             with naming_output(Path(path)):
-                self.path = _expanded(path).resolve()
+                self.path = expand_home(str(path)).resolve()
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 if self.path.exists() and not self.path.is_file():
                     raise OutputError(f"{self.path}: expected a file")
@@ -194,13 +195,6 @@ class JSONLinesLogger(FileLogger):
         if type(step) is not int:
             raise ValueError("no step")
         return step
-
-
-def _expanded(path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # '~somebody' without an account
-        return Path(path)
 
 
 def _free_name(path: Path) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autobatch._errors import OutputError
+from autobatch._files import naming_output
 from autobatch.tracking._packages import import_tracker
 from autobatch.tracking._protocol import Scalar
 from autobatch.tracking._records import ChangedTexts, as_metrics
@@ -33,7 +33,9 @@ class TensorBoardLogger:
         self._resumed: int | None = None
         self._texts = ChangedTexts()
         if "://" not in self.log_dir:
-            _check_writable(Path(log_dir))
+            with naming_output(folder := Path(log_dir)):
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
 
     def log(self, record: Mapping[str, Scalar], step: int) -> None:
         """Write a record.
@@ -68,11 +70,3 @@ class TensorBoardLogger:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None

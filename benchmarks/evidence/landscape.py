@@ -15,7 +15,6 @@ With ``--seeds``: how far a seed's training loss lies from that of the other see
 epochs, in every library: what a run has to exceed before its beacons count as those of another training.
 """
 
-import argparse
 from itertools import combinations
 from pathlib import Path
 
@@ -25,14 +24,14 @@ from scipy import stats
 from autobatch import BeaconLibrary, LibraryError
 from autobatch._artefacts import find_artefact
 from autobatch.beacons import leave_one_out
+from benchmarks.pages import ENVS, heading, parser_of
 
-ENVS = Path(__file__).resolve().parents[2] / "envs"
 PROGRESS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--env", default="digits-resnet8")
     parser.add_argument("--seeds", action="store_true", help="how far a seed lies from its sisters, in every library")
     arguments = parser.parse_args()
@@ -48,8 +47,7 @@ def main() -> None:
     seeds = min(len(beacons) for beacons in sound.values())
     total = len(library.configurations)
     print(f"{library.task_name}: {total} configurations, {len(sound)} of them sound, {seeds} seeds\n")
-    print("| figure | F | p | reliability of half the seeds | rank correlation with test loss | with test error |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(heading("figure | F | p | reliability of half the seeds | rank correlation with test loss | with test error"))
     final = {
         name: _final(sound, name, seeds) for name in ("validation_loss", "validation_error", "test_loss", "test_error")
     }
@@ -65,8 +63,7 @@ def main() -> None:
         f"\nPredicting the final {library.score} of a configuration that was left out: rank correlation, RMSE (of the "
         "logarithm where it is a loss), regret\n"
     )
-    print("| progress | gaussian-process | nearest | early validation figure |")
-    print("| --- | --- | --- | --- |")
+    print(heading("progress | gaussian-process | nearest | early validation figure"))
     for progress in PROGRESS:
         cells = []
         for rule in ("gaussian-process", "nearest"):
@@ -83,8 +80,7 @@ def _final(sound: dict, name: str, seeds: int) -> np.ndarray:
 
 def _print_seeds() -> None:
     """Print for each library the factor between a seed's training loss and its sisters', over three epochs."""
-    print("| task | trainings | median factor | largest |")
-    print("| --- | --- | --- | --- |")
+    print(heading("task | trainings | median factor | largest"))
     for folder in sorted(ENVS.iterdir()):
         try:
             library = BeaconLibrary.load(folder)

@@ -9,8 +9,6 @@ and the two other treatments of the momentum. Held-out loss and error are means 
 ratios to the reference (16 throughout) are paired by seed. A run whose line is in ``--out`` is not run again.
 """
 
-import argparse
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 import autobatch
 from autobatch.control import LearningRateRule, MeasureAtInterval, NeverMeasure
+from autobatch.control.run._files import append_lines
+from benchmarks.pages import half_width, heading, keyed, parser_of
 
 TRAIN = 1300
 REFERENCE = 16
@@ -45,12 +44,13 @@ RULES: dict[str, dict[str, Any]] = {
     "none, momentum rescaled": {"name": "none", "momentum": "rescale"},
 }
 AT_A_CHANGE = {"linear, ramp of an epoch", "linear, momentum reset"}
+KEYS = ("optimizer", "way", "rule", "seed", "epochs")
 POLICIES = {"256 throughout": "s256", "16 to 256 in stages": "s16-to-256"}
 
 
 def main() -> None:
     """Run what is missing and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rates", type=float, nargs="*", help="only show 16 throughout at these rates, for tuning")
@@ -63,7 +63,7 @@ def main() -> None:
                 runs = [train(optimizer, "s16", {"name": "none"}, s, arguments.epochs, lr) for s in arguments.seeds]
                 print(f"{optimizer:6s} {lr:g}: loss {np.mean([run['loss'] for run in runs]):.4f}", flush=True)
         return
-    done = read(arguments.out)
+    done = keyed(arguments.out, *KEYS)
     cells = [(o, "16 throughout", "s16", "none") for o in OPTIMIZERS]
     cells += [
         (optimizer, way, policy, rule)
@@ -78,19 +78,10 @@ def main() -> None:
             if key in done:
                 continue
             done[key] = train(optimizer, policy, RULES[rule], seed, arguments.epochs, OPTIMIZERS[optimizer][0])
-            line = {**dict(zip(("optimizer", "way", "rule", "seed", "epochs"), key, strict=True)), **done[key]}
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            line = {**dict(zip(KEYS, key, strict=True)), **done[key]}
+            append_lines(arguments.out, [line])
             print(*key[:4], f"loss {line['loss']:.4f}, error {100 * line['error']:.2f} %", flush=True)
     report({key: value for key, value in done.items() if key[3] in arguments.seeds and key[4] == arguments.epochs})
-
-
-def read(path: Path) -> dict[tuple[Any, ...], dict[str, float]]:
-    """Return the runs that are there already."""
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {tuple(line[key] for key in ("optimizer", "way", "rule", "seed", "epochs")): line for line in lines}
 
 
 def train(
@@ -142,8 +133,7 @@ def report(runs: dict[tuple[Any, ...], dict[str, float]]) -> None:
     for optimizer, (lr, _) in OPTIMIZERS.items():
         reference = cells[optimizer, "16 throughout", "none"]
         print(f"\n{optimizer}, {lr:g} at batch size {REFERENCE}\n")
-        print("| batch size | rule | steps | held-out loss | loss / reference | held-out error, % |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(heading("batch size | rule | steps | held-out loss | loss / reference | held-out error, %"))
         for (own, way, rule), seeds in cells.items():
             if own != optimizer:
                 continue
@@ -160,8 +150,7 @@ def report(runs: dict[tuple[Any, ...], dict[str, float]]) -> None:
 
 def mean_and_half(values: list[float]) -> tuple[float, float]:
     """Return the mean and half the width of its 95 % interval."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return float(np.mean(values)), half_width(values)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ are root mean squares of the logarithm of the loss. Within the first epoch nothi
 its end.
 """
 
-import argparse
 import json
 import math
 from dataclasses import replace
@@ -31,6 +30,7 @@ from autobatch.beacons.predict._held_out import first_progress, held_out_runs
 from autobatch.beacons.predict._points import figure_points
 from autobatch.beacons.predict._quality import QUALITY_AT, coverage, ranked, width
 from autobatch.beacons.predict._rule import gather
+from benchmarks.pages import heading, parser_of
 
 ENVS = (
     "digits-resnet8",
@@ -49,7 +49,7 @@ SWITCHING_SEEDS = 3
 
 def main() -> None:
     """Print the tables and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--envs", nargs="+", default=list(ENVS))
     parser.add_argument("--fresh-seeds", type=int, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=Path("runs/prediction"))
@@ -73,6 +73,16 @@ def main() -> None:
         figures["envs"][env] = own
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(_plain(figures), indent=1) + "\n", encoding="utf-8")
+
+
+def sound_of(library: BeaconLibrary) -> list[tuple[int, float]]:
+    """Return the configurations all of whose beacons finished."""
+    return [own for own, beacons in library.by_configuration.items() if all(beacon.finished for beacon in beacons)]
+
+
+def without(library: BeaconLibrary, own: tuple[int, float]) -> BeaconLibrary:
+    """Return a library without the beacons of a configuration."""
+    return replace(library, beacons=tuple(one for one in library.beacons if (one.batch_size, one.lr) != own))
 
 
 def new_configuration(library: BeaconLibrary, progress: float) -> dict:
@@ -119,7 +129,7 @@ def known_configuration(library: BeaconLibrary, progress: float) -> dict | None:
 
 def place_alone(library: BeaconLibrary, progress: float, runs) -> np.ndarray:
     """Return predictions for held-out seeds from the forecast end, whatever configuration leads there."""
-    sound = [own for own, beacons in library.by_configuration.items() if all(beacon.finished for beacon in beacons)]
+    sound = sound_of(library)
     found = np.empty(len(runs.own))
     for seed in np.unique(runs.seed):
         others = replace(library, beacons=tuple(beacon for beacon in library.beacons if beacon.seed != seed))
@@ -154,7 +164,7 @@ def error_of_test_error(library: BeaconLibrary, progress: float) -> dict:
     off = []
     for index in np.flatnonzero(here.finished):
         own = here.configurations[index]
-        others = replace(library, beacons=tuple(b for b in library.beacons if (b.batch_size, b.lr) != own))
+        others = without(library, own)
         surfaces = [
             Landscape(points.without(int(index)), each, "gaussian-process")
             for points, each in ((here, at), (ahead, 1.0))
@@ -171,12 +181,11 @@ def error_of_test_error(library: BeaconLibrary, progress: float) -> dict:
 def configuration_alone(library: BeaconLibrary, runs) -> np.ndarray:
     """Return predictions for held-out configurations from their batch sizes and rates alone."""
     points = landscape_points(library, 1.0)
-    sound = [own for own, beacons in library.by_configuration.items() if all(beacon.finished for beacon in beacons)]
+    sound = sound_of(library)
     found = np.empty(len(runs.own))
     for group in np.unique(runs.group):
         own = sound[group]
-        others = replace(library, beacons=tuple(b for b in library.beacons if (b.batch_size, b.lr) != own))
-        end = forecast(others, ORIGIN, *own)
+        end = forecast(without(library, own), ORIGIN, *own)
         landscape = Landscape(points.without(points.configurations.index(own)), 1.0, "gaussian-process")
         found[runs.group == group] = modelled(landscape.predict(end.c_bar, end.l_cum).score, True)
     return found
@@ -191,7 +200,7 @@ def judged(predicted: np.ndarray, runs, error: bool = True) -> dict:
 
 def fresh(env: str, library: BeaconLibrary, seeds: list[int], out: Path) -> dict:
     """Train what is missing and return how well the fresh runs were predicted after 2.5, 5 and 10 %."""
-    sound = [own for own, beacons in library.by_configuration.items() if all(beacon.finished for beacon in beacons)]
+    sound = sound_of(library)
     ends = {(own, seed): trained(env, f"s{own[0]}-lr{own[1]:g}", seed, out) for own in sound for seed in seeds}
     rows = []
     for epoch in (1, 2, 4):
@@ -235,7 +244,7 @@ def fresh(env: str, library: BeaconLibrary, seeds: list[int], out: Path) -> dict
 
 def as_new(library: BeaconLibrary, sound: list, own: tuple[int, float], place, actual: float) -> tuple[float, bool]:
     """Return what is predicted for a run if its configuration is left out of everything, and whether it holds."""
-    others = replace(library, beacons=tuple(b for b in library.beacons if (b.batch_size, b.lr) != own))
+    others = without(library, own)
     points = [landscape_points(library, each) for each in (place.progress, 1.0)]
     surfaces = [
         Landscape(each.without(each.configurations.index(own)), at, "gaussian-process")
@@ -282,10 +291,10 @@ def tell(own: dict) -> None:
     first = own["first_row_at"]
     print(f"{rows[0]['configurations']} configurations that finished, {rows[0]['runs']} runs; first row at {first:.1%}")
     shares = [f"{row['progress']:.0%}" + ("*" if row["progress"] < first else "") for row in rows]
-    heading(f"New configuration: rank correlation, regret, error (* the figures of {first:.1%})", shares)
+    begin(f"New configuration: rank correlation, regret, error (* the figures of {first:.1%})", shares)
     for name in rows[0]["methods"]:
         line(name, [cell(row["methods"][name]) for row in rows])
-    heading(f"Intervals for {LEVEL:.0%}", shares)
+    begin(f"Intervals for {LEVEL:.0%}", shares)
     for label, key, form in (
         ("share inside", "coverage", "{:.0%}"),
         ("typical width, times and over", "factor", "{:.2f}"),
@@ -294,17 +303,15 @@ def tell(own: dict) -> None:
         line(label, [form.format(row[key]) for row in own["intervals"]])
     line("test error off by, median", [f"{100 * row['median']:.2f} %" for row in own["test_error"]])
     if own["known_configuration"]:
-        heading("Recorded configuration, new seed: rank correlation, regret, error", shares)
+        begin("Recorded configuration, new seed: rank correlation, regret, error", shares)
         for name in own["known_configuration"][0]["methods"]:
             line(name, [cell(row["methods"][name]) for row in own["known_configuration"]])
         line("share inside its interval", [f"{row['coverage']:.0%}" for row in own["known_configuration"]])
 
 
-def heading(title: str, columns: list[str]) -> None:
+def begin(title: str, columns: list[str]) -> None:
     """Print what a table begins with."""
-    print(f"\n{title}\n")
-    line("", columns)
-    line("---", ["---"] * len(columns))
+    print(f"\n{title}\n\n" + heading(" | ".join(["", *columns])))
 
 
 def line(label: str, cells: list[str]) -> None:
@@ -315,15 +322,13 @@ def line(label: str, cells: list[str]) -> None:
 def tell_fresh(own: dict) -> None:
     """Print the tables of fresh runs."""
     print("\nFresh runs: rank correlation, error, share inside\n")
-    heads = (
-        "| after | runs | configuration recorded | as if it were not | share of the ranks in the interval (median) |"
-    )
-    print(f"{heads}\n| --- | --- | --- | --- | --- |")
+    titles = "after | runs | configuration recorded | as if it were not | share of the ranks in the interval (median)"
+    print(heading(titles))
     for row in own["fixed"]:
         cells = " | ".join(fresh_cell(row[key]) for key in ("recorded", "as_new"))
         print(f"| {row['progress']:.1%} | {row['runs']} | {cells} | {row['ranks_inside']:.0%} |")
     print("\nRuns that change their batch size, predicted as if they did not from then on\n")
-    print("| after | runs | rank correlation, error, share inside |\n| --- | --- | --- |")
+    print(heading("after | runs | rank correlation, error, share inside"))
     for row in own["switching"]:
         print(f"| {row['progress']:.1%} | {row['runs']} | {fresh_cell(row)} |")
 

@@ -8,10 +8,10 @@ Beacons are those of every task in ``envs/`` that has some; comparisons lie in `
 under the same versions of numpy, scipy and matplotlib.
 """
 
-import argparse
 import math
 import sys
 import tempfile
+from filecmp import cmpfiles
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from autobatch._files import write_whole
 from autobatch.evidence import Claim, claims_json, load_epochs_table, load_runs, paper_claims
 from autobatch.report import draw_paper_figures
 from autobatch.report.paper import is_perceptron, save_paper_figure
+from benchmarks.pages import heading, parser_of
 
 PAGE, PICTURES, CLAIMS = "reproduction.md", "images/paper", "claims"
 SHOWN = {1: "position and error", 7: "a perceptron", 5: "dynamic sampling", 6: "loss and error", 2: "over the epochs"}
@@ -86,7 +87,7 @@ error above four fifths of a guesser's). A configuration with a diverged seed ha
 
 def main() -> None:
     """Write the page, or compare it with what is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--envs", type=Path, default=Path("envs"))
     parser.add_argument("--compare", type=Path, default=Path("benchmarks/results/journeys"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
@@ -98,7 +99,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         made = [file.relative_to(folder) for file in make(arguments.envs, arguments.compare, Path(folder))]
-        differing = [file for file in made if not _same(Path(folder) / file, arguments.docs / file)]
+        same, _, _ = cmpfiles(folder, arguments.docs, made, shallow=False)
+    differing = [file for file in made if file not in same]
     there = [*(arguments.docs / PICTURES).glob("*.png"), *(arguments.docs / CLAIMS).glob("*.json")]
     left = {file.relative_to(arguments.docs) for file in there} - set(made)
     for file in (*differing, *sorted(left)):
@@ -142,7 +144,7 @@ def draw(library: BeaconLibrary, epochs, docs: Path, name: str) -> list[tuple[in
 
 def verdicts(claims: dict[str, list[Claim]]) -> str:
     """Return the table of verdicts by claim and task."""
-    lines = ["## At a glance", "", heading("claim", [f"[{task}](#{task})" for task in claims])]
+    lines = ["## At a glance", "", heading(" | ".join(["claim", *(f"[{task}](#{task})" for task in claims)]))]
     for own in zip(*claims.values(), strict=True):
         cells = ["-" if claim.verdict == "not tested" else claim.verdict for claim in own]
         lines.append(f"| {own[0].name} | {' | '.join(cells)} |")
@@ -165,7 +167,7 @@ def untested(claims: dict[str, list[Claim]]) -> str:
 
 def figures(claims: dict[str, list[Claim]]) -> str:
     """Return the table of the figures that most of the verdicts rest on."""
-    lines = ["## Figures", "", heading("figure", list(claims))]
+    lines = ["## Figures", "", heading(" | ".join(["figure", *claims]))]
     found = {task: {claim.name: claim.figures for claim in own} for task, own in claims.items()}
     for words, claim, key in FIGURES:
         values = [own[claim].get(key, math.nan) for own in found.values()]
@@ -177,15 +179,10 @@ def figures(claims: dict[str, list[Claim]]) -> str:
 
 def statements(claims: dict[str, list[Claim]]) -> str:
     """Return the table of what the paper claims, and where."""
-    lines = ["## The claims", "", heading("claim", ["what the paper says, and where"])]
+    lines = ["## The claims", "", heading("claim | what the paper says, and where")]
     for claim in next(iter(claims.values()), []):
         lines.append(f"| {claim.name} | {claim.statement} ({claim.section}) |")
     return "\n".join([*lines, ""])
-
-
-def heading(first: str, others: list[str]) -> str:
-    """Return the first two lines of a Markdown table."""
-    return f"| {first} | {' | '.join(others)} |\n| --- |{' --- |' * len(others)}"
 
 
 def section(name: str, library: BeaconLibrary, runs, pictures, docs: Path) -> str:
@@ -220,10 +217,6 @@ def data_words(library: BeaconLibrary, runs) -> str:
     fresh = ", ".join(map(str, sorted({row["seed"] for row in rows})))
     ended = sum(row["stopped_because"] != "finished" for row in rows)
     return f"{text} Comparison: {len(rows)} runs of {policies} with the seeds {fresh}; {ended} of them ended early."
-
-
-def _same(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ into ``benchmarks/results/steps/ENV``. ``page`` trains nothing: it writes ``docs
 those figures.
 """
 
-import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-
-from results_page import write_page
 
 from autobatch import BeaconLibrary, load_policy_spec, load_task
 from autobatch._artefacts import find_artefact
@@ -29,9 +27,8 @@ from autobatch.cli._lists import whole_numbers
 from autobatch.cli.evidence._lines import lines
 from autobatch.evidence import compare_policies, comparison_markdown
 from autobatch.policies import PolicySpec
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
+from benchmarks.evidence.results_page import write_page
+from benchmarks.pages import RESULTS, changed, parser_of
 
 RIVALS = (
     "noise-scale",
@@ -82,7 +79,7 @@ LEARNED = {
 
 def main() -> None:
     """Train what is missing, or write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=("run", "journeys", "steps", "page"))
     parser.add_argument("env", nargs="?")
     parser.add_argument("--seeds", default="100-104")
@@ -136,12 +133,14 @@ def contestants(env: str, named: list[str] | None) -> list[PolicySpec]:
     specs += [load_policy_spec(f"s{size}-lr{rates[size]:g}") for size in ladder if size in rates]
     specs += [load_policy_spec(name) for name in ("random", "rmgd", *RIVALS)]
     for name, (shipped, changes) in VARIANTS.items():
-        spec = load_policy_spec(shipped)
-        specs.append(spec.model_copy(update={"name": name, "parameters": {**spec.parameters, **changes}}))
-    for name in RIVALS:
-        spec = load_policy_spec(name)
-        specs.append(spec.model_copy(update={"name": f"{name}-from-best", "parameters": {**spec.parameters, **start}}))
+        specs.append(renamed(name, shipped, changes))
+    specs += [renamed(f"{name}-from-best", name, start) for name in RIVALS]
     return [spec for spec in specs if named is None or spec.name in named]
+
+
+def renamed(name: str, shipped: str, parameters: Mapping[str, object]) -> PolicySpec:
+    """Return a policy under another name with other parameters."""
+    return changed(load_policy_spec(shipped), **parameters).model_copy(update={"name": name})
 
 
 def counted_in_steps(env: str) -> CostTable:

@@ -2,25 +2,27 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from switching import switching_table
 
 from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
 from autobatch._files import write_whole
 from autobatch.evidence import load_comparison
 from autobatch.report._save_figure import save_figure
+from benchmarks.evidence.switching import switching_table
+from benchmarks.pages import ROOT, heading, replace_between
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE, README = DOCS / "results.md", DOCS.parent / "README.md"
-BEGIN, END = "<!-- benchmarks/evidence/results.py page -->\n", "<!-- end -->"
-"""What stands between these lines of the README is written by the script."""
+Comparison = dict[str, Any]
+Cell = Callable[[str, Comparison], str]
+
+DOCS = ROOT / "docs"
+PAGE = DOCS / "results.md"
 
 TASKS = (
     "digits-resnet8",
@@ -84,114 +86,111 @@ def write_page(results: Path) -> None:
     tail = (notes / "tail.md").read_text(encoding="utf-8").strip()
     parts.append(tail.replace("{switching}", switching_table(SWITCHING)).replace("{steps}", summary_in_steps(in_steps)))
     write_whole(PAGE, ("\n\n".join(part for part in parts if part) + "\n").encode())
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_whole(README, f"{before}{BEGIN}{short_summary(found, in_steps)}\n{END}{after}".encode())
+    replace_between(ROOT / "README.md", "benchmarks/evidence/results.py page", short_summary(found, in_steps))
     save_figure(DOCS / "images" / "results.png", picture(found))
     print(PAGE)
 
 
-def comparisons(folder: Path) -> dict[str, dict[str, Any]]:
+def comparisons(folder: Path) -> dict[str, Comparison]:
     """Return the figures of each task in ``ENV/comparison.json``, in the order of the page."""
     return {env: load_comparison(folder / env)[env] for env in TASKS if (folder / env / "comparison.json").exists()}
 
 
-def reached(comparison: dict[str, Any]) -> str:
+def reached(_: str, comparison: Comparison) -> str:
     """Say whether ``beacon-follow`` reached the goal."""
-    one, p = policy(comparison, "beacon-follow"), p_values(comparison, "test_error")["beacon-follow"]["student"]
-    return "yes" if p is not None and p > GOAL_P and one["modelled_ratio"] <= GOAL_RATIO else "no"
+    p = student(comparison)
+    return "yes" if p is not None and p > GOAL_P and ours(comparison)["modelled_ratio"] <= GOAL_RATIO else "no"
 
 
-def summary(found: dict[str, dict[str, Any]]) -> str:
+def best_error(_: str, comparison: Comparison) -> str:
+    """Return the best fixed beacon with its test error."""
+    reference = comparison["policies"][0]
+    return f"{reference['policy']}: {percent(reference['test_error'])}"
+
+
+def error(_: str, comparison: Comparison) -> str:
+    """Return the test error of ``beacon-follow``."""
+    return percent(ours(comparison)["test_error"])
+
+
+def p_value(_: str, comparison: Comparison) -> str:
+    """Return the p-value of the difference of test errors."""
+    return p_text(student(comparison))
+
+
+def time(_: str, comparison: Comparison) -> str:
+    """Return the time of ``beacon-follow`` by the cost table, best fixed = 1."""
+    return f"**{number(ours(comparison)['modelled_ratio'])}**"
+
+
+def least(env: str, comparison: Comparison) -> str:
+    """Return the least time that is possible, best fixed = 1."""
+    return number(floor(env, comparison))
+
+
+def repaid(_: str, comparison: Comparison) -> str:
+    """Return after how many trainings the beacons are paid back."""
+    return trainings(ours(comparison)["pays_back"]["modelled_trainings"])
+
+
+def told(found: dict[str, Comparison], columns: Mapping[str, Cell]) -> str:
+    """Return a table of tasks, of cells by their titles."""
+    return table(list(columns), [[cell(*own) for cell in columns.values()] for own in found.items()])
+
+
+def summary(found: dict[str, Comparison]) -> str:
     """Return the table of all tasks: was the goal reached, and what would have been possible at all."""
-    rows = []
-    for env, comparison in found.items():
-        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
-        tests = p_values(comparison, "test_error")["beacon-follow"]
-        rows.append([
-            env,
-            f"{reference['policy']}: {percent(reference['test_error'])}",
-            percent(one["test_error"]),
-            difference(one["test_difference"]),
-            p_text(tests["student"]),
-            f"**{number(one['modelled_ratio'])}**",
-            ratio(one["time_ratio"]),
-            number(floor(env, comparison)),
-            trainings(one["pays_back"]["modelled_trainings"]),
-            reached(comparison),
-        ])
-    heading = [
-        "task",
-        "best fixed beacon, test error, %",
-        "beacon-follow, test error, %",
-        "difference, points",
-        "p",
-        "time ratio, cost table",
-        "by the clock (range)",
-        "least possible",
-        "trainings that repay the beacons",
-        "goal",
-    ]
-    return table(heading, rows)
+    return told(
+        found,
+        {
+            "task": lambda env, _: env,
+            "best fixed beacon, test error, %": best_error,
+            "beacon-follow, test error, %": error,
+            "difference, points": lambda _, own: difference(ours(own)["test_difference"]),
+            "p": p_value,
+            "time ratio, cost table": time,
+            "by the clock (range)": lambda _, own: ratio(ours(own)["time_ratio"]),
+            "least possible": least,
+            "trainings that repay the beacons": repaid,
+            "goal": reached,
+        },
+    )
 
 
-def short_summary(found: dict[str, dict[str, Any]], in_steps: dict[str, dict[str, Any]]) -> str:
+def short_summary(found: dict[str, Comparison], in_steps: dict[str, Comparison]) -> str:
     """Return the table of all tasks as the README has it."""
-    rows = []
-    for env, comparison in found.items():
-        one = policy(comparison, "beacon-follow")
-        rows.append([
-            env,
-            percent(one["test_error"]),
-            p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
-            f"**{number(one['modelled_ratio'])}**",
-            number(floor(env, comparison)),
-            trainings(one["pays_back"]["modelled_trainings"]),
-            short_in_steps(in_steps[env]) if env in in_steps else UNKNOWN,
-        ])
-    heading = [
-        "task",
-        "`beacon-follow`, test error, %",
-        "p",
-        "its time, best fixed = 1",
-        "least possible",
-        "trainings that repay the beacons",
-        "counted in steps: time, error, p",
-    ]
-    return table(heading, rows)
+    return told(
+        found,
+        {
+            "task": lambda env, _: env,
+            "`beacon-follow`, test error, %": error,
+            "p": p_value,
+            "its time, best fixed = 1": time,
+            "least possible": least,
+            "trainings that repay the beacons": repaid,
+            "counted in steps: time, error, p": lambda env, _: (
+                ", ".join(cell(env, in_steps[env]) for cell in (time, error, p_value)) if env in in_steps else UNKNOWN
+            ),
+        },
+    )
 
 
-def short_in_steps(comparison: dict[str, Any]) -> str:
-    """Return time ratio, test error and p-value where time was counted in steps."""
-    one, p = policy(comparison, "beacon-follow"), p_values(comparison, "test_error")["beacon-follow"]["student"]
-    return f"**{number(one['modelled_ratio'])}**, {percent(one['test_error'])}, {p_text(p)}"
-
-
-def summary_in_steps(found: dict[str, dict[str, Any]]) -> str:
+def summary_in_steps(found: dict[str, Comparison]) -> str:
     """Return the table of the tasks whose time was counted in steps."""
-    heading = [
-        "task, time counted in steps",
-        "best fixed beacon, test error, %",
-        "beacon-follow, test error, %",
-        "p",
-        "steps and measurements, ratio",
-        "goal",
-    ]
-    rows = []
-    for env, comparison in found.items():
-        one, reference = policy(comparison, "beacon-follow"), comparison["policies"][0]
-        rows.append([
-            env,
-            f"{reference['policy']}: {percent(reference['test_error'])}",
-            percent(one["test_error"]),
-            p_text(p_values(comparison, "test_error")["beacon-follow"]["student"]),
-            f"**{number(one['modelled_ratio'])}**",
-            reached(comparison),
-        ])
-    return table(heading, rows)
+    return told(
+        found,
+        {
+            "task, time counted in steps": lambda env, _: env,
+            "best fixed beacon, test error, %": best_error,
+            "beacon-follow, test error, %": error,
+            "p": p_value,
+            "steps and measurements, ratio": time,
+            "goal": reached,
+        },
+    )
 
 
-def floor(env: str, comparison: dict[str, Any]) -> float:
+def floor(env: str, comparison: Comparison) -> float:
     """Return the least time ratio that any choice of batch sizes could have: that of the cheapest one throughout."""
     library, task = BeaconLibrary.load(find_artefact("envs", env).parent), load_task(env)
     costs, best = library.costs, library.best_fixed()
@@ -205,7 +204,7 @@ def floor(env: str, comparison: dict[str, Any]) -> float:
     return min(whole.values()) / whole[best.batch_size]
 
 
-def everyone(found: dict[str, dict[str, Any]]) -> str:
+def everyone(found: dict[str, Comparison]) -> str:
     """Return the table of all policies but variants over all tasks: test error and time ratio."""
     cells: dict[str, dict[str, str]] = {}
     for env, comparison in found.items():
@@ -235,7 +234,7 @@ def result_cell(one: dict[str, Any], p: float | None) -> str:
     return f"{100 * one['test_error']['mean']:.2f}{star}, {number(one['modelled_ratio'])}{ended}"
 
 
-def picture(found: dict[str, dict[str, Any]]) -> Figure:
+def picture(found: dict[str, Comparison]) -> Figure:
     """Draw test error against time, a panel a task."""
     columns = min(3, max(1, len(found)))
     lines = math.ceil(len(found) / columns)
@@ -255,7 +254,7 @@ def picture(found: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def panel(axes: Axes, env: str, comparison: dict[str, Any]) -> dict[str, Any]:
+def panel(axes: Axes, env: str, comparison: Comparison) -> dict[str, Any]:
     """Draw one task; returns an artist for each kind of policy."""
     shown = {}
     reference = comparison["policies"][0]
@@ -317,12 +316,17 @@ def kind_of(one: dict[str, Any]) -> str:
     return "fixed" if "-lr" in name else "rival"
 
 
-def policy(comparison: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the figures of a policy."""
-    return next(one for one in comparison["policies"] if one["policy"] == name)
+def ours(comparison: Comparison) -> dict[str, Any]:
+    """Return the figures of ``beacon-follow``."""
+    return next(one for one in comparison["policies"] if one["policy"] == "beacon-follow")
 
 
-def p_values(comparison: dict[str, Any], figure: str) -> dict[str, dict[str, float | None]]:
+def student(comparison: Comparison) -> float | None:
+    """Return the p-value by which the test error of ``beacon-follow`` differs, of Student's test."""
+    return p_values(comparison, "test_error")["beacon-follow"]["student"]
+
+
+def p_values(comparison: Comparison, figure: str) -> dict[str, dict[str, float | None]]:
     """Return p-values by policy and test."""
     found: dict[str, dict[str, float | None]] = {}
     for one in comparison["tests"]:
@@ -332,16 +336,11 @@ def p_values(comparison: dict[str, Any], figure: str) -> dict[str, dict[str, flo
 
 
 def percent(values: dict[str, Any]) -> str:
-    """Return mean and standard deviation in percent, without the sign."""
-    return spread(values, 100.0, 2)
-
-
-def spread(values: dict[str, Any], scale: float, digits: int) -> str:
-    """Return mean ± standard deviation."""
+    """Return mean ± standard deviation in percent, without the sign."""
     if values["mean"] is None:
         return UNKNOWN
-    text = f"{scale * values['mean']:.{digits}f}"
-    return text if values["std"] is None else f"{text} ± {scale * values['std']:.{digits}f}"
+    text = f"{100.0 * values['mean']:.2f}"
+    return text if values["std"] is None else f"{text} ± {100.0 * values['std']:.2f}"
 
 
 def difference(estimate: dict[str, Any]) -> str:
@@ -376,6 +375,6 @@ def p_text(value: float | None) -> str:
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows])
+    return "\n".join([heading(" | ".join(titles)), *(f"| {' | '.join(cells)} |" for cells in rows)])

@@ -13,14 +13,12 @@ From the moments our policies then decide. The tests and CABS answer with a batc
 parameter at which their answer changes, found by bisection; the other two set the learning rate, which is compared.
 """
 
-import argparse
 import copy
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,8 +30,9 @@ from torch.nn import functional as F
 from autobatch import FisherProbe
 from autobatch.fisher import GradientMoments
 from autobatch.policies import Observation, Policy, PolicySpec, TaskInfo, make_policy
+from benchmarks import pages
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "rival-peers.json"
+RESULTS = pages.RESULTS / "rival-peers.json"
 BATCH, STEPS, LR = 32, 40, 0.05
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 DECAY_PER_EXAMPLE = 0.999
@@ -42,12 +41,12 @@ DECAY_PER_EXAMPLE = 0.999
 
 def main() -> None:
     """Record, if nothing else is said, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("--table", action="store_true", help="print the stored figures' table")
     if not parser.parse_args().table:
         RESULTS.write_text(json.dumps(record(), indent=1) + "\n", encoding="utf-8")
     stored = json.loads(RESULTS.read_text(encoding="utf-8"))
-    print("| rule | figure | program | largest relative deviation |\n| --- | --- | --- | --- |")
+    print(pages.heading("rule | figure | program | largest relative deviation"))
     for (rule, figure, program), deviation in deviations(stored["steps"]).items():
         print(f"| `{rule}` | {figure} | {program} {stored['versions'][program]} | {deviation:.0e} |")
 

@@ -10,13 +10,12 @@ configurations. The line below is a least-squares fit of the excess (in percent 
 to the rungs that the batch size went up and down before and after the schedule's first decay.
 """
 
-import argparse
-
 import numpy as np
 
 from autobatch import BeaconLibrary, load_task
 from autobatch._artefacts import find_artefact
 from autobatch.beacons import Branches, Landscape, leave_one_out
+from benchmarks.pages import heading, parser_of
 
 GROUPS = ((0, 1), (2, 3), (4, 6), (7, 99))
 RESAMPLES = 4000
@@ -24,7 +23,7 @@ RESAMPLES = 4000
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--env", default="digits-resnet8")
     print(switching_table(parser.parse_args().env))
 
@@ -50,9 +49,9 @@ def switching_table(env: str) -> str:
             up, down = np.clip(rungs, 0, None), np.clip(-rungs, 0, None)
             moves.append([1.0, up[early].sum(), down[early].sum(), up[~early].sum(), down[~early].sum()])
             excesses.append(found[group][-1])
+    titles = f"{env}: changes of the batch size | trainings | actual / predicted (95 % interval) | worse than predicted"
     lines = [
-        f"| {env}: changes of the batch size | trainings | actual / predicted (95 % interval) | worse than predicted |",
-        "| --- | --- | --- | --- |",
+        heading(titles),
         row("none: beacons, left out", np.log(control.actual / control.predicted)),
     ]
     for (low, high), excess in found.items():

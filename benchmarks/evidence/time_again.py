@@ -6,7 +6,6 @@ For a library whose first table was timed while other work ran. Every figure is 
 table makes of the whole training at every batch size is printed, so that one sees how far they scatter.
 """
 
-import argparse
 import math
 import statistics
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from autobatch.beacons import CostTable
 from autobatch.beacons.storage import compact
 from autobatch.training._calibrate import calibrate
 from autobatch.training._engine import resolve_device
+from benchmarks.pages import parser_of
 
 
 def main() -> None:
     """Time, print, and write the library."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("env")
     parser.add_argument("--tables", type=int, default=9)
     parser.add_argument("--data-dir", type=Path)

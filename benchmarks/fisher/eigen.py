@@ -14,7 +14,6 @@ Spectra: six decades and twelve, one eigenvalue above a narrow bulk, half the ei
 threshold as those of real steps do.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -29,6 +28,7 @@ from scipy import fft
 from autobatch.fisher import FisherProbe
 from autobatch.fisher._eigen import all_eigenvalues, eigenvalues_above, largest_eigenvalue
 from autobatch.training import augment, build_task_model, load_data, load_task, normalise
+from benchmarks.pages import heading, parser_of
 
 EPS = torch.finfo(torch.float32).eps
 DENSE_ONCE = 4096
@@ -132,7 +132,7 @@ def measure(name: str, size: int, repeats: int) -> dict:
 
 def main() -> None:
     """Measure what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096, 8192])
     parser.add_argument("--spectra", nargs="+", default=[*known_spectra(9), "net"])
     parser.add_argument("--repeats", type=int, default=5)
@@ -148,8 +148,8 @@ def main() -> None:
                 rows.append(key | measure(name, size, arguments.repeats))
                 arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
                 print(f"B = {size}, {name}: done", flush=True)
-    print("\n| B | spectrum | rank | all, s | few, s | all / few | error of λmax | of the rank | of the smallest |")
-    print("| --- |" + " --- |" * 8)
+    titles = "B | spectrum | rank | all, s | few, s | all / few | error of λmax | of the rank | of the smallest"
+    print("\n" + heading(titles))
     for row in sorted(rows, key=lambda row: row["B"]):
         cells = [f"{row['B']}", row["spectrum"], f"{row['rank']}"]
         cells += [f"{row['all_seconds']:.3g}" if "all_seconds" in row else "-", f"{row['few_seconds']:.3g}"]

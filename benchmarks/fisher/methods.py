@@ -11,8 +11,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from models import Case
 from torch import Tensor, nn
+
+from benchmarks.fisher.models import Case
 
 Step = Callable[[Tensor, Tensor], Tensor]
 Method = Callable[[Case, nn.Module], Step]
@@ -84,11 +85,6 @@ def backpack(case: Case, model: nn.Module) -> Step:
     return step
 
 
-def opacus(case: Case, model: nn.Module) -> Step:
-    """``GradSampleModule`` as it comes, then J Jᵀ."""
-    return _opacus(case, model, strict=True)
-
-
 def opacus_by_hand(case: Case, model: nn.Module) -> Step:
     """The same for BatchNorm, which it refuses: ``strict=False`` and a grad sampler of one's own."""
     if not has_batch_norm(model):
@@ -107,7 +103,7 @@ def opacus_by_hand(case: Case, model: nn.Module) -> Step:
             if isinstance(module, nn.BatchNorm2d):
                 module.__class__ = _RunningBatchNorm
         model.train()
-    return _opacus(case, model, strict=False)
+    return opacus(case, model, strict=False)
 
 
 class _RunningBatchNorm(nn.BatchNorm2d):
@@ -117,7 +113,8 @@ class _RunningBatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
-def _opacus(case: Case, model: nn.Module, *, strict: bool) -> Step:
+def opacus(case: Case, model: nn.Module, *, strict: bool = True) -> Step:
+    """``GradSampleModule`` as it comes, then J Jᵀ."""
     from opacus import GradSampleModule
 
     wrapped = GradSampleModule(model, strict=strict)
@@ -152,28 +149,15 @@ def torch_func(case: Case, model: nn.Module) -> Step:
     return step
 
 
-def asdl_direct(case: Case, model: nn.Module) -> Step:
-    """ASDL's Gram matrix by per-sample gradients, layer by layer."""
-    from asdl import OP_GRAM_DIRECT
-
-    return _asdl(case, model, OP_GRAM_DIRECT)
-
-
-def asdl_hadamard(case: Case, model: nn.Module) -> Step:
-    """ASDL's Gram matrix as a product of those of inputs and output gradients."""
-    from asdl import OP_GRAM_HADAMARD
-
-    return _asdl(case, model, OP_GRAM_HADAMARD)
-
-
-def _asdl(case: Case, model: nn.Module, operation: str) -> Step:
-    from asdl import extend
+def asdl(case: Case, model: nn.Module, operation: str) -> Step:
+    """ASDL's Gram matrix: by per-sample gradients layer by layer, or as a product of those of inputs and gradients."""
+    import asdl as library
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
         # As its own empirical_natural_gradient does it.
         model.kernel = next(model.parameters()).new_zeros(len(inputs), len(inputs))
-        with extend(model, operation):
+        with library.extend(model, getattr(library, operation)):
             case.loss(model(inputs), targets).backward()
         return model.kernel * len(inputs) ** 2
 
@@ -232,8 +216,8 @@ METHODS: dict[str, tuple[Method, str | None]] = {
     "opacus": (opacus, "opacus"),
     "opacus-by-hand": (opacus_by_hand, "opacus"),
     "torch.func": (torch_func, None),
-    "asdl-direct": (asdl_direct, "asdfghjkl"),
-    "asdl-hadamard": (asdl_hadamard, "asdfghjkl"),
+    "asdl-direct": (partial(asdl, operation="OP_GRAM_DIRECT"), "asdfghjkl"),
+    "asdl-hadamard": (partial(asdl, operation="OP_GRAM_HADAMARD"), "asdfghjkl"),
     "nngeometry": (nngeometry, "nngeometry"),
 }
 

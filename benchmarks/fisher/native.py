@@ -7,7 +7,6 @@ same, which is compiled here and now. One thread's CPU time by default, the time
     python benchmarks/fisher/native.py kernels
 """
 
-import argparse
 import copy
 import statistics
 import time
@@ -15,8 +14,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from methods import ours, plain_step
-from models import CASES
 from torch import Tensor
 
 from autobatch.fisher.gram import _native
@@ -24,18 +21,13 @@ from autobatch.fisher.gram._gram import GramAccumulator
 from autobatch.fisher.layers._autotune import Shape, rule
 from autobatch.fisher.layers._convolution import form
 from autobatch.fisher.layers._unfold import Geometry
+from benchmarks.fisher.methods import ours, plain_step
+from benchmarks.fisher.models import CASES
+from benchmarks.fisher.timing import in_turn, seconds
+from benchmarks.pages import heading, parser_of
 
 LOADED = _native.loaded
 SHORTEST = 0.05  # seconds that are timed at a time
-
-
-def seconds(run: Callable[[], object], repeats: int = 1) -> float:
-    """Time a call."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    for _ in range(repeats):
-        run()
-    return (clock() - start) / repeats
 
 
 def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -44,11 +36,9 @@ def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
         run()
     repeats = {name: max(1, round(SHORTEST / seconds(run))) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
     for index in range(rounds):
-        first = index % len(order)
-        for name in order[first:] + order[:first]:
-            times[name].append(seconds(runs[name], repeats[name]))
+        for name in in_turn(runs, index):
+            times[name].append(seconds(runs[name], repeats=repeats[name]))
     return times
 
 
@@ -131,7 +121,7 @@ def kernels(size: int, rounds: int) -> None:
 
 def main() -> None:
     """Print one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=["steps", "kernels"])
     parser.add_argument("--cases", nargs="+", default=["mlp", "resnet20", "vit-tiny", "gpt"], choices=list(CASES))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
@@ -146,7 +136,7 @@ def main() -> None:
             kernels(size, arguments.rounds)
         return
     head = [f"{gradients}, {how}" for gradients in ("library", "rows") for how in ("PyTorch", "native")]
-    print("| " + " | ".join(["network", "B", *head, "plain, ms"]) + " |\n" + "| --- " * 7 + "|")
+    print(heading(" | ".join(["network", "B", *head, "plain, ms"])))
     for case in arguments.cases:
         for size in arguments.batch_sizes:
             steps(case, size, arguments.rounds)

@@ -35,12 +35,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from floor import floor
-from methods import METHODS, SkippedError, exact_jacobian, has_batch_norm, plain_step, rows_jacobian, version
-from models import CASES, Case
 from torch import Tensor, nn
 
-RESULTS = Path(__file__).parents[1] / "results" / "fisher-peers.json"
+from benchmarks import pages
+from benchmarks.fisher.floor import floor
+from benchmarks.fisher.methods import (
+    METHODS,
+    SkippedError,
+    exact_jacobian,
+    has_batch_norm,
+    plain_step,
+    rows_jacobian,
+    version,
+)
+from benchmarks.fisher.models import CASES, Case
+from benchmarks.fisher.timing import in_turn, seconds, settle
+
+RESULTS = pages.RESULTS / "fisher-peers.json"
 MEMORY_LIMIT = 10 * 2**30
 FIRST_CALL_LIMIT = 60
 CHECK_SAMPLES = 4
@@ -127,7 +138,7 @@ def trial(case: Case, size: int, name: str, device: str) -> dict[str, Any]:
         before = _peak(device)
         _reset_peak(device)
         faulthandler.dump_traceback_later(FIRST_CALL_LIMIT, exit=True)
-        first = _seconds(lambda: step(inputs, targets), device)
+        first = seconds(lambda: step(inputs, targets), device)
         faulthandler.cancel_dump_traceback_later()
         if first < FIRST_CALL_LIMIT / 4:
             step(inputs, targets)
@@ -136,7 +147,7 @@ def trial(case: Case, size: int, name: str, device: str) -> dict[str, Any]:
     return _failing(run)
 
 
-def timings(case: Case, size: int, names: list[str], device: str, rounds: int, seconds: float) -> dict[str, Any]:
+def timings(case: Case, size: int, names: list[str], device: str, rounds: int, longest: float) -> dict[str, Any]:
     """Time methods and the plain step in turns."""
     base = case.build().to(device)
     inputs, targets = (tensor.to(device) for tensor in case.batch(size))
@@ -155,9 +166,8 @@ def timings(case: Case, size: int, names: list[str], device: str, rounds: int, s
     spent = dict(once)
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in once}
     for index in range(rounds):
-        order = list(once)
-        for name in order[index % len(order) :] + order[: index % len(order)]:
-            if samples[name] and spent[name] > seconds:
+        for name in in_turn(once, index):
+            if samples[name] and spent[name] > longest:
                 continue
             start = time.perf_counter()
             runs = [
@@ -166,8 +176,7 @@ def timings(case: Case, size: int, names: list[str], device: str, rounds: int, s
             ]
             times = {}
             for step, repeats in runs if index % 2 else reversed(runs):
-                total = _seconds(lambda step=step, n=repeats: [step(inputs, targets) for _ in range(n)], device)
-                times[step] = total / repeats
+                times[step] = seconds(lambda step=step: step(inputs, targets), device, repeats)
             samples[name].append((times[steps[name]], times[plain]))
             spent[name] += time.perf_counter() - start
     return failures | {name: _summary(pairs) for name, pairs in samples.items()}
@@ -198,31 +207,16 @@ def _failing(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"failed": f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]}
 
 
-def _seconds(run: Callable[[], object], device: str) -> float:
-    # One thread's own time where there is one thread: others on the machine then matter less.
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    _synchronise(device)
-    start = clock()
-    run()
-    _synchronise(device)
-    return clock() - start
-
-
 def _warm_seconds(run: Callable[[], object], device: str) -> float:
     """Time the second call, or the first where that takes long."""
-    first = _seconds(run, device)
-    return first if first > 5 else _seconds(run, device)
-
-
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    first = seconds(run, device)
+    return first if first > 5 else seconds(run, device)
 
 
 def _peak(device: str) -> int:
     """Return the peak of memory in use since the last reset, in bytes."""
     if device == "cuda":
-        torch.cuda.synchronize()
+        settle(device)
         return torch.cuda.max_memory_allocated()
     import resource
 
@@ -382,8 +376,7 @@ def table(arguments: argparse.Namespace, results: Results) -> None:
 
     print(f"\nStep with F over a plain step ({'CUDA' if device == 'cuda' else f'CPU, {threads} threads'}),", end=" ")
     print("and extra peak memory in MiB; † where F is wrong:\n")
-    _line("network", "B", *methods)
-    _line(*["---"] * (len(methods) + 2))
+    print(pages.heading(" | ".join(["network", "B", *methods])))
     reasons: dict[str, int] = {}
     for name in arguments.cases:
         for size in arguments.batch_sizes:
@@ -396,13 +389,12 @@ def table(arguments: argparse.Namespace, results: Results) -> None:
                     reasons.setdefault(f"{name}, {method}: {reason}", size)
             _line(name, str(size), *cells)
     print("\nWhat F is (float64, four samples):\n")
-    _line("network", *methods)
-    _line(*["---"] * (len(methods) + 1))
+    print(pages.heading(" | ".join(["network", *methods])))
     for name in arguments.cases:
         _line(name, *(_meaning(checks.get(f"{name} {method}")) for method in methods))
     print("\nFloor by multiply-adds at equal efficiency, and what ours takes:\n")
-    _line("network", "B", "floor, J for gradient", "ours-rows", "gap", "floor, J beside gradient", "ours", "gap")
-    _line(*["---"] * 8)
+    titles = "network | B | floor, J for gradient | ours-rows | gap | floor, J beside gradient | ours | gap"
+    print(pages.heading(titles))
     for name in arguments.cases:
         for size in arguments.batch_sizes:
             if numbers := floors.get(f"{name} B={size}"):
@@ -430,7 +422,7 @@ def _line(*cells: str) -> None:
 
 def main() -> None:
     """Measure what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 512])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))

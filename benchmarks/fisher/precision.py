@@ -22,7 +22,6 @@ is where a rank rule must cut: the 75 % point of the singular values that half p
 half nearly repeats its first (shifted by eps / 8 standard deviations), in units of eps * sqrt(trace / B).
 """
 
-import argparse
 import contextlib
 import copy
 import json
@@ -40,6 +39,7 @@ from torch.overrides import TorchFunctionMode
 from autobatch import MeasureError
 from autobatch.fisher import FisherProbe, Spectrum, spectrum_of
 from autobatch.training import build_task_model, load_data, load_task, normalise
+from benchmarks.pages import heading, parser_of
 
 SCALE = 65536.0
 LIMIT = 1e3
@@ -216,7 +216,7 @@ def measure(env: str, batch_sizes: list[int]) -> Iterator[dict]:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--nets", nargs="+", default=["digits-mlp", "digits-resnet8"], metavar="ENV")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 512])
     parser.add_argument("--threads", type=int, default=1)
@@ -226,7 +226,7 @@ def main() -> None:
     start = time.perf_counter()
     rows = []
     header = "net state B variant sqrt(trace) λmax λmin c,up-to c true-c rank true-rank paper true-paper kinks noise"
-    print("| " + " | ".join(header.split()) + " |\n|" + " --- |" * len(header.split()))
+    print(heading(" | ".join(header.split())))
     for env in arguments.nets:
         for row in measure(env, arguments.batch_sizes):
             rows.append(row)

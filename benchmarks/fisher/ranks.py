@@ -13,7 +13,6 @@ The arithmetic is for one measured step at the given number of parameters, proce
 network of so many bytes a second, beside the gradients' own all-reduce.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -30,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from autobatch.fisher import FisherProbe
 from autobatch.fisher.gram import _exchange
+from benchmarks.pages import parser_of
 
 MEASURES: dict[str, dict[str, Any]] = {"plain": {}, "exact": {"measure": "exact"}, "sketched": {"measure": "sketched"}}
 
@@ -154,7 +154,7 @@ def arithmetic(parameters: float, processes: int, share: int, bandwidth: float, 
 
 def main() -> None:
     """Simulate and reckon."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--share", type=int, default=8, help="samples a process")
     parser.add_argument("--rows", type=int, default=1024, help="of the sketch")

@@ -9,20 +9,20 @@ hold them against is the distance between neighbouring rungs of the ladder: a po
 it is still located right.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
 from autobatch import RunConfig, load_policy_spec, load_task, run
+from autobatch.control.run._files import read_lines
+from benchmarks.pages import heading, parser_of
 
 RATES = (4.0, 2.0, 1.0, 0.5, 0.25, 0.1)
 
 
 def main() -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--env", default="digits-resnet8")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32, 128, 512])
     parser.add_argument("--lr", type=float, default=0.1)
@@ -46,16 +46,15 @@ def main() -> None:
                 recording=True,
             )
             run(config, out, resume=(out / "config.yaml").exists())
-            lines = (out / "measurements.jsonl").read_text().splitlines()
-            measured[batch_size, seed] = [json.loads(line) for line in lines]
-            print(f"s{batch_size}, seed {seed}: {len(lines)} steps measured", flush=True)
+            measured[batch_size, seed] = read_lines(out / "measurements.jsonl")
+            print(f"s{batch_size}, seed {seed}: {len(measured[batch_size, seed])} steps measured", flush=True)
     _report(arguments.batch_sizes, arguments.seeds, task.epochs, measured)
 
 
 def _report(batch_sizes: list[int], seeds: list[int], epochs: int, measured: dict) -> None:
     c_bar = {size: np.mean([_figures(measured[size, seed])[0].mean() for seed in seeds]) for size in batch_sizes}
-    print("\n| samples per epoch | " + " | ".join(f"s{size}: C̄ off by, L off by" for size in batch_sizes) + " |")
-    print("| --- |" + " --- |" * len(batch_sizes))
+    titles = ["samples per epoch", *(f"s{size}: C̄ off by, L off by" for size in batch_sizes)]
+    print("\n" + heading(" | ".join(titles)))
     for rate in RATES:
         cells = []
         for size in batch_sizes:

@@ -9,27 +9,27 @@ while one thing grows. On CUDA too, where there is one. The exponent is the slop
 logarithms.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
-from models import CLASSES, ResNet
 
-from autobatch.fisher import FisherProbe
+from benchmarks import pages
+from benchmarks.fisher.methods import ours, plain_step
+from benchmarks.fisher.models import Case, ResNet
+from benchmarks.fisher.timing import settle
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "fisher-scaling.json"
-FIGURE = ROOT.parent / "docs" / "images" / "fisher_scaling.png"
+RESULTS = pages.RESULTS / "fisher-scaling.json"
+FIGURE = pages.ROOT / "docs" / "images" / "fisher_scaling.png"
 METHODS = {"F beside the gradient": "library", "gradient from J": "rows"}
 
 
@@ -63,19 +63,11 @@ SWEEPS = (
 
 def cost(setting: Setting, device: str, rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
     """Time plain and measured steps in turns."""
-    torch.manual_seed(0)
-    model = ResNet(setting.depth, setting.width).to(device).train()
-    images = torch.randn(setting.batch, 3, setting.image, setting.image, device=device)
-    targets = torch.randint(CLASSES, (setting.batch,), device=device)
-
-    def plain() -> None:
-        model.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), targets).backward()
-
-    steps: dict[str, Callable[[], object]] = {}
-    for name, gradients in METHODS.items():
-        steps[name] = _measured(model, images, targets, gradients)
-
+    case = Case("", lambda: ResNet(setting.depth, setting.width), (3, setting.image, setting.image))
+    model = case.build().to(device)
+    batch = [part.to(device) for part in case.batch(setting.batch)]
+    plain = partial(plain_step(case, model), *batch)
+    steps = {name: partial(ours(case, model, gradients), *batch) for name, gradients in METHODS.items()}
     for step in (plain, *steps.values()):  # the first call may choose among algorithms
         step()
         step()
@@ -99,31 +91,15 @@ def cost(setting: Setting, device: str, rounds: int, seconds: float) -> dict[str
     }
 
 
-def _measured(
-    model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor, gradients: str
-) -> Callable[[], object]:
-    probe = FisherProbe(model, gradients=gradients)
-
-    def step() -> object:
-        model.zero_grad(set_to_none=True)
-        with probe:
-            F.cross_entropy(model(images), targets).backward()
-        return probe.gram()
-
-    return step
-
-
 def _seconds(run: Callable[[], object], device: str) -> float:
     """Time a step, several times in a row where it is short."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    settle(device)
     start = time.perf_counter()
     calls = 0
     while not calls or time.perf_counter() - start < 0.03:
         run()
         calls += 1
-        if device == "cuda":
-            torch.cuda.synchronize()
+        settle(device)
     return (time.perf_counter() - start) / calls
 
 
@@ -177,7 +153,7 @@ def draw(stored: dict[str, Any], devices: list[str], path: Path) -> None:
 
 def main() -> None:
     """Measure, fit, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of steps, at most (default 7)")
     parser.add_argument("--seconds", type=float, default=10, help="after which a setting is left (default 10)")
@@ -207,8 +183,7 @@ def main() -> None:
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    print("\n| exponent | " + " | ".join(sweep.field for sweep in SWEEPS) + " |")
-    print("| --- |" + " --- |" * len(SWEEPS))
+    print("\n" + pages.heading(" | ".join(["exponent", *(sweep.field for sweep in SWEEPS)])))
     for device in devices:
         for name in ("plain step", *METHODS):
             cells = [content["slopes"].get(f"{sweep.field} {name} {device}") for sweep in SWEEPS]

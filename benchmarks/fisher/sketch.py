@@ -17,7 +17,6 @@ of the condition number's; the smallest and largest factor of a singular value; 
 ((trace F)^2 + |F|^2) / k; and seconds a projection.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from autobatch.fisher import FisherProbe, Jacobian
 from autobatch.fisher.gram._sketch import _Stretches
+from benchmarks.pages import parser_of
 
 BATCH = 64
 Project = Callable[[Tensor, int, torch.Generator], Tensor]
@@ -148,7 +148,7 @@ def root_mean_square(values: Tensor) -> float:
 
 def main() -> None:
     """Print one table for each network."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--rows", type=int, nargs="+", default=[128, 256, 1024])
     given = parser.parse_args()

@@ -18,7 +18,6 @@ draws of network and samples: the sum of the eigenvalues and of their squares fo
 maximum, of a softmax over its bound.
 """
 
-import argparse
 import math
 import statistics
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from autobatch.fisher import FisherProbe
+from benchmarks.pages import heading, parser_of
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 IN_TABLE = (64, 512, 2048)
@@ -136,7 +136,7 @@ CASES: dict[str, Callable[[int, int], dict[str, float]]] = {
 
 def main() -> None:
     """Print the table, and draw it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--draw", type=Path, help="a picture of it besides")
     asked = parser.parse_args()
     found = {
@@ -147,8 +147,7 @@ def main() -> None:
         for case in CASES
         for name in ("trace", "squares", "largest")
     }
-    print(f"| network | of the eigenvalues | {' | '.join(f'M = {width}' for width in IN_TABLE)} |")
-    print("| --- " * (len(IN_TABLE) + 2) + "|")
+    print(heading(f"network | of the eigenvalues | {' | '.join(f'M = {width}' for width in IN_TABLE)}"))
     for (case, name), ratios in figures.items():
         shown = [ratios[WIDTHS.index(width)] for width in IN_TABLE]
         print(f"| {case} | {name} | {' | '.join(f'{one:.3f}' for one in shown)} |")

@@ -5,7 +5,6 @@
 Everything is on the surrogate and deterministic; ``benchmarks/learning/learned_policies.py`` is about real training.
 """
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -17,13 +16,12 @@ from autobatch.evidence import play_policy
 from autobatch.learn import LearningPlan, train_policy
 from autobatch.policies import load_learned, load_policy_spec
 from autobatch.policies._moves import decode
-
-RESULTS = Path(__file__).parents[1] / "results"
+from benchmarks.pages import RESULTS, heading, parser_of
 
 
 def main() -> None:
     """Learn and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--env", default="digits-resnet8")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -34,8 +32,7 @@ def main() -> None:
         dynamics = load_dynamics(arguments.env)
         found = [figures(arguments.env, dynamics, weight, tuple(arguments.seeds)) for weight in arguments.weights]
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print("| cost weight | promised quality | cost | seconds to learn | what it does |")
-    print("| --- | --- | --- | --- | --- |")
+    print(heading("cost weight | promised quality | cost | seconds to learn | what it does"))
     for one in json.loads(path.read_text(encoding="utf-8")):
         print(
             f"| {one['weight']} | {one['quality']:.3f} | {one['cost']:.3f} | {one['seconds']:.0f} | {one['course']} |"

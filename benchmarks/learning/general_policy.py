@@ -14,27 +14,24 @@ network with ``seen`` left out of its card, so that nothing is too far from what
 ``length: 1``.
 """
 
-import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from autobatch.control.run._files import append_lines, read_lines
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn import GeneralResult, learn_general, save_general
 from autobatch.policies import load_policy_spec
 from autobatch.policies.learned import load_card, save_card
+from benchmarks import pages
+from benchmarks.steering import steer
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks" / "steering"))
-RESULTS = ROOT / "benchmarks" / "results" / "learned_general"
+RESULTS = pages.RESULTS / "learned_general"
 SHIPPED = "learned-general"
 DATA = {
     "digits": ("digits-resnet8", "digits-mlp", "digits-densenet8", "digits-vit"),
@@ -81,92 +78,64 @@ def on_surrogates(result: GeneralResult) -> dict[str, list[float]]:
 
 def run(tasks: Iterable[str], policy: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing, the tasks taking turns; runs go by the policy's name."""
-    import steer
-
     label = load_policy_spec(policy).name
-
     RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for name in tasks:
             path = RESULTS / f"{name}.jsonl"
-            if (label, seed) in {(row["policy"], row["seed"]) for row in recorded(path)}:
-                continue
-            row = steer.train(name, policy, seed, data_dir) | {"policy": label}
-            append_lines(path, [row])
-            print(f"{name} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
-
-
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return the runs that are there."""
-    return read_lines(path)
+            if (label, seed) not in pages.keyed(path, "policy", "seed"):
+                row = steer.train(name, policy, seed, data_dir) | {"policy": label}
+                append_lines(path, [row])
+                print(f"{name} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
 def page() -> None:
     """Print the table, and note it on the card."""
-    print("| task | policy | seeds | validation loss, relative | test loss, relative | time, relative |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(pages.heading("task | policy | seeds | validation loss, relative | test loss, relative | time, relative"))
     noted: dict[str, Any] = {}
     for path in sorted(RESULTS.glob("*.jsonl")):
-        rule = {
-            row["seed"]: row
+        rule = [
+            row
             for where, policy in RULE
-            for row in recorded(RESULTS.parent / where / path.name)
+            for row in read_lines(pages.RESULTS / where / path.name)
             if row["policy"] == policy
-        }
-        for policy in dict.fromkeys(row["policy"] for row in recorded(path)):
-            ours = {row["seed"]: row for row in recorded(path) if row["policy"] == policy}
-            seeds = sorted(ours.keys() & rule.keys())
-            cells, figures = [], {"split": "unseen", "against": "steer", "seeds": seeds}
-            for figure in FIGURES:
-                logs = np.array([math.log(ours[seed][figure] / rule[seed][figure]) for seed in seeds])
+        ]
+        rows = read_lines(path)
+        for policy in dict.fromkeys(row["policy"] for row in rows):
+            pairs = pages.paired([row for row in rows if row["policy"] == policy], rule, FIGURES)
+            cells, figures = [], {"split": "unseen", "against": "steer", "seeds": list(pairs)}
+            for figure, logs in zip(FIGURES, np.array(list(pairs.values())).T, strict=True):
                 cells.append(told(logs))
                 figures[figure] = [round(math.expm1(value), 4) for value in interval(logs) if math.isfinite(value)]
             noted.setdefault(path.stem, {})[policy] = figures
-            print(f"| {path.stem} | `{policy}` | {len(seeds)} | {' | '.join(cells)} |")
-    card = ROOT / "policies" / f"{SHIPPED}.json"
+            print(f"| {path.stem} | `{policy}` | {len(pairs)} | {' | '.join(cells)} |")
+    card = pages.ROOT / "policies" / f"{SHIPPED}.json"
     own = load_card(card)
     save_card(card, own.model_copy(update={"evaluation": {**(own.evaluation or {}), "real_training": noted}}))
 
 
 def interval(logs: np.ndarray) -> tuple[float, float, float]:
     """Return the mean and its 95 % interval (Student)."""
-    if len(logs) < 2:
-        return float(logs.mean()), -math.inf, math.inf
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
-    return float(logs.mean()), float(logs.mean()) - half, float(logs.mean()) + half
+    centre, half = float(logs.mean()), pages.half_width(logs) if len(logs) > 1 else math.inf
+    return centre, centre - half, centre + half
 
 
 def told(logs: np.ndarray) -> str:
     """Return a relative difference, with its interval where there are several."""
-    centre, *bounds = (100 * math.expm1(value) for value in interval(logs) if math.isfinite(value))
-    return f"{centre:+.1f} %" + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else "")
-
-
-def main() -> None:
-    """Do what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    learning = commands.add_parser("learn")
-    learning.add_argument("--without", choices=[*DATA, "nothing"], default="digits")
-    learning.add_argument("--out", type=Path, required=True)
-    learning.add_argument("--steps", type=int, default=4_000_000)
-    learning.add_argument("--seed", type=int, default=0)
-    running = commands.add_parser("run")
-    running.add_argument("tasks", nargs="+")
-    running.add_argument("--policy", default=SHIPPED)
-    running.add_argument("--seeds", default="500-504")
-    running.add_argument("--data-dir", type=Path)
-    commands.add_parser("page")
-    arguments = parser.parse_args()
-    if arguments.command == "learn":
-        learn(arguments.without, arguments.out, arguments.steps, arguments.seed)
-    elif arguments.command == "run":
-        import steer
-
-        run(arguments.tasks, arguments.policy, steer.numbers(arguments.seeds), arguments.data_dir)
-    else:
-        page()
+    return pages.relative_interval(*interval(logs)) if len(logs) > 1 else f"{100 * math.expm1(logs[0]):+.1f} %"
 
 
 if __name__ == "__main__":
-    main()
+    learning = {
+        "--without": {"choices": [*DATA, "nothing"], "default": "digits"},
+        "--out": {"type": Path, "required": True},
+        "--steps": {"type": int, "default": 4_000_000},
+        "--seed": {"type": int, "default": 0},
+    }
+    running = {
+        "tasks": {"nargs": "+"},
+        "--policy": {"default": SHIPPED},
+        **pages.seeds("500-504"),
+        **pages.DATA_DIR,
+    }
+    pages.carry_out(__doc__, {"learn": (learn, learning), "run": (run, running), "page": (page, {})})

@@ -15,35 +15,31 @@ on each seed, and appends to ``benchmarks/results/learned_growth/TASK.jsonl``; w
 thread.
 """
 
-import argparse
 import math
 import random
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import yaml
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks" / "steering"))
-import steer  # noqa: E402
-from schedules import train_epoch  # noqa: E402
+from autobatch.beacons import BeaconLibrary
+from autobatch.control.run._files import append_lines, read_lines
+from autobatch.policies import TaskInfo, load_policy_spec
+from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, choice_seconds, described, expected
+from autobatch.policies.steer._plan import Plan, grown
+from autobatch.training import load_data, load_task, task_info
+from benchmarks import pages
+from benchmarks.pages import ENVS
+from benchmarks.steering import steer
+from benchmarks.steering.schedules import train_course
 
-from autobatch.beacons import BeaconLibrary  # noqa: E402
-from autobatch.control.run._files import append_lines, read_lines  # noqa: E402
-from autobatch.policies import TaskInfo, load_policy_spec  # noqa: E402
-from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, choice_seconds, described, expected  # noqa: E402
-from autobatch.policies.steer._plan import Plan, grown  # noqa: E402
-from autobatch.training import load_data, load_task, task_info  # noqa: E402
-from autobatch.training._engine import Engine, divergence, reproducible  # noqa: E402
-
-RESULTS = ROOT / "benchmarks" / "results" / "learned_growth"
+RESULTS = pages.RESULTS / "learned_growth"
 EXPLORED = RESULTS / "explored.jsonl"
 
 
@@ -93,28 +89,17 @@ def course(task: TaskInfo, lr: float, choice: PlanChoice) -> list[tuple[int, flo
 def explore(seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing of the plans that are drawn."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    done = {(row["task"], row["seed"], *chosen(row)) for row in recorded(EXPLORED)}
-    device = torch.device("cpu")
+    done = {(row["task"], row["seed"], *chosen(row)) for row in read_lines(EXPLORED)}
     for seed in seeds:
         for name, lr in RATES.items():
-            task, info = load_task(ROOT / "envs" / name), known(name)
-            data = load_data(task, data_dir, device)
+            task, info = load_task(ENVS / name), known(name)
+            data = load_data(task, data_dir, torch.device("cpu"))
             others = [choice for choice in CHOICES if choice != RULE]
             for choice in (RULE, *random.Random(f"{name}{seed}").sample(others, DRAWN)):
                 if (name, seed, *choice) in done:
                     continue
-                epochs = course(info, lr, choice)
-                with reproducible(device, 1):
-                    engine = Engine(task, data, device, seed, trust_code=False)
-                    for epoch, (size, rate) in enumerate(epochs):
-                        loss = train_epoch(engine, epoch, seed, size, rate)
-                        if divergence(loss, 0.0, data.num_classes):
-                            break
-                    validation, test = engine.validate(), engine.test()
-                append(EXPLORED, {
-                    "task": name, "seed": seed, **choice._asdict(), "validation_loss": validation[0],
-                    "test_loss": test[0], "test_error": test[1],
-                })  # fmt: skip
+                _, figures = train_course(task, data, seed, course(info, lr, choice))
+                append_lines(EXPLORED, [{"task": name, "seed": seed, **choice._asdict(), **figures}])
 
 
 class Effects(NamedTuple):
@@ -132,10 +117,10 @@ class Effects(NamedTuple):
 @cache
 def known(name: str) -> TaskInfo:
     """Return a task as it is known before it begins, with its cost table."""
-    return task_info(load_task(ROOT / "envs" / name), BeaconLibrary.load(ROOT / "envs" / name))
+    return task_info(load_task(ENVS / name), BeaconLibrary.load(ENVS / name))
 
 
-def chosen(row: dict[str, Any]) -> PlanChoice:
+def chosen(row: pages.Row) -> PlanChoice:
     """Return the plan of a run."""
     return PlanChoice(*(row[name] for name in PlanChoice._fields))
 
@@ -148,7 +133,7 @@ def data_of(name: str) -> str:
 @cache
 def effects(without: str) -> Effects:
     """Return what is learned from the tasks on other data, each run weighed by how much its task's scatter."""
-    rows = [row for row in recorded(EXPLORED) if data_of(row["task"]) != without]
+    rows = [row for row in read_lines(EXPLORED) if data_of(row["task"]) != without]
     rule = {(row["task"], row["seed"]): row for row in rows if chosen(row) == RULE}
     inputs, losses, weights = [], [], []
     for name in dict.fromkeys(row["task"] for row in rows):
@@ -162,7 +147,7 @@ def effects(without: str) -> Effects:
     return Effects(covariance @ (x * w[:, None]).T @ y, covariance)
 
 
-def _loss(row: dict[str, Any]) -> float:
+def _loss(row: pages.Row) -> float:
     return 0.5 * (math.log(row["validation_loss"]) + math.log(row["test_loss"]))
 
 
@@ -175,7 +160,7 @@ def learned(name: str, without: str) -> PlanChoice:
 def plans(name: str) -> dict[str, PlanChoice]:
     """Return the plan that each policy has for a task."""
     steps = known(name).train_size / SCOUTED
-    adaptive = load_task(ROOT / "envs" / name).optimizer.name == "adamw"
+    adaptive = load_task(ENVS / name).optimizer.name == "adamw"
     return {
         "steer": RULE,
         "learned": learned(name, data_of(name)),
@@ -211,33 +196,32 @@ def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> No
         for name, own in choices.items():
             path = RESULTS / f"{name}.jsonl"
             for label, choice in own.items():
-                if (label, seed) in {(row["policy"], row["seed"]) for row in recorded(path)}:
+                rows = read_lines(path)
+                if (label, seed) in {(row["policy"], row["seed"]) for row in rows}:
                     continue
-                same = [row for row in recorded(path) if row["seed"] == seed and chosen(row) == choice]
+                same = [row for row in rows if row["seed"] == seed and chosen(row) == choice]
                 if same:  # the same run, bit for bit
-                    append(path, same[0] | {"policy": label})
+                    append_lines(path, [same[0] | {"policy": label}])
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     spec = {"name": label, "kind": "steer", "parameters": {**rule.parameters, **choice._asdict()}}
                     (Path(folder) / "policy.yaml").write_text(yaml.safe_dump(spec))
                     row = steer.train(name, f"{folder}/policy.yaml", seed, data_dir)
-                append(path, row | {"policy": label, **choice._asdict()})
+                append_lines(path, [row | {"policy": label, **choice._asdict()}])
                 print(f"{name} {label} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
 def page() -> None:
     """Print the tables: each task by its pairs, then over all pairs and over the tasks, then the rules set by hand."""
-    figures = " | ".join(name.replace("_", " ") for name in FIGURES[:3]) + " | time | steps |"
-    print(f"| task | growth, power, length | seeds | {figures}")
-    print("| --- " * 8 + "|")
+    figures = " | ".join(name.replace("_", " ") for name in FIGURES[:3]) + " | time | steps"
+    print(pages.heading(f"task | growth, power, length | seeds | {figures}"))
     every = {name: logs for name in (*RATES, *EXTRA) if len(logs := beside(name, "learned", "steer"))}
     for name, logs in every.items():
         plan = ", ".join(f"{value:g}" for value in plans(name)["learned"])
         print(f"| {name} | {plan} | {len(logs)} | {' | '.join(told_mean(column) for column in logs.T)} |")
     print(over_all("all pairs |", np.concatenate(list(every.values()))))
     print(over_all("the tasks' means |", np.array([logs.mean(axis=0) for logs in every.values()])))
-    print(f"\n| policy | beside | other plans on | tasks | pairs | {figures}")
-    print("| --- " * 10 + "|")
+    print("\n" + pages.heading(f"policy | beside | other plans on | tasks | pairs | {figures}"))
     for one, other in (("threshold", "steer"), ("under AdamW", "steer"), ("learned", "threshold")):
         every = {name: logs for name in (*RATES, *EXTRA) if len(logs := beside(name, one, other))}
         apart = [name for name in every if plans(name)[one] != plans(name)[other]]
@@ -247,10 +231,9 @@ def page() -> None:
 
 def beside(name: str, one: str, other: str) -> np.ndarray:
     """Return by how much the logarithms of two policies' figures differ, a row for each seed that both have."""
-    rows = recorded(RESULTS / f"{name}.jsonl")
-    ours, theirs = ({row["seed"]: row for row in rows if row["policy"] == label} for label in (one, other))
-    seeds = sorted(ours.keys() & theirs.keys())
-    return np.array([[math.log(ours[seed][name] / theirs[seed][name]) for name in FIGURES] for seed in seeds])
+    rows = read_lines(RESULTS / f"{name}.jsonl")
+    ours, theirs = ([row for row in rows if row["policy"] == label] for label in (one, other))
+    return np.array(list(pages.paired(ours, theirs, FIGURES).values()))
 
 
 def over_all(title: str, logs: np.ndarray) -> str:
@@ -260,9 +243,8 @@ def over_all(title: str, logs: np.ndarray) -> str:
 
 def told_mean(logs: np.ndarray) -> str:
     """Return a relative difference with its 95 % interval (Student, paired)."""
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else 0.0
-    centre, low, high = (100 * math.expm1(float(logs.mean()) + shift) for shift in (0.0, -half, half))
-    return f"{centre:+.1f} % ({low:+.1f} to {high:+.1f})"
+    centre, half = float(logs.mean()), pages.half_width(logs) if len(logs) > 1 else 0.0
+    return pages.relative_interval(centre, centre - half, centre + half)
 
 
 def told_test(logs: np.ndarray) -> str:
@@ -273,38 +255,12 @@ def told_test(logs: np.ndarray) -> str:
     return f"{told_mean(logs)}; p = {student:.2g}, {wilcoxon:.2g}"
 
 
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return the lines that are there."""
-    return read_lines(path)
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line."""
-    append_lines(path, [row])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    exploring, testing = commands.add_parser("explore"), commands.add_parser("run")
-    exploring.add_argument("--seeds", default="1200-1205")
-    testing.add_argument("tasks", nargs="*", default=[*RATES, *EXTRA])
-    testing.add_argument("--seeds", default="1500-1509")
-    for one in (exploring, testing):
-        one.add_argument("--data-dir", type=Path)
-    commands.add_parser("fit")
-    commands.add_parser("page")
-    given = parser.parse_args(arguments)
-    if given.command == "explore":
-        explore(steer.numbers(given.seeds), given.data_dir)
-    elif given.command == "run":
-        run(given.tasks, steer.numbers(given.seeds), given.data_dir)
-    elif given.command == "fit":
-        fit()
-    else:
-        page()
-
-
 if __name__ == "__main__":
-    main()
+    running = {"tasks": {"nargs": "*", "default": [*RATES, *EXTRA]}, **pages.seeds("1500-1509"), **pages.DATA_DIR}
+    commands = {
+        "explore": (explore, {**pages.seeds("1200-1205"), **pages.DATA_DIR}),
+        "run": (run, running),
+        "fit": (fit, {}),
+        "page": (page, {}),
+    }
+    pages.carry_out(__doc__, commands)

@@ -8,13 +8,12 @@ task in ``benchmarks/results``, and notes the figures on the cards of the learne
 the tables of the results that are there.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
 from autobatch.evidence import compare_policies
+from benchmarks.pages import RESULTS, parser_of
 
-RESULTS = Path(__file__).parents[1] / "results"
 ALL = ["fixed", "random", "stages", "beacon-follow", "bandit"]
 
 PLAN = {
@@ -32,7 +31,7 @@ PLAN = {
 
 def main() -> None:
     """Train what is missing, or print what is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--envs", nargs="+", default=list(PLAN), choices=list(PLAN))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--jobs", type=int, default=2)

@@ -15,7 +15,6 @@ losses are only told: nothing is chosen by them.
 
 import math
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from scipy import stats
 from autobatch import BeaconLibrary
 from autobatch._artefacts import find_artefact
 from autobatch.control.run._files import read_lines
+from benchmarks.pages import RESULTS, half_width, heading, relative_interval
 
-RESULTS = Path(__file__).parents[1] / "results"
 TASKS = (
     "digits-resnet8",
     "digits-mlp",
@@ -107,13 +106,12 @@ def apart(ours: np.ndarray, rule: np.ndarray) -> list[str]:
 
 def told(centre: float, half: float) -> str:
     """Return a relative difference and its interval, given those of logarithms."""
-    return "{:+.1f} % ({:+.1f} to {:+.1f})".format(*(100 * math.expm1(centre + own) for own in (0.0, -half, half)))
+    return relative_interval(centre, centre - half, centre + half)
 
 
 def main() -> None:
     """Print the tables."""
-    print(f"| task | candidates | oracle | chosen | {TITLES} |")
-    print("| --- " * 7 + "|")
+    print(heading(f"task | candidates | oracle | chosen | {TITLES}"))
     means: dict[str, list[np.ndarray]] = {}
     for task in TASKS:
         own = candidates(task)
@@ -126,12 +124,11 @@ def main() -> None:
         for name, policy in (("best fixed beacon", best_fixed(task)), *((own, own) for own in (*BASELINES, *LEARNED))):
             if policy in own:
                 means.setdefault(name, []).append(own[policy].mean(axis=0) - rule.mean(axis=0))
-    print(f"\n| beside `{RULE}` | tasks | {TITLES} |")
-    print("| --- " * 5 + "|")
+    print("\n" + heading(f"beside `{RULE}` | tasks | {TITLES}"))
     for name, each in means.items():
         logs = np.array(each)
-        half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(axis=0, ddof=1) / math.sqrt(len(logs))
-        print(f"| {name} | {len(logs)} | {' | '.join(map(told, logs.mean(axis=0), half))} |")
+        cells = [told(column.mean(), half_width(column)) for column in logs.T]
+        print(f"| {name} | {len(logs)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ from autobatch.envs.surrogate import load_dynamics
 from autobatch.evidence import play_policy
 from autobatch.learn import LearningPlan, train_policy
 from autobatch.training import record_task_branches
+from benchmarks.pages import RESULTS, heading, parser_of
 
-RESULTS = Path(__file__).parents[1] / "results"
 FIRST_SEED = 20_000
 
 
 def main() -> None:
     """Carry out the rounds that are missing, or print what is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--env", default="digits-resnet8")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
@@ -97,8 +97,7 @@ def table(found: dict) -> str:
     lines = [
         f"{found['env']}, {found['algo']}, {found['steps']} steps a round, pessimism {found['pessimism']}:",
         "",
-        "| round | journeys fitted to | promised quality | real quality, exploring | promised cost |",
-        "| --- | --- | --- | --- | --- |",
+        heading("round | journeys fitted to | promised quality | real quality, exploring | promised cost"),
     ]
     for one in found["rounds"]:
         real = np.array(one["real_quality"])

@@ -10,7 +10,6 @@ says. ``page`` writes the table of ``docs/how-to/train-a-policy.md``. A return i
 training cost, as the reward has it.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -25,10 +24,9 @@ from autobatch.control.run._files import append_lines, read_lines
 from autobatch.envs.train import TrainEnv
 from autobatch.learn import begun_with
 from autobatch.policies.learned import load_card
+from benchmarks import pages
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "real_trainings.jsonl"
-PAGE = ROOT / "docs" / "how-to" / "train-a-policy.md"
+RESULTS = pages.RESULTS / "real_trainings.jsonl"
 JUDGED = range(7_000_000, 7_000_012)
 COST_WEIGHT = 0.1
 """As the shipped policies were learned with."""
@@ -77,12 +75,12 @@ def played(env: TrainEnv, policy: str, seed: int) -> dict[str, Any]:
     return {"return": total, "score": info["score"], "seconds": time.perf_counter() - started}
 
 
-def run_all(names: list[str], folder: Path, data_dir: Path | None) -> None:
+def run_all(folder: Path, tasks: list[str], data_dir: Path | None) -> None:
     """Learn and judge what is missing."""
-    for name in names:
+    for name in tasks or LEARNINGS:
         own, policy = LEARNINGS[name], learn(name, folder, data_dir)
         seconds = load_card(policy.with_suffix(".json")).training.seconds
-        there = {(row["task"], row["policy"], row["seed"]) for row in read_lines(RESULTS)}
+        there = pages.keyed(RESULTS, "task", "policy", "seed")
         network = begun_with(str(policy))
         env = TrainEnv(
             name,
@@ -104,10 +102,8 @@ def run_all(names: list[str], folder: Path, data_dir: Path | None) -> None:
 def page() -> None:
     """Write the table of ``docs/how-to/train-a-policy.md`` between its marks, and print it."""
     rows = read_lines(RESULTS)
-    lines = [
-        "| task | begins with | epochs | steps | learning | return before | after | difference (95 %) |",
-        "| --- " * 8 + "|",
-    ]
+    titles = "task | begins with | epochs | steps | learning | return before | after | difference (95 %)"
+    lines = [pages.heading(titles)]
     for name, own in LEARNINGS.items():
         found = {(row["policy"], row["seed"]): row for row in rows if row["task"] == name}
         seeds = sorted({seed for policy, seed in found if (("learned", seed) in found) and policy == "begun with"})
@@ -126,28 +122,14 @@ def page() -> None:
             f"| {name} | `{own.begin}` | {length} | {own.steps:,} | {minutes:.0f} min | {before.mean():.4f} | "
             f"{after.mean():.4f} | {told} |"
         )
-    before_mark, mark, rest = PAGE.read_text().partition("<!-- benchmarks/learning/real_trainings.py page -->\n")
-    _, end, behind = rest.partition("<!-- end -->")
-    if mark and end:
-        PAGE.write_text("".join([before_mark, mark, "\n".join(lines), "\n", end, behind]))
-    print("\n".join(lines))
-
-
-def main() -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    training = commands.add_parser("run")
-    training.add_argument("folder", type=Path)
-    training.add_argument("tasks", nargs="*", metavar="TASK", choices=[*LEARNINGS, []])
-    training.add_argument("--data-dir", type=Path, default=None)
-    commands.add_parser("page")
-    given = parser.parse_args()
-    if given.command == "page":
-        page()
-    else:
-        run_all(given.tasks or [*LEARNINGS], given.folder, given.data_dir)
+    page_of = pages.ROOT / "docs" / "how-to" / "train-a-policy.md"
+    pages.put(page_of, "benchmarks/learning/real_trainings.py page", "\n".join(lines))
 
 
 if __name__ == "__main__":
-    main()
+    running = {
+        "folder": {"type": Path},
+        "tasks": {"nargs": "*", "metavar": "TASK", "choices": [*LEARNINGS, []]},
+        **pages.DATA_DIR,
+    }
+    pages.carry_out(__doc__, {"run": (run_all, running), "page": (page, {})})

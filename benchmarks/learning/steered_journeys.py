@@ -9,7 +9,6 @@ meanwhile, and, one time in three, a move to another size before. The tasks take
 ``envs/TASK/steered.parquet`` is not trained again.
 """
 
-import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +24,8 @@ from autobatch.training import RunConfig, TaskSpec, load_data, load_task
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._trial import Trial
 from autobatch.training.recording._task import recording_info
+from benchmarks.pages import ENVS, parser_of
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST_SEED = 7000
 Epoch = tuple[int, float, float]
 
@@ -57,7 +56,7 @@ def course(task: TaskSpec, library: BeaconLibrary, seed: int) -> Iterator[Epoch]
 
 def record(name: str, seed: int, data_dir: Path | None) -> None:
     """Train one journey and put it with the others."""
-    folder = ROOT / "envs" / name
+    folder = ENVS / name
     file = folder / "steered.parquet"
     task = load_task(folder).model_copy(update={"threads": 1})
     task = task.model_copy(update={"measuring": task.measuring.model_copy(update={"interval": 1000, "floor": 1})})
@@ -85,14 +84,14 @@ def record(name: str, seed: int, data_dir: Path | None) -> None:
 
 def main() -> None:
     """Record what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     for seed in range(FIRST_SEED, FIRST_SEED + arguments.runs):
         for name in arguments.tasks:
-            file = ROOT / "envs" / name / "steered.parquet"
+            file = ENVS / name / "steered.parquet"
             if not file.exists() or seed not in {own.seed for own in Branches.load(file).journeys}:
                 record(name, seed, arguments.data_dir)
 

@@ -13,7 +13,6 @@ repeats alone whether half of the mean's error and ranks of 0.8 could be reached
 was, for ``docs/concepts/surrogate.md``.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -29,8 +28,8 @@ from autobatch._artefacts import find_artefact
 from autobatch.beacons import holds_branches
 from autobatch.envs.surrogate import Dynamics, alike
 from autobatch.training import task_info
+from benchmarks.pages import RESULTS, heading, parser_of
 
-RESULTS = Path(__file__).parents[1] / "results"
 TASKS = ("digits-resnet8", "digits-mlp", "digits-densenet8", "mnist10k-resnet8", "mnist10k-mlp", "cifar5k-resnet8")
 FOLDS, ROLLOUTS, DRAWS = 4, 200, 2000
 FIGURES = RESULTS / "surrogate_fidelity.json"
@@ -50,7 +49,7 @@ class Course:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--envs", nargs="+", default=list(TASKS))
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--known", action="store_true", help="print what can be known at all, and fit nothing")
@@ -62,11 +61,8 @@ def main() -> None:
     for env in arguments.envs:
         found[env] = dict(measure(env))
         print(f"\n{env}\n")
-        print(
-            "| final log validation loss of | n | surrogate | of the mean's | nearest | ridge | repeats | rank "
-            "| repeats' rank | 90 % intervals hold |"
-        )
-        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        titles = "final log validation loss of | n | surrogate | of the mean's | nearest | ridge | repeats | rank"
+        print(heading(f"{titles} | repeats' rank | 90 % intervals hold"))
         for name, figures in found[env].items():
             print(row(name, figures), flush=True)
     if arguments.json:
@@ -253,8 +249,7 @@ def known(envs: Iterable[str]) -> Iterator[str]:
     """Yield the table of what can be known of each task's policies, whatever the surrogate, beside what is."""
     reached = json.loads(FIGURES.read_text())
     titles = ("half of the mean's", "repeats", "of the mean's", "surrogate's", "a true order ranks", "surrogate's")
-    yield f"| task | policies | {' | '.join(titles)} |"
-    yield "| --- " * 8 + "|"
+    yield heading(" | ".join(("task", "policies", *titles)))
     for env in envs:
         courses = list(led(env, BeaconLibrary.load(find_artefact("envs", env).parent)))
         real, groups = np.array([own.loss for own in courses]), repeats_of(courses)

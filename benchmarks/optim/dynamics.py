@@ -15,7 +15,6 @@ neural tangent kernel Θ, here that of infinite width. The golden run has the pu
 100 images and rate 1; that its images have norm 1 is inferred from the losses of its beginning.
 """
 
-import argparse
 import gzip
 import json
 import math
@@ -27,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from autobatch.optim import NaturalGradient, isotropy
+from benchmarks import pages
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "optim" / "dynamics.json"
+RESULTS = pages.RESULTS / "optim" / "dynamics.json"
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 DRAWS = 3
@@ -170,8 +169,7 @@ def run() -> None:
                 draws = [deviation(approximation, layers, width, seed) for seed in range(DRAWS)]
                 found["deviations"][key] = draws
                 write(found)
-    print(f"| approximation | layers | α | {' | '.join(f'M = {width}' for width in WIDTHS)} |")
-    print("| --- " * (len(WIDTHS) + 3) + "|")
+    print(pages.heading(f"approximation | layers | α | {' | '.join(f'M = {width}' for width in WIDTHS)}"))
     for approximation, layers in CASES:
         alpha = isotropy(approximation, layers, samples=SAMPLES, width=WIDTHS[-1])
         told = f"M / 2 · {layers - 1} + 1" if approximation == "unit" else f"{alpha:g}"
@@ -218,7 +216,7 @@ def draw(path: Path) -> None:
 
 def main() -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="compute what is missing, print the table")
     of_golden = commands.add_parser("golden", help="the published run on MNIST")

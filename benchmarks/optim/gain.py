@@ -18,7 +18,6 @@ of the package ``pytorch-optimizer``, with no preconditioner of more than 512 ro
 installed. Lines go to ``benchmarks/results/optim/``; what is there is not done again.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -38,11 +37,11 @@ from autobatch._files import append_whole
 from autobatch.control.run._files import read_lines
 from autobatch.optim import KFAC, MiniBlockFisher, Padam, observing
 from autobatch.training.models import build_model
+from benchmarks import pages
+from benchmarks.pages import heading, keyed
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "optim"
-PAGE = ROOT / "docs" / "optimizers.md"
-PICTURE = ROOT / "docs" / "images" / "optim_gain.png"
+RESULTS = pages.RESULTS / "optim"
+PICTURE = pages.ROOT / "docs" / "images" / "optim_gain.png"
 BATCH = 128
 SEEDS = (1, 2, 3)
 TUNING_SEED = 0
@@ -196,11 +195,6 @@ def train(work: Workload, name: str, lr: float, seed: int) -> list[dict[str, flo
     return rows
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file."""
-    return read_lines(path)
-
-
 def add(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +217,7 @@ def train_all(data_dir: Path, names: list[str]) -> None:
         work = Workload(work_name, data_dir)
 
         def trained(name: str, lr: float, seed: int, work: Workload = work) -> dict[str, Any]:
-            for row in lines(path):
+            for row in read_lines(path):
                 if (row["work"], row["optimizer"], row["lr"], row["seed"]) == (work.name, name, lr, seed):
                     return row
             row = {"work": work.name, "optimizer": name, "lr": lr, "seed": seed, "epochs": train(work, name, lr, seed)}
@@ -255,7 +249,7 @@ def _validation(rows: list[dict[str, float]]) -> float:
 def time_steps(data_dir: Path) -> None:
     """Time what is missing: every optimizer's plain, updating and inverting steps, each beside a step of SGD's."""
     path = RESULTS / "steps.jsonl"
-    done = {(row["work"], row["optimizer"]) for row in lines(path)}
+    done = keyed(path, "work", "optimizer")
     for work_name in ("resnet20", "mlp", "autoencoder"):
         work = Workload(work_name, data_dir)
         inputs, labels = work.parts["train"]
@@ -305,22 +299,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def write_page() -> None:
     """Write the tables into the page, between its marks."""
-    text = PAGE.read_text()
     for name, table in (("steps", steps_table()), ("trainings", trainings_table())):
-        mark, end = f"<!-- benchmarks/optim/gain.py {name} -->", "<!-- end -->"
-        head, _, rest = text.partition(mark)
-        text = f"{head}{mark}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(text)
+        mark = f"benchmarks/optim/gain.py {name}"
+        pages.replace_between(pages.ROOT / "docs" / "optimizers.md", mark, f"\n{table}\n")
 
 
 def steps_table() -> str:
     """Return the table of times and memory."""
-    found = {(row["work"], row["optimizer"]): row for row in lines(RESULTS / "steps.jsonl")}
+    found = keyed(RESULTS / "steps.jsonl", "work", "optimizer")
     works = list(dict.fromkeys(work for work, _ in found))
-    table = [
-        f"| optimizer | {' | '.join(f'{work}: step, state' for work in works)} |",
-        "| --- " * (len(works) + 1) + "|",
-    ]
+    table = [heading(f"optimizer | {' | '.join(f'{work}: step, state' for work in works)}")]
     for name in dict.fromkeys(name for _, name in found):
         cells = [f"{row['whole']:.2f}, {row['state']:.1f}" for work in works if (row := found[work, name])]
         table.append(f"| {name} | {' | '.join(cells)} |")
@@ -332,7 +320,7 @@ def trainings() -> dict[tuple[str, str], list[list[dict[str, float]]]]:
     found: dict[tuple[str, str], list[list[dict[str, float]]]] = {
         (work, name): [] for work in MIDDLE for name in OPTIMIZERS
     }
-    for row in lines(RESULTS / "gain.jsonl"):
+    for row in read_lines(RESULTS / "gain.jsonl"):
         if row["seed"] in SEEDS:
             found[row["work"], row["optimizer"]].append([{**epoch, "lr": row["lr"]} for epoch in row["epochs"]])
     return {key: runs for key, runs in found.items() if runs}
@@ -341,8 +329,7 @@ def trainings() -> dict[tuple[str, str], list[list[dict[str, float]]]]:
 def trainings_table() -> str:
     """Return the table of final figures and times: means over the seeds, with standard deviations."""
     found = trainings()
-    table = ["| training | optimizer | rate | training loss | test error | seconds | to the first-order loss |"]
-    table.append("| --- " * 7 + "|")
+    table = [heading("training | optimizer | rate | training loss | test error | seconds | to the first-order loss")]
     for (work, name), runs in found.items():
         usual = [[run[-1]["train_loss"] for run in found[work, other]] for other in ("SGD with momentum", "Adam")]
         goal = min(statistics.mean(losses) for losses in usual if all(map(math.isfinite, losses)))
@@ -389,7 +376,7 @@ def _told(values: list[float]) -> str:
 
 def main() -> None:
     """Do what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command in ("step", "train"):
         own = commands.add_parser(command)

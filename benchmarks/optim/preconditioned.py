@@ -17,12 +17,10 @@ rank correlation within a seed and how far the pick's configuration ends above t
 seeds' ends), means over the seeds. Diverged trainings end at guessing.
 """
 
-import argparse
 import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,11 +40,9 @@ from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, observing
 from autobatch.optim._mini_block import _direction
 from autobatch.training.data import Data
 from autobatch.training.models import build_model
+from benchmarks import pages
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "optim" / "preconditioned.jsonl"
-PAGE = ROOT / "docs" / "optimizers.md"
-MARK, END = "<!-- benchmarks/optim/preconditioned.py -->", "<!-- end -->"
+RESULTS = pages.RESULTS / "optim" / "preconditioned.jsonl"
 SIZES = (16, 64, 256)
 SEEDS = (1, 2, 3)
 EPOCHS = {"NaturalGradient": 3}
@@ -233,17 +229,11 @@ def trained(work: str, name: str, size: int, lr: float, seed: int, data: Data) -
     return found | {"end": loss_of(model, *parts["test"])}
 
 
-def recorded() -> list[dict[str, Any]]:
-    """Return the trainings that are there."""
-    return read_lines(RESULTS)
-
-
 def run() -> None:
     """Train what is missing."""
     torch.set_num_threads(1)
-    data = load_data(load_task(ROOT / "envs" / "digits-mlp"))
-    keys = ("work", "optimizer", "size", "lr", "seed")
-    done = {tuple(row[key] for key in keys) for row in recorded()}
+    data = load_data(load_task(pages.ENVS / "digits-mlp"))
+    done = pages.keyed(RESULTS, "work", "optimizer", "size", "lr", "seed")
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for work, name in CASES:
         for size, lr, seed in ((size, lr, seed) for size in SIZES for lr in RATES[name] for seed in SEEDS):
@@ -302,24 +292,25 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
 
 def write_page() -> None:
     """Write the table into the page."""
+    rows = read_lines(RESULTS)
     of = {
         case: figures(own)
         for case in CASES
-        if (own := [row for row in recorded() if (row["work"], row["optimizer"]) == case])
+        if (own := [row for row in rows if (row["work"], row["optimizer"]) == case])
     }
     measures = list(next(iter(of.values())))
-    table = [f"| network, optimizer | {' | '.join(measures)} |", "| --- " * (len(measures) + 1) + "|"]
+    table = ["", pages.heading(" | ".join(["network, optimizer", *measures]))]
     for (work, name), found in of.items():
         table.append(f"| {work}, {name} | {' | '.join(f'{rank:.2f}, {lost:.2f}' for rank, lost in found.values())} |")
     means = [np.mean([found[measure] for found in of.values()], axis=0) for measure in measures]
     table.append(f"| mean | {' | '.join(f'{rank:.2f}, {lost:.2f}' for rank, lost in means)} |")
-    head, _, rest = PAGE.read_text().partition(MARK)
-    PAGE.write_text("\n".join([f"{head}{MARK}", "", *table, "", f"{END}{rest.partition(END)[2]}"]))
+    page = pages.ROOT / "docs" / "optimizers.md"
+    pages.replace_between(page, "benchmarks/optim/preconditioned.py", "\n".join([*table, ""]))
 
 
 def main() -> None:
     """Do what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("command", choices=["run", "page"])
     (run if parser.parse_args().command == "run" else write_page)()
 

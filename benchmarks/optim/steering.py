@@ -9,9 +9,7 @@ fixed configurations (batch sizes 32 and 128, the three rates), chosen by valida
 are those of the gradients before they are preconditioned, as they are measured everywhere. Six fresh seeds each.
 """
 
-import argparse
 import math
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -19,12 +17,11 @@ from typing import Any
 
 from autobatch import RunConfig, TaskSpec, load_policy_spec, load_task, run
 from autobatch.beacons import BeaconLibrary
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import append_lines
+from benchmarks import pages
+from benchmarks.pages import ENVS, spread
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "optim" / "steering.jsonl"
-PAGE = ROOT / "docs" / "optimizers.md"
-MARK, END = "<!-- benchmarks/optim/steering.py -->", "<!-- end -->"
+RESULTS = pages.RESULTS / "optim" / "steering.jsonl"
 RATES = {"sgd": (0.025, 0.1, 0.4), "mini-block-fisher": (1e-4, 3e-4, 1e-3), "kfac": (3e-3, 1e-2, 3e-2)}
 SIZES = (32, 128)
 TUNING_SEED, SEEDS = 10, (11, 12, 13, 31, 32, 33)
@@ -32,7 +29,7 @@ TUNING_SEED, SEEDS = 10, (11, 12, 13, 31, 32, 33)
 
 def task(optimizer: str) -> TaskSpec:
     """Return the task with an optimizer."""
-    given = load_task(ROOT / "envs" / "digits-mlp").model_dump(mode="json", exclude_unset=True)
+    given = load_task(ENVS / "digits-mlp").model_dump(mode="json", exclude_unset=True)
     return TaskSpec.model_validate({
         **given,
         "model": {"name": "mlp", "arguments": {"hidden": [100, 100]}},
@@ -44,21 +41,17 @@ def task(optimizer: str) -> TaskSpec:
 
 def recorded() -> dict[tuple[str, str, int], dict[str, Any]]:
     """Return the runs that are there, by optimizer, policy and seed."""
-    rows = read_lines(RESULTS)
-    return {(row["optimizer"], row["policy"], row["seed"]): row for row in rows}
+    return pages.keyed(RESULTS, "optimizer", "policy", "seed")
 
 
 def trained(optimizer: str, policy: str, seed: int) -> dict[str, Any]:
     """Return a run's figures; trains it where they are not there."""
     if (row := recorded().get((optimizer, policy, seed))) is not None:
         return row
-    costs = BeaconLibrary.load(ROOT / "envs" / "digits-mlp").costs
-    out = Path(tempfile.mkdtemp())
-    try:
-        config = RunConfig(task=task(optimizer), policy=load_policy_spec(policy), seed=seed, device="cpu", costs=costs)
-        summary = run(config, out / "run")
-    finally:
-        shutil.rmtree(out)
+    costs = BeaconLibrary.load(ENVS / "digits-mlp").costs
+    config = RunConfig(task=task(optimizer), policy=load_policy_spec(policy), seed=seed, device="cpu", costs=costs)
+    with tempfile.TemporaryDirectory() as folder:
+        summary = run(config, Path(folder) / "run")
     names = ("validation_loss", "test_loss", "test_error", "optimizer_steps", "batch_sizes", "stopped_because")
     row = {"optimizer": optimizer, "policy": policy, "seed": seed, **{name: getattr(summary, name) for name in names}}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -88,23 +81,19 @@ def write_page() -> None:
     for (optimizer, policy, seed), row in recorded().items():
         if seed in SEEDS:
             groups.setdefault((optimizer, policy), []).append(row)
-    table = ["| optimizer | policy | validation loss | test loss | test error, % | steps |", "| --- " * 6 + "|"]
+    table = ["", pages.heading("optimizer | policy | validation loss | test loss | test error, % | steps")]
     for (optimizer, policy), rows in groups.items():
-        cells = [_told([row[name] for row in rows], 4) for name in ("validation_loss", "test_loss")]
-        cells.append(_told([100 * row["test_error"] for row in rows], 2))
+        cells = [spread([row[name] for row in rows]) for name in ("validation_loss", "test_loss")]
+        cells.append(spread([row["test_error"] for row in rows], 2, 100))
         steps = statistics.mean(row["optimizer_steps"] for row in rows)
         table.append(f"| {optimizer} | `{policy}` | {' | '.join(cells)} | {steps:.0f} |")
-    head, _, rest = PAGE.read_text().partition(MARK)
-    PAGE.write_text("\n".join([f"{head}{MARK}", "", *table, "", f"{END}{rest.partition(END)[2]}"]))
-
-
-def _told(values: list[float], digits: int) -> str:
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    page = pages.ROOT / "docs" / "optimizers.md"
+    pages.replace_between(page, "benchmarks/optim/steering.py", "\n".join([*table, ""]))
 
 
 def main() -> None:
     """Do what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("command", choices=["run", "page"])
     (run_all if parser.parse_args().command == "run" else write_page)()
 

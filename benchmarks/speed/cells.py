@@ -31,10 +31,11 @@ from typing import Any
 
 from autobatch._artefacts import find_library
 from autobatch.beacons import BeaconLibrary, compact, write_beacon
-from autobatch.cells import Cell, CellEnd, Cells, Identity, Pace, Plan, Report, Work, Worker, _workers
+from autobatch.cells import Cell, CellEnd, Cells, Identity, Make, Pace, Plan, Report, Work, Worker, _workers
 
 EPOCHS = 3
 PACE = Pace(beat=1.0, patience=20.0)
+CLAIMS = 200
 PIECES = ("claim", "merge", "simulate", "two")
 RESULT = Path(__file__).parents[1] / "results" / "cells.json"
 
@@ -144,12 +145,20 @@ def simulate(folder: Path, count: int, workers: int, deaths: int, pace: Pace = P
 
 def _start(folder: Path, pace: Pace) -> int:
     """Start a worker; returns its process."""
+    return _forked(lambda: _work(Cells(folder, pace), Training(folder)))
+
+
+def _work(cells: Cells, make: Make) -> None:
+    Worker(cells, make, Identity(cells.workers)).run()
+
+
+def _forked(labour: Callable[[], None]) -> int:
+    """Start a process that does something and ends; returns it."""
     child = os.fork()
     if not child:
         code = 1
         try:
-            cells = Cells(folder, pace)
-            Worker(cells, Training(folder), Identity(cells.workers)).run()
+            labour()
             code = 0
         finally:
             os._exit(code)
@@ -167,7 +176,7 @@ def _name(number: int) -> str:
     return f"c{number:05d}"
 
 
-def claim_seconds(folder: Path, count: int, claims: int = 200) -> tuple[list[float], float]:
+def claim_seconds(folder: Path, count: int) -> tuple[list[float], float]:
     """Return the seconds of claims by one worker, and the processor time of one.
 
     Each begins with a look at the folder, half of whose cells are done.
@@ -178,13 +187,13 @@ def claim_seconds(folder: Path, count: int, claims: int = 200) -> tuple[list[flo
     for number in range(0, count, 2):
         (cells.home / "done" / _name(number)).write_text("{}")
     taken, processor = [], time.process_time()
-    for _ in range(claims):
+    for _ in range(CLAIMS):
         worker._looked = -1e9
         began = time.perf_counter()
         claim = worker._next()
         taken.append(time.perf_counter() - began)
         assert claim is not None
-    return taken, (time.process_time() - processor) / claims
+    return taken, (time.process_time() - processor) / CLAIMS
 
 
 def merge_seconds(folder: Path, counts: Sequence[int]) -> list[float]:
@@ -253,18 +262,8 @@ def speed_up(folder: Path, work: Callable[[Path], Callable[[], None]], turns: in
 
 
 def _hire(labour: Callable[[], None], workers: int) -> Hired:
-    began, hands = time.perf_counter(), []
-    for _ in range(workers):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                labour()
-                code = 0
-            finally:
-                os._exit(code)
-        hands.append(child)
-    ends = [os.wait4(hand, 0) for hand in hands]
+    began = time.perf_counter()
+    ends = [os.wait4(hand, 0) for hand in [_forked(labour) for _ in range(workers)]]
     assert not any(code for _, code, _ in ends), "a worker has failed"
     return Hired(time.perf_counter() - began, sum(used.ru_utime + used.ru_stime for *_, used in ends))
 
@@ -272,12 +271,7 @@ def _hire(labour: Callable[[], None], workers: int) -> Hired:
 def busy_cells(folder: Path) -> Callable[[], None]:
     """Put twenty cells in that keep a processor busy for half a second each."""
     put(folder, 20)
-
-    def labour() -> None:
-        cells = Cells(folder, PACE)
-        Worker(cells, Busy(0.5), Identity(cells.workers)).run()
-
-    return labour
+    return lambda: _work(Cells(folder, PACE), Busy(0.5))
 
 
 def trainings(folder: Path) -> Callable[[], None]:
@@ -290,12 +284,7 @@ def trainings(folder: Path) -> Callable[[], None]:
     torch.set_num_threads(1)
     task = load_task("digits-mlp").model_copy(update={"threads": 1})
     record_task_beacons(task, folder, batch_sizes=(32,), learning_rates=(0.1,), seeds=range(100, 112), jobs=0)
-    cells = Cells(folder / "beacons")
-
-    def labour() -> None:
-        Worker(cells, BeaconMaker(folder), Identity(cells.workers)).run()
-
-    return labour
+    return lambda: _work(Cells(folder / "beacons"), BeaconMaker(folder))
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Each batch size of the ladder is held for some steps. ``environment`` is what co
 ``Trial.epoch``: moving, reward, observation and info. The surrogate has ``benchmarks/speed/surrogate.py``.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -18,13 +17,14 @@ import numpy as np
 
 from autobatch.envs import TrainEnv, register_environments
 from autobatch.training._trial import Trial
+from benchmarks.pages import parser_of
 
 STEPS = 5
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--env", default="digits-resnet8", help="task")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; the task's by default")
     parser.add_argument("--device", default="cpu")

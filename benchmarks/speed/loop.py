@@ -11,7 +11,6 @@ which leaves only what the engine itself adds.
     python benchmarks/speed/loop.py --data-dir data      # and MNIST, if data/ holds it
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -36,6 +35,7 @@ from autobatch.training import (
     normalise,
     run,
 )
+from benchmarks.pages import heading, parser_of
 
 RATE = 0.1
 
@@ -146,7 +146,7 @@ def task_of(dataset: str, subset: int | None, epochs: int) -> TaskSpec:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder that holds MNIST; without it, only digits are timed")
     parser.add_argument("--rounds", type=int, default=9, help="times that every loop is timed (default 9)")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of a loop, of which the first is not timed")
@@ -155,8 +155,7 @@ def main() -> None:
     tasks = [task_of("digits", None, arguments.epochs)]
     if arguments.data_dir is not None:
         tasks.append(task_of("mnist", 2000, arguments.epochs))
-    print("| task | B | engine, s/epoch | over by hand | over by hand, tuned alike | over DataLoader |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(heading("task | B | engine, s/epoch | over by hand | over by hand, tuned alike | over DataLoader"))
     for task in tasks:
         try:
             data = load_data(task, arguments.data_dir)

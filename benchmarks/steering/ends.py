@@ -10,19 +10,14 @@ beside what the whole length gave over 0.7 of it, there and on the recorded task
 ``overfit.py`` has, and writes the table of ``docs/steer.md``.
 """
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import lengths
-import loops
 import numpy as np
-import overfit
 import torch
-from loop_tasks import Task
 from scipy import stats
 from torch import Tensor
 
@@ -30,15 +25,16 @@ from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._policy import SteerParameters
+from benchmarks import pages
+from benchmarks.steering import lengths, loops, overfit
+from benchmarks.steering.loop_tasks import Task
 
-ROOT = loops.ROOT
-RESULTS = ROOT / "benchmarks" / "results" / "steer_ends.jsonl"
-PAGE = ROOT / "docs" / "steer.md"
+RESULTS = pages.RESULTS / "steer_ends.jsonl"
 SEEDS = (20, 21)
 USUAL = float(SteerParameters().length)
 
 
-def trained(task: Task, x: Tensor, y: Tensor, start: tuple[int, float], length: float, seed: int) -> loops.Row:
+def trained(task: Task, x: Tensor, y: Tensor, start: tuple[int, float], length: float, seed: int) -> pages.Row:
     """Train from a batch size and a rate by the plan of ``steer`` to a share of the task's length."""
     train, validation = task.ends
     size, lr = start
@@ -65,18 +61,12 @@ def trained(task: Task, x: Tensor, y: Tensor, start: tuple[int, float], length: 
     return {**loops.ends(task, model, x, y), **{f"{kind}_losses": one for kind, one in losses.items()}}
 
 
-def run_all(names: Sequence[str], folder: Path | None) -> None:
+def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
     """Train what is missing of the tasks."""
-    torch.set_num_threads(1)
     steered = loops.recorded()
-    for name in names:
-        task = loops.EVERY[name]
-        if task.stored and folder is None:
-            print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
-            continue
-        x, y = task.data(folder) if task.stored else task.data()
+    for name, task, x, y in loops.loaded(tasks, data_dir):
         began = Counter(tuple(steered[name, "steer", seed]["start"]) for seed in loops.FRESH).most_common(1)[0][0]
-        there = {(row["task"], row["length"], row["seed"]) for row in read_lines(RESULTS)}
+        there = recorded()
         for seed in SEEDS:
             for length in (USUAL, 1.0):
                 if (name, length, seed) not in there:
@@ -85,6 +75,11 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
                     del row["train_losses"]
                     append_lines(RESULTS, [row])
                     print(name, length, seed, row["validation_loss"], flush=True)
+
+
+def recorded() -> dict[tuple[str, float, int], pages.Row]:
+    """Return the runs that are there, by task, length and seed."""
+    return pages.keyed(RESULTS, "task", "length", "seed")
 
 
 def promised(losses: Sequence[float], epochs: int) -> float | None:
@@ -100,7 +95,7 @@ Pair = tuple[str, float, float, float]
 
 def small() -> list[Pair]:
     """Return the pairs of the small tasks, means over seeds; without those whose losses come to nothing."""
-    found = {(row["task"], row["length"], row["seed"]): row for row in read_lines(RESULTS)}
+    found = recorded()
     pairs = []
     for name in dict.fromkeys(name for name, _, _ in found):
         epochs = loops.EVERY[name].epochs
@@ -138,11 +133,8 @@ def larger() -> list[Pair]:
 
 def page() -> None:
     """Write the table of ``docs/steer.md`` between its marks, and print it."""
-    lines = [
-        "| tasks | promised, mean | came, validation and test loss | rank correlation | off by, and by the mean of the "
-        "others |",
-        "| --- " * 5 + "|",
-    ]
+    titles = "tasks | promised, mean | came, validation and test loss | rank correlation"
+    lines = [pages.heading(f"{titles} | off by, and by the mean of the others")]
     for told, pairs in (("small ones", small()), ("recorded ones", larger())):
         table = np.array([pair[1:] for pair in pairs])
         ranks = [stats.spearmanr(table[:, 0], table[:, column]).statistic for column in (1, 2)]
@@ -150,37 +142,14 @@ def page() -> None:
         others = [(table[:, column].sum() - table[:, column]) / (len(table) - 1) for column in (1, 2)]
         naive = [np.abs(table[:, column] - others[column - 1]).mean() for column in (1, 2)]
         lines.append(
-            f"| {len(pairs)} {told} | {_told(table[:, 0].mean())} | {_told(table[:, 1].mean())}, "
-            f"{_told(table[:, 2].mean())} | {ranks[0]:.2f}, {ranks[1]:.2f} | {off[0]:.3f}, {off[1]:.3f}; "
+            f"| {len(pairs)} {told} | {pages.relative(table[:, 0].mean())} | {pages.relative(table[:, 1].mean())}, "
+            f"{pages.relative(table[:, 2].mean())} | {ranks[0]:.2f}, {ranks[1]:.2f} | {off[0]:.3f}, {off[1]:.3f}; "
             f"{naive[0]:.3f}, {naive[1]:.3f} |"
         )
-    before, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/ends.py page -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    if mark and end:
-        PAGE.write_text("".join([before, mark, "\n".join(lines), "\n", end, after]))
-    print("\n".join(lines))
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/ends.py page", "\n".join(lines))
     for name, *figures in sorted([*small(), *larger()], key=lambda pair: pair[1]):
         print(name, *(f"{figure:+.3f}" for figure in figures))
 
 
-def _told(apart: float) -> str:
-    return f"{100 * math.expm1(apart):+.0f} %"
-
-
-def main() -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    training = commands.add_parser("run")
-    training.add_argument("tasks", nargs="*", metavar="TASK", choices=[*loops.EVERY, []])
-    training.add_argument("--data-dir", type=Path, default=None)
-    commands.add_parser("page")
-    given = parser.parse_args()
-    if given.command == "page":
-        page()
-    else:
-        run_all(given.tasks or [*loops.EVERY], given.data_dir)
-
-
 if __name__ == "__main__":
-    main()
+    pages.carry_out(__doc__, {"run": (run_all, loops.CHOSEN), "page": (page, {})})

@@ -11,13 +11,11 @@ seeds, and the mean with its standard error over seeds.
 """
 
 import math
-import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from schedules import ROOT, command_line, train_epoch
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.run._files import append_lines, read_lines
@@ -26,8 +24,11 @@ from autobatch.training import load_data, load_task
 from autobatch.training._checkpoint import put_back, snapshot
 from autobatch.training._engine import Engine, reproducible
 from autobatch.training.running._forking import Average
+from benchmarks import pages
+from benchmarks.pages import ENVS
+from benchmarks.steering.schedules import arguments, train_epoch
 
-RESULTS = ROOT / "benchmarks" / "results" / "forks"
+RESULTS = pages.RESULTS / "forks"
 RATES = {"digits-resnet8": 0.05, "digits-mlp": 0.05, "digits-densenet8": 0.05, "mnist10k-mlp": 0.025}
 SIZE = 32
 
@@ -36,8 +37,8 @@ class Course:
     """One training by the plan, epoch by epoch."""
 
     def __init__(self, name: str, seed: int, data_dir: Path | None) -> None:
-        self.task = load_task(ROOT / "envs" / name)
-        costs = BeaconLibrary.load(ROOT / "envs" / name).costs
+        self.task = load_task(ENVS / name)
+        costs = BeaconLibrary.load(ENVS / name).costs
         assert costs is not None
         self.costs = costs
         self.seed = seed
@@ -58,7 +59,7 @@ class Course:
         return last, averaged
 
 
-def train(name: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
+def train(name: str, seed: int, data_dir: Path | None) -> pages.Row:
     """Train a seed both ways and return what the forks said and what came of it."""
     lr = RATES[name]
     with reproducible(torch.device("cpu"), 1):
@@ -82,29 +83,24 @@ def train(name: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
     return {"seed": seed, "forks": forks, "stayed": stayed, "doubled": doubled}
 
 
-def recorded(name: str) -> list[dict[str, Any]]:
-    """Return the seeds that are there."""
-    path = RESULTS / f"{name}.jsonl"
-    return read_lines(path)
-
-
-def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
+def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    done = {one["seed"] for one in recorded(name)}
+    path = RESULTS / f"{task}.jsonl"
+    done = {one["seed"] for one in read_lines(path)}
     for seed in seeds:
         if seed not in done:
-            row = train(name, seed, data_dir)
-            append_lines(RESULTS / f"{name}.jsonl", [row])
-            print(f"{name} {seed}: {row['stayed'][0]:.4f} {row['doubled'][0]:.4f}", flush=True)
+            row = train(task, seed, data_dir)
+            append_lines(path, [row])
+            print(f"{task} {seed}: {row['stayed'][0]:.4f} {row['doubled'][0]:.4f}", flush=True)
 
 
 def page() -> None:
     """Print the table."""
-    print("| task | seeds | fork, last weights | fork, averaged weights | at the end: validation loss | test loss |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    titles = "task | seeds | fork, last weights | fork, averaged weights | at the end: validation loss | test loss"
+    print(pages.heading(titles))
     for name in RATES:
-        rows = recorded(name)
+        rows = read_lines(RESULTS / f"{name}.jsonl")
         if rows:
             last, averaged = np.array([fork for row in rows for fork in row["forks"]]).T
             ends = [np.array([math.log(row["doubled"][at] / row["stayed"][at]) for row in rows]) for at in (0, 2)]
@@ -114,4 +110,4 @@ def page() -> None:
 
 
 if __name__ == "__main__":
-    command_line(sys.argv[1:], __doc__, RATES, "600-604", run_all, page)
+    pages.carry_out(__doc__, {"run": (run_all, arguments(RATES, "600-604")), "page": (page, {})})

@@ -1,15 +1,29 @@
 """Twelve more small tasks for loops of one's own: photographs, digits, tables with noise, signals, sets, pairs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from loop_tasks import ADAM4, CE, MSE, NESTEROV, Task, adam, adamw, mlp, scaled, sgd, tensors
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autobatch.training import TaskSpec, load_data, load_task
+from benchmarks.steering.loop_tasks import (
+    ADAM,
+    ADAM4,
+    ADAMW,
+    CE,
+    MOMENTUM,
+    MSE,
+    NESTEROV,
+    PLAIN,
+    Task,
+    made,
+    mlp,
+    scaled,
+    tensors,
+)
 
 PIXELS = 14 * 14
 
@@ -284,44 +298,28 @@ class DeepSet(nn.Module):
         return self.read(self.point(x).mean(1))
 
 
-def adagrad(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return Adagrad."""
-    return torch.optim.Adagrad(parameters, lr=lr)
+ADAGRAD, RADAM, NADAM = (made(kind) for kind in (torch.optim.Adagrad, torch.optim.RAdam, torch.optim.NAdam))
+LONG_ADAM = made(torch.optim.Adam, betas=(0.9, 0.98), eps=1e-9)
+"""With the averages of Vaswani et al. (2017)."""
 
-
-def long_adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return Adam with the averages of Vaswani et al. (2017)."""
-    return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.98), eps=1e-9)
-
-
-def radam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return RAdam."""
-    return torch.optim.RAdam(parameters, lr=lr)
-
-
-def nadam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return NAdam."""
-    return torch.optim.NAdam(parameters, lr=lr)
-
-
-DECAYED, POISSON = sgd(momentum=0.9, weight_decay=1e-3), functional.poisson_nll_loss
+DECAYED, POISSON = made(momentum=0.9, weight_decay=1e-3), functional.poisson_nll_loss
 BCE = functional.binary_cross_entropy_with_logits
 CAREFUL, WIDE = (1e-4, 3e-4, 1e-3, 3e-3), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CIFAR, MNIST, DIGITS = images("cifar5k-convnet", 2, 2800), images("mnist5k-convnet", 2, 4000), images("mnist5k-convnet")
 WATCHED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 LATEST = {
-    "photographs": Task(CIFAR, photographs, adamw, CE, CAREFUL, 8, (1200, 1900), True),
+    "photographs": Task(CIFAR, photographs, ADAMW, CE, CAREFUL, 8, (1200, 1900), True),
     "photographs, ResNet": Task(CIFAR, resnet, NESTEROV, CE, (0.01, 0.03, 0.1, 0.3), 10, (1200, 1900), True),
-    "MNIST, perceptron": Task(MNIST, mlp(PIXELS, 96, 48, 10), adam, CE, WIDE, 8, (2400, 3200), True),
-    "MNIST, ViT": Task(DIGITS, Patches, adamw, CE, CAREFUL, 10, (1000, 2500), True),
-    "MNIST, VAE": Task(ink, Variational, adam, evidence, CAREFUL, 20, (1000, 1700), True),
-    "clicks": Task(clicks, Clicks, adagrad, BCE, (0.003, 0.01, 0.03, 0.1, 0.3), 8, (3000, 4500)),
-    "accidents": Task(accidents, mlp(8, 48, 1, flat=True), sgd(), POISSON, WATCHED[:5], 60, (1000, 1700)),
+    "MNIST, perceptron": Task(MNIST, mlp(PIXELS, 96, 48, 10), ADAM, CE, WIDE, 8, (2400, 3200), True),
+    "MNIST, ViT": Task(DIGITS, Patches, ADAMW, CE, CAREFUL, 10, (1000, 2500), True),
+    "MNIST, VAE": Task(ink, Variational, ADAM, evidence, CAREFUL, 20, (1000, 1700), True),
+    "clicks": Task(clicks, Clicks, ADAGRAD, BCE, (0.003, 0.01, 0.03, 0.1, 0.3), 8, (3000, 4500)),
+    "accidents": Task(accidents, mlp(8, 48, 1, flat=True), PLAIN, POISSON, WATCHED[:5], 60, (1000, 1700)),
     "sensors": Task(sensors, signals, DECAYED, CE, WATCHED, 10, (1600, 2400)),
-    "sorting": Task(unsorted, Sorter, long_adam, CE, ADAM4, 12, (1600, 2400)),
-    "demand": Task(demand, mlp(28, 64, 21), radam, pinball, WIDE[:5], 25, (1200, 1900)),
-    "signatures": Task(signatures, Siamese, nadam, contrastive, ADAM4, 12, (1200, 2000)),
-    "sets": Task(sets, DeepSet, sgd(momentum=0.9), MSE, WATCHED[1:5], 60, (800, 1400)),
+    "sorting": Task(unsorted, Sorter, LONG_ADAM, CE, ADAM4, 12, (1600, 2400)),
+    "demand": Task(demand, mlp(28, 64, 21), RADAM, pinball, WIDE[:5], 25, (1200, 1900)),
+    "signatures": Task(signatures, Siamese, NADAM, contrastive, ADAM4, 12, (1200, 2000)),
+    "sets": Task(sets, DeepSet, MOMENTUM, MSE, WATCHED[1:5], 60, (800, 1400)),
 }
 """Tasks that came after every rule was settled, chosen by one who had not read the rules."""

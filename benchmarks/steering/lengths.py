@@ -7,53 +7,46 @@
 a run to ``benchmarks/results/steer_lengths.jsonl``. ``page`` prints the table of ``docs/steer.md``.
 """
 
-import argparse
-import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-
-from steer import ROOT, numbers
 
 from autobatch import BeaconLibrary
 from autobatch.control.run._files import append_lines
 from autobatch.policies import load_policy_spec
 from autobatch.training import RunConfig, load_task, run
+from benchmarks import pages
+from benchmarks.pages import ENVS, changed
 
-RESULTS = ROOT / "benchmarks" / "results" / "steer_lengths.jsonl"
+RESULTS = pages.RESULTS / "steer_lengths.jsonl"
 LENGTHS = (0.5, 0.7, 1.0)
 """Shares of the task's length; the policy's own is the middle one."""
 
-Row = Mapping[str, float]
+FIGURES = ("epochs", "validation_loss", "test_loss", "test_error")
 
 
-def recorded() -> dict[tuple[str, float, int], Row]:
+def recorded() -> dict[tuple[str, float, int], pages.Row]:
     """Return the runs that are there, by task, length and seed."""
-    rows = map(json.loads, RESULTS.read_text().splitlines() if RESULTS.exists() else [])
-    return {(row["task"], row["length"], row["seed"]): row for row in rows}
+    return pages.keyed(RESULTS, "task", "length", "seed")
 
 
-def run_all(name: str, seeds: Sequence[int], data_dir: Path | None) -> None:
+def run_all(task: str, seeds: Sequence[int], data_dir: Path | None) -> None:
     """Train what is missing of a task."""
-    spec, found, env = load_policy_spec("steer"), recorded(), ROOT / "envs" / name
-    task, costs = load_task(env).model_copy(update={"threads": 1}), BeaconLibrary.load(env).costs
+    spec, found = load_policy_spec("steer"), recorded()
+    own, costs = load_task(ENVS / task).model_copy(update={"threads": 1}), BeaconLibrary.load(ENVS / task).costs
     for seed in seeds:
         for length in LENGTHS:
-            if (name, length, seed) in found:
+            if (task, length, seed) in found:
                 continue
-            own = spec.model_copy(update={"parameters": {**spec.parameters, "length": length, "forks": 0}})
+            policy = changed(spec, length=length, forks=0)
             config = RunConfig(
-                task=task, policy=own, seed=seed, device="cpu", data_dir=data_dir, measure=False, costs=costs
+                task=own, policy=policy, seed=seed, device="cpu", data_dir=data_dir, measure=False, costs=costs
             )
             with tempfile.TemporaryDirectory() as folder:
                 summary = run(config, Path(folder) / "run")
-            row = {
-                "task": name, "length": length, "seed": seed, "epochs": summary.epochs,
-                "validation_loss": summary.validation_loss, "test_loss": summary.test_loss,
-                "test_error": summary.test_error,
-            }  # fmt: skip
+            row = {"task": task, "length": length, "seed": seed, **{name: getattr(summary, name) for name in FIGURES}}
             append_lines(RESULTS, [row])
             print(row, flush=True)
 
@@ -61,8 +54,7 @@ def run_all(name: str, seeds: Sequence[int], data_dir: Path | None) -> None:
 def page() -> None:
     """Print by how much the losses at the end of other lengths differ from those at 0.7."""
     found = recorded()
-    print("| task | seeds | half: validation loss | test loss | whole: validation loss | test loss |")
-    print("| --- " * 6 + "|")
+    print(pages.heading("task | seeds | half: validation loss | test loss | whole: validation loss | test loss"))
     every: list[list[float]] = []
     for name in dict.fromkeys(task for task, _, _ in found):
         seeds = [seed for task, length, seed in found if task == name and length == 1.0]
@@ -72,29 +64,11 @@ def page() -> None:
             for figure in ("validation_loss", "test_loss")
         ]
         every.append(apart)
-        print(f"| {name} | {len(seeds)} | {' | '.join(map(_told, apart))} |")
-    print(f"| all {len(every)} | | {' | '.join(_told(fmean(column)) for column in zip(*every, strict=True))} |")
-
-
-def _told(apart: float) -> str:
-    return f"{100 * math.expm1(apart):+.0f} %"
-
-
-def main() -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    training = commands.add_parser("run")
-    training.add_argument("task")
-    training.add_argument("--seeds", default="900-902")
-    training.add_argument("--data-dir", type=Path, default=None)
-    commands.add_parser("page")
-    given = parser.parse_args()
-    if given.command == "page":
-        page()
-    else:
-        run_all(given.task, numbers(given.seeds), given.data_dir)
+        print(f"| {name} | {len(seeds)} | {' | '.join(map(pages.relative, apart))} |")
+    means = [pages.relative(fmean(column)) for column in zip(*every, strict=True)]
+    print(f"| all {len(every)} | | {' | '.join(means)} |")
 
 
 if __name__ == "__main__":
-    main()
+    options = {"task": {}, **pages.seeds("900-902"), **pages.DATA_DIR}
+    pages.carry_out(__doc__, {"run": (run_all, options), "page": (page, {})})

@@ -6,7 +6,7 @@ from pydoc_data.topics import topics
 from typing import Any, NamedTuple
 
 import numpy as np
-import sklearn.datasets as made
+import sklearn.datasets as sets_of
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -34,37 +34,37 @@ def scaled(values: Any) -> Any:
 
 def diabetes() -> tuple[Tensor, Tensor]:
     """Return a regression on 442 patients."""
-    x, y = made.load_diabetes(return_X_y=True)
+    x, y = sets_of.load_diabetes(return_X_y=True)
     return tensors(scaled(x), scaled(y))
 
 
 def friedman1() -> tuple[Tensor, Tensor]:
     """Return Friedman's first regression, with noise."""
-    x, y = made.make_friedman1(2500, n_features=10, noise=1.0, random_state=0)
+    x, y = sets_of.make_friedman1(2500, n_features=10, noise=1.0, random_state=0)
     return tensors(x, scaled(y))
 
 
 def friedman3() -> tuple[Tensor, Tensor]:
     """Return Friedman's third regression."""
-    x, y = made.make_friedman3(1500, noise=0.1, random_state=0)
+    x, y = sets_of.make_friedman3(1500, noise=0.1, random_state=0)
     return tensors(scaled(x), scaled(y))
 
 
 def linear() -> tuple[Tensor, Tensor]:
     """Return a linear regression on 50 columns, 20 of which say nothing."""
-    x, y = made.make_regression(1500, 50, n_informative=30, noise=20, random_state=1)
+    x, y = sets_of.make_regression(1500, 50, n_informative=30, noise=20, random_state=1)
     return tensors(x, scaled(y))
 
 
 def cancer() -> tuple[Tensor, Tensor]:
     """Return 569 tumours of two kinds."""
-    x, y = made.load_breast_cancer(return_X_y=True)
+    x, y = sets_of.load_breast_cancer(return_X_y=True)
     return tensors(scaled(x), y.astype(float))
 
 
 def five() -> tuple[Tensor, Tensor]:
     """Return five classes of three clusters each."""
-    x, y = made.make_classification(
+    x, y = sets_of.make_classification(
         4000, 20, n_informative=12, n_redundant=4, n_classes=5, n_clusters_per_class=3, random_state=3
     )
     return tensors(scaled(x), y)
@@ -72,31 +72,31 @@ def five() -> tuple[Tensor, Tensor]:
 
 def rare() -> tuple[Tensor, Tensor]:
     """Return two classes, one of them 5 % of the examples."""
-    x, y = made.make_classification(4000, 20, n_informative=8, weights=[0.95], flip_y=0.02, random_state=4)
+    x, y = sets_of.make_classification(4000, 20, n_informative=8, weights=[0.95], flip_y=0.02, random_state=4)
     return tensors(scaled(x), y.astype(float))
 
 
 def labels() -> tuple[Tensor, Tensor]:
     """Return examples with any of eight labels."""
-    x, y = made.make_multilabel_classification(2500, 30, n_classes=8, random_state=2)
+    x, y = sets_of.make_multilabel_classification(2500, 30, n_classes=8, random_state=2)
     return tensors(scaled(x), y.astype(float))
 
 
 def digits() -> tuple[Tensor, Tensor]:
     """Return 1,797 images of digits."""
-    x, y = made.load_digits(return_X_y=True)
+    x, y = sets_of.load_digits(return_X_y=True)
     return tensors((x / 16).reshape(-1, 1, 8, 8), y)
 
 
 def copies() -> tuple[Tensor, Tensor]:
     """Return digits to be told by themselves."""
-    x, _ = made.load_digits(return_X_y=True)
+    x, _ = sets_of.load_digits(return_X_y=True)
     return tensors(x / 16, x / 16)
 
 
 def mislabelled() -> tuple[Tensor, Tensor]:
     """Return digits, of which four tenths have a label drawn at random."""
-    x, y = made.load_digits(return_X_y=True)
+    x, y = sets_of.load_digits(return_X_y=True)
     draw = np.random.default_rng(1)
     wrong = draw.permutation(len(y))[: int(0.4 * len(y))]
     y = y.copy()
@@ -106,7 +106,7 @@ def mislabelled() -> tuple[Tensor, Tensor]:
 
 def moons() -> tuple[Tensor, Tensor]:
     """Return two half moons in the plane."""
-    return tensors(*made.make_moons(1500, noise=0.25, random_state=0))
+    return tensors(*sets_of.make_moons(1500, noise=0.25, random_state=0))
 
 
 def parity() -> tuple[Tensor, Tensor]:
@@ -157,36 +157,36 @@ def factors() -> tuple[Tensor, Tensor]:
 
 def friedman2() -> tuple[Tensor, Tensor]:
     """Return Friedman's second regression, with noise."""
-    x, y = made.make_friedman2(2000, noise=50.0, random_state=0)
+    x, y = sets_of.make_friedman2(2000, noise=50.0, random_state=0)
     return tensors(scaled(x), scaled(y))
 
 
 def roll() -> tuple[Tensor, Tensor]:
     """Return points of a rolled plane, and how far along it they lie."""
-    x, y = made.make_swiss_roll(1800, noise=0.3, random_state=0)
+    x, y = sets_of.make_swiss_roll(1800, noise=0.3, random_state=0)
     return tensors(scaled(x), scaled(y))
 
 
 def quantiles() -> tuple[Tensor, Tensor]:
     """Return six classes that lie around each other."""
-    return tensors(*made.make_gaussian_quantiles(n_samples=3000, n_features=6, n_classes=6, random_state=0))
+    return tensors(*sets_of.make_gaussian_quantiles(n_samples=3000, n_features=6, n_classes=6, random_state=0))
 
 
 def squares() -> tuple[Tensor, Tensor]:
     """Return two classes by whether a sum of ten squares is large."""
-    x, y = made.make_hastie_10_2(3600, random_state=0)
+    x, y = sets_of.make_hastie_10_2(3600, random_state=0)
     return tensors(x, (y > 0).astype(int))
 
 
 def rows() -> tuple[Tensor, Tensor]:
     """Return digits as eight rows of eight."""
-    x, y = made.load_digits(return_X_y=True)
+    x, y = sets_of.load_digits(return_X_y=True)
     return tensors((x / 16).reshape(-1, 8, 8), y)
 
 
 def shares() -> tuple[Tensor, Tensor]:
     """Return digits, and where the mean of their ink lies."""
-    x, _ = made.load_digits(return_X_y=True)
+    x, _ = sets_of.load_digits(return_X_y=True)
     ink = (x / 16).reshape(-1, 8, 8)
     weight = ink.sum((1, 2))[:, None] + 1e-9
     place = np.stack([(ink.sum(2) * np.arange(8)).sum(1), (ink.sum(1) * np.arange(8)).sum(1)], 1) / weight
@@ -330,27 +330,13 @@ def lstm() -> nn.Module:
 Optimizers = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 
 
-def sgd(**settings: Any) -> Optimizers:
-    """Return what makes gradient descent with these settings."""
-    return lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, **settings)
+def made(kind: type[torch.optim.Optimizer] = torch.optim.SGD, **settings: Any) -> Optimizers:
+    """Return what makes an optimizer with these settings."""
+    return lambda parameters, lr: kind(parameters, lr=lr, **settings)
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return Adam."""
-    return torch.optim.Adam(parameters, lr=lr)
-
-
-def adamw(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return AdamW with a weight decay of 0.05."""
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
-
-
-def rmsprop(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return RMSprop."""
-    return torch.optim.RMSprop(parameters, lr=lr)
-
-
-MOMENTUM, NESTEROV, PLAIN = sgd(momentum=0.9), sgd(momentum=0.9, nesterov=True, weight_decay=5e-4), sgd()
+MOMENTUM, NESTEROV, PLAIN = made(momentum=0.9), made(momentum=0.9, nesterov=True, weight_decay=5e-4), made()
+ADAM, ADAMW, RMSPROP = made(torch.optim.Adam), made(torch.optim.AdamW, weight_decay=0.05), made(torch.optim.RMSprop)
 MSE, CE, BCE = functional.mse_loss, functional.cross_entropy, functional.binary_cross_entropy_with_logits
 ADAM5, ADAM4, SGD5 = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2), (0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -372,33 +358,33 @@ class Task(NamedTuple):
 
 TASKS = {
     "diabetes": Task(diabetes, mlp(10, 64, 1, flat=True), MOMENTUM, MSE, (0.0025, 0.01, 0.04, 0.16), 60, (270, 356)),
-    "friedman1": Task(friedman1, mlp(10, 64, 64, 1, flat=True), adam, MSE, ADAM5, 30, (1500, 2000)),
+    "friedman1": Task(friedman1, mlp(10, 64, 64, 1, flat=True), ADAM, MSE, ADAM5, 30, (1500, 2000)),
     "friedman3": Task(friedman3, mlp(4, 64, 64, 1, flat=True), MOMENTUM, MSE, SGD5, 40, (900, 1200)),
     "linear": Task(linear, mlp(50, 32, 1, flat=True), PLAIN, MSE, (0.001, 0.003, 0.01, 0.03, 0.1), 30, (900, 1200)),
     "cancer": Task(cancer, mlp(30, 32, 1, flat=True), MOMENTUM, BCE, SGD5, 30, (340, 450)),
-    "five classes": Task(five, mlp(20, 96, 96, 5), adamw, CE, ADAM5, 30, (2400, 3200)),
-    "rare class": Task(rare, mlp(20, 64, 1, flat=True), adamw, BCE, ADAM4, 25, (2400, 3200)),
+    "five classes": Task(five, mlp(20, 96, 96, 5), ADAMW, CE, ADAM5, 30, (2400, 3200)),
+    "rare class": Task(rare, mlp(20, 64, 1, flat=True), ADAMW, BCE, ADAM4, 25, (2400, 3200)),
     "labels": Task(labels, mlp(30, 64, 8), NESTEROV, BCE, SGD5, 30, (1500, 2000)),
-    "digits, dropout": Task(digits, convolutions(normalised=True, dropout=0.3), adamw, CE, ADAM4, 20, (1000, 1400)),
+    "digits, dropout": Task(digits, convolutions(normalised=True, dropout=0.3), ADAMW, CE, ADAM4, 20, (1000, 1400)),
     "digits, convnet": Task(digits, convolutions(normalised=False, dropout=0.0), NESTEROV, CE, SGD5, 20, (1000, 1400)),
-    "autoencoder": Task(copies, mlp(64, 48, 10, 48, 64), adam, MSE, ADAM5, 40, (1000, 1400)),
+    "autoencoder": Task(copies, mlp(64, 48, 10, 48, 64), ADAM, MSE, ADAM5, 40, (1000, 1400)),
     "wrong labels": Task(mislabelled, mlp(64, 64, 10), MOMENTUM, CE, SGD5, 40, (1000, 1400)),
     "moons": Task(moons, mlp(2, 32, 32, 2), MOMENTUM, CE, SGD5, 30, (900, 1200)),
     "parity": Task(parity, mlp(12, 64, 2), MOMENTUM, CE, SGD5, 60, (1800, 2400)),
-    "waves, GRU": Task(waves, gru, adam, MSE, ADAM5, 15, (900, 1250)),
-    "text, LSTM": Task(text, lstm, adamw, CE, ADAM5, 20, (1300, 1550)),
+    "waves, GRU": Task(waves, gru, ADAM, MSE, ADAM5, 15, (900, 1250)),
+    "text, LSTM": Task(text, lstm, ADAMW, CE, ADAM5, 20, (1300, 1550)),
     "blobs": Task(blobs, Segmenter, MOMENTUM, BCE, SGD5, 15, (300, 400)),
-    "factors": Task(factors, Factors, adam, MSE, ADAM5, 20, (3500, 4250)),
+    "factors": Task(factors, Factors, ADAM, MSE, ADAM5, 20, (3500, 4250)),
 }
 
 LATER = {
-    "friedman2": Task(friedman2, mlp(4, 48, 48, 1, flat=True), adam, MSE, ADAM5, 24, (1200, 1600)),
-    "roll": Task(roll, mlp(3, 64, 64, 1, flat=True), adamw, MSE, ADAM4, 30, (1100, 1450)),
+    "friedman2": Task(friedman2, mlp(4, 48, 48, 1, flat=True), ADAM, MSE, ADAM5, 24, (1200, 1600)),
+    "roll": Task(roll, mlp(3, 64, 64, 1, flat=True), ADAMW, MSE, ADAM4, 30, (1100, 1450)),
     "quantiles": Task(quantiles, mlp(6, 64, 6), MOMENTUM, CE, SGD5, 30, (1800, 2400)),
-    "squares": Task(squares, mlp(10, 64, 2), adam, CE, ADAM5, 20, (2200, 2900)),
-    "digits, GRU": Task(rows, LastState, adam, CE, ADAM5, 25, (1000, 1400)),
+    "squares": Task(squares, mlp(10, 64, 2), ADAM, CE, ADAM5, 20, (2200, 2900)),
+    "digits, GRU": Task(rows, LastState, ADAM, CE, ADAM5, 25, (1000, 1400)),
     "digits, centre": Task(shares, places, NESTEROV, MSE, SGD5, 20, (1000, 1400)),
-    "sums, attention": Task(sums, Reader, adamw, CE, ADAM4, 20, (1600, 2100)),
-    "spirals": Task(spirals, mlp(2, 48, 48, 3), rmsprop, CE, ADAM5, 40, (1100, 1450)),
+    "sums, attention": Task(sums, Reader, ADAMW, CE, ADAM4, 20, (1600, 2100)),
+    "spirals": Task(spirals, mlp(2, 48, 48, 3), RMSPROP, CE, ADAM5, 40, (1100, 1450)),
 }
 """Tasks that came after everything was settled."""

@@ -16,39 +16,37 @@ they are and where nothing is measured.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
 
-import argparse
-import json
 import math
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 import torch
-from latest_tasks import LATEST
-from loop_tasks import LATER, TASKS, Task
-from newest_tasks import NEWEST
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
 from autobatch.control import MeasuringPlan, NeverMeasure
 from autobatch.control.run._files import append_lines
+from benchmarks import pages
+from benchmarks.pages import Row, relative
+from benchmarks.steering.latest_tasks import LATEST
+from benchmarks.steering.loop_tasks import LATER, TASKS, Task
+from benchmarks.steering.newest_tasks import NEWEST
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "steer_loops.jsonl"
-PAGE = ROOT / "docs" / "steer.md"
+RESULTS = pages.RESULTS / "steer_loops.jsonl"
 EVERY = {**TASKS, **LATER, **LATEST, **NEWEST}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 UNMEASURED = "steer, nothing measured"
 """The run of a controller that measures nothing, and so does not go by the noise scale."""
-
-
-Row = dict[str, Any]
+CHOSEN: pages.Options = {
+    "tasks": {"nargs": "*", "metavar": "TASK", "choices": [*EVERY, []]},
+    "--data-dir": {"type": Path, "help": "where MNIST and the folder cifar10 of pictures lie"},
+}
+"""Options for the tasks; all of them where none is named."""
 
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
@@ -133,8 +131,7 @@ def steered(task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPla
 
 def recorded() -> dict[tuple[str, str, int], Row]:
     """Return the runs that are there, by task, run and seed."""
-    rows = map(json.loads, RESULTS.read_text().splitlines() if RESULTS.exists() else [])
-    return {(row["task"], row["run"], row["seed"]): row for row in rows}
+    return pages.keyed(RESULTS, "task", "run", "seed")
 
 
 def logarithm(row: Row, figure: str) -> float:
@@ -148,15 +145,20 @@ def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
     return min(grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in SEARCHED))
 
 
-def run_all(names: Sequence[str], folder: Path | None) -> None:
-    """Train what is missing of the tasks."""
+def loaded(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Task, Tensor, Tensor]]:
+    """Yield tasks with their data, all of them for none, to be trained on one thread."""
     torch.set_num_threads(1)
-    for name in names:
+    for name in names or EVERY:
         task = EVERY[name]
         if task.stored and folder is None:
             print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
-            continue
-        x, y = task.data(folder) if task.stored else task.data()
+        else:
+            yield name, task, *(task.data(folder) if task.stored else task.data())
+
+
+def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
+    """Train what is missing of the tasks."""
+    for name, task, x, y in loaded(tasks, data_dir):
         grid = {f"s{size}-lr{lr:g}": (size, lr) for size in SIZES for lr in task.rates}
 
         def keep(run: str, seed: int, train: Callable[[], Row], name: str = name) -> None:
@@ -178,11 +180,11 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
 def page() -> None:
     """Write the table of ``docs/steer.md`` between its marks, of tasks that were run to their end, and print it."""
     found = recorded()
-    lines = [
-        "| task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
-        "steps | nothing measured: test loss | steps |",
-        "| --- " * 10 + "|",
-    ]
+    titles = (
+        "task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
+        "steps | nothing measured: test loss | steps"
+    )
+    lines = [pages.heading(titles)]
     figures: dict[str, list[float]] = {}
     groups = (
         ("the eighteen", TASKS),
@@ -203,14 +205,10 @@ def page() -> None:
             validation, test, *costs, without, steps = (float(fold(column)) for column in zip(*every, strict=True))
             told_costs = " | ".join(f"{math.exp(cost):.2f}" for cost in costs)
             lines.append(
-                f"| {told}, {kind} | | | | {_told(validation)} | {_told(test)} | {told_costs} | {_told(without)} | "
-                f"{math.exp(steps):.2f} |"
+                f"| {told}, {kind} | | | | {relative(validation)} | {relative(test)} | {told_costs} | "
+                f"{relative(without)} | {math.exp(steps):.2f} |"
             )
-    before, mark, rest = PAGE.read_text().partition("<!-- benchmarks/steering/loops.py page -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    if mark and end:
-        PAGE.write_text("".join([before, mark, "\n".join(lines), "\n", end, after]))
-    print("\n".join(lines))
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page", "\n".join(lines))
 
 
 def _line(name: str, found: dict[tuple[str, str, int], Row]) -> tuple[str, list[float]]:
@@ -233,31 +231,12 @@ def _line(name: str, found: dict[tuple[str, str, int], Row]) -> tuple[str, list[
     error = math.sqrt(sum(stdev(ends(rows, "test_loss")) ** 2 / len(rows) for rows in (ours, theirs)))
     starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
     told = (
-        f"| {name} | `{best}` | {math.exp(fmean(ends(theirs, 'test_loss'))):.4g} | {starts} | {_told(losses[0])} | "
-        f"{_told(losses[1])} ± {100 * error:.0f} | {' | '.join(f'{math.exp(cost):.2f}' for cost in costs)} | "
-        f"{_told(without[0])} | {math.exp(without[1]):.2f} |"
+        f"| {name} | `{best}` | {math.exp(fmean(ends(theirs, 'test_loss'))):.4g} | {starts} | {relative(losses[0])} | "
+        f"{relative(losses[1])} ± {100 * error:.0f} | {' | '.join(f'{math.exp(cost):.2f}' for cost in costs)} | "
+        f"{relative(without[0])} | {math.exp(without[1]):.2f} |"
     )
     return told, [*losses, *costs, *without]
 
 
-def _told(apart: float) -> str:
-    return f"{100 * math.expm1(apart):+.0f} %"
-
-
-def main(arguments: list[str]) -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    of_run = commands.add_parser("run")
-    of_run.add_argument("tasks", nargs="*", metavar="TASK", choices=[*EVERY, []])
-    of_run.add_argument("--data-dir", type=Path, help="where MNIST and the folder cifar10 of pictures lie")
-    commands.add_parser("page")
-    given = parser.parse_args(arguments)
-    if given.command == "page":
-        page()
-    else:
-        run_all(given.tasks or [*EVERY], given.data_dir)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    pages.carry_out(__doc__, {"run": (run_all, CHOSEN), "page": (page, {})})

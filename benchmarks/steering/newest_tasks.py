@@ -12,26 +12,27 @@ from pathlib import Path
 import numpy as np
 import sklearn.datasets as made
 import torch
-from latest_tasks import DECAYED, nadam
-from loop_tasks import (
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.steering.latest_tasks import DECAYED, NADAM
+from benchmarks.steering.loop_tasks import (
+    ADAM,
     ADAM4,
     ADAM5,
+    ADAMW,
     CE,
     MOMENTUM,
     MSE,
     NESTEROV,
     PLAIN,
+    RMSPROP,
     SGD5,
     Task,
-    adam,
-    adamw,
     mlp,
-    rmsprop,
     scaled,
     tensors,
 )
-from torch import Tensor, nn
-from torch.nn import functional
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "urllib", "xml")
 LINKS = (1.0, 0.8, 0.5)
@@ -345,17 +346,17 @@ def grouped() -> nn.Module:
 L1, HUBER = functional.l1_loss, functional.huber_loss
 
 NEWEST = {
-    "Burgers": Task(burgers, ring, adamw, L1, ADAM5, 15, (800, 1200)),
-    "flower, sines": Task(flower, Sines, adam, MSE, ADAM5, 20, (2400, 3200)),
+    "Burgers": Task(burgers, ring, ADAMW, L1, ADAM5, 15, (800, 1200)),
+    "flower, sines": Task(flower, Sines, ADAM, MSE, ADAM5, 20, (2400, 3200)),
     "Lorenz": Task(lorenz, smooth, MOMENTUM, MSE, SGD5, 40, (1400, 1900)),
-    "reaching": Task(targets, arm, nadam, missed, ADAM5, 25, (1000, 1600)),
-    "roads": Task(roads, Messages, adam, L1, ADAM4, 15, (1000, 1500)),
-    "expressions": Task(expressions, Reckoner, rmsprop, MSE, ADAM4, 15, (1600, 2200)),
-    "docstrings": Task(docstrings, Words, adam, CE, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 20, (1200, 1600)),
+    "reaching": Task(targets, arm, NADAM, missed, ADAM5, 25, (1000, 1600)),
+    "roads": Task(roads, Messages, ADAM, L1, ADAM4, 15, (1000, 1500)),
+    "expressions": Task(expressions, Reckoner, RMSPROP, MSE, ADAM4, 15, (1600, 2200)),
+    "docstrings": Task(docstrings, Words, ADAM, CE, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 20, (1200, 1600)),
     "patients": Task(patients, mlp(8, 32, PERIODS), NESTEROV, hazard, SGD5, 30, (1200, 1800)),
     "offers": Task(offers, valued, PLAIN, CE, (0.01, 0.03, 0.1, 0.3, 1.0), 25, (1600, 2400)),
     "tails": Task(tails, steady, DECAYED, HUBER, (0.001, 0.003, 0.01, 0.03, 0.1), 25, (1000, 1500)),
-    "chains, attention": Task(chains, Follower, adamw, CE, ADAM4, 20, (600, 1000)),
+    "chains, attention": Task(chains, Follower, ADAMW, CE, ADAM4, 20, (600, 1000)),
     "digits, turned": Task(turned, grouped, MOMENTUM, CE, SGD5, 20, (1000, 1400)),
 }
 """Tasks on which nothing was tuned, chosen by one who had read none of the rules and seen no result of theirs."""

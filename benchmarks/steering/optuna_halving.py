@@ -11,16 +11,12 @@ best trial that came to its end is the result. One line a seed goes to ``benchma
 ``optuna-halving``, for the tables of ``benchmarks/steering/steer.py``.
 """
 
-import argparse
 import math
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import optuna  # type: ignore[import-not-found, unused-ignore]
 import torch
-from steer import RESULTS, ROOT, numbers, recorded
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import steps_per_epoch
@@ -30,16 +26,19 @@ from autobatch.training import RunConfig, load_data, load_task
 from autobatch.training._engine import reproducible
 from autobatch.training._trial import FINISHED, Trial
 from autobatch.training.task import run_task_info
+from benchmarks import pages
+from benchmarks.pages import ENVS
+from benchmarks.steering.steer import RESULTS, recorded
 
 POLICY = "optuna-halving"
 SHARE = 0.25
 
 
-def tune(name: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
+def tune(name: str, seed: int, data_dir: Path | None) -> pages.Row:
     """Return the figures of one study."""
-    whole = load_task(ROOT / "envs" / name).model_copy(update={"threads": 1})
+    whole = load_task(ENVS / name).model_copy(update={"threads": 1})
     task = whole.model_copy(update={"epochs": max(1, round(SHARE * whole.epochs))})
-    costs = BeaconLibrary.load(ROOT / "envs" / name).costs
+    costs = BeaconLibrary.load(ENVS / name).costs
     assert costs is not None
     device = torch.device("cpu")
     data = load_data(task, data_dir, device)
@@ -105,15 +104,15 @@ def tune(name: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("task")
-    parser.add_argument("--seeds", default="300-304")
+    parser.add_argument("--seeds", type=pages.numbers, default="300-304")
     parser.add_argument("--data-dir", type=Path, default=None)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     found = {one["seed"] for one in recorded(given.task) if one["policy"] == POLICY}
-    for seed in numbers(given.seeds):
+    for seed in given.seeds:
         if seed not in found:
             row = tune(given.task, seed, given.data_dir)
             append_lines(RESULTS / f"{given.task}.jsonl", [row])
@@ -121,4 +120,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -11,9 +11,7 @@ same half. With the tasks in alphabetical order, the even ones are the first hal
 second (looked at once).
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from autobatch.policies import TaskInfo
 from autobatch.policies.steer import Scout
 from autobatch.policies.steer._scouts import choose_scout
 from autobatch.policies.steer._search import plan_scouts
+from benchmarks.pages import heading, parser_of
 
 SIZES = (16, 32, 64, 128, 256, 512)
 RATES = tuple(float(rate) for rate in np.round(np.logspace(-4, -1, 7), 6))
@@ -71,12 +70,12 @@ def pick_choice(early: Floats) -> int:
     return min((CELLS.index(cell) for cell in PICK), key=lambda index: early[index])
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--half", choices=("first", "second", "both"), default="first")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     every = curves(given.folder)
     kept = list(every)[{"first": slice(0, None, 2), "second": slice(1, None, 2), "both": slice(None)}[given.half]]
     ranks = {name: every[name][1].argsort().argsort() for name in kept}
@@ -89,8 +88,7 @@ def main(arguments: list[str]) -> None:
         "the middle rate at 32, no scout": lambda _: CELLS.index((32, RATES[len(RATES) // 2])),
         "all 42 cells as scouts": lambda name: int(every[name][0].argmin()),
     }
-    print(f"| rule ({len(kept)} tasks, {given.half} half) | median regret | mean | worst |")
-    print("| --- | --- | --- | --- |")
+    print(heading(f"rule ({len(kept)} tasks, {given.half} half) | median regret | mean | worst"))
     for label, rule in rules.items():
         regrets = []
         for name in kept:
@@ -100,4 +98,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

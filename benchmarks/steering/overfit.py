@@ -15,16 +15,11 @@ where figures scatter most. The same for `steer` itself on the shipped tasks: ``
 and keeps its validation figures in ``benchmarks/results/steer_curves.jsonl``.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
-from new_tasks import help_text
-from steer import BEST, NEW, ROOT
 
 from autobatch import BeaconLibrary, LibraryError
 from autobatch.control.run._files import append_lines, read_lines
@@ -32,9 +27,13 @@ from autobatch.policies import Observation, load_policy_spec
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._policy import SteerParameters
 from autobatch.training import RunConfig, TaskSpec, load_epochs, load_task, run
+from benchmarks import pages
+from benchmarks.pages import ENVS, changed
+from benchmarks.steering.new_tasks import help_text
+from benchmarks.steering.steer import BEST, NEW
 
-RESULTS = ROOT / "benchmarks" / "results" / "steer_overfit.jsonl"
-CURVES = ROOT / "benchmarks" / "results" / "steer_curves.jsonl"
+RESULTS = pages.RESULTS / "steer_overfit.jsonl"
+CURVES = pages.RESULTS / "steer_curves.jsonl"
 CURVE_SEEDS = (800, 801, 500)
 SEEDS = range(5)
 NEAR = 1.25
@@ -86,14 +85,9 @@ def write_data(folder: Path) -> None:
     (folder / "teacher.csv").write_text("\n".join([",".join([*(f"x{i}" for i in range(24)), "label"]), *rows]) + "\n")
 
 
-def recorded() -> list[dict[str, Any]]:
-    """Return the runs that are there."""
-    return read_lines(RESULTS)
-
-
 def run_all() -> None:
     """Train what is missing."""
-    found = {(row["task"], row["patience"], row["seed"]) for row in recorded()}
+    found = pages.keyed(RESULTS, "task", "patience", "seed")
     spec = load_policy_spec("steer")
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))
@@ -103,7 +97,7 @@ def run_all() -> None:
                 for patience in (0.0, SteerParameters().patience):
                     if (name, patience, seed) in found:
                         continue
-                    own = spec.model_copy(update={"parameters": {**spec.parameters, "patience": patience}})
+                    own = changed(spec, patience=patience)
                     config = RunConfig(
                         task=task, policy=own, seed=seed, device="cpu", data_dir=Path(folder), measure=False
                     )
@@ -119,24 +113,19 @@ def run_all() -> None:
 
 def page() -> None:
     """Print the table."""
-    lines = ["| task | end | runs | epochs | validation loss | test loss | test error, % | steps |", "| --- " * 8 + "|"]
+    print(pages.heading("task | end | runs | epochs | validation loss | test loss | test error, % | steps"))
     for name in TASKS:
         for patience, told in ((0.0, "as planned"), (SteerParameters().patience, "hastened")):
-            rows = [row for row in recorded() if (row["task"], row["patience"]) == (name, patience)]
+            rows = [row for row in read_lines(RESULTS) if (row["task"], row["patience"]) == (name, patience)]
             cells = [
-                _spread([float(row[key]) * factor for row in rows], digits) for key, (factor, digits) in FIGURES.items()
+                pages.spread([row[key] for row in rows], digits, factor) for key, (factor, digits) in FIGURES.items()
             ]
-            lines.append(f"| {name} | {told} | {len(rows)} | {' | '.join(cells)} |")
-    print("\n".join(lines))
-
-
-def _spread(values: list[float], digits: int) -> str:
-    return f"{fmean(values):,.{digits}f} ± {stdev(values):,.{digits}f}"
+            print(f"| {name} | {told} | {len(rows)} | {' | '.join(cells)} |")
 
 
 def good_beacons() -> Iterator[tuple[BeaconLibrary, dict[str, np.ndarray]]]:
     """Yield the curves of all beacons that ended nearly as well as the best of their library."""
-    for folder in sorted((ROOT / "envs").iterdir()):
+    for folder in sorted(ENVS.iterdir()):
         try:
             library = BeaconLibrary.load(folder)
         except LibraryError:
@@ -171,7 +160,7 @@ def plainly_ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> 
 
 def alarms() -> None:
     """Print how many good beacons the rule would have ended by mistake, and how many runs of `steer` at all."""
-    beacons, runs = list(good_beacons()), curves()
+    beacons, runs = list(good_beacons()), read_lines(CURVES)
     for name, rule in (("the rule", ended_after), ("plain early stopping", plainly_ended_after)):
         ends = [(rule(rows, library.epochs or 1), rows["validation_loss"]) for library, rows in beacons]
         ended = [(after, losses) for after, losses in ends if after is not None]
@@ -185,14 +174,13 @@ def alarms() -> None:
 
 def train_curves(data_dir: Path | None) -> None:
     """Train what is missing of `steer` on the shipped tasks, and keep its validation figures."""
-    found = {(row["task"], row["seed"]) for row in curves()}
-    spec = load_policy_spec("steer")
-    spec = spec.model_copy(update={"parameters": {**spec.parameters, "patience": 0.0}})
+    found = pages.keyed(CURVES, "task", "seed")
+    spec = changed(load_policy_spec("steer"), patience=0.0)
     for seed in CURVE_SEEDS:
         for name in (*BEST, *NEW):
             if (name, seed) in found:
                 continue
-            task = load_task(ROOT / "envs" / name).model_copy(update={"threads": 1})
+            task = load_task(ENVS / name).model_copy(update={"threads": 1})
             with tempfile.TemporaryDirectory() as folder:
                 config = RunConfig(task=task, policy=spec, seed=seed, device="cpu", data_dir=data_dir, measure=False)
                 run(config, Path(folder) / "run")
@@ -202,18 +190,13 @@ def train_curves(data_dir: Path | None) -> None:
             print(name, seed, flush=True)
 
 
-def curves() -> list[dict[str, Any]]:
-    """Return the curves that are there."""
-    return read_lines(CURVES)
-
-
 def _observation(epoch: int, figures: dict[str, float]) -> Observation:
     nan = float("nan")
     return Observation(epoch, nan, 32, nan, nan, nan, 0, nan, **figures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("command", choices=("run", "page", "curves", "alarms"))
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()

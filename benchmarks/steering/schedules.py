@@ -12,13 +12,9 @@ the rate gains the root of 2 whenever the rate has halved; ``grow``: it doubles,
 ``double``: it doubles once, with the rate, when the rate begins to fall.
 """
 
-import argparse
-import json
 import math
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -29,9 +25,10 @@ from autobatch.control import derive_generator, derive_seed, steps_per_epoch
 from autobatch.control.run._files import append_lines, read_lines
 from autobatch.training import Data, TaskSpec, load_data, load_task
 from autobatch.training._engine import Engine, divergence, reproducible, seed_global_generators
+from benchmarks import pages
+from benchmarks.pages import ENVS
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "schedules"
+RESULTS = pages.RESULTS / "schedules"
 LARGEST = 512
 Plan = tuple[int, float, float, float, str]
 PLANS: dict[str, tuple[Plan, ...]] = {
@@ -66,29 +63,30 @@ def batch_and_rate(plan: Plan, scale: float) -> tuple[int, float]:
     return size * 2**halvings, rate * scale * 2 ** (halvings / 2 if growth == "seesaw" else halvings)
 
 
-def train(task: TaskSpec, data: Data, plan: Plan, seed: int) -> dict[str, Any]:
+def train(task: TaskSpec, data: Data, plan: Plan, seed: int) -> pages.Row:
     """Train one plan and return its figures."""
-    device = torch.device("cpu")
     epochs = round(plan[2] * task.epochs)
     falling = round(plan[3] * epochs)
-    taken: list[tuple[int, int]] = []
+    course = [batch_and_rate(plan, factor(epoch, epochs, falling)) for epoch in range(epochs)]
+    trained, figures = train_course(task, data, seed, course)
+    taken = [(size, steps_per_epoch(len(data.train_labels), size)) for size, _ in course[:trained]]
+    return {"plan": list(plan), "seed": seed, "epochs": taken, **figures}
+
+
+def train_course(
+    task: TaskSpec, data: Data, seed: int, course: Iterable[tuple[int, float]]
+) -> tuple[int, dict[str, float]]:
+    """Train by batch size and rate of each epoch, unless it diverges; return the epochs trained and the figures."""
+    device, trained = torch.device("cpu"), 0
     with reproducible(device, 1):
         engine = Engine(task, data, device, seed, trust_code=False)
-        for epoch in range(epochs):
-            size, rate = batch_and_rate(plan, factor(epoch, epochs, falling))
+        for epoch, (size, rate) in enumerate(course):
             loss = train_epoch(engine, epoch, seed, size, rate)
-            taken.append((size, steps_per_epoch(len(data.train_labels), size)))
+            trained += 1
             if divergence(loss, 0.0, data.num_classes):
                 break
-        validation, test = engine.validate(), engine.test()
-    return {
-        "plan": list(plan),
-        "seed": seed,
-        "epochs": taken,
-        "validation_loss": validation[0],
-        "test_loss": test[0],
-        "test_error": test[1],
-    }
+        (validation, _), (test, error) = engine.validate(), engine.test()
+    return trained, {"validation_loss": validation, "test_loss": test, "test_error": error}
 
 
 def train_epoch(
@@ -121,65 +119,45 @@ def train_epoch(
     return total / count
 
 
-def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
+def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing."""
-    path = RESULTS / f"{name}.jsonl"
+    path = RESULTS / f"{task}.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
-    found = read_lines(path)
-    done = {(tuple(one["plan"]), one["seed"]) for one in found}
-    task = load_task(ROOT / "envs" / name)
-    data = load_data(task, data_dir, torch.device("cpu"))
+    done = pages.keyed(path, "plan", "seed")
+    own = load_task(ENVS / task)
+    data = load_data(own, data_dir, torch.device("cpu"))
     for seed in seeds:
-        for plan in PLANS[name]:
+        for plan in PLANS[task]:
             if (plan, seed) not in done:
-                row = train(task, data, plan, seed)
+                row = train(own, data, plan, seed)
                 append_lines(path, [row])
-                print(f"{name} {plan} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
+                print(f"{task} {plan} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
 def page() -> None:
     """Print the table."""
-    print("| task | start | trained | falls over | batch | seeds | validation loss | test loss | time, s | steps |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    titles = "task | start | trained | falls over | batch | seeds | validation loss | test loss | time, s | steps"
+    print(pages.heading(titles))
     for path in sorted(RESULTS.glob("*.jsonl")):
-        costs = BeaconLibrary.load(ROOT / "envs" / path.stem).costs
+        costs = BeaconLibrary.load(ENVS / path.stem).costs
         assert costs is not None
-        rows = pd.DataFrame(json.loads(line) for line in path.read_text().splitlines())
+        rows = pd.DataFrame(read_lines(path))
         rows["plan"] = rows["plan"].map(tuple)
         for plan, some in rows.groupby("plan", sort=False):
             size, rate, length, falling, growth = plan
             taken = some["epochs"].iloc[0]
             seconds = sum(costs.training_seconds(one, steps, 1) for one, steps in taken)
-            figures = [f"{some[name].mean():.4f} ± {some[name].std():.4f}" for name in ("validation_loss", "test_loss")]
+            figures = [pages.spread(some[name]) for name in ("validation_loss", "test_loss")]
             print(
                 f"| {path.stem} | s{size} at {rate:g} | {length:.0%} | {f'{falling:.0%}' if falling else 'steps'} | "
                 f"{growth} | {len(some)} | {' | '.join(figures)} | {seconds:.2f} | {sum(steps for _, steps in taken)} |"
             )
 
 
-def command_line(
-    arguments: list[str],
-    about: str | None,
-    tasks: Iterable[str],
-    seeds: str,
-    train_all: Callable[[str, range, Path | None], None],
-    write: Callable[[], None],
-) -> None:
-    """Carry out ``run TASK`` or ``page`` of a script that trains seeds of a few tasks and prints a table."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    training = commands.add_parser("run")
-    training.add_argument("task", choices=sorted(tasks))
-    training.add_argument("--seeds", default=seeds)
-    training.add_argument("--data-dir", type=Path, default=None)
-    commands.add_parser("page")
-    given = parser.parse_args(arguments)
-    if given.command == "page":
-        write()
-        return
-    first, _, last = given.seeds.partition("-")
-    train_all(given.task, range(int(first), int(last or first) + 1), given.data_dir)
+def arguments(tasks: Iterable[str], seeds: str) -> pages.Options:
+    """Return the arguments of a script's ``run TASK``, for these tasks."""
+    return {"task": {"choices": sorted(tasks)}, **pages.seeds(seeds), **pages.DATA_DIR}
 
 
 if __name__ == "__main__":
-    command_line(sys.argv[1:], __doc__, PLANS, "100-103", run_all, page)
+    pages.carry_out(__doc__, {"run": (run_all, arguments(PLANS, "100-103")), "page": (page, {})})

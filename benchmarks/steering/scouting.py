@@ -25,17 +25,13 @@ With --sizes: can a scout at another batch size tell what that size comes to? Th
 ratios, on every task, and their rank correlation over the tasks.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import small_scouts
-from loops import EVERY, SIZES, logarithm
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -48,9 +44,11 @@ from autobatch.policies.steer import MOST, Scout
 from autobatch.policies.steer._scouts import choose_scout
 from autobatch.policies.steer._search import _nearest, compared, plan_scouts, start_without_scouts
 from autobatch.training import load_task, task_info
+from benchmarks.pages import ENVS, RESULTS, heading, parser_of
+from benchmarks.steering import small_scouts
+from benchmarks.steering.loops import EVERY, SIZES, logarithm
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "benchmarks" / "results" / "scouting.json"
+OUT = RESULTS / "scouting.json"
 TASKS = (
     "cifar5k-resnet8",
     "digits-densenet8",
@@ -75,7 +73,7 @@ Rank = Callable[[str, Floats], Floats]
 
 def read(task: str, share: float) -> Floats:
     """Return one row a beacon: its configuration, its end, and what was known after a share of the training."""
-    library = BeaconLibrary.load(ROOT / "envs" / task)
+    library = BeaconLibrary.load(ENVS / task)
     epochs = max(len(beacon.rows["epoch"]) for beacon in library.beacons)
     place = max(1, round(share * epochs)) - 1
     rows = []
@@ -131,8 +129,8 @@ def short(epochs: int) -> list[float]:
     end, scouts = max(1, round(0.7 * epochs)), min(3, epochs // 3 + 1)
     lost = []
     for task in TASKS:
-        library = BeaconLibrary.load(ROOT / "envs" / task)
-        info = task_info(load_task(ROOT / "envs" / task), library)
+        library = BeaconLibrary.load(ENVS / task)
+        info = task_info(load_task(ENVS / task), library)
         rates = [lr for _, lr in plan_scouts(replace(info, epochs=60), scouts, 0.01).configurations]
         middle = start_without_scouts(info)[1]
         for seed in {own.seed for own in library.beacons}:
@@ -149,11 +147,11 @@ Pick = tuple[float, float, float, float]
 
 def recorded(task: str) -> list[Pick]:
     """Return what steer's search comes to on a recorded task."""
-    library = BeaconLibrary.load(ROOT / "envs" / task)
+    library = BeaconLibrary.load(ENVS / task)
     own = {(one.lr, one.seed): one for one in library.beacons if one.batch_size == 32}
     ends = {key: math.log(one.final("validation_loss")) if one.finished else FAR for key, one in own.items()}
     losses = {key: one.rows["train_loss"] for key, one in own.items()}
-    return searched(task_info(load_task(ROOT / "envs" / task), library), losses, ends)
+    return searched(task_info(load_task(ENVS / task), library), losses, ends)
 
 
 def small() -> list[Pick]:
@@ -208,8 +206,7 @@ def searched(
 
 def sure(picks: Sequence[Pick]) -> None:
     """Print how often the scout that is ahead ends best."""
-    print("| ahead of the next scout | picks | also the best scout at the end | above it | above the best rate |")
-    print("| --- | --- | --- | --- | --- |")
+    print(heading("ahead of the next scout | picks | also the best scout at the end | above it | above the best rate"))
     for told, some in (
         (f"{CLOSE:.0%} or more", [pick for pick in picks if pick[0] >= CLOSE]),
         ("less", [pick for pick in picks if pick[0] < CLOSE]),
@@ -238,8 +235,7 @@ def sizes(share: float) -> None:
     tasks = (*TASKS, *LATER)
     columns = [(size, column) for size in (16, 64) for column in (TRAIN, END)]
     told = np.array([[beside(read(task, share), *one) for one in columns] for task in tasks])
-    print(f"| task | 16, after {share:.0%} | 16, at the end | 64, after {share:.0%} | 64, at the end |")
-    print("| --- | --- | --- | --- | --- |")
+    print(heading(f"task | 16, after {share:.0%} | 16, at the end | 64, after {share:.0%} | 64, at the end"))
     for task, figures in zip(tasks, told, strict=True):
         print(f"| {task} | {' | '.join(f'{one:+.3f}' for one in figures)} |")
     for size, (early, late) in {16: (0, 1), 64: (2, 3)}.items():
@@ -254,7 +250,7 @@ def at(losses: Sequence[float] | Floats, epoch: int) -> float:
 
 def main() -> None:
     """Print the table and keep its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--sure", action="store_true")
@@ -281,8 +277,8 @@ def main() -> None:
         "plane of other tasks": elsewhere(tables, [C_BAR, L_CUM]),
         "plane and training loss of other tasks": elsewhere(tables, [TRAIN, C_BAR, L_CUM]),
     }
-    print(f"| known after {share:.0%} of the training | rank correlation | at 32: regret, worst | at 16 to 128 |")
-    print("| --- | --- | --- | --- |")
+    titles = f"known after {share:.0%} of the training | rank correlation | at 32: regret, worst | at 16 to 128"
+    print(heading(titles))
     kept: dict[str, dict[str, list[float]]] = {}
     for name, rule in rules.items():
         ranks = {task: partial(rule, task) for task in TASKS}

@@ -9,23 +9,23 @@ run to ``benchmarks/results/steer_shapes.jsonl``; what is there is not trained a
 losses at the end differ from those of the plan, on the same seeds.
 """
 
-import json
 import math
-import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
-from schedules import ROOT, command_line, train_epoch
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control.run._files import append_lines
 from autobatch.policies.steer._plan import grown
 from autobatch.training import load_data, load_task
-from autobatch.training._engine import Engine, divergence, reproducible
+from benchmarks import pages
+from benchmarks.pages import ENVS
+from benchmarks.steering.schedules import arguments, train_course
 
-RESULTS = ROOT / "benchmarks" / "results" / "steer_shapes.jsonl"
+RESULTS = pages.RESULTS / "steer_shapes.jsonl"
 LENGTH = 0.7
 RATES = {
     "digits-mlp": 0.05, "digits-resnet8": 0.05, "digits-densenet8": 0.2, "topics-gpt": 0.032, "mnist10k-mlp": 0.025,
@@ -52,35 +52,28 @@ OTHERS: tuple[Plan, ...] = (
 
 def recorded() -> dict[tuple[str, int, Plan], dict[str, float]]:
     """Return the runs that are there, by task, seed and plan."""
-    rows = map(json.loads, RESULTS.read_text().splitlines() if RESULTS.exists() else [])
-    return {(row["task"], row["seed"], tuple(row["plan"])): row for row in rows}
+    return pages.keyed(RESULTS, "task", "seed", "plan")
 
 
-def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
+def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing of a task."""
-    found, device = recorded(), torch.device("cpu")
-    task, costs = load_task(ROOT / "envs" / name), BeaconLibrary.load(ROOT / "envs" / name).costs
-    data = load_data(task, data_dir, device)
-    epochs = round(LENGTH * task.epochs)
+    found = recorded()
+    own, costs = load_task(ENVS / task), BeaconLibrary.load(ENVS / task).costs
+    data = load_data(own, data_dir, torch.device("cpu"))
+    epochs = round(LENGTH * own.epochs)
     for seed in seeds:
         for plan in (PLAN, *OTHERS):
-            if (name, seed, plan) in found:
+            if (task, seed, plan) in found:
                 continue
             shape, share, multiple = plan
             falling = round(share * epochs)
-            with reproducible(device, 1):
-                engine = Engine(task, data, device, seed, trust_code=False)
-                for epoch in range(epochs):
-                    gone = (epoch - (epochs - falling) + 0.5) / falling
-                    size, factor = grown(32, SHAPES[shape](gone) if gone > 0.0 else 1.0, task.batch_sizes, costs)
-                    loss = train_epoch(engine, epoch, seed, size, RATES[name] * multiple * factor)
-                    if divergence(loss, 0.0, data.num_classes):
-                        break
-                (validation, _), (test, error) = engine.validate(), engine.test()
-            row = {
-                "task": name, "plan": plan, "seed": seed, "validation_loss": validation, "test_loss": test,
-                "test_error": error,
-            }  # fmt: skip
+            course = []
+            for epoch in range(epochs):
+                gone = (epoch - (epochs - falling) + 0.5) / falling
+                size, factor = grown(32, SHAPES[shape](gone) if gone > 0.0 else 1.0, own.batch_sizes, costs)
+                course.append((size, RATES[task] * multiple * factor))
+            _, figures = train_course(own, data, seed, course)
+            row = {"task": task, "plan": plan, "seed": seed, **figures}
             append_lines(RESULTS, [row])
             print(row, flush=True)
 
@@ -88,8 +81,7 @@ def run_all(name: str, seeds: range, data_dir: Path | None) -> None:
 def page() -> None:
     """Print the differences: means over tasks, which weigh alike, with the standard error by the seeds of each."""
     found = recorded()
-    print("| shape | falls over | rate | validation loss | test loss | test loss, worst task |")
-    print("| --- " * 6 + "|")
+    print(pages.heading("shape | falls over | rate | validation loss | test loss | test loss, worst task"))
     for plan in OTHERS:
         told, worst = [], ("", -math.inf)
         for figure in ("validation_loss", "test_loss"):
@@ -106,4 +98,4 @@ def page() -> None:
 
 
 if __name__ == "__main__":
-    command_line(sys.argv[1:], __doc__, RATES, "700-703", run_all, page)
+    pages.carry_out(__doc__, {"run": (run_all, arguments(RATES, "700-703")), "page": (page, {})})

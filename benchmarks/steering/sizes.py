@@ -10,18 +10,16 @@ through the scouts, scaled: 0.032, 0.0035, 0.0034. ``page`` prints the means ove
 tables of the tasks.
 """
 
-import argparse
-import json
 import statistics
 from pathlib import Path
 from unittest import mock
 
-import steer
-
-from autobatch.control.run._files import append_lines
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies import load_policy_spec
+from benchmarks import pages
+from benchmarks.steering import steer
 
-RESULTS = steer.ROOT / "benchmarks" / "results" / "steer_sizes.jsonl"
+RESULTS = pages.RESULTS / "steer_sizes.jsonl"
 SEEDS = (400, 401, 402)
 STARTS = {
     "mnist5k-convnet": (
@@ -41,8 +39,7 @@ FIGURES = ("validation_loss", "test_loss", "modelled_seconds", "optimizer_steps"
 
 def recorded() -> dict[tuple[str, int, float, float, int], dict[str, float]]:
     """Return the runs that are there, by task, batch size, rate, length and seed."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return {tuple(row["key"]): row for row in map(json.loads, lines)}
+    return {tuple(row["key"]): row for row in read_lines(RESULTS)}
 
 
 def run_all(data_dir: Path | None) -> None:
@@ -54,10 +51,10 @@ def run_all(data_dir: Path | None) -> None:
             for size, lr, length in starts:
                 if (task, size, lr, length, seed) in found:
                     continue
-                changed = spec.model_copy(update={"parameters": {**spec.parameters, "scouts": 0, "length": length}})
+                own = pages.changed(spec, scouts=0, length=length)
                 with (
                     mock.patch("autobatch.policies.steer._policy.start_without_scouts", return_value=(size, lr)),
-                    mock.patch.object(steer, "load_policy_spec", return_value=changed),
+                    mock.patch.object(steer, "load_policy_spec", return_value=own),
                 ):
                     row = steer.train(task, "steer", seed, data_dir)
                 kept = {"key": (task, size, lr, length, seed), **{name: row[name] for name in FIGURES}}
@@ -68,8 +65,7 @@ def run_all(data_dir: Path | None) -> None:
 def page() -> None:
     """Print the means over the seeds."""
     found = recorded()
-    print("| task | start | trained | seeds | validation loss | test loss | time, s | steps |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(pages.heading("task | start | trained | seeds | validation loss | test loss | time, s | steps"))
     for task, size, lr, length in sorted({key[:4] for key in found}):
         rows = [row for key, row in found.items() if key[:4] == (task, size, lr, length)]
         losses, tests, times, steps = (statistics.mean(row[name] for row in rows) for name in FIGURES)
@@ -80,7 +76,7 @@ def page() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("command", choices=("run", "page"))
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()

@@ -8,17 +8,15 @@ seeds each, one thread, and appends one line a run to ``benchmarks/results/steer
 before scouts of few steps were compared by their validation losses have these only where scouts are so short.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import loops
-import torch
-from ends import ROOT, USUAL, trained
+from autobatch.control.run._files import append_lines
+from benchmarks import pages
+from benchmarks.steering import loops
+from benchmarks.steering.ends import USUAL, trained
 
-from autobatch.control.run._files import append_lines, read_lines
-
-RESULTS = ROOT / "benchmarks" / "results" / "steer_small_scouts.jsonl"
+RESULTS = pages.RESULTS / "steer_small_scouts.jsonl"
 SIZE = 32
 SEEDS = (30, 31)
 SEEN = 0.1
@@ -27,14 +25,8 @@ SEEN = 0.1
 
 def run_all(names: Sequence[str], folder: Path | None) -> None:
     """Train what is missing of the tasks."""
-    torch.set_num_threads(1)
-    for name in names:
-        task = loops.EVERY[name]
-        if task.stored and folder is None:
-            print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
-            continue
-        x, y = task.data(folder) if task.stored else task.data()
-        there = {(row["task"], row["lr"], row["seed"]) for row in read_lines(RESULTS)}
+    for name, task, x, y in loops.loaded(names, folder):
+        there = pages.keyed(RESULTS, "task", "lr", "seed")
         for seed in SEEDS:
             for lr in task.rates:
                 if (name, lr, seed) not in there:
@@ -47,8 +39,8 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser_of(__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", choices=[*loops.EVERY, []])
     parser.add_argument("--data-dir", type=Path, default=None)
     given = parser.parse_args()
-    run_all(given.tasks or [*loops.EVERY], given.data_dir)
+    run_all(given.tasks, given.data_dir)

@@ -16,14 +16,10 @@ middle one of the task's, as one who knows nothing would; `prodigy` is the optim
 `steer-without-forks` is `steer` on a task where it forks.
 """
 
-import argparse
 import math
-import shutil
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,10 +31,10 @@ from autobatch.policies import load_policy_spec, policy_kind
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.report._comparison import modelled_seconds
 from autobatch.training import RunConfig, load_epochs, load_task, run, task_info
+from benchmarks import pages
+from benchmarks.pages import ENVS, changed, heading, spread
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "steer"
-COMPARED = ROOT / "benchmarks" / "results" / "compare"
+RESULTS, COMPARED = pages.RESULTS / "steer", pages.RESULTS / "compare"
 BEST = {
     "digits-resnet8": "s32-lr0.025",
     "digits-mlp": "s32-lr0.05",
@@ -59,12 +55,15 @@ RULE = "steer"
 UNFORKED = "steer-without-forks"
 """The same without forks, for tasks that have some."""
 
+KEPT = ("optimizer_steps", "examples", "seconds", "batch_sizes", "scouts", "forks")
+"""What else is kept of a run's summary."""
+
 
 def best_of(name: str) -> str:
     """Return the best configuration of a task's grid, as a policy."""
     if name in BEST:
         return BEST[name]
-    best = BeaconLibrary.load(ROOT / "envs" / name).best_fixed()
+    best = BeaconLibrary.load(ENVS / name).best_fixed()
     return f"s{best.batch_size}-lr{best.lr:g}"
 
 
@@ -78,28 +77,26 @@ def best_runs(name: str) -> pd.DataFrame:
     return rows[rows["policy"] == best]
 
 
-def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
+def train(name: str, policy: str, seed: int, data_dir: Path | None) -> pages.Row:
     """Train one run in a temporary directory and return its figures."""
-    task = load_task(ROOT / "envs" / name).model_copy(update={"threads": 1})
-    library = BeaconLibrary.load(ROOT / "envs" / name)
+    task = load_task(ENVS / name).model_copy(update={"threads": 1})
+    library = BeaconLibrary.load(ENVS / name)
     assert library.costs is not None
     spec = load_policy_spec({"prodigy": "s32-lr1", UNFORKED: RULE}.get(policy, policy))
     if policy == UNFORKED:
-        spec = spec.model_copy(update={"parameters": {**spec.parameters, "forks": 0}})
+        spec = changed(spec, forks=0)
     if policy == "prodigy":
         optimizer = task.optimizer.model_copy(update={"name": policy, "nesterov": False})
         task = task.model_copy(update={"optimizer": optimizer, "learning_rates": (1.0,)})
     if spec.kind in {"seesaw", "late-switch"}:
-        middle = start_without_scouts(task_info(task, library))[1]
-        spec = spec.model_copy(update={"parameters": {**spec.parameters, "lr": middle}})
+        spec = changed(spec, lr=start_without_scouts(task_info(task, library))[1])
     if spec.kind == "pick-after-i-epochs" and task.optimizer.name != "sgd":  # its own rates are SGD's
-        chosen = [(size, lr) for size in (32, 128) for lr in task.learning_rates[-2:]]
-        spec = spec.model_copy(update={"parameters": {**spec.parameters, "configurations": chosen}})
+        spec = changed(spec, configurations=[(size, lr) for size in (32, 128) for lr in task.learning_rates[-2:]])
     # No task_path, unless that is what a policy is about: the run knows nothing of the beacons. It gets the cost table,
     # which any new task would time.
     config = RunConfig(
         task=task,
-        task_path=ROOT / "envs" / name if spec.kind == "best-beacon-stopped" else None,
+        task_path=ENVS / name if spec.kind == "best-beacon-stopped" else None,
         policy=spec,
         seed=seed,
         device="cpu",
@@ -107,51 +104,35 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> dict[str,
         measure=not policy_kind(spec.kind).blind,
         costs=library.costs,
     )
-    out = Path(tempfile.mkdtemp()) / "run"
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
         summary = run(config, out)
         seconds = modelled_seconds(load_epochs(out), library.costs, summary.scouts, summary.forks)
-    finally:
-        shutil.rmtree(out.parent)
     return {
         "policy": policy,
         "seed": seed,
-        "stopped_because": summary.stopped_because,
-        "validation_loss": summary.validation_loss,
-        "test_loss": summary.test_loss,
-        "test_error": summary.test_error,
+        **{figure: getattr(summary, figure) for figure in ("stopped_because", *FIGURES)},
         "modelled_seconds": seconds,
-        "optimizer_steps": summary.optimizer_steps,
-        "examples": summary.examples,
-        "seconds": summary.seconds,
-        "batch_sizes": summary.batch_sizes,
-        "scouts": summary.scouts,
-        "forks": summary.forks,
+        **{figure: getattr(summary, figure) for figure in KEPT},
     }
 
 
-def recorded(name: str) -> list[dict[str, Any]]:
+def recorded(name: str) -> list[pages.Row]:
     """Return the runs that are there."""
-    path = RESULTS / f"{name}.jsonl"
-    return read_lines(path)
+    return read_lines(RESULTS / f"{name}.jsonl")
 
 
-def numbers(text: str) -> list[int]:
-    """Return the seeds that ``200-204`` or ``1,2`` stands for."""
-    first, _, last = text.partition("-")
-    return list(range(int(first), int(last) + 1)) if last else [int(one) for one in text.split(",")]
-
-
-def run_all(name: str, policies: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> None:
+def run_all(task: str, policies: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    found = {(one["policy"], one["seed"]) for one in recorded(name)}
+    found = {(one["policy"], one["seed"]) for one in recorded(task)}
+    named = [best_of(task) if one == "best" else one for one in policies.split(",")]
     for seed in seeds:
-        for policy in policies:
+        for policy in named:
             if (policy, seed) not in found:
-                row = train(name, policy, seed, data_dir)
-                append_lines(RESULTS / f"{name}.jsonl", [row])
-                print(f"{name} {policy} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
+                row = train(task, policy, seed, data_dir)
+                append_lines(RESULTS / f"{task}.jsonl", [row])
+                print(f"{task} {policy} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
@@ -166,26 +147,19 @@ def page() -> None:
     """Write the tables of ``docs/steer.md`` and of the README between their marks, and print them."""
     every, brief, pooled, paired = tables()
     for path, mark, lines in (
-        (ROOT / "docs" / "steer.md", "page", [*every, "", *pooled, "", *paired]),
-        (ROOT / "README.md", "readme", brief),
+        ("docs/steer.md", "page", [*every, "", *pooled, "", *paired]),
+        ("README.md", "readme", brief),
     ):
-        before, begin, rest = path.read_text().partition(f"<!-- benchmarks/steering/steer.py {mark} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if begin and end:
-            path.write_text("".join([before, begin, "\n".join(lines), "\n", end, after]))
-        print("\n".join([*lines, ""]))
+        pages.put(pages.ROOT / path, f"benchmarks/steering/steer.py {mark}", "\n".join(lines))
+        print()
 
 
 def tables() -> tuple[list[str], list[str], list[str], list[str]]:
     """Return the table of all runs, that of the README, that over all tasks, and the paired tests over tasks."""
-    every = [
-        "| task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    brief = [
-        "| task | best fixed, found by | its test error, % | `steer`, the same | test loss, relative | time | steps |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    titles = "task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps"
+    every = [heading(titles)]
+    titles = "task | best fixed, found by | its test error, % | `steer`, the same | test loss, relative | time | steps"
+    brief = [heading(titles)]
     logs: dict[str, dict[str, list[tuple[float, float]]]] = {}
     ratios: dict[str, list[tuple[float, float]]] = {}
     means: dict[str, dict[str, pd.Series]] = {}
@@ -216,19 +190,14 @@ def tables() -> tuple[list[str], list[str], list[str], list[str]]:
             means.setdefault(str(policy), {})[name] = pd.concat([sound[[*FIGURES]].mean(), costs])
             every.append(_row(name, f"`{policy}`", rows, told, time, steps))
             if policy == "steer":
-                trained = len(BeaconLibrary.load(ROOT / "envs" / name).beacons)
-                errors = [
-                    f"{100 * some['test_error'].mean():.2f} ± {100 * some['test_error'].std():.2f}"
-                    for some in (theirs, rows)
-                ]
+                trained = len(BeaconLibrary.load(ENVS / name).beacons)
+                errors = [spread(some["test_error"], 2, 100) for some in (theirs, rows)]
                 brief.append(
                     f"| {name} | `{best}`, {trained} trainings | {errors[0]} | {errors[1]} | {told} | "
                     f"**{time:.2f}** | **{steps:.2f}** |"
                 )
-    pooled = [
-        "| policy | tasks | validation loss | test loss | test error | time (geometric mean, worst) | steps |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    titles = "policy | tasks | validation loss | test loss | test error | time (geometric mean, worst) | steps"
+    pooled = [heading(titles)]
     for policy, pairs in ratios.items():
         time, steps = (np.exp(np.mean(np.log([pair[index] for pair in pairs]))) for index in (0, 1))
         found = logs.get(policy, {})
@@ -244,10 +213,7 @@ def tables() -> tuple[list[str], list[str], list[str], list[str]]:
 
 def _paired(means: dict[str, dict[str, pd.Series]]) -> list[str]:
     """Return the rule beside each other policy: relative differences over the tasks that both have, tasks paired."""
-    lines = [
-        f"| `{RULE}` beside | tasks | validation loss | test loss | test error | time | steps |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = [heading(f"`{RULE}` beside | tasks | validation loss | test loss | test error | time | steps")]
     for policy, theirs in means.items():
         shared = sorted(theirs.keys() & means.get(RULE, {}).keys())
         if policy == RULE or len(shared) < 3:
@@ -273,33 +239,15 @@ def _pooled(differences: list[tuple[float, float]]) -> str:
         return "-"
     centre = float(np.mean([one for one, _ in differences]))
     error = math.sqrt(sum(error**2 for _, error in differences)) / len(differences)
-    low, high = (100 * math.expm1(centre + sign * 1.96 * error) for sign in (-1, 1))
-    return f"{100 * math.expm1(centre):+.1f} % ({low:+.1f} to {high:+.1f})"
+    return pages.relative_interval(centre, centre - 1.96 * error, centre + 1.96 * error)
 
 
 def _row(name: str, policy: str, rows: pd.DataFrame, told: str, time: float, steps: float) -> str:
-    figures = [f"{rows[figure].mean():.4f} ± {rows[figure].std():.4f}" for figure in ("validation_loss", "test_loss")]
-    error = f"{100 * rows['test_error'].mean():.2f} ± {100 * rows['test_error'].std():.2f}"
-    return f"| {name} | {policy} | {len(rows)} | {' | '.join(figures)} | {error} | {told} | {time:.2f} | {steps:.2f} |"
-
-
-def main(arguments: list[str]) -> None:
-    """Carry out a command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    training = commands.add_parser("run")
-    training.add_argument("task")
-    training.add_argument("--policies", default="steer")
-    training.add_argument("--seeds", default="200-204")
-    training.add_argument("--data-dir", type=Path, default=None)
-    commands.add_parser("page")
-    given = parser.parse_args(arguments)
-    if given.command == "page":
-        page()
-    else:
-        policies = [best_of(given.task) if one == "best" else one for one in given.policies.split(",")]
-        run_all(given.task, policies, numbers(given.seeds), given.data_dir)
+    losses = " | ".join(spread(rows[figure]) for figure in ("validation_loss", "test_loss"))
+    error = spread(rows["test_error"], 2, 100)
+    return f"| {name} | {policy} | {len(rows)} | {losses} | {error} | {told} | {time:.2f} | {steps:.2f} |"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    options = {"task": {}, "--policies": {"default": "steer"}, **pages.seeds("200-204"), **pages.DATA_DIR}
+    pages.carry_out(__doc__, {"run": (run_all, options), "page": (page, {})})

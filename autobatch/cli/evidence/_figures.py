@@ -1,8 +1,7 @@
 """``autobatch figures``: the paper's figures, drawn from what is on disk."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,12 +13,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Draw the paper's figures from beacons and comparisons.")
 
 
-class Format(StrEnum):
-    """Formats that pictures are written in."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
+Format = Literal["png", "svg", "pdf"]
+"""Formats that pictures are written in."""
 
 
 @app.callback()
@@ -43,7 +38,7 @@ def paper(
             help="Directory of a comparison, or of several, for journeys of dynamic sampling; again for more."
         ),
     ] = None,
-    picture: Annotated[Format, typer.Option("--format", help="Format of the pictures.")] = Format.PNG,
+    picture: Annotated[Format, typer.Option("--format", help="Format of the pictures.")] = "png",
 ) -> None:
     """Draw our counterparts of the paper's figures 1 to 7, and judge its claims; nothing is trained.
 

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from autobatch.beacons import BeaconLibrary, FinalPrediction, Landscape, PredictionQuality, RunPlace
-from autobatch.report import loss_words, percent_words, position_words
+from autobatch.report import loss_words, percent_words
 from autobatch.report._story import displacement_words
 from autobatch.report._tables import headed, named_facts
-from autobatch.report._words import configuration_words
+from autobatch.report._words import configuration_words, place_words
 from autobatch.training import Summary
 
 WEAK = 0.5
@@ -46,11 +46,8 @@ class Outcome:
 
     def figure(self, name: str) -> float:
         """Return a figure by the name that beacons have for it."""
-        return {
-            "validation_loss": self.validation_loss,
-            "validation_error": self.validation_error,
-            "test_error": self.test_error,
-        }[name]
+        value: float = getattr(self, name)
+        return value
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,8 @@ def prediction_view(
 def _facts(prediction: FinalPrediction, library: BeaconLibrary, told: Told) -> Table:
     facts = named_facts()
     where = Landscape.fit(library, prediction.progress).displacement(prediction.c_bar, prediction.l_cum)
-    facts.add_row(
-        "Stands at",
-        f"C̄ {position_words(prediction.c_bar)}, L {position_words(prediction.l_cum)}: "
-        f"{displacement_words(where.tolist())}",
-    )
+    place = place_words(prediction.c_bar, prediction.l_cum)
+    facts.add_row("Stands at", f"{place}: {displacement_words(where.tolist())}")
     facts.add_row("", _known(prediction))
     own = configuration_words(prediction.batch_size, prediction.lr)
     facts.add_row("Going on", f"with {own} to the end, of which there {_beacons(prediction, library)}")

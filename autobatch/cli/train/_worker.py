@@ -11,7 +11,7 @@ from autobatch.cli._console import console, interruptible
 from autobatch.cli._options import DataDir, Device, FiguresAsJson, TrustCode
 
 if TYPE_CHECKING:
-    from autobatch.cells import Cell, CellsStatus, Event
+    from autobatch.cells import Cell, Event
 
 _LOOK_EVERY = 2.0
 
@@ -65,13 +65,14 @@ def cells(
     """
     from rich.live import Live
 
+    from autobatch._plain import plain
     from autobatch.cells import find_cells, status_of
     from autobatch.report import cells_lines
 
     found = find_cells(folder)
     status = status_of(found)
     if as_json:
-        typer.echo(json.dumps(_plain(status), indent=2))
+        typer.echo(json.dumps(plain(status.to_dict()), indent=2))
         return
     if not watch:
         typer.echo("\n".join(cells_lines(status)))
@@ -93,9 +94,3 @@ def _told(cell: "Cell", event: "Event", value: object) -> None:
         typer.echo(f"failed: {cell.name}: {value}", err=True)
     elif event == "left":
         typer.echo(f"{cell.name}: given back")
-
-
-def _plain(status: "CellsStatus") -> object:
-    from autobatch._plain import plain
-
-    return plain(status.to_dict())

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 
 from autobatch.beacons import BeaconLibrary, CostTable
-from autobatch.evidence.bench._cells import Job
+from autobatch.evidence.bench._cells import Job, circumstances
 from autobatch.evidence.bench._plan import BEST_FIXED, Arena, Contestant
-from autobatch.evidence.bench._runs import About, side_by_side
+from autobatch.evidence.bench._runs import About
 from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.policies import Quality
 from autobatch.report._comparison import modelled_course
@@ -186,7 +186,7 @@ def _course(
         examples=summary.examples,
         optimizer_steps=summary.optimizer_steps,
         samples=summary.samples,
-        side_by_side=side_by_side(job),
+        side_by_side=int(circumstances(job.out).get("side_by_side", job.side_by_side)),
         to_target_seconds=None,
         to_target_modelled_seconds=None,
         to_target_examples=None,

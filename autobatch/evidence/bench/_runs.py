@@ -146,18 +146,6 @@ def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) 
     return Trained(facts, done, failed)
 
 
-def side_by_side(job: Job) -> int:
-    """Return how many runs trained at the same time as a run, itself included; the most where it was cut and went on.
-
-    Args:
-        job: a run that has begun.
-
-    Returns:
-        The number.
-    """
-    return int(circumstances(job.out).get("side_by_side", job.side_by_side))
-
-
 def _prepare(out: Path) -> None:
     """Make the directory of a comparison; one that holds something else is refused."""
     if out.exists() and not out.is_dir():

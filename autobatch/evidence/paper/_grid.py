@@ -17,7 +17,7 @@ from autobatch.evidence.paper._statistics import (
     rank_correlation,
     share_explained,
 )
-from autobatch.report.paper import Finals, Floats, beacon_curves, finals, inner_sizes, measured
+from autobatch.report.paper import Finals, Floats, finals, inner_sizes, measured_curves
 
 EARLY = 0.05
 """Share of the training after which positions are called early; the paper's figure 1c has 3 % (10 epochs of 320)."""
@@ -98,7 +98,7 @@ def functional_relations(on: Evidence) -> Found | None:
         (size, rate): curves
         for size in inner_sizes(on.library)
         for rate in sorted({rate for _, rate in on.library.configurations})
-        if (curves := beacon_curves(on.library, size, rate)) is not None and measured(curves)
+        if (curves := measured_curves(on.library, size, rate)) is not None
     }
     sizes = {size for size, _ in found}
     if len(sizes) < 3 or len({rate for _, rate in found}) < 2:

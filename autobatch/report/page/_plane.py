@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from autobatch.beacons import BeaconLibrary, Landscape
-from autobatch.report._words import C_AXIS, L_AXIS, configuration_words, loss_words, percent_words, position_words
+from autobatch.report._words import C_AXIS, L_AXIS, configuration_words, loss_words, percent_words, place_words
 from autobatch.report.page._markup import hover_text
 from autobatch.report.page._section import ReportedRun, Section, has_place
 from autobatch.report.plane import far_apart, region_tolerance, score_norm, score_ticks
@@ -177,10 +177,9 @@ def _beacons(library: BeaconLibrary, landscape: Landscape, scale: _Scale) -> "It
     import plotly.graph_objects as go
 
     points = landscape.points
-    ways = [list(zip(b.rows["c_bar"], b.rows["l_cum"], strict=True)) for b in library.beacons]
     yield go.Scatter(
-        x=_with_gaps(([c_bar for c_bar, _ in way] for way in ways), digits=3),
-        y=_with_gaps(([l_cum for _, l_cum in way] for way in ways), digits=3),
+        x=_with_gaps(beacon.rows["c_bar"] for beacon in library.beacons),
+        y=_with_gaps(beacon.rows["l_cum"] for beacon in library.beacons),
         mode="lines",
         line={"color": "var(--muted)", "width": 0.7},
         opacity=0.45,
@@ -265,7 +264,7 @@ def _point_words(run: ReportedRun, row: EpochRow) -> str:
     return hover_text(
         f"{run.label}: epoch {row.epoch}",
         f"batch size {row.batch_size}, applied rate {row.lr_effective:g}",
-        f"C̄ {position_words(row.c_bar)}, L {position_words(row.l_cum)}",
+        place_words(row.c_bar, row.l_cum),
         f"validation loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}",
         *then,
     )
@@ -314,5 +313,6 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _with_gaps(lines: Iterable[Iterable[float]], digits: int) -> list[float | None]:
-    return [value for line in lines for value in (*(_round(own, digits) for own in line), None)]
+def _with_gaps(lines: Iterable[Iterable[float]]) -> list[float | None]:
+    """Three digits are enough for thin lines, of which there are many."""
+    return [value for line in lines for value in (*(_round(own, 3) for own in line), None)]

@@ -1,7 +1,7 @@
 """The tables of a page: the runs' figures beside the best fixed beacon's, and every decision with its reason."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from autobatch.control import DecisionRecord
 from autobatch.policies._wording import brief, count
@@ -82,14 +82,13 @@ def figures_table(section: Section) -> Html:
 
 
 def _figures(caption: str, heads: Sequence[str], rows: Sequence[Html]) -> Html:
-    table = tag(
-        "table",
-        tag("caption", caption, class_="hidden"),
-        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-        tag("tbody", *rows),
-        class_="figures stacks",
-    )
-    return tag("div", table, class_="scrolls")
+    return tag("div", _table(heads, rows, "figures stacks", caption), class_="scrolls")
+
+
+def _table(heads: Iterable[str], rows: Sequence[Html], kind: str, caption: str = "") -> Html:
+    columns = tag("tr", *(tag("th", head, scope="col") for head in heads))
+    told = tag("caption", caption, class_="hidden") if caption else ""
+    return tag("table", told, tag("thead", columns), tag("tbody", *rows), class_=kind)
 
 
 MANY_DECISIONS = 120
@@ -123,13 +122,7 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
         for number, (decision, cells) in enumerate(zip(run.record.decisions, told, strict=True))
         if not many or decision.turn or decision.stop or number == 0
     ]
-    return tag(
-        "table",
-        tag("caption", f"Decisions of {run.label}", class_="hidden"),
-        tag("thead", tag("tr", *(tag("th", DECISION_HEADS[name], scope="col") for name in columns))),
-        tag("tbody", *rows),
-        class_="decisions stacks",
-    )
+    return _table((DECISION_HEADS[name] for name in columns), rows, "decisions stacks", f"Decisions of {run.label}")
 
 
 def scouts_table(run: ReportedRun) -> Html:
@@ -183,8 +176,7 @@ def candidates(decision: DecisionRecord, score: str, *, unfolded: bool = False) 
         )
         for (name, *cells), own in shown
     ]
-    columns = tag("tr", *(tag("th", head, scope="col") for head in heads))
-    table = tag("table", tag("thead", columns), tag("tbody", *rows), class_="candidates")
+    table = _table(heads, rows, "candidates")
     unknown = sum(not own.known for own in decision.alternatives)
     left_out = len(decision.alternatives) - len(shown)
     notes = [f"{left_out} more"] if left_out else []

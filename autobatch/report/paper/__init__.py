@@ -12,6 +12,7 @@ from autobatch.report.paper._data import (
     finals,
     fixed_name,
     measured,
+    measured_curves,
     named_stages,
     policy_curves,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "inner_sizes",
     "is_perceptron",
     "measured",
+    "measured_curves",
     "named_stages",
     "paper_figures",
     "policy_curves",

@@ -222,6 +222,17 @@ def measured(curves: Curves) -> bool:
     return bool(np.isfinite(places).all() and (places > 0).all())
 
 
+def measured_curves(library: BeaconLibrary, batch_size: int, lr: float) -> Curves | None:
+    """Return the curves of a configuration's beacons as ``beacon_curves`` does, where every position is known."""
+    curves = beacon_curves(library, batch_size, lr)
+    return curves if curves is not None and measured(curves) else None
+
+
+def journeys_of(curves: Mapping[str, Curves]) -> list[Curves]:
+    """Return the curves of dynamic sampling whose every position is known."""
+    return [own for own in curves.values() if own.stages is not None and measured(own)]
+
+
 def fixed_name(name: str) -> bool:
     """Return whether a policy's name is that of a fixed configuration, such as ``s32-lr0.05``."""
     size, _, rate = name.removeprefix("s").partition("-lr")

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.report.paper._data import Curves, Finals, beacon_curves, finals, measured, reference_rate
+from autobatch.report.paper._data import Curves, Finals, finals, journeys_of, measured_curves, reference_rate
 from autobatch.report.paper._plane import draw_ends, draw_way, name_place, plane_axes
 from autobatch.report.paper._style import (
     GREY,
+    headline,
     percent_axis,
     plain_ticks,
     rate_handles,
@@ -43,7 +44,7 @@ def figure_1(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure:
     ways.set_title(f"(d) {found}, rate {rate:g}", fontsize=10)
     if handles:
         ways.legend(handles=handles, fontsize=7.5, framealpha=0.9)
-    figure.suptitle(f"{library.task_name}: error, position and way (paper, figure 1)", fontsize=12, fontweight="bold")
+    headline(figure, library, "error, position and way", 1)
     return figure
 
 
@@ -93,8 +94,8 @@ def _draw_ways(axes: Axes, library: BeaconLibrary, rate: float, *, until: float,
     plane_axes(axes)
     colours = size_colours([size for size, _ in library.configurations])
     for size, colour in colours.items():
-        curves = beacon_curves(library, size, rate)
-        if curves is None or not measured(curves):
+        curves = measured_curves(library, size, rate)
+        if curves is None:
             continue
         c_bar, l_cum = draw_way(axes, curves, until=until, color=colour, linestyle=style, linewidth=1.6, zorder=3)
         if until < 1.0:
@@ -105,8 +106,7 @@ def _draw_ways(axes: Axes, library: BeaconLibrary, rate: float, *, until: float,
 
 def _draw_journeys(axes: Axes, journeys: Mapping[str, Curves]) -> list[Line2D]:
     handles = []
-    own = [curves for curves in journeys.values() if curves.stages is not None and measured(curves)]
-    for index, curves in enumerate(own):
+    for index, curves in enumerate(journeys_of(journeys)):
         colour = JOURNEY_COLOURS[index % len(JOURNEY_COLOURS)]
         c_bar, l_cum = draw_way(axes, curves, color=colour, linewidth=2.0, zorder=5)
         axes.scatter(c_bar[-1:], l_cum[-1:], color=colour, marker="D", s=28, edgecolors="white", zorder=6)

@@ -6,15 +6,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.report.paper._data import Curves, Floats, beacon_curves, measured, reference_rate
-from autobatch.report.paper._style import plain_ticks, size_colours
+from autobatch.report.paper._data import Curves, Floats, measured_curves, reference_rate
+from autobatch.report.paper._style import headline, plain_ticks, size_colours
 
 
 def figure_2(library: BeaconLibrary) -> Figure | str:
     """Draw our counterpart of figure 2, each epoch's mean for the step-by-step measures; or say why there is none."""
     rate = reference_rate(library)
     colours = size_colours([size for size, _ in library.configurations])
-    shown = {size: curves for size in colours if (curves := beacon_curves(library, size, rate)) and measured(curves)}
+    shown = {size: curves for size in colours if (curves := measured_curves(library, size, rate)) is not None}
     if not shown:
         return f"no beacon at rate {rate:g} finished"
     figure = Figure(figsize=(11.5, 7.6), layout="constrained")
@@ -40,12 +40,8 @@ def figure_2(library: BeaconLibrary) -> Figure | str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(handles=panels[3].get_lines(), fontsize=8.5, ncols=len(shown), loc="outside lower center")
     seeds = max(len(curves.seeds) for curves in shown.values())
-    figure.suptitle(
-        f"{library.task_name}: the measures over the epochs at rate {rate:g}, mean and range of {seeds} seeds "
-        "(paper, figure 2)",
-        fontsize=12,
-        fontweight="bold",
-    )
+    words = f"the measures over the epochs at rate {rate:g}, mean and range of {seeds} seeds"
+    headline(figure, library, words, 2)
     return figure
 
 

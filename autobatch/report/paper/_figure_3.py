@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from autobatch.beacons import BeaconLibrary
 from autobatch.report.paper._data import Finals, finals
 from autobatch.report.paper._plane import draw_ends, draw_plane
-from autobatch.report.paper._style import plain_ticks, rate_handles, rate_looks, size_axis
+from autobatch.report.paper._style import headline, plain_ticks, rate_handles, rate_looks, size_axis
 
 
 def figure_3(library: BeaconLibrary) -> Figure:
@@ -26,9 +26,7 @@ def figure_3(library: BeaconLibrary) -> Figure:
         handles = draw_plane(axes, ends, value, label, percent=percent)
         axes.set_title(f"{title} in the plane; stars: lowest {ends.words}", fontsize=10)
     tested.legend(handles=handles, fontsize=7.5, framealpha=0.9)
-    figure.suptitle(
-        f"{library.task_name}: batch size, rate, position and error (paper, figure 3)", fontsize=12, fontweight="bold"
-    )
+    headline(figure, library, "batch size, rate, position and error", 3)
     return figure
 
 
@@ -50,9 +48,7 @@ def figure_7(library: BeaconLibrary) -> Figure | str:
     condition.legend(handles=rate_handles(ends.rates.tolist()), fontsize=8, framealpha=0.9)
     draw_ends(plane, ends)
     plane.set_title("(c) the configurations at the end, in the plane", fontsize=10)
-    figure.suptitle(
-        f"{library.task_name}: a perceptron of two hidden layers (paper, figure 7)", fontsize=12, fontweight="bold"
-    )
+    headline(figure, library, "a perceptron of two hidden layers", 7)
     return figure
 
 

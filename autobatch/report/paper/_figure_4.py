@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.report.paper._data import Curves, beacon_curves, measured
-from autobatch.report.paper._style import GREY, LINES, plain_ticks, rate_looks, size_colours
+from autobatch.report.paper._data import Curves, measured_curves
+from autobatch.report.paper._style import GREY, LINES, headline, plain_ticks, rate_looks, size_colours
 
 _LEAST_SIZES = 5
 
@@ -22,8 +22,8 @@ def figure_4(library: BeaconLibrary) -> Figure:
     condition, energy = figure.subplots(1, 2)
     for size in sizes:
         for index, rate in enumerate(rates):
-            curves = beacon_curves(library, size, rate)
-            if curves is None or not measured(curves):
+            curves = measured_curves(library, size, rate)
+            if curves is None:
                 continue
             _draw(condition, curves, "c_bar", colours[size], LINES[index % len(LINES)])
             _draw(energy, curves, "l_cum", looks[rate][0], LINES[sizes.index(size) % len(LINES)])
@@ -48,9 +48,7 @@ def figure_4(library: BeaconLibrary) -> Figure:
         plain_ticks(axes)
         axes.set_xlabel("iterations; dotted: the last one of each batch size")
         axes.legend(handles=handles, fontsize=7.5, ncols=2, framealpha=0.9)
-    figure.suptitle(
-        f"{library.task_name}: the measures against iterations (paper, figure 4)", fontsize=12, fontweight="bold"
-    )
+    headline(figure, library, "the measures against iterations", 4)
     return figure
 
 

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.report.paper._data import Curves, beacon_curves, fixed_name, measured, reference_rate
+from autobatch.report.paper._data import Curves, beacon_curves, fixed_name, journeys_of, measured_curves, reference_rate
 from autobatch.report.paper._figure_1 import JOURNEY_COLOURS
 from autobatch.report.paper._plane import draw_way, name_place, plane_axes
-from autobatch.report.paper._style import GREY, percent_axis, plain_ticks, size_colours
+from autobatch.report.paper._style import GREY, headline, percent_axis, plain_ticks, size_colours
 
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the training that the paper marks on a journey (figure 5)."""
@@ -22,7 +22,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than there are colour
 
 def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure | str:
     """Draw our counterpart of figure 5, or say why there is none."""
-    shown = [curves for curves in journeys.values() if curves.stages is not None and measured(curves)]
+    shown = journeys_of(journeys)
     if not shown:
         return "no run of dynamic sampling with measured positions"
     figure = Figure(figsize=(13.0, 5.8), layout="constrained")
@@ -43,7 +43,7 @@ def figure_5(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure |
     plane.set_title(f"(a) ways through the plane, marked after {shares} %; beacons at rate {rate:g}", fontsize=10)
     looks = {curves.name: handle for curves, handle in zip(shown, handles, strict=False)}
     _draw_times(times, journeys, looks)
-    figure.suptitle(f"{library.task_name}: dynamic sampling travels (paper, figure 5)", fontsize=12, fontweight="bold")
+    headline(figure, library, "dynamic sampling travels", 5)
     return figure
 
 
@@ -71,12 +71,7 @@ def figure_6(library: BeaconLibrary, journeys: Mapping[str, Curves]) -> Figure |
     panels[0, 0].set_ylabel("training loss")
     panels[1, 0].set_ylabel("validation error")
     percent_axis(panels[1, 0])
-    figure.suptitle(
-        f"{library.task_name}: loss and error while dynamic sampling trains, mean and range of the seeds "
-        "(paper, figure 6)",
-        fontsize=11,
-        fontweight="bold",
-    )
+    headline(figure, library, "loss and error while dynamic sampling trains, mean and range of the seeds", 6, size=11)
     return figure
 
 
@@ -89,8 +84,7 @@ def _rate(shown: Sequence[Curves], library: BeaconLibrary) -> float:
 def _draw_beacons(axes: Axes, library: BeaconLibrary, rate: float) -> None:
     colours = size_colours([size for size, _ in library.configurations])
     for size, colour in colours.items():
-        curves = beacon_curves(library, size, rate)
-        if curves is not None and measured(curves):
+        if (curves := measured_curves(library, size, rate)) is not None:
             draw_way(axes, curves, color=colour, linestyle=":", linewidth=1.6, zorder=3)
             early = (float(curves.at(name, SHARES[0]).mean()) for name in ("c_bar", "l_cum"))
             name_place(axes, f"s{size}", *early)

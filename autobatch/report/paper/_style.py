@@ -7,10 +7,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from autobatch.beacons import BeaconLibrary
 from autobatch.report.plane._ticks import error_ticks
 
 # Okabe and Ito, without yellow, which is faint on white.
@@ -22,6 +24,12 @@ _FEW_DECADES = 40.0
 
 GREY = "#595959"
 HALO = [withStroke(linewidth=2.2, foreground="white")]
+
+
+def headline(figure: Figure, library: BeaconLibrary, words: str, number: int, *, size: int = 12) -> None:
+    """Write above a figure what it shows, and which of the paper's it stands for."""
+    text = f"{library.task_name}: {words} (paper, figure {number})"
+    figure.suptitle(text, fontsize=size, fontweight="bold")
 
 
 def rate_looks(rates: Sequence[float]) -> dict[float, tuple[str, str]]:

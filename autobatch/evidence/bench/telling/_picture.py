@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -116,7 +116,7 @@ def overall_figure(title: str, lines: Sequence[Aggregate]) -> Figure:
     quality.set_ylim(len(lines) - 0.4, -0.6)
     quality.set_xlabel("quality: 0 is guessing, 1 the best fixed beacon\n(further right is better)")
     time.set_xlabel("modelled time over the best fixed beacon's\n(measuring included; further left is better)")
-    _ratio_axis(time, [_ends(line.modelled_ratio) for line in lines])
+    _ratio_axis(time, [astuple(line.modelled_ratio) for line in lines])
     figure.suptitle(
         f"Real training on {title}\ninterquartile means with 95 % intervals; blue circles: policies, grey squares: "
         "baselines, dashed: the best fixed beacon",
@@ -134,14 +134,14 @@ def _lowest_shown(lines: Sequence[Aggregate]) -> float:
     if not known:
         return -math.inf
     middle = known[len(known) // 2]
-    highest = max(value for line in lines for value in _ends(line.quality) if math.isfinite(value))
-    judged = [value for line in lines if line.judged for value in _ends(line.quality) if math.isfinite(value)]
+    highest = max(value for line in lines for value in astuple(line.quality) if math.isfinite(value))
+    judged = [value for line in lines if line.judged for value in astuple(line.quality) if math.isfinite(value)]
     lowest = min([middle - _FAR * max(highest - middle, 0.02), *(value - 0.02 for value in judged)])
     return lowest if known[0] < lowest else -math.inf
 
 
 def _draw_interval(axes: Axes, row: int, estimate: Estimate, look: _Look, lowest: float) -> None:
-    value, low, high = _ends(estimate)
+    value, low, high = astuple(estimate)
     beside = axes.get_yaxis_transform()
     if not math.isfinite(value):
         axes.text(0.02, row, "not known", transform=beside, va="center", color=_GREY)
@@ -263,10 +263,6 @@ def _ratio_axis(axes: Axes, intervals: Sequence[Sequence[float]]) -> None:
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         _plain_ticks(axes.xaxis, [tick for tick in _RATIO_TICKS if low <= tick <= high])
-
-
-def _ends(estimate: Estimate) -> Interval:
-    return estimate.value, estimate.low, estimate.high
 
 
 def _bar(axes: Axes, row: int, low: float, high: float, look: _Look) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import astuple
 from typing import Any
 
 from autobatch.evidence._statistics import Estimate
@@ -39,22 +40,13 @@ def signed_words(value: float, figure: str = "") -> str:
 
 def interval_words(estimate: Estimate, figure: str = "") -> str:
     """Return a figure with its interval, where it has one; with a sign where it is a difference of ``figure``."""
-    if math.isnan(estimate.value):
-        return UNKNOWN
     scale, digits, unit = _scale(figure)
-    sign = "+" if figure else ""
-    value, low, high = (f"{scale * each:{sign}.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
-    return (value if math.isnan(estimate.low) else f"{value} [{low}, {high}]") + unit
+    return _with_ends(estimate, scale, f"{'+' if figure else ''}.{digits}f", unit)
 
 
 def relative_words(one: NonInferiority) -> str:
     """Return a relative difference in percent, with its interval."""
-    value, low, high = (
-        f"{100 * each:+.1f}" for each in (one.difference.value, one.difference.low, one.difference.high)
-    )
-    if math.isnan(one.difference.value):
-        return UNKNOWN
-    return f"{value} %" if math.isnan(one.difference.low) else f"{value} [{low}, {high}] %"
+    return _with_ends(one.difference, 100.0, "+.1f", " %")
 
 
 def spread_words(spread: Spread, figure: str) -> str:
@@ -105,6 +97,13 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else repr(value)
     return "" if value is None else str(value)
+
+
+def _with_ends(estimate: Estimate, scale: float, form: str, unit: str) -> str:
+    if math.isnan(estimate.value):
+        return UNKNOWN
+    value, low, high = (format(scale * each, form) for each in astuple(estimate))
+    return (value if math.isnan(estimate.low) else f"{value} [{low}, {high}]") + unit
 
 
 def _scale(figure: str) -> tuple[float, int, str]:
