@@ -17,7 +17,7 @@ from gymnasium.vector import AsyncVectorEnv
 
 from autobatch._errors import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
-from autobatch.beacons._info import differing_keys
+from autobatch.beacons._info import told_differences
 from autobatch.cells import LOCAL, is_local, refuse_ranks
 from autobatch.control.run._files import load_json
 from autobatch.envs.surrogate import SurrogateVectorEnv
@@ -236,13 +236,9 @@ def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, An
             stored = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise CheckpointError(f"{path}: damaged: not a plan in JSON") from None
-        may_differ = {"jobs", "device"}
-        differing = [own for own in differing_keys(stored, content) if own[0] not in may_differ]
-        if differing:
-            raise CheckpointError(
-                f"{path}: the learning was started with another plan: "
-                + "; ".join(f"'{key}' was {old} and is {new}" for key, old, new in differing)
-            )
+        may_differ = {"jobs": None, "device": None}
+        if differing := told_differences(stored | may_differ, content | may_differ):
+            raise CheckpointError(f"{path}: the learning was started with another plan: {differing}")
     elif resume:
         raise CheckpointError(f"{out}: holds no learning ({PLAN} is missing)")
     elif out.exists() and (not out.is_dir() or seen_in(out, "*")):

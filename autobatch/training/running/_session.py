@@ -15,7 +15,7 @@ from autobatch._files import naming_output, write_whole
 from autobatch._plain import plain
 from autobatch._yaml import dump_yaml
 from autobatch.beacons._columns import FINISHED
-from autobatch.beacons._info import differing_keys
+from autobatch.beacons._info import told_differences
 from autobatch.control import DecisionRecord, steps_per_epoch
 from autobatch.control.measuring import Measurement
 from autobatch.control.run import (
@@ -351,12 +351,8 @@ class Session:
 
 def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     mine, theirs = ({key: value for key, value in own.items() if key not in _MAY_DIFFER} for own in (config, stored))
-    differing = differing_keys(mine, theirs)
-    if differing:
-        raise CheckpointError(
-            "the run was started with another configuration: "
-            + "; ".join(f"'{key}' was {old} and is {new}" for key, new, old in differing)
-        )
+    if differing := told_differences(theirs, mine):
+        raise CheckpointError(f"the run was started with another configuration: {differing}")
 
 
 def _plain_fork(fork: Fork | None) -> dict[str, Any] | None:
