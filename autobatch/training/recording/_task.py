@@ -260,9 +260,8 @@ def modelled_epoch_seconds(task: TaskSpec, costs: CostTable | None, train_size: 
     for size in task.batch_sizes:
         full = full_steps_per_epoch(train_size, size)
         samples = len(at_interval(full, task.measuring.interval, task.measuring.floor))
-        steps = steps_per_epoch(train_size, size)
         if costs is not None and known:
-            seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
+            seconds[size] = costs.whole_epochs(size, train_size) + samples * costs.measuring(size)
         else:
-            seconds[size] = float(steps + samples)
+            seconds[size] = float(steps_per_epoch(train_size, size) + samples)
     return seconds

@@ -122,7 +122,7 @@ def _seconds(
     info: TaskInfo, costs: CostTable, *, epochs: int, sizes: list[int] | None, plan: ScoutPlan | None, measure: bool
 ) -> tuple[float, float]:
     def total(used: Iterable[int]) -> float:
-        return sum(costs.training_seconds(size, steps_per_epoch(info.train_size, size), 1) for size in used)
+        return sum(costs.whole_epochs(size, info.train_size) for size in used)
 
     each = [total([size] * epochs) for size in info.batch_sizes]
     low, high = (total(sizes), total(sizes)) if sizes else (min(each), max(each))

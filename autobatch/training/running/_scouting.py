@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from autobatch._plain import Plain
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.beacons._columns import FINISHED
-from autobatch.control import steps_per_epoch
 from autobatch.control._state import adopted_state
 from autobatch.control.run import (
     CHECKPOINT,
@@ -154,7 +153,7 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
     if cost is None or task.costs is None:
         return line + note
     size = plan.configurations[0][0]
-    whole = task.costs.training_seconds(size, task.epochs * steps_per_epoch(task.train_size, size), task.epochs)
+    whole = task.costs.whole_epochs(size, task.train_size, task.epochs)
     return (
         f"{line}; those that lose take about {duration(cost)}, {percent(cost / whole)} of a whole training at s{size}, "
         f"measuring not counted{note}"
@@ -189,10 +188,7 @@ def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> 
     """Return seconds of all scouts but the one that goes on, measuring not counted; None without a cost table."""
     if costs is None:
         return None
-    each = [
-        costs.training_seconds(size, plan.epochs * steps_per_epoch(train_size, size), plan.epochs)
-        for size, _ in plan.configurations
-    ]
+    each = [costs.whole_epochs(size, train_size, plan.epochs) for size, _ in plan.configurations]
     return sum(each) + plan.more * each[-1] - min(each) if each else 0.0
 
 

@@ -16,7 +16,7 @@ from autobatch._plain import plain
 from autobatch._yaml import dump_yaml
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import told_differences
-from autobatch.control import DecisionRecord, steps_per_epoch
+from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement
 from autobatch.control.run import (
     BEST_CHECKPOINT,
@@ -216,7 +216,7 @@ class Session:
         epochs = planned_epochs(self.policy, task) - self.controller.epoch
         fixed = self.config.policy.kind == "fixed"
         sizes = (self.controller.batch_size,) if fixed else self.config.task.batch_sizes
-        each = [costs.training_seconds(size, epochs * steps_per_epoch(task.train_size, size), epochs) for size in sizes]
+        each = [costs.whole_epochs(size, task.train_size, epochs) for size in sizes]
         budget = task.measuring_budget if self.config.measure and not self.config.recording else 0.0
         return min(each), max(each) * (1.0 + budget)
 
