@@ -16,11 +16,12 @@ import torch
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch._files import naming_output
 from autobatch._ranges import check_path
-from autobatch.beacons import BeaconKey, BeaconLibrary, compact
+from autobatch.beacons import BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
-from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Report, Work, work_at
+from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Work, work_at
 from autobatch.control._own_task import LOOP
+from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
 from autobatch.training._versions import DEVICE, code_version
 from autobatch.training.own._beacon_cell import CellPlan, CellRecorder, is_writer, recorded_library
@@ -149,17 +150,12 @@ def record_beacons(
 
 def _work_of(plan: CellPlan, _cells: Plan | None = None) -> Work:
     """Return what records a cell."""
-    recorder = CellRecorder(plan)
-
-    def work(cell: Cell, report: Report) -> CellEnd:
-        return recorder(BeaconKey(**cell.what), report)
-
-    return work
+    return CellRecorder(plan)
 
 
 def _together() -> bool:
     """Say whether several processes train each beacon together: no cell is one process's own then."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return Ranks().group is not None
 
 
 def _work_at(plan: CellPlan, cells: Sequence[Cell], jobs: int, ledger: Ledger) -> None:
