@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
-from autobatch.envs.train import TrainedEpisode, TrainingRules
+from autobatch.envs.train import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 from autobatch.policies.steer._search import start_without_scouts
@@ -97,7 +97,7 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
             factor = float(self._course.factor(self._limits.sizes)[0])
             batch_size, lr = self.configuration
             start = time.perf_counter()
-            row = self._carry_out(lambda: _epoch(self._trial, batch_size, lr, factor))
+            row = self._carry_out(lambda: train_epoch(self._trial, batch_size, lr, factor))
             epoch_cost = self.rules.pricing.epoch(batch_size, time.perf_counter() - start)
             self._saw(row, epoch_cost)
             cost += epoch_cost
@@ -203,10 +203,5 @@ class _Scouting:
 
     def epoch(self) -> EpochRow:
         """Train the next epoch."""
-        self.rows.append(_epoch(self.trial, *self._key, 1.0))
+        self.rows.append(train_epoch(self.trial, *self._key, 1.0))
         return self.rows[-1]
-
-
-def _epoch(trial: Trial, batch_size: int, lr: float, factor: float) -> EpochRow:
-    trial.decide(batch_size, lr, "chosen by the agent", factor=factor)
-    return trial.epoch()

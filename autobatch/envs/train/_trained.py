@@ -210,3 +210,9 @@ class TrainedEpisode(ABC, Generic[RulesT]):
 
     def _carry_out(self, work: Callable[[], Result]) -> Result:
         return carry_out(self.setting.device, self.setting.task.threads, work)
+
+
+def train_epoch(trial: Trial, batch_size: int, lr: float, factor: float | None = None) -> EpochRow:
+    """Train an epoch as an agent has chosen; ``factor`` on the rate where the schedule is the agent's, too."""
+    trial.decide(batch_size, lr, "chosen by the agent", factor=factor)
+    return trial.epoch()
