@@ -79,10 +79,7 @@ class BeaconLibrary(Shown):
         Raises:
             OutputError: the file cannot be written.
         """
-        place = place_of(path)
-        file = BEACONS.gathered(place) if place.is_dir() else place
-        BEACONS.save(file, self.beacons, self.info)
-        return file
+        return BEACONS.save_at(path, self.beacons, self.info)
 
     @property
     def task(self) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from autobatch._artefacts import holds
 from autobatch._errors import BusyError, LibraryError
 from autobatch._files import alone_in, naming_output
-from autobatch._remote import Place, Remote, files_in
+from autobatch._remote import Place, Remote, files_in, place_of
 from autobatch.beacons._beacon import BeaconKey
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, merged_info
@@ -72,6 +72,13 @@ class Parts(Generic[Item]):
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+    def save_at(self, path: str | Place, items: Sequence[Item], info: LibraryInfo) -> Place:
+        """Write recordings to one Parquet file, or to that of an env directory; returns the file."""
+        place = place_of(path)
+        file = self.gathered(place) if place.is_dir() else place
+        self.save(file, items, info)
+        return file
 
     def keys(self, env_dir: Place) -> frozenset[BeaconKey]:
         """Return which trainings an env has; empty where nothing is recorded."""
