@@ -11,6 +11,7 @@ from autobatch.beacons import BeaconKey, BeaconLibrary
 from autobatch.beacons.storage import JourneyKind
 from autobatch.control.batches import derive_seed
 from autobatch.policies import Moves, Observation, PolicySpec, TaskInfo, make_policy
+from autobatch.policies._protocol import NOTHING_SEEN
 from autobatch.training.task import TaskSpec, task_info
 
 Number = TypeVar("Number", int, float)
@@ -29,7 +30,6 @@ _STAND_INS = (0.5, 0.75)
 _SHARES = {1: 0.5, 2: 0.3, 3: 0.2}
 _LONGEST_HOLD = 12
 _EXPLORATION = 0.2
-_START = Observation(0, 0.0, 0, np.nan, np.nan, 0.0, 0, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,9 @@ def _journeys(
     for seed in range(first, first + count):
         course = journey_course(moves, seed, task.epochs)
         if follow is not None:
-            opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(_START)
+            opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(
+                NOTHING_SEEN
+            )
             assert opening is not None
             course = (opening,) * task.epochs
         jobs.append(BranchJob("journey", seed, course, follow=follow))
