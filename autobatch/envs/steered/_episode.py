@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,33 +151,35 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         info, pricing = self.rules.info, self.rules.pricing
         policy = SteerPolicy(SteerParameters())
         policy.reset(info, None)
-        parties: list[_Scouting] = []
+        parties: list[tuple[Trial, list[EpochRow]]] = []
         scouts: list[Scout] = []
         while True:
             plan: ScoutPlan = policy.scouts(scouts)
             if len(scouts) >= len(plan.configurations):
                 break
             key = plan.configurations[len(scouts)]
-            party = _Scouting(self._carry_out(self._new_trial), *key)
+            trial, rows = self._carry_out(self._new_trial), list[EpochRow]()
+            epoch = partial(_train_into, rows, trial, key)
+            train = partial(train_scout, trial, epoch, rows, plan=plan, key=key, others=tuple(scouts))
             start = time.perf_counter()
-            scouts.append(self._carry_out(lambda: train_scout(party, plan, info.score, key, scouts)))  # noqa: B023
-            seconds = (time.perf_counter() - start) / max(len(party.rows), 1)
-            self._owed += len(party.rows) * pricing.epoch(key[0], seconds)
-            parties.append(party)
+            scouts.append(self._carry_out(train))
+            seconds = (time.perf_counter() - start) / max(len(rows), 1)
+            self._owed += len(rows) * pricing.epoch(key[0], seconds)
+            parties.append((trial, rows))
         if not scouts:
             return
         chosen = policy.take(scouts).scout
         self._lay(policy.start, policy.plan)
         self._seen.told_by(0, scouts, chosen)
         self._seen.spent[0] = self._owed
-        for place, party in enumerate(parties):
+        for place, (trial, rows) in enumerate(parties):
             if place == chosen:
                 self._trial.controller.close()
-                self._trial = party.trial
-                for row in party.rows:
+                self._trial = trial
+                for row in rows:
                     self._saw(row, 0.0)
             else:
-                party.trial.controller.close()
+                trial.controller.close()
 
     def _saw(self, row: EpochRow, cost: float) -> None:
         self.rows.append(row)
@@ -188,20 +191,5 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         self._seen.spent[0] += cost
 
 
-class _Scouting:
-    """A scout in training; ``rows`` are its epochs so far."""
-
-    def __init__(self, trial: Trial, batch_size: int, lr: float) -> None:
-        self.trial = trial
-        self.rows: list[EpochRow] = []
-        self._key = batch_size, lr
-
-    @property
-    def stopped_because(self) -> str:
-        """Why it cannot go on; ``"finished"`` while it can."""
-        return self.trial.stopped_because
-
-    def epoch(self) -> EpochRow:
-        """Train the next epoch."""
-        self.rows.append(train_epoch(self.trial, *self._key, 1.0))
-        return self.rows[-1]
+def _train_into(rows: list[EpochRow], trial: Trial, key: tuple[int, float]) -> None:
+    rows.append(train_epoch(trial, *key, factor=1.0))

@@ -1,10 +1,10 @@
 """Scouts of a run: short trainings at fixed configurations before it, the best of which becomes the run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autobatch._plain import Plain
 from autobatch.beacons import BeaconKey, CostTable
@@ -25,6 +25,7 @@ from autobatch.policies._wording import configuration, count, duration, figure, 
 from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._run import RunConfig, kept_config
+from autobatch.training._trial import Trial
 
 
 @dataclass(frozen=True)
@@ -89,24 +90,6 @@ class Scouting(Plain):
         return tuple(scout for scout in self.scouts if not scout.won)
 
 
-class ScoutTraining(Protocol):
-    """One scout in training."""
-
-    def epoch(self) -> EpochRow:
-        """Train the next epoch, keep it, and return its figures."""
-        ...
-
-    @property
-    def rows(self) -> Sequence[EpochRow]:
-        """The epochs so far, those of an earlier start among them."""
-        ...
-
-    @property
-    def stopped_because(self) -> str:
-        """Why it cannot go on; ``"finished"`` while it can."""
-        ...
-
-
 def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
     """Return the configuration of a scout of a run: the same with a fixed policy."""
     policy = PolicySpec(name="scout", kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
@@ -119,22 +102,39 @@ def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
 
 
 def train_scout(
-    training: ScoutTraining, plan: ScoutPlan, score: str, key: tuple[int, float], others: Sequence[Scout]
+    trial: Trial,
+    epoch: Callable[[], object],
+    rows: Sequence[EpochRow],
+    *,
+    plan: ScoutPlan,
+    key: tuple[int, float],
+    others: Sequence[Scout],
 ) -> Scout:
-    """Train a scout as long as it may win against ``others``."""
+    """Train a scout as long as it may win against others.
+
+    Args:
+        trial: its training.
+        epoch: trains the next epoch, and adds its figures to ``rows``.
+        rows: the epochs so far, those of an earlier start among them.
+        plan: what scouts are for.
+        key: batch size and base learning rate.
+        others: the scouts before.
+
+    Returns:
+        The scout, at its end.
+    """
     while True:
-        rows = training.rows
         scout = Scout(
             *key,
             tuple(row.train_loss for row in rows),
-            tuple(float(getattr(row, score)) for row in rows),
-            None if training.stopped_because == FINISHED else training.stopped_because,
+            tuple(float(getattr(row, trial.config.task.score)) for row in rows),
+            None if trial.stopped_because == FINISHED else trial.stopped_because,
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout
         if rows and not plan.whole and (why := hopeless(scout, others)):
             return Scout(*key, scout.train_losses, scout.scores, why)
-        training.epoch()
+        epoch()
 
 
 def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
