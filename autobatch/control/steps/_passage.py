@@ -80,18 +80,8 @@ class Passage:
         self._sharded = [module for module in model.modules() if hasattr(module, "set_requires_gradient_sync")]
         if self._ranks.size > 1:
             self._check(model, self._plan, self._ranks)
-        self._model, self._optimizer = model, optimizer
+        self.model, self.optimizer = model, optimizer
         self._probes: dict[int, FisherProbe | None] = {1: self._new_probe(1)}
-
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-        return self._model
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Its optimizer."""
-        return self._optimizer
 
     def sizes(self, examples: int, start: int = 0) -> list[int]:
         """Return the micro-batches of this rank's share of a batch that starts at ``start``: as many on all ranks."""
@@ -162,7 +152,7 @@ class Passage:
         """Note what a batch that runs out of memory has to be brought back to."""
         self._micro.begin()
         if self._plan.guarded:
-            self._buffers = [buffer.detach().clone() for buffer in self._model.buffers()]
+            self._buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
             self._random_state = torch.get_rng_state()
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 self._device_state = torch.cuda.get_rng_state()
@@ -235,12 +225,12 @@ class Passage:
         return -(-examples // self._ranks.size)
 
     def _trained(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
     def _bring_back(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
+            for buffer, before in zip(self.model.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
         torch.set_rng_state(self._random_state)
         if self._device_state is not None:
@@ -256,7 +246,7 @@ class Passage:
     def _contexts(
         self, sizes: Sequence[int], part: int, probe: FisherProbe | None
     ) -> list[AbstractContextManager[Any]]:
-        contexts: list[AbstractContextManager[Any]] = [observing(self._optimizer, probe)]
+        contexts: list[AbstractContextManager[Any]] = [observing(self.optimizer, probe)]
         last = part == len(sizes) - 1
         if self._ranks.size > 1 and not self._advise:
             if self._plan.guarded or not last:
@@ -265,7 +255,7 @@ class Passage:
             if len(sizes) > 1 and self._sharded:
                 contexts.append(_synchronising(self._sharded, last))
         if self._plan.guarded and not self._micro.proven(sizes[part]):
-            contexts.append(saved_tensors(self._model, self._plan.memory_limit))
+            contexts.append(saved_tensors(self.model, self._plan.memory_limit))
         return contexts
 
     def _probe(self, parts: int) -> FisherProbe | None:
@@ -288,7 +278,7 @@ class Passage:
             arguments |= {"process_group": group, "exchange_after": exchange_after}
         if not self._mean and self._ranks.size > 1 and not self._advise:
             arguments["grad_scaler"] = _Weighted(self._ranks.size, arguments["grad_scaler"])
-        return FisherProbe(self._model, micro_batches=parts, **arguments)
+        return FisherProbe(self.model, micro_batches=parts, **arguments)
 
     def _check(self, model: nn.Module, plan: BatchPlan, ranks: Ranks) -> None:
         for wrapper in self._wrapped:
@@ -327,7 +317,7 @@ class Passage:
         if self._told_batch_norm:
             return
         self._told_batch_norm = True
-        layers = sum(isinstance(module, _BatchNorm) and module.training for module in self._model.modules())
+        layers = sum(isinstance(module, _BatchNorm) and module.training for module in self.model.modules())
         if layers and self._plan.bn_batch is None:
             _LOG.warning(
                 "%d BatchNorm layers take their statistics over parts of %d examples, not over the batch of %d: the "

@@ -91,7 +91,7 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         """
         parts = as_parts(actions, check_steered(actions, action)[None])
         stopped = bool(self._course.advance(parts, self._limits)[0])
-        cost, potential, self._owed = self._owed, self._potential, 0.0
+        cost, potential, self._owed = self._owed, self.quality, 0.0
         if stopped:
             self._stopped = True
         else:
@@ -104,8 +104,8 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
             cost += epoch_cost
             score = getattr(row, self.rules.setting.task.score)
             potential = -1.0 if self.diverged else float(self.rules.gain(score))
-        gained = potential - self._potential - self.rules.weight * cost / self.reference
-        self._potential = potential
+        gained = potential - self.quality - self.rules.weight * cost / self.reference
+        self.quality = potential
         self.costs.append(cost)
         self.rewards.append(gained)
         return gained

@@ -75,8 +75,8 @@ class Episode(TrainedEpisode[Rules]):
         row = self._carry_out(lambda: train_epoch(self._trial, batch_size, lr))
         cost = self.rules.pricing.epoch(row.batch_size, time.perf_counter() - start)
         potential = float(reward.potential(getattr(row, score), self.diverged))
-        gained = float(reward(self._potential, potential, cost))
-        self._potential = potential
+        gained = float(reward(self.quality, potential, cost))
+        self.quality = potential
         self._trail = self.rules.view.follow(self._trail, self._trial.controller.observation)
         self.rows.append(row)
         self.costs.append(cost)

@@ -97,18 +97,14 @@ class TrainedEpisode(ABC, Generic[RulesT]):
         self.costs: list[float] = []
         self.rewards: list[float] = []
         self.setting = setting
-        self._potential = 0.0
+        self.quality = 0.0
+        """The potential: 0 before the first epoch and -1 once the training has diverged."""
         self._trial = self._carry_out(self._new_trial)
 
     @property
     def diverged(self) -> bool:
         """Whether the training has diverged."""
         return self._trial.stopped_because != FINISHED
-
-    @property
-    def quality(self) -> float:
-        """The potential: 0 before the first epoch and -1 once the training has diverged."""
-        return self._potential
 
     @property
     @abstractmethod
@@ -151,7 +147,7 @@ class TrainedEpisode(ABC, Generic[RulesT]):
             trial=self._carry_out(self._trial.state),
             own=copy.deepcopy({name: getattr(self, name) for name in self.keeps}),
             rows=tuple(self.rows),
-            potential=self._potential,
+            potential=self.quality,
             costs=tuple(self.costs),
             rewards=tuple(self.rewards),
         )
@@ -170,7 +166,7 @@ class TrainedEpisode(ABC, Generic[RulesT]):
         episode = cls(rules, state.seed)
         episode._carry_out(lambda: episode._trial.restore(state.trial))
         episode.rows, episode.costs, episode.rewards = list(state.rows), list(state.costs), list(state.rewards)
-        episode._potential = state.potential
+        episode.quality = state.potential
         vars(episode).update(copy.deepcopy(state.own))
         return episode
 
