@@ -184,11 +184,8 @@ class Worker:
     def _look(self, *, at_all: bool) -> None:
         self.cells.look(at_all=at_all)
         self._looked = time.monotonic()
-        self._waiting = self._free()
-
-    def _free(self) -> Iterator[tuple[Cell, Plan]]:
-        """Yield the cells that could be had by the last look; one by one, as there may be ten thousand."""
-        return (entry for entry in self._left() if self.cells.is_free(entry[0].name))
+        # One by one, as there may be ten thousand.
+        self._waiting = (entry for entry in self._left() if self.cells.is_free(entry[0].name))
 
     def _left(self) -> Iterator[tuple[Cell, Plan]]:
         """Yield the cells that were not done by the last look."""

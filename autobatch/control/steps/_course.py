@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError
@@ -169,25 +170,19 @@ class Course:
         start, steps = (self._handed_out, self._iterated) if self.running else (0, 0)
         if plain:
             return steps + -(-(self.dataset_size - start) // batch_size)
-        for end in self._ends:
-            if end > start:
-                steps += steps_per_epoch(end - start, batch_size, self.least)
-                start = end
-        return steps
+        return steps + self._steps_from(start, batch_size)
 
     def steps_left(self, batch_size: int) -> int:
         """Return the optimizer steps to the end, of waiting batches too, if the batch size stays as it is."""
         if self.finished:
             return 0
+        left = self.epochs - self.epoch - 1
+        return self._steps_from(self._trained, batch_size) + left * self._steps_from(0, batch_size)
 
-        def steps(start: int) -> int:
-            ends = [end for end in self._ends if end > start]
-            starts = [start, *ends]
-            return sum(
-                steps_per_epoch(end - start, batch_size, self.least) for start, end in zip(starts, ends, strict=False)
-            )
-
-        return steps(self._trained) + (self.epochs - self.epoch - 1) * steps(0)
+    def _steps_from(self, start: int, batch_size: int) -> int:
+        """Return the optimizer steps of an epoch from an example on."""
+        stops = [start, *(end for end in self._ends if end > start)]
+        return sum(steps_per_epoch(stop - begun, batch_size, self.least) for begun, stop in pairwise(stops))
 
     def begin(self) -> None:
         """Begin an epoch, or go on with the one that is running; what was entered and not done is handed out again.
