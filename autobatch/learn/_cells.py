@@ -57,6 +57,8 @@ class EpisodeCells:
         self._maker = EpisodeMaker(folder, plan.device, data_dir, side_by_side=plan.jobs if is_local(on) else 1)
         self._identity = Identity(self._cells.workers)
         self._crew: Crew | None = None
+        self.run = ""
+        """Tells the episodes that are played from others of the same seeds."""
 
     @cached_property
     def observations(self) -> int:
@@ -78,10 +80,10 @@ class EpisodeCells:
             entered.enter_context(self._identity.beating(self._cells.pace.beat))
             yield
 
-    def play(self, population: Population, seeds: Sequence[int], run: str) -> tuple[Floats, int]:
-        """Play one episode of every policy on every seed; ``run`` tells them from others of these seeds."""
+    def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
+        """Play one episode of every policy on every seed."""
         cells = {
-            (policy, seed): Cell(f"{run}-e{seed}-p{policy}", 1.0, {"policy": policy, "seed": seed})
+            (policy, seed): Cell(f"{self.run}-e{seed}-p{policy}", 1.0, {"policy": policy, "seed": seed})
             for policy in range(len(population))
             for seed in seeds
         }
@@ -127,28 +129,6 @@ class EpisodeCells:
             raise AutoBatchError(f"episode {name}: {message}")
         if left := sorted(name for name in names if not (self._folder / f"{name}.json").exists()):
             raise AutoBatchError(f"{self._folder}: {len(left)} episodes were not played, such as {left[0]}")
-
-
-@dataclass
-class EpisodeRun:
-    """The episodes of one seed of a learning.
-
-    Attributes:
-        cells: where they are played.
-        name: what tells them from those of other seeds.
-    """
-
-    cells: EpisodeCells
-    name: str
-
-    @property
-    def observations(self) -> int:
-        """Numbers in an observation."""
-        return self.cells.observations
-
-    def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
-        """Play one episode of every policy on every seed."""
-        return self.cells.play(population, seeds, self.name)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from autobatch.control.run import (
 from autobatch.control.run._files import load_json, read_lines, write_json, write_lines
 from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
+from autobatch.policies.steer import Scout, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._run import RunConfig, kept_config
 from autobatch.training._trial import Trial
@@ -192,8 +192,8 @@ def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> 
     return sum(each) + plan.more * each[-1] - min(each) if each else 0.0
 
 
-def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutRecord:
-    """Return what a scout, with its epochs, at least one, came to and has cost; ``won`` where it becomes the run."""
+def record_of(rows: Sequence[EpochRow], scout: Scout) -> ScoutRecord:
+    """Return what a scout, with its epochs, at least one, came to and has cost; it has not won yet."""
     last = rows[-1]
     return ScoutRecord(
         batch_size=scout.batch_size,
@@ -203,7 +203,7 @@ def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutReco
         validation_loss=last.validation_loss,
         validation_error=last.validation_error,
         ended=scout.ended,
-        won=won,
+        won=False,
         examples=last.examples,
         optimizer_steps=last.steps,
         samples=last.samples,
@@ -278,9 +278,3 @@ def _modelled(scouts: Sequence[ScoutRecord], costs: CostTable) -> tuple[float, f
     """Return what scouts took by the cost table: seconds of training without measuring, and of measuring."""
     trained = [costs.training_seconds(one.batch_size, one.optimizer_steps, one.epochs) for one in scouts]
     return sum(trained), sum(costs.measuring(one.batch_size) * one.samples for one in scouts)
-
-
-def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord], plan: ScoutPlan) -> Scouting:
-    """Return the records of the scouts, none of which has won yet, with the winner marked; ``plan`` was to be tried."""
-    marked = [replace(record, won=place == choice.scout) for place, record in enumerate(records)]
-    return Scouting(choice.reason, tuple(marked), epochs=plan.epochs)
