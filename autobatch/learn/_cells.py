@@ -1,7 +1,6 @@
 """Episodes of real training as cells: each plays one policy on one seed, on whatever machine a worker is."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from autobatch._artefacts import find_artefact, found_again, portable
 from autobatch._errors import AutoBatchError
-from autobatch._files import naming_output
+from autobatch._files import naming_output, write_whole
 from autobatch.cells import (
     MORE_FROM,
     Cell,
@@ -167,7 +166,7 @@ class EpisodeMaker:
                 total, steps, over = total + float(reward), steps + 1, terminated or truncated
                 report(steps / (steps + 1.0))
             report(1.0)
-            _write(_part(self.folder, cell), {"return": total, "steps": steps})
+            write_whole(_part(self.folder, cell), json.dumps({"return": total, "steps": steps}).encode(), shared=True)
             return CellEnd("finished")
 
         return work
@@ -206,11 +205,3 @@ def _fingerprint() -> dict[str, Any]:
 
 def _part(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell.name}.json"
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a return, at once or not at all, whoever else writes it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming_output(path):
-        temporary.write_text(json.dumps(record))
-        temporary.replace(path)
