@@ -58,7 +58,7 @@ class Passage:
             plan = BatchPlan(accumulation=plan.accumulation)
         self._plan = plan
         self._ranks = ranks
-        self._micro = MicroBatches(plan, least_examples(model, ranks=1, accumulation=1))
+        self.micro = MicroBatches(plan, least_examples(model, ranks=1, accumulation=1))
         self._probe_arguments = probe_arguments
         self._measure_all = measure_all and ranks.size > 1
         self._advise = advise
@@ -86,7 +86,7 @@ class Passage:
     def sizes(self, examples: int, start: int = 0) -> list[int]:
         """Return the micro-batches of this rank's share of a batch that starts at ``start``: as many on all ranks."""
         own = self._own_share(examples, start)
-        parts = len(self._micro.sizes(self._largest_share(examples)))
+        parts = len(self.micro.sizes(self._largest_share(examples)))
         if not self._plan.guarded:  # wrappers talk in every part, so that no rank may have fewer
             parts = min(parts, max(1, examples // self._ranks.size))
         return _lengths(own, min(parts, own))
@@ -150,7 +150,7 @@ class Passage:
 
     def begin_batch(self) -> None:
         """Note what a batch that runs out of memory has to be brought back to."""
-        self._micro.begin()
+        self.micro.begin()
         if self._plan.guarded:
             self._buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
             self._random_state = torch.get_rng_state()
@@ -173,20 +173,20 @@ class Passage:
             wanted = _UNMEASURED if passing.measured else _SMALLER
         again, *self._used = self._ranks.most([wanted, *(p.grad is not None for p in self._trained())])
         # What is known of memory is the same on all ranks: it speaks of the largest share.
-        size = max(self._micro.sizes(self._largest_share(passing.cut.examples)))
+        size = max(self.micro.sizes(self._largest_share(passing.cut.examples)))
         if again == _FITTED:
-            self._micro.fitted(size)
+            self.micro.fitted(size)
             passing.measure()
             return False
         passing.abandon()
         self._bring_back()
         if again == _UNMEASURED:
             _LOG.warning("out of memory in a measured step: the batch is trained again without measuring")
-        elif size < 2 * self._micro.least:
+        elif size < 2 * self.micro.least:
             examples = "a single example" if size == 1 else f"{size} examples"
             raise AutoBatchError(f"out of memory with a micro-batch of {examples}: nothing smaller can be tried")
         else:
-            self._micro.failed(size)
+            self.micro.failed(size)
             smaller = max(self.sizes(passing.cut.examples, passing.cut.start))
             _LOG.warning("out of memory with micro-batches of %d: the batch is trained again in %d", size, smaller)
         return True
@@ -208,14 +208,6 @@ class Passage:
             for buffer in wrapper.module.buffers()
             if buffer.numel()
         ])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is known of memory, as JSON-able values."""
-        return self._micro.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
-        self._micro.load_state_dict(state)
 
     def _own_share(self, examples: int, first: int) -> int:
         start, stop = self._ranks.share(first, first + examples)
@@ -254,7 +246,7 @@ class Passage:
                 contexts += [wrapper.no_sync() for wrapper in self._wrapped if not wrapper.static_graph]
             if len(sizes) > 1 and self._sharded:
                 contexts.append(_synchronising(self._sharded, last))
-        if self._plan.guarded and not self._micro.proven(sizes[part]):
+        if self._plan.guarded and not self.micro.proven(sizes[part]):
             contexts.append(saved_tensors(self.model, self._plan.memory_limit))
         return contexts
 

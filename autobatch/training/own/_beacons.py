@@ -15,7 +15,7 @@ import torch
 
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch._files import naming_output
-from autobatch._ranges import check_path
+from autobatch._ranges import check_path, check_whole
 from autobatch.beacons import BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
@@ -223,8 +223,7 @@ def _task(task: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, 
         raise ConfigError(f"task: the key '{LOOP}' is kept for what the controller sees of the loop")
     if num_classes is None:
         return own
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ConfigError(f"num_classes: expected a whole number of at least 2, got {num_classes!r}")
+    num_classes = check_whole(num_classes, "num_classes", least=2)
     if own.setdefault("num_classes", num_classes) != num_classes:
         raise ConfigError(f"num_classes: is {num_classes}, and {own['num_classes']!r} in 'task'")
     return own
