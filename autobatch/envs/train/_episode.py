@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs._reward import Reward
-from autobatch.envs._spaces import action_masks, moves_of
+from autobatch.envs._spaces import action_masks, check_action
 from autobatch.envs.train._trained import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Moves, ObservationView
+from autobatch.policies._moves import decode
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,9 @@ class Episode(TrainedEpisode[Rules]):
             The reward.
         """
         reward, score = self.rules.reward, self.rules.setting.task.score
-        rungs = self._moves.apply(*self._moves.rungs(*self.configuration), *moves_of(actions, action))
+        rungs = self._moves.apply(
+            *self._moves.rungs(*self.configuration), *decode(actions, check_action(actions, action))
+        )
         batch_size, lr = self._moves.at(*map(int, rungs))
         start = time.perf_counter()
         row = self._carry_out(lambda: train_epoch(self._trial, batch_size, lr))

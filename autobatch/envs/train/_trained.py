@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from autobatch.beacons._columns import FINISHED
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting
-from autobatch.envs.train._workshop import carry_out
+from autobatch.envs.train._workshop import Result, carry_out
 from autobatch.policies import PolicySpec
 from autobatch.training import EpochRow, RunConfig
 from autobatch.training._trial import Trial, TrialState
 
-Result = TypeVar("Result")
 RulesT = TypeVar("RulesT", bound="TrainingRules")
 
 _AGENT = PolicySpec(name="agent", kind="agent", description="Whoever steps the environment.")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
-from autobatch.policies._protocol import Observation, TaskInfo
+from autobatch.policies._protocol import TaskInfo
 from autobatch.policies.view._batch import ObservationBatch
 
 
@@ -43,10 +43,6 @@ class EpochCosts:
     def between(self, batch_size: int, epochs: int) -> float:
         """Return the modelled seconds of some epochs at one batch size, of the ladder or not."""
         return self._of_size.get(batch_size, self._nearest(batch_size)) * epochs
-
-    def total_so_far(self, observation: Observation) -> float:
-        """Return the cost of a training whose earlier decisions are not known, as if it had always been as it is."""
-        return self.between(observation.batch_size, observation.epoch) if observation.epoch else 0.0
 
     def entries(self, batch: ObservationBatch, rungs: NDArray[np.intp]) -> Sequence[Any]:
         """Return the view's entries on cost: so far, to come, and the log ratios one rung up and down."""

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from autobatch._artefacts import holds_beacons
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, LibraryInfo, write_beacon
-from autobatch.beacons._columns import FINISHED
+from autobatch.beacons._columns import END_TOLERANCE, FINISHED
 from autobatch.beacons._info import merged_info
 from autobatch.cells import Cell, CellEnd, Report
 from autobatch.control import MeasureAtInterval
@@ -30,7 +30,6 @@ from autobatch.training.own._cell import LoopCell, RecordingController, Train, d
 _LOGGER = logging.getLogger(__name__)
 
 _FIGURES = {"val_loss": "validation_loss", "val_error": "validation_error"}
-_END_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class _BeaconCell(LoopCell):
         row = self.rows[-1]
         if self.diverged is not None:
             return
-        if row["progress"] < 1.0 - _END_TOLERANCE:
+        if row["progress"] < 1.0 - END_TOLERANCE:
             why = "stopped the training early" if self.controller.finished else "returned"
             raise AutoBatchError(
                 f"train(controller) {why} after {100 * row['progress']:.3g} % of the training, but a beacon needs all "
