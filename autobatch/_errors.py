@@ -4,7 +4,7 @@ Every message names what was wrong (file, key or argument), what was expected an
 names that come near it. The command line prints the message alone and exits with code 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -42,6 +42,14 @@ class OutputError(AutoBatchError):
 
 class BusyError(OutputError):
     """Another process works in a directory that only one may work in at a time."""
+
+
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what led to it, the nearest first."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

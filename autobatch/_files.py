@@ -35,12 +35,26 @@ def seen_in(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in found if not any(part[0] in "._" for part in path.relative_to(folder).parts))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file, in a folder that exists, at once or not at all; an OutputError leaves the older one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_whole(path: Path, content: bytes, *, shared: bool = False) -> None:
+    """Replace a file, in a folder that exists, at once or not at all; an OutputError leaves the older one.
+
+    Args:
+        path: the file.
+        content: what it holds from here on.
+        shared: whether other processes may write it at the same time, and other machines read it: it is on the disk
+            before it is there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     with naming_output(path):
         try:
-            temporary.write_bytes(content)
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                if shared:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)

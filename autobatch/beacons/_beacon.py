@@ -8,10 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._errors import LibraryError
-from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
-
-# The last row of a finished beacon stands at progress 1 up to what dropped incomplete batches take away.
-_END_TOLERANCE = 1e-3
+from autobatch.beacons._columns import END_TOLERANCE, EPOCH_COLUMNS, FINISHED, Column
 
 # What a loop may not have told in an epoch, or never: NaN then.
 _MAY_BE_UNKNOWN = frozenset({"train_loss", "validation_loss", "validation_error"})
@@ -224,7 +221,7 @@ def _check_rows(beacon: Beacon) -> None:
     check_course(f"beacon {beacon.name}", beacon.rows, first=1)
     for column in EPOCH_COLUMNS:
         check_column(f"beacon {beacon.name}", column, beacon.rows[column.name], finished=beacon.finished)
-    if beacon.finished and progress[-1] < 1.0 - _END_TOLERANCE:
+    if beacon.finished and progress[-1] < 1.0 - END_TOLERANCE:
         raise LibraryError(
             f"beacon {beacon.name}: a finished beacon must end at progress 1, its last row stands at {progress[-1]:.6g}"
         )
@@ -242,7 +239,7 @@ def check_course(what: str, rows: Mapping[str, NDArray[Any]], first: int) -> Non
             f"{what}: column 'epoch' must count {first}, {first + 1}, ... once each, got {shown(epochs)} "
             "(a row is missing or stored twice)"
         )
-    if not np.all(np.diff(progress, prepend=0.0) > 0.0) or progress[-1] > 1.0 + _END_TOLERANCE:
+    if not np.all(np.diff(progress, prepend=0.0) > 0.0) or progress[-1] > 1.0 + END_TOLERANCE:
         raise LibraryError(f"{what}: column 'progress' must rise from above 0 to at most 1, got {shown(progress)}")
 
 

@@ -56,3 +56,6 @@ EPOCH_COLUMNS: tuple[Column, ...] = tuple(column for column in COLUMNS if column
 
 FINISHED = "finished"
 """``stopped_because`` of a beacon that ran to its last epoch."""
+
+END_TOLERANCE = 1e-3
+"""How far from progress 1 the last row of a finished training may stand, for incomplete batches that were dropped."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autobatch._errors import ConfigError
+from autobatch._steps import steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class CostTable:
             ConfigError: the table does not hold the batch size.
         """
         return self._of(self.step_seconds, batch_size) * steps + self.epoch_seconds * epochs
+
+    def whole_epochs(self, batch_size: int, train_size: int, epochs: int = 1) -> float:
+        """Return the modelled seconds of unmeasured epochs at one batch size.
+
+        Args:
+            batch_size: global batch size.
+            train_size: examples in an epoch.
+            epochs: how many.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            ConfigError: the table has no entry for ``batch_size``.
+        """
+        return self.training_seconds(batch_size, epochs * steps_per_epoch(train_size, batch_size), epochs)
 
     def measuring(self, batch_size: int) -> float:
         """Return the extra seconds of one measured step.

@@ -46,11 +46,7 @@ class LibraryInfo:
             raise LibraryError(f"'score' must be one of {', '.join(SCORES)}, got {self.score!r}")
         if self.sampling_interval < 1:
             raise LibraryError(f"'sampling_interval' must be at least 1 step, got {self.sampling_interval}")
-        try:
-            task = json.loads(json.dumps(dict(self.task)))
-        except (TypeError, ValueError) as error:
-            raise LibraryError(f"the task's fingerprint must be JSON-able: {error}") from None
-        object.__setattr__(self, "task", task)
+        object.__setattr__(self, "task", as_stored(self.task))
 
     def to_metadata(self) -> dict[str, str]:
         """Return the file metadata; ``from_metadata`` reads it back."""
@@ -114,12 +110,8 @@ def merged_info(infos: Iterable[tuple[str, LibraryInfo]]) -> LibraryInfo:
     """
     (first_file, merged), *others = infos
     for file, info in others:
-        differing = differing_keys(_identity(merged), _identity(info))
-        if differing:
-            raise LibraryError(
-                f"{first_file} and {file} do not belong to one library: "
-                + "; ".join(f"'{key}' is {mine} and {theirs}" for key, mine, theirs in differing)
-            )
+        if differing := told_differences(_identity(merged), _identity(info), "is {} and {}"):
+            raise LibraryError(f"{first_file} and {file} do not belong to one library: {differing}")
         merged = replace(
             merged,
             versions=_joined_versions(merged.versions, info.versions),
@@ -127,6 +119,20 @@ def merged_info(infos: Iterable[tuple[str, LibraryInfo]]) -> LibraryInfo:
             costs=info.costs or merged.costs,
         )
     return merged
+
+
+def as_stored(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a fingerprint in the form that JSON gives back, such as lists for tuples; a LibraryError without one."""
+    try:
+        stored: dict[str, Any] = json.loads(json.dumps(dict(mapping)))
+    except (TypeError, ValueError) as error:
+        raise LibraryError(f"the task's fingerprint must be JSON-able: {error}") from None
+    return stored
+
+
+def told_differences(before: Mapping[str, Any], now: Mapping[str, Any], how: str = "was {} and is {}") -> str:
+    """Return where two nested mappings differ in words, empty where they do not; ``how`` takes both values."""
+    return "; ".join(f"'{key}' {how.format(*values)}" for key, *values in differing_keys(before, now))
 
 
 def differing_keys(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from autobatch._remote import Place, place_of
 from autobatch._show import Shown
 from autobatch.beacons._beacon import Beacon, check_scored
 from autobatch.beacons._costs import CostTable
-from autobatch.beacons._info import LibraryInfo, differing_keys
+from autobatch.beacons._info import LibraryInfo, as_stored, differing_keys, told_differences
 from autobatch.beacons._journey import Standing, standing
 from autobatch.beacons._results import FixedResult, fixed_result
 from autobatch.beacons.storage import BEACONS
@@ -79,10 +79,7 @@ class BeaconLibrary(Shown):
         Raises:
             OutputError: the file cannot be written.
         """
-        place = place_of(path)
-        file = BEACONS.gathered(place) if place.is_dir() else place
-        BEACONS.save(file, self.beacons, self.info)
-        return file
+        return BEACONS.save_at(path, self.beacons, self.info)
 
     @property
     def task(self) -> Mapping[str, Any]:
@@ -183,7 +180,8 @@ class BeaconLibrary(Shown):
         Returns:
             Whether the beacons are of the same task at another length.
         """
-        return self.epochs is not None and [key for key, *_ in self._differing(payload)] == ["epochs"]
+        differing = [key for key, *_ in differing_keys(self.task, as_stored(payload))]
+        return self.epochs is not None and differing == ["epochs"]
 
     def check_task(self, payload: Mapping[str, Any]) -> None:
         """Refuse a library that was recorded for another task.
@@ -194,17 +192,11 @@ class BeaconLibrary(Shown):
         Raises:
             LibraryError: the payloads differ; the message names every differing key with both values.
         """
-        differing = self._differing(payload)
-        if differing:
+        if differing := told_differences(self.task, as_stored(payload), "is {} in the library and {} here"):
             raise LibraryError(
-                f"the beacon library of '{self.task_name}' was recorded for another task: "
-                + "; ".join(f"'{key}' is {theirs} in the library and {mine} here" for key, theirs, mine in differing)
-                + "; record beacons for this task with 'autobatch beacons record'"
+                f"the beacon library of '{self.task_name}' was recorded for another task: {differing}; record beacons "
+                "for this task with 'autobatch beacons record'"
             )
-
-    def _differing(self, payload: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        wanted = LibraryInfo(payload, self.task_name, self.score, self.bn, self.info.sampling_interval).task
-        return differing_keys(self.task, wanted)
 
     def results(self) -> tuple[FixedResult, ...]:
         """Return the final figures of every configuration, by batch size and learning rate."""

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, Self
 from autobatch._errors import AutoBatchError
 from autobatch.cells._plan import Cell, CellEnd, Plan
 from autobatch.cells._store import Cells
-from autobatch.cells._work import Tell
+from autobatch.cells._work import Event, Tell
 
 _LEAVE = 5.0
 
@@ -151,15 +151,11 @@ class _Watch:
             cell = known[name][0]
             if name in self.cells.done:
                 end = self.cells.end(name)
-                self._start(cell)
-                self._told[name] = "done"
-                self.tell(cell, "done", CellEnd(str(end.get("stopped_because")), str(end.get("device", ""))))
+                self._end(cell, "done", CellEnd(str(end.get("stopped_because")), str(end.get("device", ""))))
                 continue
             last = self.cells.latest(name)
             if last.get("event") == "failed" and last.get("final"):
-                self._start(cell)
-                self._told[name] = "failed"
-                self.tell(cell, "failed", str(last.get("message")))
+                self._end(cell, "failed", str(last.get("message")))
             elif last.get("event") == "claimed" and self.owns(str(last.get("owner"))):
                 self._start(cell)
                 share = self.cells.watcher.share(str(last["owner"]))
@@ -184,10 +180,12 @@ class _Watch:
         """A worker has cleared the cells away, which it does once all are done: how each ended went with them."""
         for name in self.names & self._known.keys():
             if self._told.get(name) not in {"done", "failed"}:
-                cell = self._known[name][0]
-                self._start(cell)
-                self._told[name] = "done"
-                self.tell(cell, "done", CellEnd("finished"))
+                self._end(self._known[name][0], "done", CellEnd("finished"))
+
+    def _end(self, cell: Cell, event: Event, value: object) -> None:
+        self._start(cell)
+        self._told[cell.name] = event
+        self.tell(cell, event, value)
 
     def _start(self, cell: Cell) -> None:
         if cell.name not in self._told:

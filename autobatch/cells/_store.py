@@ -25,7 +25,7 @@ from typing import Any
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import naming_output
 from autobatch.cells._plan import MORE_FROM, Cell, CellEnd, Plan
-from autobatch.cells._workers import Identity, Pace, Watcher
+from autobatch.cells._workers import Identity, Pace, Watcher, read_record
 
 HOME = ".cells"
 _USUAL = ("beacons", "branches", "episodes")
@@ -155,13 +155,9 @@ class Cells:
 
     def record(self, name: str, number: int) -> dict[str, Any]:
         """Return what happened to a cell; empty where that is not to be read any more."""
-        if (name, number) not in self._records:
-            try:
-                record = json.loads(self._entry(name, number).read_bytes())
-            except (OSError, ValueError):
-                return {}
-            self._records[name, number] = record if isinstance(record, dict) else {}
-        return self._records[name, number]
+        if (name, number) not in self._records and (record := read_record(self._entry(name, number))):
+            self._records[name, number] = record
+        return self._records.get((name, number), {})
 
     def latest(self, name: str) -> dict[str, Any]:
         """Return the latest that happened to a cell, by the last look; empty where nothing has."""
@@ -170,11 +166,7 @@ class Cells:
 
     def end(self, name: str) -> dict[str, Any]:
         """Return how a cell that is done ended; empty where that cannot be read."""
-        try:
-            record = json.loads((self._done / name).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_record(self._done / name)
 
     def is_free(self, name: str) -> bool:
         """Say whether a cell that is not known to be done can be had, by the last look."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from autobatch._errors import AutoBatchError, BusyError, OutputError
+from autobatch._errors import AutoBatchError, BusyError, OutputError, behind
 from autobatch.cells._plan import Cell, CellEnd, Plan
 from autobatch.cells._store import Cells, Claim
 from autobatch.cells._workers import Identity
@@ -184,11 +184,8 @@ class Worker:
     def _look(self, *, at_all: bool) -> None:
         self.cells.look(at_all=at_all)
         self._looked = time.monotonic()
-        self._waiting = self._free()
-
-    def _free(self) -> Iterator[tuple[Cell, Plan]]:
-        """Yield the cells that could be had by the last look; one by one, as there may be ten thousand."""
-        return (entry for entry in self._left() if self.cells.is_free(entry[0].name))
+        # One by one, as there may be ten thousand.
+        self._waiting = (entry for entry in self._left() if self.cells.is_free(entry[0].name))
 
     def _left(self) -> Iterator[tuple[Cell, Plan]]:
         """Yield the cells that were not done by the last look."""
@@ -250,20 +247,14 @@ class Worker:
             end = self._works[claim.plan.file](cell, report)
             self._training = False
             self._persistently(lambda: self.cells.finish(claim, self.identity, end, time.perf_counter() - began))
-        except LostError:
-            self.tell(cell, "left", None)
-            return "left"
-        except GivenBackError:
-            self._give_back(claim, time.perf_counter() - began)
-            self.tell(cell, "left", None)
-            return "left"
-        except BusyError:
-            self._skipped.add(cell.name)
-            self._give_back(claim, time.perf_counter() - began)
-            self.tell(cell, "left", None)
-            return "left"
+        except (LostError, GivenBackError, BusyError) as error:
+            if isinstance(error, BusyError):
+                self._skipped.add(cell.name)
+            if not isinstance(error, LostError):
+                self._give_back(claim, time.perf_counter() - began)
+            return self._left_to_others(cell)
         except Exception as error:
-            if _is_full(error):
+            if any(isinstance(one, OSError) and one.errno in _FULL for one in behind(error)):
                 self._give_back(claim, time.perf_counter() - began)
                 raise OutputError(f"{cell.name}: {error}") from error
             if isinstance(error, AutoBatchError):
@@ -282,21 +273,15 @@ class Worker:
         if self._persistently(lambda: self.cells.fail(claim, message, self._share, seconds, final=final)):
             self.tell(claim.cell, "failed", message)
             return "failed"
-        self.tell(claim.cell, "left", None)
+        return self._left_to_others(claim.cell)
+
+    def _left_to_others(self, cell: Cell) -> Event:
+        self.tell(cell, "left", None)
         return "left"
 
     def _give_back(self, claim: Claim, seconds: float) -> None:
         with suppress(OSError):  # whoever finds this worker gone takes the cell
             self.cells.give_back(claim, self._share, seconds)
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Say whether a disk or a quota that is full is behind an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _alarm(seconds: float) -> None:

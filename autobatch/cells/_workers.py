@@ -159,15 +159,9 @@ class Watcher:
 
     def facts(self, owner: str) -> dict[str, Any]:
         """Return what a worker says of itself, which never changes; empty where it says nothing."""
-        if owner not in self._facts:
-            try:
-                facts = json.loads((self._folder / f"{owner}.json").read_bytes())
-            except (OSError, ValueError):
-                return {}
-            if not isinstance(facts, dict):
-                return {}
+        if owner not in self._facts and (facts := read_record(self._folder / f"{owner}.json")):
             self._facts[owner] = facts
-        return self._facts[owner]
+        return self._facts.get(owner, {})
 
     def share(self, owner: str) -> float:
         """Return which share of its cell a worker says is done."""
@@ -181,6 +175,15 @@ class Watcher:
             return (self._folder / f"{owner}.beat").read_bytes()
         except OSError:
             return b""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what somebody has noted in a file; empty where that cannot be read."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _machine() -> str:

@@ -1,6 +1,5 @@
 """What a controller can see of the training that a loop of somebody's own is, and whether beacons are of the same."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError, LibraryError
 from autobatch.beacons import BeaconLibrary
-from autobatch.beacons._info import differing_keys
+from autobatch.beacons._info import as_stored, told_differences
 
 LOOP = "loop"
 """Key of a library's task under which its beacons' loop is described; libraries of tasks with an env.yaml have none."""
@@ -69,12 +68,10 @@ def check_own_task(library: BeaconLibrary, facts: Mapping[str, Any]) -> None:
     recorded = library.task.get(LOOP)
     if not isinstance(recorded, Mapping):
         return
-    differing = differing_keys(recorded, _as_recorded(library, facts))
-    if differing:
+    if differing := told_differences(recorded, as_stored(facts), "is {} in the library and {} here"):
         raise LibraryError(
-            f"the beacon library '{library.task_name}' was recorded with another loop: "
-            + "; ".join(f"'{key}' is {theirs} in the library and {mine} here" for key, theirs, mine in differing)
-            + "; record beacons with this one by autobatch.record_beacons, into another folder"
+            f"the beacon library '{library.task_name}' was recorded with another loop: {differing}; record beacons "
+            "with this one by autobatch.record_beacons, into another folder"
         )
 
 
@@ -88,27 +85,9 @@ def check_scouts_loop(scouted: Mapping[str, Any], facts: Mapping[str, Any]) -> N
     Raises:
         ConfigError: the loops differ; the message names every difference with both values.
     """
-    differing = differing_keys(_stored(scouted), _stored(facts)) if scouted else []
-    if differing:
-        raise ConfigError(
-            "the scouts are of another loop: "
-            + "; ".join(f"'{key}' was {theirs} there and is {mine} here" for key, theirs, mine in differing)
-            + "; scout this one, with another folder as 'out'"
-        )
-
-
-def _stored(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return facts in the form that JSON gives them."""
-    stored: Mapping[str, Any] = json.loads(json.dumps(dict(facts)))
-    return stored
-
-
-def _as_recorded(library: BeaconLibrary, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return facts in the form that storing gives them, such as lists for tuples."""
-    info = library.info
-    stored = type(info)({LOOP: dict(facts)}, info.task_name, info.score, info.bn, info.sampling_interval)
-    loop: Mapping[str, Any] = stored.task[LOOP]
-    return loop
+    how = "was {} there and is {} here"
+    if scouted and (differing := told_differences(as_stored(scouted), as_stored(facts), how)):
+        raise ConfigError(f"the scouts are of another loop: {differing}; scout this one, with another folder as 'out'")
 
 
 def _parameter_count(model: nn.Module) -> int | None:

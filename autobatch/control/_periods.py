@@ -214,22 +214,27 @@ class Periods:
 
     def _row(self, decision: DecisionRecord, applied: float) -> EpochRow:
         """Return what is kept of an epoch that has just ended; ``applied`` is the rate of its last step."""
-        standing = self._standing
         return EpochRow(
-            epoch=self._course.epoch,
-            progress=self._course.progress,
             batch_size=decision.batch_size,
             lr=decision.lr,
             lr_effective=applied,
-            c_bar=standing.position.c_bar,
-            l_cum=standing.position.l_cum,
-            steps=standing.steps,
-            samples=standing.position.samples,
-            examples=self._course.examples,
             seconds=self._recorder.seconds,
-            measuring_seconds=standing.measuring_seconds,
-            **standing.figures,
+            **self._counters() | self._standing.figures,
         )
+
+    def _counters(self) -> dict[str, Any]:
+        """Return where the training stands, as rows and records have it."""
+        course, standing = self._course, self._standing
+        return {
+            "epoch": course.epoch,
+            "progress": course.progress,
+            "c_bar": standing.position.c_bar,
+            "l_cum": standing.position.l_cum,
+            "steps": standing.steps,
+            "samples": standing.position.samples,
+            "examples": course.examples,
+            "measuring_seconds": standing.measuring_seconds,
+        }
 
     def _decide(self, example: int) -> None:
         """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
@@ -248,17 +253,10 @@ class Periods:
             decisions.apply(decisions.number_for(course.next_example), course.examples)
 
     def _record(self, figures: Mapping[str, float]) -> None:
-        decision, standing = self._decisions.last, self._standing
+        decision = self._decisions.last
         self._recorder.record(
             decision,
             figures,
             lr_effective=self._rates.effective(None if self._advise else decision.lr_effective),
-            epoch=self._course.epoch,
-            progress=self._course.progress,
-            c_bar=standing.position.c_bar,
-            l_cum=standing.position.l_cum,
-            steps=standing.steps,
-            samples=standing.position.samples,
-            examples=self._course.examples,
-            measuring_seconds=standing.measuring_seconds,
+            **self._counters(),
         )

@@ -23,7 +23,7 @@ def state_of(training: Training) -> dict[str, Any]:
         "stopped": training.course.stopped,
         "seconds": training.recorder.seconds,
         "decisions": training.decisions.state_dict(),
-        "micro_batches": training.passage.state_dict(),
+        "micro_batches": training.passage.micro.state_dict(),
         "measuring": training.measured.state_dict(),
         **training.standing.state_dict(),
     }
@@ -56,7 +56,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         training.course.load_state_dict(state["course"])
         training.period.load_state_dict(state["period"])
         training.decisions.load_state_dict(state["decisions"], training.course.waiting)
-        training.passage.load_state_dict(state["micro_batches"])
+        training.passage.micro.load_state_dict(state["micro_batches"])
         training.measured.load_state_dict(state["measuring"])
         training.standing.load_state_dict(state)
     except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:

@@ -1,7 +1,7 @@
 """The loop's steps: which batch each one trains, whether it is measured, and what becomes of one that fails."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -10,16 +10,6 @@ from autobatch._errors import AutoBatchError
 from autobatch.control._periods import Parts, Periods
 from autobatch.control.batches import examples_in, part_of
 from autobatch.control.steps import Cut, Passing, Step
-
-
-class _Uncontrolled(AbstractContextManager[Step]):
-    """A step that the controller does not count."""
-
-    def __enter__(self) -> Step:
-        return Step()
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class Stepping:
@@ -54,7 +44,7 @@ class Stepping:
         if self._passing is None:
             if self._orphans or self._is_beyond():
                 self._orphans = max(0, self._orphans - 1)
-                return _Uncontrolled()
+                return nullcontext(Step())  # one that the controller does not count
             if self._course.stopped is not None and not self._course.waiting:  # what workers fetched ahead is trained
                 self._course.refuse_finished()
             cut = self._enter()

@@ -16,34 +16,28 @@ STEERED_TRAIN = "AutoBatch/Train-v1"
 STEERED_SURROGATE = "AutoBatch/Surrogate-v1"
 """Each step is one epoch on fitted dynamics; schedule and end are the agent's."""
 
-_ONE_NUMBER = {
-    TRAIN: "AutoBatch/TrainDiscrete-v0",
-    SURROGATE: "AutoBatch/SurrogateDiscrete-v0",
-    STEERED_TRAIN: "AutoBatch/TrainDiscrete-v1",
-    STEERED_SURROGATE: "AutoBatch/SurrogateDiscrete-v1",
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    TRAIN: ("AutoBatch/TrainDiscrete-v0", {"entry_point": "autobatch.envs:TrainEnv"}),
+    SURROGATE: (
+        "AutoBatch/SurrogateDiscrete-v0",
+        {"entry_point": "autobatch.envs:SurrogateEnv", "vector_entry_point": "autobatch.envs:SurrogateVectorEnv"},
+    ),
+    STEERED_TRAIN: ("AutoBatch/TrainDiscrete-v1", {"entry_point": "autobatch.envs:SteeredTrainEnv"}),
+    STEERED_SURROGATE: (
+        "AutoBatch/SurrogateDiscrete-v1",
+        {
+            "entry_point": "autobatch.envs:SteeredSurrogateEnv",
+            "vector_entry_point": "autobatch.envs:SteeredSurrogateVectorEnv",
+        },
+    ),
 }
-"""The same with ``actions="discrete"``, for tools that take an id and no arguments."""
+"""By id the one with ``actions="discrete"``, for tools that take an id and no arguments, and where the classes are."""
 
 
 def register_environments() -> None:
     """Register the environments, unless that is done."""
-    train: dict[str, Any] = {"entry_point": "autobatch.envs:TrainEnv"}
-    surrogate: dict[str, Any] = {
-        "entry_point": "autobatch.envs:SurrogateEnv",
-        "vector_entry_point": "autobatch.envs:SurrogateVectorEnv",
-    }
-    steered_train: dict[str, Any] = {"entry_point": "autobatch.envs:SteeredTrainEnv"}
-    steered_surrogate: dict[str, Any] = {
-        "entry_point": "autobatch.envs:SteeredSurrogateEnv",
-        "vector_entry_point": "autobatch.envs:SteeredSurrogateVectorEnv",
-    }
-    for name, points in (
-        (TRAIN, train),
-        (SURROGATE, surrogate),
-        (STEERED_TRAIN, steered_train),
-        (STEERED_SURROGATE, steered_surrogate),
-    ):
+    for name, (one_number, points) in _KINDS.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, **points)
-        if _ONE_NUMBER[name] not in gymnasium.registry:
-            gymnasium.register(_ONE_NUMBER[name], **points, kwargs={"actions": "discrete"})
+        if one_number not in gymnasium.registry:
+            gymnasium.register(one_number, **points, kwargs={"actions": "discrete"})

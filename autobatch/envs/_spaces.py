@@ -52,23 +52,6 @@ def action_space(actions: str) -> gymnasium.Space[Any]:
     return spaces.Discrete(_DISCRETE) if actions == "discrete" else spaces.MultiDiscrete(_COUNTS)
 
 
-def moves_of(actions: str, action: Any) -> tuple[int, int]:
-    """Check an action and translate it.
-
-    Args:
-        actions: its kind, one of ``ACTIONS``.
-        action: what an agent said: whole numbers, as an array, a sequence or a plain number.
-
-    Returns:
-        (batch move, rate move) in rungs.
-
-    Raises:
-        ConfigError: the action is of another type or shape, or out of range.
-    """
-    batch_move, rate_move = decode(actions, check_action(actions, action))
-    return int(batch_move), int(rate_move)
-
-
 def check_action(actions: str, action: Any) -> NDArray[np.int64]:
     """Refuse what is no action of a space.
 

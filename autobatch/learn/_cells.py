@@ -1,7 +1,6 @@
 """Episodes of real training as cells: each plays one policy on one seed, on whatever machine a worker is."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from autobatch._artefacts import find_artefact, found_again, portable
 from autobatch._errors import AutoBatchError
-from autobatch._files import naming_output
+from autobatch._files import naming_output, write_whole
 from autobatch.cells import (
     MORE_FROM,
     Cell,
@@ -57,6 +56,8 @@ class EpisodeCells:
         self._maker = EpisodeMaker(folder, plan.device, data_dir, side_by_side=plan.jobs if is_local(on) else 1)
         self._identity = Identity(self._cells.workers)
         self._crew: Crew | None = None
+        self.run = ""
+        """Tells the episodes that are played from others of the same seeds."""
 
     @cached_property
     def observations(self) -> int:
@@ -78,10 +79,10 @@ class EpisodeCells:
             entered.enter_context(self._identity.beating(self._cells.pace.beat))
             yield
 
-    def play(self, population: Population, seeds: Sequence[int], run: str) -> tuple[Floats, int]:
-        """Play one episode of every policy on every seed; ``run`` tells them from others of these seeds."""
+    def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
+        """Play one episode of every policy on every seed."""
         cells = {
-            (policy, seed): Cell(f"{run}-e{seed}-p{policy}", 1.0, {"policy": policy, "seed": seed})
+            (policy, seed): Cell(f"{self.run}-e{seed}-p{policy}", 1.0, {"policy": policy, "seed": seed})
             for policy in range(len(population))
             for seed in seeds
         }
@@ -129,28 +130,6 @@ class EpisodeCells:
             raise AutoBatchError(f"{self._folder}: {len(left)} episodes were not played, such as {left[0]}")
 
 
-@dataclass
-class EpisodeRun:
-    """The episodes of one seed of a learning.
-
-    Attributes:
-        cells: where they are played.
-        name: what tells them from those of other seeds.
-    """
-
-    cells: EpisodeCells
-    name: str
-
-    @property
-    def observations(self) -> int:
-        """Numbers in an observation."""
-        return self.cells.observations
-
-    def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
-        """Play one episode of every policy on every seed."""
-        return self.cells.play(population, seeds, self.name)
-
-
 @dataclass(frozen=True)
 class EpisodeMaker:
     """Makes what plays episodes; a process makes each environment once.
@@ -187,7 +166,7 @@ class EpisodeMaker:
                 total, steps, over = total + float(reward), steps + 1, terminated or truncated
                 report(steps / (steps + 1.0))
             report(1.0)
-            _write(_part(self.folder, cell), {"return": total, "steps": steps})
+            write_whole(_part(self.folder, cell), json.dumps({"return": total, "steps": steps}).encode(), shared=True)
             return CellEnd("finished")
 
         return work
@@ -226,11 +205,3 @@ def _fingerprint() -> dict[str, Any]:
 
 def _part(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell.name}.json"
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a return, at once or not at all, whoever else writes it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming_output(path):
-        temporary.write_text(json.dumps(record))
-        temporary.replace(path)

@@ -1,7 +1,6 @@
 """Whole episodes of many policies at once, on a vector environment or wherever else they can be played."""
 
 import base64
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
@@ -10,7 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
-from autobatch.policies.learned._network import HEADS, Actions
+from autobatch.policies.learned._network import HEADS, Actions, cut
 
 Floats = NDArray[np.float64]
 Envs = VectorEnv[Any, Any, Any]
@@ -31,15 +30,11 @@ class Population:
         self._vectors = np.asarray(vectors, dtype=np.float32)
         self._sizes = tuple(sizes)
         self._actions = actions
-        self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         self._heads = np.cumsum(HEADS[actions])[:-1]
-        place = 0
-        for inputs, outputs in itertools.pairwise(sizes):
-            weight = self._vectors[:, place : place + inputs * outputs].reshape(-1, outputs, inputs).transpose(0, 2, 1)
-            place += inputs * outputs
-            bias = self._vectors[:, None, place : place + outputs]
-            place += outputs
-            self._layers.append((np.ascontiguousarray(weight), bias))
+        self._layers = [
+            (np.ascontiguousarray(weight.transpose(0, 2, 1)), bias[:, None])
+            for weight, bias in cut(self._vectors, sizes)
+        ]
 
     def __len__(self) -> int:
         return len(self._vectors)

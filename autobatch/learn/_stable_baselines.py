@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from torch import nn
 
 from autobatch._errors import CheckpointError, ConfigError, OutputError, near_names
-from autobatch.beacons._info import differing_keys
+from autobatch.beacons._info import told_differences
 from autobatch.integrations._generators import generators_kept
 from autobatch.policies.learned._network import HEADS, Actions, Activation, Network
 from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
@@ -246,12 +246,8 @@ class _Learner:
         """
         checkpoint = read_checkpoint(path)
         record = checkpoint.record
-        differing = differing_keys(self.identity, record.get("identity") or {})
-        if differing:
-            raise CheckpointError(
-                f"{path}: the training was started differently: "
-                + "; ".join(f"'{key}' was {old} and is {new}" for key, new, old in differing)
-            )
+        if differing := told_differences(record.get("identity") or {}, self.identity):
+            raise CheckpointError(f"{path}: the training was started differently: {differing}")
         replay = {name: value for name, value in checkpoint.tensors.items() if name.startswith(_REPLAY)}
         model = self.model
         put_back(

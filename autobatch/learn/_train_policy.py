@@ -17,11 +17,11 @@ from gymnasium.vector import AsyncVectorEnv
 
 from autobatch._errors import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
-from autobatch.beacons._info import differing_keys
+from autobatch.beacons._info import told_differences
 from autobatch.cells import LOCAL, is_local, refuse_ranks
 from autobatch.control.run._files import load_json
 from autobatch.envs.surrogate import SurrogateVectorEnv
-from autobatch.learn._cells import EpisodeCells, EpisodeRun
+from autobatch.learn._cells import EpisodeCells
 from autobatch.learn._cem import CemSettings, CrossEntropy
 from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
@@ -142,7 +142,7 @@ def train_policy(
         with _place(plan, out, resume=resume), _at_work(judges):
             for seed in plan.seeds:
                 network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges)
-                score = _judged(plan, seed, judges, network)
+                score = _judged(plan, judges, network)
                 observer.seed_finished(seed, score)
                 found[seed] = network, score, seconds
     except BaseException:
@@ -236,13 +236,9 @@ def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, An
             stored = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise CheckpointError(f"{path}: damaged: not a plan in JSON") from None
-        may_differ = {"jobs", "device"}
-        differing = [own for own in differing_keys(stored, content) if own[0] not in may_differ]
-        if differing:
-            raise CheckpointError(
-                f"{path}: the learning was started with another plan: "
-                + "; ".join(f"'{key}' was {old} and is {new}" for key, old, new in differing)
-            )
+        may_differ = {"jobs": None, "device": None}
+        if differing := told_differences(stored | may_differ, content | may_differ):
+            raise CheckpointError(f"{path}: the learning was started with another plan: {differing}")
     elif resume:
         raise CheckpointError(f"{out}: holds no learning ({PLAN} is missing)")
     elif out.exists() and (not out.is_dir() or seen_in(out, "*")):
@@ -269,7 +265,8 @@ def _one_seed(
     with naming_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if isinstance(judges, EpisodeCells):
-        return _by_cem(plan, seed, folder, EpisodeRun(judges, f"s{seed}"), observer)
+        judges.run = f"s{seed}"
+        return _by_cem(plan, seed, folder, judges, observer)
     # Real trainings are judged as they are learned from, and each of their processes holds the data.
     envs = judges if plan.on == "train" else _surrogates(plan)
     try:
@@ -282,7 +279,7 @@ def _one_seed(
 
 
 def _by_cem(
-    plan: LearningPlan, seed: int, folder: Path, envs: Envs | EpisodeRun, observer: LearningObserver
+    plan: LearningPlan, seed: int, folder: Path, envs: Envs | EpisodeCells, observer: LearningObserver
 ) -> tuple[Network, float]:
     method = CrossEntropy(
         envs,
@@ -305,8 +302,8 @@ def _by_cem(
         if now - kept > _KEPT_EVERY_SECONDS or method.finished or plan.on == "train":
             _keep(method, path, before + now - started)
             kept = now
-            if isinstance(envs, EpisodeRun):
-                envs.cells.forget()
+            if isinstance(envs, EpisodeCells):
+                envs.forget()
     judged = 64 if plan.on == "surrogate" else 2 if plan.begin is None else 4
     return method.network(judged)[0], before + time.perf_counter() - started
 
@@ -399,13 +396,13 @@ def _cem_settings(plan: LearningPlan) -> CemSettings:
     return settings if plan.begin is None else replace(settings, deviation=NEAR, extra=NEAR)
 
 
-def _judged(plan: LearningPlan, seed: int, envs: Envs | EpisodeCells, network: Network) -> float:
+def _judged(plan: LearningPlan, envs: Envs | EpisodeCells, network: Network) -> float:
     """Return a network's mean return on episodes that nothing was trained on, the same for all seeds."""
     episodes = 128 if plan.on == "surrogate" else 4
     seeds = range(_JUDGING_SEED, _JUDGING_SEED + episodes)
     if isinstance(envs, EpisodeCells):
         population = Population(network.flat()[None], network.sizes, network.actions)
-        return float(EpisodeRun(envs, f"s{seed}").play(population, seeds)[0].mean())
+        return float(envs.play(population, seeds)[0].mean())
     returns, _ = episode_returns(envs, lambda observations, _: network.act(observations), 1, seeds)
     return float(returns.mean())
 

@@ -4,6 +4,7 @@ A policy is asked once before the first epoch and once after every epoch. It see
 ``Observation`` (never a test figure) and answers with one ``Decision``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -91,6 +92,10 @@ class Observation:
     validation_loss: float
     validation_error: float
     gradients: "GradientMoments | None" = None
+
+
+NOTHING_SEEN = Observation(0, 0.0, 0, math.nan, math.nan, 0.0, 0, math.nan, math.nan, math.nan)
+"""What there is to see before the first decision."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ ROUND_SECONDS = 0.05
 """Seconds of steps in a round: small batches are timed over several steps."""
 
 QUANTILE = 0.25
-"""Which of the rounds counts. What else a machine does only ever adds time, so a low quantile is the steadiest."""
+"""Which of several times counts. What else a machine does only ever adds time, so a low quantile is the steadiest."""
 
 
 def device_kind(device: torch.device, threads: int) -> str:
@@ -81,10 +81,10 @@ def calibrate(
             besides.append(bench.time(bench.besides, 1))
     return CostTable(
         device=device_kind(device, task.threads),
-        step_seconds={size: _low(plain[size]) for size in batch_sizes},
+        step_seconds={size: steadiest(plain[size]) for size in batch_sizes},
         # Of each its own low quantile, since that of their differences would be the round with the slowest plain step.
-        measuring_seconds={size: max(_low(measured[size]) - _low(plain[size]), 1e-6) for size in batch_sizes},
-        epoch_seconds=_low(besides),
+        measuring_seconds={size: max(steadiest(measured[size]) - steadiest(plain[size]), 1e-6) for size in batch_sizes},
+        epoch_seconds=steadiest(besides),
     )
 
 
@@ -197,7 +197,8 @@ class _Bench:
             torch.cuda.synchronize(self._engine.device)
 
 
-def _low(seconds: Sequence[float]) -> float:
+def steadiest(seconds: Sequence[float]) -> float:
+    """Return which of several times of one thing counts."""
     return sorted(seconds)[int(QUANTILE * len(seconds))]
 
 

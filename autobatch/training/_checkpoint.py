@@ -55,11 +55,6 @@ def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
-    """Put a checkpoint's tensors back. The optimizer's settings are not stored: the caller made it anew."""
-    put_back(checkpoint.tensors, model, optimizer, str(path))
-
-
 def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer, source: str) -> None:
     """Put back what ``snapshot`` has copied; ``source`` names it in the CheckpointError where it does not fit."""
     model_state, optimizer_state = _split(tensors, source)
@@ -75,7 +70,7 @@ def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimiz
         for name, value in state.items():
             if value.dim() and name not in own_shapes:
                 state[name] = _laid_out_like(parameters[index], value, f"{source}: '{name}' of parameter {index}")
-    groups = optimizer.state_dict()["param_groups"]
+    groups = optimizer.state_dict()["param_groups"]  # settings are not kept: the caller made the optimizer anew
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
 
 

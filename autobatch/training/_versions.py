@@ -31,7 +31,7 @@ def _version(package: str) -> str:
 def code_version() -> str:
     """Return a hash of the code that decides what a training comes to."""
     digest = hashlib.sha256()
-    for room in _TRAINING:
-        for path in sorted((_PACKAGE / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes())
+    files = [path for room in _TRAINING for path in sorted((_PACKAGE / room).rglob("*.py"))]
+    for path in (_PACKAGE / "_steps.py", *files):
+        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

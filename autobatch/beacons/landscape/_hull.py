@@ -24,7 +24,7 @@ class KnownPart:
 
 
 def convex_hull(coordinates: Floats) -> Floats:
-    """Return the corners of a convex hull in the plane (monotone chain, Andrew 1979).
+    """Return the corners of a convex hull in the plane (Qhull).
 
     Args:
         coordinates: shape (n, 2), n >= 1.
@@ -32,11 +32,13 @@ def convex_hull(coordinates: Floats) -> Floats:
     Returns:
         The corners counter-clockwise, shape (k, 2); k = 1 for one position, 2 for positions on a line.
     """
+    from scipy.spatial import ConvexHull, QhullError  # which takes longer to import than this takes
+
     ordered = np.unique(coordinates, axis=0)
-    if len(ordered) < 3:
-        return ordered
-    lower, upper = _chain(ordered), _chain(ordered[::-1])
-    return np.array(lower[:-1] + upper[:-1])
+    try:
+        return np.asarray(ordered[ConvexHull(ordered).vertices])
+    except QhullError:  # fewer than three points, or all on a line
+        return ordered[sorted({0, len(ordered) - 1})]
 
 
 def distance_to_hull(corners: Floats, coordinates: Floats) -> Floats:
@@ -51,20 +53,6 @@ def distance_to_hull(corners: Floats, coordinates: Floats) -> Floats:
         return np.asarray(distances)
     crosses = edges[:, 0] * offsets[..., 1] - edges[:, 1] * offsets[..., 0]
     return np.where((crosses >= 0.0).all(axis=1), 0.0, distances)
-
-
-def _chain(ordered: Floats) -> list[Floats]:
-    chain: list[Floats] = []
-    for point in ordered:
-        while len(chain) >= 2 and _turn(chain[-2], chain[-1], point) <= 0.0:
-            chain.pop()
-        chain.append(point)
-    return chain
-
-
-def _turn(origin: Floats, middle: Floats, end: Floats) -> float:
-    first, second = middle - origin, end - origin
-    return float(first[0] * second[1] - first[1] * second[0])
 
 
 def _median_spacing(coordinates: Floats) -> float:

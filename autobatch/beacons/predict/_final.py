@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from autobatch._errors import ConfigError
+from autobatch.beacons._columns import END_TOLERANCE
 from autobatch.beacons._journey import Standing
 from autobatch.beacons._library import BeaconLibrary
 from autobatch.beacons.landscape import Floats, Landscape
@@ -25,7 +26,6 @@ from autobatch.beacons.predict._quality import (
 from autobatch.beacons.predict._rule import gather, unmodelled
 
 _SHOWN_BEST = 3
-_END_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def predict_final(
 
 
 def _checked(place: Place) -> Standing:
-    if not 0.0 < place.progress <= 1.0 + _END_TOLERANCE:
+    if not 0.0 < place.progress <= 1.0 + END_TOLERANCE:
         raise ConfigError(f"a prediction needs a progress in (0, 1], got {place.progress}")
     if not all(0.0 < value < math.inf for value in (place.c_bar, place.l_cum, place.steps)):
         raise ConfigError(

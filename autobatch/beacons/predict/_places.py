@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import CheckpointError
+from autobatch.beacons._columns import END_TOLERANCE
 
 _COUNTS = ("epoch", "batch_size", "steps")
 _POSITION = ("c_bar", "l_cum")
 _OUTCOMES = ("validation_loss", "validation_error")
 REQUIRED = ("epoch", "progress", "batch_size", "lr", "c_bar", "l_cum", "steps")
 """Keys that every line of an ``epochs.jsonl`` must have to predict from it."""
-
-_END_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class RunPlace:
     @property
     def at_end(self) -> bool:
         """Whether the training was over."""
-        return self.progress >= 1.0 - _END_TOLERANCE
+        return self.progress >= 1.0 - END_TOLERANCE
 
 
 def read_places(path: str | Path) -> tuple[RunPlace, ...]:
@@ -108,7 +107,7 @@ def _place(line: bytes) -> RunPlace | None:
     found: dict[str, Any] = {key: _count(row, key) for key in _COUNTS}
     found |= {key: _number(row, key) for key in ("progress", "lr")}
     found |= {key: _figure(row, key) for key in (*_POSITION, *_OUTCOMES)}
-    if not 0.0 < found["progress"] <= 1.0 + _END_TOLERANCE:
+    if not 0.0 < found["progress"] <= 1.0 + END_TOLERANCE:
         raise ValueError(f"key 'progress' must lie in (0, 1], got {row['progress']!r}")
     if not found["lr"] > 0.0:
         raise ValueError(f"key 'lr' must be positive, got {row['lr']!r}")

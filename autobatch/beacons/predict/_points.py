@@ -1,6 +1,7 @@
 """Points of the plane with any final figure of a library, not the score alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,14 +49,8 @@ def figure_points(library: BeaconLibrary, progress: float, figure: str) -> Point
         for own in points.configurations
     ]
     pooled = pooled_variance([own for own, sound in zip(finals, points.finished, strict=True) if sound], is_loss)
-    return Points(
-        configurations=points.configurations,
-        plane=points.plane,
-        score=np.array([own.mean() for own in finals]),
-        variance=np.array([pooled / len(own) for own in finals]),
-        finished=points.finished,
-        is_loss=is_loss,
-    )
+    means, variances = ([own.mean() for own in finals], [pooled / len(own) for own in finals])
+    return replace(points, score=np.array(means), variance=np.array(variances), is_loss=is_loss)
 
 
 def pooled_variance(finals: Sequence[Floats], is_loss: bool) -> float:

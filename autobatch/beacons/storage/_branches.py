@@ -160,10 +160,7 @@ class Branches:
         Raises:
             OutputError: the file cannot be written.
         """
-        place = place_of(path)
-        file = BRANCHES.gathered(place) if place.is_dir() else place
-        BRANCHES.save(file, self.journeys, self.info)
-        return file
+        return BRANCHES.save_at(path, self.journeys, self.info)
 
 
 def write_branches(env_dir: str | Place, origin: BeaconKey, journeys: Sequence[Journey], info: LibraryInfo) -> Place:

@@ -203,13 +203,11 @@ def column_arrays(table: Any, columns: Sequence[Column]) -> dict[str, NDArray[An
     Raises:
         LibraryError: a row has no value in some column.
     """
-    for column in columns:
-        nulls = table.column(column.name).null_count
-        if nulls:
-            raise LibraryError(f"column '{column.name}' has no value in {nulls} rows")
     arrays: dict[str, NDArray[Any]] = {}
     for column in columns:
         values = table.column(column.name)
+        if nulls := values.null_count:
+            raise LibraryError(f"column '{column.name}' has no value in {nulls} rows")
         arrays[column.name] = (
             np.array(values.to_pylist(), dtype=object) if column.kind == "string" else values.to_numpy()
         )

@@ -5,7 +5,6 @@ recorders side by side). A part replaces what the gathered file has of the same 
 between its two acts, renaming the new file and removing the parts, loses nothing and counts nothing twice.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ from typing import Generic, TypeVar
 
 from autobatch._artefacts import holds
 from autobatch._errors import BusyError, LibraryError
-from autobatch._files import alone_in, naming_output
-from autobatch._remote import Place, Remote, files_in
+from autobatch._files import alone_in, naming_output, write_whole
+from autobatch._remote import Place, Remote, files_in, place_of
 from autobatch.beacons._beacon import BeaconKey
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, merged_info
@@ -60,18 +59,16 @@ class Parts(Generic[Item]):
         if isinstance(file, Remote):
             file.write_bytes(content)
             return
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         with naming_output(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                temporary.replace(file)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        write_whole(file, content, shared=True)
+
+    def save_at(self, path: str | Place, items: Sequence[Item], info: LibraryInfo) -> Place:
+        """Write recordings to one Parquet file, or to that of an env directory; returns the file."""
+        place = place_of(path)
+        file = self.gathered(place) if place.is_dir() else place
+        self.save(file, items, info)
+        return file
 
     def keys(self, env_dir: Place) -> frozenset[BeaconKey]:
         """Return which trainings an env has; empty where nothing is recorded."""

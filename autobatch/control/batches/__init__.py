@@ -4,11 +4,11 @@ In come a seed, a number of examples and a batch size; out go the indices of eve
 ``_batches.py`` first.
 """
 
+from autobatch._steps import steps_per_epoch
 from autobatch.control.batches._batches import (
     batch_bounds,
     full_steps_per_epoch,
     permutation,
-    steps_per_epoch,
 )
 from autobatch.control.batches._nested import (
     examples_in,

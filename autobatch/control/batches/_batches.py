@@ -11,23 +11,8 @@ has BatchNorm, which has no statistics of one example, a remainder that would le
 import torch
 from torch import Tensor
 
+from autobatch._steps import steps_per_epoch
 from autobatch.control.batches._seeds import derive_generator
-
-
-def steps_per_epoch(dataset_size: int, batch_size: int, least: int = 1) -> int:
-    """Return the optimizer steps of one epoch: dataset_size / batch_size, rounded half up, at least one.
-
-    Args:
-        dataset_size: examples in one epoch.
-        batch_size: global batch size.
-        least: examples that a last batch has at least, as far as others do.
-
-    Returns:
-        Steps.
-    """
-    steps = max(1, (2 * dataset_size + batch_size) // (2 * batch_size))
-    joins = steps > 1 and dataset_size - (steps - 1) * batch_size < min(least, batch_size)
-    return steps - joins
 
 
 def full_steps_per_epoch(dataset_size: int, batch_size: int, least: int = 1) -> int:

@@ -68,7 +68,8 @@ class MeasureWithinBudget(MeasuringPlan):
         self.interval = interval
         self.floor = floor
         self._given = costs
-        self._costs = costs or _NOTHING_TIMED
+        self.costs = costs or _NOTHING_TIMED
+        """Seconds by batch size, as given or as timed so far."""
         self._ladder: dict[int, int] = {}
         self._epochs = 0
         self._done = 0
@@ -79,17 +80,12 @@ class MeasureWithinBudget(MeasuringPlan):
 
     def reset(self, task: TaskInfo) -> None:
         """Start a new run of ``task``; a ConfigError where the cost table lacks a batch size of its ladder."""
-        self._costs = self._given or _NOTHING_TIMED
+        self.costs = self._given or _NOTHING_TIMED
         self._ladder = {size: steps_per_epoch(task.train_size, size) for size in task.batch_sizes}
         self._epochs, self._done = task.epochs, 0
         self._training, self._measuring, self._due = 0.0, 0.0, True
         if self._given is not None:
             self._shortest_epoch()
-
-    @property
-    def costs(self) -> CostTable:
-        """Seconds by batch size, as given or as timed so far."""
-        return self._costs
 
     @property
     def modelled_share(self) -> float | None:
@@ -103,10 +99,10 @@ class MeasureWithinBudget(MeasuringPlan):
         self.timing = False
         if not self.budget:
             return ()
-        if self._given is None and batch_size not in self._costs.step_seconds:
+        if self._given is None and batch_size not in self.costs.step_seconds:
             return self._choose_to_time(batch_size, steps, full_steps)
-        epoch = self._costs.training_seconds(batch_size, steps, epochs=1.0)
-        price = self._costs.measuring(batch_size)
+        epoch = self.costs.training_seconds(batch_size, steps, epochs=1.0)
+        price = self.costs.measuring(batch_size)
         self._training += epoch
         wanted = at_interval(full_steps, self.interval, self.floor)
         count = min(len(wanted), self._routine(epoch, price))
@@ -123,20 +119,20 @@ class MeasureWithinBudget(MeasuringPlan):
         """Add the batch size that was timed to the table, and pay for its epoch."""
         assert self._timed is not None
         batch_size, steps, count = self._timed
-        self._costs = CostTable(
-            device=self._costs.device,
-            step_seconds={**self._costs.step_seconds, batch_size: step_seconds},
-            measuring_seconds={**self._costs.measuring_seconds, batch_size: measuring_seconds},
+        self.costs = CostTable(
+            device=self.costs.device,
+            step_seconds={**self.costs.step_seconds, batch_size: step_seconds},
+            measuring_seconds={**self.costs.measuring_seconds, batch_size: measuring_seconds},
             epoch_seconds=0.0,
         )
-        self._training += self._costs.training_seconds(batch_size, steps, epochs=1.0)
+        self._training += self.costs.training_seconds(batch_size, steps, epochs=1.0)
         self._pay(count, measuring_seconds)
         self._timed, self.timing = None, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cost table and the account: epochs, seconds earned for and spent, whether a sample is due."""
         return {
-            "costs": self._costs.to_dict(),
+            "costs": self.costs.to_dict(),
             "epochs": self._done,
             "training": self._training,
             "measuring": self._measuring,
@@ -145,14 +141,14 @@ class MeasureWithinBudget(MeasuringPlan):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned, the cost table included."""
-        self._costs = CostTable.from_dict(state["costs"])
+        self.costs = CostTable.from_dict(state["costs"])
         self._done = int(state["epochs"])
         self._training, self._measuring = float(state["training"]), float(state["measuring"])
         self._due = bool(state["due"])
 
     def _choose_to_time(self, batch_size: int, steps: int, full_steps: int) -> tuple[int, ...]:
         # The very first sample also warms things up, so a second one is timed.
-        count = min(full_steps, 1 if self._costs.step_seconds else 2)
+        count = min(full_steps, 1 if self.costs.step_seconds else 2)
         self.timing, self._timed = True, (batch_size, steps, count)
         return middles(full_steps, count)
 
@@ -170,9 +166,9 @@ class MeasureWithinBudget(MeasuringPlan):
         return self.budget * (self._training + share * to_come) - self._measuring
 
     def _shortest_epoch(self) -> float:
-        if self._given is None and not self._ladder.keys() <= self._costs.step_seconds.keys():
+        if self._given is None and not self._ladder.keys() <= self.costs.step_seconds.keys():
             return 0.0
-        return min(self._costs.training_seconds(size, steps, epochs=1.0) for size, steps in self._ladder.items())
+        return min(self.costs.training_seconds(size, steps, epochs=1.0) for size, steps in self._ladder.items())
 
     def _pay(self, count: int, price: float) -> None:
         self._measuring += count * price

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autobatch._errors import AutoBatchError, MeasureError
+from autobatch._errors import AutoBatchError, MeasureError, behind
 from autobatch._plain import Plain
 from autobatch.control.measuring._memory import is_out_of_memory
 from autobatch.fisher import FisherProbe, GradientMoments, half_cosine, squared_rows
@@ -153,9 +153,8 @@ class Samples:
                 self._give_up(step, measured.problem)
                 return
             _LOG.warning("step %d is not measured: %s", step, measured.problem)
-            cause: BaseException | None = measured.problem
-            while cause is not None:  # a traceback holds the tensors that there was no room for
-                cause.__traceback__, cause = None, cause.__cause__ or cause.__context__
+            for cause in behind(measured.problem):  # a traceback holds the tensors that there was no room for
+                cause.__traceback__ = None
             return
         self.by_sample = self.by_sample or measured.by_sample
         self._pending.append(_Pending(measured, epoch, step, batch_size, exact, full, lr, probe.seconds))

@@ -285,12 +285,9 @@ def _check_groups(optimizer: Optimizer) -> None:
     for index, group in enumerate(optimizer.param_groups):
         if "lr" not in group:
             raise ConfigError(f"the optimizer's parameter group {index} has no learning rate 'lr'")
-        _check_owned(float(group["lr"]), index)
-
-
-def _check_owned(rate: float, index: int) -> None:
-    if not (math.isfinite(rate) and rate >= 0.0):
-        raise ConfigError(
-            f"learning rate of the optimizer's parameter group {index}: expected a finite number of at least 0, "
-            f"got {rate}"
-        )
+        rate = float(group["lr"])
+        if not (math.isfinite(rate) and rate >= 0.0):
+            raise ConfigError(
+                f"learning rate of the optimizer's parameter group {index}: expected a finite number of at least 0, "
+                f"got {rate}"
+            )

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError
@@ -61,8 +62,10 @@ class Course:
         self.epochs = epochs
         self.least = least
         self._ends = tuple(stop for _, stop in stretches(dataset_size, periods))
-        self._epoch = 0
-        self._running = False
+        self.epoch = 0
+        """Finished epochs."""
+        self.running = False
+        """Whether an epoch has begun and is not ended."""
         self._handed_out = 0
         self._trained = 0
         self._iterated = 0
@@ -76,13 +79,13 @@ class Course:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or the training was stopped."""
-        return self.stopped is not None or self._epoch >= self.epochs
+        return self.stopped is not None or self.epoch >= self.epochs
 
     def refuse_finished(self) -> None:
         """Refuse to go on after the end."""
         if self.finished:
             raise AutoBatchError(
-                f"the training is finished after {self._epoch} of {self.epochs} epochs"
+                f"the training is finished after {self.epoch} of {self.epochs} epochs"
                 + (f" ({self.stopped})" if self.stopped is not None else "")
                 + ": write the loop as 'for epoch in controller.each_epoch()' or 'while not controller.finished', "
                 "which end there"
@@ -93,24 +96,14 @@ class Course:
         self.stopped = self.stopped or reason
 
     @property
-    def epoch(self) -> int:
-        """Finished epochs."""
-        return self._epoch
-
-    @property
-    def running(self) -> bool:
-        """Whether an epoch has begun and is not ended."""
-        return self._running
-
-    @property
     def examples(self) -> int:
         """Examples trained since the start of the training."""
-        return self._epoch * self.dataset_size + self._trained
+        return self.epoch * self.dataset_size + self._trained
 
     @property
     def next_example(self) -> int:
         """The first example, counted since the start of the training, that is not handed out yet."""
-        return self._epoch * self.dataset_size + self._handed_out
+        return self.epoch * self.dataset_size + self._handed_out
 
     @property
     def progress(self) -> float:
@@ -130,7 +123,7 @@ class Course:
     @property
     def finished_periods(self) -> int:
         """Periods trained to their end since the start of the training."""
-        return self._epoch * self.periods + sum(end <= self._trained for end in self._ends)
+        return self.epoch * self.periods + sum(end <= self._trained for end in self._ends)
 
     @property
     def period_left(self) -> int:
@@ -174,28 +167,22 @@ class Course:
         Returns:
             Steps handed out since the iteration began, and those to come; of a whole epoch where none is running.
         """
-        start, steps = (self._handed_out, self._iterated) if self._running else (0, 0)
+        start, steps = (self._handed_out, self._iterated) if self.running else (0, 0)
         if plain:
             return steps + -(-(self.dataset_size - start) // batch_size)
-        for end in self._ends:
-            if end > start:
-                steps += steps_per_epoch(end - start, batch_size, self.least)
-                start = end
-        return steps
+        return steps + self._steps_from(start, batch_size)
 
     def steps_left(self, batch_size: int) -> int:
         """Return the optimizer steps to the end, of waiting batches too, if the batch size stays as it is."""
         if self.finished:
             return 0
+        left = self.epochs - self.epoch - 1
+        return self._steps_from(self._trained, batch_size) + left * self._steps_from(0, batch_size)
 
-        def steps(start: int) -> int:
-            ends = [end for end in self._ends if end > start]
-            starts = [start, *ends]
-            return sum(
-                steps_per_epoch(end - start, batch_size, self.least) for start, end in zip(starts, ends, strict=False)
-            )
-
-        return steps(self._trained) + (self.epochs - self._epoch - 1) * steps(0)
+    def _steps_from(self, start: int, batch_size: int) -> int:
+        """Return the optimizer steps of an epoch from an example on."""
+        stops = [start, *(end for end in self._ends if end > start)]
+        return sum(steps_per_epoch(stop - begun, batch_size, self.least) for begun, stop in pairwise(stops))
 
     def begin(self) -> None:
         """Begin an epoch, or go on with the one that is running; what was entered and not done is handed out again.
@@ -205,11 +192,11 @@ class Course:
         Raises:
             AutoBatchError: the running epoch is trained to its end and was not ended.
         """
-        if not self._running:
-            self._running, self._handed_out, self._trained = True, 0, 0
+        if not self.running:
+            self.running, self._handed_out, self._trained = True, 0, 0
         elif self.epoch_trained and not self._loaded_at_end:
             raise AutoBatchError(
-                f"epoch {self._epoch + 1} is trained to its end: call end_epoch() before the next one's batches"
+                f"epoch {self.epoch + 1} is trained to its end: call end_epoch() before the next one's batches"
             )
         self._loaded_at_end = False
         self.fail()
@@ -248,7 +235,7 @@ class Course:
                 "the loop went on after a step that raised: examples %d to %d of epoch %d are not trained",
                 self._failed.start,
                 self._failed.stop,
-                self._epoch + 1,
+                self.epoch + 1,
             )
             failed, self._failed = self._failed, None
             self._pass(failed)
@@ -307,14 +294,14 @@ class Course:
 
     def skip_to_end(self) -> None:
         """Count the rest of the running epoch as seen; for loops that cut batches by themselves, and at a stop."""
-        self._running = True
+        self.running = True
         self._queue.clear()
         self._current = self._failed = None
         self._handed_out = self._trained = self.dataset_size
 
     def end(self) -> None:
         """End the epoch; refused where none has begun, or examples are left."""
-        if not self._running:
+        if not self.running:
             raise AutoBatchError("end_epoch() was called without an epoch of batches before it")
         self.fail()
         if not self._queue and self._handed_out == self.dataset_size:
@@ -324,15 +311,15 @@ class Course:
                 f"end_epoch() was called in the middle of an epoch: {self._trained} of {self.dataset_size} examples "
                 "are trained; every batch's forward and backward pass belongs into `with controller.step()`"
             )
-        self._epoch += 1
-        self._running, self._handed_out, self._trained = False, 0, 0
+        self.epoch += 1
+        self.running, self._handed_out, self._trained = False, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the data, and what is handed out and not trained to its end, as JSON-able values."""
         waiting = self.waiting if self._current is None else (self._current, *self.waiting)
         return {
-            "epoch": self._epoch,
-            "running": self._running,
+            "epoch": self.epoch,
+            "running": self.running,
             "trained": self._trained,
             "waiting": [[cut.start, cut.stop, cut.batch_size, cut.decision] for cut in waiting],
         }
@@ -348,7 +335,7 @@ class Course:
             place = cut.stop
         if not (0 <= epoch <= self.epochs and 0 <= trained <= self.dataset_size and (running or not place)):
             raise CheckpointError(f"controller state is damaged: epoch {epoch}, example {trained}, running {running}")
-        self._epoch, self._running, self._trained, self._handed_out = epoch, running, trained, place
+        self.epoch, self.running, self._trained, self._handed_out = epoch, running, trained, place
         self._queue, self._current, self._failed = deque(waiting), None, None
         self._iterated, self._loaded_at_end = len(waiting), self.epoch_trained
 

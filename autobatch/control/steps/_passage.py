@@ -58,7 +58,7 @@ class Passage:
             plan = BatchPlan(accumulation=plan.accumulation)
         self._plan = plan
         self._ranks = ranks
-        self._micro = MicroBatches(plan, least_examples(model, ranks=1, accumulation=1))
+        self.micro = MicroBatches(plan, least_examples(model, ranks=1, accumulation=1))
         self._probe_arguments = probe_arguments
         self._measure_all = measure_all and ranks.size > 1
         self._advise = advise
@@ -80,29 +80,19 @@ class Passage:
         self._sharded = [module for module in model.modules() if hasattr(module, "set_requires_gradient_sync")]
         if self._ranks.size > 1:
             self._check(model, self._plan, self._ranks)
-        self._model, self._optimizer = model, optimizer
+        self.model, self.optimizer = model, optimizer
         self._probes: dict[int, FisherProbe | None] = {1: self._new_probe(1)}
-
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-        return self._model
 
     @property
     def mixes_rows(self) -> bool:
         """Whether measured rows are no gradients of single samples, as under BatchNorm."""
         rows = self._probe_arguments["bn"] == "rows"
-        return rows and any(isinstance(module, _BatchNorm) for module in self._model.modules())
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Its optimizer."""
-        return self._optimizer
+        return rows and any(isinstance(module, _BatchNorm) for module in self.model.modules())
 
     def sizes(self, examples: int, start: int = 0) -> list[int]:
         """Return the micro-batches of this rank's share of a batch that starts at ``start``: as many on all ranks."""
         own = self._own_share(examples, start)
-        parts = len(self._micro.sizes(self._largest_share(examples)))
+        parts = len(self.micro.sizes(self._largest_share(examples)))
         if not self._plan.guarded:  # wrappers talk in every part, so that no rank may have fewer
             parts = min(parts, max(1, examples // self._ranks.size))
         return _lengths(own, min(parts, own))
@@ -166,9 +156,9 @@ class Passage:
 
     def begin_batch(self) -> None:
         """Note what a batch that runs out of memory has to be brought back to."""
-        self._micro.begin()
+        self.micro.begin()
         if self._plan.guarded:
-            self._buffers = [buffer.detach().clone() for buffer in self._model.buffers()]
+            self._buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
             self._random_state = torch.get_rng_state()
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 self._device_state = torch.cuda.get_rng_state()
@@ -189,20 +179,20 @@ class Passage:
             wanted = _UNMEASURED if passing.measured else _SMALLER
         again, *self._used = self._ranks.most([wanted, *(p.grad is not None for p in self._trained())])
         # What is known of memory is the same on all ranks: it speaks of the largest share.
-        size = max(self._micro.sizes(self._largest_share(passing.cut.examples)))
+        size = max(self.micro.sizes(self._largest_share(passing.cut.examples)))
         if again == _FITTED:
-            self._micro.fitted(size)
+            self.micro.fitted(size)
             passing.measure()
             return False
         passing.abandon()
         self._bring_back()
         if again == _UNMEASURED:
             _LOG.warning("out of memory in a measured step: the batch is trained again without measuring")
-        elif size < 2 * self._micro.least:
+        elif size < 2 * self.micro.least:
             examples = "a single example" if size == 1 else f"{size} examples"
             raise AutoBatchError(f"out of memory with a micro-batch of {examples}: nothing smaller can be tried")
         else:
-            self._micro.failed(size)
+            self.micro.failed(size)
             smaller = max(self.sizes(passing.cut.examples, passing.cut.start))
             _LOG.warning("out of memory with micro-batches of %d: the batch is trained again in %d", size, smaller)
         return True
@@ -225,14 +215,6 @@ class Passage:
             if buffer.numel()
         ])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is known of memory, as JSON-able values."""
-        return self._micro.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
-        self._micro.load_state_dict(state)
-
     def _own_share(self, examples: int, first: int) -> int:
         start, stop = self._ranks.share(first, first + examples)
         return stop - start
@@ -241,12 +223,12 @@ class Passage:
         return -(-examples // self._ranks.size)
 
     def _trained(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
     def _bring_back(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
+            for buffer, before in zip(self.model.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
         torch.set_rng_state(self._random_state)
         if self._device_state is not None:
@@ -262,7 +244,7 @@ class Passage:
     def _contexts(
         self, sizes: Sequence[int], part: int, probe: FisherProbe | None
     ) -> list[AbstractContextManager[Any]]:
-        contexts: list[AbstractContextManager[Any]] = [observing(self._optimizer, probe)]
+        contexts: list[AbstractContextManager[Any]] = [observing(self.optimizer, probe)]
         last = part == len(sizes) - 1
         if self._ranks.size > 1 and not self._advise:
             if self._plan.guarded or not last:
@@ -270,8 +252,8 @@ class Passage:
                 contexts += [wrapper.no_sync() for wrapper in self._wrapped if not wrapper.static_graph]
             if len(sizes) > 1 and self._sharded:
                 contexts.append(_synchronising(self._sharded, last))
-        if self._plan.guarded and not self._micro.proven(sizes[part]):
-            contexts.append(saved_tensors(self._model, self._plan.memory_limit))
+        if self._plan.guarded and not self.micro.proven(sizes[part]):
+            contexts.append(saved_tensors(self.model, self._plan.memory_limit))
         return contexts
 
     def _probe(self, parts: int) -> FisherProbe | None:
@@ -294,7 +276,7 @@ class Passage:
             arguments |= {"process_group": group, "exchange_after": exchange_after}
         if not self._mean and self._ranks.size > 1 and not self._advise:
             arguments["grad_scaler"] = _Weighted(self._ranks.size, arguments["grad_scaler"])
-        return FisherProbe(self._model, micro_batches=parts, **arguments)
+        return FisherProbe(self.model, micro_batches=parts, **arguments)
 
     def _check(self, model: nn.Module, plan: BatchPlan, ranks: Ranks) -> None:
         for wrapper in self._wrapped:
@@ -333,7 +315,7 @@ class Passage:
         if self._told_batch_norm:
             return
         self._told_batch_norm = True
-        layers = sum(isinstance(module, _BatchNorm) and module.training for module in self._model.modules())
+        layers = sum(isinstance(module, _BatchNorm) and module.training for module in self.model.modules())
         if layers and self._plan.bn_batch is None:
             _LOG.warning(
                 "%d BatchNorm layers take their statistics over parts of %d examples, not over the batch of %d: the "

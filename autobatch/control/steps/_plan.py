@@ -127,18 +127,16 @@ class MicroBatches:
     """
 
     def __init__(self, plan: BatchPlan, least: int = 1) -> None:
-        for name in ("micro_batch", "bn_batch"):
-            asked = getattr(plan, name)
-            if isinstance(asked, int) and asked < least:
+        given = {"micro_batch": plan.micro_batch, "bn_batch": plan.bn_batch}
+        asked = {name: size for name, size in given.items() if isinstance(size, int)}
+        for name, size in asked.items():
+            if size < least:
                 raise ConfigError(
-                    f"BatchPlan: {name}={asked}: the model has BatchNorm, which has no statistics of a single example; "
+                    f"BatchPlan: {name}={size}: the model has BatchNorm, which has no statistics of a single example; "
                     f"expected at least {least}"
                 )
         self.least = least
-        self._cap: float = min(
-            plan.micro_batch if isinstance(plan.micro_batch, int) else math.inf,
-            plan.bn_batch if plan.bn_batch is not None else math.inf,
-        )
+        self._cap: float = min(asked.values(), default=math.inf)
         self._fits = 0
         self._fails: float = math.inf
         self._now: float = math.inf

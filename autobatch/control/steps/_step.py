@@ -83,13 +83,9 @@ class Passing:
         self._finished = finished
         self._failed = failed
         self._stack = ExitStack()
-        self._inside = False
-        self._backward = False
-
-    @property
-    def inside(self) -> bool:
+        self.inside = False
         """Whether a part is on its way."""
-        return self._inside
+        self._backward = False
 
     @property
     def in_micro_batches(self) -> bool:
@@ -102,7 +98,7 @@ class Passing:
         return self.part == len(self.sizes)
 
     def __enter__(self) -> Step:
-        if self._inside:
+        if self.inside:
             raise AutoBatchError("step() was entered inside of another step")
         if self.done or self.given_up:
             raise AutoBatchError("this step is over: call controller.step() anew for each batch")
@@ -118,13 +114,13 @@ class Passing:
             for context in self._contexts(self.part):
                 contexts.enter_context(context)
             stack.pop_all()
-        self._stack, self._inside = contexts, True
+        self._stack, self.inside = contexts, True
         return Step(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self._inside = False
+        self.inside = False
         self._stack.__exit__(kind, error, traceback)
         if error is not None:
             self.abandon()
@@ -150,7 +146,7 @@ class Passing:
         Raises:
             AutoBatchError: the step has not begun, or is over.
         """
-        if not self._inside:
+        if not self.inside:
             raise AutoBatchError("step.backward(loss) belongs into `with controller.step() as step`; that step is over")
         self._backward = True
         weight = self.weights[self.part]

@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
-from autobatch.envs.train import TrainedEpisode, TrainingRules
+from autobatch.envs.train import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 from autobatch.policies.steer._search import start_without_scouts
@@ -90,21 +91,21 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         """
         parts = as_parts(actions, check_steered(actions, action)[None])
         stopped = bool(self._course.advance(parts, self._limits)[0])
-        cost, potential, self._owed = self._owed, self._potential, 0.0
+        cost, potential, self._owed = self._owed, self.quality, 0.0
         if stopped:
             self._stopped = True
         else:
             factor = float(self._course.factor(self._limits.sizes)[0])
             batch_size, lr = self.configuration
             start = time.perf_counter()
-            row = self._carry_out(lambda: _epoch(self._trial, batch_size, lr, factor))
+            row = self._carry_out(lambda: train_epoch(self._trial, batch_size, lr, factor))
             epoch_cost = self.rules.pricing.epoch(batch_size, time.perf_counter() - start)
             self._saw(row, epoch_cost)
             cost += epoch_cost
             score = getattr(row, self.rules.setting.task.score)
             potential = -1.0 if self.diverged else float(self.rules.gain(score))
-        gained = potential - self._potential - self.rules.weight * cost / self.reference
-        self._potential = potential
+        gained = potential - self.quality - self.rules.weight * cost / self.reference
+        self.quality = potential
         self.costs.append(cost)
         self.rewards.append(gained)
         return gained
@@ -150,33 +151,35 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         info, pricing = self.rules.info, self.rules.pricing
         policy = SteerPolicy(SteerParameters())
         policy.reset(info, None)
-        parties: list[_Scouting] = []
+        parties: list[tuple[Trial, list[EpochRow]]] = []
         scouts: list[Scout] = []
         while True:
             plan: ScoutPlan = policy.scouts(scouts)
             if len(scouts) >= len(plan.configurations):
                 break
             key = plan.configurations[len(scouts)]
-            party = _Scouting(self._carry_out(self._new_trial), *key)
+            trial, rows = self._carry_out(self._new_trial), list[EpochRow]()
+            epoch = partial(_train_into, rows, trial, key)
+            train = partial(train_scout, trial, epoch, rows, plan=plan, key=key, others=tuple(scouts))
             start = time.perf_counter()
-            scouts.append(self._carry_out(lambda: train_scout(party, plan, info.score, key, scouts)))  # noqa: B023
-            seconds = (time.perf_counter() - start) / max(len(party.rows), 1)
-            self._owed += len(party.rows) * pricing.epoch(key[0], seconds)
-            parties.append(party)
+            scouts.append(self._carry_out(train))
+            seconds = (time.perf_counter() - start) / max(len(rows), 1)
+            self._owed += len(rows) * pricing.epoch(key[0], seconds)
+            parties.append((trial, rows))
         if not scouts:
             return
         chosen = policy.take(scouts).scout
         self._lay(policy.start, policy.plan)
         self._seen.told_by(0, scouts, chosen)
         self._seen.spent[0] = self._owed
-        for place, party in enumerate(parties):
+        for place, (trial, rows) in enumerate(parties):
             if place == chosen:
                 self._trial.controller.close()
-                self._trial = party.trial
-                for row in party.rows:
+                self._trial = trial
+                for row in rows:
                     self._saw(row, 0.0)
             else:
-                party.trial.controller.close()
+                trial.controller.close()
 
     def _saw(self, row: EpochRow, cost: float) -> None:
         self.rows.append(row)
@@ -188,25 +191,5 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         self._seen.spent[0] += cost
 
 
-class _Scouting:
-    """A scout in training; ``rows`` are its epochs so far."""
-
-    def __init__(self, trial: Trial, batch_size: int, lr: float) -> None:
-        self.trial = trial
-        self.rows: list[EpochRow] = []
-        self._key = batch_size, lr
-
-    @property
-    def stopped_because(self) -> str:
-        """Why it cannot go on; ``"finished"`` while it can."""
-        return self.trial.stopped_because
-
-    def epoch(self) -> EpochRow:
-        """Train the next epoch."""
-        self.rows.append(_epoch(self.trial, *self._key, 1.0))
-        return self.rows[-1]
-
-
-def _epoch(trial: Trial, batch_size: int, lr: float, factor: float) -> EpochRow:
-    trial.decide(batch_size, lr, "chosen by the agent", factor=factor)
-    return trial.epoch()
+def _train_into(rows: list[EpochRow], trial: Trial, key: tuple[int, float]) -> None:
+    rows.append(train_epoch(trial, *key, factor=1.0))

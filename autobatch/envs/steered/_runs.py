@@ -210,11 +210,9 @@ class SteeredRuns(Runs[SteeredSettings]):
             noise = np.stack([drawn[place][1][len(parties[place].scouts)] for place in at])
             self._train_scouts(index, rows[at], [parties[place] for place in at], [a for _, a in coming], noise)
         for place, (party, row) in enumerate(zip(parties, rows.tolist(), strict=True)):
-            if not party.scouts:
-                course.size[place], course.rate[place] = _place(limits.sizes, *party.policy.start)
-            else:
-                chosen = party.policy.take(party.scouts).scout
-                course.size[place], course.rate[place] = _place(limits.sizes, *party.policy.start)
+            chosen = party.policy.take(party.scouts).scout if party.scouts else None
+            course.size[place], course.rate[place] = _place(limits.sizes, *party.policy.start)
+            if party.scouts:
                 seen.told_by(place, party.scouts, chosen)
                 cost = sum(
                     len(one.train_losses) * limits.seconds[place, _place(limits.sizes, one.batch_size, one.lr)[0]]

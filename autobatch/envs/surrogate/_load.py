@@ -30,8 +30,7 @@ def load_dynamics(env: str | Path) -> Dynamics:
     Raises:
         LibraryError: there are no beacons or no branch runs; the message says how to record them.
     """
-    folder = Path(find_artefact("envs", env)).parent.absolute()
-    return _loaded(folder, tuple((other, _stamp(other)) for other in dict.fromkeys([folder, *_libraries()])))
+    return _of(env, steered=False)
 
 
 def load_steered(env: str | Path, without: tuple[str, ...] = ()) -> Dynamics:
@@ -50,8 +49,7 @@ def load_steered(env: str | Path, without: tuple[str, ...] = ()) -> Dynamics:
     Raises:
         LibraryError: there are no beacons; the message says how to record them.
     """
-    folder = Path(find_artefact("envs", env)).parent.absolute()
-    return _steered(folder, without, tuple((other, _stamp(other)) for other in dict.fromkeys([folder, *_libraries()])))
+    return _of(env, steered=True, without=without)
 
 
 def alike(
@@ -83,6 +81,12 @@ def alike(
     return found
 
 
+def _of(env: str | Path, *, steered: bool, without: tuple[str, ...] = ()) -> Dynamics:
+    folder = Path(find_artefact("envs", env)).parent.absolute()
+    stamps = tuple((other, _stamp(other)) for other in dict.fromkeys([folder, *_libraries()]))
+    return _loaded(folder, steered, without, stamps)
+
+
 def _libraries() -> list[Path]:
     folders = (find_artefact("envs", name).parent.absolute() for name in artefact_names("envs"))
     return [folder for folder in folders if holds_beacons(folder)]
@@ -99,7 +103,7 @@ def _stamp(folder: Path) -> Stamp:
 
 
 @lru_cache(maxsize=64)
-def _records(folder: Path, stamp: Stamp, steered: bool = False) -> TaskRecords:
+def _records(folder: Path, stamp: Stamp, steered: bool) -> TaskRecords:
     library = BeaconLibrary.load(folder)
     branches = Branches.load(folder) if holds_branches(folder) else None
     file = folder / STEERED
@@ -112,18 +116,11 @@ def _fitted(records: tuple[TaskRecords, ...]) -> list[Ensemble]:
     return fit_together(records)
 
 
-@lru_cache(maxsize=16)
-def _loaded(folder: Path, stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
-    Branches.load(folder)  # says how to record them where there are none
-    own = _records(folder, stamps[0][1])
-    records = sorted([own, *alike(own.library, folder)], key=lambda found: found.task.name)
-    return Dynamics(own, _fitted(tuple(records))[records.index(own)])
-
-
-@lru_cache(maxsize=16)
-def _steered(folder: Path, without: tuple[str, ...], stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
-    own = _records(folder, stamps[0][1], True)
-    records = sorted(
-        [own, *alike(own.library, folder, steered=True, without=without)], key=lambda found: found.task.name
-    )
+@lru_cache(maxsize=32)
+def _loaded(folder: Path, steered: bool, without: tuple[str, ...], stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
+    if not steered:
+        Branches.load(folder)  # says how to record them where there are none
+    own = _records(folder, stamps[0][1], steered)
+    others = alike(own.library, folder, steered=steered, without=without)
+    records = sorted([own, *others], key=lambda found: found.task.name)
     return Dynamics(own, _fitted(tuple(records))[records.index(own)])

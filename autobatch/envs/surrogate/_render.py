@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -44,20 +45,6 @@ def _title(dynamics: Dynamics, course: Course) -> str:
 
 def _row(dynamics: Dynamics, info: Mapping[str, Any]) -> EpochRow:
     """Return what the plane needs of an epoch; the other figures are not known."""
-    return EpochRow(
-        epoch=info["epoch"],
-        progress=info["epoch"] / dynamics.epochs,
-        batch_size=info["batch_size"],
-        lr=info["lr"],
-        lr_effective=math.nan,
-        c_bar=info["c_bar"],
-        l_cum=info["l_cum"],
-        steps=0,
-        samples=1,
-        examples=info["epoch"] * dynamics.task.train_size,
-        train_loss=math.nan,
-        validation_loss=math.nan,
-        validation_error=math.nan,
-        seconds=math.nan,
-        measuring_seconds=math.nan,
-    )
+    unknown = dict.fromkeys((field.name for field in fields(EpochRow)), math.nan)
+    known = {name: info[name] for name in ("epoch", "batch_size", "lr", "c_bar", "l_cum")}
+    return EpochRow(**unknown | known | {"progress": info["epoch"] / dynamics.epochs, "samples": 1})

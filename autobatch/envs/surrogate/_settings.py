@@ -8,7 +8,7 @@ from typing import ClassVar, Final, TypedDict
 
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import WEIGHT, check_unit
-from autobatch.envs._spaces import action_space, task_of
+from autobatch.envs._spaces import action_space, check_flags, task_of
 from autobatch.envs.surrogate._dynamics import UNITS
 
 STARTS: Final = ("middle", "random")
@@ -81,8 +81,7 @@ class SurrogateSettings:
             raise ConfigError(
                 f"member: expected None (drawn for each episode), 'mean', or a whole number from 0, got {member!r}"
             )
-        if not isinstance(self.noise, bool):
-            raise ConfigError(f"noise: expected True or False, got {self.noise!r}")
+        check_flags(noise=self.noise)
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ class SteeredSettings(SurrogateSettings):
             ConfigError: one is of the wrong type or out of range; the message names it.
         """
         super().__post_init__()
-        if not isinstance(self.vary, bool):
-            raise ConfigError(f"vary: expected True or False, got {self.vary!r}")
+        check_flags(vary=self.vary)
         without = self.without
         if not isinstance(without, list | tuple) or not all(isinstance(name, str) and name for name in without):
             raise ConfigError(f"without: expected a list of names of tasks, got {without!r}")

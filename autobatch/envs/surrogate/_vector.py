@@ -96,12 +96,10 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
     def _check(
         self, num_envs: int, render_mode: str | None, autoreset_mode: str | AutoresetMode, longest: int | None
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ConfigError(f"num_envs: expected a whole number of at least 1, got {num_envs!r}")
+        self.num_envs = check_whole(num_envs, "num_envs")
         if render_mode is not None:
             raise ConfigError("render_mode: many at once are not drawn; make them with vectorization_mode='sync'")
         self._longest = math.inf if longest is None else check_whole(longest, "max_episode_steps")
-        self.num_envs = num_envs
         self.autoreset_mode = _mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
 

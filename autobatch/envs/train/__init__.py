@@ -6,7 +6,7 @@ In come a task and actions; out go observations and rewards of the training as i
 from autobatch.envs.train._env import TrainEnv
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import load_setting
-from autobatch.envs.train._trained import TrainedEpisode, TrainingRules
+from autobatch.envs.train._trained import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.envs.train._training import TrainingEnv
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "TrainingEnv",
     "TrainingRules",
     "load_setting",
+    "train_epoch",
 ]

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs._reward import Reward
-from autobatch.envs._spaces import action_masks, moves_of
-from autobatch.envs.train._trained import TrainedEpisode, TrainingRules
+from autobatch.envs._spaces import action_masks, check_action
+from autobatch.envs.train._trained import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Moves, ObservationView
-from autobatch.training import EpochRow
+from autobatch.policies._moves import decode
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +70,16 @@ class Episode(TrainedEpisode[Rules]):
             The reward.
         """
         reward, score = self.rules.reward, self.rules.setting.task.score
-        rungs = self._moves.apply(*self._moves.rungs(*self.configuration), *moves_of(actions, action))
+        rungs = self._moves.apply(
+            *self._moves.rungs(*self.configuration), *decode(actions, check_action(actions, action))
+        )
         batch_size, lr = self._moves.at(*map(int, rungs))
         start = time.perf_counter()
-        row = self._carry_out(lambda: self._epoch(batch_size, lr))
+        row = self._carry_out(lambda: train_epoch(self._trial, batch_size, lr))
         cost = self.rules.pricing.epoch(row.batch_size, time.perf_counter() - start)
         potential = float(reward.potential(getattr(row, score), self.diverged))
-        gained = float(reward(self._potential, potential, cost))
-        self._potential = potential
+        gained = float(reward(self.quality, potential, cost))
+        self.quality = potential
         self._trail = self.rules.view.follow(self._trail, self._trial.controller.observation)
         self.rows.append(row)
         self.costs.append(cost)
@@ -100,7 +102,3 @@ class Episode(TrainedEpisode[Rules]):
         row = self.rows[-1] if self.rows else None
         measured = {} if row is None else {"c_bar": row.c_bar, "l_cum": row.l_cum if row.samples else math.nan}
         return self._figures(progress=self._trial.controller.progress, cost_total=math.fsum(self.costs), **measured)
-
-    def _epoch(self, batch_size: int, lr: float) -> EpochRow:
-        self._trial.decide(batch_size, lr, "chosen by the agent")
-        return self._trial.epoch()

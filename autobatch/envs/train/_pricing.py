@@ -3,7 +3,6 @@
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from autobatch.control import steps_per_epoch
 from autobatch.envs.train._setting import Setting
 from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
@@ -57,8 +56,7 @@ class Pricing:
 
     def _seconds(self, batch_size: int) -> float:
         assert self._info.costs is not None
-        steps = steps_per_epoch(self._info.train_size, batch_size)
-        return self._info.costs.training_seconds(batch_size, steps, epochs=1.0)
+        return self._info.costs.whole_epochs(batch_size, self._info.train_size)
 
     def _operations(self, batch_size: int) -> float:
         if batch_size not in self._flops:

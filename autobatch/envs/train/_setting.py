@@ -162,8 +162,8 @@ def _timed(
     task = TaskSpec.model_validate_json(task_json)
     data = _data(recorded_json, data_dir, device)
     payload = task.fingerprint_payload(data.fingerprint, data.num_classes)
-
-    def timed() -> CostTable:
-        return cached_calibration(task, data, device, payload, fresh=False, trust_code=trust_code)[0]
-
-    return carry_out(device, task.threads, timed)
+    return carry_out(
+        device,
+        task.threads,
+        lambda: cached_calibration(task, data, device, payload, fresh=False, trust_code=trust_code)[0],
+    )

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from autobatch.beacons._columns import FINISHED
 from autobatch.envs.train._pricing import Pricing
 from autobatch.envs.train._setting import Setting
-from autobatch.envs.train._workshop import carry_out
+from autobatch.envs.train._workshop import Result, carry_out
 from autobatch.policies import PolicySpec
 from autobatch.training import EpochRow, RunConfig
 from autobatch.training._trial import Trial, TrialState
 
-Result = TypeVar("Result")
 RulesT = TypeVar("RulesT", bound="TrainingRules")
 
 _AGENT = PolicySpec(name="agent", kind="agent", description="Whoever steps the environment.")
@@ -97,18 +96,14 @@ class TrainedEpisode(ABC, Generic[RulesT]):
         self.costs: list[float] = []
         self.rewards: list[float] = []
         self.setting = setting
-        self._potential = 0.0
+        self.quality = 0.0
+        """The potential: 0 before the first epoch and -1 once the training has diverged."""
         self._trial = self._carry_out(self._new_trial)
 
     @property
     def diverged(self) -> bool:
         """Whether the training has diverged."""
         return self._trial.stopped_because != FINISHED
-
-    @property
-    def quality(self) -> float:
-        """The potential: 0 before the first epoch and -1 once the training has diverged."""
-        return self._potential
 
     @property
     @abstractmethod
@@ -151,7 +146,7 @@ class TrainedEpisode(ABC, Generic[RulesT]):
             trial=self._carry_out(self._trial.state),
             own=copy.deepcopy({name: getattr(self, name) for name in self.keeps}),
             rows=tuple(self.rows),
-            potential=self._potential,
+            potential=self.quality,
             costs=tuple(self.costs),
             rewards=tuple(self.rewards),
         )
@@ -170,7 +165,7 @@ class TrainedEpisode(ABC, Generic[RulesT]):
         episode = cls(rules, state.seed)
         episode._carry_out(lambda: episode._trial.restore(state.trial))
         episode.rows, episode.costs, episode.rewards = list(state.rows), list(state.costs), list(state.rewards)
-        episode._potential = state.potential
+        episode.quality = state.potential
         vars(episode).update(copy.deepcopy(state.own))
         return episode
 
@@ -210,3 +205,9 @@ class TrainedEpisode(ABC, Generic[RulesT]):
 
     def _carry_out(self, work: Callable[[], Result]) -> Result:
         return carry_out(self.setting.device, self.setting.task.threads, work)
+
+
+def train_epoch(trial: Trial, batch_size: int, lr: float, factor: float | None = None) -> EpochRow:
+    """Train an epoch as an agent has chosen; ``factor`` on the rate where the schedule is the agent's, too."""
+    trial.decide(batch_size, lr, "chosen by the agent", factor=factor)
+    return trial.epoch()

@@ -10,6 +10,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from autobatch._errors import ConfigError
+from autobatch._ranges import check_whole
 from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._reward import WEIGHT, check_unit
 from autobatch.envs._spaces import check_flags, check_options, task_of
@@ -180,8 +181,4 @@ class TrainingEnv(DrawnEnv, Generic[RulesT]):
 def _run_seed(options: dict[str, Any] | None) -> int | None:
     check_options(options, _OPTIONS)
     seed = (options or {}).get("run_seed")
-    if seed is None:
-        return None
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(f"options: 'run_seed': expected a whole number of at least 0, got {seed!r}")
-    return int(seed)
+    return None if seed is None else check_whole(seed, "options: 'run_seed'", least=0)

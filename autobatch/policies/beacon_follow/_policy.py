@@ -76,10 +76,6 @@ class BeaconFollowPolicy(SteerPolicy):
         super().__init__(parameters.without_beacons)
         self._follow = parameters
         self._run: _Run | None = None
-        self._changed_at = 0
-        self._shares: dict[tuple[int, float], float] = {}
-        self._losses: dict[int, float] = {}
-        self._mismatch = ""
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Fit the landscape, and note what the beacons promise before training; without beacons, steer as ``steer``.
@@ -93,7 +89,9 @@ class BeaconFollowPolicy(SteerPolicy):
         """
         super().reset(task, None)
         self._changed_at = 0
-        self._shares, self._losses, self._mismatch = {}, {}, ""
+        self._shares: dict[tuple[int, float], float] = {}
+        self._losses: dict[int, float] = {}
+        self._mismatch = ""
         self._run = None if library is None else _Run(self._follow, task, library)
 
     @property

@@ -5,6 +5,7 @@ chosen stands what the rule of ``steer`` would choose from here.
 """
 
 from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,25 @@ def rule_plan(epochs: int) -> Plan:
 
 
 @dataclass(eq=False)
-class Limits:
+class Rows:
+    """Arrays of trainings side by side, a row each; those of ``shared`` are the same for all."""
+
+    shared: ClassVar[frozenset[str]] = frozenset()
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Return those of some of the trainings."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return type(self)(**{name: each if name in self.shared else each[rows] for name, each in own.items()})
+
+    def put(self, rows: NDArray[np.intp], other: Self) -> None:
+        """Replace those of some of the trainings."""
+        for own in fields(self):
+            if own.name not in self.shared:
+                getattr(self, own.name)[rows] = getattr(other, own.name)
+
+
+@dataclass(eq=False)
+class Limits(Rows):
     """What binds trainings of one task, each array of shape (n, ...).
 
     Attributes:
@@ -58,6 +77,8 @@ class Limits:
         seconds: what an epoch costs at each rung, shape (n, rungs).
     """
 
+    shared: ClassVar[frozenset[str]] = frozenset({"sizes"})
+
     sizes: Floats
     lowest: Whole
     highest: Whole
@@ -68,18 +89,9 @@ class Limits:
     rule_end: Whole
     seconds: Floats
 
-    def take(self, rows: NDArray[np.intp]) -> "Limits":
-        """Return those of some of the trainings."""
-        return Limits(self.sizes, *(getattr(self, own.name)[rows] for own in fields(self)[1:]))
-
-    def put(self, rows: NDArray[np.intp], other: "Limits") -> None:
-        """Replace those of some of the trainings."""
-        for own in fields(self)[1:]:
-            getattr(self, own.name)[rows] = getattr(other, own.name)
-
 
 @dataclass(eq=False)
-class Course:
+class Course(Rows):
     """How trainings go on if nothing is changed, each array of shape (n,).
 
     Attributes:
@@ -121,15 +133,6 @@ class Course:
             epochs.copy(),
             size.copy(),
         )
-
-    def take(self, rows: NDArray[np.intp]) -> "Course":
-        """Return some of the trainings."""
-        return Course(*(getattr(self, own.name)[rows] for own in fields(self)))
-
-    def put(self, rows: NDArray[np.intp], other: "Course") -> None:
-        """Replace some of the trainings."""
-        for own in fields(self):
-            getattr(self, own.name)[rows] = getattr(other, own.name)
 
     @property
     def falling(self) -> Flags:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from autobatch._errors import CheckpointError, ConfigError
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._parameters import PolicyParameters, Weights
@@ -22,7 +21,7 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, count, percent
 from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, Course, Limits, end_of_fall
 from autobatch.policies.general._view import ENTRIES, CourseView, Seen, lead
-from autobatch.policies.learned import check_kind, load_learned
+from autobatch.policies.learned import check_kind, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.steer import Fork, Scout, ScoutChoice, SteerParameters, SteerPolicy
 from autobatch.policies.steer._plan import Plan
@@ -32,7 +31,6 @@ FAR = 0.25
 """Share of the range that an entry had in training by which it may lie beyond; farther out the rule decides."""
 
 _LEAST_RANGE = 0.1
-_NEVER_NAMED = [index for index, (_, meaning) in enumerate(ENTRIES) if meaning.startswith("1 ")]
 
 
 class GeneralParameters(PolicyParameters):
@@ -59,11 +57,7 @@ class GeneralPolicy(SteerPolicy):
         self._weights = parameters.weights
         self.network, self.card = load_learned(parameters.weights)
         check_kind(parameters.weights, self.card, "learned-general")
-        if self.card.observation_size != CourseView.size:
-            raise ConfigError(
-                f"learned policy '{parameters.weights}': it takes {self.card.observation_size} entries, and an "
-                f"observation has {CourseView.size}; train it again, or use the autobatch it was made with"
-            )
+        check_size(parameters.weights, self.card, CourseView.size)
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Lay the rule's plan over the task; nothing has been seen of it.
@@ -130,7 +124,7 @@ class GeneralPolicy(SteerPolicy):
             return rule
         parts = np.where(departs, chosen, suggested)
         sure = self.network.confidence(logits)
-        why = influences(view, weights, CourseView.names, _NEVER_NAMED)
+        why = influences(view, weights, ENTRIES)
         return self._depart(observation, parts, departs, (sure, why))
 
     def _depart(
@@ -313,11 +307,7 @@ class GeneralPolicy(SteerPolicy):
         Raises:
             CheckpointError: other weights decided then.
         """
-        if state["sha256"] != self.card.sha256:
-            raise CheckpointError(
-                f"learned policy '{self._weights}': the run was started with weights whose SHA-256 is "
-                f"{state['sha256'][:16]}..., these have {self.card.sha256[:16]}...; put the old ones back"
-            )
+        check_same_weights(self._weights, self.card, state["sha256"])
         super().load_state_dict(state)
         decay_from, end = state["plan"]
         self._plan = Plan(decay_from, int(end))

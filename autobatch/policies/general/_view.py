@@ -6,13 +6,13 @@ or to what the rule of ``steer`` would do. So one policy can be asked on any tas
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.policies._moves import BATCH_MOVES
-from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, Course, Limits
+from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, Course, Limits, Rows
 from autobatch.policies.learned import STEERED_SCHEMA
 from autobatch.policies.steer._scouts import Scout, final_loss
 
@@ -92,7 +92,7 @@ def lead(views: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
 
 
 @dataclass(eq=False)
-class Seen:
+class Seen(Rows):
     """What trainings have shown so far, each array of shape (n, ...); NaN where a figure is not known.
 
     Attributes:
@@ -127,15 +127,6 @@ class Seen:
         train, score = np.full((2, count, epochs + 1), np.nan)
         margin, edge, scout = np.full((3, count), np.nan)
         return cls(train, score, np.zeros(count), np.full(count, guessing), margin, edge, scout, np.zeros(count))
-
-    def take(self, rows: NDArray[np.intp]) -> "Seen":
-        """Return that of some of the trainings."""
-        return Seen(*(getattr(self, own.name)[rows] for own in fields(self)))
-
-    def put(self, rows: NDArray[np.intp], other: "Seen") -> None:
-        """Replace that of some of the trainings."""
-        for own in fields(self):
-            getattr(self, own.name)[rows] = getattr(other, own.name)
 
     def told_by(self, row: int, scouts: Sequence[Scout], chosen: int | None) -> None:
         """Take in what the scouts of one training came to.

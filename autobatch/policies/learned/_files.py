@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
 
 from autobatch._artefacts import artefact_roots, expand_home
-from autobatch._errors import ConfigError, UnknownNameError, near_names
+from autobatch._errors import CheckpointError, ConfigError, UnknownNameError, near_names
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch._yaml import validate
 from autobatch.policies.view import SCHEMA
@@ -268,6 +268,24 @@ def check_kind(weights: str, card: PolicyCard, kind: str) -> None:
         raise ConfigError(
             f"policy of kind '{kind}': the weights '{weights}' were learned on observations of schema "
             f"{card.observation_schema}, which kind '{belongs}' takes: say 'kind: {belongs}'"
+        )
+
+
+def check_size(weights: str, card: PolicyCard, size: int) -> None:
+    """Refuse weights that take another number of entries than an observation has."""
+    if card.observation_size != size:
+        raise ConfigError(
+            f"learned policy '{weights}': it takes {card.observation_size} entries, and an observation has {size}; "
+            "train it again, or use the autobatch it was made with"
+        )
+
+
+def check_same_weights(weights: str, card: PolicyCard, begun_with: str) -> None:
+    """Refuse to go on with a run that other weights have begun; ``begun_with`` is the SHA-256 of those."""
+    if begun_with != card.sha256:
+        raise CheckpointError(
+            f"learned policy '{weights}': the run was started with weights whose SHA-256 is {begun_with[:16]}..., "
+            f"these have {card.sha256[:16]}...; put the old ones back"
         )
 
 

@@ -96,13 +96,7 @@ class Network:
             raise ConfigError(
                 f"network: layers {list(sizes)} have {parameter_count(sizes)} parameters, got shape {flat.shape}"
             )
-        layers, place = [], 0
-        for inputs, outputs in itertools.pairwise(sizes):
-            weight = flat[place : place + inputs * outputs].reshape(outputs, inputs)
-            place += inputs * outputs
-            layers.append((weight, flat[place : place + outputs]))
-            place += outputs
-        return cls.of(layers, activation=activation, actions=actions)
+        return cls.of(cut(flat, sizes), activation=activation, actions=actions)
 
     @classmethod
     def of_tensors(
@@ -253,6 +247,23 @@ def parameter_count(sizes: Sequence[int]) -> int:
         Weights and biases together.
     """
     return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+
+
+def cut(vectors: NDArray[np.float32], sizes: Sequence[int]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Cut long vectors into layers.
+
+    Args:
+        vectors: parameters, shape (..., ``parameter_count(sizes)``).
+        sizes: width of the view, of every hidden layer, and number of logits.
+
+    Returns:
+        Of every layer its weight, shape (..., outputs, inputs), and its bias, shape (..., outputs).
+    """
+    pairs = list(itertools.pairwise(sizes))
+    ends = np.cumsum([length for inputs, outputs in pairs for length in (inputs * outputs, outputs)])
+    parts = np.split(vectors, ends[:-1], axis=-1)
+    shapes = [(*vectors.shape[:-1], outputs, inputs) for inputs, outputs in pairs]
+    return [(own.reshape(shape), bias) for own, bias, shape in zip(parts[::2], parts[1::2], shapes, strict=True)]
 
 
 def check_layers(tensors: Mapping[str, Tensor], sizes: Sequence[int], actions: Actions, source: str) -> None:

@@ -5,19 +5,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autobatch._errors import CheckpointError, ConfigError
+from autobatch._errors import ConfigError
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves, decode
 from autobatch.policies._parameters import PolicyParameters, Weights, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
-from autobatch.policies.learned._files import check_kind, load_learned
+from autobatch.policies.learned._files import check_kind, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.view import ENTRIES, ObservationView, Trail
-
-_NEVER_NAMED = [index for index, (_, meaning) in enumerate(ENTRIES) if meaning.startswith("1 ")]
-"""The masks: what is known, not what it is."""
 
 
 class LearnedParameters(PolicyParameters):
@@ -46,8 +43,6 @@ class LearnedPolicy:
         self.network, self.card = load_learned(parameters.weights)
         check_kind(parameters.weights, self.card, "learned")
         self._view: ObservationView | None = None
-        self._trail: Trail | None = None
-        self._without_beacons = False
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Check the task's ladders against those the policy runs on, and prepare the view.
@@ -70,12 +65,8 @@ class LearnedPolicy:
                     "learned for these, or learn one with 'autobatch train-policy'"
                 )
         self._view = ObservationView(task, library)
-        if self._view.size != self.card.observation_size:
-            raise ConfigError(
-                f"learned policy '{self.parameters.weights}': it takes {self.card.observation_size} entries, and an "
-                f"observation has {self._view.size}; train it again, or use the autobatch it was made with"
-            )
-        self._trail = None
+        check_size(self.parameters.weights, self.card, self._view.size)
+        self._trail: Trail | None = None
         self._without_beacons = library is None
 
     def decide(self, observation: Observation) -> Decision:
@@ -107,9 +98,7 @@ class LearnedPolicy:
             change = f"{configuration(*moves.at(*before))} -> {change}"
         else:
             change = f"stay with {change}"
-        reason = (
-            f"{change}: {self._moves(wanted, held, logits)}; {influences(entries, weights, view.names, _NEVER_NAMED)}"
-        )
+        reason = f"{change}: {self._moves(wanted, held, logits)}; {influences(entries, weights, ENTRIES)}"
         if self._without_beacons and observation.epoch == 0:
             reason += "; there are no beacons to go by"
         return Decision(batch_size, lr, reason=reason)
@@ -127,11 +116,7 @@ class LearnedPolicy:
         Raises:
             CheckpointError: other weights decided then.
         """
-        if state["sha256"] != self.card.sha256:
-            raise CheckpointError(
-                f"learned policy '{self.parameters.weights}': the run was started with weights whose SHA-256 is "
-                f"{state['sha256'][:16]}..., these have {self.card.sha256[:16]}...; put the old ones back"
-            )
+        check_same_weights(self.parameters.weights, self.card, state["sha256"])
         self._trail = None if state["trail"] is None else Trail.from_dict(state["trail"])
 
     def _moves(self, wanted: tuple[int, ...], held: list[bool], logits: NDArray[np.float32]) -> str:

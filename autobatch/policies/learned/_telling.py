@@ -9,25 +9,22 @@ NAMED = 3
 """Entries of the view that a reason names."""
 
 
-def influences(
-    entries: NDArray[np.float32], weights: NDArray[np.float32], names: Sequence[str], unnamed: Sequence[int]
-) -> str:
+def influences(values: NDArray[np.float32], weights: NDArray[np.float32], entries: Sequence[tuple[str, str]]) -> str:
     """Say which entries of the view counted most.
 
     Args:
-        entries: the view, shape (size,).
+        values: the view, shape (size,).
         weights: what each entry did for the choice, as ``Network.weigh`` has it, shape (size,).
-        names: names of the entries.
-        unnamed: places of entries that are not named.
+        entries: (name, meaning) of each entry; one that is a mask, whose meaning begins with "1", is never named.
 
     Returns:
         The words.
     """
     size = np.abs(weights)
-    size[list(unnamed)] = 0.0
+    size[[meaning.startswith("1 ") for _, meaning in entries]] = 0.0  # masks say what is known, not what it is
     order = np.argsort(-size, kind="stable")[:NAMED]
     told = [
-        f"{names[index]} {entries[index]:.2f}{'' if weights[index] > 0 else ' (against it)'}"
+        f"{entries[index][0]} {values[index]:.2f}{'' if weights[index] > 0 else ' (against it)'}"
         for index in order
         if size[index] > 0.0
     ]

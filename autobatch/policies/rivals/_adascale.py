@@ -38,11 +38,6 @@ class AdaScalePolicy(MeasuredRival[AdaScaleParameters]):
 
     sets_rate = True
 
-    def __init__(self, parameters: AdaScaleParameters) -> None:
-        super().__init__(parameters)
-        self._noise = NoiseAverage()
-        self._steps = 0
-
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew, with nothing known of the noise."""
         super().reset(task, library)

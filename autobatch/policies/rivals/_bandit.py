@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch._plain import Plain
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import BaseRate, PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
@@ -74,7 +75,7 @@ def drawing(probabilities: Sequence[float], floor: float) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Drawn(Plain):
     """What is known when the epoch after ``epoch`` begins.
 
     Attributes:
@@ -148,29 +149,14 @@ class RmgdPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last draw, the weights that it was made from and the loss it has to beat."""
-        if self._last is None:
-            return {}
-        last = self._last
-        return {
-            "epoch": last.epoch,
-            "arm": last.arm,
-            "weights": list(last.weights),
-            "loss": last.loss,
-            "told": last.told,
-        }
+        return {} if self._last is None else self._last.to_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the last draw, of the same ladder."""
-        if not state:
-            self._last = None
-            return
-        loss = state["loss"]
-        weights = tuple(float(weight) for weight in state["weights"])
-        if self._task is not None and len(weights) != len(self._task.batch_sizes):
+        last = _Drawn.from_dict(state) if state else None
+        if last is not None and self._task is not None and len(last.weights) != len(self._task.batch_sizes):
             raise CheckpointError(
                 f"state of a policy of kind 'rmgd': expected weights of {len(self._task.batch_sizes)} batch sizes, got "
-                f"{len(weights)}"
+                f"{len(last.weights)}"
             )
-        self._last = _Drawn(
-            int(state["epoch"]), int(state["arm"]), weights, None if loss is None else float(loss), str(state["told"])
-        )
+        self._last = last

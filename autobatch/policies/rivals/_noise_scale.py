@@ -48,10 +48,6 @@ class NoiseScalePolicy(MeasuredRival[NoiseScaleParameters]):
 
     sets_rate = True
 
-    def __init__(self, parameters: NoiseScaleParameters) -> None:
-        super().__init__(parameters)
-        self._noise = NoiseAverage()
-
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew, with nothing known of the noise."""
         super().reset(task, library)

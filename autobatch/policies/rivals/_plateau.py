@@ -44,10 +44,6 @@ class PlateauParameters(RivalParameters):
 class PlateauPolicy(Rival[PlateauParameters]):
     """Multiply the batch size when the validation score has not improved for some epochs."""
 
-    def __init__(self, parameters: PlateauParameters) -> None:
-        super().__init__(parameters)
-        self._best, self._waited = math.inf, 0
-
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Start anew."""
         super().reset(task, library)

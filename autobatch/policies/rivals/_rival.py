@@ -7,11 +7,12 @@ decision takes the first batch size at the base learning rate; ``docs/concepts/r
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
+from autobatch._plain import Plain
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
@@ -43,7 +44,7 @@ ParametersT = TypeVar("ParametersT", bound=RivalParameters)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Plain):
     """What a rule chooses for an epoch.
 
     Attributes:
@@ -117,7 +118,7 @@ class Rival(ABC, Generic[ParametersT]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base learning rate and the last choice."""
-        last = None if self._last is None else {"epoch": self._last[0], **asdict(self._last[1])}
+        last = None if self._last is None else {"epoch": self._last[0], **self._last[1].to_dict()}
         return {"base_lr": self._base_lr, "last": last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,8 +127,7 @@ class Rival(ABC, Generic[ParametersT]):
         self._base_lr = None if base_lr is None else float(base_lr)
         self._last = None
         if last is not None:
-            choice = Choice(int(last["batch_size"]), str(last["reason"]), float(last["factor"]))
-            self._last = (int(last["epoch"]), choice)
+            self._last = (int(last["epoch"]), Choice.from_dict(last))
 
 
 class MeasuredRival(Rival[ParametersT]):

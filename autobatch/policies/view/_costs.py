@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
-from autobatch.policies._protocol import Observation, TaskInfo
+from autobatch.policies._protocol import TaskInfo
 from autobatch.policies.view._batch import ObservationBatch
 
 
@@ -25,7 +25,10 @@ class EpochCosts:
         self._task = task
         self.known = task.costs is not None
         self._sizes = np.asarray(task.batch_sizes)
-        self._epoch = np.array([_epoch_seconds(task, size) for size in task.batch_sizes])
+        costs, epoch = task.costs, 1.0 / task.epochs
+        self._epoch = np.array([
+            epoch if costs is None else costs.whole_epochs(size, task.train_size) for size in task.batch_sizes
+        ])
         self._of_size: dict[int, float] = dict(zip(task.batch_sizes, self._epoch.tolist(), strict=True))
         self._reference = float(self._epoch[reference_rung(task, library)]) * task.epochs
         padded = np.concatenate([self._epoch[:1], self._epoch, self._epoch[-1:]])
@@ -40,10 +43,6 @@ class EpochCosts:
     def between(self, batch_size: int, epochs: int) -> float:
         """Return the modelled seconds of some epochs at one batch size, of the ladder or not."""
         return self._of_size.get(batch_size, self._nearest(batch_size)) * epochs
-
-    def total_so_far(self, observation: Observation) -> float:
-        """Return the cost of a training whose earlier decisions are not known, as if it had always been as it is."""
-        return self.between(observation.batch_size, observation.epoch) if observation.epoch else 0.0
 
     def entries(self, batch: ObservationBatch, rungs: NDArray[np.intp]) -> Sequence[Any]:
         """Return the view's entries on cost: so far, to come, and the log ratios one rung up and down."""
@@ -60,14 +59,6 @@ class EpochCosts:
     def _nearest(self, batch_size: int) -> float:
         near: int = min(self._task.batch_sizes, key=lambda size: abs(math.log(size / max(batch_size, 1))))
         return self._of_size[near]
-
-
-def _epoch_seconds(task: TaskInfo, batch_size: int) -> float:
-    if task.costs is None:
-        return 1.0 / task.epochs
-    # The batches of an epoch as ``control.steps_per_epoch`` has them: a remainder of half a batch or more is one.
-    steps = max(1, (2 * task.train_size + batch_size) // (2 * batch_size))
-    return float(task.costs.training_seconds(batch_size, steps, epochs=1))
 
 
 def reference_rung(task: TaskInfo, library: BeaconLibrary | None) -> int:

@@ -133,15 +133,13 @@ class ObservationView:
         Returns:
             The new trail.
         """
-        if trail is None:
-            return Trail(observation, None, self._costs.total_so_far(observation))
-        last = trail.last
-        if observation.epoch == last.epoch:  # asked again before the same epoch
+        if trail is not None and observation.epoch == trail.last.epoch:  # asked again before the same epoch
             return replace(trail, last=observation)
-        spent = (
-            self._costs.between(observation.batch_size, observation.epoch - last.epoch) if observation.epoch else 0.0
-        )
-        return Trail(observation, last, trail.spent + spent)
+        # Where earlier decisions are not known, a training counts as if it had always been as it is.
+        before, last, spent = (0, None, 0.0) if trail is None else (trail.last.epoch, trail.last, trail.spent)
+        if observation.epoch:
+            spent += self._costs.between(observation.batch_size, observation.epoch - before)
+        return Trail(observation, last, spent)
 
     def array(self, observation: Observation, trail: Trail) -> NDArray[np.float32]:
         """Return one observation as a flat array.

@@ -16,11 +16,12 @@ from torch.optim import Optimizer
 from autobatch._artefacts import holds_beacons
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, LibraryInfo, write_beacon
-from autobatch.beacons._columns import FINISHED
+from autobatch.beacons._columns import END_TOLERANCE, FINISHED
 from autobatch.beacons._info import merged_info
-from autobatch.cells import CellEnd, Report
+from autobatch.cells import Cell, CellEnd, Report
 from autobatch.control import MeasureAtInterval
 from autobatch.control._own_task import LOOP, check_own_task
+from autobatch.control._ranks import Ranks
 from autobatch.policies import PolicySpec, make_policy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._versions import DEVICE, software_versions
@@ -29,7 +30,6 @@ from autobatch.training.own._cell import LoopCell, RecordingController, Train, d
 _LOGGER = logging.getLogger(__name__)
 
 _FIGURES = {"val_loss": "validation_loss", "val_error": "validation_error"}
-_END_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -84,32 +84,32 @@ class CellRecorder:
         self._plan = plan
         self._on_accelerator = False
 
-    def __call__(self, key: BeaconKey, report: Report) -> CellEnd:
+    def __call__(self, cell: Cell, report: Report) -> CellEnd:
         """Train one beacon and write its file; ``report`` is told the share that is done."""
         if self._on_accelerator:
             gc.collect()  # a controller and its hooks refer to one another: the last cell's memory waits for this
         if self._plan.threads is not None:
             torch.set_num_threads(self._plan.threads)
-        cell = _BeaconCell(self._plan, key, report)
+        training = _BeaconCell(self._plan, BeaconKey(**cell.what), report)
         returned: object = None
         try:
-            returned = cell.call(self._plan.train)
+            returned = training.call(self._plan.train)
         except _Diverged:
             pass
         except AutoBatchError:
-            if cell.diverged is None:
+            if training.diverged is None:
                 raise
         finally:
-            self._on_accelerator = not cell.device.startswith("cpu")
-        beacon = cell.beacon(_test_figures(returned))
+            self._on_accelerator = not training.device.startswith("cpu")
+        beacon = training.beacon(_test_figures(returned))
         if is_writer():
-            info = cell.info()
+            info = training.info()
             library = recorded_library(self._plan.out)
             if library is not None:
                 check_own_task(library, info.task[LOOP])
                 merged_info([(f"the library in {self._plan.out}", library.info), ("this recording", info)])
             write_beacon(self._plan.out, beacon, info)
-        return CellEnd(beacon.stopped_because, cell.device)
+        return CellEnd(beacon.stopped_because, training.device)
 
 
 class _Diverged(BaseException):
@@ -189,7 +189,7 @@ class _BeaconCell(LoopCell):
         row = self.rows[-1]
         if self.diverged is not None:
             return
-        if row["progress"] < 1.0 - _END_TOLERANCE:
+        if row["progress"] < 1.0 - END_TOLERANCE:
             why = "stopped the training early" if self.controller.finished else "returned"
             raise AutoBatchError(
                 f"train(controller) {why} after {100 * row['progress']:.3g} % of the training, but a beacon needs all "
@@ -221,8 +221,7 @@ def recorded_library(out: Path) -> BeaconLibrary | None:
 
 def is_writer() -> bool:
     """Say whether this process writes: where several train together, the first does."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or torch.distributed.get_rank() == 0
+    return Ranks().leads
 
 
 def _test_figures(returned: object) -> dict[str, float]:

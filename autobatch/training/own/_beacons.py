@@ -15,12 +15,13 @@ import torch
 
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch._files import naming_output
-from autobatch._ranges import check_path
-from autobatch.beacons import BeaconKey, BeaconLibrary, compact
+from autobatch._ranges import check_path, check_whole
+from autobatch.beacons import BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
-from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Report, Work, work_at
+from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Work, work_at
 from autobatch.control._own_task import LOOP
+from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
 from autobatch.training._versions import DEVICE, code_version
 from autobatch.training.own._beacon_cell import CellPlan, CellRecorder, is_writer, recorded_library
@@ -149,17 +150,12 @@ def record_beacons(
 
 def _work_of(plan: CellPlan, _cells: Plan | None = None) -> Work:
     """Return what records a cell."""
-    recorder = CellRecorder(plan)
-
-    def work(cell: Cell, report: Report) -> CellEnd:
-        return recorder(BeaconKey(**cell.what), report)
-
-    return work
+    return CellRecorder(plan)
 
 
 def _together() -> bool:
     """Say whether several processes train each beacon together: no cell is one process's own then."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return Ranks().group is not None
 
 
 def _work_at(plan: CellPlan, cells: Sequence[Cell], jobs: int, ledger: Ledger) -> None:
@@ -227,8 +223,7 @@ def _task(task: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, 
         raise ConfigError(f"task: the key '{LOOP}' is kept for what the controller sees of the loop")
     if num_classes is None:
         return own
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ConfigError(f"num_classes: expected a whole number of at least 2, got {num_classes!r}")
+    num_classes = check_whole(num_classes, "num_classes", least=2)
     if own.setdefault("num_classes", num_classes) != num_classes:
         raise ConfigError(f"num_classes: is {num_classes}, and {own['num_classes']!r} in 'task'")
     return own

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.beacons import Beacon, CostTable
-
-QUANTILE = 0.25
-"""Which of the stretches of a batch size counts. What else a machine does only ever adds time."""
+from autobatch.training._calibrate import steadiest
 
 
 def recorded_costs(beacons: Sequence[Beacon], device: str) -> CostTable:
@@ -51,5 +49,4 @@ def _stretches(beacon: Beacon) -> NDArray[np.float64]:
 
 def _low(seconds: NDArray[np.float64], count: NDArray[np.float64]) -> float | None:
     known = (count > 0.0) & (seconds > 0.0)
-    each = np.sort(seconds[known] / count[known])
-    return float(each[int(QUANTILE * len(each))]) if len(each) else None
+    return steadiest((seconds[known] / count[known]).tolist()) if known.any() else None

@@ -141,7 +141,7 @@ def record_task_beacons(
 
 
 @dataclass(frozen=True)
-class BeaconMaker(RecorderMaker[BeaconKey]):
+class BeaconMaker(RecorderMaker):
     """Makes what records beacons."""
 
     kind = "beacons"
@@ -153,16 +153,13 @@ class BeaconMaker(RecorderMaker[BeaconKey]):
             check_together(task, build_task_model(task, data, trust_code=self.trust_code))
         return BeaconRecorder(task, info, self, data)
 
-    def decoded(self, cell: Cell) -> BeaconKey:
-        """Return the beacon that a cell stands for."""
-        return BeaconKey(**cell.what)
 
-
-class BeaconRecorder(TaskRecorder[BeaconKey]):
+class BeaconRecorder(TaskRecorder):
     """Records beacons, each as a run with a directory of its own that goes once its part is written."""
 
-    def __call__(self, key: BeaconKey, report: Report) -> CellEnd:
+    def __call__(self, cell: Cell, report: Report) -> CellEnd:
         """Return why the beacon stopped, once it is trained and its file is written."""
+        key = BeaconKey(**cell.what)
         out = self.maker.env_dir / _WORKING / key.name
         if is_recorded(self.maker.env_dir, key):
             shutil.rmtree(out, ignore_errors=True)  # whoever wrote the beacon may have been killed before this

@@ -1,6 +1,6 @@
 """Which branch runs are recorded: trunks and what is tried instead, and journeys, drawn from their seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from autobatch.beacons import BeaconKey, BeaconLibrary
 from autobatch.beacons.storage import JourneyKind
 from autobatch.control.batches import derive_seed
 from autobatch.policies import Moves, Observation, PolicySpec, TaskInfo, make_policy
+from autobatch.policies._protocol import NOTHING_SEEN
 from autobatch.training.task import TaskSpec, task_info
 
 Number = TypeVar("Number", int, float)
@@ -29,7 +30,6 @@ _STAND_INS = (0.5, 0.75)
 _SHARES = {1: 0.5, 2: 0.3, 3: 0.2}
 _LONGEST_HOLD = 12
 _EXPLORATION = 0.2
-_START = Observation(0, 0.0, 0, np.nan, np.nan, 0.0, 0, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def branch_jobs(
         raise ConfigError(f"seed: expected {f'less than {MOST_SEED}' if seed > 0 else 'at least 0'}, got {seed}")
     trunks = _trunks(
         task,
-        _chosen(batch_sizes, task.batch_sizes, "batch size") if targets else (),
-        _chosen(learning_rates, task.learning_rates, "learning rate") if targets else (),
+        _of_task(batch_sizes, task.batch_sizes, "batch size") if targets else (),
+        _of_task(learning_rates, task.learning_rates, "learning rate") if targets else (),
         switch_epochs=_switch_epochs(epochs_at, task),
         targets=targets,
         length=length,
@@ -202,33 +202,30 @@ def journey_course(moves: Moves, seed: int, epochs: int) -> tuple[Configuration,
     return tuple(course[:epochs])
 
 
-def _chosen(chosen: Sequence[Number] | None, known: tuple[Number, ...], what: str) -> tuple[Number, ...]:
+def _chosen(
+    chosen: Sequence[Number] | None, usual: tuple[Number, ...], allowed: Container[Number], what: str, expected: str
+) -> tuple[Number, ...]:
+    """Return what was chosen, ascending, or else the usual; a ConfigError says what was expected in its place."""
     if chosen is None:
-        return known
+        return usual
     if not chosen:
-        raise ConfigError(f"{what} of the trunks: expected at least one")
+        raise ConfigError(f"{what}: expected at least one")
     for value in chosen:
-        if value not in known:
-            raise ConfigError(
-                f"{what} of the trunks: expected values of the task's, {', '.join(map(str, known))}, got {value}"
-            )
+        if value not in allowed:
+            raise ConfigError(f"{what}: expected {expected}, got {value}")
     return tuple(sorted(set(chosen)))
+
+
+def _of_task(chosen: Sequence[Number] | None, known: tuple[Number, ...], what: str) -> tuple[Number, ...]:
+    expected = f"values of the task's, {', '.join(map(str, known))}"
+    return _chosen(chosen, known, known, f"{what} of the trunks", expected)
 
 
 def _switch_epochs(chosen: Sequence[int] | None, task: TaskSpec) -> tuple[int, ...]:
     if task.epochs == 1:
         raise ConfigError(f"task {task.name!r} has one epoch; a training can be changed only between two")
-    if chosen is None:
-        return usual_switch_epochs(task)
-    if not chosen:
-        raise ConfigError("epochs to change at: expected at least one")
-    for epoch in chosen:
-        if not 1 <= epoch < task.epochs:
-            raise ConfigError(
-                f"epochs to change at: expected finished epochs from 1 to {task.epochs - 1}, task {task.name!r} having "
-                f"{task.epochs}, got {epoch}"
-            )
-    return tuple(sorted(set(chosen)))
+    expected = f"finished epochs from 1 to {task.epochs - 1}, task {task.name!r} having {task.epochs}"
+    return _chosen(chosen, usual_switch_epochs(task), range(1, task.epochs), "epochs to change at", expected)
 
 
 def _trunks(
@@ -266,7 +263,9 @@ def _journeys(
     for seed in range(first, first + count):
         course = journey_course(moves, seed, task.epochs)
         if follow is not None:
-            opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(_START)
+            opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(
+                NOTHING_SEEN
+            )
             assert opening is not None
             course = (opening,) * task.epochs
         jobs.append(BranchJob("journey", seed, course, follow=follow))

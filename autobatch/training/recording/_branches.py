@@ -147,7 +147,7 @@ def record_task_branches(
 
 
 @dataclass(frozen=True)
-class BranchMaker(RecorderMaker[BranchJob]):
+class BranchMaker(RecorderMaker):
     """Makes what records trunks and journeys; the beacons that they need travel with the cells."""
 
     kind = "branches"
@@ -165,10 +165,6 @@ class BranchMaker(RecorderMaker[BranchJob]):
         library = BeaconLibrary.load(self._kept(plan.work["library"]))
         return BranchRecorder(task, info, self, data, library)
 
-    def decoded(self, cell: Cell) -> BranchJob:
-        """Return the training that a cell stands for."""
-        return BranchJob.from_dict(cell.what)
-
     def _kept(self, name: str) -> Path:
         return Cells(self.env_dir / BRANCHES.name).home / name
 
@@ -182,13 +178,14 @@ def _check_same_task(info: LibraryInfo, library: BeaconLibrary, env_dir: Path) -
 
 
 @dataclass
-class BranchRecorder(TaskRecorder[BranchJob]):
+class BranchRecorder(TaskRecorder):
     """Records trunks and journeys, each trained in memory and so from its beginning."""
 
     library: BeaconLibrary
 
-    def __call__(self, job: BranchJob, report: Report) -> CellEnd:
+    def __call__(self, cell: Cell, report: Report) -> CellEnd:
         """Return how the training ended, once its file is written."""
+        job = BranchJob.from_dict(cell.what)
         if BRANCHES.part(self.maker.env_dir, job.origin).exists():
             return ELSEWHERE
         device = resolve_device(self.maker.device)

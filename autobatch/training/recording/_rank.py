@@ -20,7 +20,7 @@ def main(folder: Path) -> int:
         The exit code.
     """
     watcher = watch_for_the_end()
-    from autobatch._errors import AutoBatchError
+    from autobatch._errors import AutoBatchError, behind
     from autobatch.training._run import RunConfig, found_config
     from autobatch.training.recording._progress import EpochReporter
     from autobatch.training.recording._together import ASKED, SAID
@@ -41,7 +41,8 @@ def main(folder: Path) -> int:
     except AutoBatchError as error:
         if type(error) is AutoBatchError:  # only heard of: whoever knows why shall have said so before this ends
             watcher.join(_HEARD)
-        say(error=type(error).__name__, message=str(error), errno=_number(error))
+        number = next((one.errno for one in behind(error) if isinstance(one, OSError)), None)
+        say(error=type(error).__name__, message=str(error), errno=number)
         return 2
     return 0
 
@@ -61,15 +62,6 @@ def watch_for_the_end() -> threading.Thread:
     watcher = threading.Thread(target=wait, daemon=True)
     watcher.start()
     return watcher
-
-
-def _number(error: BaseException | None) -> int | None:
-    """Return the system's number of what is behind an error."""
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.errno
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 from autobatch.beacons import CostTable, LibraryInfo
 from autobatch.cells import Cell, CellEnd, Cells, Plan, Report, Work, work_at
@@ -24,8 +24,6 @@ from autobatch.training.recording._progress import EpochReporter, RecordingObser
 from autobatch.training.recording._together import run_together
 from autobatch.training.running import run
 from autobatch.training.task import TaskSpec, cpu_share
-
-AnyCell = TypeVar("AnyCell")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class RecordingResult:
 
 
 @dataclass
-class TaskRecorder(Generic[AnyCell]):
+class TaskRecorder:
     """Trains one cell of a task after another, in a process of its own.
 
     Attributes:
@@ -60,7 +58,7 @@ class TaskRecorder(Generic[AnyCell]):
 
     task: TaskSpec
     info: LibraryInfo
-    maker: "RecorderMaker[AnyCell]"
+    maker: "RecorderMaker"
     data: Data
 
     def config(self, batch_size: int, lr: float, seed: int) -> RunConfig:
@@ -75,13 +73,13 @@ class TaskRecorder(Generic[AnyCell]):
             trust_code=self.maker.trust_code,
         )
 
-    def __call__(self, cell: AnyCell, report: Report) -> CellEnd:
+    def __call__(self, cell: Cell, report: Report) -> CellEnd:
         """Train a cell and write its part."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class RecorderMaker(Generic[AnyCell]):
+class RecorderMaker:
     """Makes what records the cells of a plan, in whatever process it is called.
 
     Attributes:
@@ -118,19 +116,10 @@ class RecorderMaker(Generic[AnyCell]):
             info = replace(info, costs=None, versions={**info.versions, DEVICE: kind})
         plan.check(self.kind, cell_fingerprint(task, info), self.env_dir)
         task = task.model_copy(update={"threads": threads_each(task.threads, self.side_by_side * self.ranks)})
-        recorder = self.recorder(plan, task, info, data)
+        return self.recorder(plan, task, info, data)
 
-        def work(cell: Cell, report: Report) -> CellEnd:
-            return recorder(self.decoded(cell), report)
-
-        return work
-
-    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo, data: Data) -> TaskRecorder[AnyCell]:
+    def recorder(self, plan: Plan, task: TaskSpec, info: LibraryInfo, data: Data) -> TaskRecorder:
         """Return what records one training after another."""
-        raise NotImplementedError
-
-    def decoded(self, cell: Cell) -> AnyCell:
-        """Return the training that a cell stands for."""
         raise NotImplementedError
 
 
@@ -145,7 +134,7 @@ def cell_fingerprint(task: TaskSpec, info: LibraryInfo) -> dict[str, Any]:
 
 
 def record_cells(
-    maker: RecorderMaker[Any],
+    maker: RecorderMaker,
     task: TaskSpec,
     info: LibraryInfo,
     missing: Sequence[Cell],
@@ -260,9 +249,8 @@ def modelled_epoch_seconds(task: TaskSpec, costs: CostTable | None, train_size: 
     for size in task.batch_sizes:
         full = full_steps_per_epoch(train_size, size)
         samples = len(at_interval(full, task.measuring.interval, task.measuring.floor))
-        steps = steps_per_epoch(train_size, size)
         if costs is not None and known:
-            seconds[size] = costs.training_seconds(size, steps, epochs=1.0) + samples * costs.measuring(size)
+            seconds[size] = costs.whole_epochs(size, train_size) + samples * costs.measuring(size)
         else:
-            seconds[size] = float(steps + samples)
+            seconds[size] = float(steps_per_epoch(train_size, size) + samples)
     return seconds

@@ -2,13 +2,11 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from autobatch._errors import CheckpointError
 from autobatch._files import place_of_work
-from autobatch.beacons import BeaconLibrary
 from autobatch.control._ranks import Ranks
 from autobatch.control.run import (
     CHECKPOINT,
@@ -91,7 +89,9 @@ def run(
         if ranks.first_makes((out / CHECKPOINT).exists):
             pass
         elif library.of_other_length is not None and isinstance(policy, BeaconFollowPolicy):
-            begin_with = _from_other_length(config, library.of_other_length, data=data, policy=policy)
+            policy.reset(info_of(config, data, config.costs), None)
+            policy.begin_from(library.of_other_length)
+            begin_with = policy.state_dict()
         elif isinstance(policy, ScoutingPolicy):
             begin_with = train_scouts(
                 config, out, data=data, device=device, policy=policy, library=library.beacons, observer=observer
@@ -114,15 +114,6 @@ def _loaded(config: RunConfig, device: torch.device, ranks: Ranks) -> Data:
     loaded: list[Data] = []
     ranks.first_makes(lambda: loaded.append(load_data(config.task, config.data_dir, device)))
     return loaded[0] if loaded else load_data(config.task, config.data_dir, device)
-
-
-def _from_other_length(
-    config: RunConfig, library: BeaconLibrary, *, data: Data, policy: BeaconFollowPolicy
-) -> dict[str, Any]:
-    """Return the policy's state to begin the run with."""
-    policy.reset(info_of(config, data, config.costs), None)
-    policy.begin_from(library)
-    return policy.state_dict()
 
 
 def _continued(config: RunConfig, out: Path) -> RunConfig:

@@ -1,14 +1,14 @@
 """A run before it is made: what would be trained, how long, and what it needs. Nothing is trained, timed or written."""
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control import steps_per_epoch
 from autobatch.control.run import refuse_occupied
-from autobatch.policies import Observation, Policy, TaskInfo, make_policy, planned_epochs, policy_kind
+from autobatch.policies import Policy, TaskInfo, make_policy, planned_epochs, policy_kind
+from autobatch.policies._protocol import NOTHING_SEEN
 from autobatch.policies._wording import duration, percent
 from autobatch.policies.steer import ScoutingPolicy, ScoutPlan
 from autobatch.training._calibrate import device_kind
@@ -88,18 +88,8 @@ def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
     """Return the batch size of each epoch under a policy that looks at nothing but how far it is."""
     sizes: list[int] = []
     for epoch in range(epochs):
-        seen = Observation(
-            epoch=epoch,
-            progress=epoch / info.epochs,
-            batch_size=sizes[-1] if sizes else 0,
-            lr=math.nan,
-            c_bar=math.nan,
-            l_cum=0.0,
-            steps=0,
-            train_loss=math.nan,
-            validation_loss=math.nan,
-            validation_error=math.nan,
-        )
+        before = sizes[-1] if sizes else 0
+        seen = replace(NOTHING_SEEN, epoch=epoch, progress=epoch / info.epochs, batch_size=before)
         try:
             sizes.append(policy.decide(seen).batch_size)
         except (ArithmeticError, ValueError, LookupError):  # it looks at the losses after all
@@ -122,7 +112,7 @@ def _seconds(
     info: TaskInfo, costs: CostTable, *, epochs: int, sizes: list[int] | None, plan: ScoutPlan | None, measure: bool
 ) -> tuple[float, float]:
     def total(used: Iterable[int]) -> float:
-        return sum(costs.training_seconds(size, steps_per_epoch(info.train_size, size), 1) for size in used)
+        return sum(costs.whole_epochs(size, info.train_size) for size in used)
 
     each = [total([size] * epochs) for size in info.batch_sizes]
     low, high = (total(sizes), total(sizes)) if sizes else (min(each), max(each))

@@ -20,7 +20,6 @@ from autobatch.training.running._scouting import (
     Scouting,
     ScoutRecord,
     adopt,
-    chosen,
     record_of,
     save_scouting,
     scout_config,
@@ -81,13 +80,15 @@ def train_scouts(
         kept = None if scouts else config_yaml(config, out)
         ranks.first_makes(partial(_keep, out, so_far, kept))
         training.begin()
-        scout = train_scout(training, plan, config.task.score, (batch_size, lr), scouts)
+        key = (batch_size, lr)
+        scout = train_scout(training.trial, training.epoch, training.rows, plan=plan, key=key, others=scouts)
         scouts.append(scout)
-        records.append(record_of(training.rows, scout, won=False))
+        records.append(record_of(training.rows, scout))
         observer.scouted(told_scout(records[-1]))
         plan = policy.scouts(scouts)
     choice = policy.take(scouts)
-    scouting = replace(chosen(choice, records, plan), planned=planned_epochs(policy, task))
+    marked = tuple(replace(record, won=place == choice.scout) for place, record in enumerate(records))
+    scouting = Scouting(choice.reason, marked, epochs=plan.epochs, planned=planned_epochs(policy, task))
     ranks.first_makes(partial(save_scouting, out, scouting))
     observer.scouted(choice.reason)
     if choice.scout is None:

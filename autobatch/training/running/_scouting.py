@@ -1,15 +1,14 @@
 """Scouts of a run: short trainings at fixed configurations before it, the best of which becomes the run."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autobatch._plain import Plain
 from autobatch.beacons import BeaconKey, CostTable
 from autobatch.beacons._columns import FINISHED
-from autobatch.control import steps_per_epoch
 from autobatch.control._state import adopted_state
 from autobatch.control.run import (
     CHECKPOINT,
@@ -23,9 +22,10 @@ from autobatch.control.run import (
 from autobatch.control.run._files import load_json, read_lines, write_json, write_lines
 from autobatch.policies import Policy, PolicySpec, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
-from autobatch.policies.steer import Scout, ScoutChoice, ScoutPlan, hopeless
+from autobatch.policies.steer import Scout, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._run import RunConfig, kept_config
+from autobatch.training._trial import Trial
 
 
 @dataclass(frozen=True)
@@ -90,24 +90,6 @@ class Scouting(Plain):
         return tuple(scout for scout in self.scouts if not scout.won)
 
 
-class ScoutTraining(Protocol):
-    """One scout in training."""
-
-    def epoch(self) -> EpochRow:
-        """Train the next epoch, keep it, and return its figures."""
-        ...
-
-    @property
-    def rows(self) -> Sequence[EpochRow]:
-        """The epochs so far, those of an earlier start among them."""
-        ...
-
-    @property
-    def stopped_because(self) -> str:
-        """Why it cannot go on; ``"finished"`` while it can."""
-        ...
-
-
 def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
     """Return the configuration of a scout of a run: the same with a fixed policy."""
     policy = PolicySpec(name="scout", kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
@@ -120,22 +102,39 @@ def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
 
 
 def train_scout(
-    training: ScoutTraining, plan: ScoutPlan, score: str, key: tuple[int, float], others: Sequence[Scout]
+    trial: Trial,
+    epoch: Callable[[], object],
+    rows: Sequence[EpochRow],
+    *,
+    plan: ScoutPlan,
+    key: tuple[int, float],
+    others: Sequence[Scout],
 ) -> Scout:
-    """Train a scout as long as it may win against ``others``."""
+    """Train a scout as long as it may win against others.
+
+    Args:
+        trial: its training.
+        epoch: trains the next epoch, and adds its figures to ``rows``.
+        rows: the epochs so far, those of an earlier start among them.
+        plan: what scouts are for.
+        key: batch size and base learning rate.
+        others: the scouts before.
+
+    Returns:
+        The scout, at its end.
+    """
     while True:
-        rows = training.rows
         scout = Scout(
             *key,
             tuple(row.train_loss for row in rows),
-            tuple(float(getattr(row, score)) for row in rows),
-            None if training.stopped_because == FINISHED else training.stopped_because,
+            tuple(float(getattr(row, trial.config.task.score)) for row in rows),
+            None if trial.stopped_because == FINISHED else trial.stopped_because,
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout
         if rows and not plan.whole and (why := hopeless(scout, others)):
             return Scout(*key, scout.train_losses, scout.scores, why)
-        training.epoch()
+        epoch()
 
 
 def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
@@ -154,7 +153,7 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
     if cost is None or task.costs is None:
         return line + note
     size = plan.configurations[0][0]
-    whole = task.costs.training_seconds(size, task.epochs * steps_per_epoch(task.train_size, size), task.epochs)
+    whole = task.costs.whole_epochs(size, task.train_size, task.epochs)
     return (
         f"{line}; those that lose take about {duration(cost)}, {percent(cost / whole)} of a whole training at s{size}, "
         f"measuring not counted{note}"
@@ -189,15 +188,12 @@ def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> 
     """Return seconds of all scouts but the one that goes on, measuring not counted; None without a cost table."""
     if costs is None:
         return None
-    each = [
-        costs.training_seconds(size, plan.epochs * steps_per_epoch(train_size, size), plan.epochs)
-        for size, _ in plan.configurations
-    ]
+    each = [costs.whole_epochs(size, train_size, plan.epochs) for size, _ in plan.configurations]
     return sum(each) + plan.more * each[-1] - min(each) if each else 0.0
 
 
-def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutRecord:
-    """Return what a scout, with its epochs, at least one, came to and has cost; ``won`` where it becomes the run."""
+def record_of(rows: Sequence[EpochRow], scout: Scout) -> ScoutRecord:
+    """Return what a scout, with its epochs, at least one, came to and has cost; it has not won yet."""
     last = rows[-1]
     return ScoutRecord(
         batch_size=scout.batch_size,
@@ -207,7 +203,7 @@ def record_of(rows: Sequence[EpochRow], scout: Scout, *, won: bool) -> ScoutReco
         validation_loss=last.validation_loss,
         validation_error=last.validation_error,
         ended=scout.ended,
-        won=won,
+        won=False,
         examples=last.examples,
         optimizer_steps=last.steps,
         samples=last.samples,
@@ -282,9 +278,3 @@ def _modelled(scouts: Sequence[ScoutRecord], costs: CostTable) -> tuple[float, f
     """Return what scouts took by the cost table: seconds of training without measuring, and of measuring."""
     trained = [costs.training_seconds(one.batch_size, one.optimizer_steps, one.epochs) for one in scouts]
     return sum(trained), sum(costs.measuring(one.batch_size) * one.samples for one in scouts)
-
-
-def chosen(choice: ScoutChoice, records: Sequence[ScoutRecord], plan: ScoutPlan) -> Scouting:
-    """Return the records of the scouts, none of which has won yet, with the winner marked; ``plan`` was to be tried."""
-    marked = [replace(record, won=place == choice.scout) for place, record in enumerate(records)]
-    return Scouting(choice.reason, tuple(marked), epochs=plan.epochs)

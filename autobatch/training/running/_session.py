@@ -15,8 +15,8 @@ from autobatch._files import naming_output, write_whole
 from autobatch._plain import plain
 from autobatch._yaml import dump_yaml
 from autobatch.beacons._columns import FINISHED
-from autobatch.beacons._info import differing_keys
-from autobatch.control import DecisionRecord, steps_per_epoch
+from autobatch.beacons._info import told_differences
+from autobatch.control import DecisionRecord
 from autobatch.control.measuring import Measurement
 from autobatch.control.run import (
     BEST_CHECKPOINT,
@@ -32,7 +32,7 @@ from autobatch.control.run import (
 from autobatch.policies import Policy, planned_epochs
 from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
-from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
 from autobatch.training._engine import batch_norms, check_together
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
 from autobatch.training._trial import Trial
@@ -103,11 +103,6 @@ class Session:
         """The finished epochs, those of an earlier start among them."""
         return self.log.epochs
 
-    @property
-    def stopped_because(self) -> str:
-        """``"finished"`` while nothing has gone wrong."""
-        return self.trial.stopped_because
-
     def begin(self) -> None:
         """Start the run, or bring it to where it stood. Of several processes the first writes, and all read."""
         if self.config.recording and self.ranks.size > 1:
@@ -163,7 +158,7 @@ class Session:
         self.log.epochs = load_epochs(self.out)
         if [row.epoch for row in self.rows] != list(range(1, epoch + 1)):
             raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
-        restore(checkpoint, self.trial.engine.model, self.trial.engine.optimizer, path)
+        put_back(checkpoint.tensors, self.trial.engine.model, self.trial.engine.optimizer, str(path))
         self._restore_best()
         if adopted:  # what the scout has decided for the next epoch does not hold
             self.controller.redecide()
@@ -216,7 +211,7 @@ class Session:
         epochs = planned_epochs(self.policy, task) - self.controller.epoch
         fixed = self.config.policy.kind == "fixed"
         sizes = (self.controller.batch_size,) if fixed else self.config.task.batch_sizes
-        each = [costs.training_seconds(size, epochs * steps_per_epoch(task.train_size, size), epochs) for size in sizes]
+        each = [costs.whole_epochs(size, task.train_size, epochs) for size in sizes]
         budget = task.measuring_budget if self.config.measure and not self.config.recording else 0.0
         return min(each), max(each) * (1.0 + budget)
 
@@ -252,7 +247,9 @@ class Session:
         policy = self.policy
         if not isinstance(policy, ForkingPolicy):
             return None
-        fork = self.ranks.first_makes(lambda: _plain_fork(policy.fork(self.controller.observation)))
+        fork = self.ranks.first_makes(
+            lambda: None if (own := policy.fork(self.controller.observation)) is None else asdict(own)
+        )
         return None if fork is None else Fork(**fork)
 
     def _keep(self, row: EpochRow, measurements: Sequence[Measurement], decision: DecisionRecord | None) -> None:
@@ -320,7 +317,7 @@ class Session:
 
     def _summary(self) -> Summary:
         test_loss = test_error = None
-        if self.stopped_because == FINISHED:
+        if self.trial.stopped_because == FINISHED:
             test_loss, test_error = self.trial.engine.test()
         config, beacons = self.config, self.library.beacons
         scouting = load_scouting(self.out)
@@ -333,12 +330,12 @@ class Session:
             self.trial.seconds,
             thrown,
             device=self.kind,
-            stopped_because=self.stopped_because,
+            stopped_because=self.trial.stopped_because,
             test_error=test_error,
             test_loss=plain(test_loss),
             measuring_share_modelled=self.controller.measuring_share_modelled,
             measuring_budget=config.task.measuring.budget if budgeted else None,
-            ended_early=self.controller.stopped_because if self.stopped_because == FINISHED else None,
+            ended_early=self.controller.stopped_because if self.trial.stopped_because == FINISHED else None,
             scouting_seconds=sum(scout.seconds for scout in losers),
             scouts=[plain(scout.to_dict()) for scout in scouting.scouts] if scouting is not None else [],
             forking_seconds=sum(fork.seconds for fork in self.forks),
@@ -351,16 +348,8 @@ class Session:
 
 def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     mine, theirs = ({key: value for key, value in own.items() if key not in _MAY_DIFFER} for own in (config, stored))
-    differing = differing_keys(mine, theirs)
-    if differing:
-        raise CheckpointError(
-            "the run was started with another configuration: "
-            + "; ".join(f"'{key}' was {old} and is {new}" for key, new, old in differing)
-        )
-
-
-def _plain_fork(fork: Fork | None) -> dict[str, Any] | None:
-    return None if fork is None else asdict(fork)
+    if differing := told_differences(theirs, mine):
+        raise CheckpointError(f"the run was started with another configuration: {differing}")
 
 
 def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:

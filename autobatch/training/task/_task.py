@@ -1,11 +1,13 @@
 """The task: dataset, model, optimizer, schedule, ladder and budget of one ``env.yaml``."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -43,6 +45,31 @@ DIGITS_TEST_SHARE = 2 / 9
 TEST_SHARE = 0.2
 """Share of a csv or text held out for testing where the task names none."""
 
+
+def _check_ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if any(later <= earlier for earlier, later in pairwise(values)):
+        raise ValueError(f"expected ascending values, each once, got {list(values)}")
+    return values
+
+
+def _check_different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected different seeds, got {list(seeds)}")
+    return seeds
+
+
+def _usable(problem_of: Callable[[str], str | None]) -> AfterValidator:
+    """Return what refuses a name that has a problem."""
+
+    def check(name: str) -> str:
+        if problem := problem_of(name):
+            raise ValueError(problem)
+        return name
+
+    return AfterValidator(check)
+
+
+Ascending = AfterValidator(_check_ascending)
 PositiveInteger = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -81,7 +108,7 @@ class DatasetSpec(_Spec):
         split_seed: seed of every split; part of the task, so that all its runs see one split.
     """
 
-    name: str
+    name: Annotated[str, _usable(dataset_problem)]
     target: str | None = None
     categorical: tuple[str, ...] | None = None
     context: PositiveInteger | None = None
@@ -92,21 +119,10 @@ class DatasetSpec(_Spec):
     evaluation: Literal["plain", "shifts"] = "plain"
     split_seed: Seed = 0
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if problem := dataset_problem(name):
-            raise ValueError(problem)
-        return name
-
-    @model_validator(mode="after")
-    def _test_share_where_there_is_no_test_part(self) -> "DatasetSpec":
-        if self.test is not None and self.name != "digits" and self.form == "images":
-            raise ValueError(f"'test' is for digits, csv and text only; {self.name} has its own test part")
-        return self
-
     @model_validator(mode="after")
     def _keys_of_this_form_only(self) -> "DatasetSpec":
+        if self.test is not None and self.name != "digits" and self.form == "images":
+            raise ValueError(f"'test' is for digits, csv and text only; {self.name} has its own test part")
         for key, (form, prefix) in _OWN_KEYS.items():
             if getattr(self, key) is not None and self.form != form:
                 raise ValueError(f"'{key}' is for {prefix}PATH only, not for {self.name}")
@@ -147,16 +163,9 @@ class ModelSpec(_Spec):
             [16, 32, 64]}`` of a convnet, ``{width: 64, heads: 4}`` of a gpt, and ``{patch: 4}`` beside these of a vit.
     """
 
-    name: str
+    name: Annotated[str, _usable(model_problem)]
     depth: int | None = None
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if problem := model_problem(name):
-            raise ValueError(problem)
-        return name
 
     @model_validator(mode="after")
     def _has_depth(self) -> "ModelSpec":
@@ -221,23 +230,15 @@ class OptimizerSpec(_Spec):
         return self.lr if self.lr is not None else _USUAL_RATES[self.name]
 
     @model_validator(mode="after")
-    def _settings_are_known(self) -> "OptimizerSpec":
+    def _settings_and_momentum_are_its_own(self) -> "OptimizerSpec":
         known = OPTIMIZER_SETTINGS.get(self.name, ())
         for key in self.settings:
             if key not in known:
                 raise ValueError(f"'settings' of {self.name} has no {key!r}; {near_names(key, known)}")
         if self.settings and (problem := settings_problem(self.name, self.settings)):
             raise ValueError(f"'settings' of {self.name}: {problem}")
-        return self
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "OptimizerSpec":
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs sgd with momentum above 0")
-        return self
-
-    @model_validator(mode="after")
-    def _natural_gradients_have_no_momentum(self) -> "OptimizerSpec":
         if self.name == "natural-gradient" and self.momentum:
             raise ValueError(f"natural-gradient has no momentum: expected 0 or nothing, got {self.momentum:g}")
         return self
@@ -260,23 +261,14 @@ class ScheduleSpec(_Spec):
     """
 
     name: Literal["multistep", "constant", "cosine", "steered"] = "multistep"
-    milestones: tuple[Milestone, ...] = Field(default_factory=_usual_milestones)
+    milestones: Annotated[tuple[Milestone, ...], Ascending] = Field(default_factory=_usual_milestones)
     factor: float = Field(default=0.1, gt=0, le=1)
     keep: bool = False
 
-    @field_validator("milestones")
-    @classmethod
-    def _ascending(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
-        return _check_ascending(milestones)
-
     @model_validator(mode="after")
-    def _steered_is_not_kept(self) -> "ScheduleSpec":
+    def _keys_of_this_schedule_only(self) -> "ScheduleSpec":
         if self.keep and self.name == STEERED:
             raise ValueError("a steered schedule is the policy's: 'keep' is for the others")
-        return self
-
-    @model_validator(mode="after")
-    def _milestones_of_multistep_only(self) -> "ScheduleSpec":
         if self.milestones and self.name != "multistep":
             raise ValueError(f"'milestones' are for multistep only, not for {self.name}")
         return self
@@ -372,12 +364,12 @@ class TaskSpec(_Spec):
     model: ModelSpec
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
-    batch_sizes: tuple[PositiveInteger, ...] = Field(min_length=1)
-    learning_rates: tuple[LearningRate, ...] = Field(min_length=1)
+    batch_sizes: Annotated[tuple[PositiveInteger, ...], Field(min_length=1), Ascending]
+    learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1), Ascending]
     epochs: PositiveInteger
     score: Literal["validation_loss", "validation_error"] = "validation_loss"
     measuring: MeasuringSpec = Field(default_factory=MeasuringSpec)
-    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_check_different)] = (0, 1, 2)
     threads: int = Field(default=1, gt=0, le=1024)
 
     @field_validator("model")
@@ -387,11 +379,6 @@ class TaskSpec(_Spec):
         if dataset is not None and (problem := form_problem(model.name, dataset.name)):
             raise ValueError(problem)
         return model
-
-    @field_validator("batch_sizes", "learning_rates")
-    @classmethod
-    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        return _check_ascending(values)
 
     @field_validator("measuring")
     @classmethod
@@ -403,13 +390,6 @@ class TaskSpec(_Spec):
                 f"batch, got {measuring.sketch_rows}"
             )
         return measuring
-
-    @field_validator("seeds")
-    @classmethod
-    def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"expected different seeds, got {list(seeds)}")
-        return seeds
 
     def fingerprint_payload(self, data_fingerprint: str, num_classes: int) -> dict[str, Any]:
         """Return what makes beacons of two tasks comparable, whatever the tasks are called.
@@ -467,9 +447,3 @@ def check_ladder(task: TaskSpec, train_size: int) -> None:
             f"task {task.name!r}: key 'batch_sizes': expected batches of at most {train_size}, the size of the "
             f"training set, got {', '.join(map(str, too_large))}"
         )
-
-
-def _check_ascending(values: tuple[float, ...]) -> tuple[float, ...]:
-    if any(later <= earlier for earlier, later in pairwise(values)):
-        raise ValueError(f"expected ascending values, each once, got {list(values)}")
-    return values

@@ -8,10 +8,16 @@ from autobatch.beacons.landscape._hull import KnownPart, convex_hull, distance_t
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_hull_is_scipys(seed):
+def test_corners_go_round_all_points_counter_clockwise(seed):
     points = np.random.default_rng(seed).standard_normal((40, 2))
-    ours = {tuple(corner) for corner in convex_hull(points)}
-    assert ours == {tuple(points[vertex]) for vertex in ConvexHull(points).vertices}
+    corners = convex_hull(points)
+    edges = np.roll(corners, -1, axis=0) - corners
+    ahead = points[:, None] - corners[None]
+    turns = edges[:, 0] * ahead[..., 1] - edges[:, 1] * ahead[..., 0]
+    assert {tuple(corner) for corner in corners} <= set(map(tuple, points))
+    assert turns.min() >= -1e-12
+    following = np.roll(edges, -1, axis=0)
+    assert (edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0] > 0.0).all()
 
 
 def test_lattice_has_four_corners():
@@ -37,6 +43,7 @@ def test_distance_is_that_to_the_nearest_point_of_the_hull(seed):
 def test_degenerate_hulls_have_the_same_margin():
     line = KnownPart(np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]]))
     assert len(line.corners) == 2
+    assert len(convex_hull(np.array([[0.0, 0.0]]))) == 1
     assert line.margin == pytest.approx(np.sqrt(0.5))
     assert line.contains(np.array([[0.3, 0.3], [0.3, 1.0], [1.4, 1.4]])).all()
     assert not line.contains(np.array([[0.0, 1.5], [1.6, 1.6]])).any()

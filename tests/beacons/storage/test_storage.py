@@ -146,7 +146,7 @@ def test_death_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "fsync", die)
+        patch.setattr("os.fsync", die)
         with pytest.raises(KeyboardInterrupt):
             compact(tmp_path)
         with pytest.raises(KeyboardInterrupt):

@@ -71,12 +71,13 @@ def test_what_another_recorder_has_finished_is_not_trained_again(tmp_path: Path)
     key, task = BeaconKey(16, 0.1, 0), tiny_task()
     data = load_data(task)
     recorder = BeaconRecorder(task, recording_info(task, data, COSTS, ""), BeaconMaker(tmp_path, "cpu"), data)
-    assert recorder(key, lambda _: None).stopped_because == "finished"
+    cell = Cell(key.name, 1.0, key._asdict())
+    assert recorder(cell, lambda _: None).stopped_because == "finished"
     (before,) = (tmp_path / "beacons").glob("*.parquet")
     stamp = before.stat().st_mtime_ns
     left = tmp_path / "beacons" / ".running" / key.name  # by one that was killed once the file was written
     left.mkdir(parents=True)
-    assert recorder(key, lambda _: pytest.fail("trained again")) == ELSEWHERE
+    assert recorder(cell, lambda _: pytest.fail("trained again")) == ELSEWHERE
     assert not left.exists()
     assert before.stat().st_mtime_ns == stamp
 

@@ -14,6 +14,7 @@ import yaml
 
 from autobatch._errors import ConfigError, LibraryError, OutputError
 from autobatch.beacons import BeaconKey, BeaconLibrary, Branches, Journey
+from autobatch.cells import Cell
 from autobatch.cli import main
 from autobatch.policies import Moves, PolicySpec
 from autobatch.policies.baselines import FixedPolicy
@@ -49,7 +50,7 @@ def recorded(job: BranchJob, env_dir: Path, task: TaskSpec) -> tuple[tuple[Journ
     reports: list[float] = []
     library = tiny_library(task)
     recorder = BranchRecorder(task, library.info, BranchMaker(env_dir, "cpu"), load_data(task), library)
-    recorder(job, reports.append)
+    recorder(Cell(job.name, 1.0, job.to_dict()), reports.append)
     return Branches.load(env_dir / "branches" / f"{job.origin.name}.parquet").journeys, reports
 
 

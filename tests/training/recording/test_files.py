@@ -15,7 +15,7 @@ from autobatch._plain import to_json
 from autobatch.control import DecisionRecord
 from autobatch.control.run import EpochRow, RunFiles, load_decisions
 from autobatch.control.run._files import append_lines, read_lines, write_lines
-from autobatch.training._checkpoint import Checkpoint, read_checkpoint, restore, snapshot, write_checkpoint
+from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_checkpoint_restores_bit_by_bit(tmp_path: Path, kind: str) -> None:
         train(model, optimizer, 3)
         other, other_optimizer = make(2)
         checkpoint = read_checkpoint(path)
-        restore(checkpoint, other, other_optimizer, path)
+        put_back(checkpoint.tensors, other, other_optimizer, str(path))
         train(other, other_optimizer, 3)
     assert checkpoint.record["odd"][1] == 0.1 + 0.2
     for name, value in model.state_dict().items():
@@ -154,12 +154,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     optimizers[0].step()
     write_checkpoint(path, Checkpoint(snapshot(one, optimizers[0]), {}))
     with pytest.raises(CheckpointError, match="another one"):
-        restore(read_checkpoint(path), other, optimizers[1], path)
+        put_back(read_checkpoint(path).tensors, other, optimizers[1], str(path))
     tensors = {**snapshot(other, optimizers[1]), "optimizer/0/momentum_buffer": torch.zeros(2, 3)}
     with pytest.raises(CheckpointError, match=r"expected shape \(4, 3\), got \(2, 3\)"):
-        restore(Checkpoint(tensors, {}), other, optimizers[1], path)
+        put_back(tensors, other, optimizers[1], str(path))
     tensors.pop("optimizer/0/momentum_buffer")
     with pytest.raises(CheckpointError, match="more parameters"):
-        restore(Checkpoint({**tensors, "optimizer/7/x": torch.zeros(2)}, {}), other, optimizers[1], path)
+        put_back({**tensors, "optimizer/7/x": torch.zeros(2)}, other, optimizers[1], str(path))
     with pytest.raises(CheckpointError, match="unexpected tensor 'rubbish'"):
-        restore(Checkpoint({**tensors, "rubbish": torch.zeros(2)}, {}), other, optimizers[1], path)
+        put_back({**tensors, "rubbish": torch.zeros(2)}, other, optimizers[1], str(path))
