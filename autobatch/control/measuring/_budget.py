@@ -113,7 +113,7 @@ class MeasureWithinBudget(MeasuringPlan):
 
     def pay(self, batch_size: int, samples: int) -> None:
         """Pay for samples that the policy asks for."""
-        self._measuring += samples * self._costs.measuring(batch_size)
+        self._measuring += samples * self.costs.measuring(batch_size)
 
     def learn(self, step_seconds: float, measuring_seconds: float) -> None:
         """Add the batch size that was timed to the table, and pay for its epoch."""
