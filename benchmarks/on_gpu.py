@@ -37,9 +37,9 @@ from autobatch.training import EpochRow, RunConfig, RunObserver, load_data, load
 from autobatch.training._calibrate import calibrate, device_kind
 from benchmarks.fisher.methods import ours, plain_step
 from benchmarks.fisher.models import CASES
-from benchmarks.fisher.timing import settle
+from benchmarks.fisher.timing import seconds, settle
 from benchmarks.pages import ENVS, RESULTS, ROOT, heading, parser_of
-from benchmarks.speed.loop import Normalised, engine_seconds, hand_seconds, loader_seconds, task_of
+from benchmarks.speed.loop import loops_of, task_of
 
 OUT = RESULTS / "on_gpu"
 NETWORKS = ("resnet20", "gpt", "vit-tiny", "resnet110")
@@ -151,7 +151,7 @@ def measure(setting: Setting, network: str, size: int, precision: str) -> dict[s
     device, case = setting.device, CASES[network]
     inputs, targets = (part.to(device) for part in case.batch(size))
     steps = {"plain": plain_step, "measured": ours}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    took: dict[str, list[float]] = {name: [] for name in steps}
     memory: dict[str, int] = {}
     try:
         with computing_in(precision, device):
@@ -161,26 +161,17 @@ def measure(setting: Setting, network: str, size: int, precision: str) -> dict[s
                     step(inputs, targets)
                 memory[name] = most_memory(device, lambda step=step: step(inputs, targets))  # type: ignore[misc]
             begun = time.monotonic()
-            while len(seconds["plain"]) < (3 if time.monotonic() - begun > PATIENCE else PAIRS):
+            while len(took["plain"]) < (3 if time.monotonic() - begun > PATIENCE else PAIRS):
                 for name, step in ready.items():
-                    seconds[name].append(timed(device, lambda step=step: step(inputs, targets)))  # type: ignore[misc]
+                    took[name].append(seconds(lambda step=step: step(inputs, targets), device))  # type: ignore[misc]
     except torch.OutOfMemoryError as error:
         return {"error": f"out of memory: {str(error).splitlines()[0][:200]}"}
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    ratios = sorted(two / one for one, two in zip(seconds["plain"], seconds["measured"], strict=True))
-    middle = {name: statistics.median(some) for name, some in seconds.items()}
+    ratios = sorted(two / one for one, two in zip(took["plain"], took["measured"], strict=True))
+    middle = {name: statistics.median(some) for name, some in took.items()}
     return {"ratio": statistics.median(ratios), "ratios": ratios, "seconds": middle, "bytes": memory}
-
-
-def timed(device: torch.device, step: Callable[[], object]) -> float:
-    """Return the seconds of a step, until the device has done it."""
-    settle(device)
-    begun = time.perf_counter()
-    step()
-    settle(device)
-    return time.perf_counter() - begun
 
 
 def most_memory(device: torch.device, step: Callable[[], object]) -> int:
@@ -210,13 +201,7 @@ def loop(setting: Setting, size: int) -> dict[str, Any]:
     """Time epochs of a run beside those of loops by hand."""
     task = task_of("digits", None, 3)
     data = load_data(task, None, setting.device)
-    tensors = Normalised(data)
-    loops: dict[str, Callable[[], float]] = {
-        "engine": lambda: engine_seconds(task, data, size, str(setting.device)),
-        "by_hand": lambda: hand_seconds(task, tensors, size, tuned=False),
-        "by_hand_tuned": lambda: hand_seconds(task, tensors, size, tuned=True),
-        "data_loader": lambda: loader_seconds(task, tensors, size),
-    }
+    loops = loops_of(task, data, size, str(setting.device))
     rounds = [{name: one() for name, one in loops.items()} for _ in range(1 if setting.small else 3)]
     return {
         f"over_{name}": statistics.median(one["engine"] / one[name] for one in rounds)

@@ -35,6 +35,7 @@ from autobatch.training import (
     normalise,
     run,
 )
+from benchmarks.fisher.timing import in_turn
 from benchmarks.pages import heading, parser_of
 
 RATE = 0.1
@@ -49,7 +50,7 @@ class Normalised:
         self.validation = normalise(data.validation_inputs, data.mean, data.std), data.validation_labels
 
 
-def engine_seconds(task: TaskSpec, data: Data, batch_size: int, device: str = "cpu") -> float:
+def engine_seconds(task: TaskSpec, data: Data, batch_size: int, device: str) -> float:
     """Seconds per epoch of the engine, from the end of its first epoch to the end of its last."""
     ends: list[float] = []
 
@@ -110,25 +111,27 @@ def loop_seconds(task: TaskSpec, tensors: Normalised, batches: Callable[[], obje
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
+def loops_of(task: TaskSpec, data: Data, batch_size: int, device: str = "cpu") -> dict[str, Callable[[], float]]:
+    """Return what times an epoch of each loop, the engine's first."""
+    tensors = Normalised(data)
+    return {
+        "engine": lambda: engine_seconds(task, data, batch_size, device),
+        "by_hand": lambda: hand_seconds(task, tensors, batch_size, tuned=False),
+        "by_hand_tuned": lambda: hand_seconds(task, tensors, batch_size, tuned=True),
+        "data_loader": lambda: loader_seconds(task, tensors, batch_size),
+    }
+
+
 def compare(task: TaskSpec, data: Data, batch_size: int, rounds: int) -> list[str]:
     """Time all loops in turn and return a row of the table."""
-    tensors = Normalised(data)
-    loops: dict[str, Callable[[], float]] = {
-        "engine": lambda: engine_seconds(task, data, batch_size),
-        "hand": lambda: hand_seconds(task, tensors, batch_size, tuned=False),
-        "tuned": lambda: hand_seconds(task, tensors, batch_size, tuned=True),
-        "loader": lambda: loader_seconds(task, tensors, batch_size),
-    }
+    loops = loops_of(task, data, batch_size)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for index in range(rounds):
-        names = list(loops)
-        for name in names[index % 4 :] + names[: index % 4]:
+        for name in in_turn(loops, index):
             seconds[name].append(loops[name]())
-    ratios = [
-        statistics.median(ours / theirs for ours, theirs in zip(seconds["engine"], seconds[name], strict=True))
-        for name in ("hand", "tuned", "loader")
-    ]
-    return [f"{statistics.median(seconds['engine']):.4f}", *(f"{ratio:.3f}" for ratio in ratios)]
+    engine, *others = seconds.values()
+    ratios = [statistics.median(ours / theirs for ours, theirs in zip(engine, other, strict=True)) for other in others]
+    return [f"{statistics.median(engine):.4f}", *(f"{ratio:.3f}" for ratio in ratios)]
 
 
 def task_of(dataset: str, subset: int | None, epochs: int) -> TaskSpec:
