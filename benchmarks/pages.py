@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from autobatch._files import write_whole
-from autobatch.control.run._files import read_lines
+from autobatch.control.run._files import append_lines, read_lines
 from autobatch.policies import PolicySpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +55,12 @@ def seeds(default: str) -> Options:
 def keyed(path: Path, *keys: str) -> dict[tuple[Hashable, ...], Row]:
     """Return the rows of a JSON Lines file by their values of some keys, lists as tuples; of one key the last row."""
     return {tuple(_hashable(row[key]) for key in keys): row for row in read_lines(path)}
+
+
+def keep(path: Path, row: Row) -> None:
+    """Append a row to a JSON Lines file, made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append_lines(path, [row])
 
 
 def _hashable(value: Any) -> Hashable:

@@ -9,6 +9,7 @@ and the two other treatments of the momentum. Held-out loss and error are means 
 ratios to the reference (16 throughout) are paired by seed. A run whose line is in ``--out`` is not run again.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,7 +23,6 @@ from torch.nn import functional as F
 
 import autobatch
 from autobatch.control import LearningRateRule, MeasureAtInterval, NeverMeasure
-from autobatch.control.run._files import append_lines
 from benchmarks.pages import half_width, heading, keyed, parser_of
 
 TRAIN = 1300
@@ -79,7 +79,8 @@ def main() -> None:
                 continue
             done[key] = train(optimizer, policy, RULES[rule], seed, arguments.epochs, OPTIMIZERS[optimizer][0])
             line = {**dict(zip(KEYS, key, strict=True)), **done[key]}
-            append_lines(arguments.out, [line])
+            with arguments.out.open("a") as file:  # with NaN, which those that diverged have
+                file.write(json.dumps(line) + "\n")
             print(*key[:4], f"loss {line['loss']:.4f}, error {100 * line['error']:.2f} %", flush=True)
     report({key: value for key, value in done.items() if key[3] in arguments.seeds and key[4] == arguments.epochs})
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn import GeneralResult, learn_general, save_general
 from autobatch.policies import load_policy_spec
@@ -79,13 +79,12 @@ def on_surrogates(result: GeneralResult) -> dict[str, list[float]]:
 def run(tasks: Iterable[str], policy: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing, the tasks taking turns; runs go by the policy's name."""
     label = load_policy_spec(policy).name
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for name in tasks:
             path = RESULTS / f"{name}.jsonl"
             if (label, seed) not in pages.keyed(path, "policy", "seed"):
                 row = steer.train(name, policy, seed, data_dir) | {"policy": label}
-                append_lines(path, [row])
+                pages.keep(path, row)
                 print(f"{name} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 

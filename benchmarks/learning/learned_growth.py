@@ -29,7 +29,7 @@ import yaml
 from scipy import stats
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.policies import TaskInfo, load_policy_spec
 from autobatch.policies.steer._by_task import CHOICES, RULE, PlanChoice, best_plan, choice_seconds, described, expected
 from autobatch.policies.steer._plan import Plan, grown
@@ -88,7 +88,6 @@ def course(task: TaskInfo, lr: float, choice: PlanChoice) -> list[tuple[int, flo
 
 def explore(seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing of the plans that are drawn."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     done = {(row["task"], row["seed"], *chosen(row)) for row in read_lines(EXPLORED)}
     for seed in seeds:
         for name, lr in RATES.items():
@@ -99,7 +98,7 @@ def explore(seeds: Iterable[int], data_dir: Path | None) -> None:
                 if (name, seed, *choice) in done:
                     continue
                 _, figures = train_course(task, data, seed, course(info, lr, choice))
-                append_lines(EXPLORED, [{"task": name, "seed": seed, **choice._asdict(), **figures}])
+                pages.keep(EXPLORED, {"task": name, "seed": seed, **choice._asdict(), **figures})
 
 
 class Effects(NamedTuple):
@@ -189,7 +188,6 @@ def fit() -> None:
 
 def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing, the tasks taking turns."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     rule = load_policy_spec("steer")
     choices = {name: plans(name) for name in tasks}
     for seed in seeds:
@@ -201,13 +199,13 @@ def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> No
                     continue
                 same = [row for row in rows if row["seed"] == seed and chosen(row) == choice]
                 if same:  # the same run, bit for bit
-                    append_lines(path, [same[0] | {"policy": label}])
+                    pages.keep(path, same[0] | {"policy": label})
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     spec = {"name": label, "kind": "steer", "parameters": {**rule.parameters, **choice._asdict()}}
                     (Path(folder) / "policy.yaml").write_text(yaml.safe_dump(spec))
                     row = steer.train(name, f"{folder}/policy.yaml", seed, data_dir)
-                append_lines(path, [row | {"policy": label, **choice._asdict()}])
+                pages.keep(path, row | {"policy": label, **choice._asdict()})
                 print(f"{name} {label} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.envs.train import TrainEnv
 from autobatch.learn import begun_with
 from autobatch.policies.learned import load_card
@@ -94,7 +94,7 @@ def run_all(folder: Path, tasks: list[str], data_dir: Path | None) -> None:
             for told, one in (("begun with", own.begin), ("learned", str(policy))):
                 if (name, told, seed) not in there:
                     row = {"task": name, "policy": told, "seed": seed, "learning_seconds": seconds}
-                    append_lines(RESULTS, [row | played(env, one, seed)])
+                    pages.keep(RESULTS, row | played(env, one, seed))
                     print(json.dumps(read_lines(RESULTS)[-1]), flush=True)
         env.close()
 

@@ -34,7 +34,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from torch import Tensor, nn
 
 from autobatch import load_data, load_task
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.fisher import Jacobian, SpectralPosition, TakenGradients, spectrum_of
 from autobatch.optim import KFAC, MiniBlockFisher, NaturalGradient, observing
 from autobatch.optim._mini_block import _direction
@@ -234,12 +234,11 @@ def run() -> None:
     torch.set_num_threads(1)
     data = load_data(load_task(pages.ENVS / "digits-mlp"))
     done = pages.keyed(RESULTS, "work", "optimizer", "size", "lr", "seed")
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for work, name in CASES:
         for size, lr, seed in ((size, lr, seed) for size in SIZES for lr in RATES[name] for seed in SEEDS):
             if (work, name, size, lr, seed) not in done:
                 row = trained(work, name, size, lr, seed, data)
-                append_lines(RESULTS, [row])
+                pages.keep(RESULTS, row)
                 print(row, flush=True)
 
 

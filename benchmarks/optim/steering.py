@@ -17,7 +17,6 @@ from typing import Any
 
 from autobatch import RunConfig, TaskSpec, load_policy_spec, load_task, run
 from autobatch.beacons import BeaconLibrary
-from autobatch.control.run._files import append_lines
 from benchmarks import pages
 from benchmarks.pages import ENVS, spread
 
@@ -54,8 +53,7 @@ def trained(optimizer: str, policy: str, seed: int) -> dict[str, Any]:
         summary = run(config, Path(folder) / "run")
     names = ("validation_loss", "test_loss", "test_error", "optimizer_steps", "batch_sizes", "stopped_because")
     row = {"optimizer": optimizer, "policy": policy, "seed": seed, **{name: getattr(summary, name) for name in names}}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    append_lines(RESULTS, [row])
+    pages.keep(RESULTS, row)
     print(row, flush=True)
     return row
 

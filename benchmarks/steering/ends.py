@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._policy import SteerParameters
@@ -73,7 +73,7 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
                     row = {"task": name, "length": length, "seed": seed, "start": list(began)}
                     row |= trained(task, x, y, began, length, seed)
                     del row["train_losses"]
-                    append_lines(RESULTS, [row])
+                    pages.keep(RESULTS, row)
                     print(name, length, seed, row["validation_loss"], flush=True)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.training import load_data, load_task
 from autobatch.training._checkpoint import put_back, snapshot
@@ -85,13 +85,12 @@ def train(name: str, seed: int, data_dir: Path | None) -> pages.Row:
 
 def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{task}.jsonl"
     done = {one["seed"] for one in read_lines(path)}
     for seed in seeds:
         if seed not in done:
             row = train(task, seed, data_dir)
-            append_lines(path, [row])
+            pages.keep(path, row)
             print(f"{task} {seed}: {row['stayed'][0]:.4f} {row['doubled'][0]:.4f}", flush=True)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 
 from autobatch import BeaconLibrary
-from autobatch.control.run._files import append_lines
 from autobatch.policies import load_policy_spec
 from autobatch.training import RunConfig, load_task, run
 from benchmarks import pages
@@ -47,7 +46,7 @@ def run_all(task: str, seeds: Sequence[int], data_dir: Path | None) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 summary = run(config, Path(folder) / "run")
             row = {"task": task, "length": length, "seed": seed, **{name: getattr(summary, name) for name in FIGURES}}
-            append_lines(RESULTS, [row])
+            pages.keep(RESULTS, row)
             print(row, flush=True)
 
 

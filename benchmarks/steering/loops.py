@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
 from autobatch.control import MeasuringPlan, NeverMeasure
-from autobatch.control.run._files import append_lines
 from benchmarks import pages
 from benchmarks.pages import Row, relative
 from benchmarks.steering.latest_tasks import LATEST
@@ -164,7 +163,7 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
         def keep(run: str, seed: int, train: Callable[[], Row], name: str = name) -> None:
             if (name, run, seed) not in recorded():
                 row = {"task": name, "run": run, "seed": seed, **train()}
-                append_lines(RESULTS, [row])
+                pages.keep(RESULTS, row)
                 print(row, flush=True)
 
         for seed in SEARCHED:

@@ -20,7 +20,6 @@ import torch
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import steps_per_epoch
-from autobatch.control.run._files import append_lines
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.training import RunConfig, load_data, load_task
 from autobatch.training._engine import reproducible
@@ -115,7 +114,7 @@ def main() -> None:
     for seed in given.seeds:
         if seed not in found:
             row = tune(given.task, seed, given.data_dir)
-            append_lines(RESULTS / f"{given.task}.jsonl", [row])
+            pages.keep(RESULTS / f"{given.task}.jsonl", row)
             print(f"{given.task} {seed}: {row['test_loss']} after {len(row['trials'])} trials", flush=True)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from autobatch import BeaconLibrary, LibraryError
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.policies import Observation, load_policy_spec
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._policy import SteerParameters
@@ -107,7 +107,7 @@ def run_all() -> None:
                         "validation_loss": summary.validation_loss, "test_loss": summary.test_loss,
                         "test_error": summary.test_error, "steps": summary.optimizer_steps,
                     }  # fmt: skip
-                    append_lines(RESULTS, [row])
+                    pages.keep(RESULTS, row)
                     print(row, flush=True)
 
 
@@ -186,7 +186,7 @@ def train_curves(data_dir: Path | None) -> None:
                 run(config, Path(folder) / "run")
                 rows = load_epochs(Path(folder) / "run")
             figures = {key: [getattr(row, key) for row in rows] for key in ("validation_loss", "validation_error")}
-            append_lines(CURVES, [{"task": name, "seed": seed, "epochs": task.epochs, **figures}])
+            pages.keep(CURVES, {"task": name, "seed": seed, "epochs": task.epochs, **figures})
             print(name, seed, flush=True)
 
 

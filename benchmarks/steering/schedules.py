@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import derive_generator, derive_seed, steps_per_epoch
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.training import Data, TaskSpec, load_data, load_task
 from autobatch.training._engine import Engine, divergence, reproducible, seed_global_generators
 from benchmarks import pages
@@ -122,7 +122,6 @@ def train_epoch(
 def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing."""
     path = RESULTS / f"{task}.jsonl"
-    RESULTS.mkdir(parents=True, exist_ok=True)
     done = pages.keyed(path, "plan", "seed")
     own = load_task(ENVS / task)
     data = load_data(own, data_dir, torch.device("cpu"))
@@ -130,7 +129,7 @@ def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
         for plan in PLANS[task]:
             if (plan, seed) not in done:
                 row = train(own, data, plan, seed)
-                append_lines(path, [row])
+                pages.keep(path, row)
                 print(f"{task} {plan} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 

@@ -18,7 +18,6 @@ from statistics import fmean, stdev
 import torch
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.control.run._files import append_lines
 from autobatch.policies.steer._plan import grown
 from autobatch.training import load_data, load_task
 from benchmarks import pages
@@ -74,7 +73,7 @@ def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
                 course.append((size, RATES[task] * multiple * factor))
             _, figures = train_course(own, data, seed, course)
             row = {"task": task, "plan": plan, "seed": seed, **figures}
-            append_lines(RESULTS, [row])
+            pages.keep(RESULTS, row)
             print(row, flush=True)
 
 

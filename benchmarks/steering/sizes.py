@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from unittest import mock
 
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.policies import load_policy_spec
 from benchmarks import pages
 from benchmarks.steering import steer
@@ -58,7 +58,7 @@ def run_all(data_dir: Path | None) -> None:
                 ):
                     row = steer.train(task, "steer", seed, data_dir)
                 kept = {"key": (task, size, lr, length, seed), **{name: row[name] for name in FIGURES}}
-                append_lines(RESULTS, [kept])
+                pages.keep(RESULTS, kept)
                 print(f"{task} s{size} at {lr:g}, {length:.0%}, {seed}: {row['test_loss']:.4f}", flush=True)
 
 

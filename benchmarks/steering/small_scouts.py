@@ -11,7 +11,6 @@ before scouts of few steps were compared by their validation losses have these o
 from collections.abc import Sequence
 from pathlib import Path
 
-from autobatch.control.run._files import append_lines
 from benchmarks import pages
 from benchmarks.steering import loops
 from benchmarks.steering.ends import USUAL, trained
@@ -34,7 +33,7 @@ def run_all(names: Sequence[str], folder: Path | None) -> None:
                     until = max(1, round(SEEN * task.epochs))
                     seen = {kind: found[kind][:until] for kind in ("train_losses", "validation_losses")}
                     ended = {figure: found[figure] for figure in ("validation_loss", "test_loss")}
-                    append_lines(RESULTS, [{"task": name, "lr": lr, "seed": seed, **seen, **ended}])
+                    pages.keep(RESULTS, {"task": name, "lr": lr, "seed": seed, **seen, **ended})
                     print(name, lr, seed, ended["validation_loss"], flush=True)
 
 

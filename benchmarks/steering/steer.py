@@ -26,7 +26,7 @@ import pandas as pd
 from scipy import stats
 
 from autobatch.beacons import BeaconLibrary
-from autobatch.control.run._files import append_lines, read_lines
+from autobatch.control.run._files import read_lines
 from autobatch.policies import load_policy_spec, policy_kind
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.report._comparison import modelled_seconds
@@ -124,14 +124,13 @@ def recorded(name: str) -> list[pages.Row]:
 
 def run_all(task: str, policies: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     found = {(one["policy"], one["seed"]) for one in recorded(task)}
     named = [best_of(task) if one == "best" else one for one in policies.split(",")]
     for seed in seeds:
         for policy in named:
             if (policy, seed) not in found:
                 row = train(task, policy, seed, data_dir)
-                append_lines(RESULTS / f"{task}.jsonl", [row])
+                pages.keep(RESULTS / f"{task}.jsonl", row)
                 print(f"{task} {policy} {seed}: {row['validation_loss']:.4f} {row['test_loss']:.4f}", flush=True)
 
 
