@@ -240,7 +240,7 @@ def _measuring_words(summary: Summary) -> str:
             f"of the training, budget {100 * summary.measuring_budget:g} %"
         )
         if summary.measuring_share_modelled > 1.2 * summary.measuring_budget:
-            modelled += " (a few steps an epoch are measured whatever that takes)"
+            modelled += " (a few steps an epoch, and those that the policy asks for, are measured whatever that takes)"
     return (
         f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "
         f"{summary.samples / max(summary.epochs, 1):.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "

@@ -226,6 +226,8 @@ def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
         "10.0 % of the time; by the cost table, which measured steps are chosen by, 1.9 %",
     ):
         assert phrase in text
+    beyond = " ".join(printed(summary_view(record(tmp_path, library, measuring_share_modelled=0.2))).split())
+    assert "budget 10 % (a few steps an epoch, and those that the policy asks for, are measured whatever" in beyond
     alone = printed(summary_view(record(tmp_path, None, best_beacon=None, best_beacon_missing="none recorded")))
     assert "The figures stand for themselves: there are no beacons" in alone
     assert "(none recorded)" in " ".join(alone.split())

@@ -326,24 +326,24 @@ class SteerPolicy:
             return
         task, epoch, (batch_size, lr) = self._known_task(), observation.epoch, self._start
         before, falls = math.floor(self._plan.decay_from) - PERIODS, epoch >= self._plan.decay_from
+        usual = start_without_scouts(task)[0]
+        below = [size for size in task.batch_sizes if size < batch_size and QUARTER * size >= usual]
         if epoch > max(before, 1):
             self._noise.take(observation)
-        if epoch >= max(before, 1) and not falls:
+        if epoch >= max(before, 1) and not falls and below:
             self.samples_wanted = WANTED
         if not falls:
             return
         noise, self._noise = self._noise, None
-        usual = start_without_scouts(task)[0]
-        sizes = [size for size in task.batch_sizes if QUARTER * size >= usual]
         # Where scouts have gone over to half the batch, they have seen already that more steps help.
-        smaller = noise.smaller(batch_size, sizes, 1.0 if batch_size < usual else CLEARLY)
+        smaller = noise.smaller(batch_size, below, 1.0 if batch_size < usual else CLEARLY)
         if smaller is None or batch_size > usual or self._hastened is not None:
             return
         self._start, self._shrunk = (smaller, lr), epoch
         self._reason = (
-            f"{configuration(*self._start)}: the gradients of single examples agree, so more and smaller batches help "
-            f"(noise scale {figure(noise.scale or 0.0)} examples, batches of {batch_size} so far), and the training "
-            "keeps its whole length"
+            f"{configuration(*self._start)}: the gradients of single examples agree, so more and smaller batches help, "
+            f"and the training keeps its whole length (noise scale {figure(noise.scale or 0.0)} examples, batches of "
+            f"{batch_size} so far)"
         )
         self._lay_plan(1.0)
 

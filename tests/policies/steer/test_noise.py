@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autobatch.fisher import GradientMoments
 from autobatch.policies import Decision, Observation, SteerParameters, SteerPolicy
+from autobatch.policies._wording import brief
 from autobatch.policies.steer import MeasuringPolicy
 from autobatch.policies.steer._noise import LEAST_SAMPLES, WANTED, Noise
 from tests.policies.cases import make_observation, make_task, through_json
@@ -99,6 +100,25 @@ def test_it_asks_for_measured_steps_before_the_rate_falls() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ladder", "start", "wanted"),
+    [
+        (LADDER, 32, WANTED),
+        (LADDER, 16, WANTED),
+        (LADDER, 8, 0),  # a quarter already
+        ((32, 64), 32, 0),
+        ((20,), 20, 0),
+        ((7, 13, 29, 61), 29, WANTED),
+        ((7, 13, 29, 61), 13, 0),  # 7 is less than a quarter of 29
+    ],
+)
+def test_it_asks_only_where_a_smaller_batch_may_be_taken(ladder: tuple[int, ...], start: int, wanted: int) -> None:
+    policy = steer(start=(start, 0.1), batch_sizes=ladder)
+    for epoch in range(4):
+        policy.decide(seen(epoch, None))
+    assert policy.samples_wanted == wanted
+
+
+@pytest.mark.parametrize(
     ("scale", "begun", "size"),
     [(20.0, 32, 32), (15.0, 32, 8), (1.0, 32, 8), (20.0, 16, 16), (15.0, 16, 8), (1.0, 16, 8)],
 )
@@ -114,7 +134,9 @@ def test_a_batch_above_the_noise_scale_gets_smaller_and_the_training_keeps_its_l
     if size < begun:
         assert decisions[4].factor == 1.0
         assert f"(noise scale {scale:g} examples, batches of {begun} so far)" in decisions[4].reason
-        assert "keeps its whole length" in decisions[4].reason
+        assert brief(decisions[4].reason).endswith(
+            "more and smaller batches help, and the training keeps its whole length"
+        )
         assert decisions[5].factor < 1.0
 
 
