@@ -157,6 +157,7 @@ class SteerPolicy:
         self._tried: list[Tried] = []
         self._noise: Noise | None = Noise()  # None once it was gone by
         self._shrunk: int | None = None
+        self._scouted = 0
         self.samples_wanted = 0
         self._validated = Validated("")
         self._hastened: tuple[int, int] | None = None
@@ -176,7 +177,7 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._noise, self._shrunk, self.samples_wanted = Noise(), None, 0
+        self._noise, self._shrunk, self._scouted, self.samples_wanted = Noise(), None, 0, 0
         self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
@@ -238,7 +239,7 @@ class SteerPolicy:
         assert choice.scout is not None
         chosen = scouts[choice.scout]
         length = "" if best is None else self._lay_length(best, smaller, helps=helps, begun=begun, blind=blind)
-        self._start = (chosen.batch_size, chosen.lr)
+        self._start, self._scouted = (chosen.batch_size, chosen.lr), len(chosen.train_losses)
         self._reason = f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
 
@@ -325,12 +326,15 @@ class SteerPolicy:
         if self._noise is None:
             return
         task, epoch, (batch_size, lr) = self._known_task(), observation.epoch, self._start
-        before, falls = math.floor(self._plan.decay_from) - PERIODS, epoch >= self._plan.decay_from
+        first = max(math.floor(self._plan.decay_from) - PERIODS, 1)
+        # A scout that goes on has not measured for this: where it went further, the period after it is taken.
+        first, at = (first, 0) if self._scouted <= first else (self._scouted, self._scouted + 1)
+        falls = epoch >= max(self._plan.decay_from, at)
         usual = start_without_scouts(task)[0]
         below = [size for size in task.batch_sizes if size < batch_size and QUARTER * size >= usual]
-        if epoch > max(before, 1):
+        if epoch > first:
             self._noise.take(observation)
-        if epoch >= max(before, 1) and not falls and below:
+        if epoch >= first and not falls and below:
             self.samples_wanted = WANTED
         if not falls:
             return
@@ -469,6 +473,7 @@ class SteerPolicy:
             "back": self._back,
             "noise": None if self._noise is None else self._noise.state_dict(),
             "shrunk": self._shrunk,
+            "scouted": self._scouted,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -484,7 +489,7 @@ class SteerPolicy:
         self._further = bool(state.get("further", False))
         self._validated.load_state_dict(state.get("validated", {}))
         noise = state.get("noise")  # where states of older versions had begun, they had gone by none
-        self._noise, self._shrunk = None, state.get("shrunk")
+        self._noise, self._shrunk, self._scouted = None, state.get("shrunk"), int(state.get("scouted", 0))
         if noise is not None:
             self._noise = Noise()
             self._noise.load_state_dict(noise)

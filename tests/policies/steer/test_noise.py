@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autobatch.fisher import GradientMoments
 from autobatch.policies import Decision, Observation, SteerParameters, SteerPolicy
 from autobatch.policies._wording import brief
-from autobatch.policies.steer import MeasuringPolicy
+from autobatch.policies.steer import MeasuringPolicy, Scout
 from autobatch.policies.steer._noise import LEAST_SAMPLES, WANTED, Noise
 from tests.policies.cases import make_observation, make_task, through_json
 
@@ -182,6 +182,27 @@ def test_after_that_nothing_grows_and_no_fork_is_made() -> None:
     assert policy.fork(seen(5, None)) is None
     usual = steer(train_size=100_000)
     assert max(one.batch_size for one in decided(usual, moments(1000.0))) > 32
+
+
+@pytest.mark.parametrize(("scouted", "asked", "smaller_from"), [(1, [1], 2), (2, [2], 3), (3, [3], 4)])
+def test_where_a_scout_has_trained_the_periods_before_the_fall_the_next_is_measured(
+    scouted: int, asked: list[int], smaller_from: int
+) -> None:
+    policies = [steer(epochs=12) for _ in range(2)]  # eight are trained, the rate falls from the third on
+    for policy in policies:
+        policy.take([Scout(32, 0.1, (1.0, 0.5, 0.4)[:scouted], (1.0, 0.5, 0.4)[:scouted])])
+        assert policy.plan.decay_from == 2
+    anew, going_on = policies
+    decisions, wanted = [], []
+    for epoch in range(6):
+        decisions.append(anew.decide(make_observation(epoch, 12, gradients=moments(4.0) if epoch else None)))
+        wanted.append(anew.samples_wanted)
+    assert [epoch for epoch, samples in enumerate(wanted) if samples] == asked
+    assert [one.batch_size for one in decisions] == [32] * smaller_from + [8] * (6 - smaller_from)
+    for epoch in range(scouted, 6):  # what its scout did is not known to it
+        gradients = moments(4.0) if epoch > scouted else None
+        assert going_on.decide(make_observation(epoch, 12, gradients=gradients)) == decisions[epoch]
+        going_on.load_state_dict(through_json(going_on.state_dict()))
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
