@@ -41,42 +41,43 @@ class Noise:
     """
 
     def __init__(self) -> None:
-        self._periods: list[tuple[int, float, float]] = []  # measured steps, variance, squared signal
+        self._periods: dict[int, tuple[int, float, float]] = {}  # measured steps, variance, squared signal
 
     def take(self, observation: Observation) -> None:
         """Take in what the last period's measured steps tell of the gradients, where any do."""
         moments = observation.gradients
         if moments is not None and math.isfinite(moments.variance + moments.squared_signal):
-            self._periods.append((moments.samples, moments.variance, moments.squared_signal))
+            self._periods[observation.epoch] = (moments.samples, moments.variance, moments.squared_signal)
 
     @property
     def scale(self) -> float | None:
         """The noise scale; infinite where noise hides the gradient, None where too few steps were measured."""
-        if sum(samples for samples, *_ in self._periods) < LEAST_SAMPLES:
+        found = self._periods.values()
+        if sum(samples for samples, *_ in found) < LEAST_SAMPLES:
             return None
-        variance, signal = (math.fsum(one[0] * one[place] for one in self._periods) for place in (1, 2))
+        variance, signal = (math.fsum(one[0] * one[place] for one in found) for place in (1, 2))
         return variance / signal if signal > 0.0 else math.inf
 
-    def smaller(self, batch_size: int, sizes: Sequence[int], margin: float) -> int | None:
-        """Return the batch size below that in use which goes with the noise scale.
+    def size(self, batch_size: int, sizes: Sequence[int], margin: float) -> int | None:
+        """Return the batch size that goes with the noise scale, where the one in use is too large.
 
         Args:
-            batch_size: the size in use.
-            sizes: those to choose from.
+            batch_size: the size in use, one of ``sizes``.
+            sizes: those to choose from, ascending, none of them larger.
             margin: times the noise scale that the one in use may be.
 
         Returns:
-            The largest that is not above the noise scale, or the smallest where all are; None where the one in use may
-            stay, where none is smaller, and where nothing is known.
+            The largest that is not above the noise scale, or the smallest where all are, which may be the one in use;
+            None where that is not too large, and where nothing is known.
         """
-        scale, below = self.scale, [size for size in sizes if size < batch_size]
-        if scale is None or batch_size <= margin * scale or not below:
+        scale = self.scale
+        if scale is None or batch_size <= margin * scale:
             return None
-        return max((size for size in below if size <= scale), default=min(below))
+        return max((size for size in sizes if size <= scale), default=sizes[0])
 
     def state_dict(self) -> list[list[float]]:
         """Return what is known as JSON-able values."""
-        return [list(period) for period in self._periods]
+        return [[epoch, *period] for epoch, period in self._periods.items()]
 
     def load_state_dict(self, state: Sequence[Sequence[Any]]) -> None:
         """Restore what ``state_dict`` returned.
@@ -84,4 +85,6 @@ class Noise:
         Args:
             state: the state.
         """
-        self._periods = [(int(samples), float(variance), float(signal)) for samples, variance, signal in state]
+        self._periods = {
+            int(epoch): (int(samples), float(variance), float(signal)) for epoch, samples, variance, signal in state
+        }

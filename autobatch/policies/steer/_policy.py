@@ -156,6 +156,7 @@ class SteerPolicy:
         self._reason = ""
         self._tried: list[Tried] = []
         self._noise: Noise | None = Noise()  # None once it was gone by
+        self._calm = False  # whether the noise scale has been found to be small
         self._shrunk: int | None = None
         self._scouted = 0
         self.samples_wanted = 0
@@ -177,7 +178,7 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._noise, self._shrunk, self._scouted, self.samples_wanted = Noise(), None, 0, 0
+        self._noise, self._calm, self._shrunk, self._scouted, self.samples_wanted = Noise(), False, None, 0, 0
         self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
@@ -301,7 +302,7 @@ class SteerPolicy:
         if epoch < plan.decay_from:
             reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
             return Decision(batch_size, lr, reason, factor=factor)
-        ladder = task.batch_sizes if self._shrunk is None else (batch_size,)
+        ladder = (batch_size,) if self._calm else task.batch_sizes
         size, factor_there = grown(batch_size, factor, ladder, task.costs, self._growth)
         falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
         if size == batch_size:
@@ -323,30 +324,31 @@ class SteerPolicy:
     def _go_by_noise(self, observation: Observation) -> None:
         """Before the rate falls, take a smaller batch and the whole length where noise is not what is in the way."""
         self.samples_wanted = 0
-        if self._noise is None:
-            return
         task, epoch, (batch_size, lr) = self._known_task(), observation.epoch, self._start
+        usual = start_without_scouts(task)[0]
+        if self._noise is None or batch_size > usual:  # the latter where a fork has shown that a larger one keeps up
+            return
         first = max(math.floor(self._plan.decay_from) - PERIODS, 1)
         # A scout that goes on has not measured for this: where it went further, the period after it is taken.
         first, at = (first, 0) if self._scouted <= first else (self._scouted, self._scouted + 1)
-        falls = epoch >= max(self._plan.decay_from, at)
-        usual = start_without_scouts(task)[0]
-        below = [size for size in task.batch_sizes if size < batch_size and QUARTER * size >= usual]
         if epoch > first:
             self._noise.take(observation)
-        if epoch >= first and not falls and below:
-            self.samples_wanted = WANTED
-        if not falls:
+        if epoch < max(self._plan.decay_from, at):
+            self.samples_wanted = WANTED if epoch >= first else 0
             return
         noise, self._noise = self._noise, None
+        sizes = [size for size in task.batch_sizes if size == batch_size or usual / QUARTER <= size < batch_size]
         # Where scouts have gone over to half the batch, they have seen already that more steps help.
-        smaller = noise.smaller(batch_size, below, 1.0 if batch_size < usual else CLEARLY)
-        if smaller is None or batch_size > usual or self._hastened is not None:
+        size = noise.size(batch_size, sizes, 1.0 if batch_size < usual else CLEARLY)
+        if size is None or self._hastened is not None:
             return
-        self._start, self._shrunk = (smaller, lr), epoch
+        self._calm = True
+        if size == batch_size:
+            return
+        self._start, self._shrunk = (size, lr), epoch
         self._reason = (
-            f"{configuration(*self._start)}: the gradients of single examples agree, so more and smaller batches help, "
-            f"and the training keeps its whole length (noise scale {figure(noise.scale or 0.0)} examples, batches of "
+            f"{configuration(*self._start)}: smaller batches step nearly as far, so more of them help, and the "
+            f"training keeps its whole length (noise scale {figure(noise.scale or 0.0)} examples, batches of "
             f"{batch_size} so far)"
         )
         self._lay_plan(1.0)
@@ -403,7 +405,7 @@ class SteerPolicy:
         Returns:
             The fork; None where the schedule is not this policy's to change.
         """
-        if not self._known_task().steered or self._shrunk is not None:
+        if not self._known_task().steered or self._calm:
             return None
         return self._fork_rule().proposed(observation.epoch, *self._start, self._tried)
 
@@ -472,6 +474,7 @@ class SteerPolicy:
             "further": self._further,
             "back": self._back,
             "noise": None if self._noise is None else self._noise.state_dict(),
+            "calm": self._calm,
             "shrunk": self._shrunk,
             "scouted": self._scouted,
         }
@@ -490,6 +493,7 @@ class SteerPolicy:
         self._validated.load_state_dict(state.get("validated", {}))
         noise = state.get("noise")  # where states of older versions had begun, they had gone by none
         self._noise, self._shrunk, self._scouted = None, state.get("shrunk"), int(state.get("scouted", 0))
+        self._calm = bool(state.get("calm", False))
         if noise is not None:
             self._noise = Noise()
             self._noise.load_state_dict(noise)

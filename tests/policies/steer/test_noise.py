@@ -59,7 +59,7 @@ def test_it_is_the_trace_of_the_covariance_over_the_squared_gradient() -> None:
         for _ in range(400):
             rows = gradient + spread * torch.randn(batch_size, 50, generator=generator, dtype=torch.float64)
             found.append(GradientMoments.of_gram(rows @ rows.T))
-        noise.take(seen(1, GradientMoments.mean(found)))
+        noise.take(seen(batch_size, GradientMoments.mean(found)))
     assert noise.scale == pytest.approx(50 * spread**2 / float(gradient.square().sum()), rel=0.02)
 
 
@@ -68,10 +68,10 @@ def test_where_noise_hides_the_gradient_it_is_infinite_and_of_few_steps_nothing_
     assert noise.scale is None
     noise.take(seen(1, moments(10.0, LEAST_SAMPLES - 1)))
     assert noise.scale is None
-    assert noise.smaller(32, LADDER, 1.0) is None
+    assert noise.size(32, LADDER[:4], 1.0) is None
     noise.take(seen(2, replace(moments(10.0, 1000), mean_squared_norm=0.0)))
     assert noise.scale == math.inf
-    assert noise.smaller(32, LADDER, 1.0) is None
+    assert noise.size(32, LADDER[:4], 1.0) is None
     noise.take(seen(2, replace(moments(10.0), sample_squared_norm=math.nan)))
     noise.take(seen(2, None))
     assert noise.scale == math.inf
@@ -84,8 +84,8 @@ def test_where_noise_hides_the_gradient_it_is_infinite_and_of_few_steps_nothing_
 def test_the_size_that_goes_with_it(scale: float, margin: float, smaller: int | None) -> None:
     noise = Noise()
     noise.take(seen(1, moments(scale)))
-    assert noise.smaller(32, LADDER, margin) == smaller
-    assert noise.smaller(4, LADDER, margin) is None
+    assert noise.size(32, LADDER[:4], margin) == smaller
+    assert noise.size(32, (32,), margin) == (smaller and 32)
 
 
 def test_it_asks_for_measured_steps_before_the_rate_falls() -> None:
@@ -104,14 +104,12 @@ def test_it_asks_for_measured_steps_before_the_rate_falls() -> None:
     [
         (LADDER, 32, WANTED),
         (LADDER, 16, WANTED),
-        (LADDER, 8, 0),  # a quarter already
-        ((32, 64), 32, 0),
-        ((20,), 20, 0),
-        ((7, 13, 29, 61), 29, WANTED),
-        ((7, 13, 29, 61), 13, 0),  # 7 is less than a quarter of 29
+        (LADDER, 8, WANTED),
+        ((32, 64), 32, WANTED),
+        (LADDER, 64, 0),  # a fork has grown it
     ],
 )
-def test_it_asks_only_where_a_smaller_batch_may_be_taken(ladder: tuple[int, ...], start: int, wanted: int) -> None:
+def test_it_asks_only_where_no_larger_batch_has_been_taken(ladder: tuple[int, ...], start: int, wanted: int) -> None:
     policy = steer(start=(start, 0.1), batch_sizes=ladder)
     for epoch in range(4):
         policy.decide(seen(epoch, None))
@@ -135,7 +133,7 @@ def test_a_batch_above_the_noise_scale_gets_smaller_and_the_training_keeps_its_l
         assert decisions[4].factor == 1.0
         assert f"(noise scale {scale:g} examples, batches of {begun} so far)" in decisions[4].reason
         assert brief(decisions[4].reason).endswith(
-            "more and smaller batches help, and the training keeps its whole length"
+            "step nearly as far, so more of them help, and the training keeps its whole length"
         )
         assert decisions[5].factor < 1.0
 
@@ -203,6 +201,27 @@ def test_where_a_scout_has_trained_the_periods_before_the_fall_the_next_is_measu
         gradients = moments(4.0) if epoch > scouted else None
         assert going_on.decide(make_observation(epoch, 12, gradients=gradients)) == decisions[epoch]
         going_on.load_state_dict(through_json(going_on.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("ladder", "start"),
+    [(LADDER[1:], 8), ((32, 64, 128), 32), ((7, 13, 29, 61), 13), ((4, 32, 64), 4)],  # 7 is no quarter of 29
+)
+def test_where_there_is_no_smaller_size_it_does_not_grow(ladder: tuple[int, ...], start: int) -> None:
+    for scale, largest in ((1.0, start), (1000.0, ladder[-1])):
+        decisions = decided(steer(start=(start, 0.1), batch_sizes=ladder), moments(scale))
+        assert (min(one.batch_size for one in decisions), max(one.batch_size for one in decisions[:14])) == (
+            start, largest
+        )  # fmt: skip
+        assert [one.stop for one in decisions].index(True) == 14
+
+
+def test_asked_twice_in_an_epoch_it_says_the_same() -> None:
+    once, twice = steer(), steer()
+    for epoch in range(EPOCHS):
+        gradients = moments(30.0 if epoch == 3 else 5.0)
+        twice.decide(seen(epoch, gradients))
+        assert twice.decide(seen(epoch, gradients)) == once.decide(seen(epoch, gradients))
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
