@@ -81,6 +81,13 @@ def test_a_batch_larger_than_the_noise_scale_gets_smaller_before_the_rate_falls(
     assert loop.samples[:3] == [1, WANTED, 1]
 
 
+def test_a_plan_that_measures_more_goes_on_doing_so() -> None:
+    loop = Loop(MeasureAtInterval(1))
+    for _ in range(3):
+        loop.epoch()
+    assert loop.samples == [10, 10, 40]
+
+
 def test_where_nothing_is_measured_nothing_is_asked_for() -> None:
     for plan in (NeverMeasure(), MeasureWithinBudget(0.0)):
         loop = Loop(plan).train()

@@ -54,9 +54,10 @@ class Period:
         if self._chosen is None:
             chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
             if wanted and self._plan.measures and not (self._plan.timing or self.samples.by_sample):
-                asked = at_interval(full_steps, INTERVAL, wanted)  # whatever a clock has had the plan choose
-                self._plan.pay(batch_size, len(asked) - len(chosen))
-                chosen = asked
+                asked = at_interval(full_steps, INTERVAL, wanted)
+                if len(asked) > len(chosen):  # else the plan is denser, and no clock has had it choose fewer
+                    self._plan.pay(batch_size, len(asked) - len(chosen))
+                    chosen = asked
             self._chosen = frozenset(chosen)
             self._timer = EpochTimer(self._device, steps, chosen) if self._plan.timing else None
             self._last_batch_size = batch_size
