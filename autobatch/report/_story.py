@@ -92,7 +92,8 @@ def _opening(record: RunRecord) -> Text:
     text = Text(record.title, style="bold")
     text.append(f"\n{record.config.policy.description}" if record.config.policy.description else "", style="not bold")
     changes = sum(decision.turn for decision in record.decisions[1:])
-    beacons = "no beacons" if record.library is None else count(len(record.library.beacons), "beacon")
+    alone = "no beacons, so as steer" if record.config.policy.kind == "beacon-follow" else "no beacons"
+    beacons = alone if record.library is None else count(len(record.library.beacons), "beacon")
     counts = ", ".join((
         count(len(record.decisions), "decision"), count(changes, "change"), count(len(record.epochs), "epoch"), beacons
     ))  # fmt: skip
@@ -294,13 +295,15 @@ def displacement_words(displacement: Sequence[float]) -> str:
 
 
 def _then(chapter: Chapter) -> str:
-    first, last = chapter.epochs[0], chapter.epochs[-1]
-    if first is last:
-        return f"validation loss {loss_words(last.validation_loss)}, error {percent_words(last.validation_error)}"
-    return (
-        f"validation loss {loss_words(first.validation_loss)} → {loss_words(last.validation_loss)}, "
-        f"error {percent_words(first.validation_error)} → {percent_words(last.validation_error)}"
-    )
+    """Return what the chapter's validation came to, the figures that the loop gave."""
+    epochs = [chapter.epochs[0], *chapter.epochs[1:][-1:]]
+    told = {
+        "validation loss": [loss_words(row.validation_loss) for row in epochs],
+        "error": [percent_words(row.validation_error) for row in epochs],
+    }
+    unknown = loss_words(math.nan)
+    known = {name: words for name, words in told.items() if words != [unknown] * len(words)}
+    return ", ".join(f"{name} {' → '.join(words)}" for name, words in known.items()) or "nothing was validated"
 
 
 def _candidates(decision: DecisionRecord, score: str) -> Table:
@@ -356,11 +359,13 @@ def _ending(record: RunRecord) -> Text:
     of = f" of {record.config.task.epochs}" if summary.ended_early else ""
     epochs = "epoch" if summary.epochs == 1 and not of else "epochs"
     text = Text(f"The run {how} after {summary.epochs}{of} {epochs}", style="bold")
-    text.append(
-        f": validation loss {loss_words(summary.validation_loss)}, validation error "
-        f"{percent_words(summary.validation_error)}, test error {percent_words(summary.test_error)}.",
-        style="not bold",
-    )
+    figures = {
+        "validation loss": loss_words(summary.validation_loss),
+        "validation error": percent_words(summary.validation_error),
+        "test error": percent_words(summary.test_error),
+    }
+    known = [f"{name} {words}" for name, words in figures.items() if words != loss_words(math.nan)]
+    text.append(f": {', '.join(known)}." if known else ".", style="not bold")
     if summary.stopped_because != "finished":
         text.append(f"\nWhat to do: {diverged_words(record)}.", style="not bold")
     if summary.ended_early:

@@ -233,6 +233,17 @@ def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
     assert "(none recorded)" in " ".join(alone.split())
 
 
+def test_the_story_leaves_out_figures_that_nobody_gave(tmp_path, library):
+    whole = replace(record(tmp_path, library, test_error=None, validation_error=None), library=None)
+    rows = [replace(row, validation_error=math.nan) for row in whole.epochs]
+    told = printed(story(replace(whole, epochs=rows)))
+    assert "validation loss " in told
+    assert "error" not in told
+    assert "no beacons, so as steer" in told
+    nothing = [replace(row, validation_loss=math.nan) for row in rows]
+    assert "nothing was validated" in printed(story(replace(whole, epochs=nothing)))
+
+
 def test_the_story_tells_changes_reasons_and_candidates(tmp_path, library):
     plain = printed(story(record(tmp_path, library)))
     assert "because of 128" in plain
