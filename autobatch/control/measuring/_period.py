@@ -15,6 +15,9 @@ from autobatch.fisher import SpectralPosition
 
 _LOG = logging.getLogger("autobatch")
 
+BY_SAMPLE = 4
+"""Steps of a period that are measured where the policy asks for more and each takes a backward pass for each sample."""
+
 
 class Period:
     """What happens between two decisions.
@@ -53,8 +56,11 @@ class Period:
         """
         if self._chosen is None:
             chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
-            if wanted and self._plan.measures and not (self._plan.timing or self.samples.by_sample):
-                asked = at_interval(full_steps, INTERVAL, wanted)
+            if wanted and self._plan.measures and not self._plan.timing:
+                if self.samples.by_sample:
+                    asked = middles(full_steps, min(wanted, BY_SAMPLE, full_steps))
+                else:
+                    asked = at_interval(full_steps, INTERVAL, wanted)
                 if len(asked) > len(chosen):  # else the plan is denser, and no clock has had it choose fewer
                     self._plan.pay(batch_size, len(asked) - len(chosen))
                     chosen = asked

@@ -12,7 +12,7 @@ PERIODS = 2
 WANTED = 8
 """Measured steps asked for in each of them: fewer leave the noise scale uncertain by a factor of 2."""
 
-LEAST_SAMPLES = 6
+LEAST_SAMPLES = 4
 """Measured steps below which nothing is said."""
 
 QUARTER = 4
