@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from autobatch import AutoBatchController, ScoutReport, scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
-from autobatch.control import BatchPlan
+from autobatch.control import BatchPlan, NeverMeasure
 from autobatch.policies import SteerParameters, SteerPolicy
 from tests.training.own.own_loops import EXAMPLES, data, train, validate
 
@@ -291,7 +291,7 @@ def test_with_no_sound_scout_the_report_says_so_and_the_run_starts_in_the_middle
     assert found.winner is None
     assert (found.batch_size, found.lr) == (16, 0.1)
     assert "how sure: not at all" in str(found)
-    controller = AutoBatchController(policy="beacon-follow", scouts=found, rates="steered")
+    controller = AutoBatchController(policy="beacon-follow", scouts=found, rates="steered", measuring=NeverMeasure())
     if not found.loop:
         resumable(controller)
         assert controller.stopped_because is not None
