@@ -223,7 +223,7 @@ def _losses(scout: Scout) -> list[float]:
     Where a loop does not know its training loss, its score has to do.
     """
     return [
-        score if math.isnan(loss) or (scout.by_score and math.isfinite(score)) else loss
+        score if scout.by_score or math.isnan(loss) else loss
         for loss, score in zip(scout.train_losses, scout.scores, strict=True)
     ]
 

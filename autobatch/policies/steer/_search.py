@@ -81,7 +81,8 @@ def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout
     """Return scouts as they are compared: by their validation losses where they have taken fewer than ``STEPS`` steps.
 
     The mean training loss of so short an epoch has the training's first steps in it, which are the worse the higher the
-    rate, whatever comes of it later.
+    rate, whatever comes of it later. Where one's validation loss is not known, all are compared by training losses: one
+    kind is never held against the other.
 
     Args:
         task: the task.
@@ -92,7 +93,8 @@ def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout
         The scouts.
     """
     few = epochs * math.ceil(task.train_size / _size(task)) < STEPS
-    return [replace(scout, by_score=few and task.score == "validation_loss") for scout in scouts]
+    known = all(scout.scores and math.isfinite(scout.scores[-1]) for scout in scouts if scout.ended is None)
+    return [replace(scout, by_score=few and known and task.score == "validation_loss") for scout in scouts]
 
 
 def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:

@@ -247,3 +247,16 @@ def test_scouts_of_few_steps_are_compared_by_what_they_are_validated_with(
     choice = policy.take([middle, higher, lower])
     assert policy.start == (32, best)
     assert (" by validation, " in choice.reason) == (best == 0.2)
+
+
+def test_a_scout_that_was_not_validated_is_not_held_against_one_that_was() -> None:
+    task = make_task(train_size=320, epochs=10, learning_rates=(0.05, 0.1, 0.2), steered=True)
+    policy = SteerPolicy(SteerParameters())
+    for unknown, best in ((False, 0.2), (True, 0.1)):
+        policy.reset(task, None)
+        lower = Scout(32, 0.05, (1.0,), (NAN if unknown else 1.0,))
+        diverged = Scout(32, 0.2, (NAN,), (NAN,), "diverged")
+        policy.take([Scout(32, 0.1, (0.5,), (0.9,)), Scout(32, 0.2, (0.6,), (0.4,)), lower])
+        assert policy.start == (32, best)
+        policy.take([Scout(32, 0.1, (0.5,), (0.9,)), diverged, lower])  # what has ended early counts for nothing
+        assert policy.start == (32, 0.1)
