@@ -107,7 +107,9 @@ class RunRecord(Shown):
         """Say where the run stood after an epoch, and where its C̄ rests on few measured steps."""
         row = next(row for row in self.epochs if row.epoch == epoch)
         few = f" (from {count(row.samples, 'measured step')} only)" if 0 < row.samples < FEW else ""
-        return f"C̄ {position_words(row.c_bar)}{few}, L {position_words(row.l_cum)}"
+        asked = row.samples and isinstance(self.config, RunConfig) and not self.config.measure
+        lacking = ", both by the steps alone that the policy asked for: L lacks all before them" if asked else ""
+        return f"C̄ {position_words(row.c_bar)}{few}, L {position_words(row.l_cum)}{lacking}"
 
     def leap_in(self, epoch: int) -> str | None:
         """Say why C̄ has leapt in an epoch; None where it has not, or nobody knows."""

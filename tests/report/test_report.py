@@ -244,6 +244,19 @@ def test_the_story_leaves_out_figures_that_nobody_gave(tmp_path, library):
     assert "nothing was validated" in printed(story(replace(whole, epochs=nothing)))
 
 
+def test_a_position_by_asked_steps_alone_is_told_as_that(tmp_path, library):
+    own = record(tmp_path, library)
+    lacking = "L lacks all before them"
+    assert lacking not in own.position_after(1)
+    asked = replace(own, config=own.config.model_copy(update={"measure": False}))
+    assert (
+        asked.position_after(1)
+        == f"{own.position_after(1)}, both by the steps alone that the policy asked for: {lacking}"
+    )
+    rows = [replace(row, samples=0) for row in own.epochs]
+    assert lacking not in replace(asked, epochs=rows).position_after(1)
+
+
 def test_the_story_tells_changes_reasons_and_candidates(tmp_path, library):
     plain = printed(story(record(tmp_path, library)))
     assert "because of 128" in plain
