@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autobatch._plain import Plain
 from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.policies._wording import in_epochs
 
 if TYPE_CHECKING:
     from autobatch.fisher import GradientMoments
@@ -61,6 +62,10 @@ class TaskInfo:
     guessing: float | None = None
     shares_loss: float | None = None
     periods: int = 1
+
+    def told(self, number: float) -> str:
+        """Return decision periods as a person reads them: ``"2 epochs"`` or ``"0.286 epochs"``."""
+        return in_epochs(number, self.periods)
 
 
 @dataclass(frozen=True)

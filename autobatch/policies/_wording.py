@@ -28,6 +28,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def in_epochs(number: float, periods: int) -> str:
+    """Return decision periods as epochs, which have ``periods`` of them: ``"2 epochs"`` or ``"0.286 epochs"``."""
+    whole, part = divmod(number, periods)
+    return f"{figure(number / periods)} epochs" if part else count(int(whole), "epoch")
+
+
 def duration(seconds: float) -> str:
     """Return seconds as a person reads them: ``"0.36 s"``, ``"48 s"``, ``"3 min 20 s"`` or ``"2 h 5 min"``."""
     if seconds < 0.995:

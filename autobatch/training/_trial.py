@@ -14,6 +14,7 @@ from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import (
     AutoBatchController,
+    BatchPlan,
     DecisionRecord,
     MeasureAsked,
     MeasureAtInterval,
@@ -224,6 +225,7 @@ def _controller(
             reuse_weight_gradient=task.measuring.reuse_weight_gradient,
             **task.measuring.sketch,
         ),
+        plan=BatchPlan(decide_every=len(engine.data.train_labels)),  # a step of an environment is an epoch
         processes=Processes(device=engine.device),
         task=TaskFacts(
             name=task.name,

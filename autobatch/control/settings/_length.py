@@ -6,6 +6,7 @@ from dataclasses import replace
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.control.settings._settings import Settings
+from autobatch.policies.steer import PacingPolicy
 
 DECISIONS, BATCHES = 20, 10
 """Decisions of a training without epochs where nothing else is said, and batches of the largest size between two."""
@@ -34,7 +35,7 @@ def with_length(
                 "the controller needs dataset_size and epochs, or examples where the loop has no epochs: give them "
                 "here or to attach()"
             )
-        return settings, dataset_size, epochs
+        return _paced(settings, dataset_size, epochs), dataset_size, epochs
     if dataset_size is not None or epochs is not None:
         raise ConfigError("examples is the length of a training without epochs: leave out dataset_size and epochs")
     check_whole(examples, "examples")
@@ -42,3 +43,16 @@ def with_length(
     if settings.plan.decide_every is None and periods > 1:
         settings = replace(settings, plan=replace(settings.plan, decide_every=math.ceil(examples / periods)))
     return settings, examples, 1
+
+
+def _paced(settings: Settings, dataset_size: int, epochs: int) -> Settings:
+    """Have decisions taken within the epochs where nobody says how often, and the policy wants more than these are."""
+    policy, plan, sizes = settings.policy, settings.plan, settings.batch_sizes
+    told = plan.decide_every is not None or settings.library is not None
+    numbers = isinstance(dataset_size, int) and isinstance(epochs, int) and min(dataset_size, epochs, *sizes) > 0
+    if told or not numbers or not isinstance(policy, PacingPolicy):  # wrong numbers are refused where all are checked
+        return settings
+    periods = policy.periods_of_epoch(sizes, dataset_size, epochs) if sizes else 1
+    if periods == 1:
+        return settings
+    return replace(settings, plan=replace(plan, decide_every=math.ceil(dataset_size / periods)))

@@ -18,7 +18,7 @@ from autobatch.policies._moves import Moves
 from autobatch.policies._parameters import PolicyParameters, Weights
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
-from autobatch.policies._wording import configuration, count, percent
+from autobatch.policies._wording import configuration, percent
 from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, Course, Limits, end_of_fall
 from autobatch.policies.general._view import ENTRIES, CourseView, Seen, lead
 from autobatch.policies.learned import check_kind, check_same_weights, check_size, load_learned
@@ -174,7 +174,7 @@ class GeneralPolicy(SteerPolicy):
             decision = replace(decision, batch_size=task.batch_sizes[int(course.size[0])], factor=factor)
         else:
             course.size[0] = task.batch_sizes.index(decision.batch_size)
-        ends = f"training ends after {count(self._plan.end, 'epoch')}"
+        ends = f"training ends after {self._known_task().told(self._plan.end)}"
         if self._plan.decay_from < self._plan.end:
             ends += f", the rate falling from epoch {math.floor(self._plan.decay_from) + 1} on"
         return replace(decision, reason=f"learned: {', '.join(told_as)}; {why}; {ends}")

@@ -22,7 +22,7 @@ from autobatch.policies.steer._scouts import (
     ScoutPlan,
     hopeless,
 )
-from autobatch.policies.steer._search import MOST
+from autobatch.policies.steer._search import MOST, PacingPolicy
 
 __all__ = [
     "AT_ONCE",
@@ -35,6 +35,7 @@ __all__ = [
     "ForkOutcome",
     "ForkingPolicy",
     "MeasuringPolicy",
+    "PacingPolicy",
     "RewindingPolicy",
     "Scout",
     "ScoutChoice",

@@ -15,9 +15,6 @@ WANTED = 8
 LEAST_SAMPLES = 4
 """Measured steps below which nothing is said."""
 
-QUARTER = 4
-"""Times that the batch may be smaller than scouts have it, at most: smaller ones were not tried."""
-
 CLEARLY = 2.0
 """Times that the batch must be the noise scale, where nothing else says that a smaller one helps."""
 

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
-from autobatch.policies._wording import configuration, count, duration, figure, percent
+from autobatch.policies._wording import configuration, duration, figure, percent
 from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
 from autobatch.policies.steer._forks import (
     MOST_FORKS,
@@ -25,7 +26,7 @@ from autobatch.policies.steer._forks import (
     tried_from_list,
     tried_to_list,
 )
-from autobatch.policies.steer._noise import CLEARLY, PERIODS, QUARTER, WANTED, Noise
+from autobatch.policies.steer._noise import CLEARLY, PERIODS, WANTED, Noise
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown, plan_seconds
 from autobatch.policies.steer._scouts import (
@@ -39,13 +40,20 @@ from autobatch.policies.steer._scouts import (
     hardly_begun,
     learnt_nothing,
 )
-from autobatch.policies.steer._search import LEAST, MOST, compared, plan_scouts, start_without_scouts
+from autobatch.policies.steer._search import (
+    FAR_BETTER,
+    LEAST,
+    MOST,
+    QUARTER,
+    compared,
+    halves,
+    periods_of_epoch,
+    plan_scouts,
+    start_without_scouts,
+)
 
 CLEARLY_BETTER = 0.995
 """Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
-
-FAR_BETTER = 0.95
-"""The same where scouts have begun to learn: a smaller batch is always a little ahead that early."""
 
 MANY_STEPS = 128
 """Steps of an epoch, at the size that scouts have, above which batches may grow further: below, that does harm."""
@@ -129,10 +137,25 @@ def _split(scouts: Sequence[Scout]) -> tuple[list[Scout], list[Scout]]:
     return [one for one in scouts if one.batch_size == largest], [one for one in scouts if one.batch_size < largest]
 
 
+def _helping(best: Scout, smaller: Sequence[Scout], share: float) -> list[Scout]:
+    """Return the scouts at half of each size, as long as each is better than the one before by a share of its loss."""
+    helping = [best]
+    for half in halves(smaller, best.batch_size):
+        if not final_loss(half) < share * final_loss(helping[-1]):
+            break
+        helping.append(half)
+    return helping[1:]
+
+
 def _below_diverged(task: TaskInfo, scouts: Sequence[Scout]) -> float:
     """Return the task's lowest rate, or a tenth of it where that has been tried and failed."""
     lowest = task.learning_rates[0]
     return lowest / 10.0 if any(scout.lr <= lowest for scout in scouts) else lowest
+
+
+def _told_no_better(half: Scout, best: Scout, *, begun: bool) -> str:
+    ahead = begun and final_loss(half) < final_loss(best)
+    return half.ended or ("is hardly better" if ahead else "is no better")
 
 
 @register_policy(
@@ -174,7 +197,7 @@ class SteerPolicy:
         """
         self._task = task
         # A training so short ends as planned by its owner: what an early end spares is less than what it costs.
-        self._lay_plan(self.parameters.length if task.epochs >= LEAST else 1.0)
+        self._lay_plan(self.parameters.length if task.epochs >= LEAST * task.periods else 1.0)
         self._further = self._grows_further()
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
@@ -197,6 +220,20 @@ class SteerPolicy:
     def plan(self) -> Plan:
         """When the rate falls and training ends, where the schedule is steered."""
         return self._plan
+
+    @staticmethod
+    def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
+        """Return how often to decide in each epoch, where nobody else says so: more than once where there are few.
+
+        Args:
+            batch_sizes: the ladder, ascending.
+            dataset_size: examples in one epoch.
+            epochs: length of the whole training.
+
+        Returns:
+            Decision periods of an epoch.
+        """
+        return periods_of_epoch(batch_sizes, dataset_size, epochs)
 
     def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first.
@@ -236,12 +273,12 @@ class SteerPolicy:
         edge = self._told_edge(scouts[choice.scout], smaller)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun else CLEARLY_BETTER
-        helps = best is not None and any(final_loss(one) < share * final_loss(best) for one in smaller)
-        if helps:
-            choice = choose_scout(scouts)
+        helping = [] if best is None else _helping(best, smaller, share)
+        if helping:  # those at smaller sizes were made last
+            choice = choose_scout(scouts[: len(at_one_size) + len(helping)])
         assert choice.scout is not None
         chosen = scouts[choice.scout]
-        length = "" if best is None else self._lay_length(best, smaller, helps=helps, begun=begun, blind=blind)
+        length = "" if best is None else self._lay_length(best, smaller, helping, begun=begun, blind=blind)
         self._start, self._scouted = (chosen.batch_size, chosen.lr), len(chosen.train_losses)
         self._reason = f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
@@ -255,20 +292,26 @@ class SteerPolicy:
         there = f"with batches of {best.batch_size} " if smaller else ""
         return f"; {there}the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
 
-    def _lay_length(self, best: Scout, smaller: Sequence[Scout], *, helps: bool, begun: bool, blind: bool) -> str:
+    def _lay_length(
+        self, best: Scout, smaller: Sequence[Scout], helping: Sequence[Scout], *, begun: bool, blind: bool
+    ) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
         near = f"not yet far below that before anything is learnt ({figure(task.guessing or math.nan)})"
-        if smaller and not helps:
-            ahead = begun and final_loss(smaller[0]) < final_loss(best)
-            ended = smaller[0].ended or ("is hardly better" if ahead else "is no better")
+        if smaller and not helping:
+            ended = _told_no_better(smaller[0], best, begun=begun)
             return f"; {'' if begun else f'its loss is {near}, but '}half the batch was tried, and {ended}"
-        if begun and not helps:
+        if begun and not helping:
             return ""
         if begun:
-            better = percent(1.0 - final_loss(smaller[0]) / final_loss(best))
-            near = f"; half the batch at the same rate is {better} better than {best.batch_size}, so more steps help"
-        elif helps:
+            better = [
+                f"{half.batch_size} is {percent(1.0 - final_loss(half) / final_loss(one))} better than {one.batch_size}"
+                for one, half in pairwise([best, *helping])
+            ]
+            near = f"; at the same rate a batch of {', and of '.join(better)}, so more steps help"
+            for one in smaller[len(helping) :]:
+                near += f" ({one.batch_size} was tried, and {_told_no_better(one, helping[-1], begun=True)})"
+        elif helping:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
@@ -302,11 +345,14 @@ class SteerPolicy:
             return Decision(observation.batch_size or batch_size, lr, self._told_end(), stop=True)
         factor = plan.factor(epoch)
         if epoch < plan.decay_from:
-            reason = f"{self._reason}; the rate falls from epoch {plan.decay_from + 1} on"
+            since = (
+                f"from epoch {plan.decay_from + 1} on" if task.periods == 1 else f"after {task.told(plan.decay_from)}"
+            )
+            reason = f"{self._reason}; the rate falls {since}"
             return Decision(batch_size, lr, reason, factor=factor)
         ladder = (batch_size,) if self._calm else task.batch_sizes
         size, factor_there = grown(batch_size, factor, ladder, task.costs, self._growth)
-        falls = f"the rate falls in a line to nothing after {count(plan.end, 'epoch')}, {self._why_it_falls()}"
+        falls = f"the rate falls in a line to nothing after {task.told(plan.end)}, {self._why_it_falls()}"
         if size == batch_size:
             reason = f"{falls}: {percent(factor)} of {lr:g}"
         elif self._growth == GROWN:
@@ -391,10 +437,11 @@ class SteerPolicy:
     def _why_it_falls(self) -> str:
         if self._hastened is None:
             return "which lets the loss settle"
-        back = "" if self._back is None else f", and goes on from its weights after epoch {self._back}"
+        periods = self._known_task().periods
+        back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // periods}"
         return (
             f"sooner than planned: in means of {WINDOW} epochs what is validated was best up to epoch "
-            f"{self._hastened[1]} and has got worse since, so the training fits its own examples alone, or "
+            f"{self._hastened[1] // periods} and has got worse since, so the training fits its own examples alone, or "
             f"diverges{back}"
         )
 
@@ -540,8 +587,9 @@ class SteerPolicy:
             spared = (
                 f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
             )
-        back = "" if self._back is None else f", the last one from the weights after epoch {self._back}"
-        reached = f"the rate has come to nothing and the loss to rest after {plan.end} of {task.epochs} epochs"
+        back = "" if self._back is None else f", the last one from the weights after epoch {self._back // task.periods}"
+        trained = f"{figure(plan.end / task.periods)} of {task.told(task.epochs)}"
+        reached = f"the rate has come to nothing and the loss to rest after {trained}"
         return f"{reached}{back}: stop{spared}{self._told_whole()}"
 
     def _told_whole(self) -> str:
@@ -554,7 +602,8 @@ class SteerPolicy:
         lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
         told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
         score = task.score.replace("_", " ")
-        return f"; going by its {score} until epoch {until}, that would have ended {told} after all {task.epochs}"
+        until, whole = (number // task.periods for number in (until, task.epochs))
+        return f"; going by its {score} until epoch {until}, that would have ended {told} after all {whole}"
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)

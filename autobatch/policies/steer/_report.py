@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autobatch.policies._wording import configuration, count, duration, figure, percent
+from autobatch.policies._wording import configuration, duration, figure, in_epochs, percent
 from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice
 
 FAR_AHEAD = 0.1
@@ -55,6 +55,7 @@ class ScoutReport:
         state: what the winner's loop returned as ``"state"``, to go on from; None where it returned none.
         note: why there are no scouts, or fewer than were asked for; empty where that is not so.
         guessing: training loss before anything is learnt; None where no scout has heard one.
+        periods: decision periods of an epoch.
     """
 
     choice: ScoutChoice
@@ -72,6 +73,7 @@ class ScoutReport:
     state: Any = field(default=None, repr=False, compare=False)
     note: str = ""
     guessing: float | None = None
+    periods: int = 1
 
     @property
     def scouts(self) -> tuple[Scout, ...]:
@@ -106,13 +108,14 @@ class ScoutReport:
 
     @property
     def epoch_seconds(self) -> dict[int, float]:
-        """Seconds of a decision period (an epoch, unless decisions are taken within it), by batch size."""
+        """Seconds of an epoch, by batch size."""
         seconds: dict[int, float] = defaultdict(float)
         examples: dict[int, int] = defaultdict(int)
         for one in self.trained:
             seconds[one.scout.batch_size] += one.training_seconds
             examples[one.scout.batch_size] += one.examples
-        return {size: seconds[size] / seen * self.train_size for size, seen in sorted(examples.items()) if seen}
+        whole = self.train_size * self.periods
+        return {size: seconds[size] / seen * whole for size, seen in sorted(examples.items()) if seen}
 
     def __str__(self) -> str:
         """Return what a person wants to know of it."""
@@ -149,7 +152,8 @@ class ScoutReport:
         loss, score = (figure(each[-1]) if each else "-" for each in (scout.train_losses, scout.scores))
         ended = f"ended: {scout.ended}" if scout.ended else ""
         name = configuration(scout.batch_size, scout.lr)
-        return name, str(len(scout.train_losses)), loss, score, duration(one.seconds), ended
+        trained = figure(len(scout.train_losses) / scout.periods)
+        return name, trained, loss, score, duration(one.seconds), ended
 
     def _why_unsure(self) -> str:
         """Say why nothing can be said of how sure the choice is; empty where something can."""
@@ -194,6 +198,7 @@ class ScoutReport:
         if self.state is not None and self.winner is not None:
             lines[0] += f", {duration(self.winner.seconds)} of which are the winner's, which goes on from report.state"
         for size, seconds in self.epoch_seconds.items():
-            whole = duration(seconds * self.epochs)
-            lines.append(f"at s{size} an epoch takes {duration(seconds)}, all {count(self.epochs, 'epoch')} {whole}")
+            whole = duration(seconds * self.epochs / self.periods)
+            all_of = in_epochs(self.epochs, self.periods)
+            lines.append(f"at s{size} an epoch takes {duration(seconds)}, all {all_of} {whole}")
         return lines

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
-from autobatch.policies._wording import configuration, count, figure, percent
+from autobatch.policies._wording import configuration, count, figure, in_epochs, percent
 
 LEARNT_NOTHING = 0.99
 """Share of the loss of guessing above which a training loss says nothing: differences there are those of chance."""
@@ -58,6 +58,7 @@ class Scout:
         scores: the task's score after each period; NaN where it is not known.
         ended: why it ended before its time; None where it did not.
         by_score: whether it is compared by its score, not by its training loss.
+        periods: decision periods of an epoch.
     """
 
     batch_size: int
@@ -66,6 +67,12 @@ class Scout:
     scores: tuple[float, ...]
     ended: str | None = None
     by_score: bool = False
+    periods: int = 1
+
+    @property
+    def trained(self) -> str:
+        """How long it has trained, in words."""
+        return in_epochs(len(self.train_losses), self.periods)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     best = min((_losses(one)[place] for one in others if one.ended is None and _sound(one, place)), default=math.inf)
     if best > 0.0 and losses[place] > CLEARLY_WORSE * best:  # of losses of 0 and below a ratio says nothing
         return (
-            f"its loss of {figure(losses[place])} after {count(place + 1, 'epoch')} is more than "
+            f"its loss of {figure(losses[place])} after {scout.trained} is more than "
             f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
         )
     return None
@@ -160,7 +167,7 @@ def choose_scout(scouts: Sequence[Scout], *, of: str = "") -> ScoutChoice:
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')}{of} after "
-        f"{count(last + 1, 'epoch')}{' by validation' if best.by_score else ''}, {_told(best)}"
+        f"{best.trained}{' by validation' if best.by_score else ''}, {_told(best)}"
     )
     if len(ranked) == 1:
         return ScoutChoice(ranked[0], reason)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
-from autobatch.policies._protocol import TaskInfo
-from autobatch.policies._wording import configuration, count
+from autobatch.policies._protocol import Policy, TaskInfo
+from autobatch.policies._wording import configuration, count, figure
 from autobatch.policies.steer._scouts import (
     Scout,
     ScoutPlan,
@@ -24,8 +26,27 @@ MOST = 3
 LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
+FAR_BETTER = 0.95
+"""Share of a scout's loss below which that of half its batch has to come where scouts have begun to learn: a smaller
+batch is always a little ahead that early."""
+
+QUARTER = 4
+"""Times that the batch may be smaller than scouts have it, at most: smaller ones were not tried."""
+
+DECISIONS = 20
+"""Decisions of a training at least, where the parts of an epoch between two are long enough for a scout."""
+
 STEPS = 60
 """Optimizer steps that a scout takes, where a tenth of the training has so many: after fewer high rates look best."""
+
+
+@runtime_checkable
+class PacingPolicy(Policy, Protocol):
+    """A policy that says how often it decides in each epoch, where nobody else does."""
+
+    def periods_of_epoch(self, batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
+        """Return decision periods of an epoch, at least one."""
+        ...
 
 
 def plan_scouts(
@@ -60,12 +81,15 @@ def plan_scouts(
         return ScoutPlan((), epochs, note=_why_none(task, number))
     notes = []
     if most < number:
-        limit = f"more would take over a third of the {count(task.epochs, 'epoch')}"
+        limit = f"more would take over a third of the {task.told(task.epochs)}"
         if most == len(task.learning_rates):
             limit = f"there are {count(most, 'learning rate')} to try"
         notes.append(f"{count(most, 'scout')} instead of {number}: {limit}")
     if epochs > asked:
-        notes.append(f"{count(epochs, 'epoch')} each instead of {asked}: in fewer steps the highest rate looks best")
+        notes.append(
+            f"{task.told(epochs)} each instead of {figure(asked / task.periods)}: "
+            "in fewer steps the highest rate looks best"
+        )
     trained = [scout for scout in compared(task, done, epochs) if scout.batch_size == _size(task)]
     if most == 2:
         rates, more = [_nearest(task.learning_rates, share) for share in (0.25, 0.75)], 0
@@ -81,7 +105,26 @@ def plan_scouts(
             notes.append(f"one more at s{smaller} where none has begun to learn, or the highest rate is best")
         if len(rates) == len(trained):
             configurations += smaller_batch(task, trained, hardly)
+            configurations += smaller_still(task, compared(task, done, epochs), hardly, epochs)
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
+
+
+def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
+    """Say how often to decide in each epoch of a training, where nobody else says so.
+
+    Where a training of few epochs has thousands of steps, a scout need not train a whole one, and the rate can fall
+    within one: it gets ``DECISIONS`` decisions, as far as at the size that scouts have ``STEPS`` steps lie between two.
+
+    Args:
+        batch_sizes: the ladder, ascending.
+        dataset_size: examples in one epoch.
+        epochs: length of the whole training.
+
+    Returns:
+        Decision periods of an epoch, at least one.
+    """
+    least = max(STEPS * _nearest_size(batch_sizes), batch_sizes[-1])
+    return max(1, min(math.ceil(DECISIONS / epochs), dataset_size // least))
 
 
 def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout]:
@@ -132,6 +175,39 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
     return [(smaller, float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
 
 
+def smaller_still(task: TaskInfo, scouts: Sequence[Scout], hardly: float, epochs: int) -> list[tuple[int, float]]:
+    """Return half of each batch that was better by ``FAR_BETTER`` than the one of twice its size, at the same rate.
+
+    Args:
+        task: the task.
+        scouts: what they came to.
+        hardly: share of the loss of guessing above which a scout has hardly begun to learn.
+        epochs: how long each trains, in decision periods.
+
+    Returns:
+        (batch size, base learning rate) of each, those that were made among them; none where scouts have hardly begun,
+        below a quarter of the size that they train at, and where the losers would cost over a third of the training.
+    """
+    best = best_of([scout for scout in scouts if scout.batch_size == _size(task)])
+    if best is None or hardly_begun(task, best, hardly):
+        return []
+    found: list[tuple[int, float]] = []
+    for before, half in pairwise([best, *halves(scouts, _size(task))]):
+        losers = sum(scout.batch_size >= half.batch_size for scout in scouts)
+        size = _smaller(task, half.batch_size)
+        if size is None or size * QUARTER < _size(task) or 3 * epochs * losers > task.epochs:
+            break
+        if not final_loss(half) < FAR_BETTER * final_loss(before):
+            break
+        found.append((size, half.lr))
+    return found
+
+
+def halves(scouts: Sequence[Scout], size: int) -> list[Scout]:
+    """Return the scouts at smaller sizes, the largest of them first."""
+    return sorted((scout for scout in scouts if scout.batch_size < size), key=lambda scout: -scout.batch_size)
+
+
 def _smaller(task: TaskInfo, size: int) -> int | None:
     return max((rung for rung in task.batch_sizes if 2 * rung <= size), default=None)
 
@@ -164,7 +240,11 @@ def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
 
 
 def _size(task: TaskInfo) -> int:
-    return min(task.batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
+    return _nearest_size(task.batch_sizes)
+
+
+def _nearest_size(batch_sizes: Sequence[int]) -> int:
+    return min(batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
 
 
 def _why_none(task: TaskInfo, number: int) -> str:
@@ -176,8 +256,8 @@ def _why_none(task: TaskInfo, number: int) -> str:
     elif number == 1:
         why = "one alone has nothing to be compared with, it takes two"
     else:
-        few = "1 epoch is" if task.epochs == 1 else f"{task.epochs} epochs are"
-        why = f"{few} too few, and better spent on the training itself"
+        verb = "is" if task.epochs == task.periods else "are"
+        why = f"{task.told(task.epochs)} {verb} too few, and better spent on the training itself"
     where = (
         "" if len(task.learning_rates) < 2 else f", the middle of {', '.join(f'{lr:g}' for lr in task.learning_rates)}"
     )

@@ -46,7 +46,7 @@ class LoopCell:
         controller.cell = self
 
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> None:
-        """Take down what the loop is, and start the clock; ``sizes`` are dataset size and epochs."""
+        """Take down what the loop is, and start the clock; ``sizes`` are dataset size and epochs, and the plan."""
         told = {**self._arguments, **{name: size for name, size in sizes.items() if size is not None}}
         self.facts = loop_facts(
             model,
@@ -98,7 +98,7 @@ class RecordingController(AutoBatchController):
         """Attach, and start the cell's clock."""
         super().attach(model, optimizer, **sizes)
         self._training.periods.watcher = self._observe
-        self.cell.attach(model, optimizer, **sizes)
+        self.cell.attach(model, optimizer, plan=self._training.settings.plan, **sizes)
         return self
 
     def end_epoch(self, **figures: Any) -> Any:

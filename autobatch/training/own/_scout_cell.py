@@ -15,9 +15,9 @@ from autobatch.beacons import BeaconLibrary
 from autobatch.control import Measuring, Step
 from autobatch.control._state import SCOUT
 from autobatch.control.steps._step import Passing
-from autobatch.policies import Decision, Observation, Scout, ScoutPlan, TaskInfo
+from autobatch.policies import Decision, Observation, Scout, ScoutPlan, SteerPolicy, TaskInfo
 from autobatch.policies._parameters import Stateless
-from autobatch.policies._wording import count
+from autobatch.policies._wording import figure, in_epochs
 from autobatch.policies.steer import AT_ONCE, hopeless
 from autobatch.training.own._cell import LoopCell, RecordingController, divergence
 from autobatch.training.own._options import words_of
@@ -57,6 +57,7 @@ class ScoutPolicy(Stateless):
     """Stays at the configuration of one scout, which is known as soon as a loop has told how long it is."""
 
     needs_library = False
+    periods_of_epoch = staticmethod(SteerPolicy.periods_of_epoch)
 
     def __init__(self, cell: "ScoutCell") -> None:
         self._cell = cell
@@ -125,8 +126,12 @@ class ScoutCell(LoopCell):
     @property
     def resumable(self) -> bool:
         """Whether a training can go on where the scout ended: not where that was in the middle of an epoch."""
-        periods = self.task.epochs // self.controller.epochs if self.task is not None else 1
-        return self.whole and len(self.rows) % periods == 0
+        return self.whole and len(self.rows) % self._periods == 0
+
+    @property
+    def _periods(self) -> int:
+        """Decision periods of an epoch."""
+        return 1 if self.task is None else self.task.periods
 
     def meet(self, task: TaskInfo) -> None:
         """Learn what the task is, and so what this scout's configuration is, if the task has such a scout."""
@@ -166,7 +171,7 @@ class ScoutCell(LoopCell):
             return
         self.rows.append(known)
         self._reached, self._last = figures, time.perf_counter()
-        when = f"in epoch {len(self.rows)}"
+        when = f"in epoch {math.ceil(len(self.rows) / self._periods)}"
         if self._first is not None and not math.isfinite(self._first):
             unsound, when = f"the training loss was {float(self._first)}", AT_ONCE
         self.ended = f"{unsound} {when}" if unsound else divergence(known, self.model, None, when)
@@ -175,16 +180,16 @@ class ScoutCell(LoopCell):
         elif self.ended is None:
             self.ended = hopeless(self._scout(), self._others)
         if self.over:
-            self.controller.stop(self.ended or f"this scout has come to its end, {count(len(self.rows), 'epoch')}")
+            self.controller.stop(self.ended or f"this scout has come to its end, {self._scout().trained}")
 
     def check_end(self) -> None:
         """Refuse a loop that has not trained the scout to its end."""
         self.check_attached()
         if not self.over:
-            epochs = count(self._plan.epochs, "epoch")
+            trained = f"{figure(len(self.rows) / self._periods)} of this scout's"
             raise AutoBatchError(
-                f"train(controller) returned after {len(self.rows)} of this scout's {epochs}: write the loop as "
-                "'for epoch in controller.each_epoch()', and call controller.end_epoch(...) after each"
+                f"train(controller) returned after {trained} {in_epochs(self._plan.epochs, self._periods)}: write the "
+                "loop as 'for epoch in controller.each_epoch()', and call controller.end_epoch(...) after each"
             )
 
     @property
@@ -225,4 +230,5 @@ class ScoutCell(LoopCell):
 
     def _scout(self) -> Scout:
         losses = tuple(row["train_loss"] for row in self.rows)
-        return Scout(*self.configuration, losses, (math.nan,) * len(losses), self.ended)
+        scores = (math.nan,) * len(losses)
+        return Scout(*self.configuration, losses, scores, self.ended, periods=self._periods)

@@ -67,7 +67,12 @@ class KeptScout(Plain):
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""
         scores = self.validation_losses if score == "validation_loss" else self.validation_errors
-        return Scout(self.batch_size, self.lr, self.train_losses, scores, self.ended)
+        return Scout(self.batch_size, self.lr, self.train_losses, scores, self.ended, periods=self.periods)
+
+    @property
+    def periods(self) -> int:
+        """Decision periods of an epoch."""
+        return self.epochs // self.loop["epochs"] if self.loop else 1
 
     def trained(self, score: str) -> TrainedScout:
         """Return it as a report has it, with its cost."""

@@ -232,7 +232,7 @@ class _Scouting:
                 return
         for kept in found:
             self._earlier, self._loop = True, kept.loop
-            self._plan_of(_task(self._arguments, kept.epochs, kept.train_size, kept.loop))
+            self._plan_of(_task(self._arguments, kept.epochs, kept.train_size, kept.loop, kept.periods))
 
     def _forget(self, why: str) -> None:
         """Let go of the scouts of an earlier call, which were of something else."""
@@ -300,7 +300,9 @@ class _Scouting:
         kept = cell.kept()
         state = returned.get("state") if isinstance(returned, Mapping) and cell.resumable else None
         self._folder.write(kept, state)
-        _LOGGER.info("scout %s: %s", name, kept.ended or f"{count(kept.length, 'epoch')}, {kept.seconds:.3g} s")
+        _LOGGER.info(
+            "scout %s: %s", name, kept.ended or f"{kept.scout('validation_loss').trained}, {kept.seconds:.3g} s"
+        )
         return kept
 
     def _report(self) -> ScoutReport:
@@ -340,6 +342,7 @@ class _Scouting:
             state=state,
             note=self._plan.note if self._plan is not None else "",
             guessing=task.guessing,
+            periods=task.periods,
         )
 
 
@@ -367,7 +370,9 @@ def _guessing(kept: Sequence[KeptScout]) -> float | None:
     return first if first > 0.0 else None  # of losses of 0 and below no share can be said
 
 
-def _task(arguments: Mapping[str, Any], epochs: int, train_size: int, loop: Mapping[str, Any]) -> TaskInfo:
+def _task(
+    arguments: Mapping[str, Any], epochs: int, train_size: int, loop: Mapping[str, Any], periods: int = 1
+) -> TaskInfo:
     groups = loop["optimizer"]["groups"].values() if loop else ()
     return TaskInfo(
         name=arguments["task"].name,
@@ -382,4 +387,5 @@ def _task(arguments: Mapping[str, Any], epochs: int, train_size: int, loop: Mapp
         measuring_budget=0.0,
         steered=arguments["rates"].policy_says,
         adaptive=any("betas" in group for group in groups),
+        periods=periods,
     )
