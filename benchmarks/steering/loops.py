@@ -12,8 +12,7 @@ missing, one thread, and appends one line a run to ``benchmarks/results/steer_lo
 and the task's rates with a cosine schedule over the whole length, two seeds each; its best configuration on four fresh
 seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"`` that goes on from there, as
 they are and where nothing is measured.
-``page`` writes the tables of tasks that were run to their end: of all into ``benchmarks/results/steer_tasks.md``, of
-means and the worst of them into ``docs/steer.md``.
+``page`` writes the table of ``docs/steer.md``, of tasks that were run to their end.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
 
@@ -180,7 +179,7 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
 
 
 def page() -> None:
-    """Write the tables of all tasks that were run to their end, and of means and the worst of them, and print these."""
+    """Write the table of every task into ``pages.TASK_BY_TASK``, that of means and the worst of them into the page."""
     found = recorded()
     titles = (
         "task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
