@@ -16,6 +16,8 @@ from autobatch.policies import PolicySpec
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVS, RESULTS = ROOT / "envs", ROOT / "benchmarks" / "results"
+TASK_BY_TASK = RESULTS / "steer_tasks.md"
+"""Tables of single tasks of which ``docs/steer.md`` has the means."""
 
 Row = dict[str, Any]
 Options = Mapping[str, Mapping[str, Any]]

@@ -210,13 +210,14 @@ def run(tasks: Iterable[str], seeds: Iterable[int], data_dir: Path | None) -> No
 
 
 def page() -> None:
-    """Print the tables: each task by its pairs, then over all pairs and over the tasks, then the rules set by hand."""
+    """Print the tables: each task whose runs differ, all pairs, the means over tasks; then the rules set by hand."""
     figures = " | ".join(name.replace("_", " ") for name in FIGURES[:3]) + " | time | steps"
     print(pages.heading(f"task | growth, power, length | seeds | {figures}"))
     every = {name: logs for name in (*RATES, *EXTRA) if len(logs := beside(name, "learned", "steer"))}
     for name, logs in every.items():
-        plan = ", ".join(f"{value:g}" for value in plans(name)["learned"])
-        print(f"| {name} | {plan} | {len(logs)} | {' | '.join(told_mean(column) for column in logs.T)} |")
+        if logs.any():
+            plan = ", ".join(f"{value:g}" for value in plans(name)["learned"])
+            print(f"| {name} | {plan} | {len(logs)} | {' | '.join(told_mean(column) for column in logs.T)} |")
     print(over_all("all pairs |", np.concatenate(list(every.values()))))
     print(over_all("the tasks' means |", np.array([logs.mean(axis=0) for logs in every.values()])))
     print("\n" + pages.heading(f"policy | beside | other plans on | tasks | pairs | {figures}"))

@@ -39,6 +39,8 @@ RESULTS = pages.RESULTS / "steer_loops.jsonl"
 EVERY = {**TASKS, **LATER, **LATEST, **NEWEST}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
+FAR = 1.3
+"""Test loss over that of the best of the grid from which ``docs/steer.md`` names a task."""
 UNMEASURED = "steer, nothing measured"
 """The run of a controller that measures nothing, and so does not go by the noise scale."""
 CHOSEN: pages.Options = {
@@ -177,14 +179,15 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
 
 
 def page() -> None:
-    """Write the table of ``docs/steer.md`` between its marks, of tasks that were run to their end, and print it."""
+    """Write the table of every task into ``pages.TASK_BY_TASK``, that of means and the worst of them into the page."""
     found = recorded()
     titles = (
         "task | best of the grid | test loss | `steer` starts with | validation loss | test loss | examples | "
         "steps | nothing measured: test loss | steps"
     )
-    lines = [pages.heading(titles)]
+    lines, brief = [pages.heading(titles)], [pages.heading(titles)]
     figures: dict[str, list[float]] = {}
+    worst: list[str] = []
     groups = (
         ("the eighteen", TASKS),
         ("the eight", LATER),
@@ -197,17 +200,20 @@ def page() -> None:
         for name in names if told != "all" else ():
             told_of_task, figures[name] = _line(name, found)
             lines.append(told_of_task)
+            if figures[name][1] > math.log(FAR):
+                worst.append(told_of_task)
         every = [figures[name] for name in names]
         if not every:
             continue
         for kind, fold in (("mean", np.mean), ("median", np.median)):
             validation, test, *costs, without, steps = (float(fold(column)) for column in zip(*every, strict=True))
             told_costs = " | ".join(f"{math.exp(cost):.2f}" for cost in costs)
-            lines.append(
+            brief.append(
                 f"| {told}, {kind} | | | | {relative(validation)} | {relative(test)} | {told_costs} | "
                 f"{relative(without)} | {math.exp(steps):.2f} |"
             )
-    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page", "\n".join(lines))
+    pages.replace_between(pages.TASK_BY_TASK, "benchmarks/steering/loops.py page", "\n".join(lines))
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page", "\n".join([*brief, *worst]))
 
 
 def _line(name: str, found: dict[tuple[str, str, int], Row]) -> tuple[str, list[float]]:

@@ -7,7 +7,7 @@
 a process with one thread, and appends one line a run to ``benchmarks/results/steer/TASK.jsonl``; what is there is not
 trained again. ``page`` sets the runs beside those of the best fixed beacons in ``benchmarks/results/compare`` (other
 fresh seeds of the same tasks), or, for a task that has none there, beside its runs of policy ``best``, and writes the
-tables of ``docs/steer.md`` and of the README. Times are by the cost table
+tables of ``docs/steer.md``, of ``benchmarks/results/steer_tasks.md`` and of the README. Times are by the cost table
 of the task's library, or in steps; a policy that scouts or forks pays for what it throws away, and one that
 measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
 logarithms of the runs' figures. Where a task trains with another optimizer than SGD, `pick-after-i-epochs` gets the two
@@ -143,13 +143,14 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]
 
 
 def page() -> None:
-    """Write the tables of ``docs/steer.md`` and of the README between their marks, and print them."""
+    """Write the tables of ``docs/steer.md``, of single tasks and of the README between their marks, and print them."""
     every, brief, pooled, paired = tables()
     for path, mark, lines in (
-        ("docs/steer.md", "page", [*pooled, "", *every, "", *paired]),
-        ("README.md", "readme", brief),
+        (pages.TASK_BY_TASK, "page", every),
+        (pages.ROOT / "docs" / "steer.md", "page", [*pooled, "", *paired]),
+        (pages.ROOT / "README.md", "readme", brief),
     ):
-        pages.put(pages.ROOT / path, f"benchmarks/steering/steer.py {mark}", "\n".join(lines))
+        pages.put(path, f"benchmarks/steering/steer.py {mark}", "\n".join(lines))
         print()
 
 
