@@ -184,8 +184,14 @@ FEW = {
     "landscape, 5 epochs": Task(landscape, mlp(2, 64, 64, 64, 1, flat=True), ADAM, MSE, ADAM5, 5, (10_000, 12_000)),
     "brackets, 5 epochs": Task(brackets, Closing, RMSPROP, CE, ADAM5, 5, (5000, 6500)),
     "fine-tuned, 3 epochs": Task(
-        images("mnist10k-mlp", 10_000, 2), trained_before, made(momentum=0.9, weight_decay=1e-4), CE, SGD5, 3,
-        (7000, 8500), True,
+        images("mnist10k-mlp", 10_000, 2),
+        trained_before,
+        made(momentum=0.9, weight_decay=1e-4),
+        CE,
+        SGD5,
+        3,
+        (7000, 8500),
+        True,
     ),
 }
 """Tasks of few epochs, whose scouts end within one."""

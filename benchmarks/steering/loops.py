@@ -28,21 +28,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
-from autobatch.control import MeasuringPlan, NeverMeasure
+from autobatch.control import BatchPlan, MeasuringPlan, NeverMeasure
 from benchmarks import pages
 from benchmarks.pages import Row, relative
+from benchmarks.steering.few_epochs_tasks import FEW
 from benchmarks.steering.latest_tasks import LATEST
 from benchmarks.steering.loop_tasks import LATER, TASKS, Task
 from benchmarks.steering.newest_tasks import NEWEST
 
 RESULTS = pages.RESULTS / "steer_loops.jsonl"
-EVERY = {**TASKS, **LATER, **LATEST, **NEWEST}
+EVERY = {**TASKS, **LATER, **LATEST, **NEWEST, **FEW}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 FAR = 1.3
 """Test loss over that of the best of the grid from which ``docs/steer.md`` names a task."""
 UNMEASURED = "steer, nothing measured"
 """The run of a controller that measures nothing, and so does not go by the noise scale."""
+BETWEEN = "steer, decisions between epochs"
+"""The run of a controller that decides between epochs only, on tasks of few."""
 CHOSEN: pages.Options = {
     "tasks": {"nargs": "*", "metavar": "TASK", "choices": [*EVERY, []]},
     "--data-dir": {"type": Path, "help": "where MNIST and the folder cifar10 of pictures lie"},
@@ -91,7 +94,9 @@ def ends(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> Row:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def steered(task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPlan | None = None) -> Row:
+def steered(
+    task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPlan | None = None, plan: BatchPlan | None = None
+) -> Row:
     """Scout with the loop, and go on with what was best."""
     train, validation = task.ends
     data, spent = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}
@@ -115,7 +120,14 @@ def steered(task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPla
 
     with tempfile.TemporaryDirectory() as out:
         report = autobatch.scout(
-            loop, learning_rates=task.rates, batch_sizes=SIZES, seed=seed, measuring=measuring, rates="steered", out=out
+            loop,
+            learning_rates=task.rates,
+            batch_sizes=SIZES,
+            seed=seed,
+            measuring=measuring,
+            plan=plan,
+            rates="steered",
+            out=out,
         )
         model = loop(
             autobatch.AutoBatchController(
@@ -125,6 +137,7 @@ def steered(task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPla
                 seed=seed,
                 batch_sizes=SIZES,
                 measuring=measuring,
+                plan=plan,
             )
         )
     return {**ends(task, model, x, y), **spent, "start": [report.batch_size, report.lr]}
@@ -143,7 +156,14 @@ def logarithm(row: Row, figure: str) -> float:
 def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
     """Return the configuration of the grid with the lowest validation loss, in the mean over its seeds."""
     grid = [f"s{size}-lr{lr:g}" for size in SIZES for lr in EVERY[name].rates]
-    return min(grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in SEARCHED))
+    return min(
+        grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in searched(name))
+    )
+
+
+def searched(name: str) -> tuple[int, ...]:
+    """Return the seeds of a task's grid."""
+    return SEARCHED[: 1 if name in FEW else 2]
 
 
 def loaded(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Task, Tensor, Tensor]]:
@@ -168,7 +188,7 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
                 pages.keep(RESULTS, row)
                 print(row, flush=True)
 
-        for seed in SEARCHED:
+        for seed in searched(name):
             for run, configuration in grid.items():
                 keep(run, seed, lambda: fixed(task, x, y, *configuration, seed))  # noqa: B023 - called at once
         best = best_of(name, recorded())
@@ -176,6 +196,9 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
             keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
             keep("steer", seed, lambda: steered(task, x, y, seed))  # noqa: B023
             keep(UNMEASURED, seed, lambda: steered(task, x, y, seed, NeverMeasure()))  # noqa: B023
+            if name in FEW:
+                an_epoch = BatchPlan(decide_every=task.ends[0])
+                keep(BETWEEN, seed, lambda: steered(task, x, y, seed, plan=an_epoch))  # noqa: B023
 
 
 def page() -> None:

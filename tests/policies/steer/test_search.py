@@ -25,6 +25,26 @@ def made(task: TaskInfo, number: int, loss: Callable[[float], float], **options:
     return [(one.batch_size, one.lr) for one in done]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "examples", "epochs", "periods"),
+    [
+        # By hand, from ceil(20 / epochs): 60 steps of 32 are 1,920 examples, of 64 they are 3,840.
+        ((16, 32, 64), 100_000, 1, 20),
+        ((16, 32, 64), 100_000, 3, 7),
+        ((16, 32, 64), 100_000, 19, 2),
+        ((16, 32, 64), 100_000, 20, 1),
+        ((16, 32, 64), 10_000, 3, 5),
+        ((16, 32, 64), 3839, 3, 1),
+        ((64, 128), 10_000, 3, 2),
+        ((32, 4096), 10_000, 3, 2),  # no batch is longer than what lies between two decisions
+    ],
+)
+def test_a_training_of_few_epochs_decides_within_them(
+    sizes: tuple[int, ...], examples: int, epochs: int, periods: int
+) -> None:
+    assert SteerPolicy.periods_of_epoch(sizes, examples, epochs) == periods
+
+
 def valley(best: float) -> Callable[[float], float]:
     return lambda lr: 1.0 + math.log(lr / best) ** 2
 

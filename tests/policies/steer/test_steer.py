@@ -81,7 +81,7 @@ FAST, SLOW = (
     [
         ({}, {"train_size": 128 * 32}, (32, 0.95)),
         ({}, {"train_size": 129 * 32}, (128, 3.8)),
-        ({}, {"train_size": 129 * 8, "periods": 4}, (128, 3.8)),  # an epoch of four decision periods
+        ({}, {"train_size": 129 * 16, "periods": 2}, (128, 3.8)),  # an epoch of two decision periods
         ({}, {"train_size": 129 * 32, "costs": SLOW}, (32, 0.95)),
         ({}, {"train_size": 129 * 32, "costs": None}, (32, 0.95)),
         ({"growth": 1.0}, {"train_size": 129 * 32}, (32, 0.95)),
@@ -268,7 +268,7 @@ def test_a_smaller_batch_that_is_better_by_chance_alone_is_not_taken(smaller: fl
             0.9,
             (16, 0.2),
             40,
-            "half the batch at the same rate is 10 % better than 32, so more steps help: the training",
+            "at the same rate a batch of 16 is 10 % better than 32, so more steps help: the training",
         ),
         (1.1, (32, 0.2), 28, "so a higher one may do better; half the batch was tried, and is no better"),
         (math.nan, (32, 0.2), 28, "; half the batch was tried, and diverged"),
@@ -287,6 +287,62 @@ def test_where_the_highest_rate_is_best_half_the_batch_is_tried_at_it(
     choice = policy.take([*done, Scout(16, 0.2, (smaller,), (1.0,), ended)])
     assert told in choice.reason
     assert (policy.start, policy.planned_epochs) == (start, end)
+
+
+@pytest.mark.parametrize(
+    ("losses", "start", "told"),
+    [
+        (
+            (0.9, 0.8),
+            (8, 0.2),
+            "a batch of 16 is 10 % better than 32, and of 8 is 11.1 % better than 16, so more steps",
+        ),
+        ((0.9, 0.88), (16, 0.2), "16 is 10 % better than 32, so more steps help (8 was tried, and is hardly better)"),
+        ((0.9, 0.95), (16, 0.2), "16 is 10 % better than 32, so more steps help (8 was tried, and is no better)"),
+    ],
+)
+def test_where_half_the_batch_was_far_better_half_of_that_is_tried_too(
+    losses: tuple[float, float], start: tuple[int, float], told: str
+) -> None:
+    policy = steer(epochs=40, train_size=2000, learning_rates=(0.05, 0.1, 0.2), batch_sizes=(8, 16, 32, 64))
+    done = [Scout(32, 0.1, (1.1,), (1.0,)), Scout(32, 0.2, (1.0,), (1.0,)), Scout(16, 0.2, (losses[0],), (1.0,))]
+    assert policy.scouts(done).configurations[2:] == ((16, 0.2), (8, 0.2))
+    done.append(Scout(8, 0.2, (losses[1],), (1.0,)))
+    assert policy.scouts(done).configurations[2:] == ((16, 0.2), (8, 0.2))  # a quarter is the least
+    choice = policy.take(done)
+    assert told in choice.reason
+    assert (policy.start, policy.planned_epochs) == (start, 40)
+    assert done[choice.scout or 0].batch_size == start[0]
+
+
+@pytest.mark.parametrize(
+    ("half", "facts"),
+    [
+        (0.96, {}),  # half the batch is not far better
+        (0.9, {"batch_sizes": (16, 32, 64)}),
+        (0.9, {"epochs": 11, "train_size": 2000}),  # four losers of an epoch are more than a third of it
+        (0.9, {"guessing": 1.2}),  # hardly begun
+    ],
+)
+def test_a_quarter_of_the_batch_is_not_tried_elsewhere(half: float, facts: dict[str, Any]) -> None:
+    usual = {"epochs": 40, "train_size": 2000, "learning_rates": (0.05, 0.1, 0.2), "batch_sizes": (8, 16, 32, 64)}
+    policy = steer(**usual | facts)
+    done = [
+        Scout(32, 0.05, (1.2,), (1.0,)),
+        Scout(32, 0.1, (1.1,), (1.0,)),
+        Scout(32, 0.2, (1.0,), (1.0,)),
+        Scout(16, 0.2, (half,), (1.0,)),
+    ]
+    assert len(policy.scouts(done).configurations) == 4
+
+
+def test_a_training_of_few_epochs_keeps_its_length_and_is_told_in_epochs() -> None:
+    policy = steer(epochs=20, periods=10, train_size=2000)
+    assert policy.planned_epochs == 20
+    reasons = [policy.decide(make_observation(period, 20)).reason for period in (0, 5, 20)]
+    assert reasons[0].endswith("the rate falls after 0.5 epochs")
+    assert reasons[1].startswith("the rate falls in a line to nothing after 2 epochs")
+    assert "after 2 of 2 epochs: stop" in reasons[2]
 
 
 def test_the_edge_of_the_rates_is_told_of_the_size_that_rates_are_compared_at() -> None:

@@ -358,6 +358,63 @@ def test_scouts_within_an_epoch(tmp_path: Path) -> None:
     assert found.state is None
 
 
+def few_epochs(controller: AutoBatchController, epochs: int = 2) -> list[set[int]]:
+    """Train on much data for few epochs; return each epoch's batch sizes."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(8000, 6)
+    y = x.sum(1, keepdim=True)
+    controller.attach(model, optimizer, dataset_size=len(x), epochs=epochs)
+    sizes: list[set[int]] = []
+    for _ in controller.each_epoch():
+        sizes.append(set())
+        for chosen in controller.batches():
+            with controller.step() as step:
+                step.backward(F.mse_loss(model(x[chosen]), y[chosen]))
+            optimizer.step()
+            optimizer.zero_grad()
+            sizes[-1].add(len(chosen))
+        controller.end_epoch(val_loss=1.0)
+    return sizes
+
+
+def test_where_epochs_are_few_and_long_scouts_and_decisions_lie_within_them(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"rates": "steered", "measuring": NeverMeasure()}
+    grid: dict[str, Any] = {"batch_sizes": (16, 32, 64), "learning_rates": (0.0001, 0.001, 0.01)}
+    found = scout(few_epochs, out=tmp_path, **grid, **options)
+    # 8,000 examples are four times 60 steps of 32: an eighth of the training each, a quarter of an epoch.
+    assert [(one.examples, one.scout.trained) for one in found.trained] == [(2000, "0.25 epochs")] * len(found.trained)
+    assert "after 0.25 epochs, training loss" in found.reason
+    assert "0.25" in str(found)
+    assert ", all 2 epochs " in str(found)
+    size = found.batch_size
+    assert found.epoch_seconds[size] == pytest.approx(
+        4
+        * math.fsum(one.training_seconds for one in found.trained if one.scout.batch_size == size)
+        / sum(one.scout.batch_size == size for one in found.trained)
+    )
+    again = scout(few_epochs, out=tmp_path, **grid, **options)
+    assert again.trained == found.trained  # kept
+    controller = AutoBatchController(policy="beacon-follow", scouts=found, **options)
+    first, second = few_epochs(controller)  # the whole length; the rate falls over six of eight decisions
+    assert max(first) < 64
+    assert 32 in second
+    assert 64 in second
+
+
+def test_who_says_how_often_to_decide_is_heard(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"batch_sizes": (16, 32, 64), "learning_rates": (0.001, 0.01)}
+    plan = BatchPlan(decide_every=8000)
+    assert scout(few_epochs, out=tmp_path, **grid, plan=plan).trained == ()  # 2 epochs, a decision each
+    controller = AutoBatchController(policy="steer", batch_sizes=(16, 32), plan=plan, rates="steered")
+    assert [len(rates) for rates in few_epochs(controller)] == [1, 1]
+    assert [len(rates) for rates in few_epochs(AutoBatchController(policy="fixed", batch_sizes=(32, 64)))] == [
+        1,
+        1,
+    ]
+
+
 def test_a_training_too_short_for_scouts_has_none(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
