@@ -149,7 +149,8 @@ class ScoutReport:
     @staticmethod
     def _cells(one: TrainedScout) -> tuple[str, ...]:
         scout = one.scout
-        loss, score = (figure(each[-1]) if each else "-" for each in (scout.train_losses, scout.scores))
+        last = (each[-1] if each else math.nan for each in (scout.train_losses, scout.scores))
+        loss, score = ("-" if math.isnan(value) else figure(value) for value in last)
         ended = f"ended: {scout.ended}" if scout.ended else ""
         name = configuration(scout.batch_size, scout.lr)
         trained = figure(len(scout.train_losses) / scout.periods)
