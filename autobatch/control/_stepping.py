@@ -22,7 +22,7 @@ class Stepping:
 
     def __init__(self, parts: Parts, periods: Periods) -> None:
         self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
-        self._standing, self._decisions = parts.standing, parts.decisions
+        self._account, self._decisions = parts.account, parts.decisions
         self._passage, self._rates = parts.passage, parts.rates
         self._periods = periods
         self._advise = parts.advise
@@ -37,7 +37,7 @@ class Stepping:
     @property
     def steps(self) -> int:
         """Optimizer steps taken."""
-        return self._standing.steps + self._period.steps
+        return self._account.steps + self._period.steps
 
     def step(self, samples: int | Tensor | None, batch_dim: int) -> AbstractContextManager[Step]:
         """Return the context around one forward and backward pass, of a batch or of a part of one."""

@@ -3,7 +3,6 @@
 import gc
 import logging
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +153,7 @@ class _BeaconCell(LoopCell):
                 f"the controller trained with batch size {figures['batch_size']} in place of {self._key.batch_size}"
             )
         number = len(self.rows) + 1
-        self.rows.append({**figures, "epoch": number, "seconds": time.perf_counter() - self.attached})
+        self.rows.append({**figures, "epoch": number})
         self._report(min(1.0, float(figures["progress"])))
         classes = self._plan.task.get("num_classes")
         self.diverged = self.diverged or divergence(figures, self.model, classes, f"in row {number}")

@@ -109,7 +109,7 @@ class Session:
             check_together(self.config.task, self.trial.engine.model)
         seconds = self._restore()
         self._announce()
-        self.trial.seconds += seconds
+        self.controller.seconds = seconds
 
     def carry_out(self) -> Summary:
         """Return how the run ended, having started or continued it."""
@@ -305,7 +305,7 @@ class Session:
             "epoch": self.controller.epoch,
             "config": kept_config(self.config, self.out),
             "controller": self.controller.state_dict(),
-            "seconds": self.trial.seconds,
+            "seconds": self.controller.seconds,
             "stopped_because": self.trial.stopped_because,
             "forks": [plain(fork.to_dict()) for fork in self.forks],
         }
@@ -327,7 +327,7 @@ class Session:
         best, missing = (None, self.library.missing) if beacons is None else best_beacon(beacons)
         return self.log.summed_up(
             config,
-            self.trial.seconds,
+            self.controller.seconds,
             thrown,
             device=self.kind,
             stopped_because=self.trial.stopped_because,
