@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control.measuring import Measurement, Period, gradient_moments
+from autobatch.control._decision_record import DecisionRecord
+from autobatch.control.measuring import MeasuredStep, Period, gradient_moments
 from autobatch.fisher import GradientMoments, SpectralPosition
 from autobatch.policies import Observation
 
@@ -46,9 +46,9 @@ class Account:
 
     def take(self, period: Period, figures: Mapping[str, float] | None, lr: float) -> None:
         """Take in a period, decomposed, which is over with that; ``figures`` are the loop's at the end of an epoch."""
-        samples: Sequence[Measurement] = period.samples.measurements
+        samples: Sequence[MeasuredStep] = period.samples.measurements
         if figures is not None:
-            self.figures = {key: figure(figures[key]) for key in UNKNOWN}
+            self.figures = {key: or_nan(figures[key]) for key in UNKNOWN}
         self.measuring_seconds += sum(sample.seconds for sample in samples)
         self.gradients = gradient_moments(samples)
         self.steps += period.steps
@@ -90,7 +90,7 @@ class Account:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        figures = {key: figure(state["figures"][key]) for key in UNKNOWN}
+        figures = {key: or_nan(state["figures"][key]) for key in UNKNOWN}
         moments = state.get("gradients")  # states of older versions have none
         gradients = None if moments is None else GradientMoments.from_dict(moments)
         steps, periods = int(state["steps"]), int(state["closed_periods"])
@@ -98,3 +98,8 @@ class Account:
         self.position.load_state_dict(state["position"])
         self.steps, self.periods, self.measuring_seconds, self.seconds = steps, periods, measuring, seconds
         self.figures, self.gradients = figures, gradients
+
+
+def or_nan(value: float | None) -> float:
+    """Return a figure that a loop, or JSON, leaves out as NaN."""
+    return math.nan if value is None else float(value)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._periods import Parts
+from autobatch.control._parts import Parts
 from autobatch.control._stepping import Stepping
 from autobatch.control.batches import PlannedBatchSampler, permutation, rebatched
 from autobatch.control.steps import Cut

@@ -6,60 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._account import UNKNOWN, Account
-from autobatch.control._deciding import Decisions
-from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control._ranks import Ranks
-from autobatch.control._recorder import Recorder
-from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
-from autobatch.control.rates import OptimizerRates
-from autobatch.control.rewinding import Rewinding
-from autobatch.control.run import EpochRow, RunLog
-from autobatch.control.settings import Declared, Settings
-from autobatch.control.steps import Course, Passage
+from autobatch.control._account import UNKNOWN, or_nan
+from autobatch.control._decision_record import DecisionRecord
+from autobatch.control._parts import Parts
+from autobatch.control.measuring import MeasuredStep, leap_words
+from autobatch.control.run import EpochRow
+from autobatch.control.settings import Declared
 from autobatch.control.steps._finite import all_finite
-from autobatch.policies import Observation, TaskInfo
+from autobatch.policies import Observation
 
 _LOG = logging.getLogger("autobatch")
-
-
-class Parts:
-    """What the ends of periods, the steps and the hand-out of batches go by: the parts of a training.
-
-    Attributes:
-        settings: what the controller was told.
-        measured: which steps are measured.
-        ranks: the processes.
-        course: the way through the data.
-        task: what the policy knows.
-        rates: the optimizer's rates.
-        passage: brings batches through the model.
-        rewinding: keeps the best weights.
-        period: the decision period that is trained.
-        account: what is known at the end of the last.
-        recorder: tells loggers.
-        log: keeps the run.
-        decisions: what was decided.
-    """
-
-    settings: Settings
-    measured: MeasuringPlan
-    ranks: Ranks
-    course: Course
-    task: TaskInfo
-    rates: OptimizerRates
-    passage: Passage
-    rewinding: Rewinding
-    period: Period
-    account: Account
-    recorder: Recorder
-    log: RunLog
-    decisions: Decisions
-
-    @property
-    def advise(self) -> bool:
-        """Whether the loop is only advised."""
-        return bool(self.settings.advise)
 
 
 class Periods:
@@ -108,9 +64,9 @@ class Periods:
         if not self._period.batches:  # it was stopped where its last period ended, which has counted its samples
             self._period.samples.restore(())
         self._end({
-            "train_loss": figure(train_loss),
-            "validation_loss": figure(val_loss),
-            "validation_error": figure(val_error),
+            "train_loss": or_nan(train_loss),
+            "validation_loss": or_nan(val_loss),
+            "validation_error": or_nan(val_error),
         })
 
     def _take_unsound(self, figures: Mapping[str, float]) -> None:
@@ -177,7 +133,7 @@ class Periods:
 
         told = self._ranks.first_makes(own)
         if not self._ranks.leads:
-            period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
+            period.samples.restore(MeasuredStep.from_dict(sample) for sample in told["samples"])
         if told["timed"] is not None:
             self._plan.learn(*told["timed"])
         if self._ranks.leads:

@@ -7,9 +7,9 @@ from typing import Any
 from autobatch._errors import AutoBatchError
 from autobatch._show import Shown, drawn
 from autobatch.beacons import BeaconLibrary
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.control._training import Training
-from autobatch.control.measuring import Measurement
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run import EpochRow
 from autobatch.control.settings import Settings
 from autobatch.control.steps import BatchPlan, Course
@@ -187,7 +187,7 @@ class Readings(Shown):
         return self._training.decisions.last
 
     @property
-    def measurements(self) -> tuple[Measurement, ...]:
+    def measurements(self) -> tuple[MeasuredStep, ...]:
         """The measured steps of the last finished period."""
         return self._training.period.samples.measurements
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autobatch._plain import plain
 from autobatch.beacons import BeaconLibrary, Landscape
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.tracking import SafeLogger, make_logger
 

@@ -13,8 +13,8 @@ from autobatch._ranges import check_kind, check_whole
 from autobatch.control._account import Account
 from autobatch.control._deciding import Decisions
 from autobatch.control._feed import Feed
-from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
-from autobatch.control._periods import Parts, Periods
+from autobatch.control._parts import Parts
+from autobatch.control._periods import Periods
 from autobatch.control._ranks import Ranks
 from autobatch.control._recorder import Recorder, told_at
 from autobatch.control._stepping import Stepping
@@ -23,6 +23,7 @@ from autobatch.control.rates import OptimizerRates, check_optimizer
 from autobatch.control.rewinding import Rewinding
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
+from autobatch.control.settings._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
 

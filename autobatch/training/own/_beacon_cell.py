@@ -19,8 +19,8 @@ from autobatch.beacons._columns import END_TOLERANCE, FINISHED
 from autobatch.beacons._info import merged_info
 from autobatch.cells import Cell, CellEnd, Report
 from autobatch.control import MeasureAtInterval
-from autobatch.control._own_task import LOOP, check_own_task
 from autobatch.control._ranks import Ranks
+from autobatch.control.settings._own_task import LOOP, check_own_task
 from autobatch.policies import PolicySpec, make_policy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._versions import DEVICE, software_versions

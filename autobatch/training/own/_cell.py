@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError
 from autobatch.control import AutoBatchController
-from autobatch.control._own_task import loop_facts
+from autobatch.control.settings._own_task import loop_facts
 from autobatch.control.steps._finite import all_finite
-from autobatch.training._engine import EXPLODED
+from autobatch.training._engine import explosion
 
 Train = Callable[[AutoBatchController], object]
 """A loop: trains with the controller that it is given, and may return a mapping with what belongs to it."""
@@ -137,8 +137,5 @@ def divergence(figures: Mapping[str, Any], model: nn.Module | None, classes: int
             return f"the {figure.replace('_', ' ')} became {figures[figure]} {when}"
     if model is not None and not all_finite(model.parameters()):
         return f"the parameters are no longer finite {when}"
-    limit = EXPLODED * math.log(classes) if classes else math.inf
-    if figures["train_loss"] > limit:
-        loss = figures["train_loss"]
-        return f"the training loss of {loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing, {when}"
-    return None
+    seen = explosion(figures["train_loss"], classes) if classes else None
+    return None if seen is None else f"{seen}, {when}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autobatch._plain import Plain
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import DecisionRecord
-from autobatch.control.measuring import Measurement, is_out_of_memory
+from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
@@ -74,7 +74,7 @@ class Branch:
 
     row: EpochRow
     decision: DecisionRecord
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[MeasuredStep, ...]
     state: TrialState
     losses: Tensor
     seconds: float

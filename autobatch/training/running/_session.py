@@ -17,7 +17,7 @@ from autobatch._yaml import dump_yaml
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import told_differences
 from autobatch.control import DecisionRecord
-from autobatch.control.measuring import Measurement
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run import (
     BEST_CHECKPOINT,
     CHECKPOINT,
@@ -39,10 +39,7 @@ from autobatch.training._trial import Trial
 from autobatch.training.data import Data
 from autobatch.training.running._forking import ForkRecord, fork_epoch, save_forks, told_fork
 from autobatch.training.running._known import KnownBeacons, KnownCosts
-from autobatch.training.running._scouting import (
-    ScoutRecord,
-    load_scouting,
-)
+from autobatch.training.running._scouting import ScoutRecord, load_scouting
 
 SLOW, SLOW_SECONDS = 3.0, 5.0
 """How many times what the cost table says an epoch takes, and how many seconds more, before that is worth a line."""
@@ -252,7 +249,7 @@ class Session:
         )
         return None if fork is None else Fork(**fork)
 
-    def _keep(self, row: EpochRow, measurements: Sequence[Measurement], decision: DecisionRecord | None) -> None:
+    def _keep(self, row: EpochRow, measurements: Sequence[MeasuredStep], decision: DecisionRecord | None) -> None:
         """Write what an epoch came to, and then the checkpoint."""
         self.log.measured(measurements)
         if decision is not None:
