@@ -52,6 +52,11 @@ def behind(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of another library says, or what kind it is where it says nothing."""
+    return (str(error).splitlines() or [""])[0][:300] or type(error).__name__
+
+
 def near_names(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'a' or 'b'?"`` where known names come near, else ``"known: a, b, c"``."""
     names = sorted(known)

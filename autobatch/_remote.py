@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from autobatch._errors import AutoBatchError, ConfigError, LibraryError, OutputError, near_names
+from autobatch._errors import AutoBatchError, ConfigError, LibraryError, OutputError, first_line, near_names
 from autobatch._files import seen_in
 
 
@@ -115,7 +115,7 @@ class Remote:
             near = near_names(protocol, fsspec.available_protocols())
             raise ConfigError(f"{self.url}: no storage is known as '{protocol}'; {near}") from None
         except Exception as error:
-            raise ConfigError(f"{self.url}: cannot be reached: {_first_line(error)}") from None
+            raise ConfigError(f"{self.url}: cannot be reached: {first_line(error)}") from None
         return system, str(key)
 
     @property
@@ -134,7 +134,7 @@ class Remote:
         except (FileNotFoundError, AutoBatchError):
             raise
         except Exception as error:
-            raise kind(f"{self.url}: cannot be {what}: {_first_line(error)}") from None
+            raise kind(f"{self.url}: cannot be {what}: {first_line(error)}") from None
 
 
 Place = Path | Remote
@@ -159,7 +159,3 @@ def place_of(text: str | Path | Remote) -> Place:
 def files_in(folder: Place, pattern: str) -> list[Place]:
     """Return what lies in a folder, which need not exist, by name and but for what is hidden."""
     return [*(folder.seen(pattern) if isinstance(folder, Remote) else seen_in(folder, pattern))]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:300] or type(error).__name__

@@ -5,7 +5,7 @@ records of what was decided. Open ``_controller.py`` first, then ``_training.py`
 """
 
 from autobatch.control._controller import AutoBatchController
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.control.batches import (
     batch_bounds,
     derive_generator,
@@ -17,7 +17,7 @@ from autobatch.control.batches import (
 from autobatch.control.measuring import (
     MeasureAsked,
     MeasureAtInterval,
-    Measurement,
+    MeasuredStep,
     MeasureWithinBudget,
     MeasuringPlan,
     NeverMeasure,
@@ -34,7 +34,7 @@ __all__ = [
     "MeasureAsked",
     "MeasureAtInterval",
     "MeasureWithinBudget",
-    "Measurement",
+    "MeasuredStep",
     "Measuring",
     "MeasuringPlan",
     "NeverMeasure",

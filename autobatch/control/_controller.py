@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch._ranges import check_kind, check_number, check_share
+from autobatch._ranges import check_kind
 from autobatch._show import drawn
 from autobatch.beacons import BeaconLibrary, FinalPrediction, predict_final
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.control._readings import Readings
 from autobatch.control._state import restore, state_of
 from autobatch.control._training import Training
@@ -365,15 +365,8 @@ class AutoBatchController(Readings):
         training = self._training
         if training.course.finished and training.settings.advise:
             return None
-
-        def figures() -> dict[str, float | None]:
-            return {
-                "val_loss": None if val_loss is None else check_number(val_loss, "end_epoch(val_loss=...)"),
-                "val_error": None if val_error is None else check_share(val_error, "end_epoch(val_error=...)"),
-                "train_loss": None if train_loss is None else check_number(train_loss, "end_epoch(train_loss=...)"),
-            }
-
-        training.periods.end_epoch(**training.stepping.end(figures, stop=stop))
+        given = {"val_loss": val_loss, "val_error": val_error, "train_loss": train_loss}
+        training.periods.end_epoch(**training.stepping.end(given, stop=stop))
         return None if training.course.finished else training.decisions.last
 
     def redecide(self) -> DecisionRecord:

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from autobatch._errors import CheckpointError, ConfigError
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.control._ranks import Ranks
-from autobatch.control.measuring import Measurement
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.rates import GradientNoise, OptimizerRates, check_rate
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Cut, Passage
@@ -97,7 +97,7 @@ class Decisions:
             return 0
         return self._policy.samples_wanted
 
-    def learn(self, samples: Sequence[Measurement], steps: int) -> None:
+    def learn(self, samples: Sequence[MeasuredStep], steps: int) -> None:
         """Take in what a period's samples tell of the gradients' noise; ``steps`` are its optimizer steps."""
         for sample in samples:
             if sample.usable:

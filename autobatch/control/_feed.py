@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._periods import Parts
+from autobatch.control._parts import Parts
 from autobatch.control._stepping import Stepping
 from autobatch.control.batches import PlannedBatchSampler, permutation, rebatched
 from autobatch.control.steps import Cut
@@ -28,7 +28,7 @@ class Feed:
     def __init__(self, parts: Parts, stepping: Stepping, device: torch.device) -> None:
         self._ranks, self._course, self._passage = parts.ranks, parts.course, parts.passage
         self._decisions, self._recorder, self._log = parts.decisions, parts.recorder, parts.log
-        self._standing, self._rewinding = parts.standing, parts.rewinding
+        self._account, self._rewinding = parts.account, parts.rewinding
         self._stepping = stepping
         self._device = device
         self._seed = parts.settings.seed
@@ -91,7 +91,7 @@ class Feed:
         self._recorder.begin()
         self._stepping.leave_batch()
         if not course.running:
-            self._rewinding.begin(self._standing.periods, self._decisions.best_period)
+            self._rewinding.begin(self._account.periods, self._decisions.best_period)
         course.begin()
         self._iteration += 1
         iteration, epoch = self._iteration, course.epoch

@@ -6,60 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._deciding import Decisions
-from autobatch.control._decisions import DecisionRecord, figure
-from autobatch.control._ranks import Ranks
-from autobatch.control._recorder import Recorder
-from autobatch.control._standing import UNKNOWN, Standing
-from autobatch.control.measuring import Measurement, MeasuringPlan, Period, leap_words
-from autobatch.control.rates import OptimizerRates
-from autobatch.control.rewinding import Rewinding
-from autobatch.control.run import EpochRow, RunLog
-from autobatch.control.settings import Declared, Settings
-from autobatch.control.steps import Course, Passage
+from autobatch.control._account import UNKNOWN, or_nan
+from autobatch.control._decision_record import DecisionRecord
+from autobatch.control._parts import Parts
+from autobatch.control.measuring import MeasuredStep, leap_words
+from autobatch.control.run import EpochRow
+from autobatch.control.settings import Declared
 from autobatch.control.steps._finite import all_finite
-from autobatch.policies import Observation, TaskInfo
+from autobatch.policies import Observation
 
 _LOG = logging.getLogger("autobatch")
-
-
-class Parts:
-    """What the ends of periods, the steps and the hand-out of batches go by: the parts of a training.
-
-    Attributes:
-        settings: what the controller was told.
-        measured: which steps are measured.
-        ranks: the processes.
-        course: the way through the data.
-        task: what the policy knows.
-        rates: the optimizer's rates.
-        passage: brings batches through the model.
-        rewinding: keeps the best weights.
-        period: the decision period that is trained.
-        standing: what is known at the end of the last.
-        recorder: tells loggers.
-        log: keeps the run.
-        decisions: what was decided.
-    """
-
-    settings: Settings
-    measured: MeasuringPlan
-    ranks: Ranks
-    course: Course
-    task: TaskInfo
-    rates: OptimizerRates
-    passage: Passage
-    rewinding: Rewinding
-    period: Period
-    standing: Standing
-    recorder: Recorder
-    log: RunLog
-    decisions: Decisions
-
-    @property
-    def advise(self) -> bool:
-        """Whether the loop is only advised."""
-        return bool(self.settings.advise)
 
 
 class Periods:
@@ -71,7 +27,7 @@ class Periods:
 
     def __init__(self, parts: Parts) -> None:
         self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
-        self._standing, self._decisions, self._rates = parts.standing, parts.decisions, parts.rates
+        self._account, self._decisions, self._rates = parts.account, parts.decisions, parts.rates
         self._recorder, self._log, self._rewinding = parts.recorder, parts.log, parts.rewinding
         self._plan, self._steered = parts.measured, parts.task.steered
         self._advise = parts.advise
@@ -85,17 +41,17 @@ class Periods:
     @property
     def observation(self) -> Observation:
         """What the policy sees."""
-        standing = self._standing
-        return standing.observation(self._course.progress, self._decisions.last if standing.periods else None)
+        account = self._account
+        return account.observation(self._course.progress, self._decisions.last if account.periods else None)
 
     def begin(self) -> None:
         """Have the first decision made."""
         self._decide(example=0)
-        self._record(self._standing.figures)
+        self._record(self._account.figures)
 
     def end_if_due(self) -> None:
         """End a period within the epoch that is trained; called between two batches."""
-        if self._course.finished_periods > self._standing.periods and not self._course.epoch_trained:
+        if self._course.finished_periods > self._account.periods and not self._course.epoch_trained:
             self._end(None)
 
     def end_epoch(self, *, val_loss: float | None, val_error: float | None, train_loss: float | None) -> None:
@@ -108,9 +64,9 @@ class Periods:
         if not self._period.batches:  # it was stopped where its last period ended, which has counted its samples
             self._period.samples.restore(())
         self._end({
-            "train_loss": figure(train_loss),
-            "validation_loss": figure(val_loss),
-            "validation_error": figure(val_error),
+            "train_loss": or_nan(train_loss),
+            "validation_loss": or_nan(val_loss),
+            "validation_error": or_nan(val_error),
         })
 
     def _take_unsound(self, figures: Mapping[str, float]) -> None:
@@ -177,7 +133,7 @@ class Periods:
 
         told = self._ranks.first_makes(own)
         if not self._ranks.leads:
-            period.samples.restore(Measurement.from_dict(sample) for sample in told["samples"])
+            period.samples.restore(MeasuredStep.from_dict(sample) for sample in told["samples"])
         if told["timed"] is not None:
             self._plan.learn(*told["timed"])
         if self._ranks.leads:
@@ -185,19 +141,19 @@ class Periods:
         self._tell_moved()
         self._decisions.learn(period.samples.measurements, period.steps)
         ended, applied = self._decisions.last, self._rates.effective()
-        samples, c_bar = period.samples.measurements, self._standing.position.c_bar
+        samples, c_bar = period.samples.measurements, self._account.position.c_bar
         if samples:
             self._log.measured(samples)
-        self._standing.take(period, figures, applied)
-        self._standing.periods = self._course.finished_periods
-        leapt = leap_words(c_bar, self._standing.position.c_bar, samples)
+        self._account.take(period, figures, applied)
+        self._account.periods = self._course.finished_periods
+        leapt = leap_words(c_bar, self._account.position.c_bar, samples)
         if leapt is not None and self._ranks.leads:
             _LOG.info("%s", leapt)
         if figures is not None:
             self._log.epoch(self._row(ended, applied))
         if not self._course.finished:
             self._decide(example=first_free)
-        known = self._standing.figures if figures is not None else UNKNOWN
+        known = self._account.figures if figures is not None else UNKNOWN
         self._record(known)
         if self.watcher is not None:
             self.watcher(known)
@@ -218,22 +174,22 @@ class Periods:
             batch_size=decision.batch_size,
             lr=decision.lr,
             lr_effective=applied,
-            seconds=self._recorder.seconds,
-            **self._counters() | self._standing.figures,
+            **self._counters() | self._account.figures,
         )
 
     def _counters(self) -> dict[str, Any]:
         """Return where the training stands, as rows and records have it."""
-        course, standing = self._course, self._standing
+        course, account = self._course, self._account
         return {
             "epoch": course.epoch,
             "progress": course.progress,
-            "c_bar": standing.position.c_bar,
-            "l_cum": standing.position.l_cum,
-            "steps": standing.steps,
-            "samples": standing.position.samples,
+            "c_bar": account.position.c_bar,
+            "l_cum": account.position.l_cum,
+            "steps": account.steps,
+            "samples": account.position.samples,
             "examples": course.examples,
-            "measuring_seconds": standing.measuring_seconds,
+            "measuring_seconds": account.measuring_seconds,
+            "seconds": account.seconds,
         }
 
     def _decide(self, example: int) -> None:

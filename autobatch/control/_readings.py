@@ -7,9 +7,9 @@ from typing import Any
 from autobatch._errors import AutoBatchError
 from autobatch._show import Shown, drawn
 from autobatch.beacons import BeaconLibrary
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.control._training import Training
-from autobatch.control.measuring import Measurement
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run import EpochRow
 from autobatch.control.settings import Settings
 from autobatch.control.steps import BatchPlan, Course
@@ -135,7 +135,7 @@ class Readings(Shown):
     @property
     def samples(self) -> int:
         """Measured steps that entered C̄ and L."""
-        return self._training.standing.position.samples
+        return self._training.account.position.samples
 
     @property
     def batch_size(self) -> int:
@@ -155,17 +155,26 @@ class Readings(Shown):
     @property
     def c_bar(self) -> float:
         """C̄_K at the last decision; NaN before the first measurement."""
-        return self._training.standing.position.c_bar
+        return self._training.account.position.c_bar
 
     @property
     def l_cum(self) -> float:
         """L_K at the last decision."""
-        return self._training.standing.position.l_cum
+        return self._training.account.position.l_cum
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, over restarts; set it where time was spent on the training elsewhere."""
+        return self._training.account.seconds
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._training.account.seconds = seconds
 
     @property
     def measuring_seconds(self) -> float:
         """Wall time that measuring had added at the last decision, eigenvalues included."""
-        return self._training.standing.measuring_seconds
+        return self._training.account.measuring_seconds
 
     @property
     def measuring_share_modelled(self) -> float | None:
@@ -178,7 +187,7 @@ class Readings(Shown):
         return self._training.decisions.last
 
     @property
-    def measurements(self) -> tuple[Measurement, ...]:
+    def measurements(self) -> tuple[MeasuredStep, ...]:
         """The measured steps of the last finished period."""
         return self._training.period.samples.measurements
 

@@ -2,13 +2,12 @@
 
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autobatch._plain import plain
 from autobatch.beacons import BeaconLibrary, Landscape
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.tracking import SafeLogger, make_logger
 
@@ -31,22 +30,19 @@ class Recorder:
             SafeLogger(make_logger(logger) if isinstance(logger, str) else logger) for logger in loggers
         )
         self._library = library
-        self._started = time.perf_counter()
-        self._last = (0, self._started)
+        self._last = (0, 0.0)
         self._advised: tuple[int, float | None, bool] | None = None
 
     def record(self, decision: DecisionRecord, figures: Mapping[str, float], **state: Any) -> None:
         """Give the loggers the record of a decision, or of the end of the training."""
         if not self._loggers:
             return
-        now, examples = time.perf_counter(), int(state["examples"])
+        examples, seconds = int(state["examples"]), float(state["seconds"])
         before, then = self._last
-        self._last = (examples, now)
-        seconds = now - self._started
+        self._last = (examples, seconds)
         region = self._region(state["progress"], state["c_bar"], state["l_cum"])
         record = {
             **state,
-            "seconds": seconds,
             "region_c": region[0],
             "region_l": region[1],
             "requested_batch_size": decision.requested_batch_size,
@@ -58,7 +54,7 @@ class Recorder:
             "changed": decision.changed,
             "reason": decision.reason,
             "limit": decision.limit,
-            "examples_per_second": (examples - before) / max(now - then, 1e-9) if examples > before else None,
+            "examples_per_second": (examples - before) / max(seconds - then, 1e-9) if examples > before else None,
             "measuring_share": state["measuring_seconds"] / seconds if examples else None,
             **figures,
         }
@@ -66,15 +62,9 @@ class Recorder:
         for logger in self._loggers:
             logger.log(known, examples)
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of the training so far, over restarts."""
-        return time.perf_counter() - self._started
-
     def resume(self, examples: int, seconds: float) -> None:
         """Tell the loggers that the training goes on from a checkpoint, after ``seconds`` of wall time."""
-        now = time.perf_counter()
-        self._started, self._last = now - seconds, (examples, now)
+        self._last = (examples, seconds)
         for logger in self._loggers:
             logger.resume(examples)
 

@@ -21,11 +21,10 @@ def state_of(training: Training) -> dict[str, Any]:
         "course": training.course.state_dict(),
         "period": training.period.state_dict(),
         "stopped": training.course.stopped,
-        "seconds": training.recorder.seconds,
         "decisions": training.decisions.state_dict(),
         "micro_batches": training.passage.micro.state_dict(),
         "measuring": training.measured.state_dict(),
-        **training.standing.state_dict(),
+        **training.account.state_dict(),
     }
 
 
@@ -52,19 +51,18 @@ def restore(training: Training, state: dict[str, Any]) -> None:
             raise CheckpointError(f"controller state: expected version {_VERSION}, got {state['version']!r}")
         _check_identity(state["identity"], training.identity())
         stopped = None if state["stopped"] is None else str(state["stopped"])
-        seconds = float(state["seconds"])
         training.course.load_state_dict(state["course"])
         training.period.load_state_dict(state["period"])
         training.decisions.load_state_dict(state["decisions"], training.course.waiting)
         training.passage.micro.load_state_dict(state["micro_batches"])
         training.measured.load_state_dict(state["measuring"])
-        training.standing.load_state_dict(state)
+        training.account.load_state_dict(state)
     except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"controller state is damaged: {error!r}") from None
     training.course.stopped = stopped
-    training.rewinding.leave(training.standing.periods)
+    training.rewinding.leave(training.account.periods)
     training.feed.break_off()
-    training.recorder.resume(training.course.examples, seconds)
+    training.recorder.resume(training.course.examples, training.account.seconds)
     training.log.resume(
         progress=training.course.progress,
         examples=training.course.examples,

@@ -1,13 +1,15 @@
 """The loop's steps: which batch each one trains, whether it is measured, and what becomes of one that fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError
-from autobatch.control._periods import Parts, Periods
+from autobatch._ranges import check_number, check_share
+from autobatch.control._parts import Parts
+from autobatch.control._periods import Periods
 from autobatch.control.batches import examples_in, part_of
 from autobatch.control.steps import Cut, Passing, Step
 
@@ -22,7 +24,7 @@ class Stepping:
 
     def __init__(self, parts: Parts, periods: Periods) -> None:
         self._ranks, self._course, self._period = parts.ranks, parts.course, parts.period
-        self._standing, self._decisions = parts.standing, parts.decisions
+        self._account, self._decisions = parts.account, parts.decisions
         self._passage, self._rates = parts.passage, parts.rates
         self._periods = periods
         self._advise = parts.advise
@@ -37,7 +39,7 @@ class Stepping:
     @property
     def steps(self) -> int:
         """Optimizer steps taken."""
-        return self._standing.steps + self._period.steps
+        return self._account.steps + self._period.steps
 
     def step(self, samples: int | Tensor | None, batch_dim: int) -> AbstractContextManager[Step]:
         """Return the context around one forward and backward pass, of a batch or of a part of one."""
@@ -53,8 +55,7 @@ class Stepping:
                 self._passage.accumulated(cut.examples, cut.start),
                 lr=self._rates.effective(),
                 measured=self._period.measured and (cut.full or self._advise),
-                finished=self._finish,
-                failed=self._fail,
+                trainer=self,
             )
         if (probe := self._passing.probe) is not None:
             probe.samples, probe.batch_dim = samples, batch_dim
@@ -92,8 +93,8 @@ class Stepping:
                 self._passage.sizes(cut.examples, cut.start),
                 lr=self._rates.effective(),
                 measured=measured,
-                finished=None,
-                failed=self._fail,
+                trainer=self,
+                in_micro_batches=True,
             )
             left = True
             try:
@@ -108,7 +109,7 @@ class Stepping:
             if not again:
                 break
             measured = False
-        self._finish(passing)
+        self.finish(passing)
 
     def hand_out(self) -> Cut | None:
         """Cut the next batch as the decision has it that holds there; None at the end of the epoch."""
@@ -125,12 +126,12 @@ class Stepping:
         self._break_off(self._passing)
         self._orphans = 0
 
-    def end(self, figures: Callable[[], dict[str, float | None]], *, stop: bool) -> dict[str, float | None]:
+    def end(self, given: Mapping[str, float | None], *, stop: bool) -> dict[str, float | None]:
         """Let the epoch be ended.
 
         Args:
-            figures: checks and returns what the loop gives of the epoch; of several ranks' the first's count, and where
-                they cannot be used, nothing is changed on any.
+            given: what the loop gives of the epoch; of several ranks' the first's count, and where they cannot be used,
+                nothing is changed on any.
             stop: whether the loop stops the training here.
 
         Returns:
@@ -138,13 +139,14 @@ class Stepping:
 
         Raises:
             AutoBatchError: a step is under way, or the training is finished.
+            ConfigError: a figure is no number, or outside its range.
         """
         course = self._course
         if course.stopped is not None and not course.running:
             course.refuse_finished()
 
         def first() -> dict[str, Any]:
-            return {"figures": figures(), "stopped": course.stopped or ("stopped by the loop" if stop else None)}
+            return {"figures": _checked(given), "stopped": course.stopped or ("stopped by the loop" if stop else None)}
 
         told = self._ranks.first_makes(first)
         if told["stopped"]:
@@ -184,7 +186,7 @@ class Stepping:
         self._decisions.apply(cut.decision, self._course.examples)
         return cut
 
-    def _fail(self, passing: Passing, error: BaseException) -> bool:
+    def fail(self, passing: Passing, error: BaseException) -> bool:
         """Deal with an error in a step: True where the batch is trained again."""
         if passing.in_micro_batches and self._passage.deals_with(passing, error):
             return True
@@ -203,12 +205,12 @@ class Stepping:
         if passing is not None and self._passing is passing:
             if passing.done and self._ranks.size == 1:  # several have not brought their gradients together
                 passing.measure()
-                self._finish(passing)
+                self.finish(passing)
             else:
                 passing.abandon()
                 self._forget(passing)
 
-    def _finish(self, passing: Passing) -> None:
+    def finish(self, passing: Passing) -> None:
         """Count a batch as trained."""
         self._passing = None
         self._rates.trained()
@@ -226,6 +228,16 @@ class Stepping:
                 self._period.samples.settle()
         self._course.done()
         self._period.batches += 1
+
+
+def _checked(given: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return what a loop gives of an epoch, as numbers in their ranges."""
+    return {
+        name: None if value is None else _CHECKS[name](value, f"end_epoch({name}=...)") for name, value in given.items()
+    }
+
+
+_CHECKS = {"val_loss": check_number, "val_error": check_share, "train_loss": check_number}
 
 
 def _parts(passing: Passing, batch: Any) -> Iterator[Any]:

@@ -10,19 +10,20 @@ from torch.optim import Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_kind, check_whole
+from autobatch.control._account import Account
 from autobatch.control._deciding import Decisions
 from autobatch.control._feed import Feed
-from autobatch.control._own_task import check_own_task, check_scouts_loop, loop_facts
-from autobatch.control._periods import Parts, Periods
+from autobatch.control._parts import Parts
+from autobatch.control._periods import Periods
 from autobatch.control._ranks import Ranks
 from autobatch.control._recorder import Recorder, told_at
-from autobatch.control._standing import Standing
 from autobatch.control._stepping import Stepping
 from autobatch.control.measuring import MeasureWithinBudget, Period
 from autobatch.control.rates import OptimizerRates, check_optimizer
 from autobatch.control.rewinding import Rewinding
 from autobatch.control.run import LoopConfig, LoopTask, RunLog, from_run
 from autobatch.control.settings import Settings
+from autobatch.control.settings._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
 
@@ -61,8 +62,11 @@ class Training(Parts):
         self.ranks = Ranks(settings.processes.group, device)
         if not self.advise:
             check_divisible(settings.batch_sizes, self.ranks.size, settings.plan.accumulation)
-        settings.measuring.check_ladder(settings.batch_sizes)
-        self.rates = OptimizerRates(optimizer)
+        settings.measuring.check_sketch(settings.batch_sizes)
+        together = settings.processes.measured == "global"
+        # Ranks that measure together must all go on doing so.
+        self.period = Period(self.measured, device, gives_up=self.ranks.size == 1 or not together)
+        self.rates = OptimizerRates(optimizer, self.period.took_step)
         self.course = Course(
             dataset_size,
             epochs,
@@ -76,7 +80,6 @@ class Training(Parts):
             )
         self.task = self._task()
         self._check_ranks()
-        together = settings.processes.measured == "global"
         self.passage = Passage(
             model,
             optimizer,
@@ -87,10 +90,7 @@ class Training(Parts):
             advise=self.advise,
         )
         self.rewinding = Rewinding(self.passage, self.ranks)
-        # Ranks that measure together must all go on doing so.
-        self.period = Period(self.measured, device, gives_up=self.ranks.size == 1 or not together)
-        self.rates.took_step = self.period.took_step
-        self.standing = Standing()
+        self.account = Account()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)
         planned = planned_epochs(settings.policy, self.task)
@@ -108,6 +108,7 @@ class Training(Parts):
         self.stepping = Stepping(self, self.periods)
         self.feed = Feed(self, self.stepping, device)
         self.periods.begin()
+        self.account.seconds = 0.0  # setting up is no part of training
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Go on with another model and optimizer."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata, trim_mean
 
-Floats = NDArray[np.float64]
+from autobatch._arrays import Floats
 
 LEVEL = 0.95
 """Share of cases that an interval is to cover."""

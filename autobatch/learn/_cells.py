@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from autobatch._arrays import Floats
 from autobatch._artefacts import find_artefact, found_again, portable
 from autobatch._errors import AutoBatchError
 from autobatch._files import naming_output, write_whole
@@ -32,7 +33,7 @@ from autobatch.cells import (
 from autobatch.cells import Plan as CellsPlan
 from autobatch.learn._many_tasks import ManyTasks, real_trainings
 from autobatch.learn._plan import LearningPlan
-from autobatch.learn._rollouts import Floats, Population
+from autobatch.learn._rollouts import Population
 from autobatch.training import load_task
 from autobatch.training._versions import code_version, software_versions
 from autobatch.training.recording import worker_arguments

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from autobatch.learn._rollouts import Envs, Floats, Population, Stage, Vectorised
+from autobatch._arrays import Floats
+from autobatch.learn._rollouts import Envs, Population, Stage, Vectorised
 from autobatch.policies.learned._network import HEADS, Actions, Network, parameter_count
 
 _FIRST_EPISODE = 1_000_000

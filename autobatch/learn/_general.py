@@ -8,10 +8,11 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.envs.steered import SteeredRuns
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn._cem import CemSettings, CrossEntropy
-from autobatch.learn._rollouts import Floats, Population
+from autobatch.learn._rollouts import JUDGING_SEED, Population
 from autobatch.policies.general import lead
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import HEADS, Network, parameter_count
@@ -28,7 +29,6 @@ HIDDEN: tuple[int, ...] = ()
 SEARCH = CemSettings(population=96, episodes=16, elite=0.15, deviation=3.0, extra=3.0)
 """Settings of the search; episodes differ by task far more than policies do, so each policy plays many."""
 
-_JUDGING_SEED = 2**40
 _TOGETHER = 1536
 
 
@@ -138,7 +138,7 @@ def learn_general(
     judge = SteeredArena(settings)
     sizes = network.sizes
     both = np.stack([np.zeros(parameter_count(sizes)), network.flat().astype(np.float64)])
-    seeds = range(_JUDGING_SEED, _JUDGING_SEED + judged)
+    seeds = range(JUDGING_SEED, JUDGING_SEED + judged)
     returns, _ = judge.play(Population(both, sizes, "steered"), seeds)
     names = tuple(settings.envs[index] for index in judge.tasks)
     seen = tuple((float(low), float(high)) for low, high in zip(judge.lowest, judge.highest, strict=True))

@@ -9,10 +9,13 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
+from autobatch._arrays import Floats
 from autobatch.policies.learned._network import HEADS, Actions, cut
 
-Floats = NDArray[np.float64]
 Envs = VectorEnv[Any, Any, Any]
+JUDGING_SEED = 2**40
+"""First seed of the episodes that policies are compared on; no learning comes that far."""
+
 Choose = Callable[[NDArray[np.float32], NDArray[np.intp]], NDArray[np.int64]]
 """Takes observations, shape (n, size), and which policy each is for, shape (n,); returns n actions."""
 

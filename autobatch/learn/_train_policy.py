@@ -25,7 +25,7 @@ from autobatch.learn._cells import EpisodeCells
 from autobatch.learn._cem import CemSettings, CrossEntropy
 from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
-from autobatch.learn._rollouts import Envs, Population, episode_returns
+from autobatch.learn._rollouts import JUDGING_SEED, Envs, Population, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
 from autobatch.policies import load_policy_spec, make_policy
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
@@ -37,8 +37,6 @@ from autobatch.training._versions import software_versions
 
 PLAN, PROGRESS, CHECKPOINT, EPISODES = "plan.json", "progress.csv", "cem.safetensors", "episodes"
 
-_JUDGING_SEED = 2**40
-"""First seed of the episodes that policies are compared on; no learning comes that far."""
 _KEPT_EVERY_SECONDS = 5.0
 _BATCHED = 64
 """Sub-environments of a surrogate for algorithms that learn from single steps."""
@@ -399,7 +397,7 @@ def _cem_settings(plan: LearningPlan) -> CemSettings:
 def _judged(plan: LearningPlan, envs: Envs | EpisodeCells, network: Network) -> float:
     """Return a network's mean return on episodes that nothing was trained on, the same for all seeds."""
     episodes = 128 if plan.on == "surrogate" else 4
-    seeds = range(_JUDGING_SEED, _JUDGING_SEED + episodes)
+    seeds = range(JUDGING_SEED, JUDGING_SEED + episodes)
     if isinstance(envs, EpisodeCells):
         population = Population(network.flat()[None], network.sizes, network.actions)
         return float(envs.play(population, seeds)[0].mean())

@@ -10,7 +10,7 @@ from autobatch._files import seen_in
 from autobatch._ranges import check_path
 from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
-from autobatch.control import DecisionRecord, Measurement
+from autobatch.control import DecisionRecord, MeasuredStep
 from autobatch.control.measuring import FEW, leap_words
 from autobatch.control.run import EPOCHS, SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config, load_measurements
 from autobatch.policies import make_policy, planned_epochs, policy_kind
@@ -72,7 +72,7 @@ class RunRecord(Shown):
     library: BeaconLibrary | None
     scouting: Scouting | None = None
     scouts: tuple[RunScout, ...] = ()
-    measurements: Sequence[Measurement] = ()
+    measurements: Sequence[MeasuredStep] = ()
     forks: Sequence[ForkRecord] = ()
 
     def __repr__(self) -> str:

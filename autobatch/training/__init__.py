@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
-    from autobatch.control.run import (
-        EpochRow,
-        Summary,
-        load_decisions,
-        load_epochs,
-        load_summary,
-    )
+    from autobatch.control.run import EpochRow, Summary, load_decisions, load_epochs, load_summary
     from autobatch.training._calibrate import calibrate, device_kind
     from autobatch.training._experiment import ExperimentSpec, load_experiment, override, resolve
     from autobatch.training._run import RunConfig, RunInfo, RunObserver, load_run_config

@@ -110,7 +110,7 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimiz
     )
 
 
-def check_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
+def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
     """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed."""
     if task.optimizer.name == "natural-gradient":
         model = build_task_model(task, data, trust_code=trust_code)
@@ -329,9 +329,16 @@ def divergence(train_loss: float, validation_loss: float, num_classes: int) -> s
     """
     if not math.isfinite(train_loss):
         return f"the training loss became {train_loss}"
+    if (seen := explosion(train_loss, num_classes)) is not None:
+        return seen
+    if not math.isfinite(validation_loss):
+        return f"the validation loss became {validation_loss}"
+    return None
+
+
+def explosion(train_loss: float, num_classes: int) -> str | None:
+    """Say whether an epoch's training loss is far above that of guessing among ``num_classes``; None where not."""
     limit = EXPLODED * math.log(max(num_classes, 2))
     if train_loss > limit:
         return f"the training loss of {train_loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing"
-    if not math.isfinite(validation_loss):
-        return f"the validation loss became {validation_loss}"
     return None

@@ -1,9 +1,8 @@
 """A training in memory, epoch by epoch: what a run keeps on disk, and what an environment or a branch run steers."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -48,14 +47,12 @@ class TrialState:
         tensors: model and optimizer tensors by prefixed name, on the CPU.
         controller: the controller's state.
         kept: what it may go back to.
-        seconds: training time so far.
         stopped_because: ``"finished"`` while nothing has gone wrong.
     """
 
     tensors: Mapping[str, Tensor]
     controller: dict[str, Any]
     kept: dict[str, Any]
-    seconds: float
     stopped_because: str
 
 
@@ -91,22 +88,11 @@ class Trial:
         assert chosen is not None
         self.controller = _controller(config, self.engine, chosen, library, costs)
         self.stopped_because = FINISHED
-        # Setting up (data, model, a policy's landscape) is not training; every decision from here on is.
-        self._started = time.perf_counter()
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or the training has diverged."""
         return self.controller.finished
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of training, measuring and validation so far; what comes between two epochs counts."""
-        return time.perf_counter() - self._started
-
-    @seconds.setter
-    def seconds(self, value: float) -> None:
-        self._started = time.perf_counter() - value
 
     def decide(
         self, batch_size: int, lr: float, reason: str = "chosen by hand", factor: float | None = None
@@ -147,11 +133,7 @@ class Trial:
         )
         if seen is not None:
             self.stopped_because = f"diverged: {seen}"
-        return self.timed(controller.rows[-1])
-
-    def timed(self, row: EpochRow) -> EpochRow:
-        """Return the figures of the last epoch with the time that has gone by until now."""
-        return replace(row, seconds=self.seconds)
+        return controller.rows[-1]
 
     def state(self) -> TrialState:
         """Return a copy of where the training stands, between two epochs."""
@@ -160,7 +142,6 @@ class Trial:
             snapshot(self.engine.model, optimizer),
             self.controller.state_dict(),
             self.controller.kept,
-            self.seconds,
             self.stopped_because,
         )
 
@@ -170,7 +151,6 @@ class Trial:
         self.controller.load_state_dict(state.controller)
         self.controller.kept = state.kept
         self.stopped_because = state.stopped_because
-        self.seconds = state.seconds
 
 
 class _ByHand:

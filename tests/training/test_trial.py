@@ -113,11 +113,11 @@ def test_a_decision_of_before_the_cut_holds_after_it() -> None:
 def test_seconds_go_back_with_the_training() -> None:
     trial = make()
     trial.epoch()
-    trial.seconds = 100.0
+    trial.controller.seconds = 100.0
     state = trial.state()
     trial.epoch()
     trial.restore(state)
-    assert 100.0 <= trial.seconds < 110.0
+    assert 100.0 <= trial.controller.seconds < 110.0
     assert trial.epoch().seconds > 100.0
 
 

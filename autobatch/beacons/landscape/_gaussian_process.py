@@ -4,7 +4,8 @@ import warnings
 
 import numpy as np
 
-from autobatch.beacons.landscape._points import Axes, Floats, Points
+from autobatch._arrays import Floats
+from autobatch.beacons.landscape._points import Axes, Points
 
 
 class GaussianProcessSurface:

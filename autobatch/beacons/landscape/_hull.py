@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from autobatch.beacons.landscape._points import Floats
+from autobatch._arrays import Floats
 
 
 class KnownPart:

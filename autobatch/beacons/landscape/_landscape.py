@@ -7,12 +7,13 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError, near_names
 from autobatch.beacons._library import BeaconLibrary
 from autobatch.beacons.landscape._gaussian_process import GaussianProcessSurface
 from autobatch.beacons.landscape._hull import KnownPart, distance_to_hull
 from autobatch.beacons.landscape._nearest import NearestSurface
-from autobatch.beacons.landscape._points import Axes, Floats, Points, landscape_points, log_plane
+from autobatch.beacons.landscape._points import Axes, Points, landscape_points, log_plane
 from autobatch.beacons.landscape._prediction import Prediction
 from autobatch.beacons.landscape._region import OptimumRegion
 

@@ -5,10 +5,11 @@ from typing import get_args
 
 import numpy as np
 
+from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
 from autobatch.beacons._library import BeaconLibrary
 from autobatch.beacons.landscape._landscape import Rule, fit_surface
-from autobatch.beacons.landscape._points import Axes, Floats, Points, landscape_points, modelled
+from autobatch.beacons.landscape._points import Axes, Points, landscape_points, modelled
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from autobatch.beacons.landscape._points import Axes, Floats, Points
+from autobatch._arrays import Floats
+from autobatch.beacons.landscape._points import Axes, Points
 
 NEIGHBOURS = 5
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError, LibraryError
 from autobatch.beacons._beacon import Beacon
 from autobatch.beacons._journey import standing
 from autobatch.beacons._library import BeaconLibrary
-
-Floats = NDArray[np.float64]
 
 # Cross-entropy in float32 does not resolve less; a loss of exactly 0 has no logarithm.
 _LEAST_LOSS = 1e-6

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autobatch.beacons.landscape._points import Floats
+from autobatch._arrays import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autobatch.beacons.landscape._points import Floats, log_plane
+from autobatch._arrays import Floats
+from autobatch.beacons.landscape._points import log_plane
 from autobatch.beacons.landscape._prediction import Prediction
 
 

@@ -7,11 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch.beacons._columns import END_TOLERANCE
 from autobatch.beacons._journey import Standing
 from autobatch.beacons._library import BeaconLibrary
-from autobatch.beacons.landscape import Floats, Landscape
+from autobatch.beacons.landscape import Landscape
 from autobatch.beacons.predict._forecast import ORIGIN, Place, forecast
 from autobatch.beacons.predict._held_out import HeldOut, HeldOutRuns, first_progress, held_out_runs
 from autobatch.beacons.predict._points import figure_points, predictable_figures

@@ -8,11 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
 from autobatch.beacons._beacon import Beacon
 from autobatch.beacons._journey import standing
 from autobatch.beacons._library import BeaconLibrary
-from autobatch.beacons.landscape import Floats, Landscape, Rule, landscape_points, modelled
+from autobatch.beacons.landscape import Landscape, Rule, landscape_points, modelled
 from autobatch.beacons.predict._points import pooled_variance
 from autobatch.beacons.predict._rule import Evidence, Run, gather
 

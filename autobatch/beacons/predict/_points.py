@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from autobatch._arrays import Floats
 from autobatch.beacons._library import BeaconLibrary
-from autobatch.beacons.landscape import Floats, Points, landscape_points, modelled
+from autobatch.beacons.landscape import Points, landscape_points, modelled
 
 FINAL_FIGURES = ("validation_loss", "validation_error", "test_error")
 """Final figures that can be predicted, where a library has them."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch.beacons._library import BeaconLibrary
-from autobatch.beacons.landscape import Floats
 from autobatch.beacons.landscape._leave_one_out import _rank_correlation
 from autobatch.beacons.predict._held_out import HeldOut, HeldOutRuns, first_progress, held_out_runs
 

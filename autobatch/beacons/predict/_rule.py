@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.beacons._library import BeaconLibrary
-from autobatch.beacons.landscape import Floats, Landscape, modelled
+from autobatch.beacons.landscape import Landscape, modelled
 from autobatch.beacons.predict._forecast import Place, forecast
 
 Run = tuple[Place, int, float]

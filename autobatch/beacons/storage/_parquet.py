@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from autobatch._errors import LibraryError, near_names
+from autobatch._errors import LibraryError, first_line, near_names
 from autobatch._remote import Place, Remote
 from autobatch.beacons._columns import Column
 from autobatch.beacons._info import LibraryInfo
@@ -165,7 +165,7 @@ def untrusted_table(
         schema = file.schema_arrow
         unpacked = sum(file.metadata.row_group(group).total_byte_size for group in range(groups))
     except Exception as error:
-        raise LibraryError(f"not a readable Parquet file (truncated or damaged?): {_first_line(error)}") from None
+        raise LibraryError(f"not a readable Parquet file (truncated or damaged?): {first_line(error)}") from None
     if rows > _MOST_ROWS or unpacked > _MOST_BYTES:
         raise LibraryError(f"claims {rows} rows and {unpacked} bytes, more than any beacon library holds")
     columns = check(schema, metadata)
@@ -173,7 +173,7 @@ def untrusted_table(
         table = file.read(columns=list(columns), use_threads=False)
         table.validate(full=True)
     except Exception as error:
-        raise LibraryError(f"the rows are damaged: {_first_line(error)}") from None
+        raise LibraryError(f"the rows are damaged: {first_line(error)}") from None
     return metadata, table
 
 
@@ -212,7 +212,3 @@ def column_arrays(table: Any, columns: Sequence[Column]) -> dict[str, NDArray[An
             np.array(values.to_pylist(), dtype=object) if column.kind == "string" else values.to_numpy()
         )
     return arrays
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

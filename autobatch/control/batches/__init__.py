@@ -5,23 +5,10 @@ In come a seed, a number of examples and a batch size; out go the indices of eve
 """
 
 from autobatch._steps import steps_per_epoch
-from autobatch.control.batches._batches import (
-    batch_bounds,
-    full_steps_per_epoch,
-    permutation,
-)
-from autobatch.control.batches._nested import (
-    examples_in,
-    part_of,
-)
-from autobatch.control.batches._sampler import (
-    PlannedBatchSampler,
-    rebatched,
-)
-from autobatch.control.batches._seeds import (
-    derive_generator,
-    derive_seed,
-)
+from autobatch.control.batches._batches import batch_bounds, full_steps_per_epoch, permutation
+from autobatch.control.batches._nested import examples_in, part_of
+from autobatch.control.batches._sampler import PlannedBatchSampler, rebatched
+from autobatch.control.batches._seeds import derive_generator, derive_seed
 
 __all__ = [
     "PlannedBatchSampler",

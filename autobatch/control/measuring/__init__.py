@@ -4,11 +4,7 @@ In come a measuring plan, the time that steps take and gradients of single examp
 decision period. Open ``_period.py`` first.
 """
 
-from autobatch.control.measuring._budget import (
-    BUDGET,
-    FLOOR,
-    MeasureWithinBudget,
-)
+from autobatch.control.measuring._budget import BUDGET, FLOOR, MeasureWithinBudget
 from autobatch.control.measuring._leaps import FEW, leap_words
 from autobatch.control.measuring._measuring import (
     INTERVAL,
@@ -20,15 +16,9 @@ from autobatch.control.measuring._measuring import (
     check_interval,
     stretches,
 )
-from autobatch.control.measuring._memory import (
-    is_out_of_memory,
-    saved_tensors,
-)
+from autobatch.control.measuring._memory import is_out_of_memory, saved_tensors
 from autobatch.control.measuring._period import Period
-from autobatch.control.measuring._samples import (
-    Measurement,
-    gradient_moments,
-)
+from autobatch.control.measuring._samples import MeasuredStep, gradient_moments
 
 __all__ = [
     "BUDGET",
@@ -38,7 +28,7 @@ __all__ = [
     "MeasureAsked",
     "MeasureAtInterval",
     "MeasureWithinBudget",
-    "Measurement",
+    "MeasuredStep",
     "MeasuringPlan",
     "NeverMeasure",
     "Period",

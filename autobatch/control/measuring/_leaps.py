@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from autobatch.control.measuring._samples import Measurement
+from autobatch.control.measuring._samples import MeasuredStep
 
 LEAP = 30.0
 """Factor between two positions from which C̄ is said to have leapt; early in a training it rises tenfold an epoch."""
@@ -12,7 +12,7 @@ FEW = 5
 """Measured steps below which a C̄ is said to rest on few."""
 
 
-def leap_words(before: float, after: float, samples: Sequence[Measurement]) -> str | None:
+def leap_words(before: float, after: float, samples: Sequence[MeasuredStep]) -> str | None:
     """Say what has made C̄ leap within a period with these measured steps; None where it has not."""
     usable = [sample for sample in samples if sample.usable]
     if not usable or not (math.isfinite(after) and before > 0.0 and after >= LEAP * before):

@@ -104,22 +104,18 @@ class MeasuringPlan:
         """Restore what ``state_dict`` returned, after ``reset``."""
 
 
-class NeverMeasure(MeasuringPlan):
-    """Measure nothing, whatever is asked for."""
-
-    measures = False
-
-    def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
-        """Return no step."""
-        return ()
-
-
 class MeasureAsked(MeasuringPlan):
     """Measure the steps that the policy asks for, and no others."""
 
     def choose(self, batch_size: int, steps: int, full_steps: int, *, changed: bool) -> tuple[int, ...]:
         """Return no step."""
         return ()
+
+
+class NeverMeasure(MeasureAsked):
+    """Measure nothing, whatever is asked for."""
+
+    measures = False
 
 
 class MeasureAtInterval(MeasuringPlan):

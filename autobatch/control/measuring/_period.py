@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autobatch._errors import CheckpointError
 from autobatch.control.measuring._measuring import INTERVAL, MeasuringPlan, at_interval, middles, stretches
-from autobatch.control.measuring._samples import Measurement, Samples
+from autobatch.control.measuring._samples import MeasuredStep, Samples
 from autobatch.control.measuring._timing import EpochTimer
 from autobatch.fisher import SpectralPosition
 
@@ -156,7 +156,7 @@ class Period:
         """Restore what ``state_dict`` returned; a period that was being timed goes on untimed."""
         steps, chosen, last = int(state["steps"]), state["chosen"], state["last_batch_size"]
         batches = int(state.get("batches", steps))  # versions before counted batches as steps
-        samples = [Measurement.from_dict(sample) for sample in state["samples"]]
+        samples = [MeasuredStep.from_dict(sample) for sample in state["samples"]]
         if min(steps, batches) < 0 or (chosen is None and (steps or batches or samples)):
             raise CheckpointError(f"controller state is damaged: {steps} steps of a period that has not begun")
         for own in samples:

@@ -12,8 +12,7 @@ import torch
 from autobatch._errors import AutoBatchError, MeasureError, behind
 from autobatch._plain import Plain
 from autobatch.control.measuring._memory import is_out_of_memory
-from autobatch.fisher import FisherProbe, GradientMoments, half_cosine, squared_rows
-from autobatch.fisher import Measurement as Measured
+from autobatch.fisher import FisherProbe, GradientMoments, Measurement, half_cosine, squared_rows
 
 HELD_BYTES = 64 * 1024**2
 """Bytes of Gram matrices that wait for the end of an epoch; where there are more, they are decomposed at once."""
@@ -23,7 +22,7 @@ _LOG = logging.getLogger("autobatch")
 
 
 @dataclass(frozen=True)
-class Measurement(Plain):
+class MeasuredStep(Plain):
     """One measured step.
 
     Attributes:
@@ -59,7 +58,7 @@ class Measurement(Plain):
         return math.isfinite(self.condition_number) and math.isfinite(self.trace)
 
 
-def gradient_moments(measurements: Sequence[Measurement]) -> GradientMoments | None:
+def gradient_moments(measurements: Sequence[MeasuredStep]) -> GradientMoments | None:
     """Return what a period's samples tell of the gradients.
 
     Args:
@@ -88,7 +87,7 @@ def gradient_moments(measurements: Sequence[Measurement]) -> GradientMoments | N
 
 @dataclass(frozen=True)
 class _Pending:
-    measured: Measured
+    measured: Measurement
     epoch: int
     step: int
     batch_size: int
@@ -115,7 +114,7 @@ class Samples:
         self._gives_up = gives_up
         self._held_bytes = held_bytes
         self._pending: list[_Pending] = []
-        self._done: list[Measurement] = []
+        self._done: list[MeasuredStep] = []
         self._told = False
 
     def clear(self) -> None:
@@ -211,17 +210,17 @@ class Samples:
             batch_size,
         )
 
-    def restore(self, measurements: Iterable[Measurement]) -> None:
+    def restore(self, measurements: Iterable[MeasuredStep]) -> None:
         """Put decomposed samples in place of what is held."""
         self._pending, self._done = [], list(measurements)
 
     @property
-    def measurements(self) -> tuple[Measurement, ...]:
+    def measurements(self) -> tuple[MeasuredStep, ...]:
         """The samples that are decomposed."""
         return tuple(self._done)
 
 
-def _decomposed(pending: _Pending) -> Measurement:
+def _decomposed(pending: _Pending) -> MeasuredStep:
     start = time.perf_counter()
     gram = pending.measured.gram()
     if pending.exact and len(gram) != pending.batch_size:
@@ -233,7 +232,7 @@ def _decomposed(pending: _Pending) -> Measurement:
         )
     finite = bool(torch.isfinite(gram).all())
     spectrum = pending.measured.spectrum() if finite else None
-    return Measurement(
+    return MeasuredStep(
         epoch=pending.epoch,
         step=pending.step,
         batch_size=len(gram),

@@ -13,11 +13,7 @@ from autobatch.control.rates._rates import (
     constant_schedule,
     steered_schedule,
 )
-from autobatch.control.rates._rules import (
-    GradientNoise,
-    LearningRateRule,
-    RuleName,
-)
+from autobatch.control.rates._rules import GradientNoise, LearningRateRule, RuleName
 
 __all__ = [
     "STEERED",

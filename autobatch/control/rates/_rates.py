@@ -62,12 +62,13 @@ class OptimizerRates:
 
     Args:
         optimizer: any optimizer whose groups have ``lr``. A controller that had it before is relieved of it.
+        took_step: called after each of its steps, with what says on its device whether the step was skipped.
 
     Raises:
         ConfigError: a group has no learning rate, or one that is negative or not finite, or it takes no hooks.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, took_step: Callable[[Tensor | None], None] = lambda skipped: None) -> None:
         _check_groups(optimizer)
         # A scheduler with a warm-up may start at 0; what it multiplies is in initial_lr.
         first = optimizer.param_groups[0]
@@ -79,8 +80,7 @@ class OptimizerRates:
         self._applied: list[dict[str, Any]] = []
         self._entered = self._in_closure = self._trained = False
         self._nested = 0
-        self.took_step: Callable[[Tensor | None], None] = lambda _: None
-        """Called after each step of the optimizer, with what says on its device whether the step was skipped."""
+        self._took_step = took_step
         self._take(optimizer)
 
     def move(self, optimizer: Optimizer) -> None:
@@ -195,7 +195,7 @@ class OptimizerRates:
         else:
             self._restore(changed_inside=True)
             # A GradScaler leaves it to fused optimizers to skip a step, and does not call the others.
-            self.took_step(getattr(self._optimizer, "found_inf", None))
+            self._took_step(getattr(self._optimizer, "found_inf", None))
 
     def leave(self) -> None:
         """Take the factor away where the step has raised."""

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import write_whole
 from autobatch._plain import Plain, plain
-from autobatch.control._decisions import DecisionRecord
-from autobatch.control.measuring import Measurement
+from autobatch.control._decision_record import DecisionRecord
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run._files import read_lines, read_whole
 
 CONFIG = "config.yaml"
@@ -205,9 +205,9 @@ def load_decisions(out: Path) -> list[DecisionRecord]:
     return _rows(out / DECISIONS, DecisionRecord.from_dict)
 
 
-def load_measurements(out: Path) -> list[Measurement]:
+def load_measurements(out: Path) -> list[MeasuredStep]:
     """Return the measured steps of the run in ``out``, as ``load_epochs`` does its epochs."""
-    return _rows(out / MEASUREMENTS, Measurement.from_dict)
+    return _rows(out / MEASUREMENTS, MeasuredStep.from_dict)
 
 
 def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> list[Row]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autobatch.control._decisions import DecisionRecord
-from autobatch.control.measuring import Measurement
+from autobatch.control._decision_record import DecisionRecord
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run._files import append_lines, write_lines
 from autobatch.control.run._records import (
     DECISIONS,
@@ -77,7 +77,7 @@ class RunFiles:
         else:
             self._write(lambda out: append_lines(out / DECISIONS, [decision.to_dict()]))
 
-    def measured(self, samples: Iterable[Measurement]) -> None:
+    def measured(self, samples: Iterable[MeasuredStep]) -> None:
         """Take down the measured steps of a period."""
         rows = [sample.to_dict() for sample in samples]
         self._write(lambda out: append_lines(out / MEASUREMENTS, rows))

@@ -63,7 +63,7 @@ class Measuring:
         """Return what an argument stands for: the settings, or only which steps are measured."""
         return given if isinstance(given, Measuring) else cls(steps=given)
 
-    def check_ladder(self, batch_sizes: Sequence[int]) -> None:
+    def check_sketch(self, batch_sizes: Sequence[int]) -> None:
         """Refuse a sketch that is too small for a batch.
 
         Args:

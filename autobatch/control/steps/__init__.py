@@ -4,19 +4,10 @@ In come the loop's batches and its backward passes; out goes one gradient of the
 ``_step.py`` first.
 """
 
-from autobatch.control.steps._course import (
-    Course,
-    Cut,
-)
+from autobatch.control.steps._course import Course, Cut
 from autobatch.control.steps._passage import Passage, least_examples
-from autobatch.control.steps._plan import (
-    BatchPlan,
-    check_divisible,
-)
-from autobatch.control.steps._step import (
-    Passing,
-    Step,
-)
+from autobatch.control.steps._plan import BatchPlan, check_divisible
+from autobatch.control.steps._step import Passing, Step
 
 __all__ = [
     "BatchPlan",

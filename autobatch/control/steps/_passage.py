@@ -1,7 +1,7 @@
 """How a rank's share of a batch goes through the model: split, measured, synchronised, repeated."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import is_out_of_memory, saved_tensors, stretches
 from autobatch.control.steps._course import Cut
 from autobatch.control.steps._plan import BatchPlan, MicroBatches
-from autobatch.control.steps._step import Passing
+from autobatch.control.steps._step import Passing, Trainer
 from autobatch.fisher import FisherProbe
 from autobatch.optim import FisherOptimizer, observing
 
@@ -115,8 +115,8 @@ class Passage:
         *,
         lr: float,
         measured: bool,
-        finished: Callable[[Passing], None] | None,
-        failed: Callable[[Passing, BaseException], bool],
+        trainer: Trainer,
+        in_micro_batches: bool = False,
     ) -> Passing:
         """Make the passing of a batch.
 
@@ -125,8 +125,8 @@ class Passage:
             sizes: its parts on this rank.
             lr: effective learning rate of the step.
             measured: whether it is to be measured.
-            finished: called after the last part; None in a loop over micro-batches.
-            failed: called when a part raised; returns whether the error is dealt with.
+            trainer: is told when the last part is done, and when one has raised.
+            in_micro_batches: whether a loop over micro-batches sees to the end of the batch.
 
         Returns:
             The passing.
@@ -134,7 +134,7 @@ class Passage:
         Raises:
             AutoBatchError: the plan splits batches, and this is no loop over micro-batches.
         """
-        if finished is not None and self._plan.splits:
+        if not in_micro_batches and self._plan.splits:
             raise AutoBatchError(
                 "BatchPlan: micro_batch and bn_batch split batches: put the step into "
                 "`for part in controller.micro_batches(batch)`"
@@ -150,8 +150,8 @@ class Passage:
             probe=probe,
             lr=lr,
             unweighted=self._tell_weight,
-            finished=finished,
-            failed=failed,
+            trainer=trainer,
+            in_micro_batches=in_micro_batches,
         )
 
     def begin_batch(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -42,6 +42,17 @@ class Step:
             loss.backward()  # type: ignore[no-untyped-call]
 
 
+class Trainer(Protocol):
+    """What a batch is trained by, and counted: the controller's ``Stepping``."""
+
+    def finish(self, passing: "Passing") -> None:
+        """Count a batch as trained."""
+
+    def fail(self, passing: "Passing", error: BaseException) -> bool:
+        """Deal with an error in a step: True where the batch is trained again."""
+        ...
+
+
 class Passing:
     """A batch in training; the context manager around each of its parts' forward and backward pass.
 
@@ -53,8 +64,8 @@ class Passing:
         probe: what measures the batch; None where it is not measured.
         lr: effective learning rate of the step.
         unweighted: called where a part that needs its weight had no ``step.backward``.
-        finished: called after the last part; None in a loop over micro-batches, which sees to that itself.
-        failed: called when a part raised; returns whether the error is dealt with.
+        trainer: is told when the last part is done, and when one has raised.
+        in_micro_batches: whether a loop over micro-batches sees to the end of the batch.
     """
 
     def __init__(
@@ -67,8 +78,8 @@ class Passing:
         probe: FisherProbe | None,
         lr: float,
         unweighted: Callable[[], None],
-        finished: Callable[["Passing"], None] | None,
-        failed: Callable[["Passing", BaseException], bool],
+        trainer: Trainer,
+        in_micro_batches: bool,
     ) -> None:
         self.cut = cut
         self.sizes = sizes
@@ -80,17 +91,12 @@ class Passing:
         self.measured = probe is not None
         self._contexts = contexts
         self._unweighted = unweighted
-        self._finished = finished
-        self._failed = failed
+        self._trainer = trainer
+        self.in_micro_batches = in_micro_batches
         self._stack = ExitStack()
         self.inside = False
         """Whether a part is on its way."""
         self._backward = False
-
-    @property
-    def in_micro_batches(self) -> bool:
-        """Whether a loop over micro-batches sees to the end of the batch."""
-        return self._finished is None
 
     @property
     def done(self) -> bool:
@@ -124,14 +130,14 @@ class Passing:
         self._stack.__exit__(kind, error, traceback)
         if error is not None:
             self.abandon()
-            self.given_up = self._failed(self, error)
+            self.given_up = self._trainer.fail(self, error)
             return self.given_up
         if self.weights[self.part] != 1.0 and not self._backward:
             self._refuse_plain_backward()
         self.part += 1
-        if self.done and self._finished is not None:
+        if self.done and not self.in_micro_batches:
             self.measure()
-            self._finished(self)
+            self._trainer.finish(self)
         elif self.probe is not None:  # what lies between two parts is not watched
             self.probe.pause()
         return False
@@ -173,12 +179,12 @@ class Passing:
         self.probe = None
 
     def _refuse_plain_backward(self) -> None:
-        if self._finished is not None:  # a framework's loop may have left out the backward pass
+        if not self.in_micro_batches:  # a framework's loop may have left out the backward pass
             self._unweighted()
             return
         self.abandon()
         refusal = AutoBatchError(
             "a part of a batch needs step.backward(loss) in place of loss.backward(): it scales the part's loss"
         )
-        self._failed(self, refusal)
+        self._trainer.fail(self, refusal)
         raise refusal

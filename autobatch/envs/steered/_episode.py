@@ -17,7 +17,7 @@ from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_pl
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.training import EpochRow
 from autobatch.training._trial import Trial
-from autobatch.training.running._scouting import train_scout
+from autobatch.training.running._scout_runs import train_scout
 
 
 @dataclass(frozen=True, eq=False)

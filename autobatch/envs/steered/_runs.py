@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.envs._reward import LogGain
 from autobatch.envs.steered._actions import as_parts, steered_masks
 from autobatch.envs.steered._varied import Variation, varied
 from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State
 from autobatch.envs.surrogate._load import load_steered
 from autobatch.envs.surrogate._settings import SteeredSettings
-from autobatch.envs.surrogate._side_by_side import Flags, Floats, Info, Rows, Runs, Step
+from autobatch.envs.surrogate._side_by_side import Flags, Info, Rows, Runs, Step
 from autobatch.policies import Scout, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
 

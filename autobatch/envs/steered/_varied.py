@@ -4,12 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.policies import TaskInfo
 from autobatch.policies.steer._search import start_without_scouts
-
-Floats = NDArray[np.float64]
 
 _SHORTEST = 0.5
 _OVERHEAD = (-2.0, 9.0)

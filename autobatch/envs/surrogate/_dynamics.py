@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch.beacons import BeaconLibrary, Branches
 from autobatch.control import steps_per_epoch
@@ -23,11 +24,10 @@ from autobatch.envs.surrogate._scatter import Hazard, Scatter, limited
 from autobatch.policies import Moves, ObservationBatch, ObservationView, Quality, TaskInfo
 from autobatch.policies.view import EpochCosts, reference_rung
 
-Floats = NDArray[np.float64]
 Rungs = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-UNITS = ("modelled", "examples", "flops")
+MODELLED_UNITS = ("modelled", "examples", "flops")
 """Cost units of a surrogate; real seconds are not to be had."""
 
 MEMBERS = 5
@@ -200,7 +200,7 @@ class Dynamics:
         if unit in {"examples", "flops"}:
             return np.full(len(self._sizes), float(self.task.train_size))
         if unit != "modelled":
-            raise ConfigError(f"cost: a surrogate knows {', '.join(UNITS)}, not {unit!r}")
+            raise ConfigError(f"cost: a surrogate knows {', '.join(MODELLED_UNITS)}, not {unit!r}")
         if self.task.costs is None:
             raise ConfigError(
                 f"cost: the library of '{self.task.name}' has no cost table, so 'modelled' seconds are not known; "

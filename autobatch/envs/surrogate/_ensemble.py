@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.envs.surrogate._law import INPUTS
 
-Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 OUTPUTS = 5

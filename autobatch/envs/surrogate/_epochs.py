@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
 from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
 from autobatch.control import steps_per_epoch
 from autobatch.envs.surrogate._law import Scale
 from autobatch.policies import TaskInfo
 
-Floats = NDArray[np.float64]
 Recorded = tuple[Mapping[str, Any], bool]
 
 FIGURES = ("validation_loss", "train_loss", "validation_error")

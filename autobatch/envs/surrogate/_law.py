@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.control import steps_per_epoch
 from autobatch.policies import TaskInfo
-
-Floats = NDArray[np.float64]
 
 _FORGETTING = np.array([0.01, 0.03, 0.1, 0.3, 1.0])
 """Intrinsic times in which an average forgets, relative to that of the best beacon's whole training."""

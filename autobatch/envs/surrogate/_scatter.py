@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from autobatch._arrays import Floats
 from autobatch.envs.surrogate._ensemble import OUTPUTS, Singles
 from autobatch.envs.surrogate._epochs import Epochs
-
-Floats = NDArray[np.float64]
 
 _MOST = 1.5
 """Most that an epoch may depart by, in natural logarithms."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, TypedDict
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import WEIGHT, check_unit
 from autobatch.envs._spaces import action_space, check_flags, task_of
-from autobatch.envs.surrogate._dynamics import UNITS
+from autobatch.envs.surrogate._dynamics import MODELLED_UNITS
 
 STARTS: Final = ("middle", "random")
 
@@ -68,7 +68,7 @@ class SurrogateSettings:
         action_space(self.actions)
         if self.cost == "measured":
             raise ConfigError("cost: the surrogate trains nothing that could be timed; choose 'modelled', or Train-v0")
-        check_unit(self.cost, UNITS)
+        check_unit(self.cost, MODELLED_UNITS)
         if self.start not in self.starts:
             raise ConfigError(f"start: expected one of {', '.join(map(repr, self.starts))}, got {self.start!r}")
         for name, weight in (("cost_weight", self.cost_weight), ("pessimism", self.pessimism)):

@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.envs.surrogate._settings import SurrogateSettings
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 Info = dict[str, NDArray[Any]]

@@ -14,12 +14,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.envs._spaces import action_space, check_options, observation_space
 from autobatch.envs.surrogate._runs import SurrogateRuns
 from autobatch.envs.surrogate._settings import SurrogateArguments, SurrogateSettings, env_names
-from autobatch.envs.surrogate._side_by_side import Flags, Floats, Info, Runs
+from autobatch.envs.surrogate._side_by_side import Flags, Info, Runs
 
 Observations = NDArray[np.float32]
 

@@ -7,12 +7,12 @@ In come policies, tasks, baselines and seeds; out go run directories, tables, pi
 
 from autobatch.evidence.bench._bench import compare_policies
 from autobatch.evidence.bench._cells import KIND, ComparisonMaker
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._comparison import PolicyComparison, TaskComparison
 from autobatch.evidence.bench._runs import BenchObserver, BenchProgress
 from autobatch.evidence.bench._tables import (
     EPOCHS,
     RUNS,
-    ComparedRun,
     load_epochs_table,
     load_runs,
     table_facts,

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autobatch.beacons import CostTable
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._courses import Recording, Target
 from autobatch.evidence.bench._figures import PolicyFigures
 from autobatch.evidence.bench._noninferior import NonInferiority
 from autobatch.evidence.bench._overall import AgainstBaseline, Aggregate
-from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.evidence.bench._tests import PolicyTest
 
 

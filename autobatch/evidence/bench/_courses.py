@@ -8,9 +8,9 @@ from statistics import fmean
 
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.evidence.bench._cells import Job, circumstances
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._plan import BEST_FIXED, Arena, Contestant
 from autobatch.evidence.bench._runs import About
-from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.policies import Quality
 from autobatch.report._comparison import modelled_course
 from autobatch.report._words import path_words

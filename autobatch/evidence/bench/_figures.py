@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from autobatch.evidence._statistics import Estimate, finite
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._courses import Recording
-from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.evidence.bench._tests import mean_difference, mean_interval
 
 

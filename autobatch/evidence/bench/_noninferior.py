@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate, finite
-from autobatch.evidence.bench._tables import ComparedRun
+from autobatch.evidence.bench._compared import ComparedRun
 
 FIGURES = ("test_loss", "test_error")
 """Figures that are judged so."""

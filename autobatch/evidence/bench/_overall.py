@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from autobatch.evidence._statistics import Estimate, finite, holm, improvement, iqm, signed_rank
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._plan import BEST_FIXED, TRAIN, UNSEEN
-from autobatch.evidence.bench._tables import ComparedRun
 
 ALL = "all"
 """The scope that no split narrows."""

@@ -1,9 +1,8 @@
 """The runs of a comparison as two Parquet files, readable as they are by pandas, polars and DuckDB."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from autobatch._files import write_whole
 from autobatch._ranges import check_path
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons.storage._parquet import file_content, untrusted_table
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.report import facts_dicts, load_run_facts
 from autobatch.report._runs import COLUMNS
 from autobatch.training import EpochRow
@@ -24,7 +24,7 @@ RUNS, EPOCHS = "runs.parquet", "epochs.parquet"
 """The files, in the directory of a comparison."""
 
 FORMAT_VERSION = 2
-"""Version of both files. Files of version 1 hold one task and fewer columns, and are read as well."""
+"""Version of both files. Files of version 1 hold one task, and are read as well."""
 
 _FACTS = "autobatch"
 _TYPES: dict[Any, Any] = {
@@ -39,77 +39,10 @@ _TYPES: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class ComparedRun:
-    """One run: a policy with a seed. Figures that are not known are NaN.
-
-    Attributes:
-        env: the task's name.
-        policy: the policy's name.
-        seed: the run's seed.
-        batch_sizes: the batch sizes of successive epochs, in words.
-        stopped_because: ``"finished"``, or why it ended before the task's last epoch.
-        validation_loss: final validation loss.
-        validation_error: final validation error, in [0, 1].
-        test_error: final test error, in [0, 1], for reports only.
-        test_loss: final test loss.
-        seconds: time by the clock, measuring included.
-        measuring_seconds: the part of it that measuring took.
-        modelled_seconds: time by the cost table, measuring included.
-        examples: training examples seen.
-        optimizer_steps: steps taken.
-        samples: measured steps.
-        side_by_side: runs that trained at the same time, this one included.
-        to_target_seconds: time by the clock up to the first epoch that ends with the best fixed beacon's validation
-            error or less. None where the run does not get there, or does not finish.
-        to_target_modelled_seconds: the same by the cost table.
-        to_target_examples: training examples seen until then.
-        epochs: epochs trained.
-        judged: whether the policy is one of those that are asked about, not only a baseline.
-        labels: the names under which the run counts over all tasks.
-        split: ``"train"`` or ``"unseen"`` for a learned policy, else empty.
-        quality: the task's score on the scale on which 0 is guessing and 1 the best fixed beacon; -1 where it diverged.
-        modelled_ratio: modelled time over the best fixed beacon's; NaN where it diverged.
-        measured_ratio: time by the clock over that of the best fixed beacon's run with the same seed.
-        run: the run directory, within the comparison's.
-    """
-
-    env: str
-    policy: str
-    seed: int
-    batch_sizes: str
-    stopped_because: str
-    validation_loss: float
-    validation_error: float
-    test_error: float
-    test_loss: float
-    seconds: float
-    measuring_seconds: float
-    modelled_seconds: float
-    examples: int
-    optimizer_steps: int
-    samples: int
-    side_by_side: int
-    to_target_seconds: float | None
-    to_target_modelled_seconds: float | None
-    to_target_examples: int | None
-    epochs: int = 0
-    judged: bool = True
-    labels: tuple[str, ...] = ()
-    split: str = ""
-    quality: float = math.nan
-    modelled_ratio: float = math.nan
-    measured_ratio: float = math.nan
-    run: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to an end of its own, be it the task's last epoch or where its policy stopped it."""
-        return not self.stopped_because.startswith("diverged")
-
-
 _RUN_COLUMNS: dict[str, Any] = {field.name: field.type for field in fields(ComparedRun)}
-_SINCE_2 = {field.name for field in fields(ComparedRun) if field.default is not MISSING}
+_LATER = frozenset(field.name for field in fields(ComparedRun) if field.default is not MISSING)
+"""Columns that an older file may lack: what has come to a run since has a default."""
+
 _EPOCH_COLUMNS: dict[str, Any] = {
     "env": str,
     "policy": str,
@@ -236,14 +169,14 @@ def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
 
 
 def _checked(schema: Any, metadata: Mapping[str, str], columns: Mapping[str, Any]) -> list[str]:
-    """Return the columns that a file of its version has."""
+    """Return the columns of a file; only those that have come since may be missing."""
     try:
         version = json.loads(metadata[_FACTS])["format_version"]
     except (KeyError, TypeError, ValueError):
         raise LibraryError("was not written by 'autobatch compare'") from None
     if version not in (1, FORMAT_VERSION):
         raise LibraryError(f"has format version {version!r}; this autobatch reads 1 to {FORMAT_VERSION}")
-    wanted = [key for key in columns if version != 1 or key not in _SINCE_2]
+    wanted = [key for key in columns if key not in _LATER or key in schema.names]
     for key in wanted:
         if schema.names.count(key) != 1:
             raise LibraryError(f"expected one column '{key}', found {schema.names.count(key)}")

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from autobatch._arrays import Floats
 from autobatch.evidence._statistics import LEVEL, NOTHING, Estimate, holm, signed_rank
-from autobatch.evidence.bench._tables import ComparedRun
-
-Floats = NDArray[np.float64]
+from autobatch.evidence.bench._compared import ComparedRun
 
 STUDENT, WELCH, PAIRED, SIGNED_RANK = "student", "welch", "paired", "signed_rank"
 TESTS = (STUDENT, WELCH, PAIRED, SIGNED_RANK)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autobatch._arrays import Floats
 from autobatch.beacons import BeaconLibrary
-from autobatch.report.paper import Curves, Finals, Floats, finals, policy_curves
+from autobatch.report.paper import Curves, Finals, finals, policy_curves
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,19 +5,21 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.beacons import BeaconLibrary, leave_one_out
 from autobatch.beacons.landscape import landscape_points
+from autobatch.beacons.predict._held_out import first_progress
 from autobatch.evidence.paper._claim import Found, graded
 from autobatch.evidence.paper._evidence import Evidence
 from autobatch.evidence.paper._statistics import (
-    LEVEL,
+    SIGNIFICANT,
     compactness,
     correlation_p,
     identify,
     rank_correlation,
     share_explained,
 )
-from autobatch.report.paper import Finals, Floats, finals, inner_sizes, measured_curves
+from autobatch.report.paper import Finals, finals, inner_sizes, measured_curves
 
 EARLY = 0.05
 """Share of the training after which positions are called early; the paper's figure 1c has 3 % (10 epochs of 320)."""
@@ -136,7 +138,7 @@ def stable_positions(on: Evidence) -> Found | None:
     words = {}
     own = list(zip(ends.sizes.tolist(), ends.rates.tolist(), strict=True))
     for share in _SHARES:
-        points = landscape_points(on.library, max(share, _first_row(on.library)))
+        points = landscape_points(on.library, max(share, first_progress(on.library)))
         chosen = [points.configurations.index(each) for each in own]
         words[share] = [rank_correlation(points.plane[chosen, column], ends.plane[:, column]) for column in (0, 1)]
         figures |= {f"{key}_at_{100 * share:g}": words[share][at] for at, key in enumerate(("c_bar", "l_cum"))}
@@ -157,16 +159,16 @@ def early_prediction(on: Evidence) -> Found | None:
         return None
     figures, words = {}, []
     for share in (*_SHARES, 1.0):
-        found = leave_one_out(library, max(share, _first_row(library)), "nearest").rank_correlation
+        found = leave_one_out(library, max(share, first_progress(library)), "nearest").rank_correlation
         figures[f"nearest_at_{100 * share:g}"] = found
         words.append(f"{found:.2f} at {100 * share:g} %")
     early = figures[f"nearest_at_{100 * EARLY:g}"]
     p, rival = correlation_p(early, count), _early_score(library)
-    process = leave_one_out(library, max(EARLY, _first_row(library))).rank_correlation
+    process = leave_one_out(library, max(EARLY, first_progress(library))).rank_correlation
     figures |= {"p_early": p, "early_score": rival, "gaussian_process_early": process}
     score = library.score.replace("_", " ")
     return Found(
-        graded(p < LEVEL and early >= _TOLD, p < LEVEL and early >= _HINTED),
+        graded(p < SIGNIFICANT and early >= _TOLD, p < SIGNIFICANT and early >= _HINTED),
         f"leaving each of {count} configurations out, rank correlation of its final {score} with "
         f"that of the five nearest others is {', '.join(words)} of the training. At {100 * EARLY:g} % a Gaussian "
         f"process instead has {process:.2f}, and the {score} at that time {rival:.2f}",
@@ -195,10 +197,6 @@ def _steps_words(library: BeaconLibrary) -> str:
     return f"{min(taken)} to {max(taken)} steps"
 
 
-def _first_row(library: BeaconLibrary) -> float:
-    return max(float(beacon.rows["progress"][0]) for beacon in library.beacons)
-
-
 def good_together(on: Evidence) -> Found | None:
     """Whether the best configurations lie close together in the plane."""
     ends = on.ends
@@ -210,7 +208,7 @@ def good_together(on: Evidence) -> Found | None:
     score_ratio, score_p = compactness(places, _chosen(on.scored))
     across, along = places[chosen].mean(axis=0)
     return Found(
-        graded(p < LEVEL, p < 0.2),
+        graded(p < SIGNIFICANT, p < 0.2),
         f"by {ends.words}, the five lowest of {len(places)} are {ratio:.2f} times as far apart in the plane as five "
         f"drawn at random (p = {p:.2g}), in the grid of batch size and rate {grid_ratio:.2f} times "
         f"(p = {grid_p:.2g}); by {on.scored.words}, {score_ratio:.2f} times in the plane (p = {score_p:.2g}). Their "
@@ -244,7 +242,7 @@ def both_ends(on: Evidence) -> Found | None:
     poorly = rank_correlation(lean[upper], train[upper])
     apart, under = rank_correlation(-lean[lower], gap[lower]), rank_correlation(-lean[lower], train[lower])
     found = [
-        value >= _SOME and correlation_p(value, int(side.sum())) < LEVEL
+        value >= _SOME and correlation_p(value, int(side.sum())) < SIGNIFICANT
         for value, side in ((poorly, upper), (apart, lower))
     ]
     short = ": at that end it is the training that falls short here" if under >= _SOME and not found[1] else ""
@@ -267,7 +265,7 @@ def similar_ratio(on: Evidence) -> Found | None:
     closeness, p = compactness(ratios[:, None], chosen)
     low, high = float(2.0 ** ratios[chosen].min()), float(2.0 ** ratios[chosen].max())
     return Found(
-        graded(p < LEVEL, p < 0.2),
+        graded(p < SIGNIFICANT, p < 0.2),
         f"their ratios lie between {low:.2g} and {high:.2g} ({closeness:.2f} times as far apart, in "
         f"logarithms, as those of five drawn at random, p = {p:.2g}); all {len(ratios)} between "
         f"{2.0 ** ratios.min():.2g} and {2.0 ** ratios.max():.2g}",

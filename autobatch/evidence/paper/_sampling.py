@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
+from autobatch._arrays import Floats
 from autobatch.evidence.paper._claim import Found, Seen, graded
 from autobatch.evidence.paper._evidence import Evidence
-from autobatch.evidence.paper._statistics import LEVEL, above_zero, welch
-from autobatch.report.paper import Curves, Floats, beacon_curves, fixed_name, measured, named_stages
+from autobatch.evidence.paper._statistics import SIGNIFICANT, above_zero, welch
+from autobatch.report.paper import Curves, beacon_curves, fixed_name, measured, named_stages
 
 _SHARES = (0.05, 0.5, 1.0)
 _LEAST_WAY = 0.1
@@ -25,7 +26,7 @@ def travels(on: Evidence) -> Found | None:
         for column, name, key in ((0, "C̄", "c_bar"), (1, "L", "l_cum")):
             final, means = ways[-1][:, column], [float(way[:, column].mean()) for way in ways]
             p = above_zero(final)
-            moved.append(means[-1] > _LEAST_WAY and p < LEVEL)
+            moved.append(means[-1] > _LEAST_WAY and p < SIGNIFICANT)
             at = zip(_SHARES, means, strict=True)
             figures |= {f"{curves.name}_{key}_at_{100 * share:g}": mean for share, mean in at}
             figures[f"{curves.name}_{key}_p"] = p
@@ -68,7 +69,7 @@ def small_to_large(on: Evidence) -> Found | None:
             continue
         ours, theirs = on.test_error[up], on.test_error[down]
         p, better = welch(ours, theirs), ours.mean() < theirs.mean()
-        verdicts.append(graded(better and p < LEVEL, better))
+        verdicts.append(graded(better and p < SIGNIFICANT, better))
         ratio = on.training_seconds(up)[0] / on.training_seconds(down)[0]
         figures |= {f"{up}_error": float(ours.mean()), f"{down}_error": float(theirs.mean()), f"{up}_p": p}
         figures[f"{up}_time_ratio"] = ratio
@@ -89,7 +90,7 @@ def ms_limits(on: Evidence) -> Found | None:
         c_bar, l_cum = ([np.log(own.at(key, 1.0)) for own in (within, plain)] for key in ("c_bar", "l_cum"))
         p = welch(*l_cum)
         c_ratio, ratio = (math.exp(float(ours.mean() - theirs.mean())) for ours, theirs in (c_bar, l_cum))
-        verdicts.append(graded(ratio < 1.0 and p < LEVEL, ratio < 1.0))
+        verdicts.append(graded(ratio < 1.0 and p < SIGNIFICANT, ratio < 1.0))
         figures |= {f"{within.name}_l_ratio": ratio, f"{within.name}_c_ratio": c_ratio, f"{within.name}_p": p}
         words.append(
             f"{within.name}: final L {ratio:.2f} times that of {plain.name} ({_p_words(p)}; "
@@ -114,7 +115,7 @@ def table_1(on: Evidence) -> Found | None:
     for kind, name in best.items():
         ours = on.test_error[name]
         p, ratio, clock = welch(ours, theirs), times[name] / times[beacon], clocks[name] / clocks[beacon]
-        faster, no_worse = ratio < 1.0, not (ours.mean() > theirs.mean() and p < LEVEL)
+        faster, no_worse = ratio < 1.0, not (ours.mean() > theirs.mean() and p < SIGNIFICANT)
         verdicts.append(graded(faster and no_worse, faster or no_worse))
         figures |= {f"{kind}_error": float(ours.mean()), f"{kind}_p": p, f"{kind}_time": ratio, f"{kind}_clock": clock}
         words.append(

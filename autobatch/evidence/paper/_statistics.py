@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from autobatch._arrays import Floats
 
-LEVEL = 0.05
+SIGNIFICANT = 0.05
 """p-value below which a test counts."""
 
 _DRAWS = 20_000
@@ -61,7 +61,7 @@ def identify(groups: Sequence[Floats]) -> Identification:
             runs += 1
             correct += int(np.argmin(np.einsum("ij,jk,ik->i", off, inverse, off)) == index)
     pairs = list(combinations(range(len(groups)), 2))
-    apart = sum(_hotelling(groups[one], groups[other], inverse, freedom) < LEVEL for one, other in pairs)
+    apart = sum(_hotelling(groups[one], groups[other], inverse, freedom) < SIGNIFICANT for one, other in pairs)
     return Identification(runs, correct, 1.0 / len(groups), len(pairs), apart)
 
 

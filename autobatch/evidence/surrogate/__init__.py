@@ -4,16 +4,8 @@ In come a task's dynamics and real runs; out go many played trainings, and how w
 ``_fidelity.py`` first.
 """
 
-from autobatch.evidence.surrogate._fidelity import (
-    Fidelity,
-    PolicyAgreement,
-    measure_fidelity,
-    policy_agreement,
-)
-from autobatch.evidence.surrogate._on_surrogate import (
-    SurrogateRuns,
-    play_policy,
-)
+from autobatch.evidence.surrogate._fidelity import Fidelity, PolicyAgreement, measure_fidelity, policy_agreement
+from autobatch.evidence.surrogate._on_surrogate import SurrogateRuns, play_policy
 
 __all__ = [
     "Fidelity",

@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, Branches, Journey, Landscape, forecast_stages
 from autobatch.envs.surrogate import FIGURES, Dynamics, TaskRecords, tabulate
 from autobatch.evidence.surrogate._on_surrogate import play_policy
 from autobatch.policies import Moves, PolicySpec, TaskInfo
-
-Floats = NDArray[np.float64]
 
 FOLDS = 4
 """Parts that the journeys are divided into; each is predicted by dynamics fitted without it."""

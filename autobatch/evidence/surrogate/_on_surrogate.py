@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.envs.surrogate import Dynamics
 from autobatch.policies import Observation, PolicySpec, make_policy
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from autobatch._errors import ConfigError, near_names
-from autobatch.control._decisions import DecisionRecord
+from autobatch.control._decision_record import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.tracking import as_metrics, main_figures
 

@@ -4,23 +4,11 @@ In come a batch size, a ladder or a plan of stages; out go decisions that nothin
 ``_fixed.py`` first.
 """
 
-from autobatch.policies.baselines._fixed import (
-    FixedParameters,
-    FixedPolicy,
-)
+from autobatch.policies.baselines._fixed import FixedParameters, FixedPolicy
 from autobatch.policies.baselines._notation import notation
-from autobatch.policies.baselines._random import (
-    RandomParameters,
-    RandomPolicy,
-)
-from autobatch.policies.baselines._shorthand import (
-    SHORTHANDS,
-    expand_shorthand,
-)
-from autobatch.policies.baselines._stages import (
-    StagesParameters,
-    StagesPolicy,
-)
+from autobatch.policies.baselines._random import RandomParameters, RandomPolicy
+from autobatch.policies.baselines._shorthand import SHORTHANDS, expand_shorthand
+from autobatch.policies.baselines._stages import StagesParameters, StagesPolicy
 
 __all__ = [
     "SHORTHANDS",

@@ -4,10 +4,7 @@ In come a library and an observation; out goes the decision whose forecast has t
 Open ``_policy.py`` first.
 """
 
-from autobatch.policies.beacon_follow._policy import (
-    BeaconFollowParameters,
-    BeaconFollowPolicy,
-)
+from autobatch.policies.beacon_follow._policy import BeaconFollowParameters, BeaconFollowPolicy
 
 __all__ = [
     "BeaconFollowParameters",

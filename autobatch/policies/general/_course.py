@@ -10,12 +10,12 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES, STEERED_HEADS
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.steer._policy import SteerParameters
 from autobatch.policies.steer._search import LEAST
 
-Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 

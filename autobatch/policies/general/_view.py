@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.policies._moves import BATCH_MOVES
 from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, Course, Limits, Rows
 from autobatch.policies.learned import STEERED_SCHEMA
 from autobatch.policies.steer._scouts import Scout, final_loss
-
-Floats = NDArray[np.float64]
 
 SCHEMA = STEERED_SCHEMA
 

@@ -19,10 +19,7 @@ from autobatch.policies.learned._files import (
     save_learned,
     weights_beside,
 )
-from autobatch.policies.learned._policy import (
-    LearnedParameters,
-    LearnedPolicy,
-)
+from autobatch.policies.learned._policy import LearnedParameters, LearnedPolicy
 
 __all__ = [
     "KINDS",

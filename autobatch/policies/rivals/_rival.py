@@ -27,6 +27,10 @@ else:
     Gradients = Any  # with it comes torch, which reading a policy does without
 
 
+ROUND_OFF = 1e-9
+"""Keeps 0.6 of a training from being the end of 2.9999 intervals of 0.2."""
+
+
 class RivalParameters(PolicyParameters):
     """What every published rule needs besides its own parameters."""
 

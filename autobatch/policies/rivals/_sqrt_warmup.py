@@ -16,10 +16,7 @@ from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies._wording import percent
-from autobatch.policies.rivals._rival import Choice, Rival, RivalParameters
-
-ROUND_OFF = 1e-9
-"""Keeps 0.6 of a training from being the end of 2.9999 parts of 0.2."""
+from autobatch.policies.rivals._rival import ROUND_OFF, Choice, Rival, RivalParameters
 
 
 class SqrtWarmupParameters(RivalParameters):

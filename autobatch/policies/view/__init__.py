@@ -5,16 +5,8 @@ first.
 """
 
 from autobatch.policies.view._batch import ObservationBatch
-from autobatch.policies.view._costs import (
-    EpochCosts,
-    reference_rung,
-)
-from autobatch.policies.view._view import (
-    ENTRIES,
-    SCHEMA,
-    ObservationView,
-    Trail,
-)
+from autobatch.policies.view._costs import EpochCosts, reference_rung
+from autobatch.policies.view._view import ENTRIES, SCHEMA, ObservationView, Trail
 
 __all__ = [
     "ENTRIES",

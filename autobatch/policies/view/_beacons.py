@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._protocol import TaskInfo
 from autobatch.policies._quality import WORST, Quality
-
-Floats = NDArray[np.float64]
 
 NEAREST = 3
 """Beacons whose place is told one by one."""

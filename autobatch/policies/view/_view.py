@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch._arrays import Floats
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves
 from autobatch.policies._protocol import Observation, TaskInfo
 from autobatch.policies._quality import HIGHEST
-from autobatch.policies.view._batch import Floats, ObservationBatch
+from autobatch.policies.view._batch import ObservationBatch
 from autobatch.policies.view._beacons import NEAREST, BeaconTracks
 from autobatch.policies.view._costs import EpochCosts
 

@@ -7,7 +7,6 @@ In come a library and the tables of a comparison; out go pictures that are drawn
 from autobatch.report.paper._data import (
     Curves,
     Finals,
-    Floats,
     beacon_curves,
     finals,
     fixed_name,
@@ -18,17 +17,11 @@ from autobatch.report.paper._data import (
 )
 from autobatch.report.paper._figure_3 import is_perceptron
 from autobatch.report.paper._figure_4 import inner_sizes
-from autobatch.report.paper._figures import (
-    PaperFigure,
-    draw_paper_figures,
-    paper_figures,
-    save_paper_figure,
-)
+from autobatch.report.paper._figures import PaperFigure, draw_paper_figures, paper_figures, save_paper_figure
 
 __all__ = [
     "Curves",
     "Finals",
-    "Floats",
     "PaperFigure",
     "beacon_curves",
     "draw_paper_figures",

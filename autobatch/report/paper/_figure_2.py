@@ -5,8 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from autobatch._arrays import Floats
 from autobatch.beacons import BeaconLibrary
-from autobatch.report.paper._data import Curves, Floats, measured_curves, reference_rate
+from autobatch.report.paper._data import Curves, measured_curves, reference_rate
 from autobatch.report.paper._style import headline, plain_ticks, size_colours
 
 

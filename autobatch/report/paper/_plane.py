@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.lines import Line2D
 
+from autobatch._arrays import Floats
 from autobatch.beacons.landscape import Axes as PlaneAxes
 from autobatch.beacons.landscape import NearestSurface, Points
 from autobatch.report._words import configuration_words
-from autobatch.report.paper._data import Curves, Finals, Floats
+from autobatch.report.paper._data import Curves, Finals
 from autobatch.report.paper._style import GREY, HALO, plain_ticks, rate_looks
 
 _GRID = 90

@@ -4,19 +4,9 @@ In come beacons and the journeys of runs; out goes a figure of the landscape wit
 first.
 """
 
-from autobatch.report.plane._beacons import (
-    region_tolerance,
-    score_norm,
-    score_ticks,
-)
+from autobatch.report.plane._beacons import region_tolerance, score_norm, score_ticks
 from autobatch.report.plane._journey import far_apart
-from autobatch.report.plane._plane import (
-    ShownFigure,
-    check_format,
-    draw_plane,
-    plane_figure,
-    save_plane,
-)
+from autobatch.report.plane._plane import ShownFigure, check_format, draw_plane, plane_figure, save_plane
 
 __all__ = [
     "ShownFigure",

@@ -3,15 +3,8 @@
 In comes a task and where datasets lie; out go tensors, split and fingerprinted. Open ``_data.py`` first.
 """
 
-from autobatch.training.data._augment import (
-    augment,
-    shifted_views,
-)
-from autobatch.training.data._data import (
-    Data,
-    load_data,
-    normalise,
-)
+from autobatch.training.data._augment import augment, shifted_views
+from autobatch.training.data._data import Data, load_data, normalise
 
 __all__ = [
     "Data",

@@ -3,7 +3,6 @@
 import gc
 import logging
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from autobatch.beacons._columns import END_TOLERANCE, FINISHED
 from autobatch.beacons._info import merged_info
 from autobatch.cells import Cell, CellEnd, Report
 from autobatch.control import MeasureAtInterval
-from autobatch.control._own_task import LOOP, check_own_task
 from autobatch.control._ranks import Ranks
+from autobatch.control.settings._own_task import LOOP, check_own_task
 from autobatch.policies import PolicySpec, make_policy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._versions import DEVICE, software_versions
@@ -154,7 +153,7 @@ class _BeaconCell(LoopCell):
                 f"the controller trained with batch size {figures['batch_size']} in place of {self._key.batch_size}"
             )
         number = len(self.rows) + 1
-        self.rows.append({**figures, "epoch": number, "seconds": time.perf_counter() - self.attached})
+        self.rows.append({**figures, "epoch": number})
         self._report(min(1.0, float(figures["progress"])))
         classes = self._plan.task.get("num_classes")
         self.diverged = self.diverged or divergence(figures, self.model, classes, f"in row {number}")

@@ -20,9 +20,9 @@ from autobatch.beacons import BeaconLibrary, compact
 from autobatch.beacons._info import SCORES, merged_info
 from autobatch.beacons.storage import BEACONS
 from autobatch.cells import Cell, CellEnd, Cells, Event, Plan, Work, work_at
-from autobatch.control._own_task import LOOP
 from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import FLOOR, INTERVAL, check_interval
+from autobatch.control.settings._own_task import LOOP
 from autobatch.training._versions import DEVICE, code_version
 from autobatch.training.own._beacon_cell import CellPlan, CellRecorder, is_writer, recorded_library
 from autobatch.training.own._cell import Train

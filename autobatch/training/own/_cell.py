@@ -1,7 +1,6 @@
 """One call of a loop of somebody's own: its controller, what it is, and where it stands after every decision period."""
 
 import math
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,9 +10,9 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError
 from autobatch.control import AutoBatchController
-from autobatch.control._own_task import loop_facts
+from autobatch.control.settings._own_task import loop_facts
 from autobatch.control.steps._finite import all_finite
-from autobatch.training._engine import EXPLODED
+from autobatch.training._engine import explosion
 
 Train = Callable[[AutoBatchController], object]
 """A loop: trains with the controller that it is given, and may return a mapping with what belongs to it."""
@@ -32,7 +31,6 @@ class LoopCell:
         rows: what is known of each decision period.
         facts: what could be seen of the loop; None until it has attached the controller.
         model: its network, from then on and until ``release``.
-        attached: when that was.
     """
 
     def __init__(self, controller: "RecordingController", arguments: Mapping[str, Any]) -> None:
@@ -41,12 +39,11 @@ class LoopCell:
         self.rows: list[dict[str, Any]] = []
         self.facts: dict[str, Any] | None = None
         self.model: nn.Module | None = None
-        self.attached = time.perf_counter()
         self._arguments = arguments
         controller.cell = self
 
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> None:
-        """Take down what the loop is, and start the clock; ``sizes`` are dataset size and epochs, and the plan."""
+        """Take down what the loop is; ``sizes`` are dataset size and epochs, and the plan."""
         told = {**self._arguments, **{name: size for name, size in sizes.items() if size is not None}}
         self.facts = loop_facts(
             model,
@@ -57,7 +54,6 @@ class LoopCell:
             loss_reduction=told["measuring"].loss_reduction,
         )
         self.model = model
-        self.attached = time.perf_counter()
 
     def observe(self, figures: Mapping[str, Any]) -> None:
         """Take down where the controller stands at the end of a decision period, or of an epoch."""
@@ -90,12 +86,12 @@ class LoopCell:
 
 
 class RecordingController(AutoBatchController):
-    """A controller that tells a cell when it is attached, and where it stands at the end of each decision period."""
+    """A controller that tells a cell that it is attached, and where it stands at the end of each decision period."""
 
     cell: LoopCell
 
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> "RecordingController":
-        """Attach, and start the cell's clock."""
+        """Attach, and tell the cell."""
         super().attach(model, optimizer, **sizes)
         self._training.periods.watcher = self._observe
         self.cell.attach(model, optimizer, plan=self._training.settings.plan, **sizes)
@@ -117,6 +113,7 @@ class RecordingController(AutoBatchController):
             "samples": self.samples,
             "examples": self.examples,
             "measuring_seconds": self.measuring_seconds,
+            "seconds": self.seconds,
             **figures,
         })
 
@@ -140,8 +137,5 @@ def divergence(figures: Mapping[str, Any], model: nn.Module | None, classes: int
             return f"the {figure.replace('_', ' ')} became {figures[figure]} {when}"
     if model is not None and not all_finite(model.parameters()):
         return f"the parameters are no longer finite {when}"
-    limit = EXPLODED * math.log(classes) if classes else math.inf
-    if figures["train_loss"] > limit:
-        loss = figures["train_loss"]
-        return f"the training loss of {loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing, {when}"
-    return None
+    seen = explosion(figures["train_loss"], classes) if classes else None
+    return None if seen is None else f"{seen}, {when}"

@@ -98,7 +98,7 @@ class ScoutCell(LoopCell):
         arguments: Mapping[str, Any],
         code: str,
     ) -> None:
-        self._begun = self._last = time.perf_counter()
+        self._begun = time.perf_counter()
         super().__init__(ScoutController(policy=ScoutPolicy(self), **arguments), arguments)
         self._code = code
         self.task: TaskInfo | None = None
@@ -145,7 +145,6 @@ class ScoutCell(LoopCell):
         super().attach(model, optimizer, **sizes)
         assert self.facts is not None
         self._check(self.facts)
-        self._last = self.attached
 
     def hear(self, loss: Tensor, examples: int) -> None:
         """Note the loss of a batch, or of a part of one, and how many examples it is of."""
@@ -170,7 +169,7 @@ class ScoutCell(LoopCell):
             self.rows[-1] |= {name: known[name] for name in _SCORES}
             return
         self.rows.append(known)
-        self._reached, self._last = figures, time.perf_counter()
+        self._reached = figures
         when = f"in epoch {math.ceil(len(self.rows) / self._periods)}"
         if self._first is not None and not math.isfinite(self._first):
             unsound, when = f"the training loss was {float(self._first)}", AT_ONCE
@@ -213,7 +212,7 @@ class ScoutCell(LoopCell):
             steps=int(self._reached.get("steps", 0)),
             examples=int(self._reached.get("examples", 0)),
             seconds=self.seconds,
-            training_seconds=self._last - self.attached,
+            training_seconds=float(self._reached.get("seconds", 0.0)),
             epochs=self.task.epochs,
             train_size=self.task.train_size,
             loop=self.facts or {},

@@ -17,8 +17,9 @@ import torch
 from autobatch._errors import AutoBatchError, ConfigError, OutputError, near_names
 from autobatch._files import alone_in
 from autobatch._ranges import check_number, check_path, check_several, check_whole
-from autobatch.control._own_task import check_scouts_loop
+from autobatch.beacons._info import SCORES
 from autobatch.control.rates import check_rate
+from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies._wording import configuration, count
 from autobatch.policies.steer import MOST
@@ -29,8 +30,6 @@ from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
 
 _LOGGER = logging.getLogger("autobatch")
-
-SCORES = ("validation_loss", "validation_error")
 
 _OURS = frozenset({"model", "optimizer", "policy", "library", "scouts", "advise", "loggers"})
 _OURS_WITHIN = {"rates": ("learning_rates",), "task": ("score",)}

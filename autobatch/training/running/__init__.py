@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from autobatch.training.running._carry_out import run
     from autobatch.training.running._forking import ForkRecord, load_forks
     from autobatch.training.running._rehearsal import rehearse, told_rehearsal
-    from autobatch.training.running._scouting import Scouting, ScoutRecord, load_scouting, scout_directory, told_scout
+    from autobatch.training.running._scout_words import told_scout
+    from autobatch.training.running._scouting import Scouting, ScoutRecord, load_scouting, scout_directory
 
 __all__ = [
     "ForkRecord",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autobatch._plain import Plain
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import DecisionRecord
-from autobatch.control.measuring import Measurement, is_out_of_memory
+from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
@@ -74,7 +74,7 @@ class Branch:
 
     row: EpochRow
     decision: DecisionRecord
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[MeasuredStep, ...]
     state: TrialState
     losses: Tensor
     seconds: float
@@ -117,7 +117,7 @@ def fork_epoch(
         itself.
     """
     controller = trial.controller
-    before, observation = trial.state(), controller.observation
+    before, observation, began = trial.state(), controller.observation, controller.seconds
     examples, steps, samples, measuring = (
         controller.examples,
         controller.steps,
@@ -133,7 +133,7 @@ def fork_epoch(
         policy.turn(fork)
     controller.redecide()
     other, failed = _tried(trial, after_step)
-    lost_seconds = trial.seconds - before.seconds
+    lost_seconds = controller.seconds - began
 
     trial.restore(before)  # the policy's state with it
     difference = other.losses - stay.losses if failed is None and other is not None else stay.losses * math.nan
@@ -150,7 +150,7 @@ def fork_epoch(
         assert other is not None
         kept, thrown, lost_seconds = other, stay, stay.seconds
     trial.restore(kept.state)
-    trial.seconds += lost_seconds
+    controller.seconds += lost_seconds
     policy.load_state_dict(policy_state)
     if not controller.finished:
         controller.redecide()
@@ -171,7 +171,7 @@ def fork_epoch(
         seconds=lost_seconds,
         measuring_seconds=thrown.row.measuring_seconds - measuring if thrown is not None else 0.0,
     )
-    return replace(kept, row=trial.timed(kept.row)), record
+    return replace(kept, row=replace(kept.row, seconds=controller.seconds)), record
 
 
 def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[Branch | None, str | None]:
@@ -189,7 +189,7 @@ def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[Branch
 
 def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> Branch:
     engine, controller = trial.engine, trial.controller
-    decision, began = controller.decision, trial.seconds
+    decision, began = controller.decision, controller.seconds
     average = Average(engine.model)
 
     def stepped(step: int, steps: int) -> None:
@@ -202,7 +202,7 @@ def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> Branch:
     if trial.stopped_because == FINISHED:
         average.install()
         losses = engine.validation_losses()
-    return Branch(row, decision, measurements, state, losses, trial.seconds - began, trial.stopped_because)
+    return Branch(row, decision, measurements, state, losses, controller.seconds - began, trial.stopped_because)
 
 
 class Average:

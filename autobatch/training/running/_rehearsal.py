@@ -18,7 +18,7 @@ from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
 from autobatch.training.running._known import info_of, known_costs, library_of
-from autobatch.training.running._scouting import expected_cost, told_plan, told_schedule
+from autobatch.training.running._scout_words import expected_cost, told_plan, told_schedule
 from autobatch.training.task import check_ladder
 
 

@@ -1,5 +1,6 @@
-"""The scouts of a run, trained one after another in run directories of their own."""
+"""The scouts of a run: short trainings at fixed configurations before it, the best of which becomes the run."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,27 +9,21 @@ from typing import Any
 import torch
 
 from autobatch._files import write_whole
-from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.beacons._columns import FINISHED
 from autobatch.control._ranks import Ranks
-from autobatch.control.run import CONFIG, EpochRow
-from autobatch.policies import make_policy, planned_epochs
-from autobatch.policies.steer import Scout, ScoutingPolicy
-from autobatch.training._run import RunConfig, RunObserver
+from autobatch.control._state import adopted_state
+from autobatch.control.run import CHECKPOINT, CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, EpochRow
+from autobatch.control.run._files import read_lines, write_lines
+from autobatch.policies import PolicySpec, make_policy, planned_epochs
+from autobatch.policies.steer import Scout, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from autobatch.training._run import RunConfig, RunObserver, kept_config
+from autobatch.training._trial import Trial
 from autobatch.training.data import Data
 from autobatch.training.running._known import KnownBeacons, KnownCosts, info_of
-from autobatch.training.running._scouting import (
-    Scouting,
-    ScoutRecord,
-    adopt,
-    record_of,
-    save_scouting,
-    scout_config,
-    scout_directory,
-    told_plan,
-    told_schedule,
-    told_scout,
-    train_scout,
-)
+from autobatch.training.running._scout_words import told_plan, told_schedule, told_scout
+from autobatch.training.running._scouting import Scouting, ScoutRecord, record_of, save_scouting, scout_directory
 from autobatch.training.running._session import Session, config_yaml
 
 
@@ -103,6 +98,93 @@ def _keep(out: Path, scouting: Scouting, config: bytes | None) -> None:
     if config is not None:
         write_whole(out / CONFIG, config)
     save_scouting(out, scouting)
+
+
+def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
+    """Return the configuration of a scout of a run: the same with a fixed policy."""
+    policy = PolicySpec(name="scout", kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
+    return config.model_copy(update={"policy": policy})
+
+
+def train_scout(
+    trial: Trial,
+    epoch: Callable[[], object],
+    rows: Sequence[EpochRow],
+    *,
+    plan: ScoutPlan,
+    key: tuple[int, float],
+    others: Sequence[Scout],
+) -> Scout:
+    """Train a scout as long as it may win against others.
+
+    Args:
+        trial: its training.
+        epoch: trains the next epoch, and adds its figures to ``rows``.
+        rows: the epochs so far, those of an earlier start among them.
+        plan: what scouts are for.
+        key: batch size and base learning rate.
+        others: the scouts before.
+
+    Returns:
+        The scout, at its end.
+    """
+    while True:
+        scout = Scout(
+            *key,
+            tuple(row.train_loss for row in rows),
+            tuple(float(getattr(row, trial.config.task.score)) for row in rows),
+            None if trial.stopped_because == FINISHED else trial.stopped_because,
+        )
+        if scout.ended is not None or len(rows) >= plan.epochs:
+            return scout
+        if rows and not plan.whole and (why := hopeless(scout, others)):
+            return Scout(*key, scout.train_losses, scout.scores, why)
+        epoch()
+
+
+def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, Any], scouting: Scouting) -> None:
+    """Make a scout's training the beginning of the run; the checkpoint comes last, so that a kill repeats it.
+
+    Args:
+        source: the scout's directory.
+        out: the run directory.
+        config: the run's configuration.
+        policy_state: state of the run's policy.
+        scouting: what the scouts came to; the wall time of those that lost is charged to the run, and by the cost table
+            their measuring counts against its budget.
+
+    Raises:
+        CheckpointError: the scout's directory is damaged.
+        OutputError: ``out`` cannot be written.
+    """
+    checkpoint = read_checkpoint(source / CHECKPOINT)
+    controller = adopted_state(checkpoint.record["controller"], policy_state)
+    if config.costs is not None and "training" in controller["measuring"]:
+        trained, measured = _modelled(scouting.losers, config.costs)
+        account = controller["measuring"]
+        account = {
+            **account, "training": account["training"] + trained, "measuring": account["measuring"] + measured
+        }  # fmt: skip
+        controller["measuring"] = account
+    record = {
+        **checkpoint.record,
+        "config": kept_config(config, out),
+        "controller": controller,
+        "seconds": float(checkpoint.record["seconds"]) + sum(scout.seconds for scout in scouting.losers),
+        "adopted": True,
+    }
+    for name in (EPOCHS, MEASUREMENTS, DECISIONS):
+        lines = read_lines(source / name)
+        if name == DECISIONS:
+            lines = [{**line, "reason": f"as a scout; {scouting.reason}"} for line in lines]
+        write_lines(out / name, lines)
+    write_checkpoint(out / CHECKPOINT, Checkpoint(checkpoint.tensors, record))
+
+
+def _modelled(scouts: Sequence[ScoutRecord], costs: CostTable) -> tuple[float, float]:
+    """Return what scouts took by the cost table: seconds of training without measuring, and of measuring."""
+    trained = [costs.training_seconds(one.batch_size, one.optimizer_steps, one.epochs) for one in scouts]
+    return sum(trained), sum(costs.measuring(one.batch_size) * one.samples for one in scouts)
 
 
 @dataclass

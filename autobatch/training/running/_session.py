@@ -17,7 +17,7 @@ from autobatch._yaml import dump_yaml
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import told_differences
 from autobatch.control import DecisionRecord
-from autobatch.control.measuring import Measurement
+from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run import (
     BEST_CHECKPOINT,
     CHECKPOINT,
@@ -39,10 +39,7 @@ from autobatch.training._trial import Trial
 from autobatch.training.data import Data
 from autobatch.training.running._forking import ForkRecord, fork_epoch, save_forks, told_fork
 from autobatch.training.running._known import KnownBeacons, KnownCosts
-from autobatch.training.running._scouting import (
-    ScoutRecord,
-    load_scouting,
-)
+from autobatch.training.running._scouting import ScoutRecord, load_scouting
 
 SLOW, SLOW_SECONDS = 3.0, 5.0
 """How many times what the cost table says an epoch takes, and how many seconds more, before that is worth a line."""
@@ -109,7 +106,7 @@ class Session:
             check_together(self.config.task, self.trial.engine.model)
         seconds = self._restore()
         self._announce()
-        self.trial.seconds += seconds
+        self.controller.seconds = seconds
 
     def carry_out(self) -> Summary:
         """Return how the run ended, having started or continued it."""
@@ -252,7 +249,7 @@ class Session:
         )
         return None if fork is None else Fork(**fork)
 
-    def _keep(self, row: EpochRow, measurements: Sequence[Measurement], decision: DecisionRecord | None) -> None:
+    def _keep(self, row: EpochRow, measurements: Sequence[MeasuredStep], decision: DecisionRecord | None) -> None:
         """Write what an epoch came to, and then the checkpoint."""
         self.log.measured(measurements)
         if decision is not None:
@@ -305,7 +302,7 @@ class Session:
             "epoch": self.controller.epoch,
             "config": kept_config(self.config, self.out),
             "controller": self.controller.state_dict(),
-            "seconds": self.trial.seconds,
+            "seconds": self.controller.seconds,
             "stopped_because": self.trial.stopped_because,
             "forks": [plain(fork.to_dict()) for fork in self.forks],
         }
@@ -327,7 +324,7 @@ class Session:
         best, missing = (None, self.library.missing) if beacons is None else best_beacon(beacons)
         return self.log.summed_up(
             config,
-            self.trial.seconds,
+            self.controller.seconds,
             thrown,
             device=self.kind,
             stopped_because=self.trial.stopped_because,

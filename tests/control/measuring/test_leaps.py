@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autobatch.control.measuring import Measurement, leap_words
+from autobatch.control.measuring import MeasuredStep, leap_words
 from autobatch.report import read_run, story
 from tests.control.run.test_run_directory import DATA, Loop
 from tests.report.test_report import printed
 
 
-def sample(step: int, condition: float, rank: int = 8) -> Measurement:
-    return Measurement(2, step, 8, 0.1, condition, 1.0, rank, 1.0, 0.0)
+def sample(step: int, condition: float, rank: int = 8) -> MeasuredStep:
+    return MeasuredStep(2, step, 8, 0.1, condition, 1.0, rank, 1.0, 0.0)
 
 
 def test_the_step_behind_a_leap_is_named():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autobatch.control import MeasureAtInterval, Measurement
+from autobatch.control import MeasureAtInterval, MeasuredStep
 from autobatch.control.measuring._samples import gradient_moments
 from autobatch.fisher import GradientMoments
 from tests.control.loops import Toy, json_copy
@@ -20,10 +20,10 @@ def toy(**settings: Any) -> Toy:
     return made
 
 
-def measured(batch_size: int, **changes: Any) -> Measurement:
+def measured(batch_size: int, **changes: Any) -> MeasuredStep:
     facts = {"epoch": 1, "step": 1, "lr": 0.1, "condition_number": 2.0, "rank": batch_size, "seconds": 0.0}
     sums = {"trace": 4.0, "squared_sum": 6.0, "squared_rows": 12.0, "half_cosine": 0.5}
-    return Measurement(batch_size=batch_size, **facts | sums | changes)
+    return MeasuredStep(batch_size=batch_size, **facts | sums | changes)
 
 
 def test_the_policy_sees_the_moments_of_the_steps_that_were_measured() -> None:
@@ -79,7 +79,7 @@ def test_states_and_lines_of_older_versions_are_read() -> None:
     other.controller.load_state_dict(state)
     assert other.controller.observation.gradients is None
     line = {key: value for key, value in measured(4).to_dict().items() if key not in {"squared_rows", "half_cosine"}}
-    read = Measurement.from_dict(line)
+    read = MeasuredStep.from_dict(line)
     assert math.isnan(read.squared_rows)
     moments = gradient_moments([read])
     assert moments is not None

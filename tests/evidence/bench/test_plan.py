@@ -18,8 +18,8 @@ from autobatch.evidence import comparison_markdown, load_runs, tables_by_task
 from autobatch.evidence._workers import maker_for
 from autobatch.evidence.bench import _plan as planning
 from autobatch.evidence.bench import _runs as running
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._overall import against_baselines, aggregate
-from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.policies import PolicySpec, Quality
 from autobatch.policies.learned import PolicyCard, PolicyTraining, load_card, save_learned
 from autobatch.policies.rivals import RmgdParameters, RmgdPolicy

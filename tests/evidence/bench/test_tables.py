@@ -89,6 +89,13 @@ def test_foreign_tables_are_refused(out):
     refused(table.set_column(at, "seed", pa.array([1, None], pa.int64())), "column 'seed' has no value in 1 rows")
 
 
+def test_what_has_come_to_a_run_since_an_older_file_lacks(out):
+    pq.write_table(load_runs(out).drop_columns(["state", "quality"]), out / "runs.parquet")
+    runs = load_runs(out)
+    assert "quality" not in runs.column_names
+    assert runs.column("seconds").to_pylist() == [2.0, 1.0]
+
+
 def test_tasks_are_told_apart(tmp_path):
     other = replace(RUN, env="other", policy="s16")
     facts = {"seeds": [1], "tasks": {"tiny": {"score": "validation_loss"}, "other": {"score": "validation_error"}}}

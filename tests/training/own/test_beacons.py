@@ -14,7 +14,7 @@ from autobatch import AutoBatchController, record_beacons
 from autobatch._errors import AutoBatchError, ConfigError, LibraryError
 from autobatch.beacons import Beacon, BeaconKey, BeaconLibrary, Landscape, choose_rule
 from autobatch.control import BatchPlan, Measuring, Rates, TaskFacts
-from autobatch.control._own_task import LOOP
+from autobatch.control.settings._own_task import LOOP
 from autobatch.report import library_table, save_plane
 from autobatch.training.own._costs import recorded_costs
 from tests.beacons.synthetic import make_beacon, make_library

@@ -10,9 +10,9 @@ from typing import Any
 
 from autobatch._errors import LibraryError
 from autobatch._plain import to_json
+from autobatch.evidence.bench._compared import ComparedRun
 from autobatch.evidence.bench._comparison import PolicyComparison
 from autobatch.evidence.bench._figures import PaysBack, PolicyFigures
-from autobatch.evidence.bench._tables import ComparedRun
 from autobatch.evidence.bench._tests import TESTS
 from autobatch.evidence.bench.telling._words import cell
 

@@ -68,8 +68,3 @@ class DecisionRecord(Plain):
     def turn(self) -> bool:
         """Whether something begins here that a person should be told of."""
         return self.changed or self.fall_begins or self.end_moved
-
-
-def figure(value: float | None) -> float:
-    """Return a figure as JSON has it: null, which stands for what is not finite or not known, becomes NaN."""
-    return float("nan") if value is None else float(value)
