@@ -112,8 +112,9 @@ def plan_scouts(
 def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
     """Say how often to decide in each epoch of a training, where nobody else says so.
 
-    Where a training of few epochs has thousands of steps, a scout need not train a whole one, and the rate can fall
-    within one: it gets ``DECISIONS`` decisions, as far as at the size that scouts have ``STEPS`` steps lie between two.
+    Where a training of few epochs has a thousand steps, a scout need not train a whole one, and the rate can fall
+    within one: it gets ``DECISIONS`` decisions, as far as half of ``STEPS`` steps lie between two at the size that
+    scouts have. The loss that scouts are compared by is then that of the latter half of their steps.
 
     Args:
         batch_sizes: the ladder, ascending.
@@ -123,7 +124,7 @@ def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int)
     Returns:
         Decision periods of an epoch, at least one.
     """
-    least = max(STEPS * _nearest_size(batch_sizes), batch_sizes[-1])
+    least = max(STEPS // 2 * _nearest_size(batch_sizes), batch_sizes[-1])
     return max(1, min(math.ceil(DECISIONS / epochs), dataset_size // least))
 
 

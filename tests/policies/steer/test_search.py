@@ -28,14 +28,14 @@ def made(task: TaskInfo, number: int, loss: Callable[[float], float], **options:
 @pytest.mark.parametrize(
     ("sizes", "examples", "epochs", "periods"),
     [
-        # By hand, from ceil(20 / epochs): 60 steps of 32 are 1,920 examples, of 64 they are 3,840.
+        # By hand, from ceil(20 / epochs): 30 steps of 32 are 960 examples, of 64 they are 1,920.
         ((16, 32, 64), 100_000, 1, 20),
         ((16, 32, 64), 100_000, 3, 7),
         ((16, 32, 64), 100_000, 19, 2),
         ((16, 32, 64), 100_000, 20, 1),
-        ((16, 32, 64), 10_000, 3, 5),
-        ((16, 32, 64), 3839, 3, 1),
-        ((64, 128), 10_000, 3, 2),
+        ((16, 32, 64), 5000, 3, 5),
+        ((16, 32, 64), 1919, 3, 1),
+        ((64, 128), 10_000, 3, 5),
         ((32, 4096), 10_000, 3, 2),  # no batch is longer than what lies between two decisions
     ],
 )
