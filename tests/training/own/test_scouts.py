@@ -363,7 +363,7 @@ def few_epochs(controller: AutoBatchController, epochs: int = 2) -> list[set[int
     torch.manual_seed(0)
     model = nn.Linear(6, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x = torch.randn(8000, 6)
+    x = torch.randn(16_000, 6)
     y = x.sum(1, keepdim=True)
     controller.attach(model, optimizer, dataset_size=len(x), epochs=epochs)
     sizes: list[set[int]] = []
@@ -383,21 +383,20 @@ def test_where_epochs_are_few_and_long_scouts_and_decisions_lie_within_them(tmp_
     options: dict[str, Any] = {"rates": "steered", "measuring": NeverMeasure()}
     grid: dict[str, Any] = {"batch_sizes": (16, 32, 64), "learning_rates": (0.0001, 0.001, 0.01)}
     found = scout(few_epochs, out=tmp_path, **grid, **options)
-    # 8,000 examples are four times 60 steps of 32: an eighth of the training each, a quarter of an epoch.
-    assert [(one.examples, one.scout.trained) for one in found.trained] == [(2000, "0.25 epochs")] * len(found.trained)
-    assert "after 0.25 epochs, training loss" in found.reason
-    assert "0.25" in str(found)
+    # Of 20 decisions with 1,600 examples each, 50 steps of 32, two make 60 steps: a fifth of an epoch.
+    assert [(one.examples, one.scout.trained) for one in found.trained] == [(3200, "0.2 epochs")] * len(found.trained)
+    assert "after 0.2 epochs, training loss" in found.reason
     assert ", all 2 epochs " in str(found)
     size = found.batch_size
     assert found.epoch_seconds[size] == pytest.approx(
-        4
+        5
         * math.fsum(one.training_seconds for one in found.trained if one.scout.batch_size == size)
         / sum(one.scout.batch_size == size for one in found.trained)
     )
     again = scout(few_epochs, out=tmp_path, **grid, **options)
     assert again.trained == found.trained  # kept
     controller = AutoBatchController(policy="beacon-follow", scouts=found, **options)
-    first, second = few_epochs(controller)  # the whole length; the rate falls over six of eight decisions
+    first, second = few_epochs(controller)  # the whole length; the rate falls over 15 of 20 decisions
     assert max(first) < 64
     assert 32 in second
     assert 64 in second
@@ -405,7 +404,7 @@ def test_where_epochs_are_few_and_long_scouts_and_decisions_lie_within_them(tmp_
 
 def test_who_says_how_often_to_decide_is_heard(tmp_path: Path) -> None:
     grid: dict[str, Any] = {"batch_sizes": (16, 32, 64), "learning_rates": (0.001, 0.01)}
-    plan = BatchPlan(decide_every=8000)
+    plan = BatchPlan(decide_every=16_000)
     assert scout(few_epochs, out=tmp_path, **grid, plan=plan).trained == ()  # 2 epochs, a decision each
     controller = AutoBatchController(policy="steer", batch_sizes=(16, 32), plan=plan, rates="steered")
     assert [len(rates) for rates in few_epochs(controller)] == [1, 1]
