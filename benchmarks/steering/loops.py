@@ -6,12 +6,12 @@
 Regression, classes, labels, images, sequences, a text, an autoencoder, factors of a matrix; SGD, momentum, Adam, AdamW,
 RMSprop; data that come with scikit-learn or Python, or are made here. On the first eighteen tasks two rules of scouts
 were chosen (how many steps they take, and half the batch at the highest rate); eight more came after that, and twelve
-(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. The newest twelve
-(``newest_tasks.py``) were written, and their grids trained, before any controller ran on them. ``run`` trains what is
-missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a grid of five batch sizes
-and the task's rates with a cosine schedule over the whole length, two seeds each; its best configuration on four fresh
-seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"`` that goes on from there, as
-they are and where nothing is measured.
+(``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. The twelve after them
+(``newest_tasks.py``) and the ten last (``brought_tasks.py``, four of them from ``--data-dir``) were written, and their
+grids trained, before any controller ran on them. ``run`` trains what is missing, one thread, and appends one line a run
+to ``benchmarks/results/steer_loops.jsonl``: a grid of five batch sizes and the task's rates with a cosine schedule over
+the whole length, two seeds each; its best configuration on four fresh seeds; and on the same seeds ``autobatch.scout``
+and a controller with ``rates="steered"`` that goes on from there, as they are and where nothing is measured.
 ``page`` writes the table of ``docs/steer.md``, of tasks that were run to their end.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
@@ -31,13 +31,14 @@ import autobatch
 from autobatch.control import BatchPlan, MeasuringPlan, NeverMeasure
 from benchmarks import pages
 from benchmarks.pages import Row, relative
+from benchmarks.steering.brought_tasks import BROUGHT
 from benchmarks.steering.few_epochs_tasks import FEW
 from benchmarks.steering.latest_tasks import LATEST
 from benchmarks.steering.loop_tasks import LATER, TASKS, Task
 from benchmarks.steering.newest_tasks import NEWEST
 
 RESULTS = pages.RESULTS / "steer_loops.jsonl"
-EVERY = {**TASKS, **LATER, **LATEST, **NEWEST, **FEW}
+EVERY = {**TASKS, **LATER, **LATEST, **NEWEST, **BROUGHT, **FEW}
 SIZES = (8, 16, 32, 64, 128)
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 FAR = 1.3
@@ -48,7 +49,7 @@ BETWEEN = "steer, decisions between epochs"
 """The run of a controller that decides between epochs only, on tasks of few."""
 CHOSEN: pages.Options = {
     "tasks": {"nargs": "*", "metavar": "TASK", "choices": [*EVERY, []]},
-    "--data-dir": {"type": Path, "help": "where MNIST and the folder cifar10 of pictures lie"},
+    "--data-dir": {"type": Path, "help": "where MNIST, the folder cifar10 of pictures and diamonds.csv lie"},
 }
 """Options for the tasks; all of them where none is named."""
 
@@ -172,7 +173,7 @@ def loaded(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Tas
     for name in names or EVERY:
         task = EVERY[name]
         if task.stored and folder is None:
-            print(f"{name} left out: its pictures are read from the folder that --data-dir names", flush=True)
+            print(f"{name} left out: its data are read from the folder that --data-dir names", flush=True)
         else:
             yield name, task, *(task.data(folder) if task.stored else task.data())
 
@@ -216,6 +217,7 @@ def page() -> None:
         ("the eight", LATER),
         ("the twelve", LATEST),
         ("the twelve newest", NEWEST),
+        ("the ten brought", BROUGHT),
         ("all", EVERY),
     )
     for told, group in groups:
