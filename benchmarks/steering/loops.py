@@ -218,7 +218,7 @@ def page() -> None:
         ("the twelve", LATEST),
         ("the twelve newest", NEWEST),
         ("the ten brought", BROUGHT),
-        ("all", EVERY),
+        ("all", {name: task for name, task in EVERY.items() if name not in FEW}),
     )
     for told, group in groups:
         names = [name for name in group if {(name, run, FRESH[-1]) for run in ("steer", UNMEASURED)} <= found.keys()]
@@ -239,6 +239,43 @@ def page() -> None:
             )
     pages.replace_between(pages.TASK_BY_TASK, "benchmarks/steering/loops.py page", "\n".join(lines))
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page", "\n".join([*brief, *worst]))
+    page_of_few(found)
+
+
+def page_of_few(found: dict[tuple[str, str, int], Row]) -> None:
+    """Write the table of tasks of few epochs, with and without decisions within them."""
+    titles = "task | best of the grid | test loss | `steer` starts with | test loss | examples | steps"
+    lines = [pages.heading(f"{titles} | between epochs: test loss | examples | steps")]
+    figures = []
+    for name in FEW:
+        if (name, BETWEEN, FRESH[-1]) not in found:
+            continue
+        best = best_of(name, found)
+        theirs, ours, between = ([found[name, run, seed] for seed in FRESH] for run in (best, "steer", BETWEEN))
+
+        def beside(rows: list[Row], theirs: list[Row] = theirs) -> list[float]:
+            loss = fmean(
+                logarithm(row, "test_loss") - logarithm(own, "test_loss") for row, own in zip(rows, theirs, strict=True)
+            )
+            return [
+                loss,
+                *(math.log(fmean(row[what] for row in rows) / theirs[0][what]) for what in ("examples", "steps")),
+            ]
+
+        figures.append([*beside(ours), *beside(between)])
+        starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
+        end = math.exp(fmean(logarithm(row, "test_loss") for row in theirs))
+        lines.append(f"| {name} | `{best}` | {end:.4g} | {starts} | {_told(figures[-1])} |")
+    if figures:
+        lines.append(f"| mean | | | | {_told(list(np.mean(figures, 0)))} |")
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page: few epochs", "\n".join(lines))
+
+
+def _told(figures: list[float]) -> str:
+    """Return test loss, examples and steps beside the best of the grid, twice, as cells."""
+    return " | ".join(
+        relative(figure) if place % 3 == 0 else f"{math.exp(figure):.2f}" for place, figure in enumerate(figures)
+    )
 
 
 def _line(name: str, found: dict[tuple[str, str, int], Row]) -> tuple[str, list[float]]:

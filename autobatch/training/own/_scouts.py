@@ -70,7 +70,7 @@ def scout(
 
     Each scout is a call of ``train`` with a controller that holds one configuration and ends the training after a
     twentieth of its length, up to a tenth until it has taken 60 steps: no more batches come then, and
-    ``controller.finished`` is true. A scout whose training loss is far above another's, or that diverges, ends earlier.
+    ``controller.finished`` is true. Where a training has few epochs and many steps, that is within its first epoch. A scout whose training loss is far above another's, or that diverges, ends earlier.
     They are compared by the mean of the losses that ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where
     there is neither, by the validation figure.
 
@@ -92,8 +92,8 @@ def scout(
         batch_sizes: the ladder to choose from.
         learning_rates: base learning rates to choose from, those of the optimizer's first parameter group.
         scouts: short trainings at most; ``"auto"`` for three, 0 for none. A short training has fewer.
-        scout_share: share of the training that each takes; one epoch at least, and up to a tenth until it has taken 60
-            steps.
+        scout_share: share of the training that each takes; one decision period at least, and up to a tenth until it
+            has taken 60 steps.
         seed: the seed that they train with.
         score: the validation figure that is told, and that counts where no training loss is known; by default the loss
             where all scouts have it, else the error.
