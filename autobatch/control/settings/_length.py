@@ -46,13 +46,15 @@ def with_length(
 
 
 def _paced(settings: Settings, dataset_size: int, epochs: int) -> Settings:
-    """Have decisions taken within the epochs where nobody says how often, and the policy wants more than these are."""
-    policy, plan, sizes = settings.policy, settings.plan, settings.batch_sizes
-    told = plan.decide_every is not None or settings.library is not None
+    """Have decisions taken within the epochs where nobody says how often: as the scouts did, or the policy wants it."""
+    policy, plan, sizes, scouts = settings.policy, settings.plan, settings.batch_sizes, settings.scouts
     numbers = isinstance(dataset_size, int) and isinstance(epochs, int) and min(dataset_size, epochs, *sizes) > 0
-    if told or not numbers or not isinstance(policy, PacingPolicy):  # wrong numbers are refused where all are checked
-        return settings
-    periods = policy.periods_of_epoch(sizes, dataset_size, epochs) if sizes else 1
-    if periods == 1:
-        return settings
-    return replace(settings, plan=replace(plan, decide_every=math.ceil(dataset_size / periods)))
+    if plan.decide_every is not None or settings.library is not None or not numbers:
+        return settings  # wrong numbers are refused where all are checked
+    every = None
+    if scouts is not None and scouts.loop:
+        every = scouts.loop["decide_every"]
+    elif isinstance(policy, PacingPolicy) and sizes:
+        periods = policy.periods_of_epoch(sizes, dataset_size, epochs)
+        every = None if periods == 1 else math.ceil(dataset_size / periods)
+    return replace(settings, plan=replace(plan, decide_every=every))

@@ -182,7 +182,10 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide, unless an evaluation follows."""
-        if self.controller is None or self.controller.finished:
+        if self.controller is None:
+            return
+        if self.controller.finished:  # within the epoch; the Trainer would begin another, without batches
+            control.should_training_stop = True
             return
         begun = self._controller.examples > self._controller.epoch * self._examples
         if not (self._epoch_trained or (self._advises and begun)):

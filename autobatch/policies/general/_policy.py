@@ -192,7 +192,7 @@ class GeneralPolicy(SteerPolicy):
         """Let the rate fall to nothing from what it was at the weights that training has gone back to."""
         super().gone_back()
         if self._laid is not None and self._hastened is not None:
-            self._plan = self._laid.hastened(self._hastened[0], self._back)
+            self._plan = self._laid.hastened(self._hastened[0], self._back, self._known_task().periods)
 
     def _go(self, course: Course, limits: Limits, actions: NDArray[np.int64], decision: Decision) -> None:
         """Follow what the rule has decided."""
@@ -223,7 +223,7 @@ class GeneralPolicy(SteerPolicy):
     def _limits(self) -> Limits:
         task, rates = self._known_task(), np.log2(self._known_task().learning_rates)
         assert self._course is not None
-        plan = Plan.of(task.epochs, self._length, self.parameters.decay)
+        plan = Plan.of(task.epochs, self._length, self.parameters.decay, task.periods)
         start = self._course.start_rate
         return Limits(
             np.log2(np.asarray(task.batch_sizes, dtype=np.float64)),

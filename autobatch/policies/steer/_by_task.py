@@ -63,7 +63,7 @@ def _steps(task: TaskInfo) -> float:
 
 def choice_seconds(task: TaskInfo, choice: PlanChoice, decay: float) -> float:
     """Return what a choice takes by the task's cost table, from the size that scouts have, s."""
-    plan, start = Plan.of(task.epochs, choice.length, decay), start_without_scouts(task)[0]
+    plan, start = Plan.of(task.epochs, choice.length, decay, task.periods), start_without_scouts(task)[0]
     return plan_seconds(task, plan, start, (choice.growth, choice.growth_power))
 
 

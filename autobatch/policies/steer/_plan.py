@@ -24,35 +24,37 @@ class Plan:
     end: int
 
     @classmethod
-    def of(cls, periods: int, length: float, decay: float) -> "Plan":
+    def of(cls, periods: int, length: float, decay: float, an_epoch: int = 1) -> "Plan":
         """Lay a plan over a training.
 
         Args:
             periods: length of the task's whole training, in decision periods.
-            length: share of it after which training ends, in (0, 1].
+            length: share of it after which training ends, in (0, 1], to the nearest epoch.
             decay: share of what is trained over which the rate falls, in (0, 1].
+            an_epoch: decision periods of an epoch.
 
         Returns:
             The plan; at least one period falls, unless it is the only one.
         """
-        end = min(periods, max(1, round(length * periods)))
+        end = min(periods, max(1, round(length * periods / an_epoch)) * an_epoch)
         return cls(end - max(1, round(decay * end)) if end > 1 else 1, end)
 
-    def hastened(self, period: int, since: int | None = None) -> "Plan":
-        """Return a plan whose rate falls to nothing within the coming period.
+    def hastened(self, period: int, since: int | None = None, over: int = 1) -> "Plan":
+        """Return a plan whose rate falls to nothing within the coming epoch.
 
         Args:
             period: finished periods.
             since: finished periods when the rate was what it falls from; None for now.
+            over: decision periods of an epoch.
 
         Returns:
             The plan; this one where it ends by then anyway.
         """
-        end = period + 1
+        end = period + over
         if end >= self.end:
             return self
         height = min(1.0, (self.end - (period if since is None else since)) / (self.end - self.decay_from))
-        return Plan(end - 1.0 / height, end)
+        return Plan(end - over / height, end)
 
     def factor(self, period: int) -> float:
         """Return what the base learning rate is multiplied by in a period.

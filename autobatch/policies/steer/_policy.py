@@ -153,6 +153,16 @@ def _below_diverged(task: TaskInfo, scouts: Sequence[Scout]) -> float:
     return lowest / 10.0 if any(scout.lr <= lowest for scout in scouts) else lowest
 
 
+def _middle_unless(scouts: Sequence[Scout], choice: ScoutChoice) -> ScoutChoice:
+    """Return the first scout, at the middle rate, unless another is clearly better: of chance the middle is safest."""
+    assert choice.scout is not None
+    middle, best = scouts[0], scouts[choice.scout]
+    if choice.scout == 0 or not final_loss(middle) * CLEARLY_BETTER <= final_loss(best):
+        return choice
+    reason = f"{configuration(middle.batch_size, middle.lr)}: the middle of the rates, as no scout is clearly better"
+    return ScoutChoice(0, reason, choice.margin)
+
+
 def _told_no_better(half: Scout, best: Scout, *, begun: bool) -> str:
     ahead = begun and final_loss(half) < final_loss(best)
     return half.ended or ("is hardly better" if ahead else "is no better")
@@ -270,7 +280,9 @@ class SteerPolicy:
             self._start = (start_without_scouts(task)[0], _below_diverged(task, scouts))
             self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"
             return ScoutChoice(None, self._reason)
-        edge = self._told_edge(scouts[choice.scout], smaller)
+        if blind:
+            choice = _middle_unless(rivals, choice)
+        edge = "" if blind else self._told_edge(scouts[choice.scout], smaller)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun else CLEARLY_BETTER
         helping = [] if best is None else _helping(best, smaller, share)
@@ -316,8 +328,8 @@ class SteerPolicy:
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             near = (
-                f"; no scout's loss can be told from that of guessing ({guessed}), so it is chosen by its validation "
-                "figure, and may learn nothing (give other rates to choose from)"
+                f"; no scout's loss can be told from that of guessing ({guessed}), so it may learn nothing (give other "
+                "rates to choose from)"
             )
         else:
             near = f"; its loss is {near}"
@@ -413,7 +425,7 @@ class SteerPolicy:
         since = self._validated.worse_since(patience)
         if since is None:
             return
-        plan = self._plan.hastened(epoch)
+        plan = self._plan.hastened(epoch, over=task.periods)
         if plan is not self._plan:
             self._plan, self._hastened = plan, (epoch, since)
 
@@ -432,7 +444,7 @@ class SteerPolicy:
         assert self._hastened is not None
         self._back = self.back_to
         self._lay_plan(self._length)
-        self._plan = self._plan.hastened(self._hastened[0], self._back)
+        self._plan = self._plan.hastened(self._hastened[0], self._back, self._known_task().periods)
 
     def _why_it_falls(self) -> str:
         if self._hastened is None:
@@ -488,7 +500,8 @@ class SteerPolicy:
 
     def _lay_plan(self, length: float) -> None:
         self._length = length
-        self._plan = Plan.of(self._known_task().epochs, length, self.parameters.decay)
+        task = self._known_task()
+        self._plan = Plan.of(task.epochs, length, self.parameters.decay, task.periods)
 
     def _grows_further(self) -> bool:
         """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""
@@ -550,7 +563,8 @@ class SteerPolicy:
         if state.get("hastened") is not None:
             epoch, since = map(int, state["hastened"])
             self._back = state.get("back")
-            self._plan, self._hastened = self._plan.hastened(epoch, self._back), (epoch, since)
+            self._plan = self._plan.hastened(epoch, self._back, self._known_task().periods)
+            self._hastened = (epoch, since)
 
     def begin(self, batch_size: int, lr: float, reason: str) -> None:
         """Go on from a configuration that somebody else has chosen.

@@ -70,7 +70,10 @@ def scout(
 
     Each scout is a call of ``train`` with a controller that holds one configuration and ends the training after a
     twentieth of its length, up to a tenth until it has taken 60 steps: no more batches come then, and
-    ``controller.finished`` is true. Where a training has few epochs and many steps, that is within its first epoch. A scout whose training loss is far above another's, or that diverges, ends earlier.
+    ``controller.finished`` is true. Where a training has few epochs and many steps, that is within its first one. A
+    scout whose training loss is far above another's, or that diverges, ends earlier. The first has the middle one of
+    the rates, the others go to where the loss falls; where steps may be what is missing, one or two more train with
+    half the batch and a quarter of it (``docs/concepts/steer.md``).
     They are compared by the mean of the losses that ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where
     there is neither, by the validation figure.
 

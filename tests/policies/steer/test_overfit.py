@@ -90,6 +90,7 @@ def test_a_plan_is_hastened_along_its_own_line() -> None:
     assert plan.hastened(4) == Plan(4, 5)  # constant until then
     assert plan.hastened(18).factor(18) == pytest.approx(0.5 * 0.5)
     assert plan.hastened(27) is plan
+    assert [plan.hastened(18, over=2).factor(period) for period in (18, 19)] == pytest.approx([0.5 * 0.75, 0.5 * 0.25])
 
 
 def test_figures_of_the_score_alone_are_known() -> None:

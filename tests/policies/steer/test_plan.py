@@ -36,6 +36,11 @@ def test_every_plan_trains_and_falls_to_the_end(periods: int, length: float, dec
     assert min(factors) > 0.0
 
 
+@pytest.mark.parametrize(("epochs", "end"), [(1, 1), (2, 1), (6, 4), (8, 6), (10, 7)])
+def test_a_training_ends_between_two_epochs(epochs: int, end: int) -> None:
+    assert Plan.of(3 * epochs, 0.7, 0.75, 3).end == 3 * end
+
+
 def test_the_whole_length_falls_where_that_is_asked() -> None:
     plan = Plan.of(4, 1.0, 1.0)
     assert [plan.factor(period) for period in range(4)] == [0.875, 0.625, 0.375, 0.125]

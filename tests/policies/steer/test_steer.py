@@ -81,7 +81,6 @@ FAST, SLOW = (
     [
         ({}, {"train_size": 128 * 32}, (32, 0.95)),
         ({}, {"train_size": 129 * 32}, (128, 3.8)),
-        ({}, {"train_size": 129 * 16, "periods": 2}, (128, 3.8)),  # an epoch of two decision periods
         ({}, {"train_size": 129 * 32, "costs": SLOW}, (32, 0.95)),
         ({}, {"train_size": 129 * 32, "costs": None}, (32, 0.95)),
         ({"growth": 1.0}, {"train_size": 129 * 32}, (32, 0.95)),
@@ -100,6 +99,12 @@ def test_batches_grow_further_where_an_epoch_has_many_steps_and_that_spares_time
         "batches of 128 at 3.8 times 0.1 take less time and calm the steps as 95 % of it would with 32; the rate falls"
     )
     assert (told in decision.reason) == (first[1] == 3.8)
+
+
+def test_the_steps_of_an_epoch_are_those_of_all_its_decisions() -> None:
+    policy = steer(train_size=129 * 16, periods=2, costs=FAST)  # 14 of 20 periods, of which ten fall
+    assert policy.planned_epochs == 14
+    assert [decision.batch_size for decision in decided(policy, 5)] == [32, 32, 32, 32, 128]
 
 
 def test_a_run_that_began_before_batches_grew_further_goes_on_as_it_began() -> None:
@@ -253,6 +258,17 @@ def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it
     assert "no scout's loss can be told from that of guessing (2.3)" in reason
     assert "may learn nothing (give other rates" in reason
     assert policy.scouts([Scout(32, 0.05, (2.299,), (1.0,)), Scout(32, 0.1, (2.3,), (1.0,))]).more == 0
+
+
+@pytest.mark.parametrize(("other", "rate"), [(2.295, 0.05), (2.28, 0.1)])
+def test_where_nothing_is_learnt_and_no_scout_clearly_better_the_middle_rate_is_taken(
+    other: float, rate: float
+) -> None:
+    policy = steered(2.298, 2.3, scores=(2.3, other))
+    reason = policy.decide(make_observation(0, 40)).reason
+    assert policy.start == (32, rate)
+    assert ("the middle of the rates, as no scout is clearly better" in reason) == (rate == 0.05)
+    assert "a higher one may do better" not in reason
 
 
 @pytest.mark.parametrize(("smaller", "size"), [(1.995, 32), (1.98, 16)])
