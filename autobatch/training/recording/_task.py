@@ -66,7 +66,7 @@ class TaskRecorder:
         """Return how a fixed run of the task is trained and measured as a beacon."""
         return RunConfig(
             task=self.task,
-            policy=PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": batch_size, "lr": lr}),
+            policy=PolicySpec.fixed(batch_size, lr),
             seed=seed,
             device=self.maker.device,
             data_dir=self.maker.data_dir,
