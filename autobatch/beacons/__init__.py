@@ -11,7 +11,6 @@ from autobatch.beacons._library import BeaconLibrary
 from autobatch.beacons._results import FIGURES, FixedResult
 from autobatch.beacons.landscape import (
     Landscape,
-    LeaveOneOut,
     OptimumRegion,
     Prediction,
     Rule,
@@ -22,7 +21,6 @@ from autobatch.beacons.predict import (
     FinalPrediction,
     Forecast,
     PredictionQuality,
-    Promise,
     RunPlace,
     forecast,
     forecast_stages,
@@ -56,12 +54,10 @@ __all__ = [
     "Forecast",
     "Journey",
     "Landscape",
-    "LeaveOneOut",
     "LibraryInfo",
     "OptimumRegion",
     "Prediction",
     "PredictionQuality",
-    "Promise",
     "Rule",
     "RunPlace",
     "Standing",

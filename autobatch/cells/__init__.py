@@ -10,7 +10,7 @@ from autobatch.cells._on import LOCAL, engine_on, engine_settings, is_local, ran
 from autobatch.cells._plan import MORE_FROM, Cell, CellEnd, Plan
 from autobatch.cells._status import CellsStatus, status_of
 from autobatch.cells._store import Cells, find_cells
-from autobatch.cells._work import Event, GivenBackError, LostError, Make, Report, Tell, Work, WorkEnd, Worker
+from autobatch.cells._work import Event, GivenBackError, Make, Report, Tell, Work, Worker
 from autobatch.cells._workers import Identity, Pace
 
 __all__ = [
@@ -26,14 +26,12 @@ __all__ = [
     "GivenBackError",
     "Identity",
     "LocalEngine",
-    "LostError",
     "Make",
     "Pace",
     "Plan",
     "Report",
     "Tell",
     "Work",
-    "WorkEnd",
     "Worker",
     "engine_on",
     "engine_settings",

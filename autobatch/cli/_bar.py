@@ -22,5 +22,9 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def note(self, message: str) -> None:
+        """Print a line."""
+        self._say(message)
+
     def _say(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)

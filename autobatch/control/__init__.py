@@ -4,6 +4,7 @@ In come a model, an optimizer, data and a policy; out go the batches of every st
 records of what was decided. Open ``_controller.py`` first, then ``_training.py`` for the parts behind it.
 """
 
+from autobatch._steps import steps_per_epoch
 from autobatch.control._controller import AutoBatchController
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control.batches import (
@@ -12,7 +13,6 @@ from autobatch.control.batches import (
     derive_seed,
     full_steps_per_epoch,
     permutation,
-    steps_per_epoch,
 )
 from autobatch.control.measuring import (
     MeasureAsked,

@@ -193,7 +193,10 @@ class Periods:
         }
 
     def _decide(self, example: int) -> None:
-        """Have a decision made that holds from an example on; apply it where nothing is handed out before it."""
+        """Have a decision made that holds from an example on; apply it where nothing is handed out before it.
+
+        Where the policy has the training go back to other weights, it is asked again once that is done.
+        """
         course, decisions = self._course, self._decisions
         decisions.decide(self.observation, epoch=course.epoch, example=example)
         if self._rewinding.goes_back(decisions.best_period, decisions.back_to):

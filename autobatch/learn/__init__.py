@@ -12,8 +12,8 @@ from autobatch._lazy import on_first_use
 if TYPE_CHECKING:
     from autobatch.learn._cem import CemSettings, CrossEntropy
     from autobatch.learn._general import GeneralResult, learn_general, save_general
-    from autobatch.learn._plan import ALGORITHMS, STEPS, LearningPlan
-    from autobatch.learn._stable_baselines import as_vec_env, network_of, train_with_sb3
+    from autobatch.learn._plan import STEPS, LearningPlan
+    from autobatch.learn._stable_baselines import as_vec_env, network_of
     from autobatch.learn._train_policy import (
         LearnedResult,
         LearningObserver,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "ALGORITHMS",
     "STEPS",
     "CemSettings",
     "CrossEntropy",
@@ -38,7 +37,6 @@ __all__ = [
     "network_of",
     "save_general",
     "train_policy",
-    "train_with_sb3",
 ]
 
 __getattr__, __dir__ = on_first_use(__name__)

@@ -1,7 +1,7 @@
 """A policy as data: the YAML that names a kind and its parameters, and where such names are looked up."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -23,6 +23,20 @@ class PolicySpec(BaseModel):
     kind: str = Field(min_length=1, description="Registered kind of policy that the parameters belong to.")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the kind; see its reference.")
     description: str = Field(default="", description="One sentence for listings.")
+
+    @classmethod
+    def fixed(cls, batch_size: int, lr: float, name: str = "fixed") -> Self:
+        """Return the policy that keeps one configuration.
+
+        Args:
+            batch_size: global batch size.
+            lr: base learning rate.
+            name: what it is called.
+
+        Returns:
+            The policy.
+        """
+        return cls(name=name, kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
 
 
 def load_policy_spec(name_or_path: str | Path) -> PolicySpec:

@@ -8,7 +8,7 @@ from autobatch.report._comparison import Comparison, compare, modelled_seconds, 
 from autobatch.report._listings import env_table, libraries_table, library_table, policy_table, shorthand_line
 from autobatch.report._record import RunRecord, comparable_library, read_run
 from autobatch.report._runs import RunFacts, chosen_runs, facts_dicts, find_runs, load_run_facts, runs_table
-from autobatch.report._story import Chapter, chapters, story
+from autobatch.report._story import chapters, story
 from autobatch.report._summary import summary_view
 from autobatch.report._words import count_words, loss_words, percent_words, position_words, seconds_words
 from autobatch.report.page import check_page, html_page, save_html
@@ -16,7 +16,6 @@ from autobatch.report.paper import PaperFigure, draw_paper_figures, paper_figure
 from autobatch.report.plane import check_format, draw_plane, plane_figure, save_plane
 
 __all__ = [
-    "Chapter",
     "Comparison",
     "PaperFigure",
     "RunFacts",

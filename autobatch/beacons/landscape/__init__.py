@@ -5,7 +5,7 @@ In come the beacons of a library; out go predicted scores for positions, and the
 """
 
 from autobatch.beacons.landscape._landscape import Landscape, Rule
-from autobatch.beacons.landscape._leave_one_out import LeaveOneOut, choose_rule, leave_one_out
+from autobatch.beacons.landscape._leave_one_out import choose_rule, leave_one_out
 from autobatch.beacons.landscape._nearest import NearestSurface
 from autobatch.beacons.landscape._points import Axes, Points, landscape_points, modelled
 from autobatch.beacons.landscape._prediction import Prediction
@@ -14,7 +14,6 @@ from autobatch.beacons.landscape._region import OptimumRegion
 __all__ = [
     "Axes",
     "Landscape",
-    "LeaveOneOut",
     "NearestSurface",
     "OptimumRegion",
     "Points",

@@ -4,7 +4,7 @@ In come a library and the first epochs of some runs; out go predicted positions 
 predictions can be trusted. Open ``_final.py`` first.
 """
 
-from autobatch.beacons.predict._final import FinalPrediction, Promise, predict_final
+from autobatch.beacons.predict._final import FinalPrediction, predict_final
 from autobatch.beacons.predict._forecast import Forecast, forecast, forecast_stages
 from autobatch.beacons.predict._places import RunPlace, read_places
 from autobatch.beacons.predict._quality import PredictionQuality, prediction_quality, quality_table
@@ -13,7 +13,6 @@ __all__ = [
     "FinalPrediction",
     "Forecast",
     "PredictionQuality",
-    "Promise",
     "RunPlace",
     "forecast",
     "forecast_stages",

@@ -71,10 +71,6 @@ class RunProgress(Bar, RunObserver):
         """Print what a scout came to."""
         self._console.print(Text.assemble(("  → ", "bold cyan"), (scout, "cyan")), soft_wrap=True)
 
-    def note(self, message: str) -> None:
-        """Print a line."""
-        self._say(message)
-
     def decided(self, record: DecisionRecord) -> None:
         """Print the reason of what begins or ends, and count up to the end that is planned now."""
         if record.planned is not None and record.planned != self._epochs:

@@ -32,10 +32,6 @@ class RecordingProgressBar(Bar, RecordingObserver):
         self._say(f"{progress.total} {self._what}, {progress.done} of them are there already")
         self.progressed(progress)
 
-    def note(self, message: str) -> None:
-        """Print a line."""
-        self._say(message)
-
     def progressed(self, progress: RecordingProgress) -> None:
         """Move the bar."""
         running = ", ".join(progress.running)

@@ -4,7 +4,6 @@ In come a seed, a number of examples and a batch size; out go the indices of eve
 ``_batches.py`` first.
 """
 
-from autobatch._steps import steps_per_epoch
 from autobatch.control.batches._batches import batch_bounds, full_steps_per_epoch, permutation
 from autobatch.control.batches._nested import examples_in, part_of
 from autobatch.control.batches._sampler import PlannedBatchSampler, rebatched
@@ -20,5 +19,4 @@ __all__ = [
     "part_of",
     "permutation",
     "rebatched",
-    "steps_per_epoch",
 ]

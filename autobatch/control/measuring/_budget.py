@@ -5,8 +5,8 @@ from typing import Any
 
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_number
+from autobatch._steps import steps_per_epoch
 from autobatch.beacons import CostTable
-from autobatch.control.batches import steps_per_epoch
 from autobatch.control.measuring._measuring import INTERVAL, MeasuringPlan, at_interval, check_interval, middles
 from autobatch.policies import TaskInfo
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError
-from autobatch.control.batches import full_steps_per_epoch, steps_per_epoch
+from autobatch._steps import steps_per_epoch
+from autobatch.control.batches import full_steps_per_epoch
 from autobatch.control.measuring import stretches
 
 _LOG = logging.getLogger("autobatch")

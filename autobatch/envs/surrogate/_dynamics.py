@@ -15,8 +15,8 @@ from scipy.special import ndtr
 
 from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
+from autobatch._steps import steps_per_epoch
 from autobatch.beacons import BeaconLibrary, Branches
-from autobatch.control import steps_per_epoch
 from autobatch.envs.surrogate._ensemble import OUTPUTS, Ensemble, Table, fit_ensembles
 from autobatch.envs.surrogate._epochs import Epochs, TaskRecords
 from autobatch.envs.surrogate._law import MEMORY

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
+from autobatch._steps import steps_per_epoch
 from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
-from autobatch.control import steps_per_epoch
 from autobatch.envs.surrogate._law import Scale
 from autobatch.policies import TaskInfo
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._arrays import Floats
-from autobatch.control import steps_per_epoch
+from autobatch._steps import steps_per_epoch
 from autobatch.policies import TaskInfo
 
 _FORGETTING = np.array([0.01, 0.03, 0.1, 0.3, 1.0])

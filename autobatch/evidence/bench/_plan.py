@@ -158,8 +158,7 @@ def make_plan(
 
 def fixed_spec(batch_size: int, lr: float) -> PolicySpec:
     """Return the policy that keeps one configuration, named as the paper does."""
-    parameters = {"batch_size": batch_size, "lr": lr}
-    return PolicySpec(name=configuration_words(batch_size, lr), kind="fixed", parameters=parameters)
+    return PolicySpec.fixed(batch_size, lr, name=configuration_words(batch_size, lr))
 
 
 def folder_name(name: str) -> str:

@@ -21,7 +21,7 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
 from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, Course, Limits, end_of_fall
 from autobatch.policies.general._view import ENTRIES, CourseView, Seen, lead
-from autobatch.policies.learned import check_kind, check_same_weights, check_size, load_learned
+from autobatch.policies.learned import check_card_kind, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.steer import Fork, Scout, ScoutChoice, SteerParameters, SteerPolicy
 from autobatch.policies.steer._plan import Plan
@@ -56,7 +56,7 @@ class GeneralPolicy(SteerPolicy):
         super().__init__(parameters.rule)
         self._weights = parameters.weights
         self.network, self.card = load_learned(parameters.weights)
-        check_kind(parameters.weights, self.card, "learned-general")
+        check_card_kind(parameters.weights, self.card, "learned-general")
         check_size(parameters.weights, self.card, CourseView.size)
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:

@@ -252,7 +252,7 @@ def load_card(path: Path) -> PolicyCard:
     return card
 
 
-def check_kind(weights: str, card: PolicyCard, kind: str) -> None:
+def check_card_kind(weights: str, card: PolicyCard, kind: str) -> None:
     """Refuse weights of the other kind of policy.
 
     Args:

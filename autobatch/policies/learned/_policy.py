@@ -12,7 +12,7 @@ from autobatch.policies._parameters import PolicyParameters, Weights, after_rese
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
-from autobatch.policies.learned._files import check_kind, check_same_weights, check_size, load_learned
+from autobatch.policies.learned._files import check_card_kind, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.view import ENTRIES, ObservationView, Trail
 
@@ -41,7 +41,7 @@ class LearnedPolicy:
     def __init__(self, parameters: LearnedParameters) -> None:
         self.parameters = parameters
         self.network, self.card = load_learned(parameters.weights)
-        check_kind(parameters.weights, self.card, "learned")
+        check_card_kind(parameters.weights, self.card, "learned")
         self._view: ObservationView | None = None
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:

@@ -118,7 +118,7 @@ class _Diverged(BaseException):
 class _BeaconCell(LoopCell):
     def __init__(self, plan: CellPlan, key: BeaconKey, report: Report) -> None:
         options = plan.options
-        policy = PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": key.batch_size, "lr": key.lr})
+        policy = PolicySpec.fixed(key.batch_size, key.lr)
         controller = RecordingController(**{
             **options,
             "policy": make_policy(policy),

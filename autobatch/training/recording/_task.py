@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from autobatch._steps import steps_per_epoch
 from autobatch.beacons import CostTable, LibraryInfo
 from autobatch.cells import Cell, CellEnd, Cells, Plan, Report, Work, work_at
-from autobatch.control import full_steps_per_epoch, steps_per_epoch
+from autobatch.control import full_steps_per_epoch
 from autobatch.control.measuring import at_interval
 from autobatch.control.run import Summary
 from autobatch.policies import PolicySpec
@@ -65,7 +66,7 @@ class TaskRecorder:
         """Return how a fixed run of the task is trained and measured as a beacon."""
         return RunConfig(
             task=self.task,
-            policy=PolicySpec(name="fixed", kind="fixed", parameters={"batch_size": batch_size, "lr": lr}),
+            policy=PolicySpec.fixed(batch_size, lr),
             seed=seed,
             device=self.maker.device,
             data_dir=self.maker.data_dir,

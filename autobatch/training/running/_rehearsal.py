@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autobatch._steps import steps_per_epoch
 from autobatch.beacons import BeaconLibrary, CostTable
-from autobatch.control import steps_per_epoch
 from autobatch.control.run import refuse_occupied
 from autobatch.policies import Policy, TaskInfo, make_policy, planned_epochs, policy_kind
 from autobatch.policies._protocol import NOTHING_SEEN

@@ -102,7 +102,7 @@ def _keep(out: Path, scouting: Scouting, config: bytes | None) -> None:
 
 def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
     """Return the configuration of a scout of a run: the same with a fixed policy."""
-    policy = PolicySpec(name="scout", kind="fixed", parameters={"batch_size": batch_size, "lr": lr})
+    policy = PolicySpec.fixed(batch_size, lr, name="scout")
     return config.model_copy(update={"policy": policy})
 
 
