@@ -191,7 +191,7 @@ def page() -> None:
         ("the eight", LATER),
         ("the twelve", LATEST),
         ("the twelve newest", NEWEST),
-        ("the ten brought", BROUGHT),
+        ("those brought", BROUGHT),
         ("all", EVERY),
     )
     for told, group in groups:
