@@ -217,13 +217,8 @@ def page() -> None:
         ("the eight", LATER),
         ("the twelve", LATEST),
         ("the twelve newest", NEWEST),
-<<<<<<< HEAD
-        ("the ten brought", BROUGHT),
-        ("all", {name: task for name, task in EVERY.items() if name not in FEW}),
-=======
         ("those brought", BROUGHT),
-        ("all", EVERY),
->>>>>>> 7bad6d8
+        ("all", {name: task for name, task in EVERY.items() if name not in FEW}),
     )
     for told, group in groups:
         names = [name for name in group if {(name, run, FRESH[-1]) for run in ("steer", UNMEASURED)} <= found.keys()]
