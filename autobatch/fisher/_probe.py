@@ -17,12 +17,12 @@ from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.capture import Capture, ExactCapture
-from autobatch.fisher.following._samples import Samples
+from autobatch.fisher.following import Samples
 from autobatch.fisher.gram import (
     MAX_MEMORY,
+    ExchangedGram,
     GramSink,
     Jacobian,
-    SharedGram,
     SharedSpilledGram,
     SketchedGram,
     SpilledGram,
@@ -351,7 +351,7 @@ class FisherProbe:
         if self._bn == "exact" or self._micro_batches > 1:
             return SpilledGram(self._max_memory, device, self._hand_on)
         if self._process_group is not None:
-            return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
+            return ExchangedGram(self._process_group, device, self._max_memory, mean=self._mean)
         return StreamingGram(device, self._max_memory, apart=self._by_module, taker=self._hand_on)
 
     def _hand_on(self, name: str, uses: list[Jacobian]) -> None:
@@ -377,7 +377,7 @@ class FisherProbe:
         blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(notes.gradient_eps, gram.device.type)
         with torch.no_grad():
-            shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
+            shared = sink.local() if isinstance(sink, ExchangedGram | SharedSpilledGram) else None
             starts = itertools.accumulate(notes.batches, initial=0)
             found = [sink.sums] if isinstance(sink, StreamingGram) else getattr(sink, "passes", itertools.repeat(None))
             checks = []

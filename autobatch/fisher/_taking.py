@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
 from autobatch.fisher.capture import Capture
-from autobatch.fisher.following._samples import Samples
+from autobatch.fisher.following import Samples
 from autobatch.fisher.gram import Jacobian, Taker
 from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.layers._convolution import ConvolutionJacobian

@@ -9,13 +9,14 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._registry import hands_on
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._indexing import overwritten_in, rows_written, written_into
-from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
-from autobatch.fisher.following._through import STAYING, Through, layer_keeps
+from autobatch.fisher.following._move import Known
+from autobatch.fisher.following._through import Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
@@ -129,7 +130,7 @@ class Following:
             return None
         name = f"{kind.__name__}.apply"
         self.reentrant |= kind is CheckpointFunction
-        if not _keeps(kind):
+        if not hands_on(kind):
             return LostBatch(name)
         found = self._behind(node)
         for _, known in found:
@@ -149,7 +150,8 @@ class Following:
                 found.append(result)
             elif isinstance(parent, BackwardCFunction):  # whose result nothing was seen to take
                 kind = _kind(parent)
-                found += self._behind(parent) if _keeps(kind) else [(torch.Size(), LostBatch(f"{kind.__name__}.apply"))]
+                lost = (torch.Size(), LostBatch(f"{kind.__name__}.apply"))
+                found += self._behind(parent) if hands_on(kind) else [lost]
         return found
 
     def layout(self, tensor: Tensor, role: str) -> BatchLayout:
@@ -216,9 +218,9 @@ class Following:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
+    def stays(self, known: Known, tensors: list[Tensor], output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
-        if self.claimed or name not in STAYING or not isinstance(output, Tensor):
+        if self.claimed or not known.stays or not isinstance(output, Tensor):
             return False
         if self._inside and any(id(tensor) in self._inside for tensor in tensors):
             return False
@@ -270,7 +272,7 @@ class Following:
             return
         source, first = found[0]
         output = call.outputs[0] if call.outputs else source
-        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
+        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.known, source, output):
             self._layouts[output] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
@@ -338,11 +340,6 @@ def _kind(node: Any) -> type:
     """Return the custom autograd function that a node of the graph is of."""
     kind: type = getattr(type(node), "_forward_cls", type(node))
     return kind
-
-
-def _keeps(kind: type) -> bool:
-    """Whether a custom autograd function is known to leave samples in place."""
-    return kind in KEEPING or (kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON)
 
 
 def only_claims(found: Found) -> tuple[Claim, ...]:

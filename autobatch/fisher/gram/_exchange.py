@@ -8,9 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian, products_are_cheaper
-from autobatch.fisher.gram._spill import summed_blocks
 
 # The name since torch 2.14, which warns of the older one.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -24,23 +23,32 @@ class ExchangedGram:
     and each rank multiplies its own samples' by everyone's. What is sent has the gradients' dtype; products are made in
     float64. Whether a layer is used at one position must not differ between ranks.
 
-    Making one, each ``add`` and ``result`` communicate: every rank of the group must make these calls in the
-    same order, for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers:
-    pass a group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the
-    group's timeout. Making one waits for the device, to learn the batch sizes of the ranks.
+    ``begin``, each ``add`` and ``result`` communicate: every rank of the group must make these calls in the same order,
+    for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers: pass a
+    group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the group's
+    timeout.
 
     Args:
         group: the processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
-        batch_size: this rank's number of samples; it may differ between ranks.
         device: where the gradients live, and F.
-        scale: factor of this rank's rows, such as its batch size where its loss is a mean over that.
         max_memory: bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count.
+        mean: whether each rank's loss is a mean over its own samples: its rows are scaled by their number.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, batch_size: int, device: torch.device, scale: float, max_memory: int
-    ) -> None:
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, max_memory: int, *, mean: bool) -> None:
         self._group = group
+        self._device = device
+        self._max_memory = max_memory
+        self._mean = mean
+
+    def begin(self, batch_size: int) -> None:
+        """Begin the pass, on all ranks; waits for the device, to learn their batch sizes.
+
+        Args:
+            batch_size: this rank's number of samples; it may differ between ranks.
+        """
+        group, device, max_memory = self._group, self._device, self._max_memory
+        scale = float(batch_size) if self._mean else 1.0
         about = torch.tensor([[batch_size, scale]], dtype=torch.float64, device=device)
         about = gathered(about, [1] * dist.get_world_size(group), group)
         self._sizes = [int(size) for size in about[:, 0].tolist()]

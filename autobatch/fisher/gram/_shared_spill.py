@@ -53,8 +53,8 @@ class SharedSpilledGram(SpilledGram):
         seen = zlib.crc32(repr(list(zip(names, sizes, strict=True))).encode())
         agree(problem, seen, self._device, self._group)
         batch = self._before + self._batch
-        scale = float(batch) if self._mean else 1.0
-        exchanged = ExchangedGram(self._group, batch, self._device, scale, self._max_memory // 2)
+        exchanged = ExchangedGram(self._group, self._device, self._max_memory // 2, mean=self._mean)
+        exchanged.begin(batch)
         for name in names:
             for block in self._blocks(self._parameters.pop(name), batch, exchanged.block_columns):
                 exchanged.add_block(block.to(self._device))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian, Taker
 
 
@@ -34,26 +34,6 @@ class _Part:
 
     first: int
     pieces: tuple[_Piece, ...]
-
-
-def summed_blocks(uses: list[Jacobian], columns: int) -> Iterator[Tensor]:
-    """Make J of one parameter block by block.
-
-    Args:
-        uses: all its uses.
-        columns: elements of the parameter in one block; at least one of its rows is taken.
-
-    Yields:
-        (B, n): its columns in order, summed over the uses.
-    """
-    rows, width = uses[0].rows, uses[0].width
-    size = max(1, columns // width)
-    for lo in range(0, rows, size):
-        hi = min(lo + size, rows)
-        block = uses[0].block(lo, hi)
-        for use in uses[1:]:
-            block = block + use.block(lo, hi)
-        yield block
 
 
 class SpilledGram:

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._keeping import FIRST_ONLY
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.following._move import TorchCall
 from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
@@ -129,7 +128,7 @@ class Call(TorchCall):
     @property
     def heeded(self) -> list[Tensor]:
         """The tensors of which it takes more than the shape."""
-        return self.tensors[:1] if self.name in FIRST_ONLY else self.tensors
+        return self.tensors[:1] if self.known.heeds == "first" else self.tensors
 
     @property
     def is_complex(self) -> bool:

@@ -10,67 +10,46 @@ from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Weight, dense, precise
-
-ELEMENTWISE = frozenset({
-    *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow", "float_power"),
-    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__"),
-    *("__div__", "__rdiv__", "__pow__", "__rpow__", "add_", "sub_", "mul_", "div_", "__iadd__", "__isub__", "__imul__"),
-    *("__itruediv__", "__idiv__", "maximum", "minimum", "where", "lerp", "addcmul", "addcdiv", "prelu"),
-    *("logaddexp", "xlogy", "hypot", "atan2", "copysign", "fmax", "fmin"),
-})
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, Weight, dense, precise
 
 
-def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
+    """Return the rule of a function that broadcasts its arguments and works element by element.
+
+    Args:
+        again: what is run again in the backward pass, where that is not the function itself: of one that works in
+            place, one that does not.
+        channels: whether weights of shape (C,) belong to dimension 1 of the output.
+
+    Returns:
+        The rule, which raises ``NoRuleError`` where an argument does not broadcast against the output.
+    """
+    return partial(_contributions, again, channels)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """Return what ``torch.prelu`` does, of a weight of any shape that broadcasts."""
     return torch.where(x > 0, x, weight * x)
 
 
-# What is run again in the backward pass, where that is not the function itself.
-_ELSEWHERE = {
-    "prelu": _prelu,
-    **dict.fromkeys(("add_", "__iadd__"), torch.add),
-    **dict.fromkeys(("sub_", "__isub__"), torch.sub),
-    **dict.fromkeys(("mul_", "__imul__"), torch.mul),
-    **dict.fromkeys(("div_", "__itruediv__", "__idiv__"), torch.div),
-}
-_SUMS = frozenset({"add", "sub", "subtract", "rsub", "__add__", "__radd__", "__sub__", "__rsub__"}) | {
-    *("add_", "sub_", "__iadd__", "__isub__")
-}
-
-
-def elementwise(call: Call) -> list[Contribution]:
-    """Return the contributions of a function that broadcasts its arguments and works element by element.
-
-    Args:
-        call: the call.
-
-    Returns:
-        One contribution for each weight among the arguments.
-
-    Raises:
-        NoRuleError: where an argument does not broadcast against the output.
-    """
+def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Call) -> list[Contribution]:
     output = call.outputs[0]
     layout = call.output_layout(0)
     shape = tuple(output.shape)
-    name = getattr(call.function, "__name__", "")
-    function = _ELSEWHERE.get(name, call.function)
+    function = again or call.function
     args: list[Any] = list(call.args)
     if call.before is not None:
         if call.weight(call.args[0]) is not None:
             raise NoRuleError
         args[0] = call.before
     # A sum's gradient does not depend on its terms.
-    nothing = output.new_zeros(())
-    kept: list[Any] = [
-        argument if not isinstance(argument, Tensor) else nothing if name in _SUMS else KeptTensor(argument)
-        for argument in args
-    ]
+    nothing = output.new_zeros(()) if call.known.additive == "term" else None
+    kept = [_kept(argument) if nothing is None or not isinstance(argument, Tensor) else nothing for argument in args]
     contributions = []
     for used in call.weights():
         places = [place for place, argument in enumerate(args) if argument is used.tensor]
         small = tuple(used.tensor.shape)
-        if name == "prelu":
+        if channels:
             small = (*small, *(1,) * (len(shape) - 2))
         ones = (1,) * (len(shape) - len(small)) + small
         broadcast = len(ones) == len(shape) and all(a in {1, b} for a, b in zip(ones, shape, strict=True))
@@ -79,6 +58,10 @@ def elementwise(call: Call) -> list[Contribution]:
         repeat = partial(_run, function, kept, dict(call.kwargs), places)
         contributions.append(Contribution(used, _Expanded(repeat, used, shape, ones, layout, call.batch)))
     return contributions
+
+
+def _kept(argument: Any) -> Any:
+    return KeptTensor(argument) if isinstance(argument, Tensor) else argument
 
 
 def _run(function: Any, kept: list[Any], kwargs: dict[str, Any], places: list[int], weight: Tensor) -> Tensor:

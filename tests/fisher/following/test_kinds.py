@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
-from autobatch.fisher import FisherProbe, register_keeping
+from autobatch.fisher import FisherProbe, _registry, register_keeping
 
 B, T, C = 6, 6, 6  # as many positions and channels as samples: shapes tell nothing
 
@@ -247,8 +247,7 @@ class Rounded(torch.autograd.Function):
 
 
 def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
-    monkeypatch.setattr("autobatch.fisher.capture._following.KEEPING", keeping)
+    monkeypatch.setattr("autobatch.fisher._registry._KNOWN", dict(_registry._KNOWN))
     for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h, lambda h: Halved.apply(h).relu()):
         with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):
             probed(Between(between), randn(B, C)).gram()
@@ -269,8 +268,7 @@ def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypat
 def test_a_function_that_keeps_samples_finds_nothing_that_was_lost(
     monkeypatch: pytest.MonkeyPatch, twice: bool, between: Callable[[Tensor], Tensor]
 ) -> None:
-    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
-    monkeypatch.setattr("autobatch.fisher.capture._following.KEEPING", keeping)
+    monkeypatch.setattr("autobatch.fisher._registry._KNOWN", dict(_registry._KNOWN))
     register_keeping(Halved)
     model = Between(lambda h: Halved.apply(Halved.apply(between(h)) if twice else between(h)) + h)
     with pytest.raises(MeasureError, match=r"through (add|cumsum|matmul)\(\)"):
