@@ -212,7 +212,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("to type_as", Known(keeps_samples, heeds="first", additive="linear")),
     ("where", Known(places.chosen, by_element(), by_index=by_index.where_true)),
     ("prelu", Known(keeps_samples, by_element(prelu, channels=True))),
-    (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real", Known(keeps_samples)),
+    (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real bucketize", Known(keeps_samples)),
     ("fused_moving_avg_obs_fake_quant", Known(keeps_samples, couples=True)),
     ("nonzero", Known(by_index=by_index.where_true)),
     ("copy_", Known(in_slots(aligned_right, 1), heeds="source")),  # base.copy_(source): base lies as the source does
@@ -249,7 +249,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
         )
         for n in (1, 2, 3)
     ),
-    ("deform_conv2d", Known(places.deformed)),
+    ("torch.ops.torchvision.deform_conv2d", Known(places.deformed)),
     # Normalisations.
     ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True, features=2)),
     ("group_norm", Known(places.in_front(0), rules.group_norm, tapped=True)),
@@ -285,12 +285,11 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("cross", Known(untouched(2, slots=(0, 1)))),
     ("renorm", Known(places.slices_scaled)),
     ("pad", Known(places.padded)),
-    ("cosine_similarity", Known(places.compared(2))),
+    ("cosine_similarity", Known(places.compared)),
     ("pairwise_distance", Known(places.compared_last)),
     (_MATRICES, Known(places.before_features(2, 0))),
     ("linalg_solve_triangular", Known(places.triangular)),
     ("multinomial view_as_complex", Known(places.before_features(1, 0))),
-    ("bucketize", Known(places.sorted_into(0))),
     ("searchsorted", Known(places.searched)),
     ("bincount", Known(lambda move: WHOLE, by_index=by_index.counted)),
     # Losses.
@@ -302,17 +301,14 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("reshape view flatten", _picks(shapes.reshaped, additive="linear")),
     ("unflatten ravel", _picks(shapes.reshaped)),
     ("view_as reshape_as", Known(shapes.reshaped, by_index=by_index.picked, heeds="first")),
-    ("transpose swapaxes swapdims", _picks(shapes.transposed, transposes=True)),
-    ("mT adjoint", _picks(shapes.last_two_swapped, transposes=True)),
-    ("mH", _picks(shapes.last_two_swapped)),
+    ("transpose swapaxes swapdims permute mT adjoint", _picks(shapes.viewed, transposes=True)),
+    ("movedim moveaxis diagonal mH", _picks(shapes.viewed)),
     ("T t", _picks(shapes.turned, transposes=True)),
     ("H", _picks(shapes.turned)),
-    ("permute", _picks(shapes.permuted, transposes=True)),
-    ("movedim moveaxis", _picks(shapes.moved)),
-    ("squeeze", _picks(shapes.squeezed, additive="linear")),
-    ("unsqueeze stack", _picks(shapes.with_another, additive="linear")),
-    ("expand", _picks(in_slots(aligned_right, 0), rows=rules.expanded, claims=True, additive="linear")),
-    ("broadcast_to", _picks(in_slots(aligned_right, 0), rows=rules.expanded, claims=True)),
+    ("squeeze unsqueeze", _picks(shapes.viewed, additive="linear")),
+    ("stack", _picks(shapes.stacked, additive="linear")),
+    ("expand", _picks(shapes.viewed, rows=rules.expanded, claims=True, additive="linear")),
+    ("broadcast_to", _picks(shapes.viewed, rows=rules.expanded, claims=True)),
     (
         "expand_as",
         Known(in_slots(aligned_right, 0), rules.expanded, claims=True, by_index=by_index.picked, heeds="first"),
@@ -330,7 +326,6 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("flip", _picks(untouched(1, "dims"))),
     ("roll", _picks(untouched(2, "dims"))),
     ("rot90", _picks(shapes.rotated)),
-    ("diagonal", _picks(shapes.diagonal)),
     ("diag_embed", Known(places.alone)),
     ("select unbind", _picks(shapes.selected, additive="linear")),
     ("narrow", _picks(untouched(1))),
@@ -362,8 +357,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
 def _entries() -> Iterator[tuple[Any, Known]]:
     """Yield every function with what is known of it.
 
-    Of a function that only has the name of one in the table, such as an operator of an extension, it is known where
-    samples lie, but not what its weights' rows are: these are made from the arguments by position.
+    Of a function of torch that only has the name of one in the table it is known where samples lie, but not what its
+    weights' rows are: these are made from the arguments by position.
     """
     for key, entry in _TABLE:
         if not isinstance(key, str):

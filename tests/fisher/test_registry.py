@@ -6,11 +6,13 @@ from types import MethodWrapperType
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import get_overridable_functions
 
-from autobatch.fisher import _registry
+from autobatch._errors import MeasureError
+from autobatch.fisher import FisherProbe, _registry, register_keeping
 from autobatch.fisher._registry import known
+from autobatch.fisher.layers._functions import name_of
 
 
 def test_each_function_has_one_entry() -> None:
@@ -50,5 +52,47 @@ def test_what_takes_other_arguments_has_samples_in_the_same_place_and_no_rule_fo
     assert entry.rows is None
 
 
-def test_nothing_is_known_of_others() -> None:
-    assert known(lambda x: x).layout is None
+def test_nothing_is_known_of_others_whatever_they_are_called() -> None:
+    def softmax(x: Tensor) -> Tensor:
+        return x
+
+    assert known(softmax).layout is None
+    assert name_of(softmax) == f"{__name__}.softmax"
+
+
+@torch.library.custom_op("autobatch_tests::relu", mutates_args=())
+def turned(x: Tensor) -> Tensor:
+    return x.flip(0)
+
+
+turned.register_autograd(lambda context, gradient: gradient.flip(0))
+
+
+class Behind(nn.Module):
+    """A layer behind an operator that has the name of a function of torch, and does something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.last(torch.ops.autobatch_tests.relu(self.first(x)))
+        return last
+
+
+def test_an_operator_is_not_taken_for_the_function_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_KNOWN", dict(_registry._KNOWN))
+
+    def gram() -> Tensor:
+        model = Behind()
+        probe = FisherProbe(model)
+        with probe:
+            model(torch.randn(4, 3)).square().mean().backward()
+        return probe.gram()
+
+    with pytest.raises(
+        MeasureError, match=r"through torch\.ops\.autobatch_tests\.relu\(\).*register_keeping\(torch\.ops\."
+    ):
+        gram()
+    register_keeping(torch.ops.autobatch_tests.relu)
+    assert gram().shape == (4, 4)

@@ -101,7 +101,7 @@ class Following:
             self._inside.discard(id(tensor))
         if layout is None and not changed and self.batch and tensor not in self._weights:
             layout = self._unseen(tensor)
-        return None if layout is None or (self.claimed and _refuted(layout)) else layout
+        return None if layout is None or (self.claimed and layout.refuted) else layout
 
     def _unseen(self, tensor: Tensor) -> Layout | None:
         """Return the layout of a tensor that no function was seen to return; None where it is none of the batch's."""
@@ -182,11 +182,13 @@ class Following:
                 " as a mean loss: use the parameter on each sample's own before they are summed (reduction='none'), or"
                 " freeze it with requires_grad_(False) to leave it out of F"
             )
-        custom = through.removeprefix("through ").removesuffix(".apply() ")
-        declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
+        custom = through.removeprefix("through ").removesuffix("() ")
+        others = custom.startswith("torch.ops.") or custom.endswith(".apply")
+        custom = custom.removesuffix(".apply")
+        declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})" if others else ""
         raise MeasureError(
             f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
-            f" (B = {self.batch}) in one dimension, in order{declared if through.endswith('.apply() ') else ''}; say"
+            f" (B = {self.batch}) in one dimension, in order{declared}; say"
             " what a sample is with samples=...; or freeze the parameter with requires_grad_(False) to leave it out"
             " of F"
         )
@@ -247,10 +249,10 @@ class Following:
         ]
         if found and self.claimed:
             Through(call, found).settle()
-            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
         if found:
             self._move(call, found)
-            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
             if call.name == "batch_norm":
                 self._note_batch_norm(call)
         return found
@@ -258,7 +260,7 @@ class Following:
     def watch(self, call: Call) -> None:
         """Follow the samples through a call without grad mode."""
         found = [(tensor, layout) for tensor in call.heeded if (layout := self._layouts.get(tensor)) is not None]
-        found = [(tensor, layout) for tensor, layout in found if isinstance(layout, LostBatch) or not layout.claims]
+        found = [(tensor, layout) for tensor, layout in found if not layout.claims]
         if found:
             self._move(call, found)
             self._inside |= {id(tensor) for tensor in call.outputs}
@@ -344,11 +346,7 @@ def _kind(node: Any) -> type:
 
 def only_claims(found: Found) -> tuple[Claim, ...]:
     """Return the open claims that layouts rest on, if all of them do."""
-    layouts = [layout for _, layout in found if isinstance(layout, BatchLayout) and layout.open_claims]
+    layouts = [layout for _, layout in found if layout.open_claims]
     if len(layouts) < len(found):
         return ()
     return tuple(dict.fromkeys(claim for layout in layouts for claim in layout.open_claims))
-
-
-def _refuted(layout: Layout) -> bool:
-    return isinstance(layout, BatchLayout) and layout.refuted

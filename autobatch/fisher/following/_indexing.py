@@ -191,7 +191,8 @@ def overwritten_in(
 
 
 def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batch: int) -> int | None:
-    return indexed(Move("__getitem__", (base, index), {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
+    read, args = Tensor.__getitem__, (base, index)
+    return indexed(Move(read, "__getitem__", args, {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
 
 
 def looked_up(move: Move) -> int | None:

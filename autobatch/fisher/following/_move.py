@@ -95,7 +95,8 @@ class Move:
     """One argument that carries the batch, in one call.
 
     Attributes:
-        name: of the function.
+        function: the torch function.
+        name: its name.
         args: its positional arguments.
         kwargs: its keyword arguments, without numpy's names.
         source: the argument.
@@ -110,6 +111,7 @@ class Move:
         tensors: all tensor arguments.
     """
 
+    function: Callable[..., Any]
     name: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]

@@ -43,15 +43,6 @@ def alone(move: Move) -> int | None:
     return move.dim if len(move.args) == 1 and not move.kwargs else None
 
 
-def sorted_into(values: int) -> Rule:
-    """Return the rule of functions that look values up in sorted boundaries."""
-
-    def rule(move: Move) -> int | None:
-        return move.dim if move.slot == values and move.output.shape == move.source.shape else None
-
-    return rule
-
-
 def searched(move: Move) -> int | None:
     boundaries = move.args[0]
     return move.dim if move.slot == 1 and isinstance(boundaries, Tensor) and boundaries.ndim == 1 else None
@@ -69,11 +60,10 @@ def normalised_along(move: Move) -> int | None:
     return None if move.slot or move.dim in dims else move.dim
 
 
-def quantile(move: Move) -> int | None:
-    dims = move.dims(2, "dim")
-    if move.slot or not dims or move.dim in dims or isinstance(move.argument(1, "q"), Tensor):
-        return None
-    return move.dim if move.output.ndim == move.source.ndim else move.dim - sum(dim < move.dim for dim in dims)
+def quantile(move: Move) -> Place:
+    several = isinstance(move.argument(1, "q"), Tensor)  # a dimension more
+    place = None if several else reduced(2)(move)
+    return None if place == WHOLE else place
 
 
 def slices_scaled(move: Move) -> int | None:
@@ -180,15 +170,12 @@ def recurrent(move: Move) -> Place:
     return 1 if move.index else (0 if move.args[8] else 1)
 
 
-def compared(position: int) -> Rule:
+def compared(move: Move) -> int | None:
     # cosine_similarity: broadcast, then reduced along one dimension.
-    def rule(move: Move) -> int | None:
-        ndim = max(tensor.ndim for tensor in move.tensors)
-        reduced = int(move.argument(position, "dim", 1)) % ndim
-        dim = move.dim + ndim - move.source.ndim
-        return None if dim == reduced else dim - (dim > reduced)
-
-    return rule
+    ndim = max(tensor.ndim for tensor in move.tensors)
+    along = int(move.argument(2, "dim", 1)) % ndim
+    dim = move.dim + ndim - move.source.ndim
+    return None if dim == along else dim - (dim > along)
 
 
 def compared_last(move: Move) -> int | None:

@@ -1,11 +1,21 @@
 """Where functions that only change a tensor's shape, or repeat it, put the samples."""
 
+import torch
+
 from autobatch.fisher.following._move import Move, Place, Rule
 
+_BLANK = torch.empty(1, device="meta")
 
-def diagonal(move: Move) -> int | None:
-    pair = {move.left(int(move.argument(place, f"dim{place - 1}", place - 2))) for place in (2, 3)}
-    return None if move.dim in pair else move.dim - sum(dim < move.dim for dim in pair)
+
+def viewed(move: Move) -> int | None:
+    # Any view of the first argument: it is taken of one that has a stride in the batch's dimension alone.
+    if move.slot:
+        return None
+    strides = [int(dim == move.dim) for dim in range(move.source.ndim)]
+    view = move.function(_BLANK.as_strided(move.source.shape, strides), *move.args[1:], **move.kwargs)
+    size = move.source.shape[move.dim]
+    there = (dim for dim in range(view.ndim) if view.stride(dim) and view.shape[dim] == size)
+    return next(there, None)
 
 
 def reshaped(move: Move) -> Place:
@@ -21,46 +31,13 @@ def reshaped(move: Move) -> Place:
     return None
 
 
-def transposed(move: Move) -> int:
-    first, second = (move.left(move.argument(i, f"dim{i - 1}", move.kwargs.get(f"axis{i - 1}", 0))) for i in (1, 2))
-    return {first: second, second: first}.get(move.dim, move.dim)
-
-
-def last_two_swapped(move: Move) -> int:
-    last = move.source.ndim - 1
-    return {last: last - 1, last - 1: last}.get(move.dim, move.dim) if last else 0
-
-
 def turned(move: Move) -> int:
     return move.source.ndim - 1 - move.dim
 
 
-def permuted(move: Move) -> int | None:
-    order = move.dims(1, "dims", many=True)
-    return order.index(move.dim) if order else None
-
-
-def moved(move: Move) -> int | None:
-    sources, targets = (
-        [ends] if isinstance(ends, int) else list(ends)
-        for ends in (move.argument(1, "source"), move.argument(2, "destination"))
-    )
-    order: dict[int, int] = {move.left(t): move.left(s) for s, t in zip(sources, targets, strict=True)}
-    rest = iter(dim for dim in range(move.source.ndim) if dim not in order.values())
-    return [order[dim] if dim in order else next(rest) for dim in range(move.source.ndim)].index(move.dim)
-
-
-def with_another(move: Move) -> int:
-    # unsqueeze, stack: a new dimension.
+def stacked(move: Move) -> int:
     new = int(move.argument(1, "dim", 0)) % (move.source.ndim + 1)
     return move.dim + (new <= move.dim)
-
-
-def squeezed(move: Move) -> int:
-    dims = move.dims(1, "dim", many=True)
-    if dims is None:
-        dims = list(range(move.source.ndim))
-    return move.dim - sum(dim < move.dim and move.source.shape[dim] == 1 for dim in dims)
 
 
 def concatenated(move: Move) -> Place:

@@ -66,8 +66,8 @@ class Through:
         A claim is confirmed only where the function puts its rows at the very place of the samples; anything else
         refutes it, which is right for every function: the weight is then one that all samples share.
         """
-        certain = [each for each in self._carriers if not _open(each.layout)]
-        claiming = [each for each in self._carriers if _open(each.layout)]
+        certain = [each for each in self._carriers if not each.layout.open_claims]
+        claiming = [each for each in self._carriers if each.layout.open_claims]
         if not certain or not claiming:
             return
         outputs, followed = self._call.outputs, [each.tensor for each in self._carriers]
@@ -78,7 +78,6 @@ class Through:
         expected = places(certain)
         for each in claiming:
             agreed = None not in expected and WHOLE not in expected and places([each]) == expected
-            assert isinstance(each.layout, BatchLayout)
             for claim in each.layout.open_claims:
                 claim.settle(agreed)
 
@@ -147,7 +146,7 @@ class Through:
             places = {_with_grouping(each, output, self._call.batch) for each in places}
         (place, *others) = places
         if others or not isinstance(place, BatchLayout):
-            claimed = any(_open(each.layout) for each in aligned)  # one that a rule does not confirm is refuted
+            claimed = any(each.layout.open_claims for each in aligned)  # one that a rule does not confirm is refuted
             regrouped = None if claimed else self._regrouped(aligned, index, samples)
             place = regrouped or (None if others else place)
         return _of_one_sample(aligned, place, output)
@@ -161,8 +160,8 @@ class Through:
             return None
         place = rule(
             Move(
-                self._call.name, self._args, self._kwargs, source, carrier.slot, carrier.inner, layout.dim,
-                layout.outer, output, index, batch, followed, self._call.tensors,
+                self._call.function, self._call.name, self._args, self._kwargs, source, carrier.slot, carrier.inner,
+                layout.dim, layout.outer, output, index, batch, followed, self._call.tensors,
             )
         )  # fmt: skip
         if isinstance(place, int):
@@ -212,14 +211,10 @@ def _flat(value: Any) -> Iterator[tuple[int, Any]]:
         yield -1, value
 
 
-def _open(layout: Layout) -> bool:
-    return isinstance(layout, BatchLayout) and bool(layout.open_claims)
-
-
 def _resting_on(aligned: Sequence[_Carrier], place: BatchLayout) -> BatchLayout:
     """Return a layout with the claims that it rests on."""
-    claims = {claim for each in aligned if isinstance(each.layout, BatchLayout) for claim in each.layout.open_claims}
-    if claims and all(_open(each.layout) for each in aligned):
+    claims = {claim for each in aligned for claim in each.layout.open_claims}
+    if claims and all(each.layout.open_claims for each in aligned):
         return replace(place, claims=tuple(claims))
     # One object for the usual layout, so that layouts are quickly seen to be the same.
     return IN_FRONT if place == IN_FRONT else place

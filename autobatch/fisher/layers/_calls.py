@@ -230,18 +230,19 @@ class KeptTensor:
         return self._tensor
 
 
-def arguments(call: Call, names: str) -> dict[str, Any]:
-    """Return the arguments of a call by name, positional and keyword ones; absent ones are None.
+def arguments(call: Call, names: str, **usual: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name, positional and keyword ones.
 
     Args:
         call: the call.
         names: the names in order, separated by spaces.
+        usual: what absent ones are, where that is not None.
 
     Returns:
         Argument by name.
     """
     order = names.split()
-    return dict.fromkeys(order) | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
+    return dict.fromkeys(order) | usual | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
 
 
 def dense(values: Tensor) -> Jacobian:

@@ -206,27 +206,24 @@ def _channel_shift(kept: KeptInput) -> _Maker:
 def batch_norm(call: Call) -> list[Contribution]:
     tensors = ["running_mean running_var", "weight bias"]
     first, then = tensors if call.function is F.batch_norm else tensors[::-1]
-    given = arguments(call, f"input {first} {then} training momentum eps")
+    given = arguments(call, f"input {first} {then} training momentum eps", eps=1e-5)
     return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
 
 
 def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics: bool) -> list[Contribution]:
-    eps = 1e-5 if given["eps"] is None else given["eps"]
-    kept = KeptInput(call, given["input"])
-    kept.need_batch_first()
+    kept, eps = KeptInput(call, given["input"]), given["eps"]
     statistics = None if batch_statistics else (given["running_mean"].clone(), given["running_var"].clone())
     node = None if saved_elsewhere() else call.node
 
-    def scale(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.rows(kept()), kept.rows(gradient))
+    def scale(x: Tensor, g: Tensor) -> Tensor:
         if statistics is None:
             mean, rstd = _batch_statistics(node, precise(kept())[0], eps)
         else:
             mean, rstd = statistics[0], (statistics[1] + eps).rsqrt()
         # From the input, never from (output - bias) / weight: a weight may be zero.
-        return DenseJacobian(normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch))
+        return normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch)
 
-    return _weight_and_bias(call, given, scale, _channel_shift(kept))
+    return _affine_channels(call, given, kept, scale)
 
 
 def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -238,34 +235,42 @@ def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]
 
 
 def group_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input num_groups weight bias eps")
+    given = arguments(call, "input num_groups weight bias eps", eps=1e-5)
     return _normalised_channels(call, given, given["num_groups"])
 
 
 def instance_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input running_mean running_var weight bias use_input_stats momentum eps")
+    given = arguments(call, "input running_mean running_var weight bias use_input_stats momentum eps", eps=1e-5)
     if given["use_input_stats"] is False:
         return _normalised_batch(call, given, batch_statistics=False)
     return _normalised_channels(call, given, given["input"].shape[1])
 
 
 def _normalised_channels(call: Call, given: Mapping[str, Any], num_groups: int) -> list[Contribution]:
-    eps = 1e-5 if given["eps"] is None else given["eps"]
-    kept = KeptInput(call, given["input"])
+    kept, eps = KeptInput(call, given["input"]), given["eps"]
+
+    def scale(x: Tensor, g: Tensor) -> Tensor:
+        return channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch)
+
+    return _affine_channels(call, given, kept, scale)
+
+
+def _affine_channels(
+    call: Call, given: Mapping[str, Any], kept: KeptInput, scale: Callable[[Tensor, Tensor], Tensor]
+) -> list[Contribution]:
+    """Return scale and shift of the channels after a normalisation, from what makes the scale's of input and output."""
     kept.need_batch_first()
 
-    def scale(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.rows(kept()), kept.rows(gradient))
-        return DenseJacobian(channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch))
+    def jacobian(gradient: Tensor) -> Jacobian:
+        return DenseJacobian(scale(*precise(kept.rows(kept()), kept.rows(gradient))))
 
-    return _weight_and_bias(call, given, scale, _channel_shift(kept))
+    return _weight_and_bias(call, given, jacobian, _channel_shift(kept))
 
 
 def layer_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input normalized_shape weight bias eps")
+    given = arguments(call, "input normalized_shape weight bias eps", eps=1e-5)
     shape = tuple(given["normalized_shape"])
-    eps = 1e-5 if given["eps"] is None else given["eps"]
-    return _affine_features(call, given, shape, lambda x: F.layer_norm(x, shape, eps=eps))
+    return _affine_features(call, given, shape, lambda x: F.layer_norm(x, shape, eps=given["eps"]))
 
 
 def rms_norm(call: Call) -> list[Contribution]:
