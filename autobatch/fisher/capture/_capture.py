@@ -23,7 +23,7 @@ from autobatch.fisher.capture._uses import ALONE, Uses
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._layout import IN_FRONT, LostBatch
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.gram._sink import Sink
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import (
     ASSIGNING,
@@ -60,7 +60,7 @@ class Capture(TorchFunctionMode):
         self,
         model: nn.Module,
         bn: str,
-        sink: GramSink,
+        sink: Sink,
         passes: int,
         samples: Callable[[], Samples],
         *,

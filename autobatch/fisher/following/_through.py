@@ -49,11 +49,10 @@ class Through:
 
     def _all_carriers(self, layout_of: Mapping[int, Layout]) -> list[_Carrier]:
         """Return every argument that has a layout, at each of its places."""
-        named = {**_SLOTS, **self._call.known.slots}
-        slots = [*enumerate(self._args), *((named.get(key, -1), value) for key, value in self._kwargs.items())]
-        found = []
-        for slot, value in slots:
-            if self._call.known.heeds == "source" and slot == 0:
+        known, found = self._call.known, []
+        named = [(known.slots.get(key, _SLOTS.get(key, -1)), value) for key, value in self._kwargs.items()]
+        for slot, value in [*enumerate(self._args), *named]:
+            if known.heeds == "source" and slot == 0:
                 continue
             for inner, item in _flat(value):
                 if isinstance(item, Tensor) and (layout := layout_of.get(id(item))) is not None:

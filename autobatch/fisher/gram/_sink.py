@@ -9,8 +9,8 @@ from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
 from autobatch.fisher.gram._jacobians import Jacobian, Taker
 
 
-class GramSink(Protocol):
-    """Turns the per-sample gradients of one parameter after the other into F."""
+class Sink(Protocol):
+    """Takes the per-sample gradients of one parameter after the other."""
 
     def begin(self, batch_size: int) -> None:
         """Begin a pass over so many samples."""
@@ -19,6 +19,10 @@ class GramSink(Protocol):
     def add(self, name: str, uses: list[Jacobian]) -> None:
         """Take all uses of one parameter in this pass."""
         ...
+
+
+class GramSink(Sink, Protocol):
+    """A sink that turns them into F."""
 
     def result(self) -> Tensor:
         """Return F of all passes, (B, B) float64."""

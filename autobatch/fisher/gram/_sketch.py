@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._exchange import gathered
+from autobatch.fisher.gram._exchange import agree, gathered
 from autobatch.fisher.gram._gram import Jacobian, summed
 from autobatch.fisher.gram._jacobians import Taker
-from autobatch.fisher.gram._shared_spill import agree
 
 LEAST_ROWS_PER_SAMPLE = 2
 """Rows of a sketch for each sample of the batch, below which its smallest eigenvalues say nothing."""

@@ -165,8 +165,29 @@ def saved_elsewhere() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
-class KeptInput:
-    """An input kept for the backward pass, with a guard against being changed in place meanwhile.
+class KeptTensor:
+    """A tensor kept for the backward pass, with a guard against being changed in place meanwhile.
+
+    Args:
+        tensor: the tensor.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+        self._version = tensor._version
+
+    def __call__(self) -> Tensor:
+        """Return the tensor, or raise MeasureError where it was changed in place."""
+        if self._tensor._version != self._version:
+            raise MeasureError(
+                "the input of this call was changed in place after the call, so its per-sample gradients are gone:"
+                " use the out-of-place form there"
+            )
+        return self._tensor
+
+
+class KeptInput(KeptTensor):
+    """An input kept for the backward pass, which carries the batch.
 
     Args:
         call: the call.
@@ -174,15 +195,11 @@ class KeptInput:
     """
 
     def __init__(self, call: Call, tensor: Tensor) -> None:
-        self._kept = KeptTensor(tensor)
+        super().__init__(tensor)
         self.layout = call.layout(tensor)
         self.batch = call.batch
         self.ndim = tensor.ndim
         self.shape = tuple(tensor.shape)
-
-    def __call__(self) -> Tensor:
-        """Return the input, or raise MeasureError."""
-        return self._kept()
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """Return (..., n), whose samples lie as the input's do, as (B, T, n), where T counts every other dimension."""
@@ -207,27 +224,6 @@ class KeptInput:
                 f"expected the batch in dimension 0 of the input, it is in dimension {self.layout.dim}"
                 f" of shape {self.shape}"
             )
-
-
-class KeptTensor:
-    """A tensor kept for the backward pass, whether or not it carries the batch.
-
-    Args:
-        tensor: the tensor.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor.detach()
-        self._version = tensor._version
-
-    def __call__(self) -> Tensor:
-        """Return the tensor, or raise MeasureError where it was changed in place."""
-        if self._tensor._version != self._version:
-            raise MeasureError(
-                "the input of this call was changed in place after the call, so its per-sample gradients are gone:"
-                " use the out-of-place form there"
-            )
-        return self._tensor
 
 
 def arguments(call: Call, names: str, **usual: Any) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Parameters that meet the batch element by element: scales, shifts, temperatures, position tables, masks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, Weight, dense, precise
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, dense, precise
 
 
 def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
@@ -34,7 +32,6 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
 
 def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Call) -> list[Contribution]:
     output = call.outputs[0]
-    layout = call.output_layout(0)
     shape = tuple(output.shape)
     function = again or call.function
     args: list[Any] = list(call.args)
@@ -56,7 +53,7 @@ def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Ca
         if used.transposed or not places or not broadcast or len(call.outputs) != 1:
             raise NoRuleError
         repeat = partial(_run, function, kept, dict(call.kwargs), places)
-        contributions.append(Contribution(used, _Expanded(repeat, used, shape, ones, layout, call.batch)))
+        contributions.append(Contribution(used, _expanded(call, used.tensor, ones, repeat)))
     return contributions
 
 
@@ -73,32 +70,23 @@ def _run(function: Any, kept: list[Any], kwargs: dict[str, Any], places: list[in
     return output
 
 
-@dataclass(frozen=True, eq=False)
-class _Expanded:
-    """The gradient for a weight that was expanded to the output's shape, summed over what each sample shares."""
+def _expanded(
+    call: Call, weight: Tensor, ones: tuple[int, ...], repeat: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Jacobian]:
+    """Return what makes the rows of a weight that was expanded to the output's shape, by running the function again."""
+    shape, layout, batch = call.outputs[0].shape, call.output_layout(0), call.batch
+    dim = layout.dim
 
-    repeat: Callable[[Tensor], Tensor]
-    weight: Weight
-    shape: tuple[int, ...]
-    ones: tuple[int, ...]
-    layout: BatchLayout
-    batch: int
-
-    def __call__(self, gradient: Tensor) -> Jacobian:
+    def jacobian(gradient: Tensor) -> Jacobian:
         (gradient,) = precise(gradient)
         with torch.enable_grad():
-            full = self.weight.tensor.detach().to(gradient.dtype).reshape(self.ones).expand(self.shape)
-            output = self.repeat(full.requires_grad_())
+            full = weight.detach().to(gradient.dtype).reshape(ones).expand(shape)
+            output = repeat(full.requires_grad_())
         (each,) = torch.autograd.grad(output, full, gradient.to(output.dtype))
-        return dense(self._by_sample(each))
+        if ones[dim] == 1:  # what each sample shares is summed
+            rows = layout.samples_first(each, batch).flatten(dim + 1, dim + 2).sum(dim + 1, keepdim=True)
+        else:  # each sample has elements of its own: it gives nothing to those of the others
+            rows = torch.stack([layout.only(each, sample, batch) for sample in range(batch)])
+        return dense(rows.sum_to_size(batch, *ones).reshape(batch, *weight.shape))
 
-    def _by_sample(self, each: Tensor) -> Tensor:
-        """Return (B, *weight's shape) from the gradient of every element of the output."""
-        dim, batch = self.layout.dim, self.batch
-        if self.ones[dim] == 1:
-            rows = self.layout.samples_first(each, batch)
-            rows = rows.flatten(dim + 1, dim + 2).sum(dim + 1, keepdim=True)
-            return rows.sum_to_size(batch, *self.ones).reshape(batch, *self.weight.tensor.shape)
-        # Each sample has elements of its own: it gives nothing to those of the others.
-        own = torch.stack([self.layout.only(each, sample, batch) for sample in range(batch)])
-        return own.sum_to_size(batch, *self.ones).reshape(batch, *self.weight.tensor.shape)
+    return jacobian

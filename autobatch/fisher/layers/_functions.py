@@ -14,6 +14,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 ASSIGNING = frozenset({"__setitem__"})
 # Properties of a tensor that are tensors made of it; all others, such as its shape, tell nothing.
 PROPERTIES = frozenset({"T", "H", "mT", "mH", "real", "imag", "data"})
+_OPERATORS = (OpOverload, OpOverloadPacket)
 
 
 # How deep tensors are looked for in what a model is called with: batches of graphs are objects within objects.
@@ -122,7 +123,7 @@ def name_of(func: Callable[..., Any]) -> str:
 
     One that is called as a function of torch need not do what that does.
     """
-    if isinstance(func, OpOverload | OpOverloadPacket):
+    if isinstance(func, _OPERATORS):
         return func.__name__ if func.__module__ == "torch._ops.aten" else f"torch.ops.{func}"
     name: str = getattr(func, "__name__", str(func))
     if isinstance(func, types.FunctionType) and func.__module__.partition(".")[0] != "torch":

@@ -89,9 +89,11 @@ def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> 
     return contributions
 
 
-def _product_weight(kept: KeptInput, out_first: bool) -> _Maker:
+def _product_weight(kept: KeptInput, out_first: bool, by_sample: Callable[[Tensor], Tensor] | None = None) -> _Maker:
+    by_sample = by_sample or kept.by_sample
+
     def jacobian(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.by_sample(kept()), kept.by_sample(gradient))
+        x, g = precise(by_sample(kept()), by_sample(gradient))
         return OuterJacobian(g, x) if out_first else OuterJacobian(x, g, turned=True)
 
     return jacobian
@@ -111,11 +113,7 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
     def by_sample(tensor: Tensor) -> Tensor:
         return columns.samples_first(tensor.mT, kept.batch).reshape(kept.batch, -1, tensor.shape[-2])
 
-    def jacobian(gradient: Tensor) -> Jacobian:
-        right, left = precise(by_sample(kept()), by_sample(gradient))
-        return OuterJacobian(right, left, turned=True) if used.transposed else OuterJacobian(left, right)
-
-    return [Contribution(used, jacobian)]
+    return [Contribution(used, _product_weight(kept, not used.transposed, by_sample))]
 
 
 def _summed_bias(kept: KeptInput) -> _Maker:

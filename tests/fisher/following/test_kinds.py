@@ -502,3 +502,40 @@ def test_functions_that_keep_samples(between: Callable[[Tensor], Tensor]) -> Non
     jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in alone])
     gram = probed(model, x).gram()
     assert float((gram - jacobian @ jacobian.T).abs().max() / gram.abs().max()) < 1e-9
+
+
+def _mixed_beneath(h: Tensor) -> Tensor:
+    h = h.clone()
+    view = h[:, :C]
+    h += h.flip(0)
+    return view
+
+
+def _replaced(h: Tensor) -> Tensor:
+    h = h.clone()
+    h.data = h.data.flip(0)
+    return h
+
+
+@pytest.mark.parametrize(
+    ("between", "through"),
+    [(_mixed_beneath, "memory that it shares"), (_replaced, r"data\.__set__")],
+    ids=["through-a-view", "by-its-data"],
+)
+def test_samples_that_change_places_unseen_are_refused(between: Callable[[Tensor], Tensor], through: str) -> None:
+    with pytest.raises(MeasureError, match=through):
+        probed(Between(between), randn(B, C)).gram()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h.diagonal(dim1=0, dim2=1).unsqueeze(1).expand(B, C),
+        lambda h: h.unsqueeze(1).permute(dims=(1, 0, 2)).transpose(dim0=0, dim1=1).squeeze(1),
+        lambda h: torch.movedim(h[None], source=(0, 1), destination=(1, 0))[:, 0],
+        lambda h: torch.swapaxes(h, axis0=0, axis1=1).mT,
+        lambda h: torch.einsum("bi,ij->bj", [h, torch.eye(C, dtype=h.dtype).flip(0)]),
+    ],
+)
+def test_views_take_samples_with_them(between: Callable[[Tensor], Tensor]) -> None:
+    assert_right(Between(between), randn(B, C))
