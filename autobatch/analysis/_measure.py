@@ -15,7 +15,7 @@ from autobatch.analysis._distance import distance
 from autobatch.analysis._information import FisherInformation, LayerInformation
 from autobatch.analysis._spectra import BlockSpectrum
 from autobatch.fisher import FisherProbe, Jacobian, factors_of
-from autobatch.fisher.gram._spill import summed_blocks
+from autobatch.fisher.gram._gram import summed_blocks
 from autobatch.optim._moments import Layer, layers_of
 from autobatch.optim._settings import check_shaped
 

@@ -8,11 +8,11 @@ from autobatch.fisher._measurement import Measurement
 from autobatch.fisher._moments import GradientMoments, half_cosine, squared_rows
 from autobatch.fisher._position import SpectralPosition
 from autobatch.fisher._probe import FisherProbe
+from autobatch.fisher._registry import register_gram_rule, register_keeping
 from autobatch.fisher._spectrum import Spectrum, spectrum_of
 from autobatch.fisher._taking import TakenGradients, factors_of, is_turned
-from autobatch.fisher.following import register_keeping
 from autobatch.fisher.gram import Jacobian
-from autobatch.fisher.layers import Routes, register_gram_rule, routes
+from autobatch.fisher.layers import Routes, routes
 
 __all__ = [
     "FisherProbe",

@@ -17,13 +17,12 @@ from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.capture import Capture, ExactCapture
-from autobatch.fisher.following._samples import Samples
+from autobatch.fisher.following import Samples
 from autobatch.fisher.gram import (
     MAX_MEMORY,
+    ExchangedGram,
     GramSink,
     Jacobian,
-    SharedGram,
-    SharedSpilledGram,
     SketchedGram,
     SpilledGram,
     StreamingGram,
@@ -134,12 +133,14 @@ class FisherProbe:
         **moved: Never,
     ) -> None:
         _refuse_unknown(moved)
-        if loss_reduction not in LOSS_REDUCTIONS:
-            raise MeasureError(f"loss_reduction={loss_reduction!r}: {near_names(loss_reduction, LOSS_REDUCTIONS)}")
-        if bn not in BN_MEANINGS:
-            raise MeasureError(f"bn={bn!r}: {near_names(bn, BN_MEANINGS)}")
-        if gradients not in GRADIENTS:
-            raise MeasureError(f"gradients={gradients!r}: {near_names(gradients, GRADIENTS)}")
+        for name, given, expected in (
+            ("loss_reduction", loss_reduction, LOSS_REDUCTIONS),
+            ("bn", bn, BN_MEANINGS),
+            ("gradients", gradients, GRADIENTS),
+            ("measure", measure, MEASURES),
+        ):
+            if given not in expected:
+                raise MeasureError(f"{name}={given!r}: {near_names(given, expected)}")
         if micro_batches < 1 or max_memory < 1:
             raise MeasureError(
                 f"micro_batches and max_memory must be at least 1, got {micro_batches!r} and {max_memory!r}"
@@ -175,7 +176,7 @@ class FisherProbe:
         said = Samples(samples, batch_dim).said
         if bn == "exact" and said:
             raise MeasureError(_NOT_EXACT)
-        self._kept: tuple[Capture, SharedSpilledGram | SketchedGram, Exception | None] | None = None
+        self._kept: tuple[Capture | ExactCapture, SpilledGram | SketchedGram, Exception | None] | None = None
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
@@ -215,15 +216,13 @@ class FisherProbe:
         capture, self._capture = self._capture, None
         assert capture is not None
         start = time.perf_counter()
-        shared = self._process_group is not None and isinstance(self._sink, SharedSpilledGram | SketchedGram)
-        if error is None and shared:
-            assert isinstance(capture, Capture)
-            assert isinstance(self._sink, SharedSpilledGram | SketchedGram)
-            self._kept = (capture, self._sink, _failure(capture.finish))
+        sink, self._sink = self._sink, None
+        assert sink is not None
+        if error is None and self._process_group is not None and isinstance(sink, SpilledGram | SketchedGram):
+            self._kept = (capture, sink, _failure(capture.finish))
         elif error is None:
-            self._measurement = self._measured(capture)
+            self._measurement = self._measured(capture, sink, lambda: _result(capture, sink))
         capture.close()
-        self._sink = None
         self._seconds += capture.notes.seconds + time.perf_counter() - start
         if self._kept is not None and not self._exchange_after:
             self.exchange()
@@ -291,7 +290,7 @@ class FisherProbe:
             raise MeasureError("nothing to exchange: run a forward and backward pass inside `with probe:` first")
         start = time.perf_counter()
         (capture, sink, problem), self._kept = self._kept, None
-        self._measurement = self._measured(capture, lambda: sink.exchange(problem), sink)
+        self._measurement = self._measured(capture, sink, lambda: sink.exchange(problem))
         self._seconds += time.perf_counter() - start
 
     def measurement(self) -> Measurement:
@@ -347,29 +346,21 @@ class FisherProbe:
                 mean=self._mean,
             )
         if self._exchange_after:
-            return SharedSpilledGram(self._process_group, self._max_memory, device, mean=self._mean)
+            return SpilledGram(self._max_memory, device, group=self._process_group, mean=self._mean)
         if self._bn == "exact" or self._micro_batches > 1:
             return SpilledGram(self._max_memory, device, self._hand_on)
         if self._process_group is not None:
-            return SharedGram(self._process_group, device, self._max_memory, mean=self._mean)
+            return ExchangedGram(self._process_group, device, self._max_memory, mean=self._mean)
         return StreamingGram(device, self._max_memory, apart=self._by_module, taker=self._hand_on)
 
     def _hand_on(self, name: str, uses: list[Jacobian]) -> None:
         if self.taker is not None:
             self.taker(name, uses)
 
-    def _measured(
-        self,
-        capture: Capture | ExactCapture,
-        exchanged: Callable[[], Tensor] | None = None,
-        sink: GramSink | None = None,
-    ) -> Measurement:
-        notes, sink = capture.notes, sink or self._sink
-        assert sink is not None
+    def _measured(self, capture: Capture | ExactCapture, sink: GramSink, result: Callable[[], Tensor]) -> Measurement:
+        notes = capture.notes
         try:
-            if exchanged is None:
-                capture.finish()
-            gram = sink.result() if exchanged is None else exchanged()
+            gram = result()
         except MeasureError as problem:
             return Measurement(notes.bn, notes.gradient_eps, problem)
         except Exception as error:
@@ -377,13 +368,15 @@ class FisherProbe:
         blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(notes.gradient_eps, gram.device.type)
         with torch.no_grad():
-            shared = sink.local() if isinstance(sink, SharedGram | SharedSpilledGram) else None
+            local = gram
+            if self._process_group is not None and isinstance(sink, ExchangedGram | SpilledGram):
+                local = sink.local()
             starts = itertools.accumulate(notes.batches, initial=0)
             found = [sink.sums] if isinstance(sink, StreamingGram) else getattr(sink, "passes", itertools.repeat(None))
             checks = []
             for start, batch, expected, sums in zip(starts, notes.batches, notes.checks, found, strict=False):
-                own = (gram if shared is None else shared)[start : start + batch, start : start + batch]
-                checks.append(SumCheck.of(batch, expected, sums, own))
+                own = slice(start, start + batch)
+                checks.append(SumCheck.of(batch, expected, sums, local[own, own]))
             scaled = not self._mean or self._process_group is not None
             scale: Tensor | float = 1.0 if scaled else float(sum(notes.batches))
             if self._grad_scaler is not None:
@@ -403,8 +396,6 @@ class FisherProbe:
 
 def _checked_sketch(measure: str, rows: int, seed: int) -> tuple[int, int] | None:
     """Return rows and seed of a sketch; None where F is to be exact."""
-    if measure not in MEASURES:
-        raise MeasureError(f"measure={measure!r}: {near_names(measure, MEASURES)}")
     for name, number, least in (("sketch_rows", rows, 2), ("sketch_seed", seed, 0)):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise MeasureError(f"{name}: expected a whole number of at least {least}, got {number!r}")
@@ -421,6 +412,11 @@ def _refuse_unknown(given: Iterable[str]) -> None:
                 " probe.backward(loss)"
             )
         raise MeasureError(f"FisherProbe: no argument is called {name!r}; {near_names(name, known)}")
+
+
+def _result(capture: Capture | ExactCapture, sink: GramSink) -> Tensor:
+    capture.finish()
+    return sink.result()
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -6,9 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from autobatch._errors import MeasureError
 from autobatch.fisher.capture import Capture
-from autobatch.fisher.following._samples import Samples
+from autobatch.fisher.following import Samples
 from autobatch.fisher.gram import Jacobian, Taker
 from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
@@ -58,14 +57,6 @@ class TakenGradients:
     def add(self, name: str, uses: list[Jacobian]) -> None:
         """Hand on one parameter's per-sample gradients."""
         self._taker(name, uses)
-
-    def result(self) -> Tensor:
-        """Return no Gram matrix.
-
-        Raises:
-            MeasureError: always.
-        """
-        raise MeasureError("no Gram matrix was asked for")
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MethodWrapperType
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._registry import gram_rule_of, known
 from autobatch.fisher.capture._following import Following
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
@@ -21,7 +23,7 @@ from autobatch.fisher.capture._uses import ALONE, Uses
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._layout import IN_FRONT, LostBatch
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.gram._sink import Sink
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import (
     ASSIGNING,
@@ -32,8 +34,7 @@ from autobatch.fisher.layers._functions import (
     opened,
     tensors_of,
 )
-from autobatch.fisher.layers._modules import MODULE_RULES, module_contributions
-from autobatch.fisher.layers._rules import rule_for
+from autobatch.fisher.layers._modules import GramRule, module_contributions
 
 
 class Capture(TorchFunctionMode):
@@ -59,7 +60,7 @@ class Capture(TorchFunctionMode):
         self,
         model: nn.Module,
         bn: str,
-        sink: GramSink,
+        sink: Sink,
         passes: int,
         samples: Callable[[], Samples],
         *,
@@ -92,10 +93,11 @@ class Capture(TorchFunctionMode):
             model.register_forward_pre_hook(self._model_called, with_kwargs=True),
             model.register_forward_hook(self._model_done, with_kwargs=True),
         ]
-        for module in model.modules() if MODULE_RULES else ():
-            if type(module) in MODULE_RULES:
+        for module in model.modules():
+            if (rule := gram_rule_of(module)) is not None:
                 self._handles.append(module.register_forward_pre_hook(self._enter_module))
-                self._handles.append(module.register_forward_hook(self._leave_module, always_call=True))
+                leave = partial(self._leave_module, rule)
+                self._handles.append(module.register_forward_hook(leave, always_call=True))
 
     # -- functions --------------------------------------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ class Capture(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.notes.problem is not None or self._opaque:
             return func(*args, **kwargs)
-        name = name_of(func)
+        name, entry = name_of(func), known(func)
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
         if not torch.is_grad_enabled():
@@ -125,7 +127,7 @@ class Capture(TorchFunctionMode):
                 with self._guarded(name):
                     follow, tensors = self._following, tensors_of(args, kwargs)
                     outputs = tensors_of((args[0] if name in ASSIGNING else output,))
-                    follow.watch(Call(func, name, args, kwargs, tensors, outputs, follow.batch, follow.layout))
+                    follow.watch(Call(func, entry, name, args, kwargs, tensors, outputs, follow.batch, follow.layout))
             return output
         if not telling:
             if name == "__set__" and self._following.knows(args[0]):  # x.data = ...
@@ -133,12 +135,12 @@ class Capture(TorchFunctionMode):
             return func(*args, **kwargs)
         tap = None
         with self._guarded(name):
-            tensors, weighted, before = self._uses.look_at(func, name, args, kwargs)
+            tensors, weighted, before = self._uses.look_at(entry, name, args, kwargs)
             if weighted and self._ledgers.tapping:
-                tap = self._uses.tap(func, args, kwargs, tensors)
+                tap = self._uses.tap(func, entry, args, kwargs, tensors)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
-        if weighted and is_composite(func) and func not in self._opening and rule_for(func, name) is None:
+        if weighted and entry.rows is None and is_composite(func) and func not in self._opening:
             self._opening.append(func)  # one that dispatches to others by itself comes back here
             try:
                 with self:
@@ -147,9 +149,9 @@ class Capture(TorchFunctionMode):
                 self._opening.pop()
         output = func(*args, **kwargs) if tap is None else tap.run()
         with self._guarded(name):
-            if tensors and (weighted or not self._following.stays(name, tensors, output)):
+            if tensors and (weighted or not self._following.stays(entry, tensors, output)):
                 follow, outputs = self._following, tensors_of((args[0] if name in ASSIGNING else output,))
-                call = Call(func, name, args, kwargs, tensors, outputs, follow.batch, follow.layout, before, tap)
+                call = Call(func, entry, name, args, kwargs, tensors, outputs, follow.batch, follow.layout, before, tap)
                 self._uses.see(call)
         return output
 
@@ -218,16 +220,16 @@ class Capture(TorchFunctionMode):
     def _enter_module(self, _: nn.Module, __: Any) -> None:
         self._opaque += 1
 
-    def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _leave_module(self, rule: GramRule, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._opaque -= 1
         if self._opaque or self.notes.problem is not None or not torch.is_grad_enabled():
             return
-        rule = f"the gram rule of {type(module).__name__}"
-        with Guarded(self.notes, rule), torch._C.DisableTorchFunction():
+        what = f"the gram rule of {type(module).__name__}"
+        with Guarded(self.notes, what), torch._C.DisableTorchFunction():
             found = self._weights.among(module.parameters())
             for tensor in tensors_of(args):
                 self._following.need_front(tensor, type(module).__name__)
-            contributions = module_contributions(module, args, output, found, self._following.batch)
+            contributions = module_contributions(module, rule, args, output, weights=found, batch=self._following.batch)
             self._following.put(output, IN_FRONT)
             if contributions:
                 self._ledgers.owe([output], contributions, tensors_of(args), (found[0].name, "forward"))

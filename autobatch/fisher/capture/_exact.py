@@ -10,7 +10,7 @@ from autobatch._errors import MeasureError
 from autobatch.fisher._sums import Arrived, norm_of
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.following._samples import Samples
-from autobatch.fisher.gram._sink import GramSink
+from autobatch.fisher.gram._sink import Sink
 from autobatch.fisher.layers._calls import dense
 from autobatch.fisher.layers._functions import given_to_model, tensors_of
 
@@ -30,7 +30,7 @@ class ExactCapture:
         notes: what is known of the step besides F.
     """
 
-    def __init__(self, model: nn.Module, sink: GramSink, counted: frozenset[str] | None) -> None:
+    def __init__(self, model: nn.Module, sink: Sink, counted: frozenset[str] | None) -> None:
         self.notes = Notes(model)
         self._model = model
         self._sink = sink

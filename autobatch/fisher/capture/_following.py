@@ -9,13 +9,14 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from autobatch._errors import MeasureError
+from autobatch.fisher._registry import hands_on
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._indexing import overwritten_in, rows_written, written_into
-from autobatch.fisher.following._keeping import HANDING_ON, KEEPING
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
-from autobatch.fisher.following._through import STAYING, Through, layer_keeps
+from autobatch.fisher.following._move import Known
+from autobatch.fisher.following._through import Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
@@ -100,7 +101,7 @@ class Following:
             self._inside.discard(id(tensor))
         if layout is None and not changed and self.batch and tensor not in self._weights:
             layout = self._unseen(tensor)
-        return None if layout is None or (self.claimed and _refuted(layout)) else layout
+        return None if layout is None or (self.claimed and layout.refuted) else layout
 
     def _unseen(self, tensor: Tensor) -> Layout | None:
         """Return the layout of a tensor that no function was seen to return; None where it is none of the batch's."""
@@ -129,7 +130,7 @@ class Following:
             return None
         name = f"{kind.__name__}.apply"
         self.reentrant |= kind is CheckpointFunction
-        if not _keeps(kind):
+        if not hands_on(kind):
             return LostBatch(name)
         found = self._behind(node)
         for _, known in found:
@@ -149,7 +150,8 @@ class Following:
                 found.append(result)
             elif isinstance(parent, BackwardCFunction):  # whose result nothing was seen to take
                 kind = _kind(parent)
-                found += self._behind(parent) if _keeps(kind) else [(torch.Size(), LostBatch(f"{kind.__name__}.apply"))]
+                lost = (torch.Size(), LostBatch(f"{kind.__name__}.apply"))
+                found += self._behind(parent) if hands_on(kind) else [lost]
         return found
 
     def layout(self, tensor: Tensor, role: str) -> BatchLayout:
@@ -180,11 +182,13 @@ class Following:
                 " as a mean loss: use the parameter on each sample's own before they are summed (reduction='none'), or"
                 " freeze it with requires_grad_(False) to leave it out of F"
             )
-        custom = through.removeprefix("through ").removesuffix(".apply() ")
-        declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})"
+        custom = through.removeprefix("through ").removesuffix("() ")
+        others = custom.startswith("torch.ops.") or custom.endswith(".apply")
+        custom = custom.removesuffix(".apply")
+        declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})" if others else ""
         raise MeasureError(
             f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
-            f" (B = {self.batch}) in one dimension, in order{declared if through.endswith('.apply() ') else ''}; say"
+            f" (B = {self.batch}) in one dimension, in order{declared}; say"
             " what a sample is with samples=...; or freeze the parameter with requires_grad_(False) to leave it out"
             " of F"
         )
@@ -216,9 +220,9 @@ class Following:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def stays(self, name: str, tensors: list[Tensor], output: Any) -> bool:
+    def stays(self, known: Known, tensors: list[Tensor], output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
-        if self.claimed or name not in STAYING or not isinstance(output, Tensor):
+        if self.claimed or not known.stays or not isinstance(output, Tensor):
             return False
         if self._inside and any(id(tensor) in self._inside for tensor in tensors):
             return False
@@ -245,10 +249,10 @@ class Following:
         ]
         if found and self.claimed:
             Through(call, found).settle()
-            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
         if found:
             self._move(call, found)
-            found = [(tensor, layout) for tensor, layout in found if not _refuted(layout)]
+            found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
             if call.name == "batch_norm":
                 self._note_batch_norm(call)
         return found
@@ -256,7 +260,7 @@ class Following:
     def watch(self, call: Call) -> None:
         """Follow the samples through a call without grad mode."""
         found = [(tensor, layout) for tensor in call.heeded if (layout := self._layouts.get(tensor)) is not None]
-        found = [(tensor, layout) for tensor, layout in found if isinstance(layout, LostBatch) or not layout.claims]
+        found = [(tensor, layout) for tensor, layout in found if not layout.claims]
         if found:
             self._move(call, found)
             self._inside |= {id(tensor) for tensor in call.outputs}
@@ -270,7 +274,7 @@ class Following:
             return
         source, first = found[0]
         output = call.outputs[0] if call.outputs else source
-        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.name, source, output):
+        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.known, source, output):
             self._layouts[output] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
@@ -340,18 +344,9 @@ def _kind(node: Any) -> type:
     return kind
 
 
-def _keeps(kind: type) -> bool:
-    """Whether a custom autograd function is known to leave samples in place."""
-    return kind in KEEPING or (kind.__module__.startswith("torch.") and kind.__name__ in HANDING_ON)
-
-
 def only_claims(found: Found) -> tuple[Claim, ...]:
     """Return the open claims that layouts rest on, if all of them do."""
-    layouts = [layout for _, layout in found if isinstance(layout, BatchLayout) and layout.open_claims]
+    layouts = [layout for _, layout in found if layout.open_claims]
     if len(layouts) < len(found):
         return ()
     return tuple(dict.fromkeys(claim for layout in layouts for claim in layout.open_claims))
-
-
-def _refuted(layout: Layout) -> bool:
-    return isinstance(layout, BatchLayout) and layout.refuted

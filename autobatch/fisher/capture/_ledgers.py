@@ -17,7 +17,7 @@ from autobatch.fisher.capture._notes import Guarded, Notes
 from autobatch.fisher.capture._tap import Tap
 from autobatch.fisher.following._layout import Claim, stand
 from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.gram._sink import GramSink, StreamingGram
+from autobatch.fisher.gram._sink import Sink, StreamingGram
 from autobatch.fisher.layers._calls import Contribution, Root, Weight, dense
 from autobatch.fisher.layers._functions import without_hooks
 from autobatch.fisher.layers._generic import one_by_one
@@ -71,7 +71,7 @@ class Ledgers:
         pulling_back: whether J of a computed weight is being taken back to its roots.
     """
 
-    def __init__(self, notes: Notes, sink: GramSink, device: str, *, rows: bool) -> None:
+    def __init__(self, notes: Notes, sink: Sink, device: str, *, rows: bool) -> None:
         self._notes = notes
         self._sink = sink
         self._rows = sink if rows and isinstance(sink, StreamingGram) else None

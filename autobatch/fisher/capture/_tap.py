@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch.fisher.layers._calls import Contribution, saved_elsewhere
@@ -121,11 +120,10 @@ class _Tapped(torch.autograd.Function):
         return None, *ctx.tap.backward(tensors, gradient)
 
 
-def tappable(function: Callable[..., Any], tensors: Sequence[Tensor]) -> bool:
-    """Whether a call can be tapped."""
+def tappable(tensors: Sequence[Tensor]) -> bool:
+    """Whether a call with these tensors can be tapped now."""
     return (
-        function in _TAPPED
-        and not saved_elsewhere()  # a checkpoint counts what a call saves, and calls it again
+        not saved_elsewhere()  # a checkpoint counts what a call saves, and calls it again
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch.autograd.forward_ad._current_level < 0
         and all(type(tensor) in _PLAIN and not tensor.is_complex() for tensor in tensors)
@@ -133,9 +131,3 @@ def tappable(function: Callable[..., Any], tensors: Sequence[Tensor]) -> bool:
 
 
 _PLAIN = {Tensor, nn.Parameter}
-# Functions whose own backward pass does not look at their output, and that return one tensor of its own memory.
-_TAPPED = frozenset({
-    *(F.linear, F.batch_norm, torch.batch_norm, F.layer_norm, F.rms_norm, F.group_norm, F.instance_norm),
-    *(torch.conv1d, torch.conv2d, torch.conv3d),
-    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
-})

@@ -17,11 +17,11 @@ from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._tap import Tap, tappable
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._layout import JOINED, BatchLayout, Claim, Layout
+from autobatch.fisher.following._move import Known
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.layers._calls import NOTHING, Before, Call, Contribution, NoRuleError, Weight
 from autobatch.fisher.layers._functions import changes_in_place, tensors_of
 from autobatch.fisher.layers._generic import generic
-from autobatch.fisher.layers._rules import CLAIMABLE, rule_for
 from autobatch.fisher.layers._terms import adds_to_the_loss, in_equal_parts
 
 ALONE = (
@@ -32,10 +32,6 @@ _DIFFERENTIATED = (
     "a gradient that is differentiated again, torch.autograd.grad(..., create_graph=True), cannot be measured: leave it"
     " out of measured steps, or measure nothing (measuring=NeverMeasure())"
 )
-# Functions of a matrix alone whose result is the matrix transposed.
-_TRANSPOSED = frozenset({"t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute"})
-# Functions with parameters that draw random numbers.
-_RANDOM = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"})
 
 
 class Uses:
@@ -58,14 +54,14 @@ class Uses:
     # -- before a call ----------------------------------------------------------------------------------------------
 
     def look_at(
-        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, known: Known, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[list[Tensor], bool, Before]:
         """Return a call's tensors, whether weights are among them, and what the call may change."""
         tensors = tensors_of(args, kwargs)
         if self._following.batch and changes_in_place(name) and isinstance(args[0], Tensor):
             self._following.standing(args[0])  # afterwards it is at another place in the graph
         weighted = any(self._weight(tensor) is not None for tensor in tensors)
-        return tensors, weighted, self._snapshot(function, name, args, tensors) if weighted else NOTHING
+        return tensors, weighted, self._snapshot(known, name, args, tensors) if weighted else NOTHING
 
     def _weight(self, tensor: Tensor) -> Weight | None:
         """Return the weight that a tensor is, unless it carries the batch."""
@@ -78,28 +74,31 @@ class Uses:
             weight = self._weights.get(tensor)
         return weight
 
-    def _snapshot(
-        self, function: Callable[..., Any], name: str, args: tuple[Any, ...], tensors: list[Tensor]
-    ) -> Before:
+    def _snapshot(self, known: Known, name: str, args: tuple[Any, ...], tensors: list[Tensor]) -> Before:
         if changes_in_place(name) and isinstance(args[0], Tensor):
             edge = get_gradient_edge(args[0]) if args[0] in self._weights else None
             return Before(args[0].detach().clone(), edge)
         states = {}
-        if rule_for(function, name) is None:
+        if known.rows is None:
             states = {
                 id(tensor): (tensor._version, tensor.detach().clone())
                 for tensor in tensors
                 if not tensor.requires_grad and not self._following.knows(tensor)
             }
-        if states or name in _RANDOM:
-            return Before(random_state=torch.get_rng_state() if name in _RANDOM else None, states=states)
+        if states or known.random:
+            return Before(random_state=torch.get_rng_state() if known.random else None, states=states)
         return NOTHING
 
     def tap(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[Tensor]
+        self,
+        function: Callable[..., Any],
+        known: Known,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        tensors: list[Tensor],
     ) -> Tap | None:
         """Return the tap of a call whose weights are to get the sum of their per-sample gradients."""
-        if not tappable(function, tensors):
+        if not (known.tapped and tappable(tensors)):
             return None
         weights = [weight for tensor in tensors if (weight := self._weight(tensor)) is not None]
         layouts = [layout for tensor in tensors if (layout := self._following.standing(tensor)) is not None]
@@ -153,7 +152,7 @@ class Uses:
             if adds_to_the_loss(call, layouts):
                 contributions = in_equal_parts(call)
                 self._following.put(call.outputs[0], JOINED)
-            elif (rule := rule_for(call.function, call.name)) and not call.is_complex:
+            elif (rule := call.known.rows) and not call.is_complex:
                 with contextlib.suppress(NoRuleError):
                     contributions = rule(call)
             if not _covers(contributions, call):
@@ -175,7 +174,7 @@ class Uses:
             return
         if output is first.tensor and not first.made:
             return
-        if call.name in _TRANSPOSED and first.tensor.ndim == 2 and not first.made:
+        if call.known.transposes and first.tensor.ndim == 2 and not first.made:
             swapped = (output.shape, output.stride()) != (first.tensor.shape, first.tensor.stride())
             self._weights.add(Weight(output, first.roots, first.transposed != swapped))
             return
@@ -188,7 +187,7 @@ class Uses:
     def _assume(self, call: Call, claims: tuple[Claim, ...]) -> None:
         """Note a use of weights on what may have a row for each sample."""
         site = (call.weights()[0].name, call.name)
-        rule = rule_for(call.function, call.name) if claims else CLAIMABLE.get(call.function)
+        rule = call.known.rows if claims or call.known.claims else None
         contributions: list[Contribution] = []
         if rule is not None and not call.is_complex and call.batch > 1:
             claims = claims or self._claim(call, self._notes.describe(*site))

@@ -4,6 +4,6 @@ In come the model's inputs and the calls that it makes of torch functions; out g
 carries the batch, or that its samples are lost. Open ``_layout.py`` first, then ``_through.py``.
 """
 
-from autobatch.fisher.following._keeping import register_keeping
+from autobatch.fisher.following._samples import Samples
 
-__all__ = ["register_keeping"]
+__all__ = ["Samples"]

@@ -1,28 +1,10 @@
 """Rows that belong to samples by an index, such as the nodes of a batch of graphs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
-
-# Functions that only pick, move or repeat elements of their first argument, whose samples go with them.
-PICKING = frozenset({
-    *("__getitem__", "index_select", "gather", "take_along_dim", "take", "masked_select", "flip", "roll", "cat"),
-    *("concat", "concatenate", "stack", "hstack", "vstack", "chunk", "split", "tensor_split", "unbind", "select"),
-    *("narrow", "reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "ravel", "permute", "transpose"),
-    *("swapaxes", "swapdims", "movedim", "moveaxis", "T", "t", "mT", "H", "mH", "adjoint", "unsqueeze", "squeeze"),
-    *("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "diagonal", "rot90", "flipud"),
-    *("fliplr", "_pack_padded_sequence"),
-})
-# Functions of packed sequences (data, batch sizes, ...): rows go by steps, and in each step by samples.
-PACKED = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "_pad_packed_sequence"})
-# Functions that put rows of a source where an index says: (base, dim, index, source).
-SCATTERING = frozenset({
-    *("index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_reduce"),
-    *("index_reduce_", "index_copy", "index_copy_", "scatter", "scatter_"),
-})
 
 
 class Grouping:
@@ -98,112 +80,3 @@ class Grouping:
     def labels(self, shape: Sequence[int], dim: int) -> Tensor:
         """Return the sample of each element of a tensor."""
         return self.index.view(*[1] * dim, -1, *[1] * (len(shape) - dim - 1)).expand(*shape)
-
-
-def picked(
-    function: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    labels: Callable[[Tensor], Tensor | None],
-    index: int,
-) -> tuple[int, Tensor] | None:
-    """Follow samples through a function of ``PICKING`` by running it on the elements' samples.
-
-    Args:
-        function: the function.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        labels: gives the sample of each element of a tensor; None for one that carries none.
-        index: which of the returned tensors is looked at.
-
-    Returns:
-        The dimension along which the sample changes, and (n,) the sample at each place; None where there is no such
-        dimension, or an element is no sample's.
-    """
-    if not args or any(isinstance(item, torch.dtype) for item in args) or kwargs.get("out") is not None:
-        return None
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return type(value)(replaced(item) for item in value)
-        if not isinstance(value, Tensor):
-            return value
-        found = labels(value)
-        return torch.full(value.shape, -1, device=value.device) if found is None else found
-
-    try:
-        with torch.no_grad():
-            result = function(replaced(args[0]), *args[1:], **kwargs)
-    except (RuntimeError, TypeError):  # not for whole numbers
-        return None
-    found = (list(result) if isinstance(result, (tuple, list)) else [result])[index]
-    if not found.numel():  # no rows, such as the tokens of an expert that got none
-        empty = [d for d, size in enumerate(found.shape) if not size]
-        return (empty[0], found.flatten()) if len(empty) == 1 else None
-    if not found.ndim or bool((found < 0).any()):
-        return None
-    changing = [d for d in range(found.ndim) if not bool((found == found.narrow(d, 0, 1)).all())]
-    if len(changing) > 1:
-        return None
-    dim = changing[0] if changing else 0
-    return dim, found.movedim(dim, 0).reshape(found.shape[dim], -1)[:, 0].contiguous()
-
-
-def unpacked(name: str, args: Sequence[Any], samples: Tensor, index: int) -> tuple[int, Tensor] | None:
-    """Follow samples through a function of ``PACKED``.
-
-    Args:
-        name: the function's name.
-        args: its positional arguments.
-        samples: (n,) the sample of each row of the data.
-        index: which of the returned tensors is looked at.
-
-    Returns:
-        The dimension that carries the batch, and the sample at each place; None where the sequences are not packed.
-    """
-    sizes = args[1] if len(args) > 1 else None
-    if (
-        not isinstance(sizes, Tensor)
-        or sizes.ndim != 1
-        or sizes.is_floating_point()
-        or int(sizes.sum()) != len(samples)
-    ):
-        return None
-    first = samples[: int(sizes[0])]
-    if name == "_pad_packed_sequence":
-        return (0 if args[2] else 1, first) if index == 0 else None
-    return (0, samples) if index == 0 else (1, first)
-
-
-def scattered(
-    base: Tensor, dim: int, index: Tensor, *, samples: Tensor, known: Sequence[Tensor], batch: int
-) -> Tensor | None:
-    """Follow samples through a function of ``SCATTERING``: rows go where the index says.
-
-    Args:
-        base: what they are added to.
-        dim: the dimension.
-        index: (n,), or of the source's shape.
-        samples: (n,) the sample of each row of the source.
-        known: samples that rows of the result may have where nothing is put: one is taken that agrees with all others.
-        batch: B.
-
-    Returns:
-        The sample of each row of the result along ``dim``; None where rows of several samples meet.
-    """
-    index = index.movedim(dim, 0).flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
-    if not bool((index == index[:, :1]).all()) or len(index) > len(samples):
-        return None
-    rows, samples = index[:, 0], samples[: len(index)]
-    size = base.shape[dim]
-    last = torch.full((size,), -1, device=samples.device).scatter_reduce(0, rows, samples, "amax")
-    first = torch.full((size,), batch, device=samples.device).scatter_reduce(0, rows, samples, "amin")
-    there = last >= 0
-    if not torch.equal(last[there], first[there]):
-        return None
-    if bool(there.all()):
-        return last
-    for other in known:
-        if len(other) == size and torch.equal(other[there], last[there]):
-            return other
-    return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import BatchLayout, Layout, LostBatch, layout_along
-from autobatch.fisher.following._move import Move, Place, Rule, in_slots, untouched
+from autobatch.fisher.following._move import Move, Place, untouched
 
 
 def indexed(move: Move) -> int | None:
@@ -191,10 +191,11 @@ def overwritten_in(
 
 
 def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batch: int) -> int | None:
-    return indexed(Move("__getitem__", (base, index), {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
+    read, args = Tensor.__getitem__, (base, index)
+    return indexed(Move(read, "__getitem__", args, {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
 
 
-def _looked_up(move: Move) -> int | None:
+def looked_up(move: Move) -> int | None:
     # F.embedding(indices, table, padding, max_norm), torch.embedding(table, indices)
     table = 0 if move.args[0].is_floating_point() else 1
     if move.slot == 1 - table:
@@ -203,14 +204,14 @@ def _looked_up(move: Move) -> int | None:
     return move.output.ndim - 1 if move.slot == table and move.dim == 1 and not scaled else None
 
 
-def _gathered(move: Move) -> Place:
+def gathered(move: Move) -> Place:
     # gather(table, dim, index): of a table that is nobody's the result lies as the index does.
     if move.slot == 2 and all(move.args[0] is not tensor for tensor in move.followed):
         return move.dim
     return untouched(1, slots=(0, 2))(move)
 
 
-def _bagged(move: Move) -> Place:
+def bagged(move: Move) -> Place:
     if not move.args[0].is_floating_point():  # F.embedding_bag(indices, table, ...)
         weights = move.source.shape == move.args[0].shape and move.slot == -1
         return move.dim if (move.slot == 0 or weights) and move.source.ndim == 2 and move.dim == 0 else None
@@ -225,23 +226,8 @@ def _bagged(move: Move) -> Place:
     return (0, move.outer) if items and torch.equal(offsets.to(even.dtype), even) else None
 
 
-def _index_selected(move: Move) -> int | None:
+def index_selected(move: Move) -> int | None:
     if move.slot == 2:
         return int(move.argument(1, "dim")) % move.output.ndim  # table.index_select(dim, indices)
     dims = move.dims(1, "dim")
     return None if move.slot or dims is None or move.dim in dims else move.dim
-
-
-INDEXING: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce"), untouched(1, slots=(0, 2, 3))
-    ),
-    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), untouched(1, slots=(0, 3))),
-    "__getitem__": indexed,
-    "embedding": _looked_up,
-    "embedding_bag": _bagged,
-    "gather": _gathered,
-    "index_select": _index_selected,
-    "take": in_slots(lambda move: move.dim, 1),
-    "take_along_dim": untouched(2, slots=(0, 1)),
-}

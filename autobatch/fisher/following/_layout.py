@@ -8,7 +8,7 @@ of the model's input, and every function moves it, keeps it or loses it.
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -144,6 +144,10 @@ class LostBatch:
         additive: whether it is a sum over samples of values of one sample each.
         joined: whether parameters were added to that sum, of which each sample has an equal part.
     """
+
+    claims: ClassVar[tuple[Claim, ...]] = ()
+    open_claims: ClassVar[tuple[Claim, ...]] = ()
+    refuted: ClassVar[bool] = False
 
     function: str
     whole: bool = False

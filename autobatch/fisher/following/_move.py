@@ -1,13 +1,68 @@
-"""A call, and one argument that carries the batch through it: what a rule of places sees; and the plainest rules."""
+"""What is known of a function, one call of it, one argument that carries the batch through that; the plainest rules.
+
+What is known of each function of torch stands in one table, ``autobatch.fisher._registry``.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
 WHOLE = "whole"
 """Place of a result into which all samples went together, such as a mean over the batch."""
+
+
+Heeded = Literal["all", "none", "first", "each", "source", "elements", "rows"]
+Additive = Literal["", "linear", "term", "product", "quotient"]
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of one function: where it puts samples, and how its weights get their per-sample gradients.
+
+    Attributes:
+        layout: says where the samples of one argument that carries the batch lie in what is returned; without it, or
+            where it says None, they are lost.
+        rows: makes the per-sample gradients of the weights among the arguments; without it they are made one sample at
+            a time (``layers._generic``).
+        claims: whether a use of a weight on what does not descend from the batch may have a row for each sample.
+        tapped: whether its weights' gradients can be taken from the sum of those rows: its own backward pass does not
+            look at its output, and it returns one tensor of its own memory.
+        by_index: follows samples that lie by an index, where ``layout`` cannot.
+        heeds: of which arguments the samples matter: ``"all"``; ``"none"`` (it takes dtype, device or shape from them);
+            the ``"first"`` alone; ``"each"`` for the result in its own place; all but the first, what it held being
+            gone (``"source"``); the ``"elements"`` that it picks, the first argument's if they have samples; or the
+            ``"rows"`` that it puts where the third argument says.
+        additive: how it takes sums over samples to one: as any ``"linear"`` function does, as a sum of ``"term"``s, a
+            ``"product"`` or a ``"quotient"``; ``""`` where it does not.
+        sums: whether it takes values of single samples to their sum, or a multiple of that.
+        couples: whether its values depend on the whole batch, though every row stays a sample's own.
+        random: whether it draws random numbers beside weights.
+        transposes: whether a matrix alone comes out transposed.
+        features: dimensions of the input of a frequent layer that keeps a batch in front in front: exactly so many, or
+            at least two. A short cut.
+        slots: places of its arguments that are given by name, where they are not those that most functions have.
+    """
+
+    layout: "Rule | None" = None
+    rows: Callable[..., Any] | None = None
+    claims: bool = False
+    tapped: bool = False
+    by_index: Callable[..., tuple[int, Tensor] | None] | None = None
+    heeds: Heeded = "all"
+    additive: Additive = ""
+    sums: bool = False
+    couples: bool = False
+    random: bool = False
+    transposes: bool = False
+    features: int = 0
+    slots: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it cannot move samples where all arguments have the same layout and as many dimensions."""
+        return self.layout is aligned_right and self.heeds == "all"
 
 
 @dataclass(eq=False)
@@ -16,6 +71,7 @@ class TorchCall:
 
     Attributes:
         function: the torch function.
+        known: what is known of it.
         name: its name.
         args: its positional arguments.
         kwargs: its keyword arguments.
@@ -25,6 +81,7 @@ class TorchCall:
     """
 
     function: Callable[..., Any]
+    known: Known
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -38,7 +95,8 @@ class Move:
     """One argument that carries the batch, in one call.
 
     Attributes:
-        name: of the function.
+        function: the torch function.
+        name: its name.
         args: its positional arguments.
         kwargs: its keyword arguments, without numpy's names.
         source: the argument.
@@ -53,6 +111,7 @@ class Move:
         tensors: all tensor arguments.
     """
 
+    function: Callable[..., Any]
     name: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]

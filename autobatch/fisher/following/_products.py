@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from autobatch.fisher.following._move import Move, Rule, aligned_right
+from autobatch.fisher.following._move import Move, aligned_right
 
 
-def _linear(move: Move) -> int | None:
+def linear(move: Move) -> int | None:
     last = move.output.ndim - 1
     if move.slot == 0:
         return move.dim if move.dim < move.source.ndim - 1 else None
@@ -17,11 +17,11 @@ def _linear(move: Move) -> int | None:
     return last if move.slot == 2 else None
 
 
-def _matmul(move: Move) -> int | None:
+def matmul(move: Move) -> int | None:
     return _product(move, move.slot, move.argument(1 - move.slot, "other", move.kwargs.get("mat2")))
 
 
-def _reversed_matmul(move: Move) -> int | None:
+def reversed_matmul(move: Move) -> int | None:
     return _product(move, 1 - move.slot, move.args[1 - move.slot])
 
 
@@ -37,12 +37,12 @@ def _product(move: Move, slot: int, other: Any) -> int | None:
     return move.output.ndim - 1 - from_right + int(other_is_vector and from_right > 1)
 
 
-def _products_added(move: Move) -> int | None:
+def products_added(move: Move) -> int | None:
     # addmm, baddbmm: (added, left, right).
     return aligned_right(move) if move.slot == 0 else _product(move, move.slot - 1, None)
 
 
-def _contracted(move: Move) -> int | None:
+def contracted(move: Move) -> int | None:
     # tensordot: what is left of the first operand, then of the second.
     dims = move.argument(2, "dims", 2)
     first: Tensor = move.args[0]
@@ -60,7 +60,7 @@ def _contracted(move: Move) -> int | None:
     return ahead + move.dim - sum(dim < move.dim for dim in own)
 
 
-def _inner(move: Move) -> int | None:
+def inner(move: Move) -> int | None:
     # inner: (..., K) and (..., K) give the first's other dimensions, then the second's; a number scales the other.
     pair = [tensor.ndim for tensor in move.tensors[:2]]
     if move.slot not in {0, 1} or 0 in pair:
@@ -69,7 +69,7 @@ def _inner(move: Move) -> int | None:
     return None if move.dim == move.source.ndim - 1 else ahead + move.dim
 
 
-def _distances(move: Move) -> int | None:
+def distances(move: Move) -> int | None:
     # cdist: (..., P, M) and (..., R, M) give (..., P, R).
     last = move.source.ndim - 1
     if move.dim == last or move.slot not in {0, 1}:
@@ -77,7 +77,7 @@ def _distances(move: Move) -> int | None:
     return move.dim + move.output.ndim - move.source.ndim + int(move.dim == last - 1 and move.slot == 1)
 
 
-def _chained(move: Move) -> int | None:
+def chained(move: Move) -> int | None:
     matrices = move.args[0]
     first = move.inner == 0 and move.dim == 0 and move.source.ndim == 2
     last = move.inner == len(matrices) - 1 and move.dim == 1
@@ -86,7 +86,7 @@ def _chained(move: Move) -> int | None:
     return move.output.ndim - 1 if last else None
 
 
-def _solved(move: Move) -> int | None:
+def solved(move: Move) -> int | None:
     # solve(A, B): B holds columns, or one vector for each matrix.
     matrix: Tensor = move.args[0]
     right: Tensor = move.argument(1, "B")
@@ -126,7 +126,7 @@ def einsum_terms(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], 
     return filled, right.replace(".", names)
 
 
-def _einsum(move: Move) -> int | None:
+def einsum(move: Move) -> int | None:
     listed = isinstance(move.args[1], (list, tuple))
     operands = move.args[1] if listed else move.args[1:]
     terms = einsum_terms(move.args[0], operands)
@@ -134,18 +134,3 @@ def _einsum(move: Move) -> int | None:
         return None
     letter = terms[0][move.inner if listed else move.slot - 1][move.dim]
     return terms[1].index(letter) if letter in terms[1] else None
-
-
-PRODUCTS: dict[str, Rule] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "__matmul__"), _matmul),
-    **dict.fromkeys(("addmm", "baddbmm", "addmm_", "baddbmm_"), _products_added),
-    **dict.fromkeys(("outer", "ger"), lambda move: move.slot if move.slot in {0, 1} else None),
-    "__rmatmul__": _reversed_matmul,
-    "cdist": _distances,
-    "einsum": _einsum,
-    "inner": _inner,
-    "linalg_multi_dot": _chained,
-    "linalg_solve": _solved,
-    "linear": _linear,
-    "tensordot": _contracted,
-}

@@ -1,14 +1,24 @@
 """Where functions that only change a tensor's shape, or repeat it, put the samples."""
 
-from autobatch.fisher.following._move import Move, Place, Rule, aligned_right, in_slots
+import torch
+
+from autobatch.fisher.following._move import Move, Place, Rule
+
+_BLANK = torch.empty(1, device="meta")
 
 
-def _diagonal(move: Move) -> int | None:
-    pair = {move.left(int(move.argument(place, f"dim{place - 1}", place - 2))) for place in (2, 3)}
-    return None if move.dim in pair else move.dim - sum(dim < move.dim for dim in pair)
+def viewed(move: Move) -> int | None:
+    # Any view of the first argument: it is taken of one that has a stride in the batch's dimension alone.
+    if move.slot:
+        return None
+    strides = [int(dim == move.dim) for dim in range(move.source.ndim)]
+    view = move.function(_BLANK.as_strided(move.source.shape, strides), *move.args[1:], **move.kwargs)
+    size = move.source.shape[move.dim]
+    there = (dim for dim in range(view.ndim) if view.stride(dim) and view.shape[dim] == size)
+    return next(there, None)
 
 
-def _reshaped(move: Move) -> Place:
+def reshaped(move: Move) -> Place:
     # A reshape keeps the order of elements: as many blocks lie before the batch as did.
     if move.output.numel() != move.source.numel():
         return None
@@ -21,53 +31,16 @@ def _reshaped(move: Move) -> Place:
     return None
 
 
-def _transposed(move: Move) -> int:
-    first, second = (move.left(move.argument(i, f"dim{i - 1}", move.kwargs.get(f"axis{i - 1}", 0))) for i in (1, 2))
-    return {first: second, second: first}.get(move.dim, move.dim)
-
-
-def _last_two_swapped(move: Move) -> int:
-    last = move.source.ndim - 1
-    return {last: last - 1, last - 1: last}.get(move.dim, move.dim) if last else 0
-
-
-def _reversed(move: Move) -> int:
+def turned(move: Move) -> int:
     return move.source.ndim - 1 - move.dim
 
 
-def _permuted(move: Move) -> int | None:
-    order = move.dims(1, "dims", many=True)
-    return order.index(move.dim) if order else None
-
-
-def _moved(move: Move) -> int | None:
-    sources, targets = (
-        [ends] if isinstance(ends, int) else list(ends)
-        for ends in (move.argument(1, "source"), move.argument(2, "destination"))
-    )
-    order: dict[int, int] = {move.left(t): move.left(s) for s, t in zip(sources, targets, strict=True)}
-    rest = iter(dim for dim in range(move.source.ndim) if dim not in order.values())
-    return [order[dim] if dim in order else next(rest) for dim in range(move.source.ndim)].index(move.dim)
-
-
-def _unsqueezed(move: Move) -> int:
-    new = int(move.argument(1, "dim")) % (move.source.ndim + 1)
-    return move.dim + (new <= move.dim)
-
-
-def _squeezed(move: Move) -> int:
-    dims = move.dims(1, "dim", many=True)
-    if dims is None:
-        dims = list(range(move.source.ndim))
-    return move.dim - sum(dim < move.dim and move.source.shape[dim] == 1 for dim in dims)
-
-
-def _stacked(move: Move) -> int:
+def stacked(move: Move) -> int:
     new = int(move.argument(1, "dim", 0)) % (move.source.ndim + 1)
     return move.dim + (new <= move.dim)
 
 
-def _concatenated(move: Move) -> Place:
+def concatenated(move: Move) -> Place:
     dims = move.dims(1, "dim", 0)
     if dims is None or move.dim not in dims:
         return None if dims is None else move.dim
@@ -79,7 +52,7 @@ def _concatenated(move: Move) -> Place:
     return (move.dim, move.output.shape[move.dim] // move.batch) if whole else None
 
 
-def _across(axis: int) -> Rule:
+def across(axis: int) -> Rule:
     # hstack, flips: along a dimension of their own.
     def rule(move: Move) -> int | None:
         return move.dim if move.source.ndim > axis and move.dim != axis else None
@@ -87,7 +60,7 @@ def _across(axis: int) -> Rule:
     return rule
 
 
-def _repeated(move: Move) -> Place:
+def repeated(move: Move) -> Place:
     dim = move.dim + move.output.ndim - move.source.ndim
     times, rest = divmod(move.output.shape[dim], move.source.shape[move.dim])
     if times == 1:
@@ -96,7 +69,7 @@ def _repeated(move: Move) -> Place:
     return (dim, times * move.outer) if alone and not rest else None
 
 
-def _repeated_each(move: Move) -> Place:
+def repeated_each(move: Move) -> Place:
     dims = move.dims(2, "dim")
     if move.slot or dims is None:
         return None
@@ -105,37 +78,13 @@ def _repeated_each(move: Move) -> Place:
     return (move.dim, move.outer) if isinstance(move.argument(1, "repeats"), int) else None
 
 
-def _rotated(move: Move) -> int | None:
+def rotated(move: Move) -> int | None:
     plane = move.argument(2, "dims", (0, 1))
     return None if move.slot or move.dim in {move.left(int(dim)) for dim in plane} else move.dim
 
 
-def _selected(move: Move) -> int | None:
+def selected(move: Move) -> int | None:
     dims = move.dims(1, "dim", 0)
     if move.slot or dims is None or dims[0] == move.dim:
         return None
     return move.dim - (dims[0] < move.dim)
-
-
-SHAPES: dict[str, Rule] = {
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed),
-    **dict.fromkeys(("reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "ravel"), _reshaped),
-    **dict.fromkeys(("mT", "mH", "adjoint"), _last_two_swapped),
-    **dict.fromkeys(("T", "H", "t"), _reversed),
-    **dict.fromkeys(("movedim", "moveaxis"), _moved),
-    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), in_slots(aligned_right, 0)),
-    **dict.fromkeys(("repeat", "tile"), _repeated),
-    **dict.fromkeys(("cat", "concat", "concatenate"), _concatenated),
-    **dict.fromkeys(("hstack", "column_stack", "fliplr"), _across(1)),
-    **dict.fromkeys(("select", "unbind"), _selected),
-    "broadcast_tensors": aligned_right,
-    "diagonal": _diagonal,
-    "dstack": _across(2),
-    "flipud": _across(0),
-    "permute": _permuted,
-    "repeat_interleave": _repeated_each,
-    "rot90": _rotated,
-    "squeeze": _squeezed,
-    "stack": _stacked,
-    "unsqueeze": _unsqueezed,
-}

@@ -3,20 +3,19 @@
 In come Jacobians of layers; out goes the Gram matrix, block by block. Open ``_gram.py`` first.
 """
 
+from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import MAX_MEMORY
 from autobatch.fisher.gram._jacobians import Jacobian, Taker
-from autobatch.fisher.gram._shared_spill import SharedSpilledGram
-from autobatch.fisher.gram._sink import GramSink, SharedGram, StreamingGram
+from autobatch.fisher.gram._sink import GramSink, StreamingGram
 from autobatch.fisher.gram._sketch import LEAST_ROWS_PER_SAMPLE, SketchedGram
 from autobatch.fisher.gram._spill import SpilledGram
 
 __all__ = [
     "LEAST_ROWS_PER_SAMPLE",
     "MAX_MEMORY",
+    "ExchangedGram",
     "GramSink",
     "Jacobian",
-    "SharedGram",
-    "SharedSpilledGram",
     "SketchedGram",
     "SpilledGram",
     "StreamingGram",

@@ -2,16 +2,17 @@
 
 import zlib
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian, products_are_cheaper
-from autobatch.fisher.gram._spill import summed_blocks
 
+_FINE, _NO_MEMORY, _FAILED = 0, 1, 2
 # The name since torch 2.14, which warns of the older one.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -24,23 +25,32 @@ class ExchangedGram:
     and each rank multiplies its own samples' by everyone's. What is sent has the gradients' dtype; products are made in
     float64. Whether a layer is used at one position must not differ between ranks.
 
-    Making one, each ``add`` and ``result`` communicate: every rank of the group must make these calls in the
-    same order, for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers:
-    pass a group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the
-    group's timeout. Making one waits for the device, to learn the batch sizes of the ranks.
+    ``begin``, each ``add`` and ``result`` communicate: every rank of the group must make these calls in the same order,
+    for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers: pass a
+    group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the group's
+    timeout.
 
     Args:
         group: the processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
-        batch_size: this rank's number of samples; it may differ between ranks.
         device: where the gradients live, and F.
-        scale: factor of this rank's rows, such as its batch size where its loss is a mean over that.
         max_memory: bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count.
+        mean: whether each rank's loss is a mean over its own samples: its rows are scaled by their number.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, batch_size: int, device: torch.device, scale: float, max_memory: int
-    ) -> None:
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, max_memory: int, *, mean: bool) -> None:
         self._group = group
+        self._device = device
+        self._max_memory = max_memory
+        self._mean = mean
+
+    def begin(self, batch_size: int) -> None:
+        """Begin the pass, on all ranks; waits for the device, to learn their batch sizes.
+
+        Args:
+            batch_size: this rank's number of samples; it may differ between ranks.
+        """
+        group, device, max_memory = self._group, self._device, self._max_memory
+        scale = float(batch_size) if self._mean else 1.0
         about = torch.tensor([[batch_size, scale]], dtype=torch.float64, device=device)
         about = gathered(about, [1] * dist.get_world_size(group), group)
         self._sizes = [int(size) for size in about[:, 0].tolist()]
@@ -168,3 +178,40 @@ def gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor
     received = rows.new_empty(len(sizes), longest, rows.shape[1])
     _all_gather(received.flatten(0, 1), padded, group=group)
     return torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)])
+
+
+def agree(problem: Exception | None, seen: int, device: torch.device, group: Any) -> None:
+    """Go on only where all processes measured the same step; every one of the group must call it.
+
+    Args:
+        problem: what was wrong with the step on this process.
+        seen: checksum of what must be the same on all.
+        device: where the gradients live.
+        group: the processes.
+
+    Raises:
+        MeasureError: something was wrong on another process, or they did not use the same parameters.
+        OutOfMemoryError: memory ran out on another process.
+        Exception: ``problem``.
+    """
+    about = gathered(torch.tensor([[_code(problem), seen]], device=device), [1] * group.size(), group)
+    codes, seens = about[:, 0].tolist(), about[:, 1].tolist()
+    if problem is not None:
+        raise problem
+    if max(codes) != _FINE:
+        rank = codes.index(max(codes))
+        if codes[rank] == _NO_MEMORY:
+            raise torch.OutOfMemoryError(f"process {rank} of the group ran out of memory in measuring")
+        raise MeasureError(f"process {rank} of the group could not measure its part of the step")
+    if len(set(seens)) > 1:
+        raise MeasureError(
+            "the processes did not use the same parameters in this step, so their per-sample gradients could not"
+            " be brought together: measure each process by itself (process_group=None)"
+        )
+
+
+def _code(problem: Exception | None) -> int:
+    if problem is None:
+        return _FINE
+    memory = any(isinstance(error, torch.OutOfMemoryError | MemoryError) for error in (problem, problem.__cause__))
+    return _NO_MEMORY if memory else _FAILED

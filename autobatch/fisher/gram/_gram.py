@@ -347,10 +347,30 @@ class Jacobian(Protocol):
         ...
 
 
+def summed(uses: list[Jacobian], lo: int, hi: int) -> Tensor:
+    """Return (B, (hi - lo) * width): rows lo to hi of a parameter's J, which is the sum over its uses."""
+    block = uses[0].block(lo, hi)
+    for use in uses[1:]:
+        block = block + use.block(lo, hi)
+    return block
+
+
+def summed_blocks(uses: list[Jacobian], columns: int) -> Iterator[Tensor]:
+    """Make J of one parameter block by block.
+
+    Args:
+        uses: all its uses.
+        columns: elements of the parameter in one block; at least one of its rows is taken.
+
+    Yields:
+        (B, n): its columns in order, summed over the uses.
+    """
+    rows, size = uses[0].rows, max(1, columns // uses[0].width)
+    for lo in range(0, rows, size):
+        yield summed(uses, lo, min(lo + size, rows))
+
+
 def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
     """Add the Gram matrix of a parameter whose J is the sum over several uses."""
     for lo, hi in gram.chunks(uses[0].rows, uses[0].width, _SEVERAL_BYTES):
-        block = uses[0].block(lo, hi)
-        for use in uses[1:]:
-            block = block + use.block(lo, hi)
-        gram.add(block)
+        gram.add(summed(uses, lo, hi))

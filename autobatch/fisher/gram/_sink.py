@@ -1,17 +1,16 @@
 """Where a step's per-sample gradients go: what turns them into the Gram matrix."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
 from autobatch.fisher.gram._jacobians import Jacobian, Taker
 
 
-class GramSink(Protocol):
-    """Turns the per-sample gradients of one parameter after the other into F."""
+class Sink(Protocol):
+    """Takes the per-sample gradients of one parameter after the other."""
 
     def begin(self, batch_size: int) -> None:
         """Begin a pass over so many samples."""
@@ -20,6 +19,10 @@ class GramSink(Protocol):
     def add(self, name: str, uses: list[Jacobian]) -> None:
         """Take all uses of one parameter in this pass."""
         ...
+
+
+class GramSink(Sink, Protocol):
+    """A sink that turns them into F."""
 
     def result(self) -> Tensor:
         """Return F of all passes, (B, B) float64."""
@@ -82,37 +85,3 @@ class StreamingGram:
         """Return each module's own F, by the module's name."""
         used = {name.rpartition(".")[0]: None for name in self.sums}
         return {module: self._grams[module].result() for module in used}
-
-
-class SharedGram:
-    """The sink of one pass whose batch is shared by the processes of a group.
-
-    Args:
-        group: the processes.
-        device: where the gradients live, and F.
-        max_memory: bytes for blocks of J.
-        mean: whether each process's loss is a mean over its own samples.
-    """
-
-    def __init__(self, group: Any, device: torch.device, max_memory: int, *, mean: bool) -> None:
-        self._group = group
-        self._device = device
-        self._max_memory = max_memory
-        self._mean = mean
-
-    def begin(self, batch_size: int) -> None:
-        """Begin the pass, on all processes."""
-        scale = float(batch_size) if self._mean else 1.0
-        self._gram = ExchangedGram(self._group, batch_size, self._device, scale, self._max_memory)
-
-    def add(self, name: str, uses: list[Jacobian]) -> None:
-        """Take all uses of one parameter."""
-        self._gram.add(name, uses)
-
-    def result(self) -> Tensor:
-        """Return F of all processes' samples, scaled to the summed loss."""
-        return self._gram.result()
-
-    def local(self) -> Tensor:
-        """Return the block of this process's samples, not scaled, after ``result``."""
-        return self._gram.local()

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._exchange import gathered
-from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._exchange import agree, gathered
+from autobatch.fisher.gram._gram import Jacobian, summed
 from autobatch.fisher.gram._jacobians import Taker
-from autobatch.fisher.gram._shared_spill import agree
 
 LEAST_ROWS_PER_SAMPLE = 2
 """Rows of a sketch for each sample of the batch, below which its smallest eigenvalues say nothing."""
@@ -92,9 +91,7 @@ class SketchedGram:
         stretches = _Stretches(rows, width, self._rows, f"{self._seed} {name}")
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         for lo, hi in stretches.blocks(max(1, self._columns // batch)):
-            block = uses[0].block(lo, hi)
-            for use in uses[1:]:
-                block = block + use.block(lo, hi)
+            block = summed(uses, lo, hi)
             sums[0] += block.sum(0).double().square().sum()
             sums[1] += torch.linalg.vector_norm(block).double().square()
             self._added += stretches.project(block, lo, self._place(block))

@@ -1,19 +1,21 @@
-"""Exact Gram matrix of a batch that arrives in several backward passes: J is kept, in memory or in a temporary file."""
+"""Exact Gram matrix of a batch in several passes or on several processes: J is kept, in memory or in a file."""
 
 import shutil
 import tempfile
 import weakref
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._gram import GramAccumulator, Jacobian
+from autobatch.fisher.gram._exchange import ExchangedGram, agree
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian, Taker
 
 
@@ -36,26 +38,6 @@ class _Part:
     pieces: tuple[_Piece, ...]
 
 
-def summed_blocks(uses: list[Jacobian], columns: int) -> Iterator[Tensor]:
-    """Make J of one parameter block by block.
-
-    Args:
-        uses: all its uses.
-        columns: elements of the parameter in one block; at least one of its rows is taken.
-
-    Yields:
-        (B, n): its columns in order, summed over the uses.
-    """
-    rows, width = uses[0].rows, uses[0].width
-    size = max(1, columns // width)
-    for lo in range(0, rows, size):
-        hi = min(lo + size, rows)
-        block = uses[0].block(lo, hi)
-        for use in uses[1:]:
-            block = block + use.block(lo, hi)
-        yield block
-
-
 class SpilledGram:
     """Keeps the per-sample gradients of several micro-batches and multiplies them at the end: F of the whole batch.
 
@@ -65,16 +47,33 @@ class SpilledGram:
     (``tempfile.TemporaryFile``, in ``TMPDIR``), which is gone after any exit. Both lie on the host: on a GPU each
     block of J is copied there, which waits for the device, and back for the product.
 
+    Of several processes each keeps its own samples'. While the step runs, nothing is sent: a process that breaks the
+    step off leaves no other one waiting, as it would with ``ExchangedGram``. What that does, ``exchange`` does at the
+    end.
+
     Args:
-        max_memory: bytes for J and for what is needed to make and multiply it; matrices of F's size do not count.
+        max_memory: bytes for J and for what is needed to make, send and multiply it; matrices of F's size do not count.
         device: where the gradients live, and F.
         taker: gets the per-sample gradients too, parameter by parameter.
+        group: the processes that share the batch; None for this one alone.
+        mean: whether each process's loss is a mean over its own samples.
     """
 
-    def __init__(self, max_memory: int, device: torch.device, taker: Taker = lambda *_: None) -> None:
+    def __init__(
+        self,
+        max_memory: int,
+        device: torch.device,
+        taker: Taker = lambda *_: None,
+        *,
+        group: Any = None,
+        mean: bool = True,
+    ) -> None:
         self._max_memory = max_memory
         self._device = device
         self._taker = taker
+        self._group = group
+        self._mean = mean
+        self._exchanged: ExchangedGram | None = None
         self._store = _Store(max_memory // 2)
         self._parameters: dict[str, list[_Part]] = {}
         self._before = 0
@@ -132,6 +131,40 @@ class SpilledGram:
                 self._stream(parts, gram)
         self._store.close()
         return gram.result() + products
+
+    def exchange(self, problem: Exception | None) -> Tensor:
+        """Bring together what the processes have kept; every one of the group must call it, in place of ``result``.
+
+        Args:
+            problem: what was wrong with the step on this process.
+
+        Returns:
+            F of all processes' samples, scaled to the summed loss.
+
+        Raises:
+            MeasureError: something was wrong on another process, so that nothing is exchanged; or they did not use the
+                same parameters.
+            OutOfMemoryError: memory ran out on another process.
+            Exception: ``problem``.
+        """
+        names = sorted(self._parameters)
+        sizes = [prod(piece.columns for piece in self._parameters[name][0].pieces) for name in names]
+        seen = zlib.crc32(repr(list(zip(names, sizes, strict=True))).encode())
+        agree(problem, seen, self._device, self._group)
+        batch = self._before + self._batch
+        exchanged = ExchangedGram(self._group, self._device, self._max_memory // 2, mean=self._mean)
+        exchanged.begin(batch)
+        for name in names:
+            for block in self._blocks(self._parameters.pop(name), batch, exchanged.block_columns):
+                exchanged.add_block(block.to(self._device))
+        self._store.close()
+        self._exchanged = exchanged
+        return exchanged.result()
+
+    def local(self) -> Tensor:
+        """Return the block of this process's samples, not scaled, after ``exchange``."""
+        assert self._exchanged is not None
+        return self._exchanged.local()
 
     def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
         size = max(1, self._max_memory // 8 // (8 * gram.batch_size))

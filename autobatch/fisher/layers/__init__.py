@@ -5,6 +5,5 @@ Gram matrices add up to that of the model. Open ``_rules.py`` first.
 """
 
 from autobatch.fisher.layers._autotune import Routes, routes
-from autobatch.fisher.layers._modules import register_gram_rule
 
-__all__ = ["Routes", "register_gram_rule", "routes"]
+__all__ = ["Routes", "routes"]

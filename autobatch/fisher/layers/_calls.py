@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._keeping import FIRST_ONLY
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.following._move import TorchCall
 from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
@@ -129,7 +128,7 @@ class Call(TorchCall):
     @property
     def heeded(self) -> list[Tensor]:
         """The tensors of which it takes more than the shape."""
-        return self.tensors[:1] if self.name in FIRST_ONLY else self.tensors
+        return self.tensors[:1] if self.known.heeds == "first" else self.tensors
 
     @property
     def is_complex(self) -> bool:
@@ -166,8 +165,29 @@ def saved_elsewhere() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
-class KeptInput:
-    """An input kept for the backward pass, with a guard against being changed in place meanwhile.
+class KeptTensor:
+    """A tensor kept for the backward pass, with a guard against being changed in place meanwhile.
+
+    Args:
+        tensor: the tensor.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+        self._version = tensor._version
+
+    def __call__(self) -> Tensor:
+        """Return the tensor, or raise MeasureError where it was changed in place."""
+        if self._tensor._version != self._version:
+            raise MeasureError(
+                "the input of this call was changed in place after the call, so its per-sample gradients are gone:"
+                " use the out-of-place form there"
+            )
+        return self._tensor
+
+
+class KeptInput(KeptTensor):
+    """An input kept for the backward pass, which carries the batch.
 
     Args:
         call: the call.
@@ -175,15 +195,11 @@ class KeptInput:
     """
 
     def __init__(self, call: Call, tensor: Tensor) -> None:
-        self._kept = KeptTensor(tensor)
+        super().__init__(tensor)
         self.layout = call.layout(tensor)
         self.batch = call.batch
         self.ndim = tensor.ndim
         self.shape = tuple(tensor.shape)
-
-    def __call__(self) -> Tensor:
-        """Return the input, or raise MeasureError."""
-        return self._kept()
 
     def by_sample(self, tensor: Tensor) -> Tensor:
         """Return (..., n), whose samples lie as the input's do, as (B, T, n), where T counts every other dimension."""
@@ -210,39 +226,19 @@ class KeptInput:
             )
 
 
-class KeptTensor:
-    """A tensor kept for the backward pass, whether or not it carries the batch.
-
-    Args:
-        tensor: the tensor.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor.detach()
-        self._version = tensor._version
-
-    def __call__(self) -> Tensor:
-        """Return the tensor, or raise MeasureError where it was changed in place."""
-        if self._tensor._version != self._version:
-            raise MeasureError(
-                "the input of this call was changed in place after the call, so its per-sample gradients are gone:"
-                " use the out-of-place form there"
-            )
-        return self._tensor
-
-
-def arguments(call: Call, names: str) -> dict[str, Any]:
-    """Return the arguments of a call by name, positional and keyword ones; absent ones are None.
+def arguments(call: Call, names: str, **usual: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name, positional and keyword ones.
 
     Args:
         call: the call.
         names: the names in order, separated by spaces.
+        usual: what absent ones are, where that is not None.
 
     Returns:
         Argument by name.
     """
     order = names.split()
-    return dict.fromkeys(order) | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
+    return dict.fromkeys(order) | usual | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
 
 
 def dense(values: Tensor) -> Jacobian:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 
 # Functions that change their first argument in place and give nothing back.
 ASSIGNING = frozenset({"__setitem__"})
 # Properties of a tensor that are tensors made of it; all others, such as its shape, tell nothing.
 PROPERTIES = frozenset({"T", "H", "mT", "mH", "real", "imag", "data"})
+_OPERATORS = (OpOverload, OpOverloadPacket)
 
 
 # How deep tensors are looked for in what a model is called with: batches of graphs are objects within objects.
@@ -117,7 +119,14 @@ def without_hooks(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """Return the name of a torch function."""
+    """Return the name of a torch function; of an operator of another library the whole of it.
+
+    One that is called as a function of torch need not do what that does.
+    """
+    if isinstance(func, _OPERATORS):
+        return func.__name__ if func.__module__ == "torch._ops.aten" else f"torch.ops.{func}"
     name: str = getattr(func, "__name__", str(func))
+    if isinstance(func, types.FunctionType) and func.__module__.partition(".")[0] != "torch":
+        return f"{func.__module__}.{name}"
     # A property such as Tensor.T arrives as the getter of its descriptor.
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name

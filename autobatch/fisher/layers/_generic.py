@@ -42,8 +42,7 @@ def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contrib
     replay = Replay(call, random_state)
     for index, output in enumerate(call.outputs):
         if output.requires_grad:
-            group = _Group(replay, index, call.output_layout(index), call.batch)
-            contributions += [Contribution(weight, group.jacobian_of(weight), index) for weight in replay.weights]
+            contributions += _owed(replay, index, call.output_layout(index), call.batch)
     return contributions
 
 
@@ -109,44 +108,36 @@ class Replay:
         return outside
 
 
-class _Group:
-    """Per-sample gradients of all weights of one output, computed together when the first of them is asked for."""
+def _owed(replay: Replay, index: int, layout: BatchLayout, batch: int) -> list[Contribution]:
+    """Return what one output owes to all weights, computed together when the first of them is asked for."""
+    values: dict[int, Tensor] = {}
 
-    def __init__(self, replay: Replay, index: int, layout: BatchLayout, batch: int) -> None:
-        self._replay = replay
-        self._index = index
-        self._layout = layout
-        self._batch = batch
-        self._values: dict[int, Tensor] | None = None
+    def compute(gradient: Tensor) -> None:
+        outputs, fresh = replay.run()
+        output = outputs[index]
+        outside = replay.from_outside(output, gradient.to(output.dtype))
+        parts = [one_by_one(output, fresh, masked) for masked in _masked(outside, layout, batch)]
+        for weight, rows in zip(replay.weights, zip(*parts, strict=True), strict=True):
+            joined = torch.cat(rows)
+            values[id(weight)] = precise(joined.mT if weight.transposed else joined)[0]
 
-    def jacobian_of(self, weight: Weight) -> Callable[[Tensor], Jacobian]:
+    def of(weight: Weight) -> Contribution:
         def jacobian(gradient: Tensor) -> Jacobian:
-            if self._values is None:
-                self._values = self._compute(gradient)
-            return dense(self._values.pop(id(weight)))
+            if not values:
+                compute(gradient)
+            return dense(values.pop(id(weight)))
 
-        return jacobian
+        return Contribution(weight, jacobian, index)
 
-    def _compute(self, gradient: Tensor) -> dict[int, Tensor]:
-        outputs, fresh = self._replay.run()
-        output = outputs[self._index]
-        outside = self._replay.from_outside(output, gradient.to(output.dtype))
-        found: list[list[Tensor]] = [[] for _ in fresh]
-        for masked in self._masked(outside):
-            for values, rows in zip(found, one_by_one(output, fresh, masked), strict=True):
-                values.append(rows)
-        joined = [torch.cat(values) for values in found]
-        return {
-            id(weight): precise(values.mT if weight.transposed else values)[0]
-            for weight, values in zip(self._replay.weights, joined, strict=True)
-        }
+    return [of(weight) for weight in replay.weights]
 
-    def _masked(self, gradient: Tensor) -> Iterator[Tensor]:
-        """Yield (n, *gradient's shape): the gradient of one sample at a time, all others' zero."""
-        step = max(1, _MASKED_ELEMENTS // gradient.numel())
-        for start in range(0, self._batch, step):
-            stop = min(start + step, self._batch)
-            yield torch.stack([self._layout.only(gradient, sample, self._batch) for sample in range(start, stop)])
+
+def _masked(gradient: Tensor, layout: BatchLayout, batch: int) -> Iterator[Tensor]:
+    """Yield (n, *gradient's shape): the gradient of one sample at a time, all others' zero."""
+    step = max(1, _MASKED_ELEMENTS // gradient.numel())
+    for start in range(0, batch, step):
+        stop = min(start + step, batch)
+        yield torch.stack([layout.only(gradient, sample, batch) for sample in range(start, stop)])
 
 
 def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Tensor]:

@@ -1,8 +1,8 @@
-"""One table of rules by *function*: how each use of a parameter turns an output gradient into per-sample gradients.
+"""Rules by *function*: how each use of a parameter turns an output gradient into per-sample gradients.
 
 Rules go by function and not by module, so a parameter is seen wherever it is used: in its own module, in another one,
-or in a plain matrix product such as a tied head ``h @ embedding.weight.T``. A function that has no rule here is
-measured by ``autobatch.fisher.layers._generic``.
+or in a plain matrix product such as a tied head ``h @ embedding.weight.T``. Which function has which rule stands in
+``autobatch.fisher._registry``; one that has none is measured by ``autobatch.fisher.layers._generic``.
 """
 
 import string
@@ -35,7 +35,6 @@ from autobatch.fisher.layers._calls import (
 )
 from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
-from autobatch.fisher.layers._elementwise import ELEMENTWISE, elementwise
 
 _Maker = Callable[[Tensor], Jacobian]
 """Makes the per-sample gradients of a weight from the gradient of a call's output."""
@@ -52,12 +51,12 @@ def _kept_before(call: Call, x: Tensor, features: int) -> KeptInput:
     return kept
 
 
-def _linear(call: Call) -> list[Contribution]:
+def linear(call: Call) -> list[Contribution]:
     given = arguments(call, "input weight bias")
     return _product(call, given["input"], given["weight"], given["bias"], out_first=True)
 
 
-def _matmul(call: Call) -> list[Contribution]:
+def matmul(call: Call) -> list[Contribution]:
     given = arguments(call, "input other")
     left, right = given["input"], next(given[name] for name in ("other", "mat2", "vec") if given.get(name) is not None)
     if call.name == "__rmatmul__":
@@ -67,7 +66,7 @@ def _matmul(call: Call) -> list[Contribution]:
     return _product(call, left, right, None, out_first=False)
 
 
-def _addmm(call: Call) -> list[Contribution]:
+def addmm(call: Call) -> list[Contribution]:
     given = arguments(call, "input mat1 mat2")
     if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1 or call.weight(given["mat1"]) is not None:
         raise NoRuleError
@@ -90,9 +89,11 @@ def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> 
     return contributions
 
 
-def _product_weight(kept: KeptInput, out_first: bool) -> _Maker:
+def _product_weight(kept: KeptInput, out_first: bool, by_sample: Callable[[Tensor], Tensor] | None = None) -> _Maker:
+    by_sample = by_sample or kept.by_sample
+
     def jacobian(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.by_sample(kept()), kept.by_sample(gradient))
+        x, g = precise(by_sample(kept()), by_sample(gradient))
         return OuterJacobian(g, x) if out_first else OuterJacobian(x, g, turned=True)
 
     return jacobian
@@ -112,11 +113,7 @@ def _left_product(call: Call, weight: Any, x: Tensor) -> list[Contribution]:
     def by_sample(tensor: Tensor) -> Tensor:
         return columns.samples_first(tensor.mT, kept.batch).reshape(kept.batch, -1, tensor.shape[-2])
 
-    def jacobian(gradient: Tensor) -> Jacobian:
-        right, left = precise(by_sample(kept()), by_sample(gradient))
-        return OuterJacobian(right, left, turned=True) if used.transposed else OuterJacobian(left, right)
-
-    return [Contribution(used, jacobian)]
+    return [Contribution(used, _product_weight(kept, not used.transposed, by_sample))]
 
 
 def _summed_bias(kept: KeptInput) -> _Maker:
@@ -128,7 +125,7 @@ def _summed_bias(kept: KeptInput) -> _Maker:
     return jacobian
 
 
-def _bilinear(call: Call) -> list[Contribution]:
+def bilinear(call: Call) -> list[Contribution]:
     given = arguments(call, "input1 input2 weight bias")
     first, second = (_kept_before(call, given[name], features=1) for name in ("input1", "input2"))
 
@@ -144,7 +141,7 @@ def _weight_and_bias(call: Call, given: Mapping[str, Any], weight: _Maker, bias:
     return [Contribution(used, maker) for name, maker in makers.items() if (used := call.weight(given[name]))]
 
 
-def _convolution(spatial: int, *, transposed: bool = False) -> Rule:
+def convolution(spatial: int, *, transposed: bool = False) -> Rule:
     order = "input weight bias stride padding "
     order += "output_padding groups dilation" if transposed else "dilation groups"
 
@@ -204,31 +201,27 @@ def _channel_shift(kept: KeptInput) -> _Maker:
     return jacobian
 
 
-def _batch_norm(order: str) -> Rule:
-    def rule(call: Call) -> list[Contribution]:
-        given = arguments(call, order)
-        return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
-
-    return rule
+def batch_norm(call: Call) -> list[Contribution]:
+    tensors = ["running_mean running_var", "weight bias"]
+    first, then = tensors if call.function is F.batch_norm else tensors[::-1]
+    given = arguments(call, f"input {first} {then} training momentum eps", eps=1e-5)
+    return _normalised_batch(call, given, batch_statistics=bool(given["training"]))
 
 
 def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics: bool) -> list[Contribution]:
-    eps = 1e-5 if given["eps"] is None else given["eps"]
-    kept = KeptInput(call, given["input"])
-    kept.need_batch_first()
+    kept, eps = KeptInput(call, given["input"]), given["eps"]
     statistics = None if batch_statistics else (given["running_mean"].clone(), given["running_var"].clone())
     node = None if saved_elsewhere() else call.node
 
-    def scale(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.rows(kept()), kept.rows(gradient))
+    def scale(x: Tensor, g: Tensor) -> Tensor:
         if statistics is None:
             mean, rstd = _batch_statistics(node, precise(kept())[0], eps)
         else:
             mean, rstd = statistics[0], (statistics[1] + eps).rsqrt()
         # From the input, never from (output - bias) / weight: a weight may be zero.
-        return DenseJacobian(normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch))
+        return normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch)
 
-    return _weight_and_bias(call, given, scale, _channel_shift(kept))
+    return _affine_channels(call, given, kept, scale)
 
 
 def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -239,38 +232,46 @@ def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]
     return mean, (variance + eps).rsqrt()
 
 
-def _group_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input num_groups weight bias eps")
+def group_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input num_groups weight bias eps", eps=1e-5)
     return _normalised_channels(call, given, given["num_groups"])
 
 
-def _instance_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input running_mean running_var weight bias use_input_stats momentum eps")
+def instance_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input running_mean running_var weight bias use_input_stats momentum eps", eps=1e-5)
     if given["use_input_stats"] is False:
         return _normalised_batch(call, given, batch_statistics=False)
     return _normalised_channels(call, given, given["input"].shape[1])
 
 
 def _normalised_channels(call: Call, given: Mapping[str, Any], num_groups: int) -> list[Contribution]:
-    eps = 1e-5 if given["eps"] is None else given["eps"]
-    kept = KeptInput(call, given["input"])
+    kept, eps = KeptInput(call, given["input"]), given["eps"]
+
+    def scale(x: Tensor, g: Tensor) -> Tensor:
+        return channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch)
+
+    return _affine_channels(call, given, kept, scale)
+
+
+def _affine_channels(
+    call: Call, given: Mapping[str, Any], kept: KeptInput, scale: Callable[[Tensor, Tensor], Tensor]
+) -> list[Contribution]:
+    """Return scale and shift of the channels after a normalisation, from what makes the scale's of input and output."""
     kept.need_batch_first()
 
-    def scale(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.rows(kept()), kept.rows(gradient))
-        return DenseJacobian(channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch))
+    def jacobian(gradient: Tensor) -> Jacobian:
+        return DenseJacobian(scale(*precise(kept.rows(kept()), kept.rows(gradient))))
 
-    return _weight_and_bias(call, given, scale, _channel_shift(kept))
+    return _weight_and_bias(call, given, jacobian, _channel_shift(kept))
 
 
-def _layer_norm(call: Call) -> list[Contribution]:
-    given = arguments(call, "input normalized_shape weight bias eps")
+def layer_norm(call: Call) -> list[Contribution]:
+    given = arguments(call, "input normalized_shape weight bias eps", eps=1e-5)
     shape = tuple(given["normalized_shape"])
-    eps = 1e-5 if given["eps"] is None else given["eps"]
-    return _affine_features(call, given, shape, lambda x: F.layer_norm(x, shape, eps=eps))
+    return _affine_features(call, given, shape, lambda x: F.layer_norm(x, shape, eps=given["eps"]))
 
 
-def _rms_norm(call: Call) -> list[Contribution]:
+def rms_norm(call: Call) -> list[Contribution]:
     given = arguments(call, "input normalized_shape weight eps")
     shape = tuple(given["normalized_shape"])
     return _affine_features(call, given | {"bias": None}, shape, lambda x: F.rms_norm(x, shape, eps=given["eps"]))
@@ -295,7 +296,7 @@ def _affine_features(
     return _weight_and_bias(call, given, scale, shift)
 
 
-def _embedding(call: Call) -> list[Contribution]:
+def embedding(call: Call) -> list[Contribution]:
     given = arguments(call, "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse")
     for option in ("max_norm", "scale_grad_by_freq", "sparse"):
         if given[option]:
@@ -308,7 +309,7 @@ def _embedding(call: Call) -> list[Contribution]:
     return _looked_up(call, given["weight"], given["input"], padding)
 
 
-def _table_lookup(call: Call) -> list[Contribution]:
+def table_lookup(call: Call) -> list[Contribution]:
     # table[indices] with a single tensor of indices.
     table, indices = call.args
     if not isinstance(indices, Tensor) or indices.dtype is not torch.int64:
@@ -316,7 +317,7 @@ def _table_lookup(call: Call) -> list[Contribution]:
     return _looked_up(call, table, indices, None)
 
 
-def _index_select(call: Call) -> list[Contribution]:
+def index_select(call: Call) -> list[Contribution]:
     given = arguments(call, "input dim index")
     if given["dim"] not in {0, -given["input"].ndim}:
         raise NoRuleError
@@ -340,7 +341,7 @@ def _looked_up(call: Call, table: Tensor, indices: Tensor, padding: int | None) 
     return [Contribution(used, jacobian)]
 
 
-def _einsum(call: Call) -> list[Contribution]:
+def einsum(call: Call) -> list[Contribution]:
     """Return the rule of a two-operand einsum: J_b is the einsum of the gradient and the other operand, batch kept."""
     equation, *operands = call.args
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
@@ -371,7 +372,7 @@ def _einsum(call: Call) -> list[Contribution]:
     return [Contribution(used, jacobian)]
 
 
-def _expanded(call: Call) -> list[Contribution]:
+def expanded(call: Call) -> list[Contribution]:
     """Return the rule of a parameter that is repeated for each sample: class tokens, initial states."""
     used = call.weight(call.args[0])
     output = call.outputs[0]
@@ -387,56 +388,3 @@ def _expanded(call: Call) -> list[Contribution]:
         return dense(rows.sum_to_size(batch, *ones[1:]).reshape(batch, *used.tensor.shape))
 
     return [Contribution(used, jacobian)]
-
-
-# Functions of a weight and a tensor that does not carry the batch, whose result may still have a row for each sample.
-_MATRIX_PRODUCTS: dict[Any, Rule] = {
-    F.linear: _linear,
-    **dict.fromkeys(
-        (
-            *(torch.matmul, torch.mm, torch.mv, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.mv),
-            *(torch.Tensor.__matmul__, torch.Tensor.__rmatmul__),
-        ),
-        _matmul,
-    ),
-    **dict.fromkeys((torch.addmm, torch.Tensor.addmm), _addmm),
-}
-CLAIMABLE: dict[Any, Rule] = {
-    **_MATRIX_PRODUCTS,
-    F.embedding: _embedding,
-    **dict.fromkeys(
-        (torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.repeat, torch.broadcast_to, torch.tile), _expanded
-    ),
-}
-RULES: dict[Any, Rule] = {
-    **_MATRIX_PRODUCTS,
-    F.embedding: _embedding,
-    torch.Tensor.__getitem__: _table_lookup,
-    torch.index_select: _index_select,
-    torch.Tensor.index_select: _index_select,
-    **{getattr(torch, f"conv{n}d"): _convolution(n) for n in (1, 2, 3)},
-    **{getattr(torch, f"conv_transpose{n}d"): _convolution(n, transposed=True) for n in (1, 2, 3)},
-    torch.bilinear: _bilinear,
-    F.bilinear: _bilinear,
-    F.batch_norm: _batch_norm("input running_mean running_var weight bias training momentum eps"),
-    torch.batch_norm: _batch_norm("input weight bias running_mean running_var training momentum eps cudnn_enabled"),
-    F.instance_norm: _instance_norm,
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    torch.einsum: _einsum,
-    torch.functional.einsum: _einsum,
-}
-
-
-def rule_for(function: Callable[..., Any], name: str) -> Rule | None:
-    """Return the rule of a function, or None.
-
-    Args:
-        function: the function.
-        name: its name.
-
-    Returns:
-        The rule, which may still raise ``NoRuleError`` for a call that it does not cover.
-    """
-    return RULES.get(function) or (elementwise if name in ELEMENTWISE else None)

@@ -13,11 +13,6 @@ from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, Weight, dense, precise
 from autobatch.fisher.layers._generic import Replay
 
-_ADDING = frozenset({
-    *("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "subtract", "__sub__", "__rsub__", "__isub__"),
-    "rsub",
-})
-
 
 def adds_to_the_loss(call: Call, layouts: list[Layout]) -> bool:
     """Whether a call adds weights to one number that is a sum over samples.
@@ -30,7 +25,7 @@ def adds_to_the_loss(call: Call, layouts: list[Layout]) -> bool:
         Whether it does.
     """
     summed = all(isinstance(layout, LostBatch) and layout.additive for layout in layouts)
-    return call.name in _ADDING and summed and call.outputs[0].numel() == 1
+    return call.known.additive == "term" and summed and call.outputs[0].numel() == 1
 
 
 def in_equal_parts(call: Call) -> list[Contribution]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
-from autobatch.fisher import FisherProbe, register_keeping
+from autobatch.fisher import FisherProbe, _registry, register_keeping
 
 B, T, C = 6, 6, 6  # as many positions and channels as samples: shapes tell nothing
 
@@ -247,8 +247,7 @@ class Rounded(torch.autograd.Function):
 
 
 def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
-    monkeypatch.setattr("autobatch.fisher.capture._following.KEEPING", keeping)
+    monkeypatch.setattr("autobatch.fisher._registry._KNOWN", dict(_registry._KNOWN))
     for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h, lambda h: Halved.apply(h).relu()):
         with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):
             probed(Between(between), randn(B, C)).gram()
@@ -269,8 +268,7 @@ def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypat
 def test_a_function_that_keeps_samples_finds_nothing_that_was_lost(
     monkeypatch: pytest.MonkeyPatch, twice: bool, between: Callable[[Tensor], Tensor]
 ) -> None:
-    monkeypatch.setattr("autobatch.fisher.following._keeping.KEEPING", keeping := set())
-    monkeypatch.setattr("autobatch.fisher.capture._following.KEEPING", keeping)
+    monkeypatch.setattr("autobatch.fisher._registry._KNOWN", dict(_registry._KNOWN))
     register_keeping(Halved)
     model = Between(lambda h: Halved.apply(Halved.apply(between(h)) if twice else between(h)) + h)
     with pytest.raises(MeasureError, match=r"through (add|cumsum|matmul)\(\)"):
@@ -504,3 +502,40 @@ def test_functions_that_keep_samples(between: Callable[[Tensor], Tensor]) -> Non
     jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in alone])
     gram = probed(model, x).gram()
     assert float((gram - jacobian @ jacobian.T).abs().max() / gram.abs().max()) < 1e-9
+
+
+def _mixed_beneath(h: Tensor) -> Tensor:
+    h = h.clone()
+    view = h[:, :C]
+    h += h.flip(0)
+    return view
+
+
+def _replaced(h: Tensor) -> Tensor:
+    h = h.clone()
+    h.data = h.data.flip(0)
+    return h
+
+
+@pytest.mark.parametrize(
+    ("between", "through"),
+    [(_mixed_beneath, "memory that it shares"), (_replaced, r"data\.__set__")],
+    ids=["through-a-view", "by-its-data"],
+)
+def test_samples_that_change_places_unseen_are_refused(between: Callable[[Tensor], Tensor], through: str) -> None:
+    with pytest.raises(MeasureError, match=through):
+        probed(Between(between), randn(B, C)).gram()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h.diagonal(dim1=0, dim2=1).unsqueeze(1).expand(B, C),
+        lambda h: h.unsqueeze(1).permute(dims=(1, 0, 2)).transpose(dim0=0, dim1=1).squeeze(1),
+        lambda h: torch.movedim(h[None], source=(0, 1), destination=(1, 0))[:, 0],
+        lambda h: torch.swapaxes(h, axis0=0, axis1=1).mT,
+        lambda h: torch.einsum("bi,ij->bj", [h, torch.eye(C, dtype=h.dtype).flip(0)]),
+    ],
+)
+def test_views_take_samples_with_them(between: Callable[[Tensor], Tensor]) -> None:
+    assert_right(Between(between), randn(B, C))

@@ -692,6 +692,9 @@ ELEMENTWISE = {
     "in-place-product": bare(lambda m, x: x.sin().mul_(m.p), p="c"),
     "in-place-operator": bare(lambda m, x: x.sin().__imul__(m.p), p="c"),
     "in-place-sum": bare(lambda m, x: x.sin().add_(m.p, alpha=0.5), p="t c"),
+    "in-place-by-other-names": bare(
+        lambda m, x: x.sin().multiply_(m.p).subtract_(m.q).divide_(1 + m.p.exp()).neg_(), p="c", q="t c"
+    ),
     "sum": bare(lambda m, x: x + m.p, p="t c"),
     "sum-with-leading-one": bare(lambda m, x: m.p + x, p="1 t c"),
     "sum-with-slice": bare(lambda m, x: x + m.p[:, : x.shape[1]], p="1 9 c"),
@@ -738,6 +741,9 @@ ELEMENTWISE = {
     "standardised": bare(lambda m, x: x * (m.p - m.p.mean()) / m.p.std(), p="c"),
     "sorted": bare(lambda m, x: x * m.p.sort().values, p="c"),
     "cumulated": bare(lambda m, x: x * m.p.cumsum(0).flip(0), p="c"),
+    "layer-norm-of-torch": bare(lambda m, x: torch.layer_norm(x, [x.shape[-1]], m.p, m.q), p="c", q="c"),
+    "rms-norm-of-torch": bare(lambda m, x: torch.rms_norm(x, [x.shape[-1]], m.p), p="c"),
+    "group-norm-of-torch": bare(lambda m, x: torch.group_norm(x, 1, m.p, m.q), p="t", q="t"),
     "layer-norm-plus-one": bare(lambda m, x: F.layer_norm(x, x.shape[-1:], 1 + m.p, m.q), p="c", q="c"),
 }
 

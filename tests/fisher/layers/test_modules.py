@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import autobatch
 from autobatch._errors import MeasureError
 from autobatch.fisher import FisherProbe, register_gram_rule
-from autobatch.fisher.layers._modules import MODULE_RULES
+from autobatch.fisher._registry import _KNOWN
 from tests.fisher.reference import gram_one_sample_at_a_time
 
 B, C = 5, 4
@@ -51,10 +51,10 @@ def rule(module: nn.Module, inputs: tuple[Any, ...], output_gradient: Tensor) ->
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    before = dict(MODULE_RULES)
+    before = dict(_KNOWN)
     yield
-    MODULE_RULES.clear()
-    MODULE_RULES.update(before)
+    _KNOWN.clear()
+    _KNOWN.update(before)
 
 
 def measure(net: nn.Module) -> FisherProbe:

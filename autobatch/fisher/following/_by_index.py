@@ -1,0 +1,206 @@
+"""Where samples that lie by an index go: followed through functions that pick, move, repeat or put rows.
+
+A rule sees the whole call. It says along which dimension of an output the sample changes, and (n,) the sample at each
+place there; None where there is no such dimension, or it cannot tell.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autobatch.fisher.following._grouping import Grouping
+from autobatch.fisher.following._layout import BatchLayout, Layout
+from autobatch.fisher.following._move import TorchCall
+
+Found = tuple[int, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One call, seen from the samples of single rows.
+
+    Attributes:
+        call: the call.
+        args: its positional arguments.
+        kwargs: its keyword arguments, without numpy's names.
+        layouts: of the arguments that carry the batch, by id.
+        slots: the positions of these.
+        index: which of the returned tensors is looked at.
+        samples: which sample each row of the model's input belongs to.
+    """
+
+    call: TorchCall
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    layouts: Mapping[int, Layout]
+    slots: Sequence[int]
+    index: int
+    samples: Grouping
+
+    def along(self, tensor: Any, dim: int) -> Tensor | None:
+        """Return the sample of each place along a dimension of an argument; None where that does not carry them."""
+        layout = self.layouts.get(id(tensor))
+        here = isinstance(layout, BatchLayout) and layout.dim == dim
+        return layout.grouped(tensor, self.samples.batch).index if here else None  # type: ignore[union-attr]
+
+    def of_elements(self, tensor: Tensor) -> Tensor | None:
+        """Return the sample of each element of an argument; None for one that carries none."""
+        layout = self.layouts.get(id(tensor))
+        if not isinstance(layout, BatchLayout):
+            return None
+        return layout.grouped(tensor, self.samples.batch).labels(tensor.shape, layout.dim)
+
+
+def picked(rows: Rows) -> Found:
+    """Follow samples through a function that only picks, moves or repeats elements of its first argument.
+
+    It is run on the elements' samples.
+
+    Args:
+        rows: the call.
+
+    Returns:
+        The dimension, and the sample at each place along it.
+    """
+    args, kwargs = rows.args, rows.kwargs
+    to_dtype = any(isinstance(item, torch.dtype) for item in args)
+    if 0 not in rows.slots or not args or to_dtype or kwargs.get("out") is not None:
+        return None
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(replaced(item) for item in value)
+        if not isinstance(value, Tensor):
+            return value
+        found = rows.of_elements(value)
+        return torch.full(value.shape, -1, device=value.device) if found is None else found
+
+    try:
+        with torch.no_grad():
+            result = rows.call.function(replaced(args[0]), *args[1:], **kwargs)
+    except (RuntimeError, TypeError):  # not for whole numbers
+        return None
+    found = (list(result) if isinstance(result, (tuple, list)) else [result])[rows.index]
+    if not found.numel():  # no rows, such as the tokens of an expert that got none
+        empty = [d for d, size in enumerate(found.shape) if not size]
+        return (empty[0], found.flatten()) if len(empty) == 1 else None
+    if not found.ndim or bool((found < 0).any()):
+        return None
+    changing = [d for d in range(found.ndim) if not bool((found == found.narrow(d, 0, 1)).all())]
+    if len(changing) > 1:
+        return None
+    dim = changing[0] if changing else 0
+    return dim, found.movedim(dim, 0).reshape(found.shape[dim], -1)[:, 0].contiguous()
+
+
+def where_true(rows: Rows) -> Found:
+    """Follow samples through the places where a mask is true: ``where(mask)``, ``nonzero(mask)``."""
+    return _of_mask(rows) if len(rows.args) == 1 else None
+
+
+def indexed(rows: Rows) -> Found:
+    """Follow samples through ``x[index]``, also through a mask over a tensor that is nobody's."""
+    if 0 in rows.slots:
+        return picked(rows)
+    return _of_mask(rows) if len(rows.args) == 2 else None
+
+
+def _of_mask(rows: Rows) -> Found:
+    mask = rows.args[-1]
+    if len(rows.slots) != 1 or not isinstance(mask, Tensor) or (found := rows.of_elements(mask)) is None:
+        return None
+    return (0, found[mask != 0]) if mask.dtype is torch.bool or rows.call.name == "nonzero" else None
+
+
+def unpacked(rows: Rows) -> Found:
+    """Follow samples through a function of packed (data, batch sizes, ...): rows go by steps, then by samples."""
+    args = rows.args
+    samples, sizes = rows.along(args[0], 0), args[1] if len(args) > 1 else None
+    if len(rows.slots) != 1 or samples is None or not isinstance(sizes, Tensor):
+        return None
+    if sizes.ndim != 1 or sizes.is_floating_point() or int(sizes.sum()) != len(samples):
+        return None  # not packed
+    first = samples[: int(sizes[0])]
+    if rows.call.name == "_pad_packed_sequence":
+        return (0 if args[2] else 1, first) if rows.index == 0 else None
+    return (0, samples) if rows.index == 0 else (1, first)
+
+
+def scattered(rows: Rows) -> Found:
+    """Follow samples through a function that puts rows where an index says: (base, dim, index, source)."""
+    if len(rows.args) < 4:
+        return None
+    base, dim, index, source = rows.args[:4]
+    dim %= max(1, base.ndim)
+    of_source = rows.along(source, dim)
+    if of_source is None:
+        return None
+    known = rows.samples.likely(base.shape[dim])
+    fresh = id(base) not in rows.layouts
+    if not fresh:
+        before = rows.along(base, dim)
+        known = [] if before is None else [before]
+    found = _put(base, dim, index, of_source, known=known, batch=rows.samples.batch)
+    stays = fresh or (known and found is not None and torch.equal(found, known[0]))
+    return (dim, found) if found is not None and stays else None
+
+
+def counted(rows: Rows) -> Found:
+    """Follow samples through ``bincount(index)`` of rows that count for a sample, such as the nodes of graphs."""
+    index, counts, samples = rows.args[0], rows.call.outputs[0], rows.samples
+    of_rows = rows.along(index, 0)
+    if of_rows is None or len(index) <= samples.batch:
+        return None
+    found = _put(counts, 0, index, of_rows, known=samples.likely(len(counts)), batch=samples.batch)
+    return None if found is None else (0, found)
+
+
+def bagged(rows: Rows) -> Found:
+    """Follow samples through ``embedding_bag(table, indices, offsets)``, whose bags are of one sample each."""
+    if len(rows.args) < 3 or rows.index:
+        return None
+    indices, offsets, bags, samples = *rows.args[1:3], rows.call.outputs[0], rows.samples
+    of_words = rows.along(indices, 0) if indices.ndim == 1 else None
+    if of_words is None:
+        return None
+    places = torch.arange(len(indices), device=offsets.device)
+    places = torch.searchsorted(offsets[: len(bags)].contiguous(), places, right=True) - 1
+    found = _put(bags, 0, places, of_words, known=samples.likely(len(bags)), batch=samples.batch)
+    return None if found is None else (0, found)
+
+
+def _put(
+    base: Tensor, dim: int, index: Tensor, samples: Tensor, *, known: Sequence[Tensor], batch: int
+) -> Tensor | None:
+    """Follow samples to the rows that an index says.
+
+    Args:
+        base: what they are added to.
+        dim: the dimension.
+        index: (n,), or of the source's shape.
+        samples: (n,) the sample of each row of the source.
+        known: samples that rows of the result may have where nothing is put: one is taken that agrees with all others.
+        batch: B.
+
+    Returns:
+        The sample of each row of the result along ``dim``; None where rows of several samples meet.
+    """
+    index = index.movedim(dim, 0).flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
+    if not bool((index == index[:, :1]).all()) or len(index) > len(samples):
+        return None
+    rows, samples = index[:, 0], samples[: len(index)]
+    size = base.shape[dim]
+    last = torch.full((size,), -1, device=samples.device).scatter_reduce(0, rows, samples, "amax")
+    first = torch.full((size,), batch, device=samples.device).scatter_reduce(0, rows, samples, "amin")
+    there = last >= 0
+    if not torch.equal(last[there], first[there]):
+        return None
+    if bool(there.all()):
+        return last
+    for other in known:
+        if len(other) == size and torch.equal(other[there], last[there]):
+            return other
+    return None
