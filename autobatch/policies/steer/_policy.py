@@ -46,7 +46,7 @@ from autobatch.policies.steer._search import (
     MOST,
     QUARTER,
     compared,
-    halves,
+    helping_halves,
     periods_of_epoch,
     plan_scouts,
     start_without_scouts,
@@ -135,16 +135,6 @@ def _split(scouts: Sequence[Scout]) -> tuple[list[Scout], list[Scout]]:
     """Return the scouts at the size that rates are compared at, which come first, and those at smaller ones."""
     largest = max((scout.batch_size for scout in scouts), default=0)
     return [one for one in scouts if one.batch_size == largest], [one for one in scouts if one.batch_size < largest]
-
-
-def _helping(best: Scout, smaller: Sequence[Scout], share: float) -> list[Scout]:
-    """Return the scouts at half of each size, as long as each is better than the one before by a share of its loss."""
-    helping = [best]
-    for half in halves(smaller, best.batch_size):
-        if not final_loss(half) < share * final_loss(helping[-1]):
-            break
-        helping.append(half)
-    return helping[1:]
 
 
 def _below_diverged(task: TaskInfo, scouts: Sequence[Scout]) -> float:
@@ -286,7 +276,7 @@ class SteerPolicy:
         edge = "" if blind else self._told_edge(scouts[choice.scout], smaller)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun else CLEARLY_BETTER
-        helping = [] if best is None else _helping(best, smaller, share)
+        helping = [] if best is None else helping_halves(best, smaller, share)
         if helping:  # those at smaller sizes were made last
             choice = choose_scout(scouts[: len(at_one_size) + len(helping)])
         assert choice.scout is not None

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
@@ -193,20 +192,32 @@ def smaller_still(task: TaskInfo, scouts: Sequence[Scout], hardly: float, epochs
     if best is None or hardly_begun(task, best, hardly):
         return []
     found: list[tuple[int, float]] = []
-    for before, half in pairwise([best, *halves(scouts, _size(task))]):
+    for half in helping_halves(best, scouts, FAR_BETTER):
         losers = sum(scout.batch_size >= half.batch_size for scout in scouts)
         size = _smaller(task, half.batch_size)
         if size is None or size * QUARTER < _size(task) or 3 * epochs * losers > task.epochs:
-            break
-        if not final_loss(half) < FAR_BETTER * final_loss(before):
             break
         found.append((size, half.lr))
     return found
 
 
-def halves(scouts: Sequence[Scout], size: int) -> list[Scout]:
-    """Return the scouts at smaller sizes, the largest of them first."""
-    return sorted((scout for scout in scouts if scout.batch_size < size), key=lambda scout: -scout.batch_size)
+def helping_halves(best: Scout, scouts: Sequence[Scout], share: float) -> list[Scout]:
+    """Return the scouts at half of each batch, as long as each is better than the one before by a share of its loss.
+
+    Args:
+        best: the best at the size that rates are compared at.
+        scouts: those at smaller sizes, and any at that one.
+        share: share of the loss before that each has to come below.
+
+    Returns:
+        The scouts, the largest batch first.
+    """
+    helping = [best]
+    for half in sorted((one for one in scouts if one.batch_size < best.batch_size), key=lambda one: -one.batch_size):
+        if not final_loss(half) < share * final_loss(helping[-1]):
+            break
+        helping.append(half)
+    return helping[1:]
 
 
 def _smaller(task: TaskInfo, size: int) -> int | None:
