@@ -5,22 +5,23 @@
 
 ``run`` trains a few fixed starts of a shipped task under the plans of ``PLANS`` in loops of their own, which measure
 nothing and decide nothing, and appends one line a run to ``benchmarks/results/schedules/TASK.jsonl``; what is there is
-not trained again. ``page`` prints means over seeds, the time by the cost table of the task's library. A plan is: batch
-size, rate, the share of the task's length that is trained, the share of that over which the rate falls linearly (0: the
-paper's steps at a half and three quarters), and what the batch does meanwhile: ``none``; ``seesaw``: it doubles and
-the rate gains the root of 2 whenever the rate has halved; ``grow``: it doubles, and the rate is doubled with it;
-``double``: it doubles once, with the rate, when the rate begins to fall.
+not trained again. ``page`` writes what they come to beside the first plan of ``PLANS``: means over tasks and seeds, and
+time by the cost table of the task's library, from its least to its most over the tasks. A plan is: batch size, rate,
+the share of the task's length that is trained, the share of that over which the rate falls linearly (0: the paper's
+steps at a half and three quarters), and what the batch does meanwhile: ``none``; ``seesaw``: it doubles and the rate
+gains the root of 2 whenever the rate has halved; ``grow``: it doubles, and the rate is doubled with it; ``double``: it
+doubles once, with the rate, when the rate begins to fall.
 """
 
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean, stdev
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control import derive_generator, derive_seed, steps_per_epoch
 from autobatch.control.run._files import read_lines
 from autobatch.training import Data, TaskSpec, load_data, load_task
@@ -134,23 +135,35 @@ def run_all(task: str, seeds: Iterable[int], data_dir: Path | None) -> None:
 
 
 def page() -> None:
-    """Print the table."""
-    titles = "task | start | trained | falls over | batch | seeds | validation loss | test loss | time, s | steps"
-    print(pages.heading(titles))
-    for path in sorted(RESULTS.glob("*.jsonl")):
-        costs = BeaconLibrary.load(ENVS / path.stem).costs
-        assert costs is not None
-        rows = pd.DataFrame(read_lines(path))
-        rows["plan"] = rows["plan"].map(tuple)
-        for plan, some in rows.groupby("plan", sort=False):
-            size, rate, length, falling, growth = plan
-            taken = some["epochs"].iloc[0]
-            seconds = sum(costs.training_seconds(one, steps, 1) for one, steps in taken)
-            figures = [pages.spread(some[name]) for name in ("validation_loss", "test_loss")]
-            print(
-                f"| {path.stem} | s{size} at {rate:g} | {length:.0%} | {f'{falling:.0%}' if falling else 'steps'} | "
-                f"{growth} | {len(some)} | {' | '.join(figures)} | {seconds:.2f} | {sum(steps for _, steps in taken)} |"
-            )
+    """Write the table of ``docs/steer.md`` between its marks, and print it: each plan beside the first, by seeds."""
+    logs: dict[Plan, list[list[float]]] = {}
+    costs: dict[Plan, list[tuple[float, float]]] = {}
+    for task, (first, *_) in PLANS.items():
+        table = BeaconLibrary.load(ENVS / task).costs
+        assert table is not None
+        rows: dict[Plan, list[pages.Row]] = {}
+        for row in read_lines(RESULTS / f"{task}.jsonl"):
+            rows.setdefault(tuple(row["plan"]), []).append(row)
+        spent = {plan: _costs(some[0]["epochs"], table) for plan, some in rows.items()}
+        for plan, some in rows.items():
+            logs.setdefault(plan, []).extend(pages.paired(some, rows[first], ("validation_loss", "test_loss")).values())
+            ratios = (one / other for one, other in zip(spent[plan], spent[first], strict=True))
+            costs.setdefault(plan, []).append(tuple(ratios))
+    lines = [pages.heading("start | trained | falls over | batch | validation loss | test loss | time | steps")]
+    for plan, apart in logs.items():
+        size, rate, length, falling, growth = plan
+        errors = [(fmean(some), 100 * stdev(some) / math.sqrt(len(some))) for some in zip(*apart, strict=True)]
+        losses = " | ".join(f"{pages.relative(mean)} ± {error:.0f}" for mean, error in errors)
+        ranges = [sorted({f"{one:.2f}" for one in ratios}) for ratios in zip(*costs[plan], strict=True)]
+        told = " | ".join(" to ".join(dict.fromkeys((some[0], some[-1]))) for some in ranges)
+        falls = f"{falling:.0%}" if falling else "steps"
+        lines.append(f"| s{size} at {rate:g} | {length:.0%} | {falls} | {growth} | {losses} | {told} |")
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/schedules.py page", "\n".join(lines))
+
+
+def _costs(epochs: list[tuple[int, int]], table: CostTable) -> tuple[float, float]:
+    """Return what epochs of these sizes and steps take: seconds and steps."""
+    return sum(table.training_seconds(size, steps, 1) for size, steps in epochs), sum(steps for _, steps in epochs)
 
 
 def arguments(tasks: Iterable[str], seeds: str) -> pages.Options:

@@ -146,7 +146,7 @@ def page() -> None:
     """Write the tables of ``docs/steer.md`` and of the README between their marks, and print them."""
     every, brief, pooled, paired = tables()
     for path, mark, lines in (
-        ("docs/steer.md", "page", [*every, "", *pooled, "", *paired]),
+        ("docs/steer.md", "page", [*pooled, "", *every, "", *paired]),
         ("README.md", "readme", brief),
     ):
         pages.put(pages.ROOT / path, f"benchmarks/steering/steer.py {mark}", "\n".join(lines))
@@ -154,14 +154,14 @@ def page() -> None:
 
 
 def tables() -> tuple[list[str], list[str], list[str], list[str]]:
-    """Return the table of all runs, that of the README, that over all tasks, and the paired tests over tasks."""
-    titles = "task | policy | runs | validation loss | test loss | test error, % | test loss, relative | time | steps"
-    every = [heading(titles)]
+    """Return the table task by task, that of the README, that over all tasks, and the paired tests over tasks."""
     titles = "task | best fixed, found by | its test error, % | `steer`, the same | test loss, relative | time | steps"
     brief = [heading(titles)]
     logs: dict[str, dict[str, list[tuple[float, float]]]] = {}
     ratios: dict[str, list[tuple[float, float]]] = {}
     means: dict[str, dict[str, pd.Series]] = {}
+    told_of: dict[str, dict[str, str]] = {}
+    fixed: dict[str, str] = {}
     for name in (*BEST, *NEW):
         found = recorded(name)
         if not found:
@@ -171,7 +171,7 @@ def tables() -> tuple[list[str], list[str], list[str], list[str]]:
         ours = ours[ours["policy"] != best]
         if theirs.empty or ours.empty:
             continue
-        every.append(_row(name, f"best fixed `{best}`", theirs, "", 1.0, 1.0))
+        fixed[name] = f"`{best}`: {theirs['test_loss'].mean():.3g}, {100 * theirs['test_error'].mean():.3g} %"
         for policy, rows in ours.groupby("policy", sort=False):
             sound = rows[rows["stopped_because"] == "finished"]
             told = f"{len(rows) - len(sound)} diverged"
@@ -187,7 +187,8 @@ def tables() -> tuple[list[str], list[str], list[str], list[str]]:
             ratios.setdefault(str(policy), []).append((time, steps))
             costs = rows[["modelled_seconds", "optimizer_steps"]].mean()
             means.setdefault(str(policy), {})[name] = pd.concat([sound[[*FIGURES]].mean(), costs])
-            every.append(_row(name, f"`{policy}`", rows, told, time, steps))
+            few = "" if len(rows) > 4 else f" ({len(rows)} runs)"
+            told_of.setdefault(str(policy), {})[name] = f"{told}, {time:.2f}{few}"
             if policy == "steer":
                 trained = len(BeaconLibrary.load(ENVS / name).beacons)
                 errors = [spread(some["test_error"], 2, 100) for some in (theirs, rows)]
@@ -207,7 +208,17 @@ def tables() -> tuple[list[str], list[str], list[str], list[str]]:
             brief.append(
                 f"| all {len(pairs)} | | | | {_pooled(found.get('test_loss', []))} | **{time:.2f}** | **{steps:.2f}** |"
             )
-    return every, brief, pooled, _paired(means)
+    return _every(fixed, told_of), brief, pooled, _paired(means)
+
+
+def _every(fixed: dict[str, str], told_of: dict[str, dict[str, str]]) -> list[str]:
+    """Return a line a task: its best fixed configuration, and what is told of every policy that most tasks have."""
+    policies = sorted((one for one in told_of if 2 * len(told_of[one]) > len(fixed)), key=lambda one: one != RULE)
+    titles = " | ".join(f"`{policy}`" for policy in policies)
+    lines = [heading(f"task | best fixed: test loss, test error | {titles}")]
+    for name, best in fixed.items():
+        lines.append(f"| {name} | {best} | {' | '.join(told_of[one].get(name, '-') for one in policies)} |")
+    return lines
 
 
 def _paired(means: dict[str, dict[str, pd.Series]]) -> list[str]:
@@ -239,12 +250,6 @@ def _pooled(differences: list[tuple[float, float]]) -> str:
     centre = float(np.mean([one for one, _ in differences]))
     error = math.sqrt(sum(error**2 for _, error in differences)) / len(differences)
     return pages.relative_interval(centre, centre - 1.96 * error, centre + 1.96 * error)
-
-
-def _row(name: str, policy: str, rows: pd.DataFrame, told: str, time: float, steps: float) -> str:
-    losses = " | ".join(spread(rows[figure]) for figure in ("validation_loss", "test_loss"))
-    error = spread(rows["test_error"], 2, 100)
-    return f"| {name} | {policy} | {len(rows)} | {losses} | {error} | {told} | {time:.2f} | {steps:.2f} |"
 
 
 if __name__ == "__main__":

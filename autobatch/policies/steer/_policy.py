@@ -33,6 +33,7 @@ from autobatch.policies.steer._scouts import (
     ScoutChoice,
     ScoutPlan,
     best_of,
+    by_scores,
     choose_scout,
     final_loss,
     hardly_begun,
@@ -226,7 +227,8 @@ class SteerPolicy:
         at_one_size, smaller = _split(scouts)
         best = best_of(at_one_size)
         blind = best is not None and learnt_nothing(task, best, self.parameters.hardly_begun)
-        choice = choose_scout(at_one_size, by_score=blind, of=" of its size" if smaller else "")
+        rivals = by_scores(at_one_size) if blind else at_one_size
+        choice = choose_scout(rivals, of=" of its size" if smaller else "")
         if choice.scout is None:
             self._start = (start_without_scouts(task)[0], _below_diverged(task, scouts))
             self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
@@ -117,12 +117,26 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     return None
 
 
-def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False, of: str = "") -> ScoutChoice:
+def by_scores(scouts: Sequence[Scout]) -> list[Scout]:
+    """Return scouts that are compared by their scores; by their losses where one that came to its end has no score.
+
+    One kind is never held against the other.
+
+    Args:
+        scouts: what they came to.
+
+    Returns:
+        The scouts.
+    """
+    known = all(scout.scores and math.isfinite(scout.scores[-1]) for scout in scouts if scout.ended is None)
+    return [replace(scout, by_score=known) for scout in scouts]
+
+
+def choose_scout(scouts: Sequence[Scout], *, of: str = "") -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
-        by_score: whether their scores are compared where those are known, not their training losses.
         of: what the reason says of which scouts they are, where there are others.
 
     Returns:
@@ -142,12 +156,7 @@ def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False, of: str = "
             alive[0],
             f"{configuration(first.batch_size, first.lr)}: no loss of any scout is known, so the first goes on",
         )
-    scored = by_score and all(math.isfinite(scouts[index].scores[-1]) for index in whole)
-
-    def compared(index: int) -> float:
-        return scouts[index].scores[-1] if scored else _losses(scouts[index])[-1]
-
-    ranked = sorted(whole, key=compared)
+    ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')}{of} after "
@@ -157,7 +166,7 @@ def choose_scout(scouts: Sequence[Scout], *, by_score: bool = False, of: str = "
         return ScoutChoice(ranked[0], reason)
     next_best = scouts[ranked[1]]
     reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    mine, theirs = compared(ranked[0]), compared(ranked[1])
+    mine, theirs = _losses(best)[-1], _losses(next_best)[-1]
     if not 0.0 <= mine <= theirs or theirs == 0.0:
         return ScoutChoice(ranked[0], reason)
     return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)

@@ -2,11 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from autobatch.policies._protocol import TaskInfo
 from autobatch.policies._wording import configuration, count
-from autobatch.policies.steer._scouts import Scout, ScoutPlan, best_of, final_loss, hardly_begun, learnt_nothing
+from autobatch.policies.steer._scouts import (
+    Scout,
+    ScoutPlan,
+    best_of,
+    by_scores,
+    final_loss,
+    hardly_begun,
+    learnt_nothing,
+)
 
 SIZE = 32
 """Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
@@ -81,8 +88,7 @@ def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout
     """Return scouts as they are compared: by their validation losses where they have taken fewer than ``STEPS`` steps.
 
     The mean training loss of so short an epoch has the training's first steps in it, which are the worse the higher the
-    rate, whatever comes of it later. Where one's validation loss is not known, all are compared by training losses: one
-    kind is never held against the other.
+    rate, whatever comes of it later.
 
     Args:
         task: the task.
@@ -93,8 +99,7 @@ def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout
         The scouts.
     """
     few = epochs * math.ceil(task.train_size / _size(task)) < STEPS
-    known = all(scout.scores and math.isfinite(scout.scores[-1]) for scout in scouts if scout.ended is None)
-    return [replace(scout, by_score=few and known and task.score == "validation_loss") for scout in scouts]
+    return by_scores(scouts) if few and task.score == "validation_loss" else list(scouts)
 
 
 def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:
