@@ -130,7 +130,7 @@ def page() -> None:
     """Write the table of ``docs/how-to/train-a-policy.md`` between its marks, and print it."""
     rows = read_lines(RESULTS)
     titles = (
-        "task | begins with | epochs | steps | learning | seeds | before | after | held | after less before | less held"
+        "task | begins with | epochs | steps | learning | seeds | before | after | after less before | less holding"
     )
     lines = [pages.heading(titles)]
     for name, own in LEARNINGS.items():
@@ -141,7 +141,11 @@ def page() -> None:
         before, after = (
             np.array([found[told, seed]["return"] for seed in seeds]) for told in ("begun with", "learned")
         )
-        held = np.array([found["held", seed]["return"] for seed in seeds if ("held", seed) in found])
+        held = np.array([
+            found["learned", seed]["return"] - found["held", seed]["return"]
+            for seed in seeds
+            if ("held", seed) in found
+        ])
         cells = [
             name,
             f"`{own.begin}`" if own.begin else "nothing",
@@ -150,9 +154,8 @@ def page() -> None:
             f"{found['learned', seeds[0]]['learning_seconds'] / 60:.0f} min",
             str(len(seeds)),
             *(f"{mean.mean():.4f}" for mean in (before, after)),
-            *((f"{held.mean():.4f}",) if len(held) == len(seeds) else ("-",)),
             difference(after - before),
-            difference(after - held) if len(held) == len(seeds) else "-",
+            f"{difference(held)}, {len(held)} seeds" if len(held) else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     page_of = pages.ROOT / "docs" / "how-to" / "train-a-policy.md"
