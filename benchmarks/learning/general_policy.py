@@ -8,10 +8,10 @@
 to the tasks left out, nor to the same data with another network. ``run`` trains the policy on seeds that the runs of
 ``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking turns, and appends to
 ``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints each beside the
-rule, paired by seed, and notes the figures on the shipped card. There, ``learned-general-unbounded`` is the same
-network with ``seen`` left out of its card, so that nothing is too far from what it was trained on,
-``general-without-mnist`` is of ``learn --without mnist``, as are the others, and ``steer-whole`` is ``steer`` with
-``length: 1``.
+rule, paired by seed, and notes the figures on the shipped card; ``run TASK --policy steer`` trains the rule on seeds
+that it has not had there. There, ``learned-general-unbounded`` is the same network with ``seen`` left out of its card,
+so that nothing is too far from what it was trained on, ``general-without-mnist`` is of ``learn --without mnist``, as
+are the others, and ``steer-whole`` is ``steer`` with ``length: 1``.
 """
 
 import json
@@ -42,8 +42,9 @@ DATA = {
 }
 """Tasks by the data that they train on; what is left out is left out with all networks."""
 
-RULE = (("steer", "steer"), ("learned_growth", "threshold"))
-"""Where runs of ``steer`` are, and by which name: in the second place it was tried before it became ``steer``."""
+RULE = (("steer", "steer"), ("learned_growth", "threshold"), ("learned_general", "steer"))
+"""Where runs of ``steer`` are, and by which name: in the second place it was tried before it became ``steer``, and in
+the third it ran beside the policy. Of a seed the last counts."""
 
 FIGURES = ("validation_loss", "test_loss", "modelled_seconds")
 
@@ -100,7 +101,7 @@ def page() -> None:
             if row["policy"] == policy
         ]
         rows = read_lines(path)
-        for policy in dict.fromkeys(row["policy"] for row in rows):
+        for policy in dict.fromkeys(row["policy"] for row in rows if row["policy"] != "steer"):
             pairs = pages.paired([row for row in rows if row["policy"] == policy], rule, FIGURES)
             cells, figures = [], {"split": "unseen", "against": "steer", "seeds": list(pairs)}
             for figure, logs in zip(FIGURES, np.array(list(pairs.values())).T, strict=True):

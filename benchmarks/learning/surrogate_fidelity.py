@@ -32,6 +32,9 @@ from benchmarks.pages import RESULTS, heading, parser_of
 
 TASKS = ("digits-resnet8", "digits-mlp", "digits-densenet8", "mnist10k-resnet8", "mnist10k-mlp", "cifar5k-resnet8")
 FOLDS, ROLLOUTS, DRAWS = 4, 200, 2000
+LEAST = 20
+"""Journeys of a task of which some can be held out."""
+
 FIGURES = RESULTS / "surrogate_fidelity.json"
 HALF, RANK = 0.5, 0.8
 """What is aimed at: the error, of the mean's, and the rank agreement."""
@@ -76,8 +79,8 @@ def measure(env: str) -> Iterator[tuple[str, dict[str, object]]]:
     task, others = task_info(load_task(folder), library), alike(library, folder)
     branches = Branches.load(folder) if holds_branches(folder) else None
     beacons = [course_of(f"s{own.batch_size}-lr{own.lr:g}", own, own.rows) for own in library.beacons if own.finished]
-    if branches is not None:
-        whole = [own for own in branches.journeys if own.kind == "journey" and own.finished]
+    whole = [own for own in branches.journeys if own.kind == "journey" and own.finished] if branches else []
+    if len(whole) >= LEAST:
         courses, guesses, simple = [], [], []
         for fold in range(FOLDS):
             held = [course_of(str(own.seed), own, own.rows) for own in whole[fold::FOLDS]]
@@ -90,8 +93,7 @@ def measure(env: str) -> Iterator[tuple[str, dict[str, object]]]:
             courses += held
         yield "journeys", judged(courses, guesses, simple)
     courses = list(led(env, library))
-    journeys = [own for own in branches.journeys if own.kind == "journey" and own.finished] if branches else []
-    known = [*beacons, *(course_of(str(own.seed), own, own.rows) for own in journeys)]
+    known = [*beacons, *(course_of(str(own.seed), own, own.rows) for own in whole)]
     simple = rules(courses, beacons, known)
     dynamics = Dynamics.fit(library, branches, task, others=others)
     yield "policies", judged(courses, [played(dynamics, own) for own in courses], simple)

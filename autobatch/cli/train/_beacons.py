@@ -102,6 +102,10 @@ def branch(
             help="Policy that the journeys follow, but for one epoch in five; give another --seed.", metavar="POLICY"
         ),
     ] = None,
+    least_sure: Annotated[
+        bool,
+        typer.Option("--least-sure", help="Of ten times as many journeys, those where the surrogate is least sure."),
+    ] = False,
     jobs: CellJobs = 1,
     on: Engine = "local",
     seed: Annotated[
@@ -119,12 +123,16 @@ def branch(
         autobatch beacons branch --env digits-mlp --epochs-at 2,8,19,21,31 --targets 3 --journeys 20 --jobs 2
 
         autobatch beacons branch --env digits-mlp --targets 0 --journeys 10 --follow runs/mine/mine.yaml --seed 3000
+
+        autobatch beacons branch --env digits-mlp --targets 0 --journeys 6 --least-sure --seed 2000
     """
+    from autobatch.envs.surrogate import doubts_of
     from autobatch.policies import load_policy_spec
-    from autobatch.training import load_task, record_task_branches
+    from autobatch.training import load_task, record_task_branches, task_info
 
     task, library = load_task(env), _library_of(env, out)
     folder = out if out is not None else _writable_folder(env)
+    doubts = doubts_of(library, find_artefact("envs", env).parent, task_info(task, library), folder)
     with _watched("trunks and journeys", "trunks") as progress:
         result = record_task_branches(
             task,
@@ -137,6 +145,7 @@ def branch(
             length=length,
             journeys=journeys,
             follow=load_policy_spec(follow) if follow is not None else None,
+            doubts=doubts if least_sure else None,
             seed=seed,
             jobs=jobs,
             on=on,

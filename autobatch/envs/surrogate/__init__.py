@@ -4,6 +4,7 @@ In come the recordings of a task and actions; out go observations and rewards of
 ``_env.py`` first.
 """
 
+from autobatch.envs.surrogate._doubts import doubts_of
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.envs.surrogate._env import SurrogateEnv
 from autobatch.envs.surrogate._epochs import FIGURES, TaskRecords, tabulate
@@ -19,6 +20,7 @@ __all__ = [
     "SurrogateVectorEnv",
     "TaskRecords",
     "alike",
+    "doubts_of",
     "load_dynamics",
     "tabulate",
 ]

@@ -1,6 +1,6 @@
 """Which branch runs are recorded: trunks and what is tried instead, and journeys, drawn from their seeds."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,6 +18,12 @@ Number = TypeVar("Number", int, float)
 
 Configuration = tuple[int, float]
 """Batch size and base learning rate."""
+
+Doubts = Callable[[Mapping[int, tuple[Configuration, ...]]], Sequence[float]]
+"""Takes courses of journeys by seed, and says how little is known of each."""
+
+DRAWN = 10
+"""Journeys that are drawn for each that is recorded, where the least known are chosen."""
 
 SEEDS_APART = 1000
 """The first seed is the next multiple of this above the library's, so that branch runs repeat no beacon."""
@@ -107,6 +113,7 @@ def branch_jobs(
     length: int,
     journeys: int,
     follow: PolicySpec | None,
+    doubts: Doubts | None,
     seed: int | None,
 ) -> list[BranchJob]:
     """Return the trunks and journeys of a recording; the arguments are those of ``record_task_branches``.
@@ -117,6 +124,8 @@ def branch_jobs(
     for name, value, least in (("length", length, 1), ("targets", targets, 0), ("journeys", journeys, 0)):
         if value < least:
             raise ConfigError(f"{name}: expected at least {least}, got {value}")
+    if doubts is not None and (follow is not None or not journeys):
+        raise ConfigError("least sure: journeys at random are chosen so; expected some, and no policy to follow")
     if seed is None:
         first = (max(beacon.seed for beacon in library.beacons) // SEEDS_APART + 1) * SEEDS_APART
     elif 0 <= seed < MOST_SEED:
@@ -132,7 +141,7 @@ def branch_jobs(
         length=length,
         first_seed=first,
     )
-    wanted = [*trunks, *_journeys(task, library, journeys, first, follow)]
+    wanted = [*trunks, *_journeys(task, library, journeys, first, follow, doubts=doubts)]
     if not wanted:
         raise ConfigError("nothing to record: expected at least one target an epoch, or a journey")
     return wanted
@@ -255,20 +264,29 @@ def _trunks(
 
 
 def _journeys(
-    task: TaskSpec, library: BeaconLibrary, count: int, first_seed: int, follow: PolicySpec | None
+    task: TaskSpec,
+    library: BeaconLibrary,
+    count: int,
+    first_seed: int,
+    follow: PolicySpec | None,
+    *,
+    doubts: Doubts | None = None,
 ) -> list[BranchJob]:
     moves = Moves(task.batch_sizes, task.learning_rates)
     first = first_seed + len(task.batch_sizes) * len(task.learning_rates)
+    drawn = range(first, first + count * (1 if doubts is None else DRAWN))
+    courses = {seed: journey_course(moves, seed, task.epochs) for seed in drawn}
+    if doubts is not None:
+        told = dict(zip(courses, doubts(courses), strict=True))
+        courses = {seed: courses[seed] for seed in sorted(sorted(courses, key=lambda own: -told[own])[:count])}
     jobs = []
-    for seed in range(first, first + count):
-        course = journey_course(moves, seed, task.epochs)
-        if follow is not None:
-            opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(
-                NOTHING_SEEN
-            )
-            assert opening is not None
-            course = (opening,) * task.epochs
-        jobs.append(BranchJob("journey", seed, course, follow=follow))
+    for seed, course in courses.items():
+        if follow is None:
+            jobs.append(BranchJob("journey", seed, course))
+            continue
+        opening = Follower(follow, replace(task_info(task, library), seed=seed), library).configuration(NOTHING_SEEN)
+        assert opening is not None
+        jobs.append(BranchJob("journey", seed, (opening,) * task.epochs, follow=follow))
     return jobs
 
 

@@ -24,7 +24,7 @@ from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
 from autobatch.training._trial import Trial
 from autobatch.training.data import Data, load_data
-from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Follower, branch_jobs
+from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Doubts, Follower, branch_jobs
 from autobatch.training.recording._cells import ELSEWHERE
 from autobatch.training.recording._progress import RecordingObserver
 from autobatch.training.recording._task import (
@@ -50,6 +50,7 @@ def record_task_branches(
     length: int = 2,
     journeys: int = 0,
     follow: PolicySpec | None = None,
+    doubts: Doubts | None = None,
     seed: int | None = None,
     jobs: int = 1,
     on: str = LOCAL,
@@ -78,6 +79,8 @@ def record_task_branches(
         journeys: whole trainings that change batch size and rate at random epochs.
         follow: a policy that the journeys follow instead; one epoch in five uses another configuration, mostly a rung
             or two away. What a policy that was learned on a surrogate does in truth is what that surrogate lacks.
+        doubts: says how little is known of journeys, as ``autobatch.envs.surrogate.doubts_of`` does; of ten times as
+            many that are drawn, those are trained of which least is known.
         seed: first of the seeds, one for each configuration of the task and then one for each journey; by default a
             thousand, or the next one above the seeds of the library.
         jobs: workers that train side by side; 1 trains in this process, and 0 puts the trainings in as cells of
@@ -113,6 +116,7 @@ def record_task_branches(
         length=length,
         journeys=journeys,
         follow=follow,
+        doubts=doubts,
         seed=seed,
     )
     place = resolve_device(device)

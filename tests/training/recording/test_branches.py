@@ -220,6 +220,8 @@ def test_what_is_drawn_is_near_and_always_the_same() -> None:
         ({"epochs_at": (2, 4)}, "expected finished epochs from 1 to 3, task 'tiny' having 4, got 4"),
         ({"epochs_at": (0,)}, "expected finished epochs from 1 to 3"),
         ({"epochs_at": ()}, "expected at least one"),
+        ({"doubts": len}, "least sure: journeys at random are chosen so"),
+        ({"doubts": len, "journeys": 1, "follow": fixed(16)}, "expected some, and no policy to follow"),
         ({"batch_sizes": ()}, "expected at least one"),
     ],
 )
@@ -290,6 +292,26 @@ def test_mistakes_are_named(
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert all(phrase in said for phrase in phrases), said
     assert "Traceback" not in said
+
+
+def test_the_journeys_of_which_least_is_known_are_chosen(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[int, Any]] = []
+
+    def doubts(courses: dict[int, Any]) -> list[float]:
+        asked.append(courses)
+        return [float(seed in {2013, 2008}) for seed in courses]
+
+    monkeypatch.setattr("autobatch.envs.surrogate.doubts_of", lambda *_: doubts)
+    command = ["beacons", "branch", "--env", "tiny", "--targets", "0", "--journeys", "2", "--least-sure"]
+    assert main([*command, "--seed", "2000", "--device", "cpu"]) == 0
+    task = tiny_task()
+    moves = Moves(task.batch_sizes, task.learning_rates)
+    assert asked == [{seed: journey_course(moves, seed, 4) for seed in range(2006, 2026)}]
+    assert [journey.seed for journey in Branches.load(home / "envs" / "tiny").journeys] == [2008, 2013]
+    assert main([*command, "--seed", "2000", "--device", "cpu"]) == 0
+    assert "0 trunks and journeys recorded" in capsys.readouterr().out
 
 
 def test_journeys_follow_a_policy_but_for_some_epochs(tmp_path: Path) -> None:
