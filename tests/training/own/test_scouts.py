@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,8 @@ def test_a_scout_that_diverges_is_ended_and_loses(tmp_path: Path) -> None:
     found = scout(loop, out=tmp_path, **GRID)
     assert "no longer finite" in str(found.trained[1].scout.ended)
     assert found.lr != 0.5
+    alone = replace(found, trained=found.trained[:2], choice=replace(found.choice, scout=0, margin=None))
+    assert "how sure: every other scout was ended before, so there is none to compare with" in str(alone)
 
 
 def test_where_all_scouts_diverge_report_and_controller_start_below_them(tmp_path: Path) -> None:
