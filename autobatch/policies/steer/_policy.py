@@ -272,7 +272,7 @@ class SteerPolicy:
             return ScoutChoice(None, self._reason)
         if blind:
             choice = _middle_unless(rivals, choice)
-            assert choice.scout is not None
+        assert choice.scout is not None
         edge = "" if blind else self._told_edge(scouts[choice.scout], smaller)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun else CLEARLY_BETTER
