@@ -163,6 +163,8 @@ class ScoutReport:
             return "not at all, no scout came to a sound end"
         if len(self.trained) == 1:
             return "there is no other scout to compare with"
+        if all(one.scout.ended is not None for one in self.trained if one is not winner):
+            return "every other scout was ended before, so there is none to compare with"
         if self.margin is None:
             return "that cannot be said of these losses, which have no ratio"
         if winner.scout.train_losses[-1] > LEARNT_NOTHING * (self.guessing or math.inf):

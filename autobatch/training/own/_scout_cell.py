@@ -165,8 +165,9 @@ class ScoutCell(LoopCell):
         if math.isnan(known["train_loss"]):
             known["train_loss"] = heard
         self._loss, self._heard = torch.zeros(()), 0
-        if self.over:  # the end came within an epoch, whose validation figures come now
-            self.rows[-1] |= {name: known[name] for name in _SCORES}
+        if self.over:  # the end came within an epoch, whose figures come now
+            late = ("train_loss", *_SCORES) if math.isnan(self.rows[-1]["train_loss"]) else _SCORES
+            self.rows[-1] |= {name: known[name] for name in late}
             return
         self.rows.append(known)
         self._reached = figures

@@ -232,9 +232,19 @@ class _Scouting:
             if differing or kept.code != self._code:
                 self._forget(f"another {', '.join(map(repr, differing))}" if differing else "another code of the loop")
                 return
+            if self._decided_between_epochs(kept.loop):
+                self._forget("decisions between epochs alone, not within them")
+                return
         for kept in found:
             self._earlier, self._loop = True, kept.loop
             self._plan_of(_task(self._arguments, kept.epochs, kept.train_size, kept.loop, kept.periods))
+
+    def _decided_between_epochs(self, loop: Mapping[str, Any]) -> bool:
+        """Return whether a kept scout's loop, of an earlier version, had no decisions within epochs that now has."""
+        if not loop or loop["decide_every"] is not None:
+            return False
+        sizes = self._arguments["batch_sizes"]
+        return self._policy.periods_of_epoch(sizes, loop["dataset_size"], loop["epochs"]) > 1
 
     def _forget(self, why: str) -> None:
         """Let go of the scouts of an earlier call, which were of something else."""

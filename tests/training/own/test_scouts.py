@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,8 @@ def test_a_scout_that_diverges_is_ended_and_loses(tmp_path: Path) -> None:
     found = scout(loop, out=tmp_path, **GRID)
     assert "no longer finite" in str(found.trained[1].scout.ended)
     assert found.lr != 0.5
+    alone = replace(found, trained=found.trained[:2], choice=replace(found.choice, scout=0, margin=None))
+    assert "how sure: every other scout was ended before, so there is none to compare with" in str(alone)
 
 
 def test_where_all_scouts_diverge_report_and_controller_start_below_them(tmp_path: Path) -> None:
@@ -400,6 +403,48 @@ def test_where_epochs_are_few_and_long_scouts_and_decisions_lie_within_them(tmp_
     assert max(first) < 64
     assert 32 in second
     assert 64 in second
+
+
+def test_a_training_loss_told_at_the_end_within_an_epoch_counts(tmp_path: Path) -> None:
+    def own(controller: AutoBatchController) -> None:
+        torch.manual_seed(0)
+        model = nn.Linear(6, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x = torch.randn(16_000, 6)
+        y = x.sum(1, keepdim=True)
+        controller.attach(model, optimizer, dataset_size=len(x), epochs=2)
+        for _ in controller.each_epoch():
+            losses = []
+            for chosen in controller.batches():
+                with controller.step():
+                    loss = F.mse_loss(model(x[chosen]), y[chosen])
+                    loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.item())
+            controller.end_epoch(train_loss=sum(losses) / len(losses))
+
+    found = scout(own, out=tmp_path, batch_sizes=(32, 64), learning_rates=(0.0001, 0.001, 0.01))
+    assert len(found.trained) > 1
+    assert all(math.isfinite(one.scout.train_losses[-1]) for one in found.trained)
+    assert found.lr == 0.01
+
+
+def test_scouts_that_an_earlier_version_ended_with_an_epoch_are_trained_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid: dict[str, Any] = {"batch_sizes": (16, 32), "learning_rates": (0.001, 0.01), "out": tmp_path}
+    loop = partial(few_epochs, epochs=8)
+    found = scout(loop, **grid)
+    for path in tmp_path.glob("*.json"):
+        kept = json.loads(path.read_text())
+        path.write_text(json.dumps(kept | {"loop": kept["loop"] | {"decide_every": None}}))
+    again = scout(loop, **grid)
+    assert "decisions between epochs alone" in caplog.text
+    assert again.loop == found.loop
+    caplog.clear()
+    assert scout(loop, **grid).trained == again.trained
+    assert "trained anew" not in caplog.text
 
 
 def test_who_says_how_often_to_decide_is_heard(tmp_path: Path) -> None:
