@@ -143,14 +143,14 @@ def _below_diverged(task: TaskInfo, scouts: Sequence[Scout]) -> float:
     return lowest / 10.0 if any(scout.lr <= lowest for scout in scouts) else lowest
 
 
-def _middle_unless(scouts: Sequence[Scout], choice: ScoutChoice) -> ScoutChoice:
-    """Return the first scout, at the middle rate, unless another is clearly better: of chance the middle is safest."""
+def _middle_unless(scouts: Sequence[Scout], choice: ScoutChoice, rate: float) -> ScoutChoice:
+    """Return the scout at the middle rate, unless another is clearly better: of chance the middle is safest."""
     assert choice.scout is not None
-    middle, best = scouts[0], scouts[choice.scout]
-    if choice.scout == 0 or not final_loss(middle) * CLEARLY_BETTER <= final_loss(best):
+    place = next((place for place, scout in enumerate(scouts) if scout.lr == rate), choice.scout)
+    if place == choice.scout or not final_loss(scouts[place]) * CLEARLY_BETTER <= final_loss(scouts[choice.scout]):
         return choice
-    reason = f"{configuration(middle.batch_size, middle.lr)}: the middle of the rates, as no scout is clearly better"
-    return ScoutChoice(0, reason, choice.margin)
+    middle = configuration(scouts[place].batch_size, rate)
+    return ScoutChoice(place, f"{middle}: the middle of the rates, as no scout is clearly better", choice.margin)
 
 
 def _told_no_better(half: Scout, best: Scout, *, begun: bool) -> str:
@@ -271,7 +271,7 @@ class SteerPolicy:
             self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"
             return ScoutChoice(None, self._reason)
         if blind:
-            choice = _middle_unless(rivals, choice)
+            choice = _middle_unless(rivals, choice, start_without_scouts(task)[1])
         assert choice.scout is not None
         edge = "" if blind else self._told_edge(scouts[choice.scout], smaller)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)

@@ -108,14 +108,13 @@ class ScoutReport:
 
     @property
     def epoch_seconds(self) -> dict[int, float]:
-        """Seconds of an epoch, by batch size."""
-        seconds: dict[int, float] = defaultdict(float)
-        examples: dict[int, int] = defaultdict(int)
-        for one in self.trained:
-            seconds[one.scout.batch_size] += one.training_seconds
-            examples[one.scout.batch_size] += one.examples
+        """Seconds of an epoch, by batch size: of its fastest scout, as the first also waits for what is loaded once."""
         whole = self.train_size * self.periods
-        return {size: seconds[size] / seen * whole for size, seen in sorted(examples.items()) if seen}
+        each: dict[int, list[float]] = defaultdict(list)
+        for one in self.trained:
+            if one.examples:
+                each[one.scout.batch_size].append(one.training_seconds / one.examples * whole)
+        return {size: min(seconds) for size, seconds in sorted(each.items())}
 
     def __str__(self) -> str:
         """Return what a person wants to know of it."""

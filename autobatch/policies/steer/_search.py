@@ -73,14 +73,15 @@ def plan_scouts(
         has fewer periods than ``LEAST``, or where two scouts cost more than a third of it.
     """
     asked = max(1, round(share * task.epochs))
-    epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), task.epochs // 10))
-    affordable = math.floor(task.epochs / (3 * epochs)) + 1  # the one that goes on costs nothing
+    tenth = task.epochs // 10 if task.periods == 1 else round(task.epochs / 10)
+    epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), tenth))
+    affordable = _affordable(task, epochs)
     most = min(number, affordable, len(task.learning_rates))
     if task.epochs < LEAST or most < 2:
         return ScoutPlan((), epochs, note=_why_none(task, number))
     notes = []
     if most < number:
-        limit = f"more would take over a third of the {task.told(task.epochs)}"
+        limit = f"more would take over {_allowed(task, epochs)} of the {task.told(task.epochs)}"
         if most == len(task.learning_rates):
             limit = f"there are {count(most, 'learning rate')} to try"
         notes.append(f"{count(most, 'scout')} instead of {number}: {limit}")
@@ -98,7 +99,7 @@ def plan_scouts(
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
-    if task.epochs >= 3 * epochs * most and math.isfinite(hardly):
+    if affordable > most and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if smaller and len(rates) > len(trained):
             notes.append(f"one more at s{smaller} where none has begun to learn, or the highest rate is best")
@@ -106,6 +107,18 @@ def plan_scouts(
             configurations += smaller_batch(task, trained, hardly)
             configurations += smaller_still(task, compared(task, done, epochs), hardly, epochs)
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
+
+
+def _affordable(task: TaskInfo, epochs: int) -> int:
+    """Return how many scouts a training can have: losers may take a third of it, all two fifths where none goes on."""
+    if epochs % task.periods == 0:
+        return task.epochs // (3 * epochs) + 1  # the one that goes on costs nothing
+    pair = 2 if 4 * epochs <= task.epochs else 0
+    return max(pair, 2 * task.epochs // (5 * epochs))
+
+
+def _allowed(task: TaskInfo, epochs: int) -> str:
+    return "a third" if epochs % task.periods == 0 else "two fifths"
 
 
 def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
@@ -186,16 +199,16 @@ def smaller_still(task: TaskInfo, scouts: Sequence[Scout], hardly: float, epochs
 
     Returns:
         (batch size, base learning rate) of each, those that were made among them; none where scouts have hardly begun,
-        below a quarter of the size that they train at, and where the losers would cost over a third of the training.
+        below a quarter of the size that they train at, and beyond what scouts may cost.
     """
     best = best_of([scout for scout in scouts if scout.batch_size == _size(task)])
     if best is None or hardly_begun(task, best, hardly):
         return []
     found: list[tuple[int, float]] = []
     for half in helping_halves(best, scouts, FAR_BETTER):
-        losers = sum(scout.batch_size >= half.batch_size for scout in scouts)
+        made = sum(scout.batch_size >= half.batch_size for scout in scouts)
         size = _smaller(task, half.batch_size)
-        if size is None or size * QUARTER < _size(task) or 3 * epochs * losers > task.epochs:
+        if size is None or size * QUARTER < _size(task) or _affordable(task, epochs) <= made:
             break
         found.append((size, half.lr))
     return found

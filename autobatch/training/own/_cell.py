@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from autobatch._errors import AutoBatchError
+from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control import AutoBatchController
 from autobatch.control.settings._own_task import loop_facts
 from autobatch.control.steps._finite import all_finite
@@ -45,6 +45,8 @@ class LoopCell:
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> None:
         """Take down what the loop is; ``sizes`` are dataset size and epochs, and the plan."""
         told = {**self._arguments, **{name: size for name, size in sizes.items() if size is not None}}
+        if told.get("dataset_size") is None or told.get("epochs") is None:
+            raise ConfigError("this takes a loop of epochs: give dataset_size and epochs to attach(), not examples")
         self.facts = loop_facts(
             model,
             optimizer,

@@ -25,6 +25,19 @@ def made(task: TaskInfo, number: int, loss: Callable[[float], float], **options:
     return [(one.batch_size, one.lr) for one in done]
 
 
+def test_scouts_that_none_can_go_on_from_cost_two_fifths_at_most() -> None:
+    def most(epochs: int, **facts: int) -> tuple[int, int]:
+        plan = plan_scouts(make_task(epochs=epochs, learning_rates=RATES, **facts), 16, 0.05)
+        return plan.most, plan.epochs
+
+    assert most(20, periods=10, train_size=960) == (4, 2)  # 8 of 20 periods
+    assert most(20, periods=10, train_size=1920) == (5, 1)
+    assert most(6, periods=3, train_size=960) == (2, 1)
+    assert most(6, train_size=960) == (3, 1)  # the one that goes on costs nothing
+    plan = plan_scouts(make_task(epochs=6, periods=3, learning_rates=RATES), 3, 0.05)
+    assert plan.note.startswith("2 scouts instead of 3: more would take over two fifths of the 2 epochs")
+
+
 @pytest.mark.parametrize(
     ("sizes", "examples", "epochs", "periods"),
     [

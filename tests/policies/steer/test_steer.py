@@ -260,14 +260,14 @@ def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it
     assert policy.scouts([Scout(32, 0.05, (2.299,), (1.0,)), Scout(32, 0.1, (2.3,), (1.0,))]).more == 0
 
 
-@pytest.mark.parametrize(("other", "rate"), [(2.295, 0.05), (2.28, 0.1)])
+@pytest.mark.parametrize(("other", "rate"), [(2.295, 0.1), (2.28, 0.05)])
 def test_where_nothing_is_learnt_and_no_scout_clearly_better_the_middle_rate_is_taken(
     other: float, rate: float
 ) -> None:
-    policy = steered(2.298, 2.3, scores=(2.3, other))
+    policy = steered(2.298, 2.3, scores=(other, 2.3))
     reason = policy.decide(make_observation(0, 40)).reason
     assert policy.start == (32, rate)
-    assert ("the middle of the rates, as no scout is clearly better" in reason) == (rate == 0.05)
+    assert ("the middle of the rates, as no scout is clearly better" in reason) == (rate == 0.1)
     assert "a higher one may do better" not in reason
 
 
