@@ -154,10 +154,14 @@ def steered(trainer: Any, *sizes: int, **settings: Any) -> AutoBatchTrainerCallb
 
 
 class Watch(TrainerCallback):
-    """Notes the learning rates of the steps."""
+    """Notes the learning rates of the steps, and how many epochs begin."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
+        self.epochs = 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **event: Any) -> None:
+        self.epochs += 1
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         self.rates.append(event["optimizer"].param_groups[0]["lr"])
@@ -256,6 +260,27 @@ def test_scouts_of_a_trainer_in_one_call(tmp_path: Path) -> None:
     assert callback.controller.lr == report.lr
     with pytest.raises(ConfigError, match="scout before adding it"):
         transformers_loop(trainer)
+
+
+def test_scouts_that_end_within_an_epoch_are_evaluated_and_begin_no_other(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, num_train_epochs=6, eval_strategy="epoch")
+    epochs: list[int] = []
+
+    def train(controller: AutoBatchController) -> None:
+        copied = trainer_of(tmp_path, num_train_epochs=6, eval_strategy="epoch")
+        copied.add_callback(AutoBatchTrainerCallback(copied, controller=controller))
+        copied.add_callback(watch := Watch())
+        copied.train()
+        epochs.append(watch.epochs)
+
+    grid: dict[str, Any] = {"batch_sizes": (5, 10), "learning_rates": (1e-4, 1e-3, 1e-2), "rates": "steered"}
+    plan = BatchPlan(decide_every=0.2)
+    report = scout(train, out=tmp_path / "own", plan=plan, **grid)
+    assert epochs == [1] * len(report.trained)
+    again = scout(transformers_loop(trainer), out=tmp_path / "scouts", plan=plan, **grid)
+    for found in (report, again):
+        assert all(one.examples < SIZE for one in found.trained)
+        assert all(torch.isfinite(torch.tensor(one.scout.scores[-1])) for one in found.trained)
 
 
 def test_advice_to_stop_stops_nothing(tmp_path: Path) -> None:

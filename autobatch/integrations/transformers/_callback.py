@@ -184,13 +184,12 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
         """Decide, unless an evaluation follows."""
         if self.controller is None:
             return
-        if self.controller.finished:  # within the epoch; the Trainer would begin another, without batches
-            control.should_training_stop = True
-            return
+        ended = self.controller.finished  # within the epoch, if it has begun; the Trainer would begin another
+        control.should_training_stop |= ended
         begun = self._controller.examples > self._controller.epoch * self._examples
-        if not (self._epoch_trained or (self._advises and begun)):
+        if not (self._epoch_trained or ((self._advises or ended) and begun)):
             return  # somebody has stopped the training
-        if self._resumed_at_end and self._controller.examples < self._total:
+        if self._resumed_at_end and not ended and self._controller.examples < self._total:
             control.should_training_stop = False  # the Trainer takes an epoch without batches for the end of the data
         self._resumed_at_end = False
         self._at_end = True
