@@ -608,7 +608,7 @@ class SteerPolicy:
         told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
         score = task.score.replace("_", " ")
         until, whole = (number // task.periods for number in (until, task.epochs))
-        return f"; going by its {score} until epoch {until}, that would have ended {told} after all {whole}"
+        return f"; going by its {score} until epoch {until}, that would have ended {told} after all {whole} (length: 1 of the policy trains them)"
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)

@@ -123,6 +123,9 @@ class ScoutReport:
             lines += ["", *self._table()]
         lines += [f"  {name} failed: {message.strip().splitlines()[-1]}" for name, message in self.failed.items()]
         lines += [self.note] if self.note and self.trained else []
+        tried = {one.scout.lr for one in self.trained}
+        if left := [f"{rate:g}" for rate in self.learning_rates if tried and rate not in tried]:
+            lines.append(f"not tried: {', '.join(left)}, as scouts go to where the loss falls")
         lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]
         return "\n".join(lines).rstrip()
 

@@ -54,7 +54,7 @@ def test_it_goes_by_its_plan() -> None:
     assert "95 % of 0.1" in decisions[3].reason
     assert decisions[13].reason == (
         "the rate has come to nothing and the loss to rest after 13 of 20 epochs: stop; going by its validation "
-        "loss until epoch 10, that would have ended no lower after all 20"
+        "loss until epoch 10, that would have ended no lower after all 20 (length: 1 of the policy trains them)"
     )
 
 
