@@ -608,7 +608,8 @@ class SteerPolicy:
         told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
         score = task.score.replace("_", " ")
         until, whole = (number // task.periods for number in (until, task.epochs))
-        return f"; going by its {score} until epoch {until}, that would have ended {told} after all {whole} (length: 1 of the policy trains them)"
+        all_of = f"after all {whole} (length: 1 of the policy trains them)"
+        return f"; going by its {score} until epoch {until}, that would have ended {told} {all_of}"
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)

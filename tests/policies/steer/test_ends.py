@@ -63,15 +63,12 @@ def last_reason(power: float, *, afresh: bool = False, **parameters: float) -> s
 
 def test_the_end_says_what_the_whole_length_would_have_come_to() -> None:
     # 0.7 ** (0.4 * 1) is 0.867
-    told = "going by its validation loss until epoch 20, that would have ended about 10 % lower after all 40"
+    after = "after all 40 (length: 1 of the policy trains them)"
+    told = f"going by its validation loss until epoch 20, that would have ended about 10 % lower {after}"
     assert last_reason(1.0).endswith(told)
     assert last_reason(1.0, afresh=True).endswith(told)
-    assert last_reason(0.01).endswith(
-        "that would have ended hardly lower after all 40 (length: 1 of the policy trains them)"
-    )
-    assert last_reason(0.0).endswith(
-        "that would have ended no lower after all 40 (length: 1 of the policy trains them)"
-    )
+    assert last_reason(0.01).endswith(f"that would have ended hardly lower {after}")
+    assert last_reason(0.0).endswith(f"that would have ended no lower {after}")
 
 
 def test_nothing_is_said_where_the_whole_length_is_trained_or_the_end_was_hastened() -> None:
