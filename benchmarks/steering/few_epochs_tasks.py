@@ -1,6 +1,5 @@
 """Eight tasks for loops of one's own that go over much data once to five times, as fine-tuning and large sets do."""
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autobatch.training import TaskSpec, load_data, load_task
-from benchmarks.steering.latest_tasks import CAREFUL, photographs
+from benchmarks.steering.latest_tasks import CAREFUL, examples_of, images, photographs
 from benchmarks.steering.loop_tasks import (
     ADAM,
     ADAM5,
@@ -31,26 +29,9 @@ from benchmarks.steering.loop_tasks import (
 )
 
 
-def images(of: str, count: int, apart: int) -> Callable[[Path], tuple[Tensor, Tensor]]:
-    """Return what reads so many pictures of a task of ``envs/``, squares of pixels made one."""
-
-    def read(folder: Path) -> tuple[Tensor, Tensor]:
-        told = load_task(of).model_dump(mode="json", exclude_unset=True)
-        data = load_data(TaskSpec.model_validate({**told, "dataset": {**told["dataset"], "subset": count}}), folder)
-        pictures = data.network_inputs(torch.cat([data.train_inputs, data.validation_inputs]))
-        x, y = tensors(pictures, torch.cat([data.train_labels, data.validation_labels]))
-        return functional.avg_pool2d(x, apart), y
-
-    return read
-
-
 def cuts(folder: Path) -> tuple[Tensor, Tensor]:
     """Return diamonds, and their cuts."""
-    told = load_task("diamonds-mlp").model_dump(mode="json", exclude_unset=True)
-    told["dataset"]["subset"] = 30_000
-    data = load_data(TaskSpec.model_validate(told), folder)
-    rows = data.network_inputs(torch.cat([data.train_inputs, data.validation_inputs]))
-    return tensors(rows, torch.cat([data.train_labels, data.validation_labels]))
+    return examples_of("diamonds-mlp", folder, subset=30_000)
 
 
 def letters() -> tuple[Tensor, Tensor]:
@@ -173,9 +154,18 @@ def trained_before() -> nn.Module:
 
 
 FEW = {
-    "MNIST, 3 epochs": Task(images("mnist10k-mlp", 14_000, 2), convnet, NESTEROV, CE, SGD5, 3, (10_000, 12_000), True),
+    "MNIST, 3 epochs": Task(
+        images("mnist10k-mlp", 2, 14_000, subset=14_000), convnet, NESTEROV, CE, SGD5, 3, (10_000, 12_000), True
+    ),
     "CIFAR, 4 epochs": Task(
-        images("cifar5k-convnet", 12_000, 2), photographs, ADAMW, CE, (*CAREFUL, 1e-2), 4, (8000, 10_000), True
+        images("cifar5k-convnet", 2, 12_000, subset=12_000),
+        photographs,
+        ADAMW,
+        CE,
+        (*CAREFUL, 1e-2),
+        4,
+        (8000, 10_000),
+        True,
     ),
     "diamonds, 2 epochs": Task(cuts, mlp(22, 64, 64, 5), ADAMW, CE, ADAM5, 2, (20_000, 24_000), True),
     "letters, 3 epochs": Task(letters, Speaker, ADAMW, CE, ADAM5, 3, (8000, 10_000)),
@@ -184,7 +174,7 @@ FEW = {
     "landscape, 5 epochs": Task(landscape, mlp(2, 64, 64, 64, 1, flat=True), ADAM, MSE, ADAM5, 5, (10_000, 12_000)),
     "brackets, 5 epochs": Task(brackets, Closing, RMSPROP, CE, ADAM5, 5, (5000, 6500)),
     "fine-tuned, 3 epochs": Task(
-        images("mnist10k-mlp", 10_000, 2),
+        images("mnist10k-mlp", 2, 10_000),
         trained_before,
         made(momentum=0.9, weight_decay=1e-4),
         CE,

@@ -28,13 +28,19 @@ from benchmarks.steering.loop_tasks import (
 PIXELS = 14 * 14
 
 
-def images(of: str, apart: int = 1, count: int = 5000) -> Callable[[Path], tuple[Tensor, Tensor]]:
-    """Return what reads pictures of a task of ``envs/``, mean 0 and deviation 1, squares of pixels made one."""
+def examples_of(task: str, folder: Path, **dataset: int) -> tuple[Tensor, Tensor]:
+    """Return what a task of ``envs/`` trains and validates with, mean 0 and deviation 1, its ``dataset`` changed."""
+    told = load_task(task).model_dump(mode="json", exclude_unset=True)
+    data = load_data(TaskSpec.model_validate({**told, "dataset": {**told["dataset"], **dataset}}), folder)
+    inputs = data.network_inputs(torch.cat([data.train_inputs, data.validation_inputs]))
+    return tensors(inputs, torch.cat([data.train_labels, data.validation_labels]))
+
+
+def images(of: str, apart: int = 1, count: int = 5000, **dataset: int) -> Callable[[Path], tuple[Tensor, Tensor]]:
+    """Return what reads pictures of a task of ``envs/``, squares of pixels made one."""
 
     def read(folder: Path) -> tuple[Tensor, Tensor]:
-        data = load_data(TaskSpec.model_validate(load_task(of).model_dump(mode="json", exclude_unset=True)), folder)
-        pictures = data.network_inputs(torch.cat([data.train_inputs, data.validation_inputs]))
-        x, y = tensors(pictures, torch.cat([data.train_labels, data.validation_labels]))
+        x, y = examples_of(of, folder, **dataset)
         return functional.avg_pool2d(x[:count], apart), y[:count]
 
     return read

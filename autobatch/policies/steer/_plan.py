@@ -108,7 +108,7 @@ def grown(
 def period_seconds(task: TaskInfo, size: int) -> float:
     """Return what a decision period takes at a batch size, by the task's cost table, s."""
     assert task.costs is not None
-    return task.costs.training_seconds(size, task.train_size / size, 1)
+    return task.costs.training_seconds(size, task.train_size / size, 1 / task.periods)
 
 
 def plan_seconds(task: TaskInfo, plan: Plan, batch_size: int, growth: tuple[float, float], since: int = 0) -> float:

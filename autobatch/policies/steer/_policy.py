@@ -28,7 +28,7 @@ from autobatch.policies.steer._forks import (
 )
 from autobatch.policies.steer._noise import CLEARLY, PERIODS, WANTED, Noise
 from autobatch.policies.steer._overfit import WINDOW, Validated
-from autobatch.policies.steer._plan import Plan, grown, plan_seconds
+from autobatch.policies.steer._plan import Plan, grown, period_seconds, plan_seconds
 from autobatch.policies.steer._scouts import (
     Scout,
     ScoutChoice,
@@ -169,6 +169,7 @@ class SteerPolicy:
     """Start from the best of a few scouts, let the rate fall early, end early."""
 
     needs_library = False
+    periods_of_epoch = staticmethod(periods_of_epoch)
 
     def __init__(self, parameters: SteerParameters) -> None:
         self.parameters = parameters
@@ -220,20 +221,6 @@ class SteerPolicy:
     def plan(self) -> Plan:
         """When the rate falls and training ends, where the schedule is steered."""
         return self._plan
-
-    @staticmethod
-    def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
-        """Return how often to decide in each epoch, where nobody else says so: more than once where there are few.
-
-        Args:
-            batch_sizes: the ladder, ascending.
-            dataset_size: examples in one epoch.
-            epochs: length of the whole training.
-
-        Returns:
-            Decision periods of an epoch.
-        """
-        return periods_of_epoch(batch_sizes, dataset_size, epochs)
 
     def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first.
@@ -588,10 +575,7 @@ class SteerPolicy:
         task, plan = self._known_task(), self._plan
         spared = ""
         if task.costs is not None and plan.end < task.epochs:
-            steps = (task.epochs - plan.end) * task.train_size / self._start[0]
-            spared = (
-                f", which spares {duration(task.costs.training_seconds(self._start[0], steps, task.epochs - plan.end))}"
-            )
+            spared = f", which spares {duration((task.epochs - plan.end) * period_seconds(task, self._start[0]))}"
         back = "" if self._back is None else f", the last one from the weights after epoch {self._back // task.periods}"
         trained = f"{figure(plan.end / task.periods)} of {task.told(task.epochs)}"
         reached = f"the rate has come to nothing and the loss to rest after {trained}"
