@@ -40,6 +40,8 @@ from benchmarks.steering.newest_tasks import NEWEST
 RESULTS = pages.RESULTS / "steer_loops.jsonl"
 EVERY = {**TASKS, **LATER, **LATEST, **NEWEST, **BROUGHT, **FEW}
 SIZES = (8, 16, 32, 64, 128)
+SIZE = 32
+"""What scouts train at, and who knows nothing would."""
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
 NEAR, FAR = 1.07, 1.3
 """Test loss over that of the best of the grid up to which a task counts as near, and from which the page names it."""
@@ -265,7 +267,7 @@ def page_of_few(found: dict[tuple[str, str, int], Row]) -> None:
     """Write the table of tasks of few epochs, with and without decisions within them."""
     titles = "task | best of the grid | test loss | `steer` starts with | test loss | examples | steps"
     lines = [pages.heading(f"{titles} | between epochs: test loss | examples | steps")]
-    figures = []
+    figures, simple = [], []
     for name in FEW:
         if (name, BETWEEN, FRESH[-1]) not in found:
             continue
@@ -282,12 +284,27 @@ def page_of_few(found: dict[tuple[str, str, int], Row]) -> None:
             ]
 
         figures.append([*beside(ours), *beside(between)])
+        simple.append(_at_32(name, best, found))
         starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
         end = math.exp(fmean(logarithm(row, "test_loss") for row in theirs))
         lines.append(f"| {name} | `{best}` | {end:.4g} | {starts} | {_told(figures[-1])} |")
     if figures:
         lines.append(f"| mean | | | | {_told(list(np.mean(figures, 0)))} |")
+        middle, chosen = np.mean(simple, 0)
+        lines += [
+            "",
+            f"On the grid's own seed, batches of {SIZE} at the middle rate end {relative(middle)} beside the best of "
+            f"the grid in the mean, at whichever rate is best {relative(chosen)}.",
+        ]
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page: few epochs", "\n".join(lines))
+
+
+def _at_32(name: str, best: str, found: dict[tuple[str, str, int], Row]) -> tuple[float, float]:
+    """Return what the grid's batches of 32 come to beside its best: at the middle rate, and at the best rate."""
+    rates, (seed,) = EVERY[name].rates, searched(name)
+    ends = [logarithm(found[name, f"s{SIZE}-lr{lr:g}", seed], "test_loss") for lr in rates]
+    end = logarithm(found[name, best, seed], "test_loss")
+    return ends[len(rates) // 2] - end, min(ends) - end
 
 
 def _told(figures: list[float]) -> str:

@@ -125,7 +125,9 @@ def branch_jobs(
         if value < least:
             raise ConfigError(f"{name}: expected at least {least}, got {value}")
     if doubts is not None and (follow is not None or not journeys):
-        raise ConfigError("least sure: journeys at random are chosen so; expected some, and no policy to follow")
+        raise ConfigError(
+            "least sure: it chooses among journeys at random (--journeys N): expected some, and no policy to follow"
+        )
     if seed is None:
         first = (max(beacon.seed for beacon in library.beacons) // SEEDS_APART + 1) * SEEDS_APART
     elif 0 <= seed < MOST_SEED:

@@ -220,7 +220,7 @@ def test_what_is_drawn_is_near_and_always_the_same() -> None:
         ({"epochs_at": (2, 4)}, "expected finished epochs from 1 to 3, task 'tiny' having 4, got 4"),
         ({"epochs_at": (0,)}, "expected finished epochs from 1 to 3"),
         ({"epochs_at": ()}, "expected at least one"),
-        ({"doubts": len}, "least sure: journeys at random are chosen so"),
+        ({"doubts": len}, "least sure: it chooses among journeys at random"),
         ({"doubts": len, "journeys": 1, "follow": fixed(16)}, "expected some, and no policy to follow"),
         ({"batch_sizes": ()}, "expected at least one"),
     ],
