@@ -321,8 +321,8 @@ def test_scouts_that_know_no_score_are_judged_by_their_training_loss(
     from autobatch.training.running import _scout_runs
 
     class Unvalidated(Session):
-        def epoch(self) -> EpochRow:
-            self.rows[-1:] = [replace(super().epoch(), validation_loss=math.nan, validation_error=math.nan)]
+        def period(self) -> EpochRow:
+            self.rows[-1:] = [replace(super().period(), validation_loss=math.nan, validation_error=math.nan)]
             return self.rows[-1]
 
     monkeypatch.setattr(_scout_runs, "Session", Unvalidated)
@@ -392,7 +392,7 @@ class Fuse:
     def __init__(self, patch: pytest.MonkeyPatch, steps: int) -> None:
         from autobatch.training._trial import Trial
 
-        epoch, self.left = Trial.epoch, steps
+        epoch, self.left = Trial.period, steps
 
         def burning(trial: Trial, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
             def after(step: int, steps: int) -> None:
@@ -403,7 +403,7 @@ class Fuse:
 
             return epoch(trial, after)
 
-        patch.setattr(Trial, "epoch", burning)
+        patch.setattr(Trial, "period", burning)
 
 
 def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *, resume: bool = False) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autobatch._plain import Epochs
+from autobatch._steps import epochs_of
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run._files import append_lines, write_lines
@@ -101,9 +103,17 @@ class RunFiles:
             policy=config.policy.name,
             seed=config.seed,
             **summed(self.epochs[-1], seconds, thrown),
-            batch_sizes=dict(sorted(Counter(row.batch_size for row in self.epochs).items())),
+            batch_sizes=self._spent(),
             **facts,
         )
+
+    def _spent(self) -> dict[int, Epochs]:
+        """Return the epochs spent at each batch size."""
+        spent: Counter[int] = Counter()
+        first = self.epochs[0].epoch
+        parts = 1 if isinstance(first, int) else round(1 / first)  # of an epoch, each a row
+        spent.update(row.batch_size for row in self.epochs)
+        return {size: epochs_of(number, parts) for size, number in sorted(spent.items())}
 
     def ended(self, summary: Summary) -> None:
         """Take down how the training ended."""

@@ -17,7 +17,7 @@ from autobatch.training._run import RunConfig
 from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
-from autobatch.training.running._known import info_of, known_costs, library_of
+from autobatch.training.running._known import info_of, known_costs, library_of, periods_of
 from autobatch.training.running._scout_words import expected_cost, told_plan, told_schedule
 from autobatch.training.task import check_ladder
 
@@ -62,6 +62,7 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
     beacons = library.beacons
     facts.append(("beacons", _told_beacons(beacons, library.missing)))
     costs = known_costs(config, data=data, device=device, library=library)
+    config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
     info = info_of(config, data, costs.table)
     policy.reset(info, beacons)
     epochs, plan = planned_epochs(policy, info), None
@@ -98,8 +99,8 @@ def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
 
 
 def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
-    of = f" of {info.epochs}" if epochs < info.epochs else ""
-    told = f"{epochs}{of} epochs"
+    of = f" of {info.epochs // info.periods}" if epochs < info.epochs else ""
+    told = f"{epochs // info.periods}{of} epochs"
     if sizes:
         steps = sum(steps_per_epoch(info.train_size, size) for size in sizes)
         return f"{told}, {steps:,} optimizer steps at batch sizes {min(sizes)} to {max(sizes)}"
