@@ -53,9 +53,10 @@ def scouted(epochs: int = 6, policy: PolicySpec | None = None, **task: Any) -> R
 
 @pytest.fixture(scope="module", autouse=True)
 def long_enough() -> Iterator[None]:
-    """Scouts of a few steps count as having taken enough to be compared by their training losses."""
+    """Scouts of a few steps have taken enough to be compared by their training losses; an epoch has one decision."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("autobatch.policies.steer._search.STEPS", 0)
+        patch.setattr("autobatch.policies.steer._search.DECISIONS", 1)
         yield
 
 

@@ -50,7 +50,6 @@ def run_task_info(
         guessing=math.log(num_classes) if num_classes is not None else None,
         shares_loss=shares_loss,
         periods=periods,
-        scouts_go_on=True,
     )
 
 
