@@ -60,7 +60,7 @@ class ComparedRun:
     to_target_seconds: float | None
     to_target_modelled_seconds: float | None
     to_target_examples: int | None
-    epochs: int = 0
+    epochs: Epochs = 0
     judged: bool = True
     labels: tuple[str, ...] = ()
     split: str = ""
