@@ -96,9 +96,8 @@ def _opening(record: RunRecord) -> Text:
     changes = sum(decision.turn for decision in record.decisions[1:])
     alone = "no beacons, so as steer" if record.config.policy.kind == "beacon-follow" else "no beacons"
     beacons = alone if record.library is None else count(len(record.library.beacons), "beacon")
-    counts = ", ".join((
-        count(len(record.decisions), "decision"), count(changes, "change"), count(len(record.epochs), "epoch"), beacons
-    ))  # fmt: skip
+    epochs = count(record.epochs[-1].epoch if record.epochs else 0, "epoch")
+    counts = ", ".join((count(len(record.decisions), "decision"), count(changes, "change"), epochs, beacons))
     return text.append(f"\n{counts}\n", style="not bold")
 
 
@@ -211,7 +210,10 @@ def diverged_words(record: RunRecord) -> str:
 
 def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     decision = chapter.decision
-    when = epochs_words(chapter.epochs[0].epoch, chapter.epochs[-1].epoch) if chapter.epochs else "From here"
+    when = "from here"
+    if chapter.epochs:
+        parts = any(not isinstance(row.epoch, int) for row in chapter.epochs)
+        when = epochs_words(decision.epoch if parts else chapter.epochs[0].epoch, chapter.epochs[-1].epoch)
     size, rate = f"batch size {decision.batch_size}", f"base rate {decision.lr:g}"
     if before is not None and before.batch_size != decision.batch_size:
         size = f"batch size {before.batch_size} → {decision.batch_size}"

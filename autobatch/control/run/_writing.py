@@ -33,6 +33,7 @@ class RunFiles:
 
     Args:
         out: the run directory; None keeps them in memory alone.
+        parts: rows of an epoch.
 
     Attributes:
         epochs: the finished epochs.
@@ -40,8 +41,9 @@ class RunFiles:
         summary: how the training ended; None while it has not.
     """
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, parts: int = 1) -> None:
         self.out = out
+        self._parts = parts
         self.epochs: list[EpochRow] = []
         self.decisions: list[DecisionRecord] = []
         self.summary: Summary | None = None
@@ -110,10 +112,8 @@ class RunFiles:
     def _spent(self) -> dict[int, Epochs]:
         """Return the epochs spent at each batch size."""
         spent: Counter[int] = Counter()
-        first = self.epochs[0].epoch
-        parts = 1 if isinstance(first, int) else round(1 / first)  # of an epoch, each a row
         spent.update(row.batch_size for row in self.epochs)
-        return {size: epochs_of(number, parts) for size, number in sorted(spent.items())}
+        return {size: epochs_of(number, self._parts) for size, number in sorted(spent.items())}
 
     def ended(self, summary: Summary) -> None:
         """Take down how the training ended."""

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from autobatch._plain import Epochs
+
 
 @dataclass(frozen=True)
 class ComparedRun:

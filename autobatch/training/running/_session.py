@@ -92,7 +92,7 @@ class Session:
         together = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
         self.kind = device_kind(self.device, config.task.threads) + together
         self.controller = self.trial.controller
-        self.log = RunFiles(self.out if self.ranks.leads else None)
+        self.log = RunFiles(self.out if self.ranks.leads else None, config.periods)
         self.told_slow = False
         self.forks: list[ForkRecord] = []
         self.best_written: int | None = None
