@@ -7,8 +7,8 @@
 appends one line a run to ``benchmarks/results/steer_few_epochs.jsonl``: on one seed a grid of batch sizes 8 to 128 and
 all rates of the task, each with a cosine schedule over the whole length; on four others the best of it, batches of 32
 at the middle rate, the same for an epoch more (which is more than scouts cost), `steer`, and `steer` as it decides
-where it may not within epochs. ``page`` writes the table of ``docs/steer.md``. Times are by the cost table of the task's
-library, scouts charged.
+where it may not within epochs. ``page`` writes the table of ``docs/steer.md``. Times are by the cost table of the
+task's library, scouts charged.
 """
 
 import json
