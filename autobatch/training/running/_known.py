@@ -57,8 +57,9 @@ def info_of(config: RunConfig, data: Data, costs: CostTable | None) -> TaskInfo:
 
 
 def periods_of(config: RunConfig, data: Data, policy: Policy, library: KnownBeacons) -> int:
-    """Return how many decisions a run takes in each epoch: one with beacons, which were recorded so."""
-    if library.beacons is not None or library.of_other_length is not None or not isinstance(policy, PacingPolicy):
+    """Return how many decisions a run takes in each epoch: one where it goes by beacons, which were recorded so."""
+    recorded = library.beacons is not None or library.of_other_length is not None
+    if (policy.needs_library and recorded) or not isinstance(policy, PacingPolicy):
         return 1
     return policy.periods_of_epoch(config.task.batch_sizes, len(data.train_labels), config.task.epochs)
 
