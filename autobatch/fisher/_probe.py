@@ -17,6 +17,7 @@ from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.capture import Capture, ExactCapture
+from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.following import Samples
 from autobatch.fisher.gram import (
     MAX_MEMORY,
@@ -360,11 +361,13 @@ class FisherProbe:
     def _measured(self, capture: Capture | ExactCapture, sink: GramSink, result: Callable[[], Tensor]) -> Measurement:
         notes = capture.notes
         try:
-            gram = result()
+            return self._put_together(notes, sink, result())
         except MeasureError as problem:
             return Measurement(notes.bn, notes.gradient_eps, problem)
         except Exception as error:
             return Measurement(notes.bn, notes.gradient_eps, caused("the Gram matrix", error))
+
+    def _put_together(self, notes: Notes, sink: GramSink, gram: Tensor) -> Measurement:
         blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(notes.gradient_eps, gram.device.type)
         with torch.no_grad():

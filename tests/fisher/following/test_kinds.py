@@ -472,12 +472,13 @@ def test_the_check_says_where_it_is_void() -> None:
     assert isinstance(half.measurement().unchecked, tuple)
 
 
-def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["capture._ledgers.norm_of", "_probe.SumCheck.of"])
+def test_an_error_of_the_measure_does_not_reach_the_training(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def fails(*_: object) -> Tensor:
         raise ZeroDivisionError("in the measure")
 
     model, x = Between(torch.tanh), randn(B, C)
-    monkeypatch.setattr("autobatch.fisher.capture._ledgers.norm_of", fails)
+    monkeypatch.setattr(f"autobatch.fisher.{where}", fails)
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())
