@@ -461,6 +461,27 @@ def test_a_bias_whose_gradient_cancels_over_the_positions_of_a_map(left: float, 
         probe().gram()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_parameters_in_coarser_numbers_than_what_they_meet(dtype: torch.dtype) -> None:
+    """Their gradients are rounded on arrival; the rows are not."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(C, C).double(), nn.Parameter(randn(C).to(dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).sin() * self.scale
+
+    model, x = Mixed(), randn(B, C)
+    gram, reference = probed(model, x).gram(), expected(model, x)
+    error = float((gram - reference).abs().max() / reference.abs().max())
+    assert error < 10 * torch.finfo(dtype).eps
+    model.scale.register_hook(lambda gradient: 3 * gradient)
+    with pytest.raises(MeasureError, match=r"'scale'.*add up to a squared norm"):
+        probed(model, x).gram()
+
+
 def test_the_check_says_where_it_is_void() -> None:
     model, x = Between(torch.tanh), randn(B, C)
     probe = probed(model, x)
