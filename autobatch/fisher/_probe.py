@@ -88,8 +88,9 @@ class FisherProbe:
         samples: what a sample is, where it is not one row of the inputs: how many consecutive rows it has (two views of
             each image that come one after the other: 2), or an index tensor (n,) of integers from 0 to B - 1 that says
             which sample each of n rows belongs to (the nodes of a batch of graphs; ``torch.arange(B).repeat(2)`` for
-            two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
-            is said, 1 for one row, the model may be called several times before the backward pass.
+            two views, first all of one kind). Where no tensor has n rows, they may be those of a list's tensors, one
+            tensor after the other. The index may change from step to step: set ``probe.samples``. Where it is said, 1
+            for one row, the model may be called several times before the backward pass.
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
         params: the parameters whose gradients F is of, such as ``model.head.parameters()``; None for all that require
             gradients. The others train as ever.

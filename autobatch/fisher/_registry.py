@@ -239,6 +239,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("tensordot", Known(products.contracted)),
     ("scaled_dot_product_attention", Known(places.attention, random=True)),
     ("lstm gru rnn_tanh rnn_relu", Known(places.recurrent, by_index=by_index.unpacked, heeds="elements", random=True)),
+    ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *(
         (f"conv{n}d", Known(places.convolved(n, transposed=False), rules.convolution(n), tapped=True, features=n + 2))

@@ -206,7 +206,7 @@ def _of_one_sample(
     """Return how samples lie in an output; what was made of one sample's rows alone is that sample's, however made."""
     groupings = [each.layout.grouping for each in aligned if isinstance(each.layout, BatchLayout)]
     first = groupings[0]
-    if first is None or (isinstance(place, BatchLayout) and place.grouping is not first) or place == WHOLE:
+    if first is None or (isinstance(place, BatchLayout) and place.grouping is not first):
         return place
     if first.sole is None or any(other is None or other.sole != first.sole for other in groupings):
         return place
