@@ -189,6 +189,7 @@ def _puts(layout: Any = None, **more: Any) -> Known:
     return Known(layout, by_index=by_index.scattered, heeds="rows", **more)
 
 
+_PAIRED = {"input1": 0, "input2": 1, "anchor": 0, "positive": 1, "negative": 2, "var": 2}
 _LOOKED_UP = Known(indexing.looked_up)
 _INSTANCE_NORM = Known(places.in_front(0))
 # Names, or a function where others of its name take other arguments.
@@ -238,6 +239,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("tensordot", Known(products.contracted)),
     ("scaled_dot_product_attention", Known(places.attention, random=True)),
     ("lstm gru rnn_tanh rnn_relu", Known(places.recurrent, by_index=by_index.unpacked, heeds="elements", random=True)),
+    ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *(
         (f"conv{n}d", Known(places.convolved(n, transposed=False), rules.convolution(n), tapped=True, features=n + 2))
@@ -266,9 +268,9 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
-    ("sum", Known(places.reduced(1), additive="linear", sums=True)),
-    ("mean", Known(places.reduced(1), additive="linear", sums=True)),
-    ("nansum", Known(places.reduced(1), sums=True)),
+    ("sum", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
+    ("mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
+    ("nansum", Known(places.reduced(1), sums=keeps_samples)),
     (_REDUCED, Known(places.reduced(1))),
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
     ("softmax log_softmax softmin _softmax _log_softmax", Known(places.normalised_along)),
@@ -294,10 +296,13 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("searchsorted", Known(places.searched)),
     ("bincount", Known(lambda move: WHOLE, by_index=by_index.counted)),
     # Losses.
-    (_ITEM_LOSSES, Known(places.loss("items"), sums=True)),
-    ("cross_entropy nll_loss cross_entropy_loss nll_loss_nd", Known(places.loss("rows"), sums=True)),
-    (_VECTOR_LOSSES, Known(places.loss("vectors"), sums=True)),
-    ("ctc_loss", Known(places.timed_loss, sums=True)),
+    (_ITEM_LOSSES, Known(places.loss("items"), sums=places.among_losses("items"), slots=_PAIRED)),
+    (
+        "cross_entropy nll_loss cross_entropy_loss nll_loss_nd",
+        Known(places.loss("rows"), sums=places.among_losses("rows")),
+    ),
+    (_VECTOR_LOSSES, Known(places.loss("vectors"), sums=places.among_losses("vectors"), slots=_PAIRED)),
+    ("ctc_loss", Known(places.timed_loss, sums=lambda _: 0)),
     # Shapes.
     ("reshape view flatten", _picks(shapes.reshaped, additive="linear")),
     ("unflatten ravel", _picks(shapes.reshaped)),

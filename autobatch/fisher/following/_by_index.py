@@ -129,6 +129,18 @@ def unpacked(rows: Rows) -> Found:
     return (0, samples) if rows.index == 0 else (1, first)
 
 
+def padded(rows: Rows) -> Found:
+    """Follow samples through ``pad_sequence(sequences, batch_first)``, each sequence being one sample's."""
+    sequences, batch_first = rows.args[0], len(rows.args) > 1 and rows.args[1]
+    owners = []
+    for sequence in sequences:
+        labels = rows.of_elements(sequence)
+        if labels is None or not labels.numel() or bool((labels != labels.min()).any()):
+            return None
+        owners.append(labels.flatten()[:1])
+    return 0 if batch_first else 1, torch.cat(owners)
+
+
 def scattered(rows: Rows) -> Found:
     """Follow samples through a function that puts rows where an index says: (base, dim, index, source)."""
     if len(rows.args) < 4:

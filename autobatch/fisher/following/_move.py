@@ -36,7 +36,8 @@ class Known:
             ``"rows"`` that it puts where the third argument says.
         additive: how it takes sums over samples to one: as any ``"linear"`` function does, as a sum of ``"term"``s, a
             ``"product"`` or a ``"quotient"``; ``""`` where it does not.
-        sums: whether it takes values of single samples to their sum, or a multiple of that.
+        sums: of one that takes values of single samples to their sum, or a multiple of that: says where the samples of
+            an argument lie among these values, for in several arguments they must be the same samples'.
         couples: whether its values depend on the whole batch, though every row stays a sample's own.
         random: whether it draws random numbers beside weights.
         transposes: whether a matrix alone comes out transposed.
@@ -52,7 +53,7 @@ class Known:
     by_index: Callable[..., tuple[int, Tensor] | None] | None = None
     heeds: Heeded = "all"
     additive: Additive = ""
-    sums: bool = False
+    sums: "Rule | None" = None
     couples: bool = False
     random: bool = False
     transposes: bool = False

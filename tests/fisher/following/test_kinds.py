@@ -150,6 +150,41 @@ def test_batch_statistics_by_hand_are_rows_and_said_to_be(between: Callable[[Ten
         (lambda z: losses(z).mean() * z.sum(), "rows"),
         (lambda z: (z.var(0) - 1).square().sum() + z.mean(), "rows"),
         (lambda z: losses(z).logsumexp(0), "rows"),
+        # Losses that sum by themselves, of several arguments: each sample's own.
+        (lambda z: F.mse_loss(z, z.sin()), "none"),
+        (lambda z: F.l1_loss(z.flip(0), z.flip(0).sin()), "none"),
+        (lambda z: F.cross_entropy(z, z.sin().softmax(1)) + F.cross_entropy(z, z.argmax(1)), "none"),
+        (lambda z: F.kl_div(z.log_softmax(1), z.sin().softmax(1), reduction="batchmean"), "none"),
+        (lambda z: F.gaussian_nll_loss(z, z.sin(), z[:, 0].exp()), "none"),
+        (lambda z: F.gaussian_nll_loss(z[:, 1], z[:, 2], var=z[:, 0].exp()), "none"),
+        (lambda z: F.triplet_margin_loss(anchor=z, positive=z.sin(), negative=z.roll(1, 1)), "none"),
+        (lambda z: F.cosine_embedding_loss(input1=z, input2=z.sin(), target=z[:, 0].sign()), "none"),
+        (lambda z: F.multi_margin_loss(z, z.argmax(1)), "none"),
+        (
+            lambda z: F.ctc_loss(
+                z.log_softmax(1).expand(4, B, 3), 1 + 0 * z[:, :1].argmax(1, True), (4,) * B, (1,) * B
+            ),
+            "none",
+        ),
+        # Another sample's.
+        (lambda z: F.mse_loss(z, z.flip(0)), "rows"),
+        (lambda z: F.l1_loss(z, z[torch.tensor([1, 0, 3, 2, 5, 4])].detach()), "rows"),
+        (lambda z: F.smooth_l1_loss(z[:3], z[3:]), "rows"),
+        (lambda z: F.huber_loss(z, z[:1].expand(B, 3)), "rows"),
+        (lambda z: F.mse_loss(z[:, :1].expand(B, B), z[:, 0].expand(B, B)), "rows"),
+        (lambda z: F.mse_loss(z[:3, :3], z[:3, :3].T), "rows"),
+        (lambda z: F.kl_div(z.log_softmax(1), z.softmax(1).roll(1, 0), reduction="batchmean"), "rows"),
+        (lambda z: F.cross_entropy(z, z.flip(0).softmax(1)), "rows"),
+        (lambda z: F.gaussian_nll_loss(z, z.sin(), z[:, 0].exp().flip(0)), "rows"),
+        (lambda z: F.triplet_margin_loss(z, z.roll(1, 0), z.roll(2, 0), margin=9.0), "rows"),
+        (lambda z: F.cosine_embedding_loss(z, z.roll(1, 0), -torch.ones(B)), "rows"),
+        (lambda z: F.margin_ranking_loss(z[:, 0], z[:, 0].flip(0), torch.ones(B), margin=9.0), "rows"),
+        (
+            lambda z: F.ctc_loss(
+                z.log_softmax(1).expand(4, B, 3), 1 + 0 * z.flip(0).argmax(1, True), (4,) * B, (1,) * B
+            ),
+            "rows",
+        ),
     ],
 )
 def test_the_label_of_losses(loss: Callable[[Tensor], Tensor], bn: str) -> None:
@@ -426,6 +461,27 @@ def test_a_bias_whose_gradient_cancels_over_the_positions_of_a_map(left: float, 
         probe().gram()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_parameters_in_coarser_numbers_than_what_they_meet(dtype: torch.dtype) -> None:
+    """Their gradients are rounded on arrival; the rows are not."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(C, C).double(), nn.Parameter(randn(C).to(dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).sin() * self.scale
+
+    model, x = Mixed(), randn(B, C)
+    gram, reference = probed(model, x).gram(), expected(model, x)
+    error = float((gram - reference).abs().max() / reference.abs().max())
+    assert error < 10 * torch.finfo(dtype).eps
+    model.scale.register_hook(lambda gradient: 3 * gradient)
+    with pytest.raises(MeasureError, match=r"'scale'.*add up to a squared norm"):
+        probed(model, x).gram()
+
+
 def test_the_check_says_where_it_is_void() -> None:
     model, x = Between(torch.tanh), randn(B, C)
     probe = probed(model, x)
@@ -437,12 +493,13 @@ def test_the_check_says_where_it_is_void() -> None:
     assert isinstance(half.measurement().unchecked, tuple)
 
 
-def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["capture._ledgers.norm_of", "_probe.SumCheck.of"])
+def test_an_error_of_the_measure_does_not_reach_the_training(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def fails(*_: object) -> Tensor:
         raise ZeroDivisionError("in the measure")
 
     model, x = Between(torch.tanh), randn(B, C)
-    monkeypatch.setattr("autobatch.fisher.capture._ledgers.norm_of", fails)
+    monkeypatch.setattr(f"autobatch.fisher.{where}", fails)
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())
