@@ -19,6 +19,7 @@ from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
 from autobatch.fisher.layers import _rules as rules
+from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import by_element, prelu
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
@@ -237,7 +238,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("linalg_solve", Known(products.solved)),
     ("tensordot", Known(products.contracted)),
     ("scaled_dot_product_attention", Known(places.attention, random=True)),
-    ("lstm gru rnn_tanh rnn_relu", Known(places.recurrent, by_index=by_index.unpacked, heeds="elements", random=True)),
+    (
+        "lstm gru rnn_tanh rnn_relu",
+        Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="elements", random=True),
+    ),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *(
         (f"conv{n}d", Known(places.convolved(n, transposed=False), rules.convolution(n), tapped=True, features=n + 2))
@@ -262,7 +266,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     # The batch in front.
     (_IN_FRONT, Known(places.in_front(0))),
     ("grid_sample max_unpool1d max_unpool2d max_unpool3d", Known(places.in_front(0, 1))),
-    ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1))),
+    ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1), recurrent.cells)),
     ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.

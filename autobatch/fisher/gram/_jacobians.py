@@ -15,6 +15,7 @@ __all__ = [
     "OuterJacobian",
     "Taker",
     "add_blocks",
+    "joined",
     "products_are_cheaper",
 ]
 
@@ -116,6 +117,28 @@ class OuterJacobian:
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient`` with the sum of J over samples."""
         torch.mm(self._left.flatten(0, 1).T, self._right.flatten(0, 1), out=gradient.view(self.rows, self.width))
+
+
+def joined(uses: list[Jacobian]) -> list[Jacobian]:
+    """Return the uses of a parameter, matrix products among them as one with the positions of all.
+
+    J of a cell's weight, which is used in every step, is then made in one product.
+
+    Args:
+        uses: all its uses.
+
+    Returns:
+        As many or fewer, of the same sum.
+    """
+    found = [use for use in uses if not isinstance(use, OuterJacobian)]
+    for turned in (False, True):
+        alike = [use.factors() for use in uses if isinstance(use, OuterJacobian) and use.turned is turned]
+        if alike:
+            left, right = (
+                factors[0] if len(alike) == 1 else torch.cat(factors, 1) for factors in zip(*alike, strict=True)
+            )
+            found.append(OuterJacobian(left, right, turned=turned))
+    return found
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
