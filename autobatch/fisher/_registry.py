@@ -217,9 +217,9 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("fused_moving_avg_obs_fake_quant", Known(keeps_samples, couples=True)),
     ("nonzero", Known(by_index=by_index.where_true)),
     ("copy_", Known(in_slots(aligned_right, 1), heeds="source")),  # base.copy_(source): base lies as the source does
-    # What takes nothing but dtype and device from its tensor.
+    # What takes nothing but shape, dtype and device from its tensors.
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
-    ("rand_like randn_like randint_like", Known(heeds="none")),
+    ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
     ("linear", Known(products.linear, rules.linear, claims=True, tapped=True, features=2)),
     ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True)),
@@ -240,7 +240,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("scaled_dot_product_attention", Known(places.attention, random=True)),
     (
         "lstm gru rnn_tanh rnn_relu",
-        Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="elements", random=True),
+        Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="floats", random=True),
     ),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *(
