@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from autobatch.fisher import FisherProbe
@@ -186,13 +186,32 @@ def test_a_checkpointed_layer() -> None:
     assert measured(model, randn(B, T, C)) < 1e-12
 
 
-def test_packed_sequences_are_left_to_the_slow_rule() -> None:
-    lengths = torch.tensor([3, 1, 2, 3])
-    model = Model(
-        lambda m, x: m.layer(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[1][0],
-        layer=nn.GRU(C, H, batch_first=True),
-    )
-    assert measured(model, randn(B, T, C), fast=False) < 1e-12
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("use", ["outputs", "last"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.4, "bidirectional": True}], ids=["one", "four"])
+def test_packed_sequences(kind: type[nn.Module], use: str, options: dict[str, Any]) -> None:
+    """With a state that each sample brings."""
+    lengths = torch.tensor([2, 3, 1, 3])
+
+    def run(m: Model, x: Tensor) -> Tensor:
+        state = m.first(x[:, 0]).tanh().expand(m.layer.num_layers * (1 + m.layer.bidirectional), -1, -1)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        output, last = m.layer(packed, (state, state.cos()) if kind is nn.LSTM else state)
+        if use == "outputs":
+            return pad_packed_sequence(output, batch_first=True)[0]
+        return torch.cat([end.transpose(0, 1).flatten(1) for end in (last if kind is nn.LSTM else [last])], 1)
+
+    model = Model(run, first=nn.Linear(C, H), layer=kind(C, H, batch_first=True, **options))
+    for samples in (None, 1):
+        assert measured(model, randn(B, T, C), samples=samples) < 1e-12
+
+
+def test_packed_sequences_of_one_sample() -> None:
+    def run(m: Model, x: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x.view(3, T, C), torch.tensor([3, 2, 2]), batch_first=True)
+        return m.layer(packed)[1].transpose(0, 1).reshape(1, -1)
+
+    assert measured(Model(run, layer=nn.GRU(C, H, bidirectional=True)), randn(1, 3 * T, C)) < 1e-12
 
 
 def test_states_that_one_call_made_of_another_are_left_to_the_slow_rule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,45 +8,49 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, NoRuleError, arguments
+from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction
 from autobatch.fisher.layers.recurrent._unrolled import Arrived, Key, Unrolled
 
 _WEIGHTS = [field.name for field in fields(Direction)]
 _LAYER = "input hx params has_biases num_layers dropout train bidirectional batch_first"
+_PACKED = "input batch_sizes hx params has_biases num_layers dropout train bidirectional"
 
 
 def layers(call: Call) -> list[Contribution]:
-    """Return the rule of ``gru``, ``lstm``, ``rnn_tanh`` and ``rnn_relu``, but of packed sequences."""
-    if call.kwargs or len(call.args) != len(_LAYER.split()) or not isinstance(call.args[3], bool):
+    """Return the rule of ``gru``, ``lstm``, ``rnn_tanh`` and ``rnn_relu``, over packed sequences too."""
+    if call.kwargs or len(call.args) != len(_LAYER.split()):
         raise NoRuleError
-    given = arguments(call, _LAYER)
-    states, places = _several(given["hx"]), [0 if given["batch_first"] else 1, 1, 1]
+    given = arguments(call, _LAYER if isinstance(call.args[3], bool) else _PACKED)
+    sequences = Sequences(given.get("batch_sizes"))
+    states, directions = _several(given["hx"]), 2 if given["bidirectional"] else 1
     projected = len(states) > 1 and states[0].shape[-1] != states[1].shape[-1]
     names = [name for name in _WEIGHTS if name[0] == "w" or given["has_biases"]][: None if projected else -1]
     starts = range(0, len(given["params"]), len(names))
     params = [dict(zip(names, given["params"][start : start + len(names)], strict=False)) for start in starts]
-    directions = 2 if given["bidirectional"] else 1
     if len(given["params"]) != given["num_layers"] * directions * len(names):
         raise NoRuleError
     if any(_leads_to(one, other) for one in call.outputs for other in call.outputs):
         raise NoRuleError
 
     def steps_first(tensor: Tensor) -> Tensor:
-        return tensor.transpose(0, 1) if given["batch_first"] else tensor
+        return tensor.transpose(0, 1) if given.get("batch_first") else tensor
 
     unrolled = Unrolled(
         call.name,
+        sequences,
         x=steps_first(given["input"].detach()),
         states=[state.detach() for state in states],
         params=params,
         output=steps_first(call.outputs[0].detach()),
         directions=directions,
-        layout=_layout(call, places),
+        layout=_layout(call, 0 if given.get("batch_first") else 1, 1, sequences),
         batch=call.batch,
     )
     unrolled.run_lower_layers(given["dropout"] if given["train"] else 0.0, call.was.random_state)
@@ -63,16 +67,17 @@ def layers(call: Call) -> list[Contribution]:
 def cells(call: Call) -> list[Contribution]:
     """Return the rule of one step: ``gru_cell``, ``lstm_cell``, ``rnn_tanh_cell`` and ``rnn_relu_cell``."""
     given = arguments(call, "input hx w_ih w_hh b_ih b_hh")
-    states = _several(given["hx"])
+    states, sequences = _several(given["hx"]), Sequences()
     params = [{name: given[name] for name in _WEIGHTS if given.get(name) is not None}]
     unrolled = Unrolled(
         call.name.removesuffix("_cell"),
+        sequences,
         x=given["input"].detach().unsqueeze(0),
         states=[state.detach().unsqueeze(0) for state in states],
         params=params,
         output=call.outputs[0].detach().unsqueeze(0),
         directions=1,
-        layout=_layout(call, [0, 0]),
+        layout=_layout(call, 0, 0, sequences),
         batch=call.batch,
     )
     inside = len(call.outputs) > 1 and _leads_to(call.outputs[0], call.outputs[1])
@@ -92,15 +97,39 @@ def _several(states: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [states] if isinstance(states, Tensor) else list(states)
 
 
-def _layout(call: Call, places: Sequence[int]) -> BatchLayout | None:
-    """Return where samples lie in (T, N, ...), from where they lie in the outputs; None where there is one alone."""
+def _layout(call: Call, dim: int, dim_of_last: int, sequences: Sequences) -> BatchLayout | None:
+    """Return where samples lie in (T, N, ...), from where they lie in the outputs; None where there is one alone.
+
+    Args:
+        call: the call.
+        dim: the dimension of sequences in the first output, where they are not packed.
+        dim_of_last: that in the others.
+        sequences: how they lie.
+
+    Returns:
+        Their layout.
+
+    Raises:
+        NoRuleError: where they lie elsewhere, or otherwise in one output than in another.
+    """
     if call.batch == 1:
         return None
-    layouts = [call.output_layout(index) for index in range(len(call.outputs))]
-    expected = [replace(layouts[0], dim=dim, claims=()) for dim in places[: len(layouts)]]
-    if layouts != expected:
+    whole, *last = [call.output_layout(index) for index in range(len(call.outputs))]
+    if any(layout.claims for layout in (whole, *last)):
         raise NoRuleError
-    return replace(layouts[0], dim=1)
+    if sequences.there is None:
+        if any(layout != replace(whole, dim=dim_of_last) for layout in last) or whole.dim != dim:
+            raise NoRuleError
+        return replace(whole, dim=1)
+    if any(layout != replace(last[0], dim=1) for layout in last):
+        raise NoRuleError
+    of_rows, of_sequences = (
+        layout.grouped(call.outputs[i], call.batch).index for i, layout in enumerate((whole, last[0]))
+    )
+    each = of_sequences.expand(*sequences.there.shape)[sequences.there.to(of_sequences.device)]
+    if whole.dim != 0 or not torch.equal(of_rows, each):
+        raise NoRuleError
+    return last[0]
 
 
 def _keyed(params: Sequence[Mapping[str, Tensor]]) -> dict[Key, Tensor]:

@@ -54,12 +54,12 @@ class Gradients:
 class Steps(Protocol):
     """What was computed in the steps of one direction."""
 
-    def back(self, outside: Tensor, last_cell: Tensor | None) -> Gradients:
+    def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
         """Take gradients back through time.
 
         Args:
             outside: (T, N, R), of each step's state, but for what comes through later steps.
-            last_cell: (N, H), of the last step's cell state, or None.
+            cells: (T, N, H), of each step's cell state, likewise; None for zeros.
 
         Returns:
             Those of every step.
@@ -80,7 +80,7 @@ class Plain:
         self._w_hh = direction.w_hh
         self._slopes = (states > 0.0).to(states.dtype) if relu else 1.0 - states * states
 
-    def back(self, outside: Tensor, last_cell: Tensor | None) -> Gradients:
+    def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
         """Take gradients back through time."""
         total, gates = _with_first(outside), torch.empty_like(outside)
         states, found, slopes = total.unbind(), gates.unbind(), self._slopes.unbind()
@@ -117,7 +117,7 @@ class Gated:
             dim=2,
         )
 
-    def back(self, outside: Tensor, last_cell: Tensor | None) -> Gradients:
+    def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
         """Take gradients back through time."""
         total, gates = _with_first(outside), torch.empty_like(self._slopes)
         from_state = gates.flatten(2)
@@ -168,7 +168,7 @@ class LongShort:
         )
         self._leave_slope = self.unprojected * (1.0 - leave)
 
-    def back(self, outside: Tensor, last_cell: Tensor | None) -> Gradients:
+    def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
         """Take gradients back through time."""
         total = _with_first(outside)
         steps, batch, units = self._forget.shape
@@ -178,8 +178,9 @@ class LongShort:
         through_cell, through_leave = gates[:, :, :3].unbind(), gates[:, :, 3].unbind()
         forget, in_state = self._forget.unbind(), self.cell_in_state.unbind()
         cell_slopes, leave_slope = self._cell_slopes.unbind(), self._leave_slope.unbind()
-        cell = total.new_zeros(batch, units) if last_cell is None else last_cell
+        cell = total.new_zeros(batch, units)
         for step in reversed(range(steps)):
+            cell = cell if cells is None else cell + cells[step]
             state = states[step + 1] if self._w_hr is None else states[step + 1] @ self._w_hr
             cell = torch.addcmul(cell, state, in_state[step])
             torch.mul(cell.unsqueeze(1), cell_slopes[step], out=through_cell[step])

@@ -1,6 +1,7 @@
 """One call of a recurrent layer or cell: what it takes to take a gradient of its outputs back through all its steps."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from autobatch.fisher._arithmetic import exact_arithmetic
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._jacobians import Jacobian, OuterJacobian
 from autobatch.fisher.layers._calls import KeptTensor, NoRuleError, dense, precise
+from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction, Gated, Gradients, LongShort, Plain, Steps
 
 _GATES = {"gru": 3, "lstm": 4, "rnn_tanh": 1, "rnn_relu": 1}
@@ -44,8 +46,11 @@ class Arrived:
 class Unrolled:
     """One call, by steps first: T steps of N sequences; R states are H units, or what they were projected to.
 
+    Where sequences are packed, (T, N, ...) of the input, the output and its gradient are (rows, ...).
+
     Args:
         kind: ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
+        sequences: how they lie.
         x: (T, N, C), the input.
         states: those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
         params: the weights of each direction of each layer by their names in ``Direction``, in its order.
@@ -61,6 +66,7 @@ class Unrolled:
     def __init__(
         self,
         kind: str,
+        sequences: Sequences,
         *,
         x: Tensor,
         states: Sequence[Tensor],
@@ -70,9 +76,11 @@ class Unrolled:
         layout: BatchLayout | None,
         batch: int,
     ) -> None:
-        if not _fits(kind, x=x, states=states, params=params, output=output, directions=directions):
+        shapes = sequences.shape(x), sequences.shape(output)
+        if not _fits(kind, *shapes, states=states, params=params, directions=directions):
             raise NoRuleError
         self._kind = kind
+        self._sequences = sequences
         self._directions = directions
         self._layout = layout
         self._batch = batch
@@ -121,15 +129,17 @@ class Unrolled:
             raise NoRuleError
 
     def _run(self, layer: int, x: Tensor) -> Tensor:
-        """Return the states of one layer, (T, N, directions * R), by the library."""
+        """Return the states of one layer, (T, N, directions * R) as they lie, by the library."""
         places = slice(layer * self._directions, (layer + 1) * self._directions)
         first = [state()[places].to(self._dtype).contiguous() for state in self._states]
         weights = [kept().to(self._dtype) for own in self._weights[places] for kept in own.values()]
         function: Callable[..., Any] = getattr(torch, self._kind)
-        rest = (weights, "b_ih" in self._weights[0], 1, 0.0, False, self._directions == 2, False)
+        sizes, begun = self._sequences.sizes, first if len(first) > 1 else first[0]
+        rest = (weights, "b_ih" in self._weights[0], 1, 0.0, False, self._directions == 2)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "RNN module weights")  # that they do not lie in one piece
-            states: Tensor = function(x, first if len(first) > 1 else first[0], *rest)[0]
+            found = function(x, begun, *rest, False) if sizes is None else function(x, sizes, begun, *rest)
+        states: Tensor = found[0]
         return states
 
     def _into(self, layer: int) -> Tensor:
@@ -161,9 +171,9 @@ class Unrolled:
         """
         rows: dict[Key, Jacobian] = {}
         first: dict[int, list[Tensor]] = {}
-        gradient = None if arrived.states is None else arrived.states.to(self._dtype)
+        gradient = None if arrived.states is None else self._sequences.padded(arrived.states.to(self._dtype))
         for layer in reversed(range(self.layers)):
-            x, reached = self._into(layer), self._out_of(layer)
+            x, reached = (self._sequences.padded(tensor) for tensor in (self._into(layer), self._out_of(layer)))
             gradient = torch.zeros_like(reached) if gradient is None else gradient
             below: Tensor | None = None
             for place, turn, part in self._parts(layer, reached.shape[2] // self._directions):
@@ -172,14 +182,16 @@ class Unrolled:
                 inputs, states = turn(x), turn(reached[..., part])
                 before = torch.cat([begun[0].unsqueeze(0), states[:-1]])
                 steps = self._steps(weights, inputs, before, states, begun)
-                found = steps.back(*_ending(place, steps, turn(gradient[..., part]), arrived))
+                found = steps.back(*self._ending(place, steps, turn(gradient[..., part]), arrived))
                 for name, jacobian in self._rows(found, inputs, before, steps).items():
                     rows[place, name] = jacobian
                 first[place] = [end for end in (found.first, found.first_cell) if end is not None]
                 if layer:
                     into = turn(found.from_input @ weights.w_ih)
                     below = into if below is None else below + into
-            gradient = below * self._masks[layer - 1] if self._masks and below is not None else below
+            gradient = below
+            if self._masks and below is not None:
+                gradient = below * self._sequences.padded(self._masks[layer - 1])
         for index in range(len(self._states)):
             if (index, "first") in wanted:
                 rows[index, "first"] = self._alone(torch.stack([first[place][index] for place in sorted(first)]))
@@ -189,12 +201,23 @@ class Unrolled:
         """Yield each direction's place, what puts steps in its order and back, and where its states lie."""
         yield layer * self._directions, lambda steps: steps, slice(reach)
         if self._directions == 2:
-            yield layer * self._directions + 1, lambda steps: steps.flip(0), slice(reach, None)
+            yield layer * self._directions + 1, self._sequences.backwards, slice(reach, None)
 
     def _steps(self, weights: Direction, x: Tensor, before: Tensor, states: Tensor, begun: Sequence[Tensor]) -> Steps:
         if self._kind == "lstm":
             return LongShort(weights, x, before, begun[1])
         return Gated(weights, x, before) if self._kind == "gru" else Plain(weights, states, relu="relu" in self._kind)
+
+    def _ending(self, place: int, steps: Steps, outside: Tensor, arrived: Arrived) -> tuple[Tensor, Tensor | None]:
+        """Return a direction's gradients of its states and cell states, but for what comes through later steps."""
+        if arrived.last is not None:
+            outside = self._sequences.with_last(outside, arrived.last[place].to(self._dtype))
+        if arrived.last_cell is None or not isinstance(steps, LongShort):
+            return outside, None
+        cell = arrived.last_cell[place].to(self._dtype)
+        if arrived.through is not None:
+            cell = cell - arrived.through * steps.cell_in_state[0]
+        return outside, self._sequences.with_last(torch.zeros_like(steps.cell_in_state), cell)
 
     def _rows(self, found: Gradients, x: Tensor, before: Tensor, steps: Steps) -> dict[str, Jacobian]:
         """Return the per-sample gradients of one direction's weights."""
@@ -227,33 +250,35 @@ class Unrolled:
         return dense(torch.stack(own))
 
 
-def _ending(place: int, steps: Steps, outside: Tensor, arrived: Arrived) -> tuple[Tensor, Tensor | None]:
-    """Return a direction's gradients of its states, and of its last cell state."""
-    if arrived.last is not None:
-        outside = torch.cat([outside[:-1], outside[-1:] + arrived.last[place]])
-    cell = None if arrived.last_cell is None else arrived.last_cell[place].to(outside.dtype)
-    if cell is not None and arrived.through is not None and isinstance(steps, LongShort):
-        cell = cell - arrived.through * steps.cell_in_state[0]
-    return outside, cell
-
-
 def _fits(
     kind: str,
+    given: tuple[int, ...],
+    returned: tuple[int, ...],
     *,
-    x: Tensor,
     states: Sequence[Tensor],
     params: Sequence[Mapping[str, Tensor]],
-    output: Tensor,
     directions: int,
 ) -> bool:
-    """Whether shapes are those that the library's documentation has."""
-    if x.ndim != 3 or not x.numel() or len(states) != 1 + (kind == "lstm") or len(params) % directions:
+    """Whether shapes are those that the library's documentation has.
+
+    Args:
+        kind: of the layer.
+        given: the shape of the input.
+        returned: that of the output.
+        states: those before the first step.
+        params: the weights.
+        directions: 1 or 2.
+
+    Returns:
+        Whether they are.
+    """
+    if not math.prod(given) or len(given) != 3 or len(states) != 1 + (kind == "lstm") or len(params) % directions:
         return False
-    steps, sequences, width = x.shape
+    steps, sequences, width = given
     reach, units, gates = states[0].shape[-1], states[-1].shape[-1], _GATES[kind]
     if any(tuple(state.shape[:-1]) != (len(params), sequences) for state in states):
         return False
-    if tuple(output.shape) != (steps, sequences, directions * reach):
+    if returned != (steps, sequences, directions * reach):
         return False
     for place, own in enumerate(params):
         shapes = {
