@@ -18,6 +18,7 @@ from autobatch.fisher.following import _places as places
 from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
+from autobatch.fisher.layers import _bags as bags
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import by_element, prelu
@@ -191,6 +192,7 @@ def _puts(layout: Any = None, **more: Any) -> Known:
 
 
 _LOOKED_UP = Known(indexing.looked_up)
+_BAGGED = Known(indexing.bagged, by_index=by_index.bagged)
 _INSTANCE_NORM = Known(places.in_front(0))
 # Names, or a function where others of its name take other arguments.
 _TABLE: tuple[tuple[Any, Known], ...] = (
@@ -346,7 +348,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("take_along_dim", _picks(untouched(2, slots=(0, 1)), slots={"indices": 1})),
     ("embedding", _LOOKED_UP),
     (F.embedding, replace(_LOOKED_UP, rows=rules.embedding, claims=True)),
-    ("embedding_bag", Known(indexing.bagged, by_index=by_index.bagged)),
+    ("embedding_bag", _BAGGED),
+    (torch.embedding_bag, replace(_BAGGED, rows=bags.embedding_bag)),
     (
         "scatter scatter_ scatter_add scatter_add_ scatter_reduce",
         _puts(untouched(1, slots=(0, 2, 3)), slots={"index": 2, "src": 3}),
