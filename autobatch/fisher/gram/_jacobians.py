@@ -9,6 +9,7 @@ from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobia
 from autobatch.fisher.gram._native import native
 
 __all__ = [
+    "BagJacobian",
     "DenseJacobian",
     "EmbeddingJacobian",
     "Jacobian",
@@ -183,3 +184,30 @@ class EmbeddingJacobian:
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient`` with the sum of J over samples."""
         gradient.zero_().view(self.rows, self.width).index_add_(0, self._indices.flatten(), self._g.flatten(0, 1))
+
+
+class BagJacobian(EmbeddingJacobian):
+    """An embedding table whose rows are added up to one vector for each sample: J_b = counts[b] ⊗ g[b].
+
+    Args:
+        indices: (B, T) int64.
+        shares: (B, T), how often each counts: 1, its weight, or 1 / T of a mean.
+        g: (B, width) output gradient.
+        rows: size of the vocabulary.
+    """
+
+    def __init__(self, indices: Tensor, shares: Tensor, g: Tensor, rows: int) -> None:
+        super().__init__(indices, shares.unsqueeze(2) * g.unsqueeze(1), rows)
+        self._shares = shares
+        self._sum = g
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        used, compact = torch.unique(self._indices, return_inverse=True)
+        if len(used) * len(compact) * self._sum.element_size() > gram.max_memory // 4:
+            super().add_to(gram, gradient)
+            return
+        if gradient is not None:
+            self.total(gradient)
+        counts = self._sum.new_zeros(len(compact), len(used)).scatter_add_(1, compact, self._shares)
+        gram.add_products(counts.unsqueeze(1), self._sum.unsqueeze(1))

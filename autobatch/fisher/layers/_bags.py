@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.gram._jacobians import EmbeddingJacobian, Jacobian
+from autobatch.fisher.gram._jacobians import BagJacobian, EmbeddingJacobian, Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, arguments, precise
 
 _SUM, _MEAN = 0, 1
@@ -38,15 +38,15 @@ def embedding_bag(call: Call) -> list[Contribution]:
         first = starts()[:bags].to(index.dtype).contiguous()
         places = torch.searchsorted(first, torch.arange(len(index), device=index.device), right=True) - 1
         counted = torch.ones_like(index, dtype=torch.bool) if padding is None else index != padding % rows
-        g = precise(gradient)[0].index_select(0, places)
+        g = precise(gradient)[0]
+        share = counted.to(g.dtype) if shares is None else shares().to(g.dtype) * counted
         if mean:
-            size = torch.zeros(bags, dtype=g.dtype, device=g.device).index_add_(0, places, counted.to(g.dtype))
-            g = g / size[places].unsqueeze(1)
-        elif shares is not None:
-            g = g * shares().unsqueeze(1)
-        g = g.masked_fill_(~counted.unsqueeze(1), 0.0)
+            share = share / torch.zeros_like(g[:, 0]).index_add_(0, places, share).clamp_(min=1.0)[places]
         each = Grouping(samples.index[places], batch)
-        by_sample = each.samples_first(index, 0).view(batch, -1), each.samples_first(g, 0).flatten(1, 2)
-        return EmbeddingJacobian(*by_sample, rows)
+        index, share = (each.samples_first(values, 0).view(batch, -1) for values in (index, share))
+        if bags == batch and layout.grouping is None:
+            return BagJacobian(index, share, g, rows)
+        of_words = each.samples_first(g.index_select(0, places), 0).flatten(1, 2)
+        return EmbeddingJacobian(index, of_words * share.unsqueeze(2), rows)
 
     return [Contribution(used, jacobian)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, add_blocks
-from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian, joined
+from autobatch.fisher.gram._jacobians import BagJacobian, DenseJacobian, EmbeddingJacobian, OuterJacobian, joined
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 from tests.fisher.gram.test_spill import peak
 
@@ -187,6 +187,10 @@ BIG: dict[str, Callable[[], Jacobian]] = {
     "sequence-in-pairs": lambda: OuterJacobian(torch.randn(32, 4, 400), torch.randn(32, 4, 500)),
     "linear": lambda: OuterJacobian(torch.randn(64, 1, 2000), torch.randn(64, 1, 3000)),
     "embedding": lambda: EmbeddingJacobian(torch.randint(0, 3000, (32, 40)), torch.randn(32, 40, 32), 3000),
+    "bags": lambda: BagJacobian(torch.randint(0, 3000, (32, 40)), torch.rand(32, 40), torch.randn(32, 32), 3000),
+    "bags-of-few-words": lambda: BagJacobian(
+        torch.randint(0, 300, (64, 40)), torch.rand(64, 40), torch.randn(64, 512), 3000
+    ),
     "held": lambda: DenseJacobian(torch.randn(64, 20000)),
 }
 
