@@ -18,7 +18,9 @@ from autobatch.fisher.following import _places as places
 from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
+from autobatch.fisher.layers import _bags as bags
 from autobatch.fisher.layers import _rules as rules
+from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import by_element, prelu
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
@@ -191,6 +193,7 @@ def _puts(layout: Any = None, **more: Any) -> Known:
 
 _PAIRED = {"input1": 0, "input2": 1, "anchor": 0, "positive": 1, "negative": 2, "var": 2}
 _LOOKED_UP = Known(indexing.looked_up)
+_BAGGED = Known(indexing.bagged, by_index=by_index.bagged)
 _INSTANCE_NORM = Known(places.in_front(0))
 # Names, or a function where others of its name take other arguments.
 _TABLE: tuple[tuple[Any, Known], ...] = (
@@ -217,9 +220,9 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("fused_moving_avg_obs_fake_quant", Known(keeps_samples, couples=True)),
     ("nonzero", Known(by_index=by_index.where_true)),
     ("copy_", Known(in_slots(aligned_right, 1), heeds="source")),  # base.copy_(source): base lies as the source does
-    # What takes nothing but dtype and device from its tensor.
+    # What takes nothing but shape, dtype and device from its tensors.
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
-    ("rand_like randn_like randint_like", Known(heeds="none")),
+    ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
     ("linear", Known(products.linear, rules.linear, claims=True, tapped=True, features=2)),
     ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True)),
@@ -238,7 +241,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("linalg_solve", Known(products.solved)),
     ("tensordot", Known(products.contracted)),
     ("scaled_dot_product_attention", Known(places.attention, random=True)),
-    ("lstm gru rnn_tanh rnn_relu", Known(places.recurrent, by_index=by_index.unpacked, heeds="elements", random=True)),
+    (
+        "lstm gru rnn_tanh rnn_relu",
+        Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="floats", random=True),
+    ),
     ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *(
@@ -264,7 +270,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     # The batch in front.
     (_IN_FRONT, Known(places.in_front(0))),
     ("grid_sample max_unpool1d max_unpool2d max_unpool3d", Known(places.in_front(0, 1))),
-    ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1))),
+    ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1), recurrent.cells)),
     ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
@@ -347,7 +353,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("take_along_dim", _picks(untouched(2, slots=(0, 1)), slots={"indices": 1})),
     ("embedding", _LOOKED_UP),
     (F.embedding, replace(_LOOKED_UP, rows=rules.embedding, claims=True)),
-    ("embedding_bag", Known(indexing.bagged, by_index=by_index.bagged)),
+    ("embedding_bag", _BAGGED),
+    (torch.embedding_bag, replace(_BAGGED, rows=bags.embedding_bag)),
     (
         "scatter scatter_ scatter_add scatter_add_ scatter_reduce",
         _puts(untouched(1, slots=(0, 2, 3)), slots={"index": 2, "src": 3}),

@@ -124,10 +124,10 @@ class Summed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(4))
-        self.layer = nn.GRU(4, 4, batch_first=True)
+        self.centres = nn.Parameter(torch.rand(3, 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x[:, None])[0].sum((1, 2))[:, None]
+        return torch.cdist(x, self.centres).sum(1, keepdim=True)
 
 
 @pytest.mark.filterwarnings("ignore")

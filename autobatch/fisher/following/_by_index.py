@@ -119,13 +119,19 @@ def unpacked(rows: Rows) -> Found:
     """Follow samples through a function of packed (data, batch sizes, ...): rows go by steps, then by samples."""
     args = rows.args
     samples, sizes = rows.along(args[0], 0), args[1] if len(args) > 1 else None
-    if len(rows.slots) != 1 or samples is None or not isinstance(sizes, Tensor):
+    if samples is None or not isinstance(sizes, Tensor):
         return None
     if sizes.ndim != 1 or sizes.is_floating_point() or int(sizes.sum()) != len(samples):
         return None  # not packed
     first = samples[: int(sizes[0])]
     if rows.call.name == "_pad_packed_sequence":
         return (0 if args[2] else 1, first) if rows.index == 0 else None
+    if any(slot not in {0, 2} for slot in rows.slots):
+        return None
+    for state in [args[2]] if isinstance(args[2], Tensor) else args[2]:
+        own = rows.along(state, 1)
+        if (id(state) in rows.layouts) and (own is None or not torch.equal(own, first)):
+            return None
     return (0, samples) if rows.index == 0 else (1, first)
 
 

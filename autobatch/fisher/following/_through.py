@@ -122,8 +122,8 @@ class Through:
     def _heeded(self, index: int) -> list[_Carrier]:
         """Return the arguments whose samples matter for an output."""
         found, heeds = self._carriers, self._call.known.heeds
-        if heeds == "none":
-            return []
+        if heeds in {"none", "floats"}:
+            return [each for each in found if heeds == "floats" and each.tensor.is_floating_point()]
         if heeds == "first":
             return [each for each in found if each.slot == 0]
         if heeds == "each":

@@ -246,6 +246,36 @@ def test_recurrent_layers_that_take_steps_first(steps: int) -> None:
         probed(First(), randn(steps, 4, C)).gram()
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_that_a_recurrent_layer_begins_with(kind: type[nn.Module], packed: bool) -> None:
+    """Each sample's own is right, another's is refused, and one of all samples is noted."""
+
+    class Begun(nn.Module):
+        def __init__(self, pick: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.first, self.layer, self.head = nn.Linear(C, 5), kind(C, 5, batch_first=True), nn.Linear(5, 3)
+            self.pick = pick
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = self.pick(torch.tanh(self.first(x[:, 0]))).unsqueeze(0).contiguous()
+            given = x
+            if packed:
+                lengths = torch.tensor([2, 3, 1, 3])
+                given = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            last = self.layer(given, (state, state) if kind is nn.LSTM else state)[1]
+            return self.head((last[0] if kind is nn.LSTM else last)[-1])
+
+    x = randn(4, 3, C)
+    assert_right(Begun(lambda h: h).double(), x)
+    for other in (lambda h: h.flip(0), lambda h: h[[1, 0, 3, 2]]):
+        with pytest.raises(MeasureError, match=r"module 'layer'"):
+            probed(Begun(other).double(), x).gram()
+    if not packed:
+        probe = probed(Begun(lambda h: h.mean(0, keepdim=True).expand(4, -1)).double(), x)
+        assert probe.spectrum().bn == "rows"
+
+
 # -- functions of one's own -------------------------------------------------------------------------------------------
 
 

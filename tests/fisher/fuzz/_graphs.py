@@ -340,13 +340,37 @@ def _recurrent(m: Graph, value: Value) -> Value | None:
     x = value.tensor
     if x.ndim != 3 or value.dim not in {0, 1}:
         return None
+    kind, gates = m.draw.choice((("gru", 3), ("lstm", 4), ("rnn_tanh", 1), ("rnn_relu", 1)))
     hidden, width, b = m.size(), x.shape[-1], x.shape[value.dim]
-    weights = [m.parameter(3 * hidden, width), m.parameter(3 * hidden, hidden)]
-    state = torch.zeros(1, b, hidden, dtype=x.dtype)
+    layers, directions, biases = m.draw.choice((1, 1, 2)), m.draw.choice((1, 1, 2)), m.draw.random() < 0.3
+    weights = []
+    for place in range(layers * directions):
+        inputs = width if place < directions else directions * hidden
+        weights += [m.parameter(gates * hidden, inputs), m.parameter(gates * hidden, hidden)]
+        weights += [m.parameter(gates * hidden) for _ in range(2 if biases else 0)]
+    states = [torch.zeros(layers * directions, b, hidden, dtype=x.dtype) for _ in range(2 if kind == "lstm" else 1)]
     if m.draw.random() < 0.3:
-        state = m.parameter(1, 1, hidden).expand(-1, b, -1).contiguous()
-    output, last = torch.gru(x, state, weights, False, 1, 0.0, True, False, value.dim == 0)
-    return _same(value, output) if m.draw.random() < 0.6 else Value(last, 1)
+        states = [m.parameter(len(state), 1, hidden).expand(-1, b, -1).contiguous() for state in states]
+    state = states if kind == "lstm" else states[0]
+    rest = (biases, layers, 0.0, True, directions == 2, value.dim == 0)
+    output, *last = getattr(torch, kind)(x, state, weights, *rest)
+    return _same(value, output) if m.draw.random() < 0.6 else Value(m.draw.choice(last), 1)
+
+
+def _cell(m: Graph, value: Value) -> Value | None:
+    x = value.tensor
+    if x.ndim != 2 or value.dim != 0:
+        return None
+    kind, gates = m.draw.choice((("gru_cell", 3), ("lstm_cell", 4), ("rnn_tanh_cell", 1)))
+    hidden, width = m.size(), x.shape[-1]
+    weights = [m.parameter(gates * hidden, width), m.parameter(gates * hidden, hidden), None, None]
+    if m.draw.random() < 0.5:
+        weights[2:] = [m.parameter(gates * hidden), m.parameter(gates * hidden)]
+    state = x[:, :1].tanh().expand(-1, hidden)
+    if kind == "lstm_cell":
+        found = torch.lstm_cell(x, (state, state.cos()), *weights)
+        return _same(value, m.draw.choice((found[0], found[1], found[0] + found[1])))
+    return _same(value, getattr(torch, kind)(x, state, *weights))
 
 
 def _attention(m: Graph, value: Value) -> Value | None:
@@ -680,6 +704,7 @@ LAYERS = (
         _norm,
         _channels,
         _recurrent,
+        _cell,
     ),
     *(_attention, _merged, _turned, _repeated),
 )
