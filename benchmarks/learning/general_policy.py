@@ -1,21 +1,26 @@
 """Learn a policy for any task with some data left out, and set it beside ``steer`` in real training on those.
 
     python benchmarks/learning/general_policy.py learn --without digits --out runs/learned-general
+    python benchmarks/learning/general_policy.py tables [--policy learned-general]
     python benchmarks/learning/general_policy.py run digits-mlp digits-vit [--policy learned-general] [--seeds 500-504]
     python benchmarks/learning/general_policy.py page
 
 ``learn`` searches, on surrogates of all other tasks, for departures from the rule: no surrogate that it sees was fitted
-to the tasks left out, nor to the same data with another network. ``run`` trains the policy on seeds that the runs of
-``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking turns, and appends to
-``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` prints each beside the
+to the tasks left out, nor to the same data with another network. ``tables`` plays what was learned beside the rule on
+the same surrogates, as recorded and with cost tables at and beyond the ends of those that learning draws: a step takes
+as long whatever its size, as on a large GPU, or every example as long. ``run`` trains the policy on seeds that the runs
+of ``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking turns, and appends to
+``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` sets each beside the
 rule, paired by seed, and notes the figures on the shipped card; ``run TASK --policy steer`` trains the rule on seeds
 that it has not had there. There, ``learned-general-unbounded`` is the same network with ``seen`` left out of its card,
 so that nothing is too far from what it was trained on, ``general-without-mnist`` is of ``learn --without mnist``, as
-are the others, and ``steer-whole`` is ``steer`` with ``length: 1``.
+are the others, and ``steer-whole`` is ``steer`` with ``length: 1``. The last rows are over the tasks on which it ran
+with their data left out, with the p-values of Student's and Wilcoxon's paired tests.
 """
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,12 +28,16 @@ from typing import Any
 
 import numpy as np
 
+from autobatch import CostTable, load_task
 from autobatch.control.run._files import read_lines
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn import GeneralResult, learn_general, save_general
-from autobatch.policies import load_policy_spec
+from autobatch.learn._general import SteeredArena
+from autobatch.learn._rollouts import JUDGING_SEED, Population
+from autobatch.policies import load_learned, load_policy_spec
 from autobatch.policies.learned import load_card, save_card
 from benchmarks import pages
+from benchmarks.learning.learned_growth import told_test
 from benchmarks.steering import steer
 
 RESULTS = pages.RESULTS / "learned_general"
@@ -47,6 +56,14 @@ RULE = (("steer", "steer"), ("learned_growth", "threshold"), ("learned_general",
 the third it ran beside the policy. Of a seed the last counts."""
 
 FIGURES = ("validation_loss", "test_loss", "modelled_seconds")
+
+HELD_BACK = {"as recorded": None, "as long for any size": 2.0**14, "as long for any example": 0.0}
+"""Examples that take as long as what a step takes whatever its size; None for the recorded tables."""
+
+WHY = (
+    "Losses that end lower are those of a longer training, which the rule gives for less time with length 1; the "
+    "surrogates that it was learned on know few trainings that ended early, and promised more than training gave."
+)
 
 
 def learn(without: str, out: Path, steps: int, seed: int) -> None:
@@ -77,6 +94,27 @@ def on_surrogates(result: GeneralResult) -> dict[str, list[float]]:
     return {name: [float(own.mean()), float(own.std() / math.sqrt(len(own)))] for name, own in gains.items()}
 
 
+def tables(policy: str) -> None:
+    """Print the return above the rule by cost table, with its standard error."""
+    network, card = load_learned(policy)
+    left_out = tuple((card.evaluation or {})["learning"]["without"])
+    recorded = {name: load_task(pages.ENVS / name) for name in card.training.tasks}
+    both = np.stack([np.zeros(network.flat().size), network.flat().astype(np.float64)])
+    policies, seeds = Population(both, network.sizes, "steered"), range(JUDGING_SEED, JUDGING_SEED + 1024)
+    print(pages.heading("cost table | episodes | return above the rule"))
+    for told_as, overhead in HELD_BACK.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for name, task in recorded.items():
+                seconds = {size: 1e-6 * (size + (overhead or 0.0)) for size in task.batch_sizes}
+                table = CostTable("made up", seconds, seconds, 0.0)
+                (Path(folder) / f"{name}.json").write_text(json.dumps(table.to_dict()))
+            own = None if overhead is None else folder
+            settings = SteeredSettings(tuple(recorded), start="scouts", cost_tables=own, without=left_out)
+            returns, _ = SteeredArena(settings).play(policies, seeds)
+        gain = returns[1] - returns[0]
+        print(f"| {told_as} | {gain.size} | {gain.mean():+.3f} ± {gain.std(ddof=1) / math.sqrt(gain.size):.3f} |")
+
+
 def run(tasks: Iterable[str], policy: str, seeds: Iterable[int], data_dir: Path | None) -> None:
     """Train what is missing, the tasks taking turns; runs go by the policy's name."""
     label = load_policy_spec(policy).name
@@ -90,9 +128,10 @@ def run(tasks: Iterable[str], policy: str, seeds: Iterable[int], data_dir: Path 
 
 
 def page() -> None:
-    """Print the table, and note it on the card."""
-    print(pages.heading("task | policy | seeds | validation loss, relative | test loss, relative | time, relative"))
+    """Write the table of ``docs/how-to/train-a-policy.md``, print it, and note it on the card."""
+    lines = [pages.heading("task | policy | seeds | validation loss, relative | test loss, relative | time, relative")]
     noted: dict[str, Any] = {}
+    left_out: dict[str, np.ndarray] = {}
     for path in sorted(RESULTS.glob("*.jsonl")):
         rule = [
             row
@@ -104,14 +143,38 @@ def page() -> None:
         for policy in dict.fromkeys(row["policy"] for row in rows if row["policy"] != "steer"):
             pairs = pages.paired([row for row in rows if row["policy"] == policy], rule, FIGURES)
             cells, figures = [], {"split": "unseen", "against": "steer", "seeds": list(pairs)}
-            for figure, logs in zip(FIGURES, np.array(list(pairs.values())).T, strict=True):
+            apart = np.array(list(pairs.values()))
+            if policy == with_data_left_out(path.stem):
+                left_out[path.stem] = apart
+            for figure, logs in zip(FIGURES, apart.T, strict=True):
                 cells.append(told(logs))
                 figures[figure] = [round(math.expm1(value), 4) for value in interval(logs) if math.isfinite(value)]
             noted.setdefault(path.stem, {})[policy] = figures
-            print(f"| {path.stem} | `{policy}` | {len(pairs)} | {' | '.join(cells)} |")
+            lines.append(f"| {path.stem} | `{policy}` | {len(pairs)} | {' | '.join(cells)} |")
+    pairs = np.concatenate(list(left_out.values()))
+    lines.append(over_all("all pairs", pairs))
+    lines.append(over_all("the tasks' means", np.array([logs.mean(axis=0) for logs in left_out.values()])))
+    page_of = pages.ROOT / "docs" / "how-to" / "train-a-policy.md"
+    pages.put(page_of, "benchmarks/learning/general_policy.py page", "\n".join(lines))
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {told(column)}" for name, column in zip(FIGURES, pairs.T, strict=True)
+    )
+    verdict = f"No gain over steer at its cost. On {len(left_out)} tasks left out, {len(pairs)} pairs: {figures}. {WHY}"
     card = pages.ROOT / "policies" / f"{SHIPPED}.json"
     own = load_card(card)
-    save_card(card, own.model_copy(update={"evaluation": {**(own.evaluation or {}), "real_training": noted}}))
+    evaluation = {**(own.evaluation or {}), "real_training": noted, "verdict": verdict}
+    save_card(card, own.model_copy(update={"evaluation": evaluation}))
+
+
+def with_data_left_out(task: str) -> str:
+    """Return the name of the policy that was learned without a task's data."""
+    without = next(data for data, names in DATA.items() if task in names)
+    return SHIPPED if without == "digits" else f"general-without-{without}"
+
+
+def over_all(title: str, logs: np.ndarray) -> str:
+    """Return a row of what differences over several tasks come to."""
+    return f"| {title} | with their data left out | {len(logs)} | {' | '.join(told_test(own) for own in logs.T)} |"
 
 
 def interval(logs: np.ndarray) -> tuple[float, float, float]:
@@ -138,4 +201,6 @@ if __name__ == "__main__":
         **pages.seeds("500-504"),
         **pages.DATA_DIR,
     }
-    pages.carry_out(__doc__, {"learn": (learn, learning), "run": (run, running), "page": (page, {})})
+    judging = {"--policy": {"default": SHIPPED}}
+    commands = {"learn": (learn, learning), "tables": (tables, judging), "run": (run, running), "page": (page, {})}
+    pages.carry_out(__doc__, commands)

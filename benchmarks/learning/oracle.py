@@ -9,8 +9,8 @@ loss. So that it is not paid for luck, it chooses on four fifths of each candida
 fifth of the one it chose, five times; what it chose may differ from fifth to fifth. *In the rule's time* it may only
 choose what takes no longer than ``steer`` in the mean. The first table sets it beside ``steer`` on each task: the
 difference of mean logarithms with Welch's 95 % interval, for the seeds are not the same. The second is of means over
-tasks with Student's, for it, trivial baselines and learned policies, each on the tasks that it was recorded on. Test
-losses are only told: nothing is chosen by them.
+tasks with Student's, for it, trivial baselines and learned policies, each on the tasks that it was recorded on
+(``learned-general`` as learned without the task's data). Test losses are only told: nothing is chosen by them.
 """
 
 import math
@@ -24,6 +24,7 @@ from scipy import stats
 from autobatch import BeaconLibrary
 from autobatch._artefacts import find_artefact
 from autobatch.control.run._files import read_lines
+from benchmarks.learning.general_policy import SHIPPED, with_data_left_out
 from benchmarks.pages import RESULTS, half_width, heading, relative_interval
 
 TASKS = (
@@ -121,7 +122,8 @@ def main() -> None:
             often = ", ".join(f"{one} ({chosen.count(one)})" for one in sorted(set(chosen), key=chosen.index))
             print(f"| {task} | {len(own)} | {name} | {often} | {' | '.join(apart(reached, rule))} |")
             means.setdefault(f"the oracle, {name}", []).append(reached.mean(axis=0) - rule.mean(axis=0))
-        for name, policy in (("best fixed beacon", best_fixed(task)), *((own, own) for own in (*BASELINES, *LEARNED))):
+        named = {"best fixed beacon": best_fixed(task), **{one: one for one in (*BASELINES, *LEARNED)}}
+        for name, policy in (named | {SHIPPED: with_data_left_out(task)}).items():
             if policy in own:
                 means.setdefault(name, []).append(own[policy].mean(axis=0) - rule.mean(axis=0))
     print("\n" + heading(f"beside `{RULE}` | tasks | {TITLES}"))

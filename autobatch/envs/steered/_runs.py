@@ -43,6 +43,7 @@ class SteeredRuns(Runs[SteeredSettings]):
         self._views = [CourseView(task.train_size, adaptive=task.adaptive) for task in self._tasks]
         self._gains = [LogGain(_guessing(dynamics)) for dynamics in self.dynamics]
         self._costs = [dynamics.costs(settings.cost) for dynamics in self.dynamics]
+        self._recorded = [Variation.none(*own) for own in zip(self._tasks, self._costs, strict=True)]
         longest = max(dynamics.epochs for dynamics in self.dynamics)
         self.limits = [_limits(task, costs, count) for task, costs in zip(self._tasks, self._costs, strict=True)]
         nowhere = np.zeros(count, dtype=np.int64)
@@ -145,8 +146,9 @@ class SteeredRuns(Runs[SteeredSettings]):
         """Draw an episode; return how its task varies, and the noise of its scouts."""
         settings = self.settings
         index = self._draw_task(row, generator)
-        dynamics, task = self.dynamics[index], self._tasks[index]
-        own = varied(task, self._costs[index], generator) if settings.vary else Variation.none(task, self._costs[index])
+        dynamics, own = self.dynamics[index], self._recorded[index]
+        if settings.vary:
+            own = varied(own.task, self._costs[index], generator)
         if settings.start == "random":
             size = int(generator.integers(own.lowest, own.highest + 1))
             own = replace(own, start=(size, math.log2(float(generator.choice(own.task.learning_rates)))))

@@ -62,6 +62,7 @@ class SteeredSurrogateEnv(SurrogateEnv):
     | `actions` | `"multidiscrete"` | `"multidiscrete"` or `"discrete"` |
     | `cost` | `"modelled"` | unit of cost: `"modelled"` (seconds of the cost table), `"examples"` or `"flops"` |
     | `cost_weight` | `0.05` | share of the final loss that a whole training's cost is worth |
+    | `cost_tables` | `None` | folder with a cost table of each task, `TASK.json`, in place of the libraries' |
     | `pessimism` | `0` | what the ensemble's disagreement weighs in the reward |
     | `member` | `None` | member of the ensemble: a number, `"mean"`, or `None` to draw one for each episode |
     | `noise` | `True` | whether the dynamics are noisy |

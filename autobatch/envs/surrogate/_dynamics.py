@@ -6,8 +6,9 @@ departs from what is to be expected is noise that goes with it and is forgotten 
 not predicted: they follow from the batch size.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from scipy.special import ndtr
 from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch._steps import steps_per_epoch
-from autobatch.beacons import BeaconLibrary, Branches
+from autobatch.beacons import BeaconLibrary, Branches, CostTable
 from autobatch.envs.surrogate._ensemble import OUTPUTS, Ensemble, Table, fit_ensembles
 from autobatch.envs.surrogate._epochs import Epochs, TaskRecords
 from autobatch.envs.surrogate._law import MEMORY
@@ -183,6 +184,24 @@ class Dynamics:
         """
         records = TaskRecords.of(library, branches, task)
         return cls(records, fit_together([records, *others], members)[0])
+
+    def charged_by(self, costs: CostTable) -> "Dynamics":
+        """Return the same dynamics on another kind of device, of which nothing is known but what things cost.
+
+        Args:
+            costs: its cost table.
+
+        Returns:
+            The dynamics.
+
+        Raises:
+            ConfigError: the table lacks a batch size of the ladder.
+        """
+        own = copy.copy(self)
+        own.task = replace(self.task, costs=costs)
+        own.view = ObservationView(own.task, self.library)
+        own._modelled = EpochCosts(own.task, self.library).by_rung
+        return own
 
     def costs(self, unit: str) -> Floats:
         """Return what an epoch costs at each rung of the ladder.

@@ -87,6 +87,7 @@ class SurrogateEnv(DrawnEnv):
     | `actions` | `"multidiscrete"` | action space, see above |
     | `cost` | `"modelled"` | unit of cost: `"modelled"` (seconds of the cost table), `"examples"` or `"flops"` |
     | `cost_weight` | `0.05` | quality that a whole training at the best beacon's cost is worth |
+    | `cost_tables` | `None` | folder with a cost table of each task, `TASK.json`, in place of the libraries' |
     | `pessimism` | `0` | what the ensemble's disagreement weighs in the reward |
     | `member` | `None` | member of the ensemble: a number, `"mean"`, or `None` to draw one for each episode |
     | `noise` | `True` | whether the dynamics are noisy |

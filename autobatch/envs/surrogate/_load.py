@@ -1,12 +1,13 @@
 """Loading the dynamics of a task by name: fitted to it and to all tasks that are trained by the same optimizer."""
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
 from autobatch._artefacts import artefact_names, find_artefact, holds_beacons
-from autobatch._errors import AutoBatchError
+from autobatch._errors import AutoBatchError, ConfigError
 from autobatch._files import seen_in
-from autobatch.beacons import BeaconLibrary, Branches, holds_branches
+from autobatch.beacons import BeaconLibrary, Branches, CostTable, holds_branches
 from autobatch.envs.surrogate._dynamics import Dynamics, fit_together
 from autobatch.envs.surrogate._ensemble import Ensemble
 from autobatch.envs.surrogate._epochs import TaskRecords
@@ -50,6 +51,26 @@ def load_steered(env: str | Path, without: tuple[str, ...] = ()) -> Dynamics:
         LibraryError: there are no beacons; the message says how to record them.
     """
     return _of(env, steered=True, without=without)
+
+
+def cost_table(folder: Path, task: str) -> CostTable:
+    """Read the cost table of a task from a folder that has one of each, as ``CostTable.to_dict`` gives it.
+
+    Args:
+        folder: the folder.
+        task: the task's name; its table is ``TASK.json``.
+
+    Returns:
+        The table.
+
+    Raises:
+        ConfigError: it is missing or damaged; the message names it.
+    """
+    path = folder / f"{task}.json"
+    try:
+        return CostTable.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(f"cost_tables: {path}: expected the cost table of '{task}' there: {error}") from None
 
 
 def alike(

@@ -20,6 +20,7 @@ class SurrogateArguments(TypedDict, total=False):
     actions: str
     cost: str
     cost_weight: float
+    cost_tables: str | Path | None
     pessimism: float
     member: int | str | None
     noise: bool
@@ -42,6 +43,7 @@ class SurrogateSettings:
         actions: ``"multidiscrete"`` or ``"discrete"``.
         cost: unit of cost, ``"modelled"``, ``"examples"`` or ``"flops"``.
         cost_weight: what a whole training's cost weighs in the reward.
+        cost_tables: folder with a cost table of each task, ``TASK.json``; None for those of the libraries.
         pessimism: what the disagreement of the ensemble weighs in the reward.
         member: member of the ensemble; ``"mean"``, their average; None, one drawn for each episode.
         noise: whether the dynamics are noisy, as trainings are.
@@ -54,6 +56,7 @@ class SurrogateSettings:
     actions: str = "multidiscrete"
     cost: str = "modelled"
     cost_weight: float = WEIGHT
+    cost_tables: str | Path | None = None
     pessimism: float = 0.0
     member: int | str | None = None
     noise: bool = True
@@ -81,6 +84,9 @@ class SurrogateSettings:
             raise ConfigError(
                 f"member: expected None (drawn for each episode), 'mean', or a whole number from 0, got {member!r}"
             )
+        tables = self.cost_tables
+        if tables is not None and not (isinstance(tables, str | Path) and str(tables)):
+            raise ConfigError(f"cost_tables: expected a folder that has TASK.json for each task, got {tables!r}")
         check_flags(noise=self.noise)
 
 

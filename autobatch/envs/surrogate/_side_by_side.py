@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from autobatch._arrays import Floats
 from autobatch._errors import ConfigError
 from autobatch.envs.surrogate._dynamics import Dynamics
+from autobatch.envs.surrogate._load import cost_table
 from autobatch.envs.surrogate._settings import SurrogateSettings
 
 Flags = NDArray[np.bool_]
@@ -54,7 +56,7 @@ class Runs(ABC, Generic[SettingsT]):
         member: each run's member of the ensemble.
 
     Raises:
-        ConfigError: a task has no such member of the ensemble.
+        ConfigError: a task has no such member of the ensemble, or no sound cost table where a folder of some is named.
     """
 
     size: int
@@ -120,6 +122,8 @@ class Runs(ABC, Generic[SettingsT]):
 
     def _loaded(self) -> list[Dynamics]:
         found, member = [self._load(env, self.settings) for env in self.settings.envs], self.settings.member
+        if (tables := self.settings.cost_tables) is not None:
+            found = [own.charged_by(cost_table(Path(tables), own.task.name)) for own in found]
         for env, dynamics in zip(self.settings.envs, found, strict=True):
             if isinstance(member, int) and member >= dynamics.members:
                 raise ConfigError(f"member: {env!r} has members 0 to {dynamics.members - 1}, got {member}")

@@ -5,6 +5,7 @@ chosen stands what the rule of ``steer`` would choose from here.
 """
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -30,6 +31,7 @@ _AN_EPOCH_LATER = 1.0 / (1.0 - SteerParameters().decay)
 """Epochs by which training ends later where the rate begins to fall an epoch later."""
 
 
+@cache
 def rule_plan(epochs: int) -> Plan:
     """Return when the rule lets the rate fall and training end, where no scout says otherwise.
 

@@ -1,14 +1,19 @@
 """Surrogate dynamics against the dynamics that made the trainings."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from autobatch import AutoBatchError, LibraryError
+from autobatch import AutoBatchError, ConfigError, CostTable, LibraryError
 from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
-from autobatch.envs.surrogate import TaskRecords, _ensemble, load_dynamics, tabulate
+from autobatch.envs import SteeredSurrogateEnv, SurrogateEnv
+from autobatch.envs.steered import _runs as _steered_runs
+from autobatch.envs.surrogate import TaskRecords, _ensemble, _runs, load_dynamics, tabulate
 from autobatch.envs.surrogate._dynamics import Dynamics
 from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
 from autobatch.policies import PolicySpec
@@ -106,6 +111,43 @@ def test_costs_follow_from_the_batch_size(dynamics: Dynamics) -> None:
     assert dynamics.reference("modelled") == pytest.approx(COSTS.training_seconds(32, EPOCHS * TRAIN_SIZE / 32, EPOCHS))
     with pytest.raises(AutoBatchError, match="not 'measured'"):
         dynamics.costs("measured")
+
+
+def test_any_cost_table_will_do_and_changes_nothing_else(
+    dynamics: Dynamics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = CostTable("cuda", dict.fromkeys(SIZES, 0.001), dict.fromkeys(SIZES, 0.002), 0.0)
+    (tmp_path / f"{dynamics.task.name}.json").write_text(json.dumps(flat.to_dict()))
+    monkeypatch.setattr(_runs, "load_dynamics", lambda env: dynamics)
+    monkeypatch.setattr(_steered_runs, "load_steered", lambda env, without: dynamics)
+    for kind in (SurrogateEnv, SteeredSurrogateEnv):
+        envs = [kind("own"), kind("own", cost_tables=str(tmp_path))]
+        for env in envs:
+            env.reset(seed=1)
+        action = np.zeros(len(envs[0].action_space.nvec), dtype=np.int64)
+        (here, _, _, _, told), (there, _, _, _, gpu) = (env.step(action) for env in envs)
+        assert gpu["cost"] == pytest.approx(0.001 * TRAIN_SIZE / 8)
+        assert told["cost"] != gpu["cost"]
+        assert told["score"] == gpu["score"]
+        assert (here != there).any(), "what an epoch costs is part of the view"
+    assert dynamics.costs("modelled").tolist() != [0.001 * TRAIN_SIZE / size for size in SIZES], "the first as it was"
+    with pytest.raises(ConfigError, match="has no batch size 8"):
+        dynamics.charged_by(CostTable("cuda", {32: 0.001}, {32: 0.002}, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(None, "No such file"), ("{", "expected the cost table of"), ('{"device": "cuda"}', "damaged"), ("[]", "damaged")],
+)
+def test_a_cost_table_that_cannot_be_read_is_named(
+    dynamics: Dynamics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, told: str
+) -> None:
+    monkeypatch.setattr(_runs, "load_dynamics", lambda env: dynamics)
+    path = tmp_path / f"{dynamics.task.name}.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=f"^cost_tables: {re.escape(str(path))}: .*{told}"):
+        SurrogateEnv("own", cost_tables=tmp_path)
 
 
 def test_fitting_again_gives_the_same(library, dynamics: Dynamics) -> None:

@@ -163,6 +163,8 @@ def test_it_says_what_it_needs() -> None:
         ({"cost": "measured"}, "cost: the surrogate trains nothing"),
         ({"cost": "euros"}, "cost: no unit is called 'euros'"),
         ({"cost_weight": -1.0}, "cost_weight: expected a finite number"),
+        ({"cost_tables": 3}, "cost_tables: expected a folder"),
+        ({"cost_tables": ""}, "cost_tables: expected a folder"),
         ({"cost_weight": "much"}, "cost_weight: expected a finite number"),
         ({"pessimism": float("nan")}, "pessimism: expected a finite number"),
         ({"member": 3}, "member: 'short' has members 0 to 2, got 3"),
