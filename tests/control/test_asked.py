@@ -144,6 +144,21 @@ def test_of_steps_that_take_a_backward_pass_for_each_sample_fewer_are_asked_for(
     assert resumed.samples == [BY_SAMPLE]
 
 
+def test_of_a_recurrent_layer_as_many_are_asked_for_as_of_others() -> None:
+    class Recurrent(Summed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x[:, None])[0].sum((1, 2))[:, None]
+
+    loop = Loop(MeasureAtInterval(50), Recurrent())
+    loop.epoch()
+    loop.epoch()
+    assert loop.samples == [1, WANTED]
+
+
 @pytest.mark.parametrize("cut", [0, 1, 4, 9])
 def test_it_goes_on_in_the_middle_of_an_asked_period(cut: int) -> None:
     whole = Loop(MeasureAtInterval(50)).train()

@@ -105,6 +105,28 @@ def test_weights_that_are_frozen_in_part(kind: type[nn.Module], trained: str) ->
     assert measured(model, randn(B, T, C)) < 1e-12
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_projection_alone(steps: int) -> None:
+    """Of which the only step's cell state knows nothing."""
+    layer = nn.LSTM(C, H, proj_size=2, batch_first=True)
+    model = Model(lambda m, x: m.layer(x)[0].flatten(1) + m.layer(x)[1][1].sum((0, 2))[:, None], layer=layer)
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name == "weight_hr_l0")
+    assert measured(model, randn(B, steps, C)) < 1e-12
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell])
+def test_a_cell_s_state_that_is_changed_in_place(cell: type[nn.Module]) -> None:
+    def run(m: Model, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = m.cell(step, state)
+            (state[0] if isinstance(state, tuple) else state).mul_(1.5)
+        return torch.cat(state, 1) if isinstance(state, tuple) else state
+
+    assert measured(Model(run, cell=cell(C, H)), randn(B, T, C)) < 1e-12
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_an_output_that_is_changed_in_place(layers: int) -> None:
     def run(m: Model, x: Tensor) -> Tensor:

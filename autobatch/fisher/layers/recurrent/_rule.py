@@ -157,7 +157,8 @@ def _owed(
 
         return [Contribution(weight, maker(key), index) for key, weight in used.items()]
 
-    return [contribution for index in range(len(call.outputs)) for contribution in of(index)]
+    indices = [index for index, output in enumerate(call.outputs) if output.requires_grad]
+    return [contribution for index in indices for contribution in of(index)]
 
 
 def _leads_to(output: Tensor, other: Tensor) -> bool:
@@ -165,7 +166,7 @@ def _leads_to(output: Tensor, other: Tensor) -> bool:
     target: Any = other.grad_fn
     waiting: list[Any] = [output.grad_fn]
     seen: set[Any] = set(waiting)
-    while waiting and target is not None:
+    while waiting and output.requires_grad and other.requires_grad:
         for parent, number in waiting.pop().next_functions:
             if parent is target and number == other.output_nr:
                 return True
