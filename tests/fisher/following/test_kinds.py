@@ -539,6 +539,7 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "multi-dot": lambda h: torch.linalg.multi_dot([h, torch.ones(C, C).to(h), torch.eye(C).to(h)]) * h,
     "inner": lambda h: torch.inner(h, torch.ones(C, C).to(h).tril()),
     "inner-of-numbers": lambda h: torch.inner(torch.ones(C, C).to(h).tril(), h).T,
+    "inner-by-rows": lambda h: torch.linalg.vecdot(h, h.sin()).unsqueeze(1) * h,
     "norm-of-power": lambda h: h / (h.norm(3, 1, keepdim=True) + 1),
     "by-axis": lambda h: h - torch.mean(h, axis=1, keepdims=True),
     "repeated-index": lambda h: h[torch.arange(len(h))[:, None], torch.tensor([0, 0, 1, 2, 3, 4])],
