@@ -191,6 +191,11 @@ def _puts(layout: Any = None, **more: Any) -> Known:
     return Known(layout, by_index=by_index.scattered, heeds="rows", **more)
 
 
+def _alone(_: Any) -> int:
+    """Say that samples are the only thing that is summed over."""
+    return 0
+
+
 _PAIRED = {"input1": 0, "input2": 1, "anchor": 0, "positive": 1, "negative": 2, "var": 2}
 _LOOKED_UP = Known(indexing.looked_up)
 _BAGGED = Known(indexing.bagged, by_index=by_index.bagged)
@@ -225,17 +230,18 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
     ("linear", Known(products.linear, rules.linear, claims=True, tapped=True, features=2)),
-    ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True)),
+    ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True, sums=_alone)),
     ("mm", Known(products.matmul, rules.matmul, claims=True, slots={"mat2": 1})),
-    ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True)),
+    ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True, sums=_alone)),
+    ("dot vdot", Known(lambda _: WHOLE, sums=_alone)),
     ("addmm", Known(products.products_added, rules.addmm, claims=True, slots={"mat1": 1, "mat2": 2})),
     ("bmm", Known(products.matmul, slots={"mat2": 1})),
     ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
     ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
-    ("einsum", Known(products.einsum, rules.einsum)),
+    ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
     ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
-    ("inner", Known(products.inner)),
+    ("inner", Known(products.inner, sums=_alone)),
     ("cdist", Known(products.distances)),
     ("linalg_multi_dot", Known(products.chained)),
     ("linalg_solve", Known(products.solved)),
@@ -294,7 +300,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("cross", Known(untouched(2, slots=(0, 1)))),
     ("renorm", Known(places.slices_scaled)),
     ("pad", Known(places.padded)),
-    ("cosine_similarity", Known(places.compared)),
+    ("cosine_similarity", Known(places.compared(1))),
+    ("linalg_vecdot", Known(places.compared(-1))),
     ("pairwise_distance", Known(places.compared_last)),
     (_MATRICES, Known(places.before_features(2, 0))),
     ("linalg_solve_triangular", Known(places.triangular)),
@@ -308,7 +315,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
         Known(places.loss("rows"), sums=places.among_losses("rows")),
     ),
     (_VECTOR_LOSSES, Known(places.loss("vectors"), sums=places.among_losses("vectors"), slots=_PAIRED)),
-    ("ctc_loss", Known(places.timed_loss, sums=lambda _: 0)),
+    ("ctc_loss", Known(places.timed_loss, sums=_alone)),
     # Shapes.
     ("reshape view flatten", _picks(shapes.reshaped, additive="linear")),
     ("unflatten ravel", _picks(shapes.reshaped)),

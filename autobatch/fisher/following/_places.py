@@ -187,12 +187,16 @@ def recurrent(move: Move) -> Place:
     return 1 if move.index else (0 if move.args[8] else 1)
 
 
-def compared(move: Move) -> int | None:
-    # cosine_similarity: broadcast, then reduced along one dimension.
-    ndim = max(tensor.ndim for tensor in move.tensors)
-    along = int(move.argument(2, "dim", 1)) % ndim
-    dim = move.dim + ndim - move.source.ndim
-    return None if dim == along else dim - (dim > along)
+def compared(default: int) -> Rule:
+    """Return the rule of functions that broadcast two tensors and reduce along one dimension."""
+
+    def rule(move: Move) -> int | None:
+        ndim = max(tensor.ndim for tensor in move.tensors)
+        along = int(move.argument(2, "dim", default)) % ndim
+        dim = move.dim + ndim - move.source.ndim
+        return None if dim == along else dim - (dim > along)
+
+    return rule
 
 
 def compared_last(move: Move) -> int | None:
