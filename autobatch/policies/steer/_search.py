@@ -111,14 +111,18 @@ def plan_scouts(
 
 def _affordable(task: TaskInfo, epochs: int) -> int:
     """Return how many scouts a training can have: losers may take a third, all two fifths where none may go on."""
-    if epochs % task.periods == 0:
+    if _goes_on(task, epochs):
         return task.epochs // (3 * epochs) + 1  # the one that goes on costs nothing
     pair = 2 if 4 * epochs <= task.epochs else 0
     return max(pair, 2 * task.epochs // (5 * epochs))
 
 
+def _goes_on(task: TaskInfo, epochs: int) -> bool:
+    return task.scouts_go_on or epochs % task.periods == 0
+
+
 def _allowed(task: TaskInfo, epochs: int) -> str:
-    return "a third" if epochs % task.periods == 0 else "two fifths"
+    return "a third" if _goes_on(task, epochs) else "two fifths"
 
 
 def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:

@@ -64,7 +64,7 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
     facts.append(("beacons", told_missing(library) if goes_on else _told_beacons(beacons, library.missing)))
     costs = known_costs(config, data=data, device=device, library=library)
     config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
-    info = info_of(config, data, costs.table)
+    info = replace(info_of(config, data, costs.table), scouts_go_on=True)
     policy.reset(info, beacons)
     epochs, plan = planned_epochs(policy, info), None
     if goes_on is not None and isinstance(policy, BeaconFollowPolicy):

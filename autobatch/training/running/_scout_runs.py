@@ -47,7 +47,7 @@ def train_scouts(
         The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
     """
     ranks = Ranks(None, device)
-    task = info_of(config, data, config.costs)
+    task = replace(info_of(config, data, config.costs), scouts_go_on=True)
     policy.reset(task, library)
     plan = policy.scouts()
     for line in (told_schedule(policy, task), *([told_plan(plan, task)] if not plan.configurations else ())):
