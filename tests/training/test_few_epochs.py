@@ -146,7 +146,7 @@ def told(view: Any) -> str:
 def test_it_is_told_in_epochs(whole: Path) -> None:
     record = read_run(whole)
     words = told(story(record, figures=True))
-    assert "the best of 2 scouts after 0.5 epochs" in words
+    assert "the best of 3 scouts after 0.5 epochs" in words
     assert "Epochs 0 to 1: batch size 32" in words
     assert "finished after 3 epochs" in words
     lines = "\n".join(RunLines().new(record, 0.0))
