@@ -394,7 +394,7 @@ class SteerPolicy:
     def _look(self, observation: Observation) -> None:
         """Hasten the end where what is validated has only got worse for a while."""
         task, epoch = self._known_task(), observation.epoch
-        if epoch % task.periods:  # within an epoch the figures are still those of the one before
+        if epoch % task.periods:  # a loop of somebody's own has validated at the ends of epochs alone
             return
         self._validated.take(observation)
         if self._hastened is not None or not self.parameters.patience:
