@@ -212,7 +212,7 @@ def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     decision = chapter.decision
     when = "from here"
     if chapter.epochs:
-        parts = any(not isinstance(row.epoch, int) for row in chapter.epochs)
+        parts = any(not isinstance(epoch, int) for epoch in (decision.epoch, *(row.epoch for row in chapter.epochs)))
         when = epochs_words(decision.epoch if parts else chapter.epochs[0].epoch, chapter.epochs[-1].epoch)
     size, rate = f"batch size {decision.batch_size}", f"base rate {decision.lr:g}"
     if before is not None and before.batch_size != decision.batch_size:

@@ -1,6 +1,7 @@
 """The end of a run as a person judges it: figures beside the beacons', what was decided, a verdict, what to do next."""
 
 import shlex
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from autobatch.report._words import (
     percent_words,
     seconds_words,
 )
-from autobatch.training import Summary
+from autobatch.training import EpochRow, Summary
 
 
 def summary_view(record: RunRecord) -> RenderableType:
@@ -157,7 +158,7 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("Ended", f"by the policy, after {summary.epochs} of {record.config.task.epochs} epochs{spared}"))
     if unlearnt := _unlearnt_words(summary):
         facts.append(("Learnt", unlearnt))
-    facts.append(("Measuring", _measuring_words(summary)))
+    facts.append(("Measuring", _measuring_words(summary, rows)))
     if summary.samples:
         facts.append(("Position", f"{record.position_after(rows[-1].epoch)} at the end"))
     return facts
@@ -229,8 +230,8 @@ def _unlearnt_words(summary: Summary) -> str:
     )
 
 
-def _measuring_words(summary: Summary) -> str:
-    """Return in a clause what measuring took."""
+def _measuring_words(summary: Summary, rows: Sequence[EpochRow]) -> str:
+    """Return in a clause what measuring took, in scouts and forks that lost too."""
     if not summary.samples:
         return "nothing was measured"
     modelled = ""
@@ -241,9 +242,10 @@ def _measuring_words(summary: Summary) -> str:
         )
         if summary.measuring_share_modelled > 1.2 * summary.measuring_budget:
             modelled += " (a few steps an epoch, and those that the policy asks for, are measured whatever that takes)"
+    epochs = summary.examples * rows[-1].epoch / rows[-1].examples
     return (
         f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "
-        f"{summary.samples / max(summary.epochs, 1):.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "
+        f"{summary.samples / epochs:.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "
         f"{100 * summary.measuring_share:.1f} % of the time{modelled}"
     )
 

@@ -29,8 +29,10 @@ def percent_words(share: float | None) -> str:
 
 
 def loss_words(loss: float | None) -> str:
-    """Return a loss with four decimals; ``-`` where it is not known."""
-    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else "-"
+    """Return a loss with four decimals, one beyond 10,000 as ``4.3e+31``; ``-`` where it is not known."""
+    if loss is None or not math.isfinite(loss):
+        return "-"
+    return f"{loss:.4f}" if abs(loss) < 1e4 else f"{loss:.2g}"
 
 
 def count_words(count: float | None) -> str:

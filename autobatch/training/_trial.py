@@ -224,9 +224,10 @@ def _controller(
 
 def _measured_steps(config: RunConfig, costs: CostTable | None) -> MeasuringPlan:
     measuring = config.task.measuring
+    floor = max(1, round(measuring.floor / config.periods))  # of an epoch, each period its share
     if not config.measure:
         return MeasureAsked()
     if config.recording:
-        return MeasureAtInterval(measuring.interval, measuring.floor)
+        return MeasureAtInterval(measuring.interval, floor)
     assert costs is not None
-    return MeasureWithinBudget(measuring.budget, costs, interval=measuring.interval, floor=measuring.floor)
+    return MeasureWithinBudget(measuring.budget, costs, interval=measuring.interval, floor=floor)

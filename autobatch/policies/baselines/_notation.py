@@ -57,7 +57,8 @@ def notation(values: Sequence[float], ends: Sequence[float], suffix: str = "") -
     """
     entries = [(0.0, values[0])] if values else []
     entries += [(end, after) for (before, after), end in zip(pairwise(values), ends, strict=False) if after != before]
-    return " ".join(f"{start:.10g}{suffix if start else ''}:{value:g}" for start, value in entries)
+    told = "{:.4g}" if suffix else "{:.10g}"
+    return " ".join(f"{told.format(start)}{suffix if start else ''}:{value:g}" for start, value in entries)
 
 
 def problem_of(starts: Iterable[str], sizes: Sequence[int]) -> str | None:

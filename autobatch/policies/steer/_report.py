@@ -125,7 +125,8 @@ class ScoutReport:
         lines += [self.note] if self.note and self.trained else []
         tried = {one.scout.lr for one in self.trained}
         if left := [f"{rate:g}" for rate in self.learning_rates if tried and rate not in tried]:
-            lines.append(f"not tried: {', '.join(left)}, as scouts go to where the loss falls")
+            why = ", as scouts go to where the loss falls" if len(tried) > 2 else ""
+            lines.append(f"not tried: {', '.join(left)}{why}")
         lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]
         return "\n".join(lines).rstrip()
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from typing import Any
@@ -125,6 +125,7 @@ class ScoutCell(LoopCell):
         self._optimizer: Optimizer | None = None
         self.within: dict[str, Any] | None = None
         self._then: Any = None
+        self._names: Set[str] = frozenset()
 
     @property
     def configuration(self) -> tuple[int, float]:
@@ -136,14 +137,22 @@ class ScoutCell(LoopCell):
         """Whether the scout has come to its end, soundly or not."""
         return self.whole or self.ended is not None
 
-    @property
-    def resumable(self) -> bool:
-        """Whether a training can go on where the scout ended.
+    def state(self, returned: object) -> Any:
+        """Return what the loop returned to go on from; None where it returned none, or it is not of the scout's end.
 
-        Not where that was within an epoch and batches were fetched ahead, or the loop has trained on or moved its own
-        rate since, as a scheduler does at an epoch's end.
+        Where that was within an epoch, the loop took the epoch to be over: the state is of there only if no batch was
+        fetched ahead, nothing was trained or its own rate moved since, and it holds no more than model, optimizer and
+        controller. A scheduler or an average of the weights may have gone on.
         """
-        return self.whole and (len(self.rows) % self._periods == 0 or self.within is not None)
+        state = returned.get("state") if isinstance(returned, Mapping) and self.whole else None
+        if len(self.rows) % self._periods == 0 or state is None:
+            return state
+        known = isinstance(state, Mapping) and all(map(self._stands_still, state.values()))
+        return state if self.within is not None and known else None
+
+    def _stands_still(self, part: Any) -> bool:
+        """Whether a part of a state is that of the controller, the optimizer or the model."""
+        return isinstance(part, Mapping) and (SCOUT in part or "param_groups" in part or part.keys() == self._names)
 
     @property
     def _periods(self) -> int:
@@ -246,6 +255,7 @@ class ScoutCell(LoopCell):
         """Return what changes as soon as a loop trains on, or moves its rate."""
         assert self.model is not None
         assert self._optimizer is not None
+        self._names = self.model.state_dict().keys()
         tensors = (*self.model.parameters(), *self.model.buffers())
         rates = [group["lr"] for group in self._optimizer.param_groups]
         return [each._version for each in tensors], [float(rate) for rate in rates]

@@ -310,8 +310,7 @@ class _Scouting:
             # Its figures were in before: what its loop does after the end does not cost the scout.
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
         kept = cell.kept()
-        state = returned.get("state") if isinstance(returned, Mapping) and cell.resumable else None
-        self._folder.write(kept, state)
+        self._folder.write(kept, cell.state(returned))
         _LOGGER.info(
             "scout %s: %s", name, kept.ended or f"{kept.scout('validation_loss').trained}, {kept.seconds:.3g} s"
         )

@@ -104,8 +104,7 @@ def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
 
 
 def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
-    of = f" of {info.epochs // info.periods}" if epochs < info.epochs else ""
-    told = f"{epochs // info.periods}{of} epochs"
+    told = info.told(epochs) if epochs == info.epochs else f"{epochs // info.periods} of {info.told(info.epochs)}"
     if sizes:
         steps = sum(steps_per_epoch(info.train_size, size) for size in sizes)
         return f"{told}, {steps:,} optimizer steps at batch sizes {min(sizes)} to {max(sizes)}"

@@ -407,6 +407,7 @@ def resumable_few(
     state: Any = None,
     at_end: Callable[[torch.optim.Optimizer], object] = lambda optimizer: None,
     workers: int = 0,
+    **more: Any,
 ) -> dict[str, Any]:
     """Train on much data for two epochs; go on from a state where there is one."""
     torch.manual_seed(0)
@@ -434,8 +435,9 @@ def resumable_few(
         model.train()
         at_end(optimizer)
         controller.end_epoch(val_loss=loss)
-    states = {"model": model, "optimizer": optimizer, "controller": controller}
-    return {"steps": steps, "model": model, "state": {name: each.state_dict() for name, each in states.items()}}
+    states: dict[str, Any] = {"model": model, "optimizer": optimizer, "controller": controller}
+    kept = {name: each.state_dict() for name, each in states.items()}
+    return {"steps": steps, "model": model, "state": kept | more}
 
 
 FEW: dict[str, Any] = {
@@ -474,12 +476,14 @@ def train_on(optimizer: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"at_end": halve}, {"at_end": train_on}, {"workers": 1}], ids=["scheduler", "step", "ahead"]
+    "other",
+    [{"at_end": halve}, {"at_end": train_on}, {"workers": 1}, {"average": {"n": 1}}],
+    ids=["scheduler", "step", "ahead", "more"],
 )
 def test_a_loop_that_went_on_after_an_end_within_an_epoch_leaves_no_state(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    """A scheduler's step, a step of training and batches fetched ahead are of an epoch that was not trained."""
+    """A scheduler's step, a step of training, batches fetched ahead and what the loop keeps besides may be of later."""
     found = scout(partial(resumable_few, **other), out=tmp_path, scouts=2, **FEW)
     assert found.winner is not None
     assert found.state is None
