@@ -95,7 +95,7 @@ def train_policy(
 
         autobatch train-policy --env all --actions steered --out runs/general
 
-        autobatch train-policy --env mnist10k-mlp --on train --begin learned-general --jobs 2 --steps 8000
+        autobatch train-policy --env mnist10k-mlp --on train --begin learned-general --jobs 2 --steps 3200
     """
     from autobatch._artefacts import find_artefact
     from autobatch.cli.learn._progress import LearningProgressBar
