@@ -7,6 +7,9 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
 
+Epochs = int | float
+"""Finished epochs: a whole number, or one with a part of an epoch where decisions are taken within epochs."""
+
 
 class Plain:
     """What a dataclass of plain values, of tuples and of others like it, has where files keep it."""
@@ -39,12 +42,12 @@ def read_back(kind: Any, value: Any) -> Any:
     """Return a value of a type as JSON had it; types that are not met below come as they are."""
     if kind is float:
         return math.nan if value is None else float(value)
-    if kind is int:
+    if kind is int or (kind == Epochs and float(value).is_integer()):
         return int(value)
     if isinstance(kind, type) and is_dataclass(kind) and issubclass(kind, Plain):
         return kind.from_dict(value)
     parts = get_args(kind)
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) is UnionType and kind != Epochs:
         return None if value is None else read_back(next(part for part in parts if part is not NoneType), value)
     if get_origin(kind) is tuple:
         kinds = [parts[0]] * len(value) if parts[1:] == (...,) else parts

@@ -1,5 +1,7 @@
 """How many steps an epoch has: what its cost and its batches go by alike."""
 
+from autobatch._plain import Epochs
+
 
 def steps_per_epoch(dataset_size: int, batch_size: int, least: int = 1) -> int:
     """Return the optimizer steps of one epoch: dataset_size / batch_size, rounded half up, at least one.
@@ -15,3 +17,17 @@ def steps_per_epoch(dataset_size: int, batch_size: int, least: int = 1) -> int:
     steps = max(1, (2 * dataset_size + batch_size) // (2 * batch_size))
     joins = steps > 1 and dataset_size - (steps - 1) * batch_size < min(least, batch_size)
     return steps - joins
+
+
+def epochs_of(periods: int, an_epoch: int) -> Epochs:
+    """Return decision periods as epochs.
+
+    Args:
+        periods: decision periods.
+        an_epoch: how many an epoch has.
+
+    Returns:
+        A whole number of epochs where it is one.
+    """
+    whole, part = divmod(periods, an_epoch)
+    return whole + part / an_epoch if part else whole

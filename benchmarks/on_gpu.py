@@ -8,8 +8,9 @@ In this order, as far as the time (`--seconds`, 480) goes; what has been done is
 figure, and a second call goes on where the first one stopped:
 
 - tests: those marked `gpu`;
-- measure: a step with F over a plain one (median of interleaved pairs) and the most memory of both, for ResNet-20 and
-  -110, ViT-tiny and the GPT at 32 to 4,096 samples, in float32, TF32 and bfloat16 under autocast;
+- measure: a step with F over a plain one (median of interleaved rounds), the weights' gradients from the library and
+  from rows of J, and the most memory of each, for ResNet-20 and -110, ViT-tiny and the GPT at 32 to 4,096 samples, in
+  float32, TF32 and bfloat16 under autocast;
 - costs: a cost table by batch size for every shipped task whose data are there (`OUT/costs/TASK.json`);
 - loop: an epoch of a run over one of a loop by hand, as in `benchmarks/speed/loop.py`;
 - runs: MNIST and CIFAR-10 at full size, `steer` beside fixed batch sizes, in turn. A run that the time cuts is gone on
@@ -25,6 +26,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,9 @@ KEPT = (
     *("seconds", "scouting_seconds", "measuring_seconds", "batch_sizes"),
 )
 """What is kept of a run's summary."""
-PAIRS = 9
+ROUNDS = 9
 PATIENCE = 4.0
-"""Seconds that the pairs of one case may take; three pairs are made in any case."""
+"""Seconds that the rounds of one case may take; three are made in any case."""
 
 
 class TimeUpError(Exception):
@@ -97,7 +99,7 @@ def figures(setting: Setting) -> Iterator[Figure]:
                 name = f"measure {network} {size} {precision}"
                 yield name, lambda case=(network, size, precision): measure(setting, *case)  # type: ignore[misc]
         if size == sizes[0]:
-            for task in ("digits-resnet8",) if setting.small else shipped_tasks():
+            for task in ("digits-mlp",) if setting.small else shipped_tasks():
                 yield f"costs {task}", lambda task=task: costs(setting, task)  # type: ignore[misc]
     for size in (16,) if setting.small else (16, 128):
         yield f"loop digits-resnet8 {size}", lambda size=size: loop(setting, size)  # type: ignore[misc]
@@ -118,6 +120,7 @@ def tests(setting: Setting) -> dict[str, Any]:
     """Run the tests that are marked ``gpu``."""
     report = setting.out / "tests.xml"
     options = ["-q", "-n", "0", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/gpu"]
+    options += ["-k", "occur_twice"] if setting.small else []
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *options], check=False, cwd=ROOT, capture_output=True, text=True
     )
@@ -147,10 +150,10 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def measure(setting: Setting, network: str, size: int, precision: str) -> dict[str, Any]:
-    """Time pairs of a plain step and one with F."""
+    """Time rounds of a plain step and those with F."""
     device, case = setting.device, CASES[network]
     inputs, targets = (part.to(device) for part in case.batch(size))
-    steps = {"plain": plain_step, "measured": ours}
+    steps = {"plain": plain_step, "measured": ours, "measured by rows": partial(ours, gradients="rows")}
     took: dict[str, list[float]] = {name: [] for name in steps}
     memory: dict[str, int] = {}
     try:
@@ -161,7 +164,7 @@ def measure(setting: Setting, network: str, size: int, precision: str) -> dict[s
                     step(inputs, targets)
                 memory[name] = most_memory(device, lambda step=step: step(inputs, targets))  # type: ignore[misc]
             begun = time.monotonic()
-            while len(took["plain"]) < (3 if time.monotonic() - begun > PATIENCE else PAIRS):
+            while len(took["plain"]) < (3 if time.monotonic() - begun > PATIENCE else ROUNDS):
                 for name, step in ready.items():
                     took[name].append(seconds(lambda step=step: step(inputs, targets), device))  # type: ignore[misc]
     except torch.OutOfMemoryError as error:
@@ -169,9 +172,17 @@ def measure(setting: Setting, network: str, size: int, precision: str) -> dict[s
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    ratios = sorted(two / one for one, two in zip(took["plain"], took["measured"], strict=True))
+    ratios = {
+        name: sorted(one / plain for plain, one in zip(took["plain"], took[name], strict=True)) for name in [*took][1:]
+    }
     middle = {name: statistics.median(some) for name, some in took.items()}
-    return {"ratio": statistics.median(ratios), "ratios": ratios, "seconds": middle, "bytes": memory}
+    return {
+        "ratio": statistics.median(ratios["measured"]),
+        "ratio_by_rows": statistics.median(ratios["measured by rows"]),
+        "ratios": ratios,
+        "seconds": middle,
+        "bytes": memory,
+    }
 
 
 def most_memory(device: torch.device, step: Callable[[], object]) -> int:
@@ -188,18 +199,19 @@ def most_memory(device: torch.device, step: Callable[[], object]) -> int:
 def costs(setting: Setting, name: str) -> dict[str, Any]:
     """Time a shipped task's cost table."""
     task = load_task(ENVS / name)
-    table = calibrate(task, load_data(task, setting.data_dir, setting.device), setting.device, task.batch_sizes)
+    sizes = task.batch_sizes[:2] if setting.small else task.batch_sizes
+    table = calibrate(task, load_data(task, setting.data_dir, setting.device), setting.device, sizes)
     folder = setting.out / "costs"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n")
-    ratio = {size: table.measuring(size) / table.training_seconds(size, 1) for size in task.batch_sizes}
-    return {"examples_per_second": {size: size / table.training_seconds(size, 1) for size in task.batch_sizes},
+    ratio = {size: table.measuring(size) / table.training_seconds(size, 1) for size in sizes}
+    return {"examples_per_second": {size: size / table.training_seconds(size, 1) for size in sizes},
             "measuring_over_step": ratio}  # fmt: skip
 
 
 def loop(setting: Setting, size: int) -> dict[str, Any]:
     """Time epochs of a run beside those of loops by hand."""
-    task = task_of("digits", None, 3)
+    task = task_of("digits", None, 2 if setting.small else 3)
     data = load_data(task, None, setting.device)
     loops = loops_of(task, data, size, str(setting.device))
     rounds = [{name: one() for name, one in loops.items()} for _ in range(1 if setting.small else 3)]
@@ -272,10 +284,14 @@ def page(out: Path) -> None:
     print(f"{next(iter(every.values()))['device']}, torch {next(iter(every.values()))['torch']}\n")
     cases = {tuple(name.split()[1:]): one for name, one in every.items() if name.startswith("measure ")}
     precisions = [precision for precision in PRECISIONS if any(case[2] == precision for case in cases)]
-    print(heading(f"network | samples | {' | '.join(precisions)} | most memory, over a plain step's"))
+    columns = " | ".join(f"{precision}, by rows" for precision in precisions)
+    print(heading(f"network | samples | {columns} | most memory, over a plain step's"))
     for network, size in sorted({case[:2] for case in cases}, key=lambda case: (case[0], int(case[1]))):
         some = [cases.get((network, size, precision), {}) for precision in precisions]
-        told = [f"{one['ratio']:.2f}" if "ratio" in one else str(one.get("error", "-"))[:13] for one in some]
+        told = [
+            f"{one['ratio']:.2f}, {one['ratio_by_rows']:.2f}" if "ratio" in one else str(one.get("error", "-"))[:13]
+            for one in some
+        ]
         bytes_ = some[0].get("bytes", {})
         memory = f"{bytes_['measured'] / bytes_['plain']:.2f}" if bytes_.get("plain") else "-"
         print(f"| {network} | {size} | {' | '.join(told)} | {memory} |")

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from autobatch._errors import CheckpointError, ConfigError
+from autobatch._plain import Epochs
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import MeasuredStep
@@ -71,7 +72,7 @@ class Decisions:
         """Return the global batch size that batches are cut with; the loop's own where it is only advised."""
         return self._own_batch_size or self._records[number].batch_size
 
-    def decide(self, observation: Observation, *, epoch: int, example: int) -> None:
+    def decide(self, observation: Observation, *, epoch: Epochs, example: int) -> None:
         """Have the first rank's policy asked, and tell all ranks what holds from ``example`` on."""
         told = self._ranks.first_makes(partial(self._asked, observation, epoch, example))
         self._reference_batch_size = told["reference"]
@@ -173,7 +174,7 @@ class Decisions:
         before = [(own.example, number) for number, own in self._records.items() if own.example < example]
         return self._records[max(before)[1]] if before else None
 
-    def _asked(self, observation: Observation, epoch: int, example: int) -> dict[str, Any]:
+    def _asked(self, observation: Observation, epoch: Epochs, example: int) -> dict[str, Any]:
         """Ask the policy, and return what all ranks have to know of its answer, as JSON-able values."""
         asked = self._policy.decide(observation)
         if asked.lr is not None:

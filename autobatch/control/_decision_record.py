@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autobatch._plain import Plain
+from autobatch._plain import Epochs, Plain
 from autobatch.policies._protocol import Candidate
 
 
@@ -11,7 +11,7 @@ class DecisionRecord(Plain):
     """One decision of a policy, as asked and as applied.
 
     Attributes:
-        epoch: finished epochs when the decision was made; it holds from epoch ``epoch + 1`` on.
+        epoch: finished epochs when the decision was made, a part of one among them where that was within an epoch.
         progress: examples seen / examples of the whole training, in [0, 1].
         requested_batch_size: global batch size that the policy asked for.
         requested_lr: base learning rate that the policy asked for; None where it left it to the learning-rate rule.
@@ -38,7 +38,7 @@ class DecisionRecord(Plain):
         end_moved: whether that is another end than the decision before had.
     """
 
-    epoch: int
+    epoch: Epochs
     progress: float
     requested_batch_size: int
     requested_lr: float | None

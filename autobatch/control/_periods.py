@@ -49,10 +49,10 @@ class Periods:
         self._decide(example=0)
         self._record(self._account.figures)
 
-    def end_if_due(self) -> None:
-        """End a period within the epoch that is trained; called between two batches."""
+    def end_if_due(self, figures: dict[str, float] | None = None) -> None:
+        """End a period within the epoch that is trained, with figures where the loop has validated after it."""
         if self._course.finished_periods > self._account.periods and not self._course.epoch_trained:
-            self._end(None)
+            self._end(figures)
 
     def end_epoch(self, *, val_loss: float | None, val_error: float | None, train_loss: float | None) -> None:
         """End the epoch, and its last period with it; None is what the loop does not know."""
@@ -174,7 +174,7 @@ class Periods:
             batch_size=decision.batch_size,
             lr=decision.lr,
             lr_effective=applied,
-            **self._counters() | self._account.figures,
+            **self._counters() | self._account.figures | {"epoch": self._course.finished_epochs},
         )
 
     def _counters(self) -> dict[str, Any]:
@@ -198,10 +198,10 @@ class Periods:
         Where the policy has the training go back to other weights, it is asked again once that is done.
         """
         course, decisions = self._course, self._decisions
-        decisions.decide(self.observation, epoch=course.epoch, example=example)
+        decisions.decide(self.observation, epoch=course.finished_epochs, example=example)
         if self._rewinding.goes_back(decisions.best_period, decisions.back_to):
             decisions.gone_back()
-            decisions.decide(self.observation, epoch=course.epoch, example=example)
+            decisions.decide(self.observation, epoch=course.finished_epochs, example=example)
         self._log.decided(decisions.last)
         decisions.forget(course.waiting, course.next_example)
         if decisions.last.stop:

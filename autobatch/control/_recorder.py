@@ -83,7 +83,7 @@ class Recorder:
             _LOG.log(
                 told_at(advice=advice),
                 "epoch %d (%.0f %%): batch size %d, base rate %.4g: %s%s",
-                decision.epoch + 1,
+                math.floor(decision.epoch) + 1,
                 100 * decision.progress,
                 decision.batch_size,
                 decision.lr,

@@ -17,6 +17,7 @@ from autobatch.fisher._measurement import Measurement, caused
 from autobatch.fisher._spectrum import Spectrum
 from autobatch.fisher._sums import SumCheck
 from autobatch.fisher.capture import Capture, ExactCapture
+from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.following import Samples
 from autobatch.fisher.gram import (
     MAX_MEMORY,
@@ -87,8 +88,9 @@ class FisherProbe:
         samples: what a sample is, where it is not one row of the inputs: how many consecutive rows it has (two views of
             each image that come one after the other: 2), or an index tensor (n,) of integers from 0 to B - 1 that says
             which sample each of n rows belongs to (the nodes of a batch of graphs; ``torch.arange(B).repeat(2)`` for
-            two views, first all of one kind). The index may change from step to step: set ``probe.samples``. Where it
-            is said, 1 for one row, the model may be called several times before the backward pass.
+            two views, first all of one kind). Where no tensor has n rows, they may be those of a list's tensors, one
+            tensor after the other. The index may change from step to step: set ``probe.samples``. Where it is said, 1
+            for one row, the model may be called several times before the backward pass.
         batch_dim: the dimension of the inputs that ``samples`` and the batch are along, 1 for time-major data.
         params: the parameters whose gradients F is of, such as ``model.head.parameters()``; None for all that require
             gradients. The others train as ever.
@@ -360,11 +362,13 @@ class FisherProbe:
     def _measured(self, capture: Capture | ExactCapture, sink: GramSink, result: Callable[[], Tensor]) -> Measurement:
         notes = capture.notes
         try:
-            gram = result()
+            return self._put_together(notes, sink, result())
         except MeasureError as problem:
             return Measurement(notes.bn, notes.gradient_eps, problem)
         except Exception as error:
             return Measurement(notes.bn, notes.gradient_eps, caused("the Gram matrix", error))
+
+    def _put_together(self, notes: Notes, sink: GramSink, gram: Tensor) -> Measurement:
         blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(notes.gradient_eps, gram.device.type)
         with torch.no_grad():

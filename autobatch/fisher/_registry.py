@@ -18,7 +18,9 @@ from autobatch.fisher.following import _places as places
 from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
+from autobatch.fisher.layers import _bags as bags
 from autobatch.fisher.layers import _rules as rules
+from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import by_element, prelu
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
@@ -189,7 +191,14 @@ def _puts(layout: Any = None, **more: Any) -> Known:
     return Known(layout, by_index=by_index.scattered, heeds="rows", **more)
 
 
+def _alone(_: Any) -> int:
+    """Say that samples are the only thing that is summed over."""
+    return 0
+
+
+_PAIRED = {"input1": 0, "input2": 1, "anchor": 0, "positive": 1, "negative": 2, "var": 2}
 _LOOKED_UP = Known(indexing.looked_up)
+_BAGGED = Known(indexing.bagged, by_index=by_index.bagged)
 _INSTANCE_NORM = Known(places.in_front(0))
 # Names, or a function where others of its name take other arguments.
 _TABLE: tuple[tuple[Any, Known], ...] = (
@@ -216,28 +225,33 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("fused_moving_avg_obs_fake_quant", Known(keeps_samples, couples=True)),
     ("nonzero", Known(by_index=by_index.where_true)),
     ("copy_", Known(in_slots(aligned_right, 1), heeds="source")),  # base.copy_(source): base lies as the source does
-    # What takes nothing but dtype and device from its tensor.
+    # What takes nothing but shape, dtype and device from its tensors.
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
-    ("rand_like randn_like randint_like", Known(heeds="none")),
+    ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
     ("linear", Known(products.linear, rules.linear, claims=True, tapped=True, features=2)),
-    ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True)),
+    ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True, sums=_alone)),
     ("mm", Known(products.matmul, rules.matmul, claims=True, slots={"mat2": 1})),
-    ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True)),
+    ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True, sums=_alone)),
+    ("dot vdot", Known(lambda _: WHOLE, sums=_alone)),
     ("addmm", Known(products.products_added, rules.addmm, claims=True, slots={"mat1": 1, "mat2": 2})),
     ("bmm", Known(products.matmul, slots={"mat2": 1})),
     ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
     ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
-    ("einsum", Known(products.einsum, rules.einsum)),
+    ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
     ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
-    ("inner", Known(products.inner)),
+    ("inner", Known(products.inner, sums=_alone)),
     ("cdist", Known(products.distances)),
     ("linalg_multi_dot", Known(products.chained)),
     ("linalg_solve", Known(products.solved)),
     ("tensordot", Known(products.contracted)),
     ("scaled_dot_product_attention", Known(places.attention, random=True)),
-    ("lstm gru rnn_tanh rnn_relu", Known(places.recurrent, by_index=by_index.unpacked, heeds="elements", random=True)),
+    (
+        "lstm gru rnn_tanh rnn_relu",
+        Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="floats", random=True),
+    ),
+    ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *(
         (f"conv{n}d", Known(places.convolved(n, transposed=False), rules.convolution(n), tapped=True, features=n + 2))
@@ -262,13 +276,13 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     # The batch in front.
     (_IN_FRONT, Known(places.in_front(0))),
     ("grid_sample max_unpool1d max_unpool2d max_unpool3d", Known(places.in_front(0, 1))),
-    ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1))),
+    ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1), recurrent.cells)),
     ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
-    ("sum", Known(places.reduced(1), additive="linear", sums=True)),
-    ("mean", Known(places.reduced(1), additive="linear", sums=True)),
-    ("nansum", Known(places.reduced(1), sums=True)),
+    ("sum", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
+    ("mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
+    ("nansum", Known(places.reduced(1), sums=keeps_samples)),
     (_REDUCED, Known(places.reduced(1))),
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
     ("softmax log_softmax softmin _softmax _log_softmax", Known(places.normalised_along)),
@@ -286,7 +300,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("cross", Known(untouched(2, slots=(0, 1)))),
     ("renorm", Known(places.slices_scaled)),
     ("pad", Known(places.padded)),
-    ("cosine_similarity", Known(places.compared)),
+    ("cosine_similarity", Known(places.compared(1))),
+    ("linalg_vecdot", Known(places.compared(-1))),
     ("pairwise_distance", Known(places.compared_last)),
     (_MATRICES, Known(places.before_features(2, 0))),
     ("linalg_solve_triangular", Known(places.triangular)),
@@ -294,10 +309,13 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("searchsorted", Known(places.searched)),
     ("bincount", Known(lambda move: WHOLE, by_index=by_index.counted)),
     # Losses.
-    (_ITEM_LOSSES, Known(places.loss("items"), sums=True)),
-    ("cross_entropy nll_loss cross_entropy_loss nll_loss_nd", Known(places.loss("rows"), sums=True)),
-    (_VECTOR_LOSSES, Known(places.loss("vectors"), sums=True)),
-    ("ctc_loss", Known(places.timed_loss, sums=True)),
+    (_ITEM_LOSSES, Known(places.loss("items"), sums=places.among_losses("items"), slots=_PAIRED)),
+    (
+        "cross_entropy nll_loss cross_entropy_loss nll_loss_nd",
+        Known(places.loss("rows"), sums=places.among_losses("rows")),
+    ),
+    (_VECTOR_LOSSES, Known(places.loss("vectors"), sums=places.among_losses("vectors"), slots=_PAIRED)),
+    ("ctc_loss", Known(places.timed_loss, sums=_alone)),
     # Shapes.
     ("reshape view flatten", _picks(shapes.reshaped, additive="linear")),
     ("unflatten ravel", _picks(shapes.reshaped)),
@@ -342,7 +360,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("take_along_dim", _picks(untouched(2, slots=(0, 1)), slots={"indices": 1})),
     ("embedding", _LOOKED_UP),
     (F.embedding, replace(_LOOKED_UP, rows=rules.embedding, claims=True)),
-    ("embedding_bag", Known(indexing.bagged, by_index=by_index.bagged)),
+    ("embedding_bag", _BAGGED),
+    (torch.embedding_bag, replace(_BAGGED, rows=bags.embedding_bag)),
     (
         "scatter scatter_ scatter_add scatter_add_ scatter_reduce",
         _puts(untouched(1, slots=(0, 2, 3)), slots={"index": 2, "src": 3}),

@@ -41,7 +41,7 @@ class TaskInfo:
         guessing: training loss of one who guesses, log K for K classes, or of a network before its first step; None
             where it is not known.
         shares_loss: training loss of one who guesses by the classes' shares; None where it is not known.
-        periods: decision periods of an epoch; validation figures are new after the last of them.
+        periods: decision periods of an epoch; in a loop of somebody's own validation figures are new after the last.
     """
 
     name: str

@@ -3,6 +3,8 @@
 import math
 import re
 
+from autobatch._plain import Epochs
+
 _FIGURES_BEGIN = re.compile(r", (?:whose|training loss|which spares) |: [0-9.]+ % of | \((?!\d+ % sure)")
 _HOW_SURE = re.compile(r"\d[\d.e+-]* % apart")
 _BESIDE_IT = "as a scout"
@@ -23,15 +25,16 @@ def configuration(batch_size: int, lr: float | None) -> str:
     return f"s{batch_size}" if lr is None else f"s{batch_size} at lr {lr:g}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where needed, such as ``"22 epochs"``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: Epochs, noun: str) -> str:
+    """Return a number with its noun, in the plural where needed, such as ``"22 epochs"`` or ``"0.286 epochs"``."""
+    told = str(number) if isinstance(number, int) else figure(number)
+    return f"{told} {noun}" if number == 1 else f"{told} {noun}s"
 
 
 def in_epochs(number: float, periods: int) -> str:
     """Return decision periods as epochs, which have ``periods`` of them: ``"2 epochs"`` or ``"0.286 epochs"``."""
     whole, part = divmod(number, periods)
-    return f"{figure(number / periods)} epochs" if part else count(int(whole), "epoch")
+    return count(number / periods if part else int(whole), "epoch")
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
+from autobatch._plain import Epochs
 from autobatch.control import DecisionRecord
 from autobatch.control.run import (
     CONFIG,
@@ -15,9 +16,16 @@ from autobatch.control.run import (
     MEASUREMENTS,
     SUMMARY,
 )
-from autobatch.policies._wording import brief
+from autobatch.policies._wording import brief, count
 from autobatch.report._record import RunRecord, checked, read_run, scout_files, with_scouts
-from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
+from autobatch.report._words import (
+    configuration_words,
+    epoch_words,
+    loss_words,
+    percent_words,
+    position_words,
+    seconds_words,
+)
 from autobatch.training import EpochRow, load_decisions, load_epochs, load_summary
 from autobatch.training.running import load_forks, told_scout
 
@@ -91,7 +99,7 @@ class RunLines:
     """Tells a run a line at a time: every epoch once, those of its scouts too, and what begins with its reason."""
 
     def __init__(self) -> None:
-        self._shown = -1
+        self._shown: Epochs = -1
         self._scouts: dict[tuple[int, float], int] = {}
         self._scouts_ended = 0
         self._warned = False
@@ -101,7 +109,7 @@ class RunLines:
         lines = self._of_scouts(record)
         last = record.epochs[-1].epoch if record.epochs else 0
         if self._shown > last:
-            lines.append(f"the run went back to epoch {last}: it was resumed from its last checkpoint")
+            lines.append(f"the run went back to epoch {epoch_words(last)}: it was resumed from its last checkpoint")
             self._shown = last
         if self._shown < 0 and record.decisions:
             lines += _changes(record, 0)
@@ -133,12 +141,12 @@ class RunLines:
         return lines
 
 
-def epoch_line(row: EpochRow, epochs: int) -> str:
+def epoch_line(row: EpochRow, epochs: Epochs) -> str:
     """Return the line that a finished epoch is told by; ``epochs`` is the planned length of the training."""
-    width = len(str(epochs))
+    of = epoch_words(epochs)
     return (
-        f"epoch {row.epoch:{width}d}/{epochs}  batch {row.batch_size:4d}  applied lr {row.lr_effective:<10.4g}"
-        f"C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
+        f"epoch {epoch_words(row.epoch):>{len(of)}}/{of}  batch {row.batch_size:4d}  "
+        f"applied lr {row.lr_effective:<10.4g}C̄ {position_words(row.c_bar):>6}  L {position_words(row.l_cum):>6}  "
         f"train loss {loss_words(row.train_loss)}  validation loss {loss_words(row.validation_loss)}  "
         f"error {percent_words(row.validation_error):>7}  {row.seconds:6.1f} s"
     )
@@ -146,7 +154,10 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
 
 def decision_line(decision: DecisionRecord) -> str:
     """Return the line that what begins or ends is told by: it stands below one epoch and is of the next."""
-    coming = f"from epoch {decision.epoch + 1}: " if decision.epoch and not decision.stop else ""
+    coming = f"from epoch {decision.epoch + 1}: "
+    if not isinstance(decision.epoch, int):
+        coming = f"after {count(decision.epoch, 'epoch')}: "
+    coming = coming if decision.epoch and not decision.stop else ""
     return f"{coming}{brief(decision.reason)}"
 
 
@@ -169,6 +180,6 @@ def durations(rows: Sequence[EpochRow]) -> list[float]:
     return [end - begin for begin, end in zip([0.0, *ends], ends, strict=False)]
 
 
-def _changes(record: RunRecord, epoch: int) -> list[str]:
+def _changes(record: RunRecord, epoch: Epochs) -> list[str]:
     made = [one for one in record.decisions if one.epoch == epoch and (one.turn or one.stop)]
     return [f"  → {decision_line(one)}{f' ({one.limit})' if one.limit else ''}" for one in made]

@@ -3,10 +3,12 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from autobatch._errors import CheckpointError, LibraryError
 from autobatch._files import seen_in
+from autobatch._plain import Epochs
 from autobatch._ranges import check_path
 from autobatch._show import Shown
 from autobatch.beacons import BeaconLibrary
@@ -15,7 +17,7 @@ from autobatch.control.measuring import FEW, leap_words
 from autobatch.control.run import EPOCHS, SCOUTING, SCOUTS, LoopConfig, is_loop, load_loop_config, load_measurements
 from autobatch.policies import make_policy, planned_epochs, policy_kind
 from autobatch.policies._wording import count
-from autobatch.report._words import position_words
+from autobatch.report._words import epoch_words, position_words
 from autobatch.training import (
     EpochRow,
     RunConfig,
@@ -78,7 +80,7 @@ class RunRecord(Shown):
     def __repr__(self) -> str:
         done = self.epochs[-1].epoch if self.epochs else 0
         how = "" if self.summary is None else f", {self.summary.ended_early or self.summary.stopped_because}"
-        return f"<RunRecord {self.title}: epoch {done} of {self.planned_epochs}{how}>"
+        return f"<RunRecord {self.title}: epoch {epoch_words(done)} of {self.planned_epochs}{how}>"
 
     @property
     def planned_epochs(self) -> int:
@@ -87,23 +89,23 @@ class RunRecord(Shown):
         if isinstance(self.config, LoopConfig):
             return self.config.planned_epochs * planned[-1] // planned[0] if planned else self.config.planned_epochs
         if planned:
-            return planned[-1]
+            return planned[-1] // self.config.periods
         if self.scouting is not None and self.scouting.planned:
             return self.scouting.planned
         kind, task = policy_kind(self.config.policy.kind).build, self.config.task
         if not hasattr(kind, "planned_epochs") or (getattr(kind, "needs_library", False) and self.library is not None):
             return task.epochs
         policy = make_policy(self.config.policy)
-        info = run_task_info(task, train_size=1, costs=None, seed=self.config.seed)
+        info = run_task_info(task, train_size=1, costs=None, seed=self.config.seed, periods=self.config.periods)
         policy.reset(info, None)
-        return planned_epochs(policy, info)
+        return planned_epochs(policy, info) // info.periods
 
     @property
     def scouts_are_training(self) -> bool:
         """Whether its scouts are still to be compared."""
         return self.scouting is not None and self.scouting.reason is None
 
-    def position_after(self, epoch: int) -> str:
+    def position_after(self, epoch: Epochs) -> str:
         """Say where the run stood after an epoch, and where its C̄ rests on few measured steps."""
         row = next(row for row in self.epochs if row.epoch == epoch)
         few = f" (from {count(row.samples, 'measured step')} only)" if 0 < row.samples < FEW else ""
@@ -111,14 +113,13 @@ class RunRecord(Shown):
         lacking = ", both by the steps alone that the policy asked for: L lacks all before them" if asked else ""
         return f"C̄ {position_words(row.c_bar)}{few}, L {position_words(row.l_cum)}{lacking}"
 
-    def leap_in(self, epoch: int) -> str | None:
-        """Say why C̄ has leapt in an epoch; None where it has not, or nobody knows."""
-        rows = {row.epoch: row for row in self.epochs}
-        before, after = rows.get(epoch - 1), rows.get(epoch)
-        if before is None or after is None:
-            return None
-        own = [sample for sample in self.measurements if sample.epoch == epoch]
-        return leap_words(before.c_bar, after.c_bar, own)
+    def leap_before(self, epoch: Epochs) -> str | None:
+        """Say why C̄ has leapt in the epoch, or part of one, that ended so; None where it has not, or nobody knows."""
+        for before, after in pairwise(self.epochs):
+            if after.epoch == epoch:
+                own = [sample for sample in self.measurements if before.steps < sample.step <= after.steps]
+                return leap_words(before.c_bar, after.c_bar, own)
+        return None
 
     @property
     def how_to_go_on(self) -> str:
@@ -165,8 +166,8 @@ def checked(record: RunRecord) -> RunRecord:
     found = record.epochs[-1].epoch if record.epochs else 0
     if record.summary is not None and record.summary.epochs != found:
         raise CheckpointError(
-            f"{record.path / EPOCHS}: damaged: it ends with epoch {found}, and the run ended after epoch "
-            f"{record.summary.epochs}"
+            f"{record.path / EPOCHS}: damaged: it ends with epoch {epoch_words(found)}, and the run ended after epoch "
+            f"{epoch_words(record.summary.epochs)}"
         )
     return record
 

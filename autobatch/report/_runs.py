@@ -10,10 +10,11 @@ from rich.table import Table
 
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
+from autobatch._plain import Epochs
 from autobatch.control.run import CONFIG, SCOUTING, SUMMARY, summed
 from autobatch.report._record import load_config
 from autobatch.report._tables import headed
-from autobatch.report._words import loss_words, path_words, percent_words, seconds_words
+from autobatch.report._words import epoch_words, loss_words, path_words, percent_words, seconds_words
 from autobatch.training import Summary, load_epochs, load_summary
 
 STATES: Final = ("finished", "stopped", "diverged", "interrupted", "running", "damaged")
@@ -55,7 +56,7 @@ class RunFacts:
     policy: str | None
     seed: int | None
     state: str
-    epochs: int = 0
+    epochs: Epochs = 0
     planned_epochs: int | None = None
     batch_sizes: str = ""
     validation_loss: float | None = None
@@ -152,7 +153,7 @@ def runs_table(runs: Sequence[RunFacts]) -> Table:
             run.policy or "-",
             "-" if run.seed is None else str(run.seed),
             run.state,
-            f"{run.epochs}{of}",
+            f"{epoch_words(run.epochs)}{of}",
             _short(run.batch_sizes),
             loss_words(run.validation_loss),
             percent_words(run.validation_error),

@@ -18,6 +18,7 @@ from autobatch.report._record import RunRecord
 from autobatch.report._tables import headed, named_facts
 from autobatch.report._words import (
     configuration_words,
+    epoch_words,
     epochs_words,
     loss_words,
     percent_words,
@@ -26,6 +27,7 @@ from autobatch.report._words import (
     seconds_words,
 )
 from autobatch.training import EpochRow
+from autobatch.training.running import ScoutRecord
 
 SHOWN_CANDIDATES = 5
 """Candidates shown for a change, best predicted score first; the chosen one is shown in any case."""
@@ -94,9 +96,8 @@ def _opening(record: RunRecord) -> Text:
     changes = sum(decision.turn for decision in record.decisions[1:])
     alone = "no beacons, so as steer" if record.config.policy.kind == "beacon-follow" else "no beacons"
     beacons = alone if record.library is None else count(len(record.library.beacons), "beacon")
-    counts = ", ".join((
-        count(len(record.decisions), "decision"), count(changes, "change"), count(len(record.epochs), "epoch"), beacons
-    ))  # fmt: skip
+    epochs = count(record.epochs[-1].epoch if record.epochs else 0, "epoch")
+    counts = ", ".join((count(len(record.decisions), "decision"), count(changes, "change"), epochs, beacons))
     return text.append(f"\n{counts}\n", style="not bold")
 
 
@@ -173,7 +174,7 @@ def scout_rows(record: RunRecord) -> Iterator[tuple[str, ...]]:
             remark = WON if scout.record.won else f"ended early: {scout.record.ended}" if scout.record.ended else ""
         yield (
             configuration_words(scout.batch_size, scout.lr),
-            str(scout.record.epochs if scout.record is not None else len(scout.epochs)),
+            epoch_words(known.epochs if isinstance(known, ScoutRecord) else 0 if known is None else known.epoch),
             loss_words(None if known is None else known.train_loss),
             loss_words(None if known is None else known.validation_loss),
             seconds_words(None if known is None else known.seconds),
@@ -209,7 +210,10 @@ def diverged_words(record: RunRecord) -> str:
 
 def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     decision = chapter.decision
-    when = epochs_words(chapter.epochs[0].epoch, chapter.epochs[-1].epoch) if chapter.epochs else "From here"
+    when = "from here"
+    if chapter.epochs:
+        parts = any(not isinstance(row.epoch, int) for row in chapter.epochs)
+        when = epochs_words(decision.epoch if parts else chapter.epochs[0].epoch, chapter.epochs[-1].epoch)
     size, rate = f"batch size {decision.batch_size}", f"base rate {decision.lr:g}"
     if before is not None and before.batch_size != decision.batch_size:
         size = f"batch size {before.batch_size} → {decision.batch_size}"
@@ -234,8 +238,8 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
     if chapter.epochs:
         facts.add_row("Then", _then(chapter))
     for row in chapter.epochs:
-        if (leapt := record.leap_in(row.epoch)) is not None:
-            facts.add_row(f"In epoch {row.epoch}", leapt)
+        if (leapt := record.leap_before(row.epoch)) is not None:
+            facts.add_row(f"In epoch {epoch_words(row.epoch)}", leapt)
     kept = [later for later in chapter.kept if not later.stop]
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
@@ -266,9 +270,9 @@ def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
     library = record.library
     row = next((row for row in record.epochs if row.epoch == decision.epoch), None)
     if row is not None and (row.c_bar, row.l_cum) == (decision.c_bar, decision.l_cum):
-        place = f"{record.position_after(decision.epoch)} after epoch {decision.epoch}"
+        place = f"{record.position_after(decision.epoch)} after epoch {epoch_words(decision.epoch)}"
     else:  # within an epoch
-        place = f"{place_words(decision.c_bar, decision.l_cum)} in epoch {decision.epoch + 1}"
+        place = f"{place_words(decision.c_bar, decision.l_cum)} in epoch {math.floor(decision.epoch) + 1}"
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)
@@ -358,7 +362,7 @@ def _ending(record: RunRecord) -> Text:
     how = "finished" if summary.stopped_because == "finished" else f"ended early: {summary.stopped_because}"
     of = f" of {record.config.task.epochs}" if summary.ended_early else ""
     epochs = "epoch" if summary.epochs == 1 and not of else "epochs"
-    text = Text(f"The run {how} after {summary.epochs}{of} {epochs}", style="bold")
+    text = Text(f"The run {how} after {epoch_words(summary.epochs)}{of} {epochs}", style="bold")
     figures = {
         "validation loss": loss_words(summary.validation_loss),
         "validation error": percent_words(summary.validation_error),

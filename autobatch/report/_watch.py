@@ -11,13 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from autobatch._errors import LibraryError
+from autobatch._plain import Epochs
 from autobatch.beacons import BeaconLibrary, FixedResult
 from autobatch.control import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.report._follow import durations, silence_words
 from autobatch.report._record import RunRecord
 from autobatch.report._tables import named_facts
-from autobatch.report._words import configuration_words, loss_words, percent_words, position_words, seconds_words
+from autobatch.report._words import (
+    configuration_words,
+    epoch_words,
+    loss_words,
+    percent_words,
+    position_words,
+    seconds_words,
+)
 from autobatch.training import EpochRow
 
 _RECENT_EPOCHS = 5
@@ -62,7 +70,7 @@ def beacon_words(record: RunRecord) -> str | None:
     standing = f", {ahead}" if math.isfinite(own) and math.isfinite(theirs) else ""
     return (
         f"{configuration_words(best.batch_size, best.lr)}: {score.replace('_', ' ')} {words(theirs)} after epoch "
-        f"{row.epoch}, this run {words(own)}{standing}; it ended at {words(best.mean[score])}"
+        f"{epoch_words(row.epoch)}, this run {words(own)}{standing}; it ended at {words(best.mean[score])}"
     )
 
 
@@ -119,7 +127,7 @@ def _progress(record: RunRecord, silence: float) -> RenderableType:
         left = seconds_left(record, silence)
         is_silent = silence_words(record, silence) is not None
         words += "time left unknown" if is_silent else f"about {seconds_words(left)} left"
-    line.add_row(f"epoch {done}/{total}", bar, words)
+    line.add_row(f"epoch {epoch_words(done)}/{total}", bar, words)
     return line
 
 
@@ -130,7 +138,8 @@ def _scouting_words(record: RunRecord) -> str:
     name = configuration_words(scout.batch_size, scout.lr)
     more = record.scouting.more if record.scouting is not None else 0
     of = f"at most {len(record.scouts) + more}" if more else str(len(record.scouts))
-    return f"first, scout {training + 1} of {of}, {name}: epoch {len(scout.epochs)}/{most} done"
+    done = scout.epochs[-1].epoch if scout.epochs else 0
+    return f"first, scout {training + 1} of {of}, {name}: epoch {epoch_words(done)}/{epoch_words(most)} done"
 
 
 def _scouts_words(record: RunRecord) -> str:
@@ -152,7 +161,7 @@ def _epochs(rows: Sequence[EpochRow], shown: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for row, seconds in list(zip(rows, durations(rows), strict=True))[-shown:]:
         table.add_row(
-            str(row.epoch),
+            epoch_words(row.epoch),
             str(row.batch_size),
             f"{row.lr_effective:.3g}",
             position_words(row.c_bar),
@@ -189,14 +198,15 @@ def _facts(record: RunRecord) -> Table:
 
 
 def _change_words(decision: DecisionRecord) -> str:
-    when = "at the start" if decision.epoch == 0 else f"after epoch {decision.epoch}"
+    when = "at the start" if decision.epoch == 0 else f"after epoch {epoch_words(decision.epoch)}"
     limit = f" ({decision.limit})" if decision.limit else ""
     return f"{when}: {brief(decision.reason)}{limit}"
 
 
-def _beacon_at(library: BeaconLibrary, best: FixedResult, figure: str, epoch: int) -> float:
+def _beacon_at(library: BeaconLibrary, best: FixedResult, figure: str, epoch: Epochs) -> float:
     beacons = library.beacons_at(best.batch_size, best.lr)
-    values = [float(beacon.rows[figure][epoch - 1]) for beacon in beacons if len(beacon.rows[figure]) >= epoch]
+    rows = [beacon.rows for beacon in beacons]
+    values = [float(row[figure][row["epoch"] == epoch][0]) for row in rows if epoch in row["epoch"]]
     return fmean(values) if values else math.nan
 
 

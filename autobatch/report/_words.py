@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from autobatch._plain import Epochs
+
 C_AXIS = "C̄, running mean of the condition number"
 L_AXIS = "L, cumulative energy weighted by the learning rate"
 """What the axes of the plane are called wherever it is drawn."""
@@ -79,6 +81,11 @@ def applied_words(base: Sequence[float], applied: Sequence[float]) -> str:
     return f"{applied[0]:.3g} at first, {applied[-1]:.3g} at the end: the base rate times the schedule's factor"
 
 
-def epochs_words(first: int, last: int) -> str:
-    """Return ``epoch 3`` or ``epochs 3 to 7``."""
-    return f"epoch {first}" if first == last else f"epochs {first} to {last}"
+def epoch_words(epoch: Epochs) -> str:
+    """Return finished epochs as ``3``, or as ``0.29`` where a part of one is among them."""
+    return str(epoch) if isinstance(epoch, int) else f"{epoch:.2f}"
+
+
+def epochs_words(first: Epochs, last: Epochs) -> str:
+    """Return ``epoch 3``, ``epochs 3 to 7`` or ``epochs 0.14 to 2``."""
+    return f"epoch {epoch_words(first)}" if first == last else f"epochs {epoch_words(first)} to {epoch_words(last)}"

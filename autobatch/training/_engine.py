@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
-from autobatch.control import AutoBatchController, derive_generator, derive_seed
+from autobatch.control import derive_generator, derive_seed
 from autobatch.control._ranks import Ranks
 from autobatch.optim import NaturalGradient
+from autobatch.training._controller import EngineController
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
@@ -193,6 +194,7 @@ class Engine:
                 )
             own = [device] if device.type == "cuda" else None
             self.trained = DistributedDataParallel(self.model, device_ids=own)
+        self._seen: tuple[int, Tensor] | None = None
         self._validation = self._views(data.validation_inputs, data.validation_labels)
 
     @property
@@ -200,15 +202,24 @@ class Engine:
         """Trainable parameters of the model."""
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
-    def train_epoch(self, controller: AutoBatchController, after_step: Callable[[int, int], None]) -> float:
-        """Train one epoch and return its mean loss, of all processes; ``after_step`` gets the steps done and in all."""
-        epoch = controller.epoch
+    def train_period(self, controller: EngineController, after_step: Callable[[int, int], None]) -> float:
+        """Train to the next decision and return the mean loss, of all processes.
+
+        Args:
+            controller: says what is trained; an epoch, or a part of one where decisions are taken within epochs.
+            after_step: called after each step with those done and those in all.
+
+        Returns:
+            The mean loss of the examples trained.
+        """
+        epoch, part = divmod(controller.finished_periods, controller.task.periods)
         layers = "layers" if self._ranks is None or self._ranks.leads else f"layers of rank {self._ranks.rank}"
+        layers += f" from part {part}" if part else ""
         seed_global_generators(self.device, derive_seed(self.seed, layers, epoch))
-        examples = self.augmented(epoch)
+        examples = self._augmented_once(epoch)
         labels = self.data.train_labels
         self.model.train()
-        steps = controller.steps_per_epoch
+        steps = controller.period_steps
         losses, sizes = [], []
         for step, indices in enumerate(controller.batches(), start=1):
             inputs = self.normalised(examples.index_select(0, indices))
@@ -220,6 +231,8 @@ class Engine:
             losses.append(loss.detach())
             sizes.append(len(indices))
             after_step(step, steps)
+            if controller.part_over:
+                break
         weights = torch.tensor(sizes, dtype=torch.float64, device=self.device)
         total, count = self._added_up(torch.stack([torch.stack(losses).double().dot(weights), weights.sum()]))
         if self._ranks is not None:  # what BatchNorm has seen of each process's shares
@@ -250,6 +263,13 @@ class Engine:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _augmented_once(self, epoch: int) -> Tensor:
+        """Return the examples as an epoch sees them, those of the part before where it is the same epoch."""
+        if self._seen is None or self._seen[0] != epoch:
+            self._seen = None  # its memory first
+            self._seen = epoch, self.augmented(epoch)
+        return self._seen[1]
 
     def augmented(self, epoch: int) -> Tensor:
         """Return the training examples, on the device, as the epoch after ``epoch`` finished ones sees them."""

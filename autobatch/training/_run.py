@@ -12,6 +12,7 @@ from pydantic_core import PydanticSerializationError
 
 from autobatch._artefacts import find_artefact, found_again, portable
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError
+from autobatch._plain import Epochs
 from autobatch._yaml import load_yaml
 from autobatch.beacons import CostTable
 from autobatch.control import DecisionRecord
@@ -44,6 +45,9 @@ class RunConfig(BaseModel):
     costs: CostTable | None = Field(
         default=None, description="Seconds by batch size; filled in once at the run's start, then kept."
     )
+    periods: int = Field(
+        default=1, ge=1, description="Decisions taken in each epoch; filled in once at the run's start, then kept."
+    )
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class RunInfo:
         num_classes: classes.
         parameters: trainable parameters of the model.
         epochs: epochs of the whole training, those after the end that the policy plans left out.
+        periods: decisions taken in each.
         resumed_epoch: epochs that were already done, 0 for a new run.
         beacons: beacons in the library, None where the task has no library.
         costs_source: where the cost table comes from, in words; None where none is used.
@@ -75,7 +80,8 @@ class RunInfo:
     num_classes: int
     parameters: int
     epochs: int
-    resumed_epoch: int
+    periods: int
+    resumed_epoch: Epochs
     beacons: int | None
     costs_source: str | None
     seconds: tuple[float, float] | None = None
@@ -90,8 +96,8 @@ class RunObserver:
     def scouting(self, plan: str) -> None:
         """Called once before the first scout trains, with what will be tried and what it costs at most."""
 
-    def scout_epoch(self, row: EpochRow, epochs: int) -> None:
-        """Called after every epoch of a scout, with how many it trains at most."""
+    def scout_epoch(self, row: EpochRow, epochs: Epochs) -> None:
+        """Called after every decision period of a scout, with how many epochs it trains at most."""
 
     def scouted(self, scout: str) -> None:
         """Called after every scout, and with what was chosen, in words."""
@@ -103,10 +109,10 @@ class RunObserver:
         """Called after every decision, the first one before the first epoch."""
 
     def step(self, step: int, steps: int) -> None:
-        """Called after optimizer step ``step`` (from 1) of the epoch's ``steps``; must be cheap."""
+        """Called after optimizer step ``step`` (from 1) of ``steps`` until the next decision; must be cheap."""
 
     def epoch_finished(self, row: EpochRow) -> None:
-        """Called after every epoch, once its line is on disk."""
+        """Called after every decision period, usually an epoch, once its line is on disk."""
 
     def finished(self, summary: Summary) -> None:
         """Called once, when the summary is on disk."""

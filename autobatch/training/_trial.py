@@ -1,4 +1,4 @@
-"""A training in memory, epoch by epoch: what a run keeps on disk, and what an environment or a branch run steers."""
+"""A training in memory, one decision after another: what a run keeps, and an environment or a branch run steers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,6 @@ from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import (
-    AutoBatchController,
     BatchPlan,
     DecisionRecord,
     MeasureAsked,
@@ -28,6 +27,7 @@ from autobatch.control._ranks import Ranks
 from autobatch.control.run import EpochRow
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
 from autobatch.training._checkpoint import put_back, snapshot
+from autobatch.training._controller import EngineController
 from autobatch.training._engine import Engine, divergence
 from autobatch.training._run import RunConfig
 from autobatch.training.data import Data
@@ -41,7 +41,7 @@ BN: Final = "rows"
 
 @dataclass(frozen=True)
 class TrialState:
-    """A training between two epochs; holds copies, so it stays as it was.
+    """A training between two decision periods; holds copies, so it stays as it was.
 
     Attributes:
         tensors: model and optimizer tensors by prefixed name, on the CPU.
@@ -97,7 +97,7 @@ class Trial:
     def decide(
         self, batch_size: int, lr: float, reason: str = "chosen by hand", factor: float | None = None
     ) -> DecisionRecord:
-        """Choose what the coming epoch uses.
+        """Choose what the coming decision period uses.
 
         Args:
             batch_size: global batch size.
@@ -122,21 +122,24 @@ class Trial:
             self._hand.decision = before  # what was refused shall not hold from the next epoch on either
             raise
 
-    def epoch(self, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
-        """Train one epoch under the decision in force, validate, and have the next decision made."""
+    def period(self, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
+        """Train under the decision in force, an epoch or a part of one, validate, and have the next decision made."""
         controller, engine = self.controller, self.engine
-        train_loss = engine.train_epoch(controller, after_step)
+        train_loss = engine.train_period(controller, after_step)
         validation_loss, validation_error = engine.validate()
         seen = divergence(train_loss, validation_loss, engine.data.num_classes)
-        controller.end_epoch(
-            train_loss=train_loss, val_loss=validation_loss, val_error=validation_error, stop=seen is not None
+        controller.end_period(
+            train_loss=train_loss,
+            validation_loss=validation_loss,
+            validation_error=validation_error,
+            stop=seen is not None,
         )
         if seen is not None:
             self.stopped_because = f"diverged: {seen}"
         return controller.rows[-1]
 
     def state(self) -> TrialState:
-        """Return a copy of where the training stands, between two epochs."""
+        """Return a copy of where the training stands, between two decision periods."""
         optimizer: Optimizer = self.engine.optimizer
         return TrialState(
             snapshot(self.engine.model, optimizer),
@@ -182,13 +185,13 @@ class _ByHand:
 
 def _controller(
     config: RunConfig, engine: Engine, policy: Policy, library: BeaconLibrary | None, costs: CostTable | None
-) -> AutoBatchController:
-    task = config.task
-    return AutoBatchController(
+) -> EngineController:
+    task, examples = config.task, len(engine.data.train_labels)
+    return EngineController(
         engine.trained,
         engine.optimizer,
         policy=policy,
-        dataset_size=len(engine.data.train_labels),
+        dataset_size=examples,
         epochs=task.epochs,
         batch_sizes=task.batch_sizes,
         library=library,
@@ -205,7 +208,7 @@ def _controller(
             reuse_weight_gradient=task.measuring.reuse_weight_gradient,
             **task.measuring.sketch,
         ),
-        plan=BatchPlan(decide_every=len(engine.data.train_labels)),  # a step of an environment is an epoch
+        plan=BatchPlan(decide_every=math.ceil(examples / config.periods)),
         processes=Processes(device=engine.device),
         task=TaskFacts(
             name=task.name,

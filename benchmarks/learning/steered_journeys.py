@@ -71,7 +71,7 @@ def record(name: str, seed: int, data_dir: Path | None) -> None:
         rows = []
         for size, lr, factor in course(task, library, seed):
             trial.decide(size, lr, factor=factor)
-            rows.append(vars(trial.epoch()))
+            rows.append(vars(trial.period()))
             if trial.stopped_because != FINISHED:
                 break
         trial.controller.close()

@@ -4,7 +4,7 @@
     python benchmarks/speed/environment.py --env digits-mlp --threads 1
 
 Each batch size of the ladder is held for some steps. ``environment`` is what comes on top of the epoch in
-``Trial.epoch``: moving, reward, observation and info. The surrogate has ``benchmarks/speed/surrogate.py``.
+``Trial.period``: moving, reward, observation and info. The surrogate has ``benchmarks/speed/surrogate.py``.
 """
 
 import statistics
@@ -50,7 +50,7 @@ def main() -> None:
 def held(env: TrainEnv, batch_size: int, steps: int) -> tuple[float, float]:
     """Return the median seconds of a step at one batch size, and those of them that are the environment's own."""
     epochs: list[float] = []
-    train = Trial.epoch
+    train = Trial.period
 
     def clocked(trial: Trial, *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -58,13 +58,13 @@ def held(env: TrainEnv, batch_size: int, steps: int) -> tuple[float, float]:
         epochs.append(time.perf_counter() - start)
         return row
 
-    Trial.epoch = clocked  # type: ignore[method-assign]
+    Trial.period = clocked  # type: ignore[method-assign]
     try:
         reach(env, batch_size)
         epochs.clear()
         wholes = [timed(lambda: env.step(np.array([2, 1]))) for _ in range(steps)]
     finally:
-        Trial.epoch = train  # type: ignore[method-assign]
+        Trial.period = train  # type: ignore[method-assign]
     own = [whole - epoch for whole, epoch in zip(wholes, epochs, strict=True)]
     return statistics.median(wholes), statistics.median(own)
 

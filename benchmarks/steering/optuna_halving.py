@@ -71,7 +71,7 @@ def tune(name: str, seed: int, data_dir: Path | None) -> pages.Row:
                 if trials and spent + epoch_seconds > budget:
                     state = optuna.trial.TrialState.FAIL  # out of budget
                     break
-                loss = training.epoch().validation_loss
+                loss = training.period().validation_loss
                 spent += epoch_seconds
                 steps += steps_per_epoch(count, batch_size)
                 examples += count

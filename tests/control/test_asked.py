@@ -124,10 +124,10 @@ class Summed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(4))
-        self.layer = nn.GRU(4, 4, batch_first=True)
+        self.centres = nn.Parameter(torch.rand(3, 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x[:, None])[0].sum((1, 2))[:, None]
+        return torch.cdist(x, self.centres).sum(1, keepdim=True)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -142,6 +142,21 @@ def test_of_steps_that_take_a_backward_pass_for_each_sample_fewer_are_asked_for(
     resumed._before = resumed.controller.samples
     resumed.epoch()
     assert resumed.samples == [BY_SAMPLE]
+
+
+def test_of_a_recurrent_layer_as_many_are_asked_for_as_of_others() -> None:
+    class Recurrent(Summed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x[:, None])[0].sum((1, 2))[:, None]
+
+    loop = Loop(MeasureAtInterval(50), Recurrent())
+    loop.epoch()
+    loop.epoch()
+    assert loop.samples == [1, WANTED]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4, 9])

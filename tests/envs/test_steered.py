@@ -178,7 +178,7 @@ def test_an_interrupted_rollout_goes_on_from_a_copy_as_if_nothing_had_been(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("autobatch.training._trial.Trial.epoch", interrupted)
+        patch.setattr("autobatch.training._trial.Trial.period", interrupted)
         with pytest.raises(KeyboardInterrupt):
             env.step(np.array(AS_IT_IS))
     for broken in (env, copy.deepcopy(env)):

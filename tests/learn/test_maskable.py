@@ -22,7 +22,7 @@ def test_the_example_learns_a_policy_that_runs(
     fakes = {"digits-mlp": "short", "mnist10k-mlp": "long"}
     monkeypatch.setattr(_runs, "load_steered", lambda env, without: STEERED_FAKES[fakes[env]])
     program = runpy.run_path(str(EXAMPLE))
-    program["main"].__globals__["STEPS"] = 512
+    program["main"].__globals__.update(STEPS=64, REAL_STEPS=64, ROLLOUT=64)
     program["main"]()
     path = capsys.readouterr().out.split()[-1]
     policy = make_policy(load_policy_spec(path))

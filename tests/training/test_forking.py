@@ -152,7 +152,7 @@ def test_a_fork_that_is_taken_goes_on_as_if_it_had_been_decided(
         by_hand = Trial(config, data=load_data(config.task, None, device), device=device, costs=STEPS)
         for row in rows[:5]:
             by_hand.decide(row.batch_size, row.lr)
-            assert by_hand.epoch().validation_loss == row.validation_loss
+            assert by_hand.period().validation_loss == row.validation_loss
 
 
 @pytest.mark.parametrize(("taken", "share"), [(True, 0.5), (False, 1.0)])
@@ -185,14 +185,14 @@ def test_a_fork_that_diverges_costs_no_more_than_itself(tmp_path: Path, monkeypa
 
 
 def test_a_fork_that_does_not_fit_into_memory_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = Trial.epoch
+    train = Trial.period
 
     def short_of_memory(self: Trial, after_step: Any) -> Any:
         if self.controller.batch_size == 16 and self.controller.epoch < 10:
             raise torch.OutOfMemoryError("none left")
         return train(self, after_step)
 
-    monkeypatch.setattr(Trial, "epoch", short_of_memory)
+    monkeypatch.setattr(Trial, "period", short_of_memory)
     summary = run(forking(), tmp_path / "run")
     assert [fork["taken"] for fork in summary.forks] == [False, False]
     assert "did not fit into memory: s8 at lr 0.05 stays" in summary.forks[0]["reason"]
@@ -202,13 +202,13 @@ def test_a_fork_that_does_not_fit_into_memory_is_not_taken(tmp_path: Path, monke
 
 
 def test_another_error_in_a_fork_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = Trial.epoch
+    train = Trial.period
 
     def broken(self: Trial, after_step: Any) -> Any:
         if self.controller.batch_size == 16:
             raise RuntimeError("something else")
         return train(self, after_step)
 
-    monkeypatch.setattr(Trial, "epoch", broken)
+    monkeypatch.setattr(Trial, "period", broken)
     with pytest.raises(RuntimeError, match="something else"):
         run(forking(), tmp_path / "run")

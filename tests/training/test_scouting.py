@@ -53,9 +53,10 @@ def scouted(epochs: int = 6, policy: PolicySpec | None = None, **task: Any) -> R
 
 @pytest.fixture(scope="module", autouse=True)
 def long_enough() -> Iterator[None]:
-    """Scouts of a few steps count as having taken enough to be compared by their training losses."""
+    """Scouts of a few steps have taken enough to be compared by their training losses; an epoch has one decision."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("autobatch.policies.steer._search.STEPS", 0)
+        patch.setattr("autobatch.policies.steer._search.DECISIONS", 1)
         yield
 
 
@@ -321,8 +322,8 @@ def test_scouts_that_know_no_score_are_judged_by_their_training_loss(
     from autobatch.training.running import _scout_runs
 
     class Unvalidated(Session):
-        def epoch(self) -> EpochRow:
-            self.rows[-1:] = [replace(super().epoch(), validation_loss=math.nan, validation_error=math.nan)]
+        def period(self) -> EpochRow:
+            self.rows[-1:] = [replace(super().period(), validation_loss=math.nan, validation_error=math.nan)]
             return self.rows[-1]
 
     monkeypatch.setattr(_scout_runs, "Session", Unvalidated)
@@ -392,7 +393,7 @@ class Fuse:
     def __init__(self, patch: pytest.MonkeyPatch, steps: int) -> None:
         from autobatch.training._trial import Trial
 
-        epoch, self.left = Trial.epoch, steps
+        epoch, self.left = Trial.period, steps
 
         def burning(trial: Trial, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
             def after(step: int, steps: int) -> None:
@@ -403,7 +404,7 @@ class Fuse:
 
             return epoch(trial, after)
 
-        patch.setattr(Trial, "epoch", burning)
+        patch.setattr(Trial, "period", burning)
 
 
 def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *, resume: bool = False) -> None:

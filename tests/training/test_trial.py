@@ -42,7 +42,7 @@ def train(trial: Trial, course: list[tuple[int, float]]) -> list[dict[str, Any]]
     rows = []
     for size, lr in course:
         trial.decide(size, lr)
-        rows.append(timeless(trial.epoch()))
+        rows.append(timeless(trial.period()))
     return rows
 
 
@@ -62,7 +62,7 @@ def test_it_is_the_run_on_disk(tmp_path, policy) -> None:
     trial = make(policy=policy)
     mine = []
     while not trial.finished:
-        mine.append(timeless(trial.epoch()))
+        mine.append(timeless(trial.period()))
     assert mine == [timeless(row) for row in load_epochs(tmp_path / "run")]
     assert trial.stopped_because == FINISHED
     steered = make()
@@ -72,7 +72,7 @@ def test_it_is_the_run_on_disk(tmp_path, policy) -> None:
 
 
 def test_it_starts_in_the_middle_of_the_ladder() -> None:
-    row = make().epoch()
+    row = make().period()
     assert (row.batch_size, row.lr) == (16, 0.05)
 
 
@@ -104,21 +104,21 @@ def test_a_decision_of_before_the_cut_holds_after_it() -> None:
     train(trial, [(8, 0.1)])
     trial.decide(32, 0.05)
     state = trial.state()
-    rows = [timeless(trial.epoch()) for _ in range(2)]
+    rows = [timeless(trial.period()) for _ in range(2)]
     assert [(row["batch_size"], row["lr"]) for row in rows] == [("32", "0.05")] * 2
     trial.restore(state)
-    assert [timeless(trial.epoch()) for _ in range(2)] == rows
+    assert [timeless(trial.period()) for _ in range(2)] == rows
 
 
 def test_seconds_go_back_with_the_training() -> None:
     trial = make()
-    trial.epoch()
+    trial.period()
     trial.controller.seconds = 100.0
     state = trial.state()
-    trial.epoch()
+    trial.period()
     trial.restore(state)
     assert 100.0 <= trial.controller.seconds < 110.0
-    assert trial.epoch().seconds > 100.0
+    assert trial.period().seconds > 100.0
 
 
 def test_once_a_batch_is_handed_out_it_is_too_late() -> None:
@@ -131,12 +131,12 @@ def test_once_a_batch_is_handed_out_it_is_too_late() -> None:
             refused.append(step)
 
     trial.decide(8, 0.1)
-    first = trial.epoch(late)
-    second = trial.epoch()
+    first = trial.period(late)
+    second = trial.period()
     assert refused == [1]
     assert (first.batch_size, first.lr) == (second.batch_size, second.lr) == (8, 0.1)
-    trial.epoch()
-    trial.epoch()
+    trial.period()
+    trial.period()
     with pytest.raises(AutoBatchError, match="finished"):
         trial.decide(8, 0.1)
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_decided_leaves_nothing_behind(lr: float) -> None:
     trial.decide(8, 0.1)
     with pytest.raises(ConfigError, match="learning rate"):
         trial.decide(32, lr)
-    rows = [trial.epoch(), trial.epoch()]
+    rows = [trial.period(), trial.period()]
     assert [(row.batch_size, row.lr) for row in rows] == [(8, 0.1)] * 2
 
 
@@ -158,7 +158,7 @@ def test_decisions_say_what_was_asked_and_what_holds() -> None:
     assert record.reason == "for a change"
     assert record.limit is not None
     assert trial.decide(8, 0.1).batch_size == 8
-    row = trial.epoch()
+    row = trial.period()
     assert (row.batch_size, row.lr) == (8, 0.1)
 
 
@@ -172,7 +172,7 @@ def test_a_training_that_diverges_says_so_and_can_be_put_back() -> None:
     trial = make(tiny_task(learning_rates=[0.1, 1e6]))
     state = trial.state()
     trial.decide(8, 1e6)
-    trial.epoch()
+    trial.period()
     assert trial.finished
     assert trial.stopped_because.startswith("diverged: ")
     trial.restore(state)

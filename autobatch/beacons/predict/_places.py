@@ -9,7 +9,7 @@ from typing import Any
 from autobatch._errors import CheckpointError
 from autobatch.beacons._columns import END_TOLERANCE
 
-_COUNTS = ("epoch", "batch_size", "steps")
+_COUNTS = ("batch_size", "steps")
 _POSITION = ("c_bar", "l_cum")
 _OUTCOMES = ("validation_loss", "validation_error")
 REQUIRED = ("epoch", "progress", "batch_size", "lr", "c_bar", "l_cum", "steps")
@@ -104,7 +104,9 @@ def _place(line: bytes) -> RunPlace | None:
         raise ValueError(f"no key {', '.join(map(repr, missing))}; every line needs {', '.join(REQUIRED)}")
     if row["progress"] == 0:
         return None
-    found: dict[str, Any] = {key: _count(row, key) for key in _COUNTS}
+    found: dict[str, Any] = {key: _count(row, key) for key in _COUNTS} | {"epoch": math.floor(_number(row, "epoch"))}
+    if found["epoch"] < 0:
+        raise ValueError(f"key 'epoch' must be at least 0, got {row['epoch']!r}")
     found |= {key: _number(row, key) for key in ("progress", "lr")}
     found |= {key: _figure(row, key) for key in (*_POSITION, *_OUTCOMES)}
     if not 0.0 < found["progress"] <= 1.0 + END_TOLERANCE:
@@ -125,9 +127,8 @@ def _check_order(places: list[RunPlace]) -> None:
 
 def _count(row: dict[str, Any], key: str) -> int:
     value = _number(row, key)
-    least = 0 if key == "epoch" else 1
-    if value != int(value) or value < least:
-        raise ValueError(f"key {key!r} must be a whole number of at least {least}, got {row[key]!r}")
+    if value != int(value) or value < 1:
+        raise ValueError(f"key {key!r} must be a whole number of at least 1, got {row[key]!r}")
     return int(value)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a line an epoch, the reason of every change, and a bar on a terminal."""
+"""What a person sees while a run trains: a line a decision, the reason of every change, and a bar on a terminal."""
 
 import time
 
@@ -6,11 +6,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from autobatch._plain import Epochs
 from autobatch.cli._bar import Bar
 from autobatch.control import DecisionRecord
 from autobatch.policies._wording import duration
 from autobatch.report import count_words
 from autobatch.report._follow import decision_line, epoch_line
+from autobatch.report._words import epoch_words
 from autobatch.training import EpochRow, RunInfo, RunObserver
 
 _REFRESH_SECONDS = 0.2
@@ -32,13 +34,13 @@ class RunProgress(Bar, RunObserver):
             doing="",
         )
         self._bar.reset(self._task, start=False)
-        self._epochs = 0
+        self._epochs, self._periods = 0, 1
         self._scouted = False
         self._refreshed = 0.0
 
     def started(self, info: RunInfo) -> None:
         """Say what is trained on what, and where it is kept."""
-        self._epochs = info.epochs
+        self._epochs, self._periods = info.epochs, info.periods
         self._bar.start_task(self._task)
         self._bar.update(self._task, total=info.epochs, completed=info.resumed_epoch)
         examples = (info.train_size, info.validation_size, info.test_size)
@@ -54,7 +56,7 @@ class RunProgress(Bar, RunObserver):
         if info.seconds is not None:
             self._say(f"takes about {' to '.join(dict.fromkeys(map(duration, info.seconds)))} on a quiet machine")
         begun = "resumed" if not self._scouted else "the best scout goes on"
-        again = f", {begun} after epoch {info.resumed_epoch}" if info.resumed_epoch else ""
+        again = f", {begun} after epoch {epoch_words(info.resumed_epoch)}" if info.resumed_epoch else ""
         self._say(f"kept in {info.out}{again}")
         self._say("")
 
@@ -63,8 +65,8 @@ class RunProgress(Bar, RunObserver):
         self._scouted = True
         self._say(plan)
 
-    def scout_epoch(self, row: EpochRow, epochs: int) -> None:
-        """Print the line of a scout's epoch."""
+    def scout_epoch(self, row: EpochRow, epochs: Epochs) -> None:
+        """Print the line of a scout's decision period."""
         self._say(f"scout {epoch_line(row, epochs)}")
 
     def scouted(self, scout: str) -> None:
@@ -73,9 +75,9 @@ class RunProgress(Bar, RunObserver):
 
     def decided(self, record: DecisionRecord) -> None:
         """Print the reason of what begins or ends, and count up to the end that is planned now."""
-        if record.planned is not None and record.planned != self._epochs:
-            self._epochs = record.planned
-            self._bar.update(self._task, total=record.planned)
+        if record.planned is not None and record.planned // self._periods != self._epochs:
+            self._epochs = record.planned // self._periods
+            self._bar.update(self._task, total=self._epochs)
         if record.turn or record.stop:
             self._console.print(Text.assemble(("  → ", "bold cyan"), (decision_line(record), "cyan")), soft_wrap=True)
         if record.limit:
@@ -89,6 +91,6 @@ class RunProgress(Bar, RunObserver):
             self._bar.update(self._task, doing=f"step {step} of {steps}")
 
     def epoch_finished(self, row: EpochRow) -> None:
-        """Print the epoch's line."""
+        """Print the line of an epoch, or of a part of one that was decided on."""
         self._bar.update(self._task, completed=row.epoch)
         self._say(epoch_line(row, self._epochs))

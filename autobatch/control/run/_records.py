@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autobatch._errors import CheckpointError, OutputError
 from autobatch._files import write_whole
-from autobatch._plain import Plain, plain
+from autobatch._plain import Epochs, Plain, plain
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run._files import read_lines, read_whole
@@ -33,10 +33,10 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class EpochRow(Plain):
-    """One line of ``epochs.jsonl``. Totals are since the start of the run.
+    """One line of ``epochs.jsonl``, of an epoch or of a part of one that is decided on. Totals are since the start.
 
     Attributes:
-        epoch: finished epochs, from 1.
+        epoch: finished epochs, with a part of one where ``autobatch run`` decides within epochs.
         progress: examples seen / examples of the whole training, in (0, 1].
         batch_size: global batch size of the epoch.
         lr: base learning rate of the epoch.
@@ -53,7 +53,7 @@ class EpochRow(Plain):
         measuring_seconds: the part of ``seconds`` that measuring took, total.
     """
 
-    epoch: int
+    epoch: Epochs
     progress: float
     batch_size: int
     lr: float
@@ -79,7 +79,7 @@ class Summary(BaseModel):
     policy: str = Field(description="The policy's name.")
     seed: int = Field(description="The run's seed.")
     device: str = Field(description="Kind of device, such as 'cpu x86_64, 1 thread'.")
-    epochs: int = Field(description="Finished epochs.")
+    epochs: Epochs = Field(description="Finished epochs.")
     stopped_because: str = Field(description="'finished', or 'diverged: ...' with what was seen.")
     test_error: float | None = Field(description="Share of test examples classified wrongly at the end, in [0, 1].")
     test_loss: float | None = Field(description="Mean test loss at the end.")
@@ -101,7 +101,7 @@ class Summary(BaseModel):
     measuring_budget: float | None = Field(
         description="Share that measuring was allowed; None where it was not budgeted."
     )
-    batch_sizes: dict[int, int] = Field(description="Epochs spent at each batch size.")
+    batch_sizes: dict[int, Epochs] = Field(description="Epochs spent at each batch size.")
     best_beacon: dict[str, Any] | None = Field(
         description="The best fixed beacon: the same figures as mean and spread over its seeds; None without a library."
     )

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autobatch._plain import Epochs
+from autobatch._steps import epochs_of
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control.measuring import MeasuredStep
 from autobatch.control.run._files import append_lines, write_lines
@@ -31,6 +33,7 @@ class RunFiles:
 
     Args:
         out: the run directory; None keeps them in memory alone.
+        parts: rows of an epoch.
 
     Attributes:
         epochs: the finished epochs.
@@ -38,8 +41,9 @@ class RunFiles:
         summary: how the training ended; None while it has not.
     """
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, parts: int = 1) -> None:
         self.out = out
+        self._parts = parts
         self.epochs: list[EpochRow] = []
         self.decisions: list[DecisionRecord] = []
         self.summary: Summary | None = None
@@ -101,9 +105,15 @@ class RunFiles:
             policy=config.policy.name,
             seed=config.seed,
             **summed(self.epochs[-1], seconds, thrown),
-            batch_sizes=dict(sorted(Counter(row.batch_size for row in self.epochs).items())),
+            batch_sizes=self._spent(),
             **facts,
         )
+
+    def _spent(self) -> dict[int, Epochs]:
+        """Return the epochs spent at each batch size."""
+        spent: Counter[int] = Counter()
+        spent.update(row.batch_size for row in self.epochs)
+        return {size: epochs_of(number, self._parts) for size, number in sorted(spent.items())}
 
     def ended(self, summary: Summary) -> None:
         """Take down how the training ended."""

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from autobatch._errors import AutoBatchError, CheckpointError
-from autobatch._steps import steps_per_epoch
+from autobatch._plain import Epochs
+from autobatch._steps import epochs_of, steps_per_epoch
 from autobatch.control.batches import full_steps_per_epoch
 from autobatch.control.measuring import stretches
 
@@ -125,6 +126,11 @@ class Course:
     def finished_periods(self) -> int:
         """Periods trained to their end since the start of the training."""
         return self.epoch * self.periods + sum(end <= self._trained for end in self._ends)
+
+    @property
+    def finished_epochs(self) -> Epochs:
+        """Finished epochs, with a part of one for the periods trained to their end in the running one."""
+        return epochs_of(self.finished_periods, self.periods)
 
     @property
     def period_left(self) -> int:

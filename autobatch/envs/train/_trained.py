@@ -210,4 +210,4 @@ class TrainedEpisode(ABC, Generic[RulesT]):
 def train_epoch(trial: Trial, batch_size: int, lr: float, factor: float | None = None) -> EpochRow:
     """Train an epoch as an agent has chosen; ``factor`` on the rate where the schedule is the agent's, too."""
     trial.decide(batch_size, lr, "chosen by the agent", factor=factor)
-    return trial.epoch()
+    return trial.period()

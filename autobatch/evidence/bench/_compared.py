@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from autobatch._plain import Epochs
+
 
 @dataclass(frozen=True)
 class ComparedRun:
@@ -60,7 +62,7 @@ class ComparedRun:
     to_target_seconds: float | None
     to_target_modelled_seconds: float | None
     to_target_examples: int | None
-    epochs: int = 0
+    epochs: Epochs = 0
     judged: bool = True
     labels: tuple[str, ...] = ()
     split: str = ""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from autobatch._errors import LibraryError
 from autobatch._files import write_whole
+from autobatch._plain import Epochs
 from autobatch._ranges import check_path
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons.storage._parquet import file_content, untrusted_table
@@ -39,6 +40,9 @@ _TYPES: dict[Any, Any] = {
 }
 
 
+_WHOLE_OR_NOT = (pa.int64(), pa.float64())
+"""How epochs are held: whole where all of a table are."""
+
 _RUN_COLUMNS: dict[str, Any] = {field.name: field.type for field in fields(ComparedRun)}
 _LATER = frozenset(field.name for field in fields(ComparedRun) if field.default is not MISSING)
 """Columns that an older file may lack: what has come to a run since has a default."""
@@ -63,9 +67,10 @@ def save_tables(
     ]
     metadata = {_FACTS: json.dumps({"format_version": FORMAT_VERSION, **facts}, ensure_ascii=False).encode()}
     for name, columns, rows in ((RUNS, _RUN_COLUMNS, run_rows), (EPOCHS, _EPOCH_COLUMNS, epoch_rows)):
-        schema = pa.schema(
-            [pa.field(key, _TYPES[kind], nullable=_nullable(kind)) for key, kind in columns.items()], metadata
-        )
+        fields_of = [
+            pa.field(key, _held_as(key, kind, rows), nullable=_nullable(kind)) for key, kind in columns.items()
+        ]
+        schema = pa.schema(fields_of, metadata)
         table = pa.Table.from_pylist(rows, schema=schema)
         sink = pa.BufferOutputStream()
         # Checksums turn a flipped bit into an error instead of another number.
@@ -90,8 +95,9 @@ def load_runs(path: str | Path = "runs") -> Any:
     """
     path = check_path(path, "path")
     if path.is_dir() and not (path / RUNS).exists() and (facts := load_run_facts(path)):
-        schema = pa.schema([pa.field(name, _TYPES[kind]) for name, kind in COLUMNS.items()])
-        return pa.Table.from_pylist(facts_dicts(facts), schema=schema)
+        rows = facts_dicts(facts)
+        schema = pa.schema([pa.field(name, _held_as(name, kind, rows)) for name, kind in COLUMNS.items()])
+        return pa.Table.from_pylist(rows, schema=schema)
     table = _load(path, RUNS, _RUN_COLUMNS)
     return table.append_column("state", pa.array(map(_state, table.column("stopped_because").to_pylist())))
 
@@ -168,6 +174,13 @@ def _load(path: Path, name: str, columns: Mapping[str, Any]) -> Any:
     return table
 
 
+def _held_as(column: str, kind: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the type of a column."""
+    if kind != Epochs:
+        return _TYPES[kind]
+    return _WHOLE_OR_NOT[any(isinstance(row[column], float) for row in rows)]
+
+
 def _checked(schema: Any, metadata: Mapping[str, str], columns: Mapping[str, Any]) -> list[str]:
     """Return the columns of a file; only those that have come since may be missing."""
     try:
@@ -180,8 +193,9 @@ def _checked(schema: Any, metadata: Mapping[str, str], columns: Mapping[str, Any
     for key in wanted:
         if schema.names.count(key) != 1:
             raise LibraryError(f"expected one column '{key}', found {schema.names.count(key)}")
-        if schema.field(key).type != _TYPES[columns[key]]:
-            raise LibraryError(f"column '{key}' must be {_TYPES[columns[key]]}, got {schema.field(key).type}")
+        types = _WHOLE_OR_NOT if columns[key] == Epochs else (_TYPES[columns[key]],)
+        if schema.field(key).type not in types:
+            raise LibraryError(f"column '{key}' must be {types[0]}, got {schema.field(key).type}")
     return wanted
 
 

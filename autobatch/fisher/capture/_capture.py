@@ -4,7 +4,7 @@
 ``Ledgers`` what they receive. Here is what the model and torch tell of: calls of modules and functions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MethodWrapperType
 from typing import Any
@@ -165,7 +165,9 @@ class Capture(TorchFunctionMode):
             return
         with Guarded(self.notes, "the call of the model could not be followed"), torch._C.DisableTorchFunction():
             given = given_to_model(args, kwargs)
-            self._begin([tensor for tensor in given if self._weights.get(tensor) is None])
+            lists = [each for each in (*args, *kwargs.values()) if isinstance(each, (list, tuple))]
+            lists = [each for each in lists if each and all(isinstance(item, Tensor) for item in each)]
+            self._begin([tensor for tensor in given if self._weights.get(tensor) is None], lists)
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Refuse a first argument whose leading size is not the batch's, and outputs in another order."""
@@ -184,7 +186,7 @@ class Capture(TorchFunctionMode):
             for tensor in tensors_of((output,)) if self._samples().rows is None else ():
                 self._following.need_order(tensor)
 
-    def _begin(self, tensors: list[Tensor]) -> None:
+    def _begin(self, tensors: list[Tensor], lists: Sequence[Sequence[Tensor]]) -> None:
         """Begin a pass with the tensors that the model is called with, or go on with it."""
         samples, before = self._samples(), self._following.batch
         again = samples.rows is not None and before and not self._ledgers.fired
@@ -197,7 +199,7 @@ class Capture(TorchFunctionMode):
                 else f"the model was called more than micro_batches={self._passes} times in one measured step"
             )
             raise MeasureError(self._twice or usual)
-        batch, layouts, grouping = samples.of(tensors)
+        batch, layouts, grouping = samples.of(tensors, lists)
         if not again:
             self._next_pass(batch)
         elif batch != before:

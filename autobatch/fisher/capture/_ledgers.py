@@ -246,7 +246,7 @@ class Ledgers:
         self._notes.gradient_eps = max(self._notes.gradient_eps, eps)
         for root in weight.roots:
             ledger = self._by_id[id(root.tensor)]
-            ledger.eps = max(ledger.eps, eps)
+            ledger.eps = max(ledger.eps, eps, torch.finfo(root.tensor.dtype).eps)  # its gradient is rounded to that
 
     def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
         ledger.fired += 1

@@ -119,14 +119,32 @@ def unpacked(rows: Rows) -> Found:
     """Follow samples through a function of packed (data, batch sizes, ...): rows go by steps, then by samples."""
     args = rows.args
     samples, sizes = rows.along(args[0], 0), args[1] if len(args) > 1 else None
-    if len(rows.slots) != 1 or samples is None or not isinstance(sizes, Tensor):
+    if samples is None or not isinstance(sizes, Tensor):
         return None
     if sizes.ndim != 1 or sizes.is_floating_point() or int(sizes.sum()) != len(samples):
         return None  # not packed
     first = samples[: int(sizes[0])]
     if rows.call.name == "_pad_packed_sequence":
         return (0 if args[2] else 1, first) if rows.index == 0 else None
+    if any(slot not in {0, 2} for slot in rows.slots):
+        return None
+    for state in [args[2]] if isinstance(args[2], Tensor) else args[2]:
+        own = rows.along(state, 1)
+        if (id(state) in rows.layouts) and (own is None or not torch.equal(own, first)):
+            return None
     return (0, samples) if rows.index == 0 else (1, first)
+
+
+def padded(rows: Rows) -> Found:
+    """Follow samples through ``pad_sequence(sequences, batch_first)``, each sequence being one sample's."""
+    sequences, batch_first = rows.args[0], len(rows.args) > 1 and rows.args[1]
+    owners = []
+    for sequence in sequences:
+        labels = rows.of_elements(sequence)
+        if labels is None or not labels.numel() or bool((labels != labels.min()).any()):
+            return None
+        owners.append(labels.flatten()[:1])
+    return 0 if batch_first else 1, torch.cat(owners)
 
 
 def scattered(rows: Rows) -> Found:

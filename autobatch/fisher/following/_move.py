@@ -13,7 +13,7 @@ WHOLE = "whole"
 """Place of a result into which all samples went together, such as a mean over the batch."""
 
 
-Heeded = Literal["all", "none", "first", "each", "source", "elements", "rows"]
+Heeded = Literal["all", "none", "first", "each", "source", "elements", "rows", "floats"]
 Additive = Literal["", "linear", "term", "product", "quotient"]
 
 
@@ -32,11 +32,12 @@ class Known:
         by_index: follows samples that lie by an index, where ``layout`` cannot.
         heeds: of which arguments the samples matter: ``"all"``; ``"none"`` (it takes dtype, device or shape from them);
             the ``"first"`` alone; ``"each"`` for the result in its own place; all but the first, what it held being
-            gone (``"source"``); the ``"elements"`` that it picks, the first argument's if they have samples; or the
-            ``"rows"`` that it puts where the third argument says.
+            gone (``"source"``); the ``"elements"`` that it picks, the first argument's if they have samples; the
+            ``"rows"`` that it puts where the third argument says; or ``"floats"``, for it knows what whole numbers say.
         additive: how it takes sums over samples to one: as any ``"linear"`` function does, as a sum of ``"term"``s, a
             ``"product"`` or a ``"quotient"``; ``""`` where it does not.
-        sums: whether it takes values of single samples to their sum, or a multiple of that.
+        sums: of one that takes values of single samples to their sum, or a multiple of that: says where the samples of
+            an argument lie among these values, for in several arguments they must be the same samples'.
         couples: whether its values depend on the whole batch, though every row stays a sample's own.
         random: whether it draws random numbers beside weights.
         transposes: whether a matrix alone comes out transposed.
@@ -52,7 +53,7 @@ class Known:
     by_index: Callable[..., tuple[int, Tensor] | None] | None = None
     heeds: Heeded = "all"
     additive: Additive = ""
-    sums: bool = False
+    sums: "Rule | None" = None
     couples: bool = False
     random: bool = False
     transposes: bool = False

@@ -6,6 +6,7 @@ the batch, and so does an argument for which its rule returns None. Which functi
 known of it, stands in ``autobatch.fisher._registry``.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -90,18 +91,34 @@ def loss(of: Literal["items", "rows", "vectors"]) -> Rule:
 
     Without a reduction, each sample keeps its own.
     """
+    term = among_losses(of)
 
     def rule(move: Move) -> Place:
+        place = term(move)
+        if place is None or not move.output.ndim:
+            return None if place is None else WHOLE
+        return place if of == "rows" else place + move.output.ndim
+
+    return rule
+
+
+def among_losses(of: Literal["items", "rows", "vectors"]) -> Callable[[Move], int | None]:
+    """Return what says where samples lie among the single losses: of rows from the left, else (negative) the right."""
+
+    def rule(move: Move) -> int | None:
         ndim = max(tensor.ndim for tensor in move.followed)
         if move.slot < 0:
             return None
-        if of == "rows" and move.slot == 0 and (move.dim == 1 or move.source.ndim == 1):
-            return None
+        if of == "rows":
+            classes = move.slot == 0 and (move.dim == 1 or move.source.ndim == 1)
+            return None if classes else move.dim - int(move.dim > 1 and move.slot == 0)
         if of == "vectors" and (ndim == 1 or move.dim == ndim - 1):
             return None
-        if move.output.ndim == 0:
-            return WHOLE
-        return aligned_right(move) if of == "items" else move.dim - int(move.dim > 1 and move.slot == 0)
+        place, whole = move.dim - move.source.ndim, move.source.ndim == ndim
+        if of == "vectors":
+            return place + int(whole)
+        one_of_each_row = move.name == "gaussian_nll_loss" and move.slot == 2 and not whole  # a variance
+        return place - int(one_of_each_row)
 
     return rule
 
@@ -170,12 +187,16 @@ def recurrent(move: Move) -> Place:
     return 1 if move.index else (0 if move.args[8] else 1)
 
 
-def compared(move: Move) -> int | None:
-    # cosine_similarity: broadcast, then reduced along one dimension.
-    ndim = max(tensor.ndim for tensor in move.tensors)
-    along = int(move.argument(2, "dim", 1)) % ndim
-    dim = move.dim + ndim - move.source.ndim
-    return None if dim == along else dim - (dim > along)
+def compared(default: int) -> Rule:
+    """Return the rule of functions that broadcast two tensors and reduce along one dimension."""
+
+    def rule(move: Move) -> int | None:
+        ndim = max(tensor.ndim for tensor in move.tensors)
+        along = int(move.argument(2, "dim", default)) % ndim
+        dim = move.dim + ndim - move.source.ndim
+        return None if dim == along else dim - (dim > along)
+
+    return rule
 
 
 def compared_last(move: Move) -> int | None:

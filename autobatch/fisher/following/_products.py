@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autobatch.fisher.following._move import Move, aligned_right
+from autobatch.fisher.following._move import WHOLE, Move, Place, aligned_right
 
 
 def linear(move: Move) -> int | None:
@@ -17,15 +17,17 @@ def linear(move: Move) -> int | None:
     return last if move.slot == 2 else None
 
 
-def matmul(move: Move) -> int | None:
+def matmul(move: Move) -> Place:
     return _product(move, move.slot, move.argument(1 - move.slot, "other", move.kwargs.get("mat2")))
 
 
-def reversed_matmul(move: Move) -> int | None:
+def reversed_matmul(move: Move) -> Place:
     return _product(move, 1 - move.slot, move.args[1 - move.slot])
 
 
-def _product(move: Move, slot: int, other: Any) -> int | None:
+def _product(move: Move, slot: int, other: Any) -> Place:
+    if not move.output.ndim:  # of two vectors, sample by sample
+        return WHOLE
     from_right = move.source.ndim - 1 - move.dim
     other_is_vector = isinstance(other, Tensor) and other.ndim == 1
     if slot == 0:
@@ -37,7 +39,7 @@ def _product(move: Move, slot: int, other: Any) -> int | None:
     return move.output.ndim - 1 - from_right + int(other_is_vector and from_right > 1)
 
 
-def products_added(move: Move) -> int | None:
+def products_added(move: Move) -> Place:
     # addmm, baddbmm: (added, left, right).
     return aligned_right(move) if move.slot == 0 else _product(move, move.slot - 1, None)
 
@@ -60,11 +62,13 @@ def contracted(move: Move) -> int | None:
     return ahead + move.dim - sum(dim < move.dim for dim in own)
 
 
-def inner(move: Move) -> int | None:
+def inner(move: Move) -> Place:
     # inner: (..., K) and (..., K) give the first's other dimensions, then the second's; a number scales the other.
     pair = [tensor.ndim for tensor in move.tensors[:2]]
     if move.slot not in {0, 1} or 0 in pair:
         return None
+    if not move.output.ndim:  # of two vectors, sample by sample
+        return WHOLE
     ahead = move.args[0].ndim - 1 if move.slot == 1 and isinstance(move.args[0], Tensor) else 0
     return None if move.dim == move.source.ndim - 1 else ahead + move.dim
 
@@ -126,11 +130,23 @@ def einsum_terms(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], 
     return filled, right.replace(".", names)
 
 
-def einsum(move: Move) -> int | None:
+def einsum(move: Move) -> Place:
+    letter, output = _letters(move)
+    if letter and not move.output.ndim:
+        return WHOLE
+    return output.index(letter) if letter and letter in output else None
+
+
+def einsum_letter(move: Move) -> int | None:
+    """Return which letter the samples have: where an einsum gives one number, they are summed over it."""
+    letter, _ = _letters(move)
+    return ord(letter) if letter else None
+
+
+def _letters(move: Move) -> tuple[str, str]:
     listed = isinstance(move.args[1], (list, tuple))
     operands = move.args[1] if listed else move.args[1:]
     terms = einsum_terms(move.args[0], operands)
     if terms is None:
-        return None
-    letter = terms[0][move.inner if listed else move.slot - 1][move.dim]
-    return terms[1].index(letter) if letter in terms[1] else None
+        return "", ""
+    return terms[0][move.inner if listed else move.slot - 1][move.dim], terms[1]

@@ -48,11 +48,14 @@ class Samples:
         """Whether anything but dimension 0 of the first tensor was asked for."""
         return self.rows is not None or self.dim != 0
 
-    def of(self, tensors: Sequence[Tensor]) -> tuple[int, dict[int, BatchLayout], Grouping]:
+    def of(
+        self, tensors: Sequence[Tensor], lists: Sequence[Sequence[Tensor]] = ()
+    ) -> tuple[int, dict[int, BatchLayout], Grouping]:
         """Find the samples in the tensors that a model is called with.
 
         Args:
             tensors: the tensors, in order.
+            lists: lists of tensors among its arguments, whose rows may be those of an index together.
 
         Returns:
             B; the layout of each tensor that carries the batch, by id; the sample of each row.
@@ -66,7 +69,7 @@ class Samples:
                 " each row"
             )
         if isinstance(self.rows, Tensor):
-            return self._by_index(self.rows, tensors)
+            return self._by_index(self.rows, tensors, lists)
         if not tensors:
             raise MeasureError("no tensor was found in what the model is called with, so there are no samples in it")
         first = tensors[0]
@@ -86,21 +89,37 @@ class Samples:
         grouping = Grouping.regular(batch, 1, each, first.device)
         return batch, self._like(tensors, length, BatchLayout(self.dim), batch), grouping
 
-    def _by_index(self, index: Tensor, tensors: Sequence[Tensor]) -> tuple[int, dict[int, BatchLayout], Grouping]:
+    def _by_index(
+        self, index: Tensor, tensors: Sequence[Tensor], lists: Sequence[Sequence[Tensor]]
+    ) -> tuple[int, dict[int, BatchLayout], Grouping]:
         if int(index.min()) < 0:
             raise MeasureError(
                 "samples: the index of a sample is negative; leave rows that are no sample's out of the model"
             )
         batch, length = int(index.max()) + 1, len(index)
+        joined: Sequence[Sequence[Tensor]] = ()
         if not any(tensor.ndim > self.dim and tensor.shape[self.dim] == length for tensor in tensors):
-            raise MeasureError(
-                f"samples: the index has {length} rows, but no tensor that the model is called with has as many in"
-                f" dimension {self.dim}: {[tuple(tensor.shape) for tensor in tensors]}"
-            )
+            joined = [some for some in lists if self._rows_together(some) == length]
+            if not joined:
+                raise MeasureError(
+                    f"samples: the index has {length} rows, but no tensor that the model is called with, and no list of"
+                    f" tensors together, has as many in dimension {self.dim}:"
+                    f" {[tuple(tensor.shape) for tensor in tensors]}"
+                )
         device = next(tensor.device for tensor in tensors)
         index = index.detach().to(device, torch.int64)
-        layout = layout_along(self.dim, index, batch)
-        return batch, self._like(tensors, length, layout, batch), Grouping(index, batch)
+        found = self._like(tensors, length, layout_along(self.dim, index, batch), batch)
+        for some in joined:
+            parts = index.split_with_sizes([tensor.shape[self.dim] for tensor in some])
+            found |= {
+                id(tensor): BatchLayout(self.dim, grouping=Grouping(part, batch))
+                for tensor, part in zip(some, parts, strict=True)
+            }
+        return batch, found, Grouping(index, batch)
+
+    def _rows_together(self, some: Sequence[Tensor]) -> int:
+        """Return how many rows the tensors of a list have together; 0 where one has none."""
+        return sum(tensor.shape[self.dim] for tensor in some) if all(each.ndim > self.dim for each in some) else 0
 
     def _like(self, tensors: Sequence[Tensor], length: int, layout: BatchLayout, batch: int) -> dict[int, BatchLayout]:
         found = {}

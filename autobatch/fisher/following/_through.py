@@ -116,14 +116,14 @@ class Through:
         place = self._agreed(aligned, output, index, samples)
         if isinstance(place, BatchLayout):
             return _resting_on(aligned, place), (bool(lost) or known.couples) and output.is_floating_point()
-        additive = place == WHOLE and not lost and known.sums
+        additive = place == WHOLE and not lost and self._adds_up(aligned, output, index)
         return LostBatch(name, whole=place == WHOLE, additive=additive), output.requires_grad and not additive
 
     def _heeded(self, index: int) -> list[_Carrier]:
         """Return the arguments whose samples matter for an output."""
         found, heeds = self._carriers, self._call.known.heeds
-        if heeds == "none":
-            return []
+        if heeds in {"none", "floats"}:
+            return [each for each in found if heeds == "floats" and each.tensor.is_floating_point()]
         if heeds == "first":
             return [each for each in found if each.slot == 0]
         if heeds == "each":
@@ -154,24 +154,41 @@ class Through:
         self, carrier: _Carrier, output: Tensor, index: int, followed: Sequence[Tensor]
     ) -> BatchLayout | Literal["whole"] | None:
         """Return how an argument's samples lie in an output, ``WHOLE``, or None."""
-        layout, source, batch, rule = carrier.layout, carrier.tensor, self._call.batch, self._call.known.layout
+        layout, source, rule = carrier.layout, carrier.tensor, self._call.known.layout
         if rule is None or not isinstance(layout, BatchLayout):
             return None
-        place = rule(
-            Move(
-                self._call.function, self._call.name, self._args, self._kwargs, source, carrier.slot, carrier.inner,
-                layout.dim, layout.outer, output, index, batch, followed, self._call.tensors,
-            )
-        )  # fmt: skip
+        place = rule(self._move(carrier, layout, output, index, followed))
         if isinstance(place, int):
             if not 0 <= place < output.ndim or output.shape[place] != source.shape[layout.dim]:
                 return None
             return BatchLayout(place, layout.outer, (), layout.grouping)
         if isinstance(place, tuple):
             dim, outer = place
-            fits = dim < output.ndim and output.shape[dim] % (outer * batch) == 0
+            fits = dim < output.ndim and output.shape[dim] % (outer * self._call.batch) == 0
             return BatchLayout(dim, outer) if fits and layout.grouping is None else None
         return "whole" if place == WHOLE else None
+
+    def _move(
+        self, carrier: _Carrier, layout: BatchLayout, output: Tensor, index: int, followed: Sequence[Tensor]
+    ) -> Move:
+        return Move(
+            self._call.function, self._call.name, self._args, self._kwargs, carrier.tensor, carrier.slot, carrier.inner,
+            layout.dim, layout.outer, output, index, self._call.batch, followed, self._call.tensors,
+        )  # fmt: skip
+
+    def _adds_up(self, aligned: Sequence[_Carrier], output: Tensor, index: int) -> bool:
+        """Whether a function adds up values of single samples: each of its arguments' samples meets itself alone."""
+        among, batch, followed = self._call.known.sums, self._call.batch, [each.tensor for each in aligned]
+        if among is None:
+            return False
+        found = [
+            (among(self._move(each, layout, output, index, followed)), layout, each.tensor)
+            for each in aligned
+            if isinstance(layout := each.layout, BatchLayout)
+        ]
+        if len({(place, lies.outer, lies.grouping, tensor.shape[lies.dim]) for place, lies, tensor in found}) == 1:
+            return True
+        return len({(place, lies.grouped(tensor, batch)) for place, lies, tensor in found}) == 1
 
     def _regrouped(self, found: Sequence[_Carrier], index: int, samples: Grouping) -> BatchLayout | None:
         """Follow samples that lie by an index; None where the function is not known to pick or put rows."""
@@ -189,7 +206,7 @@ def _of_one_sample(
     """Return how samples lie in an output; what was made of one sample's rows alone is that sample's, however made."""
     groupings = [each.layout.grouping for each in aligned if isinstance(each.layout, BatchLayout)]
     first = groupings[0]
-    if first is None or (isinstance(place, BatchLayout) and place.grouping is not first) or place == WHOLE:
+    if first is None or (isinstance(place, BatchLayout) and place.grouping is not first):
         return place
     if first.sole is None or any(other is None or other.sole != first.sole for other in groupings):
         return place

@@ -9,12 +9,14 @@ from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobia
 from autobatch.fisher.gram._native import native
 
 __all__ = [
+    "BagJacobian",
     "DenseJacobian",
     "EmbeddingJacobian",
     "Jacobian",
     "OuterJacobian",
     "Taker",
     "add_blocks",
+    "joined",
     "products_are_cheaper",
 ]
 
@@ -118,6 +120,28 @@ class OuterJacobian:
         torch.mm(self._left.flatten(0, 1).T, self._right.flatten(0, 1), out=gradient.view(self.rows, self.width))
 
 
+def joined(uses: list[Jacobian]) -> list[Jacobian]:
+    """Return the uses of a parameter, matrix products among them as one with the positions of all.
+
+    J of a cell's weight, which is used in every step, is then made in one product.
+
+    Args:
+        uses: all its uses.
+
+    Returns:
+        As many or fewer, of the same sum.
+    """
+    found = [use for use in uses if not isinstance(use, OuterJacobian)]
+    for turned in (False, True):
+        alike = [use.factors() for use in uses if isinstance(use, OuterJacobian) and use.turned is turned]
+        if alike:
+            left, right = (
+                factors[0] if len(alike) == 1 else torch.cat(factors, 1) for factors in zip(*alike, strict=True)
+            )
+            found.append(OuterJacobian(left, right, turned=turned))
+    return found
+
+
 def _outer(left: Tensor, right: Tensor) -> Tensor:
     """Return the sums over positions of outer products of (B, T, rows) and (B, T, width), (B, rows, width)."""
     kernels = native(left, right)
@@ -160,3 +184,30 @@ class EmbeddingJacobian:
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient`` with the sum of J over samples."""
         gradient.zero_().view(self.rows, self.width).index_add_(0, self._indices.flatten(), self._g.flatten(0, 1))
+
+
+class BagJacobian(EmbeddingJacobian):
+    """An embedding table whose rows are added up to one vector for each sample: J_b = counts[b] ⊗ g[b].
+
+    Args:
+        indices: (B, T) int64.
+        shares: (B, T), how often each counts: 1, its weight, or 1 / T of a mean.
+        g: (B, width) output gradient.
+        rows: size of the vocabulary.
+    """
+
+    def __init__(self, indices: Tensor, shares: Tensor, g: Tensor, rows: int) -> None:
+        super().__init__(indices, shares.unsqueeze(2) * g.unsqueeze(1), rows)
+        self._shares = shares
+        self._sum = g
+
+    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
+        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+        used, compact = torch.unique(self._indices, return_inverse=True)
+        if len(used) * len(compact) * self._sum.element_size() > gram.max_memory // 4:
+            super().add_to(gram, gradient)
+            return
+        if gradient is not None:
+            self.total(gradient)
+        counts = self._sum.new_zeros(len(compact), len(used)).scatter_add_(1, compact, self._shares)
+        gram.add_products(counts.unsqueeze(1), self._sum.unsqueeze(1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
-from autobatch.fisher.gram._jacobians import Jacobian, Taker
+from autobatch.fisher.gram._jacobians import Jacobian, Taker, joined
 
 
 class Sink(Protocol):
@@ -63,6 +63,7 @@ class StreamingGram:
         self._taker(name, uses)
         module = name.rpartition(".")[0] if self._apart else ""
         gram = self._gram_of(module)
+        uses = joined(uses) if len(uses) > 1 else uses
         if len(uses) == 1:
             uses[0].add_to(gram, gradient)
         else:

@@ -33,16 +33,16 @@ def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contrib
     Returns:
         One contribution for each weight and each output that has a gradient.
     """
-    name = getattr(call.function, "__name__", str(call.function))
-    key = (where, name)
-    if key not in _logged:
-        _logged.add(key)
-        _logger.warning("%s: measured without a fast rule, by one backward pass for each sample (exact, slow)", where)
     contributions = []
     replay = Replay(call, random_state)
     for index, output in enumerate(call.outputs):
         if output.requires_grad:
             contributions += _owed(replay, index, call.output_layout(index), call.batch)
+    name = getattr(call.function, "__name__", str(call.function))
+    key = (where, name)
+    if key not in _logged:
+        _logged.add(key)
+        _logger.warning("%s: measured without a fast rule, by one backward pass for each sample (exact, slow)", where)
     return contributions
 
 

@@ -99,8 +99,8 @@ class SteerParameters(PolicyParameters):
     growth: Annotated[float, Field(ge=1, le=16)] | Literal["auto"] = Field(
         default="auto",
         description="Times that the batch may be larger, once the rate falls, than where it doubles as the rate "
-        "halves; auto is 4 where an epoch has more than 128 steps of scouts and that spares a tenth of the time, "
-        "else 1.",
+        "halves; auto is 4 where an epoch has more than 128 steps of scouts, a training six epochs, and that spares a "
+        "tenth of the time, else 1.",
     )
     growth_power: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
         default="auto",
@@ -484,7 +484,8 @@ class SteerPolicy:
     def _grows_further(self) -> bool:
         """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""
         task, size = self._known_task(), start_without_scouts(self._known_task())[0]
-        if task.costs is None or task.train_size * task.periods <= MANY_STEPS * size:
+        few_steps = task.train_size * task.periods <= MANY_STEPS * size or task.epochs < LEAST * task.periods
+        if task.costs is None or few_steps:
             return False
         return plan_seconds(task, self._plan, size, GROWN) <= SPARING * plan_seconds(task, self._plan, size, SEESAW)
 

@@ -110,7 +110,7 @@ def plan_scouts(
 
 
 def _affordable(task: TaskInfo, epochs: int) -> int:
-    """Return how many scouts a training can have: losers may take a third of it, all two fifths where none goes on."""
+    """Return how many scouts a training can have: losers may take a third, all two fifths where none may go on."""
     if epochs % task.periods == 0:
         return task.epochs // (3 * epochs) + 1  # the one that goes on costs nothing
     pair = 2 if 4 * epochs <= task.epochs else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autobatch.beacons import Beacon
-from autobatch.report._words import configuration_words, count_words, seconds_words
+from autobatch.report._words import configuration_words, count_words, epoch_words, seconds_words
 from autobatch.report.page._markup import hover_text
 from autobatch.report.page._section import ReportedRun, Section
 from autobatch.training import EpochRow
@@ -191,7 +191,7 @@ def _beacon_line(beacon: Beacon, panel: Panel, name: str) -> _Line:
 
 def _words(label: str, row: EpochRow, panel: Panel, figure: str, value: float | None) -> str:
     return hover_text(
-        f"{label}: epoch {row.epoch}",
+        f"{label}: epoch {epoch_words(row.epoch)}",
         f"{figure.replace('_', ' ').replace('c bar', 'C̄').replace('l cum', 'L')} {_number(value)}{panel.unit}",
         f"{count_words(row.examples)} examples, {seconds_words(row.seconds)}",
     )

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from autobatch._plain import Epochs
 from autobatch.control import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.report._record import RunRecord
 from autobatch.report._story import limit_words, position_sentence, target_words
-from autobatch.report._words import count_words, loss_words, percent_words, seconds_words
+from autobatch.report._words import count_words, epoch_words, loss_words, percent_words, seconds_words
 from autobatch.report.page._markup import Html, joined, tag
 from autobatch.report.page._section import ReportedRun, Section, has_place
 from autobatch.report.page._tables import candidates, change_words, swatch
@@ -34,6 +35,7 @@ def moments(section: Section, run: ReportedRun) -> list[dict[str, Any]]:
         sound = target is not None and all(math.isfinite(value) and value > 0 for value in target)
         found.append({
             "epoch": epoch,
+            "name": epoch_words(epoch),
             "changed": decision is not None and (decision.turn or decision.stop),
             "place": [row.c_bar, row.l_cum] if row is not None and has_place(row) else None,
             "target": list(target) if target is not None and sound else None,
@@ -43,7 +45,7 @@ def moments(section: Section, run: ReportedRun) -> list[dict[str, Any]]:
     return found
 
 
-def _moments_of(run: ReportedRun) -> Iterator[tuple[int, EpochRow | None]]:
+def _moments_of(run: ReportedRun) -> Iterator[tuple[Epochs, EpochRow | None]]:
     yield 0, None
     yield from ((row.epoch, row) for row in run.record.epochs)
 
@@ -51,14 +53,16 @@ def _moments_of(run: ReportedRun) -> Iterator[tuple[int, EpochRow | None]]:
 def _card(
     section: Section,
     run: ReportedRun,
-    epoch: int,
+    epoch: Epochs,
     *,
     row: EpochRow | None,
     decision: DecisionRecord | None,
     before: DecisionRecord | None,
 ) -> Html:
     total = run.record.config.task.epochs
-    heading = tag("h4", swatch(run), f"{run.label}: " + (f"after epoch {epoch} of {total}" if epoch else "start"))
+    heading = tag(
+        "h4", swatch(run), f"{run.label}: " + (f"after epoch {epoch_words(epoch)} of {total}" if epoch else "start")
+    )
     facts = [] if row is None else list(_stood(run.record, row))
     if decision is not None:
         facts += _decided(run, decision, before)
@@ -71,7 +75,7 @@ def _stood(record: RunRecord, row: EpochRow) -> Iterator[tuple[str, str]]:
     yield "Trained at", f"batch size {row.batch_size}, applied rate {row.lr_effective:g}"
     if math.isfinite(row.c_bar):
         yield "Stands at", record.position_after(row.epoch)
-        if (leapt := record.leap_in(row.epoch)) is not None:
+        if (leapt := record.leap_before(row.epoch)) is not None:
             yield "C̄", leapt
     yield "Validation", f"loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}"
     yield "Training", f"loss {loss_words(row.train_loss)}"

@@ -193,7 +193,7 @@
       which.value = group;
       when.max = moments.length - 1;
       when.value = chosen;
-      when.setAttribute("aria-valuetext", `epoch ${moments[chosen].epoch}`);
+      when.setAttribute("aria-valuetext", `epoch ${moments[chosen].name}`);
       plot.moment = moments[chosen];
       shown.innerHTML = moments[chosen].card;
       if (plot.box.layout) {

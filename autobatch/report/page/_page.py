@@ -13,7 +13,7 @@ from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord
 from autobatch.report._story import FORKS_TITLE
 from autobatch.report._summary import run_facts
-from autobatch.report._words import place_words, seconds_words
+from autobatch.report._words import epoch_words, place_words, seconds_words
 from autobatch.report.page._curves import curves_figure
 from autobatch.report.page._markup import Html, data_block, joined, packed, tag
 from autobatch.report.page._moments import moments
@@ -260,8 +260,8 @@ def _plane_alternative(section: Section) -> str:
             rows = [row for row in run.record.epochs if row.c_bar > 0 and row.l_cum > 0]
             first, last = rows[0], rows[-1]
             words.append(
-                f"{run.label} goes from {place_words(first.c_bar, first.l_cum)} after epoch {first.epoch} to "
-                f"{place_words(last.c_bar, last.l_cum)} after {last.epoch}."
+                f"{run.label} goes from {place_words(first.c_bar, first.l_cum)} after epoch {epoch_words(first.epoch)} "
+                f"to {place_words(last.c_bar, last.l_cum)} after {epoch_words(last.epoch)}."
             )
     return " ".join(words)
 

@@ -9,7 +9,15 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from autobatch.beacons import BeaconLibrary, Landscape
-from autobatch.report._words import C_AXIS, L_AXIS, configuration_words, loss_words, percent_words, place_words
+from autobatch.report._words import (
+    C_AXIS,
+    L_AXIS,
+    configuration_words,
+    epoch_words,
+    loss_words,
+    percent_words,
+    place_words,
+)
 from autobatch.report.page._markup import hover_text
 from autobatch.report.page._section import ReportedRun, Section, has_place
 from autobatch.report.plane import far_apart, region_tolerance, score_norm, score_ticks
@@ -262,7 +270,7 @@ def _point_words(run: ReportedRun, row: EpochRow) -> str:
         then = [f"→ {configuration}" if decision.changed else f"→ stays at {configuration}"]
         then = ["→ ends the training"] if decision.stop else then
     return hover_text(
-        f"{run.label}: epoch {row.epoch}",
+        f"{run.label}: epoch {epoch_words(row.epoch)}",
         f"batch size {row.batch_size}, applied rate {row.lr_effective:g}",
         place_words(row.c_bar, row.l_cum),
         f"validation loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}",

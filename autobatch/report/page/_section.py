@@ -10,11 +10,13 @@ from functools import cached_property
 
 from autobatch._artefacts import told_path
 from autobatch._errors import LibraryError
+from autobatch._plain import Epochs
 from autobatch.beacons import BeaconLibrary, Landscape
 from autobatch.control import DecisionRecord
 from autobatch.report._comparison import Comparison, compare, verdict
 from autobatch.report._record import RunRecord
 from autobatch.report._summary import without_comparison
+from autobatch.report._words import epoch_words
 from autobatch.training import EpochRow
 
 COLOURS = 7
@@ -78,7 +80,7 @@ class ReportedRun:
             return None
 
     @cached_property
-    def decisions(self) -> dict[int, DecisionRecord]:
+    def decisions(self) -> dict[Epochs, DecisionRecord]:
         """Its decisions by the epoch after which they were made."""
         return {decision.epoch: decision for decision in self.record.decisions}
 
@@ -91,10 +93,10 @@ class ReportedRun:
         """Return what kind of judgement there is (``gain``, ``no-gain``, ``open`` or ``none``), and it in words."""
         summary, comparison = self.record.summary, self.comparison
         if summary is None:
-            done, epochs = len(self.record.epochs), self.record.planned_epochs
+            rows, epochs = self.record.epochs, self.record.planned_epochs
             if self.record.scouts_are_training:
                 return "open", "Not begun: its scouts are training."
-            return "open", f"Not finished: {done} of {epochs} epochs so far."
+            return "open", f"Not finished: {epoch_words(rows[-1].epoch if rows else 0)} of {epochs} epochs so far."
         if comparison is None:
             early = "" if summary.stopped_because == "finished" else f"Ended early: {summary.stopped_because}. "
             return "none", f"{early}{without_comparison(self.record)}"

@@ -19,6 +19,7 @@ from autobatch.report._story import (
 from autobatch.report._words import (
     configuration_words,
     count_words,
+    epoch_words,
     loss_words,
     percent_words,
     seconds_words,
@@ -101,7 +102,7 @@ def decisions_table(section: Section, run: ReportedRun) -> Html:
     before: DecisionRecord | None = None
     for decision in run.record.decisions:
         told.append({
-            "epoch": str(decision.epoch),
+            "epoch": epoch_words(decision.epoch),
             "change": change_words(decision, before),
             "why": why(decision),
             "target": target_words(decision),

@@ -14,8 +14,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from autobatch.beacons import BeaconLibrary
+from autobatch.policies._wording import count
 from autobatch.report._record import RunRecord, RunScout
-from autobatch.report._words import configuration_words, seconds_words
+from autobatch.report._words import configuration_words, epoch_words, seconds_words
 from autobatch.training import EpochRow
 
 _JOURNEY = "#d7301f"
@@ -43,7 +44,9 @@ def draw_journey(axes: Axes, epochs: Sequence[EpochRow]) -> Iterator[Artist]:
     yield Line2D([], [], color=_JOURNEY, linewidth=2.2, label="this run; small numbers count its epochs")
     _mark_epochs(axes, placed)
     axes.scatter(c_bar[-1], l_cum[-1], marker="D", s=70, c=_JOURNEY, edgecolors="white", linewidths=1.2, zorder=9)
-    yield Line2D([], [], marker="D", linestyle="", color=_JOURNEY, label=f"its end, after epoch {placed[-1].epoch}")
+    yield Line2D(
+        [], [], marker="D", linestyle="", color=_JOURNEY, label=f"its end, after epoch {epoch_words(placed[-1].epoch)}"
+    )
     _grow_limits(axes, c_bar, l_cum)
     _name_changes(axes, placed)
 
@@ -69,8 +72,9 @@ def draw_scouts(axes: Axes, scouts: Sequence[RunScout]) -> Iterator[Artist]:
 
 
 def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
-    every = max(1, math.ceil(len(placed) / _MARKED_EPOCHS / 5) * 5)
-    marked = [row for row in placed if row is placed[0] or row.epoch % every == 0]
+    whole = [row for row in placed if isinstance(row.epoch, int)]
+    every = max(1, math.ceil(len(placed) / _MARKED_EPOCHS / 5) * 5) if whole == placed else 1
+    marked = [placed[0], *(row for row in whole if row is not placed[0] and row.epoch % every == 0)]
     axes.scatter(
         [row.c_bar for row in marked],
         [row.l_cum for row in marked],
@@ -85,7 +89,7 @@ def _mark_epochs(axes: Axes, placed: list[EpochRow]) -> None:
         if not far_apart(row, named):
             continue
         axes.annotate(
-            str(row.epoch),
+            epoch_words(row.epoch),
             (row.c_bar, row.l_cum),
             xytext=(-6, 3),
             textcoords="offset points",
@@ -185,10 +189,12 @@ def draw_epochs(
     _mark_fall(rate, record)
     rate.legend(fontsize=7.5)
     _draw_score(scored, record, score, library)
+    half = numbers[0] / 2
     for axes in (size, rate, scored):
-        axes.set_xlim(0.5, numbers[-1] + 0.5)
+        axes.set_xlim(half, numbers[-1] + half)
         axes.margins(y=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True) if len(epochs) > 1 else FixedLocator(numbers))
+        ticks = MaxNLocator(8, integer=isinstance(numbers[0], int))
+        axes.xaxis.set_major_locator(ticks if len(epochs) > 1 else FixedLocator(numbers))
         axes.grid(color="0.9", linewidth=0.5)
     ends = "" if record.summary is None or not record.summary.ended_early else f"; ended early, of {_whole(record)}"
     scored.set_xlabel(f"epoch{ends}")
@@ -202,8 +208,9 @@ def _mark_fall(axes: Axes, record: RunRecord) -> None:
     """Mark where the policy lets the rate begin to fall."""
     begun = next((one.epoch for one in record.decisions if one.fall_begins), None)
     if begun is not None:
-        label = f"the fall begins in epoch {begun + 1}"
-        axes.axvline(begun + 0.5, color="0.3", linestyle="--", linewidth=1, label=label)
+        when = f"in epoch {begun + 1}" if isinstance(begun, int) else f"after {count(begun, 'epoch')}"
+        half = record.epochs[0].epoch / 2
+        axes.axvline(begun + half, color="0.3", linestyle="--", linewidth=1, label=f"the fall begins {when}")
 
 
 def _tick_plainly(axes: Axes) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ class ScoutController(RecordingController):
 
     cell: "ScoutCell"
 
+    @property
+    def fetched_ahead(self) -> bool:
+        """Whether batches are handed out that are not trained."""
+        return bool(self._training.course.waiting)
+
     def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
         """Return the context of ``AutoBatchController.step``; the loss that ``backward`` gets is noted."""
         passing = super().step(samples=samples, batch_dim=batch_dim)
@@ -49,8 +55,11 @@ class ScoutController(RecordingController):
         return passing
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, which says that it is a scout's: another controller goes on with its own policy."""
-        return {**super().state_dict(), SCOUT: True}
+        """Return the state, which says that it is a scout's: another controller goes on with its own policy.
+
+        Where the scout has ended within an epoch, it is that of there, not of the epoch's end that the loop told since.
+        """
+        return {**(self.cell.within or super().state_dict()), SCOUT: True}
 
 
 class ScoutPolicy(Stateless):
@@ -86,6 +95,7 @@ class ScoutCell(LoopCell):
         task: the task; None until the loop has attached the controller.
         whole: whether the scout has come to its end.
         ended: why it ended before; None where it did not.
+        within: the controller's state where it came to its end within an epoch, with nothing fetched ahead.
     """
 
     def __init__(
@@ -112,6 +122,9 @@ class ScoutCell(LoopCell):
         self._reached: Mapping[str, Any] = {}
         self._loss, self._heard = torch.zeros(()), 0
         self._first: Tensor | None = None
+        self._optimizer: Optimizer | None = None
+        self.within: dict[str, Any] | None = None
+        self._then: Any = None
 
     @property
     def configuration(self) -> tuple[int, float]:
@@ -125,8 +138,12 @@ class ScoutCell(LoopCell):
 
     @property
     def resumable(self) -> bool:
-        """Whether a training can go on where the scout ended: not where that was in the middle of an epoch."""
-        return self.whole and len(self.rows) % self._periods == 0
+        """Whether a training can go on where the scout ended.
+
+        Not where that was within an epoch and batches were fetched ahead, or the loop has trained on or moved its own
+        rate since, as a scheduler does at an epoch's end.
+        """
+        return self.whole and (len(self.rows) % self._periods == 0 or self.within is not None)
 
     @property
     def _periods(self) -> int:
@@ -145,6 +162,7 @@ class ScoutCell(LoopCell):
         super().attach(model, optimizer, **sizes)
         assert self.facts is not None
         self._check(self.facts)
+        self._optimizer = optimizer
 
     def hear(self, loss: Tensor, examples: int) -> None:
         """Note the loss of a batch, or of a part of one, and how many examples it is of."""
@@ -180,6 +198,8 @@ class ScoutCell(LoopCell):
         elif self.ended is None:
             self.ended = hopeless(self._scout(), self._others)
         if self.over:
+            if self.whole and len(self.rows) % self._periods and not self.controller.fetched_ahead:
+                self.within, self._then = deepcopy(self.controller.state_dict()), self._standing()
             self.controller.stop(self.ended or f"this scout has come to its end, {self._scout().trained}")
 
     def check_end(self) -> None:
@@ -222,9 +242,20 @@ class ScoutCell(LoopCell):
             first_loss=math.nan if self._first is None else float(self._first),
         )
 
+    def _standing(self) -> Any:
+        """Return what changes as soon as a loop trains on, or moves its rate."""
+        assert self.model is not None
+        assert self._optimizer is not None
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        return [each._version for each in tensors], [float(rate) for rate in rates]
+
     def release(self) -> None:
         """Let go of model and optimizer, so that the next scout has their memory."""
+        if self.within is not None and self._standing() != self._then:
+            self.within = None
         super().release()
+        self._optimizer = None
         if self.task is not None:
             self.controller.close()
 

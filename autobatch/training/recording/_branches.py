@@ -241,7 +241,7 @@ class _Recording:
         return [*branches, whole]
 
     def _branches(self, before: EpochRow) -> list[Journey]:
-        targets = self._job.switches.get(before.epoch, ())
+        targets = self._job.switches.get(self._trial.controller.epoch, ())
         state = self._trial.state() if targets else None
         branches = []
         for target in targets:
@@ -256,7 +256,7 @@ class _Recording:
         return branches
 
     def _epoch(self) -> EpochRow:
-        row = self._trial.epoch()
+        row = self._trial.period()
         self._trained += 1
         self._report(self._trained / self._epochs)
         return row

@@ -21,7 +21,7 @@ from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._engine import check_task_optimizer, reproducible, resolve_device
 from autobatch.training._run import RunConfig, RunObserver, kept_config, load_run_config
 from autobatch.training.data import Data, load_data
-from autobatch.training.running._known import costs_of, info_of, library_of, told_missing
+from autobatch.training.running._known import costs_of, info_of, library_of, periods_of, told_missing
 from autobatch.training.running._scout_runs import train_scouts
 from autobatch.training.running._session import Session, check_same
 from autobatch.training.task import check_ladder
@@ -78,6 +78,8 @@ def run(
     if policy.needs_library and library.missing is not None:
         observer.note(told_missing(library))
     costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
+    if not resume:
+        config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
     config = config.model_copy(update={"costs": costs.table})
     alone = place_of_work(out, _BUSY) if ranks.leads else nullcontext()
     with alone, reproducible(device, config.task.threads):
@@ -118,6 +120,7 @@ def _loaded(config: RunConfig, device: torch.device, ranks: Ranks) -> Data:
 
 def _continued(config: RunConfig, out: Path) -> RunConfig:
     stored = load_run_config(out)
+    config = config.model_copy(update={"periods": stored.periods})
     try:
         check_same(kept_config(config, out), kept_config(stored, out))
     except CheckpointError as error:

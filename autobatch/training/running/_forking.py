@@ -196,7 +196,7 @@ def _branch(trial: Trial, after_step: Callable[[int, int], None]) -> Branch:
         after_step(step, steps)
         average.after_step(step, steps)
 
-    row = trial.epoch(stepped)
+    row = trial.period(stepped)
     state, measurements = trial.state(), controller.measurements
     losses = torch.empty(0)
     if trial.stopped_because == FINISHED:

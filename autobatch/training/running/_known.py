@@ -9,7 +9,7 @@ from autobatch._errors import LibraryError
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control._ranks import Ranks
 from autobatch.policies import Policy, TaskInfo
-from autobatch.policies.steer import ScoutingPolicy
+from autobatch.policies.steer import PacingPolicy, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, kept_calibration
 from autobatch.training._run import RunConfig, RunObserver
 from autobatch.training._trial import BN
@@ -52,7 +52,16 @@ def info_of(config: RunConfig, data: Data, costs: CostTable | None) -> TaskInfo:
         seed=config.seed,
         num_classes=data.num_classes,
         shares_loss=data.shares_loss,
+        periods=config.periods,
     )
+
+
+def periods_of(config: RunConfig, data: Data, policy: Policy, library: KnownBeacons) -> int:
+    """Return how many decisions a run takes in each epoch: one where it goes by beacons, which were recorded so."""
+    recorded = library.beacons is not None or library.of_other_length is not None
+    if (policy.needs_library and recorded) or not isinstance(policy, PacingPolicy):
+        return 1
+    return policy.periods_of_epoch(config.task.batch_sizes, len(data.train_labels), config.task.epochs)
 
 
 def library_of(config: RunConfig, data: Data, policy: Policy) -> KnownBeacons:

@@ -7,7 +7,7 @@ from pathlib import Path
 from autobatch._steps import steps_per_epoch
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control.run import refuse_occupied
-from autobatch.policies import Policy, TaskInfo, make_policy, planned_epochs, policy_kind
+from autobatch.policies import BeaconFollowPolicy, Policy, TaskInfo, make_policy, planned_epochs, policy_kind
 from autobatch.policies._protocol import NOTHING_SEEN
 from autobatch.policies._wording import duration, percent
 from autobatch.policies.steer import ScoutingPolicy, ScoutPlan
@@ -17,7 +17,7 @@ from autobatch.training._run import RunConfig
 from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
-from autobatch.training.running._known import info_of, known_costs, library_of
+from autobatch.training.running._known import info_of, known_costs, library_of, periods_of, told_missing
 from autobatch.training.running._scout_words import expected_cost, told_plan, told_schedule
 from autobatch.training.task import check_ladder
 
@@ -60,12 +60,18 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
     policy = make_policy(config.policy)
     library = library_of(config, data, policy)
     beacons = library.beacons
-    facts.append(("beacons", _told_beacons(beacons, library.missing)))
+    goes_on = library.of_other_length if isinstance(policy, BeaconFollowPolicy) else None
+    facts.append(("beacons", told_missing(library) if goes_on else _told_beacons(beacons, library.missing)))
     costs = known_costs(config, data=data, device=device, library=library)
+    config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
     info = info_of(config, data, costs.table)
     policy.reset(info, beacons)
     epochs, plan = planned_epochs(policy, info), None
-    if isinstance(policy, ScoutingPolicy) and (beacons is None or not policy.needs_library):
+    if goes_on is not None and isinstance(policy, BeaconFollowPolicy):
+        policy.begin_from(goes_on)
+        epochs = planned_epochs(policy, info)
+        facts.append(("plan", told_schedule(policy, info) or "the task's whole length"))
+    elif isinstance(policy, ScoutingPolicy) and (beacons is None or not policy.needs_library):
         plan = policy.scouts()
         facts += [("scouts", told_plan(plan, info)), ("plan", told_schedule(policy, info) or "the task's whole length")]
     sizes = _sizes(policy, info, epochs) if policy_kind(config.policy.kind).blind and plan is None else None
@@ -98,8 +104,8 @@ def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
 
 
 def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
-    of = f" of {info.epochs}" if epochs < info.epochs else ""
-    told = f"{epochs}{of} epochs"
+    of = f" of {info.epochs // info.periods}" if epochs < info.epochs else ""
+    told = f"{epochs // info.periods}{of} epochs"
     if sizes:
         steps = sum(steps_per_epoch(info.train_size, size) for size in sizes)
         return f"{told}, {steps:,} optimizer steps at batch sizes {min(sizes)} to {max(sizes)}"

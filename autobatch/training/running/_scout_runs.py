@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from autobatch._files import write_whole
+from autobatch._plain import Epochs
+from autobatch._steps import epochs_of
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._columns import FINISHED
 from autobatch.control._ranks import Ranks
@@ -56,13 +58,14 @@ def train_scouts(
     observer.scouting(told_plan(plan, task))
     scouts: list[Scout] = []
     records: list[ScoutRecord] = []
+    each = epochs_of(plan.epochs, task.periods)
     while len(scouts) < len(plan.configurations):
         batch_size, lr = plan.configurations[len(scouts)]
         scouted = scout_config(config, batch_size, lr)
         training = Session(
             config=scouted,
             out=scout_directory(out, batch_size, lr, config.seed),
-            observer=_ScoutObserver(observer, plan.epochs),
+            observer=_ScoutObserver(observer, each),
             data=data,
             device=device,
             policy=make_policy(scouted.policy),
@@ -70,20 +73,20 @@ def train_scouts(
             costs=KnownCosts(config.costs, None),
         )
         waiting = plan.configurations[len(records) :]
-        so_far = Scouting(None, tuple(records), waiting, plan.epochs, more=plan.more)
+        so_far = Scouting(None, tuple(records), waiting, each, more=plan.more)
         # What --resume needs; not before a scout can be carried out.
         kept = None if scouts else config_yaml(config, out)
         ranks.first_makes(partial(_keep, out, so_far, kept))
         training.begin()
         key = (batch_size, lr)
-        scout = train_scout(training.trial, training.epoch, training.rows, plan=plan, key=key, others=scouts)
+        scout = train_scout(training.trial, training.period, training.rows, plan=plan, key=key, others=scouts)
         scouts.append(scout)
         records.append(record_of(training.rows, scout))
         observer.scouted(told_scout(records[-1]))
         plan = policy.scouts(scouts)
     choice = policy.take(scouts)
     marked = tuple(replace(record, won=place == choice.scout) for place, record in enumerate(records))
-    scouting = Scouting(choice.reason, marked, epochs=plan.epochs, planned=planned_epochs(policy, task))
+    scouting = Scouting(choice.reason, marked, epochs=each, planned=planned_epochs(policy, task) // task.periods)
     ranks.first_makes(partial(save_scouting, out, scouting))
     observer.scouted(choice.reason)
     if choice.scout is None:
@@ -108,7 +111,7 @@ def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
 
 def train_scout(
     trial: Trial,
-    epoch: Callable[[], object],
+    period: Callable[[], object],
     rows: Sequence[EpochRow],
     *,
     plan: ScoutPlan,
@@ -119,8 +122,8 @@ def train_scout(
 
     Args:
         trial: its training.
-        epoch: trains the next epoch, and adds its figures to ``rows``.
-        rows: the epochs so far, those of an earlier start among them.
+        period: trains the next decision period, and adds its figures to ``rows``.
+        rows: the periods so far, those of an earlier start among them.
         plan: what scouts are for.
         key: batch size and base learning rate.
         others: the scouts before.
@@ -128,18 +131,20 @@ def train_scout(
     Returns:
         The scout, at its end.
     """
+    periods = trial.config.periods
     while True:
         scout = Scout(
             *key,
             tuple(row.train_loss for row in rows),
             tuple(float(getattr(row, trial.config.task.score)) for row in rows),
             None if trial.stopped_because == FINISHED else trial.stopped_because,
+            periods=periods,
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout
         if rows and not plan.whole and (why := hopeless(scout, others)):
-            return Scout(*key, scout.train_losses, scout.scores, why)
-        epoch()
+            return replace(scout, ended=why)
+        period()
 
 
 def adopt(source: Path, out: Path, config: RunConfig, policy_state: dict[str, Any], scouting: Scouting) -> None:
@@ -189,11 +194,11 @@ def _modelled(scouts: Sequence[ScoutRecord], costs: CostTable) -> tuple[float, f
 
 @dataclass
 class _ScoutObserver(RunObserver):
-    """Tells a run's observer of the epochs of a scout, which trains ``epochs`` at most."""
+    """Tells a run's observer of the decision periods of a scout, which trains ``epochs`` at most."""
 
     observer: RunObserver
-    epochs: int
+    epochs: Epochs
 
     def epoch_finished(self, row: EpochRow) -> None:
-        """Pass an epoch on."""
+        """Pass a period on."""
         self.observer.scout_epoch(row, self.epochs)

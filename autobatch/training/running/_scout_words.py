@@ -15,10 +15,10 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
         return plan.note
     tried = ", ".join(configuration(*one) for one in plan.configurations)
     note = f"; {plan.note}" if plan.note else ""
-    line = f"{count(plan.most, 'scout')} of {count(plan.epochs, 'epoch')} each: {tried}"
+    line = f"{count(plan.most, 'scout')} of {task.told(plan.epochs)} each: {tried}"
     if plan.more:
         line = (
-            f"{count(plan.most, 'scout')} of {count(plan.epochs, 'epoch')} each at most: {tried} first, then rates "
+            f"{count(plan.most, 'scout')} of {task.told(plan.epochs)} each at most: {tried} first, then rates "
             "towards where the loss falls"
         )
     cost = expected_cost(plan, task.costs, task.train_size)
@@ -37,12 +37,13 @@ def told_schedule(policy: Policy, task: TaskInfo) -> str:
     if not task.steered:
         return (
             f"the task keeps its own schedule (schedule.keep): the rate follows it, and all "
-            f"{count(task.epochs, 'epoch')} are trained"
+            f"{task.told(task.epochs)} are trained"
         )
     end = planned_epochs(policy, task)
     if end == task.epochs:
         return ""
-    return f"planned to end after {end} of {count(task.epochs, 'epoch')}, the rate falling to nothing until then"
+    of = f"{end // task.periods} of {task.told(task.epochs)}"
+    return f"planned to end after {of}, the rate falling to nothing until then"
 
 
 def told_scout(record: ScoutRecord) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autobatch._plain import Plain
+from autobatch._plain import Epochs, Plain
 from autobatch.beacons import BeaconKey
 from autobatch.control.run import SCOUTING, SCOUTS, EpochRow
 from autobatch.control.run._files import load_json, write_json
@@ -19,7 +19,7 @@ class ScoutRecord(Plain):
         batch_size: global batch size.
         lr: base learning rate.
         epochs: epochs that it has trained.
-        train_loss: mean training loss of its last epoch.
+        train_loss: mean training loss of its last epoch, or of the part of one that was decided on last.
         validation_loss: mean validation loss after it.
         validation_error: validation error after it, in [0, 1].
         ended: why it ended before its time; None where it did not.
@@ -33,7 +33,7 @@ class ScoutRecord(Plain):
 
     batch_size: int
     lr: float
-    epochs: int
+    epochs: Epochs
     train_loss: float
     validation_loss: float
     validation_error: float
@@ -63,7 +63,7 @@ class Scouting(Plain):
     reason: str | None
     scouts: tuple[ScoutRecord, ...]
     waiting: tuple[tuple[int, float], ...] = ()
-    epochs: int = 0
+    epochs: Epochs = 0
     planned: int = 0
     more: int = 0
 

@@ -13,6 +13,7 @@ import torch
 from autobatch._errors import CheckpointError
 from autobatch._files import naming_output, write_whole
 from autobatch._plain import plain
+from autobatch._steps import epochs_of
 from autobatch._yaml import dump_yaml
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import told_differences
@@ -30,6 +31,7 @@ from autobatch.control.run import (
     load_epochs,
 )
 from autobatch.policies import Policy, planned_epochs
+from autobatch.policies._wording import in_epochs
 from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
@@ -90,7 +92,7 @@ class Session:
         together = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
         self.kind = device_kind(self.device, config.task.threads) + together
         self.controller = self.trial.controller
-        self.log = RunFiles(self.out if self.ranks.leads else None)
+        self.log = RunFiles(self.out if self.ranks.leads else None, config.periods)
         self.told_slow = False
         self.forks: list[ForkRecord] = []
         self.best_written: int | None = None
@@ -112,7 +114,7 @@ class Session:
         """Return how the run ended, having started or continued it."""
         self.begin()
         while not self.controller.finished:
-            self.epoch()
+            self.period()
         summary = self._summary()
         self.ranks.first_makes(lambda: self._write_summary(summary))
         self.observer.finished(summary)
@@ -126,7 +128,7 @@ class Session:
         # Brings records and state to the last checkpoint, and says at how many seconds it stands.
         path = self.out / CHECKPOINT
         checkpoint = read_checkpoint(path) if path.exists() else None
-        epoch = _restored_epoch(checkpoint, path)
+        periods = _restored_periods(checkpoint, path)
         adopted = checkpoint is not None and bool(checkpoint.record.get("adopted"))
         self.ranks.first_makes(self._prepare)
         if checkpoint is None:
@@ -149,12 +151,16 @@ class Session:
             raise CheckpointError(f"{path}: damaged: {error!r}") from None
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        if self.controller.epoch != epoch:
-            raise CheckpointError(f"{path}: damaged: it is of epoch {epoch} and of epoch {self.controller.epoch}")
+        finished, an_epoch = self.controller.finished_periods, self.config.periods
+        if finished != periods:
+            told = [in_epochs(number, an_epoch) for number in (periods, finished)]
+            raise CheckpointError(f"{path}: damaged: it is of {told[0]} and of {told[1]}")
         self.ranks.first_makes(self._cut)
         self.log.epochs = load_epochs(self.out)
-        if [row.epoch for row in self.rows] != list(range(1, epoch + 1)):
-            raise CheckpointError(f"{self.out / EPOCHS}: expected the epochs 1 to {epoch} of the checkpoint beside it")
+        if [row.epoch for row in self.rows] != [epochs_of(period, an_epoch) for period in range(1, periods + 1)]:
+            raise CheckpointError(
+                f"{self.out / EPOCHS}: expected the {in_epochs(periods, an_epoch)} of the checkpoint beside it"
+            )
         put_back(checkpoint.tensors, self.trial.engine.model, self.trial.engine.optimizer, str(path))
         self._restore_best()
         if adopted:  # what the scout has decided for the next epoch does not hold
@@ -186,8 +192,9 @@ class Session:
                 examples=self.config.task.dataset.examples,
                 num_classes=self.data.num_classes,
                 parameters=self.trial.engine.parameters,
-                epochs=planned_epochs(self.policy, task),
-                resumed_epoch=self.controller.epoch,
+                epochs=planned_epochs(self.policy, task) // task.periods,
+                periods=task.periods,
+                resumed_epoch=self.rows[-1].epoch if self.rows else 0,
                 beacons=None if beacons is None else len(beacons.beacons),
                 costs_source=self.costs.source,
                 seconds=self._seconds_left(),
@@ -205,19 +212,19 @@ class Session:
         costs, task = self.costs.table, self.controller.task
         if costs is None:
             return None
-        epochs = planned_epochs(self.policy, task) - self.controller.epoch
+        epochs = planned_epochs(self.policy, task) - self.controller.finished_periods
         fixed = self.config.policy.kind == "fixed"
         sizes = (self.controller.batch_size,) if fixed else self.config.task.batch_sizes
         each = [costs.whole_epochs(size, task.train_size, epochs) for size in sizes]
         budget = task.measuring_budget if self.config.measure and not self.config.recording else 0.0
         return min(each), max(each) * (1.0 + budget)
 
-    def epoch(self) -> EpochRow:
-        """Train the next epoch, keep it, and return its figures."""
+    def period(self) -> EpochRow:
+        """Train to the next decision, keep that, and return its figures."""
         controller = self.controller
         fork = self._fork()
         if fork is None or not isinstance(self.policy, ForkingPolicy):
-            row, measurements = self.trial.epoch(self.observer.step), controller.measurements
+            row, measurements = self.trial.period(self.observer.step), controller.measurements
         else:
             self.observer.note(told_fork(fork))
             branch, record = fork_epoch(self.trial, self.policy, fork, self.observer.step)
@@ -227,7 +234,7 @@ class Session:
                 self.observer.note(record.reason)
                 if record.taken:  # what this epoch was to be trained under, it was not
                     self.ranks.first_makes(partial(self.log.decided, branch.decision))
-        decided = controller.decision.epoch == controller.epoch  # also where it says that the training ends
+        decided = controller.decision.epoch == row.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         if not self.ranks.leads:
             self.log.epoch(row)
@@ -242,7 +249,7 @@ class Session:
     def _fork(self) -> Fork | None:
         """Return what the policy wants tried beside the coming epoch; of several processes the first one's is asked."""
         policy = self.policy
-        if not isinstance(policy, ForkingPolicy):
+        if not isinstance(policy, ForkingPolicy) or self.config.periods > 1:  # parts of epochs are too short for it
             return None
         fork = self.ranks.first_makes(
             lambda: None if (own := policy.fork(self.controller.observation)) is None else asdict(own)
@@ -250,7 +257,7 @@ class Session:
         return None if fork is None else Fork(**fork)
 
     def _keep(self, row: EpochRow, measurements: Sequence[MeasuredStep], decision: DecisionRecord | None) -> None:
-        """Write what an epoch came to, and then the checkpoint."""
+        """Write what a decision period came to, and then the checkpoint."""
         self.log.measured(measurements)
         if decision is not None:
             self.log.decided(decision)
@@ -299,7 +306,7 @@ class Session:
 
     def _save(self) -> None:
         record = {
-            "epoch": self.controller.epoch,
+            "epoch": self.controller.finished_periods,
             "config": kept_config(self.config, self.out),
             "controller": self.controller.state_dict(),
             "seconds": self.controller.seconds,
@@ -349,11 +356,11 @@ def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
         raise CheckpointError(f"the run was started with another configuration: {differing}")
 
 
-def _restored_epoch(checkpoint: Checkpoint | None, path: Path) -> int:
-    epoch = 0 if checkpoint is None else checkpoint.record.get("epoch")
-    if not isinstance(epoch, int) or (checkpoint is not None and epoch < 1):
-        raise CheckpointError(f"{path}: damaged: 'epoch' is {epoch!r}")
-    return epoch
+def _restored_periods(checkpoint: Checkpoint | None, path: Path) -> int:
+    periods = 0 if checkpoint is None else checkpoint.record.get("epoch")
+    if not isinstance(periods, int) or (checkpoint is not None and periods < 1):
+        raise CheckpointError(f"{path}: damaged: 'epoch' is {periods!r}")
+    return periods
 
 
 def config_yaml(config: RunConfig, out: Path) -> bytes:

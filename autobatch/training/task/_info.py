@@ -15,14 +15,28 @@ def run_task_info(
     seed: int,
     num_classes: int | None = None,
     shares_loss: float | None = None,
+    periods: int = 1,
 ) -> TaskInfo:
-    """Return a task as policies see it; figures of the data are None where they are not loaded."""
+    """Return a task as policies see it.
+
+    Args:
+        task: the task.
+        train_size: examples in an epoch.
+        costs: seconds by batch size, where they are known.
+        seed: the run's seed.
+        num_classes: classes, where the data are loaded.
+        shares_loss: loss of one who guesses by their shares, where the data are loaded.
+        periods: decision periods of an epoch.
+
+    Returns:
+        The task.
+    """
     return TaskInfo(
         name=task.name,
         batch_sizes=task.batch_sizes,
         learning_rates=task.learning_rates,
-        epochs=task.epochs,
-        train_size=train_size,
+        epochs=task.epochs * periods,
+        train_size=math.ceil(train_size / periods),
         score=task.score,
         milestones=task.schedule.milestones,
         seed=seed,
@@ -35,6 +49,7 @@ def run_task_info(
         adaptive=task.optimizer.name != "sgd",
         guessing=math.log(num_classes) if num_classes is not None else None,
         shares_loss=shares_loss,
+        periods=periods,
     )
 
 

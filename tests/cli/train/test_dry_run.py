@@ -35,6 +35,14 @@ def test_it_says_what_it_would_do_and_does_nothing(home, call, policy, phrases):
     assert files(home) == before
 
 
+def test_beacons_of_another_length_are_what_it_would_begin_from(home, call):
+    code, out, _ = call(*TINY, "--epochs", "6", "--policy", "beacon-follow", "--dry-run")
+    assert code == 0
+    assert "trained 4 epochs, this run's length is another: it starts from the best of them, without scouts" in out
+    assert "scouts  " not in out
+    assert "would train  tiny under steer" in call(*TINY, "--epochs", "6", "--policy", "steer", "--dry-run")[1]
+
+
 def test_its_time_is_that_of_the_cost_table(home, call):
     told = json.loads(call(*TINY, "--policy", "s8-lr0.1", "--no-measure", "--dry-run", "--json")[1])
     costs = BeaconLibrary.load(home / "envs" / "tiny").costs

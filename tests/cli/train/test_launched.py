@@ -30,20 +30,20 @@ def trained(home: Path) -> None:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setattr(Figure, "savefig", say_so)
         if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            patch.setattr(Engine, "train_epoch", dying(Engine.train_epoch))
+            patch.setattr(Engine, "train_period", dying(Engine.train_period))
         code = main([*RUN, "killed", "--quiet"])
     if code:
         sys.exit(code)
 
 
-def dying(train_epoch: Callable[..., float]) -> Callable[..., float]:
+def dying(train_period: Callable[..., float]) -> Callable[..., float]:
     def train(engine: Engine, controller: AutoBatchController, after_step: Callable[[int, int], None]) -> float:
         def stepped(step: int, steps: int) -> None:
             after_step(step, steps)
             if controller.epoch == 2 and step == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return train_epoch(engine, controller, stepped)
+        return train_period(engine, controller, stepped)
 
     return train
 

@@ -44,7 +44,7 @@ def scouting(home, call, monkeypatch):
     """A run that was interrupted in the middle of its second scout."""
     from autobatch.training._trial import Trial
 
-    epoch, epochs = Trial.epoch, []
+    epoch, epochs = Trial.period, []
 
     def interrupted(trial, after_step):
         epochs.append(trial)
@@ -53,7 +53,7 @@ def scouting(home, call, monkeypatch):
         return epoch(trial, after_step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trial, "epoch", interrupted)
+        patch.setattr(Trial, "period", interrupted)
         code, _, err = call(*NEW, "--out", "cut")
     assert (code, "autobatch run --resume cut" in err) == (130, True)
     return home / "cut"

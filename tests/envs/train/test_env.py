@@ -51,7 +51,7 @@ def test_an_episode_is_a_training_by_hand(tiny_env: Path) -> None:
         for (batch, rate), (observation, reward, over, _, info) in zip(COURSE, seen[1:], strict=True):
             rungs = tuple(int(rung) for rung in moves.apply(*rungs, batch - 2, rate - 1))
             trial.decide(*moves.at(*rungs))
-            row = trial.epoch()
+            row = trial.period()
             trail = view.follow(trail, trial.controller.observation)
             np.testing.assert_array_equal(observation, view.array(trial.controller.observation, trail))
             cost = COSTS.training_seconds(row.batch_size, steps_per_epoch(84, row.batch_size), 1.0)

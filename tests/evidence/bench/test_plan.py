@@ -115,7 +115,7 @@ def test_an_interrupted_evaluation_goes_on_as_if_nothing_had_been(home, monkeypa
     whole = compare(home, seeds=(7, 8), out=home / "whole", against=["random"])
     with pytest.raises(KeyboardInterrupt):
         compare(home, ("rmgd",), seeds=(7, 8), against=("random",), observer=Seen(1))
-    epoch, calls = Trial.epoch, []
+    epoch, calls = Trial.period, []
 
     def interrupted(self, *arguments):
         calls.append(self)
@@ -124,7 +124,7 @@ def test_an_interrupted_evaluation_goes_on_as_if_nothing_had_been(home, monkeypa
         return epoch(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trial, "epoch", interrupted)
+        patch.setattr(Trial, "period", interrupted)
         with pytest.raises(KeyboardInterrupt):
             compare(home, ("rmgd",), seeds=(7, 8), against=("random",))
     (cut,) = [path for path in (home / "out" / "tiny").glob("*/epochs.jsonl") if len(load_epochs(path.parent)) == 2]

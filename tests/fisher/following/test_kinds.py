@@ -93,6 +93,7 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "layer-norm-of-all": lambda h: F.layer_norm(h, h.shape) * h.flip(0),
     "attention-over-samples": lambda h: (h @ h.T).softmax(-1) @ h,
     "product-of-square": lambda h: h @ h,
+    "turned-by-einsum": lambda h: torch.einsum("ab,bc->ac", torch.eye(B, dtype=h.dtype).flip(0), h) + h,
     "without-gradient": lambda h: h * without_gradient(lambda: h.flip(0)),
     "renorm": lambda h: h.renorm(2, 1, 0.1) * h.flip(0),
     "gumbel": lambda h: F.gumbel_softmax(h, 1, dim=0) * h.flip(0),
@@ -150,6 +151,50 @@ def test_batch_statistics_by_hand_are_rows_and_said_to_be(between: Callable[[Ten
         (lambda z: losses(z).mean() * z.sum(), "rows"),
         (lambda z: (z.var(0) - 1).square().sum() + z.mean(), "rows"),
         (lambda z: losses(z).logsumexp(0), "rows"),
+        # Losses that sum by themselves, of several arguments: each sample's own.
+        (lambda z: F.mse_loss(z, z.sin()), "none"),
+        (lambda z: F.l1_loss(z.flip(0), z.flip(0).sin()), "none"),
+        (lambda z: F.cross_entropy(z, z.sin().softmax(1)) + F.cross_entropy(z, z.argmax(1)), "none"),
+        (lambda z: F.kl_div(z.log_softmax(1), z.sin().softmax(1), reduction="batchmean"), "none"),
+        (lambda z: F.gaussian_nll_loss(z, z.sin(), z[:, 0].exp()), "none"),
+        (lambda z: F.gaussian_nll_loss(z[:, 1], z[:, 2], var=z[:, 0].exp()), "none"),
+        (lambda z: F.triplet_margin_loss(anchor=z, positive=z.sin(), negative=z.roll(1, 1)), "none"),
+        (lambda z: F.cosine_embedding_loss(input1=z, input2=z.sin(), target=z[:, 0].sign()), "none"),
+        (lambda z: F.multi_margin_loss(z, z.argmax(1)), "none"),
+        (
+            lambda z: F.ctc_loss(
+                z.log_softmax(1).expand(4, B, 3), 1 + 0 * z[:, :1].argmax(1, True), (4,) * B, (1,) * B
+            ),
+            "none",
+        ),
+        (lambda z: z[:, 0] @ z[:, 1].sin() + torch.dot(z[:, 2], torch.arange(B).double()), "none"),
+        (lambda z: torch.inner(z[:, 0], z[:, 1]) + torch.vdot(z[:, 1].flip(0), z[:, 2].flip(0)), "none"),
+        (lambda z: torch.einsum("bc,bc,c->", z, z.sin(), torch.ones(3).double()) + torch.einsum("bc->", z), "none"),
+        # Another sample's.
+        (lambda z: z[:, 0] @ z[:, 1].flip(0), "rows"),
+        (lambda z: torch.dot(z[:3, 0], z[3:, 1]), "rows"),
+        (lambda z: torch.inner(z[:, 0], z[:, 1].roll(1)), "rows"),
+        (lambda z: torch.einsum("bc,bc->", z, z.flip(0)), "rows"),
+        (lambda z: torch.einsum("a,ab,b->", z[:, 0], torch.ones(B, B).double(), z[:, 1]), "rows"),
+        (lambda z: torch.einsum("ab,ab->", z[:3], z[:3].T), "rows"),
+        (lambda z: F.mse_loss(z, z.flip(0)), "rows"),
+        (lambda z: F.l1_loss(z, z[torch.tensor([1, 0, 3, 2, 5, 4])].detach()), "rows"),
+        (lambda z: F.smooth_l1_loss(z[:3], z[3:]), "rows"),
+        (lambda z: F.huber_loss(z, z[:1].expand(B, 3)), "rows"),
+        (lambda z: F.mse_loss(z[:, :1].expand(B, B), z[:, 0].expand(B, B)), "rows"),
+        (lambda z: F.mse_loss(z[:3, :3], z[:3, :3].T), "rows"),
+        (lambda z: F.kl_div(z.log_softmax(1), z.softmax(1).roll(1, 0), reduction="batchmean"), "rows"),
+        (lambda z: F.cross_entropy(z, z.flip(0).softmax(1)), "rows"),
+        (lambda z: F.gaussian_nll_loss(z, z.sin(), z[:, 0].exp().flip(0)), "rows"),
+        (lambda z: F.triplet_margin_loss(z, z.roll(1, 0), z.roll(2, 0), margin=9.0), "rows"),
+        (lambda z: F.cosine_embedding_loss(z, z.roll(1, 0), -torch.ones(B)), "rows"),
+        (lambda z: F.margin_ranking_loss(z[:, 0], z[:, 0].flip(0), torch.ones(B), margin=9.0), "rows"),
+        (
+            lambda z: F.ctc_loss(
+                z.log_softmax(1).expand(4, B, 3), 1 + 0 * z.flip(0).argmax(1, True), (4,) * B, (1,) * B
+            ),
+            "rows",
+        ),
     ],
 )
 def test_the_label_of_losses(loss: Callable[[Tensor], Tensor], bn: str) -> None:
@@ -209,6 +254,36 @@ def test_recurrent_layers_that_take_steps_first(steps: int) -> None:
 
     with pytest.raises(MeasureError, match=r"module 'layer' \(LSTM\).*lstm\(\)"):
         probed(First(), randn(steps, 4, C)).gram()
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_that_a_recurrent_layer_begins_with(kind: type[nn.Module], packed: bool) -> None:
+    """Each sample's own is right, another's is refused, and one of all samples is noted."""
+
+    class Begun(nn.Module):
+        def __init__(self, pick: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.first, self.layer, self.head = nn.Linear(C, 5), kind(C, 5, batch_first=True), nn.Linear(5, 3)
+            self.pick = pick
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = self.pick(torch.tanh(self.first(x[:, 0]))).unsqueeze(0).contiguous()
+            given = x
+            if packed:
+                lengths = torch.tensor([2, 3, 1, 3])
+                given = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            last = self.layer(given, (state, state) if kind is nn.LSTM else state)[1]
+            return self.head((last[0] if kind is nn.LSTM else last)[-1])
+
+    x = randn(4, 3, C)
+    assert_right(Begun(lambda h: h).double(), x)
+    for other in (lambda h: h.flip(0), lambda h: h[[1, 0, 3, 2]]):
+        with pytest.raises(MeasureError, match=r"module 'layer'"):
+            probed(Begun(other).double(), x).gram()
+    if not packed:
+        probe = probed(Begun(lambda h: h.mean(0, keepdim=True).expand(4, -1)).double(), x)
+        assert probe.spectrum().bn == "rows"
 
 
 # -- functions of one's own -------------------------------------------------------------------------------------------
@@ -426,6 +501,27 @@ def test_a_bias_whose_gradient_cancels_over_the_positions_of_a_map(left: float, 
         probe().gram()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_parameters_in_coarser_numbers_than_what_they_meet(dtype: torch.dtype) -> None:
+    """Their gradients are rounded on arrival; the rows are not."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(C, C).double(), nn.Parameter(randn(C).to(dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).sin() * self.scale
+
+    model, x = Mixed(), randn(B, C)
+    gram, reference = probed(model, x).gram(), expected(model, x)
+    error = float((gram - reference).abs().max() / reference.abs().max())
+    assert error < 10 * torch.finfo(dtype).eps
+    model.scale.register_hook(lambda gradient: 3 * gradient)
+    with pytest.raises(MeasureError, match=r"'scale'.*add up to a squared norm"):
+        probed(model, x).gram()
+
+
 def test_the_check_says_where_it_is_void() -> None:
     model, x = Between(torch.tanh), randn(B, C)
     probe = probed(model, x)
@@ -437,12 +533,13 @@ def test_the_check_says_where_it_is_void() -> None:
     assert isinstance(half.measurement().unchecked, tuple)
 
 
-def test_an_error_of_the_measure_does_not_reach_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["capture._ledgers.norm_of", "_probe.SumCheck.of"])
+def test_an_error_of_the_measure_does_not_reach_the_training(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def fails(*_: object) -> Tensor:
         raise ZeroDivisionError("in the measure")
 
     model, x = Between(torch.tanh), randn(B, C)
-    monkeypatch.setattr("autobatch.fisher.capture._ledgers.norm_of", fails)
+    monkeypatch.setattr(f"autobatch.fisher.{where}", fails)
     with pytest.raises(MeasureError, match="ZeroDivisionError: in the measure"):
         probed(model, x).gram()
     assert all(p.grad is not None for p in model.parameters())
@@ -472,6 +569,7 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "multi-dot": lambda h: torch.linalg.multi_dot([h, torch.ones(C, C).to(h), torch.eye(C).to(h)]) * h,
     "inner": lambda h: torch.inner(h, torch.ones(C, C).to(h).tril()),
     "inner-of-numbers": lambda h: torch.inner(torch.ones(C, C).to(h).tril(), h).T,
+    "inner-by-rows": lambda h: torch.linalg.vecdot(h, h.sin()).unsqueeze(1) * h,
     "norm-of-power": lambda h: h / (h.norm(3, 1, keepdim=True) + 1),
     "by-axis": lambda h: h - torch.mean(h, axis=1, keepdims=True),
     "repeated-index": lambda h: h[torch.arange(len(h))[:, None], torch.tensor([0, 0, 1, 2, 3, 4])],

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from autobatch._errors import MeasureError
 from autobatch.fisher import FisherProbe
@@ -278,6 +280,62 @@ def test_bags_of_words_by_offsets() -> None:
 
     model, words, offsets = Bags().double(), torch.randint(0, 9, (8,)), torch.tensor([0, 3, 4])
     assert error(model, lambda: model(words, offsets).sin().sum(1), samples=INDEX) < 1e-12
+
+
+class Lists(nn.Module):
+    """A list of tensors of any size, one or several of each sample."""
+
+    def __init__(self, layer: nn.Module, joined: Callable[[nn.Module, list[Tensor]], Tensor], width: int) -> None:
+        super().__init__()
+        self.layer, self.joined, self.head = layer, joined, nn.Linear(width, 2)
+
+    def forward(self, items: list[Tensor]) -> Tensor:
+        return self.head(self.joined(self.layer, items))
+
+
+def pooled(layer: nn.Module, images: list[Tensor]) -> Tensor:
+    return torch.cat([F.adaptive_avg_pool2d(layer(image[None]).relu_(), 2).flatten(1) for image in images])
+
+
+LISTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, list[Tensor]], Tensor], int]] = {
+    "sets": (lambda: nn.Linear(5, 4), lambda f, xs: torch.stack([f(x).sin().mean(0) for x in xs]), 4),
+    "largest": (lambda: nn.Linear(5, 4), lambda f, xs: torch.stack([f(x).amax(0) for x in xs]), 4),
+    "padded": (lambda: nn.Linear(5, 4), lambda f, xs: f(pad_sequence(xs, batch_first=True)).sin().sum(1), 4),
+    "padded-time-major": (lambda: nn.Linear(5, 4), lambda f, xs: pad_sequence([f(x) for x in xs]).sin().sum(0), 4),
+    "joined": (
+        lambda: nn.Linear(5, 4),
+        lambda f, xs: torch.stack([h.mean(0) for h in f(torch.cat(xs)).sin().split([len(x) for x in xs])]),
+        4,
+    ),
+    "images": (lambda: nn.Conv2d(3, 4, 3), pooled, 16),
+    "stacked": (lambda: nn.Conv2d(3, 4, 3), lambda f, xs: f(torch.stack([x[:, :5, :5] for x in xs])).amax((2, 3)), 4),
+}
+
+
+@pytest.mark.parametrize("gradients", ["library", "rows"])
+@pytest.mark.parametrize(("layer", "joined", "width"), LISTS.values(), ids=LISTS.keys())
+def test_lists_of_tensors(
+    layer: Callable[[], nn.Module], joined: Callable[[nn.Module, list[Tensor]], Tensor], width: int, gradients: str
+) -> None:
+    """The rows of a list are those of its tensors, one after the other, also where it has as many tensors as rows."""
+    model = Lists(layer(), joined, width).double()
+    images = isinstance(model.layer, nn.Conv2d)
+    items = [randn(3, 5, 7), randn(3, 6, 5), randn(3, 5, 6)] if images else [randn(3, 5), randn(1, 5), randn(4, 5)]
+    index = torch.arange(3).repeat_interleave(torch.tensor([len(item) for item in items]))
+    options = {"samples": index, "gradients": gradients}
+    assert error(model, lambda: model(items).sin().sum(1), **options) < 1e-12
+    assert error(model, lambda: model(items[::-1]).sin().sum(1).flip(0), **options | {"samples": index.flip(0)}) < 1e-12
+
+
+def test_sequences_of_several_samples_are_refused() -> None:
+    model = Lists(
+        nn.Linear(5, 4), lambda f, xs: pad_sequence(f(torch.cat(xs)).split([4, 4]), batch_first=True).sum(1), 4
+    )
+    probe = FisherProbe(model, samples=INDEX)
+    with probe:
+        model([torch.randn(3, 5), torch.randn(1, 5), torch.randn(4, 5)]).square().sum().backward()
+    with pytest.raises(MeasureError, match=r"through pad_sequence\(\)"):
+        probe.gram()
 
 
 @pytest.mark.parametrize("pick", [lambda h: h[1:], lambda h: h[:1].expand(4, -1), lambda h: h[[2, 0, 1, 3]]])

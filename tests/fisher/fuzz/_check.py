@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,12 +73,8 @@ def _step(model: Graph, x: Tensor, probe: FisherProbe, draw: random.Random) -> O
     rows = []
     for i, value in enumerate(losses):
         found = torch.autograd.grad(value, parameters, retain_graph=i + 1 < batch, allow_unused=True)
-        rows.append(
-            torch.cat([
-                torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)
-            ])
-        )
-    jacobian = torch.stack(rows).double()
+        rows.append(_flat(parameters, found))
+    jacobian = torch.stack(rows)
     expected = jacobian @ jacobian.T
     if float(expected.abs().max()) < 1e-20:
         return Outcome("empty", model.mixed, f"{text}: gradients that are zero but for round-off")
@@ -122,8 +119,15 @@ def _same(one: Tensor, other: Tensor, *, exactly: bool) -> bool:
 
 
 def _gradients(model: Graph) -> Tensor:
-    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    return torch.cat([gradient.flatten() for gradient in found]) if found else torch.zeros(0)
+    parameters = list(model.parameters())
+    return _flat(parameters, [p.grad for p in parameters]) if parameters else torch.zeros(0)
+
+
+def _flat(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return gradients one after the other, float64, of complex ones the real and imaginary parts."""
+    found = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    found = [torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient for gradient in found]
+    return torch.cat([gradient.flatten().double() for gradient in found])
 
 
 def _losses(output: Tensor, batch: int) -> Tensor:

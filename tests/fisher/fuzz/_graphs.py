@@ -97,13 +97,14 @@ class Graph(nn.Module):
                 return found
         return value
 
-    def parameter(self, *shape: int) -> Tensor:
+    def parameter(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return a parameter: a new one, or one that was used before."""
-        names = [f"{i}_{'x'.join(map(str, shape))}" for i in range(2)]
+        kind = "" if dtype is torch.float64 else str(dtype).rpartition(".")[2]
+        names = [f"{i}_{'x'.join(map(str, shape))}{kind}" for i in range(2)]
         name = self.draw.choice(names)
         if name not in self.weights:
             made = torch.Generator().manual_seed(self.seed + 17 * len(self.weights))
-            self.weights[name] = nn.Parameter(0.6 * torch.randn(shape, generator=made, dtype=torch.float64))
+            self.weights[name] = nn.Parameter(0.6 * torch.randn(shape, generator=made, dtype=dtype))
         weight: Tensor = self.weights[name]
         how = self.draw.random()
         if how < 0.08:
@@ -156,6 +157,49 @@ def _linear(m: Graph, value: Value) -> Value | None:
             lambda: torch.inner(x, w) if m.draw.random() < 0.3 else F.linear(x, w, b),
         ))(),
     )
+
+
+def _single(m: Graph, value: Value) -> Value | None:
+    """A layer in single precision."""
+    x, features = value.tensor.float(), m.size()
+    if x.ndim < 2 or value.dim == x.ndim - 1:
+        return None
+    w = m.parameter(features, x.shape[-1], dtype=torch.float32)
+    b = m.parameter(features, dtype=torch.float32)
+    y = m.draw.choice((
+        lambda: F.linear(x, w, b),
+        lambda: x @ w.T * b,
+        lambda: torch.einsum("...c,kc->...k", x, w).add_(b),
+        lambda: x.double() @ w.double().T + b,
+        lambda: torch.addcmul(F.linear(x, w), b, b),
+    ))()
+    return _same(value, y.double())
+
+
+def _complex(m: Graph, value: Value) -> Value | None:
+    """A layer of complex numbers."""
+    x, features = value.tensor, m.size()
+    if x.ndim < 2 or value.dim == x.ndim - 1:
+        return None
+    z = m.draw.choice((lambda: torch.complex(x, x.sin()), lambda: x * 1j, lambda: x.to(torch.complex128)))()
+    w = m.parameter(features, x.shape[-1], dtype=torch.complex128)
+    b = m.parameter(features, dtype=torch.complex128)
+    y = m.draw.choice((
+        lambda: F.linear(z, w, b),
+        lambda: z @ w.mH + b,
+        lambda: torch.einsum("...c,kc->...k", z, w) * b.conj(),
+        lambda: F.linear(z, w).conj() / (b.abs() + 1),
+        lambda: torch.tensordot(z, w, dims=([-1], [1])) - b,
+        lambda: torch.fft.fft(z)[..., :1] * b.resolve_conj(),
+    ))()
+    y = m.draw.choice((
+        lambda: y.real * y.imag,
+        lambda: (y.abs() + 0.1).log(),
+        lambda: torch.view_as_real(y).flatten(-2),
+        lambda: (y * y.conj()).real,
+        lambda: torch.fft.ifft(y).real,
+    ))()
+    return _same(value, y)
 
 
 def _left(m: Graph, value: Value) -> Value | None:
@@ -296,13 +340,37 @@ def _recurrent(m: Graph, value: Value) -> Value | None:
     x = value.tensor
     if x.ndim != 3 or value.dim not in {0, 1}:
         return None
+    kind, gates = m.draw.choice((("gru", 3), ("lstm", 4), ("rnn_tanh", 1), ("rnn_relu", 1)))
     hidden, width, b = m.size(), x.shape[-1], x.shape[value.dim]
-    weights = [m.parameter(3 * hidden, width), m.parameter(3 * hidden, hidden)]
-    state = torch.zeros(1, b, hidden, dtype=x.dtype)
+    layers, directions, biases = m.draw.choice((1, 1, 2)), m.draw.choice((1, 1, 2)), m.draw.random() < 0.3
+    weights = []
+    for place in range(layers * directions):
+        inputs = width if place < directions else directions * hidden
+        weights += [m.parameter(gates * hidden, inputs), m.parameter(gates * hidden, hidden)]
+        weights += [m.parameter(gates * hidden) for _ in range(2 if biases else 0)]
+    states = [torch.zeros(layers * directions, b, hidden, dtype=x.dtype) for _ in range(2 if kind == "lstm" else 1)]
     if m.draw.random() < 0.3:
-        state = m.parameter(1, 1, hidden).expand(-1, b, -1).contiguous()
-    output, last = torch.gru(x, state, weights, False, 1, 0.0, True, False, value.dim == 0)
-    return _same(value, output) if m.draw.random() < 0.6 else Value(last, 1)
+        states = [m.parameter(len(state), 1, hidden).expand(-1, b, -1).contiguous() for state in states]
+    state = states if kind == "lstm" else states[0]
+    rest = (biases, layers, 0.0, True, directions == 2, value.dim == 0)
+    output, *last = getattr(torch, kind)(x, state, weights, *rest)
+    return _same(value, output) if m.draw.random() < 0.6 else Value(m.draw.choice(last), 1)
+
+
+def _cell(m: Graph, value: Value) -> Value | None:
+    x = value.tensor
+    if x.ndim != 2 or value.dim != 0:
+        return None
+    kind, gates = m.draw.choice((("gru_cell", 3), ("lstm_cell", 4), ("rnn_tanh_cell", 1)))
+    hidden, width = m.size(), x.shape[-1]
+    weights = [m.parameter(gates * hidden, width), m.parameter(gates * hidden, hidden), None, None]
+    if m.draw.random() < 0.5:
+        weights[2:] = [m.parameter(gates * hidden), m.parameter(gates * hidden)]
+    state = x[:, :1].tanh().expand(-1, hidden)
+    if kind == "lstm_cell":
+        found = torch.lstm_cell(x, (state, state.cos()), *weights)
+        return _same(value, m.draw.choice((found[0], found[1], found[0] + found[1])))
+    return _same(value, getattr(torch, kind)(x, state, *weights))
 
 
 def _attention(m: Graph, value: Value) -> Value | None:
@@ -622,7 +690,22 @@ def _assigned_backwards(x: Tensor) -> Tensor:
 
 
 LAYERS = (
-    *(_linear, _linear, _left, _scaled, _scaled, _shared_table, _positions, _token, _norm, _channels, _recurrent),
+    *(
+        _linear,
+        _linear,
+        _single,
+        _complex,
+        _left,
+        _scaled,
+        _scaled,
+        _shared_table,
+        _positions,
+        _token,
+        _norm,
+        _channels,
+        _recurrent,
+        _cell,
+    ),
     *(_attention, _merged, _turned, _repeated),
 )
 JOINS = (_joined, _multiplied)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, add_blocks
-from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
+from autobatch.fisher.gram._jacobians import BagJacobian, DenseJacobian, EmbeddingJacobian, OuterJacobian, joined
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 from tests.fisher.gram.test_spill import peak
 
@@ -187,6 +187,10 @@ BIG: dict[str, Callable[[], Jacobian]] = {
     "sequence-in-pairs": lambda: OuterJacobian(torch.randn(32, 4, 400), torch.randn(32, 4, 500)),
     "linear": lambda: OuterJacobian(torch.randn(64, 1, 2000), torch.randn(64, 1, 3000)),
     "embedding": lambda: EmbeddingJacobian(torch.randint(0, 3000, (32, 40)), torch.randn(32, 40, 32), 3000),
+    "bags": lambda: BagJacobian(torch.randint(0, 3000, (32, 40)), torch.rand(32, 40), torch.randn(32, 32), 3000),
+    "bags-of-few-words": lambda: BagJacobian(
+        torch.randint(0, 300, (64, 40)), torch.rand(64, 40), torch.randn(64, 512), 3000
+    ),
     "held": lambda: DenseJacobian(torch.randn(64, 20000)),
 }
 
@@ -224,3 +228,17 @@ def test_a_parameter_used_twice() -> None:
         gram = GramAccumulator(6, CPU, max_memory)
         add_blocks(uses, gram)
         assert relative(gram.result(), exact(rows)) < 1e-13
+
+
+def test_products_of_several_uses_are_one() -> None:
+    def product(positions: int, *, turned: bool = False) -> Jacobian:
+        sides = torch.randn(6, positions, 4).double(), torch.randn(6, positions, 30).double()
+        return OuterJacobian(*sides, turned=turned)
+
+    uses = [product(2), DenseJacobian(torch.randn(6, 4, 30).double()), product(1), product(3, turned=True), product(1)]
+    one = joined(uses)
+    assert sorted(len(use.factors()[0][0]) for use in one if isinstance(use, OuterJacobian)) == [3, 4]
+    assert [use.turned for use in one if isinstance(use, OuterJacobian)] == [False, True]
+    assert len(one) == 3
+    before, after = (sum(use.block(1, 3) for use in some) for some in (uses, one))
+    torch.testing.assert_close(after, before)

@@ -402,6 +402,89 @@ def test_where_epochs_are_few_and_long_scouts_and_decisions_lie_within_them(tmp_
     assert 64 in second
 
 
+def resumable_few(
+    controller: AutoBatchController,
+    state: Any = None,
+    at_end: Callable[[torch.optim.Optimizer], object] = lambda optimizer: None,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Train on much data for two epochs; go on from a state where there is one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x = torch.randn(6_400, 6)
+    y = x.sum(1, keepdim=True)
+    controller.attach(model, optimizer, dataset_size=len(x), epochs=2)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        controller.load_state_dict(state["controller"])
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=controller.batch_sampler, num_workers=workers)
+    steps = 0
+    for _ in controller.each_epoch():
+        for inputs, targets in loader:
+            with controller.step() as step:
+                step.backward(F.mse_loss(model(inputs), targets))
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+        model.eval()
+        with torch.no_grad():
+            loss = float(F.mse_loss(model(x), y))
+        model.train()
+        at_end(optimizer)
+        controller.end_epoch(val_loss=loss)
+    states = {"model": model, "optimizer": optimizer, "controller": controller}
+    return {"steps": steps, "model": model, "state": {name: each.state_dict() for name, each in states.items()}}
+
+
+FEW: dict[str, Any] = {
+    "batch_sizes": (16, 32), "learning_rates": (0.001, 0.01, 0.1), "rates": "steered", "measuring": NeverMeasure()
+}  # fmt: skip
+
+
+def test_a_winner_that_ended_within_an_epoch_goes_on_bit_identically(tmp_path: Path) -> None:
+    found = scout(resumable_few, out=tmp_path, **FEW)
+    winner = found.winner
+    assert winner is not None
+    assert 0 < winner.examples < 6_400
+    assert found.charged_seconds == pytest.approx(found.seconds - winner.seconds)
+    assert "which goes on from report.state" in str(found)
+    runs = {}
+    for name, state in (("whole", None), ("on", found.state)):
+        controller = AutoBatchController(
+            policy="beacon-follow", scouts=found, rates="steered", measuring=NeverMeasure()
+        )
+        runs[name] = resumable_few(controller, state)
+    assert runs["on"]["steps"] == runs["whole"]["steps"] - winner.steps
+    mine, theirs = (runs[name]["model"].state_dict() for name in runs)
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    whole, on = (runs[name]["state"]["controller"] for name in runs)
+    assert whole["decisions"]["policy"] == on["decisions"]["policy"]
+
+
+def halve(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] /= 2
+
+
+def train_on(optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        optimizer.param_groups[0]["params"][0].add_(0.0)
+
+
+@pytest.mark.parametrize(
+    "other", [{"at_end": halve}, {"at_end": train_on}, {"workers": 1}], ids=["scheduler", "step", "ahead"]
+)
+def test_a_loop_that_went_on_after_an_end_within_an_epoch_leaves_no_state(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """A scheduler's step, a step of training and batches fetched ahead are of an epoch that was not trained."""
+    found = scout(partial(resumable_few, **other), out=tmp_path, scouts=2, **FEW)
+    assert found.winner is not None
+    assert found.state is None
+
+
 def test_a_training_loss_told_at_the_end_within_an_epoch_counts(tmp_path: Path) -> None:
     def own(controller: AutoBatchController) -> None:
         torch.manual_seed(0)

@@ -61,7 +61,7 @@ def by_hand(task: TaskSpec, course: Sequence[Configuration], seed: int) -> list[
         rows = []
         for configuration in course:
             trial.decide(*configuration)
-            rows.append(trial.epoch().to_dict())
+            rows.append(trial.period().to_dict())
     return rows
 
 
