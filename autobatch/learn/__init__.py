@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
+    from autobatch.learn._beginning import begun_with
     from autobatch.learn._cem import CemSettings, CrossEntropy
     from autobatch.learn._general import GeneralResult, learn_general, save_general
     from autobatch.learn._plan import STEPS, LearningPlan
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         LearnedResult,
         LearningObserver,
         LearningProgress,
-        begun_with,
         train_policy,
     )
 

@@ -33,7 +33,7 @@ from autobatch.cells import (
 from autobatch.cells import Plan as CellsPlan
 from autobatch.learn._many_tasks import ManyTasks, real_trainings
 from autobatch.learn._plan import LearningPlan
-from autobatch.learn._rollouts import Population
+from autobatch.learn._rollouts import Population, joined, range_of
 from autobatch.training import load_task
 from autobatch.training._versions import code_version, software_versions
 from autobatch.training.recording import worker_arguments
@@ -59,6 +59,8 @@ class EpisodeCells:
         self._crew: Crew | None = None
         self.run = ""
         """Tells the episodes that are played from others of the same seeds."""
+        self.seen: Floats = np.zeros((0, 2))
+        """Lowest and highest of each entry of the view in what was last played, where actions are steered."""
 
     @cached_property
     def observations(self) -> int:
@@ -95,10 +97,12 @@ class EpisodeCells:
         self._cells.put(CellsPlan(KIND, _fingerprint(), work, tuple(cells.values())))
         self._work(frozenset(cell.name for cell in cells.values()))
         returns, steps = np.zeros((len(population), len(seeds))), 0
-        for (policy, seed), cell in cells.items():
-            part = json.loads(_part(self._folder, cell).read_bytes())
+        parts = {of: json.loads(_part(self._folder, cell).read_bytes()) for of, cell in cells.items()}
+        for (policy, seed), part in parts.items():
             returns[policy, list(seeds).index(seed)] = part["return"]
             steps += int(part["steps"])
+        if self._plan.actions == "steered":
+            self.seen = joined([part["seen"] for part in parts.values()])
         return returns, steps
 
     def forget(self) -> None:
@@ -159,15 +163,17 @@ class EpisodeMaker:
         def work(cell: Cell, report: Report) -> CellEnd:
             if _part(self.folder, cell).exists():
                 return CellEnd("was there")
-            total, steps, over = 0.0, 0, False
+            total, views, over = 0.0, [], False
             observation, _ = env.reset(seed=cell.what["seed"])
             while not over:
+                views.append(observation)
                 action = population(observation[None], np.array([cell.what["policy"]]))[0]
                 observation, reward, terminated, truncated, _ = env.step(action)
-                total, steps, over = total + float(reward), steps + 1, terminated or truncated
-                report(steps / (steps + 1.0))
+                total, over = total + float(reward), terminated or truncated
+                report(len(views) / (len(views) + 1.0))
             report(1.0)
-            write_whole(_part(self.folder, cell), json.dumps({"return": total, "steps": steps}).encode(), shared=True)
+            played = {"return": total, "steps": len(views), "seen": range_of(views).tolist()}
+            write_whole(_part(self.folder, cell), json.dumps(played).encode(), shared=True)
             return CellEnd("finished")
 
         return work

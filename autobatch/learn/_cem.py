@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from autobatch._arrays import Floats
-from autobatch.learn._rollouts import Envs, Population, Stage, Vectorised
+from autobatch.learn._rollouts import ANYWHERE, MARGIN, Envs, Population, Stage, Vectorised
 from autobatch.policies.learned._network import HEADS, Actions, Network, parameter_count
 
 _FIRST_EPISODE = 1_000_000
@@ -57,6 +57,10 @@ class CrossEntropy:
         settings: settings of the method.
         begin: a network of these widths and actions to search around, tanh between its layers; it is kept where nothing
             better is found. None to begin at nothing.
+        margin: lead of the rule's choices, where actions are steered.
+        seen: what ``begin`` goes by where actions are steered: lowest and highest of each entry of the view, shape
+            (entries, 2), as its card has it, and far beyond it the rule decides. None where nothing is too far. What is
+            found goes by its network everywhere.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class CrossEntropy:
         hidden: Sequence[int] = (16,),
         settings: CemSettings | None = None,
         begin: Network | None = None,
+        margin: float = MARGIN,
+        seen: Floats | None = None,
     ) -> None:
         self.steps = 0
         self.generations = 0
@@ -79,6 +85,7 @@ class CrossEntropy:
         self._settings = settings or CemSettings()
         self._sizes = (self._stage.observations, *hidden, sum(HEADS[actions]))
         self._scale = _layer_scales(self._sizes)
+        self._margin, self._seen = margin, seen
         self._begin: Floats = np.zeros((0, parameter_count(self._sizes)))
         if begin is not None:
             if begin.sizes != self._sizes:
@@ -129,10 +136,17 @@ class CrossEntropy:
             The network, and its mean return on other such episodes.
         """
         candidates = np.concatenate([self._mean[None], self._elites, self._begin])
+        seen = None
+        if self._seen is not None:
+            seen = np.tile(ANYWHERE, (len(candidates), self._sizes[0], 1))
+            seen[-1] = self._seen
         first = _JUDGED * (1 + self._seed)
-        chosen = candidates[int(np.argmax(self._play(candidates, range(first, first + episodes))[0].mean(axis=1)))]
-        again, _ = self._play(chosen[None], range(first + episodes, first + 2 * episodes))
-        network = Network.of_flat(chosen * self._scale, self._sizes, activation="tanh", actions=self._actions)
+        best = int(np.argmax(self._play(candidates, range(first, first + episodes), seen)[0].mean(axis=1)))
+        own = slice(best, best + 1)
+        again, _ = self._play(
+            candidates[own], range(first + episodes, first + 2 * episodes), None if seen is None else seen[own]
+        )
+        network = Network.of_flat(candidates[best] * self._scale, self._sizes, activation="tanh", actions=self._actions)
         return network, float(again.mean())
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,8 +174,9 @@ class CrossEntropy:
         self._generator.bit_generator.state = state["generator"]
         self.steps, self.generations = int(state["steps"]), int(state["generations"])
 
-    def _play(self, population: Floats, seeds: range) -> tuple[Floats, int]:
-        return self._stage.play(Population(population * self._scale, self._sizes, self._actions), list(seeds))
+    def _play(self, population: Floats, seeds: range, seen: Floats | None = None) -> tuple[Floats, int]:
+        policies = Population(population * self._scale, self._sizes, self._actions, margin=self._margin, seen=seen)
+        return self._stage.play(policies, list(seeds))
 
 
 def _layer_scales(sizes: Sequence[int]) -> Floats:

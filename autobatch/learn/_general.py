@@ -12,15 +12,11 @@ from autobatch._arrays import Floats
 from autobatch.envs.steered import SteeredRuns
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn._cem import CemSettings, CrossEntropy
-from autobatch.learn._rollouts import JUDGING_SEED, Population
-from autobatch.policies.general import lead
+from autobatch.learn._rollouts import JUDGING_SEED, MARGIN, Population, joined, range_of
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import HEADS, Network, parameter_count
 from autobatch.training import load_task
 from autobatch.training._versions import software_versions
-
-MARGIN = 1.0
-"""Lead that the rule's choices have: the network has to be surer than by this."""
 
 HIDDEN: tuple[int, ...] = ()
 """No hidden layer: what an entry of the view speaks for can be read off, and few weights are searched."""
@@ -33,19 +29,22 @@ _TOGETHER = 1536
 
 
 class SteeredArena:
-    """Surrogate trainings whose schedule is the agent's, for many policies at once; the rule leads by ``MARGIN``.
+    """Surrogate trainings whose schedule is the agent's, for many policies at once.
 
     Args:
         settings: what episodes are made of.
         count: trainings side by side.
+
+    Attributes:
+        seen: lowest and highest of each entry of the view in what was last played, shape (entries, 2).
+        tasks: the task of each seed that was last played.
     """
 
     observations = SteeredRuns.size
 
     def __init__(self, settings: SteeredSettings, count: int = _TOGETHER) -> None:
         self.runs = SteeredRuns(settings, count)
-        self.lowest = np.full(self.observations, np.inf)
-        self.highest = np.full(self.observations, -np.inf)
+        self.seen: Floats = np.zeros((0, 2))
         self.tasks: list[int] = []
 
     def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
@@ -60,6 +59,7 @@ class SteeredArena:
         """
         pairs = [(policy, seed) for policy in range(len(population)) for seed in seeds]
         returns, steps, tasks = np.zeros(len(pairs)), 0, []
+        self.seen = np.tile([np.inf, -np.inf], (self.observations, 1))
         for start in range(0, len(pairs), self.runs.count):
             part = pairs[start : start + self.runs.count]
             totals, taken = self._part(population, np.array([own[0] for own in part]), [own[1] for own in part])
@@ -77,10 +77,8 @@ class SteeredArena:
         actions = np.zeros((runs.count, len(HEADS["steered"])), dtype=np.int64)
         while going.size:
             views = runs.openings(going)
-            np.minimum(self.lowest, views.min(axis=0), out=self.lowest)
-            np.maximum(self.highest, views.max(axis=0), out=self.highest)
-            logits = population.logits(views, policy[going])
-            actions[going] = population.choose(logits + lead(views, MARGIN))
+            self.seen = joined([self.seen, range_of(views)])
+            actions[going] = population(views, policy[going])
             step = runs.advance(actions, going)
             totals[going] += step.reward[going]
             steps += len(going)
@@ -141,7 +139,7 @@ def learn_general(
     seeds = range(JUDGING_SEED, JUDGING_SEED + judged)
     returns, _ = judge.play(Population(both, sizes, "steered"), seeds)
     names = tuple(settings.envs[index] for index in judge.tasks)
-    seen = tuple((float(low), float(high)) for low, high in zip(judge.lowest, judge.highest, strict=True))
+    seen = tuple((float(low), float(high)) for low, high in judge.seen)
     return GeneralResult(network, returns[1] - returns[0], names, seen, method.steps)
 
 

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from autobatch.envs.steered import SteeredTrainEnv
 from autobatch.envs.train import TrainEnv
 
 
@@ -48,9 +49,20 @@ class ManyTasks(gym.Env[NDArray[np.float32], Any]):
             env.close()
 
 
-def real_trainings(envs: Sequence[str | Path], **arguments: Any) -> ManyTasks:
-    """Make the environment of real trainings on some tasks, in the process that is to run it; as ``TrainEnv``."""
+def real_trainings(envs: Sequence[str | Path], *, actions: str, **arguments: Any) -> ManyTasks:
+    """Make the environment of real trainings on some tasks, in the process that is to run it.
+
+    Args:
+        envs: names or paths of the tasks.
+        actions: kind of actions of a policy; where they are steered, a training begins as one of ``steer``.
+        **arguments: as ``TrainEnv``.
+
+    Returns:
+        The environment, of ``TrainEnv`` or ``SteeredTrainEnv``.
+    """
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return ManyTasks([TrainEnv(env, **arguments) for env in envs])
+    if actions == "steered":
+        return ManyTasks([SteeredTrainEnv(env, start="scouts", **arguments) for env in envs])
+    return ManyTasks([TrainEnv(env, actions=actions, **arguments) for env in envs])

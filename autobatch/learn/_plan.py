@@ -9,7 +9,7 @@ from autobatch._errors import ConfigError, near_names
 from autobatch.envs._reward import WEIGHT
 from autobatch.learn._stable_baselines import ALGORITHMS as SB3_ALGORITHMS
 from autobatch.learn._stable_baselines import stable_baselines
-from autobatch.policies.learned._network import Actions
+from autobatch.policies.learned._network import HEADS, Actions
 
 Ground = Literal["surrogate", "train"]
 
@@ -29,8 +29,9 @@ class LearningPlan:
         algorithm: ``"cem"``, ``"dqn"`` or ``"ppo"``.
         steps: environment steps of each seed, an epoch each.
         seeds: each gives a policy; the best is kept.
-        actions: kind of actions.
-        hidden: widths of the network's hidden layers.
+        actions: kind of actions: ``"multidiscrete"`` or ``"discrete"``, moves on the ladders of a task with beacons, or
+            ``"steered"``, departures from the rule of ``steer`` on any task (``cem``).
+        hidden: widths of the network's hidden layers; () for none, where actions are steered.
         cost: unit of cost.
         cost_weight: quality that the reference's whole cost is worth.
         pessimism: weight of the surrogate's disagreement in the reward.
@@ -38,7 +39,7 @@ class LearningPlan:
         epochs: length of real trainings; None for the task's.
         device: torch device of real trainings.
         begin: a learned policy whose network the search begins with, as ``autobatch run --policy`` takes it; None for
-            nothing learned.
+            nothing learned, which is the rule itself where actions are steered.
     """
 
     envs: tuple[str, ...]
@@ -62,17 +63,20 @@ class LearningPlan:
         Raises:
             ConfigError: a value is not known or out of range, or the parts do not go together.
         """
-        if self.on not in get_args(Ground):
-            raise ConfigError(f"on: nothing to learn on is called {self.on!r}; {near_names(self.on, get_args(Ground))}")
-        if self.algorithm not in ALGORITHMS:
-            raise ConfigError(f"unknown algorithm '{self.algorithm}'; {near_names(self.algorithm, ALGORITHMS)}")
+        self._check_names()
         if self.begin is not None and self.algorithm != "cem":
             raise ConfigError(f"begin: cem begins with a policy, {self.algorithm} does not")
         if self.algorithm == "dqn" and self.actions != "discrete":
             raise ConfigError("dqn chooses one of a list of actions: use actions 'discrete'")
+        if self.actions == "steered" and self.algorithm != "cem":
+            raise ConfigError(
+                f"actions: 'steered' are learned by cem, not by {self.algorithm}; an agent of your own on "
+                "AutoBatch/Surrogate-v1 becomes a policy by network_of"
+            )
         if self.algorithm in SB3_ALGORITHMS:
             stable_baselines()
-        if self.steps < 1 or self.jobs < 1 or not self.hidden or min(self.hidden) < 1:
+        none = not self.hidden and self.actions != "steered" and self.begin is None
+        if self.steps < 1 or self.jobs < 1 or none or min(self.hidden, default=1) < 1:
             raise ConfigError("steps, jobs and every hidden width: expected at least 1")
         if not self.envs or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("expected at least one env and different seeds")
@@ -84,3 +88,12 @@ class LearningPlan:
             raise ConfigError("pessimism is of the surrogate; real trainings have none")
         if self.on == "surrogate" and self.epochs is not None:
             raise ConfigError("epochs: a surrogate has the length of its beacons; leave it out")
+
+    def _check_names(self) -> None:
+        """Refuse names that nothing has."""
+        if self.on not in get_args(Ground):
+            raise ConfigError(f"on: nothing to learn on is called {self.on!r}; {near_names(self.on, get_args(Ground))}")
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(f"unknown algorithm '{self.algorithm}'; {near_names(self.algorithm, ALGORITHMS)}")
+        if self.actions not in HEADS:
+            raise ConfigError(f"actions: no kind is called {self.actions!r}; {near_names(str(self.actions), HEADS)}")

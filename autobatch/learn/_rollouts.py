@@ -10,11 +10,18 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
 from autobatch._arrays import Floats
+from autobatch.policies.general import FAR, beyond, lead
 from autobatch.policies.learned._network import HEADS, Actions, cut
 
 Envs = VectorEnv[Any, Any, Any]
 JUDGING_SEED = 2**40
 """First seed of the episodes that policies are compared on; no learning comes that far."""
+
+MARGIN = 1.0
+"""Lead that the choices of the rule of ``steer`` have: a network that departs from it has to be surer than by this."""
+
+ANYWHERE, NOWHERE = (-1.0, 1.0), (2.0, -2.0)
+"""What was seen of each entry of the view by who goes by a network wherever it is, and by who never does."""
 
 Choose = Callable[[NDArray[np.float32], NDArray[np.intp]], NDArray[np.int64]]
 """Takes observations, shape (n, size), and which policy each is for, shape (n,); returns n actions."""
@@ -26,13 +33,26 @@ class Population:
     Args:
         vectors: their parameters, shape (policies, parameters), each as ``Network.of_flat`` takes them.
         sizes: width of the view, of every hidden layer, and number of logits; tanh between the layers.
-        actions: kind of actions.
+        actions: kind of actions; of those that are steered, what the rule would do leads.
+        margin: by how much it does.
+        seen: where steered actions are the rule's alone, as each policy has seen nothing like it: lowest and highest of
+            each entry that it has seen, shape (policies, entries, 2); None for nowhere.
     """
 
-    def __init__(self, vectors: ArrayLike, sizes: Sequence[int], actions: Actions) -> None:
+    def __init__(
+        self,
+        vectors: ArrayLike,
+        sizes: Sequence[int],
+        actions: Actions,
+        *,
+        margin: float = MARGIN,
+        seen: ArrayLike | None = None,
+    ) -> None:
         self._vectors = np.asarray(vectors, dtype=np.float32)
         self._sizes = tuple(sizes)
         self._actions = actions
+        self._margin = margin
+        self._seen = None if seen is None else np.asarray(seen, dtype=np.float64)
         self._heads = np.cumsum(HEADS[actions])[:-1]
         self._layers = [
             (np.ascontiguousarray(weight.transpose(0, 2, 1)), bias[:, None])
@@ -47,14 +67,15 @@ class Population:
         return self.choose(self.logits(observations, policy))
 
     def logits(self, observations: NDArray[np.float32], policy: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return the logits of each observation, shape (n, logits)."""
+        """Return the logits of each observation, with the rule's lead where it has one, shape (n, logits)."""
         count = len(self)
         even = len(policy) % count == 0 and np.array_equal(policy, np.repeat(np.arange(count), len(policy) // count))
         values = observations.reshape(count, -1, observations.shape[1]) if even else observations[:, None, :]
         for index, (weight, bias) in enumerate(self._layers):
             values = np.tanh(values) if index else values
             values = values @ weight + bias if even else values @ weight[policy] + bias[policy]
-        return values.reshape(len(policy), -1)
+        logits = values.reshape(len(policy), -1)
+        return logits if self._actions != "steered" else self._led(logits, observations, policy)
 
     def choose(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the actions with the highest logits."""
@@ -65,13 +86,26 @@ class Population:
     def to_dict(self) -> dict[str, Any]:
         """Return the networks as plain values; ``from_dict`` reads them back, bit for bit."""
         vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in self._vectors]
-        return {"vectors": vectors, "sizes": list(self._sizes), "actions": self._actions}
+        state: dict[str, Any] = {"vectors": vectors, "sizes": list(self._sizes), "actions": self._actions}
+        if self._actions == "steered":
+            state |= {"margin": self._margin, "seen": None if self._seen is None else self._seen.tolist()}
+        return state
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """Return what ``to_dict`` wrote down."""
         vectors = [np.frombuffer(base64.b64decode(vector), dtype="<f4") for vector in state["vectors"]]
-        return cls(np.stack(vectors), state["sizes"], cast("Actions", state["actions"]))
+        led = {name: state[name] for name in ("margin", "seen") if name in state}
+        return cls(np.stack(vectors), state["sizes"], cast("Actions", state["actions"]), **led)
+
+    def _led(
+        self, logits: NDArray[np.float32], views: NDArray[np.float32], policy: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        led = logits + lead(views, self._margin)
+        if self._seen is not None:
+            alone = beyond(views, self._seen[policy]).max(axis=1) > FAR
+            led[alone] = lead(views[alone], MARGIN)
+        return led
 
 
 class Stage(Protocol):
@@ -104,6 +138,18 @@ class Vectorised:
     def play(self, population: Population, seeds: Sequence[int]) -> tuple[Floats, int]:
         """Play one episode of every policy on every seed."""
         return episode_returns(self.envs, population, len(population), seeds)
+
+
+def range_of(views: ArrayLike) -> Floats:
+    """Return lowest and highest of each entry of some views, shape (n, entries), as shape (entries, 2)."""
+    views = np.asarray(views, dtype=np.float64)
+    return joined(np.stack([views, views], axis=2))
+
+
+def joined(ranges: ArrayLike) -> Floats:
+    """Return the lowest and the highest of several ranges of each entry, shape (n, entries, 2), as (entries, 2)."""
+    ranges = np.asarray(ranges, dtype=np.float64)
+    return np.stack([ranges[..., 0].min(axis=0), ranges[..., 1].max(axis=0)], axis=1)
 
 
 def episode_returns(envs: Envs, choose: Choose, policies: int, seeds: Sequence[int]) -> tuple[Floats, int]:

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 from autobatch._errors import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in, append_whole, naming_output, seen_in, write_whole
 from autobatch.beacons._info import told_differences
 from autobatch.cells import LOCAL, is_local, refuse_ranks
 from autobatch.control.run._files import load_json
-from autobatch.envs.surrogate import SurrogateVectorEnv
+from autobatch.envs.surrogate import SteeredSettings, SurrogateVectorEnv
+from autobatch.learn._beginning import Beginning, Judged, Kept, SteeredStage, choose, judge
 from autobatch.learn._cells import EpisodeCells
 from autobatch.learn._cem import CemSettings, CrossEntropy
+from autobatch.learn._general import SEARCH, SteeredArena
 from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
-from autobatch.learn._rollouts import JUDGING_SEED, Envs, Population, episode_returns
+from autobatch.learn._rollouts import JUDGING_SEED, MARGIN, Envs, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
-from autobatch.policies import load_policy_spec, make_policy
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import Network
-from autobatch.policies.learned._policy import LearnedPolicy
 from autobatch.training import load_task
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._versions import software_versions
@@ -86,12 +86,18 @@ class LearnedResult:
         returns: mean return of each seed's policy on the same new episodes.
         best_seed: the seed whose policy was kept.
         seconds: training time of all seeds.
+        nothing_better: whether the policy that was kept is what the search began with: another policy or, where actions
+            are steered and nothing else was begun with, the rule of ``steer``.
+        above_rule: where actions are steered, by how much its return is above the rule's on the same new episodes, and
+            the standard error; else None.
     """
 
     policy: Path
     returns: Mapping[int, float]
     best_seed: int
     seconds: float
+    nothing_better: bool = False
+    above_rule: tuple[float, float] | None = None
 
 
 def train_policy(
@@ -129,29 +135,31 @@ def train_policy(
         CheckpointError: what ``out`` holds is damaged, or of another plan.
     """
     out, observer = Path(out), observer or LearningObserver()
-    if plan.begin is not None:
-        _check_begin(plan, begun_with(plan.begin))
+    begun = Beginning.of(plan)
     tasks = [load_task(env) for env in plan.envs]
     _check_place(plan, out, resume=resume)
     # What cannot be carried out is refused before anything is written.
     judges = _judges(plan, out / EPISODES, data_dir, engine)
-    found: dict[int, tuple[Network, float, float]] = {}
+    found: dict[int, Judged] = {}
+    total, kept = 0.0, None
     try:
         with _place(plan, out, resume=resume), _at_work(judges):
             for seed in plan.seeds:
-                network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges)
-                score = _judged(plan, judges, network)
-                observer.seed_finished(seed, score)
-                found[seed] = network, score, seconds
+                network, seconds = _one_seed(plan, seed, out / f"seed-{seed}", observer, judges, begun=begun)
+                found[seed] = _judged(plan, judges, network, begun)
+                observer.seed_finished(seed, float(found[seed].returns.mean()))
+                total += seconds
+            best = max(found, key=lambda seed: found[seed].returns.mean())
+            if plan.actions == "steered":
+                kept = _choose(plan, judges, begun, found[best])
     except BaseException:
         _abandon(judges)
         raise
-    if not isinstance(judges, EpisodeCells):
+    if isinstance(judges, VectorEnv):
         judges.close()
-    best = max(found, key=lambda seed: found[seed][1])
-    total = sum(seconds for _, _, seconds in found.values())
+    returns = {seed: float(own.returns.mean()) for seed, own in found.items()}
     ladders = {(task.batch_sizes, task.learning_rates) for task in tasks}
-    batch_sizes, learning_rates = ladders.pop() if len(tasks) == 1 else (None, None)
+    batch_sizes, learning_rates = ladders.pop() if len(tasks) == 1 and kept is None else (None, None)
     training = PolicyTraining(
         algorithm=plan.algorithm,
         tasks=tuple(task.name for task in tasks),
@@ -167,53 +175,35 @@ def train_policy(
         "cost_weight": plan.cost_weight,
         "pessimism": plan.pessimism,
         **({} if plan.begin is None else {"begun_with": plan.begin}),
-        "mean_return": {str(seed): round(score, 4) for seed, (_, score, _) in found.items()},
+        "mean_return": {str(seed): round(score, 4) for seed, score in returns.items()},
+        **({} if kept is None else kept.told()),
     }
-    network = found[best][0]
+    network = found[best].network if kept is None else kept.network
     card = PolicyCard.of(
-        network, training, batch_sizes=batch_sizes, learning_rates=learning_rates, evaluation={"learning": learning}
+        network,
+        training,
+        batch_sizes=batch_sizes,
+        learning_rates=learning_rates,
+        evaluation={"learning": learning},
+        margin=0.0 if kept is None else kept.margin,
+        seen=None if kept is None else kept.seen,
     )
     names = " and ".join(task.name for task in tasks)
-    description = (
-        f"Learned by {plan.algorithm} on {'surrogates' if plan.on == 'surrogate' else 'trainings'} of {names}."
+    ground = "surrogates" if plan.on == "surrogate" else "trainings"
+    description = f"Learned by {plan.algorithm} on {ground} of {names}."
+    if kept is not None and kept.nothing_better:
+        description = f"As {plan.begin or 'steer'}: nothing better was found on {ground} of {names}."
+    policy = save_learned(
+        out / f"{out.absolute().name}.yaml",
+        network,
+        card,
+        description=description,
+        rule=None if begun is None else begun.rule,
     )
-    policy = save_learned(out / f"{out.absolute().name}.yaml", network, card, description=description)
     if isinstance(judges, EpisodeCells):
         judges.forget()
-    return LearnedResult(policy, {seed: score for seed, (_, score, _) in found.items()}, best, total)
-
-
-def begun_with(policy: str) -> Network:
-    """Return the network of a learned policy.
-
-    Args:
-        policy: its name or the path of its YAML.
-
-    Returns:
-        The network.
-
-    Raises:
-        ConfigError: it is of another kind, or cannot be read.
-    """
-    spec = load_policy_spec(policy)
-    if spec.kind != "learned":
-        raise ConfigError(f"begin: expected a policy of kind 'learned', and '{spec.name}' is of kind '{spec.kind}'")
-    learned = make_policy(spec)
-    assert isinstance(learned, LearnedPolicy)
-    return learned.network
-
-
-def _check_begin(plan: LearningPlan, network: Network) -> None:
-    """Refuse a network that the search cannot begin with."""
-    if network.activation != "tanh":
-        raise ConfigError(f"begin: expected tanh between the layers, '{plan.begin}' has {network.activation}")
-    own = (network.sizes[1:-1], network.actions)
-    if own != (plan.hidden, plan.actions):
-        raise ConfigError(
-            f"begin: '{plan.begin}' has hidden layers {list(own[0])} and actions {own[1]!r}, the plan hidden "
-            f"{list(plan.hidden)} and actions {plan.actions!r}: give the plan those of the policy ('autobatch "
-            "train-policy' takes them over where --hidden and --actions are left out)"
-        )
+    nothing_better = begun is not None and begun.kept_by(network)
+    return LearnedResult(policy, returns, best, total, nothing_better, None if kept is None else kept.above_rule)
 
 
 def _check_place(plan: LearningPlan, out: Path, *, resume: bool) -> dict[str, Any]:
@@ -257,19 +247,27 @@ def _place(plan: LearningPlan, out: Path, *, resume: bool) -> Iterator[None]:
 
 
 def _one_seed(
-    plan: LearningPlan, seed: int, folder: Path, observer: LearningObserver, judges: Envs | EpisodeCells
+    plan: LearningPlan,
+    seed: int,
+    folder: Path,
+    observer: LearningObserver,
+    judges: Envs | SteeredStage,
+    *,
+    begun: Beginning | None,
 ) -> tuple[Network, float]:
     """Train one seed, or take up where it stopped; return its network and the time it took."""
     with naming_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if isinstance(judges, EpisodeCells):
         judges.run = f"s{seed}"
-        return _by_cem(plan, seed, folder, judges, observer)
+        return _by_cem(plan, seed, folder, judges, observer, begun=begun)
+    if isinstance(judges, SteeredArena):
+        return _by_cem(plan, seed, folder, _arena(plan), observer, begun=begun)
     # Real trainings are judged as they are learned from, and each of their processes holds the data.
     envs = judges if plan.on == "train" else _surrogates(plan)
     try:
         if plan.algorithm == "cem":
-            return _by_cem(plan, seed, folder, envs, observer)
+            return _by_cem(plan, seed, folder, envs, observer, begun=begun)
         return _by_sb3(plan, seed, folder, envs, observer)
     finally:
         if envs is not judges:
@@ -277,7 +275,13 @@ def _one_seed(
 
 
 def _by_cem(
-    plan: LearningPlan, seed: int, folder: Path, envs: Envs | EpisodeCells, observer: LearningObserver
+    plan: LearningPlan,
+    seed: int,
+    folder: Path,
+    envs: Envs | SteeredStage,
+    observer: LearningObserver,
+    *,
+    begun: Beginning | None,
 ) -> tuple[Network, float]:
     method = CrossEntropy(
         envs,
@@ -286,7 +290,9 @@ def _by_cem(
         seed=seed,
         hidden=plan.hidden,
         settings=_cem_settings(plan),
-        begin=None if plan.begin is None else begun_with(plan.begin),
+        begin=None if begun is None else begun.network,
+        margin=MARGIN if begun is None else begun.margin,
+        seen=None if begun is None else begun.seen,
     )
     path = folder / CHECKPOINT
     before = _restored(method, path)
@@ -302,8 +308,10 @@ def _by_cem(
             kept = now
             if isinstance(envs, EpisodeCells):
                 envs.forget()
-    judged = 64 if plan.on == "surrogate" else 2 if plan.begin is None else 4
-    return method.network(judged)[0], before + time.perf_counter() - started
+    played = 128 if plan.actions == "steered" else 64
+    if plan.on == "train":
+        played = 2 if plan.begin is None else 4
+    return method.network(played)[0], before + time.perf_counter() - started
 
 
 def _by_sb3(
@@ -335,7 +343,7 @@ def _by_sb3(
     return network, before + time.perf_counter() - started
 
 
-def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str) -> Envs | EpisodeCells:
+def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str) -> Envs | SteeredStage:
     """Return where a plan's policies are compared, checked as far as it can be."""
     refuse_ranks(engine, "episodes")
     if plan.on == "train" and plan.algorithm == "cem":
@@ -348,7 +356,8 @@ def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str
             "learn from single steps, and surrogates take no time"
         )
     if plan.on == "surrogate":
-        return _surrogates(replace(plan, pessimism=0.0))
+        optimist = replace(plan, pessimism=0.0)
+        return _arena(optimist) if plan.actions == "steered" else _surrogates(optimist)
     make = partial(
         real_trainings,
         plan.envs,
@@ -363,13 +372,13 @@ def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str
     return AsyncVectorEnv([make] * plan.jobs, context="spawn")
 
 
-def _at_work(judges: Envs | EpisodeCells) -> AbstractContextManager[None]:
+def _at_work(judges: Envs | SteeredStage) -> AbstractContextManager[None]:
     return judges.at_work() if isinstance(judges, EpisodeCells) else nullcontext()
 
 
-def _abandon(envs: Envs | EpisodeCells) -> None:
+def _abandon(envs: Envs | SteeredStage) -> None:
     """Close environments without waiting for trainings that are under way in processes."""
-    if isinstance(envs, EpisodeCells):  # whose workers have been ended
+    if not isinstance(envs, VectorEnv):  # workers of cells have been ended
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Gymnasium's, of a step that is under way
@@ -388,21 +397,45 @@ def _surrogates(plan: LearningPlan) -> Envs:
     )
 
 
+def _arena(plan: LearningPlan) -> SteeredArena:
+    weighed = {name: getattr(plan, name) for name in ("cost", "cost_weight", "pessimism")}
+    return SteeredArena(SteeredSettings(plan.envs, start="scouts", vary=True, **weighed))
+
+
 def _cem_settings(plan: LearningPlan) -> CemSettings:
     # A real training takes seconds, a surrogate one a fraction of a millisecond.
-    settings = CemSettings() if plan.on == "surrogate" else CemSettings(population=16, episodes=1, elite=0.25)
-    return settings if plan.begin is None else replace(settings, deviation=NEAR, extra=NEAR)
+    steered = plan.actions == "steered"
+    settings = SEARCH if steered else CemSettings()
+    if plan.on == "train":
+        settings = replace(settings, population=16, episodes=1, elite=0.25)
+    if plan.begin is None:
+        return settings
+    near = NEAR * settings.deviation
+    return replace(settings, deviation=near, extra=near)
 
 
-def _judged(plan: LearningPlan, envs: Envs | EpisodeCells, network: Network) -> float:
-    """Return a network's mean return on episodes that nothing was trained on, the same for all seeds."""
-    episodes = 128 if plan.on == "surrogate" else 4
-    seeds = range(JUDGING_SEED, JUDGING_SEED + episodes)
-    if isinstance(envs, EpisodeCells):
-        population = Population(network.flat()[None], network.sizes, network.actions)
-        return float(envs.play(population, seeds)[0].mean())
-    returns, _ = episode_returns(envs, lambda observations, _: network.act(observations), 1, seeds)
-    return float(returns.mean())
+def _judging_seeds(plan: LearningPlan) -> range:
+    """Return the seeds of episodes that nothing is trained on, the same for all seeds of a learning."""
+    episodes = 4 if plan.on == "train" else 1024 if plan.actions == "steered" else 128
+    return range(JUDGING_SEED, JUDGING_SEED + episodes)
+
+
+def _judged(plan: LearningPlan, envs: Envs | SteeredStage, network: Network, begun: Beginning | None) -> Judged:
+    """Play a network on episodes that nothing was trained on."""
+    seeds = _judging_seeds(plan)
+    if isinstance(envs, VectorEnv):
+        returns, _ = episode_returns(envs, lambda observations, _: network.act(observations), 1, seeds)
+        return Judged(network, returns[0])
+    return judge(envs, begun, network, seeds)
+
+
+def _choose(plan: LearningPlan, stage: Envs | SteeredStage, begun: Beginning | None, found: Judged) -> Kept:
+    """Keep what was found where it is better than what the search began with."""
+    assert begun is not None
+    assert not isinstance(stage, VectorEnv)
+    if isinstance(stage, EpisodeCells):
+        stage.run = "begun"
+    return choose(stage, begun, found, _judging_seeds(plan))
 
 
 def _keep(method: CrossEntropy, path: Path, seconds: float) -> None:

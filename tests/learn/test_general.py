@@ -8,8 +8,8 @@ import pytest
 from autobatch.envs.steered import _runs
 from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn import CemSettings, learn_general, save_general
-from autobatch.learn._general import MARGIN, SteeredArena
-from autobatch.learn._rollouts import Population
+from autobatch.learn._general import SteeredArena
+from autobatch.learn._rollouts import MARGIN, Population
 from autobatch.policies import load_learned, load_policy_spec
 from autobatch.policies.general import HEADS, CourseView
 from autobatch.policies.learned._network import parameter_count

@@ -332,7 +332,7 @@ def test_on_real_trainings_from_a_policy_on(tiny, real, tmp_path) -> None:
 def test_what_a_search_cannot_begin_with_is_refused(tiny, real, tmp_path) -> None:
     begin = str(real[0].policy)
     for changes, told in (
-        ({"begin": "fixed"}, "kind 'learned', and 'fixed' is of kind 'fixed'"),
+        ({"begin": "fixed"}, "'learned' or 'learned-general', and 'fixed' is of kind 'fixed'"),
         (
             {"begin": begin, "hidden": (5,)},
             r"has hidden layers \[4\] and .* the plan hidden \[5\]",

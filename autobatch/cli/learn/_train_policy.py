@@ -13,10 +13,16 @@ from autobatch.cli._options import DataDir
 if TYPE_CHECKING:
     from autobatch.learn import LearnedResult, LearningPlan
 
+ALL = "all"
+
 
 def train_policy(
     env: Annotated[
-        str, typer.Option(help="Tasks, such as digits-resnet8,digits-mlp: names (see 'autobatch envs') or paths.")
+        str,
+        typer.Option(
+            help="Tasks, such as digits-resnet8,digits-mlp: names (see 'autobatch envs') or paths; or all that have "
+            "been recorded: all."
+        ),
     ] = "digits-resnet8",
     on: Annotated[
         str, typer.Option(help="surrogate (fitted to beacons and branch runs), or train (real trainings).")
@@ -36,16 +42,21 @@ def train_policy(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the learning that --out holds.")] = False,
     actions: Annotated[
-        str | None, typer.Option(help="multidiscrete or discrete. \\[default: discrete for dqn, else multidiscrete]")
+        str | None,
+        typer.Option(
+            help="multidiscrete or discrete: moves on the ladders of a task with beacons. steered: departures from "
+            "steer on any task (cem). \\[default: discrete for dqn, else multidiscrete]"
+        ),
     ] = None,
     hidden: Annotated[
-        str | None, typer.Option(help="Widths of the network's hidden layers, such as 32,32. \\[default: 16]")
+        str | None,
+        typer.Option(help="Widths of the network's hidden layers, such as 32,32. \\[default: 16; none for steered]"),
     ] = None,
     begin: Annotated[
         str | None,
         typer.Option(
             help="A learned policy to begin with (cem), whose network and kind of actions are taken over, such as one "
-            "of the surrogate's that goes on to learn on real trainings.",
+            "of the surrogate's that goes on to learn on real trainings; it is kept where nothing better is found.",
             metavar="POLICY",
         ),
     ] = None,
@@ -70,7 +81,8 @@ def train_policy(
 ) -> None:
     """Learn a policy that chooses batch size and learning rate, and write it for 'autobatch run --policy'.
 
-    With several tasks, each episode draws one, and the policy runs on any ladder.
+    With several tasks, each episode draws one, and the policy runs on any ladder. One of steered actions runs on any
+    task, and where nothing better than the rule is found it is the rule.
 
     Examples:
         autobatch train-policy --env digits-resnet8 --out runs/mine
@@ -80,25 +92,33 @@ def train_policy(
         autobatch train-policy --env digits-mlp --on train --epochs 10 --jobs 2 --steps 4000
 
         autobatch train-policy --env digits-mlp --on train --begin learned-digits-mlp --steps 8000
+
+        autobatch train-policy --env all --actions steered --out runs/general
+
+        autobatch train-policy --env mnist10k-mlp --on train --begin learned-general --jobs 2 --steps 3200
     """
     from autobatch._artefacts import find_artefact
     from autobatch.cli.learn._progress import LearningProgressBar
     from autobatch.learn import STEPS, LearningPlan, begun_with
     from autobatch.learn import train_policy as learn
 
-    envs = tuple(names(env))
+    known = None if begin is None else begun_with(begin)
+    kind = actions or (known.actions if known else "discrete" if algorithm == "dqn" else "multidiscrete")
+    envs = tuple(names(env)) if env != ALL else _recorded(branched=on == "surrogate" and kind != "steered")
     for name in envs:
         find_artefact("envs", name)
-    known = None if begin is None else begun_with(begin)
-    widths = known.sizes[1:-1] if known and not hidden else tuple(whole_numbers(hidden or "16", "--hidden", "32,32"))
-    kind = actions or (known.actions if known else "discrete" if algorithm == "dqn" else "multidiscrete")
+    widths: tuple[int, ...] = () if kind == "steered" else (16,)
+    if hidden:
+        widths = tuple(whole_numbers(hidden, "--hidden", "32,32"))
+    elif known:
+        widths = known.sizes[1:-1]
     plan = LearningPlan(
         envs=envs,
         on=cast("Literal['surrogate', 'train']", on),
         algorithm=algorithm,
         steps=steps if steps is not None else STEPS.get(on, 1),
         seeds=tuple(whole_numbers(seeds, "--seeds", "0-2 or 0,5")),
-        actions=cast("Literal['multidiscrete', 'discrete']", kind),
+        actions=cast("Literal['multidiscrete', 'discrete', 'steered']", kind),
         hidden=widths,
         cost=cost,
         cost_weight=cost_weight,
@@ -108,7 +128,8 @@ def train_policy(
         device=device,
         begin=begin,
     )
-    place = out if out is not None else Path("runs") / f"{algorithm}-{'-'.join(Path(name).name for name in envs)}"
+    told = [ALL] if env == ALL else [Path(name).name for name in envs]
+    place = out if out is not None else Path("runs") / f"{algorithm}-{'-'.join(told)}"
     with (
         interruptible(lambda: f"go on with the same command and --resume (kept in {place})"),
         LearningProgressBar(console()) as progress,
@@ -119,12 +140,27 @@ def train_policy(
     _tell(plan, result)
 
 
+def _recorded(*, branched: bool) -> tuple[str, ...]:
+    """Return the names of all tasks with beacons, and, where that is asked, branch runs."""
+    from autobatch._artefacts import artefact_names, find_artefact, holds_beacons
+    from autobatch.beacons import holds_branches
+
+    folders = {name: find_artefact("envs", name).parent for name in artefact_names("envs")}
+    return tuple(name for name, own in folders.items() if holds_beacons(own) and (holds_branches(own) or not branched))
+
+
 def _tell(plan: "LearningPlan", result: "LearnedResult") -> None:
     for seed, score in result.returns.items():
         kept = "  (kept)" if seed == result.best_seed and len(result.returns) > 1 else ""
         typer.echo(f"seed {seed}: mean return {score:.4f} on new episodes{kept}")
     typer.echo(f"{plan.steps * len(plan.seeds)} steps in {result.seconds:.0f} s; the policy is {result.policy}")
+    if result.above_rule is not None:
+        mean, error = result.above_rule
+        typer.echo(f"return above the rule's: {mean:+.4f} ± {error:.4f}, on the same new episodes")
+    if result.nothing_better:
+        typer.echo(f"nothing better than {plan.begin or 'the rule of steer'} was found: it is kept")
     env = shlex.quote(plan.envs[0])
     policy = shlex.quote(str(result.policy))
-    typer.echo(f"Next: autobatch compare --policies {policy} --envs {env} --against beacon-follow,fixed")
+    against = "steer" if plan.actions == "steered" else "beacon-follow,fixed"
+    typer.echo(f"Next: autobatch compare --policies {policy} --envs {env} --against {against}")
     typer.echo(f"      autobatch run --env {env} --policy {policy}")

@@ -6,12 +6,13 @@
 
 from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, STOP, Course, Limits, rule_plan
 from autobatch.policies.general._policy import GeneralParameters, GeneralPolicy
-from autobatch.policies.general._view import ENTRIES, SCHEMA, CourseView, Seen, lead
+from autobatch.policies.general._view import ENTRIES, FAR, SCHEMA, CourseView, Seen, beyond, lead
 
 __all__ = [
     "AS_IT_IS",
     "ENTRIES",
     "FALL",
+    "FAR",
     "HEADS",
     "RATE",
     "SCHEMA",
@@ -23,6 +24,7 @@ __all__ = [
     "GeneralPolicy",
     "Limits",
     "Seen",
+    "beyond",
     "lead",
     "rule_plan",
 ]

@@ -20,17 +20,12 @@ from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
 from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, Course, Limits, end_of_fall
-from autobatch.policies.general._view import ENTRIES, CourseView, Seen, lead
+from autobatch.policies.general._view import ENTRIES, FAR, CourseView, Seen, beyond, lead
 from autobatch.policies.learned import check_card_kind, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.steer import Fork, Scout, ScoutChoice, SteerParameters, SteerPolicy
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.view import EpochCosts
-
-FAR = 0.25
-"""Share of the range that an entry had in training by which it may lie beyond; farther out the rule decides."""
-
-_LEAST_RANGE = 0.1
 
 
 class GeneralParameters(PolicyParameters):
@@ -246,18 +241,17 @@ class GeneralPolicy(SteerPolicy):
         """Say how far a run is from all that the network was trained on; empty where it is not."""
         if self.card.seen is None:
             return ""
-        low, high = np.array(self.card.seen).T
-        wide = np.maximum(high - low, _LEAST_RANGE)
-        beyond = np.maximum(low - view, view - high) / wide
-        worst = int(np.argmax(beyond))
-        if beyond[worst] <= FAR:
+        seen = np.array(self.card.seen)
+        shares, (low, high) = beyond(view, seen), seen.T
+        worst = int(np.argmax(shares))
+        if shares[worst] <= FAR:
             return ""
         told = f"'{CourseView.names[worst]}' is {view[worst]:.2f} and was"
         if low[worst] == high[worst]:
             return f"{told} {low[worst]:.2f} throughout its training"
         return (
             f"{told} {low[worst]:.2f} to {high[worst]:.2f} in its training: outside by "
-            f"{percent(round(float(beyond[worst]), 2))} of that range"
+            f"{percent(round(float(shares[worst]), 2))} of that range"
         )
 
     def turn(self, fork: Fork) -> None:

@@ -19,6 +19,11 @@ from autobatch.policies.steer._scouts import Scout, final_loss
 
 SCHEMA = STEERED_SCHEMA
 
+FAR = 0.25
+"""Share of the range that an entry had in training by which it may lie beyond; farther out the rule decides."""
+
+_LEAST_RANGE = 0.1
+
 _LATELY = 3
 """Epochs over which a slope is taken."""
 
@@ -88,6 +93,21 @@ def lead(views: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
     chosen = (size, np.full_like(size, AS_IT_IS[RATE]), fall, np.zeros_like(size))
     parts = [np.eye(count, dtype=np.float32)[own] for count, own in zip(HEADS, chosen, strict=True)]
     return margin * np.concatenate(parts, axis=-1)
+
+
+def beyond(views: NDArray[np.float32], seen: Floats) -> Floats:
+    """Return how far each entry lies beyond what was seen of it, above ``FAR`` so far that the rule decides.
+
+    Args:
+        views: flat arrays, shape (..., size).
+        seen: lowest and highest of each entry, shape (..., size, 2).
+
+    Returns:
+        Shares of the entries' ranges, shape (..., size); not above 0 within them.
+    """
+    low, high = seen[..., 0], seen[..., 1]
+    shares: Floats = np.maximum(low - views, views - high) / np.maximum(high - low, _LEAST_RANGE)
+    return shares
 
 
 @dataclass(eq=False)

@@ -6,6 +6,7 @@ by its first bytes.
 
 import json
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,7 +127,14 @@ class PolicyCard(_Part):
         )
 
 
-def save_learned(path: str | Path, network: "Network", card: PolicyCard, *, description: str = "") -> Path:
+def save_learned(
+    path: str | Path,
+    network: "Network",
+    card: PolicyCard,
+    *,
+    description: str = "",
+    rule: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a learned policy, its YAML last, each file whole or not at all.
 
     Args:
@@ -134,6 +142,8 @@ def save_learned(path: str | Path, network: "Network", card: PolicyCard, *, desc
         network: the network.
         card: its card, as ``PolicyCard.of`` makes it.
         description: one sentence for listings.
+        rule: parameters of the rule of ``steer`` that it departs from, for a policy of kind ``learned-general``; None
+            for the usual ones.
 
     Returns:
         The path of the YAML.
@@ -153,7 +163,7 @@ def save_learned(path: str | Path, network: "Network", card: PolicyCard, *, desc
         "name": stem.name,
         "kind": KINDS[card.actions],
         "description": description or f"Learned by {card.training.algorithm}.",
-        "parameters": {"weights": stem.name},
+        "parameters": {"weights": stem.name, **({} if rule is None else {"rule": dict(rule)})},
     }
     with naming_output(stem.parent, "made"):
         stem.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autobatch.cli.learn import _train_policy as _command
 from autobatch.cli.learn._progress import LearningProgressBar
 from autobatch.envs.surrogate import _ensemble
 from autobatch.evidence.surrogate import _fidelity
+from autobatch.learn import CemSettings, CrossEntropy, _train_policy
 from autobatch.policies import load_card
 from tests.envs.surrogate.synthetic_runs import EPOCHS, make_folder
 from tests.training.tiny import COSTS
@@ -85,6 +87,33 @@ def test_begin_takes_over_of_a_policy_what_is_not_named(call, place) -> None:
         assert (card.network.layers[1:-1], card.actions) == ((4, 3), "discrete")
 
 
+def test_departures_from_the_rule_are_learned_on_all_that_is_recorded(call, place, monkeypatch) -> None:
+    quick = CemSettings(population=4, episodes=2, elite=0.5, deviation=0.0, extra=0.0)
+    monkeypatch.setattr(_train_policy, "_cem_settings", lambda _: quick)
+    monkeypatch.setattr(_train_policy, "_judging_seeds", lambda _: range(2))
+    monkeypatch.setattr(CrossEntropy.network, "__defaults__", (2,))
+    monkeypatch.setattr(_command, "_recorded", lambda *, branched: () if branched else ("known", "bare"))
+    code, said, _ = call("train-policy", "--env", "all", "--actions", "steered", "--steps", "8")
+    assert code == 0
+    assert "return above the rule's: +0.0000 ± 0.0000" in said
+    assert "nothing better than the rule of steer was found: it is kept" in said
+    assert "--envs known --against steer" in said
+    card = load_card(place / "runs" / "cem-all" / "cem-all.json")
+    assert (card.actions, card.network.layers[1:], card.training.tasks) == ("steered", (12,), ("known", "bare"))
+    out = ("--out", "runs/further")
+    code, said, _ = call("train-policy", "--env", "bare", "--steps", "8", "--begin", "runs/cem-all/cem-all.yaml", *out)
+    assert code == 0
+    assert load_card(place / "runs" / "further" / "further.json").actions == "steered"
+    assert "nothing better than runs/cem-all/cem-all.yaml was found: it is kept" in said
+
+
+def test_all_is_what_has_been_recorded() -> None:
+    branched, recorded = (_command._recorded(branched=own) for own in (True, False))
+    assert set(branched) == {"known", "digits-mlp", "digits-resnet8"}
+    assert {*branched, "bare", "mnist10k-mlp"} < set(recorded)
+    assert "cifar10-resnet110" not in recorded
+
+
 @pytest.mark.parametrize(
     ("arguments", "phrases"),
     [
@@ -98,6 +127,12 @@ def test_begin_takes_over_of_a_policy_what_is_not_named(call, place) -> None:
         (["--on", "train", "--pessimism", "0.5"], ["pessimism"]),
         (["--epochs", "3"], ["epochs"]),
         (["--actions", "discret"], ["did you mean 'discrete'"]),
+        (["--actions", "stered"], ["did you mean 'steered'"]),
+        (["--actions", "steered", "--algo", "ppo"], ["'steered'", "cem, not by ppo", "network_of"]),
+        (["--actions", "steered", "--cost", "measured"], ["surrogate", "'modelled'"]),
+        (["--actions", "steered", "--hidden", "0"], ["at least 1"]),
+        (["--begin", "learned-general", "--hidden", "4"], ["begin", "--hidden and --actions are left out"]),
+        (["--begin", "learned-general", "--actions", "discrete"], ["begin", "'steered'"]),
         (["--cost", "modeled"], ["did you mean 'modelled'?"]),
         (["--cost", "measured"], ["surrogate", "'modelled'"]),
         (["--cost-weight", "-1"], ["cost_weight"]),
