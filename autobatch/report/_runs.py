@@ -14,7 +14,7 @@ from autobatch._plain import Epochs
 from autobatch.control.run import CONFIG, SCOUTING, SUMMARY, summed
 from autobatch.report._record import load_config
 from autobatch.report._tables import headed
-from autobatch.report._words import epoch_words, loss_words, path_words, percent_words, seconds_words
+from autobatch.report._words import epoch_words, loss_words, parts_of, path_words, percent_words, seconds_words
 from autobatch.training import Summary, load_epochs, load_summary
 
 STATES: Final = ("finished", "stopped", "diverged", "interrupted", "running", "damaged")
@@ -199,7 +199,7 @@ def _facts(path: Path) -> RunFacts:
         seed=config.seed,
         state=_state(path, ended),
         planned_epochs=config.task.epochs,
-        batch_sizes=path_words(row.batch_size for row in rows),
+        batch_sizes=path_words((row.batch_size for row in rows), parts_of([row.epoch for row in rows])),
         **{name: value for name, value in known.items() if name in _FIGURES},
     )
 

@@ -210,7 +210,7 @@ def diverged_words(record: RunRecord) -> str:
 
 def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
     decision = chapter.decision
-    when = "from here"
+    when = "from here" if isinstance(decision.epoch, int) else f"after {count(decision.epoch, 'epoch')}"
     if chapter.epochs:
         parts = any(not isinstance(epoch, int) for epoch in (decision.epoch, *(row.epoch for row in chapter.epochs)))
         when = epochs_words(decision.epoch if parts else chapter.epochs[0].epoch, chapter.epochs[-1].epoch)

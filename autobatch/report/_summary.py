@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autobatch.control import DecisionRecord
+from autobatch.control.run import LoopConfig
 from autobatch.policies._wording import count
 from autobatch.policies.baselines import notation
 from autobatch.policies.steer import LEARNT_NOTHING
@@ -21,6 +23,7 @@ from autobatch.report._words import (
     configuration_words,
     count_words,
     loss_words,
+    parts_of,
     path_words,
     percent_words,
     seconds_words,
@@ -140,10 +143,15 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
 def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     """Return what a run used, and what became of it where it has ended, as names and words."""
     rows, summary = record.epochs, record.summary
+    used: Sequence[EpochRow | DecisionRecord] = rows
+    ends = [row.epoch for row in rows]
+    made = [one for one in record.decisions if not one.stop]
+    if isinstance(record.config, LoopConfig) and len(made) > 1 and not isinstance(made[1].epoch, int):
+        used, ends = made, [one.epoch for one in made[1:]]  # of a loop an epoch's row has what it ended with
     facts = [
-        ("Batch size", path_words(row.batch_size for row in rows) or "no epoch yet"),
-        ("Base rate", path_words(row.lr for row in rows) or "no epoch yet"),
-        ("Applied rate", applied_words([row.lr for row in rows], [row.lr_effective for row in rows])),
+        ("Batch size", path_words((one.batch_size for one in used), parts_of(ends)) or "no epoch yet"),
+        ("Base rate", path_words((one.lr for one in used), parts_of(ends)) or "no epoch yet"),
+        ("Applied rate", applied_words([one.lr for one in used], [one.lr_effective for one in used])),
     ]
     if summary is None:
         return facts
@@ -183,7 +191,9 @@ def paste_words(record: RunRecord) -> str:
     told = f"'{notation(sizes, ends)}' (from example:batch size, as for Megatron-LM)"
     if len(set(sizes)) > 1:
         epoch = rows[-1].examples / rows[-1].epoch
-        told += f"; by epochs '{notation(sizes, [end / epoch for end in ends], 'e')}'"
+        starts = [end / epoch for end in ends]
+        if all(abs(start - round(start)) * epoch < 1 for start in starts):  # within epochs it would not be followed
+            told += f"; by epochs '{notation(sizes, starts, 'e')}'"
     if len(set(rates)) > 1:
         told += f"; base rates '{notation(rates, ends)}'"
     return told

@@ -60,10 +60,23 @@ def configuration_words(batch_size: int, lr: float | None) -> str:
     return f"s{batch_size}" if lr is None else f"s{batch_size}-lr{lr:g}"
 
 
-def path_words(values: Iterable[float]) -> str:
-    """Return the values of successive epochs as a path with the epochs at each, such as ``16 ×4 → 64 ×10``."""
-    stretches = ((value, sum(1 for _ in epochs)) for value, epochs in groupby(values))
-    return " → ".join(f"{value:g} ×{count}" for value, count in stretches)
+def path_words(values: Iterable[float], parts: int = 1) -> str:
+    """Return values as a path with the epochs at each, such as ``16 ×4 → 64 ×10``.
+
+    Args:
+        values: one of each epoch, or of each part of one.
+        parts: parts of an epoch.
+
+    Returns:
+        The path.
+    """
+    stretches = ((value, sum(1 for _ in epochs) / parts) for value, epochs in groupby(values))
+    return " → ".join(f"{value:g} ×{count:.3g}" for value, count in stretches)
+
+
+def parts_of(ends: Sequence[Epochs]) -> int:
+    """Return in how many parts an epoch is told, by where each part ended."""
+    return 1 if not ends or isinstance(ends[0], int) else round(1 / ends[0])
 
 
 def applied_words(base: Sequence[float], applied: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ from autobatch.report._follow import RunLines
 from autobatch.report._story import story
 from autobatch.report._watch import watch_view
 from autobatch.training import RunConfig, load_decisions, load_epochs, load_run_config, run
-from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.training.kills import Killed, Killer, assert_same_run
 from tests.training.tiny import dropout_task, fixed, tiny_config
 
@@ -118,6 +118,9 @@ def test_a_run_of_an_earlier_version_goes_on_between_epochs(tmp_path: Path, monk
     kept = (out / "config.yaml").read_text()
     assert "\nperiods: 1\n" in kept
     (out / "config.yaml").write_text(kept.replace("\nperiods: 1\n", "\n"))
+    checkpoint = read_checkpoint(out / CHECKPOINT)
+    config = {key: value for key, value in checkpoint.record["config"].items() if key != "periods"}
+    write_checkpoint(out / CHECKPOINT, Checkpoint(checkpoint.tensors, {**checkpoint.record, "config": config}))
     assert 0 < len(load_epochs(out)) < 3
     run(load_run_config(out), out, resume=True)
     assert [row.epoch for row in load_epochs(out)] == [1, 2, 3]

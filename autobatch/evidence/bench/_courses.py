@@ -13,7 +13,7 @@ from autobatch.evidence.bench._plan import BEST_FIXED, Arena, Contestant
 from autobatch.evidence.bench._runs import About
 from autobatch.policies import Quality
 from autobatch.report._comparison import modelled_course
-from autobatch.report._words import path_words
+from autobatch.report._words import parts_of, path_words
 from autobatch.training import EpochRow, Summary, load_epochs
 
 _ROUND_OFF = 1e-12
@@ -174,7 +174,7 @@ def _course(
         env=job.env,
         policy=job.policy,
         seed=job.seed,
-        batch_sizes=path_words(row.batch_size for row in rows),
+        batch_sizes=path_words((row.batch_size for row in rows), parts_of([row.epoch for row in rows])),
         stopped_because=summary.stopped_because,
         validation_loss=_number(summary.validation_loss),
         validation_error=_number(summary.validation_error),

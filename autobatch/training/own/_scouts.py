@@ -310,7 +310,14 @@ class _Scouting:
             # Its figures were in before: what its loop does after the end does not cost the scout.
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
         kept = cell.kept()
-        self._folder.write(kept, cell.state(returned))
+        state = cell.state(returned)
+        if state is None and cell.whole and isinstance(returned, Mapping) and returned.get("state") is not None:
+            _LOGGER.info(
+                "scout %s: its state is not kept: it ended within an epoch, and batches were fetched ahead, the loop "
+                "has gone on since, or the state holds more than model, optimizer and controller",
+                name,
+            )
+        self._folder.write(kept, state)
         _LOGGER.info(
             "scout %s: %s", name, kept.ended or f"{kept.scout('validation_loss').trained}, {kept.seconds:.3g} s"
         )

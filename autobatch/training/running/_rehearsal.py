@@ -105,6 +105,7 @@ def _sizes(policy: Policy, info: TaskInfo, epochs: int) -> list[int]:
 
 def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
     told = info.told(epochs) if epochs == info.epochs else f"{epochs // info.periods} of {info.told(info.epochs)}"
+    told += f", {info.periods} decisions each" if info.periods > 1 else ""
     if sizes:
         steps = sum(steps_per_epoch(info.train_size, size) for size in sizes)
         return f"{told}, {steps:,} optimizer steps at batch sizes {min(sizes)} to {max(sizes)}"
@@ -131,7 +132,8 @@ def _told_seconds(seconds: tuple[float, float] | None, source: str | None, confi
     if seconds is None:
         return "not known: this machine is timed at the run's start, or by --calibrate"
     low, high = map(duration, seconds)
-    measuring = f", at most {percent(info.measuring_budget)} of it measuring" if config.measure else ""
+    measuring = f", {percent(info.measuring_budget)} of it measuring" if config.measure else ""
+    measuring += ", or a few steps an epoch where those take more" if config.measure else ""
     return f"{low if low == high else f'{low} to {high}'}{measuring}; by the cost table, {source}"
 
 

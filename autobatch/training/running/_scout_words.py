@@ -48,7 +48,7 @@ def told_schedule(policy: Policy, task: TaskInfo) -> str:
 
 def told_scout(record: ScoutRecord) -> str:
     """Say in a line what a scout came to."""
-    figures = {"training loss": record.train_loss, "validation": record.validation_loss}
+    figures = {"training loss": record.train_loss, "validation loss": record.validation_loss}
     known = ", ".join(f"{name} {figure(value)}" for name, value in figures.items() if not math.isnan(value))
     ended = f"; ended: {record.ended}" if record.ended else ""
     return (

@@ -351,7 +351,8 @@ class Session:
 
 
 def check_same(config: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    mine, theirs = ({key: value for key, value in own.items() if key not in _MAY_DIFFER} for own in (config, stored))
+    before = {"periods": 1} | {**stored}  # runs of older versions decided between epochs, and did not say so
+    mine, theirs = ({key: value for key, value in own.items() if key not in _MAY_DIFFER} for own in (config, before))
     if differing := told_differences(theirs, mine):
         raise CheckpointError(f"the run was started with another configuration: {differing}")
 
