@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,6 +21,9 @@ from autobatch import AutoBatchController, ScoutReport, scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch.control import BatchPlan, NeverMeasure
 from autobatch.policies import SteerParameters, SteerPolicy
+from autobatch.report import read_run
+from autobatch.report._story import story
+from autobatch.report._summary import run_facts
 from tests.training.own.own_loops import EXAMPLES, data, train, validate
 
 EPOCHS = 12
@@ -400,6 +404,24 @@ def test_where_epochs_are_few_and_long_scouts_and_decisions_lie_within_them(tmp_
     assert max(first) < 64
     assert 32 in second
     assert 64 in second
+
+
+def test_a_loop_that_decides_within_epochs_tells_what_it_used_there(tmp_path: Path) -> None:
+    """An epoch's row has the batch size that it ended with alone."""
+    out = tmp_path / "run"
+    controller = AutoBatchController(
+        policy="steer", rates="steered", measuring=NeverMeasure(), batch_sizes=(16, 32, 64), out=out
+    )
+    sizes = few_epochs(controller)
+    record = read_run(out)
+    assert [row.batch_size for row in record.epochs] != [min(sizes[0])] * 2
+    told = dict(run_facts(record))
+    assert told["Batch size"].startswith("32 ×1.2 → 64 ×")
+    assert told["Applied rate"].startswith("0.1 at first, ")
+    console = Console(width=150)
+    with console.capture() as captured:
+        console.print(story(record))
+    assert "Epochs 1.20 to 2: batch size 32 → 64" in captured.get()
 
 
 def resumable_few(
