@@ -192,7 +192,8 @@ def paste_words(record: RunRecord) -> str:
     if len(set(sizes)) > 1:
         epoch = rows[-1].examples / rows[-1].epoch
         starts = [end / epoch for end in ends]
-        if all(abs(start - round(start)) * epoch < 1 for start in starts):  # within epochs it would not be followed
+        whole = all(abs(start - round(start)) * epoch < 1 for start in starts)
+        if whole or isinstance(record.config, LoopConfig):  # within epochs 'autobatch run' would not follow it
             told += f"; by epochs '{notation(sizes, starts, 'e')}'"
     if len(set(rates)) > 1:
         told += f"; base rates '{notation(rates, ends)}'"
