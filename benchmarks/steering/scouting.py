@@ -1,6 +1,6 @@
 """What tells early which configuration will end best? A replay of the shipped libraries; nothing is trained.
 
-    python benchmarks/steering/scouting.py [--share 0.05] [--short | --sure | --sizes]
+    python benchmarks/steering/scouting.py [--share 0.05] [--short | --sure | --sizes | --two]
 
 Each beacon is stopped, in thought, after a share of its training. What is known then ranks the configurations of its
 seed: the training loss of the last epoch, the validation loss after it, or the place in the plane. The plane knows no
@@ -23,11 +23,16 @@ small tasks in loops of one's own, by the trainings of ``small_scouts.py``, whic
 With --sizes: can a scout at another batch size tell what that size comes to? The lowest training loss over the rates at
 16 and at 64 after a share of the training, and the lowest final validation loss, beside those at 32: logarithms of the
 ratios, on every task, and their rank correlation over the tasks.
+
+With --two: which two of three rates to try where two scouts are all that a training can have? Every three neighbouring
+rates of each task's list, at batch size 32: by how much the pick by training loss, after that share of a recorded
+task's training or a tenth of a small one's, ends above the best of the three, in logarithms of the validation loss (at
+most 1.5).
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -59,6 +64,9 @@ TASKS = (
     "mnist10k-resnet8",
 )
 LATER = ("cifar5k-convnet", "diamonds-mlp", "digits-vit", "mnist5k-convnet", "topics-gpt")
+FAR_BEHIND = 1.5
+"""What a pick may be above the best of three rates, at most, so that no single one decides a mean."""
+
 CLOSE = 0.1
 """Below this margin two scouts are close."""
 
@@ -145,13 +153,20 @@ Pick = tuple[float, float, float, float]
 """What a search came to; see ``searched``."""
 
 
+Losses, Ends = dict[tuple[float, int], Sequence[float]], dict[tuple[float, int], float]
+"""By rate and seed: the training loss of each epoch, and the logarithm of the final validation loss."""
+
+
+def recorded_at_32(task: str) -> tuple[Losses, Ends]:
+    """Return what is recorded of a task at batch size 32."""
+    own = {(one.lr, one.seed): one for one in BeaconLibrary.load(ENVS / task).beacons if one.batch_size == 32}
+    ends = {key: math.log(one.final("validation_loss")) if one.finished else FAR for key, one in own.items()}
+    return {key: one.rows["train_loss"] for key, one in own.items()}, ends
+
+
 def recorded(task: str) -> list[Pick]:
     """Return what steer's search comes to on a recorded task."""
-    library = BeaconLibrary.load(ENVS / task)
-    own = {(one.lr, one.seed): one for one in library.beacons if one.batch_size == 32}
-    ends = {key: math.log(one.final("validation_loss")) if one.finished else FAR for key, one in own.items()}
-    losses = {key: one.rows["train_loss"] for key, one in own.items()}
-    return searched(task_info(load_task(ENVS / task), library), losses, ends)
+    return searched(task_info(load_task(ENVS / task), BeaconLibrary.load(ENVS / task)), *recorded_at_32(task))
 
 
 def small() -> list[Pick]:
@@ -202,6 +217,38 @@ def searched(
         above = end - min(ends[scout.lr] for scout in scouts)
         found.append((choice.margin, above, end - lowest, ends[fixed] - lowest))
     return found
+
+
+WAYS = {"the lower two": (0, 1), "the upper two": (1, 2), "the lowest and the highest": (0, 2), "all three": (0, 1, 2)}
+
+
+def two(share: float) -> None:
+    """Print what two scouts of three rates come to."""
+    rows = read_lines(small_scouts.RESULTS)
+    known: dict[str, list[tuple[Losses, Ends, int]]] = {"recorded": [], "small": []}
+    for task in (*TASKS, *LATER):
+        known["recorded"].append((*recorded_at_32(task), max(1, round(share * load_task(ENVS / task).epochs))))
+    for name in dict.fromkeys(row["task"] for row in rows):
+        own = {(row["lr"], row["seed"]): row for row in rows if row["task"] == name}
+        losses: Losses = {key: row["train_losses"] for key, row in own.items()}
+        ends = {key: logarithm(row, "validation_loss") for key, row in own.items()}
+        known["small"].append((losses, ends, max(map(len, losses.values()))))
+    print(heading(f"tasks | triples | {' | '.join(WAYS)}"))
+    for told, tasks in known.items():
+        lost = np.array([one for losses, ends, epochs in tasks for one in _of_triples(losses, ends, epochs)])
+        print(f"| {told} | {len(lost)} | {' | '.join(f'{mean:.3f}' for mean in lost.mean(axis=0))} |")
+
+
+def _of_triples(losses: Losses, ends: Ends, epochs: int) -> Iterator[list[float]]:
+    """Yield for each seed and each three neighbouring rates how far the pick of each way ends above the best."""
+    rates = sorted({lr for lr, _ in losses})
+    for seed in sorted({seed for _, seed in losses}):
+        for three in zip(rates, rates[1:], rates[2:], strict=False):
+            if all((lr, seed) in losses for lr in three):
+                seen = [at(losses[lr, seed], epochs) for lr in three]
+                end = [ends[lr, seed] for lr in three]
+                picks = [end[min(way, key=seen.__getitem__)] for way in WAYS.values()]
+                yield [min(pick - min(end), FAR_BEHIND) for pick in picks]
 
 
 def sure(picks: Sequence[Pick]) -> None:
@@ -255,7 +302,11 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--sure", action="store_true")
     parser.add_argument("--sizes", action="store_true")
+    parser.add_argument("--two", action="store_true")
     asked = parser.parse_args()
+    if asked.two:
+        two(asked.share)
+        return
     if asked.sizes:
         sizes(asked.share)
         return

@@ -56,7 +56,8 @@ def plan_scouts(
     All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
     taken more steps. The middle rate comes first, then a higher one, then one further up where that was better and one
     further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
-    (``docs/concepts/steer.md``). Two scouts alone lie at a quarter and at three quarters of what is allowed.
+    (``docs/concepts/steer.md``). Two scouts alone lie at a quarter and at three quarters of what is allowed, of three
+    even rates at both ends.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
     scout trains with half the batch, where the losers still cost no more than a third of the training.
@@ -92,7 +93,7 @@ def plan_scouts(
         )
     trained = [scout for scout in compared(task, done, epochs) if scout.batch_size == _size(task)]
     if most == 2:
-        rates, more = [_nearest(task.learning_rates, share) for share in (0.25, 0.75)], 0
+        rates, more = [_nearest(task.learning_rates, 0.25), _nearest(task.learning_rates, 0.75, higher=True)], 0
     else:
         rates = [scout.lr for scout in trained]
         coming = _next(task.learning_rates, most, trained) if len(rates) < most else None
@@ -326,9 +327,9 @@ def _stops(rates: Sequence[float], most: int) -> list[float]:
     return sorted({_nearest(rates, min(max(place, 0.0), 1.0)) for place in places})
 
 
-def _nearest(rates: Sequence[float], place: float) -> float:
+def _nearest(rates: Sequence[float], place: float, *, higher: bool = False) -> float:
     """Return the rate nearest to a place in [0, 1] between the lowest and the highest, by their logarithms."""
     low, high = math.log(rates[0]), math.log(rates[-1])
     wanted = low + (high - low) * place
-    # Rounded, so that of two rates equally near the lower one is taken, not the one that round-off favours.
-    return min(rates, key=lambda rate: round(abs(math.log(rate) - wanted), 9))
+    # Rounded, so that of two rates equally near the lower or the higher one is taken, not what round-off favours.
+    return min(rates[::-1] if higher else rates, key=lambda rate: round(abs(math.log(rate) - wanted), 9))

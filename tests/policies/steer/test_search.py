@@ -112,6 +112,11 @@ def test_one_scout_has_nothing_to_compare_and_two_lie_at_the_quarters(number: in
     assert plan == ScoutPlan(tuple((32, lr) for lr in rates), 2)
 
 
+def test_two_of_three_even_rates_are_the_ends() -> None:
+    plan = plan_scouts(make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2)), 2, 0.05)
+    assert [lr for _, lr in plan.configurations] == [0.05, 0.2]
+
+
 def test_the_first_is_the_middle_and_the_others_depend_on_it() -> None:
     plan = plan_scouts(make_task(epochs=40, learning_rates=RATES), 3, 0.05)
     assert plan == ScoutPlan(((32, 0.05),), 2, more=2)
