@@ -108,7 +108,8 @@ def page() -> None:
     shown = ("steer", "between epochs", "middle", LONGER)
     titles = ["task", "epochs", "best of the grid", "test loss"]
     titles += [f"{'`steer`' if name == 'steer' else name}: test loss | time" for name in shown]
-    lines, every = [pages.heading(" | ".join(titles))], []
+    lines = [pages.heading(" | ".join(titles))]
+    every: dict[str, list[float]] = {}
     for name, epochs in EPOCHS.items():
         own = {
             policy: [row for row in rows if (row["task"], row["policy"]) == (name, policy)]
@@ -121,11 +122,14 @@ def page() -> None:
             for policy, found in own.items()
         }
         apart = [means[policy][figure] - means["best"][figure] for policy in shown for figure in (0, 1)]
-        every.append(apart)
+        every[name] = apart
         size, lr = best_of(name)
         cells = [name, str(epochs), f"`s{size}-lr{lr:g}`", f"{np.exp(means['best'][0]):.4g}"]
         lines.append(f"| {' | '.join([*cells, *told(apart)])} |")
-    lines.append(f"| mean | | | | {' | '.join(told(list(np.mean(every, axis=0))))} |")
+    lines.append(f"| mean | | | | {' | '.join(told(np.mean(list(every.values()), axis=0)))} |")
+    farthest = max(every, key=lambda name: abs(every[name][0]))
+    others = [apart for name, apart in every.items() if name != farthest]
+    lines.append(f"| mean but for {farthest} | | | | {' | '.join(told(np.mean(others, axis=0)))} |")
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/few_epochs.py page", "\n".join(lines))
 
 

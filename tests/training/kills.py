@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from autobatch._errors import CheckpointError
 from autobatch._files import write_whole
 from autobatch.control.run import CHECKPOINT, load_decisions, load_epochs, load_summary
 from autobatch.control.run import _files as files
+from autobatch.training import RunConfig, load_run_config, run
 from autobatch.training._checkpoint import read_checkpoint
 from tests.training.tiny import timeless
 
@@ -98,3 +101,23 @@ class Killer:
                 os.replace(path.with_name(f".{path.name}.tmp"), path)
             raise Killed
         write_whole(path, content)
+
+
+def kill_and_resume(config: RunConfig, out: Path, killer: Killer, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether the killer had something to kill."""
+    with monkeypatch.context() as patch:
+        killer.arm(patch)
+        try:
+            run(config, out)
+        except Killed:
+            pass
+        else:
+            return False
+    if not (out / "config.yaml").exists():
+        with pytest.raises(CheckpointError, match="holds no run"):
+            load_run_config(out)
+        shutil.rmtree(out)
+        run(config, out)
+    else:
+        run(load_run_config(out), out, resume=True)
+    return True

@@ -17,7 +17,7 @@ from autobatch.report._story import story
 from autobatch.report._watch import watch_view
 from autobatch.training import RunConfig, load_decisions, load_epochs, load_run_config, run
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from tests.training.kills import Killed, Killer, assert_same_run
+from tests.training.kills import Killed, Killer, assert_same_run, kill_and_resume
 from tests.training.tiny import dropout_task, fixed, tiny_config
 
 RATES = [0.05, 0.1, 0.2]
@@ -89,20 +89,8 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
     struck = 0
-    while True:
-        out = tmp_path / str(struck)
-        with monkeypatch.context() as patch:
-            Killer(struck + 1, (0.0, 0.6, 1.0)[struck % 3]).arm(patch)
-            try:
-                run(few(), out)
-            except Killed:
-                pass
-            else:
-                break
-        if (out / "config.yaml").exists():
-            run(load_run_config(out), out, resume=True)
-        else:
-            run(few(), out)
+    share = (0.0, 0.6, 1.0)
+    while kill_and_resume(few(), out := tmp_path / str(struck), Killer(struck + 1, share[struck % 3]), monkeypatch):
         assert_same_run(whole, out)
         struck += 1
     assert struck > 40

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,28 +16,8 @@ from autobatch._errors import CheckpointError
 from autobatch.control.run import CHECKPOINT
 from autobatch.training import EpochRow, RunConfig, RunObserver, load_run_config, run
 from tests.processes import FORKED
-from tests.training.kills import Killed, Killer, assert_same_run
+from tests.training.kills import Killer, assert_same_run, kill_and_resume
 from tests.training.tiny import dropout_task, fixed, stages, tiny_config, tiny_task
-
-
-def kill_and_resume(config: RunConfig, out: Path, killer: Killer, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Return whether the killer had something to kill."""
-    with monkeypatch.context() as patch:
-        killer.arm(patch)
-        try:
-            run(config, out)
-        except Killed:
-            pass
-        else:
-            return False
-    if not (out / "config.yaml").exists():
-        with pytest.raises(CheckpointError, match="holds no run"):
-            load_run_config(out)
-        shutil.rmtree(out)
-        run(config, out)
-    else:
-        run(load_run_config(out), out, resume=True)
-    return True
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])

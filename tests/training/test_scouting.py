@@ -33,7 +33,7 @@ from autobatch.training import (
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training.running._session import Session
 from tests.processes import FORKED
-from tests.training.kills import RECORDS, Killed, Killer, assert_same_run
+from tests.training.kills import RECORDS, Killer, assert_same_run, kill_and_resume
 from tests.training.tiny import COSTS, fixed, timeless, tiny_config, tiny_task
 
 RATES = [0.05, 0.1, 0.2]
@@ -362,20 +362,8 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
     struck = 0
-    while True:
-        out = tmp_path / str(struck)
-        with monkeypatch.context() as patch:
-            Killer(struck + 1, (0.0, 0.6, 1.0)[struck % 3]).arm(patch)
-            try:
-                run(scouted(), out)
-            except Killed:
-                pass
-            else:
-                break
-        if (out / "config.yaml").exists():
-            run(load_run_config(out), out, resume=True)
-        else:
-            run(scouted(), out)
+    share = (0.0, 0.6, 1.0)
+    while kill_and_resume(scouted(), out := tmp_path / str(struck), Killer(struck + 1, share[struck % 3]), monkeypatch):
         assert_same_run(whole, out)
         for scout in (whole / "scouts").iterdir():
             for file in RECORDS:
