@@ -30,7 +30,7 @@ class Parts(Generic[Item]):
         encode: returns recordings as the bytes of a Parquet file.
         decode: reads one; raises LibraryError, or FileNotFoundError where there is none.
         key: returns the training that a recording is of; a part holds one training.
-        nothing: what to say where there is no recording; ``{env}`` stands for the env's name.
+        nothing: what to say where there is no recording; ``{env}`` stands for what ``--env`` takes.
         twice: what to say where two parts have one training; ``{name}`` stands for it, ``{other}`` for the other part.
     """
 
@@ -95,8 +95,7 @@ class Parts(Generic[Item]):
                 own.setdefault(self.key(item), []).append(item)
             found.update(own)
         if not found:
-            env = path.name if path.suffix != ".parquet" else path.parent.name
-            raise LibraryError(f"{path}: {self.nothing.format(env=env or 'ENV')}")
+            raise LibraryError(f"{path}: {self.nothing.format(env=_option(path))}")
         info = merged_info([(str(file), info) for file, _, info in files])
         return tuple(item for key in sorted(found) for item in found[key]), info
 
@@ -137,6 +136,13 @@ class Parts(Generic[Item]):
             return [(file, *self.decode(file))]
         except FileNotFoundError:
             return []
+
+
+def _option(path: Place) -> str:
+    """Return what ``--env`` takes for an env directory: its name, or the path of its one file of another name."""
+    folder = path if path.suffix != ".parquet" else path.parent
+    files = [] if isinstance(folder, Remote) else list(folder.glob("*.yaml"))
+    return str(files[0]) if len(files) == 1 and files[0].name != "env.yaml" else folder.name or "ENV"
 
 
 def remove_part(path: Place) -> None:

@@ -576,7 +576,8 @@ class SteerPolicy:
         task, plan = self._known_task(), self._plan
         spared = ""
         if task.costs is not None and plan.end < task.epochs:
-            spared = f", which spares {duration((task.epochs - plan.end) * period_seconds(task, self._start[0]))}"
+            seconds = (task.epochs - plan.end) * period_seconds(task, self._start[0])
+            spared = f", which spares {duration(seconds)} by the cost table"
         back = "" if self._back is None else f", the last one from the weights after epoch {self._back // task.periods}"
         trained = f"{figure(plan.end / task.periods)} of {task.told(task.epochs)}"
         reached = f"the rate has come to nothing and the loss to rest after {trained}"

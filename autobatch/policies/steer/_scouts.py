@@ -201,7 +201,7 @@ def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
 
     Args:
         task: the task.
-        scout: the best scout.
+        scout: the best scout; where it is compared by its validation loss, that is looked at.
         hardly: share of the loss of guessing above which a scout has hardly begun.
 
     Returns:
@@ -210,7 +210,8 @@ def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
     guessed = task.guessing if task.shares_loss is None else task.shares_loss
     if guessed is None or not scout.train_losses or scout.ended is not None:
         return False
-    return scout.train_losses[-1] > max(hardly, LEARNT_NOTHING) * guessed
+    loss = final_loss(scout) if scout.by_score else scout.train_losses[-1]
+    return loss > max(hardly, LEARNT_NOTHING) * guessed
 
 
 def _told(scout: Scout) -> str:

@@ -239,6 +239,12 @@ def test_recorded_keys(tmp_path):
     assert recorded_keys(tmp_path) == {BeaconKey(8, 0.1, 0), BeaconKey(8, 0.1, 1)}
 
 
+def test_a_task_file_of_another_name_is_named(tmp_path):
+    (tmp_path / "waves.yaml").write_text("name: waves\n")
+    with pytest.raises(LibraryError, match=r"autobatch beacons record --env \S+/waves.yaml'"):
+        BeaconLibrary.load(tmp_path)
+
+
 def test_nothing_recorded_says_how(tmp_path):
     env = tmp_path / "digits-resnet8"
     for path in (env, env / "beacons.parquet"):

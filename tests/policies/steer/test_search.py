@@ -298,3 +298,15 @@ def test_a_scout_that_was_not_validated_is_not_held_against_one_that_was() -> No
         assert policy.start == (32, best)
         policy.take([Scout(32, 0.1, (0.5,), (0.9,)), diverged, lower])  # what has ended early counts for nothing
         assert policy.start == (32, 0.1)
+
+
+@pytest.mark.parametrize(("train_size", "blind"), [(28 * 32, False), (60 * 32, True)])
+def test_a_short_scout_has_learnt_something_where_what_it_is_validated_with_says_so(
+    train_size: int, blind: bool
+) -> None:
+    task = make_task(train_size=train_size, epochs=10, learning_rates=(0.05, 0.1, 0.2), guessing=3.2, steered=True)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    scouts = [Scout(32, lr, (3.19,), (validated,)) for lr, validated in ((0.1, 3.0), (0.2, 2.8), (0.05, 3.1))]
+    assert ("may learn nothing" in policy.take(scouts).reason) == blind
+    assert ((16, 0.1) in policy.scouts(scouts).configurations) != blind  # the floor's rate, halved
