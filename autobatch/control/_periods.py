@@ -88,7 +88,10 @@ class Periods:
         if self._diverged is None:
             self._diverged = f"diverged: {name} is {value} and the parameters are no longer finite after epoch {epoch}"
             told = "it ends here" if ends else "nothing more will come of it"
-            _LOG.warning("the training has %s; %s, and a lower learning rate is needed", self._diverged, told)
+            _LOG.warning(
+                "the training has %s; %s, and a lower learning rate is needed, unless its first loss was none already",
+                *(self._diverged, told),
+            )
         if ends:
             self._course.stop(self._diverged)
 

@@ -132,7 +132,9 @@ def load_run_config(out: Path) -> RunConfig:
     """
     path = out / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{out}: holds no run ({CONFIG} is missing)")
+        begun = out.is_dir() and not any(out.iterdir())
+        what = "is empty: what was begun there ended before its first step, so begin it again without --resume"
+        raise CheckpointError(f"{out}: {what if begun else f'holds no run ({CONFIG} is missing)'}")
     if is_loop(out):
         raise CheckpointError(
             f"{out}: holds a run of a loop of its own, not of 'autobatch run'; that loop goes on by load_state_dict()"

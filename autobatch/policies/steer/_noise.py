@@ -16,7 +16,14 @@ LEAST_SAMPLES = 4
 """Measured steps below which nothing is said."""
 
 CLEARLY = 2.0
-"""Times that the batch must be the noise scale, where nothing else says that a smaller one helps."""
+"""Times that the batch must be the noise scale, where nothing else says that a smaller one helps; and the noise scale
+the batch, for that one to grow again."""
+
+FOLLOWED = 4
+"""Measured steps asked for in each period after that, while batches are small."""
+
+RECENT = 3
+"""Decision periods that the noise scale is then taken from."""
 
 
 @runtime_checkable
@@ -71,6 +78,23 @@ class Noise:
         if scale is None or batch_size <= margin * scale:
             return None
         return max((size for size in sizes if size <= scale), default=sizes[0])
+
+    def larger(self, batch_size: int, sizes: Sequence[int]) -> int | None:
+        """Return the batch size that goes with a noise scale that has grown again.
+
+        Args:
+            batch_size: the size in use, one of ``sizes``.
+            sizes: those to choose from, ascending, none of them smaller.
+
+        Returns:
+            The largest that is not above the noise scale of the last ``RECENT`` periods, which may be the one in use;
+            None where that scale is not clearly above it, and where nothing is known.
+        """
+        self._periods = dict(sorted(self._periods.items())[-RECENT:])
+        scale = self.scale
+        if len(self._periods) < RECENT or scale is None or scale < CLEARLY * batch_size:
+            return None
+        return max(size for size in sizes if size <= scale)
 
     def state_dict(self) -> list[list[float]]:
         """Return what is known as JSON-able values."""

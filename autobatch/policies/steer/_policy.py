@@ -26,7 +26,7 @@ from autobatch.policies.steer._forks import (
     tried_from_list,
     tried_to_list,
 )
-from autobatch.policies.steer._noise import CLEARLY, PERIODS, WANTED, Noise
+from autobatch.policies.steer._noise import CLEARLY, FOLLOWED, PERIODS, WANTED, Noise
 from autobatch.policies.steer._overfit import WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown, period_seconds, plan_seconds
 from autobatch.policies.steer._scouts import (
@@ -180,8 +180,9 @@ class SteerPolicy:
         self._start = (0, math.nan)
         self._reason = ""
         self._tried: list[Tried] = []
-        self._noise: Noise | None = Noise()  # None once it was gone by
+        self._noise: Noise | None = Noise()  # None once it has nothing more to say
         self._calm = False  # whether the noise scale has been found to be small
+        self._before: tuple[int, float, int] | None = None  # batch size and length before that, and since when
         self._shrunk: int | None = None
         self._scouted = 0
         self.samples_wanted = 0
@@ -203,7 +204,8 @@ class SteerPolicy:
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._noise, self._calm, self._shrunk, self._scouted, self.samples_wanted = Noise(), False, None, 0, 0
+        self._noise, self._calm, self._before, self._shrunk = Noise(), False, None, None
+        self._scouted = self.samples_wanted = 0
         self._validated, self._hastened, self._back = Validated(task.score), None, None
 
     @property
@@ -366,6 +368,9 @@ class SteerPolicy:
         usual = start_without_scouts(task)[0]
         if self._noise is None or batch_size > usual:  # the latter where a fork has shown that a larger one keeps up
             return
+        if self._calm:
+            self._follow_noise(observation, self._noise)
+            return
         first = max(math.floor(self._plan.decay_from) - PERIODS, 1)
         # A scout that goes on has not measured for this: where it went further, the period after it is taken.
         first, at = (first, 0) if self._scouted <= first else (self._scouted, self._scouted + 1)
@@ -374,22 +379,44 @@ class SteerPolicy:
         if epoch < max(self._plan.decay_from, at):
             self.samples_wanted = WANTED if epoch >= first else 0
             return
-        noise, self._noise = self._noise, None
         sizes = [size for size in task.batch_sizes if size == batch_size or usual / QUARTER <= size < batch_size]
         # Where scouts have gone over to half the batch, they have seen already that more steps help.
-        size = noise.size(batch_size, sizes, 1.0 if batch_size < usual else CLEARLY)
+        size = self._noise.size(batch_size, sizes, 1.0 if batch_size < usual else CLEARLY)
+        scale, self._noise = self._noise.scale or 0.0, None
         if size is None or self._hastened is not None:
             return
-        self._calm = True
+        self._noise, self._calm, self._before = Noise(), True, (batch_size, self._length, epoch)
+        self.samples_wanted = FOLLOWED
         if size == batch_size:
             return
         self._start, self._shrunk = (size, lr), epoch
         self._reason = (
             f"{configuration(*self._start)}: smaller batches step nearly as far, so more of them help, and the "
-            f"training keeps its whole length (noise scale {figure(noise.scale or 0.0)} examples, batches of "
-            f"{batch_size} so far)"
+            f"training keeps its whole length (noise scale {figure(scale)} examples, batches of {batch_size} so far)"
         )
         self._lay_plan(1.0)
+
+    def _follow_noise(self, observation: Observation, noise: Noise) -> None:
+        """Let the batch grow again as the noise scale does: smaller ones then step no further."""
+        assert self._before is not None
+        task, epoch, (batch_size, lr) = self._known_task(), observation.epoch, self._start
+        before, length, since = self._before
+        self.samples_wanted = FOLLOWED
+        if epoch in {since, self._shrunk}:
+            return
+        noise.take(observation)
+        size = noise.larger(batch_size, [rung for rung in task.batch_sizes if batch_size <= rung <= before])
+        if size is None:
+            return
+        scale = noise.scale or 0.0
+        hidden = "hides the gradients" if math.isinf(scale) else f"has grown to {figure(scale)} examples"
+        if size == before:
+            self._noise, self._calm, self.samples_wanted = None, False, 0
+            if self._hastened is None and epoch < Plan.of(task.epochs, length, 1.0, task.periods).end:
+                self._lay_plan(length)
+        if size > batch_size:
+            self._start, self._shrunk = (size, lr), epoch
+            self._reason = f"{configuration(size, lr)}: the noise {hidden}, so smaller batches step no further"
 
     def _look(self, observation: Observation) -> None:
         """Hasten the end where what is validated has only got worse for a while."""
@@ -516,6 +543,7 @@ class SteerPolicy:
             "back": self._back,
             "noise": None if self._noise is None else self._noise.state_dict(),
             "calm": self._calm,
+            "before": None if self._before is None else list(self._before),
             "shrunk": self._shrunk,
             "scouted": self._scouted,
         }
@@ -535,6 +563,8 @@ class SteerPolicy:
         noise = state.get("noise")  # where states of older versions had begun, they had gone by none
         self._noise, self._shrunk, self._scouted = None, state.get("shrunk"), int(state.get("scouted", 0))
         self._calm = bool(state.get("calm", False))
+        before = state.get("before")
+        self._before = None if before is None else (int(before[0]), float(before[1]), int(before[2]))
         if noise is not None:
             self._noise = Noise()
             self._noise.load_state_dict(noise)

@@ -124,7 +124,9 @@ class ScoutReport:
         lines += [f"  {name} failed: {message.strip().splitlines()[-1]}" for name, message in self.failed.items()]
         lines += [self.note] if self.note and self.trained else []
         tried = {one.scout.lr for one in self.trained}
-        if left := [f"{rate:g}" for rate in self.learning_rates if tried and rate not in tried]:
+        left = [rate for rate in self.learning_rates if tried and rate not in tried]
+        # A scout that has failed was tried, too.
+        if left := [f"{rate:g}" for rate in left if not any(name.endswith(f" {rate:g}") for name in self.failed)]:
             why = ", as scouts go to where the loss falls" if len(tried) > 2 else ""
             lines.append(f"not tried: {', '.join(left)}{why}")
         lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]
@@ -186,8 +188,8 @@ class ScoutReport:
         size, sizes = self.winner.scout.batch_size, {one.scout.batch_size for one in self.trained}
         if size < max(sizes):
             return (
-                f"how sure: its loss is {percent(self.margin)} lower than the next scout's, but how often half the "
-                "batch stays ahead to the end nobody has counted"
+                f"how sure: that is not known; its loss is {percent(self.margin)} lower than the next scout's, but how "
+                "often half the batch stays ahead to the end was not counted"
             )
         far, record = self.margin >= FAR_AHEAD, RECORD[self.margin >= FAR_AHEAD]
         others = "that of the next scout of its size" if len(sizes) > 1 else "the next scout's"

@@ -299,6 +299,8 @@ class _Scouting:
         except (_OtherLoopError, _StaleError, OutputError):
             raise
         except AutoBatchError as error:
+            if isinstance(error, ConfigError) and cell.task is None:  # so would every scout, and the training
+                raise
             failure = str(error)
         name = configuration(*cell.configuration) if cell.task is not None else f"scout {place + 1}"
         if failure is not None:

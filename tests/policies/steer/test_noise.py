@@ -12,7 +12,7 @@ from autobatch.fisher import GradientMoments
 from autobatch.policies import Decision, Observation, SteerParameters, SteerPolicy
 from autobatch.policies._wording import brief
 from autobatch.policies.steer import MeasuringPolicy, Scout
-from autobatch.policies.steer._noise import LEAST_SAMPLES, WANTED, Noise
+from autobatch.policies.steer._noise import FOLLOWED, LEAST_SAMPLES, RECENT, WANTED, Noise
 from tests.policies.cases import make_observation, make_task, through_json
 
 LADDER = (4, 8, 16, 32, 64, 128)
@@ -195,7 +195,8 @@ def test_where_a_scout_has_trained_the_periods_before_the_fall_the_next_is_measu
     for epoch in range(6):
         decisions.append(anew.decide(make_observation(epoch, 12, gradients=moments(4.0) if epoch else None)))
         wanted.append(anew.samples_wanted)
-    assert [epoch for epoch, samples in enumerate(wanted) if samples] == asked
+    assert [epoch for epoch, samples in enumerate(wanted) if samples == WANTED] == asked
+    assert [epoch for epoch, samples in enumerate(wanted) if samples == FOLLOWED] == [*range(smaller_from, 6)]
     assert [one.batch_size for one in decisions] == [32] * smaller_from + [8] * (6 - smaller_from)
     for epoch in range(scouted, 6):  # what its scout did is not known to it
         gradients = moments(4.0) if epoch > scouted else None
@@ -239,3 +240,56 @@ def test_a_training_of_an_older_version_goes_on_as_it_began() -> None:
     state = {key: value for key, value in begun.state_dict().items() if key not in {"noise", "shrunk"}}
     resumed.load_state_dict(through_json(state))
     assert {one.batch_size for one in decided(resumed, moments(12.0), range(2, 6))} == {32}
+
+
+def followed(scales: dict[int, float], **task) -> tuple[list[Decision], list[int]]:
+    """Decide where the noise scale is 4, and from some epochs on others; with it the measured steps asked for."""
+    policy, decisions, wanted, scale = steer(**task), [], [], 4.0
+    for epoch in range(EPOCHS):
+        scale = scales.get(epoch, scale)
+        observation = seen(epoch, moments(scale, policy.samples_wanted or 1) if epoch else None)
+        decisions.append(policy.decide(observation))
+        state = through_json(policy.state_dict())
+        assert policy.decide(observation) == decisions[-1]
+        assert through_json(policy.state_dict()) == state
+        policy = steer(**task)
+        policy.load_state_dict(state)
+        policy.decide(observation)
+        wanted.append(policy.samples_wanted)
+    return decisions, wanted
+
+
+def test_the_batch_grows_again_as_the_noise_does() -> None:
+    decisions, wanted = followed({8: 1e6})
+    sizes = [one.batch_size for one in decisions]
+    back = sizes.index(32, 4)
+    assert sizes[4:back] == [8] * (back - 4)
+    assert 8 <= back <= 8 + RECENT
+    assert wanted[4:back] == [FOLLOWED] * (back - 4)
+    assert set(wanted[back:]) == {0}
+    assert "s32 at lr 0.1: the noise has grown to " in decisions[back].reason
+    assert "smaller batches step no further; " in decisions[back].reason
+    assert [one.stop for one in decisions].index(True) == 14  # as planned before
+    assert max(sizes[back + 1 :]) > 32  # and batches grow as planned, too
+
+
+def test_step_by_step_and_after_the_planned_end_the_length_stays() -> None:
+    decisions, _ = followed({8: 20.0, 15: 1e6})
+    sizes = [one.batch_size for one in decisions]
+    assert [size for place, size in enumerate(sizes) if place in {4, 7, 11, 14}] == [8, 8, 16, 16]
+    assert min(sizes[15:]) > 16
+    assert not any(one.stop for one in decisions)
+
+
+def test_where_the_noise_is_hidden_it_is_said_and_few_measured_steps_say_nothing() -> None:
+    noise = Noise()
+    for epoch in (1, 2):
+        noise.take(seen(epoch, moments(100.0, 1)))
+        assert noise.larger(8, (8, 16, 32)) is None
+    noise.take(seen(3, moments(100.0, 1)))
+    assert noise.larger(8, (8, 16, 32)) is None  # three of them
+    noise.take(seen(4, replace(moments(10.0), mean_squared_norm=0.0)))
+    assert noise.larger(8, (8, 16, 32)) == 32
+    for epoch in (5, 6, 7):
+        noise.take(seen(epoch, moments(17.0)))
+    assert (noise.larger(8, (8, 16, 32)), noise.larger(16, (16, 32))) == (16, None)

@@ -122,7 +122,7 @@ def test_where_all_have_ended_none_goes_on_and_the_reason_says_why() -> None:
         (
             {(32, 0.1): 1.0, (32, 0.2): 0.8, (16, 0.2): 0.6},
             2,
-            "but how often half the batch stays ahead to the end nobody",
+            "but how often half the batch stays ahead to the end was not counted",
         ),
     ],
 )
