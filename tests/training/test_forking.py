@@ -165,7 +165,7 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
     config = forking()
     whole = tmp_path / "whole"
     run(config, whole)
-    for at in range(6 + taken, 21, 2):  # the writes around the forks of the second and third epoch
+    for at in range(7 + taken, 21, 2):  # the writes around the forks of the second and third epoch
         out = tmp_path / f"killed-{at}"
         with monkeypatch.context() as patch:
             Killer(at, share).arm(patch)
