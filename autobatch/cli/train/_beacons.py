@@ -213,11 +213,14 @@ def compact(
         folder = find_library(env)
         if further and isinstance(folder, Path):
             folder = _own(folder)
+    before = len(Branches.load(folder).journeys) if further and holds_branches(folder) else 0
+    if further:  # before anything else, as runs of another task are refused
+        compact_branches(folder, further)
+    if not branches_alone:
         path = gather(folder)
         typer.echo(f"{path}: {len(BeaconLibrary.load(path).beacons)} beacons")
-    if further or holds_branches(folder):
-        before = len(Branches.load(folder).journeys) if further and holds_branches(folder) else 0
-        path = compact_branches(folder, further)
+    if holds_branches(folder):
+        path = compact_branches(folder)
         now = len(Branches.load(path).journeys)
         new = f", {now - before} of them new" if further else ""
         typer.echo(f"{path}: {now} branches and journeys{new}")

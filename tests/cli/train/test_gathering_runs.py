@@ -44,6 +44,7 @@ def test_what_cannot_be_gathered_is_said(home: Path, forked: Path, refused: Any)
     assert "runs/follow: no scout and no fork that could be gathered: policy 'beacon-follow' made" in said("follow")
     train(home / "runs" / "unmeasured", load_task("tiny"), measure=False)
     assert "the run was not measured, and branch runs have C̄ and L" in said("unmeasured")
+    beacons = (home / "envs" / "tiny" / "beacons.parquet").stat().st_mtime_ns
     train(home / "runs" / "other", tiny_task(dataset={**load_task("tiny").dataset.model_dump(), "split_seed": 1}))
     assert "do not belong to one library" in (other := said("other"))
     assert "'task.dataset.split_seed' is 0 and 1" in other
@@ -52,5 +53,6 @@ def test_what_cannot_be_gathered_is_said(home: Path, forked: Path, refused: Any)
     (home / "runs" / "damaged" / "branches.parquet").write_bytes(b"PAR1")
     assert "runs/damaged/branches.parquet: not a readable Parquet file" in said("damaged")
     assert not list((home / "envs" / "tiny").glob("branches*"))
+    assert (home / "envs" / "tiny" / "beacons.parquet").stat().st_mtime_ns == beacons
     (home / "envs" / "tiny" / "beacons.parquet").unlink()
     assert "no beacons are recorded here" in said("forked")
