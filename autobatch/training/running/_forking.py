@@ -15,7 +15,7 @@ from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
-from autobatch.policies.steer import Fork, ForkChoice, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer import Fork, ForkChoice, Forking, ForkOutcome
 from autobatch.training._trial import Trial, TrialState
 
 
@@ -98,7 +98,7 @@ def told_fork(fork: Fork) -> str:
 
 
 def fork_epoch(
-    trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]
+    trial: Trial, policy: Forking, fork: Fork, after_step: Callable[[int, int], None]
 ) -> tuple[Branch, ForkRecord | None]:
     """Train the coming epoch under the decision in force and under a fork, and go on with what the policy takes.
 
@@ -107,7 +107,7 @@ def fork_epoch(
 
     Args:
         trial: the training, between two epochs.
-        policy: its policy.
+        policy: its policy, or who else chooses.
         fork: what to try.
         after_step: called after each step with the epoch's steps done and in all.
 
