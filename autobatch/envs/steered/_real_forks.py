@@ -25,8 +25,8 @@ def fork_by_hand(trial: Trial, stays: Side, tried: Side) -> tuple[EpochRow, Fork
         what was in force.
     """
     trial.decide(*stays[:2], "chosen by the agent", factor=stays[2])
-    branch, record = fork_epoch(trial, _ByTest(trial, stays, tried), Fork(*tried[:2]), lambda step, steps: None)
-    return branch.row, record
+    forked = fork_epoch(trial, _ByTest(trial, stays, tried), Fork(*tried[:2]), lambda step, steps: None)
+    return forked.kept.row, forked.record
 
 
 class _ByTest(Forking):
