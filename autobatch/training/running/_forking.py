@@ -15,7 +15,7 @@ from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
-from autobatch.policies.steer import Fork, ForkChoice, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer import Fork, ForkChoice, Forking, ForkOutcome
 from autobatch.training._trial import Trial, TrialState
 
 
@@ -113,7 +113,7 @@ def told_fork(fork: Fork) -> str:
     return f"fork: the coming epoch is trained as decided, and as {configuration(fork.batch_size, fork.lr)}"
 
 
-def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]) -> ForkedEpoch:
+def fork_epoch(trial: Trial, policy: Forking, fork: Fork, after_step: Callable[[int, int], None]) -> ForkedEpoch:
     """Train the coming epoch under the decision in force and under a fork, and go on with what the policy takes.
 
     Both begin in the same state and see the data in the same order. The time of the one that is thrown away counts. Of
@@ -121,7 +121,7 @@ def fork_epoch(trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Call
 
     Args:
         trial: the training, between two epochs.
-        policy: its policy.
+        policy: its policy, or who else chooses.
         fork: what to try.
         after_step: called after each step with the epoch's steps done and in all.
 
