@@ -135,12 +135,12 @@ class Capture(TorchFunctionMode):
             return func(*args, **kwargs)
         tap = None
         with self._guarded(name):
-            tensors, weighted, before = self._uses.look_at(entry, name, args, kwargs)
-            if weighted and self._ledgers.tapping:
-                tap = self._uses.tap(func, entry, args, kwargs, tensors)
+            tensors, weights, before = self._uses.look_at(entry, name, args, kwargs)
+            if weights and self._ledgers.tapping:
+                tap = self._uses.tap(func, entry, args, kwargs, tensors, weights)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
-        if weighted and entry.rows is None and is_composite(func) and func not in self._opening:
+        if weights and entry.rows is None and is_composite(func) and func not in self._opening:
             self._opening.append(func)  # one that dispatches to others by itself comes back here
             try:
                 with self:
@@ -149,10 +149,10 @@ class Capture(TorchFunctionMode):
                 self._opening.pop()
         output = func(*args, **kwargs) if tap is None else tap.run()
         with self._guarded(name):
-            if tensors and (weighted or not self._following.stays(entry, tensors, output)):
+            if tensors and (weights or not self._following.stays(entry, tensors, output)):
                 follow, outputs = self._following, tensors_of((args[0] if name in ASSIGNING else output,))
                 call = Call(func, entry, name, args, kwargs, tensors, outputs, follow.batch, follow.layout, before, tap)
-                self._uses.see(call)
+                self._uses.see(call, weights)
         return output
 
     def _guarded(self, name: str) -> Guarded:

@@ -94,8 +94,8 @@ class Ledgers:
 
         def hook(gradient: Tensor) -> None:
             if not self.pulling_back and self._notes.batches:
-                with Guarded(self._notes, root.name, ""), torch.no_grad():
-                    ledger.norms.append(norm_of(gradient))
+                with Guarded(self._notes, root.name, ""):
+                    ledger.norms.append(norm_of(gradient.detach()))
 
         self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 

@@ -91,7 +91,7 @@ class Before:
 NOTHING = Before()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call(TorchCall):
     """One call, with what measuring knows of it.
 
