@@ -136,8 +136,8 @@ class Capture(TorchFunctionMode):
         tap = None
         with self._guarded(name):
             tensors, weights, before = self._uses.look_at(entry, name, args, kwargs)
-            if weights and self._ledgers.tapping:
-                tap = self._uses.tap(func, entry, args, kwargs, tensors, weights)
+            if weights and entry.tapped and self._ledgers.tapping:
+                tap = self._uses.tap(func, args, kwargs, tensors, weights)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
         if weights and entry.rows is None and is_composite(func) and func not in self._opening:

@@ -287,8 +287,8 @@ class Ledgers:
     def end_pass(self) -> None:
         """Hand on what is left, note what the gradients were, and begin afresh."""
         ledgers = self._by_id.values()
-        for ledger in ledgers:
-            with torch.no_grad():
+        with torch.no_grad():
+            for ledger in ledgers:
                 self._settle(ledger)
         self._notes.checks.append({
             ledger.root.name: Arrived(ledger.norms, ledger.eps, ledger.slack) for ledger in ledgers if ledger.norms

@@ -92,14 +92,13 @@ class Uses:
     def tap(
         self,
         function: Callable[..., Any],
-        known: Known,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         tensors: list[Tensor],
         weights: Mapping[int, Weight],
     ) -> Tap | None:
-        """Return the tap of a call whose weights are to get the sum of their per-sample gradients."""
-        if not (known.tapped and tappable(tensors)):
+        """Return the tap of a call whose weights are to get the sum of their per-sample gradients, if it can be."""
+        if not tappable(tensors):
             return None
         layouts = [layout for tensor in tensors if (layout := self._following.standing(tensor)) is not None]
         followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
