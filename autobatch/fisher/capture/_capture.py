@@ -175,15 +175,15 @@ class Capture(TorchFunctionMode):
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
             batch = self._following.batch
-            sizes = {tensor.shape[0] for tensor in given_to_model(args, kwargs) if tensor.ndim}
-            results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
-            if results and results[0] != batch and results[0] in sizes and not self._samples().said:
+            samples, outputs = self._samples(), tensors_of((output,))
+            rows = next((tensor.shape[0] for tensor in outputs if tensor.ndim), batch)
+            elsewhere = () if rows == batch or samples.said else given_to_model(args, kwargs)
+            if any(tensor.ndim and tensor.shape[0] == rows for tensor in elsewhere):
                 raise MeasureError(
-                    f"the model's first tensor has {batch} rows, but another argument and the output have"
-                    f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
-                    " samples=..."
+                    f"the model's first tensor has {batch} rows, but another argument and the output have {rows}, so"
+                    " what a sample is cannot be told: give the batch as the first argument, or say samples=..."
                 )
-            for tensor in tensors_of((output,)) if self._samples().rows is None else ():
+            for tensor in outputs if samples.rows is None else ():
                 self._following.need_order(tensor)
 
     def _begin(self, tensors: list[Tensor], lists: Sequence[Sequence[Tensor]]) -> None:
