@@ -21,6 +21,9 @@ ADVICE = "give lower learning rates to choose from"
 AT_ONCE = "before any step"
 """What is said of a scout whose first loss already was no number: its rate has nothing to do with that."""
 
+DID_NOT_FIT = "did not fit into memory"
+"""Why a scout or a fork ended that ran out of memory: of its rate that says nothing."""
+
 
 @dataclass(frozen=True)
 class ScoutPlan:
@@ -220,7 +223,12 @@ def _told(scout: Scout) -> str:
 
 
 def final_loss(scout: Scout) -> float:
-    """Return the loss that a scout is compared by; infinite where it ended early, NaN where none is known."""
+    """Return the loss that a scout is compared by; infinite where it ended early, NaN where none is known.
+
+    None is known of a scout that did not fit into memory, which another rate does not help.
+    """
+    if scout.ended == DID_NOT_FIT:
+        return math.nan
     if scout.ended is not None:
         return math.inf
     return _losses(scout)[-1] if scout.scores else math.nan
