@@ -168,9 +168,12 @@ def choose_scout(scouts: Sequence[Scout], *, of: str = "") -> ScoutChoice:
         )
     ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
+    by = " by validation" if best.by_score else ""
+    if not by and any(scouts[index].scores[-1] < best.scores[-1] for index in whole):  # which points elsewhere
+        by = " by training loss"
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')}{of} after "
-        f"{best.trained}{' by validation' if best.by_score else ''}, {_told(best)}"
+        f"{best.trained}{by}, {_told(best)}"
     )
     if len(ranked) == 1:
         return ScoutChoice(ranked[0], reason)
