@@ -22,8 +22,8 @@ from autobatch.policies import PolicySpec
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.training import RunConfig, TaskSpec, load_data, load_task
 from autobatch.training._engine import reproducible, resolve_device
+from autobatch.training._recorded import recording_info
 from autobatch.training._trial import Trial
-from autobatch.training.recording._task import recording_info
 from benchmarks.pages import ENVS, parser_of
 
 FIRST_SEED = 7000

@@ -2,12 +2,13 @@
 
     python benchmarks/speed/surrogate.py
     python benchmarks/speed/surrogate.py --env digits-resnet8 digits-mlp --actions discrete
-    python benchmarks/speed/surrogate.py --id AutoBatch/Surrogate-v1 [--whole]
+    python benchmarks/speed/surrogate.py --id AutoBatch/Surrogate-v1 [--whole] [--forks]
 
 On one thread, with random actions and episodes that begin anew. Those of v1 last two epochs or so, as one action in two
-stops; with ``--whole`` none stops or lets the rate fall. The numbers of sub-environments take turns within each
-round, so that whatever else the machine does falls on all of them; medians over the rounds, with the lowest and the
-highest. The last column repeats the median in processor time, which other programs hardly change.
+stops; with ``--whole`` none stops or lets the rate fall, with ``--forks`` every second one is tried. The numbers of
+sub-environments take turns within each round, so that whatever else the machine does falls on all of them; medians over
+the rounds, with the lowest and the highest. The last column repeats the median in processor time, which other programs
+hardly change.
 """
 
 import argparse
@@ -34,9 +35,12 @@ def main() -> None:
     parser.add_argument("--actions", default="multidiscrete", choices=["multidiscrete", "discrete"])
     parser.add_argument("--id", default=IDS[0], choices=IDS)
     parser.add_argument("--whole", action="store_true", help="no training stops, no rate falls")
+    parser.add_argument("--forks", action="store_true", help="actions may be tried")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     arguments = {"env": given.env if len(given.env) > 1 else given.env[0], "actions": given.actions}
+    if given.forks:
+        arguments["forks"] = True
     threadpool_limits(1)
     alone = gymnasium.make(given.id, **arguments)
     steppers = {"1, gymnasium.make": single(alone, drawn(alone.action_space, given))}
@@ -67,10 +71,10 @@ def drawn(space: gymnasium.Space, given: argparse.Namespace) -> list[np.ndarray]
     space.seed(0)
     actions = [np.asarray(space.sample()) for _ in range(64)]
     if given.whole and given.actions == "discrete":
-        return [own % MOVES for own in actions]
+        return [np.where(own < MOVES + 2, own % MOVES, own) for own in actions]
     if given.whole:
         for own in actions:
-            own[..., 2:] = 0
+            own[..., 2:4] = 0
     return actions
 
 

@@ -46,12 +46,15 @@ class Course:
         device = torch.device("cpu")
         self.engine = Engine(self.task, load_data(self.task, data_dir, device), device, seed, trust_code=False)
 
-    def epoch(self, epoch: int, size: int, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Train an epoch; return each validation example's loss, by the last weights and by averaged ones."""
+    def epoch(self, epoch: int, size: int, lr: float, order: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Train an epoch, on another order of the data where that is not 0.
+
+        Return each validation example's loss, by the last weights and by averaged ones.
+        """
         factor = self.plan.factor(epoch)
         grown_size, factor_there = grown(size, factor, self.task.batch_sizes, self.costs)
         average = Average(self.engine.model)
-        train_epoch(self.engine, epoch, self.seed, grown_size, lr * factor_there, average.after_step)
+        train_epoch(self.engine, epoch, self.seed + 1000 * order, grown_size, lr * factor_there, average.after_step)
         last, state = self.engine.validation_losses(), snapshot(self.engine.model, self.engine.optimizer)
         average.install()
         averaged = self.engine.validation_losses()

@@ -36,25 +36,27 @@ TASKS = {
 }
 
 
-@pytest.fixture(params=IDS)
+FORKS = [name for name in IDS if name.endswith("-v1")]
+"""Those whose actions may be tried."""
+
+
+@pytest.fixture(params=[*((name, {}) for name in IDS), *((name, {"forks": True}) for name in FORKS)], ids=str)
 def make(request: pytest.FixtureRequest, tiny_env: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes one of the registered environments, with actions of any kind."""
     monkeypatch.setattr(_surrogate_runs, "load_dynamics", FAKES.__getitem__)
     monkeypatch.setattr(_steered_runs, "load_steered", lambda env, without: STEERED_FAKES[env])
 
     def made(actions: str = "multidiscrete", **arguments: Any) -> gymnasium.Env:
-        task = TASKS[request.param] or str(tiny_env)
-        env = gymnasium.make(
-            request.param, env=task, actions="multidiscrete" if actions == "box" else actions, **arguments
-        )
+        (name, own), kind = request.param, "multidiscrete" if actions == "box" else actions
+        env = gymnasium.make(name, env=TASKS[name] or str(tiny_env), actions=kind, **own, **arguments)
         return BoxActions(env) if actions == "box" else env
 
     return made
 
 
 def up(env: gymnasium.Env) -> np.ndarray:
-    """Return the action that takes the largest batch there is, and changes nothing else."""
-    return np.array([4, 1, 0, 0][: len(env.unwrapped.action_space.nvec)])
+    """Return the action that takes the largest batch there is, or tries it, and changes nothing else."""
+    return np.array([4, 1, 0, 0, 1][: len(env.unwrapped.action_space.nvec)])
 
 
 def episode(env: gymnasium.Env, seed: int | None = 5) -> list[tuple]:
@@ -120,7 +122,7 @@ def test_a_copy_goes_on_alike(make: Make, copied: Callable[[gymnasium.Env], gymn
     for _ in range(2):
         action = env.action_space.sample()
         assert (other.action_space.sample() == action).all()
-        action[2:] = 0  # what would end the training
+        action[2:4] = 0  # what would end the training
         assert data_equivalence(env.step(action), other.step(action), exact=True)
     assert same(episode(env, None), episode(other, None))
 

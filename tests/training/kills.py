@@ -11,7 +11,8 @@ import torch
 
 from autobatch._errors import CheckpointError
 from autobatch._files import write_whole
-from autobatch.control.run import CHECKPOINT, load_decisions, load_epochs, load_summary
+from autobatch.beacons import Branches
+from autobatch.control.run import BRANCH_RUNS, CHECKPOINT, load_decisions, load_epochs, load_summary
 from autobatch.control.run import _files as files
 from autobatch.training import RunConfig, load_run_config, run
 from autobatch.training._checkpoint import read_checkpoint
@@ -31,8 +32,23 @@ def assert_same_run(one: Path, other: Path) -> None:
     mine, theirs = (read_checkpoint(out / CHECKPOINT) for out in (one, other))
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert all(torch.equal(value, theirs.tensors[name]) for name, value in mine.tensors.items())
+    assert branches_of(one) == branches_of(other)
     summaries = [_timeless(json.loads((out / "summary.json").read_text())) for out in (one, other)]
     assert summaries[0] == summaries[1]
+
+
+def branches_of(out: Path) -> list[tuple[str, int, str, dict[str, str]]]:
+    """Everything that the branch runs of a run say but what a clock does, comparable; NaN equals NaN."""
+    found = Branches.load(out).journeys if (out / BRANCH_RUNS).exists() else ()
+    return [
+        (
+            one.kind,
+            one.seed,
+            one.stopped_because,
+            {name: repr(values.tolist()) for name, values in one.rows.items() if "seconds" not in name},
+        )
+        for one in found
+    ]
 
 
 def assert_close_runs(one: Path, other: Path) -> None:
@@ -78,6 +94,7 @@ class Killer:
         for module in (
             *(f"training.{name}" for name in ("running._session", "running._scout_runs", "_checkpoint")),
             *(f"control.run.{name}" for name in ("_files", "_records")),
+            "beacons.storage._parts",
         ):
             patch.setattr(f"autobatch.{module}.write_whole", self.write_whole)
         patch.setattr("autobatch.control.run._writing.append_lines", self.append_lines)
@@ -94,7 +111,7 @@ class Killer:
             raise Killed
         files.append_lines(path, rows)
 
-    def write_whole(self, path: Path, content: bytes) -> None:
+    def write_whole(self, path: Path, content: bytes, *, shared: bool = False) -> None:
         if self.strikes():
             path.with_name(f".{path.name}.tmp").write_bytes(content[: int(self.share * len(content))])
             if self.share == 1.0:

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from autobatch._errors import CheckpointError
-from autobatch.beacons import CostTable
-from autobatch.control.run import CHECKPOINT, FORKS
+from autobatch.beacons import Branches, CostTable, Journey
+from autobatch.control.run import BRANCH_RUNS, CHECKPOINT, FORKS, EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.policies.steer import Fork, _forks
 from autobatch.report._comparison import modelled_course
@@ -25,9 +25,11 @@ from autobatch.report.page._page import html_page
 from autobatch.training import RunConfig, RunObserver, load_data, load_decisions, load_epochs, run
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._engine import reproducible
+from autobatch.training._recorded import recording_info
 from autobatch.training._trial import Trial
+from tests.training.forker import in_place_of_any
 from tests.training.kills import Killed, Killer, assert_same_run
-from tests.training.tiny import timeless, tiny_config, tiny_task
+from tests.training.tiny import fixed, timeless, tiny_config, tiny_task
 
 STEPS = CostTable(
     device="steps",
@@ -164,7 +166,7 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
     config = forking()
     whole = tmp_path / "whole"
     run(config, whole)
-    for at in range(7 + taken, 19, 2):  # the writes around the forks of the second and third epoch
+    for at in range(7 + taken, 21, 2):  # the writes around the forks of the second and third epoch
         out = tmp_path / f"killed-{at}"
         with monkeypatch.context() as patch:
             Killer(at, share).arm(patch)
@@ -175,13 +177,16 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
 
 
 def test_a_fork_that_diverges_costs_no_more_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_forks.ForkRule, "proposed", lambda *_: None if _[-1] else Fork(16, 1e9))
+    monkeypatch.setattr(_forks.ForkRule, "proposed", lambda *_: None if _[-1] or not _[1] else Fork(16, 1e9))
     summary = run(forking(), tmp_path / "tried")
     (fork,) = summary.forks
     assert "and diverged: " in fork["reason"]
     assert fork["reason"].endswith("s8 at lr 0.05 stays")
     assert (summary.stopped_because, summary.epochs, fork["taken"]) == ("finished", EPOCHS, False)
     assert fork["difference"] is None
+    stay, tried = Branches.load(tmp_path / "tried").journeys
+    assert (stay.finished, tried.finished) == (True, False)
+    assert tried.stopped_because.startswith("diverged: ")
     json.dumps(summary.model_dump(), allow_nan=False)
 
 
@@ -198,8 +203,56 @@ def test_a_fork_that_does_not_fit_into_memory_is_not_taken(tmp_path: Path, monke
     assert [fork["taken"] for fork in summary.forks] == [False, False]
     assert "did not fit into memory: s8 at lr 0.05 stays" in summary.forks[0]["reason"]
     assert summary.forks[0]["optimizer_steps"] == 0
+    assert [one.rows["batch_size"].tolist() for one in Branches.load(tmp_path / "run").journeys] == [[8, 8]] * 2
     assert summary.stopped_because == "finished"
     assert math.isfinite(summary.test_loss or math.nan)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_both_epochs_are_kept_as_branches_of_one_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    take(monkeypatch, taken)
+    config, device = forking(), torch.device("cpu")
+    run(config, tmp_path)
+    rows, branches = load_epochs(tmp_path), Branches.load(tmp_path)
+    assert [(int(one.rows["epoch"][0]), one.kind, one.seed) for one in branches.journeys] == [
+        (epoch, "branch", config.seed) for epoch in ([1] if taken else [1, 2]) for _ in range(2)
+    ]
+    for stay, fork in zip(branches.journeys[::2], branches.journeys[1::2], strict=True):
+        epoch = int(stay.rows["epoch"][0])
+        assert same(stay, 0, rows[epoch - 1])
+        assert same(fork, 0, rows[epoch - 1])
+        assert same(fork if taken else stay, 1, rows[epoch])
+        assert stay.stopped_because == fork.stopped_because == "finished"
+        assert [one.rows["batch_size"].tolist() for one in (stay, fork)] == [[8, 8], [8, 16]]
+        with reproducible(device, threads=1):  # the one that was thrown away
+            data = load_data(config.task, None, device)
+            by_hand = Trial(config, data=data, device=device, costs=STEPS)
+            for size, lr in [(8, 0.05)] * epoch + [(8, 0.05) if taken else (16, 0.1)]:
+                by_hand.decide(size, lr)
+                row = by_hand.period()
+        assert same(stay if taken else fork, 1, row)
+    assert branches.info == recording_info(config.task, data)
+
+
+def same(journey: Journey, place: int, row: EpochRow) -> bool:
+    return all(values[place] == row.to_dict()[name] for name, values in journey.rows.items() if "seconds" not in name)
+
+
+def test_a_run_that_does_not_measure_keeps_no_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(monkeypatch, taken=False)
+    summary = run(forking().model_copy(update={"measure": False}), tmp_path)
+    assert len(summary.forks) == 2
+    assert not (tmp_path / BRANCH_RUNS).exists()
+
+
+def test_any_policy_that_forks_keeps_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_of_any(monkeypatch)
+    summary = run(tiny_config(fixed(16, 0.1)), tmp_path)
+    assert [fork["epoch"] for fork in summary.forks] == [0, 1]
+    first, second = Branches.load(tmp_path).journeys  # before the first epoch there is no state that a branch leaves
+    assert [one.rows["batch_size"].tolist() for one in (first, second)] == [[16, 16], [16, 32]]
 
 
 def test_another_error_in_a_fork_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import torch
 
 from autobatch import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in
-from autobatch.control.run import CHECKPOINT
+from autobatch.beacons import Branches
+from autobatch.control.run import BRANCH_RUNS, CHECKPOINT
 from autobatch.policies import PolicySpec, SteerParameters
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.steer._search import STEPS
@@ -32,6 +33,7 @@ from autobatch.training import (
 )
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._trial import Trial
+from autobatch.training.running import scout_directory
 from autobatch.training.running._session import Session
 from tests.processes import FORKED
 from tests.training.kills import RECORDS, Killer, assert_same_run, kill_and_resume
@@ -420,9 +422,10 @@ def test_a_run_killed_at_any_write_continues_bit_by_bit(
                 assert timeless(scout / file) == timeless(out / "scouts" / scout.name / file)
         struck += 1
     # The configuration; three scouts of scouts.json, a configuration, a decision, three appends and a checkpoint;
-    # scouts.json, three files and a checkpoint of the winner; the configuration again, three files cut and a decision;
+    # the branch runs, scouts.json, three files and a checkpoint of the winner; the configuration again, three files cut
+    # and a decision;
     # three epochs, of which two find the one before them the best so far and keep its checkpoint; the summary.
-    assert struck == 1 + 3 * 7 + 5 + 5 + 3 * 4 + 2 + 1
+    assert struck == 1 + 3 * 7 + 6 + 5 + 3 * 4 + 2 + 1
 
 
 class Fuse:
@@ -462,6 +465,22 @@ def test_a_run_interrupted_in_the_middle_of_scouts_and_later_continues_bit_by_bi
     assert (out / "scouts.json").exists()
     run(load_run_config(out), out, resume=True)
     assert_same_run(whole, out)
+
+
+def test_scouts_are_kept_as_journeys_that_ended_early(whole: Path, tmp_path: Path) -> None:
+    scouting = load_scouting(whole)
+    assert scouting is not None
+    journeys = Branches.load(whole).journeys
+    assert {one.origin[:2] for one in journeys} == {(scout.batch_size, scout.lr) for scout in scouting.scouts}
+    for one in journeys:
+        assert (one.kind, one.stopped_because, one.finished) == ("journey", "ended as a scout", False)
+        (row,) = load_epochs(scout_directory(whole, *one.origin))
+        assert all(values.tolist() == [row.to_dict()[name]] for name, values in one.rows.items())
+    run(scouted(learning_rates=[0.1, 1e8, 2e8]), tmp_path / "wild")
+    because = {one.origin.lr: one.stopped_because for one in Branches.load(tmp_path / "wild").journeys}
+    assert because[1e8].startswith("diverged: ")
+    run(scouted().model_copy(update={"measure": False}), tmp_path / "unmeasured")
+    assert not (tmp_path / "unmeasured" / BRANCH_RUNS).exists()
 
 
 def test_a_failed_scouting_continues_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

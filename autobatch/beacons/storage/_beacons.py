@@ -42,6 +42,7 @@ BEACONS = Parts[Beacon](
     encode=_to_parquet,
     decode=_from_parquet,
     key=lambda beacon: beacon.key,
+    course=lambda beacon: (),
     nothing="no beacons are recorded here; record some with 'autobatch beacons record --env {env}', or with "
     "autobatch.record_beacons for a loop of your own",
     twice="beacon {name} is stored twice, also in {other}",

@@ -17,7 +17,8 @@ from autobatch._errors import LibraryError
 from autobatch._remote import Place, place_of
 from autobatch.beacons._beacon import BeaconKey, check_column, check_course, frozen_rows, rows_of, shown
 from autobatch.beacons._columns import EPOCH_COLUMNS, FINISHED, Column
-from autobatch.beacons._info import LibraryInfo
+from autobatch.beacons._info import LibraryInfo, merged_info
+from autobatch.beacons.storage._beacons import BEACONS
 from autobatch.beacons.storage._parquet import checked_table, decoded, encoded, file_content, naming
 from autobatch.beacons.storage._parts import Parts
 
@@ -38,6 +39,8 @@ ROW_COLUMNS: tuple[Column, ...] = (
     *_FIGURES,
 )
 """The columns of ``Journey.rows``."""
+
+_COURSE = ("epoch", "batch_size", "lr")
 
 COLUMNS: tuple[Column, ...] = (
     Column("branch", "int64", "1", "number of the branch or journey, from 0", per_epoch=False),
@@ -187,20 +190,29 @@ def write_branches(env_dir: str | Place, origin: BeaconKey, journeys: Sequence[J
     return path
 
 
-def compact_branches(env_dir: str | Place) -> Place:
+def compact_branches(env_dir: str | Place, further: Sequence[str | Place] = ()) -> Place:
     """Gather all branch runs of an env into ``branches.parquet`` and remove the single files.
 
     Args:
         env_dir: the env's directory, or its URL in object storage.
+        further: run directories whose branch runs, of scouts and forks, are gathered too; those that are there already
+            are not counted twice.
 
     Returns:
         The compacted file.
 
     Raises:
-        LibraryError: there is no branch run, or a file is damaged or of another task.
+        LibraryError: there is no branch run, or a file is damaged or of another task; or there are runs to gather, and
+            neither beacons nor branch runs that they could belong to.
         OutputError: the directory cannot be written.
     """
-    return BRANCHES.compact(place_of(env_dir))
+    place, runs = place_of(env_dir), [*map(place_of, further)]
+    if runs and holds(place, BEACONS.name):
+        infos = [(str(run), BRANCHES.read(run)[1]) for run in runs]
+        merged_info([(str(place), BEACONS.read(place)[1]), *infos])
+    elif runs and not holds(place, BRANCHES.name):
+        BEACONS.read(place)  # says how to record them
+    return BRANCHES.compact(place, further=runs)
 
 
 def recorded_origins(env_dir: str | Place) -> frozenset[BeaconKey]:
@@ -245,6 +257,7 @@ BRANCHES = Parts[Journey](
     encode=_to_parquet,
     decode=_from_parquet,
     key=lambda journey: journey.origin,
+    course=lambda journey: (journey.kind, *(tuple(journey.rows[name].tolist()) for name in _COURSE)),
     nothing="has no branch runs; record them with 'autobatch beacons branch --env {env}'",
     twice="branch runs of {name} are also in {other}",
 )

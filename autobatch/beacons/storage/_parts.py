@@ -5,7 +5,7 @@ recorders side by side). A part replaces what the gathered file has of the same 
 between its two acts, renaming the new file and removing the parts, loses nothing and counts nothing twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -30,6 +30,7 @@ class Parts(Generic[Item]):
         encode: returns recordings as the bytes of a Parquet file.
         decode: reads one; raises LibraryError, or FileNotFoundError where there is none.
         key: returns the training that a recording is of; a part holds one training.
+        course: returns what else tells a recording from others of its training.
         nothing: what to say where there is no recording; ``{env}`` stands for what ``--env`` takes.
         twice: what to say where two parts have one training; ``{name}`` stands for it, ``{other}`` for the other part.
     """
@@ -38,6 +39,7 @@ class Parts(Generic[Item]):
     encode: Callable[[Sequence[Item], LibraryInfo], bytes]
     decode: Callable[[Place], tuple[tuple[Item, ...], LibraryInfo]]
     key: Callable[[Item], BeaconKey]
+    course: Callable[[Item], Hashable]
     nothing: str
     twice: str
 
@@ -99,16 +101,40 @@ class Parts(Generic[Item]):
         info = merged_info([(str(file), info) for file, _, info in files])
         return tuple(item for key in sorted(found) for item in found[key]), info
 
-    def compact(self, env_dir: Place, costs: CostTable | None = None) -> Place:
-        """Gather all recordings of an env in one file, with these costs or those that are there; remove the parts."""
-        if not holds(env_dir, self.name):
+    def add(self, file: Place, items: Sequence[Item], info: LibraryInfo) -> None:
+        """Write recordings to one Parquet file beside those that it holds, if it is there, as ``joined`` has them."""
+        found = self._found(file)
+        info = merged_info([*((str(file), info) for _, _, info in found), ("what is added", info)])
+        self.save(file, self.joined(*(before for _, before, _ in found), items), info)
+
+    def joined(self, *several: Sequence[Item]) -> tuple[Item, ...]:
+        """Return recordings from several places; of the same training and course the last one counts."""
+        return tuple({(self.key(item), self.course(item)): item for items in several for item in items}.values())
+
+    def compact(self, env_dir: Place, costs: CostTable | None = None, further: Sequence[Place] = ()) -> Place:
+        """Gather all recordings of an env in one file, and remove the parts.
+
+        Args:
+            env_dir: the env's directory.
+            costs: the costs that the file gets; those that are there where None.
+            further: other directories or files, whose recordings are gathered too, as ``joined`` has them.
+
+        Returns:
+            The file.
+
+        Raises:
+            LibraryError: there is no recording, or a file is damaged or of another task.
+            OutputError: the directory cannot be written.
+            BusyError: in object storage, another process gathers at the same time.
+        """
+        if not holds(env_dir, self.name) and not further:
             self.read(env_dir)  # says what is missing
         # Of two processes, the slower would write a file without what the faster has gathered and removed. Object
         # storage has no locks: there the slower one sees it when it is about to write.
         with nullcontext() if isinstance(env_dir, Remote) else alone_in(env_dir):
             before = _identity(self.gathered(env_dir))
             identities = {path: _identity(path) for path in self.files(env_dir)}
-            items, info = self.read(env_dir)
+            items, info = self._read_all(env_dir, further)
             if _identity(self.gathered(env_dir)) != before:
                 raise BusyError(f"{env_dir}: another process has gathered here in the meantime; do it again")
             self.save(self.gathered(env_dir), items, info if costs is None else replace(info, costs=costs))
@@ -117,6 +143,12 @@ class Parts(Generic[Item]):
                 if _identity(path) == identity:
                     remove_part(path)
         return self.gathered(env_dir)
+
+    def _read_all(self, env_dir: Place, further: Sequence[Place]) -> tuple[tuple[Item, ...], LibraryInfo]:
+        own = [env_dir] if holds(env_dir, self.name) or not further else []
+        found = [(str(place), *self.read(place)) for place in (*own, *further)]
+        info = merged_info([(place, info) for place, _, info in found])
+        return self.joined(*(items for _, items, _ in found)), info
 
     def _folder(self, env_dir: Place) -> list[tuple[Place, tuple[Item, ...], LibraryInfo]]:
         # The parts are read first: one that vanishes before it is read has been gathered, and is then found in the

@@ -186,25 +186,58 @@ def show(
 
 
 @app.command()
-def compact(env: Env) -> None:
-    """Gather the files that recorders wrote into one beacons.parquet, those of branch runs into branches.parquet."""
+def compact(
+    env: Env,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory, or a folder of them: what scouts and forks trained joins the branch runs.",
+            metavar="DIR",
+        ),
+    ] = None,
+) -> None:
+    """Gather the files that recorders wrote into one beacons.parquet, those of branch runs into branches.parquet.
+
+    Examples:
+        autobatch beacons compact digits-mlp
+
+        autobatch beacons compact digits-mlp --runs runs/digits-mlp-steer-s0
+    """
     from autobatch.beacons import BeaconLibrary, Branches, compact_branches, holds_branches
     from autobatch.beacons import compact as gather
 
+    further = _found_runs(runs) if runs is not None else []
     folder: Place = place_of(env) if is_url(env) else expand_home(env)
     branches_alone = holds_branches(folder) and not holds_beacons(folder)
     if not branches_alone:
         folder = find_library(env)
+        if further and isinstance(folder, Path):
+            folder = _own(folder)
+    before = len(Branches.load(folder).journeys) if further and holds_branches(folder) else 0
+    if further:  # before anything else, as runs of another task are refused
+        compact_branches(folder, further)
+    if not branches_alone:
         path = gather(folder)
         typer.echo(f"{path}: {len(BeaconLibrary.load(path).beacons)} beacons")
     if holds_branches(folder):
         path = compact_branches(folder)
-        typer.echo(f"{path}: {len(Branches.load(path).journeys)} branches and journeys")
+        now = len(Branches.load(path).journeys)
+        new = f", {now - before} of them new" if further else ""
+        typer.echo(f"{path}: {now} branches and journeys{new}")
+
+
+def _found_runs(folder: Path) -> list[Path]:
+    from autobatch.training.running import runs_with_branches  # takes a while, as it imports torch
+
+    return runs_with_branches(folder)
 
 
 def _writable_folder(env: str) -> Path:
     """Return the task's folder; for one that came with an installed package, a copy in ./envs."""
-    folder = find_artefact("envs", env).parent
+    return _own(find_artefact("envs", env).parent)
+
+
+def _own(folder: Path) -> Path:
     if "_assets" not in folder.parts:
         return folder
     own = Path("envs") / folder.name

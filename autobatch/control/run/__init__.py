@@ -8,6 +8,7 @@ from autobatch.control.run._log import RunLog
 from autobatch.control.run._loop import LoopConfig, LoopTask, from_run, is_loop, load_loop_config
 from autobatch.control.run._records import (
     BEST_CHECKPOINT,
+    BRANCH_RUNS,
     CHECKPOINT,
     CONFIG,
     DECISIONS,
@@ -30,6 +31,7 @@ from autobatch.control.run._writing import RunFiles
 
 __all__ = [
     "BEST_CHECKPOINT",
+    "BRANCH_RUNS",
     "CHECKPOINT",
     "CONFIG",
     "DECISIONS",

@@ -24,8 +24,9 @@ SUMMARY = "summary.json"
 SCOUTING = "scouts.json"
 SCOUTS = "scouts"
 FORKS = "forks.json"
+BRANCH_RUNS = "branches.parquet"
 
-RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY, SCOUTING, SCOUTS, FORKS)
+RUN_FILES = (CONFIG, EPOCHS, MEASUREMENTS, DECISIONS, "checkpoint", SUMMARY, SCOUTING, SCOUTS, FORKS, BRANCH_RUNS)
 """What a run directory holds; plane.png is drawn into it by a report."""
 
 Row = TypeVar("Row")

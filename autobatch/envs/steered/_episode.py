@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
+from autobatch.envs.steered._forks import Forked, forking
+from autobatch.envs.steered._real_forks import Side, fork_by_hand
 from autobatch.envs.train import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
@@ -30,6 +32,7 @@ class SteeredRules(TrainingRules):
         weight: what a whole training's cost weighs in the reward.
         seconds: what an epoch costs at each rung as far as it is known before, shape (rungs,).
         scouts: whether the scouts of ``steer`` go first.
+        forks: whether actions may be tried.
     """
 
     info: TaskInfo
@@ -37,6 +40,7 @@ class SteeredRules(TrainingRules):
     weight: float
     seconds: NDArray[np.float64]
     scouts: bool
+    forks: bool
 
 
 class SteeredEpisode(TrainedEpisode[SteeredRules]):
@@ -47,12 +51,14 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         seed: the training's seed.
     """
 
-    keeps = ("_course", "_limits", "_seen", "_stopped", "_owed")
+    keeps = ("_course", "_limits", "_seen", "_stopped", "_owed", "_forked", "_has_forked")
+    _course: Course
 
     def __init__(self, rules: SteeredRules, seed: int) -> None:
         super().__init__(rules, seed)
         self._owed = 0.0
         self._stopped = False
+        self._forked, self._has_forked = Forked.none(1), False
         self._view = CourseView(rules.info.train_size, adaptive=rules.info.adaptive)
         self._seen = Seen.nothing(1, rules.info.epochs, math.log(rules.info.guessing or math.nan))
         self._lay(start_without_scouts(rules.info), rule_plan(rules.info.epochs))
@@ -89,17 +95,15 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         Returns:
             The reward.
         """
-        parts = as_parts(actions, check_steered(actions, action)[None])
+        parts = as_parts(actions, check_steered(actions, action, forks=self.rules.forks)[None])
+        before = self._course.take(np.array([0]))
         stopped = bool(self._course.advance(parts, self._limits)[0])
-        cost, potential, self._owed = self._owed, self.quality, 0.0
+        cost, potential, self._owed, self._has_forked = self._owed, self.quality, 0.0, False
         if stopped:
             self._stopped = True
         else:
-            factor = float(self._course.factor(self._limits.sizes)[0])
-            batch_size, lr = self.configuration
-            start = time.perf_counter()
-            row = self._carry_out(lambda: train_epoch(self._trial, batch_size, lr, factor))
-            epoch_cost = self.rules.pricing.epoch(batch_size, time.perf_counter() - start)
+            forks = self.rules.forks and bool(forking(parts, before, self._course, self._limits.sizes)[0])
+            row, epoch_cost = self._fork(before) if forks else self._train()
             self._saw(row, epoch_cost)
             cost += epoch_cost
             score = getattr(row, self.rules.setting.task.score)
@@ -112,23 +116,53 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
 
     def masks(self, actions: str) -> NDArray[np.bool_]:
         """Return which actions change what they say, shape (choices,)."""
-        masks: NDArray[np.bool_] = steered_masks(actions, self._course, self._limits)[0]
+        masks: NDArray[np.bool_] = steered_masks(actions, self._course, self._limits, forks=self.rules.forks)[0]
         return masks
 
     def observation(self) -> NDArray[np.float32]:
         """Return the flat view of where the training stands, a new array each time."""
         seen: NDArray[np.float32] = self._view.arrays(self._course, self._limits, self._seen)[0]
+        if self.rules.forks:
+            seen = np.concatenate([seen, self._forked.arrays(self._course, self._limits.epochs)[0]])
         return seen
 
     def figures(self) -> dict[str, Any]:
         """Return plain figures by name; one that is not known or not finite is left out."""
         row = self.rows[-1] if self.rows else None
+        told = self._forked.told(np.array([self._has_forked])) if self.rules.forks else {}
         return self._figures(
             progress=len(self.rows) / self.rules.info.epochs,
             cost_total=math.fsum(self.costs) + self._owed,
             stopped=self._stopped,
             **({} if row is None else {"factor": row.lr_effective / row.lr}),
+            **{name: own.item() for name, own in told.items()},
         )
+
+    def _train(self) -> tuple[EpochRow, float]:
+        """Train an epoch; return its figures and its cost."""
+        side, start = self._side(self._course), time.perf_counter()
+        row = self._carry_out(lambda: train_epoch(self._trial, *side))
+        return row, self.rules.pricing.epoch(side[0], time.perf_counter() - start)
+
+    def _fork(self, before: Course) -> tuple[EpochRow, float]:
+        """Train an epoch as it was to be, and as the action says; return the figures of one and the cost of both."""
+        stays, tried, pricing = self._side(before), self._side(self._course), self.rules.pricing
+        start = time.perf_counter()
+        row, record = self._carry_out(lambda: fork_by_hand(self._trial, stays, tried))
+        seconds = time.perf_counter() - start
+        if record is None or not record.taken:
+            self._course = before
+        if record is None:
+            return row, pricing.epoch(stays[0], seconds)
+        kept, thrown = (tried, stays) if record.taken else (stays, tried)
+        lost = pricing.epoch(thrown[0], record.seconds)
+        said = (record.loss, record.difference, record.standard_error, record.taken, lost, record.optimizer_steps)
+        self._forked, self._has_forked = Forked(*np.array([(record.epoch, *said)], dtype=np.float64).T), True
+        return row, pricing.epoch(kept[0], seconds - record.seconds) + lost
+
+    def _side(self, course: Course) -> Side:
+        size, factor = self.rules.info.batch_sizes[int(course.size[0])], course.factor(self._limits.sizes)
+        return size, float(np.exp2(course.rate[0])), float(factor[0])
 
     def _lay(self, start: tuple[int, float], plan: Any) -> None:
         info = self.rules.info

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._arrays import Floats
+from autobatch._steps import steps_per_epoch
 from autobatch.envs._reward import LogGain
 from autobatch.envs.steered._actions import as_parts, steered_masks
+from autobatch.envs.steered._forks import ENTRIES, NOISE, Forked, forking, measured
 from autobatch.envs.steered._varied import Variation, varied
 from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State
 from autobatch.envs.surrogate._load import load_steered
@@ -17,6 +19,7 @@ from autobatch.envs.surrogate._settings import SteeredSettings
 from autobatch.envs.surrogate._side_by_side import Flags, Info, Rows, Runs, Step
 from autobatch.policies import Scout, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
+from autobatch.policies.steer import no_worse
 
 _SCOUTS = 4
 """Scouts that an episode may have: three rates, and half the batch."""
@@ -33,16 +36,20 @@ class SteeredRuns(Runs[SteeredSettings]):
         course: how each goes on.
         limits: what binds the runs, by task.
         seen: what each has shown.
+        forked: what the last fork of each came to.
     """
 
     size = CourseView.size
 
     def __init__(self, settings: SteeredSettings, count: int) -> None:
         super().__init__(settings, count)
+        if settings.forks:
+            self.size = CourseView.size + len(ENTRIES)
         self._tasks = [_steered_task(dynamics) for dynamics in self.dynamics]
         self._views = [CourseView(task.train_size, adaptive=task.adaptive) for task in self._tasks]
         self._gains = [LogGain(_guessing(dynamics)) for dynamics in self.dynamics]
         self._costs = [dynamics.costs(settings.cost) for dynamics in self.dynamics]
+        self._steps = [_epoch_steps(task) for task in self._tasks]
         self._recorded = [Variation.none(*own) for own in zip(self._tasks, self._costs, strict=True)]
         longest = max(dynamics.epochs for dynamics in self.dynamics)
         self.limits = [_limits(task, costs, count) for task, costs in zip(self._tasks, self._costs, strict=True)]
@@ -50,6 +57,8 @@ class SteeredRuns(Runs[SteeredSettings]):
         self.course = Course.begun(nowhere, np.zeros(count), np.full(count, longest))
         self.seen = Seen.nothing(count, longest, math.nan)
         self._owed, self._reference = np.zeros((2, count))
+        self.forked = Forked.none(count)
+        self._fork_noise = np.zeros((count, longest, NOISE))
 
     def begin(self, rows: Rows, generators: Sequence[np.random.Generator]) -> Info:
         """Begin an episode of some runs; see ``Runs.begin``."""
@@ -70,18 +79,21 @@ class SteeredRuns(Runs[SteeredSettings]):
         """Do what actions say, and train an epoch; see ``Runs.advance``."""
         parts = as_parts(self.settings.actions, actions)
         reward, score, spread, c_bar, l_cum, cost = np.zeros((6, self.count))
-        diverged, stopped, over = np.zeros((3, self.count), dtype=np.bool_)
+        diverged, stopped, over, forked = np.zeros((4, self.count), dtype=np.bool_)
         for index, own in self._by_task(self._all if rows is None else rows):
             course, limits = self.course.take(own), self.limits[index].take(own)
+            before = self.course.take(own) if self.settings.forks else None
             stopped[own] = ends = course.advance(parts[own], limits)
             self.course.put(own, course)
             going = own[~ends]
             potential = self._potential[own]
             if going.size:
-                state, outcome = self._train(index, going)
+                asked = None if before is None else (parts[going], before.take(np.flatnonzero(~ends)))
+                state, outcome, forked[going] = self._train(index, going, asked)
                 score[going], spread[going], diverged[going] = outcome.score, outcome.spread, outcome.diverged
                 c_bar[going], l_cum[going] = state.scored[:, 0], state.scored[:, 1]
                 cost[going] = self.limits[index].seconds[going, self.course.size[going]]
+                cost[going] += np.where(forked[going], self.forked.cost[going], 0.0)
                 gained = np.where(outcome.diverged, -1.0, self._gains[index](outcome.score))
                 potential[~ends] = gained
             self.seen.spent[own] += cost[own]
@@ -95,6 +107,8 @@ class SteeredRuns(Runs[SteeredSettings]):
         if self.settings.pessimism:
             reward -= self.settings.pessimism * spread
         figures = {"c_bar": c_bar, "l_cum": l_cum, "score": score, "cost": cost, "spread": spread}
+        if self.settings.forks:
+            figures |= {name: np.nan_to_num(own) for name, own in self.forked.told(forked).items()}
         return Step(reward, over, self._figures() | figures | {"stopped": stopped, "diverged": diverged})
 
     def openings(self, rows: Rows) -> NDArray[np.float32]:
@@ -104,15 +118,18 @@ class SteeredRuns(Runs[SteeredSettings]):
             at = np.flatnonzero(self.task[rows] == index)
             if at.size:
                 own = rows[at]
-                found[at] = view.arrays(self.course.take(own), self.limits[index].take(own), self.seen.take(own))
+                course, limits = self.course.take(own), self.limits[index].take(own)
+                found[at, : view.size] = view.arrays(course, limits, self.seen.take(own))
+                if self.settings.forks:
+                    found[at, view.size :] = self.forked.take(own).arrays(course, limits.epochs)
         return found
 
     def action_masks(self) -> Flags:
         """Return which actions change something, of each run; see ``steered_masks``."""
-        masks = []
+        masks, actions, forks = [], self.settings.actions, self.settings.forks
         for row, index in enumerate(self.task.tolist()):
             own = self._all[row : row + 1]
-            masks.append(steered_masks(self.settings.actions, self.course.take(own), self.limits[index].take(own)))
+            masks.append(steered_masks(actions, self.course.take(own), self.limits[index].take(own), forks=forks))
         return np.concatenate(masks)
 
     def _figures(self) -> Info:
@@ -139,7 +156,9 @@ class SteeredRuns(Runs[SteeredSettings]):
             self.limits[index].put(target[own], self.limits[index].take(source[own]))
         self.course.put(target, self.course.take(source))
         self.seen.put(target, self.seen.take(source))
-        for each in (self.task, self.member, self._noise, self._potential, self._owed, self._reference):
+        self.forked.put(target, self.forked.take(source))
+        own = (self.task, self.member, self._noise, self._fork_noise, self._potential, self._owed, self._reference)
+        for each in own:
             each[target] = each[source]
 
     def _draw(self, row: int, generator: np.random.Generator) -> tuple[Variation, Floats]:
@@ -159,6 +178,8 @@ class SteeredRuns(Runs[SteeredSettings]):
             self._draw_noise(row, generator)
             if settings.start == "scouts":
                 scouts = generator.standard_normal(shape)
+            if settings.forks:
+                self._fork_noise[row, : dynamics.epochs] = generator.standard_normal((dynamics.epochs, NOISE))
         return own, scouts
 
     def _begin(self, index: int, rows: Rows, drawn: Sequence[tuple[Variation, Floats]]) -> None:
@@ -182,6 +203,7 @@ class SteeredRuns(Runs[SteeredSettings]):
         seen = Seen.nothing(len(rows), self.seen.train.shape[1] - 1, _guessing(self.dynamics[index]))
         state = self.dynamics[index].begin(len(rows))
         self._owed[rows] = self._potential[rows] = 0.0
+        self.forked.put(rows, Forked.none(len(rows)))
         if self.settings.start == "scouts":
             state = self._scouted(index, rows, drawn, (course, limits, seen, state))
         limits.slowest = np.minimum(limits.slowest, course.start_rate)
@@ -277,18 +299,63 @@ class SteeredRuns(Runs[SteeredSettings]):
             party.validated.append(validated[at])
             party.states.append(state.take(np.array([at])))
 
-    def _train(self, index: int, rows: Rows) -> tuple[State, Outcome]:
-        dynamics, course = self.dynamics[index], self.course.take(rows)
-        factor = np.log2(course.factor(self.limits[index].sizes))
-        noise = self._noise[rows, course.epoch, : dynamics.noise_size]
-        state, outcome = dynamics.train(
-            self._states[index].take(rows), course.size, course.rate, self.member[rows], noise, factor=factor
-        )
+    def _train(
+        self, index: int, rows: Rows, asked: tuple[NDArray[np.int64], Course] | None
+    ) -> tuple[State, Outcome, Flags]:
+        """Train an epoch of some runs; ``asked`` is what they were told, and where they stood before, with forks."""
+        course = self.course.take(rows)
+        state, outcome = self._predicted(index, rows, course)
+        forked = np.zeros(len(rows), dtype=np.bool_)
+        if asked is not None:
+            at = np.flatnonzero(forking(asked[0], asked[1], course, self.limits[index].sizes))
+            if at.size:
+                forked[at] = self._fork(index, rows[at], asked[1].take(at), (at, course, state, outcome))
+                self.course.put(rows, course)
         self._states[index].put(rows, state)
         epoch = course.epoch + 1
         self.course.epoch[rows] = epoch
         self.seen.score[rows, epoch], self.seen.train[rows, epoch] = state.seen[:, 0], state.seen[:, 1]
-        return state, outcome
+        return state, outcome, forked
+
+    def _predicted(self, index: int, rows: Rows, course: Course) -> tuple[State, Outcome]:
+        """Return what an epoch does to some runs where they go on in some way; they stay as they are."""
+        dynamics = self.dynamics[index]
+        factor = np.log2(course.factor(self.limits[index].sizes))
+        noise = self._noise[rows, course.epoch, : dynamics.noise_size]
+        state = self._states[index].take(rows)
+        return dynamics.train(state, course.size, course.rate, self.member[rows], noise, factor=factor)
+
+    def _fork(self, index: int, rows: Rows, stays: Course, tried: tuple[Rows, Course, State, Outcome]) -> Flags:
+        """Train runs as they were to be, too, and put that in place of what was tried where the test says so.
+
+        Args:
+            index: their task.
+            rows: the runs.
+            stays: how they would have gone on.
+            tried: places of these runs, course, state and outcome of more of them after what was tried.
+
+        Returns:
+            Whether there was something to try: they have not diverged as they were, shape (rows,).
+        """
+        at, course, state, outcome = tried
+        kept, told = self._predicted(index, rows, stays)
+        made = ~told.diverged
+        loss, ratio = np.exp(kept.seen[:, 0]), np.exp(state.seen[at, 0] - kept.seen[:, 0])
+        change, error = measured(ratio, outcome.scatter[at], self._fork_noise[rows, stays.epoch])
+        difference = np.expm1(change)
+        difference[outcome.diverged[at]] = np.nan
+        taken = made & no_worse(1.0, difference, error)
+        size = np.where(taken, stays.size, course.size[at])
+        steps = self._steps[index][size]
+        lost = self.limits[index].seconds[rows, size]
+        said = Forked(stays.epoch.astype(np.float64), loss, loss * difference, loss * error, taken * 1.0, lost, steps)
+        self.forked.put(rows[made], said.take(np.flatnonzero(made)))
+        back = np.flatnonzero(~taken)
+        state.put(at[back], kept.take(back))
+        course.put(at[back], stays.take(back))
+        for name in ("score", "cost", "spread", "diverged", "scatter"):
+            getattr(outcome, name)[at[back]] = getattr(told, name)[back]
+        return made
 
     @staticmethod
     def _load(env: str, settings: SteeredSettings) -> Dynamics:
@@ -319,6 +386,11 @@ def _steered_task(dynamics: Dynamics) -> TaskInfo:
 def _guessing(dynamics: Dynamics) -> float:
     """Return the logarithm of what guessing scores."""
     return float(dynamics.guessing[0 if dynamics.task.score == "validation_loss" else 2])
+
+
+def _epoch_steps(task: TaskInfo) -> Floats:
+    """Return the steps of an epoch at each rung."""
+    return np.array([float(steps_per_epoch(task.train_size, size)) for size in task.batch_sizes])
 
 
 def _limits(task: TaskInfo, costs: Floats, count: int) -> Limits:

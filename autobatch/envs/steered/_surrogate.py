@@ -29,7 +29,8 @@ class SteeredSurrogateEnv(SurrogateEnv):
     `Box(-1, 1, (size,), float32)`, schema 2 (`autobatch.policies.general.ENTRIES`), as in `AutoBatch/Train-v1`.
 
     ## Action Space
-    `MultiDiscrete([5, 3, 2, 2])` or `Discrete(11)`, as in `AutoBatch/Train-v1`.
+    `MultiDiscrete([5, 3, 2, 2])` or `Discrete(11)`, as in `AutoBatch/Train-v1`; with `forks=True`
+    `MultiDiscrete([5, 3, 2, 2, 2])` or `Discrete(20)`.
 
     ## Transition Dynamics
     One step is one epoch, on an ensemble of which each episode follows one member, and noisy as trainings are. All that
@@ -68,12 +69,13 @@ class SteeredSurrogateEnv(SurrogateEnv):
     | `noise` | `True` | whether the dynamics are noisy |
     | `start` | `"middle"` | `"middle"`, `"random"` or `"scouts"`, see above |
     | `vary` | `False` | whether each episode draws a cost table, a part of the ladders, and half the length or more |
+    | `forks` | `False` | whether actions may be tried, as in `AutoBatch/Train-v1` |
     | `without` | `[]` | names of tasks that the dynamics are fitted without, to judge on them what was learned |
     | `render_mode` | `None` | `"ansi"` or `"rgb_array"` |
 
     `info` of a step holds `epoch`, `batch_size`, `lr` (before the fall), `factor` (the fall's), `c_bar`, `l_cum`,
     `score`, `quality` (natural logarithm of guessing's score over this one), `cost`, `spread`, `stopped` and
-    `diverged`.
+    `diverged`; with `forks=True` what `AutoBatch/Train-v1` has of forks, too.
 
     ## Version History
     * v1: schema 2, the rate's fall, stop, scouts, tasks that vary; no library in observations and rewards. v0 stays.
@@ -89,10 +91,11 @@ class SteeredSurrogateEnv(SurrogateEnv):
     ) -> None:
         DrawnEnv.__init__(self, render_mode)
         settings = _settings(env, task, arguments)
-        self._made_of(SteeredRuns(settings, 1), steered_space(settings.actions))
+        self._made_of(SteeredRuns(settings, 1), steered_space(settings.actions, forks=settings.forks))
 
     def _checked(self, action: Any) -> NDArray[np.int64]:
-        return check_steered(self._runs.settings.actions, action)
+        settings = self._runs.settings
+        return check_steered(settings.actions, action, forks=settings.forks)
 
 
 class SteeredSurrogateVectorEnv(SurrogateVectorEnv):
@@ -127,7 +130,7 @@ class SteeredSurrogateVectorEnv(SurrogateVectorEnv):
     ) -> None:
         settings = _settings(env, task, arguments)
         self._check(num_envs, render_mode, autoreset_mode, max_episode_steps)
-        self._made_of(SteeredRuns(settings, num_envs), steered_space(settings.actions))
+        self._made_of(SteeredRuns(settings, num_envs), steered_space(settings.actions, forks=settings.forks))
 
 
 def _settings(env: Any, task: Any, arguments: SteeredArguments) -> SteeredSettings:

@@ -7,9 +7,10 @@ from typing import Any
 
 from autobatch._errors import ConfigError, near_names
 from autobatch.envs._reward import WEIGHT, LogGain, check_weight
-from autobatch.envs._spaces import observation_space
+from autobatch.envs._spaces import check_flags, observation_space
 from autobatch.envs.steered._actions import steered_space
 from autobatch.envs.steered._episode import SteeredEpisode, SteeredRules
+from autobatch.envs.steered._forks import ENTRIES
 from autobatch.envs.train import Pricing, TrainingEnv, load_setting
 from autobatch.policies.general import CourseView
 from autobatch.policies.view import EpochCosts
@@ -40,6 +41,7 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     | scouts | by how much the best was better, whether its rate is at the end of those tried, its loss |
     | rule | what the rule of `steer` would do from here |
     | masks | whether the rate falls, figures are known, scouts have gone, and so on |
+    | forks | with `forks=True` only: the last one's difference and its error, how long ago, whether one was taken |
 
     ## Action Space
     `actions="multidiscrete"` is `MultiDiscrete([5, 3, 2, 2])`:
@@ -54,6 +56,9 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     `actions="discrete"` is `Discrete(11)`: batch size -1, 0, +1 rungs (action // 3) by rate halved, kept, doubled
     (action % 3); 9: the rate begins to fall; 10: stop.
 
+    `forks=True` adds a part to the first, `MultiDiscrete([5, 3, 2, 2, 2])`, whose 1 has the others tried, and nine
+    numbers to the second, `Discrete(20)`: 11 to 19 try what 0 to 8 do. See Forks below.
+
     The rate stays between the lowest and the highest of the task's. Once it is told to fall, it falls for about three
     times as long as training took before, as the rule's does: exactly as long where the rule would begin, and four
     epochs later at the end for each that it begins later, at most to the end of the task. Told again, it falls to
@@ -64,6 +69,13 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     ## Transition Dynamics
     One epoch of training, as in `AutoBatch/Train-v0`; after stop, none. On one kind of device, the same seed and the
     same actions give the same observations, rewards and `info`, bit for bit, unless `cost="measured"`.
+
+    **Forks.** Where an action that would change the coming epoch is to be tried, that epoch is trained twice from the
+    state of now, on the same order of the data: under what is in force, and under what the action says. The latter goes
+    on where its validation loss, of weights averaged over the second half of the epoch, is not higher by 2 %, by the
+    one-sided paired test at 95 % that `steer` forks by; otherwise the training is where it would be had nothing been
+    tried. Cost and seconds of both count. What is tried is not taken where it diverges or does not fit into memory, and
+    stop is never tried.
 
     ## Reward
     `reward = quality after - quality before - cost_weight * cost of the step / cost of the whole task`
@@ -97,6 +109,7 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     | `cost` | `"modelled"` | unit of cost, as in v0 |
     | `cost_weight` | `0.05` | share of the final loss that a whole training's cost is worth |
     | `start` | `"middle"` | `"middle"` or `"scouts"`, see above |
+    | `forks` | `False` | whether actions may be tried, see above |
     | `epochs` | `None` | length of a training; `None` for the task's |
     | `device` | `"cpu"` | torch device; `"auto"` for a GPU where there is one |
     | `data_dir` | `None` | where datasets lie or are downloaded to; `None` for `data` in the working directory |
@@ -110,7 +123,9 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
 
     `info` holds `run_seed`, `epoch`, `progress`, `batch_size`, `lr` (before the fall), `quality`, `cost_total`,
     `stopped` and `diverged`, and after an epoch `factor` (the fall's), `cost`, `score`, `train_loss`, `validation_loss`
-    and `validation_error`.
+    and `validation_error`. With `forks=True` also `forked` (whether the step has tried something) and, 0 where it has
+    not, `fork_taken`, `fork_loss` (averaged weights, under what was in force), `fork_difference` (by how much that of
+    what was tried is higher), `fork_standard_error`, and `fork_cost` and `fork_steps` of the epoch thrown away.
 
     ## Version History
     * v1: schema 2, the rate's fall, stop, scouts; no library in observations and rewards. v0 stays as it is.
@@ -119,17 +134,31 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     episodes, measured, space_of = SteeredEpisode, False, staticmethod(steered_space)
 
     def __init__(
-        self, env: str | Path | None = None, *, start: str = "middle", cost_weight: float = WEIGHT, **arguments: Any
+        self,
+        env: str | Path | None = None,
+        *,
+        start: str = "middle",
+        forks: bool = False,
+        cost_weight: float = WEIGHT,
+        **arguments: Any,
     ) -> None:
         check_weight(cost_weight)
+        check_flags(forks=forks)
         if start not in STARTS:
             raise ConfigError(f"start: no start is called {start!r}; {near_names(str(start), STARTS)}")
-        super().__init__(env, start=start, cost_weight=cost_weight, **arguments)
-        self.observation_space = observation_space(CourseView.size)
+        super().__init__(env, start=start, forks=forks, cost_weight=cost_weight, **arguments)
+        self.action_space = steered_space(self._actions, forks=forks)
+        self.observation_space = observation_space(CourseView.size + (len(ENTRIES) if forks else 0))
 
     @staticmethod
     def _made(
-        *, cost: str, cost_weight: float, measure: bool, start: str = "middle", **setting_of: Any
+        *,
+        cost: str,
+        cost_weight: float,
+        measure: bool,
+        start: str = "middle",
+        forks: bool = False,
+        **setting_of: Any,
     ) -> SteeredRules:
         found = load_setting(needs_costs=measure or cost in {"modelled", "measured"}, **setting_of)
         if found.task.schedule.keep:
@@ -145,4 +174,4 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
         seconds = EpochCosts(info, None).by_rung
         guessing = math.log(classes) if info.score == "validation_loss" else 1.0 - 1.0 / classes
         gain = LogGain(math.log(guessing))
-        return SteeredRules(setting, pricing, measure, info, gain, cost_weight, seconds, start == "scouts")
+        return SteeredRules(setting, pricing, measure, info, gain, cost_weight, seconds, start == "scouts", forks)

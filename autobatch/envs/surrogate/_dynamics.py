@@ -99,12 +99,14 @@ class Outcome:
         spread: disagreement of the ensemble: standard deviation over members of the logarithm of the validation loss,
             shape (n,).
         diverged: whether the training diverged, shape (n,).
+        scatter: standard deviation of the logarithm of the validation loss about what is to be expected, shape (n,).
     """
 
     score: Floats
     cost: Floats
     spread: Floats
     diverged: Flags
+    scatter: Floats
 
 
 class Dynamics:
@@ -313,7 +315,8 @@ class Dynamics:
             (member < 0)[:, None], every.mean(axis=0), every[np.maximum(member, 0), np.arange(len(epoch))]
         )
         departure = self._scatter.advance(state.departure, passed, state.epoch > 0, noise[:, :OUTPUTS])
-        outcome = self._absolute(chosen) + limited(self._scatter.size(standardised) * departure)
+        scatter = self._scatter.size(standardised)
+        outcome = self._absolute(chosen) + limited(scatter * departure)
         np.clip(outcome, *self._bounds, out=outcome)
         chance = self._hazard(rate + (self._factors[epoch] if factor is None else factor), size, state.epoch)
         diverged = ndtr(noise[:, OUTPUTS]) > 1.0 - chance
@@ -331,7 +334,7 @@ class Dynamics:
         score = np.exp(after.seen[:, 0 if self.task.score == "validation_loss" else 2])
         after.scored[:] = np.stack([after.totals[:, 0] / after.totals[:, 2], after.totals[:, 1], score], axis=1)
         spread = every[:, :, 0].std(axis=0) * self._span[0]
-        return after, Outcome(score, cost, spread, diverged)
+        return after, Outcome(score, cost, spread, diverged, scatter[:, 0])
 
     def predict(self, epochs: Epochs) -> Floats:
         """Return what is to be expected of epochs, each by what the one before came to.

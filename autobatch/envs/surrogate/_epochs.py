@@ -139,7 +139,8 @@ class TaskRecords:
         for journey in journeys:
             recorded.append((journey.rows, not diverged(journey)))
             groups.append(journey.seed)
-            weights.append(_JOURNEY if journey.kind == "journey" else 1.0)
+            whole = journey.kind == "journey" and (journey.finished or diverged(journey))
+            weights.append(_JOURNEY if whole else 1.0)
         epochs = tabulate(recorded, chance, scale)
         finals = np.stack([
             [own.rows[name][-1] for name in FIGURES]
@@ -253,7 +254,7 @@ def _followed(runs: Sequence[Mapping[str, Any]], scale: Scale) -> list[tuple[Flo
         given = np.log2(np.asarray(rows["lr_effective"]) / np.asarray(rows["lr"])) if "lr_effective" in rows else None
         epochs = slice(before, before + len(rows["lr"]))
         if given is not None and (np.abs(given - factor[index, epochs]) > _OTHER_SCHEDULE).any():
-            factor[index, epochs] = given
+            factor[index, :before], factor[index, epochs] = given[0], given
     steps = np.vectorize(lambda own: float(steps_per_epoch(scale.train_size, round(own))))(np.exp2(size))
     memory, said, took = scale.began(len(runs)), [], []
     for epoch in range(longest):

@@ -31,6 +31,7 @@ class SteeredArguments(SurrogateArguments, total=False):
     """Those of the environments whose schedule is steered, too."""
 
     vary: bool
+    forks: bool
     without: Sequence[str]
 
 
@@ -96,12 +97,14 @@ class SteeredSettings(SurrogateSettings):
 
     Attributes:
         vary: whether each episode draws a cost table, a part of the ladders, and a length.
+        forks: whether actions may be tried.
         without: names of tasks that the dynamics are fitted without.
     """
 
     starts: ClassVar[tuple[str, ...]] = (*STARTS, "scouts")
 
     vary: bool = False
+    forks: bool = False
     without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,7 +114,7 @@ class SteeredSettings(SurrogateSettings):
             ConfigError: one is of the wrong type or out of range; the message names it.
         """
         super().__post_init__()
-        check_flags(vary=self.vary)
+        check_flags(vary=self.vary, forks=self.forks)
         without = self.without
         if not isinstance(without, list | tuple) or not all(isinstance(name, str) and name for name in without):
             raise ConfigError(f"without: expected a list of names of tasks, got {without!r}")

@@ -8,7 +8,7 @@ have come to. Open ``_policy.py`` first.
 """
 
 from autobatch.policies.steer._by_task import ByTaskParameters, ByTaskPolicy
-from autobatch.policies.steer._forks import Fork, ForkChoice, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer._forks import Fork, ForkChoice, Forking, ForkingPolicy, ForkOutcome, ForkRule, no_worse
 from autobatch.policies.steer._noise import MeasuringPolicy
 from autobatch.policies.steer._overfit import RewindingPolicy
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
@@ -35,6 +35,8 @@ __all__ = [
     "Fork",
     "ForkChoice",
     "ForkOutcome",
+    "ForkRule",
+    "Forking",
     "ForkingPolicy",
     "MeasuringPolicy",
     "PacingPolicy",
@@ -48,4 +50,5 @@ __all__ = [
     "SteerPolicy",
     "TrainedScout",
     "hopeless",
+    "no_worse",
 ]

@@ -68,13 +68,8 @@ class ForkChoice:
     reason: str
 
 
-@runtime_checkable
-class ForkingPolicy(Policy, Protocol):
-    """A policy that has alternatives tried on the run itself; all methods come after ``reset``."""
-
-    def fork(self, observation: Observation) -> Fork | None:
-        """Return what to try for the coming period beside what is in force; None where nothing is worth it."""
-        ...
+class Forking(Protocol):
+    """Whoever has an alternative tried on the run itself."""
 
     def turn(self, fork: Fork) -> None:
         """Decide from here on as if the fork were taken."""
@@ -82,6 +77,23 @@ class ForkingPolicy(Policy, Protocol):
 
     def judge(self, fork: Fork, outcome: ForkOutcome, observation: Observation) -> ForkChoice:
         """Choose between the two; the state is that in which ``fork`` was called, and afterwards that of the choice."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to be kept for the choice to hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        ...
+
+
+@runtime_checkable
+class ForkingPolicy(Forking, Policy, Protocol):
+    """A policy that says what to try; all methods come after ``reset``."""
+
+    def fork(self, observation: Observation) -> Fork | None:
+        """Return what to try for the coming period beside what is in force; None where nothing is worth it."""
         ...
 
 
@@ -155,7 +167,8 @@ class ForkRule:
         """Return what a fork costs at most: the longer of the two periods, of which one is thrown away."""
         return max(period_seconds(self.task, size) for size in (batch_size, fork_size))
 
-    def choice(self, batch_size: int, lr: float, fork: Fork, outcome: ForkOutcome) -> ForkChoice:
+    @staticmethod
+    def choice(batch_size: int, lr: float, fork: Fork, outcome: ForkOutcome) -> ForkChoice:
         """Choose: the fork goes on where its loss is not higher by ``TOLERANCE``, by a one-sided paired test at 95 %.
 
         A fork is proposed only where its size takes less time, so a loss that is no higher is reached sooner.
@@ -172,8 +185,7 @@ class ForkRule:
         tried, stays = configuration(fork.batch_size, fork.lr), configuration(batch_size, lr)
         if outcome.failed is not None:
             return ForkChoice(False, f"{tried} was tried for an epoch and {outcome.failed}: {stays} stays")
-        bound = outcome.difference + ONE_SIDED * outcome.standard_error
-        taken = bound <= TOLERANCE * outcome.loss  # NaN is no reason to change
+        taken = no_worse(outcome.loss, outcome.difference, outcome.standard_error)  # NaN is no reason to change
         measured = (
             f"{tried} was tried for an epoch beside {stays}: validation loss "
             f"{figure(outcome.loss + outcome.difference)} against {figure(outcome.loss)} (averaged weights, "
@@ -182,6 +194,20 @@ class ForkRule:
         if taken:
             return ForkChoice(True, f"{measured}, no more than {percent(TOLERANCE)} above and faster: it goes on")
         return ForkChoice(False, f"{measured}; that it is not {percent(TOLERANCE)} above cannot be said: {stays} stays")
+
+
+def no_worse(loss: Any, difference: Any, standard_error: Any) -> Any:
+    """Say whether a loss is not higher by ``TOLERANCE``, by a one-sided paired test at 95 %.
+
+    Args:
+        loss: what it is compared with, any shape.
+        difference: by how much it is higher, of the same shape.
+        standard_error: of the difference, of the same shape.
+
+    Returns:
+        True or False, of the same shape; False of NaN.
+    """
+    return difference + ONE_SIDED * standard_error <= TOLERANCE * loss
 
 
 def tried_to_list(tried: Sequence[Tried]) -> list[list[Any]]:

@@ -16,8 +16,10 @@ LEAST_SAMPLES = 4
 """Measured steps below which nothing is said."""
 
 CLEARLY = 2.0
-"""Times that the batch must be the noise scale, where nothing else says that a smaller one helps; and the noise scale
-the batch, for that one to grow again."""
+"""Times that the batch must be the noise scale, where nothing else says that a smaller one helps."""
+
+GROWN_AGAIN = 4.0
+"""Times that the noise scale must then be the batch, for that one to be again what it was."""
 
 FOLLOWED = 4
 """Measured steps asked for in each period after that, while batches are small."""
@@ -79,22 +81,11 @@ class Noise:
             return None
         return max((size for size in sizes if size <= scale), default=sizes[0])
 
-    def larger(self, batch_size: int, sizes: Sequence[int]) -> int | None:
-        """Return the batch size that goes with a noise scale that has grown again.
-
-        Args:
-            batch_size: the size in use, one of ``sizes``.
-            sizes: those to choose from, ascending, none of them smaller.
-
-        Returns:
-            The largest that is not above the noise scale of the last ``RECENT`` periods, which may be the one in use;
-            None where that scale is not clearly above it, and where nothing is known.
-        """
+    def has_grown(self, batch_size: int) -> bool:
+        """Say whether over the last ``RECENT`` periods it was ``GROWN_AGAIN`` times a batch size; False if unknown."""
         self._periods = dict(sorted(self._periods.items())[-RECENT:])
         scale = self.scale
-        if len(self._periods) < RECENT or scale is None or scale < CLEARLY * batch_size:
-            return None
-        return max(size for size in sizes if size <= scale)
+        return len(self._periods) == RECENT and scale is not None and scale >= GROWN_AGAIN * batch_size
 
     def state_dict(self) -> list[list[float]]:
         """Return what is known as JSON-able values."""

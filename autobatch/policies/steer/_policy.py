@@ -400,26 +400,23 @@ class SteerPolicy:
         self._lay_plan(1.0)
 
     def _follow_noise(self, observation: Observation, noise: Noise) -> None:
-        """Let the batch grow again as the noise scale does: smaller ones then step no further."""
+        """Go back to the batch and the length of before once the noise has grown: smaller ones then step no further."""
         assert self._before is not None
         task, epoch, (batch_size, lr) = self._known_task(), observation.epoch, self._start
         before, length, since = self._before
         self.samples_wanted = FOLLOWED
-        if epoch in {since, self._shrunk}:
+        if epoch > since:
+            noise.take(observation)
+        if not noise.has_grown(batch_size):
             return
-        noise.take(observation)
-        size = noise.larger(batch_size, [rung for rung in task.batch_sizes if batch_size <= rung <= before])
-        if size is None:
-            return
-        scale = noise.scale or 0.0
-        hidden = "hides the gradients" if math.isinf(scale) else f"has grown to {figure(scale)} examples"
-        if size == before:
-            self._noise, self._calm, self.samples_wanted = None, False, 0
-            if self._hastened is None and epoch < Plan.of(task.epochs, length, 1.0, task.periods).end:
-                self._lay_plan(length)
-        if size > batch_size:
-            self._start, self._shrunk = (size, lr), epoch
-            self._reason = f"{configuration(size, lr)}: the noise {hidden}, so smaller batches step no further"
+        self._noise, self._calm, self.samples_wanted = None, False, 0
+        if self._hastened is None and epoch < Plan.of(task.epochs, length, 1.0, task.periods).end:
+            self._lay_plan(length)
+        if before > batch_size:
+            scale = noise.scale or 0.0
+            grown_to = "hides the gradients" if math.isinf(scale) else f"has grown to {figure(scale)} examples"
+            self._start, self._shrunk = (before, lr), epoch
+            self._reason = f"{configuration(before, lr)}: noise {grown_to}, so smaller batches step no further"
 
     def _look(self, observation: Observation) -> None:
         """Hasten the end where what is validated has only got worse for a while."""

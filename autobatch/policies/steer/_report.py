@@ -124,9 +124,9 @@ class ScoutReport:
         lines += [f"  {name} failed: {message.strip().splitlines()[-1]}" for name, message in self.failed.items()]
         lines += [self.note] if self.note and self.trained else []
         tried = {one.scout.lr for one in self.trained}
-        left = [rate for rate in self.learning_rates if tried and rate not in tried]
+        untried = [f"{rate:g}" for rate in self.learning_rates if tried and rate not in tried]
         # A scout that has failed was tried, too.
-        if left := [f"{rate:g}" for rate in left if not any(name.endswith(f" {rate:g}") for name in self.failed)]:
+        if left := [rate for rate in untried if not any(name.endswith(f" {rate}") for name in self.failed)]:
             why = ", as scouts go to where the loss falls" if len(tried) > 2 else ""
             lines.append(f"not tried: {', '.join(left)}{why}")
         lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]

@@ -166,10 +166,10 @@ def compared(task: TaskInfo, scouts: Sequence[Scout], epochs: int) -> list[Scout
 def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> list[tuple[int, float]]:
     """Return half the batch to try, where scouts at one size have hardly begun to learn or the highest rate is best.
 
-    Where they have hardly begun, the rate is that of the valley's floor, a parabola through the best scout and its
-    neighbours over the logarithm of the rate, and keeps the noise of the updates: it falls in proportion to the batch
-    size, or to its root where the optimizer scales its steps itself. Where they have begun and the highest rate is
-    best, the floor was not reached: half the batch at that rate is what a higher one would be.
+    Where the highest rate is best, the valley's floor was not reached, and half the batch at that rate does to the
+    updates what a higher one would. Else the rate is that of the floor, a parabola through the best scout and its
+    neighbours, and keeps the noise of the updates: it falls in proportion to the batch size, or to its root where the
+    optimizer scales its steps itself.
 
     Args:
         task: the task.
@@ -186,9 +186,12 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
     smaller = _smaller(task, best.batch_size)
     if smaller is None:
         return []
-    if not hardly_begun(task, best, hardly):
-        highest = len(scouts) > 1 and best.lr == task.learning_rates[-1]
-        return [(smaller, best.lr)] if highest and best.train_losses[-1] > 0.0 else []  # else a ratio says nothing
+    hardly_so = hardly_begun(task, best, hardly)
+    if len(scouts) > 1 and best.lr == task.learning_rates[-1]:
+        sound = hardly_so or best.train_losses[-1] > 0.0  # else a ratio says nothing
+        return [(smaller, best.lr)] if sound else []
+    if not hardly_so:
+        return []
     ratio = smaller / best.batch_size
     return [(smaller, float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
 

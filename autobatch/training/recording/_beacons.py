@@ -29,6 +29,7 @@ from autobatch.control.run import CONFIG, load_epochs
 from autobatch.control.steps import check_divisible
 from autobatch.training._calibrate import calibrate, covers
 from autobatch.training._engine import check_task_optimizer, check_together, resolve_device
+from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, load_run_config
 from autobatch.training.data import Data, load_data
 from autobatch.training.models import build_task_model
@@ -40,7 +41,6 @@ from autobatch.training.recording._task import (
     TaskRecorder,
     modelled_epoch_seconds,
     record_cells,
-    recording_info,
     train,
 )
 from autobatch.training.task import TaskSpec, check_ladder

@@ -22,6 +22,7 @@ from autobatch.cells import LOCAL, Cell, CellEnd, Cells, Plan, Report, refuse_ra
 from autobatch.control.run import EpochRow
 from autobatch.policies import PolicySpec
 from autobatch.training._engine import reproducible, resolve_device
+from autobatch.training._recorded import recording_info
 from autobatch.training._trial import Trial
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._branch_jobs import BranchJob, Configuration, Doubts, Follower, branch_jobs
@@ -33,7 +34,6 @@ from autobatch.training.recording._task import (
     TaskRecorder,
     modelled_epoch_seconds,
     record_cells,
-    recording_info,
 )
 from autobatch.training.task import TaskSpec, check_ladder, task_info
 

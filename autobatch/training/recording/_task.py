@@ -16,9 +16,9 @@ from autobatch.control.run import Summary
 from autobatch.policies import PolicySpec
 from autobatch.training._calibrate import device_kind
 from autobatch.training._engine import resolve_device
+from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig
-from autobatch.training._trial import BN
-from autobatch.training._versions import DEVICE, code_version, software_versions
+from autobatch.training._versions import DEVICE, code_version
 from autobatch.training.data import Data, load_data
 from autobatch.training.recording._cells import ELSEWHERE, Ledger
 from autobatch.training.recording._progress import EpochReporter, RecordingObserver
@@ -218,20 +218,6 @@ def train(
 def threads_each(threads: int, jobs: int) -> int:
     """Return the threads that each of several trainings side by side gets."""
     return max(1, min(threads, cpu_share() // jobs))
-
-
-def recording_info(task: TaskSpec, data: Data, costs: CostTable | None, command: str) -> LibraryInfo:
-    """Return what all that is recorded of a task has in common; ``costs`` where they are to be kept."""
-    return LibraryInfo(
-        task=task.fingerprint_payload(data.fingerprint, data.num_classes),
-        task_name=task.name,
-        score=task.score,
-        bn=BN,
-        sampling_interval=task.measuring.interval,
-        versions=software_versions(),
-        commands=(command,) if command else (),
-        costs=costs,
-    )
 
 
 def modelled_epoch_seconds(task: TaskSpec, costs: CostTable | None, train_size: int) -> dict[int, float]:

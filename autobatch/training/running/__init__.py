@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from autobatch._lazy import on_first_use
 
 if TYPE_CHECKING:
+    from autobatch.training.running._branches import runs_with_branches
     from autobatch.training.running._carry_out import run
     from autobatch.training.running._forking import ForkRecord, load_forks
     from autobatch.training.running._rehearsal import rehearse, told_rehearsal
@@ -23,6 +24,7 @@ __all__ = [
     "load_scouting",
     "rehearse",
     "run",
+    "runs_with_branches",
     "scout_directory",
     "told_rehearsal",
     "told_scout",

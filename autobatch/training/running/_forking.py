@@ -15,7 +15,7 @@ from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
-from autobatch.policies.steer import DID_NOT_FIT, Fork, ForkChoice, ForkingPolicy, ForkOutcome
+from autobatch.policies.steer import DID_NOT_FIT, Fork, ForkChoice, Forking, ForkOutcome
 from autobatch.training._trial import Trial, TrialState
 
 
@@ -81,6 +81,22 @@ class Branch:
     stopped_because: str
 
 
+@dataclass(frozen=True)
+class ForkedEpoch:
+    """An epoch that was trained twice.
+
+    Attributes:
+        kept: the epoch that counts, the time of the other one in its figures.
+        record: what the fork came to; None where the run diverged before there was anything to try.
+        tried: both epochs as they were trained, the one in force first; without the fork's where it did not fit into
+            memory, and none where there is no record.
+    """
+
+    kept: Branch
+    record: ForkRecord | None = None
+    tried: tuple[Branch, ...] = ()
+
+
 def save_forks(out: Path, forks: Sequence[ForkRecord]) -> None:
     """Write ``forks.json`` into a run directory."""
     write_json(out / FORKS, [fork.to_dict() for fork in forks])
@@ -97,9 +113,7 @@ def told_fork(fork: Fork) -> str:
     return f"fork: the coming epoch is trained as decided, and as {configuration(fork.batch_size, fork.lr)}"
 
 
-def fork_epoch(
-    trial: Trial, policy: ForkingPolicy, fork: Fork, after_step: Callable[[int, int], None]
-) -> tuple[Branch, ForkRecord | None]:
+def fork_epoch(trial: Trial, policy: Forking, fork: Fork, after_step: Callable[[int, int], None]) -> ForkedEpoch:
     """Train the coming epoch under the decision in force and under a fork, and go on with what the policy takes.
 
     Both begin in the same state and see the data in the same order. The time of the one that is thrown away counts. Of
@@ -107,14 +121,13 @@ def fork_epoch(
 
     Args:
         trial: the training, between two epochs.
-        policy: its policy.
+        policy: its policy, or who else chooses.
         fork: what to try.
         after_step: called after each step with the epoch's steps done and in all.
 
     Returns:
-        The epoch that counts, the time of the other one in its figures, and what the fork came to: None where the run
-        diverged before there was anything to try. A fork that diverges or does not fit into memory costs no more than
-        itself.
+        The epoch that counts, what the fork came to, and both epochs. A fork that diverges or does not fit into memory
+        costs no more than itself.
     """
     controller = trial.controller
     before, observation, began = trial.state(), controller.observation, controller.seconds
@@ -126,7 +139,7 @@ def fork_epoch(
     )
     stay = _branch(trial, after_step)
     if stay.stopped_because != FINISHED:
-        return stay, None
+        return ForkedEpoch(stay)
 
     trial.restore(before)
     if trial.ranks.leads:
@@ -171,7 +184,8 @@ def fork_epoch(
         seconds=lost_seconds,
         measuring_seconds=thrown.row.measuring_seconds - measuring if thrown is not None else 0.0,
     )
-    return replace(kept, row=replace(kept.row, seconds=controller.seconds)), record
+    kept = replace(kept, row=replace(kept.row, seconds=controller.seconds))
+    return ForkedEpoch(kept, record, (stay,) if other is None else (stay, other))
 
 
 def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[Branch | None, str | None]:

@@ -22,9 +22,11 @@ from autobatch.control.run._files import read_lines, write_lines
 from autobatch.policies import PolicySpec, make_policy, planned_epochs
 from autobatch.policies.steer import DID_NOT_FIT, Scout, ScoutingPolicy, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, RunObserver, kept_config
 from autobatch.training._trial import Trial
 from autobatch.training.data import Data
+from autobatch.training.running._branches import keep_branches, scout_journeys
 from autobatch.training.running._known import KnownBeacons, KnownCosts, info_of
 from autobatch.training.running._scout_words import told_plan, told_schedule, told_scout
 from autobatch.training.running._scouting import Scouting, ScoutRecord, record_of, save_scouting, scout_directory
@@ -97,7 +99,7 @@ def train_scouts(
     choice = policy.take(scouts)
     marked = tuple(replace(record, won=place == choice.scout) for place, record in enumerate(records))
     scouting = Scouting(choice.reason, marked, epochs=each, planned=planned_epochs(policy, task) // task.periods)
-    ranks.first_makes(partial(save_scouting, out, scouting))
+    ranks.first_makes(partial(_settle, config, out, data, scouting, scouts))
     observer.scouted(choice.reason)
     if choice.scout is None:
         return policy.state_dict()
@@ -110,6 +112,12 @@ def train_scouts(
 def _keep(out: Path, scouting: Scouting, config: bytes | None) -> None:
     if config is not None:
         write_whole(out / CONFIG, config)
+    save_scouting(out, scouting)
+
+
+def _settle(config: RunConfig, out: Path, data: Data, scouting: Scouting, scouts: Sequence[Scout]) -> None:
+    if journeys := scout_journeys(config, out, scouts):
+        keep_branches(out, journeys, recording_info(config.task, data))
     save_scouting(out, scouting)
 
 

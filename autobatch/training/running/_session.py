@@ -15,6 +15,7 @@ from autobatch._files import naming_output, write_whole
 from autobatch._plain import plain
 from autobatch._steps import epochs_of
 from autobatch._yaml import dump_yaml
+from autobatch.beacons import Journey
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import told_differences
 from autobatch.control import DecisionRecord
@@ -36,9 +37,11 @@ from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
 from autobatch.training._engine import batch_norms, check_together
+from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
 from autobatch.training._trial import Trial
 from autobatch.training.data import Data
+from autobatch.training.running._branches import fork_branches, keep_branches
 from autobatch.training.running._forking import ForkRecord, fork_epoch, save_forks, told_fork
 from autobatch.training.running._known import KnownBeacons, KnownCosts
 from autobatch.training.running._scouting import ScoutRecord, load_scouting
@@ -223,23 +226,26 @@ class Session:
         """Train to the next decision, keep that, and return its figures."""
         controller = self.controller
         fork = self._fork()
+        branches: list[Journey] = []
         if fork is None or not isinstance(self.policy, ForkingPolicy):
             row, measurements = self.trial.period(self.observer.step), controller.measurements
         else:
             self.observer.note(told_fork(fork))
-            branch, record = fork_epoch(self.trial, self.policy, fork, self.observer.step)
-            row, measurements = branch.row, branch.measurements
-            if record is not None:
-                self.forks.append(record)
-                self.observer.note(record.reason)
-                if record.taken:  # what this epoch was to be trained under, it was not
-                    decided = replace(branch.decision, reason=record.reason)
-                    self.ranks.first_makes(partial(self.log.decided, decided))
+            forked = fork_epoch(self.trial, self.policy, fork, self.observer.step)
+            row, measurements = forked.kept.row, forked.kept.measurements
+            tried = [(one.row, one.stopped_because) for one in forked.tried]
+            branches = fork_branches(self.config, self.rows[-1] if self.rows else None, tried)
+            if forked.record is not None:
+                self.forks.append(forked.record)
+                self.observer.note(forked.record.reason)
+                if forked.record.taken:  # what this epoch was to be trained under, it was not
+                    why = replace(forked.kept.decision, reason=forked.record.reason)
+                    self.ranks.first_makes(partial(self.log.decided, why))
         decided = controller.decision.epoch == row.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         if not self.ranks.leads:
             self.log.epoch(row)
-        self.ranks.first_makes(partial(self._keep, row, measurements, decision))
+        self.ranks.first_makes(partial(self._keep, row, measurements, decision, branches))
         self.observer.epoch_finished(row)
         if fork is None:
             self._tell_slow()
@@ -257,8 +263,16 @@ class Session:
         )
         return None if fork is None else Fork(**fork)
 
-    def _keep(self, row: EpochRow, measurements: Sequence[MeasuredStep], decision: DecisionRecord | None) -> None:
+    def _keep(
+        self,
+        row: EpochRow,
+        measurements: Sequence[MeasuredStep],
+        decision: DecisionRecord | None,
+        branches: Sequence[Journey],
+    ) -> None:
         """Write what a decision period came to, and then the checkpoint."""
+        if branches:
+            keep_branches(self.out, branches, recording_info(self.config.task, self.data))
         self.log.measured(measurements)
         if decision is not None:
             self.log.decided(decision)

@@ -126,6 +126,36 @@ def test_parts_are_gathered_and_newer_ones_count(tmp_path, monkeypatch):
     assert told(Branches.load(tmp_path).journeys) == told(later)
 
 
+def test_branch_runs_of_runs_join_those_that_are_there(branches, tmp_path, monkeypatch):
+    env, run = tmp_path / "env", tmp_path / "run"
+    for place, journeys in ((env, branches.journeys[:2]), (run, [make_branch(target=(8, 0.1)), branches.journeys[1]])):
+        place.mkdir()
+        Branches(tuple(journeys), make_info(costs=None)).save(place)
+    make_library().save(env)
+    write_branches(env, BeaconKey(8, 0.1, 1001), [make_branch(trunk=BeaconKey(8, 0.1, 1001))], make_info(costs=None))
+    before = (env / "branches.parquet").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("autobatch._files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            compact_branches(env, [run])
+    assert (env / "branches.parquet").read_bytes() == before
+    once = compact_branches(env, [run]).read_bytes()
+    assert [(one.origin.seed, int(one.rows["batch_size"][-1])) for one in Branches.load(env).journeys] == [
+        (1001, 64), (1000, 512), (1000, 64), (1000, 8)
+    ]  # fmt: skip
+    assert compact_branches(env, [run, run]).read_bytes() == once
+
+    Branches((make_branch(),), make_info(costs=None, task={"dataset": "other"})).save(run)
+    with pytest.raises(LibraryError, match=r"env and .*run do not belong to one library: 'task.dataset'"):
+        compact_branches(env, [run])
+    (env / "branches.parquet").unlink()  # the beacons are asked too
+    with pytest.raises(LibraryError, match=r"env and .*run do not belong to one library: 'task.dataset'"):
+        compact_branches(env, [run])
+    with pytest.raises(LibraryError, match="bare: no beacons are recorded here"):
+        compact_branches(tmp_path / "bare", [run])
+    assert sorted(path.name for path in env.iterdir()) == ["beacons.parquet", "branches"]
+
+
 def test_files_that_do_not_go_together_are_refused(tmp_path):
     write_branches(tmp_path, TRUNK, [make_branch()], make_info())
     copy = tmp_path / "branches" / "copy.parquet"

@@ -89,13 +89,16 @@ def test_s3_as_a_server_speaks_it() -> None:
 
 
 @pytest.mark.usefixtures("storage")
-def test_branch_runs_too() -> None:
+def test_branch_runs_too(tmp_path: Path) -> None:
     branch, journey = make_branch(), make_journey()
     for one in (branch, journey):
         write_branches(Remote(URL), one.origin, [one], make_info())
     assert holds_branches(URL)
     compact_branches(URL)
     assert [one.name for one in Branches.load(URL).journeys] == [branch.name, journey.name]
+    Branches((make_branch(at=4),), make_info()).save(tmp_path)
+    compact_branches(URL, [tmp_path])
+    assert [int(one.rows["epoch"][0]) for one in Branches.load(URL).journeys] == [2, 4, 1]
 
 
 def test_a_file_url_is_a_path(tmp_path: Path) -> None:

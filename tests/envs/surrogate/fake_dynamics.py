@@ -34,6 +34,7 @@ class FakeOutcome:
     spread: np.ndarray
     diverged: np.ndarray
     score: np.ndarray
+    scatter: np.ndarray
 
 
 class FakeDynamics:
@@ -73,7 +74,7 @@ class FakeDynamics:
             spent=state.spent + cost,
             scored=np.stack([10.0 + 10.0 * loss, 1.0 + state.epoch, loss], axis=1),
         )
-        return after, FakeOutcome(cost, 0.1 * abs(wrong), diverged, loss)
+        return after, FakeOutcome(cost, 0.1 * abs(wrong), diverged, loss, np.full_like(loss, 0.2))
 
     def observe(self, state):
         nothing = np.full(len(state.epoch), np.nan)

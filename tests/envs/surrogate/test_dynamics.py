@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from autobatch import AutoBatchError, ConfigError, CostTable, LibraryError
-from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
+from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey, compact_branches
 from autobatch.envs import SteeredSurrogateEnv, SurrogateEnv
 from autobatch.envs.steered import _runs as _steered_runs
 from autobatch.envs.surrogate import TaskRecords, _ensemble, _runs, load_dynamics, tabulate
@@ -19,6 +19,7 @@ from autobatch.evidence import measure_fidelity, play_policy, policy_agreement
 from autobatch.policies import PolicySpec
 from autobatch.policies.baselines import FixedPolicy
 from tests.envs.surrogate.synthetic_runs import (
+    CLASSES,
     COSTS,
     EPOCHS,
     RATES,
@@ -211,6 +212,51 @@ def test_a_beacon_that_was_killed_is_no_end_and_no_divergence(library) -> None:
     assert not found.epochs.diverged.any()
     assert len(found.epochs.run) == len(usual.epochs.run) + ENDED
     np.testing.assert_array_equal(found.offset[:3], usual.offset[:3])
+
+
+@pytest.mark.usefixtures("fitted_briefly")
+def test_forks_of_runs_move_what_is_predicted(library, tmp_path: Path) -> None:
+    folder, out = make_folder(tmp_path / "task"), tmp_path / "run"
+    out.mkdir()
+    forks = []
+    for seed in range(16):  # here 128 at the highest rate does far worse than the law has it
+        rows = records([(32, 0.1)] * 3 + [(128, 0.2)], seed)[2:]
+        rows[-1] |= {name: 2.0 * rows[-1][name] for name in ("train_loss", "validation_loss")}
+        forks.append(Journey.from_records("branch", seed, rows))
+    Branches(tuple(forks), library.info).save(out)
+    said = []
+    for further in ([], [out]):
+        compact_branches(folder, further)
+        dynamics = Dynamics.fit(library, Branches.load(folder), make_task())
+        table = tabulate([(forks[0].rows, True)], dynamics.guessing, dynamics.scale)
+        said.append(dynamics.predict(table)[0, 0] - table.outcome[0, 0])
+    assert said[0] < -0.4
+    assert said[1] > said[0] + 0.1
+
+
+def test_a_scout_counts_up_to_its_end_and_no_more_than_a_beacon(library) -> None:
+    rows = records([(32, 0.1)] * 2, 7)
+    journeys = [
+        Journey.from_records("journey", seed, rows, because)
+        for seed, because in ((70, "finished"), (71, "ended as a scout"), (72, "diverged: it was seen"))
+    ]
+    own = TaskRecords.of(library, Branches(tuple(journeys), library.info), make_task())
+    table = {seed: own.group == seed for seed in (70, 71, 72)}
+    assert [float(own.weight[rows].max()) for rows in table.values()] == [3.0, 1.0, 3.0]
+    assert [bool(own.epochs.diverged[rows].any()) for rows in table.values()] == [False, False, True]
+
+
+def test_a_branch_whose_rate_kept_no_schedule_did_not_before_either(library) -> None:
+    scale = TaskRecords.of(library, None, make_task()).scale
+    guessing = np.log([CLASSES, CLASSES, 0.9])
+    course = records([(32, 0.1)] * 9, 7)
+    for row in course:
+        row["lr_effective"] = row["lr"]  # not a tenth after half of the training
+    whole, branch = (
+        tabulate([(Journey.from_records(kind, 7, rows).rows, True)], guessing, scale)
+        for kind, rows in (("journey", course), ("branch", course[7:]))
+    )
+    np.testing.assert_array_equal(branch.inputs[-1], whole.inputs[-1])
 
 
 def test_a_rate_that_fell_to_an_early_end_is_followed_as_it_fell(library) -> None:

@@ -200,7 +200,7 @@ def scouts_at(*losses: float, rates: tuple[float, ...] = (0.1, 0.4, 0.025)) -> l
         ((2.0, 2.1, 2.1), 0.05),  # a valley that is level on both sides: its floor is the best scout's rate
         ((2.0, 2.3, 2.1), 0.035),  # by hand: 2 x (0.1, 0.3) on either side, floor at 4**(-1/4) of 0.1, halved
         ((2.0, 2.1, NAN), 0.05),  # one side is not known
-        ((2.1, 2.0, 2.2), 0.2),  # the best is at the end
+        ((2.1, 2.0, 2.2), 0.4),  # the best is the highest: the floor was not reached
         ((2.0, 2.0, 2.0), 0.05),
     ],
 )
@@ -309,4 +309,4 @@ def test_a_short_scout_has_learnt_something_where_what_it_is_validated_with_says
     policy.reset(task, None)
     scouts = [Scout(32, lr, (3.19,), (validated,)) for lr, validated in ((0.1, 3.0), (0.2, 2.8), (0.05, 3.1))]
     assert ("may learn nothing" in policy.take(scouts).reason) == blind
-    assert ((16, 0.1) in policy.scouts(scouts).configurations) != blind  # the floor's rate, halved
+    assert ((16, 0.2) in policy.scouts(scouts).configurations) != blind

@@ -219,7 +219,7 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
     [
         (
             1.9,
-            (16, 0.05),
+            (16, 0.1),
             40,
             "with batches of 32 the loss is not yet far below that before anything is learnt (2.3), and more steps",
         ),
@@ -233,8 +233,8 @@ def test_where_nothing_has_begun_a_smaller_batch_is_tried(
     policy = SteerPolicy(SteerParameters())
     policy.reset(task, None)
     done = [Scout(32, 0.05, (2.1,), (1.0,)), Scout(32, 0.1, (2.0,), (1.0,))]
-    assert policy.scouts(done).configurations[2:] == ((16, 0.05),)
-    choice = policy.take([*done, Scout(16, 0.05, (loss,), (1.0,))])
+    assert policy.scouts(done).configurations[2:] == ((16, 0.1),)
+    choice = policy.take([*done, Scout(16, 0.1, (loss,), (1.0,))])
     assert told in choice.reason
     assert (policy.start, policy.planned_epochs) == (start, end)
 

@@ -15,9 +15,9 @@ from autobatch.training import (
     record_task_beacons,
     run,
 )
+from autobatch.training._recorded import recording_info
 from autobatch.training.recording._beacons import BeaconMaker, BeaconRecorder
 from autobatch.training.recording._cells import ELSEWHERE, Ledger
-from autobatch.training.recording._task import recording_info
 from tests.training.recording.watcher import Watcher
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
 

@@ -20,6 +20,7 @@ from autobatch.policies import Moves, PolicySpec
 from autobatch.policies.baselines import FixedPolicy
 from autobatch.training import RecordingResult, TaskSpec, load_data, load_epochs, load_task, record_task_branches, run
 from autobatch.training._engine import reproducible
+from autobatch.training._recorded import recording_info
 from autobatch.training._trial import Trial
 from autobatch.training.recording._branch_jobs import (
     BranchJob,
@@ -30,7 +31,6 @@ from autobatch.training.recording._branch_jobs import (
     usual_switch_epochs,
 )
 from autobatch.training.recording._branches import BranchMaker, BranchRecorder
-from autobatch.training.recording._task import recording_info
 from tests.beacons.synthetic import Law, make_beacon, make_library
 from tests.training.recording.watcher import Watcher
 from tests.training.tiny import fixed, tiny_config, tiny_task

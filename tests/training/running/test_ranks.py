@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autobatch.beacons import Branches
 from autobatch.control.run import load_summary
 from autobatch.training import RunConfig, load_decisions, load_scouting, run
 from tests.processes import FORKED
@@ -58,6 +59,10 @@ def test_forks_go_as_in_one_process(taken: bool, place: Path, monkeypatch: pytes
     found, expected = (json.loads((out / "forks.json").read_text()) for out in (together, alone))
     assert [(fork["epoch"], fork["taken"]) for fork in found] == [(fork["epoch"], fork["taken"]) for fork in expected]
     assert {fork["taken"] for fork in found} == {taken}
+    for mine, theirs in zip(*(Branches.load(out).journeys for out in (together, alone)), strict=True):
+        assert mine.name == theirs.name
+        for figure in ("batch_size", "lr", "steps", "c_bar", "l_cum", "train_loss", "validation_loss"):
+            assert mine.rows[figure] == pytest.approx(theirs.rows[figure], rel=1e-3), figure
 
 
 def test_one_process_goes_on_with_what_two_have_begun(place: Path) -> None:
