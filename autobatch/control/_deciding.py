@@ -13,7 +13,7 @@ from autobatch.control.measuring import MeasuredStep
 from autobatch.control.rates import GradientNoise, OptimizerRates, check_rate
 from autobatch.control.settings import Settings
 from autobatch.control.steps import Cut, Passage
-from autobatch.policies import Observation
+from autobatch.policies import Decision, Observation
 from autobatch.policies._rungs import nearest_rung
 from autobatch.policies.steer import MeasuringPolicy, RewindingPolicy
 
@@ -195,20 +195,16 @@ class Decisions:
             told = self._rule.describe(batch_size, self._reference_batch_size, scale)
             reason = f"{reason}; {told}" if told else reason
         if self._own_batch_size:
-            limits.append(f"advice: {batch_size} at {lr:.4g}; nothing is changed")
+            limits.append(_advice(batch_size, lr, asked))
             batch_size, lr = self._own_batch_size, self._rates.reference
         factor = self._ruled.factor(observation.progress)
         if asked.factor is not None:
             check_rate(asked.factor, "factor on the learning rate that the policy asked for")
-            if self._own_batch_size:
-                limits.append(f"advice: {asked.factor:.3g} of that rate; nothing is changed")
-            elif self._ruled.policy_says:
+            if self._ruled.policy_says and not self._own_batch_size:
                 factor = asked.factor
-            else:
+            elif not self._own_batch_size:
                 limits.append(f"a factor of {asked.factor:.3g} on the rate was asked for; the schedule is the loop's")
         stop = asked.stop and not self._own_batch_size
-        if asked.stop and not stop:
-            limits.append("advice: stop; nothing is changed")
         sizes = self._passage.sizes(batch_size)
         previous = self._before(example)
         steered = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None
@@ -265,3 +261,9 @@ class Decisions:
             "weight decay acts once a step, times the learning rate: as that does not grow in proportion to the batch "
             "size, the strength of the decay over an epoch changes with the batch size",
         )
+
+
+def _advice(batch_size: int, lr: float, asked: Decision) -> str:
+    """Say in a clause what a policy advises, where the loop keeps what it has."""
+    rate = f"{lr:.4g}" if asked.factor in {None, 1.0} else f"{lr * asked.factor:.4g}, {asked.factor:.3g} of {lr:.4g}"
+    return f"advice: {'stop' if asked.stop else f'{batch_size} at {rate}'}; nothing is changed"

@@ -82,11 +82,12 @@ class Recorder:
             self._advised = asked
             _LOG.log(
                 told_at(advice=advice),
-                "epoch %d (%.0f %%): batch size %d, base rate %.4g: %s%s",
+                "epoch %d (%.0f %%): batch size %d, base rate %.4g%s: %s%s",
                 math.floor(decision.epoch) + 1,
                 100 * decision.progress,
                 decision.batch_size,
                 decision.lr,
+                " in use" if advice else "",
                 brief(decision.reason),
                 f" ({decision.limit})" if decision.limit else "",
             )

@@ -125,10 +125,10 @@ def test_advice_neither_stops_nor_changes_the_rate_and_says_so() -> None:
         assert decision is not None
         if decision.epoch == 1:
             assert (decision.lr, decision.lr_effective) == (0.1, 0.1)
-            assert "advice: 0.5 of that rate; nothing is changed" in (decision.limit or "")
+            assert decision.limit == "advice: 4 at 0.05, 0.5 of 0.1; nothing is changed"
     assert not loop.controller.finished
     assert not decision.stop
-    assert "advice: stop; nothing is changed" in (decision.limit or "")
+    assert decision.limit == "advice: stop; nothing is changed"
 
 
 def test_a_factor_where_the_schedule_is_the_loops_is_a_note() -> None:

@@ -580,6 +580,11 @@ def test_decisions_go_to_the_trainers_loggers_and_the_console(tmp_path: Path, ca
         f"autobatch: from example {SIZE}: batch size 16, applied rate 0.1: s16 in period 1",
         f"autobatch: from example {2 * SIZE}: batch size 8, applied rate 0.1: s8 in period 2",
     ]
+    caplog.clear()
+    with caplog.at_level("INFO"):  # as after logging.basicConfig: the controller's own log is seen
+        fit(callback(4, 16, 8))
+    said = [record.message for record in caplog.records]
+    assert sum("s16 in period 1" in line for line in said) == 1
     fit(callback(4, 16, 8, log_all=True), logger=CSVLogger(tmp_path / "all"))
     everything = (tmp_path / "all/lightning_logs/version_0/metrics.csv").read_text().partition("\n")[0].split(",")
     assert {"autobatch/progress", "autobatch/lr", "autobatch/seconds"} <= set(everything)

@@ -146,6 +146,7 @@ def test_a_fork_that_is_taken_goes_on_as_if_it_had_been_decided(
     assert [row.lr for row in rows] == [0.05] + 23 * [0.1]
     assert [one.epoch for one in decisions] == list(range(EPOCHS)) + [EPOCHS] * (len(decisions) - EPOCHS)
     assert [one.batch_size for one in decisions[:EPOCHS]] == [row.batch_size for row in rows]
+    assert decisions[1].reason == summary.forks[0]["reason"]  # why, and not only that it was tried
     assert "it goes on" in decisions[2].reason
     assert summary.forks[0]["optimizer_steps"] == 11  # the epoch at 8 that was thrown away
     # The same by hand, without any fork.

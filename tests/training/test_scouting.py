@@ -32,6 +32,7 @@ from autobatch.training import (
     run,
 )
 from autobatch.training._checkpoint import read_checkpoint
+from autobatch.training._trial import Trial
 from autobatch.training.running import scout_directory
 from autobatch.training.running._session import Session
 from tests.processes import FORKED
@@ -318,6 +319,55 @@ def test_where_the_lowest_rate_diverges_too_the_run_ends_and_says_so(tmp_path: P
     assert not any(scout["won"] for scout in summary.scouts)
 
 
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, *rates: float, error: Exception | None = None) -> None:
+    """Have memory run out in the first epoch at some rates, or another error be raised."""
+    epoch = Trial.period
+
+    def short(trial: Trial, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:
+        if trial.controller.lr in rates:
+            raise error or torch.OutOfMemoryError("none left")
+        return epoch(trial, after_step)
+
+    monkeypatch.setattr(Trial, "period", short)
+
+
+def test_a_scout_that_does_not_fit_into_memory_loses_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(monkeypatch, 0.1)
+    told = Told()
+    summary = run(scouted(), out := tmp_path / "run", told)
+    # That the middle rate does not fit says nothing of the others: both are tried.
+    assert [(scout["lr"], scout["ended"]) for scout in summary.scouts] == [
+        (0.1, "did not fit into memory"), (0.2, None), (0.05, None)
+    ]  # fmt: skip
+    assert told.lines[1] == "scout s32 at lr 0.1: did not fit into memory"
+    assert [scout["won"] for scout in summary.scouts].count(True) == 1
+    assert (summary.stopped_because, summary.epochs) == ("finished", 4)
+    assert summary.scouts[0]["seconds"] > 0.0
+    assert "nan" not in load_decisions(out)[0].reason
+    for number, steps in enumerate((2, 5, 8)):  # in either of the other scouts, and in the run
+        cut = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            Fuse(patch, steps)
+            with pytest.raises(KeyboardInterrupt):
+                run(scouted(), cut)
+        run(load_run_config(cut), cut, resume=True)
+        assert_same_run(out, cut)
+
+
+def test_where_no_scout_fits_into_memory_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, *RATES)
+    with pytest.raises(ConfigError, match="no scout fits into memory, the smallest at batch size 32; give smaller"):
+        run(scouted(), tmp_path / "run")
+
+
+def test_another_error_in_a_scout_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, 0.1, error=RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        run(scouted(), tmp_path / "run")
+
+
 def test_scouts_that_know_no_score_are_judged_by_their_training_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
@@ -382,8 +432,6 @@ class Fuse:
     """Raises in the given training step of all that are taken, scouts included."""
 
     def __init__(self, patch: pytest.MonkeyPatch, steps: int) -> None:
-        from autobatch.training._trial import Trial
-
         epoch, self.left = Trial.period, steps
 
         def burning(trial: Trial, after_step: Callable[[int, int], None] = lambda step, steps: None) -> EpochRow:

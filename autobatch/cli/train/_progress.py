@@ -19,9 +19,14 @@ _REFRESH_SECONDS = 0.2
 
 
 class RunProgress(Bar, RunObserver):
-    """Prints what happens; on a terminal a bar below shows how far the training is."""
+    """Prints what happens; on a terminal a bar below shows how far the training is.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where to print.
+        ignored: what to say where there are beacons, of an option that these leave without effect; empty for nothing.
+    """
+
+    def __init__(self, console: Console, *, ignored: str = "") -> None:
         super().__init__(
             console,
             TextColumn("epoch"),
@@ -36,6 +41,7 @@ class RunProgress(Bar, RunObserver):
         self._bar.reset(self._task, start=False)
         self._epochs, self._periods = 0, 1
         self._scouted = False
+        self._ignored = ignored
         self._refreshed = 0.0
 
     def started(self, info: RunInfo) -> None:
@@ -51,6 +57,8 @@ class RunProgress(Bar, RunObserver):
         )
         if info.beacons is not None:
             self._say(f"{info.beacons} beacons to compare with")
+            if self._ignored:
+                self._say(self._ignored)
         if info.costs_source is not None:
             self._say(f"seconds by batch size: {info.costs_source}")
         if info.seconds is not None:

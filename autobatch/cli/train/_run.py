@@ -94,6 +94,7 @@ def run(
             raise typer.BadParameter("--resume continues in its own directory with its own configuration")
         settings = _stored(resume, named, given)
     settings = _with_scouts(settings, scouts, scout_share)
+    ignored = _ignored_beside_beacons(settings, scouts, scout_share)
     changes: dict[str, object] = {"calibrate": calibrate, "trust_code": trust_code}
     if data_dir is not None:
         changes["data_dir"] = data_dir.absolute()
@@ -111,11 +112,11 @@ def run(
         )
     with reserved(settings, given) if place is None else nullcontext(place) as directory:
         if dry_run:
-            _rehearse(settings, directory, as_json=as_json)
+            _rehearse(settings, directory, as_json=as_json, ignored=ignored)
         else:
             again = resume is not None or begun_before(directory)
             with joined(settings.device) as leads:
-                _train(settings, directory, resume=again, as_json=as_json, quiet=quiet, leads=leads)
+                _train(settings, directory, resume=again, as_json=as_json, quiet=quiet, leads=leads, ignored=ignored)
 
 
 def _new(config: str | None, named: dict[str, Any], given: dict[str, list[str]]) -> "RunConfig":
@@ -160,6 +161,20 @@ def _with_scouts(config: "RunConfig", scouts: str | None, share: float | None) -
     return config.model_copy(update={"task": task, "policy": policy})
 
 
+def _ignored_beside_beacons(config: "RunConfig", scouts: str | None, share: float | None) -> str:
+    """Return what to say, should there be beacons, of scouts that were asked for; empty where none were."""
+    from autobatch.policies import make_policy
+
+    asked = share is not None or (scouts is not None and _number_of_scouts(scouts) > 0)
+    if not asked or not make_policy(config.policy).needs_library:
+        return ""
+    option = "--scout-share" if scouts is None else "--scouts"
+    return (
+        f"{option} is ignored: '{config.policy.name}' follows the beacons of this task, which say more than scouts do; "
+        "--policy steer makes scouts"
+    )
+
+
 def _place_of_scouting(kind: str) -> str | None:
     """Return where a kind of policy has the parameters of its scouts, its own or those of ``steer``; None without."""
     from autobatch.policies import SteerParameters, policy_kind
@@ -187,7 +202,9 @@ _WORDS = ("auto", "none")
 SCOUTS_AT_MOST = 16
 
 
-def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool, leads: bool) -> None:
+def _train(
+    config: "RunConfig", place: Path, *, resume: bool, as_json: bool, quiet: bool, leads: bool, ignored: str
+) -> None:
     from autobatch.training import RunObserver
     from autobatch.training import run as train
 
@@ -198,7 +215,7 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
         else:
             from autobatch.cli.train._progress import RunProgress
 
-            with RunProgress(console()) as progress:
+            with RunProgress(console(), ignored=ignored) as progress:
                 summary = train(config, place, progress, resume=resume)
     if leads:
         from autobatch.report import read_run, save_plane, summary_view
@@ -215,7 +232,7 @@ def _train(config: "RunConfig", place: Path, *, resume: bool, as_json: bool, qui
         raise typer.Exit(DIVERGED)
 
 
-def _rehearse(config: "RunConfig", place: Path, *, as_json: bool) -> None:
+def _rehearse(config: "RunConfig", place: Path, *, as_json: bool, ignored: str) -> None:
     from autobatch.training.running import rehearse, told_rehearsal
 
     rehearsal = rehearse(config, place)
@@ -223,4 +240,5 @@ def _rehearse(config: "RunConfig", place: Path, *, as_json: bool) -> None:
         told = dict(rehearsal.facts) | {"seconds": rehearsal.seconds, "missing": rehearsal.missing}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        typer.echo("\n".join(told_rehearsal(rehearsal)))
+        followed = ignored and rehearsal.missing is None and "scouts" not in dict(rehearsal.facts)
+        typer.echo("\n".join([*told_rehearsal(rehearsal), *([ignored] if followed else [])]))

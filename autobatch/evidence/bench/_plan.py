@@ -272,7 +272,7 @@ def _baselines(arena: Arena, wanted: dict[str, PolicySpec | None], notes: list[s
             if arena.library is None and one.needs_library:
                 notes.append(f"{arena.name}: {spec.name} is left out, for there are no beacons of this task and length")
             else:
-                found.append(one)
+                found.append(replace(one, fixed=spec.kind == "fixed"))
     return found
 
 

@@ -1,5 +1,6 @@
 """Lightning itself, and what it and its user are told in a fit."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -9,6 +10,8 @@ from autobatch._errors import ConfigError, near_names
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.policies._wording import brief
 from autobatch.tracking import as_metrics, main_figures
+
+_LOG = logging.getLogger("autobatch")
 
 
 def _lightning() -> tuple[Any, Any]:
@@ -28,6 +31,11 @@ def _lightning() -> tuple[Any, Any]:
 LIGHTNING, _RANK_ZERO = _lightning()
 
 
+def _heard() -> bool:
+    """Return whether what the controller logs is seen: somebody has set logging up, from INFO on."""
+    return _LOG.hasHandlers() and _LOG.isEnabledFor(logging.INFO)
+
+
 class Said:
     """What was said in one fit, each thing once."""
 
@@ -43,7 +51,10 @@ class Said:
             _RANK_ZERO.rank_zero_warn(f"AutoBatchCallback: {text}")
 
     def say(self, text: str) -> None:
-        """Say something on the console."""
+        """Say something on the console, once: by Lightning's log, or by the controller's where that is heard."""
+        if _heard():
+            _RANK_ZERO.rank_zero_only(_LOG.info)(text)
+            return
         _RANK_ZERO.rank_zero_info(f"autobatch{' (advice)' if self._advising else ''}: {text}")
 
     def announce(self, decision: DecisionRecord) -> bool:
@@ -51,7 +62,7 @@ class Said:
         if decision is self._announced:
             return False
         self._announced = decision
-        if decision.turn or decision.limit:
+        if (decision.turn or decision.limit) and not _heard():  # else the controller has told it
             limit = f" ({decision.limit})" if decision.limit else ""
             self.say(
                 f"from example {decision.example}: batch size {decision.batch_size}, applied rate "

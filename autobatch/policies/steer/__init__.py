@@ -15,6 +15,7 @@ from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
 from autobatch.policies.steer._report import ScoutReport, TrainedScout
 from autobatch.policies.steer._scouts import (
     AT_ONCE,
+    DID_NOT_FIT,
     LEARNT_NOTHING,
     Scout,
     ScoutChoice,
@@ -26,6 +27,7 @@ from autobatch.policies.steer._search import MOST, PacingPolicy
 
 __all__ = [
     "AT_ONCE",
+    "DID_NOT_FIT",
     "LEARNT_NOTHING",
     "MOST",
     "ByTaskParameters",

@@ -135,7 +135,7 @@ class ForkRule:
         """Return what to try in a period, where that is worth it.
 
         While the rate is constant the next rung of the ladder is tried, at a rate that keeps the noise of the updates:
-        in proportion to the batch size, to its root where the optimizer scales its steps itself.
+        in proportion to the batch size, to its root where the optimizer scales its steps itself; three digits of it.
 
         Args:
             epoch: finished periods.
@@ -161,7 +161,7 @@ class ForkRule:
         allowed = self.share * whole - math.fsum(one.seconds for one in tried)
         if spared < LONG_ODDS * cost or cost > allowed:
             return None
-        return Fork(size, lr * (size / batch_size) ** (0.5 if task.adaptive else 1.0))
+        return Fork(size, float(f"{lr * (size / batch_size) ** (0.5 if task.adaptive else 1.0):.3g}"))
 
     def cost(self, batch_size: int, fork_size: int) -> float:
         """Return what a fork costs at most: the longer of the two periods, of which one is thrown away."""

@@ -289,7 +289,8 @@ class SteerPolicy:
     ) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
-        near = f"not yet far below that before anything is learnt ({figure(task.guessing or math.nan)})"
+        alike = "" if task.shares_loss is None else ", all classes alike"
+        near = f"not yet far below that before anything is learnt ({figure(task.guessing or math.nan)}{alike})"
         if smaller and not helping:
             ended = _told_no_better(smaller[0], best, begun=begun)
             return f"; {'' if begun else f'its loss is {near}, but '}half the batch was tried, and {ended}"
@@ -307,9 +308,10 @@ class SteerPolicy:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
+            by = "" if task.shares_loss is None else " by the classes' shares"
             near = (
-                f"; no scout's loss can be told from that of guessing ({guessed}), so it may learn nothing (give other "
-                "rates to choose from)"
+                f"; no scout's loss can be told from that of guessing{by} ({guessed}), so it may learn nothing (give "
+                "other rates to choose from)"
             )
         else:
             near = f"; its loss is {near}"
@@ -344,18 +346,19 @@ class SteerPolicy:
             return Decision(batch_size, lr, reason, factor=factor)
         ladder = (batch_size,) if self._calm else task.batch_sizes
         size, factor_there = grown(batch_size, factor, ladder, task.costs, self._growth)
-        falls = f"the rate falls in a line to nothing after {task.told(plan.end)}, {self._why_it_falls()}"
+        why, then = self._why_it_falls()
+        falls = f"the rate falls in a line to nothing after {task.told(plan.end)}, {why}"
         if size == batch_size:
-            reason = f"{falls}: {percent(factor)} of {lr:g}"
+            reason = f"{falls}: {percent(factor)} of {lr:g}{then}"
         elif self._growth == GROWN:
             reason = (
                 f"batches of {size} at {factor_there:.2g} times {lr:g} take less time and calm the steps as "
-                f"{percent(factor)} of it would with {batch_size}; {falls}"
+                f"{percent(factor)} of it would with {batch_size}; {falls}{then}"
             )
         else:
             reason = (
                 f"{falls}, and batches of {size} do part of that in fewer steps: {percent(factor_there)} of {lr:g} "
-                f"with them calms the steps as {percent(factor)} would with {batch_size}"
+                f"with them calms the steps as {percent(factor)} would with {batch_size}{then}"
             )
         if epoch == self._shrunk:
             reason = f"{self._reason}; {reason}"
@@ -448,16 +451,14 @@ class SteerPolicy:
         self._lay_plan(self._length)
         self._plan = self._plan.hastened(self._hastened[0], self._back, self._known_task().periods)
 
-    def _why_it_falls(self) -> str:
+    def _why_it_falls(self) -> tuple[str, str]:
+        """Return a clause, and a further sentence where the end comes sooner than planned."""
         if self._hastened is None:
-            return "which lets the loss settle"
+            return "which lets the loss settle", ""
         periods = self._known_task().periods
         back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // periods}"
-        return (
-            f"sooner than planned: in means of {WINDOW} epochs what is validated was best up to epoch "
-            f"{self._hastened[1] // periods} and has got worse since, so the training fits its own examples alone, or "
-            f"diverges{back}"
-        )
+        why = f"sooner than planned, as validation has got worse since epoch {self._hastened[1] // periods}"
+        return why, f"; it overfits or diverges{back}"
 
     def fork(self, observation: Observation) -> Fork | None:
         """Return a larger batch to try for the coming epoch beside the one in force, where that is worth it.

@@ -21,6 +21,9 @@ ADVICE = "give lower learning rates to choose from"
 AT_ONCE = "before any step"
 """What is said of a scout whose first loss already was no number: its rate has nothing to do with that."""
 
+DID_NOT_FIT = "did not fit into memory"
+"""Why a scout or a fork ended that ran out of memory: of its rate that says nothing."""
+
 
 @dataclass(frozen=True)
 class ScoutPlan:
@@ -165,9 +168,12 @@ def choose_scout(scouts: Sequence[Scout], *, of: str = "") -> ScoutChoice:
         )
     ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
     best = scouts[ranked[0]]
+    by = " by validation" if best.by_score else ""
+    if not by and any(scouts[index].scores[-1] < best.scores[-1] for index in whole):  # which points elsewhere
+        by = " by training loss"
     reason = (
         f"{configuration(best.batch_size, best.lr)}: the best of {count(len(scouts), 'scout')}{of} after "
-        f"{best.trained}{' by validation' if best.by_score else ''}, {_told(best)}"
+        f"{best.trained}{by}, {_told(best)}"
     )
     if len(ranked) == 1:
         return ScoutChoice(ranked[0], reason)
@@ -220,7 +226,12 @@ def _told(scout: Scout) -> str:
 
 
 def final_loss(scout: Scout) -> float:
-    """Return the loss that a scout is compared by; infinite where it ended early, NaN where none is known."""
+    """Return the loss that a scout is compared by; infinite where it ended early, NaN where none is known.
+
+    None is known of a scout that did not fit into memory, which another rate does not help.
+    """
+    if scout.ended == DID_NOT_FIT:
+        return math.nan
     if scout.ended is not None:
         return math.inf
     return _losses(scout)[-1] if scout.scores else math.nan

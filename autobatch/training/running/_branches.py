@@ -63,7 +63,8 @@ def scout_journeys(config: RunConfig, out: Path, scouts: Sequence[Scout]) -> lis
         scouts: what they came to.
 
     Returns:
-        The journeys; none of scouts that are not measured, or that train parts of epochs, which branch runs have not.
+        The journeys; none of scouts that are not measured, that did not fit into memory, or that train parts of epochs,
+        which branch runs have not.
 
     Raises:
         CheckpointError: a file of a scout is damaged.
@@ -72,7 +73,7 @@ def scout_journeys(config: RunConfig, out: Path, scouts: Sequence[Scout]) -> lis
     for scout in scouts if config.periods == 1 else ():
         rows = load_epochs(scout_directory(out, scout.batch_size, scout.lr, config.seed))
         sound = rows[:-1] if scout.ended is not None and scout.ended.startswith("diverged") else rows
-        if config.measure and all(_has_place(config, row) for row in sound):
+        if rows and config.measure and all(_has_place(config, row) for row in sound):
             records = [row.to_dict() for row in rows]
             journeys.append(Journey.from_records("journey", config.seed, records, scout.ended or AS_A_SCOUT))
     return journeys

@@ -15,7 +15,7 @@ from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import FORKS, EpochRow
 from autobatch.control.run._files import load_json, write_json
 from autobatch.policies._wording import configuration
-from autobatch.policies.steer import Fork, ForkChoice, Forking, ForkOutcome
+from autobatch.policies.steer import DID_NOT_FIT, Fork, ForkChoice, Forking, ForkOutcome
 from autobatch.training._trial import Trial, TrialState
 
 
@@ -195,7 +195,7 @@ def _tried(trial: Trial, after_step: Callable[[int, int], None]) -> tuple[Branch
     except RuntimeError as error:
         if not is_out_of_memory(error) or trial.ranks.size > 1:  # the others wait for its gradients
             raise
-        return None, "did not fit into memory"
+        return None, DID_NOT_FIT
     if branch.stopped_because != FINISHED:
         return branch, branch.stopped_because
     return branch, None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autobatch._errors import ConfigError
 from autobatch._files import write_whole
 from autobatch._plain import Epochs
 from autobatch._steps import epochs_of
@@ -15,10 +16,11 @@ from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.beacons._columns import FINISHED
 from autobatch.control._ranks import Ranks
 from autobatch.control._state import adopted_state
+from autobatch.control.measuring import is_out_of_memory
 from autobatch.control.run import CHECKPOINT, CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, EpochRow
 from autobatch.control.run._files import read_lines, write_lines
 from autobatch.policies import PolicySpec, make_policy, planned_epochs
-from autobatch.policies.steer import Scout, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.policies.steer import DID_NOT_FIT, Scout, ScoutingPolicy, ScoutPlan, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, RunObserver, kept_config
@@ -43,10 +45,14 @@ def train_scouts(
 ) -> dict[str, Any] | None:
     """Train the scouts that a policy asks for, or go on with them, and make the best one the run's beginning.
 
-    Of several processes each has the same figures and makes the same choices; the first writes.
+    Of several processes each has the same figures and makes the same choices; the first writes. A scout that does not
+    fit into memory has lost; of several processes it ends the training of all.
 
     Returns:
         The policy's state to begin the run with where no scout can go on; None where one does, or there are none.
+
+    Raises:
+        ConfigError: no scout fits into memory.
     """
     ranks = Ranks(None, device)
     task = replace(info_of(config, data, config.costs), scouts_go_on=True)
@@ -80,12 +86,16 @@ def train_scouts(
         kept = None if scouts else config_yaml(config, out)
         ranks.first_makes(partial(_keep, out, so_far, kept))
         training.begin()
-        key = (batch_size, lr)
-        scout = train_scout(training.trial, training.period, training.rows, plan=plan, key=key, others=scouts)
+        scout, record = _trained(training, plan=plan, key=(batch_size, lr), others=scouts)
         scouts.append(scout)
-        records.append(record_of(training.rows, scout))
+        records.append(record)
         observer.scouted(told_scout(records[-1]))
         plan = policy.scouts(scouts)
+    if all(scout.ended == DID_NOT_FIT for scout in scouts):
+        raise ConfigError(
+            f"no scout fits into memory, the smallest at batch size {min(scout.batch_size for scout in scouts)}; give "
+            "smaller ones (task.batch_sizes), or a smaller model"
+        )
     choice = policy.take(scouts)
     marked = tuple(replace(record, won=place == choice.scout) for place, record in enumerate(records))
     scouting = Scouting(choice.reason, marked, epochs=each, planned=planned_epochs(policy, task) // task.periods)
@@ -115,6 +125,20 @@ def scout_config(config: RunConfig, batch_size: int, lr: float) -> RunConfig:
     """Return the configuration of a scout of a run: the same with a fixed policy."""
     policy = PolicySpec.fixed(batch_size, lr, name="scout")
     return config.model_copy(update={"policy": policy})
+
+
+def _trained(
+    training: Session, *, plan: ScoutPlan, key: tuple[int, float], others: Sequence[Scout]
+) -> tuple[Scout, ScoutRecord]:
+    """Return a scout at its end, and what it has cost, an epoch that did not fit into memory included."""
+    try:
+        scout = train_scout(training.trial, training.period, training.rows, plan=plan, key=key, others=others)
+    except Exception as error:
+        if not is_out_of_memory(error) or training.ranks.size > 1:  # the others wait for its gradients
+            raise
+        scout = Scout(*key, (), (), DID_NOT_FIT, periods=training.config.periods)
+        return scout, replace(record_of(training.rows, scout), seconds=training.controller.seconds)
+    return scout, record_of(training.rows, scout)
 
 
 def train_scout(

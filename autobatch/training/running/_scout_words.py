@@ -48,6 +48,8 @@ def told_schedule(policy: Policy, task: TaskInfo) -> str:
 
 def told_scout(record: ScoutRecord) -> str:
     """Say in a line what a scout came to."""
+    if not record.epochs:
+        return f"scout {configuration(record.batch_size, record.lr)}: {record.ended}"
     figures = {"training loss": record.train_loss, "validation loss": record.validation_loss}
     known = ", ".join(f"{name} {figure(value)}" for name, value in figures.items() if not math.isnan(value))
     ended = f"; ended: {record.ended}" if record.ended else ""

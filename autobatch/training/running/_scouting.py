@@ -1,5 +1,6 @@
 """What the scouts of a run came to, and where that is kept."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,10 @@ def scout_directory(out: Path, batch_size: int, lr: float, seed: int) -> Path:
 
 
 def record_of(rows: Sequence[EpochRow], scout: Scout) -> ScoutRecord:
-    """Return what a scout, with its epochs, at least one, came to and has cost; it has not won yet."""
+    """Return what a scout, with its epochs, came to and has cost; it has not won yet."""
+    if not rows:
+        nothing = (math.nan, math.nan, math.nan, scout.ended, False, 0, 0, 0, 0.0, 0.0)
+        return ScoutRecord(scout.batch_size, scout.lr, 0, *nothing)
     last = rows[-1]
     return ScoutRecord(
         batch_size=scout.batch_size,

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -239,7 +239,8 @@ class Session:
                 self.forks.append(forked.record)
                 self.observer.note(forked.record.reason)
                 if forked.record.taken:  # what this epoch was to be trained under, it was not
-                    self.ranks.first_makes(partial(self.log.decided, forked.kept.decision))
+                    why = replace(forked.kept.decision, reason=forked.record.reason)
+                    self.ranks.first_makes(partial(self.log.decided, why))
         decided = controller.decision.epoch == row.epoch  # also where it says that the training ends
         decision = controller.decision if decided else None
         if not self.ranks.leads:

@@ -92,7 +92,8 @@ def test_beacons_of_another_length_say_where_to_start(home, call):
     best = BeaconLibrary.load(home / "envs" / "tiny").best_fixed()
     first = load_decisions(home / "longer")[0]
     assert (first.batch_size, first.lr) == (best.batch_size, best.lr)
-    assert f"the best of {len(BeaconLibrary.load(home / 'envs' / 'tiny').beacons)} beacons of this task" in first.reason
+    beacons = len(BeaconLibrary.load(home / "envs" / "tiny").beacons)
+    assert f"was the best of {beacons} beacons of this task, which trained {length} epochs" in first.reason
     assert "'epochs' is" in said  # why there is no comparison
     code, _, _ = call("run", "--env", "tiny", "--device", "cpu", "--epochs", "6", "--resume", "longer")
     assert code == 0

@@ -43,6 +43,20 @@ def test_beacons_of_another_length_are_what_it_would_begin_from(home, call):
     assert "would train  tiny under steer" in call(*TINY, "--epochs", "6", "--policy", "steer", "--dry-run")[1]
 
 
+@pytest.mark.parametrize(("policy", "options", "said"), [
+    ("beacon-follow", ("--scouts", "3"), "--scouts is ignored: 'beacon-follow' follows the beacons of this task"),
+    ("beacon-follow", ("--scout-share", "0.1"), "--scout-share is ignored: "),
+    ("beacon-follow", ("--scouts", "none"), ""),
+    ("steer", ("--scouts", "3"), ""),
+])  # fmt: skip
+def test_scouts_beside_beacons_are_ignored_aloud(home, call, policy, options, said):
+    told = call(*TINY, "--policy", policy, *options, "--dry-run")[1]
+    ran = call(*TINY, "--policy", policy, *options)[1]
+    assert said in told
+    assert said in ran
+    assert ("is ignored" in told) == ("is ignored" in ran) == bool(said)
+
+
 def test_its_time_is_that_of_the_cost_table(home, call):
     told = json.loads(call(*TINY, "--policy", "s8-lr0.1", "--no-measure", "--dry-run", "--json")[1])
     costs = BeaconLibrary.load(home / "envs" / "tiny").costs

@@ -165,6 +165,21 @@ def test_a_task_without_beacons_does_without_what_needs_them(home):
         compare(home, ("beacon-follow",), ("bare",), against=("fixed",))
 
 
+def test_a_fixed_policy_to_compare_with_stands_for_the_best_fixed_beacon_where_there_is_none(home):
+    evaluation = compare(home, ("rmgd",), ("bare",), (5, 6), against=("s16-lr0.1",))
+    (task,) = evaluation.tasks
+    assert (task.target.policy, task.hindsight) == ("s16-lr0.1", "s16-lr0.1")
+    assert {one.policy for one in task.tests} == {one.policy for one in task.non_inferiority} == {"rmgd"}
+    (own,) = (one for one in task.policies if one.policy == "rmgd")
+    assert own.modelled_ratio > 0.0
+    assert "neither ratios nor tests" not in comparison_markdown(evaluation)
+
+
+def test_why_there_is_nothing_to_compare_with_is_told(home):
+    report = comparison_markdown(compare(home, ("rmgd",), ("bare",), (5,), against=("random",)))
+    assert "There are neither ratios nor tests: without beacons they are to a fixed configuration, and none" in report
+
+
 def work_in_this_process(cells, plan, make, jobs, tell, **_):
     """Work as processes do, what passes to them pickled, without the seconds that they take."""
     assert jobs == 2

@@ -51,7 +51,8 @@ def test_the_rate_falls_to_nothing_in_one_more_epoch() -> None:
     assert len(trained) == 11  # best in epoch 6, four epochs (a tenth) of getting worse, one more
     *_, (_, before, _), (_, last, reason) = trained
     assert last == pytest.approx(0.5 * before, rel=0.1)
-    assert "in means of 3 epochs what is validated was best up to epoch 6 and has got worse since" in reason
+    assert "sooner than planned, as validation has got worse since epoch 6" in reason
+    assert reason.endswith("; it overfits or diverges")
 
 
 def test_patience_of_nothing_hastens_nothing() -> None:

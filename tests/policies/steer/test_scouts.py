@@ -5,7 +5,7 @@ import math
 import pytest
 
 from autobatch.policies.steer import Scout, ScoutReport, TrainedScout, hopeless
-from autobatch.policies.steer._scouts import ScoutChoice, choose_scout
+from autobatch.policies.steer._scouts import ScoutChoice, choose_scout, final_loss
 from tests.policies.cases import NAN
 
 
@@ -66,10 +66,23 @@ def test_the_least_training_loss_goes_on() -> None:
     ]
     assert choose_scout(scouts) == ScoutChoice(
         1,
-        "s32 at lr 0.2: the best of 3 scouts after 2 epochs, training loss 0.9 and validation 0.6; "
+        "s32 at lr 0.2: the best of 3 scouts after 2 epochs by training loss, training loss 0.9 and validation 0.6; "
         "next s32 at lr 0.1, training loss 1 and validation 0.5, 10 % apart",
         pytest.approx(0.1),
     )
+
+
+def test_which_loss_decides_is_said_where_the_other_points_elsewhere() -> None:
+    agreeing = choose_scout([scout(1.0, scores=(0.5,), lr=0.1), scout(0.9, scores=(0.4,), lr=0.2)])
+    assert "after 1 epoch, training loss 0.9 and validation 0.4; " in agreeing.reason
+    elsewhere = choose_scout([scout(1.0, scores=(0.4,), lr=0.1), scout(0.9, scores=(0.5,), lr=0.2)])
+    assert "after 1 epoch by training loss, training loss 0.9 and validation 0.5; " in elsewhere.reason
+
+
+def test_a_scout_that_did_not_fit_into_memory_says_nothing_of_its_rate() -> None:
+    unfit = Scout(32, 0.2, (), (), "did not fit into memory")
+    assert math.isnan(final_loss(unfit))
+    assert choose_scout([unfit, scout(1.0, lr=0.1)]).scout == 1
 
 
 def test_equal_scouts_the_first_goes_on() -> None:

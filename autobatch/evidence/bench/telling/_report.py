@@ -98,10 +98,18 @@ def _outcome(task: TaskComparison) -> str:
         ("examples", lambda one: count_words(one.examples)),
     )
     reference = task.target.policy if task.target else "the best fixed beacon"
+    ratios = (
+        f"Ratios are to {reference}: by the clock to its run with the same seed (median, least and greatest), modelled "
+        "in the mean."
+    )
+    if task.target is None and task.recording is None:
+        ratios = (
+            "There are neither ratios nor tests: without beacons they are to a fixed configuration, and none of those "
+            "to compare with has come to its end with every seed (--against fixed, or the name of one)."
+        )
     return (
         f"## {task.env}\n\nMean ± standard deviation over the seeds that finished, and 95 % intervals of the mean by "
-        f"Student's t. Quality is 0 for guessing and 1 for {task.scale}; a diverged run has -1. Ratios are to "
-        f"{reference}: by the clock to its run with the same seed (median, least and greatest), modelled in the mean."
+        f"Student's t. Quality is 0 for guessing and 1 for {task.scale}; a diverged run has -1. {ratios}"
         "\n\n" + _table(columns, task.policies)
     )
 
