@@ -10,6 +10,7 @@ import torch
 _logger = logging.getLogger("autobatch")
 
 
+@functools.cache
 def _settings(device_type: str) -> tuple[Any, ...]:
     backends: Any = torch.backends
     if device_type == "cuda":

@@ -26,7 +26,7 @@ ENTRIES = (
 NOISE = 2
 """Standard normals that a fork on fitted dynamics uses."""
 
-_ERROR, _POWER, _SPREAD = 0.48, 1.84, 0.41
+_ERROR, _POWER, _SPREAD = 0.42, 1.59, 0.39
 """Standard error of a fork's difference by how trainings scatter, and by how much its logarithm varies."""
 
 _SCATTER = 2.1

@@ -24,7 +24,7 @@ _BATCH = 256
 _STEPS = 800, 3000
 """Fewest and most steps of the fit; between them, an eighth of the epochs recorded."""
 
-_RATE = 4e-3
+_RATE = 0.02
 _DECAY = 0.01
 _OWN_DECAY = 0.1
 _FURTHEST = 4.0

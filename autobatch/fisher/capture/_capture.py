@@ -135,12 +135,12 @@ class Capture(TorchFunctionMode):
             return func(*args, **kwargs)
         tap = None
         with self._guarded(name):
-            tensors, weighted, before = self._uses.look_at(entry, name, args, kwargs)
-            if weighted and self._ledgers.tapping:
-                tap = self._uses.tap(func, entry, args, kwargs, tensors)
+            tensors, weights, before = self._uses.look_at(entry, name, args, kwargs)
+            if weights and entry.tapped and self._ledgers.tapping:
+                tap = self._uses.tap(func, args, kwargs, tensors, weights)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
-        if weighted and entry.rows is None and is_composite(func) and func not in self._opening:
+        if weights and entry.rows is None and is_composite(func) and func not in self._opening:
             self._opening.append(func)  # one that dispatches to others by itself comes back here
             try:
                 with self:
@@ -149,10 +149,10 @@ class Capture(TorchFunctionMode):
                 self._opening.pop()
         output = func(*args, **kwargs) if tap is None else tap.run()
         with self._guarded(name):
-            if tensors and (weighted or not self._following.stays(entry, tensors, output)):
+            if tensors and (weights or not self._following.stays(entry, tensors, output)):
                 follow, outputs = self._following, tensors_of((args[0] if name in ASSIGNING else output,))
                 call = Call(func, entry, name, args, kwargs, tensors, outputs, follow.batch, follow.layout, before, tap)
-                self._uses.see(call)
+                self._uses.see(call, weights)
         return output
 
     def _guarded(self, name: str) -> Guarded:
@@ -175,15 +175,15 @@ class Capture(TorchFunctionMode):
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
             batch = self._following.batch
-            sizes = {tensor.shape[0] for tensor in given_to_model(args, kwargs) if tensor.ndim}
-            results = [tensor.shape[0] for tensor in tensors_of((output,)) if tensor.ndim]
-            if results and results[0] != batch and results[0] in sizes and not self._samples().said:
+            samples, outputs = self._samples(), tensors_of((output,))
+            rows = next((tensor.shape[0] for tensor in outputs if tensor.ndim), batch)
+            elsewhere = () if rows == batch or samples.said else given_to_model(args, kwargs)
+            if any(tensor.ndim and tensor.shape[0] == rows for tensor in elsewhere):
                 raise MeasureError(
-                    f"the model's first tensor has {batch} rows, but another argument and the output have"
-                    f" {results[0]}, so what a sample is cannot be told: give the batch as the first argument, or say"
-                    " samples=..."
+                    f"the model's first tensor has {batch} rows, but another argument and the output have {rows}, so"
+                    " what a sample is cannot be told: give the batch as the first argument, or say samples=..."
                 )
-            for tensor in tensors_of((output,)) if self._samples().rows is None else ():
+            for tensor in outputs if samples.rows is None else ():
                 self._following.need_order(tensor)
 
     def _begin(self, tensors: list[Tensor], lists: Sequence[Sequence[Tensor]]) -> None:

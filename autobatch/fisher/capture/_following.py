@@ -96,7 +96,8 @@ class Following:
             The layout, or None.
         """
         layout = self._layouts.get(tensor)
-        if layout is not None and id(tensor) in self._inside and isinstance(tensor.grad_fn, BackwardCFunction):
+        inside = self._inside and id(tensor) in self._inside
+        if layout is not None and inside and isinstance(tensor.grad_fn, BackwardCFunction):
             layout = None  # seen in the body of a custom function, whose backward pass may do something else
             self._inside.discard(id(tensor))
         if layout is None and not changed and self.batch and tensor not in self._weights:
@@ -252,7 +253,8 @@ class Following:
             found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
         if found:
             self._move(call, found)
-            found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
+            if self.claimed:
+                found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
             if call.name == "batch_norm":
                 self._note_batch_norm(call)
         return found

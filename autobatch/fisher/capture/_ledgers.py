@@ -94,8 +94,8 @@ class Ledgers:
 
         def hook(gradient: Tensor) -> None:
             if not self.pulling_back and self._notes.batches:
-                with Guarded(self._notes, root.name, ""), torch.no_grad():
-                    ledger.norms.append(norm_of(gradient))
+                with Guarded(self._notes, root.name, ""):
+                    ledger.norms.append(norm_of(gradient.detach()))
 
         self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
@@ -287,8 +287,8 @@ class Ledgers:
     def end_pass(self) -> None:
         """Hand on what is left, note what the gradients were, and begin afresh."""
         ledgers = self._by_id.values()
-        for ledger in ledgers:
-            with torch.no_grad():
+        with torch.no_grad():
+            for ledger in ledgers:
                 self._settle(ledger)
         self._notes.checks.append({
             ledger.root.name: Arrived(ledger.norms, ledger.eps, ledger.slack) for ledger in ledgers if ledger.norms

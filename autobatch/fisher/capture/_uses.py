@@ -55,13 +55,13 @@ class Uses:
 
     def look_at(
         self, known: Known, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[list[Tensor], bool, Before]:
-        """Return a call's tensors, whether weights are among them, and what the call may change."""
+    ) -> tuple[list[Tensor], dict[int, Weight], Before]:
+        """Return a call's tensors, the weights among them by id, and what the call may change."""
         tensors = tensors_of(args, kwargs)
         if self._following.batch and changes_in_place(name) and isinstance(args[0], Tensor):
             self._following.standing(args[0])  # afterwards it is at another place in the graph
-        weighted = any(self._weight(tensor) is not None for tensor in tensors)
-        return tensors, weighted, self._snapshot(known, name, args, tensors) if weighted else NOTHING
+        weights = {id(tensor): weight for tensor in tensors if (weight := self._weight(tensor)) is not None}
+        return tensors, weights, self._snapshot(known, name, args, tensors) if weights else NOTHING
 
     def _weight(self, tensor: Tensor) -> Weight | None:
         """Return the weight that a tensor is, unless it carries the batch."""
@@ -92,22 +92,21 @@ class Uses:
     def tap(
         self,
         function: Callable[..., Any],
-        known: Known,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         tensors: list[Tensor],
+        weights: Mapping[int, Weight],
     ) -> Tap | None:
-        """Return the tap of a call whose weights are to get the sum of their per-sample gradients."""
-        if not (known.tapped and tappable(tensors)):
+        """Return the tap of a call whose weights are to get the sum of their per-sample gradients, if it can be."""
+        if not tappable(tensors):
             return None
-        weights = [weight for tensor in tensors if (weight := self._weight(tensor)) is not None]
         layouts = [layout for tensor in tensors if (layout := self._following.standing(tensor)) is not None]
         followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
-        if not layouts or not followed or any(weight.made for weight in weights):
+        if not layouts or not followed or any(weight.made for weight in weights.values()):
             return None
         if function is F.linear and self._in_pairs(*args[:2]):
             return None  # J is not formed, and the library sums as fast
-        return Tap(function, args, kwargs, {id(weight.tensor) for weight in weights})
+        return Tap(function, args, kwargs, set(weights))
 
     def _in_pairs(self, x: Tensor, weight: Tensor | None = None) -> bool:
         """Whether a linear layer's part of F is made without J."""
@@ -118,15 +117,15 @@ class Uses:
 
     # -- after it ---------------------------------------------------------------------------------------------------
 
-    def see(self, call: Call) -> None:
-        """Follow the samples through a call, and register what it owes to its weights."""
+    def see(self, call: Call, weights: Mapping[int, Weight]) -> None:
+        """Follow the samples through a call, and register what it owes to the weights among its arguments, by id."""
         if call.function is torch.autograd.grad and any(output.requires_grad for output in call.outputs):
             raise MeasureError(_DIFFERENTIATED)
         found = self._following.follow(call)
-        carrying = {id(tensor) for tensor, _ in found}
-        for tensor in call.heeded:
-            if id(tensor) not in carrying and (weight := self._weight(tensor)) is not None:
-                call.used[id(tensor)] = weight
+        if weights:
+            carrying = {id(tensor) for tensor, _ in found}
+            heeded = [key for tensor in call.heeded if (key := id(tensor)) in weights and key not in carrying]
+            call.used = {key: weights[key] for key in heeded}
         if not found and not call.used:
             for output in call.outputs:
                 if output.grad_fn is not None:

@@ -30,7 +30,7 @@ class Weights:
 
     def _find_parameters(self) -> None:
         for name, parameter in self._model.named_parameters():
-            if hasattr(parameter, "device_mesh") or is_lazy(parameter):
+            if type(parameter) is not nn.Parameter and (hasattr(parameter, "device_mesh") or is_lazy(parameter)):
                 # FSDP shows the whole parameter, another object, while the module runs; a lazy one gets its shape then.
                 self._later = True
             elif self._counted is not None and name not in self._counted:

@@ -6,7 +6,7 @@ of the model's input, and every function moves it, keeps it or loses it.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,9 +50,9 @@ class Claim:
         self.confirmed = confirmed
 
 
-def stand(claims: Iterable[Claim]) -> bool:
+def stand(claims: tuple[Claim, ...]) -> bool:
     """Whether no claim was found to be wrong."""
-    return all(claim.confirmed is not False for claim in claims)
+    return not claims or all(claim.confirmed is not False for claim in claims)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class BatchLayout:
     @property
     def open_claims(self) -> tuple[Claim, ...]:
         """The claims that nothing has settled yet."""
-        return tuple(claim for claim in self.claims if claim.confirmed is None)
+        return tuple(claim for claim in self.claims if claim.confirmed is None) if self.claims else ()
 
     @property
     def refuted(self) -> bool:

@@ -66,7 +66,7 @@ class Known:
         return self.layout is aligned_right and self.heeds == "all"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class TorchCall:
     """One call of a torch function during the forward pass.
 
@@ -91,7 +91,7 @@ class TorchCall:
     batch: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Move:
     """One argument that carries the batch, in one call.
 

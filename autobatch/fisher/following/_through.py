@@ -1,6 +1,6 @@
 """Through one call: where the samples of its arguments lie in what it returns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, Lo
 from autobatch.fisher.following._move import WHOLE, Additive, Known, Move, TorchCall
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class _Carrier:
     """One argument that descends from the batch, at one place among the arguments."""
 
@@ -215,16 +215,11 @@ def _of_one_sample(
     return BatchLayout(0, grouping=Grouping(first.index[:1].expand(len(output)), first.batch))
 
 
-def _flat(value: Any) -> Iterator[tuple[int, Any]]:
-    """Yield (-1, value), or the items of a list with their positions."""
-    if isinstance(value, (tuple, list)):
-        for position, item in enumerate(value):
-            if isinstance(item, (tuple, list)):
-                yield from ((position, inner) for _, inner in _flat(item))
-            else:
-                yield position, item
-    else:
-        yield -1, value
+def _flat(value: Any) -> list[tuple[int, Any]]:
+    """Return (-1, value), or the items of a list with their positions."""
+    if not isinstance(value, (tuple, list)):
+        return [(-1, value)]
+    return [(position, inner) for position, item in enumerate(value) for _, inner in _flat(item)]
 
 
 def _resting_on(aligned: Sequence[_Carrier], place: BatchLayout) -> BatchLayout:

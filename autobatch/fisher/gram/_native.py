@@ -157,7 +157,7 @@ def native(*tensors: Tensor) -> Native | None:
         The products.
     """
     for tensor in tensors:
-        plain = tensor.dtype is torch.float32 and tensor.device.type == "cpu" and type(tensor) is Tensor
+        plain = tensor.dtype is torch.float32 and tensor.is_cpu and type(tensor) is Tensor
         if not plain or tensor.is_neg() or tensor.layout is not torch.strided or tensor.requires_grad:
             return None
     return loaded()

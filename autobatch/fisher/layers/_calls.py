@@ -91,7 +91,7 @@ class Before:
 NOTHING = Before()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call(TorchCall):
     """One call, with what measuring knows of it.
 
@@ -253,6 +253,8 @@ def dense(values: Tensor) -> Jacobian:
 
 def precise(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return tensors in one dtype of at least float32, for autocast mixes them."""
+    if all(tensor.dtype is torch.float32 for tensor in tensors):
+        return tensors
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)

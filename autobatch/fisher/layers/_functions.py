@@ -15,7 +15,10 @@ ASSIGNING = frozenset({"__setitem__"})
 # Properties of a tensor that are tensors made of it; all others, such as its shape, tell nothing.
 PROPERTIES = frozenset({"T", "H", "mT", "mH", "real", "imag", "data"})
 _OPERATORS = (OpOverload, OpOverloadPacket)
-
+# Functions of which the name is remembered.
+_FUNCTIONS = 1024
+# Arguments that are, and hold, no tensors.
+_PLAIN = frozenset({type(None), bool, int, float, str})
 
 # How deep tensors are looked for in what a model is called with: batches of graphs are objects within objects.
 _DEPTH = 5
@@ -26,6 +29,7 @@ def is_composite(func: Callable[..., Any]) -> bool:
     return isinstance(func, types.FunctionType) and func.__module__ == "torch.nn.functional"
 
 
+@functools.lru_cache(maxsize=_FUNCTIONS)
 def changes_in_place(name: str) -> bool:
     """Whether a function writes over its first argument: mul_, __imul__, __setitem__."""
     return name in ASSIGNING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
@@ -48,7 +52,7 @@ def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> 
                 found.append(value)
             elif isinstance(value, (tuple, list)):
                 found += tensors_of(value)
-            elif isinstance(value, Mapping):
+            elif type(value) not in _PLAIN and isinstance(value, Mapping):
                 found += tensors_of((), value)
     return found
 
@@ -118,6 +122,7 @@ def without_hooks(tensors: list[Tensor]) -> Iterator[None]:
             hooks.update(before)
 
 
+@functools.lru_cache(maxsize=_FUNCTIONS)
 def name_of(func: Callable[..., Any]) -> str:
     """Return the name of a torch function; of an operator of another library the whole of it.
 

@@ -24,8 +24,9 @@ def adds_to_the_loss(call: Call, layouts: list[Layout]) -> bool:
     Returns:
         Whether it does.
     """
-    summed = all(isinstance(layout, LostBatch) and layout.additive for layout in layouts)
-    return call.known.additive == "term" and summed and call.outputs[0].numel() == 1
+    if call.known.additive != "term" or call.outputs[0].numel() != 1:
+        return False
+    return all(isinstance(layout, LostBatch) and layout.additive for layout in layouts)
 
 
 def in_equal_parts(call: Call) -> list[Contribution]:
