@@ -868,13 +868,13 @@ def test_scouts_of_a_fit(tmp_path: Path) -> None:
         return fit(AutoBatchCallback(controller=controller), max_epochs=12)
 
     report = scout(train, batch_sizes=LADDER, learning_rates=(0.001, 0.01, 0.1), out=tmp_path, rates="steered")
-    assert [one.examples for one in report.trained] == [SIZE] * 2
+    assert [one.examples for one in report.trained] == [SIZE] * 3
     assert all(math.isfinite(one.scout.train_losses[0]) for one in report.trained)
     assert report.winner is min(report.trained, key=lambda one: one.scout.train_losses[0])
     ours = AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered")
     module = fit(ours, max_epochs=12)
     assert module.trainer.current_epoch == ours.controller.epoch == 12  # labels are random: no time to spare
-    assert (len(module.seen[0][0]), ours.controller.lr) == (16, report.lr)
+    assert (len(module.seen[0][0]), ours.controller.lr) == (report.batch_size, report.lr)
 
 
 def test_scouts_of_a_trainer_and_its_module_in_one_call(tmp_path: Path) -> None:
@@ -888,7 +888,7 @@ def test_scouts_of_a_trainer_and_its_module_in_one_call(tmp_path: Path) -> None:
     report = scout(lightning_loop(mine, module, train_loader(), val_loader()), **grid)
     assert torch.equal(torch.rand(1), drawn)
     assert all(torch.equal(module.state_dict()[name], value) for name, value in begins.items())
-    assert [one.examples for one in report.trained] == [SIZE] * 2
+    assert [one.examples for one in report.trained] == [SIZE] * 3
     assert (mine.current_epoch, mine.global_step, mine.state.fn) == (0, 0, None)
     ours = AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered")
     mine.callbacks.append(ours)
