@@ -116,12 +116,14 @@ class BeaconFollowPolicy(SteerPolicy):
         lr = self.rate_at_another_length(best.lr, library.epochs or 0)
         task = self._known_task()
         reason = (
-            f"{configuration(best.batch_size, best.lr)} was the best of {count(len(library.beacons), 'beacon')} of "
-            f"this task, which trained {count(library.epochs or 0, 'epoch')}"
+            f"the best of {count(len(library.beacons), 'beacon')} of this task, which trained "
+            f"{count(library.epochs or 0, 'epoch')}"
         )
         if lr != best.lr:
-            wanted = "higher" if lr > best.lr else "lower"
-            reason += f"; {task.told(task.epochs)} want a {wanted} rate"
+            reason = (
+                f"{configuration(best.batch_size, best.lr)} was {reason}, and a training of {task.told(task.epochs)} "
+                f"wants a {'higher' if lr > best.lr else 'lower'} rate"
+            )
         self.begin(best.batch_size, lr, f"{configuration(best.batch_size, lr)}: {reason}")
 
     def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:

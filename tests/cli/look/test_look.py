@@ -93,7 +93,7 @@ def test_beacons_of_another_length_say_where_to_start(home, call):
     first = load_decisions(home / "longer")[0]
     assert (first.batch_size, first.lr) == (best.batch_size, best.lr)
     beacons = len(BeaconLibrary.load(home / "envs" / "tiny").beacons)
-    assert f"was the best of {beacons} beacons of this task, which trained {length} epochs" in first.reason
+    assert f"the best of {beacons} beacons of this task, which trained {length} epochs" in first.reason
     assert "'epochs' is" in said  # why there is no comparison
     code, _, _ = call("run", "--env", "tiny", "--device", "cpu", "--epochs", "6", "--resume", "longer")
     assert code == 0

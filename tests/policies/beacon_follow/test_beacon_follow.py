@@ -249,6 +249,19 @@ def test_with_a_library_it_asks_for_no_scouts(library):
         policy.take([])
 
 
+def test_beacons_of_another_length_are_begun_from_in_a_sentence():
+    library = make_library(task={"epochs": 40})
+    policy, best = without_beacons(make_task(epochs=2, learning_rates=(0.0125, 0.8))), library.best_fixed()
+    policy.begin_from(library)
+    told = policy.decide(make_observation(0)).reason
+    assert re.match(
+        rf"s{best.batch_size} at lr [0-9.]+: s{best.batch_size} at lr {best.lr:g} was the best of "
+        rf"{len(library.beacons)} beacons of this task, which trained 40 epochs, "
+        "and a training of 2 epochs wants a (higher|lower) rate",
+        told,
+    )
+
+
 def test_reset_with_a_library_forgets_that_there_was_none(library):
     policy = without_beacons()
     policy.reset(make_task(), library)

@@ -310,3 +310,15 @@ def test_a_short_scout_has_learnt_something_where_what_it_is_validated_with_says
     scouts = [Scout(32, lr, (3.19,), (validated,)) for lr, validated in ((0.1, 3.0), (0.2, 2.8), (0.05, 3.1))]
     assert ("may learn nothing" in policy.take(scouts).reason) == blind
     assert ((16, 0.2) in policy.scouts(scouts).configurations) != blind
+
+
+def test_of_two_values_for_guessing_it_is_said_which_is_which() -> None:
+    policy = SteerPolicy(SteerParameters())
+    scouts = [Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.1, 3.19), (0.2, 3.195), (0.05, 3.199))]
+    for shares, guessed in ((3.2, "guessing by the classes' shares (3.2)"), (None, "guessing (3.2)")):
+        task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), guessing=3.2, shares_loss=shares, steered=True)
+        policy.reset(task, None)
+        assert f"can be told from that of {guessed}" in policy.take(scouts).reason
+    task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), guessing=4.42, shares_loss=4.0, steered=True)
+    policy.reset(task, None)
+    assert "before anything is learnt (4.42, all classes alike)" in policy.take(scouts).reason
