@@ -52,6 +52,12 @@ from autobatch.policies.steer._search import (
     start_without_scouts,
 )
 
+WORSE = 1.02
+"""Times the validation loss of the best scout from which that of half its batch says that its rate is too high."""
+
+FAR_WORSE = 1.2
+"""Times that validation loss from which the next lower rate is no choice."""
+
 CLEARLY_BETTER = 0.995
 """Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
 
@@ -151,6 +157,27 @@ def _middle_unless(scouts: Sequence[Scout], choice: ScoutChoice, rate: float) ->
         return choice
     middle = configuration(scouts[place].batch_size, rate)
     return ScoutChoice(place, f"{middle}: the middle of the rates, as no scout is clearly better", choice.margin)
+
+
+def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: Sequence[Scout]) -> ScoutChoice | None:
+    """Return the scout one rate below the highest, where half the batch says that the highest one is too high.
+
+    With half the batch the steps at a rate are as noisy as at twice the rate. Where that helps neither the training nor
+    what is validated, a rate that looked best by the first steps of the training does so no longer later on.
+    """
+    highest, half = scouts[best], next((one for one in halves if one.ended is None), None)
+    lower = [place for place, one in enumerate(scouts) if [one.lr] == list(task.learning_rates[-2:-1])]
+    if half is None or not lower or highest.lr != task.learning_rates[-1] or task.score != "validation_loss":
+        return None
+    told, theirs, mine = half.scores[-1], scouts[lower[0]].scores[-1], highest.scores[-1]
+    if scouts[lower[0]].ended is not None or not (told > WORSE * mine > 0.0 and theirs < FAR_WORSE * mine):
+        return None
+    reason = (
+        f"{configuration(highest.batch_size, scouts[lower[0]].lr)}: {highest.lr:g} looks better by "
+        f"{'validation' if highest.by_score else 'training loss'}, but half the batch there is validated "
+        f"{percent(told / mine - 1.0)} higher, so it is too high to go on with"
+    )
+    return ScoutChoice(lower[0], reason)
 
 
 def _told_no_better(half: Scout, best: Scout, *, begun: bool) -> str:
@@ -269,8 +296,13 @@ class SteerPolicy:
         if helping:  # those at smaller sizes were made last
             choice = choose_scout(scouts[: len(at_one_size) + len(helping)])
         assert choice.scout is not None
+        length = ""
+        if begun and not helping and (lower := _below_too_high(task, choice.scout, at_one_size, smaller)):
+            choice, edge = lower, ""
+        elif best is not None:
+            length = self._lay_length(best, smaller, helping, begun=begun, blind=blind)
+        assert choice.scout is not None
         chosen = scouts[choice.scout]
-        length = "" if best is None else self._lay_length(best, smaller, helping, begun=begun, blind=blind)
         self._start, self._scouted = (chosen.batch_size, chosen.lr), len(chosen.train_losses)
         self._reason = f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)

@@ -322,3 +322,31 @@ def test_of_two_values_for_guessing_it_is_said_which_is_which() -> None:
     task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), guessing=4.42, shares_loss=4.0, steered=True)
     policy.reset(task, None)
     assert "before anything is learnt (4.42, all classes alike)" in policy.take(scouts).reason
+
+
+@pytest.mark.parametrize(
+    ("half", "lower", "changed", "start"),
+    [
+        ((0.99, 1.03), 1.1, {}, (32, 0.1)),  # trains no better, and is validated worse
+        ((0.99, 1.01), 1.1, {}, (32, 0.2)),
+        ((0.90, 1.03), 1.1, {}, (16, 0.2)),  # it helps
+        ((0.99, 1.03), 1.3, {}, (32, 0.2)),  # the lower rate is far behind
+        ((0.99, 1.03), 1.1, {"score": "validation_error"}, (32, 0.2)),
+        ((0.99, NAN), 1.1, {}, (32, 0.2)),
+        ((0.99, 1.03), 1.1, {"learning_rates": (0.05, 0.1, 0.15, 0.2)}, (32, 0.2)),  # another lies between
+    ],
+)
+def test_the_highest_rate_is_too_high_where_half_the_batch_at_it_is_validated_worse(
+    half: tuple[float, float], lower: float, changed: dict[str, object], start: tuple[int, float]
+) -> None:
+    facts = {"train_size": 2000, "epochs": 20, "learning_rates": (0.05, 0.1, 0.2), "steered": True, "guessing": 2.3}
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(**facts | changed), None)
+    scouts = [Scout(32, 0.1, (1.05,), (lower,)), Scout(32, 0.2, (1.0,), (1.0,)), Scout(16, 0.2, half[:1], half[1:])]
+    choice = policy.take(scouts)
+    assert policy.start == start
+    told = (
+        "s32 at lr 0.1: 0.2 looks better by training loss, but half the batch there is validated 3 % higher, so it is"
+    )
+    assert (told in choice.reason) == (start == (32, 0.1))
+    assert (policy.planned_epochs == 20) == (start[0] == 16)
