@@ -97,6 +97,7 @@ def test_scripts_behind_the_numbers_are_where_they_are_said_to_be() -> None:
     assert [(page, script) for page, script in sorted(named) if not (ROOT / script).is_file()] == []
     listed = re.findall(r"\]\(([\w/]+\.py)\)", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
     helpers = {
+        "__init__.py",
         "pages.py",
         "evidence/results_page.py",
         "steering/brought_tasks.py",

@@ -1,8 +1,10 @@
 """The Gram matrix of per-sample gradients: what it costs with this package, and with others.
 
-    python benchmarks/fisher/peers.py                     # everything that the results do not hold yet
-    python benchmarks/fisher/peers.py --cases mlp gpt --batch-sizes 32 --methods ours backpack --again
-    python benchmarks/fisher/peers.py --table             # print the stored results
+    python -m benchmarks.fisher.peers                     # everything that the results do not hold yet
+    python -m benchmarks.fisher.peers --cases mlp gpt --batch-sizes 32 --methods ours backpack --again
+    python -m benchmarks.fisher.peers --table             # print the stored results
+
+It is run as a module, since Opacus brings a package ``benchmarks`` of its own.
 
 The other libraries are those of ``pip install autobatch[bench]``; one that is not installed is left out.
 
@@ -265,7 +267,7 @@ def delegate(**task: Any) -> dict[str, Any]:
     environment = os.environ | {"OMP_NUM_THREADS": str(task["threads"])}
     if task["kind"] == "trial":
         environment |= MALLOC
-    command = [sys.executable, __file__, "--worker", json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.fisher.peers", "--worker", json.dumps(task)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
