@@ -133,7 +133,7 @@ def load_run_config(out: Path) -> RunConfig:
     path = out / CONFIG
     if not path.is_file():
         begun = out.is_dir() and not any(out.iterdir())
-        what = "is empty: what was begun there ended before its first step, so begin it again without --resume"
+        what = "holds no run (it is empty: what was begun there ended before its first step); begin it without --resume"
         raise CheckpointError(f"{out}: {what if begun else f'holds no run ({CONFIG} is missing)'}")
     if is_loop(out):
         raise CheckpointError(

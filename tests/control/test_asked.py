@@ -99,7 +99,7 @@ def test_where_nothing_is_measured_nothing_is_asked_for() -> None:
 def test_what_is_asked_for_comes_whatever_the_budget_and_later_periods_pay_for_it() -> None:
     dear = Loop(MeasureWithinBudget(0.02, costs(0.01))).train()  # the whole budget is less than one sample
     assert dear.samples[:2] == [1, WANTED]
-    assert sum(dear.samples[2:]) == 0
+    assert set(dear.samples[2:]) <= {0, 4}  # nothing but what the policy asks for
     cheap = Loop(MeasureWithinBudget(0.1, costs(0.01))).train()
     plan = MeasureWithinBudget(0.1, costs(0.01), floor=1)
     assert cheap.samples[1] == WANTED
