@@ -678,7 +678,7 @@ def test_where_scouts_have_hardly_begun_half_the_batch_is_tried(tmp_path: Path) 
     found = scout(partial(resumable, off=0.0), out=tmp_path, **grid)
     assert [one.scout.batch_size for one in found.trained] == [16, 16, 16, 8]
     assert (found.batch_size, found.lr) == (16, 2.0)  # half the batch at the highest rate is no better
-    assert "more steps help: the training keeps its whole length" in found.reason
+    assert "but half the batch was tried, and is no better" in found.reason
     again = scout(partial(resumable, off=0.0), out=tmp_path, **grid)
     assert (str(again), again.guessing) == (str(found), found.guessing)
     policy = SteerPolicy(SteerParameters(patience=0))  # so little data are soon learnt by heart
