@@ -101,7 +101,7 @@ def test_what_is_asked_for_comes_whatever_the_budget_and_later_periods_pay_for_i
     assert dear.samples[:2] == [1, WANTED]
     assert set(dear.samples[2:]) <= {0, 4}  # nothing but what the policy asks for
     cheap = Loop(MeasureWithinBudget(0.1, costs(0.01))).train()
-    plan = MeasureWithinBudget(0.1, costs(0.01), floor=1)
+    MeasureWithinBudget(0.1, costs(0.01), floor=1)
     assert cheap.samples[1] == WANTED
     assert set(cheap.samples[2:]) <= {0, 1, 2, 4}
 
