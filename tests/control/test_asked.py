@@ -18,7 +18,7 @@ from autobatch.control import (
 )
 from autobatch.control.measuring._period import BY_SAMPLE
 from autobatch.policies import SteerParameters, SteerPolicy
-from autobatch.policies.steer._noise import WANTED
+from autobatch.policies.steer._noise import FOLLOWED, WANTED
 
 EXAMPLES, EPOCHS = 320, 12
 """Steered trainings of 8 of 12 epochs, whose rate falls from the third on; with batches of 32 an epoch has 10 steps."""
@@ -31,11 +31,14 @@ def close_to_a_line(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Loop:
-    """A line that is fitted with batches of 32 at first: all gradients point one way."""
+    """A line that is fitted with batches of 32 at first: all gradients point one way, unless noise hides them."""
 
-    def __init__(self, plan: MeasuringPlan, model: nn.Module | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, plan: MeasuringPlan, model: nn.Module | None = None, *, noise: float = 0.0, **arguments: Any
+    ) -> None:
         torch.manual_seed(0)
         self.x, self.y = close_to_a_line()
+        self.y = self.y + noise * torch.randn(self.y.shape, generator=torch.Generator().manual_seed(1))
         self.model = model or nn.Linear(4, 1)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
         self.policy = SteerPolicy(SteerParameters())
@@ -79,7 +82,7 @@ def costs(measuring: float) -> CostTable:
 def test_a_batch_larger_than_the_noise_scale_gets_smaller_before_the_rate_falls() -> None:
     loop = Loop(MeasureAtInterval(50)).train()
     assert loop.sizes == [32, 32] + [8] * (EPOCHS - 2)
-    assert loop.samples[:3] == [1, WANTED, 4]
+    assert loop.samples == [1, WANTED] + [FOLLOWED] * (EPOCHS - 2)
 
 
 def test_a_plan_that_measures_more_goes_on_doing_so() -> None:
@@ -97,13 +100,20 @@ def test_where_nothing_is_measured_nothing_is_asked_for() -> None:
 
 
 def test_what_is_asked_for_comes_whatever_the_budget_and_later_periods_pay_for_it() -> None:
-    dear = Loop(MeasureWithinBudget(0.02, costs(0.01))).train()  # the whole budget is less than one sample
+    dear = Loop(MeasureWithinBudget(0.02, costs(0.01)), noise=100.0).train()  # the budget is less than one sample
+    assert set(dear.sizes[:4]) == {32}  # noise hides the gradients, and nothing more is asked for
     assert dear.samples[:2] == [1, WANTED]
-    assert set(dear.samples[2:]) <= {0, 4}  # nothing but what the policy asks for
-    cheap = Loop(MeasureWithinBudget(0.1, costs(0.01))).train()
-    MeasureWithinBudget(0.1, costs(0.01), floor=1)
+    assert sum(dear.samples[2:]) == 0
+    cheap = Loop(MeasureWithinBudget(0.1, costs(0.01)), noise=100.0, batch_sizes=(8, 16)).train()
+    plan = MeasureWithinBudget(0.1, costs(0.01), floor=1)
     assert cheap.samples[1] == WANTED
-    assert set(cheap.samples[2:]) <= {0, 1, 2, 4}
+    assert sum(cheap.samples) * 0.01 <= plan.budget * 0.01 * sum(EXAMPLES / size for size in cheap.sizes)
+
+
+def test_while_batches_are_small_four_steps_a_period_come_whatever_the_budget_and_no_more() -> None:
+    loop = Loop(MeasureWithinBudget(0.02, costs(0.01))).train()
+    assert loop.sizes[2:] == [8] * (EPOCHS - 2)
+    assert loop.samples == [1, WANTED] + [FOLLOWED] * (EPOCHS - 2)
 
 
 def test_a_clock_does_not_decide_which_steps_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -489,8 +489,8 @@ class SteerPolicy:
             return "which lets the loss settle", ""
         periods = self._known_task().periods
         back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // periods}"
-        why = f"sooner than planned, as validation has got worse since epoch {self._hastened[1] // periods}"
-        return why, f"; it overfits or diverges{back}"
+        since = self._hastened[1] // periods
+        return f"sooner than planned, as validation has got worse since epoch {since}{back}", "; it overfits or diverges"
 
     def fork(self, observation: Observation) -> Fork | None:
         """Return a larger batch to try for the coming epoch beside the one in force, where that is worth it.
