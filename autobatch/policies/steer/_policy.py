@@ -166,18 +166,21 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
     what is validated, a rate that looked best by the first steps of the training does so no longer later on.
     """
     highest, half = scouts[best], next((one for one in halves if one.ended is None), None)
-    lower = [place for place, one in enumerate(scouts) if [one.lr] == list(task.learning_rates[-2:-1])]
-    if half is None or not lower or highest.lr != task.learning_rates[-1] or task.score != "validation_loss":
+    if half is None or highest.lr != task.learning_rates[-1] or task.score != "validation_loss":
         return None
-    told, theirs, mine = half.scores[-1], scouts[lower[0]].scores[-1], highest.scores[-1]
-    if scouts[lower[0]].ended is not None or not (told > WORSE * mine > 0.0 and theirs < FAR_WORSE * mine):
+    below = task.learning_rates[-2]
+    lower = next((place for place, one in enumerate(scouts) if one.lr == below and one.ended is None), None)
+    if lower is None:
+        return None
+    told, theirs, mine = half.scores[-1], scouts[lower].scores[-1], highest.scores[-1]
+    if not (told > WORSE * mine > 0.0 and theirs < FAR_WORSE * mine):
         return None
     reason = (
-        f"{configuration(highest.batch_size, scouts[lower[0]].lr)}: {highest.lr:g} looks better by "
+        f"{configuration(highest.batch_size, below)}: {highest.lr:g} looks better by "
         f"{'validation' if highest.by_score else 'training loss'}, but half the batch there is validated "
         f"{percent(told / mine - 1.0)} higher, so it is too high to go on with"
     )
-    return ScoutChoice(lower[0], reason)
+    return ScoutChoice(lower, reason)
 
 
 def _told_no_better(half: Scout, best: Scout, *, begun: bool) -> str:
@@ -490,7 +493,10 @@ class SteerPolicy:
         periods = self._known_task().periods
         back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // periods}"
         since = self._hastened[1] // periods
-        return f"sooner than planned, as validation has got worse since epoch {since}{back}", "; it overfits or diverges"
+        return (
+            f"sooner than planned, as validation has got worse since epoch {since}{back}",
+            "; it overfits or diverges",
+        )
 
     def fork(self, observation: Observation) -> Fork | None:
         """Return a larger batch to try for the coming epoch beside the one in force, where that is worth it.
