@@ -168,7 +168,7 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
     highest, half = scouts[best], next((one for one in halves if one.ended is None), None)
     if half is None or highest.lr != task.learning_rates[-1] or task.score != "validation_loss":
         return None
-    below = task.learning_rates[-2]
+    below = max((rate for rate in task.learning_rates if rate < highest.lr), default=None)
     lower = next((place for place, one in enumerate(scouts) if one.lr == below and one.ended is None), None)
     if lower is None:
         return None
