@@ -56,8 +56,9 @@ def plan_scouts(
     All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
     taken more steps. The middle rate comes first, then a higher one, then one further up where that was better and one
     further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
-    (``docs/concepts/steer.md``). Two scouts alone lie at a quarter and at three quarters of what is allowed, of three
-    even rates at both ends.
+    (``docs/concepts/steer.md``). Where the higher one came to no end, a rate that was left out below it is next: the
+    valley's floor is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters
+    of what is allowed, of three even rates at both ends.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
     scout trains with half the batch, where the losers still cost no more than a third of the training.
@@ -300,11 +301,23 @@ def _why_none(task: TaskInfo, number: int) -> str:
 def _next(rates: Sequence[float], most: int, done: Sequence[Scout]) -> float | None:
     """Return the rate to try next; None where the valley lies between those that have been tried."""
     stops = _stops(rates, most)
-    tried = {stops.index(scout.lr): final_loss(scout) for scout in done}
+    tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None
     place = _towards(tried, len(stops), stops.index(_nearest(rates, 0.5)))
-    return None if place is None else stops[place]
+    if place is None:
+        return None
+    skipped = _skipped(rates, done) if stops[place] < min((scout.lr for scout in done), default=0.0) else []
+    return skipped[(len(skipped) - 1) // 2] if skipped else stops[place]
+
+
+def _skipped(rates: Sequence[float], done: Sequence[Scout]) -> list[float]:
+    """Return the rates between the best scout's and the next higher one that was tried, where that came to no end."""
+    best = best_of(done)
+    above = min((scout for scout in done if best and scout.lr > best.lr), key=lambda scout: scout.lr, default=None)
+    if best is None or above is None or above.ended is None:
+        return []
+    return [rate for rate in rates if best.lr < rate < above.lr]
 
 
 def _towards(tried: Mapping[int, float], number: int, middle: int) -> int | None:

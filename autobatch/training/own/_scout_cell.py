@@ -173,6 +173,11 @@ class ScoutCell(LoopCell):
         self._check(self.facts)
         self._optimizer = optimizer
 
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether its losses were on another device than a CPU."""
+        return self._loss.device.type != "cpu"
+
     def hear(self, loss: Tensor, examples: int) -> None:
         """Note the loss of a batch, or of a part of one, and how many examples it is of."""
         measuring: Measuring = self._arguments["measuring"]

@@ -186,7 +186,7 @@ class _Scouting:
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
-        self._earlier = False
+        self._earlier = self._on_accelerator = False
         self._code = code_fingerprint(train)
 
     def carry_out(self) -> ScoutReport:
@@ -284,7 +284,8 @@ class _Scouting:
         """Train a scout, and keep it unless its loop has failed."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise ConfigError("scout() trains in one process; call it before torch.distributed is initialised")
-        gc.collect()  # a controller and its hooks refer to one another: the last scout's memory waits for this
+        if self._on_accelerator:
+            gc.collect()  # a controller and its hooks refer to one another: the last scout's memory waits for this
         others = [kept.scout("validation_loss") for kept in self._kept]
         cell = ScoutCell(
             place, plan=self._plan_of, check=self._check, others=others, arguments=self._arguments, code=self._code
@@ -302,6 +303,8 @@ class _Scouting:
             if isinstance(error, ConfigError) and cell.task is None:  # so would every scout, and the training
                 raise
             failure = str(error)
+        finally:
+            self._on_accelerator = cell.on_accelerator
         name = configuration(*cell.configuration) if cell.task is not None else f"scout {place + 1}"
         if failure is not None:
             _LOGGER.warning("scout %s: %s", name, failure)

@@ -151,6 +151,15 @@ def test_steps_are_a_share_of_the_whole_list() -> None:
     assert [lr for _, lr in made(task, 3, valley(0.001))] == [0.05, 0.4, 0.0125]
 
 
+def test_below_a_rate_that_diverges_comes_one_that_was_left_out() -> None:
+    """The valley's floor may lie next to where training breaks down: 0.03 was the best rate of a tester's task."""
+    task = make_task(epochs=40, learning_rates=(0.003, 0.01, 0.03, 0.1))
+    assert [lr for _, lr in made(task, 3, lambda lr: NAN if lr > 0.05 else 0.1 / lr)] == [0.01, 0.1, 0.03]
+    assert [lr for _, lr in made(task, 3, valley(0.003))] == [0.01, 0.1, 0.003]
+    long = make_task(epochs=40, learning_rates=tuple(0.00625 * 2**step for step in range(8)))
+    assert [lr for _, lr in made(long, 3, lambda lr: NAN if lr > 0.2 else 0.1 / lr)] == [0.05, 0.4, 0.1]
+
+
 def test_a_scout_that_came_to_nothing_says_nothing_of_its_rate() -> None:
     """By hand: the middle fails, so the next one up is tried; it does worse than the next one below."""
     task = make_task(epochs=40, learning_rates=(0.01, 0.1, 0.5))
