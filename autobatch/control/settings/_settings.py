@@ -107,7 +107,10 @@ class Settings:
             if ruled.learning_rates is None:
                 ruled = replace(ruled, learning_rates=scouts.learning_rates)
         if batch_sizes is None:
-            raise ConfigError("batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128)")
+            raise ConfigError(
+                "batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128), or scouts=, the "
+                "report of autobatch.scout"
+            )
         named = load_policy_spec(policy) if isinstance(policy, str) else None
         made = policy if named is None else make_policy(named)
         if not isinstance(made, Policy) or isinstance(made, type):

@@ -303,7 +303,8 @@ class SteerPolicy:
         if begun and not helping and (lower := _below_too_high(task, choice.scout, at_one_size, smaller)):
             choice, edge = lower, ""
         elif best is not None:
-            length = self._lay_length(best, smaller, helping, begun=begun, blind=blind)
+            told = rivals[choice.scout] if blind else best
+            length = self._lay_length(told, smaller, helping, begun=begun, blind=blind)
         assert choice.scout is not None
         chosen = scouts[choice.scout]
         self._start, self._scouted = (chosen.batch_size, chosen.lr), len(chosen.train_losses)
@@ -344,10 +345,11 @@ class SteerPolicy:
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             by = "" if task.shares_loss is None else " by the classes' shares"
-            near = (
-                f"; no scout's loss can be told from that of guessing{by} ({guessed}), so it may learn nothing (give "
-                "other rates to choose from)"
-            )
+            near = f"; no scout's training loss can be told from that of guessing{by} ({guessed})"
+            if task.score != "validation_loss" or learnt_nothing(task, best, self.parameters.hardly_begun):
+                near += ", so it may learn nothing (give other rates to choose from)"
+            else:
+                near += ", so what is validated decides"
         else:
             near = f"; its loss is {near}"
         if not task.steered:

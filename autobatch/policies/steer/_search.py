@@ -56,8 +56,8 @@ def plan_scouts(
     All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
     taken more steps. The middle rate comes first, then a higher one, then one further up where that was better and one
     further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
-    (``docs/concepts/steer.md``). Where the higher one came to no end, a rate that was left out below it is next: the
-    valley's floor is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters
+    (``docs/concepts/steer.md``). Where the higher one was worse and has left out a single rate, or came to no end,
+    one that was left out is next: the valley's floor is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters
     of what is allowed, of three even rates at both ends.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
@@ -312,12 +312,13 @@ def _next(rates: Sequence[float], most: int, done: Sequence[Scout]) -> float | N
 
 
 def _skipped(rates: Sequence[float], done: Sequence[Scout]) -> list[float]:
-    """Return the rates between the best scout's and the next higher one that was tried, where that came to no end."""
+    """Return the rates between the best scout's and the next higher one, which came to no end or left out but one."""
     best = best_of(done)
     above = min((scout for scout in done if best and scout.lr > best.lr), key=lambda scout: scout.lr, default=None)
-    if best is None or above is None or above.ended is None:
+    if best is None or above is None:
         return []
-    return [rate for rate in rates if best.lr < rate < above.lr]
+    between = [rate for rate in rates if best.lr < rate < above.lr]
+    return between if len(between) == 1 or above.ended is not None else []
 
 
 def _towards(tried: Mapping[int, float], number: int, middle: int) -> int | None:

@@ -307,7 +307,7 @@ class _Scouting:
             self._on_accelerator = cell.on_accelerator
         name = configuration(*cell.configuration) if cell.task is not None else f"scout {place + 1}"
         if failure is not None:
-            _LOGGER.warning("scout %s: %s", name, failure)
+            _LOGGER.warning("%s: %s", f"scout {name}" if cell.task is not None else name, failure)
             if not cell.over:
                 self._failed[name] = failure
                 self._failed_seconds += cell.seconds

@@ -250,13 +250,18 @@ def steered(*losses: float, scores: tuple[float, ...] = (), smaller: float | Non
     return policy
 
 
-def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it_is_said() -> None:
-    policy = steered(2.298, 2.3, scores=(2.303, 2.26))
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [(2.285, "so it may learn nothing (give other rates to choose from)"), (2.26, "so what is validated decides")],
+)
+def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it_is_said(
+    score: float, told: str
+) -> None:
+    policy = steered(2.298, 2.3, scores=(2.303, score))
     assert policy.start == (32, 0.1)
     reason = policy.decide(make_observation(0, 40)).reason
-    assert "the best of 2 scouts after 1 epoch by validation, training loss 2.3 and validation 2.26" in reason
-    assert "no scout's loss can be told from that of guessing (2.3)" in reason
-    assert "may learn nothing (give other rates" in reason
+    assert f"the best of 2 scouts after 1 epoch by validation, training loss 2.3 and validation {score:.3g}" in reason
+    assert f"no scout's training loss can be told from that of guessing (2.3), {told}" in reason
     assert policy.scouts([Scout(32, 0.05, (2.299,), (1.0,)), Scout(32, 0.1, (2.3,), (1.0,))]).more == 0
 
 
