@@ -56,9 +56,9 @@ def plan_scouts(
     All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
     taken more steps. The middle rate comes first, then a higher one, then one further up where that was better and one
     further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
-    (``docs/concepts/steer.md``). Where the higher one was worse and has left out a single rate, or came to no end,
-    one that was left out is next: the valley's floor is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters
-    of what is allowed, of three even rates at both ends.
+    (``docs/concepts/steer.md``). Where the higher one was worse and has left out a single rate, or came to no end, one
+    that was left out is next: the valley's floor is often next to where training breaks down. Two scouts alone lie at a
+    quarter and at three quarters of what is allowed, of three even rates at both ends.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
     scout trains with half the batch, where the losers still cost no more than a third of the training.
