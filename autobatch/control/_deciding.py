@@ -209,6 +209,7 @@ class Decisions:
         previous = self._before(example)
         steered = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None
         falls = steered and (factor != 1.0 or (previous is not None and previous.falls))
+        changed = previous is None or (batch_size, lr) != (previous.batch_size, previous.lr)
         planned: int | None = getattr(self._policy, "planned_epochs", None)
         record = DecisionRecord(
             epoch=epoch,
@@ -218,7 +219,7 @@ class Decisions:
             batch_size=batch_size,
             lr=lr,
             lr_effective=lr * factor,
-            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
+            changed=changed,
             reason=reason,
             limit="; ".join(limits) or None,
             c_bar=observation.c_bar,
@@ -233,7 +234,9 @@ class Decisions:
             ranks=self._ranks.size,
             stop=stop,
             falls=falls,
-            fall_begins=falls and previous is not None and not previous.falls,
+            fall_begins=falls
+            and previous is not None
+            and (not previous.falls or (not changed and lr * factor > previous.lr_effective)),
             planned=planned,
             end_moved=previous is not None and previous.planned not in {None, planned},
         )

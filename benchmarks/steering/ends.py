@@ -7,12 +7,13 @@
 and to the whole of the length, two seeds each, one thread, and appends one line a run to
 ``benchmarks/results/steer_ends.jsonl``. ``page`` sets what the validation losses until half of the length promise
 beside what the whole length gave over 0.7 of it, there and on the recorded tasks of ``lengths.py``, whose curves
-``overfit.py`` has, and writes the table of ``docs/steer.md``.
+``overfit.py`` has, writes the table of ``docs/steer.md``, and prints what comes of it where losses rose at the end.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -22,7 +23,9 @@ from scipy import stats
 from torch import Tensor
 
 from autobatch.control.run._files import read_lines
-from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
+from autobatch.policies._protocol import NOTHING_SEEN
+from autobatch.policies.steer._ends import LOOK, RISEN, elasticity, lower_by
+from autobatch.policies.steer._overfit import Validated
 from autobatch.policies.steer._plan import Plan, grown
 from autobatch.policies.steer._policy import SteerParameters
 from benchmarks import pages
@@ -113,6 +116,27 @@ def small() -> list[Pair]:
     return pairs
 
 
+def risen() -> tuple[int, list[tuple[float, float]]]:
+    """Return how many small trainings promise anything, and of those whose losses rose at the end what came of it.
+
+    Returns:
+        Their number, and logarithms of what is promised and of what came in test loss.
+    """
+    found, told, pairs = recorded(), 0, []
+    for name, seed in dict.fromkeys((name, seed) for name, _, seed in found):
+        shorter, whole = (found[name, length, seed] for length in (USUAL, 1.0))
+        losses = shorter["validation_losses"]
+        promise, validated = promised(losses, loops.EVERY[name].epochs), Validated("validation_loss")
+        if promise is None:
+            continue
+        told += 1
+        for epoch, loss in enumerate(losses, start=1):
+            validated.take(replace(NOTHING_SEEN, epoch=epoch, validation_loss=loss))
+        if validated.risen > RISEN:
+            pairs.append((promise, loops.logarithm(whole, "test_loss") - loops.logarithm(shorter, "test_loss")))
+    return told, pairs
+
+
 def larger() -> list[Pair]:
     """Return the pairs of the recorded tasks, which the law was not chosen on."""
     ends = lengths.recorded()
@@ -149,6 +173,9 @@ def page() -> None:
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/ends.py page", "\n".join(lines))
     for name, *figures in sorted([*small(), *larger()], key=lambda pair: pair[1]):
         print(name, *(f"{figure:+.3f}" for figure in figures))
+    number, pairs = risen()
+    promises, came = (pages.relative(fmean(column)) for column in zip(*pairs, strict=True))
+    print(f"risen at the end: {len(pairs)} of {number} trainings, promised {promises}, came {came} in test loss")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ what is there is not trained again. ``page`` prints the table of ``docs/steer.md
 recorded beacon that ended within a quarter of the best of its library, and says how many would have been ended although
 their validation loss fell by more than 3 % below the lowest until then. Their rate is constant for half the training,
 where figures scatter most. The same for `steer` itself on the shipped tasks: ``curves`` trains it with ``patience: 0``
-and keeps its validation figures in ``benchmarks/results/steer_curves.jsonl``.
+and keeps its validation figures in ``benchmarks/results/steer_curves.jsonl``; of these it says, too, how many would
+have begun their last epoch with other weights.
 """
 
 import tempfile
@@ -24,7 +25,8 @@ import numpy as np
 from autobatch import BeaconLibrary, LibraryError
 from autobatch.control.run._files import read_lines
 from autobatch.policies import Observation, load_policy_spec
-from autobatch.policies.steer._overfit import WINDOW, Validated
+from autobatch.policies.steer._overfit import TELLING, TELLING_FALLING, TELLING_LAST, WINDOW, Validated
+from autobatch.policies.steer._plan import Plan
 from autobatch.policies.steer._policy import SteerParameters
 from autobatch.training import RunConfig, TaskSpec, load_epochs, load_task, run
 from benchmarks import pages
@@ -38,6 +40,8 @@ CURVE_SEEDS = (800, 801, 500)
 SEEDS = range(5)
 NEAR = 1.25
 LOST = 0.97
+BEACONS_FALL = 0.5
+"""Share of a beacon's training after which its rate is first reduced."""
 FIGURES = {
     "epochs": (1, 1),
     "validation_loss": (1, 3),
@@ -138,18 +142,27 @@ def good_beacons() -> Iterator[tuple[BeaconLibrary, dict[str, np.ndarray]]]:
                     yield library, beacon.rows
 
 
-def ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> int | None:
+def ended_after(figures: Mapping[str, Sequence[float]], epochs: int, falls_from: float) -> int | None:
     """Return the epoch after which the rule hastens the end of a training; None where it never does."""
     validated, patience = Validated("validation_loss"), max(WINDOW, round(SteerParameters().patience * epochs))
     for epoch in range(1, len(figures["validation_loss"])):
         seen = {name: float(figures[name][epoch - 1]) for name in ("validation_loss", "validation_error")}
         validated.take(_observation(epoch, seen))
-        if validated.worse_since(patience) is not None:
+        if validated.worse_since(patience, TELLING_FALLING if epoch - WINDOW >= falls_from else TELLING) is not None:
             return epoch
     return None
 
 
-def plainly_ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> int | None:
+def goes_back_at_last(figures: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether a training would begin its last epoch with other weights."""
+    validated = Validated("validation_loss")
+    for epoch in range(1, len(figures["validation_loss"])):
+        seen = {name: float(figures[name][epoch - 1]) for name in ("validation_loss", "validation_error")}
+        validated.take(_observation(epoch, seen))
+    return validated.worse_since(0, TELLING_LAST) is not None
+
+
+def plainly_ended_after(figures: Mapping[str, Sequence[float]], epochs: int, _: float) -> int | None:
     """Return the epoch after which plain early stopping ends a training: no lower loss for as long."""
     losses, patience = list(figures["validation_loss"]), max(WINDOW, round(SteerParameters().patience * epochs))
     for epoch in range(1, len(losses)):
@@ -160,16 +173,23 @@ def plainly_ended_after(figures: Mapping[str, Sequence[float]], epochs: int) -> 
 
 def alarms() -> None:
     """Print how many good beacons the rule would have ended by mistake, and how many runs of `steer` at all."""
-    beacons, runs = list(good_beacons()), read_lines(CURVES)
+    beacons, runs, own = list(good_beacons()), read_lines(CURVES), SteerParameters()
     for name, rule in (("the rule", ended_after), ("plain early stopping", plainly_ended_after)):
-        ends = [(rule(rows, library.epochs or 1), rows["validation_loss"]) for library, rows in beacons]
+        ends = [
+            (rule(rows, library.epochs or 1, BEACONS_FALL * (library.epochs or 1)), rows["validation_loss"])
+            for library, rows in beacons
+        ]
         ended = [(after, losses) for after, losses in ends if after is not None]
         mistaken = sum(bool(losses[-1] < LOST * min(losses[:after])) for after, losses in ended)
-        hastened = sum(rule(row, row["epochs"]) is not None for row in runs)
+        plans = [Plan.of(row["epochs"], len(row["validation_loss"]) / row["epochs"], own.decay) for row in runs]
+        hastened = sum(
+            rule(row, row["epochs"], plan.decay_from) is not None for row, plan in zip(runs, plans, strict=True)
+        )
         print(f"{name}: of {len(beacons)} beacons {len(ended)} end sooner, {mistaken} of them by mistake")
         print(
             f"{name}: of {len(runs)} runs of steer on {len({row['task'] for row in runs})} tasks {hastened} end sooner"
         )
+    print(f"the rule: {sum(map(goes_back_at_last, runs))} of these begin their last epoch with other weights")
 
 
 def train_curves(data_dir: Path | None) -> None:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autobatch import CheckpointError, ConfigError
 from autobatch.control import AutoBatchController, BatchPlan, NeverMeasure, Rates
+from autobatch.policies import SteerParameters, SteerPolicy
 
 EXAMPLES, EPOCHS = 24, 30
 FALLS, RISES = (1.0, 0.8, 0.7, 0.6, 0.5, 0.51), (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8)
@@ -116,6 +117,29 @@ def test_the_last_epoch_begins_with_the_best_weights(optimize: Any, caplog: pyte
     assert all(same(began[epoch], loop.ends[epoch]) for epoch in range(1, last))
     assert caplog.text.count(f"goes on from its weights after epoch {BEST}") == 1  # the decision is told once
     assert f"the last one from the weights after epoch {BEST}" in str(loop.controller.stopped_because)
+
+
+def rising_late(end: int) -> list[float]:
+    """Return losses that fall until six epochs before the end, and rise within their scatter from then on."""
+    return [1.0 + 0.02 * abs(end - 6 - epoch) + 0.03 * (-1) ** epoch for epoch in range(1, EPOCHS + 1)]
+
+
+@pytest.mark.parametrize(("length", "end"), [(0.7, 21), (1.0, 30)])
+def test_the_planned_last_epoch_begins_with_better_weights(length: float, end: int) -> None:
+    policy = SteerPolicy(SteerParameters(length=length))
+    loop = Loop(policy=policy, losses=rising_late(end))
+    for epoch in loop.controller.each_epoch():
+        began = loop.everything()
+        loop.train(epochs=epoch + 1)
+    (back,) = [epoch for epoch in range(1, end) if same(began, loop.ends[epoch])]
+    assert abs(back - (end - 6)) <= 1
+    assert loop.controller.epoch == end
+    told = loop.controller.stopped_because
+    assert told is None if length == 1.0 else f"the last one from the weights after epoch {back}" in str(told)
+    for cut in (end - 3, end - 2, end - 1):
+        once = Loop(policy=SteerPolicy(policy.parameters), losses=rising_late(end)).train(epochs=cut)
+        again = Loop(policy=SteerPolicy(policy.parameters), losses=rising_late(end)).load(once.save()).train()
+        assert same(again.everything(), loop.everything())
 
 
 def test_a_cut_at_any_epoch_changes_nothing() -> None:

@@ -515,7 +515,8 @@ def test_resumed_anywhere_ends_bit_for_bit(tmp_path: Path, options: dict[str, An
         assert timeless(trainer.state.log_history) == timeless(whole.state.log_history)
 
 
-def test_goes_back_to_its_best_weights_also_from_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [5, 4])
+def test_goes_back_to_its_best_weights_also_from_a_checkpoint(tmp_path: Path, epochs: int) -> None:
     class Begins(TrainerCallback):
         def __init__(self) -> None:
             self.weights: dict[int, list[Tensor]] = {}
@@ -524,7 +525,7 @@ def test_goes_back_to_its_best_weights_also_from_a_checkpoint(tmp_path: Path) ->
             self.weights[round(state.epoch)] = weights(whole)
 
     def run(**saving: Any) -> Any:
-        trainer = trainer_of(tmp_path, **{**OPTIONS, "warmup_steps": 0, "num_train_epochs": 5, **saving})
+        trainer = trainer_of(tmp_path, **{**OPTIONS, "warmup_steps": 0, "num_train_epochs": epochs, **saving})
         steered(trainer, policy=Returns([8]))
         return trainer
 
@@ -533,7 +534,7 @@ def test_goes_back_to_its_best_weights_also_from_a_checkpoint(tmp_path: Path) ->
     whole.train()
     assert same(begins.weights[3], begins.weights[1])
     assert not same(begins.weights[2], begins.weights[1])
-    each = whole.state.global_step // 5
+    each = whole.state.global_step // epochs
     for step in (each + 1, 2 * each, 2 * each + 1, 3 * each):
         resumed = run(save_strategy="no")
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))

@@ -62,8 +62,34 @@ def test_a_training_goes_back_to_its_best_weights(
     assert read_run(tmp_path / "run").planned_epochs == summary.epochs
 
 
-def test_a_kill_at_any_write_changes_nothing(overfitting: RunConfig, tmp_path: Path) -> None:
+def patient(config: RunConfig, **parameters: float) -> RunConfig:
+    """Return the run where nothing but its last epoch goes back."""
+    own = {**config.policy.parameters, "patience": 1.0, **parameters}
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"parameters": own})})
+
+
+@pytest.mark.parametrize(("length", "epochs"), [(0.7, 28), (1.0, 40)])
+def test_the_planned_last_epoch_goes_back_too(
+    overfitting: RunConfig, tmp_path: Path, length: float, epochs: int
+) -> None:
+    summary = run(patient(overfitting, length=length), tmp_path / "run")
+    rows, decisions = load_epochs(tmp_path / "run"), load_decisions(tmp_path / "run")
+    losses, last = [row.validation_loss for row in rows], next(one for one in decisions if one.epoch == epochs - 1)
+    assert summary.epochs == len(rows) == epochs
+    back = int(last.reason.split("goes on from its weights after epoch ")[1].split(":")[0])
+    assert back == int(np.convolve(losses[:-1], np.ones(3) / 3, "valid").argmin()) + 2
+    assert losses[-1] < 0.9 * losses[-2]
+    assert last.lr_effective > rows[-2].lr_effective
+    assert (last.turn, last.end_moved, last.planned) == (True, False, epochs)
+    assert (f"the last one from the weights after epoch {back}" in str(summary.ended_early)) == (length < 1.0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_kill_at_any_write_changes_nothing(overfitting: RunConfig, tmp_path: Path, late: bool) -> None:
+    if late:
+        overfitting = patient(overfitting, length=0.35)
     run(overfitting, tmp_path / "whole")
+    assert any("from its weights after epoch" in one.reason for one in load_decisions(tmp_path / "whole"))
     kills = 0
     for count in range(7, 46, 6):
         with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,10 @@ LOOK = 0.5
 KEPT = 0.4
 """Share of the fall within a training that is left between trainings of different lengths."""
 
+RISEN = 0.005
+"""Share by which what is validated may have risen above its lowest, at the end, where a longer training is still
+expected to end lower."""
+
 FEWEST = 3
 """Figures that the slope is taken from, at least."""
 

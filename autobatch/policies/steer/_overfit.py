@@ -11,7 +11,14 @@ WINDOW = 3
 """Periods over which a figure is averaged."""
 
 TELLING = 5.0
-"""Standard errors that a mean has to lie above the best one: at a constant rate figures scatter by 10 to 60 %."""
+"""Standard errors that a mean has to lie above the best one: at a constant rate figures scatter by 10 to 60 %, and get
+better once the rate falls."""
+
+TELLING_FALLING = 3.0
+"""As many once the rate has fallen for ``WINDOW`` epochs, and nothing but the scatter gets better any more."""
+
+TELLING_LAST = 1.0
+"""As many before the last epoch, which costs the same from wherever it begins."""
 
 BETTER = 0.95
 """Share of what it was below which another figure counts as better, where that is beyond its scatter too."""
@@ -37,21 +44,22 @@ def lowest_period(figures: Mapping[int, float]) -> int | None:
     return periods[min(range(len(means)), key=means.__getitem__) + WINDOW - 1]
 
 
-def best_period(figures: Mapping[int, float]) -> int | None:
+def best_period(figures: Mapping[int, float], telling: float = TELLING) -> int | None:
     """Return the period since which a figure has got worse.
 
     Args:
         figures: a figure by finished decision periods, lower is better.
+        telling: standard errors that it must have got worse by.
 
     Returns:
-        ``lowest_period``, where the mean of the last ``WINDOW`` periods is higher by ``TELLING`` standard errors; None
-        where it is not, and where a figure is not known.
+        ``lowest_period``, where the mean of the last ``WINDOW`` periods is higher by so many; None where it is not, and
+        where a figure is not known.
     """
     lowest = lowest_period(figures)
     if lowest is None or len(figures) <= WINDOW + 1:
         return None
     risen = _mean(figures, max(figures)) - _mean(figures, lowest)
-    return lowest if risen > max(0.0, _telling(figures)) else None
+    return lowest if risen > max(0.0, telling * _standard_error(figures)) else None
 
 
 def _mean(figures: Mapping[int, float], period: int) -> float:
@@ -59,13 +67,13 @@ def _mean(figures: Mapping[int, float], period: int) -> float:
     return fmean([figures[one] for one in sorted(figures) if one <= period][-WINDOW:])
 
 
-def _telling(figures: Mapping[int, float]) -> float:
-    """Return by how much two means over ``WINDOW`` figures must differ before that is not their scatter."""
+def _standard_error(figures: Mapping[int, float]) -> float:
+    """Return that of the difference of two means over ``WINDOW`` figures; infinite where they are too few to tell."""
     values = [figures[period] for period in sorted(figures)]
     bends = [
         abs(after - 2.0 * here + before) for before, here, after in zip(values, values[1:], values[2:], strict=False)
     ]
-    return TELLING * _OF_BENDS * median(bends) * math.sqrt(2 / WINDOW) if bends else math.inf
+    return _OF_BENDS * median(bends) * math.sqrt(2 / WINDOW) if bends else math.inf
 
 
 @runtime_checkable
@@ -119,25 +127,35 @@ class Validated:
             return max(score, default=None) if len(score) < WINDOW else None
         return [period for period in sorted(score) if period <= lowest][-1 - WINDOW // 2]
 
-    def worse_since(self, patience: int) -> int | None:
+    @property
+    def risen(self) -> float:
+        """Share by which the score's last mean lies above its lowest one; 0 as long as there are few."""
+        lowest = lowest_period(self.scores)
+        if lowest is None:
+            return 0.0
+        was, now = _mean(self.scores, lowest), _mean(self.scores, max(self.scores))
+        return now / was - 1.0 if was > 0.0 else 0.0
+
+    def worse_since(self, patience: int, telling: float = TELLING) -> int | None:
         """Return the period since which the training has only got worse on what it does not train on.
 
         Args:
             patience: periods that must have gone by.
+            telling: standard errors that it must have got worse by.
 
         Returns:
             The last of the periods over which the score was best; None where it has not got worse, or not for so long,
             or where the error has got better since.
         """
         score = self.scores
-        best = best_period(score)
+        best = best_period(score, telling)
         if best is None or max(score) - best < patience:
             return None
         errors = self._figures.get("validation_error", {})
         if not any(period <= best for period in errors):
             return best
         was, now = _mean(errors, best), _mean(errors, max(errors))
-        return None if now < BETTER * was and was - now > _telling(errors) else best
+        return None if now < BETTER * was and was - now > TELLING * _standard_error(errors) else best
 
     def state_dict(self) -> dict[str, list[list[float]]]:
         """Return the figures as JSON-able values."""

@@ -48,10 +48,10 @@ class Plan:
             over: decision periods of an epoch.
 
         Returns:
-            The plan; this one where it ends by then anyway.
+            The plan; this one where it ends by then anyway, unless the rate falls from what it was before.
         """
         end = period + over
-        if end >= self.end:
+        if end > self.end or (end == self.end and since is None):
             return self
         height = min(1.0, (self.end - (period if since is None else since)) / (self.end - self.decay_from))
         return Plan(end - over / height, end)

@@ -15,7 +15,7 @@ from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, duration, figure, percent
-from autobatch.policies.steer._ends import LOOK, elasticity, lower_by
+from autobatch.policies.steer._ends import LOOK, RISEN, elasticity, lower_by
 from autobatch.policies.steer._forks import (
     MOST_FORKS,
     Fork,
@@ -27,7 +27,7 @@ from autobatch.policies.steer._forks import (
     tried_to_list,
 )
 from autobatch.policies.steer._noise import CLEARLY, FOLLOWED, PERIODS, WANTED, Noise
-from autobatch.policies.steer._overfit import WINDOW, Validated
+from autobatch.policies.steer._overfit import TELLING, TELLING_FALLING, TELLING_LAST, WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown, period_seconds, plan_seconds
 from autobatch.policies.steer._scouts import (
     Scout,
@@ -456,20 +456,21 @@ class SteerPolicy:
             self._reason = f"{configuration(before, lr)}: noise {grown_to}, so smaller batches step no further"
 
     def _look(self, observation: Observation) -> None:
-        """Hasten the end where what is validated has only got worse for a while."""
+        """Hasten the end where what is validated has only got worse for a while; before the last epoch, at all."""
         task, epoch = self._known_task(), observation.epoch
         if epoch % task.periods:  # a loop of somebody's own has validated at the ends of epochs alone
             return
         self._validated.take(observation)
-        if self._hastened is not None or not self.parameters.patience:
+        plan, window = self._plan, WINDOW * task.periods
+        if self._hastened is not None or not self.parameters.patience or epoch >= plan.end:
             return
-        patience = max(WINDOW * task.periods, round(self.parameters.patience * task.epochs))
-        since = self._validated.worse_since(patience)
-        if since is None:
-            return
-        plan = self._plan.hastened(epoch, over=task.periods)
-        if plan is not self._plan:
-            self._plan, self._hastened = plan, (epoch, since)
+        patience, telling = max(window, round(self.parameters.patience * task.epochs)), TELLING
+        if epoch - window >= plan.decay_from:
+            last = epoch + task.periods >= plan.end
+            patience, telling = (0, TELLING_LAST) if last else (patience, TELLING_FALLING)
+        since = self._validated.worse_since(patience, telling)
+        if since is not None:
+            self._plan, self._hastened = plan.hastened(epoch, over=task.periods), (epoch, since)
 
     @property
     def best_period(self) -> int | None:
@@ -478,7 +479,7 @@ class SteerPolicy:
 
     @property
     def back_to(self) -> int | None:
-        """Finished epochs to whose weights training should go back: once, where its end is hastened."""
+        """Finished epochs to whose weights training should go back: once, for an epoch that is to be its last."""
         return self.best_period if self._hastened is not None and self._back is None else None
 
     def gone_back(self) -> None:
@@ -492,13 +493,13 @@ class SteerPolicy:
         """Return a clause, and a further sentence where the end comes sooner than planned."""
         if self._hastened is None:
             return "which lets the loss settle", ""
-        periods = self._known_task().periods
-        back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // periods}"
-        since = self._hastened[1] // periods
-        return (
-            f"sooner than planned, as validation has got worse since epoch {since}{back}",
-            "; it overfits or diverges",
-        )
+        task, own = self._known_task(), self.parameters
+        worse = f"validation has got worse since epoch {self._hastened[1] // task.periods}"
+        back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // task.periods}"
+        sooner = self._plan.end < Plan.of(task.epochs, self._length, own.decay, task.periods).end
+        if not sooner and not back:
+            return "which lets the loss settle", f"; {worse}, so it overfits or diverges"
+        return f"{'sooner than planned, ' * sooner}as {worse}{back}", "; it overfits or diverges"
 
     def fork(self, observation: Observation) -> Fork | None:
         """Return a larger batch to try for the coming epoch beside the one in force, where that is worth it.
@@ -658,11 +659,13 @@ class SteerPolicy:
         falls = elasticity({period: score for period, score in self._validated.scores.items() if period <= until})
         if falls is None or self._hastened is not None or end >= task.epochs:
             return ""
-        lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
-        told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
-        score = task.score.replace("_", " ")
+        score, best = task.score.replace("_", " "), self._validated.best
         until, whole = (number // task.periods for number in (until, task.epochs))
         all_of = f"after all {whole} (length: 1 of the policy trains them)"
+        if best is not None and self._validated.risen > RISEN:
+            return f"; its {score} was lowest around epoch {best // task.periods}, so it would end no lower {all_of}"
+        lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
+        told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
         return f"; going by its {score} until epoch {until}, that would have ended {told} {all_of}"
 
     def _known_task(self) -> TaskInfo:

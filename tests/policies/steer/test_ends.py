@@ -43,13 +43,13 @@ def test_the_same_length_ends_alike_and_a_longer_one_lower() -> None:
     assert lower_by(-0.1, 28, 40) < 0.0
 
 
-def last_reason(power: float, *, afresh: bool = False, **parameters: float) -> str:
-    """Return what is said when training stops whose validation loss falls as a power of the epoch."""
+def last_reason(power: float, *, afresh: bool = False, rise: float = 0.0, **parameters: float) -> str:
+    """Return what is said when training stops whose validation loss falls as a power, and then rises by a share."""
     policy = SteerPolicy(SteerParameters(scouts=0, **parameters))
     task = make_task(epochs=EPOCHS, steered=True, batch_sizes=(32,))
     policy.reset(task, None)
     for epoch in range(EPOCHS + 1):
-        loss = float(max(epoch, 1)) ** -power
+        loss = float(max(min(epoch, 22) if rise else epoch, 1)) ** -power * (1.0 + rise * (epoch > 25))
         decision = policy.decide(make_observation(epoch, EPOCHS, validation_loss=loss, validation_error=math.nan))
         if decision.stop:
             return decision.reason
@@ -74,3 +74,10 @@ def test_the_end_says_what_the_whole_length_would_have_come_to() -> None:
 def test_nothing_is_said_where_the_whole_length_is_trained_or_the_end_was_hastened() -> None:
     assert last_reason(1.0, length=1.0).endswith("after 40 of 40 epochs: stop")
     assert "would have ended" not in last_reason(-1.0)
+
+
+def test_where_the_last_figures_have_risen_nothing_lower_is_promised() -> None:
+    told = "; its validation loss was lowest around epoch 23, so it would end no lower after all 40 (length: 1 of the "
+    assert told in last_reason(1.0, rise=0.01, patience=0.0)
+    assert told in last_reason(1.0, rise=0.01, patience=0.0, afresh=True)
+    assert "about 10 % lower" in last_reason(1.0, rise=0.004, patience=0.0)
