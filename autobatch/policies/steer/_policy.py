@@ -495,7 +495,11 @@ class SteerPolicy:
             return "which lets the loss settle", ""
         task, own = self._known_task(), self.parameters
         worse = f"validation has got worse since epoch {self._hastened[1] // task.periods}"
-        back = "" if self._back is None else f", and goes on from its weights after epoch {self._back // task.periods}"
+        back = (
+            ""
+            if self._back is None
+            else f", and training goes on from its weights after epoch {self._back // task.periods}"
+        )
         sooner = self._plan.end < Plan.of(task.epochs, self._length, own.decay, task.periods).end
         if not sooner and not back:
             return "which lets the loss settle", f"; {worse}, so it overfits or diverges"
