@@ -13,8 +13,9 @@ from autobatch.learn._general import SteeredArena
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import ANYWHERE, MARGIN, NOWHERE, Population, joined
 from autobatch.policies import PolicySpec, load_policy_spec, make_policy
-from autobatch.policies.general import HEADS, CourseView, GeneralPolicy
-from autobatch.policies.learned._network import Network, parameter_count
+from autobatch.policies._moves import STEERING
+from autobatch.policies.general import FORK_ENTRIES, CourseView, GeneralPolicy
+from autobatch.policies.learned._network import HEADS, Network, parameter_count
 from autobatch.policies.learned._policy import LearnedPolicy
 
 SteeredStage = SteeredArena | EpisodeCells
@@ -57,10 +58,11 @@ class Beginning:
             card = policy.card
             seen = None if card.seen is None else np.array(card.seen)
             return cls(policy.network, card.margin, seen, spec.parameters.get("rule"))
-        if plan.actions != "steered":
+        if plan.actions not in STEERING:
             return None
-        sizes = (CourseView.size, *plan.hidden, sum(HEADS))
-        return cls(Network.of_flat(np.zeros(parameter_count(sizes)), sizes, activation="tanh", actions="steered"))
+        entries = CourseView.size + (len(FORK_ENTRIES) if plan.actions == "forked" else 0)
+        sizes = (entries, *plan.hidden, sum(HEADS[plan.actions]))
+        return cls(Network.of_flat(np.zeros(parameter_count(sizes)), sizes, activation="tanh", actions=plan.actions))
 
     @property
     def is_rule(self) -> bool:
@@ -171,7 +173,8 @@ def choose(stage: SteeredStage, begun: Beginning, found: Judged, seeds: Sequence
     if not begun.is_rule:
         vectors.append(np.zeros_like(own))
         bounds.append(np.tile(NOWHERE, (sizes[0], 1)))
-    returns, _ = stage.play(Population(vectors, sizes, "steered", margin=begun.margin, seen=np.stack(bounds)), seeds)
+    policies = Population(vectors, sizes, begun.network.actions, margin=begun.margin, seen=np.stack(bounds))
+    returns, _ = stage.play(policies, seeds)
     beginning, rule = returns[0], returns[-1]
     found_above = _mean(found.returns - beginning)
     if found_above[0] <= found_above[1]:

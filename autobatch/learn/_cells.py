@@ -34,6 +34,7 @@ from autobatch.cells import Plan as CellsPlan
 from autobatch.learn._many_tasks import ManyTasks, real_trainings
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import Population, joined, range_of
+from autobatch.policies._moves import STEERING
 from autobatch.training import load_task
 from autobatch.training._versions import code_version, software_versions
 from autobatch.training.recording import worker_arguments
@@ -101,7 +102,7 @@ class EpisodeCells:
         for (policy, seed), part in parts.items():
             returns[policy, list(seeds).index(seed)] = part["return"]
             steps += int(part["steps"])
-        if self._plan.actions == "steered":
+        if self._plan.actions in STEERING:
             self.seen = joined([part["seen"] for part in parts.values()])
         return returns, steps
 

@@ -14,7 +14,7 @@ from autobatch.envs.surrogate import SteeredSettings
 from autobatch.learn._cem import CemSettings, CrossEntropy
 from autobatch.learn._rollouts import JUDGING_SEED, MARGIN, Population, joined, range_of
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
-from autobatch.policies.learned._network import HEADS, Network, parameter_count
+from autobatch.policies.learned._network import HEADS, Actions, Network, parameter_count
 from autobatch.training import load_task
 from autobatch.training._versions import software_versions
 
@@ -38,12 +38,12 @@ class SteeredArena:
     Attributes:
         seen: lowest and highest of each entry of the view in what was last played, shape (entries, 2).
         tasks: the task of each seed that was last played.
+        observations: numbers in an observation.
     """
-
-    observations = SteeredRuns.size
 
     def __init__(self, settings: SteeredSettings, count: int = _TOGETHER) -> None:
         self.runs = SteeredRuns(settings, count)
+        self.observations = self.runs.size
         self.seen: Floats = np.zeros((0, 2))
         self.tasks: list[int] = []
 
@@ -74,7 +74,7 @@ class SteeredArena:
         generators = [seeding.np_random(seed)[0] for seed in seeds]
         runs.begin(going, generators)
         totals, steps = np.zeros(len(policy)), 0
-        actions = np.zeros((runs.count, len(HEADS["steered"])), dtype=np.int64)
+        actions = np.zeros((runs.count, len(HEADS[kind_of(self.runs.settings)])), dtype=np.int64)
         while going.size:
             views = runs.openings(going)
             self.seen = joined([self.seen, range_of(views)])
@@ -84,6 +84,11 @@ class SteeredArena:
             steps += len(going)
             going = going[~step.terminated[going]]
         return totals, steps
+
+
+def kind_of(settings: SteeredSettings) -> Actions:
+    """Return the kind of actions of environments with or without forks."""
+    return "forked" if settings.forks else "steered"
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,8 @@ def learn_general(
     Returns:
         The network and what it came to.
     """
-    arena = SteeredArena(settings)
-    method = CrossEntropy(arena, actions="steered", steps=steps, seed=seed, hidden=HIDDEN, settings=search)
+    arena, network_kind = SteeredArena(settings), kind_of(settings)
+    method = CrossEntropy(arena, actions=network_kind, steps=steps, seed=seed, hidden=HIDDEN, settings=search)
     while not method.finished:
         score = method.generation()
         observe(method.steps, score)
@@ -137,7 +142,7 @@ def learn_general(
     sizes = network.sizes
     both = np.stack([np.zeros(parameter_count(sizes)), network.flat().astype(np.float64)])
     seeds = range(JUDGING_SEED, JUDGING_SEED + judged)
-    returns, _ = judge.play(Population(both, sizes, "steered"), seeds)
+    returns, _ = judge.play(Population(both, sizes, network_kind), seeds)
     names = tuple(settings.envs[index] for index in judge.tasks)
     seen = tuple((float(low), float(high)) for low, high in judge.seen)
     return GeneralResult(network, returns[1] - returns[0], names, seen, method.steps)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from autobatch.envs.steered import SteeredTrainEnv
 from autobatch.envs.train import TrainEnv
+from autobatch.policies._moves import STEERING
 
 
 class ManyTasks(gym.Env[NDArray[np.float32], Any]):
@@ -63,6 +64,7 @@ def real_trainings(envs: Sequence[str | Path], *, actions: str, **arguments: Any
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches all processes of a terminal; the first of them ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if actions == "steered":
-        return ManyTasks([SteeredTrainEnv(env, start="scouts", **arguments) for env in envs])
+    if actions in STEERING:
+        forks = actions == "forked"
+        return ManyTasks([SteeredTrainEnv(env, start="scouts", forks=forks, **arguments) for env in envs])
     return ManyTasks([TrainEnv(env, actions=actions, **arguments) for env in envs])

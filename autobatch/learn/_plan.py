@@ -9,6 +9,7 @@ from autobatch._errors import ConfigError, near_names
 from autobatch.envs._reward import WEIGHT
 from autobatch.learn._stable_baselines import ALGORITHMS as SB3_ALGORITHMS
 from autobatch.learn._stable_baselines import stable_baselines
+from autobatch.policies._moves import STEERING
 from autobatch.policies.learned._network import HEADS, Actions
 
 Ground = Literal["surrogate", "train"]
@@ -30,7 +31,8 @@ class LearningPlan:
         steps: environment steps of each seed, an epoch each.
         seeds: each gives a policy; the best is kept.
         actions: kind of actions: ``"multidiscrete"`` or ``"discrete"``, moves on the ladders of a task with beacons, or
-            ``"steered"``, departures from the rule of ``steer`` on any task (``cem``).
+            ``"steered"``, departures from the rule of ``steer`` on any task, or ``"forked"``, departures that may be
+            tried on the run itself first (both ``cem``).
         hidden: widths of the network's hidden layers; () for none, where actions are steered.
         cost: unit of cost.
         cost_weight: quality that the reference's whole cost is worth.
@@ -68,14 +70,14 @@ class LearningPlan:
             raise ConfigError(f"begin: cem begins with a policy, {self.algorithm} does not")
         if self.algorithm == "dqn" and self.actions != "discrete":
             raise ConfigError("dqn chooses one of a list of actions: use actions 'discrete'")
-        if self.actions == "steered" and self.algorithm != "cem":
+        if self.actions in STEERING and self.algorithm != "cem":
             raise ConfigError(
-                f"actions: 'steered' are learned by cem, not by {self.algorithm}; an agent of your own on "
+                f"actions: {self.actions!r} are learned by cem, not by {self.algorithm}; an agent of your own on "
                 "AutoBatch/Surrogate-v1 becomes a policy by network_of"
             )
         if self.algorithm in SB3_ALGORITHMS:
             stable_baselines()
-        none = not self.hidden and self.actions != "steered" and self.begin is None
+        none = not self.hidden and self.actions not in STEERING and self.begin is None
         if self.steps < 1 or self.jobs < 1 or none or min(self.hidden, default=1) < 1:
             raise ConfigError("steps, jobs and every hidden width: expected at least 1")
         if not self.envs or not self.seeds or len(set(self.seeds)) < len(self.seeds):

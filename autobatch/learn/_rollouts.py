@@ -10,6 +10,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
 from autobatch._arrays import Floats
+from autobatch.policies._moves import STEERING
 from autobatch.policies.general import FAR, beyond, lead
 from autobatch.policies.learned._network import HEADS, Actions, cut
 
@@ -75,7 +76,7 @@ class Population:
             values = np.tanh(values) if index else values
             values = values @ weight + bias if even else values @ weight[policy] + bias[policy]
         logits = values.reshape(len(policy), -1)
-        return logits if self._actions != "steered" else self._led(logits, observations, policy)
+        return logits if self._actions not in STEERING else self._led(logits, observations, policy)
 
     def choose(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the actions with the highest logits."""
@@ -87,7 +88,7 @@ class Population:
         """Return the networks as plain values; ``from_dict`` reads them back, bit for bit."""
         vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in self._vectors]
         state: dict[str, Any] = {"vectors": vectors, "sizes": list(self._sizes), "actions": self._actions}
-        if self._actions == "steered":
+        if self._actions in STEERING:
             state |= {"margin": self._margin, "seen": None if self._seen is None else self._seen.tolist()}
         return state
 

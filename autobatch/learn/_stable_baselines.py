@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import nn
 from autobatch._errors import CheckpointError, ConfigError, OutputError, near_names
 from autobatch.beacons._info import told_differences
 from autobatch.integrations._generators import generators_kept
+from autobatch.policies._moves import STEERING
 from autobatch.policies.learned._network import HEADS, Actions, Activation, Network
 from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
 from autobatch.training._engine import reproducible
@@ -189,15 +190,14 @@ def actions_of(space: "spaces.Space[Any]") -> Actions:
         space: the action space of one environment.
 
     Returns:
-        ``"multidiscrete"``, ``"discrete"`` or ``"steered"``.
+        ``"multidiscrete"``, ``"discrete"``, ``"steered"`` or ``"forked"``.
 
     Raises:
         ConfigError: it holds none of them.
     """
-    if isinstance(space, spaces.MultiDiscrete) and tuple(space.nvec) == HEADS["multidiscrete"]:
-        return "multidiscrete"
-    if isinstance(space, spaces.MultiDiscrete) and tuple(space.nvec) == HEADS["steered"]:
-        return "steered"
+    for kind in ("multidiscrete", *STEERING):
+        if isinstance(space, spaces.MultiDiscrete) and tuple(space.nvec) == HEADS[kind]:
+            return cast("Actions", kind)
     if isinstance(space, spaces.Discrete) and (int(space.n),) == HEADS["discrete"]:
         return "discrete"
     raise ConfigError(

@@ -29,6 +29,7 @@ from autobatch.learn._many_tasks import real_trainings
 from autobatch.learn._plan import LearningPlan
 from autobatch.learn._rollouts import JUDGING_SEED, MARGIN, Envs, episode_returns
 from autobatch.learn._stable_baselines import train_with_sb3
+from autobatch.policies._moves import STEERING
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import Network
 from autobatch.training import load_task
@@ -150,7 +151,7 @@ def train_policy(
                 observer.seed_finished(seed, float(found[seed].returns.mean()))
                 total += seconds
             best = max(found, key=lambda seed: found[seed].returns.mean())
-            if plan.actions == "steered":
+            if plan.actions in STEERING:
                 kept = _choose(plan, judges, begun, found[best])
     except BaseException:
         _abandon(judges)
@@ -308,7 +309,7 @@ def _by_cem(
             kept = now
             if isinstance(envs, EpisodeCells):
                 envs.forget()
-    played = 128 if plan.actions == "steered" else 64
+    played = 128 if plan.actions in STEERING else 64
     if plan.on == "train":
         played = 2 if plan.begin is None else 4
     return method.network(played)[0], before + time.perf_counter() - started
@@ -357,7 +358,7 @@ def _judges(plan: LearningPlan, folder: Path, data_dir: Path | None, engine: str
         )
     if plan.on == "surrogate":
         optimist = replace(plan, pessimism=0.0)
-        return _arena(optimist) if plan.actions == "steered" else _surrogates(optimist)
+        return _arena(optimist) if plan.actions in STEERING else _surrogates(optimist)
     make = partial(
         real_trainings,
         plan.envs,
@@ -399,12 +400,13 @@ def _surrogates(plan: LearningPlan) -> Envs:
 
 def _arena(plan: LearningPlan) -> SteeredArena:
     weighed = {name: getattr(plan, name) for name in ("cost", "cost_weight", "pessimism")}
-    return SteeredArena(SteeredSettings(plan.envs, start="scouts", vary=True, **weighed))
+    forks = plan.actions == "forked"
+    return SteeredArena(SteeredSettings(plan.envs, start="scouts", vary=True, forks=forks, **weighed))
 
 
 def _cem_settings(plan: LearningPlan) -> CemSettings:
     # A real training takes seconds, a surrogate one a fraction of a millisecond.
-    steered = plan.actions == "steered"
+    steered = plan.actions in STEERING
     settings = SEARCH if steered else CemSettings()
     if plan.on == "train":
         settings = replace(settings, population=16, episodes=1, elite=0.25)
@@ -416,7 +418,7 @@ def _cem_settings(plan: LearningPlan) -> CemSettings:
 
 def _judging_seeds(plan: LearningPlan) -> range:
     """Return the seeds of episodes that nothing is trained on, the same for all seeds of a learning."""
-    episodes = 4 if plan.on == "train" else 1024 if plan.actions == "steered" else 128
+    episodes = 4 if plan.on == "train" else 1024 if plan.actions in STEERING else 128
     return range(JUDGING_SEED, JUDGING_SEED + episodes)
 
 

@@ -17,6 +17,12 @@ RATE_MOVES = (-1, 0, 1)
 STEERED_HEADS = (len(BATCH_MOVES), len(RATE_MOVES), 2, 2)
 """Choices of an action that steers the schedule, too: rungs of batch size, doublings of the rate, fall, stop."""
 
+FORKED_HEADS = (*STEERED_HEADS, 2)
+"""The same, and whether all that is tried for an epoch beside what is in force."""
+
+STEERING = ("steered", "forked")
+"""Kinds of actions that depart from the rule of ``steer``."""
+
 
 @dataclass(frozen=True)
 class Moves:

@@ -18,8 +18,18 @@ from autobatch.beacons import CostTable
 from autobatch.envs import SteeredSurrogateEnv, SteeredSurrogateVectorEnv, SteeredTrainEnv
 from autobatch.envs.steered import _runs as _steered_runs
 from autobatch.envs.steered._forks import measured
-from autobatch.policies import PolicySpec, SteerParameters, SteerPolicy
-from autobatch.policies.general import FALL, RATE, SIZE
+from autobatch.learn._rollouts import Population
+from autobatch.policies import (
+    PolicyCard,
+    PolicySpec,
+    PolicyTraining,
+    SteerParameters,
+    SteerPolicy,
+    load_policy_spec,
+    save_learned,
+)
+from autobatch.policies.general import FALL, FORK_ENTRIES, RATE, SIZE, CourseView
+from autobatch.policies.learned._network import HEADS, Network, parameter_count
 from autobatch.policies.steer import ForkOutcome, _forks
 from autobatch.training import TaskSpec, load_data, load_epochs, run
 from autobatch.training._trial import Trial
@@ -122,6 +132,44 @@ def test_the_rule_of_steer_in_the_environment_trains_what_a_run_trains(
     assert said == [(fork.epoch, fork.taken, fork.loss, fork.difference, fork.optimizer_steps) for fork in forks]
     assert [info["fork_standard_error"] for info in made] == [fork.standard_error for fork in forks]
     assert len(forks) == (1 if taken else 2)
+
+
+def erratic(seed: int) -> Network:
+    """A network that departs and tries now and then, and hardly ever stops."""
+    sizes = (CourseView.size + len(FORK_ENTRIES), sum(HEADS["forked"]))
+    vector = 2.0 * np.random.default_rng(seed).normal(size=parameter_count(sizes))
+    vector[-3] -= 12.0  # stop
+    vector[-1] += 3.0  # try
+    return Network.of_flat(vector, sizes, activation="tanh", actions="forked")
+
+
+@pytest.mark.parametrize(("seed", "taken"), [(8, 2), (18, 3), (38, 3)])
+def test_a_run_by_a_learned_policy_is_what_its_network_does_here(
+    task: TaskSpec, folder: Path, tmp_path: Path, seed: int, taken: int
+) -> None:
+    network, rule = erratic(seed), {"scouts": 0, "forks": 0, "patience": 0.0}
+    training = PolicyTraining(algorithm="cem", tasks=("one",), steps=1, seeds=(0,), seconds=1.0)
+    path = save_learned(tmp_path / "any.yaml", network, PolicyCard.of(network, training, margin=1.0), rule=rule)
+    run(tiny_config(load_policy_spec(path), task, costs=STEPS, measure=False), tmp_path / "run")
+    rows, forks = load_epochs(tmp_path / "run"), load_forks(tmp_path / "run")
+
+    env, asked = SteeredTrainEnv(folder, forks=True), Population(network.flat()[None], network.sizes, "forked")
+    view, _ = env.reset(options={"run_seed": 1})
+    infos, over = [], False
+    while not over:
+        view, _, over, _, info = env.step(asked(view[None], np.array([0]))[0])
+        infos.append(info)
+    trained = [info for info in infos if not info["stopped"]]
+    figures = ("batch_size", "lr", "train_loss", "validation_loss")
+    assert [[info[name] for name in figures] for info in trained] == [
+        [getattr(row, name) for name in figures] for row in rows
+    ]
+    assert [info["factor"] for info in trained] == [row.lr_effective / row.lr for row in rows]
+    made = [(info["epoch"] - 1, info["fork_taken"], info["fork_loss"]) for info in infos if info["forked"]]
+    assert made == [(fork.epoch, fork.taken, fork.loss) for fork in forks]
+    assert sum(fork.taken for fork in forks) == taken < len(forks)
+    if seed == 38:
+        assert any(fork.reason.startswith("with the rate falling, ") for fork in forks)
 
 
 def begun(folder: Path, **arguments: Any) -> SteeredTrainEnv:

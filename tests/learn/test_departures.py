@@ -27,6 +27,7 @@ from autobatch.policies import (
 )
 from autobatch.policies.general import HEADS, CourseView, GeneralPolicy, lead
 from autobatch.policies.learned._network import Network, parameter_count
+from autobatch.policies.steer import ForkingPolicy
 from tests.envs.steered_dynamics import STEERED_FAKES
 from tests.learn.test_train_policy import Watcher, policy_files
 from tests.training.tiny import tiny_task
@@ -63,6 +64,26 @@ def test_on_surrogates_it_finds_what_the_search_alone_finds(tmp_path: Path) -> N
     assert (card.seen, card.margin, card.batch_sizes) == (alone.seen, 1.0, None)
     assert card.evaluation["learning"]["kept"] == "what was found"
     assert isinstance(make_policy(load_policy_spec(result.policy)), GeneralPolicy)
+
+
+@pytest.mark.usefixtures("_fakes")
+def test_forks_are_learned_and_run_with_forks(tmp_path: Path) -> None:
+    result = train_policy(on_surrogates(seeds=(0,), actions="forked"), tmp_path / "mine")
+    alone = learn_general(
+        SteeredSettings(("short", "long"), start="scouts", vary=True, forks=True),
+        steps=300,
+        seed=0,
+        search=QUICK,
+        judged=24,
+    )
+    assert not result.nothing_better
+    network, card = load_learned(str(tmp_path / "mine" / "mine"))
+    assert (network.flat() == alone.network.flat()).all()
+    assert (card.actions, card.observation_size) == ("forked", CourseView.size + 5)
+    assert len(card.seen) == card.observation_size
+    policy = make_policy(load_policy_spec(result.policy))
+    assert isinstance(policy, GeneralPolicy)
+    assert isinstance(policy, ForkingPolicy)
 
 
 @pytest.mark.usefixtures("_fakes")
@@ -171,6 +192,21 @@ def test_from_a_policy_on(tuned) -> None:
     assert not list((out / "episodes").iterdir())
 
 
+def test_forks_are_learned_on_real_trainings_too(tiny, tmp_path, monkeypatch) -> None:
+    tried, steps = [], ManyTasks.step
+
+    def told(env, action):
+        stepped = steps(env, action)
+        tried.append((len(action), "forked" in stepped[4]))
+        return stepped
+
+    monkeypatch.setattr(ManyTasks, "step", told)
+    train_policy(on_trainings(tiny, actions="forked"), tmp_path / "mine")
+    card = load_card(tmp_path / "mine" / "mine.json")
+    assert (card.actions, card.evaluation["learning"]["on"]) == ("forked", "train")
+    assert set(tried) == {(5, True)}
+
+
 def test_cut_in_mid_generation_it_goes_on_with_the_rest(tuned, tmp_path, monkeypatch) -> None:
     plan, out, _ = tuned
     played, reset = [], ManyTasks.reset
@@ -213,6 +249,8 @@ def test_what_it_began_with_is_kept_as_it_was(tiny, tmp_path, monkeypatch) -> No
     [
         ({"algorithm": "ppo"}, "'steered' are learned by cem, not by ppo"),
         ({"actions": "stered"}, "did you mean 'steered'"),
+        ({"algorithm": "ppo", "actions": "forked"}, "'forked' are learned by cem, not by ppo"),
+        ({"actions": "forked", "begin": "learned-general"}, "and actions 'steered', the plan hidden"),
         ({"begin": "steer"}, "'learned' or 'learned-general', and 'steer' is of kind 'steer'"),
         ({"begin": "learned-digits"}, "actions 'multidiscrete', the plan hidden"),
         ({"hidden": (4,), "begin": "learned-general"}, r"has hidden layers \[\]"),

@@ -11,12 +11,15 @@ from autobatch.learn import CemSettings, learn_general, save_general
 from autobatch.learn._general import SteeredArena
 from autobatch.learn._rollouts import MARGIN, Population
 from autobatch.policies import load_learned, load_policy_spec
-from autobatch.policies.general import HEADS, CourseView
+from autobatch.policies.general import FORK_ENTRIES, HEADS, CourseView
+from autobatch.policies.learned._network import HEADS as HEADS_OF
 from autobatch.policies.learned._network import parameter_count
 from tests.envs.steered_dynamics import STEERED_FAKES
 
 SIZES = (CourseView.size, sum(HEADS))
+FORKED_SIZES = (CourseView.size + len(FORK_ENTRIES), sum(HEADS_OF["forked"]))
 SETTINGS = SteeredSettings(("short", "long"), start="scouts", vary=True)
+FORKS = SteeredSettings(("short", "long"), start="scouts", vary=True, forks=True)
 QUICK = CemSettings(population=6, episodes=3, elite=0.4, deviation=3.0)
 
 
@@ -25,26 +28,30 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runs, "load_steered", lambda env, without: STEERED_FAKES[env])
 
 
-def test_weights_of_nothing_follow_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    arena, told = SteeredArena(SETTINGS, 8), []
+@pytest.mark.parametrize("forks", [False, True])
+def test_weights_of_nothing_follow_the_rule(monkeypatch: pytest.MonkeyPatch, forks: bool) -> None:
+    arena, told = SteeredArena(FORKS if forks else SETTINGS, 8), []
     advance = arena.runs.advance
 
     def followed(actions: np.ndarray, rows: np.ndarray) -> object:
         for index, limits in enumerate(arena.runs.limits):
             own = rows[arena.runs.task[rows] == index]
-            told.append((actions[own] == arena.runs.course.take(own).suggested(limits.take(own))).all())
+            told.append((actions[own, :4] == arena.runs.course.take(own).suggested(limits.take(own))).all())
+            told.append(not actions[own, 4:].any())
         return advance(actions, rows)
 
     monkeypatch.setattr(arena.runs, "advance", followed)
-    arena.play(Population(np.zeros((1, parameter_count(SIZES))), SIZES, "steered"), range(8))
+    sizes, kind = (FORKED_SIZES, "forked") if forks else (SIZES, "steered")
+    arena.play(Population(np.zeros((1, parameter_count(sizes))), sizes, kind), range(8))
     assert told
     assert all(told)
 
 
-def test_an_episode_is_the_same_alone_and_beside_its_twins() -> None:
-    policies = Population(3.0 * np.random.default_rng(0).normal(size=(2, parameter_count(SIZES))), SIZES, "steered")
-    together, steps = SteeredArena(SETTINGS, 12).play(policies, range(6))
-    apart, again = SteeredArena(SETTINGS, 1).play(policies, range(6))
+@pytest.mark.parametrize(("settings", "sizes", "kind"), [(SETTINGS, SIZES, "steered"), (FORKS, FORKED_SIZES, "forked")])
+def test_an_episode_is_the_same_alone_and_beside_its_twins(settings, sizes, kind) -> None:
+    policies = Population(3.0 * np.random.default_rng(0).normal(size=(2, parameter_count(sizes))), sizes, kind)
+    together, steps = SteeredArena(settings, 12).play(policies, range(6))
+    apart, again = SteeredArena(settings, 1).play(policies, range(6))
     assert together == pytest.approx(apart, abs=1e-6)
     assert steps == again
 

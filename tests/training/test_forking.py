@@ -14,7 +14,7 @@ from rich.console import Console
 from autobatch._errors import CheckpointError
 from autobatch.beacons import Branches, CostTable, Journey
 from autobatch.control.run import BRANCH_RUNS, CHECKPOINT, FORKS, EpochRow
-from autobatch.policies import PolicySpec
+from autobatch.policies import PolicySpec, SteerPolicy
 from autobatch.policies.steer import Fork, _forks
 from autobatch.report._comparison import modelled_course
 from autobatch.report._follow import RunLines
@@ -253,6 +253,16 @@ def test_any_policy_that_forks_keeps_branches(tmp_path: Path, monkeypatch: pytes
     assert [fork["epoch"] for fork in summary.forks] == [0, 1]
     first, second = Branches.load(tmp_path).journeys  # before the first epoch there is no state that a branch leaves
     assert [one.rows["batch_size"].tolist() for one in (first, second)] == [[16, 16], [16, 32]]
+
+
+def test_a_fork_under_a_falling_rate_is_no_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The surrogate would take its epochs for some of the task's own schedule."""
+    monkeypatch.setattr(
+        SteerPolicy, "fork", lambda policy, observation: Fork(16, 0.1) if observation.epoch > 2 else None
+    )
+    summary = run(forking(decay=1.0), tmp_path)
+    assert summary.forks
+    assert not (tmp_path / BRANCH_RUNS).exists()
 
 
 def test_another_error_in_a_fork_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

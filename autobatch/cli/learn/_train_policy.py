@@ -45,12 +45,15 @@ def train_policy(
         str | None,
         typer.Option(
             help="multidiscrete or discrete: moves on the ladders of a task with beacons. steered: departures from "
-            "steer on any task (cem). \\[default: discrete for dqn, else multidiscrete]"
+            "steer on any task (cem). forked: the same, and a change may be tried for an epoch first. \\[default: "
+            "discrete for dqn, else multidiscrete]"
         ),
     ] = None,
     hidden: Annotated[
         str | None,
-        typer.Option(help="Widths of the network's hidden layers, such as 32,32. \\[default: 16; none for steered]"),
+        typer.Option(
+            help="Widths of the network's hidden layers, such as 32,32. \\[default: 16; none for steered and forked]"
+        ),
     ] = None,
     begin: Annotated[
         str | None,
@@ -81,8 +84,8 @@ def train_policy(
 ) -> None:
     """Learn a policy that chooses batch size and learning rate, and write it for 'autobatch run --policy'.
 
-    With several tasks, each episode draws one, and the policy runs on any ladder. One of steered actions runs on any
-    task, and where nothing better than the rule is found it is the rule.
+    With several tasks, each episode draws one, and the policy runs on any ladder. One of steered or forked actions runs
+    on any task, and where nothing better than the rule is found it is the rule.
 
     Examples:
         autobatch train-policy --env digits-resnet8 --out runs/mine
@@ -101,13 +104,14 @@ def train_policy(
     from autobatch.cli.learn._progress import LearningProgressBar
     from autobatch.learn import STEPS, LearningPlan, begun_with
     from autobatch.learn import train_policy as learn
+    from autobatch.policies._moves import STEERING
 
     known = None if begin is None else begun_with(begin)
     kind = actions or (known.actions if known else "discrete" if algorithm == "dqn" else "multidiscrete")
-    envs = tuple(names(env)) if env != ALL else _recorded(branched=on == "surrogate" and kind != "steered")
+    envs = tuple(names(env)) if env != ALL else _recorded(branched=on == "surrogate" and kind not in STEERING)
     for name in envs:
         find_artefact("envs", name)
-    widths: tuple[int, ...] = () if kind == "steered" else (16,)
+    widths: tuple[int, ...] = () if kind in STEERING else (16,)
     if hidden:
         widths = tuple(whole_numbers(hidden, "--hidden", "32,32"))
     elif known:
@@ -118,7 +122,7 @@ def train_policy(
         algorithm=algorithm,
         steps=steps if steps is not None else STEPS.get(on, 1),
         seeds=tuple(whole_numbers(seeds, "--seeds", "0-2 or 0,5")),
-        actions=cast("Literal['multidiscrete', 'discrete', 'steered']", kind),
+        actions=cast("Literal['multidiscrete', 'discrete', 'steered', 'forked']", kind),
         hidden=widths,
         cost=cost,
         cost_weight=cost_weight,
@@ -150,6 +154,8 @@ def _recorded(*, branched: bool) -> tuple[str, ...]:
 
 
 def _tell(plan: "LearningPlan", result: "LearnedResult") -> None:
+    from autobatch.policies._moves import STEERING
+
     for seed, score in result.returns.items():
         kept = "  (kept)" if seed == result.best_seed and len(result.returns) > 1 else ""
         typer.echo(f"seed {seed}: mean return {score:.4f} on new episodes{kept}")
@@ -161,6 +167,6 @@ def _tell(plan: "LearningPlan", result: "LearnedResult") -> None:
         typer.echo(f"nothing better than {plan.begin or 'the rule of steer'} was found: it is kept")
     env = shlex.quote(plan.envs[0])
     policy = shlex.quote(str(result.policy))
-    against = "steer" if plan.actions == "steered" else "beacon-follow,fixed"
+    against = "steer" if plan.actions in STEERING else "beacon-follow,fixed"
     typer.echo(f"Next: autobatch compare --policies {policy} --envs {env} --against {against}")
     typer.echo(f"      autobatch run --env {env} --policy {policy}")

@@ -8,16 +8,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from autobatch.envs._spaces import action_masks, action_space, check_against
-from autobatch.policies.general import AS_IT_IS, FALL, HEADS, STOP, Course, Limits
+from autobatch.policies.general import AS_IT_IS, FALL, HEADS, STOP, TRY, Course, Limits
 
 MOVES = 9
 """Numbers of the one-number action that move on the ladders; the next lets the rate fall, then comes stop."""
 
 _STAYS = 4
 """The one of them that changes nothing, so that there is nothing to try."""
-
-TRY = len(HEADS)
-"""Place of the part that has the others tried, where there are forks."""
 
 
 def steered_space(actions: str, *, forks: bool = False) -> gymnasium.Space[Any]:

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch.envs.steered._actions import as_parts, check_steered, steered_masks
-from autobatch.envs.steered._forks import Forked, forking
 from autobatch.envs.steered._real_forks import Side, fork_by_hand
 from autobatch.envs.train import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
-from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
+from autobatch.policies.general import Course, CourseView, Forked, Limits, Seen, forking, rule_plan
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.training import EpochRow
 from autobatch.training._trial import Trial

@@ -11,14 +11,14 @@ from autobatch._arrays import Floats
 from autobatch._steps import steps_per_epoch
 from autobatch.envs._reward import LogGain
 from autobatch.envs.steered._actions import as_parts, steered_masks
-from autobatch.envs.steered._forks import ENTRIES, NOISE, Forked, forking, measured
+from autobatch.envs.steered._forks import NOISE, measured
 from autobatch.envs.steered._varied import Variation, varied
 from autobatch.envs.surrogate._dynamics import Dynamics, Outcome, State
 from autobatch.envs.surrogate._load import load_steered
 from autobatch.envs.surrogate._settings import SteeredSettings
 from autobatch.envs.surrogate._side_by_side import Flags, Info, Rows, Runs, Step
 from autobatch.policies import Scout, SteerParameters, SteerPolicy, TaskInfo
-from autobatch.policies.general import Course, CourseView, Limits, Seen, rule_plan
+from autobatch.policies.general import FORK_ENTRIES, Course, CourseView, Forked, Limits, Seen, forking, rule_plan
 from autobatch.policies.steer import no_worse
 
 _SCOUTS = 4
@@ -44,7 +44,7 @@ class SteeredRuns(Runs[SteeredSettings]):
     def __init__(self, settings: SteeredSettings, count: int) -> None:
         super().__init__(settings, count)
         if settings.forks:
-            self.size = CourseView.size + len(ENTRIES)
+            self.size = CourseView.size + len(FORK_ENTRIES)
         self._tasks = [_steered_task(dynamics) for dynamics in self.dynamics]
         self._views = [CourseView(task.train_size, adaptive=task.adaptive) for task in self._tasks]
         self._gains = [LogGain(_guessing(dynamics)) for dynamics in self.dynamics]

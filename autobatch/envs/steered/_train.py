@@ -10,9 +10,8 @@ from autobatch.envs._reward import WEIGHT, LogGain, check_weight
 from autobatch.envs._spaces import check_flags, observation_space
 from autobatch.envs.steered._actions import steered_space
 from autobatch.envs.steered._episode import SteeredEpisode, SteeredRules
-from autobatch.envs.steered._forks import ENTRIES
 from autobatch.envs.train import Pricing, TrainingEnv, load_setting
-from autobatch.policies.general import CourseView
+from autobatch.policies.general import FORK_ENTRIES, CourseView
 from autobatch.policies.view import EpochCosts
 
 STARTS = ("middle", "scouts")
@@ -148,7 +147,7 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
             raise ConfigError(f"start: no start is called {start!r}; {near_names(str(start), STARTS)}")
         super().__init__(env, start=start, forks=forks, cost_weight=cost_weight, **arguments)
         self.action_space = steered_space(self._actions, forks=forks)
-        self.observation_space = observation_space(CourseView.size + (len(ENTRIES) if forks else 0))
+        self.observation_space = observation_space(CourseView.size + (len(FORK_ENTRIES) if forks else 0))
 
     @staticmethod
     def _made(

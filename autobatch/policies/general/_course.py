@@ -24,8 +24,8 @@ HEADS = STEERED_HEADS
 AS_IT_IS = (2, 1, 0, 0)
 """The action that changes nothing."""
 
-SIZE, RATE, FALL, STOP = range(4)
-"""Places of an action's parts."""
+SIZE, RATE, FALL, STOP, TRY = range(5)
+"""Places of an action's parts; the last is there where actions may be tried."""
 
 _AN_EPOCH_LATER = 1.0 / (1.0 - SteerParameters().decay)
 """Epochs by which training ends later where the rate begins to fall an epoch later."""
@@ -168,7 +168,7 @@ class Course(Rows):
         """Do what actions say, up to the coming epoch, which is then trained and counted by the caller.
 
         Args:
-            actions: indices of the choices, shape (n, 4).
+            actions: indices of the choices, shape (n, 4 or more).
             limits: what binds the trainings.
 
         Returns:

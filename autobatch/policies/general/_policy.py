@@ -1,12 +1,14 @@
 """A learned policy for any task: the rule of ``steer``, and a small network that may say otherwise.
 
 The network sees the run's own epochs and scouts (schema 2), so it needs no library. It departs from the rule only where
-it is surer than the lead that the rule has, and not at all where a run looks like nothing that it was trained on.
+it is surer than the lead that the rule has, and not at all where a run looks like nothing that it was trained on. One
+that was learned with forks may have a change tried for an epoch first, beside what is in force: the paired test of
+``steer`` says which goes on.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,40 @@ from autobatch.policies._parameters import PolicyParameters, Weights
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
-from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, Course, Limits, end_of_fall
+from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, TRY, Course, Limits, end_of_fall
+from autobatch.policies.general._forked import FORK_ENTRIES, Forked, forking
 from autobatch.policies.general._view import ENTRIES, FAR, CourseView, Seen, beyond, lead
 from autobatch.policies.learned import check_card_kind, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
-from autobatch.policies.steer import Fork, Scout, ScoutChoice, SteerParameters, SteerPolicy
+from autobatch.policies.steer import (
+    Fork,
+    ForkChoice,
+    ForkOutcome,
+    Scout,
+    ScoutChoice,
+    SteerParameters,
+    SteerPolicy,
+)
+from autobatch.policies.steer._forks import ForkRule, Tried
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.view import EpochCosts
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What a network has chosen.
+
+    Attributes:
+        parts: the action, shape (1, parts).
+        sure: how sure the network is of each part.
+        why: what it went by.
+        plan: the plan that it departs from.
+    """
+
+    parts: NDArray[np.int64]
+    sure: list[float]
+    why: str
+    plan: Plan
 
 
 class GeneralParameters(PolicyParameters):
@@ -52,7 +81,9 @@ class GeneralPolicy(SteerPolicy):
         self._weights = parameters.weights
         self.network, self.card = load_learned(parameters.weights)
         check_card_kind(parameters.weights, self.card, "learned-general")
-        check_size(parameters.weights, self.card, CourseView.size)
+        self._forks = self.card.actions == "forked"
+        self._entries = ENTRIES + FORK_ENTRIES if self._forks else ENTRIES
+        check_size(parameters.weights, self.card, len(self._entries))
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Lay the rule's plan over the task; nothing has been seen of it.
@@ -68,6 +99,9 @@ class GeneralPolicy(SteerPolicy):
         self._course: Course | None = None
         self._asked: int | None = None
         self._laid: Plan | None = None
+        self._forked = Forked.none(1)
+        self._trying: _Wanted | None = None
+        self._turned = False
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
         """Choose among the scouts as the rule does, and keep what they have shown.
@@ -99,12 +133,17 @@ class GeneralPolicy(SteerPolicy):
         Returns:
             The decision; its reason says where the network departs from the rule, how sure it is, and what it went by.
         """
-        task = self._known_task()
+        task, trying, turned = self._known_task(), self._trying, self._turned
+        self._trying, self._turned = None, False
+        if turned and trying is not None:
+            self._plan = trying.plan
         rule = super().decide(observation)
         if not task.steered or rule.stop:
             return rule
         course, limits = self._followed(observation)
-        (view,) = self._flat.arrays(course, limits, self._seen)
+        if turned and trying is not None:
+            return self._carried_out(observation, rule, trying)
+        view = self._shown(course, limits)
         within = "decisions lie within epochs, and it has learned between them" if task.periods > 1 else None
         outside = within or self._outside(view)
         suggested = course.suggested(limits)
@@ -113,31 +152,68 @@ class GeneralPolicy(SteerPolicy):
             return replace(rule, reason=f"{rule.reason}; by the rule alone, as {outside}")
         logits, weights = self.network.weigh(view, lead(view, self.card.margin))
         chosen = self.network.choose(logits)[None]
-        departs = chosen[0] != suggested[0]
-        departs[STOP] &= observation.epoch > 0
-        if not departs.any():
-            self._go(course, limits, suggested, rule)
-            return rule
-        parts = np.where(departs, chosen, suggested)
-        sure = self.network.confidence(logits)
-        why = influences(view, weights, ENTRIES)
-        return self._depart(observation, parts, departs, (sure, why))
+        if observation.epoch == 0:
+            chosen[0, STOP] = 0
+        why = influences(view, weights, self._entries)
+        wanted = _Wanted(chosen, self.network.confidence(logits), why, self._plan)
+        if self._forks and not chosen[0, STOP]:
+            tried = course.take(np.array([0]))
+            tried.advance(chosen, limits)
+            if forking(chosen, course, tried, limits.sizes)[0]:
+                return self._hold(observation, wanted, tried)
+        return self._carried_out(observation, rule, wanted)
 
-    def _depart(
-        self,
-        observation: Observation,
-        parts: NDArray[np.int64],
-        departs: NDArray[np.bool_],
-        told: tuple[list[float], str],
-    ) -> Decision:
+    def _shown(self, course: Course, limits: Limits) -> NDArray[np.float32]:
+        """Return what the network sees."""
+        (view,) = self._flat.arrays(course, limits, self._seen)
+        return np.concatenate([view, self._forked.arrays(course, limits.epochs)[0]]) if self._forks else view
+
+    def _hold(self, observation: Observation, wanted: "_Wanted", tried: Course) -> Decision:
+        """Leave everything as it is for the coming epoch, beside which something else is to be tried."""
+        assert self._course is not None
+        task, course, limits = self._known_task(), self._course, self._limits()
+        if course.suggested(limits)[0, FALL]:
+            self._told_fall(observation.epoch, begins=False)
+        decision = super().decide(observation)
+        size = task.batch_sizes[int(course.size[0])]
+        if decision.batch_size != size:
+            decision = replace(decision, batch_size=size, factor=float(course.factor(limits.sizes)[0]))
+        self._trying = wanted
+        other = configuration(task.batch_sizes[int(tried.size[0])], self._rate_of(tried))
+        falls = " with the rate falling" if wanted.parts[0, FALL] else ""
+        sure = percent(round(wanted.sure[TRY], 2))
+        reason = f"learned: as it is, and {other}{falls} is to be tried beside it ({sure} sure; {wanted.why})"
+        return replace(decision, reason=reason)
+
+    def _rate_of(self, course: Course) -> float:
+        """Return the base rate of a course, to the last bit that in force where it has not moved."""
+        assert self._course is not None
+        return self._start[1] if course.rate[0] == self._course.rate[0] else float(np.exp2(course.rate[0]))
+
+    def _carried_out(self, observation: Observation, rule: Decision, wanted: "_Wanted") -> Decision:
+        """Do what the network has chosen, where that is something else than the rule would do."""
+        assert self._course is not None
+        limits = self._limits()
+        suggested = self._course.suggested(limits)
+        departs = wanted.parts[0, :TRY] != suggested[0]
+        if not departs.any():
+            self._go(self._course, limits, suggested, rule)
+            return rule
+        return self._depart(observation, departs, wanted)
+
+    def _depart(self, observation: Observation, departs: NDArray[np.bool_], wanted: "_Wanted") -> Decision:
         """Do something else than the rule would, and say why."""
         assert self._course is not None
         task, course, limits = self._known_task(), self._course, self._limits()
-        sure, why = told
+        parts, sure, why = wanted.parts, wanted.sure, wanted.why
         if departs[STOP]:
             reason = f"learned: training ends here ({percent(round(sure[STOP], 2))} sure; {why})"
             return Decision(observation.batch_size or self._start[0], self._start[1], reason, stop=True)
-        size, rate = int(course.size[0]), float(course.rate[0])
+        size, rate, grows = (
+            int(course.size[0]),
+            float(course.rate[0]),
+            course.suggested(limits)[0, SIZE] != AS_IT_IS[SIZE],
+        )
         told_as = []
         course.advance(parts, limits)
         if departs[FALL]:
@@ -159,6 +235,8 @@ class GeneralPolicy(SteerPolicy):
             )
             if not course.falling[0]:
                 self._start = (task.batch_sizes[int(course.size[0])], self._start[1])
+        elif departs[SIZE] and grows:
+            told_as.append(f"batches stay at {task.batch_sizes[size]} ({percent(round(sure[SIZE], 2))} sure)")
         if not told_as:  # the ladders end here
             decision = super().decide(observation)
             self._go(course, limits, np.array([AS_IT_IS]), decision)
@@ -247,7 +325,7 @@ class GeneralPolicy(SteerPolicy):
         worst = int(np.argmax(shares))
         if shares[worst] <= FAR:
             return ""
-        told = f"'{CourseView.names[worst]}' is {view[worst]:.2f} and was"
+        told = f"'{self._entries[worst][0]}' is {view[worst]:.2f} and was"
         if low[worst] == high[worst]:
             return f"{told} {low[worst]:.2f} throughout its training"
         return (
@@ -261,8 +339,62 @@ class GeneralPolicy(SteerPolicy):
         Args:
             fork: what ``fork`` returned.
         """
+        if self._trying is not None:
+            self._turned = True
+            return
         super().turn(fork)
         self._begin_anew()
+
+    def fork(self, observation: Observation) -> Fork | None:
+        """Return what to try for the coming epoch: what the network wants tried, or else what the rule does.
+
+        Args:
+            observation: where the run stands.
+
+        Returns:
+            The fork; None where nothing is to be tried.
+        """
+        if self._trying is None:
+            return super().fork(observation)
+        assert self._course is not None
+        tried = self._course.take(np.array([0]))
+        tried.advance(self._trying.parts, self._limits())
+        return Fork(self._known_task().batch_sizes[int(tried.size[0])], self._rate_of(tried))
+
+    def judge(self, fork: Fork, outcome: ForkOutcome, observation: Observation) -> ForkChoice:
+        """Choose between the fork and what was in force by the paired test, and go on from there.
+
+        Args:
+            fork: what ``fork`` returned.
+            outcome: what both came to.
+            observation: where the run stood when they began.
+
+        Returns:
+            The choice.
+        """
+        course, trying = self._course, self._trying
+        assert course is not None
+        stays = self._known_task().batch_sizes[int(course.size[0])]
+        if trying is None:
+            choice = super().judge(fork, outcome, observation)
+            if choice.taken:
+                self._begin_anew()
+        else:
+            choice = ForkRule.choice(stays, self._start[1], fork, outcome)
+            longer = max(self._costs.between(size, 1) for size in (stays, fork.batch_size))
+            self._tried.append(Tried(observation.epoch, longer))
+            self._turned = choice.taken
+            if choice.taken:
+                self.decide(observation)
+            if trying.parts[0, FALL]:
+                choice = replace(choice, reason=f"with the rate falling, {choice.reason}")
+            self._trying, self._reason = None, choice.reason
+        if self._forks:
+            lost = self._costs.between(stays if choice.taken else fork.batch_size, 1)
+            self._seen.spent[0] += lost
+            said = (outcome.loss, outcome.difference, outcome.standard_error, choice.taken, lost, math.nan)
+            self._forked = Forked(*np.array([(observation.epoch, *said)], dtype=np.float64).T)
+        return choice
 
     def begin(self, batch_size: int, lr: float, reason: str) -> None:
         """Go on from a configuration that somebody else has chosen.
@@ -276,6 +408,7 @@ class GeneralPolicy(SteerPolicy):
         self._begin_anew()
 
     def _begin_anew(self) -> None:
+        self._trying = None
         if self._course is not None:
             task = self._known_task()
             size = Moves(task.batch_sizes, task.learning_rates).rungs(*self._start)[0]
@@ -291,6 +424,17 @@ class GeneralPolicy(SteerPolicy):
             "course": None if course is None else {name: _plain(values) for name, values in vars(course).items()},
             "asked": self._asked,
             "sha256": self.card.sha256,
+            **({"forks_learned": self._forks_learned()} if self._forks else {}),
+        }
+
+    def _forks_learned(self) -> dict[str, Any]:
+        """Return what the last fork came to, and what is to be tried, as JSON-able values."""
+        trying = self._trying
+        return {
+            "forked": {name: _plain(values) for name, values in vars(self._forked).items()},
+            "trying": None
+            if trying is None
+            else [trying.parts.tolist(), trying.sure, trying.why, [trying.plan.decay_from, trying.plan.end]],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -314,6 +458,15 @@ class GeneralPolicy(SteerPolicy):
             falls = _read(state["course"]["fall_from"])
             self._course = Course(**course, fall_from=np.where(np.isnan(falls), np.inf, falls))
         self._asked = state["asked"]
+        self._turned = False
+        if self._forks:
+            learned = state["forks_learned"]
+            self._forked = Forked(**{name: _read(values) for name, values in learned["forked"].items()})
+            trying = learned["trying"]
+            self._trying = None
+            if trying is not None:
+                parts, sure, why, plan = trying
+                self._trying = _Wanted(np.array(parts), sure, why, Plan(*plan))
 
 
 def _plain(values: NDArray[Any]) -> Any:

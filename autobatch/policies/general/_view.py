@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._arrays import Floats
-from autobatch.policies._moves import BATCH_MOVES
+from autobatch.policies._moves import BATCH_MOVES, FORKED_HEADS
 from autobatch.policies.general._course import AS_IT_IS, FALL, HEADS, RATE, SIZE, Course, Limits, Rows
 from autobatch.policies.learned import STEERED_SCHEMA
 from autobatch.policies.steer._scouts import Scout, final_loss
@@ -82,17 +82,22 @@ def lead(views: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
     """Return by how much the logits of what the rule would do lead the others.
 
     Args:
-        views: flat arrays, shape (..., size).
+        views: flat arrays, shape (..., size), with the entries of forks or without.
         margin: the lead.
 
     Returns:
-        Shape (..., logits): ``margin`` at the rule's choice of each part of the action, 0 elsewhere.
+        Shape (..., logits): ``margin`` at the rule's choice of each part of the action, 0 elsewhere; of what may be
+        tried, that it is not.
     """
+    heads = FORKED_HEADS if views.shape[-1] > len(ENTRIES) else HEADS
     size = np.rint(views[..., RULE_SIZE] * BATCH_MOVES[-1]).astype(np.int64) - BATCH_MOVES[0]
     fall = (views[..., RULE_FALL] > 0.5).astype(np.int64)
-    chosen = (size, np.full_like(size, AS_IT_IS[RATE]), fall, np.zeros_like(size))
-    parts = [np.eye(count, dtype=np.float32)[own] for count, own in zip(HEADS, chosen, strict=True)]
-    return margin * np.concatenate(parts, axis=-1)
+    chosen = (size, np.full_like(size, AS_IT_IS[RATE]), fall, *[np.zeros_like(size)] * (len(heads) - 3))
+    parts: list[NDArray[np.float32]] = [
+        np.eye(count, dtype=np.float32)[own] for count, own in zip(heads, chosen, strict=True)
+    ]
+    led: NDArray[np.float32] = margin * np.concatenate(parts, axis=-1)
+    return led
 
 
 def beyond(views: NDArray[np.float32], seen: Floats) -> Floats:

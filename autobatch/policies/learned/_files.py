@@ -18,6 +18,7 @@ from autobatch._artefacts import artefact_roots, expand_home
 from autobatch._errors import CheckpointError, ConfigError, UnknownNameError, near_names
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch._yaml import validate
+from autobatch.policies._moves import STEERING
 from autobatch.policies.view import SCHEMA
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ FORMAT_VERSION = 1
 STEERED_SCHEMA = 2
 """Version of the flat view without a library, see ``policies.general``."""
 
-KINDS = {"multidiscrete": "learned", "discrete": "learned", "steered": "learned-general"}
+KINDS = {"multidiscrete": "learned", "discrete": "learned"} | dict.fromkeys(STEERING, "learned-general")
 """Kind of policy by kind of actions."""
 
 WEIGHTS, CARD = ".safetensors", ".json"
@@ -69,7 +70,9 @@ class PolicyCard(_Part):
     format_version: int = Field(description="Version of this format.")
     observation_schema: int = Field(description="Version of the flat view that it takes.")
     observation_size: PositiveInt = Field(description="Entries of the flat view that it takes.")
-    actions: Literal["multidiscrete", "discrete", "steered"] = Field(description="Kind of actions that it gives.")
+    actions: Literal["multidiscrete", "discrete", "steered", "forked"] = Field(
+        description="Kind of actions that it gives; with forked ones it has changes tried on the run itself."
+    )
     batch_sizes: tuple[PositiveInt, ...] | None = Field(description="The only ladder that it runs on; null for any.")
     learning_rates: tuple[PositiveFloat, ...] | None = Field(
         description="The only learning rates that it runs on; null for any."

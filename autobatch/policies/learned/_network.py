@@ -17,15 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from autobatch._errors import ConfigError
-from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES, STEERED_HEADS
+from autobatch.policies._moves import BATCH_MOVES, FORKED_HEADS, RATE_MOVES, STEERED_HEADS
 
 Activation = Literal["tanh", "relu"]
-Actions = Literal["multidiscrete", "discrete", "steered"]
+Actions = Literal["multidiscrete", "discrete", "steered", "forked"]
 
 HEADS: dict[str, tuple[int, ...]] = {
     "multidiscrete": (len(BATCH_MOVES), len(RATE_MOVES)),
     "discrete": (9,),
     "steered": STEERED_HEADS,
+    "forked": FORKED_HEADS,
 }
 """Number of logits for each part of an action, by kind of actions."""
 
@@ -39,8 +40,8 @@ class Network:
     Attributes:
         layers: (weight of shape (out, in), bias of shape (out,)) from the first layer to the last.
         activation: ``"tanh"`` or ``"relu"``, after every layer but the last.
-        actions: what the logits stand for, ``"multidiscrete"`` (5 and 3 of them), ``"discrete"`` (9) or ``"steered"``
-            (5, 3, 2 and 2).
+        actions: what the logits stand for, ``"multidiscrete"`` (5 and 3 of them), ``"discrete"`` (9), ``"steered"``
+            (5, 3, 2 and 2) or ``"forked"`` (5, 3, 2, 2 and 2).
     """
 
     layers: Layers

@@ -192,7 +192,8 @@ class ForkRule:
             f"difference {outcome.difference:+.2g} ± {ONE_SIDED * outcome.standard_error:.2g})"
         )
         if taken:
-            return ForkChoice(True, f"{measured}, no more than {percent(TOLERANCE)} above and faster: it goes on")
+            faster = " and faster" if fork.batch_size > batch_size else ""
+            return ForkChoice(True, f"{measured}, no more than {percent(TOLERANCE)} above{faster}: it goes on")
         return ForkChoice(False, f"{measured}; that it is not {percent(TOLERANCE)} above cannot be said: {stays} stays")
 
 

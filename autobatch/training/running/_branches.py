@@ -33,19 +33,23 @@ def keep_branches(out: Path, journeys: Sequence[Journey], info: LibraryInfo) -> 
     BRANCHES.add(out / BRANCH_RUNS, journeys, info)
 
 
-def fork_branches(config: RunConfig, before: EpochRow | None, tried: Sequence[tuple[EpochRow, str]]) -> list[Journey]:
+def fork_branches(
+    config: RunConfig, before: EpochRow | None, tried: Sequence[tuple[EpochRow, str]], *, steered: bool
+) -> list[Journey]:
     """Return the epochs of a fork as branches of one state.
 
     Args:
         config: the run's configuration.
         before: the epoch before the fork; None at the run's beginning.
         tried: each epoch, and ``"finished"`` or why it diverged.
+        steered: whether the schedule is the policy's.
 
     Returns:
-        The branches; none of a fork from the beginning, which leaves from no state, and of a run that does not measure:
-        a branch run has C̄ and L.
+        The branches; none of a fork from the beginning, which leaves from no state, of a run that does not measure, as
+        a branch run has C̄ and L, and of one whose rate a policy lets fall: branch runs have the task's schedule.
     """
-    if before is None or not _has_place(config, before):
+    falls = steered and any(row.lr_effective != row.lr for row, _ in tried)
+    if before is None or falls or not _has_place(config, before):
         return []
     return [
         Journey.from_records("branch", config.seed, [before.to_dict(), row.to_dict()], stopped_because)

@@ -234,7 +234,8 @@ class Session:
             forked = fork_epoch(self.trial, self.policy, fork, self.observer.step)
             row, measurements = forked.kept.row, forked.kept.measurements
             tried = [(one.row, one.stopped_because) for one in forked.tried]
-            branches = fork_branches(self.config, self.rows[-1] if self.rows else None, tried)
+            before = self.rows[-1] if self.rows else None
+            branches = fork_branches(self.config, before, tried, steered=controller.task.steered)
             if forked.record is not None:
                 self.forks.append(forked.record)
                 self.observer.note(forked.record.reason)

@@ -125,6 +125,14 @@ def test_batches_that_grow_during_the_fall_do_part_of_it(tmp_path: Path) -> None
     assert made[8].factor > made[7].factor
 
 
+def test_batches_stay_small_where_the_network_is_sure(tmp_path: Path) -> None:
+    grown = course(policy_of(saved(tmp_path)))
+    made = course(policy_of(saved(tmp_path, bias={SIZE_UP - 1: 3.0})))
+    assert max(one.batch_size for one in grown) > 32
+    assert {one.batch_size for one in made} == {32}
+    assert any("batches stay at 32" in one.reason for one in made)
+
+
 def test_far_from_all_that_was_seen_the_rule_decides_and_says_so(tmp_path: Path) -> None:
     seen = [(-1.0, 1.0)] * SIZE
     seen[NAMES.index("training set")] = (0.1, 0.2)

@@ -233,7 +233,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(home, change, message):
         ({"format_version": 2}, "reads version 1, the card has 2"),
         ({"observation_schema": SCHEMA + 1}, f"of version {SCHEMA}, the policy was learned on version {SCHEMA + 1}"),
         ({"observation_size": 7}, f"'network.layers': expected 7 first.*got {SIZE}"),
-        ({"actions": "box"}, "'actions': expected one of 'multidiscrete', 'discrete', 'steered', got 'box'"),
+        ({"actions": "box"}, "'actions': expected one of 'multidiscrete', 'discrete', 'steered', 'forked', got 'box'"),
         ({"actions": "discrete"}, "expected layers that end in 9 logits for discrete actions"),
         ({"network": {"layers": [SIZE, 8], "activation": "gelu"}}, "'network.activation': expected one of 'tanh'"),
         ({"sha256": "abc"}, "'sha256': expected text"),
