@@ -7,15 +7,15 @@
 
 ``learn`` searches, on surrogates of all other tasks, for departures from the rule: no surrogate that it sees was fitted
 to the tasks left out, nor to the same data with another network. ``tables`` plays what was learned beside the rule on
-the same surrogates, as recorded and with cost tables at and beyond the ends of those that learning draws: a step takes
-as long whatever its size, as on a large GPU, or every example as long. ``run`` trains the policy on seeds that the runs
-of ``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking turns, and appends to
-``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page`` sets each beside the
-rule, paired by seed, and notes the figures on the shipped card; ``run TASK --policy steer`` trains the rule on seeds
-that it has not had there. There, ``learned-general-unbounded`` is the same network with ``seen`` left out of its card,
-so that nothing is too far from what it was trained on, ``general-without-mnist`` is of ``learn --without mnist``, as
-are the others, and ``steer-whole`` is ``steer`` with ``length: 1``. The last rows are over the tasks on which it ran
-with their data left out, with the p-values of Student's and Wilcoxon's paired tests.
+the same surrogates, varied as in learning, as recorded, and with cost tables at and beyond the ends of those that
+learning draws: a step takes as long whatever its size, as on a large GPU, or every example as long. ``run`` trains the
+policy on seeds that the runs of ``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking
+turns, and appends to ``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page``
+sets each beside the rule, paired by seed, and notes the figures on the shipped card; ``run TASK --policy steer`` trains
+the rule on seeds that it has not had there. There, ``learned-general-unbounded`` is the same network with ``seen`` left
+out of its card, so that nothing is too far from what it was trained on, ``general-without-mnist`` is of ``learn
+--without mnist``, as are the others, and ``steer-whole`` is ``steer`` with ``length: 1``. The last rows are over the
+tasks on which it ran with their data left out, with the p-values of Student's and Wilcoxon's paired tests.
 """
 
 import json
@@ -57,7 +57,8 @@ the third it ran beside the policy. Of a seed the last counts."""
 
 FIGURES = ("validation_loss", "test_loss", "modelled_seconds")
 
-HELD_BACK = {"as recorded": None, "as long for any size": 2.0**14, "as long for any example": 0.0}
+VARIED = "varied, as in learning"
+HELD_BACK = {VARIED: None, "as recorded": None, "as long for any size": 2.0**14, "as long for any example": 0.0}
 """Examples that take as long as what a step takes whatever its size; None for the recorded tables."""
 
 WHY = (
@@ -109,7 +110,8 @@ def tables(policy: str) -> None:
                 table = CostTable("made up", seconds, seconds, 0.0)
                 (Path(folder) / f"{name}.json").write_text(json.dumps(table.to_dict()))
             own = None if overhead is None else folder
-            settings = SteeredSettings(tuple(recorded), start="scouts", cost_tables=own, without=left_out)
+            told = {"vary": told_as == VARIED, "cost_tables": own, "without": left_out}
+            settings = SteeredSettings(tuple(recorded), start="scouts", **told)
             returns, _ = SteeredArena(settings).play(policies, seeds)
         gain = returns[1] - returns[0]
         print(f"| {told_as} | {gain.size} | {gain.mean():+.3f} ± {gain.std(ddof=1) / math.sqrt(gain.size):.3f} |")
