@@ -230,7 +230,8 @@ class _Scouting:
             theirs = words_before(kept.options)
             differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
             if differing or kept.code != self._code:
-                self._forget(f"another {', '.join(map(repr, differing))}" if differing else "another code of the loop")
+                code = "another code of the loop, or other values that it reads"
+                self._forget(f"another {', '.join(map(repr, differing))}" if differing else code)
                 return
             if self._decided_between_epochs(kept.loop):
                 self._forget("decisions between epochs alone, not within them")
