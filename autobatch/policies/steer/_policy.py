@@ -303,7 +303,7 @@ class SteerPolicy:
         if begun and not helping and (lower := _below_too_high(task, choice.scout, at_one_size, smaller)):
             choice, edge = lower, ""
         elif best is not None:
-            told = rivals[choice.scout] if blind else best
+            told = rivals[choice.scout or 0] if blind else best
             length = self._lay_length(told, smaller, helping, begun=begun, blind=blind)
         assert choice.scout is not None
         chosen = scouts[choice.scout]
