@@ -185,7 +185,7 @@ def test_scouts_of_what_has_changed_since_are_trained_anew(tmp_path: Path, caplo
     for changed, options, why in (
         (loop, {}, None),
         (loop, {"batch_sizes": (11, 12, 16)}, "another 'batch_sizes'"),
-        (other, {"batch_sizes": (11, 12, 16)}, "another code of the loop"),
+        (other, {"batch_sizes": (11, 12, 16)}, "another code of the loop, or other values that it reads"),
         (other, {}, "another 'batch_sizes'"),
     ):
         caplog.clear()
