@@ -72,9 +72,16 @@ class Decisions:
         """Return the global batch size that batches are cut with; the loop's own where it is only advised."""
         return self._own_batch_size or self._records[number].batch_size
 
-    def decide(self, observation: Observation, *, epoch: Epochs, example: int) -> None:
-        """Have the first rank's policy asked, and tell all ranks what holds from ``example`` on."""
-        told = self._ranks.first_makes(partial(self._asked, observation, epoch, example))
+    def decide(self, observation: Observation, *, epoch: Epochs, example: int, back: bool = False) -> None:
+        """Have the first rank's policy asked, and tell all ranks what holds from ``example`` on.
+
+        Args:
+            observation: where the training stands.
+            epoch: finished epochs.
+            example: the first example that the decision holds for.
+            back: whether the training has just gone back to weights of before.
+        """
+        told = self._ranks.first_makes(partial(self._asked, observation, epoch, example, back))
         self._reference_batch_size = told["reference"]
         self.best_period, self.back_to = told["weights"]
         self.samples_wanted = told["samples"]
@@ -174,7 +181,7 @@ class Decisions:
         before = [(own.example, number) for number, own in self._records.items() if own.example < example]
         return self._records[max(before)[1]] if before else None
 
-    def _asked(self, observation: Observation, epoch: Epochs, example: int) -> dict[str, Any]:
+    def _asked(self, observation: Observation, epoch: Epochs, example: int, back: bool) -> dict[str, Any]:
         """Ask the policy, and return what all ranks have to know of its answer, as JSON-able values."""
         asked = self._policy.decide(observation)
         if asked.lr is not None:
@@ -209,7 +216,6 @@ class Decisions:
         previous = self._before(example)
         steered = self._ruled.policy_says and not self._own_batch_size and asked.factor is not None
         falls = steered and (factor != 1.0 or (previous is not None and previous.falls))
-        changed = previous is None or (batch_size, lr) != (previous.batch_size, previous.lr)
         planned: int | None = getattr(self._policy, "planned_epochs", None)
         record = DecisionRecord(
             epoch=epoch,
@@ -219,7 +225,7 @@ class Decisions:
             batch_size=batch_size,
             lr=lr,
             lr_effective=lr * factor,
-            changed=changed,
+            changed=previous is None or (batch_size, lr) != (previous.batch_size, previous.lr),
             reason=reason,
             limit="; ".join(limits) or None,
             c_bar=observation.c_bar,
@@ -234,9 +240,7 @@ class Decisions:
             ranks=self._ranks.size,
             stop=stop,
             falls=falls,
-            fall_begins=falls
-            and previous is not None
-            and (not previous.falls or (not changed and lr * factor > previous.lr_effective)),
+            fall_begins=falls and previous is not None and (back or not previous.falls),
             planned=planned,
             end_moved=previous is not None and previous.planned not in {None, planned},
         )

@@ -33,7 +33,7 @@ class DecisionRecord(Plain):
         ranks: processes that share a batch.
         stop: whether the training ends with this decision.
         falls: whether the policy says how far the rate has fallen, or what larger batches make of that.
-        fall_begins: whether that begins here, or begins anew from a higher rate.
+        fall_begins: whether that begins here, or anew, from weights of before.
         planned: decision periods after which the policy plans to end the training; None where it plans no end.
         end_moved: whether that is another end than the decision before had.
     """

@@ -204,7 +204,7 @@ class Periods:
         decisions.decide(self.observation, epoch=course.finished_epochs, example=example)
         if self._rewinding.goes_back(decisions.best_period, decisions.back_to):
             decisions.gone_back()
-            decisions.decide(self.observation, epoch=course.finished_epochs, example=example)
+            decisions.decide(self.observation, epoch=course.finished_epochs, example=example, back=True)
         self._log.decided(decisions.last)
         decisions.forget(course.waiting, course.next_example)
         if decisions.last.stop:

@@ -236,8 +236,8 @@ def _unlearnt_words(summary: Summary) -> str:
     if loss is None or guessed is None or loss < LEARNT_NOTHING * guessed:
         return ""
     return (
-        f"nothing that shows: its validation loss, {loss_words(loss)}, is no lower than that of one who guesses by the "
-        f"classes' shares, {loss_words(guessed)}"
+        f"nothing that shows in its validation loss, {loss_words(loss)}: who guesses by the classes' shares has "
+        f"{loss_words(guessed)}"
     )
 
 

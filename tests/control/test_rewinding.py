@@ -142,6 +142,33 @@ def test_the_planned_last_epoch_begins_with_better_weights(length: float, end: i
         assert same(again.everything(), loop.everything())
 
 
+@pytest.mark.parametrize("unknown", [range(0, EPOCHS, 2), [8], [7, 8]], ids=["every second", "one", "two"])
+def test_where_not_every_epoch_is_validated_it_goes_back_as_well(
+    unknown: Sequence[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By hand: the mean of three is lowest as epoch 12 ends (every second) or 10, and a copy is an epoch old."""
+    losses = [1.0 + 0.05 * abs(epoch - 9) + 0.001 * (-1) ** (epoch // 2) for epoch in range(1, EPOCHS + 1)]
+    losses = [math.nan if epoch in unknown else loss for epoch, loss in enumerate(losses)]
+    loop = Loop(losses=losses)
+    with caplog.at_level(logging.INFO, "autobatch"):
+        for epoch in loop.controller.each_epoch():
+            began = loop.everything()
+            loop.train(epochs=epoch + 1)
+    (back,) = [epoch for epoch in range(1, loop.controller.epoch) if same(began, loop.ends[epoch])]
+    assert 8 <= back <= 11
+    assert f"the last one from the weights after epoch {back}" in str(loop.controller.stopped_because)
+    assert "not at hand" not in caplog.text
+    assert f"goes on from its weights after epoch {back}" in caplog.text
+
+
+def test_going_back_is_told_where_nothing_else_changes(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "autobatch"):
+        Loop(losses=rising_late(21), batch_sizes=(4,)).train()
+    assert (
+        "validation has got worse since epoch 14, and training goes on from its weights after epoch 14" in caplog.text
+    )
+
+
 def test_a_cut_at_any_epoch_changes_nothing() -> None:
     whole = Loop().train()
     for epoch in range(2, whole.controller.epoch):

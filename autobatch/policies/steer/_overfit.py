@@ -100,10 +100,11 @@ class Validated:
 
     Args:
         score: the figure that ranks trainings; where the error is another, it must not have got better meanwhile.
+        an_epoch: decision periods of an epoch.
     """
 
-    def __init__(self, score: str) -> None:
-        self._score = score
+    def __init__(self, score: str, an_epoch: int = 1) -> None:
+        self._score, self._an_epoch = score, an_epoch
         self._figures: dict[str, dict[int, float]] = {}
 
     def take(self, observation: Observation) -> None:
@@ -120,12 +121,16 @@ class Validated:
 
     @property
     def best(self) -> int | None:
-        """The middle one of the periods over which the score's mean was lowest; the last as long as there are few."""
+        """The period an epoch before the last of those over which the score's mean was lowest, amid them.
+
+        Of weights that are older none are kept, so it is that one also where some periods have no figure. The last
+        period as long as there are few.
+        """
         score = self.scores
         lowest = lowest_period(score)
         if lowest is None:
             return max(score, default=None) if len(score) < WINDOW else None
-        return [period for period in sorted(score) if period <= lowest][-1 - WINDOW // 2]
+        return lowest - self._an_epoch
 
     @property
     def risen(self) -> float:

@@ -236,7 +236,7 @@ class SteerPolicy:
         self._tried = []
         self._noise, self._calm, self._before, self._shrunk = Noise(), False, None, None
         self._scouted = self.samples_wanted = 0
-        self._validated, self._hastened, self._back = Validated(task.score), None, None
+        self._validated, self._hastened, self._back = Validated(task.score, task.periods), None, None
 
     @property
     def planned_epochs(self) -> int | None:
@@ -494,7 +494,8 @@ class SteerPolicy:
         if self._hastened is None:
             return "which lets the loss settle", ""
         task, own = self._known_task(), self.parameters
-        worse = f"validation has got worse since epoch {self._hastened[1] // task.periods}"
+        since = self._hastened[1] if self._back is None else self._back
+        worse = f"validation has got worse since epoch {since // task.periods}"
         back = (
             ""
             if self._back is None
