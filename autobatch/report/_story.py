@@ -130,7 +130,7 @@ def _forks(record: RunRecord) -> Iterator[RenderableType]:
     yield Padding(table, (0, 0, 1, 0))
 
 
-FORKS_TITLE = "Forks: a larger batch tried on the run itself, for an epoch from the same state"
+FORKS_TITLE = "Forks: another size or rate tried on the run itself, for an epoch from the same state"
 """What stands above a table of forks."""
 
 FORK_COLUMNS = ("epoch", "tried", "beside", "its loss", "loss beside", "thrown away", "")

@@ -225,8 +225,8 @@ def _forking_words(summary: Summary) -> str:
     """Return in a clause what the forks of a run came to."""
     taken = sum(bool(fork["taken"]) for fork in summary.forks)
     return (
-        f"a larger batch tried on the run itself {count(len(summary.forks), 'time')}, {taken} taken; the epochs thrown "
-        f"away took {seconds_words(summary.forking_seconds)}, counted above"
+        f"another size or rate tried on the run itself {count(len(summary.forks), 'time')}, {taken} taken; the epochs "
+        f"thrown away took {seconds_words(summary.forking_seconds)}, counted above"
     )
 
 

@@ -346,7 +346,9 @@ class SteerPolicy:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             by = "" if task.shares_loss is None else " by the classes' shares"
             near = f"; no scout's training loss can be told from that of guessing{by} ({guessed})"
-            if task.score != "validation_loss" or learnt_nothing(task, best, self.parameters.hardly_begun):
+            if task.score != "validation_loss":
+                near += ", so what is validated decides (where that is no better than guessing, give other rates)"
+            elif learnt_nothing(task, best, self.parameters.hardly_begun):
                 near += ", so it may learn nothing (give other rates to choose from)"
             else:
                 near += ", so what is validated decides"

@@ -397,6 +397,13 @@ def test_one_who_learns_no_more_than_the_classes_shares_is_told(shares_loss: flo
     assert (policy.planned_epochs == 40) == warned
 
 
+def test_an_error_says_nothing_of_guessing() -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(epochs=40, train_size=2000, steered=True, guessing=0.69, score="validation_error"), None)
+    reason = policy.take([Scout(32, lr, (0.69,), (error,)) for lr, error in ((0.05, 0.3), (0.1, 0.05))]).reason
+    assert "so what is validated decides (where that is no better than guessing, give other rates)" in reason
+
+
 def test_a_training_too_short_for_scouts_keeps_its_length() -> None:
     policy = SteerPolicy(SteerParameters())
     for epochs, planned in ((1, 1), (2, 2), (5, 5), (6, 4)):
