@@ -142,7 +142,7 @@ class GeneralPolicy(SteerPolicy):
             return rule
         course, limits = self._followed(observation)
         if turned and trying is not None:
-            return self._carried_out(observation, rule, trying)
+            return self._carried_out(observation, rule, trying, tried=True)
         view = self._shown(course, limits)
         within = "decisions lie within epochs, and it has learned between them" if task.periods > 1 else None
         outside = within or self._outside(view)
@@ -190,12 +190,21 @@ class GeneralPolicy(SteerPolicy):
         assert self._course is not None
         return self._start[1] if course.rate[0] == self._course.rate[0] else float(np.exp2(course.rate[0]))
 
-    def _carried_out(self, observation: Observation, rule: Decision, wanted: "_Wanted") -> Decision:
-        """Do what the network has chosen, where that is something else than the rule would do."""
+    def _carried_out(
+        self, observation: Observation, rule: Decision, wanted: "_Wanted", *, tried: bool = False
+    ) -> Decision:
+        """Do what the network has chosen, where that is something else than the rule would do, or is tried."""
         assert self._course is not None
         limits = self._limits()
         suggested = self._course.suggested(limits)
         departs = wanted.parts[0, :TRY] != suggested[0]
+        if not departs.any() and tried:  # the rule may grow further at once than what a fork was said to try
+            course, sizes = self._course, self._known_task().batch_sizes
+            course.advance(suggested, limits)
+            if (size := sizes[int(course.size[0])]) != rule.batch_size:
+                rule = replace(rule, batch_size=size, factor=float(course.factor(limits.sizes)[0]))
+            self._go(course, limits, np.array([AS_IT_IS]), rule)
+            return rule
         if not departs.any():
             self._go(self._course, limits, suggested, rule)
             return rule

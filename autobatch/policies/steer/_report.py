@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autobatch.policies._wording import configuration, duration, figure, in_epochs, percent
-from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice
+from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice, best_of
 
 FAR_AHEAD = 0.1
 """Margin from which the best scout was mostly the best of them at the end too."""
@@ -171,7 +171,10 @@ class ScoutReport:
         if all(one.scout.ended is not None for one in self.trained if one is not winner):
             return "every other scout was ended before, so there is none to compare with"
         if self.margin is None:
-            return "that cannot be said of these losses, which have no ratio"
+            rivals = [one.scout for one in self.trained if one.scout.batch_size == winner.scout.batch_size]
+            known = best_of(rivals) == winner.scout
+            told = "cannot be said of these losses, which have no ratio"
+            return f"that {told if known else 'was not counted where another scout had the lower loss'}"
         if winner.scout.train_losses[-1] > LEARNT_NOTHING * (self.guessing or math.inf):
             return "not at all, no scout has learnt anything that shows in its training loss"
         return ""

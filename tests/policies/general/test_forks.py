@@ -135,6 +135,25 @@ def test_the_fall_of_the_rule_is_tried_too(tmp_path: Path, outcome: ForkOutcome)
     assert (following.factor < 1.0) == choice.taken == (outcome is BETTER)
 
 
+def test_what_is_trained_is_what_was_said_to_be_tried(tmp_path: Path) -> None:
+    """By epoch 31 the rule alone would have batches of 512, four rungs up; what is tried is two rungs up at most."""
+    path, last = saved(tmp_path, {TRY: 3.0}), None
+    task = {"batch_sizes": (8, 16, 32, 64, 128, 256, 512), "costs": None}
+    policy, tried = policy_of(path, **task), {}
+    for epoch in range(32):
+        last = policy.decide(at(epoch, last))
+        fork = policy.fork(at(epoch, last))
+        if fork is None or "to be tried" not in last.reason:
+            continue
+        other = policy_of(path, **task)
+        other.load_state_dict(json.loads(json.dumps(policy.state_dict(), allow_nan=False)))
+        other.turn(fork)
+        tried[epoch] = (fork.batch_size, other.decide(at(epoch, last)).batch_size)
+        policy.judge(fork, BETTER if epoch == 8 else WORSE, at(epoch, last))
+    assert max(tried) == 31
+    assert all(said == done for said, done in tried.values()), tried
+
+
 def test_what_a_fork_came_to_is_seen_and_paid_for(tmp_path: Path) -> None:
     path = saved(tmp_path, {SIZE_UP: 3.0, TRY: 3.0}, [("fork taken", STOP, 9.0)])
     policy, other = policy_of(path), policy_of(path)
