@@ -292,7 +292,7 @@ class SteerPolicy:
         if blind:
             choice = _middle_unless(rivals, choice, start_without_scouts(task)[1])
         assert choice.scout is not None
-        edge = "" if blind else self._told_edge(scouts[choice.scout], smaller)
+        edge, told = ("", rivals[choice.scout]) if blind else (self._told_edge(scouts[choice.scout], smaller), best)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun else CLEARLY_BETTER
         helping = [] if best is None else helping_halves(best, smaller, share)
@@ -302,8 +302,7 @@ class SteerPolicy:
         length = ""
         if begun and not helping and (lower := _below_too_high(task, choice.scout, at_one_size, smaller)):
             choice, edge = lower, ""
-        elif best is not None:
-            told = rivals[choice.scout or 0] if blind else best
+        elif told is not None:
             length = self._lay_length(told, smaller, helping, begun=begun, blind=blind)
         assert choice.scout is not None
         chosen = scouts[choice.scout]

@@ -304,8 +304,8 @@ def _next(rates: Sequence[float], most: int, done: Sequence[Scout]) -> float | N
     tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None
-    place = _towards(tried, len(stops), stops.index(_nearest(rates, 0.5)))
-    if place is None:
+    best, place = best_of(done), _towards(tried, len(stops), stops.index(_nearest(rates, 0.5)))
+    if place is None or (best is not None and best.lr not in stops):  # between two that were tried
         return None
     skipped = _skipped(rates, done) if stops[place] < min((scout.lr for scout in done), default=0.0) else []
     return skipped[(len(skipped) - 1) // 2] if skipped else stops[place]

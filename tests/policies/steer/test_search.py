@@ -156,7 +156,10 @@ def test_below_a_rate_that_diverges_comes_one_that_was_left_out() -> None:
     task = make_task(epochs=40, learning_rates=(0.003, 0.01, 0.03, 0.1))
     assert [lr for _, lr in made(task, 3, lambda lr: NAN if lr > 0.05 else 0.1 / lr)] == [0.01, 0.1, 0.03]
     assert [lr for _, lr in made(task, 3, valley(0.02))] == [0.01, 0.1, 0.03]  # a single one, whatever became of 0.1
-    long = make_task(epochs=40, learning_rates=tuple(0.00625 * 2**step for step in range(8)))
+    six = make_task(epochs=60, learning_rates=tuple(0.00625 * 2**step for step in range(6)))
+    assert [lr for _, lr in made(six, 4, lambda lr: NAN if lr > 0.08 else 0.1 / lr)] == [0.025, 0.1, 0.05]
+    assert [lr for _, lr in made(six, 4, lambda lr: NAN if lr > 0.08 else lr)] == [0.025, 0.1, 0.05, 0.0125]
+    long = make_task(epochs=60, learning_rates=tuple(0.00625 * 2**step for step in range(8)))
     assert [lr for _, lr in made(long, 3, lambda lr: NAN if lr > 0.2 else 0.1 / lr)] == [0.05, 0.4, 0.1]
 
 
