@@ -72,16 +72,16 @@ class Decisions:
         """Return the global batch size that batches are cut with; the loop's own where it is only advised."""
         return self._own_batch_size or self._records[number].batch_size
 
-    def decide(self, observation: Observation, *, epoch: Epochs, example: int, back: bool = False) -> None:
+    def decide(self, observation: Observation, *, epoch: Epochs, example: int, back_to: Epochs | None = None) -> None:
         """Have the first rank's policy asked, and tell all ranks what holds from ``example`` on.
 
         Args:
             observation: where the training stands.
             epoch: finished epochs.
             example: the first example that the decision holds for.
-            back: whether the training has just gone back to weights of before.
+            back_to: finished epochs to whose weights the training has just gone back; None where it has not.
         """
-        told = self._ranks.first_makes(partial(self._asked, observation, epoch, example, back))
+        told = self._ranks.first_makes(partial(self._asked, observation, epoch, example, back_to))
         self._reference_batch_size = told["reference"]
         self.best_period, self.back_to = told["weights"]
         self.samples_wanted = told["samples"]
@@ -181,7 +181,7 @@ class Decisions:
         before = [(own.example, number) for number, own in self._records.items() if own.example < example]
         return self._records[max(before)[1]] if before else None
 
-    def _asked(self, observation: Observation, epoch: Epochs, example: int, back: bool) -> dict[str, Any]:
+    def _asked(self, observation: Observation, epoch: Epochs, example: int, back_to: Epochs | None) -> dict[str, Any]:
         """Ask the policy, and return what all ranks have to know of its answer, as JSON-able values."""
         asked = self._policy.decide(observation)
         if asked.lr is not None:
@@ -240,9 +240,10 @@ class Decisions:
             ranks=self._ranks.size,
             stop=stop,
             falls=falls,
-            fall_begins=falls and previous is not None and (back or not previous.falls),
+            fall_begins=falls and previous is not None and (back_to is not None or not previous.falls),
             planned=planned,
             end_moved=previous is not None and previous.planned not in {None, planned},
+            back_to=back_to,
         )
         return {
             "record": record.to_dict(),

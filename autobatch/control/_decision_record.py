@@ -36,6 +36,7 @@ class DecisionRecord(Plain):
         fall_begins: whether that begins here, or anew, from weights of before.
         planned: decision periods after which the policy plans to end the training; None where it plans no end.
         end_moved: whether that is another end than the decision before had.
+        back_to: finished epochs to whose weights the training has gone back with this decision; None where it has not.
     """
 
     epoch: Epochs
@@ -63,6 +64,7 @@ class DecisionRecord(Plain):
     fall_begins: bool = False
     planned: int | None = None
     end_moved: bool = False
+    back_to: Epochs | None = None
 
     @property
     def turn(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autobatch._errors import AutoBatchError
+from autobatch._steps import epochs_of
 from autobatch.control._account import UNKNOWN, or_nan
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control._parts import Parts
@@ -202,9 +203,12 @@ class Periods:
         """
         course, decisions = self._course, self._decisions
         decisions.decide(self.observation, epoch=course.finished_epochs, example=example)
-        if self._rewinding.goes_back(decisions.best_period, decisions.back_to):
+        back_to = decisions.back_to
+        if self._rewinding.goes_back(decisions.best_period, back_to):
+            assert back_to is not None
             decisions.gone_back()
-            decisions.decide(self.observation, epoch=course.finished_epochs, example=example, back=True)
+            there = epochs_of(back_to, course.periods)
+            decisions.decide(self.observation, epoch=course.finished_epochs, example=example, back_to=there)
         self._log.decided(decisions.last)
         decisions.forget(course.waiting, course.next_example)
         if decisions.last.stop:

@@ -179,18 +179,20 @@ def paste_words(record: RunRecord) -> str:
         record: the run; it has an epoch.
 
     Returns:
-        The batch sizes by examples and, where there is more than one, by epochs; the base rates where they change.
+        The batch sizes by examples and, where there is more than one, by epochs; the base rates where they change. What
+        was trained in vain, as the training went back to weights of before, is left out.
     """
     rows = record.epochs
     sizes, rates = [float(row.batch_size) for row in rows], [row.lr for row in rows]
     ends = [float(row.examples) for row in rows]
+    epoch = rows[-1].examples / rows[-1].epoch
     made = [one for one in record.decisions if not one.stop]
     starts = [float(one.example) for one in made]
     if len(made) > 1 and all(later > earlier for earlier, later in pairwise(starts)):  # runs of before say no example
+        made, starts = _not_in_vain(made, starts, epoch)
         sizes, rates, ends = [float(one.batch_size) for one in made], [one.lr for one in made], starts[1:]
     told = f"'{notation(sizes, ends)}' (from example:batch size, as for Megatron-LM)"
     if len(set(sizes)) > 1:
-        epoch = rows[-1].examples / rows[-1].epoch
         starts = [end / epoch for end in ends]
         whole = all(abs(start - round(start)) * epoch < 1 for start in starts)
         if whole or isinstance(record.config, LoopConfig):  # within epochs 'autobatch run' would not follow it
@@ -198,6 +200,20 @@ def paste_words(record: RunRecord) -> str:
     if len(set(rates)) > 1:
         told += f"; base rates '{notation(rates, ends)}'"
     return told
+
+
+def _not_in_vain(
+    made: list[DecisionRecord], starts: list[float], epoch: float
+) -> tuple[list[DecisionRecord], list[float]]:
+    """Return the decisions that the last weights come from, and the examples that these had seen at each."""
+    kept: list[tuple[DecisionRecord, float]] = []
+    in_vain = 0.0
+    for one, start in zip(made, starts, strict=True):
+        if one.back_to is not None:
+            in_vain = start - one.back_to * epoch
+            kept = [(before, at) for before, at in kept if at < start - in_vain]
+        kept.append((one, start - in_vain))
+    return [one for one, _ in kept], [at for _, at in kept]
 
 
 def without_comparison(record: RunRecord) -> str:

@@ -159,16 +159,18 @@ class Network:
             logits: NDArray[np.float32] = self._activations(_copied(views))[-1].numpy()
             return logits
 
-    def act(self, views: ArrayLike) -> NDArray[np.int64]:
+    def act(self, views: ArrayLike, lead: ArrayLike = 0.0) -> NDArray[np.int64]:
         """Return the moves with the highest logits, as the environments take them.
 
         Args:
             views: one flat view or many, shape (..., size).
+            lead: what is added to the logits, shape (..., logits); with steered and forked actions that is
+                ``autobatch.policies.general.lead(views, card.margin)``, as the policy was learned with it.
 
         Returns:
-            Indices, shape (..., 2) for ``"multidiscrete"`` and (...) for ``"discrete"``.
+            Indices, shape (...) for ``"discrete"``, else (..., parts of the action).
         """
-        return self.choose(self.logits(views))
+        return self.choose(self.logits(views) + np.asarray(lead, dtype=np.float32))
 
     def choose(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the moves with the highest logits.

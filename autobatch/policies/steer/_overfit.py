@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean, median
 from typing import Protocol, runtime_checkable
 
@@ -44,12 +45,13 @@ def lowest_period(figures: Mapping[int, float]) -> int | None:
     return periods[min(range(len(means)), key=means.__getitem__) + WINDOW - 1]
 
 
-def best_period(figures: Mapping[int, float], telling: float = TELLING) -> int | None:
+def best_period(figures: Mapping[int, float], telling: float = TELLING, *, shares: bool = False) -> int | None:
     """Return the period since which a figure has got worse.
 
     Args:
         figures: a figure by finished decision periods, lower is better.
         telling: standard errors that it must have got worse by.
+        shares: whether the figures are shares of examples.
 
     Returns:
         ``lowest_period``, where the mean of the last ``WINDOW`` periods is higher by so many; None where it is not, and
@@ -59,7 +61,8 @@ def best_period(figures: Mapping[int, float], telling: float = TELLING) -> int |
     if lowest is None or len(figures) <= WINDOW + 1:
         return None
     risen = _mean(figures, max(figures)) - _mean(figures, lowest)
-    return lowest if risen > max(0.0, telling * _standard_error(figures)) else None
+    error = max(_standard_error(figures), _of_shares(figures) if shares else 0.0)
+    return lowest if risen > max(0.0, telling * error) else None
 
 
 def _mean(figures: Mapping[int, float], period: int) -> float:
@@ -74,6 +77,15 @@ def _standard_error(figures: Mapping[int, float]) -> float:
         abs(after - 2.0 * here + before) for before, here, after in zip(values, values[1:], values[2:], strict=False)
     ]
     return _OF_BENDS * median(bends) * math.sqrt(2 / WINDOW) if bends else math.inf
+
+
+def _of_shares(figures: Mapping[int, float]) -> float:
+    """Return the least such error of shares of examples: the binomial one, where they repeat and so tell their step."""
+    apart = sorted(set(figures.values()))
+    if len(apart) == len(figures):
+        return 0.0
+    one_example = min((after - before for before, after in pairwise(apart)), default=0.0)
+    return math.sqrt(max(0.0, fmean(figures.values())) * one_example * 2 / WINDOW)
 
 
 @runtime_checkable
@@ -153,7 +165,7 @@ class Validated:
             or where the error has got better since.
         """
         score = self.scores
-        best = best_period(score, telling)
+        best = best_period(score, telling, shares=self._score == "validation_error")
         if best is None or max(score) - best < patience:
             return None
         errors = self._figures.get("validation_error", {})

@@ -140,7 +140,8 @@ class ScoutReport:
 
     def _table(self) -> list[str]:
         """Return the scouts as lines of columns that are as wide as what is in them."""
-        rows: list[tuple[str, ...]] = [("scout", "epochs", "training loss", "validation", "took", "")]
+        validated = self.trained[0].scout.validated_by
+        rows: list[tuple[str, ...]] = [("scout", "epochs", "training loss", validated, "took", "")]
         rows += [self._cells(one) for one in self.trained]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         marks = [" ", *("*" if one is self.winner else " " for one in self.trained)]

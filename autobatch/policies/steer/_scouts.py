@@ -62,6 +62,7 @@ class Scout:
         ended: why it ended before its time; None where it did not.
         by_score: whether it is compared by its score, not by its training loss.
         periods: decision periods of an epoch.
+        score: the figure that the scores are.
     """
 
     batch_size: int
@@ -71,6 +72,12 @@ class Scout:
     ended: str | None = None
     by_score: bool = False
     periods: int = 1
+    score: str = "validation_loss"
+
+    @property
+    def validated_by(self) -> str:
+        """What its scores are called."""
+        return "validation" if self.score == "validation_loss" else self.score.replace("_", " ")
 
     @property
     def trained(self) -> str:
@@ -221,7 +228,7 @@ def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
 
 
 def _told(scout: Scout) -> str:
-    figures = {"training loss": scout.train_losses[-1], "validation": scout.scores[-1]}
+    figures = {"training loss": scout.train_losses[-1], scout.validated_by: scout.scores[-1]}
     return " and ".join(f"{name} {figure(value)}" for name, value in figures.items() if math.isfinite(value))
 
 

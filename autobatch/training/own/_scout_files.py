@@ -67,7 +67,7 @@ class KeptScout(Plain):
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""
         scores = self.validation_losses if score == "validation_loss" else self.validation_errors
-        return Scout(self.batch_size, self.lr, self.train_losses, scores, self.ended, periods=self.periods)
+        return Scout(self.batch_size, self.lr, self.train_losses, scores, self.ended, periods=self.periods, score=score)
 
     @property
     def periods(self) -> int:

@@ -256,7 +256,8 @@ class _Scouting:
         self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
-        self._task = replace(task, guessing=_guessing(self._kept))
+        score = self._score or _score_of(self._kept)
+        self._task = replace(task, guessing=_guessing(self._kept), score=score)
         self._policy.reset(self._task, None)
         self._plan = self._policy.scouts(self._done())
         return self._plan

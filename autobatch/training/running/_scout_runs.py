@@ -171,6 +171,7 @@ def train_scout(
             tuple(float(getattr(row, trial.config.task.score)) for row in rows),
             None if trial.stopped_because == FINISHED else trial.stopped_because,
             periods=periods,
+            score=trial.config.task.score,
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout

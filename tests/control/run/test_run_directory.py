@@ -19,7 +19,7 @@ from autobatch.report import load_run_facts, read_run, save_html
 from autobatch.report._follow import RunLines, RunWatch
 from autobatch.report._summary import paste_words
 from autobatch.training import load_run_config
-from tests.control.loops import Data, Scripted, new_model, sgd
+from tests.control.loops import Data, Returns, Scripted, new_model, sgd
 
 DATA = Data(24)
 
@@ -118,6 +118,15 @@ def test_decisions_within_an_epoch_are_kept_and_can_be_pasted(tmp_path: Path) ->
     assert paste_words(record) == (
         "'0:4 12:8 24:4 36:8' (from example:batch size, as for Megatron-LM); by epochs '0:4 0.5e:8 1e:4 1.5e:8'"
     )
+
+
+def test_what_was_trained_in_vain_is_not_pasted(tmp_path: Path) -> None:
+    Loop(tmp_path / "run", policy=Returns([4, 4, 4, 8]), epochs=4).train(4)
+    record = read_run(tmp_path / "run")
+    assert [(one.batch_size, one.example, one.back_to) for one in record.decisions] == [
+        (4, 0, None), (4, 24, None), (4, 48, None), (8, 72, 1),
+    ]  # fmt: skip
+    assert paste_words(record) == ("'0:4 24:8' (from example:batch size, as for Megatron-LM); by epochs '0:4 1e:8'")
 
 
 def test_stopped_and_diverged_runs_say_so(tmp_path: Path) -> None:

@@ -171,9 +171,18 @@ def test_a_plan_is_hastened_along_its_own_line() -> None:
 def test_figures_of_the_score_alone_are_known() -> None:
     validated = Validated("validation_error")
     for epoch, error in enumerate(FALLS_THEN_RISES[:12], start=1):
-        validated.take(make_observation(epoch, EPOCHS, validation_loss=math.nan, validation_error=min(error, 1.0)))
+        figures = {"validation_loss": math.nan, "validation_error": min(error + 1e-6 * epoch, 1.0)}
+        validated.take(make_observation(epoch, EPOCHS, **figures))
     assert validated.worse_since(4) == 6
     assert validated.worse_since(7) is None
+
+
+@pytest.mark.parametrize(("more", "told"), [(3, None), (40, 6)])
+def test_a_few_examples_more_are_chance(more: int, told: int | None) -> None:
+    """Errors among 400 examples, which hardly change: their scatter is at least that of so many draws."""
+    errors = [count / 400 for count in [9, 7, 6, 5, 5, 5, *[5 + more] * 5]]
+    assert best_period(dict(enumerate(errors, start=1)), shares=True) == told
+    assert best_period(dict(enumerate(errors, start=1))) == 6
 
 
 def test_by_how_much_it_has_risen() -> None:

@@ -109,13 +109,16 @@ def test_the_losses_that_backward_gets_are_the_training_loss(report: ScoutReport
     assert found.winner is not None
 
 
-def test_a_loop_that_calls_backward_itself_is_judged_by_validation(tmp_path: Path) -> None:
+def test_a_loop_that_calls_backward_itself_is_judged_by_validation(report: ScoutReport, tmp_path: Path) -> None:
     found = scout(partial(resumable, backward="own"), out=tmp_path, **GRID)
     assert all(math.isnan(one.scout.train_losses[-1]) for one in found.trained)
     assert found.winner is min(found.trained, key=lambda one: one.scout.scores[-1])
     found = scout(partial(train, epochs=EPOCHS, figures=("val_error",)), out=tmp_path / "error", **GRID)
     assert all(0 <= one.scout.scores[-1] <= 1 for one in found.trained)
     assert found.winner is not None
+    assert " and validation error " in found.reason
+    assert " training loss  validation error  " in str(found)
+    assert " training loss  validation  " in str(report)
 
 
 def test_the_controller_starts_from_the_winner_and_ends_as_planned(
