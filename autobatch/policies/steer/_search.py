@@ -101,13 +101,14 @@ def plan_scouts(
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
-    if affordable > most and math.isfinite(hardly):
+    settled = len(rates) == len(trained)
+    if affordable > (len(rates) if settled else most) and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
-        if smaller and len(rates) > len(trained):
-            notes.append(f"one more at s{smaller} where none has begun to learn, or the highest rate is best")
-        if len(rates) == len(trained):
+        if settled:
             configurations += smaller_batch(task, trained, hardly)
             configurations += smaller_still(task, compared(task, done, epochs), hardly, epochs)
+        elif smaller:
+            notes.append(f"one more at s{smaller} where none has begun to learn, or the highest rate is best")
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
 
 
