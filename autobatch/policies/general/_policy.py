@@ -24,7 +24,7 @@ from autobatch.policies._wording import configuration, percent
 from autobatch.policies.general._course import AS_IT_IS, FALL, RATE, SIZE, STOP, TRY, Course, Limits, end_of_fall
 from autobatch.policies.general._forked import FORK_ENTRIES, Forked, forking
 from autobatch.policies.general._view import ENTRIES, FAR, CourseView, Seen, beyond, lead
-from autobatch.policies.learned import check_card_kind, check_same_weights, check_size, load_learned
+from autobatch.policies.learned import check_card_kind, check_ladders, check_same_weights, check_size, load_learned
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.steer import (
     Fork,
@@ -91,7 +91,11 @@ class GeneralPolicy(SteerPolicy):
         Args:
             task: the task about to start.
             library: not used.
+
+        Raises:
+            ConfigError: the policy's card names other batch sizes or learning rates.
         """
+        check_ladders(self._weights, self.card, task)
         super().reset(task, library)
         self._costs = EpochCosts(task, None)
         self._flat = CourseView(task.train_size, adaptive=task.adaptive)

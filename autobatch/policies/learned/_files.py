@@ -19,6 +19,7 @@ from autobatch._errors import CheckpointError, ConfigError, UnknownNameError, ne
 from autobatch._files import naming_output, seen_in, write_whole
 from autobatch._yaml import validate
 from autobatch.policies._moves import STEERING
+from autobatch.policies._protocol import TaskInfo
 from autobatch.policies.view import SCHEMA
 
 if TYPE_CHECKING:
@@ -284,6 +285,29 @@ def check_card_kind(weights: str, card: PolicyCard, kind: str) -> None:
         )
 
 
+def check_ladders(weights: str, card: PolicyCard, task: TaskInfo) -> None:
+    """Refuse weights that run on other batch sizes or learning rates than a task has.
+
+    Args:
+        weights: as ``load_learned`` takes them, for the message.
+        card: their card.
+        task: the task.
+
+    Raises:
+        ConfigError: the card names others.
+    """
+    for key, trained, given in (
+        ("batch_sizes", card.batch_sizes, task.batch_sizes),
+        ("learning_rates", card.learning_rates, task.learning_rates),
+    ):
+        if trained is not None and trained != tuple(given):
+            raise ConfigError(
+                f"learned policy '{weights}': its card says that it runs on {key} {_listed(trained)} only, and task "
+                f"'{task.name}' has {_listed(given)}; choose a policy that was learned for these, or learn one with "
+                "'autobatch train-policy'"
+            )
+
+
 def check_size(weights: str, card: PolicyCard, size: int) -> None:
     """Refuse weights that take another number of entries than an observation has."""
     if card.observation_size != size:
@@ -418,3 +442,7 @@ def _decoded(content: bytes, card: PolicyCard, path: Path) -> "Network":
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -5,14 +5,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autobatch._errors import ConfigError
 from autobatch.beacons import BeaconLibrary
 from autobatch.policies._moves import Moves, decode
 from autobatch.policies._parameters import PolicyParameters, Weights, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, percent
-from autobatch.policies.learned._files import check_card_kind, check_same_weights, check_size, load_learned
+from autobatch.policies.learned._files import (
+    check_card_kind,
+    check_ladders,
+    check_same_weights,
+    check_size,
+    load_learned,
+)
 from autobatch.policies.learned._telling import influences
 from autobatch.policies.view import ENTRIES, ObservationView, Trail
 
@@ -54,16 +59,7 @@ class LearnedPolicy:
         Raises:
             ConfigError: the policy was learned for another ladder, other learning rates, or another view.
         """
-        for key, trained, given in (
-            ("batch_sizes", self.card.batch_sizes, task.batch_sizes),
-            ("learning_rates", self.card.learning_rates, task.learning_rates),
-        ):
-            if trained is not None and trained != tuple(given):
-                raise ConfigError(
-                    f"learned policy '{self.parameters.weights}': its card says that it runs on {key} "
-                    f"{_listed(trained)} only, and task '{task.name}' has {_listed(given)}; choose a policy that was "
-                    "learned for these, or learn one with 'autobatch train-policy'"
-                )
+        check_ladders(self.parameters.weights, self.card, task)
         self._view = ObservationView(task, library)
         check_size(self.parameters.weights, self.card, self._view.size)
         self._trail: Trail | None = None
@@ -134,7 +130,3 @@ def _move(rungs: int) -> str:
     if rungs == 0:
         return "as it is"
     return f"{'one rung' if abs(rungs) == 1 else 'two rungs'} {'up' if rungs > 0 else 'down'}"
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(f"{value:g}" for value in values)

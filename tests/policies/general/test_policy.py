@@ -194,6 +194,13 @@ def test_weights_of_the_other_kind_are_refused(tmp_path: Path) -> None:
         GeneralPolicy(GeneralParameters(weights="learned-digits"))
 
 
+def test_a_card_that_names_its_ladder_runs_on_no_other(tmp_path: Path) -> None:
+    path = saved(tmp_path, batch_sizes=(8, 16))
+    assert policy_of(path, batch_sizes=(8, 16)).network is not None
+    with pytest.raises(ConfigError, match=r"runs on batch_sizes 8, 16 only, and task 'synthetic' has 8, 16, 32"):
+        policy_of(path, batch_sizes=(8, 16, 32))
+
+
 def test_a_card_whose_ranges_do_not_fit_is_refused(tmp_path: Path) -> None:
     path = Path(saved(tmp_path, seen=((-1.0, 1.0),) * SIZE)).with_suffix(".json")
     card = json.loads(path.read_text())
