@@ -228,7 +228,8 @@ def _heading(chapter: Chapter, before: DecisionRecord | None) -> Text:
 def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[RenderableType]:
     decision = chapter.decision
     facts = named_facts("dim")
-    facts.add_row("Why", _told(decision.reason, record, figures=figures))
+    why = _told(decision.reason, record, figures=figures)
+    facts.add_row("Why", why)
     if limit := limit_words(decision):
         facts.add_row("Limited", limit)
     if math.isfinite(decision.c_bar):
@@ -244,7 +245,9 @@ def _body(chapter: Chapter, record: RunRecord, *, figures: bool) -> Iterator[Ren
     if kept:
         times = "once" if len(kept) == 1 else f"{len(kept)} times"
         last = _told(kept[-1].reason, record, figures=figures)
-        facts.add_row("Kept", f"asked again {times} and kept; last: {last}")
+        facts.add_row(
+            "Kept", f"asked again {times} and kept{', for the same reason' if last == why else f'; last: {last}'}"
+        )
     yield facts
     if figures and len(decision.alternatives) > 1:
         yield _candidates(decision, record.config.task.score.replace("_", " "))
