@@ -71,6 +71,8 @@ class Ranks:
         Returns:
             (start, stop) of the share; empty where the batch has fewer examples than there are processes.
         """
+        if self.size == 1:
+            return start, stop
         before = sum(self._dealt(stop, rank) - self._dealt(start, rank) for rank in range(self.rank))
         own = self._dealt(stop, self.rank) - self._dealt(start, self.rank)
         return start + before, start + before + own

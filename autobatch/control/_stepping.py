@@ -1,5 +1,6 @@
 """The loop's steps: which batch each one trains, whether it is measured, and what becomes of one that fails."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -50,11 +51,12 @@ class Stepping:
             if self._course.stopped is not None and not self._course.waiting:  # what workers fetched ahead is trained
                 self._course.refuse_finished()
             cut = self._enter()
+            measured = self._period.measured and (cut.full or self._advise)
             self._passing = self._passage.passing(
                 cut,
                 self._passage.accumulated(cut.examples, cut.start),
-                lr=self._rates.effective(),
-                measured=self._period.measured and (cut.full or self._advise),
+                lr=self._rates.effective() if measured else math.nan,
+                measured=measured,
                 trainer=self,
             )
         if (probe := self._passing.probe) is not None:
@@ -180,9 +182,7 @@ class Stepping:
             self._course.begin()
             self.hand_out()
         cut = self._course.enter()
-        self._period.begin_step(
-            cut.batch_size, *self._course.period_steps(cut.batch_size), self._decisions.samples_wanted
-        )
+        self._period.begin_step(cut.batch_size, self._course.period_steps, self._decisions.samples_wanted)
         self._decisions.apply(cut.decision, self._course.examples)
         return cut
 

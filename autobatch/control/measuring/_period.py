@@ -1,7 +1,7 @@
 """A decision period as it is trained: which steps are measured, what they gave, how far it has come."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,16 +45,17 @@ class Period:
         self._timer: EpochTimer | None = None
         self._last_batch_size: int | None = None
 
-    def begin_step(self, batch_size: int, steps: int, full_steps: int, wanted: int = 0) -> None:
+    def begin_step(self, batch_size: int, steps_left: Callable[[int], tuple[int, int]], wanted: int = 0) -> None:
         """Begin a step; the first one of a period asks the plan.
 
         Args:
             batch_size: global batch size in force.
-            steps: steps that the period has left.
-            full_steps: how many of them, from the first, are worth measuring.
+            steps_left: returns for it the steps that the period has left, and how many of them, from the first, are
+                worth measuring.
             wanted: how many the policy asks to have measured, at least.
         """
         if self._chosen is None:
+            steps, full_steps = steps_left(batch_size)
             chosen = self._plan.choose(batch_size, steps, full_steps, changed=batch_size != self._last_batch_size)
             if wanted and self._plan.measures and not self._plan.timing:
                 if self.samples.by_sample:

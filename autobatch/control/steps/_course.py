@@ -1,6 +1,7 @@
 """The way through the data: how it is cut into batches, which are handed out, and which are trained."""
 
 import logging
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class Course:
     @property
     def finished_periods(self) -> int:
         """Periods trained to their end since the start of the training."""
-        return self.epoch * self.periods + sum(end <= self._trained for end in self._ends)
+        return self.epoch * self.periods + bisect_right(self._ends, self._trained)
 
     @property
     def finished_epochs(self) -> Epochs:
@@ -222,9 +223,10 @@ class Course:
             The batch; None at the end of the epoch.
         """
         start = self._handed_out
-        end = next((end for end in self._ends if end > start), None)
-        if end is None:
+        place = bisect_right(self._ends, start)
+        if place == len(self._ends):
             return None
+        end = self._ends[place]
         if plain:
             stop = min(start + batch_size, self.dataset_size)
         else:

@@ -17,7 +17,7 @@ from autobatch.control.steps._course import Cut
 from autobatch.control.steps._plan import BatchPlan, MicroBatches
 from autobatch.control.steps._step import Passing, Trainer
 from autobatch.fisher import FisherProbe
-from autobatch.optim import FisherOptimizer, observing
+from autobatch.optim import FisherOptimizer
 
 _LOG = logging.getLogger("autobatch")
 
@@ -244,7 +244,9 @@ class Passage:
     def _contexts(
         self, sizes: Sequence[int], part: int, probe: FisherProbe | None
     ) -> list[AbstractContextManager[Any]]:
-        contexts: list[AbstractContextManager[Any]] = [observing(self.optimizer, probe)]
+        contexts: list[AbstractContextManager[Any]] = []
+        if isinstance(self.optimizer, FisherOptimizer):
+            contexts.append(self.optimizer.observe(probe))
         last = part == len(sizes) - 1
         if self._ranks.size > 1 and not self._advise:
             if self._plan.guarded or not last:
@@ -372,4 +374,4 @@ def least_examples(model: nn.Module, ranks: int, accumulation: int) -> int:
 
 
 def _lengths(examples: int, parts: int) -> list[int]:
-    return [stop - start for start, stop in stretches(examples, parts)]
+    return [examples] if parts == 1 else [stop - start for start, stop in stretches(examples, parts)]

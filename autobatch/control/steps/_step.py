@@ -93,7 +93,7 @@ class Passing:
         self._unweighted = unweighted
         self._trainer = trainer
         self.in_micro_batches = in_micro_batches
-        self._stack = ExitStack()
+        self._stack: ExitStack | None = None
         self.inside = False
         """Whether a part is on its way."""
         self._backward = False
@@ -109,25 +109,33 @@ class Passing:
         if self.done or self.given_up:
             raise AutoBatchError("this step is over: call controller.step() anew for each batch")
         self._backward = False
+        contexts = self._contexts(self.part)
+        if self.probe is not None or contexts:
+            self._enter(contexts)
+        self.inside = True
+        return Step(self)
+
+    def _enter(self, contexts: Sequence[AbstractContextManager[Any]]) -> None:
         with ExitStack() as stack:
             if self.probe is not None:
                 if self.part == 0:
                     self.probe.__enter__()
                 self.probe.resume()
                 stack.callback(self.abandon)
-            contexts = ExitStack()
-            stack.push(contexts)
-            for context in self._contexts(self.part):
-                contexts.enter_context(context)
+            entered = ExitStack()
+            stack.push(entered)
+            for context in contexts:
+                entered.enter_context(context)
             stack.pop_all()
-        self._stack, self.inside = contexts, True
-        return Step(self)
+        self._stack = entered
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self.inside = False
-        self._stack.__exit__(kind, error, traceback)
+        if self._stack is not None:
+            self._stack.__exit__(kind, error, traceback)
+            self._stack = None
         if error is not None:
             self.abandon()
             self.given_up = self._trainer.fail(self, error)
