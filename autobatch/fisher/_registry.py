@@ -280,8 +280,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
-    ("sum", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
-    ("mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
+    ("sum mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
     ("nansum", Known(places.reduced(1), sums=keeps_samples)),
     (_REDUCED, Known(places.reduced(1))),
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
@@ -304,7 +303,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("linalg_vecdot", Known(places.compared(-1))),
     ("pairwise_distance", Known(places.compared_last)),
     (_MATRICES, Known(places.before_features(2, 0))),
-    ("linalg_solve_triangular", Known(places.triangular)),
+    ("linalg_solve_triangular", Known(products.triangular)),
     ("multinomial view_as_complex", Known(places.before_features(1, 0))),
     ("searchsorted", Known(places.searched)),
     ("bincount", Known(lambda move: WHOLE, by_index=by_index.counted)),

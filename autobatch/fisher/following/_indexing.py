@@ -13,16 +13,13 @@ from autobatch.fisher.following._move import Move, Place, untouched
 
 
 def indexed(move: Move) -> int | None:
-    """Return where the batch lies in ``x[index]``, for x or for a tensor in the index.
+    """Return where the batch lies in ``x[index]``, for x (``move.slot`` 0) or for a tensor in the index."""
+    source = move.source if move.slot else None
+    return _indexed(move.args[0], move.argument(1, "index"), move.dim, source, max(0, move.inner))
 
-    Args:
-        move: the call; ``move.slot`` 0 for x.
 
-    Returns:
-        The dimension, or None.
-    """
-    base: Tensor = move.args[0]
-    index = move.argument(1, "index")
+def _indexed(base: Tensor, index: Any, dim: int, source: Tensor | None = None, position: int = 0) -> int | None:
+    """Return where a dimension of the base, or of the index tensor at some position, lies in ``base[index]``."""
     items = list(index) if isinstance(index, tuple) else [index]
     items = [_as_index(item) for item in items]
     if any(item is None for item in items):
@@ -48,19 +45,18 @@ def indexed(move: Move) -> int | None:
     def of_slice(place: int) -> int:
         return place + block if apart or (seen_at and place >= start) else place
 
-    if move.slot:
-        position = move.inner if move.inner >= 0 else 0
+    if source is not None:
         position += base.ndim - taken - 1 if position > at else 0
         item = items[position] if position < len(items) else None
-        return start + block - item.ndim + move.dim if item is move.source and item.dtype is not torch.bool else None
+        return start + block - item.ndim + dim if item is source and item.dtype is not torch.bool else None
     source_dim = 0
     for item, place in zip(items, places, strict=True):
         wide = _dimensions_of(item)
-        if source_dim <= move.dim < source_dim + wide:
+        if source_dim <= dim < source_dim + wide:
+            size = base.shape[dim]
             if isinstance(item, slice):
-                size = base.shape[move.dim]
                 return of_slice(place) if item.indices(size) == (0, size, 1) else None
-            return _in_order(item, base.shape[move.dim], start + block) if isinstance(item, Tensor) else None
+            return _in_order(item, size, start + block) if isinstance(item, Tensor) else None
         source_dim += wide
     return None
 
@@ -102,28 +98,21 @@ def _in_order(item: Tensor, size: int, end: int) -> int | None:
     return end - item.ndim + item.shape.index(size) if torch.equal(item.flatten(), rows) else None
 
 
-def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, batch: int) -> BatchLayout | None:
-    """Return the layout that a fresh tensor takes when a part of it is overwritten: ``base[index] = value``.
+def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout) -> BatchLayout | None:
+    """Return the layout that a fresh tensor takes by ``base[index] = value``, or None where its samples cannot be told.
 
     Args:
         base: the tensor.
         index: where it is overwritten.
         value: what is written.
         layout: the layout of the value.
-        batch: B.
-
-    Returns:
-        The layout of ``base``, or None where its samples cannot be told.
     """
     target = base.detach()[index]
     if target.ndim < value.ndim:
         return None
     expected = layout.dim + target.ndim - value.ndim
     for dim, size in enumerate(base.shape):
-        if (
-            size == value.shape[layout.dim]
-            and _indexed(base, index, replace(layout, dim=dim), target, batch) == expected
-        ):
+        if size == value.shape[layout.dim] and _indexed(base, index, dim) == expected:
             return replace(layout, dim=dim)
     return None
 
@@ -131,7 +120,9 @@ def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, b
 def rows_written(
     base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout | None, value_layout: BatchLayout, samples: Grouping
 ) -> BatchLayout | None:
-    """Follow samples through ``base[index] = value`` by writing those of the value's elements, as with a mask of rows.
+    """Return the layout after ``base[index] = value`` by writing the samples of its elements, as with a mask of rows.
+
+    Rows that nothing was written to are taken to lie as those of the model's input do.
 
     Args:
         base: the tensor.
@@ -140,10 +131,6 @@ def rows_written(
         layout: the layout of the tensor; None for one that carries none, such as zeros.
         value_layout: that of the value.
         samples: which sample each row of the model's input belongs to.
-
-    Returns:
-        The layout of ``base``, or None where its samples cannot be told. Rows that nothing was written to are taken to
-        lie as those of the model's input do.
     """
     batch = samples.batch
 
@@ -163,10 +150,8 @@ def rows_written(
     return found[0] if len(found) == 1 else None
 
 
-def overwritten_in(
-    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout, value_layout: Layout | None, batch: int
-) -> bool:
-    """Whether samples stay in place where a part of a tensor that carries the batch is overwritten.
+def overwritten_in(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, value_layout: Layout | None) -> bool:
+    """Return whether samples stay in place in ``base[index] = value``: it is the same for all, or lies as they do.
 
     Args:
         base: the tensor.
@@ -174,25 +159,14 @@ def overwritten_in(
         value: what is written.
         layout: the layout of the tensor.
         value_layout: that of the value, if it has one.
-        batch: B.
-
-    Returns:
-        True where the value is the same for all samples or lies as they do.
     """
     if value_layout is None or (isinstance(value_layout, LostBatch) and value_layout.whole):
         return True
-    target = base.detach()[index]
-    place = _indexed(base, index, layout, target, batch)
     return (
         isinstance(value_layout, BatchLayout)
-        and place == value_layout.dim + target.ndim - value.ndim
+        and _indexed(base, index, layout.dim) == value_layout.dim + base.detach()[index].ndim - value.ndim
         and (value_layout.outer, value_layout.grouping) == (layout.outer, layout.grouping)
     )
-
-
-def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batch: int) -> int | None:
-    read, args = Tensor.__getitem__, (base, index)
-    return indexed(Move(read, "__getitem__", args, {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
 
 
 def looked_up(move: Move) -> int | None:
@@ -220,7 +194,7 @@ def bagged(move: Move) -> Place:
     if move.slot in {0, 2} or move.source.ndim != 1 or not isinstance(offsets, Tensor) or move.index:
         return None
     bags, items = len(offsets), len(move.source)
-    if not bags or items % bags or bags % (move.outer * move.batch):
+    if not bags or items % bags or bags % (move.outer * move.call.batch):
         return None
     even = torch.arange(0, items, items // bags, device=offsets.device)
     return (0, move.outer) if items and torch.equal(offsets.to(even.dtype), even) else None
