@@ -104,17 +104,7 @@ class Capture(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run one torch function and note what it means for measuring.
-
-        Args:
-            func: the function.
-            types: types of its tensor arguments; not used.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-
-        Returns:
-            What the function returns.
-        """
+        """Run one torch function, and note what it means for measuring."""
         kwargs = kwargs or {}
         if self.notes.problem is not None or self._opaque:
             return func(*args, **kwargs)

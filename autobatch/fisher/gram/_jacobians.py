@@ -8,18 +8,6 @@ from torch import Tensor
 from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
 from autobatch.fisher.gram._native import native
 
-__all__ = [
-    "BagJacobian",
-    "DenseJacobian",
-    "EmbeddingJacobian",
-    "Jacobian",
-    "OuterJacobian",
-    "Taker",
-    "add_blocks",
-    "joined",
-    "products_are_cheaper",
-]
-
 Taker = Callable[[str, list[Jacobian]], None]
 """Takes all uses of one parameter in a pass, by the parameter's name."""
 

@@ -11,7 +11,8 @@ from torch.autograd.graph import GradientEdge
 from autobatch._errors import MeasureError
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.following._move import TorchCall
-from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import DenseJacobian
 
 
 @dataclass(frozen=True, eq=False)

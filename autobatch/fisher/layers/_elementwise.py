@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, dense, precise
 
 

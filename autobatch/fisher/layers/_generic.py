@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise
 from autobatch.fisher.layers._functions import tensors_of
 

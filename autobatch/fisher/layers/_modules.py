@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import DenseJacobian
 from autobatch.fisher.layers._calls import Contribution, Weight
 
 GramRule = Callable[[nn.Module, tuple[Any, ...], Tensor], Mapping[str, Tensor]]

@@ -16,12 +16,8 @@ from torch import Tensor
 
 from autobatch._errors import MeasureError
 from autobatch.fisher.following._products import einsum_terms
-from autobatch.fisher.gram._jacobians import (
-    DenseJacobian,
-    EmbeddingJacobian,
-    Jacobian,
-    OuterJacobian,
-)
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
 from autobatch.fisher.layers._calls import (
     Call,
     Contribution,

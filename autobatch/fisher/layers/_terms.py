@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import Layout, LostBatch
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, Weight, dense, precise
 from autobatch.fisher.layers._generic import Replay
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, NoRuleError, arguments
 from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction

@@ -14,7 +14,8 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic
 from autobatch.fisher.following._layout import BatchLayout
-from autobatch.fisher.gram._jacobians import Jacobian, OuterJacobian
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.layers._calls import KeptTensor, NoRuleError, dense, precise
 from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction, Gated, Gradients, LongShort, Plain, Steps
