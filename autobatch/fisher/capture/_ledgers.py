@@ -57,13 +57,7 @@ class _Ledger:
 
 
 class Ledgers:
-    """The ledgers of one step.
-
-    Args:
-        notes: of the step.
-        sink: takes the per-sample gradients of each parameter.
-        rows: whether weights may get the sum of their per-sample gradients as their gradient.
-        device: type of the device that the gradients live on.
+    """The ledgers of one step; with ``rows`` weights may get the sum of their per-sample gradients as their gradient.
 
     Attributes:
         tapping: whether calls are to be tapped, so that weights get that sum.

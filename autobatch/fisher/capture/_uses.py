@@ -35,14 +35,7 @@ _DIFFERENTIATED = (
 
 
 class Uses:
-    """Sees the calls of one pass, and registers with the ledgers what each owes.
-
-    Args:
-        notes: of the step.
-        weights: of the step.
-        following: where the samples lie.
-        ledgers: of the weights.
-    """
+    """Sees the calls of one pass, and registers with the ledgers what each owes."""
 
     def __init__(self, notes: Notes, weights: Weights, following: Following, ledgers: Ledgers) -> None:
         self._notes = notes
@@ -66,11 +59,8 @@ class Uses:
     def _weight(self, tensor: Tensor) -> Weight | None:
         """Return the weight that a tensor is, unless it carries the batch."""
         weight = self._weights.get(tensor)
-        if (
-            weight is None
-            and isinstance(tensor.grad_fn, BackwardCFunction)
-            and self._following.standing(tensor) is None
-        ):
+        if weight is None and isinstance(tensor.grad_fn, BackwardCFunction):
+            self._following.standing(tensor)  # looks whether a custom function made it of weights alone
             weight = self._weights.get(tensor)
         return weight
 
@@ -104,16 +94,11 @@ class Uses:
         followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
         if not layouts or not followed or any(weight.made for weight in weights.values()):
             return None
-        if function is F.linear and self._in_pairs(*args[:2]):
-            return None  # J is not formed, and the library sums as fast
+        if function is F.linear and len(args) > 1 and args[0].numel() and args[1].ndim == 2:
+            x, weight, batch = args[0], args[1], self._following.batch
+            if products_are_cheaper(batch, x.numel() // (batch * x.shape[-1]), *weight.shape, summed=True):
+                return None  # J is not formed, and the library sums as fast
         return Tap(function, args, kwargs, set(weights))
-
-    def _in_pairs(self, x: Tensor, weight: Tensor | None = None) -> bool:
-        """Whether a linear layer's part of F is made without J."""
-        if weight is None or not x.numel():
-            return False
-        batch = self._following.batch
-        return products_are_cheaper(batch, x.numel() // (batch * x.shape[-1]), *weight.shape, summed=True)
 
     # -- after it ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +141,7 @@ class Uses:
                     contributions = rule(call)
             if not _covers(contributions, call):
                 self._notes.by_sample = True
-                contributions = generic(call, call.was.random_state, self._notes.describe(*site))
+                contributions = generic(call, self._notes.describe(*site))
         except MeasureError as error:
             raise MeasureError(f"{self._notes.describe(*site)}: {error}") from error
         if call.was.edge is not None:

@@ -44,7 +44,7 @@ class ExchangedGram:
         self._mean = mean
 
     def begin(self, batch_size: int) -> None:
-        """Begin the pass, on all ranks, with so many samples of this one; waits for the device, to learn the others'."""
+        """Begin the pass, on all ranks, with so many samples of this one; waits for the device to learn the others'."""
         group, device, max_memory = self._group, self._device, self._max_memory
         scale = float(batch_size) if self._mean else 1.0
         about = torch.tensor([[batch_size, scale]], dtype=torch.float64, device=device)
