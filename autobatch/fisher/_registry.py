@@ -21,7 +21,7 @@ from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slo
 from autobatch.fisher.layers import _bags as bags
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
-from autobatch.fisher.layers._elementwise import by_element, prelu
+from autobatch.fisher.layers._elementwise import by_element, expanded, prelu
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
 
@@ -33,14 +33,7 @@ _HANDING_ON = frozenset({
 
 
 def known(function: Callable[..., Any]) -> Known:
-    """Return what is known of a function.
-
-    Args:
-        function: a function as a ``TorchFunctionMode`` sees it, or a class of modules.
-
-    Returns:
-        The entry; an empty one where nothing is known.
-    """
+    """Return what is known of a function as a ``TorchFunctionMode`` sees it; an empty entry where nothing is."""
     return _KNOWN.get(function) or _KNOWN.get(name_of(function), _NOTHING)
 
 
@@ -325,14 +318,14 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("H", _picks(shapes.turned)),
     ("squeeze unsqueeze", _picks(shapes.viewed, additive="linear")),
     ("stack", _picks(shapes.stacked, additive="linear")),
-    ("expand", _picks(shapes.viewed, rows=rules.expanded, claims=True, additive="linear")),
-    ("broadcast_to", _picks(shapes.viewed, rows=rules.expanded, claims=True)),
+    ("expand", _picks(shapes.viewed, rows=expanded, claims=True, additive="linear")),
+    ("broadcast_to", _picks(shapes.viewed, rows=expanded, claims=True)),
     (
         "expand_as",
-        Known(in_slots(aligned_right, 0), rules.expanded, claims=True, by_index=by_index.picked, heeds="first"),
+        Known(in_slots(aligned_right, 0), expanded, claims=True, by_index=by_index.picked, heeds="first"),
     ),
     ("broadcast_tensors", Known(aligned_right, heeds="each")),
-    ("repeat tile", _picks(shapes.repeated, rows=rules.expanded, claims=True)),
+    ("repeat tile", _picks(shapes.repeated, rows=expanded, claims=True)),
     ("repeat_interleave", _picks(shapes.repeated_each)),
     ("cat", _picks(shapes.concatenated, additive="linear")),
     ("concat concatenate", _picks(shapes.concatenated)),

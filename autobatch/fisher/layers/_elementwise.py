@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, dense, precise
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, Weight, dense, precise
 
 
 def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
@@ -22,6 +22,17 @@ def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = F
         The rule, which raises ``NoRuleError`` where an argument does not broadcast against the output.
     """
     return partial(_contributions, again, channels)
+
+
+def expanded(call: Call) -> list[Contribution]:
+    """Return the rule of a parameter that is repeated for each sample: class tokens, initial states."""
+    used, output = call.weight(call.args[0]), call.outputs[0]
+    if used is None or not output.numel():
+        raise NoRuleError
+    ones = _ones(used, tuple(output.shape))
+    if ones[0] != 1:
+        raise NoRuleError
+    return [Contribution(used, _expanded(call, used.tensor, ones, lambda whole: whole))]
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -51,15 +62,20 @@ def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Ca
     contributions = []
     for used in call.weights():
         places = [place for place, argument in enumerate(args) if argument is used.tensor]
-        small = tuple(used.tensor.shape)
-        if channels:
-            small = (*small, *(1,) * (len(shape) - 2))
-        ones = (1,) * (len(shape) - len(small)) + small
-        broadcast = len(ones) == len(shape) and all(a in {1, b} for a, b in zip(ones, shape, strict=True))
-        if used.transposed or not places or not broadcast or len(call.outputs) != 1:
+        ones = _ones(used, shape, channels=channels)
+        if not places or len(call.outputs) != 1:
             raise NoRuleError
         contributions.append(Contribution(used, _expanded(call, used.tensor, ones, partial(repeat, places))))
     return contributions
+
+
+def _ones(used: Weight, shape: tuple[int, ...], *, channels: bool = False) -> tuple[int, ...]:
+    """Return the shape of a weight with ones where it broadcasts; raise NoRuleError where it does not."""
+    small = tuple(used.tensor.shape) + (1,) * (len(shape) - 2 if channels else 0)
+    ones = (1,) * (len(shape) - len(small)) + small
+    if used.transposed or len(ones) != len(shape) or any(a not in {1, b} for a, b in zip(ones, shape, strict=True)):
+        raise NoRuleError
+    return ones
 
 
 def _expanded(

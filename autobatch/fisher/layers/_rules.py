@@ -361,21 +361,3 @@ def einsum(call: Call) -> list[Contribution]:
         return dense(torch.einsum(f"{right},{other}->{batch}{weight}", g, x))
 
     return [Contribution(used, jacobian)]
-
-
-def expanded(call: Call) -> list[Contribution]:
-    """Return the rule of a parameter that is repeated for each sample: class tokens, initial states."""
-    used = call.weight(call.args[0])
-    output = call.outputs[0]
-    layout, batch = call.output_layout(0), call.batch
-    if used is None or used.transposed or output.numel() == 0:
-        raise NoRuleError
-    ones = (1,) * (output.ndim - used.tensor.ndim) + tuple(used.tensor.shape)
-    if ones[0] != 1 or any(have not in {1, want} for have, want in zip(ones, output.shape, strict=True)):
-        raise NoRuleError
-
-    def jacobian(gradient: Tensor) -> Jacobian:
-        rows = layout.samples_first(precise(gradient)[0], batch).flatten(1, 2).sum(1)
-        return dense(rows.sum_to_size(batch, *ones[1:]).reshape(batch, *used.tensor.shape))
-
-    return [Contribution(used, jacobian)]
