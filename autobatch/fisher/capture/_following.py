@@ -13,7 +13,7 @@ from autobatch.fisher._registry import hands_on
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.following._indexing import overwritten_in, rows_written, written_into
+from autobatch.fisher.following._indexing import assigned
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
 from autobatch.fisher.following._move import Known
 from autobatch.fisher.following._through import Through, layer_keeps
@@ -305,15 +305,8 @@ class Following:
             if before is None:
                 self.leave_out(base)
             return
-        taken: BatchLayout | None = None
-        if isinstance(before, BatchLayout):
-            if overwritten_in(base, index, value, before, layout):
-                taken = before
-        elif before is None and isinstance(layout, BatchLayout):
-            taken = written_into(base, index, value, layout)
         if not isinstance(before, LostBatch) and (before, layout) != (None, None):
-            if taken is None and isinstance(layout, BatchLayout) and not layout.claims:
-                taken = rows_written(base, index, value, layout=before, value_layout=layout, samples=self._grouping)
+            taken = assigned(base, index, value, before=before, layout=layout, samples=self._grouping)
             self._layouts[base] = taken or LostBatch("__setitem__")
         if isinstance(layout, LostBatch) and base.is_floating_point():
             self._notes.bn = "rows"

@@ -49,9 +49,7 @@ class Rows:
     def of_elements(self, tensor: Tensor) -> Tensor | None:
         """Return the sample of each element of an argument; None for one that carries none."""
         layout = self.layouts.get(id(tensor))
-        if not isinstance(layout, BatchLayout):
-            return None
-        return layout.grouped(tensor, self.samples.batch).labels(tensor.shape, layout.dim)
+        return layout.labels(tensor, self.samples.batch) if isinstance(layout, BatchLayout) else None
 
 
 def picked(rows: Rows) -> Found:

@@ -98,75 +98,57 @@ def _in_order(item: Tensor, size: int, end: int) -> int | None:
     return end - item.ndim + item.shape.index(size) if torch.equal(item.flatten(), rows) else None
 
 
-def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout) -> BatchLayout | None:
-    """Return the layout that a fresh tensor takes by ``base[index] = value``, or None where its samples cannot be told.
-
-    Args:
-        base: the tensor.
-        index: where it is overwritten.
-        value: what is written.
-        layout: the layout of the value.
-    """
-    target = base.detach()[index]
-    if target.ndim < value.ndim:
-        return None
-    expected = layout.dim + target.ndim - value.ndim
-    for dim, size in enumerate(base.shape):
-        if size == value.shape[layout.dim] and _indexed(base, index, dim) == expected:
-            return replace(layout, dim=dim)
-    return None
-
-
-def rows_written(
-    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout | None, value_layout: BatchLayout, samples: Grouping
+def assigned(
+    base: Tensor,
+    index: Any,
+    value: Tensor,
+    *,
+    before: BatchLayout | None,
+    layout: Layout | None,
+    samples: Grouping,
 ) -> BatchLayout | None:
-    """Return the layout after ``base[index] = value`` by writing the samples of its elements, as with a mask of rows.
-
-    Rows that nothing was written to are taken to lie as those of the model's input do.
+    """Return the layout of a tensor after ``base[index] = value``, or None where its samples cannot be told.
 
     Args:
         base: the tensor.
         index: where it is overwritten.
         value: what is written.
-        layout: the layout of the tensor; None for one that carries none, such as zeros.
-        value_layout: that of the value.
+        before: the layout of the tensor; None for one that carries no samples, such as zeros.
+        layout: that of the value.
         samples: which sample each row of the model's input belongs to.
     """
+    if before is not None and (layout is None or (isinstance(layout, LostBatch) and layout.whole)):
+        return before  # the value is the same for all samples
+    if not isinstance(layout, BatchLayout):
+        return None
+    target = base.detach()[index]
+    expected = layout.dim + target.ndim - value.ndim
+    if before is not None:
+        alike = (layout.outer, layout.grouping) == (before.outer, before.grouping)
+        if alike and _indexed(base, index, before.dim) == expected:
+            return before
+    elif target.ndim >= value.ndim:
+        for dim, size in enumerate(base.shape):
+            if size == value.shape[layout.dim] and _indexed(base, index, dim) == expected:
+                return replace(layout, dim=dim)
+    if layout.claims:
+        return None
+    # The samples of the value's elements are written, as with a mask of rows.
     batch = samples.batch
+    present = torch.full(base.shape, -1, device=base.device) if before is None else before.labels(base, batch)
+    after = present.clone()
+    after[index] = layout.labels(value, batch)
+    return _fitting(after, samples) if before is None else (before if torch.equal(after, present) else None)
 
-    def labels(tensor: Tensor, of: BatchLayout) -> Tensor:
-        return of.grouped(tensor, batch).labels(tensor.shape, of.dim)
 
-    before = torch.full(base.shape, -1, device=base.device) if layout is None else labels(base, layout)
-    after = before.clone()
-    after[index] = labels(value, value_layout)
-    if layout is not None:
-        return layout if torch.equal(after, before) else None
+def _fitting(labels: Tensor, samples: Grouping) -> BatchLayout | None:
+    """Return the only layout with these samples of elements; negative ones may be as in the model's input."""
     found = []
-    for dim, size in enumerate(base.shape):
-        each = (layout_along(dim, rows, batch) for rows in samples.likely(size))
-        agreeing = (one for one in each if bool(((after < 0) | (after == labels(base, one))).all()))
+    for dim, size in enumerate(labels.shape):
+        each = (layout_along(dim, rows, samples.batch) for rows in samples.likely(size))
+        agreeing = (one for one in each if bool(((labels < 0) | (labels == one.labels(labels, samples.batch))).all()))
         found += list(itertools.islice(agreeing, 1))
     return found[0] if len(found) == 1 else None
-
-
-def overwritten_in(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, value_layout: Layout | None) -> bool:
-    """Return whether samples stay in place in ``base[index] = value``: it is the same for all, or lies as they do.
-
-    Args:
-        base: the tensor.
-        index: where it is overwritten.
-        value: what is written.
-        layout: the layout of the tensor.
-        value_layout: that of the value, if it has one.
-    """
-    if value_layout is None or (isinstance(value_layout, LostBatch) and value_layout.whole):
-        return True
-    return (
-        isinstance(value_layout, BatchLayout)
-        and _indexed(base, index, layout.dim) == value_layout.dim + base.detach()[index].ndim - value.ndim
-        and (value_layout.outer, value_layout.grouping) == (layout.outer, layout.grouping)
-    )
 
 
 def looked_up(move: Move) -> int | None:

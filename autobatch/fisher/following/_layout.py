@@ -101,6 +101,11 @@ class BatchLayout:
         inner = tensor.shape[self.dim] // (self.outer * batch)
         return Grouping.regular(batch, self.outer, inner, tensor.device)
 
+    def labels(self, tensor: Tensor, batch: int) -> Tensor:
+        """Return the sample of each element of a tensor."""
+        index = self.grouped(tensor, batch).index
+        return index.view(*[1] * self.dim, -1, *[1] * (tensor.ndim - self.dim - 1)).expand(tensor.shape)
+
 
 def layout_along(dim: int, samples: Tensor, batch: int) -> BatchLayout:
     """Return the layout of a dimension with these samples, (n,) int64, in its places; without a grouping if regular."""
