@@ -15,7 +15,6 @@ from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._indexing import assigned
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
-from autobatch.fisher.following._move import Known
 from autobatch.fisher.following._through import Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
@@ -212,9 +211,10 @@ class Following:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def stays(self, known: Known, tensors: list[Tensor], output: Any) -> bool:
+    def stays(self, call: Call, output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
-        if self.claimed or not known.stays or not isinstance(output, Tensor):
+        tensors = call.tensors
+        if self.claimed or not call.known.stays or not isinstance(output, Tensor):
             return False
         if self._inside and any(id(tensor) in self._inside for tensor in tensors):
             return False
@@ -233,12 +233,9 @@ class Following:
         Returns:
             What of the call carries the batch for certain, or rests on claims that stand.
         """
-        changed = call.args[0] if changes_in_place(call.name) and isinstance(call.args[0], Tensor) else None
-        found = [
-            (tensor, layout)
-            for tensor in call.heeded
-            if (layout := self.standing(tensor, tensor is changed)) is not None
-        ]
+        changed = call.changed
+        pairs = [(tensor, self.standing(tensor, tensor is changed)) for tensor in call.heeded]
+        found = [(tensor, layout) for tensor, layout in pairs if layout is not None]
         if found and self.claimed:
             Through(call, found).settle()
             found = [(tensor, layout) for tensor, layout in found if not layout.refuted]

@@ -13,6 +13,7 @@ from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.following._move import TorchCall
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import DenseJacobian
+from autobatch.fisher.layers._functions import changes_in_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,11 @@ class Call(TorchCall):
     tap: Any = None
     used: dict[int, Weight] = field(default_factory=dict)
     assumed: dict[int, BatchLayout] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> Tensor | None:
+        """The first argument of a function that changes it in place."""
+        return self.args[0] if changes_in_place(self.name) and isinstance(self.args[0], Tensor) else None
 
     @property
     def node(self) -> Any:
