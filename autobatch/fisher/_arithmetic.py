@@ -19,14 +19,10 @@ def _settings(device_type: str) -> tuple[Any, ...]:
 
 
 def reduced_eps(device_type: str) -> float:
-    """Return the machine epsilon of float32 products in the model's own arithmetic.
+    """Return the machine epsilon of float32 products in the model's own arithmetic on a type of device.
 
-    Args:
-        device_type: ``"cpu"``, ``"cuda"`` or another.
-
-    Returns:
-        That of TF32 (2^-10) or bfloat16 (2^-7) where a product of float32 numbers may be rounded to them on this kind
-        of device, as cuDNN's convolutions are by default; that of float32 otherwise.
+    That is TF32's (2^-10) or bfloat16's (2^-7) where such a product may be rounded to them, as cuDNN's convolutions are
+    by default; float32's otherwise.
     """
     eps = {"tf32": 2.0**-10, "bf16": 2.0**-7}
     plain = torch.finfo(torch.float32).eps
@@ -53,14 +49,7 @@ def note_low_precision(eps: float, device_type: str) -> None:
 
 
 def exact_arithmetic(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """Return a context that computes in the tensors' own precision: no gradients, no autocast, no TF32.
-
-    Args:
-        device_type: ``"cpu"``, ``"cuda"`` or another.
-
-    Returns:
-        The context.
-    """
+    """Return a context that computes on a type of device in the tensors' own precision, without gradients."""
     rounded = [setting for setting in _settings(device_type) if setting.fp32_precision in {"tf32", "bf16"}]
     if not rounded and not torch.is_autocast_enabled(device_type):
         return torch.no_grad() if torch.is_grad_enabled() else contextlib.nullcontext()

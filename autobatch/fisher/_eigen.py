@@ -26,27 +26,13 @@ _MARGIN = 100.0
 
 
 def all_eigenvalues(gram: Tensor) -> npt.NDArray[np.float64]:
-    """Compute every eigenvalue.
-
-    Args:
-        gram: (B, B) float64, symmetric.
-
-    Returns:
-        (B,), ascending.
-    """
+    """Return every eigenvalue of (B, B) float64, symmetric: (B,), ascending."""
     eigenvalues: npt.NDArray[np.float64] = np.asarray(torch.linalg.eigvalsh(gram).cpu().numpy(), dtype=np.float64)
     return eigenvalues
 
 
 def largest_eigenvalue(gram: Tensor) -> float | None:
-    """Compute lambda_max by Lanczos iteration.
-
-    Args:
-        gram: (B, B) float64, symmetric, on the CPU.
-
-    Returns:
-        lambda_max, or None where the iteration did not converge.
-    """
+    """Return lambda_max of (B, B) float64, symmetric, on the CPU; None where the Lanczos iteration did not converge."""
     return _lanczos(len(gram), lambda vector: gram @ vector, _TOLERANCE_LARGEST)
 
 

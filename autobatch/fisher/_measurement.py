@@ -125,15 +125,7 @@ class Measurement(Shown):
 
 
 def caused(what: str, error: Exception) -> MeasureError:
-    """Return the problem that an unforeseen error in measuring makes of a step; the training goes on.
-
-    Args:
-        what: what was measured.
-        error: the error, such as running out of memory.
-
-    Returns:
-        The problem, with the error as its cause.
-    """
+    """Return the problem that an unforeseen error, such as running out of memory, makes of a step; training goes on."""
     problem = MeasureError(f"{what}: {type(error).__name__}: {error}")
     problem.__cause__ = error
     return problem

@@ -54,9 +54,6 @@ class GradientMoments:
             squared_sum: 1ᵀF1, the squared norm of the summed gradient.
             squared_rows: ‖F1‖².
             half_cosine: what ``half_cosine`` returned.
-
-        Returns:
-            The moments, of one sample.
         """
         norm, mean_norm = trace / batch_size, squared_sum / batch_size**2
         along = squared_rows / (batch_size * squared_sum) if squared_sum > 0.0 else 0.0 * squared_rows
@@ -66,14 +63,7 @@ class GradientMoments:
 
     @classmethod
     def of_gram(cls, gram: Tensor) -> Self:
-        """Return the moments of one step.
-
-        Args:
-            gram: F, (B, B) float64, of the summed loss.
-
-        Returns:
-            The moments, of one sample.
-        """
+        """Return the moments of one step from F, (B, B) float64, of the summed loss."""
         return cls.of_sums(
             len(gram),
             float(gram.diagonal().sum()),
@@ -84,14 +74,7 @@ class GradientMoments:
 
     @classmethod
     def mean(cls, steps: Sequence[Self]) -> Self:
-        """Return the means over steps of one batch size.
-
-        Args:
-            steps: at least one; a cosine that is not known is left out.
-
-        Returns:
-            The means.
-        """
+        """Return the means over steps of one batch size, at least one; a cosine that is not known is left out."""
         return cls(
             steps[0].batch_size,
             sum(step.samples for step in steps),
@@ -138,13 +121,7 @@ class GradientMoments:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Read back what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
-
-        Args:
-            state: the dictionary.
-
-        Returns:
-            The moments.
+        """Return what ``to_dict`` wrote; a figure that JSON stored as null becomes NaN.
 
         Raises:
             ValueError: a count is not positive.
@@ -163,14 +140,7 @@ class GradientMoments:
 
 
 def squared_rows(gram: Tensor) -> float:
-    """Return ‖F1‖²: the sum over the samples of (g_iᵀ Σ g_j)².
-
-    Args:
-        gram: F, (B, B) float64.
-
-    Returns:
-        The sum.
-    """
+    """Return ‖F1‖² of F, (B, B) float64: the sum over the samples of (g_iᵀ Σ g_j)²."""
     return float(gram.sum(dim=1).square().sum())
 
 

@@ -12,16 +12,7 @@ _INTEGERS = ("steps", "samples", "last_batch_size")
 
 
 def step_energy(trace: float, batch_size: int, lr: float) -> float:
-    """The energy l_k = lr / B * sqrt(trace F) of one step (paper, below eq. 8).
-
-    Args:
-        trace: trace of the step's Gram matrix.
-        batch_size: B, examples in the step.
-        lr: learning rate of the step.
-
-    Returns:
-        l_k.
-    """
+    """The energy l_k = lr / B * sqrt(trace F) of one step (paper, below eq. 8)."""
     return lr / batch_size * math.sqrt(trace)
 
 

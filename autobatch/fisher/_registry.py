@@ -21,7 +21,7 @@ from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slo
 from autobatch.fisher.layers import _bags as bags
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
-from autobatch.fisher.layers._elementwise import by_element, prelu
+from autobatch.fisher.layers._elementwise import by_element, expanded, prelu
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
 
@@ -33,14 +33,7 @@ _HANDING_ON = frozenset({
 
 
 def known(function: Callable[..., Any]) -> Known:
-    """Return what is known of a function.
-
-    Args:
-        function: a function as a ``TorchFunctionMode`` sees it, or a class of modules.
-
-    Returns:
-        The entry; an empty one where nothing is known.
-    """
+    """Return what is known of a function as a ``TorchFunctionMode`` sees it; an empty entry where nothing is."""
     return _KNOWN.get(function) or _KNOWN.get(name_of(function), _NOTHING)
 
 
@@ -280,8 +273,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
-    ("sum", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
-    ("mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
+    ("sum mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
     ("nansum", Known(places.reduced(1), sums=keeps_samples)),
     (_REDUCED, Known(places.reduced(1))),
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
@@ -304,7 +296,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("linalg_vecdot", Known(places.compared(-1))),
     ("pairwise_distance", Known(places.compared_last)),
     (_MATRICES, Known(places.before_features(2, 0))),
-    ("linalg_solve_triangular", Known(places.triangular)),
+    ("linalg_solve_triangular", Known(products.triangular)),
     ("multinomial view_as_complex", Known(places.before_features(1, 0))),
     ("searchsorted", Known(places.searched)),
     ("bincount", Known(lambda move: WHOLE, by_index=by_index.counted)),
@@ -326,14 +318,14 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("H", _picks(shapes.turned)),
     ("squeeze unsqueeze", _picks(shapes.viewed, additive="linear")),
     ("stack", _picks(shapes.stacked, additive="linear")),
-    ("expand", _picks(shapes.viewed, rows=rules.expanded, claims=True, additive="linear")),
-    ("broadcast_to", _picks(shapes.viewed, rows=rules.expanded, claims=True)),
+    ("expand", _picks(shapes.viewed, rows=expanded, claims=True, additive="linear")),
+    ("broadcast_to", _picks(shapes.viewed, rows=expanded, claims=True)),
     (
         "expand_as",
-        Known(in_slots(aligned_right, 0), rules.expanded, claims=True, by_index=by_index.picked, heeds="first"),
+        Known(in_slots(aligned_right, 0), expanded, claims=True, by_index=by_index.picked, heeds="first"),
     ),
     ("broadcast_tensors", Known(aligned_right, heeds="each")),
-    ("repeat tile", _picks(shapes.repeated, rows=rules.expanded, claims=True)),
+    ("repeat tile", _picks(shapes.repeated, rows=expanded, claims=True)),
     ("repeat_interleave", _picks(shapes.repeated_each)),
     ("cat", _picks(shapes.concatenated, additive="linear")),
     ("concat concatenate", _picks(shapes.concatenated)),

@@ -106,17 +106,7 @@ class SumCheck:
         found: Mapping[str, tuple[Tensor, Tensor]] | None,
         gram: Tensor,
     ) -> Self:
-        """Put a pass's sums together, not yet read from the device.
-
-        Args:
-            batch: samples in the pass.
-            expected: what each parameter got.
-            found: 1ᵀF1 and the trace of F before each parameter and with it; None where they are not kept apart.
-            gram: F of the pass.
-
-        Returns:
-            The check.
-        """
+        """Return the check of a pass, not yet read from the device: of all F, where no sums by parameter were found."""
         nothing = torch.zeros(2, dtype=torch.float64, device=gram.device)
         if found is not None or not expected:
             return cls(batch, expected, [(found or {}).get(name, (nothing, nothing)) for name in expected])
@@ -126,11 +116,7 @@ class SumCheck:
         return cls(batch, {_WHOLE: whole}, [(nothing, torch.stack([gram.sum(), gram.trace()]))])
 
     def run(self) -> tuple[bool, tuple[str, ...]]:
-        """Compare the sums.
-
-        Returns:
-            Whether the gradients are finite, and the parameters of which the check says nothing: round-off may be as
-            large as their whole gradient.
+        """Return whether gradients are finite, and the parameters whose whole gradient may be as small as round-off.
 
         Raises:
             MeasureError: where a parameter's per-sample gradients do not add up to its gradient.

@@ -75,12 +75,9 @@ def factors_of(jacobian: Jacobian) -> tuple[Tensor, Tensor] | None:
 
 
 def is_turned(jacobian: Jacobian) -> bool:
-    """Return whether a weight's rows are inputs, as of ``x @ weight`` and of a transposed convolution.
+    """Return whether a weight's rows are inputs, as of ``x @ weight``, so that its factors are the other way round.
 
     Args:
         jacobian: of one use of a weight.
-
-    Returns:
-        Whether the factors of that use are the other way round.
     """
     return isinstance(jacobian, OuterJacobian | ConvolutionJacobian) and jacobian.turned

@@ -264,6 +264,25 @@ def test_input_that_is_changed_in_place() -> None:
         probe.gram()
 
 
+def test_a_vector_as_the_weight_of_a_linear_function() -> None:
+    class Vector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Parameter(torch.randn(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(torch.tanh(self.first(x)), self.last)
+
+    model, x = Vector(), torch.randn(B, 4)
+    grams = []
+    for kind in ("library", "rows"):
+        probe = FisherProbe(model, gradients=kind)
+        with probe:
+            model(x).square().mean().backward()
+        grams.append(probe.gram())
+    torch.testing.assert_close(grams[0], grams[1])
+
+
 def test_backward_outside_the_body() -> None:
     with pytest.raises(MeasureError, match="inside the body"):
         FisherProbe(mlp()).backward(torch.zeros(()))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def anchor(output: Tensor, arguments: Iterable[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Find the tensor whose gradient holds that of an output, and that in-place operations leave in the graph.
+    """Return a tensor to hook, which stays in the graph, and what makes the gradient of an output of that tensor's.
 
     A base that the call has made itself has no other use than its outputs. A base that a call changes in place through
     a view gets a node in which the view's gradient and all later ones meet. Any other base, such as a table of which
@@ -21,27 +21,20 @@ def anchor(output: Tensor, arguments: Iterable[Tensor]) -> tuple[Tensor, Callabl
     Args:
         output: what the call returned.
         arguments: the tensors that it was called with.
-
-    Returns:
-        The tensor to put a hook on, and what makes the output's gradient of that tensor's.
     """
     base = output._base
-    if base is None or _read_differently(output, base):
-        return output, _whole
+    if base is None or _kind(output) != _kind(base):
+        return output, lambda gradient: gradient
     arguments = list(arguments)
     changed = any(output is argument for argument in arguments)
     if not changed and any(base is argument or base is argument._base for argument in arguments):
-        return output, _whole
+        return output, lambda gradient: gradient
     return base, _part(output, base)
 
 
-def _read_differently(view: Tensor, base: Tensor) -> bool:
-    """Whether a view has other numbers than lie in its base: real parts, conjugates."""
-    return (view.dtype, view.is_conj(), view.is_neg()) != (base.dtype, base.is_conj(), base.is_neg())
-
-
-def _whole(gradient: Tensor) -> Tensor:
-    return gradient
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    """Return what a view has otherwise than its base where its numbers are others, such as real parts, conjugates."""
+    return tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
 def _part(view: Tensor, base: Tensor) -> Callable[[Tensor], Tensor]:

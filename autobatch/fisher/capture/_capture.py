@@ -104,55 +104,41 @@ class Capture(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run one torch function and note what it means for measuring.
-
-        Args:
-            func: the function.
-            types: types of its tensor arguments; not used.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-
-        Returns:
-            What the function returns.
-        """
+        """Run one torch function, and note what it means for measuring."""
         kwargs = kwargs or {}
         if self.notes.problem is not None or self._opaque:
             return func(*args, **kwargs)
-        name, entry = name_of(func), known(func)
+        follow, name, tensors = self._following, name_of(func), list[Tensor]()
+        call = Call(func, known(func), name, args, kwargs, tensors, tensors, follow.batch, follow.layout)
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
         if not torch.is_grad_enabled():
             output = func(*args, **kwargs)
-            if telling and self._following.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
+            if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
                 with self._guarded(name):
-                    follow, tensors = self._following, tensors_of(args, kwargs)
-                    outputs = tensors_of((args[0] if name in ASSIGNING else output,))
-                    follow.watch(Call(func, entry, name, args, kwargs, tensors, outputs, follow.batch, follow.layout))
+                    call.tensors, call.outputs = tensors_of(args, kwargs), _returned(call, output)
+                    follow.watch(call)
             return output
         if not telling:
-            if name == "__set__" and self._following.knows(args[0]):  # x.data = ...
-                self._following.put(args[0], LostBatch("data.__set__"))
+            if name == "__set__" and follow.knows(args[0]):  # x.data = ...
+                follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
-        tap = None
         with self._guarded(name):
-            tensors, weights, before = self._uses.look_at(entry, name, args, kwargs)
-            if weights and entry.tapped and self._ledgers.tapping:
-                tap = self._uses.tap(func, args, kwargs, tensors, weights)
+            self._uses.look_at(call)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
-        if weights and entry.rows is None and is_composite(func) and func not in self._opening:
+        if call.used and call.known.rows is None and is_composite(func) and func not in self._opening:
             self._opening.append(func)  # one that dispatches to others by itself comes back here
             try:
                 with self:
                     return opened(func)(*args, **kwargs)
             finally:
                 self._opening.pop()
-        output = func(*args, **kwargs) if tap is None else tap.run()
+        output = func(*args, **kwargs) if call.tap is None else call.tap.run()
         with self._guarded(name):
-            if tensors and (weights or not self._following.stays(entry, tensors, output)):
-                follow, outputs = self._following, tensors_of((args[0] if name in ASSIGNING else output,))
-                call = Call(func, entry, name, args, kwargs, tensors, outputs, follow.batch, follow.layout, before, tap)
-                self._uses.see(call, weights)
+            if call.tensors and (call.used or not follow.stays(call, output)):
+                call.outputs = _returned(call, output)
+                self._uses.see(call)
         return output
 
     def _guarded(self, name: str) -> Guarded:
@@ -273,3 +259,8 @@ class Capture(TorchFunctionMode):
         self._ledgers.end_pass()
         self._following.end_pass()
         self._weights.end_pass()
+
+
+def _returned(call: Call, output: Any) -> list[Tensor]:
+    """Return the tensors that a call has made, or assigned to."""
+    return tensors_of((call.args[0] if call.name in ASSIGNING else output,))

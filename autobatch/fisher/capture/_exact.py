@@ -63,11 +63,7 @@ class ExactCapture:
                 self.notes.bn = "exact" if module.training or self.notes.bn == "exact" else "eval"
 
     def backward(self, loss: Tensor) -> None:
-        """Take B backward passes for J, and then the loss's own.
-
-        Args:
-            loss: of this step, a scalar.
-        """
+        """Take B backward passes for J of a scalar loss, and then its own."""
         if self.notes.problem is None and self._outputs:
             self.notes.by_sample = True
             with Guarded(self.notes, 'bn="exact"'):
@@ -100,13 +96,8 @@ class ExactCapture:
                     self._sink.add(name, [dense(row.unsqueeze(0))])
                     self.notes.gradient_eps = max(self.notes.gradient_eps, torch.finfo(row.dtype).eps)
         whole = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-        self.notes.checks = [
-            {
-                name: Arrived([norm_of(g)], torch.finfo(g.dtype).eps)
-                for (name, _), g in zip(parameters, whole, strict=True)
-                if g is not None
-            }
-        ]
+        got = [(name, g) for (name, _), g in zip(parameters, whole, strict=True) if g is not None]
+        self.notes.checks = [{name: Arrived([norm_of(g)], torch.finfo(g.dtype).eps) for name, g in got}]
 
     def close(self) -> None:
         """Remove the hook."""

@@ -13,9 +13,8 @@ from autobatch.fisher._registry import hands_on
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.following._indexing import overwritten_in, rows_written, written_into
+from autobatch.fisher.following._indexing import assigned
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
-from autobatch.fisher.following._move import Known
 from autobatch.fisher.following._through import Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
@@ -91,9 +90,6 @@ class Following:
         Args:
             tensor: the tensor.
             changed: whether the call has changed it in place, and it is as unknown as it was before.
-
-        Returns:
-            The layout, or None.
         """
         layout = self._layouts.get(tensor)
         inside = self._inside and id(tensor) in self._inside
@@ -156,14 +152,11 @@ class Following:
         return found
 
     def layout(self, tensor: Tensor, role: str) -> BatchLayout:
-        """Return where the batch lies in a tensor.
+        """Return where the batch lies in a tensor, which may rest on a claim.
 
         Args:
             tensor: an input or output of a call.
             role: what it is there, for error messages.
-
-        Returns:
-            Its layout, which may rest on a claim.
 
         Raises:
             MeasureError: where it does not carry the batch, or its samples could not be followed.
@@ -174,24 +167,21 @@ class Following:
             return BatchLayout(0, tensor.shape[0]) if len(tensor) else BatchLayout(0, grouping=_OF_ONE)
         if isinstance(layout, BatchLayout):
             return layout
-        through = ""
-        if isinstance(layout, LostBatch):
-            through = f"through {layout.function}{'' if ' ' in layout.function else '()'} "
-        if isinstance(layout, LostBatch) and layout.additive:
+        custom, through = "" if layout is None else layout.function, ""
+        if layout is not None:
+            through = f"through {custom}{'' if ' ' in custom else '()'} "
+        where = f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}"
+        if layout is not None and layout.additive:
             raise MeasureError(
-                f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}, a sum over them such"
-                " as a mean loss: use the parameter on each sample's own before they are summed (reduction='none'), or"
-                " freeze it with requires_grad_(False) to leave it out of F"
+                f"{where}, a sum over them such as a mean loss: use the parameter on each sample's own before they are"
+                " summed (reduction='none'), or freeze it with requires_grad_(False) to leave it out of F"
             )
-        custom = through.removeprefix("through ").removesuffix("() ")
         others = custom.startswith("torch.ops.") or custom.endswith(".apply")
         custom = custom.removesuffix(".apply")
         declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})" if others else ""
         raise MeasureError(
-            f"samples could not be followed {through}to {role} of shape {tuple(tensor.shape)}: keep the samples"
-            f" (B = {self.batch}) in one dimension, in order{declared}; say"
-            " what a sample is with samples=...; or freeze the parameter with requires_grad_(False) to leave it out"
-            " of F"
+            f"{where}: keep the samples (B = {self.batch}) in one dimension, in order{declared}; say what a sample is"
+            " with samples=...; or freeze the parameter with requires_grad_(False) to leave it out of F"
         )
 
     def need_front(self, tensor: Tensor, kind: str) -> None:
@@ -221,9 +211,10 @@ class Following:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def stays(self, known: Known, tensors: list[Tensor], output: Any) -> bool:
+    def stays(self, call: Call, output: Any) -> bool:
         """Note the layout of a function's output in the most frequent case: nothing moves."""
-        if self.claimed or not known.stays or not isinstance(output, Tensor):
+        tensors = call.tensors
+        if self.claimed or not call.known.stays or not isinstance(output, Tensor):
             return False
         if self._inside and any(id(tensor) in self._inside for tensor in tensors):
             return False
@@ -242,12 +233,9 @@ class Following:
         Returns:
             What of the call carries the batch for certain, or rests on claims that stand.
         """
-        changed = call.args[0] if changes_in_place(call.name) and isinstance(call.args[0], Tensor) else None
-        found = [
-            (tensor, layout)
-            for tensor in call.heeded
-            if (layout := self.standing(tensor, tensor is changed)) is not None
-        ]
+        changed = call.changed
+        pairs = [(tensor, self.standing(tensor, tensor is changed)) for tensor in call.heeded]
+        found = [(tensor, layout) for tensor, layout in pairs if layout is not None]
         if found and self.claimed:
             Through(call, found).settle()
             found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
@@ -314,20 +302,8 @@ class Following:
             if before is None:
                 self.leave_out(base)
             return
-        taken: BatchLayout | None = None
-        if isinstance(before, BatchLayout):
-            if overwritten_in(base, index, value, layout=before, value_layout=layout, batch=self.batch):
-                taken = before
-        elif before is None and isinstance(layout, BatchLayout):
-            taken = written_into(base, index, value, layout, self.batch)
-        if (
-            taken is None
-            and isinstance(layout, BatchLayout)
-            and not layout.claims
-            and not isinstance(before, LostBatch)
-        ):
-            taken = rows_written(base, index, value, layout=before, value_layout=layout, samples=self._grouping)
         if not isinstance(before, LostBatch) and (before, layout) != (None, None):
+            taken = assigned(base, index, value, before=before, layout=layout, samples=self._grouping)
             self._layouts[base] = taken or LostBatch("__setitem__")
         if isinstance(layout, LostBatch) and base.is_floating_point():
             self._notes.bn = "rows"

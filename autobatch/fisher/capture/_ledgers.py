@@ -16,9 +16,9 @@ from autobatch.fisher.capture._anchor import anchor
 from autobatch.fisher.capture._notes import Guarded, Notes
 from autobatch.fisher.capture._tap import Tap
 from autobatch.fisher.following._layout import Claim, stand
-from autobatch.fisher.gram._jacobians import Jacobian
+from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._sink import Sink, StreamingGram
-from autobatch.fisher.layers._calls import Contribution, Root, Weight, dense
+from autobatch.fisher.layers._calls import Contribution, Root, dense
 from autobatch.fisher.layers._functions import without_hooks
 from autobatch.fisher.layers._generic import one_by_one
 
@@ -57,13 +57,7 @@ class _Ledger:
 
 
 class Ledgers:
-    """The ledgers of one step.
-
-    Args:
-        notes: of the step.
-        sink: takes the per-sample gradients of each parameter.
-        rows: whether weights may get the sum of their per-sample gradients as their gradient.
-        device: type of the device that the gradients live on.
+    """The ledgers of one step; with ``rows`` weights may get the sum of their per-sample gradients as their gradient.
 
     Attributes:
         tapping: whether calls are to be tapped, so that weights get that sum.
@@ -106,13 +100,7 @@ class Ledgers:
     # -- through a tap ----------------------------------------------------------------------------------------------
 
     def owe_tapped(self, tap: Tap, contributions: list[Contribution], site: tuple[str, str]) -> None:
-        """Register what a tapped call owes to its weights.
-
-        Args:
-            tap: of the call.
-            contributions: what it owes.
-            site: parameter and function, for messages.
-        """
+        """Register what a tapped call owes to its weights; ``site`` is parameter and function, for messages."""
         tap.owed, tap.site, tap.take = contributions, site, partial(self._take, tap)
         self._tapped.append(tap)
         for contribution in contributions:
@@ -138,8 +126,7 @@ class Ledgers:
         """Take what one weight of a tapped call is owed, and return the sum over samples in the weight's own order."""
         weight = contribution.weight
         ledger = self._by_id[id(weight.roots[0].tensor)]
-        self._note_eps(weight, gradient)
-        jacobian = contribution.jacobian(gradient)
+        jacobian = self._made(contribution, gradient)
         dtype = torch.promote_types(gradient.dtype, torch.float32)
         total = torch.empty(weight.target.shape, dtype=dtype, device=gradient.device)
         if ledger.owed == 1 and self._rows is not None:
@@ -173,7 +160,6 @@ class Ledgers:
             claims: what this rests on.
             overwritten: where its first output was in the graph, if that is a weight which it has changed in place.
         """
-        anchors = {index: anchor(outputs[index], tensors) for index in {each.output for each in contributions}}
         by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
         for contribution in contributions:
             weight = contribution.weight
@@ -184,7 +170,7 @@ class Ledgers:
             by_output.setdefault(contribution.output, []).append((contribution, edge))
             self._note(contribution, claims)
         for index, group in by_output.items():
-            hooked, part = anchors[index]
+            hooked, part = anchor(outputs[index], tensors)
             hook = self._output_hook(group, claims, site, part)
             self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
@@ -212,8 +198,7 @@ class Ledgers:
         return hook
 
     def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
-        self._note_eps(contribution.weight, gradient)
-        jacobian = contribution.jacobian(gradient)
+        jacobian = self._made(contribution, gradient)
         roots = [root.tensor for root in contribution.weight.roots]
         if edge is None:
             ledger = self._by_id[id(roots[0])]
@@ -240,13 +225,15 @@ class Ledgers:
 
     # -- either way -------------------------------------------------------------------------------------------------
 
-    def _note_eps(self, weight: Weight, gradient: Tensor) -> None:
+    def _made(self, contribution: Contribution, gradient: Tensor) -> Jacobian:
+        """Return the per-sample gradients that an output's gradient gives a weight, and note its arithmetic."""
         eps = self._float32_eps if gradient.dtype is torch.float32 else torch.finfo(gradient.dtype).eps
-        eps = max(eps, weight.eps)
+        eps = max(eps, contribution.weight.eps)
         self._notes.gradient_eps = max(self._notes.gradient_eps, eps)
-        for root in weight.roots:
+        for root in contribution.weight.roots:
             ledger = self._by_id[id(root.tensor)]
             ledger.eps = max(ledger.eps, eps, torch.finfo(root.tensor.dtype).eps)  # its gradient is rounded to that
+        return contribution.jacobian(gradient)
 
     def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
         ledger.fired += 1

@@ -1,8 +1,6 @@
 """Uses of weights: what each call owes to the weights among its arguments."""
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +15,9 @@ from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._tap import Tap, tappable
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._layout import JOINED, BatchLayout, Claim, Layout
-from autobatch.fisher.following._move import Known
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.layers._calls import NOTHING, Before, Call, Contribution, NoRuleError, Weight
-from autobatch.fisher.layers._functions import changes_in_place, tensors_of
+from autobatch.fisher.layers._functions import tensors_of
 from autobatch.fisher.layers._generic import generic
 from autobatch.fisher.layers._terms import adds_to_the_loss, in_equal_parts
 
@@ -35,14 +32,7 @@ _DIFFERENTIATED = (
 
 
 class Uses:
-    """Sees the calls of one pass, and registers with the ledgers what each owes.
-
-    Args:
-        notes: of the step.
-        weights: of the step.
-        following: where the samples lie.
-        ledgers: of the weights.
-    """
+    """Sees the calls of one pass, and registers with the ledgers what each owes."""
 
     def __init__(self, notes: Notes, weights: Weights, following: Following, ledgers: Ledgers) -> None:
         self._notes = notes
@@ -53,76 +43,63 @@ class Uses:
 
     # -- before a call ----------------------------------------------------------------------------------------------
 
-    def look_at(
-        self, known: Known, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[list[Tensor], dict[int, Weight], Before]:
-        """Return a call's tensors, the weights among them by id, and what the call may change."""
-        tensors = tensors_of(args, kwargs)
-        if self._following.batch and changes_in_place(name) and isinstance(args[0], Tensor):
-            self._following.standing(args[0])  # afterwards it is at another place in the graph
-        weights = {id(tensor): weight for tensor in tensors if (weight := self._weight(tensor)) is not None}
-        return tensors, weights, self._snapshot(known, name, args, tensors) if weights else NOTHING
+    def look_at(self, call: Call) -> None:
+        """Note a call's tensors, the weights among them, what it may change, and how weights get their gradients."""
+        call.tensors = tensors_of(call.args, call.kwargs)
+        if self._following.batch and (changed := call.changed) is not None:
+            self._following.standing(changed)  # afterwards it is at another place in the graph
+        call.used = {id(tensor): weight for tensor in call.tensors if (weight := self._weight(tensor)) is not None}
+        if call.used:
+            call.was = self._snapshot(call)
+            if call.known.tapped and self._ledgers.tapping and self._can_be_tapped(call):
+                call.tap = Tap(call.function, call.args, call.kwargs, set(call.used))
 
     def _weight(self, tensor: Tensor) -> Weight | None:
         """Return the weight that a tensor is, unless it carries the batch."""
         weight = self._weights.get(tensor)
-        if (
-            weight is None
-            and isinstance(tensor.grad_fn, BackwardCFunction)
-            and self._following.standing(tensor) is None
-        ):
+        if weight is None and isinstance(tensor.grad_fn, BackwardCFunction):
+            self._following.standing(tensor)  # looks whether a custom function made it of weights alone
             weight = self._weights.get(tensor)
         return weight
 
-    def _snapshot(self, known: Known, name: str, args: tuple[Any, ...], tensors: list[Tensor]) -> Before:
-        if changes_in_place(name) and isinstance(args[0], Tensor):
-            edge = get_gradient_edge(args[0]) if args[0] in self._weights else None
-            return Before(args[0].detach().clone(), edge)
+    def _snapshot(self, call: Call) -> Before:
+        if (changed := call.changed) is not None:
+            edge = get_gradient_edge(changed) if changed in self._weights else None
+            return Before(changed.detach().clone(), edge)
         states = {}
-        if known.rows is None:
+        if call.known.rows is None:
             states = {
                 id(tensor): (tensor._version, tensor.detach().clone())
-                for tensor in tensors
+                for tensor in call.tensors
                 if not tensor.requires_grad and not self._following.knows(tensor)
             }
-        if states or known.random:
-            return Before(random_state=torch.get_rng_state() if known.random else None, states=states)
+        if states or call.known.random:
+            return Before(random_state=torch.get_rng_state() if call.known.random else None, states=states)
         return NOTHING
 
-    def tap(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        tensors: list[Tensor],
-        weights: Mapping[int, Weight],
-    ) -> Tap | None:
-        """Return the tap of a call whose weights are to get the sum of their per-sample gradients, if it can be."""
-        if not tappable(tensors):
-            return None
-        layouts = [layout for tensor in tensors if (layout := self._following.standing(tensor)) is not None]
-        followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
-        if not layouts or not followed or any(weight.made for weight in weights.values()):
-            return None
-        if function is F.linear and self._in_pairs(*args[:2]):
-            return None  # J is not formed, and the library sums as fast
-        return Tap(function, args, kwargs, set(weights))
-
-    def _in_pairs(self, x: Tensor, weight: Tensor | None = None) -> bool:
-        """Whether a linear layer's part of F is made without J."""
-        if weight is None or not x.numel():
+    def _can_be_tapped(self, call: Call) -> bool:
+        """Whether a call's weights can get the sum of their per-sample gradients, and should."""
+        if not tappable(call.tensors):
             return False
-        batch = self._following.batch
-        return products_are_cheaper(batch, x.numel() // (batch * x.shape[-1]), *weight.shape, summed=True)
+        layouts = [layout for tensor in call.tensors if (layout := self._following.standing(tensor)) is not None]
+        followed = all(isinstance(layout, BatchLayout) and not layout.claims for layout in layouts)
+        if not layouts or not followed or any(weight.made for weight in call.used.values()):
+            return False
+        if call.function is not F.linear or len(call.args) < 2 or not call.args[0].numel() or call.args[1].ndim != 2:
+            return True
+        x, weight = call.args[:2]
+        positions = x.numel() // (call.batch * x.shape[-1])
+        # Else J is not formed, and the library sums as fast.
+        return not products_are_cheaper(call.batch, positions, *weight.shape, summed=True)
 
     # -- after it ---------------------------------------------------------------------------------------------------
 
-    def see(self, call: Call, weights: Mapping[int, Weight]) -> None:
-        """Follow the samples through a call, and register what it owes to the weights among its arguments, by id."""
+    def see(self, call: Call) -> None:
+        """Follow the samples through a call, and register what it owes to the weights among its arguments."""
         if call.function is torch.autograd.grad and any(output.requires_grad for output in call.outputs):
             raise MeasureError(_DIFFERENTIATED)
         found = self._following.follow(call)
-        if weights:
+        if weights := call.used:
             carrying = {id(tensor) for tensor, _ in found}
             heeded = [key for tensor in call.heeded if (key := id(tensor)) in weights and key not in carrying]
             call.used = {key: weights[key] for key in heeded}
@@ -156,7 +133,7 @@ class Uses:
                     contributions = rule(call)
             if not _covers(contributions, call):
                 self._notes.by_sample = True
-                contributions = generic(call, call.was.random_state, self._notes.describe(*site))
+                contributions = generic(call, self._notes.describe(*site))
         except MeasureError as error:
             raise MeasureError(f"{self._notes.describe(*site)}: {error}") from error
         if call.was.edge is not None:

@@ -11,13 +11,7 @@ from autobatch.fisher.layers._calls import Root, Weight
 
 
 class Weights:
-    """The weights of one step.
-
-    Args:
-        model: the model.
-        counted: names of the parameters that are measured; None for all.
-        found: told of each parameter.
-    """
+    """The weights of one step: of a model's parameters those in ``counted``, or all; ``found`` is told of each."""
 
     def __init__(self, model: nn.Module, counted: frozenset[str] | None, found: Callable[[Root], None]) -> None:
         self._model = model

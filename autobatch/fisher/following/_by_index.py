@@ -49,22 +49,11 @@ class Rows:
     def of_elements(self, tensor: Tensor) -> Tensor | None:
         """Return the sample of each element of an argument; None for one that carries none."""
         layout = self.layouts.get(id(tensor))
-        if not isinstance(layout, BatchLayout):
-            return None
-        return layout.grouped(tensor, self.samples.batch).labels(tensor.shape, layout.dim)
+        return layout.labels(tensor, self.samples.batch) if isinstance(layout, BatchLayout) else None
 
 
 def picked(rows: Rows) -> Found:
-    """Follow samples through a function that only picks, moves or repeats elements of its first argument.
-
-    It is run on the elements' samples.
-
-    Args:
-        rows: the call.
-
-    Returns:
-        The dimension, and the sample at each place along it.
-    """
+    """Follow samples through a function that only picks, moves or repeats elements, by running it on their samples."""
     args, kwargs = rows.args, rows.kwargs
     to_dtype = any(isinstance(item, torch.dtype) for item in args)
     if 0 not in rows.slots or not args or to_dtype or kwargs.get("out") is not None:
@@ -193,7 +182,7 @@ def bagged(rows: Rows) -> Found:
 def _put(
     base: Tensor, dim: int, index: Tensor, samples: Tensor, *, known: Sequence[Tensor], batch: int
 ) -> Tensor | None:
-    """Follow samples to the rows that an index says.
+    """Return the sample of each row of a result along ``dim``; None where rows of several samples meet.
 
     Args:
         base: what they are added to.
@@ -202,9 +191,6 @@ def _put(
         samples: (n,) the sample of each row of the source.
         known: samples that rows of the result may have where nothing is put: one is taken that agrees with all others.
         batch: B.
-
-    Returns:
-        The sample of each row of the result along ``dim``; None where rows of several samples meet.
     """
     index = index.movedim(dim, 0).flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
     if not bool((index == index[:, :1]).all()) or len(index) > len(samples):

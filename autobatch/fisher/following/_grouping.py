@@ -1,6 +1,6 @@
 """Rows that belong to samples by an index, such as the nodes of a batch of graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -76,7 +76,3 @@ class Grouping:
         """Return a tensor with the rows of all other samples zero."""
         own = (self.index == sample).view(*[1] * dim, -1, *[1] * (tensor.ndim - dim - 1))
         return torch.where(own, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
-
-    def labels(self, shape: Sequence[int], dim: int) -> Tensor:
-        """Return the sample of each element of a tensor."""
-        return self.index.view(*[1] * dim, -1, *[1] * (len(shape) - dim - 1)).expand(*shape)

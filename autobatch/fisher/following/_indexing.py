@@ -13,16 +13,13 @@ from autobatch.fisher.following._move import Move, Place, untouched
 
 
 def indexed(move: Move) -> int | None:
-    """Return where the batch lies in ``x[index]``, for x or for a tensor in the index.
+    """Return where the batch lies in ``x[index]``, for x (``move.slot`` 0) or for a tensor in the index."""
+    source = move.source if move.slot else None
+    return _indexed(move.args[0], move.argument(1, "index"), move.dim, source, max(0, move.inner))
 
-    Args:
-        move: the call; ``move.slot`` 0 for x.
 
-    Returns:
-        The dimension, or None.
-    """
-    base: Tensor = move.args[0]
-    index = move.argument(1, "index")
+def _indexed(base: Tensor, index: Any, dim: int, source: Tensor | None = None, position: int = 0) -> int | None:
+    """Return where a dimension of the base, or of the index tensor at some position, lies in ``base[index]``."""
     items = list(index) if isinstance(index, tuple) else [index]
     items = [_as_index(item) for item in items]
     if any(item is None for item in items):
@@ -48,19 +45,18 @@ def indexed(move: Move) -> int | None:
     def of_slice(place: int) -> int:
         return place + block if apart or (seen_at and place >= start) else place
 
-    if move.slot:
-        position = move.inner if move.inner >= 0 else 0
+    if source is not None:
         position += base.ndim - taken - 1 if position > at else 0
         item = items[position] if position < len(items) else None
-        return start + block - item.ndim + move.dim if item is move.source and item.dtype is not torch.bool else None
+        return start + block - item.ndim + dim if item is source and item.dtype is not torch.bool else None
     source_dim = 0
     for item, place in zip(items, places, strict=True):
         wide = _dimensions_of(item)
-        if source_dim <= move.dim < source_dim + wide:
+        if source_dim <= dim < source_dim + wide:
+            size = base.shape[dim]
             if isinstance(item, slice):
-                size = base.shape[move.dim]
                 return of_slice(place) if item.indices(size) == (0, size, 1) else None
-            return _in_order(item, base.shape[move.dim], start + block) if isinstance(item, Tensor) else None
+            return _in_order(item, size, start + block) if isinstance(item, Tensor) else None
         source_dim += wide
     return None
 
@@ -102,97 +98,57 @@ def _in_order(item: Tensor, size: int, end: int) -> int | None:
     return end - item.ndim + item.shape.index(size) if torch.equal(item.flatten(), rows) else None
 
 
-def written_into(base: Tensor, index: Any, value: Tensor, layout: BatchLayout, batch: int) -> BatchLayout | None:
-    """Return the layout that a fresh tensor takes when a part of it is overwritten: ``base[index] = value``.
-
-    Args:
-        base: the tensor.
-        index: where it is overwritten.
-        value: what is written.
-        layout: the layout of the value.
-        batch: B.
-
-    Returns:
-        The layout of ``base``, or None where its samples cannot be told.
-    """
-    target = base.detach()[index]
-    if target.ndim < value.ndim:
-        return None
-    expected = layout.dim + target.ndim - value.ndim
-    for dim, size in enumerate(base.shape):
-        if (
-            size == value.shape[layout.dim]
-            and _indexed(base, index, replace(layout, dim=dim), target, batch) == expected
-        ):
-            return replace(layout, dim=dim)
-    return None
-
-
-def rows_written(
-    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout | None, value_layout: BatchLayout, samples: Grouping
+def assigned(
+    base: Tensor,
+    index: Any,
+    value: Tensor,
+    *,
+    before: BatchLayout | None,
+    layout: Layout | None,
+    samples: Grouping,
 ) -> BatchLayout | None:
-    """Follow samples through ``base[index] = value`` by writing those of the value's elements, as with a mask of rows.
+    """Return the layout of a tensor after ``base[index] = value``, or None where its samples cannot be told.
 
     Args:
         base: the tensor.
         index: where it is overwritten.
         value: what is written.
-        layout: the layout of the tensor; None for one that carries none, such as zeros.
-        value_layout: that of the value.
+        before: the layout of the tensor; None for one that carries no samples, such as zeros.
+        layout: that of the value.
         samples: which sample each row of the model's input belongs to.
-
-    Returns:
-        The layout of ``base``, or None where its samples cannot be told. Rows that nothing was written to are taken to
-        lie as those of the model's input do.
     """
+    if before is not None and (layout is None or (isinstance(layout, LostBatch) and layout.whole)):
+        return before  # the value is the same for all samples
+    if not isinstance(layout, BatchLayout):
+        return None
+    target = base.detach()[index]
+    expected = layout.dim + target.ndim - value.ndim
+    if before is not None:
+        alike = (layout.outer, layout.grouping) == (before.outer, before.grouping)
+        if alike and _indexed(base, index, before.dim) == expected:
+            return before
+    elif target.ndim >= value.ndim:
+        for dim, size in enumerate(base.shape):
+            if size == value.shape[layout.dim] and _indexed(base, index, dim) == expected:
+                return replace(layout, dim=dim)
+    if layout.claims:
+        return None
+    # The samples of the value's elements are written, as with a mask of rows.
     batch = samples.batch
+    present = torch.full(base.shape, -1, device=base.device) if before is None else before.labels(base, batch)
+    after = present.clone()
+    after[index] = layout.labels(value, batch)
+    return _fitting(after, samples) if before is None else (before if torch.equal(after, present) else None)
 
-    def labels(tensor: Tensor, of: BatchLayout) -> Tensor:
-        return of.grouped(tensor, batch).labels(tensor.shape, of.dim)
 
-    before = torch.full(base.shape, -1, device=base.device) if layout is None else labels(base, layout)
-    after = before.clone()
-    after[index] = labels(value, value_layout)
-    if layout is not None:
-        return layout if torch.equal(after, before) else None
+def _fitting(labels: Tensor, samples: Grouping) -> BatchLayout | None:
+    """Return the only layout with these samples of elements; negative ones may be as in the model's input."""
     found = []
-    for dim, size in enumerate(base.shape):
-        each = (layout_along(dim, rows, batch) for rows in samples.likely(size))
-        agreeing = (one for one in each if bool(((after < 0) | (after == labels(base, one))).all()))
+    for dim, size in enumerate(labels.shape):
+        each = (layout_along(dim, rows, samples.batch) for rows in samples.likely(size))
+        agreeing = (one for one in each if bool(((labels < 0) | (labels == one.labels(labels, samples.batch))).all()))
         found += list(itertools.islice(agreeing, 1))
     return found[0] if len(found) == 1 else None
-
-
-def overwritten_in(
-    base: Tensor, index: Any, value: Tensor, *, layout: BatchLayout, value_layout: Layout | None, batch: int
-) -> bool:
-    """Whether samples stay in place where a part of a tensor that carries the batch is overwritten.
-
-    Args:
-        base: the tensor.
-        index: where it is overwritten.
-        value: what is written.
-        layout: the layout of the tensor.
-        value_layout: that of the value, if it has one.
-        batch: B.
-
-    Returns:
-        True where the value is the same for all samples or lies as they do.
-    """
-    if value_layout is None or (isinstance(value_layout, LostBatch) and value_layout.whole):
-        return True
-    target = base.detach()[index]
-    place = _indexed(base, index, layout, target, batch)
-    return (
-        isinstance(value_layout, BatchLayout)
-        and place == value_layout.dim + target.ndim - value.ndim
-        and (value_layout.outer, value_layout.grouping) == (layout.outer, layout.grouping)
-    )
-
-
-def _indexed(base: Tensor, index: Any, layout: BatchLayout, target: Tensor, batch: int) -> int | None:
-    read, args = Tensor.__getitem__, (base, index)
-    return indexed(Move(read, "__getitem__", args, {}, base, 0, -1, layout.dim, layout.outer, target, 0, batch))
 
 
 def looked_up(move: Move) -> int | None:
@@ -220,7 +176,7 @@ def bagged(move: Move) -> Place:
     if move.slot in {0, 2} or move.source.ndim != 1 or not isinstance(offsets, Tensor) or move.index:
         return None
     bags, items = len(offsets), len(move.source)
-    if not bags or items % bags or bags % (move.outer * move.batch):
+    if not bags or items % bags or bags % (move.outer * move.call.batch):
         return None
     even = torch.arange(0, items, items // bags, device=offsets.device)
     return (0, move.outer) if items and torch.equal(offsets.to(even.dtype), even) else None

@@ -34,14 +34,7 @@ class Claim:
         self.confirmed: bool | None = None
 
     def settle(self, confirmed: bool) -> None:
-        """Note whether the dimension is the batch.
-
-        Args:
-            confirmed: whether it is.
-
-        Raises:
-            MeasureError: where another use has shown the opposite.
-        """
+        """Note whether the dimension is the batch; raise MeasureError where another use has shown the opposite."""
         if self.confirmed not in {None, confirmed}:
             raise MeasureError(
                 f"{self.where}: its result is used once as a value of each sample and once as one that all samples"
@@ -82,15 +75,9 @@ class BatchLayout:
         return not stand(self.claims)
 
     def samples_first(self, tensor: Tensor, batch: int) -> Tensor:
-        """Return a tensor of this layout with its samples in front.
+        """Return (B, the dimensions before ``dim``, outer, inner, the dimensions after it), a view where one exists.
 
-        Args:
-            tensor: of any shape whose dimension ``dim`` is (outer, B, inner).
-            batch: B.
-
-        Returns:
-            (B, the dimensions before ``dim``, outer, inner, the dimensions after it); a view where one exists. With a
-            grouping, zeros fill up the samples that have fewer places than others.
+        With a grouping, zeros fill up the samples that have fewer places than others.
         """
         if self.grouping is not None:
             return self.grouping.samples_first(tensor, self.dim)
@@ -114,18 +101,14 @@ class BatchLayout:
         inner = tensor.shape[self.dim] // (self.outer * batch)
         return Grouping.regular(batch, self.outer, inner, tensor.device)
 
+    def labels(self, tensor: Tensor, batch: int) -> Tensor:
+        """Return the sample of each element of a tensor."""
+        index = self.grouped(tensor, batch).index
+        return index.view(*[1] * self.dim, -1, *[1] * (tensor.ndim - self.dim - 1)).expand(tensor.shape)
+
 
 def layout_along(dim: int, samples: Tensor, batch: int) -> BatchLayout:
-    """Return the layout of a dimension of which the sample at each place is known.
-
-    Args:
-        dim: the dimension.
-        samples: (n,) int64.
-        batch: B.
-
-    Returns:
-        The layout, without a grouping where the samples lie regularly.
-    """
+    """Return the layout of a dimension with these samples, (n,) int64, in its places; without a grouping if regular."""
     repeats, rest = divmod(len(samples), batch)
     if repeats and not rest:
         for outer in (1, repeats):

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from autobatch.fisher.following._layout import Layout
+
 WHOLE = "whole"
 """Place of a result into which all samples went together, such as a mean over the batch."""
 
@@ -68,18 +70,7 @@ class Known:
 
 @dataclass(eq=False, slots=True)
 class TorchCall:
-    """One call of a torch function during the forward pass.
-
-    Attributes:
-        function: the torch function.
-        known: what is known of it.
-        name: its name.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        tensors: all tensors among them.
-        outputs: the tensors that it returned.
-        batch: B.
-    """
+    """One call of a torch function during the forward pass, with all tensors among its arguments and results, and B."""
 
     function: Callable[..., Any]
     known: Known
@@ -93,39 +84,41 @@ class TorchCall:
 
 @dataclass(eq=False, slots=True)
 class Move:
-    """One argument that carries the batch, in one call.
+    """One argument that carries the batch, at one place among the arguments of a call, on its way into one output.
 
     Attributes:
-        function: the torch function.
-        name: its name.
+        call: the call.
         args: its positional arguments.
         kwargs: its keyword arguments, without numpy's names.
         source: the argument.
+        layout: where the batch lies in it.
         slot: its position; -1 for a keyword argument that has none here.
         inner: its position in a list or tuple of tensors at ``slot``; else -1.
-        dim: the dimension of ``source`` that carries the batch.
-        outer: how many times the batch is repeated in it.
-        output: what was returned.
+        output: the output.
         index: which of the returned tensors that is.
-        batch: B.
         followed: all arguments that carry the batch.
-        tensors: all tensor arguments.
     """
 
-    function: Callable[..., Any]
-    name: str
+    call: TorchCall
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     source: Tensor
+    layout: Layout
     slot: int
     inner: int
-    dim: int
-    outer: int
-    output: Tensor
-    index: int
-    batch: int
-    followed: Sequence[Tensor] = ()
-    tensors: Sequence[Tensor] = ()
+    output: Tensor = field(init=False)
+    index: int = field(init=False)
+    followed: Sequence[Tensor] = field(init=False)
+
+    @property
+    def dim(self) -> int:
+        """The dimension of ``source`` that carries the batch, where that is not lost."""
+        return self.layout.dim  # type: ignore[union-attr]
+
+    @property
+    def outer(self) -> int:
+        """How many times the batch is repeated in it."""
+        return self.layout.outer  # type: ignore[union-attr]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Return an argument by position or name."""

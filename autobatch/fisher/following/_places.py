@@ -74,7 +74,7 @@ def slices_scaled(move: Move) -> int | None:
 
 def reduced(position: int) -> Rule:
     def rule(move: Move) -> Place:
-        if move.name in {"max", "min"} and isinstance(move.argument(1, "other"), Tensor):
+        if move.call.name in {"max", "min"} and isinstance(move.argument(1, "other"), Tensor):
             return aligned_right(move)
         if move.slot:
             return None
@@ -117,7 +117,7 @@ def among_losses(of: Literal["items", "rows", "vectors"]) -> Callable[[Move], in
         place, whole = move.dim - move.source.ndim, move.source.ndim == ndim
         if of == "vectors":
             return place + int(whole)
-        one_of_each_row = move.name == "gaussian_nll_loss" and move.slot == 2 and not whole  # a variance
+        one_of_each_row = move.call.name == "gaussian_nll_loss" and move.slot == 2 and not whole  # a variance
         return place - int(one_of_each_row)
 
     return rule
@@ -138,7 +138,7 @@ def convolved(spatial: int, *, transposed: bool) -> Rule:
         # Filters of each sample's own: an image of (B * channels), in groups of one sample each.
         if (move.slot, move.dim) not in {(0, 1), (1, 0), (2, 0)} or move.output.ndim != spatial + 2:
             return None
-        by_groups = move.outer == 1 and int(move.argument(6, "groups", 1)) % move.batch == 0
+        by_groups = move.outer == 1 and int(move.argument(6, "groups", 1)) % move.call.batch == 0
         of_outputs = move.slot == 2 or (move.slot == 1 and not transposed)
         return (1, move.outer) if of_outputs or by_groups else None
 
@@ -150,16 +150,9 @@ def normalised_batch(move: Move) -> Place:
     return 1 if move.slot == 0 and move.dim == 1 else in_front(0)(move)
 
 
-def triangular(move: Move) -> int | None:
-    # solve_triangular(A, B): the rows of B are mixed, or with left=False its columns.
-    last = move.source.ndim - 1
-    mixed = {0: {last - 1, last}, 1: {last - 1 if move.kwargs.get("left", True) else last}}.get(move.slot)
-    return None if mixed is None or move.dim in mixed else aligned_right(move)
-
-
 def framed(move: Move) -> int | None:
     # stft of (B, length), istft of (B, frequencies, frames).
-    dimensions = 2 if move.name == "stft" else 3
+    dimensions = 2 if move.call.name == "stft" else 3
     return 0 if move.slot == 0 and move.dim == 0 and move.source.ndim == dimensions else None
 
 
@@ -191,7 +184,7 @@ def compared(default: int) -> Rule:
     """Return the rule of functions that broadcast two tensors and reduce along one dimension."""
 
     def rule(move: Move) -> int | None:
-        ndim = max(tensor.ndim for tensor in move.tensors)
+        ndim = max(tensor.ndim for tensor in move.call.tensors)
         along = int(move.argument(2, "dim", default)) % ndim
         dim = move.dim + ndim - move.source.ndim
         return None if dim == along else dim - (dim > along)
@@ -200,7 +193,7 @@ def compared(default: int) -> Rule:
 
 
 def compared_last(move: Move) -> int | None:
-    ndim = max(tensor.ndim for tensor in move.tensors)
+    ndim = max(tensor.ndim for tensor in move.call.tensors)
     dim = move.dim + ndim - move.source.ndim
     return dim if dim < ndim - 1 else None
 

@@ -1,4 +1,4 @@
-"""Where products put the samples of their operands."""
+"""Where products put the samples of their operands: to the dimension that has their letter, as in ``torch.einsum``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,29 @@ from torch import Tensor
 from autobatch.fisher.following._move import WHOLE, Move, Place, aligned_right
 
 
-def linear(move: Move) -> int | None:
-    last = move.output.ndim - 1
-    if move.slot == 0:
-        return move.dim if move.dim < move.source.ndim - 1 else None
-    if move.slot == 1:
-        return last if move.dim == 0 and move.source.ndim == 2 else None
-    return last if move.slot == 2 else None
+def _lettered(move: Move, slot: int, terms: Sequence[str], output: str) -> Place:
+    """Return where samples go in a product that is written with a letter for each dimension, as in ``torch.einsum``.
+
+    Args:
+        move: the call.
+        slot: which operand carries them.
+        terms: the letters of each operand's last dimensions; those before them are broadcast.
+        output: those of the result's. What has a letter that is not there meets others.
+    """
+    if not 0 <= slot < len(terms):
+        return None
+    if not move.output.ndim:  # of two vectors, sample by sample
+        return WHOLE
+    from_right, ahead = move.dim - move.source.ndim, move.output.ndim - len(output)
+    if from_right < -len(terms[slot]):
+        return ahead + len(terms[slot]) + from_right
+    place = output.find(terms[slot][from_right])
+    return None if place < 0 else ahead + place
+
+
+def linear(move: Move) -> Place:
+    vector = move.argument(1, "weight").ndim == 1
+    return _lettered(move, move.slot, ("i", "i", "") if vector else ("i", "oi", "o"), "" if vector else "o")
 
 
 def matmul(move: Move) -> Place:
@@ -26,17 +42,10 @@ def reversed_matmul(move: Move) -> Place:
 
 
 def _product(move: Move, slot: int, other: Any) -> Place:
-    if not move.output.ndim:  # of two vectors, sample by sample
-        return WHOLE
-    from_right = move.source.ndim - 1 - move.dim
-    other_is_vector = isinstance(other, Tensor) and other.ndim == 1
-    if slot == 0:
-        if from_right == 0:
-            return None
-        return move.output.ndim - 1 - from_right + int(other_is_vector)
-    if slot != 1 or from_right == min(1, move.source.ndim - 1):
-        return None
-    return move.output.ndim - 1 - from_right + int(other_is_vector and from_right > 1)
+    vectors = [isinstance(each, Tensor) and each.ndim == 1 for each in (move.source, other)]
+    left, right = vectors if slot == 0 else reversed(vectors)
+    terms = "i" if left else "ai", "i" if right else "ib"
+    return _lettered(move, slot, terms, "a" * (not left) + "b" * (not right))
 
 
 def products_added(move: Move) -> Place:
@@ -64,7 +73,7 @@ def contracted(move: Move) -> int | None:
 
 def inner(move: Move) -> Place:
     # inner: (..., K) and (..., K) give the first's other dimensions, then the second's; a number scales the other.
-    pair = [tensor.ndim for tensor in move.tensors[:2]]
+    pair = [tensor.ndim for tensor in move.call.tensors[:2]]
     if move.slot not in {0, 1} or 0 in pair:
         return None
     if not move.output.ndim:  # of two vectors, sample by sample
@@ -73,12 +82,8 @@ def inner(move: Move) -> Place:
     return None if move.dim == move.source.ndim - 1 else ahead + move.dim
 
 
-def distances(move: Move) -> int | None:
-    # cdist: (..., P, M) and (..., R, M) give (..., P, R).
-    last = move.source.ndim - 1
-    if move.dim == last or move.slot not in {0, 1}:
-        return None
-    return move.dim + move.output.ndim - move.source.ndim + int(move.dim == last - 1 and move.slot == 1)
+def distances(move: Move) -> Place:
+    return _lettered(move, move.slot, ("pm", "rm"), "pr")  # cdist
 
 
 def chained(move: Move) -> int | None:
@@ -90,32 +95,21 @@ def chained(move: Move) -> int | None:
     return move.output.ndim - 1 if last else None
 
 
-def solved(move: Move) -> int | None:
+def solved(move: Move) -> Place:
     # solve(A, B): B holds columns, or one vector for each matrix.
-    matrix: Tensor = move.args[0]
-    right: Tensor = move.argument(1, "B")
+    matrix, right = move.args[0], move.argument(1, "B")
     vectors = right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1]
-    if move.slot == 0:
-        features = 2
-    else:
-        features = 1 if vectors else 2
-        if not vectors and move.dim == move.source.ndim - 1:
-            return aligned_right(move)
-    if move.dim >= move.source.ndim - features:
-        return None
-    return aligned_right(move) if not (vectors and move.slot == 0) else move.dim + move.output.ndim - matrix.ndim + 1
+    return _lettered(move, move.slot, ("ij", "j" if vectors else "jk"), "r" if vectors else "rk")
+
+
+def triangular(move: Move) -> Place:
+    # solve_triangular(A, B): the rows of B are mixed, or with left=False its columns.
+    right, output = ("jk", "rk") if move.kwargs.get("left", True) else ("kj", "kr")
+    return _lettered(move, move.slot, ("ij", right), output)
 
 
 def einsum_terms(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:
-    """Return the letters of an einsum's operands and of its output, one for each dimension.
-
-    Args:
-        equation: as ``torch.einsum`` takes it; ``...`` and a missing output are filled in.
-        operands: its operands.
-
-    Returns:
-        (terms, output), or None where the equation is not a string.
-    """
+    """Return the letters of an einsum's operands and of its output, one for each dimension, if it has an equation."""
     if not isinstance(equation, str):
         return None
     left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")

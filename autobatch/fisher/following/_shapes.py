@@ -12,7 +12,7 @@ def viewed(move: Move) -> int | None:
     if move.slot:
         return None
     strides = [int(dim == move.dim) for dim in range(move.source.ndim)]
-    view = move.function(_BLANK.as_strided(move.source.shape, strides), *move.args[1:], **move.kwargs)
+    view = move.call.function(_BLANK.as_strided(move.source.shape, strides), *move.args[1:], **move.kwargs)
     size = move.source.shape[move.dim]
     there = (dim for dim in range(view.ndim) if view.stride(dim) and view.shape[dim] == size)
     return next(there, None)
@@ -25,7 +25,7 @@ def reshaped(move: Move) -> Place:
     before = move.source.shape[: move.dim].numel() * move.outer
     seen = 1
     for dim, size in enumerate(move.output.shape):
-        if size and seen and before % seen == 0 and size % (before // seen * move.batch) == 0:
+        if size and seen and before % seen == 0 and size % (before // seen * move.call.batch) == 0:
             return dim, before // seen
         seen *= size
     return None
@@ -48,8 +48,8 @@ def concatenated(move: Move) -> Place:
     joined = move.args[0] if move.args else move.kwargs["tensors"]
     if any(all(tensor is not other for other in move.followed) for tensor in joined):
         return None
-    whole = all(tensor.shape[move.dim] == move.outer * move.batch for tensor in joined)
-    return (move.dim, move.output.shape[move.dim] // move.batch) if whole else None
+    whole = all(tensor.shape[move.dim] == move.outer * move.call.batch for tensor in joined)
+    return (move.dim, move.output.shape[move.dim] // move.call.batch) if whole else None
 
 
 def across(axis: int) -> Rule:
@@ -65,7 +65,7 @@ def repeated(move: Move) -> Place:
     times, rest = divmod(move.output.shape[dim], move.source.shape[move.dim])
     if times == 1:
         return dim
-    alone = move.source.shape[move.dim] == move.outer * move.batch
+    alone = move.source.shape[move.dim] == move.outer * move.call.batch
     return (dim, times * move.outer) if alone and not rest else None
 
 

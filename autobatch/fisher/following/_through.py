@@ -1,7 +1,7 @@
 """Through one call: where the samples of its arguments lie in what it returns."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -12,22 +12,12 @@ from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
 from autobatch.fisher.following._move import WHOLE, Additive, Known, Move, TorchCall
 
-
-@dataclass(eq=False, slots=True)
-class _Carrier:
-    """One argument that descends from the batch, at one place among the arguments."""
-
-    slot: int
-    inner: int
-    tensor: Tensor
-    layout: Layout
-
-
 # Places of arguments that are given by name, of most functions.
 _SLOTS = {
     "input": 0, "self": 0, "query": 0, "condition": 0, "other": 1, "key": 1, "weight": 1, "vec": 1, "x2": 1, "index": 1,
     "target": 1, "value": 2, "bias": 2,
 }  # fmt: skip
+Where = BatchLayout | Literal["whole"] | None
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input"}
 
 
@@ -44,20 +34,15 @@ class Through:
         args, kwargs = call.args, {_NUMPY_NAMES.get(key, key): value for key, value in call.kwargs.items()}
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
-        self._args, self._kwargs = args, kwargs
-        self._carriers = self._all_carriers({id(tensor): layout for tensor, layout in layouts})
-
-    def _all_carriers(self, layout_of: Mapping[int, Layout]) -> list[_Carrier]:
-        """Return every argument that has a layout, at each of its places."""
-        known, found = self._call.known, []
-        named = [(known.slots.get(key, _SLOTS.get(key, -1)), value) for key, value in self._kwargs.items()]
-        for slot, value in [*enumerate(self._args), *named]:
-            if known.heeds == "source" and slot == 0:
-                continue
-            for inner, item in _flat(value):
-                if isinstance(item, Tensor) and (layout := layout_of.get(id(item))) is not None:
-                    found.append(_Carrier(slot, inner, item, layout))
-        return found
+        layout_of, known = {id(tensor): layout for tensor, layout in layouts}, call.known
+        named = [(known.slots.get(key, _SLOTS.get(key, -1)), value) for key, value in kwargs.items()]
+        self._moves = [
+            Move(call, args, kwargs, item, layout, slot, inner)
+            for slot, value in [*enumerate(args), *named]
+            for inner, item in _flat(value)
+            if isinstance(item, Tensor) and (layout := layout_of.get(id(item))) is not None
+            if slot or known.heeds != "source"
+        ]
 
     def settle(self) -> None:
         """Confirm or refute open claims where their tensors meet what descends from the batch for certain.
@@ -65,20 +50,15 @@ class Through:
         A claim is confirmed only where the function puts its rows at the very place of the samples; anything else
         refutes it, which is right for every function: the weight is then one that all samples share.
         """
-        certain = [each for each in self._carriers if not each.layout.open_claims]
-        claiming = [each for each in self._carriers if each.layout.open_claims]
-        if not certain or not claiming:
+        certain = [each for each in self._moves if not each.layout.open_claims]
+        if not certain or len(certain) == len(self._moves):
             return
-        outputs, followed = self._call.outputs, [each.tensor for each in self._carriers]
-
-        def places(group: list[_Carrier]) -> set[Any]:
-            return {self._place(each, outputs[0], 0, followed) for each in group} if outputs else {None}
-
-        expected = places(certain)
-        for each in claiming:
-            agreed = None not in expected and WHOLE not in expected and places([each]) == expected
+        places = self._places(self._moves, 0) if self._call.outputs else [None] * len(self._moves)
+        expected = {place for each, place in zip(self._moves, places, strict=True) if not each.layout.open_claims}
+        sure = None not in expected and WHOLE not in expected
+        for each, place in zip(self._moves, places, strict=True):
             for claim in each.layout.open_claims:
-                claim.settle(agreed)
+                claim.settle(sure and {place} == expected)
 
     def into(self, index: int, samples: Grouping) -> tuple[Layout | None, bool]:
         """Follow the batch into one of the tensors that were returned, after ``settle``.
@@ -113,17 +93,17 @@ class Through:
                 f"a parameter was added to a sum over samples, which meets single samples again in {name}(): it is no"
                 " term of the loss, and has no rows"
             )
-        place = self._agreed(aligned, output, index, samples)
+        place = self._agreed(aligned, index, samples)
         if isinstance(place, BatchLayout):
             return _resting_on(aligned, place), (bool(lost) or known.couples) and output.is_floating_point()
-        additive = place == WHOLE and not lost and self._adds_up(aligned, output, index)
+        additive = place == WHOLE and not lost and self._adds_up(aligned)
         return LostBatch(name, whole=place == WHOLE, additive=additive), output.requires_grad and not additive
 
-    def _heeded(self, index: int) -> list[_Carrier]:
+    def _heeded(self, index: int) -> list[Move]:
         """Return the arguments whose samples matter for an output."""
-        found, heeds = self._carriers, self._call.known.heeds
+        found, heeds = self._moves, self._call.known.heeds
         if heeds in {"none", "floats"}:
-            return [each for each in found if heeds == "floats" and each.tensor.is_floating_point()]
+            return [each for each in found if heeds == "floats" and each.source.is_floating_point()]
         if heeds == "first":
             return [each for each in found if each.slot == 0]
         if heeds == "each":
@@ -135,12 +115,10 @@ class Through:
             return [each for each in found if each.slot != 2] or found
         return found
 
-    def _agreed(
-        self, aligned: Sequence[_Carrier], output: Tensor, index: int, samples: Grouping
-    ) -> BatchLayout | Literal["whole"] | None:
+    def _agreed(self, aligned: Sequence[Move], index: int, samples: Grouping) -> Where:
         """Return the place at which all arguments' samples lie in an output, if there is one."""
-        followed = [each.tensor for each in aligned]
-        places: set[Any] = {self._place(each, output, index, followed) for each in aligned}
+        output = self._call.outputs[index]
+        places = set(self._places(aligned, index))
         if len(places) > 1:
             places = {_with_grouping(each, output, self._call.batch) for each in places}
         (place, *others) = places
@@ -150,16 +128,20 @@ class Through:
             place = regrouped or (None if others else place)
         return _of_one_sample(aligned, place, output)
 
-    def _place(
-        self, carrier: _Carrier, output: Tensor, index: int, followed: Sequence[Tensor]
-    ) -> BatchLayout | Literal["whole"] | None:
-        """Return how an argument's samples lie in an output, ``WHOLE``, or None."""
-        layout, source, rule = carrier.layout, carrier.tensor, self._call.known.layout
+    def _places(self, moves: Sequence[Move], index: int) -> list[Where]:
+        """Return where each argument's samples lie in an output."""
+        followed = [each.source for each in moves]
+        for each in moves:
+            each.output, each.index, each.followed = self._call.outputs[index], index, followed
+        return [self._place(each) for each in moves]
+
+    def _place(self, move: Move) -> Where:
+        layout, output, rule = move.layout, move.output, self._call.known.layout
         if rule is None or not isinstance(layout, BatchLayout):
             return None
-        place = rule(self._move(carrier, layout, output, index, followed))
+        place = rule(move)
         if isinstance(place, int):
-            if not 0 <= place < output.ndim or output.shape[place] != source.shape[layout.dim]:
+            if not 0 <= place < output.ndim or output.shape[place] != move.source.shape[layout.dim]:
                 return None
             return BatchLayout(place, layout.outer, (), layout.grouping)
         if isinstance(place, tuple):
@@ -168,41 +150,27 @@ class Through:
             return BatchLayout(dim, outer) if fits and layout.grouping is None else None
         return "whole" if place == WHOLE else None
 
-    def _move(
-        self, carrier: _Carrier, layout: BatchLayout, output: Tensor, index: int, followed: Sequence[Tensor]
-    ) -> Move:
-        return Move(
-            self._call.function, self._call.name, self._args, self._kwargs, carrier.tensor, carrier.slot, carrier.inner,
-            layout.dim, layout.outer, output, index, self._call.batch, followed, self._call.tensors,
-        )  # fmt: skip
-
-    def _adds_up(self, aligned: Sequence[_Carrier], output: Tensor, index: int) -> bool:
+    def _adds_up(self, aligned: Sequence[Move]) -> bool:
         """Whether a function adds up values of single samples: each of its arguments' samples meets itself alone."""
-        among, batch, followed = self._call.known.sums, self._call.batch, [each.tensor for each in aligned]
+        among = self._call.known.sums
         if among is None:
             return False
-        found = [
-            (among(self._move(each, layout, output, index, followed)), layout, each.tensor)
-            for each in aligned
-            if isinstance(layout := each.layout, BatchLayout)
-        ]
+        found = [(among(each), each.layout, each.source) for each in aligned if isinstance(each.layout, BatchLayout)]
         if len({(place, lies.outer, lies.grouping, tensor.shape[lies.dim]) for place, lies, tensor in found}) == 1:
             return True
-        return len({(place, lies.grouped(tensor, batch)) for place, lies, tensor in found}) == 1
+        return len({(place, lies.grouped(tensor, self._call.batch)) for place, lies, tensor in found}) == 1
 
-    def _regrouped(self, found: Sequence[_Carrier], index: int, samples: Grouping) -> BatchLayout | None:
+    def _regrouped(self, found: Sequence[Move], index: int, samples: Grouping) -> BatchLayout | None:
         """Follow samples that lie by an index; None where the function is not known to pick or put rows."""
         rule = self._call.known.by_index
         if rule is None:
             return None
-        layouts, slots = {id(each.tensor): each.layout for each in found}, [each.slot for each in found]
-        place = rule(Rows(self._call, self._args, self._kwargs, layouts, slots, index, samples))
+        layouts, slots = {id(each.source): each.layout for each in found}, [each.slot for each in found]
+        place = rule(Rows(self._call, found[0].args, found[0].kwargs, layouts, slots, index, samples))
         return None if place is None else layout_along(*place, samples.batch)
 
 
-def _of_one_sample(
-    aligned: Sequence[_Carrier], place: BatchLayout | Literal["whole"] | None, output: Tensor
-) -> BatchLayout | Literal["whole"] | None:
+def _of_one_sample(aligned: Sequence[Move], place: Where, output: Tensor) -> Where:
     """Return how samples lie in an output; what was made of one sample's rows alone is that sample's, however made."""
     groupings = [each.layout.grouping for each in aligned if isinstance(each.layout, BatchLayout)]
     first = groupings[0]
@@ -222,7 +190,7 @@ def _flat(value: Any) -> list[tuple[int, Any]]:
     return [(position, inner) for position, item in enumerate(value) for _, inner in _flat(item)]
 
 
-def _resting_on(aligned: Sequence[_Carrier], place: BatchLayout) -> BatchLayout:
+def _resting_on(aligned: Sequence[Move], place: BatchLayout) -> BatchLayout:
     """Return a layout with the claims that it rests on."""
     claims = {claim for each in aligned for claim in each.layout.open_claims}
     if claims and all(each.layout.open_claims for each in aligned):
@@ -231,15 +199,15 @@ def _resting_on(aligned: Sequence[_Carrier], place: BatchLayout) -> BatchLayout:
     return IN_FRONT if place == IN_FRONT else place
 
 
-def _with_grouping(place: Any, output: Tensor, batch: int) -> Any:
+def _with_grouping(place: Where, output: Tensor, batch: int) -> Where:
     if not isinstance(place, BatchLayout):
         return place
     return BatchLayout(place.dim, 1, (), place.grouped(output, batch))
 
 
-def _stays_additive(how: Additive, found: Sequence[_Carrier]) -> bool:
+def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
     """Whether a function of sums over samples is one again."""
-    changing = [each for each in found if each.tensor.requires_grad]
+    changing = [each for each in found if each.source.requires_grad]
     additive = all(isinstance(each.layout, LostBatch) and each.layout.additive for each in changing)
     if not how or not additive:
         return False
@@ -249,16 +217,7 @@ def _stays_additive(how: Additive, found: Sequence[_Carrier]) -> bool:
 
 
 def layer_keeps(known: Known, x: Tensor, output: Tensor) -> bool:
-    """Whether a function is one of the most frequent layers, which keep a batch in front in front: a short cut.
-
-    Args:
-        known: what is known of it.
-        x: its input, with the batch in front.
-        output: its output.
-
-    Returns:
-        False also where nothing is known.
-    """
+    """Whether a function of x, the batch in front, is a most frequent layer that keeps it there: a short cut."""
     dimensions = known.features
     whole = x.ndim == dimensions or (dimensions == 2 and x.ndim > 1)
     return whole and output.ndim == x.ndim and output.shape[0] == x.shape[0]

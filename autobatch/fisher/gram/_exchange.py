@@ -44,11 +44,7 @@ class ExchangedGram:
         self._mean = mean
 
     def begin(self, batch_size: int) -> None:
-        """Begin the pass, on all ranks; waits for the device, to learn their batch sizes.
-
-        Args:
-            batch_size: this rank's number of samples; it may differ between ranks.
-        """
+        """Begin the pass, on all ranks, with so many samples of this one; waits for the device to learn the others'."""
         group, device, max_memory = self._group, self._device, self._max_memory
         scale = float(batch_size) if self._mean else 1.0
         about = torch.tensor([[batch_size, scale]], dtype=torch.float64, device=device)
@@ -70,12 +66,7 @@ class ExchangedGram:
         self._local: Tensor | None = None
 
     def add(self, name: str, uses: list[Jacobian]) -> None:
-        """Add one parameter.
-
-        Args:
-            name: the parameter.
-            uses: all its uses in this pass.
-        """
+        """Add all uses of one parameter in this pass."""
         use = uses[0]
         self._seen = zlib.crc32(f"{name} {use.rows} {use.width}".encode(), self._seen)
         if len(uses) == 1 and isinstance(use, OuterJacobian) and self._factors_are_cheaper(use):
@@ -85,20 +76,13 @@ class ExchangedGram:
             self.add_block(block)
 
     def add_block(self, block: Tensor) -> None:
-        """Add some columns of J.
-
-        Args:
-            block: this rank's rows of them, (b, n); the others' must be as wide.
-        """
+        """Add some columns of J: this rank's rows of them, (b, n); the others' must be as wide."""
         if sum(other.shape[1] for other in self._waiting) + block.shape[1] > self.block_columns:
             self._exchange()
         self._waiting.append(block)
 
     def result(self) -> Tensor:
-        """Return F, (B, B) float64 on every rank, where B counts the samples of all ranks.
-
-        Returns:
-            F of the scaled rows.
+        """Return F of the scaled rows, (B, B) float64 on every rank, where B counts the samples of all ranks.
 
         Raises:
             MeasureError: where the ranks did not add the same parameters in the same order.
@@ -162,16 +146,7 @@ class ExchangedGram:
 
 
 def gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Bring together rows of all ranks; on the way they are padded to the longest rank's.
-
-    Args:
-        rows: this rank's, (b, n).
-        sizes: rows of each rank.
-        group: the ranks.
-
-    Returns:
-        Everyone's, (sum of sizes, n).
-    """
+    """Return everyone's rows, (sum of sizes, n), of each rank's (b, n); on the way they are padded to the longest's."""
     longest = max(sizes)
     padded = rows.new_zeros(longest, rows.shape[1])
     padded[: len(rows)] = rows

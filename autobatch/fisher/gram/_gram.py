@@ -84,25 +84,18 @@ class GramAccumulator:
         self._alike: bool | None = None
 
     def chunks(self, rows: int, width: int, itemsize: int) -> Iterator[tuple[int, int]]:
-        """Split a parameter's dimension 0 evenly, so that a block of J takes a quarter of the memory at most.
+        """Yield (lo, hi) of even parts of a parameter, of which a block of J takes a quarter of the memory at most.
 
         Args:
             rows: size of dimension 0 of the parameter.
             width: elements of one of its rows.
             itemsize: bytes of an element of all that lie beside each other for a block.
-
-        Yields:
-            (lo, hi) bounds.
         """
         for part in _parts(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width)):
             yield part.start, part.stop
 
     def add(self, block: Tensor) -> None:
-        """Add the Gram matrix of one block.
-
-        Args:
-            block: (B, ...) per-sample gradients of some parameter elements.
-        """
+        """Add the Gram matrix of one block, (B, ...) per-sample gradients of some parameter elements."""
         columns = block.reshape(self.batch_size, -1)
         for factor, tiles in self._kept:
             if _same(columns, factor):
@@ -318,27 +311,17 @@ def _parts(width: int, most: int) -> Iterator[slice]:
 class Jacobian(Protocol):
     """Per-sample gradients of one use of a parameter of shape (rows, ...), with ``width`` elements in each row."""
 
-    @property
-    def rows(self) -> int:
-        """Size of the parameter's dimension 0."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Elements of the parameter in one row of dimension 0."""
-        ...
+    rows: int
+    width: int
 
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width): the per-sample gradients of rows lo to hi, in the parameter's own order."""
         ...
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix, by whatever exact route is cheapest. Valid if no other use shares J.
+        """Add this use's Gram matrix, by whatever exact route is cheapest, and fill a ``gradient`` as ``total`` does.
 
-        Args:
-            gram: where to add.
-            gradient: where given, contiguous and of the parameter's number of elements, it is filled with the sum of J
-                over samples.
+        Valid if no other use shares J.
         """
         ...
 
@@ -356,15 +339,7 @@ def summed(uses: list[Jacobian], lo: int, hi: int) -> Tensor:
 
 
 def summed_blocks(uses: list[Jacobian], columns: int) -> Iterator[Tensor]:
-    """Make J of one parameter block by block.
-
-    Args:
-        uses: all its uses.
-        columns: elements of the parameter in one block; at least one of its rows is taken.
-
-    Yields:
-        (B, n): its columns in order, summed over the uses.
-    """
+    """Yield (B, n) of J of a parameter's uses, summed: blocks of so many columns, or of one row where that has more."""
     rows, size = uses[0].rows, max(1, columns // uses[0].width)
     for lo in range(0, rows, size):
         yield summed(uses, lo, min(lo + size, rows))

@@ -8,18 +8,6 @@ from torch import Tensor
 from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
 from autobatch.fisher.gram._native import native
 
-__all__ = [
-    "BagJacobian",
-    "DenseJacobian",
-    "EmbeddingJacobian",
-    "Jacobian",
-    "OuterJacobian",
-    "Taker",
-    "add_blocks",
-    "joined",
-    "products_are_cheaper",
-]
-
 Taker = Callable[[str, list[Jacobian]], None]
 """Takes all uses of one parameter in a pass, by the parameter's name."""
 
@@ -35,7 +23,7 @@ def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, s
         summed: whether the sum of J over samples is wanted too, which costs as much as forming J where J is not formed.
 
     Returns:
-        True where pairwise products take less time (in float64, while large J are multiplied in float32).
+        Whether they take less time (in float64, while large J are multiplied in float32).
     """
     pair = 0.5 if batch >= SINGLE_SAMPLES else 1.0
     formed = 0.0 if summed else positions / batch
@@ -124,12 +112,6 @@ def joined(uses: list[Jacobian]) -> list[Jacobian]:
     """Return the uses of a parameter, matrix products among them as one with the positions of all.
 
     J of a cell's weight, which is used in every step, is then made in one product.
-
-    Args:
-        uses: all its uses.
-
-    Returns:
-        As many or fewer, of the same sum.
     """
     found = [use for use in uses if not isinstance(use, OuterJacobian)]
     for turned in (False, True):

@@ -86,15 +86,7 @@ class Native:
         ))
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Return sums of outer products over positions; None where PyTorch must make them.
-
-        Args:
-            left: (B, T, rows) float32.
-            right: (B, T, width) float32.
-
-        Returns:
-            (B, rows, width).
-        """
+        """Return (B, rows, width) of outer products of (B, T, rows) and (B, T, width), summed over T; or None."""
         if right.shape[2] < self.lanes or right.stride(2) != 1 or left.stride(2) != 1:
             return None
         (batch, count, rows), width = left.shape, right.shape[2]
@@ -108,7 +100,7 @@ class Native:
     def convolved(
         self, x: Tensor, g: Tensor, kernel: tuple[int, int], stride: tuple[int, int], before: tuple[int, int]
     ) -> Tensor | None:
-        """Return J of a convolution in two dimensions without groups and dilation; None where PyTorch must make it.
+        """Return J (B, *kernel, in, out) of a plain convolution in two dimensions; None where PyTorch must make it.
 
         Args:
             x: (B, in, H, W) float32, unpadded.
@@ -116,9 +108,6 @@ class Native:
             kernel: size of the kernel.
             stride: its step.
             before: rows and columns of padding in front.
-
-        Returns:
-            (B, *kernel, in, out).
         """
         images = [_image(x), _image(g)]
         if images[0] is None or images[1] is None or g.shape[1] < self.lanes or x.numel() == 0 or g.numel() == 0:
@@ -148,14 +137,7 @@ def _image(tensor: Tensor) -> _Image | None:
 
 
 def native(*tensors: Tensor) -> Native | None:
-    """Return the compiled products if they take such tensors; None where PyTorch must do.
-
-    Args:
-        tensors: what is to be multiplied.
-
-    Returns:
-        The products.
-    """
+    """Return the compiled products if they can multiply such tensors; None where PyTorch must do."""
     for tensor in tensors:
         plain = tensor.dtype is torch.float32 and tensor.is_cpu and type(tensor) is Tensor
         if not plain or tensor.is_neg() or tensor.layout is not torch.strided or tensor.requires_grad:

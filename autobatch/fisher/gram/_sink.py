@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._gram import GramAccumulator, add_blocks
-from autobatch.fisher.gram._jacobians import Jacobian, Taker, joined
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, add_blocks
+from autobatch.fisher.gram._jacobians import Taker, joined
 
 
 class Sink(Protocol):

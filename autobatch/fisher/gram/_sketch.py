@@ -120,19 +120,10 @@ class SketchedGram:
         return self._product(torch.cat(self._sketches))
 
     def exchange(self, problem: Exception | None) -> Tensor:
-        """Bring together what the processes have kept; every one of the group must call it.
+        """Return F of all processes' samples, scaled to the summed loss; all must call it, in place of ``result``.
 
         Args:
-            problem: what was wrong with the step on this process.
-
-        Returns:
-            F of all processes' samples, scaled to the summed loss.
-
-        Raises:
-            MeasureError: something was wrong on another process, they did not use the same parameters, or the batch is
-                too large for the rows.
-            OutOfMemoryError: memory ran out on another process.
-            Exception: ``problem``.
+            problem: what was wrong with the step on this process; raises as ``agree`` does, and exchanges nothing then.
         """
         self._settle()
         told = repr((sorted(self._seen), self._rows, self._seed, str(self._dtype)))
@@ -180,16 +171,7 @@ class _Stretches:
             yield lo, min(lo + size, self._rows)
 
     def project(self, block: Tensor, lo: int, out: Tensor) -> int:
-        """Add the projection of some rows.
-
-        Args:
-            block: (B, n * width), rows from ``lo`` on, as ``blocks`` has them.
-            lo: the first.
-            out: (B, k).
-
-        Returns:
-            How many stretches were added.
-        """
+        """Add the projection of rows from ``lo`` on, (B, n * width), to (B, k); return how many stretches that are."""
         start = lo * self._width
         signs = self._signs(start, start + block.shape[1], block)
         firsts = self._first[lo // self._together * self._pieces :]

@@ -80,10 +80,7 @@ class SpilledGram:
         self._batch = 0
 
     def begin(self, batch_size: int) -> None:
-        """Begin a micro-batch.
-
-        Args:
-            batch_size: its number of samples.
+        """Begin a micro-batch of so many samples.
 
         Raises:
             MeasureError: where the temporary directory has no room for what the last micro-batch's samples took.
@@ -93,15 +90,7 @@ class SpilledGram:
         self._batch = batch_size
 
     def add(self, name: str, uses: list[Jacobian]) -> None:
-        """Keep one parameter's J of the present micro-batch.
-
-        Args:
-            name: the parameter.
-            uses: all its uses in this micro-batch.
-
-        Raises:
-            MeasureError: where the temporary directory has no room.
-        """
+        """Keep J of all uses of a parameter in this micro-batch; fails as ``begin`` does."""
         self._taker(name, uses)
         use = uses[0]
         pieces: tuple[_Piece, ...]
@@ -133,19 +122,10 @@ class SpilledGram:
         return gram.result() + products
 
     def exchange(self, problem: Exception | None) -> Tensor:
-        """Bring together what the processes have kept; every one of the group must call it, in place of ``result``.
+        """Return F of all processes' samples, scaled to the summed loss; all must call it, in place of ``result``.
 
         Args:
-            problem: what was wrong with the step on this process.
-
-        Returns:
-            F of all processes' samples, scaled to the summed loss.
-
-        Raises:
-            MeasureError: something was wrong on another process, so that nothing is exchanged; or they did not use the
-                same parameters.
-            OutOfMemoryError: memory ran out on another process.
-            Exception: ``problem``.
+            problem: what was wrong with the step on this process; raises as ``agree`` does, and exchanges nothing then.
         """
         names = sorted(self._parameters)
         sizes = [prod(piece.columns for piece in self._parameters[name][0].pieces) for name in names]

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.gram._jacobians import BagJacobian, EmbeddingJacobian, Jacobian
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import BagJacobian, EmbeddingJacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, arguments, precise
 
 _SUM, _MEAN = 0, 1

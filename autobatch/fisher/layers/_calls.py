@@ -11,17 +11,14 @@ from torch.autograd.graph import GradientEdge
 from autobatch._errors import MeasureError
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.following._move import TorchCall
-from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import DenseJacobian
+from autobatch.fisher.layers._functions import changes_in_place
 
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """A trainable parameter of the model.
-
-    Attributes:
-        name: its dotted name in the model.
-        tensor: the parameter.
-    """
+    """A trainable parameter of the model, with its dotted name there."""
 
     name: str
     tensor: Tensor
@@ -110,14 +107,14 @@ class Call(TorchCall):
     assumed: dict[int, BatchLayout] = field(default_factory=dict)
 
     @property
+    def changed(self) -> Tensor | None:
+        """The first argument of a function that changes it in place."""
+        return self.args[0] if changes_in_place(self.name) and isinstance(self.args[0], Tensor) else None
+
+    @property
     def node(self) -> Any:
         """Its own node in the autograd graph."""
         return self.outputs[0].grad_fn if self.tap is None else self.tap.node
-
-    @property
-    def before(self) -> Tensor | None:
-        """The first argument as it was before a function that changes it in place."""
-        return self.was.tensor
 
     @property
     def states(self) -> dict[int, Tensor]:
@@ -156,6 +153,29 @@ class Call(TorchCall):
 Rule = Callable[[Call], list[Contribution]]
 
 
+def together(
+    weights: Mapping[Any, Weight], made: Callable[[Tensor], Mapping[Any, Jacobian]], output: int = 0
+) -> list[Contribution]:
+    """Return what an output owes to several weights, made at once when the first of them is asked for.
+
+    Args:
+        weights: the weights, by any key.
+        made: gives the per-sample gradients of them all, among others, from the output's gradient.
+        output: which output of the call.
+    """
+    rows: dict[Any, Jacobian] = {}
+
+    def of(key: Any) -> Callable[[Tensor], Jacobian]:
+        def jacobian(gradient: Tensor) -> Jacobian:
+            if not rows:
+                rows.update(made(gradient))
+            return rows.pop(key)
+
+        return jacobian
+
+    return [Contribution(weight, of(key), output) for key, weight in weights.items()]
+
+
 class NoRuleError(Exception):
     """A rule does not cover this call: the generic one must."""
 
@@ -166,11 +186,7 @@ def saved_elsewhere() -> bool:
 
 
 class KeptTensor:
-    """A tensor kept for the backward pass, with a guard against being changed in place meanwhile.
-
-    Args:
-        tensor: the tensor.
-    """
+    """A tensor kept for the backward pass, with a guard against being changed in place meanwhile."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor.detach()
@@ -187,12 +203,7 @@ class KeptTensor:
 
 
 class KeptInput(KeptTensor):
-    """An input kept for the backward pass, which carries the batch.
-
-    Args:
-        call: the call.
-        tensor: the input, which must carry the batch.
-    """
+    """An input of a call kept for the backward pass, which must carry the batch."""
 
     def __init__(self, call: Call, tensor: Tensor) -> None:
         super().__init__(tensor)
@@ -217,25 +228,14 @@ class KeptInput(KeptTensor):
             return tensor
         return self.layout.samples_first(tensor, self.batch).flatten(0, 2)
 
-    def need_batch_first(self) -> None:
-        """Raise MeasureError unless the batch lies in dimension 0 of the input."""
-        if self.layout.dim != 0:
-            raise MeasureError(
-                f"expected the batch in dimension 0 of the input, it is in dimension {self.layout.dim}"
-                f" of shape {self.shape}"
-            )
-
 
 def arguments(call: Call, names: str, **usual: Any) -> dict[str, Any]:
-    """Return the arguments of a call by name, positional and keyword ones.
+    """Return the arguments of a call by name; absent ones are ``usual``, or None.
 
     Args:
         call: the call.
         names: the names in order, separated by spaces.
-        usual: what absent ones are, where that is not None.
-
-    Returns:
-        Argument by name.
+        usual: what absent ones are.
     """
     order = names.split()
     return dict.fromkeys(order) | usual | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)

@@ -128,10 +128,9 @@ class ConvolutionJacobian:
         return form(self._x[:, inputs], self._g[:, rows], self._batch, self._geometry, groups, max_memory=max_memory)
 
     def _pieces(self, elements: int) -> Iterator[tuple[slice, slice, int]]:
-        """Split into convolutions whose J and whose unfolded input, one sample at a time, have so many elements.
+        """Yield output channels, input channels and number of groups of parts whose J has so many elements at most.
 
-        Yields:
-            Output channels, input channels, number of groups.
+        So has the unfolded input of one sample.
         """
         kernel = prod(self._geometry.kernel)
         unfolded = len(self._x) // self._batch * kernel * prod(self._g.shape[2:])
@@ -216,9 +215,6 @@ def form(
         groups: number of groups.
         max_memory: bytes, of which the unfolded input takes an eighth at most unless one sample needs more.
         route: how to make it; None for the best that is known.
-
-    Returns:
-        J.
     """
     if route is None and (values := _native(x, g, batch, geometry, groups)) is not None:
         return Formed(values.view(1, batch, -1, g.shape[1]), geometry.kernel, Route("native"))

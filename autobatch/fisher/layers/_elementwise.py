@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, dense, precise
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, Weight, dense, precise
 
 
 def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
@@ -25,49 +24,58 @@ def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = F
     return partial(_contributions, again, channels)
 
 
+def expanded(call: Call) -> list[Contribution]:
+    """Return the rule of a parameter that is repeated for each sample: class tokens, initial states."""
+    used, output = call.weight(call.args[0]), call.outputs[0]
+    if used is None or not output.numel():
+        raise NoRuleError
+    ones = _ones(used, tuple(output.shape))
+    if ones[0] != 1:
+        raise NoRuleError
+    return [Contribution(used, _expanded(call, used.tensor, ones, lambda whole: whole))]
+
+
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     """Return what ``torch.prelu`` does, of a weight of any shape that broadcasts."""
     return torch.where(x > 0, x, weight * x)
 
 
 def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Call) -> list[Contribution]:
-    output = call.outputs[0]
-    shape = tuple(output.shape)
-    function = again or call.function
-    args: list[Any] = list(call.args)
-    if call.before is not None:
+    output, args, kwargs = call.outputs[0], list(call.args), dict(call.kwargs)
+    shape, function = tuple(output.shape), again or call.function
+    if call.was.tensor is not None:
         if call.weight(call.args[0]) is not None:
             raise NoRuleError
-        args[0] = call.before
+        args[0] = call.was.tensor
     # A sum's gradient does not depend on its terms.
-    nothing = output.new_zeros(()) if call.known.additive == "term" else None
-    kept = [_kept(argument) if nothing is None or not isinstance(argument, Tensor) else nothing for argument in args]
+    keep = (lambda _: output.new_zeros(())) if call.known.additive == "term" else KeptTensor
+    kept = [keep(argument) if isinstance(argument, Tensor) else argument for argument in args]
+
+    def repeat(places: list[int], weight: Tensor) -> Tensor:
+        """Return the function's output with another tensor in the places of a weight."""
+        given = [argument() if isinstance(argument, KeptTensor) else argument for argument in kept]
+        for place in places:
+            given[place] = weight
+        result: Tensor = function(*given, **kwargs)
+        return result
+
     contributions = []
     for used in call.weights():
         places = [place for place, argument in enumerate(args) if argument is used.tensor]
-        small = tuple(used.tensor.shape)
-        if channels:
-            small = (*small, *(1,) * (len(shape) - 2))
-        ones = (1,) * (len(shape) - len(small)) + small
-        broadcast = len(ones) == len(shape) and all(a in {1, b} for a, b in zip(ones, shape, strict=True))
-        if used.transposed or not places or not broadcast or len(call.outputs) != 1:
+        ones = _ones(used, shape, channels=channels)
+        if not places or len(call.outputs) != 1:
             raise NoRuleError
-        repeat = partial(_run, function, kept, dict(call.kwargs), places)
-        contributions.append(Contribution(used, _expanded(call, used.tensor, ones, repeat)))
+        contributions.append(Contribution(used, _expanded(call, used.tensor, ones, partial(repeat, places))))
     return contributions
 
 
-def _kept(argument: Any) -> Any:
-    return KeptTensor(argument) if isinstance(argument, Tensor) else argument
-
-
-def _run(function: Any, kept: list[Any], kwargs: dict[str, Any], places: list[int], weight: Tensor) -> Tensor:
-    """Return the function's output with another tensor in the places of a weight."""
-    args = [argument() if isinstance(argument, KeptTensor) else argument for argument in kept]
-    for place in places:
-        args[place] = weight
-    output: Tensor = function(*args, **kwargs)
-    return output
+def _ones(used: Weight, shape: tuple[int, ...], *, channels: bool = False) -> tuple[int, ...]:
+    """Return the shape of a weight with ones where it broadcasts; raise NoRuleError where it does not."""
+    small = tuple(used.tensor.shape) + (1,) * (len(shape) - 2 if channels else 0)
+    ones = (1,) * (len(shape) - len(small)) + small
+    if used.transposed or len(ones) != len(shape) or any(a not in {1, b} for a, b in zip(ones, shape, strict=True)):
+        raise NoRuleError
+    return ones
 
 
 def _expanded(

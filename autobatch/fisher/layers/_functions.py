@@ -36,15 +36,7 @@ def changes_in_place(name: str) -> bool:
 
 
 def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
-    """Return all tensors in nested tuples, lists and dictionaries, in order.
-
-    Args:
-        args: the positional arguments of a call, or any sequence.
-        kwargs: its keyword arguments.
-
-    Returns:
-        The tensors.
-    """
+    """Return all tensors in nested tuples, lists and dictionaries, in order: those of a call, or of any sequence."""
     found: list[Tensor] = []
     for values in (args, kwargs.values() if kwargs else ()):
         for value in values:
@@ -58,15 +50,7 @@ def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> 
 
 
 def given_to_model(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Return all tensors that a model is called with, those in data classes and other objects of the user too.
-
-    Args:
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-
-    Returns:
-        The tensors, in order.
-    """
+    """Return all tensors that a model is called with, in order, those in data classes and other objects too."""
     seen: set[int] = set()
 
     def within(value: Any, depth: int = 0) -> Iterator[Tensor]:
@@ -104,14 +88,7 @@ def opened(func: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def without_hooks(tensors: list[Tensor]) -> Iterator[None]:
-    """Hold back hooks that anybody has put on leaf tensors.
-
-    Args:
-        tensors: the leaves.
-
-    Yields:
-        Nothing.
-    """
+    """Hold back hooks that anybody has put on leaf tensors."""
     held = [(hooks, dict(hooks)) for tensor in tensors if (hooks := tensor._backward_hooks)]
     for hooks, _ in held:
         hooks.clear()

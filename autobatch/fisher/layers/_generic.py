@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
-from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise, together
 from autobatch.fisher.layers._functions import tensors_of
 
 _logger = logging.getLogger("autobatch")
@@ -19,7 +19,7 @@ _logged: set[tuple[str, str]] = set()
 _MASKED_ELEMENTS = 1 << 22
 
 
-def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contribution]:
+def generic(call: Call, where: str) -> list[Contribution]:
     """Return the contributions of any differentiable function.
 
     The function is run again in the backward pass, and its vector-Jacobian product is taken with the output gradient of
@@ -27,14 +27,13 @@ def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contrib
 
     Args:
         call: the call.
-        random_state: the CPU generator's state before the call, for functions that draw random numbers.
         where: parameter and function, for the log.
 
     Returns:
         One contribution for each weight and each output that has a gradient.
     """
     contributions = []
-    replay = Replay(call, random_state)
+    replay = Replay(call)
     for index, output in enumerate(call.outputs):
         if output.requires_grad:
             contributions += _owed(replay, index, call.output_layout(index), call.batch)
@@ -49,20 +48,20 @@ def generic(call: Call, random_state: Tensor | None, where: str) -> list[Contrib
 class Replay:
     """A call that can be run again with weights that collect gradients."""
 
-    def __init__(self, call: Call, random_state: Tensor | None) -> None:
+    def __init__(self, call: Call) -> None:
         self._function = call.function
-        self._random_state = random_state
+        self._random_state = call.was.random_state
         self.weights = call.weights()
         # The first argument as it was before a function that changes it in place.
-        self._before = call.before
-        args = call.args if call.before is None else (call.weight(call.args[0]), *call.args[1:])
+        self._before = call.was.tensor
+        self._first = call.weight(call.args[0]) if self._before is not None else None
 
         def keep(tensor: Tensor) -> Any:
             if (state := call.states.get(id(tensor))) is not None:
                 return state.clone  # a copy for each run, which changes it again
             return call.weight(tensor) or KeptTensor(tensor)
 
-        self._args = mapped(args, keep)
+        self._args = mapped(call.args if self._before is None else (None, *call.args[1:]), keep)
         self._kwargs = mapped(dict(call.kwargs), keep)
         self._graph: tuple[list[Tensor], list[Tensor]] | None = None
         self._arrived: list[tuple[Tensor, Tensor]] = []
@@ -71,11 +70,10 @@ class Replay:
         """Return (outputs, fresh weights) with a graph between them."""
         if self._graph is not None:
             return self._graph
-        overwritten = self._args[0] if self._before is not None else None
-        fresh = {}
-        for weight in self.weights:
-            values = self._before if weight is overwritten and self._before is not None else weight.tensor
-            fresh[id(weight)] = values.detach().requires_grad_()
+        fresh = {id(weight): weight.tensor.detach().requires_grad_() for weight in self.weights}
+        before = self._before
+        if before is not None and self._first is not None:
+            before = fresh[id(self._first)] = before.detach().requires_grad_()
 
         def restore(value: Any) -> Any:
             return fresh[id(value)] if isinstance(value, Weight) else value()
@@ -86,8 +84,8 @@ class Replay:
         with torch.enable_grad(), torch.random.fork_rng(devices=[], enabled=self._random_state is not None):
             if self._random_state is not None:
                 torch.set_rng_state(self._random_state)
-            if self._before is not None:
-                args = ((self._before if overwritten is None else args[0]).clone(), *args[1:])
+            if before is not None:
+                args = (before.clone(), *args[1:])
             result = self._function(*args, **kwargs)
         self._graph = tensors_of((args[0] if result is None else result,)), list(fresh.values())
         return self._graph
@@ -109,27 +107,20 @@ class Replay:
 
 
 def _owed(replay: Replay, index: int, layout: BatchLayout, batch: int) -> list[Contribution]:
-    """Return what one output owes to all weights, computed together when the first of them is asked for."""
-    values: dict[int, Tensor] = {}
+    """Return what one output owes to all weights."""
 
-    def compute(gradient: Tensor) -> None:
+    def made(gradient: Tensor) -> dict[int, Jacobian]:
         outputs, fresh = replay.run()
         output = outputs[index]
         outside = replay.from_outside(output, gradient.to(output.dtype))
         parts = [one_by_one(output, fresh, masked) for masked in _masked(outside, layout, batch)]
-        for weight, rows in zip(replay.weights, zip(*parts, strict=True), strict=True):
-            joined = torch.cat(rows)
-            values[id(weight)] = precise(joined.mT if weight.transposed else joined)[0]
+        joined = (torch.cat(rows) for rows in zip(*parts, strict=True))
+        return {
+            id(weight): dense(precise(rows.mT if weight.transposed else rows)[0])
+            for weight, rows in zip(replay.weights, joined, strict=True)
+        }
 
-    def of(weight: Weight) -> Contribution:
-        def jacobian(gradient: Tensor) -> Jacobian:
-            if not values:
-                compute(gradient)
-            return dense(values.pop(id(weight)))
-
-        return Contribution(weight, jacobian, index)
-
-    return [of(weight) for weight in replay.weights]
+    return together({id(weight): weight for weight in replay.weights}, made, index)
 
 
 def _masked(gradient: Tensor, layout: BatchLayout, batch: int) -> Iterator[Tensor]:
@@ -145,11 +136,11 @@ def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Ten
 
     Args:
         output: a tensor, or an edge of the autograd graph.
-        inputs: tensors that it depends on.
+        inputs: tensors that it depends on, or not.
         gradients: (n, *output's shape).
 
     Returns:
-        (n, *input's shape) for each input; zeros where it does not depend on one.
+        (n, *input's shape) for each input.
     """
     found: Sequence[Tensor | None]
     if isinstance(output, Tensor) and not output.requires_grad:  # of values alone that have no derivative
@@ -172,16 +163,7 @@ def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Ten
 
 
 def mapped(value: Any, change: Callable[[Any], Any], kinds: type | tuple[type, ...] = Tensor) -> Any:
-    """Return nested tuples, lists and dictionaries with every item of some kinds replaced.
-
-    Args:
-        value: the nested value.
-        change: gives the replacement of an item.
-        kinds: which items are replaced.
-
-    Returns:
-        The value with its items replaced.
-    """
+    """Return nested tuples, lists and dictionaries with every item of some kinds replaced by what ``change`` gives."""
     if isinstance(value, kinds):
         return change(value)
     if isinstance(value, (tuple, list)) and type(value) in {tuple, list}:

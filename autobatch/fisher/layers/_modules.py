@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._jacobians import DenseJacobian, Jacobian
-from autobatch.fisher.layers._calls import Contribution, Weight
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.layers._calls import Contribution, Weight, dense, together
 
 GramRule = Callable[[nn.Module, tuple[Any, ...], Tensor], Mapping[str, Tensor]]
 
@@ -15,18 +15,7 @@ GramRule = Callable[[nn.Module, tuple[Any, ...], Tensor], Mapping[str, Tensor]]
 def module_contributions(
     module: nn.Module, rule: GramRule, inputs: tuple[Any, ...], output: Any, *, weights: list[Weight], batch: int
 ) -> list[Contribution]:
-    """Return what one call of a module with a rule of its own owes to its parameters.
-
-    Args:
-        module: the module.
-        rule: of its kind, as ``register_gram_rule`` takes it.
-        inputs: its positional inputs.
-        output: what it returned.
-        weights: its trainable parameters.
-        batch: B.
-
-    Returns:
-        One contribution for each.
+    """Return what one call of a module with a rule of its own, for ``register_gram_rule``, owes to each of its weights.
 
     Raises:
         MeasureError: where the output is not one tensor with the batch in front.
@@ -34,25 +23,21 @@ def module_contributions(
     kind = type(module).__name__
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != batch:
         raise MeasureError(f"the gram rule of {kind} needs one output tensor with the batch (B = {batch}) in front")
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    found = {id(weight.tensor): weight for weight in weights}
+    named = {name: found[id(own)] for name, own in module.named_parameters() if id(own) in found}
     kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
-    values: dict[str, Tensor] = {}
 
-    def contribution(weight: Weight) -> Contribution:
-        name = names[id(weight.roots[0].tensor)]
-        shape = (batch, *weight.roots[0].tensor.shape)
-
-        def jacobian(gradient: Tensor) -> Jacobian:
-            if not values:
-                values.update(rule(module, kept, gradient))
+    def made(gradient: Tensor) -> dict[str, Jacobian]:
+        values, rows = rule(module, kept, gradient), dict[str, Jacobian]()
+        for name, weight in named.items():
             if name not in values:
                 raise MeasureError(f"the gram rule of {kind} gave nothing for parameter {name!r}, only {list(values)}")
+            shape = (batch, *weight.tensor.shape)
             if tuple(values[name].shape) != shape:
                 raise MeasureError(
                     f"the gram rule of {kind} gave {tuple(values[name].shape)} for parameter {name!r}, expected {shape}"
                 )
-            return DenseJacobian(values[name].reshape(batch, shape[1] if len(shape) > 1 else 1, -1))
+            rows[name] = dense(values[name])
+        return rows
 
-        return Contribution(weight, jacobian)
-
-    return [contribution(weight) for weight in weights]
+    return together(named, made)

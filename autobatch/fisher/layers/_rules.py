@@ -16,12 +16,8 @@ from torch import Tensor
 
 from autobatch._errors import MeasureError
 from autobatch.fisher.following._products import einsum_terms
-from autobatch.fisher.gram._jacobians import (
-    DenseJacobian,
-    EmbeddingJacobian,
-    Jacobian,
-    OuterJacobian,
-)
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
 from autobatch.fisher.layers._calls import (
     Call,
     Contribution,
@@ -52,8 +48,7 @@ def _kept_before(call: Call, x: Tensor, features: int) -> KeptInput:
 
 
 def linear(call: Call) -> list[Contribution]:
-    given = arguments(call, "input weight bias")
-    return _product(call, given["input"], given["weight"], given["bias"], out_first=True)
+    return _product(call, arguments(call, "input weight bias"), out_first=True)
 
 
 def matmul(call: Call) -> list[Contribution]:
@@ -63,30 +58,25 @@ def matmul(call: Call) -> list[Contribution]:
         left, right = right, left
     if call.weight(left) is not None:
         return _left_product(call, left, right)
-    return _product(call, left, right, None, out_first=False)
+    return _product(call, {"input": left, "weight": right, "bias": None}, out_first=False)
 
 
 def addmm(call: Call) -> list[Contribution]:
     given = arguments(call, "input mat1 mat2")
     if given.get("beta", 1) != 1 or given.get("alpha", 1) != 1 or call.weight(given["mat1"]) is not None:
         raise NoRuleError
-    return _product(call, given["mat1"], given["mat2"], given["input"], out_first=False)
+    given = {"input": given["mat1"], "weight": given["mat2"], "bias": given["input"]}
+    return _product(call, given, out_first=False)
 
 
-def _product(call: Call, x: Tensor, weight: Any, bias: Any, out_first: bool) -> list[Contribution]:
-    # x times a matrix, which lies as (out, in) when out_first and not transposed.
-    contributions = []
-    kept = _kept_before(call, x, features=1)
-    if used := call.weight(weight):
-        if used.tensor.ndim != 2:
-            raise NoRuleError
-        out_first = out_first != used.transposed
-        contributions.append(Contribution(used, _product_weight(kept, out_first)))
-    if used := call.weight(bias):
-        if used.tensor.ndim != 1 or used.tensor.shape[0] != call.outputs[0].shape[-1]:
-            raise NoRuleError
-        contributions.append(Contribution(used, _summed_bias(kept)))
-    return contributions
+def _product(call: Call, given: Mapping[str, Any], out_first: bool) -> list[Contribution]:
+    # The input times a matrix, which lies as (out, in) when out_first and not transposed.
+    kept = _kept_before(call, given["input"], features=1)
+    used, added = call.weight(given["weight"]), call.weight(given["bias"])
+    if (used and used.tensor.ndim != 2) or (added and added.tensor.shape != call.outputs[0].shape[-1:]):
+        raise NoRuleError
+    out_first = out_first != (used is not None and used.transposed)
+    return _weight_and_bias(call, given, _product_weight(kept, out_first), _summed_bias(kept))
 
 
 def _product_weight(kept: KeptInput, out_first: bool, by_sample: Callable[[Tensor], Tensor] | None = None) -> _Maker:
@@ -153,7 +143,14 @@ def convolution(spatial: int, *, transposed: bool = False) -> Rule:
         if (used := call.weight(given["weight"])) and used.transposed:
             raise NoRuleError
         geometry = _geometry(tuple(given["weight"].shape[2:]), given)
-        weight = _convolution_weight(kept, geometry, given["groups"] or 1, transposed)
+        groups = given["groups"] or 1
+
+        def weight(gradient: Tensor) -> Jacobian:
+            x, g = precise(kept.rows(kept()), kept.rows(gradient))
+            # A transposed convolution is the gradient of a convolution: its output plays the input there.
+            wide, narrow = (g, x) if transposed else (x, g)
+            return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, turned=transposed, **geometry)
+
         return _weight_and_bias(call, given, weight, _channel_shift(kept))
 
     return rule
@@ -180,16 +177,6 @@ def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, An
     else:
         padding = tuple((p, p) for p in each("padding", 0))
     return {"kernel": kernel, "stride": each("stride", 1), "padding": padding, "dilation": dilation}
-
-
-def _convolution_weight(kept: KeptInput, geometry: dict[str, Any], groups: int, transposed: bool) -> _Maker:
-    def jacobian(gradient: Tensor) -> Jacobian:
-        x, g = precise(kept.rows(kept()), kept.rows(gradient))
-        # A transposed convolution is the gradient of a convolution: its output plays the input there.
-        wide, narrow = (g, x) if transposed else (x, g)
-        return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, turned=transposed, **geometry)
-
-    return jacobian
 
 
 def _channel_shift(kept: KeptInput) -> _Maker:
@@ -257,7 +244,11 @@ def _affine_channels(
     call: Call, given: Mapping[str, Any], kept: KeptInput, scale: Callable[[Tensor, Tensor], Tensor]
 ) -> list[Contribution]:
     """Return scale and shift of the channels after a normalisation, from what makes the scale's of input and output."""
-    kept.need_batch_first()
+    if kept.layout.dim != 0:
+        raise MeasureError(
+            f"expected the batch in dimension 0 of the input, it is in dimension {kept.layout.dim}"
+            f" of shape {kept.shape}"
+        )
 
     def jacobian(gradient: Tensor) -> Jacobian:
         return DenseJacobian(scale(*precise(kept.rows(kept()), kept.rows(gradient))))
@@ -368,23 +359,5 @@ def einsum(call: Call) -> list[Contribution]:
     def jacobian(gradient: Tensor) -> Jacobian:
         x, g = precise(kept(), gradient)
         return dense(torch.einsum(f"{right},{other}->{batch}{weight}", g, x))
-
-    return [Contribution(used, jacobian)]
-
-
-def expanded(call: Call) -> list[Contribution]:
-    """Return the rule of a parameter that is repeated for each sample: class tokens, initial states."""
-    used = call.weight(call.args[0])
-    output = call.outputs[0]
-    layout, batch = call.output_layout(0), call.batch
-    if used is None or used.transposed or output.numel() == 0:
-        raise NoRuleError
-    ones = (1,) * (output.ndim - used.tensor.ndim) + tuple(used.tensor.shape)
-    if ones[0] != 1 or any(have not in {1, want} for have, want in zip(ones, output.shape, strict=True)):
-        raise NoRuleError
-
-    def jacobian(gradient: Tensor) -> Jacobian:
-        rows = layout.samples_first(precise(gradient)[0], batch).flatten(1, 2).sum(1)
-        return dense(rows.sum_to_size(batch, *ones[1:]).reshape(batch, *used.tensor.shape))
 
     return [Contribution(used, jacobian)]

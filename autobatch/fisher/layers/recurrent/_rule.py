@@ -6,14 +6,15 @@ with as many positions: the gates' gradients times what the weight met there. ``
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
-from autobatch.fisher.gram._jacobians import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, NoRuleError, arguments
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.layers._calls import Call, Contribution, NoRuleError, arguments, together
 from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction
 from autobatch.fisher.layers.recurrent._unrolled import Arrived, Key, Unrolled
@@ -106,9 +107,6 @@ def _layout(call: Call, dim: int, dim_of_last: int, sequences: Sequences) -> Bat
         dim_of_last: that in the others.
         sequences: how they lie.
 
-    Returns:
-        Their layout.
-
     Raises:
         NoRuleError: where they lie elsewhere, or otherwise in one output than in another.
     """
@@ -139,26 +137,16 @@ def _keyed(params: Sequence[Mapping[str, Tensor]]) -> dict[Key, Tensor]:
 def _owed(
     call: Call, unrolled: Unrolled, tensors: Mapping[Key, Tensor], arrived: Callable[[int, Tensor], Arrived]
 ) -> list[Contribution]:
-    """Return what each output owes to each weight, made together when the first of them is asked for."""
+    """Return what each output owes to each weight."""
     used = {key: weight for key, tensor in tensors.items() if (weight := call.weight(tensor)) is not None}
     if any(weight.transposed for weight in used.values()):
         raise NoRuleError
 
-    def of(index: int) -> list[Contribution]:
-        rows: dict[Key, Jacobian] = {}
-
-        def maker(key: Key) -> Callable[[Tensor], Jacobian]:
-            def jacobian(gradient: Tensor) -> Jacobian:
-                if not rows:
-                    rows.update(unrolled.back(arrived(index, gradient), used))
-                return rows[key]
-
-            return jacobian
-
-        return [Contribution(weight, maker(key), index) for key, weight in used.items()]
+    def made(index: int, gradient: Tensor) -> Mapping[Key, Jacobian]:
+        return unrolled.back(arrived(index, gradient), used)
 
     indices = [index for index, output in enumerate(call.outputs) if output.requires_grad]
-    return [contribution for index in indices for contribution in of(index)]
+    return [each for index in indices for each in together(used, partial(made, index), index)]
 
 
 def _leads_to(output: Tensor, other: Tensor) -> bool:

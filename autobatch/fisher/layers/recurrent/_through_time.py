@@ -6,7 +6,6 @@ direction that runs backwards is given its steps in its own order.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -51,22 +50,6 @@ class Gradients:
     first_cell: Tensor | None = None
 
 
-class Steps(Protocol):
-    """What was computed in the steps of one direction."""
-
-    def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
-        """Take gradients back through time.
-
-        Args:
-            outside: (T, N, R), of each step's state, but for what comes through later steps.
-            cells: (T, N, H), of each step's cell state, likewise; None for zeros.
-
-        Returns:
-            Those of every step.
-        """
-        ...
-
-
 class Plain:
     """Steps of h = f(W_ih x + b_ih + W_hh h' + b_hh), where f is tanh or relu.
 
@@ -81,7 +64,12 @@ class Plain:
         self._slopes = (states > 0.0).to(states.dtype) if relu else 1.0 - states * states
 
     def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
-        """Take gradients back through time."""
+        """Return the gradients of every step, taken back through time.
+
+        Args:
+            outside: (T, N, R), of each step's state, but for what comes through later steps.
+            cells: (T, N, H), of each step's cell state, likewise; None for zeros, and where there are none.
+        """
         total, gates = _with_first(outside), torch.empty_like(outside)
         states, found, slopes = total.unbind(), gates.unbind(), self._slopes.unbind()
         for step in reversed(range(len(found))):
@@ -118,7 +106,7 @@ class Gated:
         )
 
     def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
-        """Take gradients back through time."""
+        """Return the gradients of every step, as ``Plain.back`` does."""
         total, gates = _with_first(outside), torch.empty_like(self._slopes)
         from_state = gates.flatten(2)
         states, found, rows = total.unbind(), gates.unbind(), from_state.unbind()
@@ -159,17 +147,12 @@ class LongShort:
         self.cell_in_state = leave * (1.0 - squashed * squashed)
         self.unprojected = leave * squashed
         self._cell_slopes = torch.stack(
-            [
-                new * enter * (1.0 - enter),
-                cells[:-1] * forget * (1.0 - forget),
-                enter * (1.0 - new * new),
-            ],
-            dim=2,
+            [new * enter * (1.0 - enter), cells[:-1] * forget * (1.0 - forget), enter * (1.0 - new * new)], dim=2
         )
         self._leave_slope = self.unprojected * (1.0 - leave)
 
     def back(self, outside: Tensor, cells: Tensor | None) -> Gradients:
-        """Take gradients back through time."""
+        """Return the gradients of every step, as ``Plain.back`` does."""
         total = _with_first(outside)
         steps, batch, units = self._forget.shape
         gates = total.new_empty(steps, batch, 4, units)
@@ -188,6 +171,9 @@ class LongShort:
             states[step].addmm_(rows[step], self._w_hh)
             cell = cell * forget[step]
         return Gradients(flat, flat, total[1:], total[0], cell)
+
+
+Steps = Plain | Gated | LongShort
 
 
 def _with_first(outside: Tensor) -> Tensor:

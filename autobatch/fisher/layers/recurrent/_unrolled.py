@@ -14,7 +14,8 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher._arithmetic import exact_arithmetic
 from autobatch.fisher.following._layout import BatchLayout
-from autobatch.fisher.gram._jacobians import Jacobian, OuterJacobian
+from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.layers._calls import KeptTensor, NoRuleError, dense, precise
 from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction, Gated, Gradients, LongShort, Plain, Steps
@@ -160,15 +161,7 @@ class Unrolled:
     # -- backwards --------------------------------------------------------------------------------------------------
 
     def back(self, arrived: Arrived, wanted: Collection[Key]) -> dict[Key, Jacobian]:
-        """Return the per-sample gradients that the gradient of an output leaves.
-
-        Args:
-            arrived: that gradient.
-            wanted: what they are wanted of.
-
-        Returns:
-            Those, among others.
-        """
+        """Return the per-sample gradients that the gradient of an output leaves: those wanted, among others."""
         rows: dict[Key, Jacobian] = {}
         first: dict[int, list[Tensor]] = {}
         gradient = None if arrived.states is None else self._sequences.padded(arrived.states.to(self._dtype))
@@ -259,19 +252,7 @@ def _fits(
     params: Sequence[Mapping[str, Tensor]],
     directions: int,
 ) -> bool:
-    """Whether shapes are those that the library's documentation has.
-
-    Args:
-        kind: of the layer.
-        given: the shape of the input.
-        returned: that of the output.
-        states: those before the first step.
-        params: the weights.
-        directions: 1 or 2.
-
-    Returns:
-        Whether they are.
-    """
+    """Whether the shapes of input, output, states and weights are those that the library's documentation has."""
     if not math.prod(given) or len(given) != 3 or len(states) != 1 + (kind == "lstm") or len(params) % directions:
         return False
     steps, sequences, width = given
