@@ -25,10 +25,12 @@ from statistics import fmean, stdev
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 import autobatch
 from autobatch.control import BatchPlan, MeasuringPlan, NeverMeasure
+from autobatch.policies import Policy
 from benchmarks import pages
 from benchmarks.pages import Row, relative
 from benchmarks.steering.brought_tasks import BROUGHT
@@ -98,13 +100,22 @@ def ends(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> Row:
 
 
 def steered(
-    task: Task, x: Tensor, y: Tensor, seed: int, measuring: MeasuringPlan | None = None, plan: BatchPlan | None = None
+    task: Task,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    measuring: MeasuringPlan | None = None,
+    plan: BatchPlan | None = None,
+    policy: Policy | str = "beacon-follow",
+    after_epoch: Callable[[nn.Module, Optimizer], None] | None = None,
 ) -> Row:
-    """Scout with the loop, and go on with what was best."""
+    """Scout with the loop, and go on with what was best; ``after_epoch`` is called there after each epoch."""
     train, validation = task.ends
     data, spent = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}
 
-    def loop(controller: autobatch.AutoBatchController) -> nn.Module:
+    def loop(
+        controller: autobatch.AutoBatchController, then: Callable[[nn.Module, Optimizer], None] | None = None
+    ) -> nn.Module:
         torch.manual_seed(seed)
         model = task.model()
         optimizer = task.optimizer(model.parameters(), task.rates[len(task.rates) // 2])
@@ -119,6 +130,8 @@ def steered(
                 spent["steps"] += 1
                 spent["examples"] += len(inputs)
             controller.end_epoch(val_loss=loss_of(model, x[train:validation], y[train:validation], task.loss))
+            if then is not None:
+                then(model, optimizer)
         return model
 
     with tempfile.TemporaryDirectory() as out:
@@ -134,14 +147,15 @@ def steered(
         )
         model = loop(
             autobatch.AutoBatchController(
-                policy="beacon-follow",
+                policy=policy,
                 scouts=report,
                 rates="steered",
                 seed=seed,
                 batch_sizes=SIZES,
                 measuring=measuring,
                 plan=plan,
-            )
+            ),
+            after_epoch,
         )
     return {**ends(task, model, x, y), **spent, "start": [report.batch_size, report.lr]}
 
