@@ -637,3 +637,15 @@ def test_samples_that_change_places_unseen_are_refused(between: Callable[[Tensor
 )
 def test_views_take_samples_with_them(between: Callable[[Tensor], Tensor]) -> None:
     assert_right(Between(between), randn(B, C))
+
+
+def added_to_a_product(h: Tensor) -> Tensor:
+    """A matrix in the place of a bias, with as many features as samples."""
+    whole = torch.linspace(0.1, 1.0, B * C, dtype=h.dtype).view(B, C)
+    return F.linear(whole, whole.flip(0), h)
+
+
+def test_a_matrix_in_the_place_of_a_bias_keeps_its_samples_in_front() -> None:
+    assert_right(Between(added_to_a_product), randn(B, C))
+    with pytest.raises(MeasureError, match=r"linear\(\)"):
+        probed(Between(lambda h: added_to_a_product(h).mT), randn(B, C)).gram()
