@@ -169,11 +169,16 @@ def bagged(rows: Rows) -> Found:
     """Follow samples through ``embedding_bag(table, indices, offsets)``, whose bags are of one sample each."""
     if len(rows.args) < 3 or rows.index:
         return None
-    indices, offsets, bags = *rows.args[1:3], len(rows.call.outputs[0])
-    of_words = rows.along(indices, 0) if indices.ndim == 1 else None
-    if of_words is None:
+    table, words, offsets, *rest = rows.args
+    weights, bags = rest[3] if len(rest) > 3 else rows.kwargs.get("per_sample_weights"), len(rows.call.outputs[0])
+    of_words = rows.along(words, 0) if words.ndim == 1 else None
+    if of_words is None or id(table) in rows.layouts:
         return None
-    places = torch.arange(len(indices), device=offsets.device)
+    if id(weights) in rows.layouts:
+        of_weights = rows.along(weights, 0)
+        if of_weights is None or not torch.equal(of_weights, of_words):
+            return None
+    places = torch.arange(len(words), device=offsets.device)
     places = torch.searchsorted(offsets[:bags].contiguous(), places, right=True) - 1
     found = _put(rows, bags, places, of_words)
     return None if found is None else (0, found)
