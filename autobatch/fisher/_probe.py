@@ -175,10 +175,9 @@ class FisherProbe:
         self._sketch = _checked_sketch(measure, sketch_rows, sketch_seed)
         if self._sketch is not None and (bn == "exact" or by_module):
             raise MeasureError('measure="sketched" goes neither with bn="exact" nor with by_module')
-        said = Samples(samples, batch_dim).said
-        if bn == "exact" and said:
+        if self._said().said and bn == "exact":
             raise MeasureError(_NOT_EXACT)
-        self._kept: tuple[Capture | ExactCapture, SpilledGram | SketchedGram, Exception | None] | None = None
+        self._kept: tuple[Notes, GramSink, Exception | None] | None = None
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
@@ -220,10 +219,8 @@ class FisherProbe:
         start = time.perf_counter()
         sink, self._sink = self._sink, None
         assert sink is not None
-        if error is None and self._process_group is not None and isinstance(sink, SpilledGram | SketchedGram):
-            self._kept = (capture, sink, _failure(capture.finish))
-        elif error is None:
-            self._measurement = self._measured(capture, sink, lambda: _result(capture, sink))
+        if error is None:
+            self._kept = (capture.notes, sink, _failure(capture.finish))
         capture.close()
         self._seconds += capture.notes.seconds + time.perf_counter() - start
         if self._kept is not None and not self._exchange_after:
@@ -291,8 +288,8 @@ class FisherProbe:
         if self._kept is None:
             raise MeasureError("nothing to exchange: run a forward and backward pass inside `with probe:` first")
         start = time.perf_counter()
-        (capture, sink, problem), self._kept = self._kept, None
-        self._measurement = self._measured(capture, sink, lambda: sink.exchange(problem))
+        kept, self._kept = self._kept, None
+        self._measurement = self._measured(*kept)
         self._seconds += time.perf_counter() - start
 
     def measurement(self) -> Measurement:
@@ -359,14 +356,16 @@ class FisherProbe:
         if self.taker is not None:
             self.taker(name, uses)
 
-    def _measured(self, capture: Capture | ExactCapture, sink: GramSink, result: Callable[[], Tensor]) -> Measurement:
-        notes = capture.notes
+    def _measured(self, notes: Notes, sink: GramSink, problem: Exception | None) -> Measurement:
         try:
-            return self._put_together(notes, sink, result())
-        except MeasureError as problem:
-            return Measurement(notes.bn, notes.gradient_eps, problem)
+            if self._process_group is not None and isinstance(sink, SpilledGram | SketchedGram):
+                return self._put_together(notes, sink, sink.exchange(problem))
+            if problem is not None:
+                raise problem
+            return self._put_together(notes, sink, sink.result())
         except Exception as error:
-            return Measurement(notes.bn, notes.gradient_eps, caused("the Gram matrix", error))
+            found = error if isinstance(error, MeasureError) else caused("the Gram matrix", error)
+            return Measurement(notes.bn, notes.gradient_eps, found)
 
     def _put_together(self, notes: Notes, sink: GramSink, gram: Tensor) -> Measurement:
         blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
@@ -416,11 +415,6 @@ def _refuse_unknown(given: Iterable[str]) -> None:
                 " probe.backward(loss)"
             )
         raise MeasureError(f"FisherProbe: no argument is called {name!r}; {near_names(name, known)}")
-
-
-def _result(capture: Capture | ExactCapture, sink: GramSink) -> Tensor:
-    capture.finish()
-    return sink.result()
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:

@@ -108,8 +108,8 @@ class Capture(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.notes.problem is not None or self._opaque:
             return func(*args, **kwargs)
-        follow, name, tensors = self._following, name_of(func), list[Tensor]()
-        call = Call(func, known(func), name, args, kwargs, tensors, tensors, follow.batch, follow.layout)
+        follow, name = self._following, name_of(func)
+        call = Call(func, known(func), name, args, kwargs, [], [], follow.batch, follow.layout)
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
         if not torch.is_grad_enabled():

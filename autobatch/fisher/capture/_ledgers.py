@@ -73,7 +73,7 @@ class Ledgers:
         self.tapping = self._rows is not None
         self.arrived = self.pulling_back = self._closed = False
         self._by_id: dict[int, _Ledger] = {}
-        self._tapped: list[Tap] = []
+        self._tapped: list[list[Contribution]] = []
         self._handles: list[RemovableHandle] = []
         self._pass_handles: list[RemovableHandle] = []
 
@@ -101,25 +101,25 @@ class Ledgers:
 
     def owe_tapped(self, tap: Tap, contributions: list[Contribution], site: tuple[str, str]) -> None:
         """Register what a tapped call owes to its weights; ``site`` is parameter and function, for messages."""
-        tap.owed, tap.site, tap.take = contributions, site, partial(self._take, tap)
-        self._tapped.append(tap)
+        tap.take = partial(self._take, contributions, site)
+        self._tapped.append(contributions)
         for contribution in contributions:
             self._note(contribution, ())
 
-    def _take(self, tap: Tap, gradient: Tensor) -> dict[int, Tensor] | None:
+    def _take(self, owed: list[Contribution], site: tuple[str, str], gradient: Tensor) -> dict[int, Tensor] | None:
         """Take the per-sample gradients of a tapped call, and return their sums by the id of the weight."""
         self.arrived = True
         if self._notes.problem is not None or self._closed:
             return None
-        owed, tap.owed = tap.owed, []
         sums: dict[int, Tensor] = {}
-        with Guarded(self._notes, *tap.site):
+        with Guarded(self._notes, *site):
             if not owed or torch.is_grad_enabled():
                 raise MeasureError(_TWICE)
             with exact_arithmetic(gradient.device.type):
                 for each in owed:
                     key, own = id(each.weight.tensor), self._summed(each, gradient)
                     sums[key] = sums[key] + own if key in sums else own
+        owed.clear()  # and with them the inputs they keep
         return sums if self._notes.problem is None else None
 
     def _summed(self, contribution: Contribution, gradient: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Ledgers:
                         gradient = part(gradient.detach())
                         for contribution, edge in owed:
                             self._receive(contribution, edge, gradient)
-            owed.clear()  # and with them the inputs they keep
+            owed.clear()
 
         return hook
 
@@ -293,8 +293,8 @@ class Ledgers:
             handle.remove()
         self._handles, self._pass_handles = [], []
         self._closed = True
-        for tap in self._tapped:
-            tap.owed = []
+        for owed in self._tapped:
+            owed.clear()
         self._tapped = []
         for ledger in self._by_id.values():
             ledger.uses = []

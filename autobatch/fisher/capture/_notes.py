@@ -1,6 +1,7 @@
 """What is known of a measured step besides F, and the guard around everything that measuring does in the training."""
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -15,13 +16,12 @@ NOT_CALLED = (
 )
 
 
+@dataclass
 class Notes:
-    """What a step leaves besides F.
-
-    Args:
-        model: the model.
+    """What a step of a model leaves besides F.
 
     Attributes:
+        model: the model.
         problem: the first, if something could not be measured; it is kept, for nothing is raised into the training.
         bn: what a column of J means under BatchNorm.
         gradient_eps: machine epsilon of the gradients' arithmetic.
@@ -31,20 +31,19 @@ class Notes:
         checks: for each pass, what is known of the gradient that each parameter got, by name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.problem: MeasureError | None = None
-        self.bn = "none"
-        self.gradient_eps = 0.0
-        self.seconds = 0.0
-        self.by_sample = False
-        self.batches: list[int] = []
-        self.checks: list[dict[str, Arrived]] = []
-        self._model = model
+    model: nn.Module
+    problem: MeasureError | None = None
+    bn: str = "none"
+    gradient_eps: float = 0.0
+    seconds: float = 0.0
+    by_sample: bool = False
+    batches: list[int] = field(default_factory=list)
+    checks: list[dict[str, Arrived]] = field(default_factory=list)
 
     def describe(self, name: str, function: str = "") -> str:
         """Return a parameter and the function that uses it, in words."""
         path = name.rpartition(".")[0]
-        kind = type(self._model.get_submodule(path)).__name__
+        kind = type(self.model.get_submodule(path)).__name__
         owner = f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
         return f"parameter {name!r} of {owner}" + (f" in {function}()" if function else "")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autobatch.fisher.layers._calls import Contribution, saved_elsewhere
+from autobatch.fisher.layers._calls import saved_elsewhere
 
 _TENSOR = object()
 
@@ -25,8 +25,6 @@ class Tap:
         weights: of the tensors, those that get their gradient here, by id.
 
     Attributes:
-        owed: what the weights are owed, until the output's gradient has arrived.
-        site: parameter and function, for messages.
         node: the call's own node in the graph, None where it has none.
         take: gives the weights' gradients, by id, from the output's gradient; None where they could not be formed.
     """
@@ -43,8 +41,6 @@ class Tap:
         device = self._tensors[0].device.type
         self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         self._shape = torch.Size()
-        self.owed: list[Contribution] = []
-        self.site = ("", "")
         self.node: Any = None
         self.take: Callable[[Tensor], dict[int, Tensor] | None] = lambda _: None
 

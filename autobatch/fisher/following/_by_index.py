@@ -145,23 +145,23 @@ def scattered(rows: Rows) -> Found:
     of_source = rows.along(source, dim)
     if of_source is None:
         return None
-    known = rows.samples.likely(base.shape[dim])
-    fresh = id(base) not in rows.layouts
-    if not fresh:
+    known = None
+    if id(base) in rows.layouts:
         before = rows.along(base, dim)
         known = [] if before is None else [before]
-    found = _put(base, dim, index, of_source, known=known, batch=rows.samples.batch)
-    stays = fresh or (known and found is not None and torch.equal(found, known[0]))
+    index = index.movedim(dim, 0) if index.ndim > 1 else index
+    found = _put(rows, base.shape[dim], index, of_source, known)
+    stays = known is None or (known and found is not None and torch.equal(found, known[0]))
     return (dim, found) if found is not None and stays else None
 
 
 def counted(rows: Rows) -> Found:
     """Follow samples through ``bincount(index)`` of rows that count for a sample, such as the nodes of graphs."""
-    index, counts, samples = rows.args[0], rows.call.outputs[0], rows.samples
+    index = rows.args[0]
     of_rows = rows.along(index, 0)
-    if of_rows is None or len(index) <= samples.batch:
+    if of_rows is None or len(index) <= rows.samples.batch:
         return None
-    found = _put(counts, 0, index, of_rows, known=samples.likely(len(counts)), batch=samples.batch)
+    found = _put(rows, len(rows.call.outputs[0]), index, of_rows)
     return None if found is None else (0, found)
 
 
@@ -169,42 +169,44 @@ def bagged(rows: Rows) -> Found:
     """Follow samples through ``embedding_bag(table, indices, offsets)``, whose bags are of one sample each."""
     if len(rows.args) < 3 or rows.index:
         return None
-    indices, offsets, bags, samples = *rows.args[1:3], rows.call.outputs[0], rows.samples
-    of_words = rows.along(indices, 0) if indices.ndim == 1 else None
-    if of_words is None:
+    table, words, offsets, *rest = rows.args
+    weights, bags = rest[3] if len(rest) > 3 else rows.kwargs.get("per_sample_weights"), len(rows.call.outputs[0])
+    of_words = rows.along(words, 0) if words.ndim == 1 else None
+    if of_words is None or id(table) in rows.layouts:
         return None
-    places = torch.arange(len(indices), device=offsets.device)
-    places = torch.searchsorted(offsets[: len(bags)].contiguous(), places, right=True) - 1
-    found = _put(bags, 0, places, of_words, known=samples.likely(len(bags)), batch=samples.batch)
+    if id(weights) in rows.layouts:
+        of_weights = rows.along(weights, 0)
+        if of_weights is None or not torch.equal(of_weights, of_words):
+            return None
+    places = torch.arange(len(words), device=offsets.device)
+    places = torch.searchsorted(offsets[:bags].contiguous(), places, right=True) - 1
+    found = _put(rows, bags, places, of_words)
     return None if found is None else (0, found)
 
 
-def _put(
-    base: Tensor, dim: int, index: Tensor, samples: Tensor, *, known: Sequence[Tensor], batch: int
-) -> Tensor | None:
-    """Return the sample of each row of a result along ``dim``; None where rows of several samples meet.
+def _put(rows: Rows, size: int, index: Tensor, samples: Tensor, known: Sequence[Tensor] | None = None) -> Tensor | None:
+    """Return the sample of each row that others are put to, or added to; None where rows of several samples meet.
 
     Args:
-        base: what they are added to.
-        dim: the dimension.
-        index: (n,), or of the source's shape.
+        rows: the call.
+        size: rows of the result.
+        index: (n,), or (n, ...), where the source's rows go.
         samples: (n,) the sample of each row of the source.
-        known: samples that rows of the result may have where nothing is put: one is taken that agrees with all others.
-        batch: B.
+        known: samples that rows may have where nothing is put: one is taken that agrees with all others; None for any
+            that are likely.
     """
-    index = index.movedim(dim, 0).flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
+    index = index.flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
     if not bool((index == index[:, :1]).all()) or len(index) > len(samples):
         return None
-    rows, samples = index[:, 0], samples[: len(index)]
-    size = base.shape[dim]
-    last = torch.full((size,), -1, device=samples.device).scatter_reduce(0, rows, samples, "amax")
-    first = torch.full((size,), batch, device=samples.device).scatter_reduce(0, rows, samples, "amin")
+    places, samples = index[:, 0], samples[: len(index)]
+    last = torch.full((size,), -1, device=samples.device).scatter_reduce(0, places, samples, "amax")
+    first = torch.full((size,), rows.samples.batch, device=samples.device).scatter_reduce(0, places, samples, "amin")
     there = last >= 0
     if not torch.equal(last[there], first[there]):
         return None
     if bool(there.all()):
         return last
-    for other in known:
+    for other in rows.samples.likely(size) if known is None else known:
         if len(other) == size and torch.equal(other[there], last[there]):
             return other
     return None

@@ -170,9 +170,7 @@ class Layouts:
         storage = changed.untyped_storage()._cdata
         for reference, _ in list(self._found.values()):
             tensor = reference()
-            if tensor is not None and tensor is not changed and _storage_of(tensor) == storage:
+            if tensor is None or tensor is changed or tensor.layout is not torch.strided:
+                continue
+            if tensor.untyped_storage()._cdata == storage:
                 yield tensor
-
-
-def _storage_of(tensor: Tensor) -> int | None:
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None

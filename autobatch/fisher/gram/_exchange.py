@@ -69,9 +69,11 @@ class ExchangedGram:
         """Add all uses of one parameter in this pass."""
         use = uses[0]
         self._seen = zlib.crc32(f"{name} {use.rows} {use.width}".encode(), self._seen)
-        if len(uses) == 1 and isinstance(use, OuterJacobian) and self._factors_are_cheaper(use):
-            self._rows += self._products(use._left[:, 0]) * self._products(use._right[:, 0])
-            return
+        if len(uses) == 1 and isinstance(use, OuterJacobian):
+            left, right = use.factors()
+            if left.shape[1] == 1 and products_are_cheaper(sum(self._sizes), 1, use.rows, use.width):
+                self._rows += self._products(left[:, 0]) * self._products(right[:, 0])
+                return
         for block in summed_blocks(uses, self.block_columns):
             self.add_block(block)
 
@@ -109,10 +111,6 @@ class ExchangedGram:
         """
         assert self._local is not None, "call result() first"
         return self._local
-
-    def _factors_are_cheaper(self, use: OuterJacobian) -> bool:
-        positions = use._left.shape[1]
-        return positions == 1 and products_are_cheaper(sum(self._sizes), 1, use.rows, use.width)
 
     def _products(self, factor: Tensor) -> Tensor:
         """Return inner products of this rank's rows (b, n) and those of all ranks, (b, B) float64."""

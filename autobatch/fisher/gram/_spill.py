@@ -93,9 +93,10 @@ class SpilledGram:
         """Keep J of all uses of a parameter in this micro-batch; fails as ``begin`` does."""
         self._taker(name, uses)
         use = uses[0]
+        factors = use.factors() if len(uses) == 1 and isinstance(use, OuterJacobian) else ()
         pieces: tuple[_Piece, ...]
-        if len(uses) == 1 and isinstance(use, OuterJacobian) and _factors_are_smaller(use):
-            pieces = tuple(self._store.put(f.shape[2], iter([f[:, 0]])) for f in (use._left, use._right))
+        if factors and factors[0].shape[1] == 1 and use.rows + use.width < use.rows * use.width:
+            pieces = tuple(self._store.put(factor.shape[2], iter([factor[:, 0]])) for factor in factors)
         else:
             # Three copies of a block at a time: made, summed over uses, and transposed.
             columns = self._max_memory // 2 // (3 * 8 * self._batch)
@@ -171,10 +172,6 @@ class SpilledGram:
         first = lo // width
         rows = self._store.get(left, first, -(-hi // width)).unsqueeze(1) * self._store.get(right, 0, width)
         return rows.flatten(0, 1)[lo - first * width : hi - first * width]
-
-
-def _factors_are_smaller(use: OuterJacobian) -> bool:
-    return use._left.shape[1] == 1 and use.rows + use.width < use.rows * use.width
 
 
 class _Store:

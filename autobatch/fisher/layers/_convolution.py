@@ -137,26 +137,17 @@ class ConvolutionJacobian:
         per_input = max(self._batch * kernel * self._per_group, unfolded)
         together = _even(self._groups, elements // (per_input * self._channels))
         if together > 1:
-            for first in range(0, self._groups, together):
-                last = min(first + together, self._groups)
-                yield (
-                    slice(first * self._per_group, last * self._per_group),
-                    slice(first * self._channels, last * self._channels),
-                    last - first,
-                )
+            for part in _slices(0, self._groups, together):
+                rows, channels = (slice(part.start * n, part.stop * n) for n in (self._per_group, self._channels))
+                yield rows, channels, part.stop - part.start
             return
         # Slices of input channels rather than of output channels: then nothing is unfolded twice.
         inputs = _even(self._channels, elements // per_input)
         outputs = _even(self._per_group, elements // (self._batch * kernel * inputs))
         for group in range(self._groups):
-            rows, channels = group * self._per_group, group * self._channels
-            for row in range(rows, rows + self._per_group, outputs):
-                for channel in range(channels, channels + self._channels, inputs):
-                    yield (
-                        slice(row, min(row + outputs, rows + self._per_group)),
-                        slice(channel, min(channel + inputs, channels + self._channels)),
-                        1,
-                    )
+            for rows in _slices(group * self._per_group, (group + 1) * self._per_group, outputs):
+                for channels in _slices(group * self._channels, (group + 1) * self._channels, inputs):
+                    yield rows, channels, 1
 
 
 @dataclass(frozen=True)
@@ -236,8 +227,8 @@ def form(
         make = _grouped(x, g, geometry, groups)
     else:
         make = _multiplied(x, g, geometry, groups, route=route, rows=size * repeats)
-    for lo in range(0, batch, size):
-        make(slice(lo * repeats, min(lo + size, batch) * repeats), values[:, lo : lo + size])
+    for some in _slices(0, batch, size):
+        make(slice(some.start * repeats, some.stop * repeats), values[:, some])
     return Formed(values, geometry.kernel, route)
 
 
@@ -323,3 +314,8 @@ def _grouped(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> _Make:
 def _even(number: int, most: int) -> int:
     """Return the size of nearly equal parts of at most ``most``, or of 1."""
     return -(-number // -(-number // max(1, most)))
+
+
+def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))

@@ -637,3 +637,38 @@ def test_samples_that_change_places_unseen_are_refused(between: Callable[[Tensor
 )
 def test_views_take_samples_with_them(between: Callable[[Tensor], Tensor]) -> None:
     assert_right(Between(between), randn(B, C))
+
+
+def added_to_a_product(h: Tensor) -> Tensor:
+    """A matrix in the place of a bias, with as many features as samples."""
+    whole = torch.linspace(0.1, 1.0, B * C, dtype=h.dtype).view(B, C)
+    return F.linear(whole, whole.flip(0), h)
+
+
+def test_a_matrix_in_the_place_of_a_bias_keeps_its_samples_in_front() -> None:
+    assert_right(Between(added_to_a_product), randn(B, C))
+    with pytest.raises(MeasureError, match=r"linear\(\)"):
+        probed(Between(lambda h: added_to_a_product(h).mT), randn(B, C)).gram()
+
+
+class WeightedBags(nn.Module):
+    """A bag of each sample's words, which count as a layer says, for the sample itself or for another."""
+
+    def __init__(self, weighing: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.weighing = nn.Linear(C, T).double(), nn.Linear(4, 2).double(), weighing
+        self.table = nn.Parameter(randn(9, 4))
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        weights = self.weighing(self.first(x).tanh()).flatten()
+        starts = torch.arange(0, words.numel(), words.shape[1])
+        bags = F.embedding_bag(words.flatten(), self.table, starts, mode="sum", per_sample_weights=weights)
+        out: Tensor = self.last(bags)
+        return out
+
+
+def test_words_that_count_as_another_sample_says_are_refused() -> None:
+    words = torch.randint(9, (B, T))
+    assert_right(WeightedBags(lambda h: h), randn(B, C), words)
+    with pytest.raises(MeasureError, match=r"embedding_bag\(\)"):
+        probed(WeightedBags(lambda h: h.flip(0)), randn(B, C), words).gram()
