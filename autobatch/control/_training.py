@@ -26,6 +26,7 @@ from autobatch.control.settings import Settings
 from autobatch.control.settings._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
+from autobatch.policies._wording import count
 
 _LOG = logging.getLogger("autobatch")
 
@@ -235,7 +236,8 @@ def _checked_loop(
         raise ConfigError(f"batch_sizes: expected ascending positive integers, got {list(sizes)}")
     if sizes[-1] > dataset_size:
         raise ConfigError(
-            f"batch_sizes: the ladder reaches {sizes[-1]}, but the training set has only {dataset_size} examples"
+            f"batch_sizes: the ladder reaches {sizes[-1]}, but the training set has only "
+            f"{count(dataset_size, 'example')}"
         )
     facts = loop_facts(
         model,

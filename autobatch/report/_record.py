@@ -31,6 +31,9 @@ from autobatch.training import (
 from autobatch.training.running import ForkRecord, Scouting, ScoutRecord, load_forks, scout_directory
 from autobatch.training.task import run_task_info
 
+AS_STEER = "The best of a few short trainings goes on; then the rate falls early and training ends early."
+"""What ``policies/steer.yaml`` says of it, which others may have put in its place."""
+
 
 @dataclass(frozen=True)
 class RunScout:
@@ -129,6 +132,12 @@ class RunRecord(Shown):
         return f"autobatch run --resume {shlex.quote(str(self.path))} goes on"
 
     @property
+    def does(self) -> str:
+        """What its policy does, in a sentence; of beacon-follow without beacons what steer does."""
+        policy = self.config.policy
+        return AS_STEER if policy.kind == "beacon-follow" and self.library is None else policy.description
+
+    @property
     def title(self) -> str:
         """Task, policy and seed, for headings."""
         return f"{self.config.task.name}, {self.config.policy.name}, seed {self.config.seed}"
@@ -175,6 +184,27 @@ def checked(record: RunRecord) -> RunRecord:
 def load_config(path: Path) -> RunConfig | LoopConfig:
     """Read what a run depends on, be it one of 'autobatch run' or of a loop of one's own."""
     return load_loop_config(path) if is_loop(path) else load_run_config(path)
+
+
+def used_by(
+    config: RunConfig | LoopConfig, rows: Sequence[EpochRow], decisions: Sequence[DecisionRecord]
+) -> tuple[Sequence[EpochRow | DecisionRecord], list[Epochs]]:
+    """Return what has used a batch size and a rate: epochs, or parts of them where a loop decided on each.
+
+    Of a loop that decides within epochs an epoch's row has what that ended with alone.
+
+    Args:
+        config: the run's.
+        rows: its epochs.
+        decisions: what was decided.
+
+    Returns:
+        What was used, in its order, and where each but maybe the last has ended, in epochs.
+    """
+    made = [one for one in decisions if not one.stop]
+    if isinstance(config, LoopConfig) and len(made) > 1 and not isinstance(made[1].epoch, int):
+        return made, [one.epoch for one in made[1:]]
+    return rows, [row.epoch for row in rows]
 
 
 def with_scouts(record: RunRecord) -> RunRecord:

@@ -11,11 +11,11 @@ from rich.table import Table
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, near_names
 from autobatch._files import somebody_in
 from autobatch._plain import Epochs
-from autobatch.control.run import CONFIG, SCOUTING, SUMMARY, summed
-from autobatch.report._record import load_config
+from autobatch.control.run import CONFIG, SCOUTING, SUMMARY, LoopConfig, summed
+from autobatch.report._record import load_config, used_by
 from autobatch.report._tables import headed
 from autobatch.report._words import epoch_words, loss_words, parts_of, path_words, percent_words, seconds_words
-from autobatch.training import Summary, load_epochs, load_summary
+from autobatch.training import Summary, load_decisions, load_epochs, load_summary
 
 STATES: Final = ("finished", "stopped", "diverged", "interrupted", "running", "damaged")
 """What a run can be in."""
@@ -37,7 +37,7 @@ class RunFacts:
             in a process of this machine; or ``damaged``.
         epochs: finished epochs.
         planned_epochs: epochs of the whole training.
-        batch_sizes: the batch sizes of successive epochs, in words.
+        batch_sizes: the batch sizes of successive epochs, or of parts of them, in words.
         validation_loss: validation loss after the last epoch so far.
         validation_error: validation error after the last epoch so far, in [0, 1].
         test_error: final test error, in [0, 1].
@@ -187,6 +187,7 @@ def _facts(path: Path) -> RunFacts:
         config = load_config(path)
         ended = load_summary(path) if (path / SUMMARY).exists() else None
         rows = load_epochs(path)
+        used, ends = used_by(config, rows, load_decisions(path) if isinstance(config, LoopConfig) else ())
     except AutoBatchError as error:
         return RunFacts(str(path), None, None, None, "damaged", stopped_because=str(error))
     known = dict(ended) if ended is not None else summed(rows[-1], rows[-1].seconds) if rows else {}
@@ -199,7 +200,7 @@ def _facts(path: Path) -> RunFacts:
         seed=config.seed,
         state=_state(path, ended),
         planned_epochs=config.task.epochs,
-        batch_sizes=path_words((row.batch_size for row in rows), parts_of([row.epoch for row in rows])),
+        batch_sizes=path_words((one.batch_size for one in used), parts_of(ends)),
         **{name: value for name, value in known.items() if name in _FIGURES},
     )
 
@@ -215,5 +216,6 @@ def _state(path: Path, ended: Summary | None) -> str:
 def _short(path: str) -> str:
     if len(path) <= _LONGEST_PATH:
         return path
-    sizes = [stretch.partition(" ")[0] for stretch in path.split(" → ")]
-    return f"{sizes[0]} … {sizes[-1]} ({len(sizes) - 1} changes)"
+    sizes = [float(stretch.partition(" ")[0]) for stretch in path.split(" → ")]
+    highest = f" … {max(sizes):g}" if max(sizes) > max(sizes[0], sizes[-1]) else ""
+    return f"{sizes[0]:g}{highest} … {sizes[-1]:g} ({len(sizes) - 1} changes)"

@@ -92,7 +92,7 @@ def story(record: RunRecord, *, figures: bool = False) -> RenderableType:
 
 def _opening(record: RunRecord) -> Text:
     text = Text(record.title, style="bold")
-    text.append(f"\n{record.config.policy.description}" if record.config.policy.description else "", style="not bold")
+    text.append(f"\n{record.does}" if record.does else "", style="not bold")
     changes = sum(decision.turn for decision in record.decisions[1:])
     alone = "no beacons, so as steer" if record.config.policy.kind == "beacon-follow" else "no beacons"
     beacons = alone if record.library is None else count(len(record.library.beacons), "beacon")

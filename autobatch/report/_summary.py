@@ -15,7 +15,7 @@ from autobatch.policies._wording import count
 from autobatch.policies.baselines import notation
 from autobatch.policies.steer import LEARNT_NOTHING
 from autobatch.report._comparison import Comparison, compare, verdict
-from autobatch.report._record import RunRecord
+from autobatch.report._record import RunRecord, used_by
 from autobatch.report._story import diverged_words
 from autobatch.report._tables import headed, named_facts
 from autobatch.report._words import (
@@ -143,11 +143,8 @@ def _facts(record: RunRecord, summary: Summary, comparison: Comparison | None) -
 def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     """Return what a run used, and what became of it where it has ended, as names and words."""
     rows, summary = record.epochs, record.summary
-    used: Sequence[EpochRow | DecisionRecord] = rows
-    ends = [row.epoch for row in rows]
+    used, ends = used_by(record.config, rows, record.decisions)
     made = [one for one in record.decisions if not one.stop]
-    if isinstance(record.config, LoopConfig) and len(made) > 1 and not isinstance(made[1].epoch, int):
-        used, ends = made, [one.epoch for one in made[1:]]  # of a loop an epoch's row has what it ended with
     base, applied = [one.lr for one in used], [one.lr_effective for one in used]
     raised = any(after.falls and after.batch_size > before.batch_size for before, after in pairwise(made))
     facts = [

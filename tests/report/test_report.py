@@ -14,7 +14,7 @@ from rich.console import Console
 from autobatch._errors import CheckpointError
 from autobatch.beacons import BeaconLibrary
 from autobatch.control import DecisionRecord
-from autobatch.policies import PolicySpec
+from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.report import RunRecord, chapters, compare, modelled_seconds, save_plane, story, summary_view, verdict
 from autobatch.report._comparison import modelled_course
 from autobatch.report._record import checked, with_scouts
@@ -245,6 +245,7 @@ def test_the_story_leaves_out_figures_that_nobody_gave(tmp_path, library):
     assert "validation loss " in told
     assert "error" not in told
     assert "no beacons, so as steer" in told
+    assert told.splitlines()[1].strip() == load_policy_spec("steer").description
     nothing = [replace(row, validation_loss=math.nan) for row in rows]
     assert "nothing was validated" in printed(story(replace(whole, epochs=nothing)))
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from autobatch.control.measuring._samples import MeasuredStep
+from autobatch.policies._wording import count
 
 LEAP = 30.0
 """Factor between two positions from which C̄ is said to have leapt; early in a training it rises tenfold an epoch."""
@@ -20,14 +21,14 @@ def leap_words(before: float, after: float, samples: Sequence[MeasuredStep]) -> 
     worst = max(usable, key=lambda sample: sample.condition_number)
     missing = worst.batch_size - worst.rank
     if missing > 0:
-        examples = "example has" if missing == 1 else "examples have"
+        has = "has no direction of its own" if missing == 1 else "have no direction of their own"
         why = (
-            f"{missing} of its {worst.batch_size} {examples} no direction of their own (the same example twice, or no "
+            f"{missing} of its {count(worst.batch_size, 'example')} {has} (the same example twice, or no "
             "gradient left), and the smallest eigenvalue that counts is nearly zero"
         )
     else:
         why = "the batch is nearly singular: two examples with almost the same gradient, or one that is fitted"
     return (
-        f"C̄ rose {after / before:.0f} times, from {before:.3g} to {after:.3g}, by step {worst.step}, whose condition "
+        f"C̄ rose {after / before:.0f}-fold, from {before:.3g} to {after:.3g}, by step {worst.step}, whose condition "
         f"number is {worst.condition_number:.3g} at rank {worst.rank} of {worst.batch_size}: {why}"
     )

@@ -64,7 +64,7 @@ class BeaconFollowParameters(PolicyParameters):
 @register_policy(
     "beacon-follow",
     BeaconFollowParameters,
-    changes="batch size, rate",
+    changes="batch size, rate; without beacons the end",
     when="Beacons of this very task are there, for many trainings of it; without them it does as steer.",
 )
 class BeaconFollowPolicy(SteerPolicy):

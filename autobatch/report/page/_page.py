@@ -179,7 +179,7 @@ def _facts(run: ReportedRun) -> Html:
     facts = run_facts(record)
     if summary is not None:
         facts.append(("Device", summary.device))
-    facts.append(("Policy", record.config.policy.description or record.config.policy.kind))
+    facts.append(("Policy", record.does or record.config.policy.kind))
     facts.append(("Files", told_path(record.path)))
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", words)) for name, words in facts), class_="facts")
 

@@ -11,6 +11,7 @@ import autobatch
 from autobatch._errors import LibraryError
 from autobatch._files import alone_in
 from autobatch.control.run import SUMMARY
+from autobatch.report import RunFacts, runs_table
 
 
 @pytest.fixture
@@ -55,6 +56,19 @@ def test_every_run_is_a_line_with_its_state_and_figures(runs, call):
         for name in ("deep/interrupted", "diverged", "stopped", "damaged")
     } | {"follow": "finished"}
     assert [cells[5] for cells in lines if "stopped" in cells] == ["3/4"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("16 ×4 → 32 ×2 → 64 ×2.5 → 128 ×0.5 → 256 ×3", "16 … 256 (4 changes)"),
+        ("32 ×4 → 64 ×2.5 → 128 ×0.5 → 64 ×2", "32 … 128 … 64 (3 changes)"),
+        ("16 ×4 → 64 ×10", "16 ×4 → 64 ×10"),
+    ],
+)
+def test_a_long_path_of_batch_sizes_is_shortened_to_its_ends_and_its_height(path: str, told: str) -> None:
+    run = RunFacts("run", "tiny", "steer", 1, "finished", batch_sizes=path)
+    assert next(iter(runs_table([run]).columns[6].cells)) == told
 
 
 def test_a_run_that_trains_is_running(runs, call):

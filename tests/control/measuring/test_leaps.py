@@ -19,11 +19,14 @@ def sample(step: int, condition: float, rank: int = 8) -> MeasuredStep:
 def test_the_step_behind_a_leap_is_named():
     told = leap_words(10.0, 2500.0, [sample(5, 20.0), sample(7, 9000.0), sample(9, 15.0)])
     assert told is not None
-    for phrase in ("rose 250 times, from 10 to 2.5e+03", "step 7", "9e+03 at rank 8 of 8", "nearly singular"):
+    for phrase in ("rose 250-fold, from 10 to 2.5e+03", "step 7", "9e+03 at rank 8 of 8", "nearly singular"):
         assert phrase in told
     told = leap_words(10.0, 2500.0, [sample(7, 9000.0, rank=6)])
     assert told is not None
     assert "2 of its 8 examples have no direction of their own (the same example twice" in told
+    told = leap_words(10.0, 2500.0, [sample(7, 9000.0, rank=7)])
+    assert told is not None
+    assert "1 of its 8 examples has no direction of its own (the same example twice" in told
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from autobatch import AutoBatchController, ScoutReport, scout
 from autobatch._errors import AutoBatchError, CheckpointError, ConfigError, OutputError
 from autobatch.control import BatchPlan, NeverMeasure
 from autobatch.policies import SteerParameters, SteerPolicy
-from autobatch.report import read_run
+from autobatch.report import load_run_facts, read_run
 from autobatch.report._story import story
 from autobatch.report._summary import run_facts
 from tests.training.own.own_loops import EXAMPLES, data, train, validate
@@ -420,6 +420,7 @@ def test_a_loop_that_decides_within_epochs_tells_what_it_used_there(tmp_path: Pa
     assert [row.batch_size for row in record.epochs] != [min(sizes[0])] * 2
     told = dict(run_facts(record))
     assert told["Batch size"].startswith("32 ×1.2 → 64 ×")
+    assert [facts.batch_sizes for facts in load_run_facts(tmp_path)] == [told["Batch size"]]
     assert told["Applied rate"].startswith("0.1 at first, ")
     assert told["Applied rate"].endswith("the base rate times the schedule's factor, which larger batches raise")
     console = Console(width=150)
