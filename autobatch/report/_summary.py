@@ -148,10 +148,12 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     made = [one for one in record.decisions if not one.stop]
     if isinstance(record.config, LoopConfig) and len(made) > 1 and not isinstance(made[1].epoch, int):
         used, ends = made, [one.epoch for one in made[1:]]  # of a loop an epoch's row has what it ended with
+    base, applied = [one.lr for one in used], [one.lr_effective for one in used]
+    raised = any(after.falls and after.batch_size > before.batch_size for before, after in pairwise(made))
     facts = [
         ("Batch size", path_words((one.batch_size for one in used), parts_of(ends)) or "no epoch yet"),
         ("Base rate", path_words((one.lr for one in used), parts_of(ends)) or "no epoch yet"),
-        ("Applied rate", applied_words([one.lr for one in used], [one.lr_effective for one in used])),
+        ("Applied rate", applied_words(base, applied, raised=raised)),
     ]
     if summary is None:
         return facts

@@ -41,11 +41,13 @@ def count_words(count: float | None) -> str:
 
 
 def position_words(value: float | None) -> str:
-    """Return C̄ or L to three significant digits without an exponent; ``-`` where it is not known."""
+    """Return C̄ or L to three significant digits, one beyond a billion as ``1.39e+35``; ``-`` where it is not known."""
     if value is None or not math.isfinite(value):
         return "-"
     if value == 0:
         return "0"
+    if abs(value) >= 1e9:
+        return f"{value:.3g}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
 
@@ -79,21 +81,26 @@ def parts_of(ends: Sequence[Epochs]) -> int:
     return 1 if not ends or isinstance(ends[0], int) else round(1 / ends[0])
 
 
-def applied_words(base: Sequence[float], applied: Sequence[float]) -> str:
+def applied_words(base: Sequence[float], applied: Sequence[float], *, raised: bool = False) -> str:
     """Return how the rate that steps use went, beside the base rate that the policy chooses.
 
     Args:
         base: base learning rate of each epoch.
         applied: learning rate of each epoch as its steps use it.
+        raised: whether the schedule's factor is higher for batches that have grown.
 
     Returns:
-        Such as ``0.05 at first, 0.00476 at the end``; that it is the base rate where it was all along.
+        Such as ``0.05 at first, 0.00476 at the end``, with the highest where that is neither; that it is the base rate
+        where it was all along.
     """
     if not applied:
         return "no epoch yet"
     if all(abs(one - other) <= 1e-9 * other for one, other in zip(applied, base, strict=True)):
         return "the base rate, all along"
-    return f"{applied[0]:.3g} at first, {applied[-1]:.3g} at the end: the base rate times the schedule's factor"
+    first, highest, last = applied[0], max(applied), applied[-1]
+    between = f", {highest:.3g} at the highest" if f"{highest:.3g}" not in {f"{first:.3g}", f"{last:.3g}"} else ""
+    factor = "the schedule's factor, which larger batches raise" if raised else "the schedule's factor"
+    return f"{first:.3g} at first{between}, {last:.3g} at the end: the base rate times {factor}"
 
 
 def epoch_words(epoch: Epochs) -> str:

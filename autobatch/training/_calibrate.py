@@ -4,18 +4,22 @@ import hashlib
 import json
 import os
 import platform
+import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autobatch._errors import AutoBatchError
+from autobatch._errors import AutoBatchError, ConfigError, first_line
 from autobatch._files import write_whole
 from autobatch._plain import to_json
 from autobatch.beacons import CostTable
+from autobatch.control.measuring import is_out_of_memory
 from autobatch.fisher import FisherProbe
 from autobatch.optim import observing
 from autobatch.training._engine import Engine, reproducible
@@ -67,13 +71,19 @@ def calibrate(
 
     Returns:
         The table.
+
+    Raises:
+        ConfigError: the model fails with batches of one of these sizes; not where memory runs out.
     """
     with reproducible(device, task.threads):
         bench = _Bench(Engine(task, data, device, seed=0, trust_code=trust_code))
         plain: dict[int, list[float]] = {size: [] for size in batch_sizes}
         measured: dict[int, list[float]] = {size: [] for size in batch_sizes}
         besides = []
-        repeats = {size: bench.repeats(size) for size in batch_sizes}
+        repeats = {}
+        for size in batch_sizes:
+            with _told_of(size):
+                repeats[size] = bench.repeats(size)
         for _ in range(ROUNDS):
             for size in batch_sizes:
                 plain[size].append(bench.time(lambda size=size: bench.step(size), repeats[size]))  # type: ignore[misc]
@@ -195,6 +205,33 @@ class _Bench:
     def _synchronise(self) -> None:
         if self._engine.device.type == "cuda":
             torch.cuda.synchronize(self._engine.device)
+
+
+@contextmanager
+def _told_of(batch_size: int) -> Iterator[None]:
+    """Say of an error that the model raises with batches of one size which size that is, and what to do."""
+    try:
+        yield
+    except AutoBatchError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        kind, says, frame = type(error).__name__, first_line(error), _innermost(error)
+        said = kind if says == kind else f"{kind}: {says}"
+        raise ConfigError(
+            f"timing this machine: the model fails with batches of {batch_size}: {said} "
+            f"({frame.filename}:{frame.lineno}); leave {batch_size} out of batch_sizes, or mend the model"
+        ) from error
+
+
+def _innermost(error: Exception) -> traceback.FrameSummary:
+    """Return where an error comes from: the innermost frame of the user's code, any where there is none."""
+    installed = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    others = [*installed, Path(__file__).parents[1]]
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(place) for place in others)]
+    return (theirs or frames)[-1]
 
 
 def steadiest(seconds: Sequence[float]) -> float:

@@ -164,9 +164,8 @@ def test_where_not_every_epoch_is_validated_it_goes_back_as_well(
 def test_going_back_is_told_where_nothing_else_changes(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "autobatch"):
         Loop(losses=rising_late(21), batch_sizes=(4,)).train()
-    assert (
-        "validation has got worse since epoch 14, and training goes on from its weights after epoch 14" in caplog.text
-    )
+    told = "validation loss has got worse since epoch 14, and training goes on from its weights after epoch 14"
+    assert told in caplog.text
 
 
 def test_a_cut_at_any_epoch_changes_nothing() -> None:

@@ -19,7 +19,7 @@ from autobatch.report import RunRecord, chapters, compare, modelled_seconds, sav
 from autobatch.report._comparison import modelled_course
 from autobatch.report._record import checked, with_scouts
 from autobatch.report._story import displacement_words
-from autobatch.report._words import path_words, position_words, seconds_words
+from autobatch.report._words import applied_words, path_words, position_words, seconds_words
 from autobatch.training import EpochRow, RunConfig, Summary, load_task
 from tests.beacons.synthetic import make_library
 from tests.report.reported import make_decisions, make_rows, make_summary
@@ -62,13 +62,18 @@ def printed(view) -> str:
 
 def test_words():
     assert path_words(SIZES) == "16 ×2 → 64 ×1 → 128 ×1"
-    assert [position_words(value) for value in (0, 0.01234, 3.14159, 1234.5, math.nan)] == [
+    assert [position_words(value) for value in (0, 0.01234, 3.14159, 1234.5, 1.385e35, math.nan)] == [
         "0",
         "0.0123",
         "3.14",
         "1,234",
+        "1.38e+35",
         "-",
     ]
+    factor = "the base rate times the schedule's factor"
+    assert applied_words([0.1] * 2, [0.1, 0.01]) == f"0.1 at first, 0.01 at the end: {factor}"
+    grown = applied_words([0.12] * 3, [0.12, 0.48, 0.0533], raised=True)
+    assert grown == f"0.12 at first, 0.48 at the highest, 0.0533 at the end: {factor}, which larger batches raise"
     assert [seconds_words(value) for value in (4.21, 125, 11520, None)] == ["4.2 s", "2 min 05 s", "3 h 12 min", "-"]
     assert displacement_words((0.0, 0.0)) == "inside the beacons' optimum region"
     assert "C̄ 2.00 times too high, L 10.00 times too low" in displacement_words((math.log10(2), -1.0))

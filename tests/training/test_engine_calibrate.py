@@ -6,13 +6,34 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from autobatch._errors import ConfigError
 from autobatch.beacons import CostTable
 from autobatch.training import RunInfo, RunObserver, calibrate, device_kind, load_data, load_run_config, run
 from autobatch.training._calibrate import covers
 from tests.training.tiny import COSTS, fixed, tiny_config, tiny_task
 
 CPU = torch.device("cpu")
+
+
+class Choosy(nn.Module):
+    """A model that fails with batches of one size: of 13 examples in memory, of any other in itself."""
+
+    def __init__(self, bad: int, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.last, self.bad = nn.Linear(in_features, num_classes), bad
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) == self.bad:
+            if self.bad == 13:
+                raise torch.OutOfMemoryError("none left")
+            images = images.reshape(len(images) // 5, -1)
+        return self.last(images.flatten(1))  # type: ignore[no-any-return]
+
+
+def choosy_net(in_channels: int, num_classes: int, image_size: tuple[int, int], bad: int) -> nn.Module:
+    return Choosy(bad, in_channels * image_size[0] * image_size[1], num_classes)
 
 
 class Listener(RunObserver):
@@ -51,6 +72,25 @@ def test_timing_leaves_generators_alone() -> None:
     state = torch.get_rng_state()
     calibrate(task, load_data(task), CPU, (8,))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_size_that_the_model_fails_with_is_named_with_what_to_do() -> None:
+    model = {"name": "tests.training.test_engine_calibrate:choosy_net", "arguments": {"bad": 16}}
+    task = tiny_task(model=model)
+    with pytest.raises(ConfigError) as refused:
+        calibrate(task, load_data(task), CPU, (8, 16, 32), trust_code=True)
+    said = str(refused.value)
+    assert said.startswith("timing this machine: the model fails with batches of 16: RuntimeError: shape '[3, -1]'")
+    source = Path(__file__).read_text().splitlines()
+    line = next(number for number, code in enumerate(source, 1) if code.lstrip().startswith("images = images.reshape"))
+    assert said.endswith(f" ({__file__}:{line}); leave 16 out of batch_sizes, or mend the model")
+    assert calibrate(task, load_data(task), CPU, (8, 32), trust_code=True).step_seconds.keys() == {8, 32}
+
+
+def test_running_out_of_memory_in_timing_stays_what_it_is() -> None:
+    task = tiny_task(model={"name": "tests.training.test_engine_calibrate:choosy_net", "arguments": {"bad": 13}})
+    with pytest.raises(torch.OutOfMemoryError, match="none left"):
+        calibrate(task, load_data(task), CPU, (13,), trust_code=True)
 
 
 def test_kinds_of_device_tell_threads_apart() -> None:

@@ -182,7 +182,7 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
         return None
     reason = (
         f"{configuration(highest.batch_size, below)}: {highest.lr:g} looks better by "
-        f"{'validation' if highest.by_score else 'training loss'}, but half the batch there is validated "
+        f"{'validation' if highest.by_score else 'training loss'}, but {_half(half, highest)} there is validated "
         f"{percent(told / mine - 1.0)} higher, so it is too high to go on with"
     )
     return ScoutChoice(lower, reason)
@@ -194,9 +194,12 @@ def _clearly_below(task: TaskInfo, best: Scout) -> float:
     return min(CLEARLY_BETTER, 1.0 - OF_LEARNT * learnt)
 
 
-def _told_no_better(half: Scout, best: Scout, *, begun: bool) -> str:
-    ahead = begun and final_loss(half) < final_loss(best)
-    return half.ended or ("is hardly better" if ahead else "is no better")
+def _told_no_better(half: Scout, best: Scout) -> str:
+    return half.ended or ("is hardly better" if final_loss(half) < final_loss(best) else "is no better")
+
+
+def _half(half: Scout, best: Scout) -> str:
+    return "half the batch" if 2 * half.batch_size == best.batch_size else f"a batch of {half.batch_size}"
 
 
 @register_policy(
@@ -338,8 +341,8 @@ class SteerPolicy:
         alike = "" if task.shares_loss is None else ", all classes alike"
         near = f"not yet far below that before anything is learnt ({figure(task.guessing or math.nan)}{alike})"
         if smaller and not helping:
-            ended = _told_no_better(smaller[0], best, begun=begun)
-            return f"; {'' if begun else f'its loss is {near}, but '}half the batch was tried, and {ended}"
+            tried = f"{_half(smaller[0], best)} was tried, and {_told_no_better(smaller[0], best)}"
+            return f"; {'' if begun else f'its loss is {near}, but '}{tried}"
         if begun and not helping:
             return ""
         if begun:
@@ -349,7 +352,7 @@ class SteerPolicy:
             ]
             near = f"; at the same rate a batch of {', and of '.join(better)}, so more steps help"
             for one in smaller[len(helping) :]:
-                near += f" ({one.batch_size} was tried, and {_told_no_better(one, helping[-1], begun=True)})"
+                near += f" ({one.batch_size} was tried, and {_told_no_better(one, helping[-1])})"
         elif helping:
             near = f"; with batches of {best.batch_size} the loss is {near}, and more steps help"
         elif blind:
@@ -507,7 +510,7 @@ class SteerPolicy:
             return "which lets the loss settle", ""
         task, own = self._known_task(), self.parameters
         since = self._hastened[1] if self._back is None else self._back
-        worse = f"validation has got worse since epoch {since // task.periods}"
+        worse = f"{task.score.replace('_', ' ')} has got worse since epoch {since // task.periods}"
         back = (
             ""
             if self._back is None

@@ -341,12 +341,7 @@ def _towards(tried: Mapping[int, float], number: int, middle: int) -> int | None
 
 
 def _stops(rates: Sequence[float], most: int) -> list[float]:
-    """Return the rates to stop at on the way up or down: as far apart as so many over all lie; none is left out of few.
-
-    In a list like 0.003, 0.01, 0.03, 0.1 the step from 0.01 would else leap over 0.03, which is nearly as far as meant.
-    """
-    if len(rates) <= most + 1:
-        return sorted(rates)
+    """Return the rates to stop at on the way up or down: as far apart as so many over all rates would lie."""
     places = {0.5 + step / most for step in range(-most, most + 1)}
     return sorted({_nearest(rates, min(max(place, 0.0), 1.0)) for place in places})
 

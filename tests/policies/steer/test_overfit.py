@@ -85,14 +85,14 @@ def test_the_last_epoch_begins_with_better_weights_where_it_can(length: float, k
     if not kept:
         assert last == plan.factor(end - 1)
         assert f"which lets the loss settle: {100 * last:.3g} % of" in reason
-        assert "; validation has got worse since epoch " in reason
+        assert "; validation loss has got worse since epoch " in reason
         return
     back = int(reason.split("goes on from its weights after epoch ")[1].split(":")[0])
     assert abs(back - (end - 6)) <= 1
     assert last == pytest.approx(0.5 * (plan.factor(back) + plan.factor(back - 1)) / 2)
     assert last > before
     assert "sooner than planned" not in reason
-    assert "as validation has got worse since epoch " in reason
+    assert "as validation loss has got worse since epoch " in reason
 
 
 @pytest.mark.parametrize("patience", [0.0, 0.1])
@@ -123,8 +123,15 @@ def test_the_rate_falls_to_nothing_in_one_more_epoch() -> None:
     assert len(trained) == 11  # best in epoch 6, four epochs (a tenth) of getting worse, one more
     *_, (_, before, _), (_, last, reason) = trained
     assert last == pytest.approx(0.5 * before, rel=0.1)
-    assert "sooner than planned, as validation has got worse since epoch 6" in reason
+    assert "sooner than planned, as validation loss has got worse since epoch 6" in reason
     assert reason.endswith("; it overfits or diverges")
+
+
+def test_what_has_got_worse_is_named_by_the_tasks_score() -> None:
+    policy = SteerPolicy(SteerParameters(scouts=0))
+    policy.reset(make_task(epochs=EPOCHS, steered=True, batch_sizes=(32,), score="validation_error"), None)
+    *_, (_, _, reason) = train(policy, [1.0] * EPOCHS, FALLS_THEN_RISES)
+    assert "sooner than planned, as validation error has got worse since epoch 6" in reason
 
 
 def test_patience_of_nothing_hastens_nothing() -> None:

@@ -43,8 +43,7 @@ def test_half_the_batch_takes_the_place_of_rates_that_need_no_scout(number: int,
     eight = tuple(0.001 * 2.0**place for place in range(8))
     task = make_task(epochs=40, learning_rates=eight, guessing=2.3)
     scouts = made(task, number, lambda lr: 0.1 / lr, hardly=0.65)
-    highest = max(lr for _, lr in scouts)
-    assert [size for size, _ in scouts] == [32] * rates + [16] * (highest == eight[-1])
+    assert [size for size, _ in scouts] == [32] * rates + [16]
     assert scouts[-1] == (16, eight[-1])
     assert plan_scouts(task, number, 0.05, hardly=0.65).most >= len(scouts) - (number == 3)
 
@@ -162,22 +161,14 @@ def test_steps_are_a_share_of_the_whole_list() -> None:
     assert [lr for _, lr in made(task, 3, valley(0.001))] == [0.05, 0.4, 0.0125]
 
 
-def test_none_of_few_rates_is_leapt_over() -> None:
-    """A third of the span is a factor of 3.2 here, and 0.03 and 0.003 are only 3 and 3.3 times away."""
-    task = make_task(epochs=40, learning_rates=(0.003, 0.01, 0.03, 0.1))
-    assert [lr for _, lr in made(task, 3, lambda lr: NAN if lr > 0.05 else 0.1 / lr)] == [0.01, 0.03, 0.1]
-    assert [lr for _, lr in made(task, 3, valley(0.02))] == [0.01, 0.03, 0.1]
-    assert [lr for _, lr in made(task, 3, valley(0.001))] == [0.01, 0.03, 0.003]
-
-
 def test_below_a_rate_that_diverges_comes_one_that_was_left_out() -> None:
     """The valley's floor may lie next to where training breaks down: 0.03 was the best rate of a tester's task."""
-    five = make_task(epochs=40, learning_rates=(0.001, 0.003, 0.01, 0.1, 0.3))
-    assert [lr for _, lr in made(five, 3, lambda lr: NAN if lr > 0.05 else lr)] == [0.01, 0.1, 0.003]
+    task = make_task(epochs=40, learning_rates=(0.003, 0.01, 0.03, 0.1))
+    assert [lr for _, lr in made(task, 3, lambda lr: NAN if lr > 0.05 else 0.1 / lr)] == [0.01, 0.1, 0.03]
+    assert [lr for _, lr in made(task, 3, valley(0.02))] == [0.01, 0.1, 0.03]  # a single one, whatever became of 0.1
     six = make_task(epochs=60, learning_rates=tuple(0.00625 * 2**step for step in range(6)))
     assert [lr for _, lr in made(six, 4, lambda lr: NAN if lr > 0.08 else 0.1 / lr)] == [0.025, 0.1, 0.05]
     assert [lr for _, lr in made(six, 4, lambda lr: NAN if lr > 0.08 else lr)] == [0.025, 0.1, 0.05, 0.0125]
-    assert [lr for _, lr in made(six, 3, valley(0.045))] == [0.025, 0.1, 0.05]  # a single one, whatever became of 0.1
     long = make_task(epochs=60, learning_rates=tuple(0.00625 * 2**step for step in range(8)))
     assert [lr for _, lr in made(long, 3, lambda lr: NAN if lr > 0.2 else 0.1 / lr)] == [0.05, 0.4, 0.1]
 

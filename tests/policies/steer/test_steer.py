@@ -225,6 +225,7 @@ def test_a_training_that_has_hardly_begun_keeps_its_whole_length(loss: float, gu
             "with batches of 32 the loss is not yet far below that before anything is learnt (2.3), and more steps",
         ),
         (2.1, (32, 0.1), 28, "but half the batch was tried, and is no better"),
+        (1.995, (32, 0.1), 28, "but half the batch was tried, and is hardly better"),
     ],
 )
 def test_where_nothing_has_begun_a_smaller_batch_is_tried(
@@ -319,6 +320,15 @@ def test_where_the_highest_rate_is_best_half_the_batch_is_tried_at_it(
     choice = policy.take([*done, Scout(16, 0.2, (smaller,), (1.0,), ended)])
     assert told in choice.reason
     assert (policy.start, policy.planned_epochs) == (start, end)
+
+
+def test_a_smaller_batch_that_is_not_half_of_it_is_named() -> None:
+    policy = steer(epochs=40, train_size=4000, learning_rates=(0.1, 0.2), batch_sizes=(7, 13, 50))
+    scouts = [Scout(50, 0.1, (1.1,), (1.1,)), Scout(50, 0.2, (1.0,), (1.0,))]
+    told = policy.take([*scouts, Scout(13, 0.2, (1.1,), (1.0,))]).reason
+    assert told.endswith("; a batch of 13 was tried, and is no better")
+    told = policy.take([*scouts, Scout(13, 0.2, (1.0,), (1.2,))]).reason
+    assert "0.2 looks better by training loss, but a batch of 13 there is validated 20 % higher" in told
 
 
 @pytest.mark.parametrize(

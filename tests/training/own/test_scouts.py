@@ -421,6 +421,7 @@ def test_a_loop_that_decides_within_epochs_tells_what_it_used_there(tmp_path: Pa
     told = dict(run_facts(record))
     assert told["Batch size"].startswith("32 ×1.2 → 64 ×")
     assert told["Applied rate"].startswith("0.1 at first, ")
+    assert told["Applied rate"].endswith("the base rate times the schedule's factor, which larger batches raise")
     console = Console(width=150)
     with console.capture() as captured:
         console.print(story(record))
