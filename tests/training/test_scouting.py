@@ -17,7 +17,7 @@ from autobatch import CheckpointError, ConfigError, OutputError
 from autobatch._files import alone_in
 from autobatch.beacons import Branches
 from autobatch.control.run import BRANCH_RUNS, CHECKPOINT
-from autobatch.policies import PolicySpec, SteerParameters
+from autobatch.policies import PolicySpec, SteerParameters, SteerPolicy
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.steer._search import STEPS
 from autobatch.training import (
@@ -34,7 +34,9 @@ from autobatch.training import (
 from autobatch.training._checkpoint import read_checkpoint
 from autobatch.training._trial import Trial
 from autobatch.training.running import scout_directory
+from autobatch.training.running._scout_words import most_cost
 from autobatch.training.running._session import Session
+from tests.policies.cases import make_task
 from tests.processes import FORKED
 from tests.training.kills import RECORDS, Killer, assert_same_run, kill_and_resume
 from tests.training.tiny import COSTS, fixed, timeless, tiny_config, tiny_task
@@ -265,11 +267,21 @@ def test_the_observer_is_told_what_is_tried_and_what_came_of_it(tmp_path: Path) 
     told = Told()
     run(scouted(), tmp_path / "run", told)
     assert told.lines[0].startswith("3 scouts of 1 epoch each at most: s32 at lr 0.1 first, then rates towards where ")
-    assert "those that lose take about" in told.lines[0]
+    assert "those that lose take at most about" in told.lines[0]
     assert "% of a whole training at s32" in told.lines[0]
     assert [line.partition(": ")[0] for line in told.lines[1:4]] == [f"scout s32 at lr {lr}" for lr in (0.1, 0.2, 0.05)]
     assert "the best of 3 scouts" in told.lines[4]
     assert len(told.lines) == 5
+
+
+@pytest.mark.parametrize(("scouts", "sizes"), [(3, (32, 32, 16)), (2, (32, 16)), (0, ())])
+def test_the_cost_at_most_has_the_smaller_batch_in_that_may_come(scouts: int, sizes: tuple[int, ...]) -> None:
+    facts = {"train_size": 2000, "batch_sizes": (16, 32), "learning_rates": tuple(RATES), "guessing": 2.3}
+    task = make_task(epochs=40, costs=COSTS, steered=True, **facts)
+    policy = SteerPolicy(SteerParameters(scouts=scouts))
+    policy.reset(task, None)
+    assert most_cost(policy, task) == pytest.approx(sum(COSTS.whole_epochs(size, 2000, 2) for size in sizes))
+    assert most_cost(policy, replace(task, costs=None)) is None
 
 
 def test_a_scout_that_diverges_loses_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from autobatch.control.run import refuse_occupied
 from autobatch.policies import BeaconFollowPolicy, Policy, TaskInfo, make_policy, planned_epochs, policy_kind
 from autobatch.policies._protocol import NOTHING_SEEN
 from autobatch.policies._wording import duration, percent
-from autobatch.policies.steer import ScoutingPolicy, ScoutPlan
+from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._calibrate import device_kind
 from autobatch.training._engine import Engine, resolve_device
 from autobatch.training._run import RunConfig
@@ -18,7 +18,7 @@ from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
 from autobatch.training.running._known import info_of, known_costs, library_of, periods_of, told_missing
-from autobatch.training.running._scout_words import expected_cost, told_plan, told_schedule
+from autobatch.training.running._scout_words import most_cost, told_plan, told_schedule
 from autobatch.training.task import check_ladder
 
 
@@ -28,8 +28,8 @@ class Rehearsal:
 
     Attributes:
         facts: (what, in words), in the order to be told.
-        seconds: shortest and longest time by the cost table, measuring and lost scouts included; None where no table is
-            known.
+        seconds: shortest and longest time by the cost table, the latter with measuring and lost scouts; None where no
+            table is known.
         missing: what has to be there first, and is not; None where all is there.
     """
 
@@ -66,19 +66,22 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
     config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
     info = replace(info_of(config, data, costs.table), scouts_go_on=True)
     policy.reset(info, beacons)
-    epochs, plan = planned_epochs(policy, info), None
+    epochs, lost = planned_epochs(policy, info), None
     if goes_on is not None and isinstance(policy, BeaconFollowPolicy):
         policy.begin_from(goes_on)
         epochs = planned_epochs(policy, info)
         facts.append(("plan", told_schedule(policy, info) or "the task's whole length"))
     elif isinstance(policy, ScoutingPolicy) and (beacons is None or not policy.needs_library):
-        plan = policy.scouts()
-        facts += [("scouts", told_plan(plan, info)), ("plan", told_schedule(policy, info) or "the task's whole length")]
-    sizes = _sizes(policy, info, epochs) if policy_kind(config.policy.kind).blind and plan is None else None
+        lost = most_cost(policy, info) or 0.0
+        facts += [
+            ("scouts", told_plan(policy, info)),
+            ("plan", told_schedule(policy, info) or "the task's whole length"),
+        ]
+    sizes = _sizes(policy, info, epochs) if policy_kind(config.policy.kind).blind and lost is None else None
     facts.append(("length", _told_length(info, epochs, sizes)))
     seconds = None
     if costs.table is not None:
-        seconds = _seconds(info, costs.table, epochs=epochs, sizes=sizes, plan=plan, measure=config.measure)
+        seconds = _seconds(info, costs.table, epochs=epochs, sizes=sizes, lost=lost or 0.0, measure=config.measure)
     facts.append(("takes", _told_seconds(seconds, costs.source, config, info)))
     return Rehearsal(tuple(facts), seconds, None)
 
@@ -115,17 +118,14 @@ def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
 
 
 def _seconds(
-    info: TaskInfo, costs: CostTable, *, epochs: int, sizes: list[int] | None, plan: ScoutPlan | None, measure: bool
+    info: TaskInfo, costs: CostTable, *, epochs: int, sizes: list[int] | None, lost: float, measure: bool
 ) -> tuple[float, float]:
     def total(used: Iterable[int]) -> float:
         return sum(costs.whole_epochs(size, info.train_size) for size in used)
 
     each = [total([size] * epochs) for size in info.batch_sizes]
     low, high = (total(sizes), total(sizes)) if sizes else (min(each), max(each))
-    lost = 0.0
-    if plan is not None and plan.configurations:
-        lost = expected_cost(plan, costs, info.train_size) or 0.0
-    return low + lost, (high + lost) * (1.0 + (info.measuring_budget if measure else 0.0))
+    return low, (high + lost) * (1.0 + (info.measuring_budget if measure else 0.0))
 
 
 def _told_seconds(seconds: tuple[float, float] | None, source: str | None, config: RunConfig, info: TaskInfo) -> str:

@@ -58,12 +58,12 @@ def train_scouts(
     task = replace(info_of(config, data, config.costs), scouts_go_on=True)
     policy.reset(task, library)
     plan = policy.scouts()
-    for line in (told_schedule(policy, task), *([told_plan(plan, task)] if not plan.configurations else ())):
+    for line in (told_schedule(policy, task), *([told_plan(policy, task)] if not plan.configurations else ())):
         if line:
             observer.note(line)
     if not plan.configurations:
         return None
-    observer.scouting(told_plan(plan, task))
+    observer.scouting(told_plan(policy, task))
     scouts: list[Scout] = []
     records: list[ScoutRecord] = []
     each = epochs_of(plan.epochs, task.periods)

@@ -1,16 +1,23 @@
 """What a run's scouts will try, what that costs, and what each came to, in a line."""
 
 import math
+from itertools import product
 
-from autobatch.beacons import CostTable
 from autobatch.policies import Policy, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
-from autobatch.policies.steer import ScoutPlan
+from autobatch.policies.steer import Scout, ScoutingPolicy
 from autobatch.training.running._scouting import ScoutRecord
 
+_COURSES = tuple(product((0.9, 0.5), (0.94, 1.06)))
+"""Courses of scouts, of which one is the dearest: the first loss by that of guessing, and the second by the first."""
 
-def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
-    """Say in a line what will be tried, and what it costs at most."""
+_LOWER = 0.94
+"""What each further loss is to the one before: far enough below for a smaller batch to be tried still."""
+
+
+def told_plan(policy: ScoutingPolicy, task: TaskInfo) -> str:
+    """Say in a line what a policy that was reset will try, and what it costs at most."""
+    plan = policy.scouts()
     if not plan.configurations:
         return plan.note
     tried = ", ".join(configuration(*one) for one in plan.configurations)
@@ -21,14 +28,14 @@ def told_plan(plan: ScoutPlan, task: TaskInfo) -> str:
             f"{count(plan.most, 'scout')} of {task.told(plan.epochs)} each at most: {tried} first, then rates "
             "towards where the loss falls"
         )
-    cost = expected_cost(plan, task.costs, task.train_size)
+    cost = most_cost(policy, task)
     if cost is None or task.costs is None:
         return line + note
     size = plan.configurations[0][0]
     whole = task.costs.whole_epochs(size, task.train_size, task.epochs)
     return (
-        f"{line}; those that lose take about {duration(cost)}, {percent(cost / whole)} of a whole training at s{size}, "
-        f"measuring not counted{note}"
+        f"{line}; those that lose take at most about {duration(cost)}, {percent(cost / whole)} of a whole training at "
+        f"s{size}, measuring not counted{note}"
     )
 
 
@@ -59,9 +66,25 @@ def told_scout(record: ScoutRecord) -> str:
     )
 
 
-def expected_cost(plan: ScoutPlan, costs: CostTable | None, train_size: int) -> float | None:
-    """Return seconds of all scouts but the one that goes on, measuring not counted; None without a cost table."""
-    if costs is None:
+def most_cost(policy: ScoutingPolicy, task: TaskInfo) -> float | None:
+    """Return seconds of all scouts that may come but the one that goes on, measuring not counted.
+
+    Args:
+        policy: the policy, reset.
+        task: the task.
+
+    Returns:
+        Seconds of the dearest course, s; None without a cost table.
+    """
+    if task.costs is None:
         return None
-    each = [costs.whole_epochs(size, train_size, plan.epochs) for size, _ in plan.configurations]
-    return sum(each) + plan.more * each[-1] - min(each) if each else 0.0
+    courses = []
+    for first, second in _COURSES:
+        loss, done = first * (task.guessing or 1.0), list[Scout]()
+        while len(done) < len((plan := policy.scouts(done)).configurations):
+            size, lr = plan.configurations[len(done)]
+            done.append(Scout(size, lr, (loss,) * plan.epochs, (loss,) * plan.epochs, score=task.score))
+            loss *= second if len(done) == 1 else _LOWER
+        each = [task.costs.whole_epochs(one.batch_size, task.train_size, len(one.scores)) for one in done]
+        courses.append(sum(each) - min(each, default=0.0))
+    return max(courses)
