@@ -31,7 +31,7 @@ class Recorder:
         )
         self._library = library
         self._last = (0, 0.0)
-        self._advised: tuple[int, float | None, bool] | None = None
+        self._advised: tuple[int, float | None, bool, bool] | None = None
 
     def record(self, decision: DecisionRecord, figures: Mapping[str, float], **state: Any) -> None:
         """Give the loggers the record of a decision, or of the end of the training."""
@@ -73,10 +73,10 @@ class Recorder:
 
         Args:
             decision: the decision.
-            advice: whether decisions are only advice; it is told again where it has changed.
+            advice: whether decisions are only advice; it is told again where it has changed, the rate's fall once.
         """
-        stops = "advice: stop" in (decision.limit or "")
-        asked = (decision.requested_batch_size, decision.requested_lr, stops)
+        said = decision.limit or ""
+        asked = (decision.requested_batch_size, decision.requested_lr, "advice: stop" in said, " of " in said)
         news = asked != self._advised if advice else decision.turn or bool(decision.limit)
         if news:
             self._advised = asked

@@ -12,9 +12,8 @@ learning draws: a step takes as long whatever its size, as on a large GPU, or ev
 policy on seeds that the runs of ``steer`` in ``benchmarks/results/steer`` or ``learned_growth`` have, the tasks taking
 turns, and appends to ``benchmarks/results/learned_general/TASK.jsonl``; what is there is not trained again. ``page``
 sets each beside the rule, paired by seed, and notes the figures on the shipped card; ``run TASK --policy steer`` trains
-the rule on seeds that it has not had there. There, ``learned-general-unbounded`` is the same network with ``seen`` left
-out of its card, so that nothing is too far from what it was trained on, ``general-without-mnist`` is of ``learn
---without mnist``, as are the others, and ``steer-whole`` is ``steer`` with ``length: 1``. The last rows are over the
+the rule on seeds that it has not had there. There, ``general-without-mnist`` is of ``learn --without mnist``, as are
+the others, and ``steer-whole`` is ``steer`` with ``length: 1``. The last rows are over the
 tasks on which it ran with their data left out, with the p-values of Student's and Wilcoxon's paired tests.
 """
 

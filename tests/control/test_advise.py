@@ -1,6 +1,7 @@
 """Advice: the loop is as it would be without a controller, and the records say what would have been done."""
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from autobatch._errors import ConfigError
 from autobatch.control import BatchPlan, MeasureAtInterval
+from autobatch.policies import SteerParameters, SteerPolicy
 from tests.control.loops import Toy, weights
 
 
@@ -109,6 +111,18 @@ def test_nothing_is_changed(loader: dict[str, Any], announced: int, every: float
     assert {record["lr"] for record in logger.records} == {0.01}
     assert {record["lr_effective"] for record in logger.records} == {0.01}
     json.dumps(logger.records)
+
+
+def test_where_the_rate_would_begin_to_fall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "autobatch")
+    policy = SteerPolicy(SteerParameters(scouts=0, length=1.0))
+    toy = Toy(policy, epochs=8, advise=5, batch_sizes=(5,), rates="steered")
+    for _ in range(8):
+        for batch in plain_loader(toy):
+            toy.step(batch)
+        toy.controller.end_epoch(val_loss=1.0)
+    told = [record.getMessage() for record in caplog.records if "advice: " in record.getMessage()]
+    assert [" of 0.05; nothing is changed" in one for one in told] == [False, True]
 
 
 def test_samples_are_those_of_the_batches_that_came() -> None:

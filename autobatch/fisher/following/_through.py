@@ -12,12 +12,14 @@ from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
 from autobatch.fisher.following._move import WHOLE, Additive, Known, Move, TorchCall
 
+Where = BatchLayout | Literal["whole"] | None
+"""How samples lie in an output; None where nobody can tell."""
+
 # Places of arguments that are given by name, of most functions.
 _SLOTS = {
     "input": 0, "self": 0, "query": 0, "condition": 0, "other": 1, "key": 1, "weight": 1, "vec": 1, "x2": 1, "index": 1,
     "target": 1, "value": 2, "bias": 2,
 }  # fmt: skip
-Where = BatchLayout | Literal["whole"] | None
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input"}
 
 

@@ -15,6 +15,9 @@ RISEN = 0.005
 """Share by which what is validated may have risen above its lowest, at the end, where a longer training is still
 expected to end lower."""
 
+TOLD = 0.04
+"""Share from which on it is said how much lower: of smaller ones not even the direction is sure."""
+
 FEWEST = 3
 """Figures that the slope is taken from, at least."""
 

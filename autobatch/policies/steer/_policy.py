@@ -15,7 +15,7 @@ from autobatch.policies._parameters import PolicyParameters, after_reset
 from autobatch.policies._protocol import Decision, Observation, TaskInfo
 from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import configuration, duration, figure, percent
-from autobatch.policies.steer._ends import LOOK, RISEN, elasticity, lower_by
+from autobatch.policies.steer._ends import LOOK, RISEN, TOLD, elasticity, lower_by
 from autobatch.policies.steer._forks import (
     MOST_FORKS,
     Fork,
@@ -60,6 +60,11 @@ FAR_WORSE = 1.2
 
 CLEARLY_BETTER = 0.995
 """Share of the best scout's loss below which a smaller batch has to come: closer than that is chance."""
+
+OF_LEARNT = 0.05
+"""Share of what the best scout has learnt, the loss of guessing less its own, that half the batch has to gain where
+scouts have hardly begun: where noise keeps the loss from ever falling far, they seem to, and half the batch is always a
+little ahead."""
 
 MANY_STEPS = 128
 """Steps of an epoch, at the size that scouts have, above which batches may grow further: below, that does harm."""
@@ -183,6 +188,12 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
     return ScoutChoice(lower, reason)
 
 
+def _clearly_below(task: TaskInfo, best: Scout) -> float:
+    """Return the share of the best scout's loss below which a smaller batch has to come where scouts hardly begin."""
+    learnt = (task.guessing or 0.0) / final_loss(best) - 1.0
+    return min(CLEARLY_BETTER, 1.0 - OF_LEARNT * learnt)
+
+
 def _told_no_better(half: Scout, best: Scout) -> str:
     return half.ended or ("is hardly better" if final_loss(half) < final_loss(best) else "is no better")
 
@@ -297,7 +308,7 @@ class SteerPolicy:
         assert choice.scout is not None
         edge, told = ("", rivals[choice.scout]) if blind else (self._told_edge(scouts[choice.scout], smaller), best)
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
-        share = FAR_BETTER if begun else CLEARLY_BETTER
+        share = FAR_BETTER if begun or best is None else _clearly_below(task, best)
         helping = [] if best is None else helping_halves(best, smaller, share)
         if helping:  # those at smaller sizes were made last
             choice = choose_scout(scouts[: len(at_one_size) + len(helping)])
@@ -674,7 +685,7 @@ class SteerPolicy:
         if best is not None and self._validated.risen > RISEN:
             return f"; its {score} was lowest around epoch {best // task.periods}, so it would end no lower {all_of}"
         lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
-        told = f"about {percent(lower)} lower" if lower >= 0.01 else "hardly lower" if lower > 0.0 else "no lower"
+        told = f"about {percent(lower)} lower" if lower >= TOLD else "hardly lower, if at all,"
         return f"; going by its {score} until epoch {until}, that would have ended {told} {all_of}"
 
     def _known_task(self) -> TaskInfo:

@@ -102,7 +102,8 @@ def plan_scouts(
         more = 0 if coming is None else most - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
     settled = len(rates) == len(trained)
-    if affordable > (len(rates) if settled else most) and math.isfinite(hardly):
+    taken = len(rates) if settled and number > MOST else most  # who asks for more scouts than usual has them to spare
+    if affordable > taken and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if settled:
             configurations += smaller_batch(task, trained, hardly)

@@ -54,7 +54,8 @@ def test_it_goes_by_its_plan() -> None:
     assert "95 % of 0.1" in decisions[3].reason
     assert decisions[13].reason == (
         "the rate has come to nothing and the loss to rest after 13 of 20 epochs: stop; going by its validation "
-        "loss until epoch 10, that would have ended no lower after all 20 (length: 1 of the policy trains them)"
+        "loss until epoch 10, that would have ended hardly lower, if at all, after all 20 (length: 1 of the policy "
+        "trains them)"
     )
 
 
@@ -237,6 +238,16 @@ def test_where_nothing_has_begun_a_smaller_batch_is_tried(
     assert policy.scouts(done).configurations[2:] == ((16, 0.1),)
     choice = policy.take([*done, Scout(16, 0.1, (loss,), (1.0,))])
     assert told in choice.reason
+    assert (policy.start, policy.planned_epochs) == (start, end)
+
+
+@pytest.mark.parametrize(("half", "start", "end"), [(1.16, (32, 0.1), 28), (1.14, (16, 0.1), 40)])
+def test_half_the_batch_has_to_gain_a_share_of_what_was_learnt(half: float, start: tuple[int, float], end: int) -> None:
+    """A loss that noise keeps above 0.65 of guessing: of 0.55 that was learnt a twentieth is 0.0275."""
+    task = make_task(epochs=40, train_size=2000, learning_rates=(0.05, 0.1), steered=True, guessing=1.72)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    policy.take([Scout(32, 0.05, (1.2,), (1.0,)), Scout(32, 0.1, (1.17,), (1.0,)), Scout(16, 0.1, (half,), (1.0,))])
     assert (policy.start, policy.planned_epochs) == (start, end)
 
 
