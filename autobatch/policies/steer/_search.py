@@ -293,7 +293,8 @@ def _why_none(task: TaskInfo, number: int) -> str:
         why = "one alone has nothing to be compared with, it takes two"
     else:
         verb = "is" if task.epochs == task.periods else "are"
-        why = f"{task.told(task.epochs)} {verb} too few, and better spent on the training itself"
+        steps = count(math.ceil(task.train_size * task.periods / _size(task)), "step")
+        why = f"{task.told(task.epochs)} of {steps} {verb} too few, and better spent on the training itself"
     where = (
         "" if len(task.learning_rates) < 2 else f", the middle of {', '.join(f'{lr:g}' for lr in task.learning_rates)}"
     )

@@ -207,7 +207,7 @@ def test_the_shortest_runs(home, call, epochs):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--epochs", "3"], "no scouts: 3 epochs are too few, and better spent on the training itself"),
+        (["--epochs", "3"], "no scouts: 3 epochs of 4 steps are too few, and better spent on the training itself"),
         (["--scouts", "1"], "no scouts: one alone has nothing to be compared with, it takes two"),
         (["--scouts", "5"], "; 3 scouts instead of 5: there are 3 learning rates to try"),
         (["--set", "task.schedule.keep=true"], "the task keeps its own schedule (schedule.keep): the rate follows it"),

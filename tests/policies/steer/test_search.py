@@ -105,7 +105,7 @@ def test_a_scout_takes_enough_steps_to_tell(epochs: int, train_size: int, each: 
         (40, 5, RATES[:4], "4 scouts instead of 5: there are 4 learning rates to try"),
         (6, 5, RATES, "3 scouts instead of 5: more would take over a third of the 6 epochs"),
         (40, 3, (0.1,), "no scouts: there is one learning rate, so nothing to choose; it starts with s32 at lr 0.1"),
-        (5, 3, RATES, "no scouts: 5 epochs are too few, and better spent on the training itself; it starts with"),
+        (5, 3, RATES, "no scouts: 5 epochs of 32 steps are too few, and better spent on the training itself; it"),
     ],
 )
 def test_why_there_are_fewer_scouts_than_were_asked_for(
