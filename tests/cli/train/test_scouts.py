@@ -185,7 +185,7 @@ def test_the_stored_scouts_are_no_other_ones(scouting, call):
     assert call("run", "--resume", "cut", "--scouts", "3", "--scout-share", "0.05", "--quiet")[0] == 0
 
 
-@pytest.mark.parametrize(("given", "number"), [("0", 0), ("none", 0), ("1", 0), ("2", 3), ("auto", 2), ("16", 2)])
+@pytest.mark.parametrize(("given", "number"), [("0", 0), ("none", 0), ("1", 0), ("2", 3), ("auto", 2), ("16", 3)])
 def test_how_many_scouts(home, call, given, number):
     """Two go to both ends of the list, of which the highest is best, so that half the batch is tried there."""
     assert call(*NEW, "--scouts", given, "--out", "o", "--quiet")[0] == 0
