@@ -201,7 +201,8 @@ def used_by(
     Returns:
         What was used, in its order, and where each but maybe the last has ended, in epochs.
     """
-    made = [one for one in decisions if not one.stop]
+    trained = rows[-1].examples if rows else 0
+    made = [one for one in decisions if not one.stop and one.example < trained]
     if isinstance(config, LoopConfig) and len(made) > 1 and not isinstance(made[1].epoch, int):
         return made, [one.epoch for one in made[1:]]
     return rows, [row.epoch for row in rows]

@@ -206,12 +206,14 @@ def _not_in_vain(
 ) -> tuple[list[DecisionRecord], list[float]]:
     """Return the decisions that the last weights come from, and the examples that these had seen at each."""
     kept: list[tuple[DecisionRecord, float]] = []
-    in_vain = 0.0
+    in_vain = [(0.0, 0.0)]  # from which example on, and how many of those before
     for one, start in zip(made, starts, strict=True):
         if one.back_to is not None:
-            in_vain = start - one.back_to * epoch
-            kept = [(before, at) for before, at in kept if at < start - in_vain]
-        kept.append((one, start - in_vain))
+            there = one.back_to * epoch
+            there -= next(vain for since, vain in reversed(in_vain) if since <= there)
+            in_vain.append((start, start - there))
+            kept = [(before, at) for before, at in kept if at < there]
+        kept.append((one, start - in_vain[-1][1]))
     return [one for one, _ in kept], [at for _, at in kept]
 
 

@@ -24,6 +24,9 @@ TELLING_LAST = 1.0
 BETTER = 0.95
 """Share of what it was below which another figure counts as better, where that is beyond its scatter too."""
 
+_DIGITS = 6
+"""Digits of a share of examples; those beyond are round-off, as of a mean over batches."""
+
 _OF_BENDS = 1.4826 / math.sqrt(6)
 """Standard deviation of a normal figure over the median absolute second difference, which a trend leaves out."""
 
@@ -80,10 +83,8 @@ def _standard_error(figures: Mapping[int, float]) -> float:
 
 
 def _of_shares(figures: Mapping[int, float]) -> float:
-    """Return the least such error of shares of examples: the binomial one, where they repeat and so tell their step."""
-    apart = sorted(set(figures.values()))
-    if len(apart) == len(figures):
-        return 0.0
+    """Return the least such error of shares of examples, the binomial one: two differ by an example at least."""
+    apart = sorted({round(figure, _DIGITS) for figure in figures.values()})
     one_example = min((after - before for before, after in pairwise(apart)), default=0.0)
     return math.sqrt(max(0.0, fmean(figures.values())) * one_example * 2 / WINDOW)
 

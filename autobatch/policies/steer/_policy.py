@@ -189,9 +189,14 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
 
 
 def _clearly_below(task: TaskInfo, best: Scout) -> float:
-    """Return the share of the best scout's loss below which a smaller batch has to come where scouts hardly begin."""
-    learnt = (task.guessing or 0.0) / final_loss(best) - 1.0
-    return min(CLEARLY_BETTER, 1.0 - OF_LEARNT * learnt)
+    """Return the share of the best scout's loss below which a smaller batch has to come where scouts hardly begin.
+
+    Guessing comes to a training loss; of scouts that are compared by another figure it says nothing.
+    """
+    loss = final_loss(best)
+    if best.by_score or not loss > 0.0 or task.guessing is None:
+        return CLEARLY_BETTER
+    return min(CLEARLY_BETTER, 1.0 - OF_LEARNT * (task.guessing / loss - 1.0))
 
 
 def _told_no_better(half: Scout, best: Scout) -> str:

@@ -74,11 +74,15 @@ def most_cost(policy: ScoutingPolicy, task: TaskInfo) -> float | None:
         task: the task.
 
     Returns:
-        Seconds of the dearest course, s; None without a cost table.
+        Seconds of the dearest course, s, none being ended before its time; None without a cost table.
     """
     if task.costs is None:
         return None
-    courses = []
+    begun = policy.scouts()
+    if not begun.configurations:
+        return 0.0
+    usual = begun.configurations[0][0]
+    courses, smaller = [], set[int]()
     for first, second in _COURSES:
         loss, done = first * (task.guessing or 1.0), list[Scout]()
         while len(done) < len((plan := policy.scouts(done)).configurations):
@@ -87,4 +91,8 @@ def most_cost(policy: ScoutingPolicy, task: TaskInfo) -> float | None:
             loss *= second if len(done) == 1 else _LOWER
         each = [task.costs.whole_epochs(one.batch_size, task.train_size, len(one.scores)) for one in done]
         courses.append(sum(each) - min(each, default=0.0))
-    return max(courses)
+        smaller.update(one.batch_size for one in done if one.batch_size < usual)
+    # Every rate that may be tried, the dearest of which no course has to hold, and half the batch.
+    rates = (begun.most - 1) * task.costs.whole_epochs(usual, task.train_size, begun.epochs)
+    half = task.costs.whole_epochs(max(smaller), task.train_size, begun.epochs) if smaller else 0.0
+    return max(*courses, rates + half)

@@ -15,6 +15,7 @@ from autobatch._files import alone_in
 from autobatch.cli import main
 from autobatch.control import AutoBatchController, BatchPlan, MeasureAtInterval, NeverMeasure
 from autobatch.control.run import load_decisions, load_epochs, load_loop_config, load_summary
+from autobatch.policies import Decision, Observation
 from autobatch.report import load_run_facts, read_run, save_html
 from autobatch.report._follow import RunLines, RunWatch
 from autobatch.report._summary import paste_words
@@ -127,6 +128,27 @@ def test_what_was_trained_in_vain_is_not_pasted(tmp_path: Path) -> None:
         (4, 0, None), (4, 24, None), (4, 48, None), (8, 72, 1),
     ]  # fmt: skip
     assert paste_words(record) == ("'0:4 24:8' (from example:batch size, as for Megatron-LM); by epochs '0:4 1e:8'")
+
+
+class ReturnsTwice(Returns):
+    """Has training go back once more, after the seventh epoch to the weights after the fifth."""
+
+    def decide(self, observation: Observation) -> Decision:
+        decision = super().decide(observation)
+        self.best_period = 5 if observation.epoch >= 5 else self.best_period
+        self.back_to = 5 if observation.epoch == 7 and self.asked < 20 else self.back_to
+        return decision
+
+    def gone_back(self) -> None:
+        self.asked = 9 if self.asked < 9 else 20
+
+
+def test_what_was_trained_in_vain_twice_is_not_pasted_either(tmp_path: Path) -> None:
+    Loop(tmp_path / "run", policy=ReturnsTwice([4, 4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 4]), epochs=9).train(9)
+    record = read_run(tmp_path / "run")
+    assert [one.back_to for one in record.decisions] == [None, None, None, 1, None, None, None, 5, None]
+    # Kept are one epoch of 4, two of 8 (the fourth and fifth), and what came after the seventh.
+    assert paste_words(record).startswith("'0:4 24:8 72:4' ")
 
 
 def test_stopped_and_diverged_runs_say_so(tmp_path: Path) -> None:

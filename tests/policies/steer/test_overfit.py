@@ -190,6 +190,8 @@ def test_a_few_examples_more_are_chance(more: int, told: int | None) -> None:
     errors = [count / 400 for count in [9, 7, 6, 5, 5, 5, *[5 + more] * 5]]
     assert best_period(dict(enumerate(errors, start=1)), shares=True) == told
     assert best_period(dict(enumerate(errors, start=1))) == 6
+    in_batches = [error + 1e-9 * place for place, error in enumerate(errors)]  # round-off tells no epochs apart
+    assert best_period(dict(enumerate(in_batches, start=1)), shares=True) == told
 
 
 def test_by_how_much_it_has_risen() -> None:

@@ -251,6 +251,18 @@ def test_half_the_batch_has_to_gain_a_share_of_what_was_learnt(half: float, star
     assert (policy.start, policy.planned_epochs) == (start, end)
 
 
+@pytest.mark.parametrize(("validated", "start"), [((0.0, 0.0), (32, 0.1)), ((0.1, 0.098), (16, 0.1))])
+def test_scouts_that_are_compared_by_another_figure_than_guessing_need_half_a_per_cent(
+    validated: tuple[float, float], start: tuple[int, float]
+) -> None:
+    task = make_task(epochs=40, train_size=600, learning_rates=(0.05, 0.1), steered=True, guessing=1.72)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    usual, half = validated
+    policy.take([Scout(32, 0.05, (1.7,), (1.0,)), Scout(32, 0.1, (1.6,), (usual,)), Scout(16, 0.1, (1.5,), (half,))])
+    assert policy.start == start
+
+
 def steered(*losses: float, scores: tuple[float, ...] = (), smaller: float | None = None) -> SteerPolicy:
     """A policy that has taken scouts at 0.05, 0.1, 0.2, and one with half the batch where there is a loss of it."""
     rates = (0.05, 0.1, 0.2)
