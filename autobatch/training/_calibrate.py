@@ -73,7 +73,7 @@ def calibrate(
         The table.
 
     Raises:
-        ConfigError: the model fails with batches of one of these sizes; not where memory runs out.
+        ConfigError: the model fails with batches of one of these sizes, or they do not fit into memory.
     """
     with reproducible(device, task.threads):
         bench = _Bench(Engine(task, data, device, seed=0, trust_code=trust_code))
@@ -216,7 +216,10 @@ def _told_of(batch_size: int) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            raise ConfigError(
+                f"timing this machine: batches of {batch_size} do not fit into memory; leave {batch_size} out of "
+                "batch_sizes"
+            ) from error
         kind, says, frame = type(error).__name__, first_line(error), _innermost(error)
         said = kind if says == kind else f"{kind}: {says}"
         raise ConfigError(
