@@ -20,7 +20,8 @@ length under a cosine schedule, but for the trials of ``optuna-halving``:
   have taken the examples of one training.
 
 ``page`` writes the table of ``docs/steer.md``: over tasks, relative to the best of the grid, and ``steer`` beside each
-by Student's and Wilcoxon's paired tests on the tasks' means. Examples and steps have in them what was thrown away.
+by Student's and Wilcoxon's paired tests on the tasks' means: on all, on the twenty-two that took part in choosing few
+rules, and on the ten of these that took part in hardly any. Examples and steps have in them what was thrown away.
 """
 
 import math
@@ -39,9 +40,11 @@ from benchmarks import pages
 from benchmarks.learning.learned_growth import told_test
 from benchmarks.pages import Row, relative
 from benchmarks.steering import loops
+from benchmarks.steering.brought_tasks import BROUGHT
 from benchmarks.steering.few_epochs_tasks import FEW
 from benchmarks.steering.loop_tasks import Task
 from benchmarks.steering.loops import CHOSEN, EVERY, FRESH, SIZE, SIZES, logarithm
+from benchmarks.steering.newest_tasks import NEWEST
 
 PLACES = 5
 """Places in a list of rates that a portfolio tells apart, from the lowest to the highest."""
@@ -259,16 +262,21 @@ def page() -> None:
 
     figures = {run: np.array([beside(run, name) for name in names]) for run in runs}
     titles = "what is done | test loss, mean | median | within 7 % | examples | steps | test loss of `steer` beside it"
+    titles += " | lower on | least | on the twenty-two newest | on the ten brought"
     lines = [pages.heading(titles)]
+    newer = [[name in group for name in names] for group in ({**NEWEST, **BROUGHT}, BROUGHT)]
     for run, own in figures.items():
         losses, costs = own[:, 0], own[:, 1:].mean(0)
+        apart = figures["steer"][:, 0] - losses
+        tests = [told_test(apart), f"{100 * np.mean(apart < 0):.0f} %", f"1 / {math.exp(-apart.min()):.0f}"]
+        tests += [told_test(apart[group]) for group in newer]
         cells = [
             f"`{run}`",
             relative(float(losses.mean())),
             relative(float(np.median(losses))),
             f"{100 * np.mean(losses <= math.log(loops.NEAR)):.0f} %",
             *(f"{math.exp(cost):.2f}" for cost in costs),
-            "" if run == "steer" else told_test(figures["steer"][:, 0] - losses),
+            *([""] * len(tests) if run == "steer" else tests),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{len(names)} tasks, {len(seeds)} seeds each."]

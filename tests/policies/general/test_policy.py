@@ -18,7 +18,7 @@ from autobatch.policies import (
     load_policy_spec,
     make_policy,
 )
-from autobatch.policies.general import ENTRIES, HEADS, GeneralParameters, GeneralPolicy
+from autobatch.policies.general import ENTRIES, HEADS, GeneralParameters, GeneralPolicy, lead
 from autobatch.policies.learned import PolicyCard, PolicyTraining, save_learned
 from autobatch.policies.learned._network import Network
 from tests.policies.cases import make_observation, make_task
@@ -192,6 +192,14 @@ def test_weights_of_the_other_kind_are_refused(tmp_path: Path) -> None:
         make_policy(load_policy_spec(path))
     with pytest.raises(ConfigError, match="say 'kind: learned'"):
         GeneralPolicy(GeneralParameters(weights="learned-digits"))
+
+
+def test_a_network_acts_as_its_policy_with_the_lead_of_the_rule(tmp_path: Path) -> None:
+    """Logits below the margin change nothing; without the lead the network would stop at once."""
+    network, card = load_learned(saved(tmp_path, bias={STOP: 0.5}).removesuffix(".yaml"))
+    view = np.zeros(SIZE, dtype=np.float32)
+    assert network.act(view)[-1] == 1
+    assert network.act(view, lead(view, card.margin))[-1] == 0
 
 
 def test_a_card_that_names_its_ladder_runs_on_no_other(tmp_path: Path) -> None:

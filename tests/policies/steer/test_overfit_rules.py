@@ -1,30 +1,17 @@
 """Rules for going back that are replayed on trainings (``benchmarks/steering/overfit_rules.py``)."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "steering" / "overfit_rules.py"
+from benchmarks.steering import overfit_rules as script
+
 RISING = [2.1, 1.4, 1.1, 0.9, 1.3, 1.3, 1.7, 1.7, 2.1, 2.1, 2.5]
 """Lowest in the mean of three after epoch 5, by 0.73 less than after 9 and 0.87 less than after 10, the last but one;
 second differences of 0.4 make a standard error of 1.4826 / sqrt(6) * 0.4 * sqrt(2 / 3) = 0.198."""
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("overfit_rules", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(("falls_from", "once_it_falls", "both"), [(2, (104, 10), (104, 10)), (7, (11, 11), (104, 11))])
 def test_rules_end_a_training_as_by_hand(
-    script: ModuleType, falls_from: int, once_it_falls: tuple[int, int], both: tuple[int, int]
+    falls_from: int, once_it_falls: tuple[int, int], both: tuple[int, int]
 ) -> None:
     row = {
         "epochs": 16,
