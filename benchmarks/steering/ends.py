@@ -47,7 +47,7 @@ def trained(task: Task, x: Tensor, y: Tensor, start: tuple[int, float], length: 
     plan, generator = Plan.of(task.epochs, length, SteerParameters().decay), torch.Generator().manual_seed(seed)
     losses: dict[str, list[float]] = {"train": [], "validation": []}
     for epoch in range(plan.end):
-        chosen_size, factor = grown(size, plan.factor(epoch), loops.SIZES, None)
+        chosen_size, factor = grown(size, plan.factor(epoch), task.sizes, None)
         for group in optimizer.param_groups:
             group["lr"] = lr * factor
         total = 0.0

@@ -25,6 +25,7 @@ rules, and on the ten of these that took part in hardly any. Examples and steps 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -41,9 +42,9 @@ from benchmarks.learning.learned_growth import told_test
 from benchmarks.pages import Row, relative
 from benchmarks.steering import loops
 from benchmarks.steering.brought_tasks import BROUGHT
-from benchmarks.steering.few_epochs_tasks import FEW
+from benchmarks.steering.large_tasks import LARGE
 from benchmarks.steering.loop_tasks import Task
-from benchmarks.steering.loops import CHOSEN, EVERY, FRESH, SIZE, SIZES, logarithm
+from benchmarks.steering.loops import CHOSEN, EVERY, FRESH, SIZE, SMALL, logarithm
 from benchmarks.steering.newest_tasks import NEWEST
 
 PLACES = 5
@@ -64,6 +65,7 @@ class Training:
         self.optimizer = task.optimizer(self.model.parameters(), task.rates[0])
         self.generator = torch.Generator().manual_seed(seed)
         self.epoch = self.steps = self.examples = 0
+        self.batches = Counter[int]()
         self.diverged = False
 
     def go_on(self, plan: Plan, until: int) -> "Training":
@@ -79,9 +81,14 @@ class Training:
                 value.backward()
                 self.optimizer.step()
                 total, self.steps = total + value.item(), self.steps + 1
+                self.batches[batch_size] += 1
             self.epoch, self.examples = self.epoch + 1, self.examples + self.task.ends[0]
             self.diverged = not math.isfinite(total)
         return self
+
+    def spent(self) -> Row:
+        """Return what it has taken."""
+        return {"steps": self.steps, "examples": self.examples, "batches": dict(sorted(self.batches.items()))}
 
     def ends(self) -> Row:
         """Return the losses that it has come to, None where they are no numbers."""
@@ -110,7 +117,7 @@ def seesaw(task: Task) -> Plan:
 
     def plan(epoch: int) -> tuple[int, float]:
         factor = falls_to(task, epoch)
-        size = min(SIZES[-1], SIZE * 2 ** math.floor(-math.log2(factor)))
+        size = min(task.sizes[-1], SIZE * 2 ** math.floor(-math.log2(factor)))
         return size, middle(task) * factor * math.sqrt(size / SIZE)
 
     return plan
@@ -119,7 +126,7 @@ def seesaw(task: Task) -> Plan:
 def late(task: Task) -> Plan:
     """Return the plan that switches to the largest batch after three quarters (Wang et al. 2026)."""
     usual = cosine(task, SIZE, middle(task))
-    return lambda epoch: (SIZE if epoch < 0.75 * task.epochs else SIZES[-1], usual(epoch)[1])
+    return lambda epoch: (SIZE if epoch < 0.75 * task.epochs else task.sizes[-1], usual(epoch)[1])
 
 
 def whole(plan: Callable[[Task], Plan]) -> Callable[[str, Task, Tensor, Tensor, int], Row]:
@@ -127,7 +134,7 @@ def whole(plan: Callable[[Task], Plan]) -> Callable[[str, Task, Tensor, Tensor, 
 
     def train(_: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
         training = Training(task, x, y, seed).go_on(plan(task), task.epochs)
-        return {**training.ends(), "steps": training.steps, "examples": training.examples}
+        return {**training.ends(), **training.spent()}
 
     return train
 
@@ -138,14 +145,14 @@ def prodigy(_: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
     decay = training.optimizer.defaults.get("weight_decay", 0.0)
     training.optimizer = Prodigy(training.model.parameters(), lr=1.0, weight_decay=decay)
     training.go_on(cosine(task, SIZE, 1.0), task.epochs)
-    return {**training.ends(), "steps": training.steps, "examples": training.examples}
+    return {**training.ends(), **training.spent()}
 
 
 def pick_after_epochs(_: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
     """Train four configurations for a twentieth each and go on with the best validated (Egele et al. 2024)."""
     until = max(1, round(0.05 * task.epochs))
     found = []
-    for configuration in [(size, lr) for size in (SIZE, SIZES[-1]) for lr in sorted(task.rates)[-2:]]:
+    for configuration in [(size, lr) for size in (SIZE, task.sizes[-1]) for lr in sorted(task.rates)[-2:]]:
         plan = cosine(task, *configuration)
         training = Training(task, x, y, seed).go_on(plan, until)
         found.append((logarithm(training.ends(), "validation_loss"), len(found), training, plan, configuration))
@@ -156,16 +163,17 @@ def pick_after_epochs(_: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Ro
         **best.ends(),
         "steps": sum(one.steps for one in trained),
         "examples": sum(one.examples for one in trained),
+        "batches": dict(sorted(sum((one.batches for one in trained), Counter[int]()).items())),
         "start": list(configuration),
     }
 
 
 def portfolio(name: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
     """Train the configuration with the best mean rank over all other tasks (Brazdil and Soares 2000)."""
-    found, cells = loops.recorded(), [(size, place) for size in SIZES for place in range(PLACES)]
+    found, cells = loops.recorded(), [(size, place) for size in task.sizes for place in range(PLACES)]
     ranks = []
-    for other in EVERY:
-        if other != name and other not in FEW and (other, loops.best_of(other, found), FRESH[-1]) in found:
+    for other in LARGE if name in LARGE else SMALL:
+        if other != name and (other, loops.best_of(other, found), FRESH[-1]) in found:
             losses = [
                 fmean(
                     logarithm(found[other, f"s{size}-lr{at_place(EVERY[other], place):g}", own], "validation_loss")
@@ -194,10 +202,10 @@ def halving(_: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
         sampler=optuna.samplers.RandomSampler(seed=seed),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
     )
-    spent, steps, best = 0, 0, {"validation_loss": None, "test_loss": None, "start": None}
+    spent, steps, batches, best = 0, 0, Counter[int](), {"validation_loss": None, "test_loss": None, "start": None}
     while spent < budget:
         trial = study.ask()
-        size = trial.suggest_categorical("batch_size", SIZES)
+        size = trial.suggest_categorical("batch_size", task.sizes)
         lr = trial.suggest_categorical("lr", task.rates)
         training, plan = Training(short, x, y, seed), cosine(short, size, lr)
         state, loss = optuna.trial.TrialState.COMPLETE, math.inf
@@ -217,11 +225,12 @@ def halving(_: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
                 state = optuna.trial.TrialState.PRUNED
                 break
         steps += training.steps
+        batches += training.batches
         complete = state == optuna.trial.TrialState.COMPLETE
         study.tell(trial, loss if complete else None, state=state)
         if complete and (best["validation_loss"] is None or loss < best["validation_loss"]):
             best = {**training.ends(), "start": [size, lr]}
-    return {**best, "steps": steps, "examples": spent * task.ends[0]}
+    return {**best, "steps": steps, "examples": spent * task.ends[0], "batches": dict(sorted(batches.items()))}
 
 
 RIVALS = {
@@ -239,7 +248,7 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
     """Train what is missing of the tasks, the seeds taking turns."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for seed in FRESH:
-        for name, task, x, y in loops.loaded(tasks or [name for name in EVERY if name not in FEW], data_dir):
+        for name, task, x, y in loops.loaded(tasks or list(SMALL), data_dir):
             for rival, train in RIVALS.items():
                 if (name, rival, seed) not in loops.recorded():
                     row = {"task": name, "run": rival, "seed": seed, **train(name, task, x, y, seed)}
@@ -251,7 +260,7 @@ def page() -> None:
     """Write the table over the tasks that have all rivals, by the seeds that all of them have."""
     found = loops.recorded()
     runs = ("steer", *RIVALS)
-    names = [name for name in EVERY if name not in FEW and all((name, run, FRESH[0]) in found for run in runs)]
+    names = [name for name in SMALL if all((name, run, FRESH[0]) in found for run in runs)]
     seeds = [seed for seed in FRESH if all((name, run, seed) in found for name in names for run in runs)]
 
     def beside(run: str, name: str) -> list[float]:

@@ -354,6 +354,8 @@ class Task(NamedTuple):
     """Where the examples to train with end, and those to validate with; the others are to test with."""
     stored: bool = False
     """Whether `data` takes the folder that data sets lie in."""
+    sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
+    """Batch sizes to choose from."""
 
 
 TASKS = {

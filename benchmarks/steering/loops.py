@@ -18,9 +18,11 @@ Differences are of logarithms of losses on examples that neither chose by; steps
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -31,17 +33,19 @@ from torch.utils.data import DataLoader, TensorDataset
 import autobatch
 from autobatch.control import BatchPlan, MeasuringPlan, NeverMeasure
 from autobatch.policies import Policy
+from autobatch.policies.steer import _search
 from benchmarks import pages
 from benchmarks.pages import Row, relative
 from benchmarks.steering.brought_tasks import BROUGHT
 from benchmarks.steering.few_epochs_tasks import FEW
+from benchmarks.steering.large_tasks import LARGE
 from benchmarks.steering.latest_tasks import LATEST
 from benchmarks.steering.loop_tasks import LATER, TASKS, Task
 from benchmarks.steering.newest_tasks import NEWEST
 
 RESULTS = pages.RESULTS / "steer_loops.jsonl"
-EVERY = {**TASKS, **LATER, **LATEST, **NEWEST, **BROUGHT, **FEW}
-SIZES = (8, 16, 32, 64, 128)
+SMALL = {**TASKS, **LATER, **LATEST, **NEWEST, **BROUGHT}
+EVERY = {**SMALL, **FEW, **LARGE}
 SIZE = 32
 """What scouts train at, and who knows nothing would."""
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
@@ -49,6 +53,8 @@ NEAR, FAR = 1.07, 1.3
 """Test loss over that of the best of the grid up to which a task counts as near, and from which the page names it."""
 UNMEASURED = "steer, nothing measured"
 """The run of a controller that measures nothing, and so does not go by the noise scale."""
+AT_32 = "steer, scouts at 32"
+"""The run as if no training had many steps, on tasks of many."""
 BETWEEN = "steer, decisions between epochs"
 """The run of a controller that decides between epochs only, on tasks of few."""
 CHOSEN: pages.Options = {
@@ -111,7 +117,7 @@ def steered(
 ) -> Row:
     """Scout with the loop, and go on with what was best; ``after_epoch`` is called there after each epoch."""
     train, validation = task.ends
-    data, spent = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}
+    data, spent, batches = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}, Counter[int]()
 
     def loop(
         controller: autobatch.AutoBatchController, then: Callable[[nn.Module, Optimizer], None] | None = None
@@ -129,6 +135,7 @@ def steered(
                 optimizer.zero_grad()
                 spent["steps"] += 1
                 spent["examples"] += len(inputs)
+                batches[next((size for size in task.sizes if size >= len(inputs)), task.sizes[-1])] += 1
             controller.end_epoch(val_loss=loss_of(model, x[train:validation], y[train:validation], task.loss))
             if then is not None:
                 then(model, optimizer)
@@ -138,7 +145,7 @@ def steered(
         report = autobatch.scout(
             loop,
             learning_rates=task.rates,
-            batch_sizes=SIZES,
+            batch_sizes=task.sizes,
             seed=seed,
             measuring=measuring,
             plan=plan,
@@ -151,13 +158,14 @@ def steered(
                 scouts=report,
                 rates="steered",
                 seed=seed,
-                batch_sizes=SIZES,
+                batch_sizes=task.sizes,
                 measuring=measuring,
                 plan=plan,
             ),
             after_epoch,
         )
-    return {**ends(task, model, x, y), **spent, "start": [report.batch_size, report.lr]}
+    started = {"start": [report.batch_size, report.lr], "batches": dict(sorted(batches.items()))}
+    return {**ends(task, model, x, y), **spent, **started}
 
 
 def recorded() -> dict[tuple[str, str, int], Row]:
@@ -172,7 +180,7 @@ def logarithm(row: Row, figure: str) -> float:
 
 def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
     """Return the configuration of the grid with the lowest validation loss, in the mean over its seeds."""
-    grid = [f"s{size}-lr{lr:g}" for size in SIZES for lr in EVERY[name].rates]
+    grid = [f"s{size}-lr{lr:g}" for size in EVERY[name].sizes for lr in EVERY[name].rates]
     return min(
         grid, key=lambda one: fmean(logarithm(found[name, one, seed], "validation_loss") for seed in searched(name))
     )
@@ -180,7 +188,7 @@ def best_of(name: str, found: dict[tuple[str, str, int], Row]) -> str:
 
 def searched(name: str) -> tuple[int, ...]:
     """Return the seeds of a task's grid."""
-    return SEARCHED[: 1 if name in FEW else 2]
+    return SEARCHED[: 2 if name in SMALL else 1]
 
 
 def loaded(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Task, Tensor, Tensor]]:
@@ -197,7 +205,7 @@ def loaded(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Tas
 def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
     """Train what is missing of the tasks."""
     for name, task, x, y in loaded(tasks, data_dir):
-        grid = {f"s{size}-lr{lr:g}": (size, lr) for size in SIZES for lr in task.rates}
+        grid = {f"s{size}-lr{lr:g}": (size, lr) for size in task.sizes for lr in task.rates}
 
         def keep(run: str, seed: int, train: Callable[[], Row], name: str = name) -> None:
             if (name, run, seed) not in recorded():
@@ -212,6 +220,10 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
         for seed in FRESH:
             keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
             keep("steer", seed, lambda: steered(task, x, y, seed))  # noqa: B023
+            if name in LARGE:
+                with patch.object(_search, "EXAMPLES", math.inf):
+                    keep(AT_32, seed, lambda: steered(task, x, y, seed))  # noqa: B023
+                continue
             keep(UNMEASURED, seed, lambda: steered(task, x, y, seed, NeverMeasure()))  # noqa: B023
             if name in FEW:
                 an_epoch = BatchPlan(decide_every=task.ends[0])
@@ -228,15 +240,14 @@ def page() -> None:
     lines, brief = [pages.heading(titles)], [pages.heading(titles)]
     figures: dict[str, list[float]] = {}
     worst: list[str] = []
-    every = [name for name in EVERY if name not in FEW]
     groups: tuple[tuple[str, Iterable[str]], ...] = (
         ("the eighteen", TASKS),
         ("the eight", LATER),
         ("the twelve", LATEST),
         ("the twelve newest", NEWEST),
         ("those brought", BROUGHT),
-        ("all", every),
-        ("where measuring changes a training", [name for name in every if _measuring_changes(name, found)]),
+        ("all", SMALL),
+        ("where measuring changes a training", [name for name in SMALL if _measuring_changes(name, found)]),
     )
     for told, group in groups:
         names = [name for name in group if {(name, run, FRESH[-1]) for run in ("steer", UNMEASURED)} <= found.keys()]

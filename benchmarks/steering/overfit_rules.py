@@ -51,7 +51,7 @@ def trained(task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
     """Train `steer` without going back, and an epoch from each of the weights that it might go back to."""
     train, validation = task.ends
     policy = SteerPolicy(SteerParameters(patience=0.0))
-    periods = policy.periods_of_epoch(loops.SIZES, train, task.epochs)
+    periods = policy.periods_of_epoch(task.sizes, train, task.epochs)
     losses: dict[str, list[float]] = {"validation_losses": [], "test_losses": []}
     kept: dict[int, tuple[Any, Any]] = {}
     went_back: dict[int, float] = {}
@@ -80,9 +80,9 @@ def _after_going_back(
 ) -> float:
     """Return the test loss after an epoch from weights of before, as `steer` trains it."""
     train, validation = task.ends
-    periods = policy.periods_of_epoch(loops.SIZES, train, task.epochs)
+    periods = policy.periods_of_epoch(task.sizes, train, task.epochs)
     plan, (batch_size, lr) = policy.plan.hastened(epoch * periods, best * periods, periods), policy.start
-    ladder = (batch_size,) if policy.state_dict()["calm"] else loops.SIZES
+    ladder = (batch_size,) if policy.state_dict()["calm"] else task.sizes
     with torch.random.fork_rng(devices=()):
         model = task.model()
         optimizer = task.optimizer(model.parameters(), lr)
@@ -104,7 +104,7 @@ def _after_going_back(
 def run_all(tasks: Sequence[str], data_dir: Path | None, seeds: Sequence[int]) -> None:
     """Train what is missing of the tasks; of all but those of few epochs where none is named."""
     there = pages.keyed(RESULTS, "task", "seed")
-    for name, task, x, y in loops.loaded(tasks or [one for one in loops.EVERY if one not in loops.FEW], data_dir):
+    for name, task, x, y in loops.loaded(tasks or list(loops.SMALL), data_dir):
         for seed in seeds:
             if (name, seed) not in there:
                 pages.keep(RESULTS, {"task": name, "seed": seed, **trained(task, x, y, seed)})

@@ -51,7 +51,7 @@ from autobatch.policies.steer._search import _nearest, compared, plan_scouts, st
 from autobatch.training import load_task, task_info
 from benchmarks.pages import ENVS, RESULTS, heading, parser_of
 from benchmarks.steering import small_scouts
-from benchmarks.steering.loops import EVERY, SIZES, logarithm
+from benchmarks.steering.loops import EVERY, logarithm
 
 OUT = RESULTS / "scouting.json"
 TASKS = (
@@ -177,7 +177,7 @@ def small() -> list[Pick]:
         task = EVERY[name]
         own = {(row["lr"], row["seed"]): row for row in rows if row["task"] == name}
         info = TaskInfo(
-            name, SIZES, task.rates, task.epochs, task.ends[0], "validation_loss", (), 0, None, 0.0, steered=True
+            name, task.sizes, task.rates, task.epochs, task.ends[0], "validation_loss", (), 0, None, 0.0, steered=True
         )
         ends = {key: logarithm(row, "validation_loss") for key, row in own.items()}
         losses = {key: row["train_losses"] for key, row in own.items()}

@@ -32,17 +32,18 @@ _AN_EPOCH_LATER = 1.0 / (1.0 - SteerParameters().decay)
 
 
 @cache
-def rule_plan(epochs: int) -> Plan:
+def rule_plan(epochs: int, *, many: bool = False) -> Plan:
     """Return when the rule lets the rate fall and training end, where no scout says otherwise.
 
     Args:
         epochs: length of the task.
+        many: whether the task has so many steps that scouts train with larger batches.
 
     Returns:
         The plan of ``steer`` with its usual parameters.
     """
     own = SteerParameters()
-    return Plan.of(epochs, own.length if epochs >= LEAST else 1.0, own.decay)
+    return Plan.of(epochs, own.length if epochs >= LEAST and not many else 1.0, own.decay)
 
 
 @dataclass(eq=False)

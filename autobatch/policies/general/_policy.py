@@ -37,6 +37,7 @@ from autobatch.policies.steer import (
 )
 from autobatch.policies.steer._forks import ForkRule, Tried
 from autobatch.policies.steer._plan import Plan
+from autobatch.policies.steer._search import many_steps
 from autobatch.policies.view import EpochCosts
 
 
@@ -148,8 +149,9 @@ class GeneralPolicy(SteerPolicy):
         if turned and trying is not None:
             return self._carried_out(observation, rule, trying, tried=True)
         view = self._shown(course, limits)
+        unlike = "no task that it has learned on has so many steps" if many_steps(task) else None
         within = "decisions lie within epochs, and it has learned between them" if task.periods > 1 else None
-        outside = within or self._outside(view)
+        outside = within or unlike or self._outside(view)
         suggested = course.suggested(limits)
         if outside:
             self._go(course, limits, suggested, rule)

@@ -14,7 +14,7 @@ from autobatch.policies._registry import register_policy
 from autobatch.policies._wording import percent
 from autobatch.policies.steer._plan import Plan, plan_seconds
 from autobatch.policies.steer._policy import MANY_STEPS, SEESAW, SteerParameters, SteerPolicy
-from autobatch.policies.steer._search import start_without_scouts
+from autobatch.policies.steer._search import many_steps, start_without_scouts
 
 
 class PlanChoice(NamedTuple):
@@ -115,6 +115,8 @@ def best_plan(
     """
     if task.costs is None:
         return None, "as steer: without a cost table nothing says what larger batches spare"
+    if many_steps(task):
+        return None, "as steer: no training that was learned from has so many steps"
     steps, (fewest, most) = _steps(task), SEEN
     if not fewest <= steps <= most:
         apart = fewest / steps if steps < fewest else steps / most

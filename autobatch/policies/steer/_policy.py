@@ -47,6 +47,7 @@ from autobatch.policies.steer._search import (
     QUARTER,
     compared,
     helping_halves,
+    many_steps,
     periods_of_epoch,
     plan_scouts,
     start_without_scouts,
@@ -69,8 +70,8 @@ little ahead."""
 MANY_STEPS = 128
 """Steps of an epoch, at the size that scouts have, above which batches may grow further: below, that does harm."""
 
-SEESAW, GROWN = (1.0, 0.5), (4.0, 1.0)
-"""How batches grow while the rate falls, as ``grown`` takes it: usually, and further."""
+SEESAW, GROWN, MANY = (1.0, 0.5), (4.0, 1.0), (4.0, 0.5)
+"""How batches grow while the rate falls, as ``grown`` takes it: usually, further, and in trainings of many steps."""
 
 SPARING = 0.9
 """Share of the plan's time that growing further may take: where it spares less, it is not worth what it may cost."""
@@ -99,7 +100,9 @@ class SteerParameters(PolicyParameters):
         default=0.7,
         gt=0,
         le=1,
-        description="Share of the task's length after which training ends, where the schedule is steered.",
+        description="Share of the task's length after which training ends, where the schedule is steered; the whole "
+        "where a training has fewer than six epochs, steps are missing, or so many that scouts train with larger "
+        "batches.",
     )
     decay: float = Field(
         default=0.75,
@@ -111,12 +114,12 @@ class SteerParameters(PolicyParameters):
         default="auto",
         description="Times that the batch may be larger, once the rate falls, than where it doubles as the rate "
         "halves; auto is 4 where an epoch has more than 128 steps of scouts, a training six epochs, and that spares a "
-        "tenth of the time, else 1.",
+        "tenth of the time, or where steps are so many that scouts train with larger batches, else 1.",
     )
     growth_power: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
         default="auto",
         description="Power of the growth of the batch, while the rate falls, by which the rate is higher in return; "
-        "auto is 1 where the automatic growth is 4, else 0.5.",
+        "auto is 1 where the automatic growth is 4 to spare time, else 0.5.",
     )
     hardly_begun: float = Field(
         default=0.65,
@@ -247,13 +250,15 @@ class SteerPolicy:
             library: not used.
         """
         self._task = task
-        # A training so short ends as planned by its owner: what an early end spares is less than what it costs.
-        self._lay_plan(self.parameters.length if task.epochs >= LEAST * task.periods else 1.0)
+        # A training so short ends as planned by its owner: what an early end spares is less than what it costs. Where
+        # steps are many, larger batches spare more.
+        many = many_steps(task)
+        self._lay_plan(self.parameters.length if task.epochs >= LEAST * task.periods and not many else 1.0)
         self._further = self._grows_further()
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._noise, self._calm, self._before, self._shrunk = Noise(), False, None, None
+        self._noise, self._calm, self._before, self._shrunk = None if many else Noise(), False, None, None
         self._scouted = self.samples_wanted = 0
         self._validated, self._hastened, self._back = Validated(task.score, task.periods), None, None
 
@@ -407,9 +412,10 @@ class SteerPolicy:
         falls = f"the rate falls in a line to nothing after {task.told(plan.end)}, {why}"
         if size == batch_size:
             reason = f"{falls}: {percent(factor)} of {lr:g}{then}"
-        elif self._growth == GROWN:
+        elif self._growth in (GROWN, MANY):
+            spare = "fewer steps" if task.costs is None else "less time"
             reason = (
-                f"batches of {size} at {factor_there:.2g} times {lr:g} take less time and calm the steps as "
+                f"batches of {size} at {factor_there:.2g} times {lr:g} take {spare} and calm the steps as "
                 f"{percent(factor)} of it would with {batch_size}; {falls}{then}"
             )
         else:
@@ -575,6 +581,8 @@ class SteerPolicy:
     def _grows_further(self) -> bool:
         """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""
         task, size = self._known_task(), start_without_scouts(self._known_task())[0]
+        if many_steps(task):
+            return True
         few_steps = task.train_size * task.periods <= MANY_STEPS * size or task.epochs < LEAST * task.periods
         if task.costs is None or few_steps:
             return False
@@ -584,7 +592,7 @@ class SteerPolicy:
     def _growth(self) -> tuple[float, float]:
         own = self.parameters
         further = self._further and own.growth == "auto" and self._hastened is None
-        ahead, power = GROWN if further else SEESAW
+        ahead, power = (MANY if many_steps(self._known_task()) else GROWN) if further else SEESAW
         return (
             ahead if own.growth == "auto" else own.growth,
             power if own.growth_power == "auto" else own.growth_power,

@@ -16,8 +16,12 @@ from autobatch.policies.steer._scouts import (
     learnt_nothing,
 )
 
-SIZE = 32
-"""Batch size that scouts train at, or the rung next to it: see ``docs/concepts/steer.md``."""
+SIZE, LARGEST = 32, 256
+"""Batch size that scouts train at, or the rung next to it, and the largest where a training has many steps: see
+``docs/concepts/steer.md``."""
+
+EXAMPLES = 100_000
+"""Examples of a whole training, each epoch's counted anew, from which that size grows, as the root of their number."""
 
 MOST = 3
 """Scouts where nobody says how many."""
@@ -53,15 +57,17 @@ def plan_scouts(
 ) -> ScoutPlan:
     """Say which short trainings to make of a task that nothing is known of.
 
-    All train at one size, the rung nearest to ``SIZE``, since an early loss cannot compare sizes: a smaller batch has
-    taken more steps. The middle rate comes first, then a higher one, then one further up where that was better and one
-    further down where it was not, and so on until the loss rises on both sides: the loss has one valley over the rate
-    (``docs/concepts/steer.md``). Where the higher one was worse and has left out a single rate, or came to no end, one
-    that was left out is next: the valley's floor is often next to where training breaks down. Two scouts alone lie at a
-    quarter and at three quarters of what is allowed, of three even rates at both ends.
+    All train at one size, since an early loss cannot compare sizes: a smaller batch has taken more steps. It is the
+    rung nearest to ``SIZE``, in a training of many steps a larger one (``many_steps``). The middle rate comes first,
+    then a higher one, then one further up where that was better and one further down where it was not, and so on until
+    the loss rises on both sides: the loss has one valley over the rate (``docs/concepts/steer.md``). Where the higher
+    one was worse and has left out a single rate, or came to no end, one that was left out is next: the valley's floor
+    is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters of what is
+    allowed, of three even rates at both ends.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
-    scout trains with half the batch, where the losers still cost no more than a third of the training.
+    scout trains with half the batch, where the losers still cost no more than a third of the training. Not where a
+    training has many steps.
 
     Args:
         task: the task.
@@ -103,7 +109,10 @@ def plan_scouts(
     configurations = [(_size(task), lr) for lr in rates]
     settled = len(rates) == len(trained)
     taken = len(rates) if settled and number > MOST else most  # who asks for more scouts than usual has them to spare
-    if affordable > taken and math.isfinite(hardly):
+    if many_steps(task):
+        examples = task.train_size * task.epochs
+        notes.append(f"batches of {_size(task)}, as a training of {examples:,} examples has steps enough with them")
+    elif affordable > taken and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if settled:
             configurations += smaller_batch(task, trained, hardly)
@@ -144,7 +153,7 @@ def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int)
     Returns:
         Decision periods of an epoch, at least one.
     """
-    least = max(STEPS // 2 * _nearest_size(batch_sizes), batch_sizes[-1])
+    least = max(STEPS // 2 * _nearest_size(batch_sizes, dataset_size * epochs), batch_sizes[-1])
     return max(1, min(math.ceil(DECISIONS / epochs), dataset_size // least))
 
 
@@ -275,12 +284,30 @@ def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
     return _size(task), _nearest(task.learning_rates, 0.5)
 
 
+def many_steps(task: TaskInfo) -> bool:
+    """Say whether a training sees so many examples that larger batches than usual leave it steps enough.
+
+    Args:
+        task: the task.
+
+    Returns:
+        Whether its scouts train at a larger rung than the one nearest to ``SIZE``.
+    """
+    return _size(task) > _nearest_size(task.batch_sizes, 0)
+
+
 def _size(task: TaskInfo) -> int:
-    return _nearest_size(task.batch_sizes)
+    return _nearest_size(task.batch_sizes, task.train_size * task.epochs)
 
 
-def _nearest_size(batch_sizes: Sequence[int]) -> int:
-    return min(batch_sizes, key=lambda rung: (abs(math.log(rung / SIZE)), rung))
+def _nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
+    """Return the rung for scouts.
+
+    How large batches may be follows from what is trained on, not from the model (Zhang et al. 2024, arXiv 2410.21676);
+    the best size grows as its power 0.38 (Bergsma et al. 2025, 2505.13738) to 0.58 (Li et al. 2025, 2503.04715).
+    """
+    wanted = min(SIZE * math.sqrt(max(1.0, examples / EXAMPLES)), LARGEST)
+    return min(batch_sizes, key=lambda rung: (abs(math.log(rung / wanted)), rung))
 
 
 def _why_none(task: TaskInfo, number: int) -> str:

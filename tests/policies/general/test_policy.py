@@ -77,6 +77,16 @@ def test_a_silent_network_does_as_steer_word_for_word(tmp_path: Path) -> None:
     assert course(policy) == course(rule)
 
 
+def test_where_steps_are_many_it_leaves_all_to_the_rule(tmp_path: Path) -> None:
+    facts = {"steered": True, "epochs": 40, "guessing": math.log(10), "train_size": 6000}
+    policy, rule = policy_of(saved(tmp_path, bias={STOP: 9.0}), train_size=6000), SteerPolicy(SteerParameters())
+    rule.reset(make_task(**facts), None)
+    made = course(policy)
+    assert plain(made) == plain(course(rule))
+    assert len(made) == 41 or made[-1].stop is False
+    assert "has so many steps" in made[1].reason
+
+
 def test_what_scouts_have_come_to_is_kept(tmp_path: Path) -> None:
     policy = policy_of(saved(tmp_path, by=("scouts' margin", FALL, 20.0)))
     scouts = [Scout(32, 0.1, (2.0, 1.5), (2.0, 1.5)), Scout(32, 0.2, (2.0, 1.0), (2.0, 1.1))]

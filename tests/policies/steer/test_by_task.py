@@ -22,7 +22,7 @@ TASK = make_task(
 def test_the_rule_is_where_all_features_are_nothing() -> None:
     assert described(TASK, RULE) == [0.0] * FEATURES
     # 4,096 examples are 128 steps of 32; at four times as many the last pair counts in full.
-    larger = replace(TASK, train_size=4 * 4096)
+    larger = replace(TASK, train_size=4 * 4096, epochs=8)
     choice = CHOICES[-1]
     both = 2.0
     assert described(TASK, choice) == pytest.approx([math.log(0.9 / 0.7), 2.0, 1.0, both, 0.0, 0.0])
@@ -53,7 +53,8 @@ def test_harmless_growth_is_taken_as_far_as_it_spares_time_and_harm_never() -> N
     [
         ({"costs": None}, "without a cost table"),
         ({"train_size": 320}, "10 steps, 3.0 times less"),
-        ({"train_size": 33280}, "1040 steps, 2.0 times more"),
+        ({"train_size": 33280, "epochs": 5}, "1040 steps, 2.0 times more"),
+        ({"train_size": 33280}, "so many steps"),
     ],
 )
 def test_where_nothing_was_learned_it_is_the_rule_and_says_why(changed: dict, told: str) -> None:

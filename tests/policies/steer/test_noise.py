@@ -175,10 +175,10 @@ def test_it_stays_where_nothing_is_to_be_had(task: dict, start: tuple[int, float
 
 
 def test_after_that_nothing_grows_and_no_fork_is_made() -> None:
-    policy = steer(train_size=100_000)
+    policy = steer(train_size=9_000)
     assert {one.batch_size for one in decided(policy, moments(10.0))[4:]} == {8}
     assert policy.fork(seen(5, None)) is None
-    usual = steer(train_size=100_000)
+    usual = steer(train_size=9_000)
     assert max(one.batch_size for one in decided(usual, moments(1000.0))) > 32
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from autobatch.policies import SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.steer import Scout, ScoutPlan
-from autobatch.policies.steer._search import plan_scouts, smaller_batch, start_without_scouts
+from autobatch.policies.steer._search import many_steps, plan_scouts, smaller_batch, start_without_scouts
 from tests.policies.cases import NAN, make_task
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -374,3 +374,41 @@ def test_the_highest_rate_is_too_high_where_half_the_batch_at_it_is_validated_wo
     )
     assert (told in choice.reason) == (start == (32, 0.1))
     assert (policy.planned_epochs == 20) == (start[0] == 16)
+
+
+@pytest.mark.parametrize(
+    ("examples", "sizes", "size"),
+    [
+        # By hand: 32 times the root of the examples over 100,000, and the rung that is nearest by its logarithm.
+        (100_000, (16, 32, 64, 128, 256, 512), 32),
+        (199_000, (16, 32, 64, 128, 256, 512), 32),  # 45.1, and the middle of 32 and 64 is 45.3
+        (201_000, (16, 32, 64, 128, 256, 512), 64),
+        (790_000, (16, 32, 64, 128, 256, 512), 64),
+        (810_000, (16, 32, 64, 128, 256, 512), 128),
+        (3_300_000, (16, 32, 64, 128, 256, 512), 256),
+        (50_000_000, (16, 32, 64, 128, 256, 512), 256),  # larger ones were not tried
+        (50_000_000, (16, 32), 32),
+        (810_000, (8, 48, 512), 48),
+        (810_000, (128, 256), 128),
+    ],
+)
+def test_scouts_of_a_training_of_many_examples_take_larger_batches(
+    examples: int, sizes: tuple[int, ...], size: int
+) -> None:
+    for epochs, periods in ((10, 1), (20, 10)):  # twenty decisions are two epochs there
+        task = make_task(epochs=epochs, periods=periods, train_size=examples // epochs, batch_sizes=sizes)
+        plan = plan_scouts(task, 3, 0.05)
+        assert {taken for taken, _ in plan.configurations} == {size}
+        assert start_without_scouts(task)[0] == size
+        usual = min(sizes, key=lambda rung: abs(math.log(rung / 32)))
+        assert many_steps(task) == (size > usual)
+        assert ("has steps enough" in plan.note) == many_steps(task)
+
+
+def test_where_steps_are_many_no_smaller_batch_is_tried() -> None:
+    facts = {"epochs": 20, "learning_rates": RATES, "guessing": 1.0}
+    for examples, smaller in ((8_000, [16]), (12_000, [])):
+        task = make_task(train_size=examples, **facts)
+        for loss in (lambda lr: 0.9 + lr / 100, lambda lr: 0.1 / lr):  # hardly begun; the highest rate best
+            scouts = made(task, 3, loss, hardly=0.65)
+            assert [size for size, _ in scouts if size < scouts[0][0]] == smaller

@@ -442,3 +442,34 @@ def test_a_training_too_short_for_scouts_keeps_its_length() -> None:
     for epochs, planned in ((1, 1), (2, 2), (5, 5), (6, 4)):
         policy.reset(make_task(epochs=epochs, steered=True), None)
         assert policy.planned_epochs == planned
+
+
+MANY = {"train_size": 12_000, "batch_sizes": (16, 32, 64, 128, 256)}  # 240,000 examples: batches of 64
+
+
+def test_a_training_of_many_steps_keeps_its_length_and_its_batches_grow_further() -> None:
+    policy = steer(**MANY)
+    assert policy.start[0] == 64
+    assert policy.planned_epochs == 20
+    policy.take([Scout(64, lr, (loss,), (loss,)) for lr, loss in ((0.1, 0.2), (0.2, 0.3), (0.05, 0.25))])
+    decisions = decided(policy, 21)
+    assert [one.stop for one in decisions] == [False] * 20 + [True]
+    # 15 epochs fall, the first of them to 29/30, of which a batch four times as large takes the double.
+    assert [one.batch_size for one in decisions[:6]] == [64] * 5 + [256]
+    assert decisions[5].factor == pytest.approx(2.0 * 29 / 30)
+    assert "batches of 256 at 1.9 times 0.1 take fewer steps and calm" in decisions[5].reason
+    slow = make_costs(MANY["batch_sizes"])  # type: ignore[arg-type]
+    slow = replace(slow, step_seconds={size: 1e-5 * size**1.2 for size in slow.step_seconds})
+    assert {one.batch_size for one in decided(steer(costs=slow, **MANY), 20)} == {64}, "where no time is spared"
+    usual = steer(SteerParameters(growth=1.0), **MANY)
+    assert decided(usual, 6)[5].batch_size == 64
+
+
+def test_where_steps_are_many_the_noise_of_the_gradients_is_not_asked_for() -> None:
+    few, many = steer(**{**MANY, "train_size": 9_000}), steer(**MANY)
+    asked: dict[SteerPolicy, list[bool]] = {few: [], many: []}
+    for epoch in range(6):
+        for policy, own in asked.items():
+            policy.decide(make_observation(epoch))
+            own.append(policy.samples_wanted > 0)
+    assert asked == {few: [False, False, True, True, False, False], many: [False] * 6}
