@@ -15,7 +15,7 @@ from autobatch._arrays import Floats
 from autobatch.policies._moves import BATCH_MOVES, RATE_MOVES, STEERED_HEADS
 from autobatch.policies.steer._plan import Plan
 from autobatch.policies.steer._policy import SteerParameters
-from autobatch.policies.steer._search import LEAST
+from autobatch.policies.steer._search import usual_length
 
 Whole = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -43,7 +43,7 @@ def rule_plan(epochs: int, *, many: bool = False) -> Plan:
         The plan of ``steer`` with its usual parameters.
     """
     own = SteerParameters()
-    return Plan.of(epochs, own.length if epochs >= LEAST and not many else 1.0, own.decay)
+    return Plan.of(epochs, usual_length(own.length, epochs, many=many), own.decay)
 
 
 @dataclass(eq=False)

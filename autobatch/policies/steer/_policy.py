@@ -51,6 +51,7 @@ from autobatch.policies.steer._search import (
     periods_of_epoch,
     plan_scouts,
     start_without_scouts,
+    usual_length,
 )
 
 WORSE = 1.02
@@ -101,8 +102,8 @@ class SteerParameters(PolicyParameters):
         gt=0,
         le=1,
         description="Share of the task's length after which training ends, where the schedule is steered; the whole "
-        "where a training has fewer than six epochs, steps are missing, or so many that scouts train with larger "
-        "batches.",
+        "where a training has fewer than six epochs or steps are missing, 0.85 at least where they are so many that "
+        "scouts train with larger batches.",
     )
     decay: float = Field(
         default=0.75,
@@ -250,15 +251,12 @@ class SteerPolicy:
             library: not used.
         """
         self._task = task
-        # A training so short ends as planned by its owner: what an early end spares is less than what it costs. Where
-        # steps are many, larger batches spare more.
-        many = many_steps(task)
-        self._lay_plan(self.parameters.length if task.epochs >= LEAST * task.periods and not many else 1.0)
+        self._lay_plan(usual_length(self.parameters.length, task.epochs, task.periods, many=many_steps(task)))
         self._further = self._grows_further()
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
         self._tried = []
-        self._noise, self._calm, self._before, self._shrunk = None if many else Noise(), False, None, None
+        self._noise, self._calm, self._before, self._shrunk = None if many_steps(task) else Noise(), False, None, None
         self._scouted = self.samples_wanted = 0
         self._validated, self._hastened, self._back = Validated(task.score, task.periods), None, None
 

@@ -1,0 +1,145 @@
+"""Scouts and a steered rate where a training sees many examples: what it ends at, and how long it takes.
+
+    python benchmarks/steering/loops.py run --data-dir DIR prices shuttle ...
+    python benchmarks/steering/loop_rivals.py run --data-dir DIR prices shuttle ...
+    python benchmarks/steering/large.py times [--data-dir DIR]
+    python benchmarks/steering/large.py page
+
+The fifteen tasks of ``large_tasks.py`` see 120,000 to 1,400,000 examples each, thirteen of them so many that scouts
+take larger batches than 32. What is trained, and on which seeds, say ``loops.py`` (a grid of one seed) and
+``loop_rivals.py``. ``times`` times a step of each task at each batch size on one thread, the least of several medians,
+without a data loader and without a controller; ``page`` writes the tables of ``docs/steer.md``. Times there are sums of
+these over all steps of a training and of what it has thrown away; measuring is not in them.
+"""
+
+import math
+import statistics
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+
+from benchmarks import pages
+from benchmarks.learning.learned_growth import told_test
+from benchmarks.pages import Row, relative
+from benchmarks.steering import loops
+from benchmarks.steering.large_tasks import LARGE
+from benchmarks.steering.loops import AT_32, FRESH, logarithm
+
+A_STEP = "a step"
+"""The run that has the seconds of a step by batch size."""
+ROUNDS, STEPS = 8, 25
+RIVALS = (
+    AT_32,
+    "portfolio",
+    "pick-after-i-epochs",
+    "middle",
+    "seesaw",
+    "late-switch",
+    "prodigy",
+    "optuna-halving",
+)
+Found = dict[tuple[str, str, int], Row]
+
+
+def times(data_dir: Path | None) -> None:
+    """Time a step of each task at each batch size, where that has not been done."""
+    for name, task, x, y in loops.loaded(list(LARGE), data_dir):
+        if (name, A_STEP, 0) in loops.recorded():
+            continue
+        model = task.model()
+        optimizer = task.optimizer(model.parameters(), min(task.rates))
+        seconds = {}
+        for size in task.sizes:
+            rounds = []
+            for _ in range(ROUNDS):
+                taken = []
+                for chosen in torch.randperm(task.ends[0])[: STEPS * size].split(size):
+                    begun = time.perf_counter()
+                    optimizer.zero_grad()
+                    task.loss(model(x[chosen]), y[chosen]).backward()
+                    optimizer.step()
+                    taken.append(time.perf_counter() - begun)
+                rounds.append(statistics.median(taken))
+            seconds[size] = round(min(rounds), 7)
+        row = {"task": name, "run": A_STEP, "seed": 0, "seconds": seconds}
+        pages.keep(loops.RESULTS, row)
+        print(row, flush=True)
+
+
+def seconds_of(name: str, row: Row, found: Found) -> float:
+    """Return what a training's steps take, s."""
+    step = found[name, A_STEP, 0]["seconds"]
+    if "batches" not in row:  # at one size
+        return row["steps"] * step[row["run"].removeprefix("s").split("-")[0]]
+    return math.fsum(count * step[size] for size, count in row["batches"].items())
+
+
+def beside(name: str, run: str, found: Found) -> list[float]:
+    """Return validation and test loss, time and steps of a task's runs beside the best of its grid, as logarithms."""
+    ours, best = ([found[name, one, seed] for seed in FRESH] for one in (run, loops.best_of(name, found)))
+    losses = [
+        fmean(logarithm(row, figure) for row in ours) - fmean(logarithm(row, figure) for row in best)
+        for figure in ("validation_loss", "test_loss")
+    ]
+    seconds = fmean(seconds_of(name, row, found) for row in ours) / seconds_of(name, best[0], found)
+    return [*losses, math.log(seconds), math.log(fmean(row["steps"] for row in ours) / best[0]["steps"])]
+
+
+def page() -> None:
+    """Write both tables: a line a task, and what else can be had."""
+    found = loops.recorded()
+    names = [name for name in LARGE if all((name, run, FRESH[-1]) in found for run in ("steer", AT_32))]
+    names = [name for name in names if (name, A_STEP, 0) in found]
+    titles = (
+        "task | examples of all epochs | best of the grid | test loss | `steer` starts with | test loss | time | steps"
+    )
+    lines = [pages.heading(f"{titles} | scouts at 32: test loss | time | steps")]
+    for name in names:
+        best, task = loops.best_of(name, found), LARGE[name]
+        ours, theirs = ([found[name, run, seed] for seed in FRESH] for run in ("steer", best))
+        ends = [[logarithm(row, "test_loss") for row in rows] for rows in (ours, theirs)]
+        error = math.sqrt(sum(stdev(one) ** 2 / len(one) for one in ends))
+        starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
+        _, test, seconds, steps = beside(name, "steer", found)
+        _, test_32, seconds_32, steps_32 = beside(name, AT_32, found)
+        lines.append(
+            f"| {name} | {task.epochs * task.ends[0]:,} | `{best}` | {math.exp(fmean(ends[1])):.4g} | {starts} | "
+            f"{relative(test)} ± {100 * error:.0f} | {math.exp(seconds):.2f} | {math.exp(steps):.2f} | "
+            f"{relative(test_32)} | {math.exp(seconds_32):.2f} | {math.exp(steps_32):.2f} |"
+        )
+    for kind, fold in (("mean", np.mean), ("median", np.median), ("worst", np.max)):
+        columns = np.hstack([[beside(name, run, found)[1:] for name in names] for run in ("steer", AT_32)]).T
+        told = [float(fold(column)) for column in columns]
+        cells = [relative(one) if place % 3 == 0 else f"{math.exp(one):.2f}" for place, one in enumerate(told)]
+        lines.append(f"| {kind} | | | | | {' | '.join(cells)} |")
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/large.py page", "\n".join(lines))
+    _put_rivals(names, found)
+
+
+def _put_rivals(names: list[str], found: Found) -> None:
+    """Write what else can be had, over the tasks that have all of it."""
+    names = [name for name in names if all((name, run, FRESH[-1]) in found for run in RIVALS)]
+    figures = {run: np.array([beside(name, run, found)[1:] for name in names]) for run in ("steer", *RIVALS)}
+    titles = "what is done | test loss, mean | median | time, mean | worst | steps | test loss of `steer` beside it"
+    lines = [pages.heading(f"{titles} | its time")]
+    for run, own in figures.items():
+        losses, seconds, steps = own.T
+        apart = figures["steer"] - own
+        tests = ["", ""] if run == "steer" else [told_test(apart[:, 0]), f"{math.exp(apart[:, 1].mean()):.2f}"]
+        cells = [
+            f"`{run}`",
+            relative(float(losses.mean())),
+            relative(float(np.median(losses))),
+            *(f"{math.exp(one):.2f}" for one in (seconds.mean(), seconds.max(), steps.mean())),
+            *tests,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"{len(names)} tasks, {len(FRESH)} seeds each."]
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/large.py page: rivals", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    pages.carry_out(__doc__, {"times": (times, pages.DATA_DIR), "page": (page, {})})
