@@ -15,6 +15,7 @@ these over all steps of a training and of what it has thrown away; measuring is 
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -77,9 +78,9 @@ def seconds_of(name: str, row: Row, found: Found) -> float:
     return math.fsum(count * step[size] for size, count in row["batches"].items())
 
 
-def beside(name: str, run: str, found: Found) -> list[float]:
+def beside(name: str, run: str, found: Found, seeds: Sequence[int] = FRESH) -> list[float]:
     """Return validation and test loss, time and steps of a task's runs beside the best of its grid, as logarithms."""
-    ours, best = ([found[name, one, seed] for seed in FRESH] for one in (run, loops.best_of(name, found)))
+    ours, best = ([found[name, one, seed] for seed in seeds] for one in (run, loops.best_of(name, found)))
     losses = [
         fmean(logarithm(row, figure) for row in ours) - fmean(logarithm(row, figure) for row in best)
         for figure in ("validation_loss", "test_loss")
@@ -121,8 +122,9 @@ def page() -> None:
 
 def _put_rivals(names: list[str], found: Found) -> None:
     """Write what else can be had, over the tasks that have all of it."""
-    names = [name for name in names if all((name, run, FRESH[-1]) in found for run in RIVALS)]
-    figures = {run: np.array([beside(name, run, found)[1:] for name in names]) for run in ("steer", *RIVALS)}
+    names = [name for name in names if all((name, run, FRESH[0]) in found for run in RIVALS)]
+    seeds = [seed for seed in FRESH if all((name, run, seed) in found for name in names for run in RIVALS)]
+    figures = {run: np.array([beside(name, run, found, seeds)[1:] for name in names]) for run in ("steer", *RIVALS)}
     titles = "what is done | test loss, mean | median | time, mean | worst | steps | test loss of `steer` beside it"
     lines = [pages.heading(f"{titles} | its time")]
     for run, own in figures.items():
@@ -137,7 +139,7 @@ def _put_rivals(names: list[str], found: Found) -> None:
             *tests,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"{len(names)} tasks, {len(FRESH)} seeds each."]
+    lines += ["", f"{len(names)} tasks, {len(seeds)} seeds each."]
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/large.py page: rivals", "\n".join(lines))
 
 
