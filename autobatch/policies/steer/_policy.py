@@ -52,6 +52,7 @@ from autobatch.policies.steer._search import (
     plan_scouts,
     start_without_scouts,
     usual_length,
+    usual_size,
 )
 
 WORSE = 1.02
@@ -102,8 +103,8 @@ class SteerParameters(PolicyParameters):
         gt=0,
         le=1,
         description="Share of the task's length after which training ends, where the schedule is steered; the whole "
-        "where a training has fewer than six epochs or steps are missing, 0.85 at least where they are so many that "
-        "scouts train with larger batches.",
+        "where a training has fewer than six epochs, or steps are missing, or so many that scouts train with larger "
+        "batches and that is as fast.",
     )
     decay: float = Field(
         default=0.75,
@@ -251,7 +252,7 @@ class SteerPolicy:
             library: not used.
         """
         self._task = task
-        self._lay_plan(usual_length(self.parameters.length, task.epochs, task.periods, many=many_steps(task)))
+        self._lay_plan(usual_length(self.parameters.length, task.epochs, task.periods, many=self._is_roomy()))
         self._further = self._grows_further()
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
@@ -575,6 +576,15 @@ class SteerPolicy:
         self._length = length
         task = self._known_task()
         self._plan = Plan.of(task.epochs, length, self.parameters.decay, task.periods)
+
+    def _is_roomy(self) -> bool:
+        """Say whether the whole length takes no longer, with many steps' batches, than the usual with usual ones."""
+        task, own = self._known_task(), self.parameters
+        if not many_steps(task) or task.costs is None:
+            return many_steps(task)
+        whole, usual = (Plan.of(task.epochs, length, own.decay, task.periods) for length in (1.0, own.length))
+        seconds = plan_seconds(task, whole, start_without_scouts(task)[0], MANY)
+        return seconds <= plan_seconds(task, usual, usual_size(task.batch_sizes), SEESAW)
 
     def _grows_further(self) -> bool:
         """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""

@@ -29,9 +29,6 @@ MOST = 3
 LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
 
-ROOMY = 0.85
-"""Share of its length that a training of many steps trains at least."""
-
 FAR_BETTER = 0.95
 """Share of a scout's loss below which that of half its batch has to come where scouts have begun to learn: a smaller
 batch is always a little ahead that early."""
@@ -296,7 +293,12 @@ def many_steps(task: TaskInfo) -> bool:
     Returns:
         Whether its scouts train at a larger rung than the one nearest to ``SIZE``.
     """
-    return _size(task) > _nearest_size(task.batch_sizes, 0)
+    return _size(task) > usual_size(task.batch_sizes)
+
+
+def usual_size(batch_sizes: Sequence[int]) -> int:
+    """Return the rung that scouts have where steps are not many, of an ascending ladder."""
+    return _nearest_size(batch_sizes, 0)
 
 
 def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = False) -> float:
@@ -306,15 +308,13 @@ def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = F
         length: the share that is asked for, in (0, 1].
         epochs: the task's length, in decision periods.
         periods: decision periods of an epoch.
-        many: whether it has many steps (``many_steps``).
+        many: whether it has many steps (``many_steps``), and larger batches are faster.
 
     Returns:
         All of a training of fewer epochs than ``LEAST``, which ends as planned by its owner: what an early end spares
-        is worth less than what it costs. ``ROOMY`` at least of one of many steps, where larger batches spare more.
+        is worth less than what it costs. All of one of many steps, where larger batches spare more.
     """
-    if epochs < LEAST * periods:
-        return 1.0
-    return max(length, ROOMY) if many else length
+    return 1.0 if many or epochs < LEAST * periods else length
 
 
 def _size(task: TaskInfo) -> int:
