@@ -19,6 +19,7 @@ from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
 from autobatch.fisher.layers import _bags as bags
+from autobatch.fisher.layers import _groups as groups
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import by_element, expanded, prelu
@@ -211,7 +212,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("__idiv__", Known(aligned_right, by_element(torch.div))),
     ("neg negative __neg__ neg_ negative_", Known(aligned_right, additive="linear")),
     ("bfloat16 clone contiguous cpu cuda double float half", Known(aligned_right, additive="linear")),
-    ("to type_as", Known(keeps_samples, heeds="first", additive="linear")),
+    ("to type_as as_tensor asarray", Known(keeps_samples, heeds="first", additive="linear")),
     ("where", Known(places.chosen, by_element(), by_index=by_index.where_true)),
     ("prelu", Known(keeps_samples, by_element(prelu, channels=True))),
     (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real bucketize", Known(keeps_samples)),
@@ -232,6 +233,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
     ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
+    ("grouped_mm _grouped_mm", Known(products.grouped, groups.grouped_mm, heeds="floats")),
     ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
     ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
     ("inner", Known(products.inner, sums=_alone)),
@@ -284,9 +286,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", Known(untouched(2, default=-1))),
     ("fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", Known(untouched(2, default=(-2, -1)))),
     ("fft_fftn fft_ifftn fft_rfftn fft_irfftn", Known(untouched(2))),
-    ("sort argsort glu", Known(untouched(1, default=-1))),
+    ("glu", Known(untouched(1, default=-1))),
+    ("sort argsort", Known(untouched(1, default=-1), by_index=by_index.ordered)),
     ("gumbel_softmax", Known(untouched(4, default=-1))),
-    ("topk", Known(untouched(2, default=-1))),
+    ("topk", Known(untouched(2, default=-1), by_index=by_index.ordered)),
     ("normalize", Known(untouched(2, default=1))),
     ("linalg_cross", Known(untouched(2, default=-1, slots=(0, 1)))),
     ("cross", Known(untouched(2, slots=(0, 1)))),
@@ -313,6 +316,9 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("unflatten ravel", _picks(shapes.reshaped)),
     ("view_as reshape_as", Known(shapes.reshaped, by_index=by_index.picked, heeds="first")),
     ("transpose swapaxes swapdims permute mT adjoint", _picks(shapes.viewed, transposes=True)),
+    ("transpose_ swapaxes_ swapdims_ t_", Known(in_slots(shapes.swapped, 0))),
+    ("unsqueeze_", Known(in_slots(shapes.inserted, 0))),
+    ("as_strided", Known(by_index=by_index.strided)),
     ("movedim moveaxis diagonal mH", _picks(shapes.viewed)),
     ("T t", _picks(shapes.turned, transposes=True)),
     ("H", _picks(shapes.turned)),

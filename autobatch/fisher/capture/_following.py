@@ -13,14 +13,16 @@ from autobatch.fisher._registry import hands_on
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.following._indexing import assigned
+from autobatch.fisher.following._indexing import assigned, fitting
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
+from autobatch.fisher.following._memory import Memory
 from autobatch.fisher.following._through import Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
 _NOBODY = Grouping(torch.zeros(0, dtype=torch.int64), 0)
 _OF_ONE = Grouping(torch.zeros(0, dtype=torch.int64), 1)
+_OVERWRITTEN = LostBatch("a change in place of memory that it shares")
 Found = list[tuple[Tensor, Layout]]
 """Tensors of a call that descend from the batch, with where it lies in them."""
 
@@ -53,7 +55,7 @@ class Following:
         self._grouping = _NOBODY
         self._layouts = Layouts()
         self._outside: dict[int, weakref.ref[Tensor]] = {}
-        self._written: dict[int, torch.UntypedStorage] = {}
+        self._written: dict[int, Memory] = {}
         self._inside: set[int] = set()
 
     def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping, *, again: bool) -> None:
@@ -106,8 +108,12 @@ class Following:
         if outside is not None and outside() is tensor:
             return None
         layout: Layout | None = None
-        if self._written and tensor.layout is torch.strided and tensor.untyped_storage()._cdata in self._written:
-            layout = LostBatch("a change in place of memory that it shares")
+        memory = self._written.get(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else None
+        if memory is not None:
+            samples = memory.samples(tensor)
+            if samples is not None and not bool((samples >= 0).any()):
+                return None
+            layout = (None if samples is None else fitting(samples, self._grouping)) or _OVERWRITTEN
         elif isinstance(tensor.grad_fn, BackwardCFunction):
             layout = self._through_custom_function(tensor, tensor.grad_fn)
         elif tensor.grad_fn is not None:
@@ -239,6 +245,8 @@ class Following:
         if found and self.claimed:
             Through(call, found).settle()
             found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
+        if call.used and all(_is_constant(tensor, layout) for tensor, layout in found):
+            return []
         if found:
             self._move(call, found)
             if self.claimed:
@@ -284,14 +292,22 @@ class Following:
                     self._spread(output, before)
 
     def _spread(self, changed: Tensor, before: Layout | None) -> None:
-        """Note what a change in place means for other tensors of the same memory: their samples are not known."""
+        """Note what a change in place means for other tensors of the same memory: whose values lie in it now."""
         after = self._layouts.get(changed)
         if after is None or after == before or changed.layout is not torch.strided:
             return
-        for other in self._layouts.sharing(changed):
-            self._layouts[other] = LostBatch("a change in place of memory that it shares")
         storage = changed.untyped_storage()
-        self._written[storage._cdata] = storage
+        memory = self._written.setdefault(storage._cdata, Memory(storage))
+        memory.write(changed, after if isinstance(after, BatchLayout) else None, self.batch)
+        for other in self._layouts.sharing(changed):
+            if not self._agree(self._layouts.get(other), memory.samples(other), other):
+                self._layouts[other] = _OVERWRITTEN
+
+    def _agree(self, layout: Layout | None, written: Tensor | None, tensor: Tensor) -> bool:
+        """Whether the samples that were written into a tensor are those that lie there by its layout."""
+        if written is None or not isinstance(layout, BatchLayout) or layout.claims:
+            return False
+        return bool(((written < 0) | (written == layout.labels(tensor, self.batch))).all())
 
     def _move_into(self, base: Tensor, index: Any, value: Any) -> None:
         """Note where the batch lies after ``base[index] = value``."""
@@ -304,7 +320,8 @@ class Following:
             return
         if not isinstance(before, LostBatch) and (before, layout) != (None, None):
             taken = assigned(base, index, value, before=before, layout=layout, samples=self._grouping)
-            self._layouts[base] = taken or LostBatch("__setitem__")
+            cause = layout.function if isinstance(layout, LostBatch) and not layout.whole else "__setitem__"
+            self._layouts[base] = taken or LostBatch(cause)
         if isinstance(layout, LostBatch) and base.is_floating_point():
             self._notes.bn = "rows"
 
@@ -320,6 +337,11 @@ def _kind(node: Any) -> type:
     """Return the custom autograd function that a node of the graph is of."""
     kind: type = getattr(type(node), "_forward_cls", type(node))
     return kind
+
+
+def _is_constant(tensor: Tensor, layout: Layout) -> bool:
+    """Whether a tensor holds whole numbers of all samples together, such as which experts got any tokens."""
+    return isinstance(layout, LostBatch) and layout.whole and not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def only_claims(found: Found) -> tuple[Claim, ...]:

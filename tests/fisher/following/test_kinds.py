@@ -1,6 +1,6 @@
 """Kinds of models that were once measured wrong without an error: now right, or refused with what and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -71,6 +71,20 @@ def changed_under_a_view(h: Tensor) -> Tensor:
     return view
 
 
+def written_in_parts(one: Tensor, other: Tensor) -> Tensor:
+    buffer = one.new_empty(B, 2 * C)
+    buffer[:, :C].copy_(one)
+    buffer[:, C:].copy_(other)
+    return buffer[:, ::2]
+
+
+def written_by_steps(steps: Sequence[Tensor]) -> Tensor:
+    buffer = torch.empty(len(steps), *steps[0].shape, dtype=steps[0].dtype)
+    for i, step in enumerate(steps):
+        buffer[i].copy_(step)
+    return buffer.sum(0)
+
+
 # In place of the samples' own rows come those of others: alone, or joined with what is in its place.
 MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "mixup": lambda h: 0.7 * h + 0.3 * h.flip(0),
@@ -83,6 +97,11 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "in-place": lambda h: h.clone().add_(h.flip(0)),
     "assigned": copied,
     "under-a-view": changed_under_a_view,
+    "written-in-parts": lambda h: written_in_parts(h, h.flip(0)),
+    "written-by-steps": lambda h: written_by_steps([h, h.flip(0)]),
+    "strided": lambda h: h.as_strided((B, C), (1, C)),
+    "strided-over-samples": lambda h: h.as_strided((B - 1, 2 * C), (C, 1))[:, ::2],
+    "turned-in-place": lambda h: h.clone().t_() * h,
     "padded": lambda h: F.pad(h, (0, 0, 1, -1)),
     "looked-up": lambda h: F.embedding(torch.arange(B).flip(0), h),
     "indexed-by-two": lambda h: h[torch.arange(B), torch.arange(C).expand(B, C).T],
@@ -419,6 +438,17 @@ def test_complex_parameters(run: Callable[[Tensor, Tensor], Tensor]) -> None:
     assert_right(model, randn(B, C))
 
 
+def test_a_parameter_without_elements_is_none() -> None:
+    model = Between(torch.tanh)
+    model.memory = nn.Parameter(randn(0, C))
+    model.between = lambda h: torch.cat([model.memory.expand(0, C), h]).tanh()
+    probe = probed(model, x := randn(B, C))
+    del model.memory
+    model.between = torch.tanh
+    reference = expected(model, x)
+    assert float((probe.gram() - reference).abs().max() / reference.abs().max()) < 1e-9
+
+
 # -- the step itself --------------------------------------------------------------------------------------------------
 
 
@@ -553,6 +583,12 @@ def matrices(h: Tensor) -> Tensor:
 
 
 KEPT: dict[str, Callable[[Tensor], Tensor]] = {
+    "written-in-parts": lambda h: written_in_parts(h, h.sin()),
+    "written-by-steps": lambda h: written_by_steps([h, h.sin()]),
+    "windows-by-strides": lambda h: h.as_strided((len(h), 4, 3), (C, 1, 1)).reshape(len(h), -1)[:, ::2],
+    "turned-in-place": lambda h: h.clone().transpose_(0, 1).t_(),
+    "widened-in-place": lambda h: h.clone().unsqueeze_(0).unsqueeze_(-1)[0, ..., 0],
+    "as-tensor": torch.as_tensor,
     "quantile": lambda h: h - h.quantile(0.5, dim=1, keepdim=True),
     "hstack": lambda h: torch.hstack([h[:, :3], h[:, 3:].sin()]),
     "column-stack": lambda h: torch.column_stack([h[:, :3], h[:, 3:]]),
@@ -615,10 +651,20 @@ def _replaced(h: Tensor) -> Tensor:
     return h
 
 
+def _assigned(h: Tensor) -> Tensor:
+    out = torch.zeros_like(h)
+    out[:, :3] = h[:, :3]
+    return out
+
+
 @pytest.mark.parametrize(
     ("between", "through"),
-    [(_mixed_beneath, "memory that it shares"), (_replaced, r"data\.__set__")],
-    ids=["through-a-view", "by-its-data"],
+    [
+        (_mixed_beneath, "memory that it shares"),
+        (_replaced, r"data\.__set__"),
+        (lambda h: _assigned(h.cumsum(0)), r"cumsum\(\)"),
+    ],
+    ids=["through-a-view", "by-its-data", "before-it-is-assigned"],
 )
 def test_samples_that_change_places_unseen_are_refused(between: Callable[[Tensor], Tensor], through: str) -> None:
     with pytest.raises(MeasureError, match=through):
