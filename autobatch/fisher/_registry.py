@@ -215,9 +215,9 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("to type_as as_tensor asarray", Known(keeps_samples, heeds="first", additive="linear")),
     ("where", Known(places.chosen, by_element(), by_index=by_index.where_true)),
     ("prelu", Known(keeps_samples, by_element(prelu, channels=True))),
-    (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real bucketize", Known(keeps_samples)),
+    (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real bucketize isin", Known(keeps_samples)),
     ("fused_moving_avg_obs_fake_quant", Known(keeps_samples, couples=True)),
-    ("nonzero", Known(by_index=by_index.where_true)),
+    ("nonzero argwhere", Known(by_index=by_index.where_true)),
     ("copy_", Known(in_slots(aligned_right, 1), heeds="source")),  # base.copy_(source): base lies as the source does
     # What takes nothing but shape, dtype and device from its tensors.
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
@@ -339,6 +339,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("column_stack", Known(shapes.across(1))),
     ("dstack", Known(shapes.across(2))),
     ("flipud", _picks(shapes.across(0))),
+    ("masked_scatter masked_scatter_", Known(by_index=by_index.filled)),
     ("vstack masked_select _pack_padded_sequence", _picks()),
     ("flip", _picks(untouched(1, "dims"))),
     ("roll", _picks(untouched(2, "dims"))),
@@ -346,7 +347,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("diag_embed", Known(places.alone)),
     ("select unbind", _picks(shapes.selected, additive="linear")),
     ("narrow", _picks(untouched(1))),
-    ("chunk split tensor_split", _picks(untouched(2, default=0))),
+    ("chunk split tensor_split split_with_sizes", _picks(untouched(2, default=0))),
     # Indices.
     (
         "__getitem__",

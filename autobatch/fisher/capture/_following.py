@@ -201,12 +201,21 @@ class Following:
                 f" shape {tuple(tensor.shape)} are not"
             )
 
-    def need_order(self, tensor: Tensor) -> None:
-        """Raise MeasureError where an output has the samples in another order than the input, or not all."""
-        layout = self._layouts.get(tensor)
-        if not isinstance(layout, BatchLayout) or layout.grouping is None:
-            return
-        rows = layout.grouping.index
+    def need_order(self, outputs: list[Tensor]) -> None:
+        """Raise MeasureError where an output has the samples in another order than the input, or not all.
+
+        Beside one that has them all, there may be those of single samples, such as a list with each image's features.
+        """
+        layouts = [self._layouts.get(tensor) for tensor in outputs]
+        complete = any(isinstance(layout, BatchLayout) and layout.grouping is None for layout in layouts)
+        for tensor, layout in zip(outputs, layouts, strict=True):
+            if not isinstance(layout, BatchLayout) or layout.grouping is None:
+                continue
+            if not complete or layout.grouping.sole is None:
+                self._check_order(tensor, layout.grouping)
+
+    def _check_order(self, tensor: Tensor, grouping: Grouping) -> None:
+        rows = grouping.index
         steps = rows.diff(prepend=rows.new_tensor([-1]), append=rows.new_tensor([self.batch]))
         if bool(((steps < 0) | (steps > 1)).any()):
             raise MeasureError(
@@ -314,6 +323,8 @@ class Following:
         if not isinstance(value, Tensor):
             return
         before, layout = self.standing(base, changed=True), self.standing(value)
+        if layout is not None and _is_constant(value, layout):
+            layout = None
         if not value.numel():  # nothing is written, such as the rows of a mask that is nowhere true
             if before is None:
                 self.leave_out(base)

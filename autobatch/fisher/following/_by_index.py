@@ -87,6 +87,15 @@ def ordered(rows: Rows) -> Found:
     return None if isinstance(dim, bool) else _along_one(labels.gather(dim, rows.call.outputs[-1]))
 
 
+def filled(rows: Rows) -> Found:
+    """Follow samples through ``masked_scatter(base, mask, source)``, by running it on their samples."""
+    base, mask, source = (*rows.args, *(rows.kwargs[name] for name in ("mask", "source") if name in rows.kwargs))
+    below, above = rows.of_elements(base), rows.of_elements(source)
+    if below is None:
+        below = torch.full(base.shape, -1, device=base.device)
+    return _along_one(below if above is None else below.masked_scatter(mask, above))
+
+
 def strided(rows: Rows) -> Found:
     """Follow samples through ``as_strided``, by the places of their elements in memory."""
     source = rows.args[0]
@@ -128,7 +137,7 @@ def _of_mask(rows: Rows) -> Found:
     mask = rows.args[-1]
     if len(rows.slots) != 1 or not isinstance(mask, Tensor) or (found := rows.of_elements(mask)) is None:
         return None
-    return (0, found[mask != 0]) if mask.dtype is torch.bool or rows.call.name == "nonzero" else None
+    return (0, found[mask != 0]) if mask.dtype is torch.bool or rows.call.name in {"nonzero", "argwhere"} else None
 
 
 def unpacked(rows: Rows) -> Found:

@@ -582,6 +582,20 @@ def matrices(h: Tensor) -> Tensor:
     return 4 * torch.eye(C, dtype=h.dtype) + 0.1 * h.unsqueeze(-1) * h.unsqueeze(-2)
 
 
+def asked_for_gradients(h: Tensor) -> Tensor:
+    leaf = h.detach().sin()
+    leaf.requires_grad = True
+    return leaf.cos()
+
+
+def positions_by_hand(h: Tensor) -> Tensor:
+    """Whole numbers by loops over samples, as multimodal rotary positions are made."""
+    positions = torch.zeros(len(h), dtype=torch.long)
+    for i, signs in enumerate((h > 0).long()):
+        positions[i] = signs[0] + signs.sum()
+    return positions
+
+
 KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "written-in-parts": lambda h: written_in_parts(h, h.sin()),
     "written-by-steps": lambda h: written_by_steps([h, h.sin()]),
@@ -589,6 +603,8 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "turned-in-place": lambda h: h.clone().transpose_(0, 1).t_(),
     "widened-in-place": lambda h: h.clone().unsqueeze_(0).unsqueeze_(-1)[0, ..., 0],
     "as-tensor": torch.as_tensor,
+    "asked-for-gradients": lambda h: asked_for_gradients(h) * h,
+    "counts-written-down": lambda h: h * positions_by_hand(h)[..., None],
     "quantile": lambda h: h - h.quantile(0.5, dim=1, keepdim=True),
     "hstack": lambda h: torch.hstack([h[:, :3], h[:, 3:].sin()]),
     "column-stack": lambda h: torch.column_stack([h[:, :3], h[:, 3:]]),

@@ -349,6 +349,37 @@ def test_sequences_of_several_samples_are_refused() -> None:
         probe.gram()
 
 
+class Images(nn.Module):
+    """Features of images written over some of the words' embeddings, and handed out image by image as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see, self.words, self.head = nn.Linear(5, 4), nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, words: Tensor, images: Tensor) -> tuple[Tensor, ...]:
+        seen, embedded = self.see(images).flatten(0, 1), self.words(words)
+        places = (words == 0).unsqueeze(-1).expand_as(embedded)
+        return self.head(embedded.masked_scatter(places, seen)), *seen.split(2)
+
+
+@pytest.mark.parametrize("length", [3, 4])
+def test_images_among_words(length: int) -> None:
+    model, images = Images().double(), randn(4, 2, 5)
+    words = torch.randint(1, 9, (4, length))
+    words[:, 1:3] = 0
+    assert error(model, lambda: model(words, images)[0].sin().sum((1, 2))) < 1e-12
+    shared = images.flatten(0, 1)[:7]  # features that do not descend from the batch
+    words[0, 1] = 1
+    assert error(model, lambda: model(words, shared)[0].sin().sum((1, 2))) < 1e-12
+    words[0, 1], words[1, 1] = 0, 1  # of seven for eight places each image but the first is another sample's
+    probe = FisherProbe(model)
+    with probe:
+        words[3, 0] = 0
+        model(words, images)[0].square().sum().backward()
+    with pytest.raises(MeasureError, match=r"through masked_scatter\(\)"):
+        probe.gram()
+
+
 @pytest.mark.parametrize("pick", [lambda h: h[1:], lambda h: h[:1].expand(4, -1), lambda h: h[[2, 0, 1, 3]]])
 def test_outputs_that_are_not_all_samples_in_order(pick: Callable[[Tensor], Tensor]) -> None:
     class Picked(nn.Linear):
