@@ -120,7 +120,8 @@ class Capture(TorchFunctionMode):
                     follow.watch(call)
             return output
         if not telling:
-            if name == "__set__" and func.__self__ is Tensor.data and follow.knows(args[0]):  # x.data = ...
+            assigned = getattr(func, "__self__", None) if name == "__set__" else None
+            if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
         with self._guarded(name):
