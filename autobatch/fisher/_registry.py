@@ -141,6 +141,8 @@ _OPERATORS = (
     " __rand__ __iand__ __or__ __ror__ __ior__ __xor__ __rxor__ __ixor__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__"
     " __lshift__ __rshift__"
 )
+# Random numbers in place of what is there.
+_DRAWN = "uniform_ normal_ random_ exponential_ log_normal_ geometric_ cauchy_"
 _POINTWISE = f"{_ONE_BY_ONE} {_ACTIVATIONS} {_COMPARED} {_COPIED} cdouble"
 # The batch is dimension 0 of the first argument, and what mixes is behind it.
 _IN_FRONT = (
@@ -198,7 +200,7 @@ _INSTANCE_NORM = Known(places.in_front(0))
 _TABLE: tuple[tuple[Any, Known], ...] = (
     # Element by element.
     (
-        f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)}",
+        f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)} {_DRAWN}",
         Known(aligned_right),
     ),
     (f"{_BROADCAST} __pow__ __rpow__ __rtruediv__ __div__ __rdiv__", Known(aligned_right, by_element())),

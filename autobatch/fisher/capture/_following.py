@@ -56,7 +56,7 @@ class Following:
         self._layouts = Layouts()
         self._outside: dict[int, weakref.ref[Tensor]] = {}
         self._written: dict[int, Memory] = {}
-        self._inside: set[int] = set()
+        self._inside: dict[int, weakref.ref[Tensor]] = {}
 
     def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping, *, again: bool) -> None:
         """Take the tensors that the model is called with, where the batch lies in them, and the sample of each row.
@@ -94,10 +94,11 @@ class Following:
             changed: whether the call has changed it in place, and it is as unknown as it was before.
         """
         layout = self._layouts.get(tensor)
-        inside = self._inside and id(tensor) in self._inside
-        if layout is not None and inside and isinstance(tensor.grad_fn, BackwardCFunction):
-            layout = None  # seen in the body of a custom function, whose backward pass may do something else
-            self._inside.discard(id(tensor))
+        inside = self._inside.get(id(tensor)) if self._inside else None
+        if layout is not None and inside is not None and isinstance(tensor.grad_fn, BackwardCFunction):
+            del self._inside[id(tensor)]
+            if inside() is tensor:  # and not another that has come to lie where one has died
+                layout = None  # seen in the body of a custom function, whose backward pass may do something else
         if layout is None and not changed and self.batch and tensor not in self._weights:
             layout = self._unseen(tensor)
         return None if layout is None or (self.claimed and layout.refuted) else layout
@@ -118,7 +119,8 @@ class Following:
             layout = self._through_custom_function(tensor, tensor.grad_fn)
         elif tensor.grad_fn is not None:
             layout = LostBatch(
-                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, scripts and extensions hide functions),"
+                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, extensions and scripts hide functions; scripts"
+                " run as they are written with PYTORCH_JIT=0),"
             )
         if layout is not None:
             self._layouts[tensor] = layout
@@ -131,7 +133,7 @@ class Following:
         if weights := self._weights.behind(parents):
             self._weights.make(tensor, weights)  # such as a straight-through estimator
             return None
-        name = f"{kind.__name__}.apply"
+        name = f"{_path(kind)}.apply"
         self.reentrant |= kind is CheckpointFunction
         if not hands_on(kind):
             return LostBatch(name)
@@ -153,7 +155,7 @@ class Following:
                 found.append(result)
             elif isinstance(parent, BackwardCFunction):  # whose result nothing was seen to take
                 kind = _kind(parent)
-                lost = (torch.Size(), LostBatch(f"{kind.__name__}.apply"))
+                lost = (torch.Size(), LostBatch(f"{_path(kind)}.apply"))
                 found += self._behind(parent) if hands_on(kind) else [lost]
         return found
 
@@ -270,7 +272,7 @@ class Following:
         found = [(tensor, layout) for tensor, layout in found if not layout.claims]
         if found:
             self._move(call, found)
-            self._inside |= {id(tensor) for tensor in call.outputs}
+            self._inside.update((id(tensor), weakref.ref(tensor)) for tensor in call.outputs)
 
     def _move(self, call: Call, found: Found) -> None:
         """Note where the batch lies in the outputs."""
@@ -281,7 +283,8 @@ class Following:
             return
         source, first = found[0]
         output = call.outputs[0] if call.outputs else source
-        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.known, source, output):
+        alone = len(found) == 1 and first is IN_FRONT and bool(call.args) and source is call.args[0]
+        if alone and layer_keeps(call.known, source, output):
             self._layouts[output] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
@@ -348,6 +351,12 @@ def _kind(node: Any) -> type:
     """Return the custom autograd function that a node of the graph is of."""
     kind: type = getattr(type(node), "_forward_cls", type(node))
     return kind
+
+
+def _path(kind: type) -> str:
+    """Return a class as a program can name it: with its module, unless that is the program itself or a function."""
+    inside = kind.__module__ == "__main__" or "<locals>" in kind.__qualname__
+    return kind.__name__ if inside else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_constant(tensor: Tensor, layout: Layout) -> bool:
