@@ -119,8 +119,8 @@ class Following:
             layout = self._through_custom_function(tensor, tensor.grad_fn)
         elif tensor.grad_fn is not None:
             layout = LostBatch(
-                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, extensions and scripts hide functions; scripts"
-                " run as they are written with PYTORCH_JIT=0),"
+                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, extensions and scripts hide functions;"
+                " PYTORCH_JIT=0 runs scripts as they are written),"
             )
         if layout is not None:
             self._layouts[tensor] = layout
