@@ -19,6 +19,7 @@ from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
 from autobatch.fisher.layers import _bags as bags
+from autobatch.fisher.layers import _groups as groups
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import by_element, expanded, prelu
@@ -140,6 +141,8 @@ _OPERATORS = (
     " __rand__ __iand__ __or__ __ror__ __ior__ __xor__ __rxor__ __ixor__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__"
     " __lshift__ __rshift__"
 )
+# Random numbers in place of what is there.
+_DRAWN = "uniform_ normal_ random_ exponential_ log_normal_ geometric_ cauchy_"
 _POINTWISE = f"{_ONE_BY_ONE} {_ACTIVATIONS} {_COMPARED} {_COPIED} cdouble"
 # The batch is dimension 0 of the first argument, and what mixes is behind it.
 _IN_FRONT = (
@@ -197,7 +200,7 @@ _INSTANCE_NORM = Known(places.in_front(0))
 _TABLE: tuple[tuple[Any, Known], ...] = (
     # Element by element.
     (
-        f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)}",
+        f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)} {_DRAWN}",
         Known(aligned_right),
     ),
     (f"{_BROADCAST} __pow__ __rpow__ __rtruediv__ __div__ __rdiv__", Known(aligned_right, by_element())),
@@ -211,12 +214,12 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("__idiv__", Known(aligned_right, by_element(torch.div))),
     ("neg negative __neg__ neg_ negative_", Known(aligned_right, additive="linear")),
     ("bfloat16 clone contiguous cpu cuda double float half", Known(aligned_right, additive="linear")),
-    ("to type_as", Known(keeps_samples, heeds="first", additive="linear")),
+    ("to type_as as_tensor asarray", Known(keeps_samples, heeds="first", additive="linear")),
     ("where", Known(places.chosen, by_element(), by_index=by_index.where_true)),
     ("prelu", Known(keeps_samples, by_element(prelu, channels=True))),
-    (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real bucketize", Known(keeps_samples)),
+    (f"{_FAKE_QUANTIZED} tril triu tril_ triu_ one_hot view_as_real bucketize isin", Known(keeps_samples)),
     ("fused_moving_avg_obs_fake_quant", Known(keeps_samples, couples=True)),
-    ("nonzero", Known(by_index=by_index.where_true)),
+    ("nonzero argwhere", Known(by_index=by_index.where_true)),
     ("copy_", Known(in_slots(aligned_right, 1), heeds="source")),  # base.copy_(source): base lies as the source does
     # What takes nothing but shape, dtype and device from its tensors.
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
@@ -232,6 +235,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
     ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
+    ("grouped_mm _grouped_mm", Known(products.grouped, groups.grouped_mm, heeds="floats")),
     ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
     ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
     ("inner", Known(products.inner, sums=_alone)),
@@ -284,9 +288,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", Known(untouched(2, default=-1))),
     ("fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", Known(untouched(2, default=(-2, -1)))),
     ("fft_fftn fft_ifftn fft_rfftn fft_irfftn", Known(untouched(2))),
-    ("sort argsort glu", Known(untouched(1, default=-1))),
+    ("glu", Known(untouched(1, default=-1))),
+    ("sort argsort", Known(untouched(1, default=-1), by_index=by_index.ordered)),
     ("gumbel_softmax", Known(untouched(4, default=-1))),
-    ("topk", Known(untouched(2, default=-1))),
+    ("topk", Known(untouched(2, default=-1), by_index=by_index.ordered)),
     ("normalize", Known(untouched(2, default=1))),
     ("linalg_cross", Known(untouched(2, default=-1, slots=(0, 1)))),
     ("cross", Known(untouched(2, slots=(0, 1)))),
@@ -313,6 +318,9 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("unflatten ravel", _picks(shapes.reshaped)),
     ("view_as reshape_as", Known(shapes.reshaped, by_index=by_index.picked, heeds="first")),
     ("transpose swapaxes swapdims permute mT adjoint", _picks(shapes.viewed, transposes=True)),
+    ("transpose_ swapaxes_ swapdims_ t_", Known(in_slots(shapes.swapped, 0))),
+    ("unsqueeze_", Known(in_slots(shapes.inserted, 0))),
+    ("as_strided", Known(by_index=by_index.strided)),
     ("movedim moveaxis diagonal mH", _picks(shapes.viewed)),
     ("T t", _picks(shapes.turned, transposes=True)),
     ("H", _picks(shapes.turned)),
@@ -333,6 +341,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("column_stack", Known(shapes.across(1))),
     ("dstack", Known(shapes.across(2))),
     ("flipud", _picks(shapes.across(0))),
+    ("masked_scatter masked_scatter_", Known(by_index=by_index.filled)),
     ("vstack masked_select _pack_padded_sequence", _picks()),
     ("flip", _picks(untouched(1, "dims"))),
     ("roll", _picks(untouched(2, "dims"))),
@@ -340,7 +349,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("diag_embed", Known(places.alone)),
     ("select unbind", _picks(shapes.selected, additive="linear")),
     ("narrow", _picks(untouched(1))),
-    ("chunk split tensor_split", _picks(untouched(2, default=0))),
+    ("chunk split tensor_split split_with_sizes", _picks(untouched(2, default=0))),
     # Indices.
     (
         "__getitem__",

@@ -120,7 +120,8 @@ class Capture(TorchFunctionMode):
                     follow.watch(call)
             return output
         if not telling:
-            if name == "__set__" and follow.knows(args[0]):  # x.data = ...
+            assigned = getattr(func, "__self__", None) if name == "__set__" else None
+            if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
         with self._guarded(name):
@@ -169,8 +170,8 @@ class Capture(TorchFunctionMode):
                     f"the model's first tensor has {batch} rows, but another argument and the output have {rows}, so"
                     " what a sample is cannot be told: give the batch as the first argument, or say samples=..."
                 )
-            for tensor in outputs if samples.rows is None else ():
-                self._following.need_order(tensor)
+            if samples.rows is None:
+                self._following.need_order(outputs)
 
     def _begin(self, tensors: list[Tensor], lists: Sequence[Sequence[Tensor]]) -> None:
         """Begin a pass with the tensors that the model is called with, or go on with it."""

@@ -13,14 +13,16 @@ from autobatch.fisher._registry import hands_on
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.following._indexing import assigned
+from autobatch.fisher.following._indexing import assigned, fitting
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
+from autobatch.fisher.following._memory import Memory
 from autobatch.fisher.following._through import Through, layer_keeps
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
 _NOBODY = Grouping(torch.zeros(0, dtype=torch.int64), 0)
 _OF_ONE = Grouping(torch.zeros(0, dtype=torch.int64), 1)
+_OVERWRITTEN = LostBatch("a change in place of memory that it shares")
 Found = list[tuple[Tensor, Layout]]
 """Tensors of a call that descend from the batch, with where it lies in them."""
 
@@ -53,8 +55,8 @@ class Following:
         self._grouping = _NOBODY
         self._layouts = Layouts()
         self._outside: dict[int, weakref.ref[Tensor]] = {}
-        self._written: dict[int, torch.UntypedStorage] = {}
-        self._inside: set[int] = set()
+        self._written: dict[int, Memory] = {}
+        self._inside: dict[int, weakref.ref[Tensor]] = {}
 
     def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping, *, again: bool) -> None:
         """Take the tensors that the model is called with, where the batch lies in them, and the sample of each row.
@@ -92,10 +94,11 @@ class Following:
             changed: whether the call has changed it in place, and it is as unknown as it was before.
         """
         layout = self._layouts.get(tensor)
-        inside = self._inside and id(tensor) in self._inside
-        if layout is not None and inside and isinstance(tensor.grad_fn, BackwardCFunction):
-            layout = None  # seen in the body of a custom function, whose backward pass may do something else
-            self._inside.discard(id(tensor))
+        inside = self._inside.get(id(tensor)) if self._inside else None
+        if layout is not None and inside is not None and isinstance(tensor.grad_fn, BackwardCFunction):
+            del self._inside[id(tensor)]
+            if inside() is tensor:  # and not another that has come to lie where one has died
+                layout = None  # seen in the body of a custom function, whose backward pass may do something else
         if layout is None and not changed and self.batch and tensor not in self._weights:
             layout = self._unseen(tensor)
         return None if layout is None or (self.claimed and layout.refuted) else layout
@@ -106,13 +109,18 @@ class Following:
         if outside is not None and outside() is tensor:
             return None
         layout: Layout | None = None
-        if self._written and tensor.layout is torch.strided and tensor.untyped_storage()._cdata in self._written:
-            layout = LostBatch("a change in place of memory that it shares")
+        memory = self._written.get(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else None
+        if memory is not None:
+            samples = memory.samples(tensor)
+            if samples is not None and not bool((samples >= 0).any()):
+                return None
+            layout = (None if samples is None else fitting(samples, self._grouping)) or _OVERWRITTEN
         elif isinstance(tensor.grad_fn, BackwardCFunction):
             layout = self._through_custom_function(tensor, tensor.grad_fn)
         elif tensor.grad_fn is not None:
             layout = LostBatch(
-                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, scripts and extensions hide functions),"
+                f"{tensor.grad_fn.name()}, which was not seen (torch.vmap, extensions and scripts hide functions;"
+                " PYTORCH_JIT=0 runs scripts as they are written),"
             )
         if layout is not None:
             self._layouts[tensor] = layout
@@ -125,7 +133,7 @@ class Following:
         if weights := self._weights.behind(parents):
             self._weights.make(tensor, weights)  # such as a straight-through estimator
             return None
-        name = f"{kind.__name__}.apply"
+        name = f"{_path(kind)}.apply"
         self.reentrant |= kind is CheckpointFunction
         if not hands_on(kind):
             return LostBatch(name)
@@ -147,7 +155,7 @@ class Following:
                 found.append(result)
             elif isinstance(parent, BackwardCFunction):  # whose result nothing was seen to take
                 kind = _kind(parent)
-                lost = (torch.Size(), LostBatch(f"{kind.__name__}.apply"))
+                lost = (torch.Size(), LostBatch(f"{_path(kind)}.apply"))
                 found += self._behind(parent) if hands_on(kind) else [lost]
         return found
 
@@ -195,12 +203,21 @@ class Following:
                 f" shape {tuple(tensor.shape)} are not"
             )
 
-    def need_order(self, tensor: Tensor) -> None:
-        """Raise MeasureError where an output has the samples in another order than the input, or not all."""
-        layout = self._layouts.get(tensor)
-        if not isinstance(layout, BatchLayout) or layout.grouping is None:
-            return
-        rows = layout.grouping.index
+    def need_order(self, outputs: list[Tensor]) -> None:
+        """Raise MeasureError where an output has the samples in another order than the input, or not all.
+
+        Beside one that has them all, there may be those of single samples, such as a list with each image's features.
+        """
+        layouts = [self._layouts.get(tensor) for tensor in outputs]
+        complete = any(isinstance(layout, BatchLayout) and layout.grouping is None for layout in layouts)
+        for tensor, layout in zip(outputs, layouts, strict=True):
+            if not isinstance(layout, BatchLayout) or layout.grouping is None:
+                continue
+            if not complete or layout.grouping.sole is None:
+                self._check_order(tensor, layout.grouping)
+
+    def _check_order(self, tensor: Tensor, grouping: Grouping) -> None:
+        rows = grouping.index
         steps = rows.diff(prepend=rows.new_tensor([-1]), append=rows.new_tensor([self.batch]))
         if bool(((steps < 0) | (steps > 1)).any()):
             raise MeasureError(
@@ -239,6 +256,8 @@ class Following:
         if found and self.claimed:
             Through(call, found).settle()
             found = [(tensor, layout) for tensor, layout in found if not layout.refuted]
+        if call.used and all(_is_constant(tensor, layout) for tensor, layout in found):
+            return []
         if found:
             self._move(call, found)
             if self.claimed:
@@ -253,7 +272,7 @@ class Following:
         found = [(tensor, layout) for tensor, layout in found if not layout.claims]
         if found:
             self._move(call, found)
-            self._inside |= {id(tensor) for tensor in call.outputs}
+            self._inside.update((id(tensor), weakref.ref(tensor)) for tensor in call.outputs)
 
     def _move(self, call: Call, found: Found) -> None:
         """Note where the batch lies in the outputs."""
@@ -264,7 +283,8 @@ class Following:
             return
         source, first = found[0]
         output = call.outputs[0] if call.outputs else source
-        if len(found) == 1 and first is IN_FRONT and source is call.args[0] and layer_keeps(call.known, source, output):
+        alone = len(found) == 1 and first is IN_FRONT and bool(call.args) and source is call.args[0]
+        if alone and layer_keeps(call.known, source, output):
             self._layouts[output] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
@@ -284,27 +304,38 @@ class Following:
                     self._spread(output, before)
 
     def _spread(self, changed: Tensor, before: Layout | None) -> None:
-        """Note what a change in place means for other tensors of the same memory: their samples are not known."""
+        """Note what a change in place means for other tensors of the same memory: whose values lie in it now."""
         after = self._layouts.get(changed)
         if after is None or after == before or changed.layout is not torch.strided:
             return
-        for other in self._layouts.sharing(changed):
-            self._layouts[other] = LostBatch("a change in place of memory that it shares")
         storage = changed.untyped_storage()
-        self._written[storage._cdata] = storage
+        memory = self._written.setdefault(storage._cdata, Memory(storage))
+        memory.write(changed, after if isinstance(after, BatchLayout) else None, self.batch)
+        for other in self._layouts.sharing(changed):
+            if not self._agree(self._layouts.get(other), memory.samples(other), other):
+                self._layouts[other] = _OVERWRITTEN
+
+    def _agree(self, layout: Layout | None, written: Tensor | None, tensor: Tensor) -> bool:
+        """Whether the samples that were written into a tensor are those that lie there by its layout."""
+        if written is None or not isinstance(layout, BatchLayout) or layout.claims:
+            return False
+        return bool(((written < 0) | (written == layout.labels(tensor, self.batch))).all())
 
     def _move_into(self, base: Tensor, index: Any, value: Any) -> None:
         """Note where the batch lies after ``base[index] = value``."""
         if not isinstance(value, Tensor):
             return
         before, layout = self.standing(base, changed=True), self.standing(value)
+        if layout is not None and _is_constant(value, layout):
+            layout = None
         if not value.numel():  # nothing is written, such as the rows of a mask that is nowhere true
             if before is None:
                 self.leave_out(base)
             return
         if not isinstance(before, LostBatch) and (before, layout) != (None, None):
             taken = assigned(base, index, value, before=before, layout=layout, samples=self._grouping)
-            self._layouts[base] = taken or LostBatch("__setitem__")
+            cause = layout.function if isinstance(layout, LostBatch) and not layout.whole else "__setitem__"
+            self._layouts[base] = taken or LostBatch(cause)
         if isinstance(layout, LostBatch) and base.is_floating_point():
             self._notes.bn = "rows"
 
@@ -320,6 +351,17 @@ def _kind(node: Any) -> type:
     """Return the custom autograd function that a node of the graph is of."""
     kind: type = getattr(type(node), "_forward_cls", type(node))
     return kind
+
+
+def _path(kind: type) -> str:
+    """Return a class as a program can name it: with its module, unless that is the program itself or a function."""
+    inside = kind.__module__ == "__main__" or "<locals>" in kind.__qualname__
+    return kind.__name__ if inside else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_constant(tensor: Tensor, layout: Layout) -> bool:
+    """Whether a tensor holds whole numbers of all samples together, such as which experts got any tokens."""
+    return isinstance(layout, LostBatch) and layout.whole and not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def only_claims(found: Found) -> tuple[Claim, ...]:

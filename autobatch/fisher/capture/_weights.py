@@ -29,7 +29,7 @@ class Weights:
                 self._later = True
             elif self._counted is not None and name not in self._counted:
                 continue
-            elif parameter.requires_grad and id(parameter) not in self._roots:
+            elif parameter.requires_grad and parameter.numel() and id(parameter) not in self._roots:
                 root = Root(name, parameter)
                 self._roots.add(id(parameter))
                 self.add(Weight(parameter, (root,)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import BatchLayout, Layout
+from autobatch.fisher.following._memory import Memory
 from autobatch.fisher.following._move import TorchCall
 
 Found = tuple[int, Tensor] | None
@@ -73,6 +74,41 @@ def picked(rows: Rows) -> Found:
     except (RuntimeError, TypeError):  # not for whole numbers
         return None
     found = (list(result) if isinstance(result, (tuple, list)) else [result])[rows.index]
+    return _along_one(found)
+
+
+def ordered(rows: Rows) -> Found:
+    """Follow samples through a sort, or the choice of the largest, along their own dimension."""
+    source, options, place = rows.args[0], rows.args[1:], 1 if rows.call.name == "topk" else 0
+    labels = rows.of_elements(source)
+    if labels is None or not source.ndim:
+        return None
+    dim = rows.kwargs.get("dim", options[place] if len(options) > place else -1)
+    return None if isinstance(dim, bool) else _along_one(labels.gather(dim, rows.call.outputs[-1]))
+
+
+def filled(rows: Rows) -> Found:
+    """Follow samples through ``masked_scatter(base, mask, source)``, by running it on their samples."""
+    base, mask, source = (*rows.args, *(rows.kwargs[name] for name in ("mask", "source") if name in rows.kwargs))
+    below, above = rows.of_elements(base), rows.of_elements(source)
+    if below is None:
+        below = torch.full(base.shape, -1, device=base.device)
+    return _along_one(below if above is None else below.masked_scatter(mask, above))
+
+
+def strided(rows: Rows) -> Found:
+    """Follow samples through ``as_strided``, by the places of their elements in memory."""
+    source = rows.args[0]
+    layout = rows.layouts.get(id(source))
+    if not isinstance(layout, BatchLayout) or source.layout is not torch.strided:
+        return None
+    memory = Memory(source.untyped_storage())
+    memory.write(source, layout, rows.samples.batch)
+    return _along_one(rows.call.function(memory.samples(source), *rows.args[1:], **rows.kwargs))
+
+
+def _along_one(found: Tensor) -> Found:
+    """Return the only dimension along which samples of elements change, with the sample of each place there."""
     if not found.numel():  # no rows, such as the tokens of an expert that got none
         empty = [d for d, size in enumerate(found.shape) if not size]
         return (empty[0], found.flatten()) if len(empty) == 1 else None
@@ -101,7 +137,7 @@ def _of_mask(rows: Rows) -> Found:
     mask = rows.args[-1]
     if len(rows.slots) != 1 or not isinstance(mask, Tensor) or (found := rows.of_elements(mask)) is None:
         return None
-    return (0, found[mask != 0]) if mask.dtype is torch.bool or rows.call.name == "nonzero" else None
+    return (0, found[mask != 0]) if mask.dtype is torch.bool or rows.call.name in {"nonzero", "argwhere"} else None
 
 
 def unpacked(rows: Rows) -> Found:
@@ -143,6 +179,8 @@ def scattered(rows: Rows) -> Found:
     base, dim, index, source = rows.args[:4]
     dim %= max(1, base.ndim)
     of_source = rows.along(source, dim)
+    if of_source is None and id(source) not in rows.layouts:  # constants, such as ones that are counted
+        of_source = rows.along(index, dim)
     if of_source is None:
         return None
     known = None

@@ -138,10 +138,10 @@ def assigned(
     present = torch.full(base.shape, -1, device=base.device) if before is None else before.labels(base, batch)
     after = present.clone()
     after[index] = layout.labels(value, batch)
-    return _fitting(after, samples) if before is None else (before if torch.equal(after, present) else None)
+    return fitting(after, samples) if before is None else (before if torch.equal(after, present) else None)
 
 
-def _fitting(labels: Tensor, samples: Grouping) -> BatchLayout | None:
+def fitting(labels: Tensor, samples: Grouping) -> BatchLayout | None:
     """Return the only layout with these samples of elements; negative ones may be as in the model's input."""
     found = []
     for dim, size in enumerate(labels.shape):

@@ -71,6 +71,12 @@ def contracted(move: Move) -> int | None:
     return ahead + move.dim - sum(dim < move.dim for dim in own)
 
 
+def grouped(move: Move) -> int | None:
+    # grouped_mm: rows after each other, in groups, each by a matrix of its own.
+    plain = move.slot == 0 and move.source.ndim == 2 and move.output.ndim == 2
+    return move.dim if plain and move.dim == 0 and len(move.output) == len(move.source) else None
+
+
 def inner(move: Move) -> Place:
     # inner: (..., K) and (..., K) give the first's other dimensions, then the second's; a number scales the other.
     pair = [tensor.ndim for tensor in move.call.tensors[:2]]

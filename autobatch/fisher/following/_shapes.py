@@ -18,6 +18,17 @@ def viewed(move: Move) -> int | None:
     return next(there, None)
 
 
+def inserted(move: Move) -> Place:
+    # unsqueeze_: the source has the new dimension already.
+    return move.dim + (int(move.argument(1, "dim")) % move.output.ndim <= move.dim), move.outer
+
+
+def swapped(move: Move) -> Place:
+    # transpose_, t_: the source is turned already.
+    first, second = (int(move.argument(at, f"dim{at - 1}", at - 1)) % move.output.ndim for at in (1, 2))
+    return {first: second, second: first}.get(move.dim, move.dim), move.outer
+
+
 def reshaped(move: Move) -> Place:
     # A reshape keeps the order of elements: as many blocks lie before the batch as did.
     if move.output.numel() != move.source.numel():

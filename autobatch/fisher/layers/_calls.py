@@ -109,7 +109,8 @@ class Call(TorchCall):
     @property
     def changed(self) -> Tensor | None:
         """The first argument of a function that changes it in place."""
-        return self.args[0] if changes_in_place(self.name) and isinstance(self.args[0], Tensor) else None
+        first = self.args[0] if self.args and changes_in_place(self.name) else None
+        return first if isinstance(first, Tensor) else None
 
     @property
     def node(self) -> Any:

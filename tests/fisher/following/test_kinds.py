@@ -1,6 +1,6 @@
 """Kinds of models that were once measured wrong without an error: now right, or refused with what and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -71,6 +71,20 @@ def changed_under_a_view(h: Tensor) -> Tensor:
     return view
 
 
+def written_in_parts(one: Tensor, other: Tensor) -> Tensor:
+    buffer = one.new_empty(B, 2 * C)
+    buffer[:, :C].copy_(one)
+    buffer[:, C:].copy_(other)
+    return buffer[:, ::2]
+
+
+def written_by_steps(steps: Sequence[Tensor]) -> Tensor:
+    buffer = torch.empty(len(steps), *steps[0].shape, dtype=steps[0].dtype)
+    for i, step in enumerate(steps):
+        buffer[i].copy_(step)
+    return buffer.sum(0)
+
+
 # In place of the samples' own rows come those of others: alone, or joined with what is in its place.
 MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "mixup": lambda h: 0.7 * h + 0.3 * h.flip(0),
@@ -83,6 +97,11 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "in-place": lambda h: h.clone().add_(h.flip(0)),
     "assigned": copied,
     "under-a-view": changed_under_a_view,
+    "written-in-parts": lambda h: written_in_parts(h, h.flip(0)),
+    "written-by-steps": lambda h: written_by_steps([h, h.flip(0)]),
+    "strided": lambda h: h.as_strided((B, C), (1, C)),
+    "strided-over-samples": lambda h: h.as_strided((B - 1, 2 * C), (C, 1))[:, ::2],
+    "turned-in-place": lambda h: h.clone().t_() * h,
     "padded": lambda h: F.pad(h, (0, 0, 1, -1)),
     "looked-up": lambda h: F.embedding(torch.arange(B).flip(0), h),
     "indexed-by-two": lambda h: h[torch.arange(B), torch.arange(C).expand(B, C).T],
@@ -324,7 +343,8 @@ class Rounded(torch.autograd.Function):
 def test_a_custom_function_is_refused_until_it_is_said_to_keep_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autobatch.fisher._registry._KNOWN", dict(_registry._KNOWN))
     for between in (Turned.apply, Halved.apply, lambda h: Halved.apply(h) + h, lambda h: Halved.apply(h).relu()):
-        with pytest.raises(MeasureError, match=r"through (Turned|Halved).apply.*register_keeping\((Turned|Halved)\)"):
+        named = r"through tests\.\S+\.(Turned|Halved)\.apply.*register_keeping\(tests\.\S+\.(Turned|Halved)\)"
+        with pytest.raises(MeasureError, match=named):
             probed(Between(between), randn(B, C)).gram()
     register_keeping(Halved)
     assert_right(Between(lambda h: Halved.apply(h) + h), randn(B, C))
@@ -348,6 +368,24 @@ def test_a_function_that_keeps_samples_finds_nothing_that_was_lost(
     model = Between(lambda h: Halved.apply(Halved.apply(between(h)) if twice else between(h)) + h)
     with pytest.raises(MeasureError, match=r"through (add|cumsum|matmul)\(\)"):
         probed(model, randn(B, C)).gram()
+
+
+def test_what_was_seen_without_gradients_is_not_taken_for_what_lies_in_its_place_later() -> None:
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(C, C) for _ in range(20)).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                without_gradient(lambda x=x: torch.stack([x.sin() for _ in range(9)]))
+                x = layer(x.unsqueeze(1).expand(-1, T, -1)).sin().sum(1)
+            return x
+
+    probe = FisherProbe(model := Looking(), gradients="rows")
+    with probe:
+        model(randn(B, C)).square().mean().backward()
+    assert probe.gram().shape == (B, B)
 
 
 def test_backward_hooks_of_modules_find_nothing_that_was_lost() -> None:
@@ -417,6 +455,17 @@ class Spectral(nn.Module):
 def test_complex_parameters(run: Callable[[Tensor, Tensor], Tensor]) -> None:
     model = Spectral(run)
     assert_right(model, randn(B, C))
+
+
+def test_a_parameter_without_elements_is_none() -> None:
+    model = Between(torch.tanh)
+    model.memory = nn.Parameter(randn(0, C))
+    model.between = lambda h: torch.cat([model.memory.expand(0, C), h]).tanh()
+    probe = probed(model, x := randn(B, C))
+    del model.memory
+    model.between = torch.tanh
+    reference = expected(model, x)
+    assert float((probe.gram() - reference).abs().max() / reference.abs().max()) < 1e-9
 
 
 # -- the step itself --------------------------------------------------------------------------------------------------
@@ -552,7 +601,31 @@ def matrices(h: Tensor) -> Tensor:
     return 4 * torch.eye(C, dtype=h.dtype) + 0.1 * h.unsqueeze(-1) * h.unsqueeze(-2)
 
 
+def asked_for_gradients(h: Tensor) -> Tensor:
+    leaf = h.detach().sin()
+    leaf.requires_grad = True
+    return leaf.cos()
+
+
+def positions_by_hand(h: Tensor) -> Tensor:
+    """Whole numbers by loops over samples, as multimodal rotary positions are made."""
+    positions = torch.zeros(len(h), dtype=torch.long)
+    for i, signs in enumerate((h > 0).long()):
+        positions[i] = signs[0] + signs.sum()
+    return positions
+
+
 KEPT: dict[str, Callable[[Tensor], Tensor]] = {
+    "written-in-parts": lambda h: written_in_parts(h, h.sin()),
+    "written-by-steps": lambda h: written_by_steps([h, h.sin()]),
+    "windows-by-strides": lambda h: h.as_strided((len(h), 4, 3), (C, 1, 1)).reshape(len(h), -1)[:, ::2],
+    "turned-in-place": lambda h: h.clone().transpose_(0, 1).t_(),
+    "widened-in-place": lambda h: h.clone().unsqueeze_(0).unsqueeze_(-1)[0, ..., 0],
+    "as-tensor": torch.as_tensor,
+    "random-signs": lambda h: h + 0 * h.clone().uniform_(-1, 1).sign(),
+    "named-arguments": lambda h: F.layer_norm(input=h, normalized_shape=(C,)) + F.gelu(input=h),
+    "asked-for-gradients": lambda h: asked_for_gradients(h) * h,
+    "counts-written-down": lambda h: h * positions_by_hand(h)[..., None],
     "quantile": lambda h: h - h.quantile(0.5, dim=1, keepdim=True),
     "hstack": lambda h: torch.hstack([h[:, :3], h[:, 3:].sin()]),
     "column-stack": lambda h: torch.column_stack([h[:, :3], h[:, 3:]]),
@@ -615,10 +688,20 @@ def _replaced(h: Tensor) -> Tensor:
     return h
 
 
+def _assigned(h: Tensor) -> Tensor:
+    out = torch.zeros_like(h)
+    out[:, :3] = h[:, :3]
+    return out
+
+
 @pytest.mark.parametrize(
     ("between", "through"),
-    [(_mixed_beneath, "memory that it shares"), (_replaced, r"data\.__set__")],
-    ids=["through-a-view", "by-its-data"],
+    [
+        (_mixed_beneath, "memory that it shares"),
+        (_replaced, r"data\.__set__"),
+        (lambda h: _assigned(h.cumsum(0)), r"cumsum\(\)"),
+    ],
+    ids=["through-a-view", "by-its-data", "before-it-is-assigned"],
 )
 def test_samples_that_change_places_unseen_are_refused(between: Callable[[Tensor], Tensor], through: str) -> None:
     with pytest.raises(MeasureError, match=through):

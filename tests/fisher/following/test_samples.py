@@ -73,19 +73,23 @@ def test_graphs_by_an_index_of_nodes(add: str) -> None:
 class GraphNorm(nn.Module):
     """Nodes less their graph's mean, by the number of nodes in each graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, counting: str) -> None:
         super().__init__()
         self.enter, self.head, self.shift = nn.Linear(5, 6), nn.Linear(6, 3), nn.Parameter(torch.rand(6))
+        self.counting = counting
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         x, nodes = torch.tanh(self.enter(x)), torch.bincount(index)
+        if self.counting == "ones":
+            nodes = x.new_zeros(len(nodes)).scatter_add_(0, index, x.new_ones(len(x)))
         mean = x.new_zeros(len(nodes), 6).index_add(0, index, x) / nodes.unsqueeze(1)
         x = (x - mean[index] * self.shift).relu()
         return self.head(x.new_zeros(len(nodes), 6).index_add(0, index, x) / nodes.unsqueeze(1))
 
 
-def test_nodes_are_counted_by_graph() -> None:
-    model, x = GraphNorm().double(), randn(8, 5)
+@pytest.mark.parametrize("counting", ["bincount", "ones"])
+def test_nodes_are_counted_by_graph(counting: str) -> None:
+    model, x = GraphNorm(counting).double(), randn(8, 5)
     assert error(model, lambda: model(x, INDEX).sin().sum(1), samples=INDEX) < 1e-12
     even = torch.arange(4).repeat_interleave(2)
     assert error(model, lambda: model(x, even).sin().sum(1), samples=even) < 1e-12
@@ -229,7 +233,7 @@ def test_packed_sequences(kind: type[nn.Module], use: str) -> None:
 
 
 @pytest.mark.parametrize("gradients", ["library", "rows"])
-@pytest.mark.parametrize("how", ["index", "in-place", "mask", "sorted", "where"])
+@pytest.mark.parametrize("how", ["index", "in-place", "mask", "sorted", "where", "bank"])
 @pytest.mark.parametrize("length", [3, 4])
 def test_rows_that_are_chosen_and_put_back(how: str, length: int, gradients: str) -> None:
     class Routed(nn.Module):
@@ -239,6 +243,8 @@ def test_rows_that_are_chosen_and_put_back(how: str, length: int, gradients: str
             super().__init__()
             self.gate = nn.Linear(5, 3)
             self.experts = nn.ModuleList(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4)) for _ in range(3))
+            if how == "bank":
+                self.experts, self.bank = nn.ModuleList(), nn.Parameter(torch.randn(3, 4, 5))
 
         def forward(self, x: Tensor) -> Tensor:
             rows = x.flatten(0, 1)
@@ -250,6 +256,11 @@ def test_rows_that_are_chosen_and_put_back(how: str, length: int, gradients: str
                 parts = rows[order].split(torch.bincount(chosen, minlength=3).tolist())
                 moved = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
                 return self._shaped(x, moved[order.argsort()] * scores.gather(1, chosen[:, None]))
+            if how == "bank":
+                took = F.one_hot(chosen, 3).T
+                for (i,) in (took.sum(-1) > 0).nonzero():
+                    where = torch.where(took[i])[0]
+                    out.index_add_(0, where, F.linear(rows[where], self.bank[i]) * scores[where, i, None])
             for i, expert in enumerate(self.experts):
                 mask = chosen == i
                 where = torch.where(mask)[0] if how == "where" else mask.nonzero().squeeze(1)
@@ -335,6 +346,37 @@ def test_sequences_of_several_samples_are_refused() -> None:
     with probe:
         model([torch.randn(3, 5), torch.randn(1, 5), torch.randn(4, 5)]).square().sum().backward()
     with pytest.raises(MeasureError, match=r"through pad_sequence\(\)"):
+        probe.gram()
+
+
+class Images(nn.Module):
+    """Features of images written over some of the words' embeddings, and handed out image by image as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see, self.words, self.head = nn.Linear(5, 4), nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, words: Tensor, images: Tensor) -> tuple[Tensor, ...]:
+        seen, embedded = self.see(images).flatten(0, 1), self.words(words)
+        places = (words == 0).unsqueeze(-1).expand_as(embedded)
+        return self.head(embedded.masked_scatter(places, seen)), *seen.split(2)
+
+
+@pytest.mark.parametrize("length", [3, 4])
+def test_images_among_words(length: int) -> None:
+    model, images = Images().double(), randn(4, 2, 5)
+    words = torch.randint(1, 9, (4, length))
+    words[:, 1:3] = 0
+    assert error(model, lambda: model(words, images)[0].sin().sum((1, 2))) < 1e-12
+    shared = images.flatten(0, 1)[:7]  # features that do not descend from the batch
+    words[0, 1] = 1
+    assert error(model, lambda: model(words, shared)[0].sin().sum((1, 2))) < 1e-12
+    words[0, 1], words[1, 1] = 0, 1  # of seven for eight places each image but the first is another sample's
+    probe = FisherProbe(model)
+    with probe:
+        words[3, 0] = 0
+        model(words, images)[0].square().sum().backward()
+    with pytest.raises(MeasureError, match=r"through masked_scatter\(\)"):
         probe.gram()
 
 

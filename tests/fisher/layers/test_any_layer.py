@@ -783,6 +783,7 @@ JOINED = {
 PRODUCTS = {
     "matrix-on-the-right": bare(lambda m, x: x @ m.p, p="c 5"),
     "matrix-transposed": bare(lambda m, x: x @ m.p.T, p="5 c"),
+    "matrix-by-name": bare(lambda m, x: F.linear(input=x, weight=m.p), vectors, p="5 c"),
     "matrix-by-mm": bare(lambda m, x: torch.mm(x, m.p), vectors, p="c 5"),
     "matrix-on-the-left": bare(lambda m, x: m.p @ x, p="5 t"),
     "matrix-by-rmatmul": bare(lambda m, x: m.p.__rmatmul__(x), p="c c"),
