@@ -1,4 +1,4 @@
-"""A bias of attention, such as a table of relative positions: one backward pass for all samples, dropout drawn again."""
+"""A bias of attention, such as a table of relative positions: one backward pass for all samples, same dropout."""
 
 import pytest
 import torch
