@@ -22,7 +22,7 @@ from autobatch.fisher.layers import _bags as bags
 from autobatch.fisher.layers import _groups as groups
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
-from autobatch.fisher.layers._elementwise import by_element, expanded, prelu
+from autobatch.fisher.layers._elementwise import attention_bias, by_element, expanded, prelu
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
 
@@ -243,7 +243,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("linalg_multi_dot", Known(products.chained)),
     ("linalg_solve", Known(products.solved)),
     ("tensordot", Known(products.contracted)),
-    ("scaled_dot_product_attention", Known(places.attention, random=True)),
+    ("scaled_dot_product_attention", Known(places.attention, attention_bias, random=True)),
     (
         "lstm gru rnn_tanh rnn_relu",
         Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="floats", random=True),

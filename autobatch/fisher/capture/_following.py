@@ -105,11 +105,12 @@ class Following:
 
     def _unseen(self, tensor: Tensor) -> Layout | None:
         """Return the layout of a tensor that no function was seen to return; None where it is none of the batch's."""
+        written = bool(self._written) and tensor.layout is torch.strided
+        memory = self._written.get(tensor.untyped_storage()._cdata) if written else None
         outside = self._outside.get(id(tensor))
-        if outside is not None and outside() is tensor:
+        if memory is None and outside is not None and outside() is tensor:
             return None
         layout: Layout | None = None
-        memory = self._written.get(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else None
         if memory is not None:
             samples = memory.samples(tensor)
             if samples is not None and not bool((samples >= 0).any()):

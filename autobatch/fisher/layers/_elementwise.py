@@ -4,10 +4,21 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, Rule, Weight, dense, precise
+from autobatch.fisher.layers._calls import (
+    Call,
+    Contribution,
+    KeptTensor,
+    NoRuleError,
+    Rule,
+    Weight,
+    arguments,
+    dense,
+    precise,
+)
 
 
 def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
@@ -32,7 +43,29 @@ def expanded(call: Call) -> list[Contribution]:
     ones = _ones(used, tuple(output.shape))
     if ones[0] != 1:
         raise NoRuleError
-    return [Contribution(used, _expanded(call, used.tensor, ones, lambda whole: whole))]
+    return [Contribution(used, _expanded(call, used.tensor, ones, tuple(output.shape), lambda whole: whole))]
+
+
+def attention_bias(call: Call) -> list[Contribution]:
+    """Return the rule of a bias of attention, such as a table of relative positions, as ``attn_mask``."""
+    given = arguments(call, "query key value attn_mask dropout_p is_causal scale", dropout_p=0.0)
+    kept = [KeptTensor(given.pop(name)) for name in ("query", "key", "value")]
+    bias, used, query = given["attn_mask"], call.weight(given["attn_mask"]), kept[0]()
+    state = call.was.random_state if given["dropout_p"] else None
+    again = query.device.type == "cpu" and query.dtype in {torch.float32, torch.float64}  # what is dropped, is again
+    if used is None or len(call.used) > 1 or (state is not None and not again):
+        raise NoRuleError
+    options = {name: value for name, value in given.items() if name != "attn_mask" and value is not None}
+    shape = (*call.outputs[0].shape[:-1], kept[1]().shape[-2])
+
+    def repeat(whole: Tensor) -> Tensor:
+        query, key, value, mask = precise(*(tensor() for tensor in kept), whole)
+        with torch.random.fork_rng(devices=[], enabled=state is not None):
+            if state is not None:
+                torch.set_rng_state(state)
+            return F.scaled_dot_product_attention(query, key, value, mask, **options)
+
+    return [Contribution(used, _expanded(call, bias, _ones(used, shape), shape, repeat))]
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -65,7 +98,7 @@ def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Ca
         ones = _ones(used, shape, channels=channels)
         if not places or len(call.outputs) != 1:
             raise NoRuleError
-        contributions.append(Contribution(used, _expanded(call, used.tensor, ones, partial(repeat, places))))
+        contributions.append(Contribution(used, _expanded(call, used.tensor, ones, shape, partial(repeat, places))))
     return contributions
 
 
@@ -79,10 +112,13 @@ def _ones(used: Weight, shape: tuple[int, ...], *, channels: bool = False) -> tu
 
 
 def _expanded(
-    call: Call, weight: Tensor, ones: tuple[int, ...], repeat: Callable[[Tensor], Tensor]
+    call: Call, weight: Tensor, ones: tuple[int, ...], shape: tuple[int, ...], repeat: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Jacobian]:
-    """Return what makes the rows of a weight that was expanded to the output's shape, by running the function again."""
-    shape, layout, batch = call.outputs[0].shape, call.output_layout(0), call.batch
+    """Return what makes the rows of a weight that was expanded to a shape, by running the function again.
+
+    Samples lie in that shape as they do in the output.
+    """
+    layout, batch = call.output_layout(0), call.batch
     dim = layout.dim
 
     def jacobian(gradient: Tensor) -> Jacobian:

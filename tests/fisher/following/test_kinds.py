@@ -78,6 +78,12 @@ def written_in_parts(one: Tensor, other: Tensor) -> Tensor:
     return buffer[:, ::2]
 
 
+def written_over_what_has_gradients(h: Tensor) -> Tensor:
+    buffer = torch.ones(len(h), C, dtype=h.dtype, requires_grad=True).sin()
+    buffer[:, :3].copy_(h[:, :3])
+    return buffer
+
+
 def written_by_steps(steps: Sequence[Tensor]) -> Tensor:
     buffer = torch.empty(len(steps), *steps[0].shape, dtype=steps[0].dtype)
     for i, step in enumerate(steps):
@@ -618,6 +624,7 @@ def positions_by_hand(h: Tensor) -> Tensor:
 KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "written-in-parts": lambda h: written_in_parts(h, h.sin()),
     "written-by-steps": lambda h: written_by_steps([h, h.sin()]),
+    "written-over": written_over_what_has_gradients,
     "windows-by-strides": lambda h: h.as_strided((len(h), 4, 3), (C, 1, 1)).reshape(len(h), -1)[:, ::2],
     "turned-in-place": lambda h: h.clone().transpose_(0, 1).t_(),
     "widened-in-place": lambda h: h.clone().unsqueeze_(0).unsqueeze_(-1)[0, ..., 0],

@@ -559,8 +559,24 @@ def _along(m: Graph, value: Value) -> Value | None:
             lambda: x.cummax(at).values,
             lambda: F.normalize(x, 2.0, at, 0.1),
             lambda: torch.take_along_dim(x, x.argsort(dim=at), at),
+            lambda: _in_parts(x, at),
+            lambda: _windows(x.clone(memory_format=torch.contiguous_format), at % x.ndim),
         ))(),
     )
+
+
+def _in_parts(x: Tensor, at: int) -> Tensor:
+    buffer = x.new_empty(x.shape)
+    for i in range(x.shape[at]):
+        buffer.select(at, i).copy_(x.select(at, i).sin())
+    return buffer
+
+
+def _windows(x: Tensor, at: int) -> Tensor:
+    """Two windows along a dimension, which overlap."""
+    shape, stride = list(x.shape), x.stride()
+    shape[at] = max(1, shape[at] - 1)
+    return x.as_strided((*shape, x.shape[at] - shape[at] + 1), (*stride, stride[at])).sum(-1)
 
 
 def _stacked(m: Graph, value: Value) -> Value | None:
@@ -676,6 +692,8 @@ def _mixed(m: Graph, value: Value) -> Value | None:
             lambda: front.clone().copy_(front.flip(0)),
             lambda: front.reshape(-1, b).T if front.numel() % b == 0 and front.ndim > 1 else front.flip(0),
             lambda: _assigned_backwards(front),
+            lambda: _parts_backwards(front),
+            lambda: x.as_strided(x.shape, x.stride()[::-1]) if len(set(x.shape)) == 1 and x.ndim > 1 else x.flip(dim),
             lambda: torch.stack(list(front.unbind(0))[::-1]),
         ))(),
         None,
@@ -687,6 +705,13 @@ def _assigned_backwards(x: Tensor) -> Tensor:
     for i in range(len(x)):
         y[len(x) - 1 - i] = x[i]
     return y
+
+
+def _parts_backwards(x: Tensor) -> Tensor:
+    buffer = torch.empty_like(x)
+    for i in range(len(x)):
+        buffer[len(x) - 1 - i].copy_(x[i])
+    return buffer
 
 
 LAYERS = (
