@@ -173,7 +173,8 @@ def portfolio(name: str, task: Task, x: Tensor, y: Tensor, seed: int) -> Row:
     found, cells = loops.recorded(), [(size, place) for size in task.sizes for place in range(PLACES)]
     ranks = []
     for other in LARGE if name in LARGE else SMALL:
-        if other != name and (other, loops.best_of(other, found), FRESH[-1]) in found:
+        alike = other != name and EVERY[other].sizes == task.sizes
+        if alike and (other, loops.best_of(other, found), FRESH[-1]) in found:
             losses = [
                 fmean(
                     logarithm(found[other, f"s{size}-lr{at_place(EVERY[other], place):g}", own], "validation_loss")
