@@ -45,18 +45,23 @@ from autobatch.policies.steer._search import (
     LEAST,
     MOST,
     QUARTER,
+    SIZE,
     compared,
     helping_halves,
+    is_roomy,
     many_steps,
     periods_of_epoch,
     plan_scouts,
     start_without_scouts,
     usual_length,
-    usual_size,
 )
 
 WORSE = 1.02
 """Times the validation loss of the best scout from which that of half its batch says that its rate is too high."""
+
+CLOSE, FAR_ABOVE = 1.1, 1.25
+"""Where steps are many, times the best training loss up to which a lower rate comes in question, and times its
+validation loss from which that of the best says that its rate is too high."""
 
 FAR_WORSE = 1.2
 """Times that validation loss from which the next lower rate is no choice."""
@@ -193,6 +198,23 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
     return ScoutChoice(lower, reason)
 
 
+def _below_validated_worse(task: TaskInfo, best: int, scouts: Sequence[Scout]) -> ScoutChoice | None:
+    """Return the scout at a lower rate, hardly worse in training, that the best one is validated far worse than."""
+    mine = scouts[best]
+    if task.score != "validation_loss":
+        return None
+    for place, one in sorted(enumerate(scouts), key=lambda known: -known[1].lr):
+        close = one.lr < mine.lr and one.ended is None and final_loss(one) <= CLOSE * final_loss(mine)
+        if close and mine.scores[-1] > FAR_ABOVE * one.scores[-1] > 0.0:
+            return ScoutChoice(
+                place,
+                f"{configuration(one.batch_size, one.lr)}: {mine.lr:g} has a training loss "
+                f"{percent(1.0 - final_loss(mine) / final_loss(one))} lower, but is validated "
+                f"{percent(mine.scores[-1] / one.scores[-1] - 1.0)} higher, so it is too high to go on with",
+            )
+    return None
+
+
 def _clearly_below(task: TaskInfo, best: Scout) -> float:
     """Return the share of the best scout's loss below which a smaller batch has to come where scouts hardly begin.
 
@@ -322,8 +344,12 @@ class SteerPolicy:
         if helping:  # those at smaller sizes were made last
             choice = choose_scout(scouts[: len(at_one_size) + len(helping)])
         assert choice.scout is not None
-        length = ""
-        if begun and not helping and (lower := _below_too_high(task, choice.scout, at_one_size, smaller)):
+        length, lower = "", None
+        if many_steps(task) and not blind:
+            lower = _below_validated_worse(task, choice.scout, at_one_size)
+        elif begun and not helping:
+            lower = _below_too_high(task, choice.scout, at_one_size, smaller)
+        if lower is not None:
             choice, edge = lower, ""
         elif told is not None:
             length = self._lay_length(told, smaller, helping, begun=begun, blind=blind)
@@ -414,8 +440,8 @@ class SteerPolicy:
         elif self._growth in (GROWN, MANY):
             spare = "fewer steps" if task.costs is None else "less time"
             reason = (
-                f"batches of {size} at {factor_there:.2g} times {lr:g} take {spare} and calm the steps as "
-                f"{percent(factor)} of it would with {batch_size}; {falls}{then}"
+                f"{falls}, and batches of {size} at {factor_there:.2g} times {lr:g} take {spare} and calm the steps as "
+                f"{percent(factor)} of that rate would with {batch_size}{then}"
             )
         else:
             reason = (
@@ -580,11 +606,11 @@ class SteerPolicy:
     def _is_roomy(self) -> bool:
         """Say whether the whole length takes no longer, with many steps' batches, than the usual with usual ones."""
         task, own = self._known_task(), self.parameters
-        if not many_steps(task) or task.costs is None:
-            return many_steps(task)
+        if not is_roomy(task) or task.costs is None:
+            return is_roomy(task)
         whole, usual = (Plan.of(task.epochs, length, own.decay, task.periods) for length in (1.0, own.length))
         seconds = plan_seconds(task, whole, start_without_scouts(task)[0], MANY)
-        return seconds <= plan_seconds(task, usual, usual_size(task.batch_sizes), SEESAW)
+        return seconds <= plan_seconds(task, usual, min(task.batch_sizes, key=lambda size: abs(size - SIZE)), SEESAW)
 
     def _grows_further(self) -> bool:
         """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from autobatch.policies._wording import configuration, duration, figure, in_epochs, percent
 from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice, best_of
+from autobatch.policies.steer._search import SIZE
 
 FAR_AHEAD = 0.1
 """Margin from which the best scout was mostly the best of them at the end too."""
@@ -194,6 +195,11 @@ class ScoutReport:
             return (
                 f"how sure: that is not known; its loss is {percent(self.margin)} lower than the next scout's, but how "
                 "often half the batch stays ahead to the end was not counted"
+            )
+        if size > SIZE:
+            return (
+                f"how sure: that is not known; its loss is {percent(self.margin)} lower than the next scout's, but how "
+                "often such a scout stays ahead to the end was not counted with batches so large"
             )
         far, record = self.margin >= FAR_AHEAD, RECORD[self.margin >= FAR_AHEAD]
         others = "that of the next scout of its size" if len(sizes) > 1 else "the next scout's"

@@ -110,8 +110,8 @@ def plan_scouts(
     settled = len(rates) == len(trained)
     taken = len(rates) if settled and number > MOST else most  # who asks for more scouts than usual has them to spare
     if many_steps(task):
-        examples = task.train_size * task.epochs
-        notes.append(f"batches of {_size(task)}, as a training of {examples:,} examples has steps enough with them")
+        examples = f"a training of {task.train_size * task.epochs:,} examples"
+        notes.append(f"{examples} has steps enough with batches of {_size(task)}: no smaller one is tried")
     elif affordable > taken and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if settled:
@@ -285,20 +285,27 @@ def start_without_scouts(task: TaskInfo) -> tuple[int, float]:
 
 
 def many_steps(task: TaskInfo) -> bool:
-    """Say whether a training sees so many examples that larger batches than usual leave it steps enough.
+    """Say whether a training sees so many examples that steps are not what is missing.
 
     Args:
         task: the task.
 
     Returns:
-        Whether its scouts train at a larger rung than the one nearest to ``SIZE``.
+        Whether the size that is wanted for its scouts is nearer to twice ``SIZE`` than to it, whatever rungs there are.
     """
-    return _size(task) > usual_size(task.batch_sizes)
+    return task.train_size * task.epochs > 2 * EXAMPLES
 
 
-def usual_size(batch_sizes: Sequence[int]) -> int:
-    """Return the rung that scouts have where steps are not many, of an ascending ladder."""
-    return _nearest_size(batch_sizes, 0)
+def is_roomy(task: TaskInfo) -> bool:
+    """Say whether the whole length takes fewer steps than the usual one with batches of ``SIZE``.
+
+    Args:
+        task: the task.
+
+    Returns:
+        Whether it has many steps and scouts train with larger batches.
+    """
+    return many_steps(task) and _size(task) > SIZE
 
 
 def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = False) -> float:
@@ -308,7 +315,7 @@ def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = F
         length: the share that is asked for, in (0, 1].
         epochs: the task's length, in decision periods.
         periods: decision periods of an epoch.
-        many: whether it has many steps (``many_steps``), and larger batches are faster.
+        many: whether it has many steps, and larger batches make it as fast.
 
     Returns:
         All of a training of fewer epochs than ``LEAST``, which ends as planned by its owner: what an early end spares
