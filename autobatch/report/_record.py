@@ -31,7 +31,7 @@ from autobatch.training import (
 from autobatch.training.running import ForkRecord, Scouting, ScoutRecord, load_forks, scout_directory
 from autobatch.training.task import run_task_info
 
-AS_STEER = "The best of a few short trainings goes on; then the rate falls early and training ends early."
+AS_STEER = "The best of a few short trainings goes on; then the rate falls early, and training mostly ends early."
 """What ``policies/steer.yaml`` says of it, which others may have put in its place."""
 
 

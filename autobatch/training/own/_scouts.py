@@ -73,7 +73,7 @@ def scout(
     ``controller.finished`` is true. Where a training has few epochs and many steps, that is within its first one. A
     scout whose training loss is far above another's, or that diverges, ends earlier. The first has the middle one of
     the rates, the others go to where the loss falls; where steps may be what is missing, one or two more train with
-    half the batch and a quarter of it (``docs/concepts/steer.md``).
+    half the batch and a quarter of it, unless steps are many (``docs/concepts/steer.md``).
     They are compared by the mean of the losses that ``step.backward`` gets, or by ``end_epoch(train_loss=...)``; where
     there is neither, by the validation figure.
 
