@@ -400,9 +400,11 @@ class SteerPolicy:
                 near += ", so it may learn nothing (give other rates to choose from)"
             else:
                 near += ", so what is validated decides"
+        elif many_steps(task):
+            return ""
         else:
             near = f"; its loss is {near}"
-        if not task.steered:
+        if not task.steered or many_steps(task):
             return near
         self._lay_plan(1.0)
         return f"{near}: the training keeps its whole length"
@@ -716,7 +718,8 @@ class SteerPolicy:
             spared = f", which spares {duration(seconds)} by the cost table"
         back = "" if self._back is None else f", the last one from the weights after epoch {self._back // task.periods}"
         trained = f"{figure(plan.end / task.periods)} of {task.told(task.epochs)}"
-        reached = f"the rate has come to nothing and the loss to rest after {trained}"
+        rest = " and the loss to rest" if self._hastened is None else ""
+        reached = f"the rate has come to nothing{rest} after {trained}"
         return f"{reached}{back}: stop{spared}{self._told_whole()}"
 
     def _told_whole(self) -> str:

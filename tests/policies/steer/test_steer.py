@@ -494,3 +494,13 @@ def test_where_steps_are_many_a_rate_that_is_validated_far_worse_is_too_high(
     choice = policy.take([Scout(start[0], lr, (loss,), (score,)) for lr, loss, score in losses])
     assert policy.start == start
     assert ("so it is too high" in choice.reason) == (start == (64, 0.1))
+
+
+@pytest.mark.parametrize(("train_size", "told"), [(9_000, True), (12_000, False)])
+def test_where_steps_are_many_a_loss_near_that_of_guessing_says_nothing_of_the_length(
+    train_size: int, told: bool
+) -> None:
+    policy = steer(**{**MANY, "train_size": train_size, "batch_sizes": (32, 128)}, guessing=1.0)
+    policy.take([Scout(32, lr, (0.9,), (0.9,)) for lr in RATES])
+    assert ("not yet far below" in policy.decide(make_observation(0)).reason) == told
+    assert policy.planned_epochs == (20 if told else 14)
