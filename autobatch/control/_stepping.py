@@ -12,6 +12,7 @@ from autobatch._ranges import check_number, check_share
 from autobatch.control._parts import Parts
 from autobatch.control._periods import Periods
 from autobatch.control.batches import examples_in, part_of
+from autobatch.control.measuring import is_out_of_memory
 from autobatch.control.steps import Cut, Passing, Step
 
 
@@ -190,6 +191,11 @@ class Stepping:
         """Deal with an error in a step: True where the batch is trained again."""
         if passing.in_micro_batches and self._passage.deals_with(passing, error):
             return True
+        if is_out_of_memory(error):
+            error.add_note(
+                f"autobatch: a batch of {passing.cut.examples} examples. BatchPlan(micro_batch='auto') trains such a "
+                "batch in parts that fit; a ladder of batch sizes that ends below it never asks for one"
+            )
         self._forget(passing)
         if not passing.in_micro_batches:  # the parts that the loop still has of this batch
             self._orphans = len(passing.sizes) - 1 - passing.part

@@ -133,6 +133,16 @@ def with_hook(model: nn.Module, hook: Callable[..., None], body: Callable[[], An
 WHERE = ["before", "forward", "backward", "after"]
 
 
+@pytest.mark.parametrize(("error", "told"), [(torch.OutOfMemoryError, True), (Broken, False)])
+def test_a_batch_that_does_not_fit_says_what_helps(error: type[Exception], told: bool) -> None:
+    toy = Toy([8])
+    batch = next(iter(toy.loader()))
+    with pytest.raises(error) as raised, toy.controller.step():
+        with_hook(toy.model, raising(error), lambda: toy.model(batch[1]))
+    notes = "".join(getattr(raised.value, "__notes__", []))
+    assert ("a batch of 8 examples. BatchPlan(micro_batch='auto') trains" in notes) == told
+
+
 @pytest.mark.parametrize("measured", [False, True])
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("at", [0, 2, 4])
