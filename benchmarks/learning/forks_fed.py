@@ -3,16 +3,19 @@
     python benchmarks/learning/forks_fed.py run [--seeds 900-909] [--data-dir data]
     python benchmarks/learning/forks_fed.py page
 
-``run`` trains diamonds-mlp under `steer` without further growth, which forks there, to the end of its first fork, and
-keeps what each run has in its ``branches.parquet`` in ``benchmarks/results/forks/diamonds-mlp.parquet``; seeds that are
-there are not trained again. ``page`` fits surrogates to the task's beacons and all other tasks, to these and the scouts
-of four fifths of the runs, and to these and their forks, and writes by how much each misses the others' epochs into
-``docs/concepts/surrogate.md``; brackets are 95 % bootstrap intervals over runs.
+``run`` trains diamonds-mlp under `steer` with scouts at 32 and without further growth, which forks there, to the end of
+its first fork, and keeps what each run has in its ``branches.parquet`` in
+``benchmarks/results/forks/diamonds-mlp.parquet``; seeds that are there are not trained again. ``page`` fits surrogates
+to the task's beacons and all other tasks, to these and the scouts of four fifths of the runs, and to these and their
+forks, and writes by how much each misses the others' epochs into ``docs/concepts/surrogate.md``; brackets are 95 %
+bootstrap intervals over runs.
 """
 
+import math
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from autobatch.beacons.storage import BRANCHES
 from autobatch.control.run import BRANCH_RUNS
 from autobatch.envs.surrogate import Dynamics, alike, tabulate
 from autobatch.policies import load_policy_spec
+from autobatch.policies.steer import _search
 from autobatch.training import EpochRow, RunConfig, RunObserver, run, task_info
 from benchmarks import pages
 
@@ -50,7 +54,8 @@ def train(seeds: Iterable[int], data_dir: Path | None) -> None:
         config = RunConfig(task=load_task(TASK), policy=policy, seed=seed, device="cpu", data_dir=data_dir, costs=costs)
         with tempfile.TemporaryDirectory() as folder:
             try:
-                run(config, Path(folder) / "run", UntilAFork())
+                with patch.object(_search, "EXAMPLES", math.inf):
+                    run(config, Path(folder) / "run", UntilAFork())
             except KeyboardInterrupt:
                 found = Branches.load(Path(folder) / "run" / BRANCH_RUNS)
                 BRANCHES.add(FILE, found.journeys, found.info)

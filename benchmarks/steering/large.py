@@ -22,12 +22,13 @@ from statistics import fmean, stdev
 import numpy as np
 import torch
 
+from autobatch.policies.steer._search import nearest_size
 from benchmarks import pages
 from benchmarks.learning.learned_growth import told_test
 from benchmarks.pages import Row, relative
 from benchmarks.steering import loops
 from benchmarks.steering.large_tasks import LARGE
-from benchmarks.steering.loops import AT_32, FRESH, logarithm
+from benchmarks.steering.loops import AT_32, FRESH, SEARCHED, logarithm
 
 A_STEP = "a step"
 """The run that has the seconds of a step by batch size."""
@@ -120,6 +121,30 @@ def page() -> None:
     _put_rivals(names, found)
 
 
+def _told_without_scouts(found: Found) -> str:
+    """Say what the middle rate comes to without scouts, on the grid's own seed."""
+    told = []
+    for size in (32, 64, 128, None):
+        figures = []
+        for name, task in LARGE.items():
+            own = size or nearest_size(task.sizes, task.epochs * task.ends[0])
+            row, best = (
+                found[name, run, SEARCHED[0]]
+                for run in (f"s{own}-lr{task.rates[len(task.rates) // 2]:g}", loops.best_of(name, found))
+            )
+            loss = logarithm(row, "test_loss") - logarithm(best, "test_loss")
+            figures.append((loss, math.log(seconds_of(name, row, found) / seconds_of(name, best, found))))
+        losses, seconds = np.array(figures).T
+        told.append(
+            f"at {size or 'the size that `steer` starts with'} {relative(losses.mean())} (median "
+            f"{relative(float(np.median(losses)))}) in {math.exp(seconds.mean()):.2f} of the time"
+        )
+    return (
+        f"On the grid's own seed, all {len(LARGE)} tasks, the middle rate without scouts, under a cosine schedule "
+        f"over the whole length, ends, beside the best of the grid, {'; '.join(told)}."
+    )
+
+
 def _put_rivals(names: list[str], found: Found) -> None:
     """Write what else can be had, over the tasks that have all of it."""
     names = [name for name in names if all((name, run, FRESH[0]) in found for run in RIVALS)]
@@ -139,7 +164,7 @@ def _put_rivals(names: list[str], found: Found) -> None:
             *tests,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"{len(names)} tasks, {len(seeds)} seeds each."]
+    lines += ["", f"{len(names)} tasks, {len(seeds)} seeds each.", "", _told_without_scouts(found)]
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/large.py page: rivals", "\n".join(lines))
 
 

@@ -19,6 +19,8 @@ length under a cosine schedule, but for the trials of ``optuna-halving``:
 - ``optuna-halving``: trials of a quarter of the length, drawn at random and pruned by successive halving, until they
   have taken the examples of one training.
 
+Tasks of many examples (``large_tasks.py``) are trained where they are named; their table is ``large.py``'s.
+
 ``page`` writes the table of ``docs/steer.md``: over tasks, relative to the best of the grid, and ``steer`` beside each
 by Student's and Wilcoxon's paired tests on the tasks' means: on all, on the twenty-two that took part in choosing few
 rules, and on the ten of these that took part in hardly any. Examples and steps have in them what was thrown away.

@@ -8,10 +8,13 @@ RMSprop; data that come with scikit-learn or Python, or are made here. On the fi
 were chosen (how many steps they take, and half the batch at the highest rate); eight more came after that, and twelve
 (``latest_tasks.py``) after every rule; five of these read MNIST or CIFAR-10 from ``--data-dir``. The twelve after them
 (``newest_tasks.py``) and the ten last (``brought_tasks.py``, four of them from ``--data-dir``) were written, and their
-grids trained, before any controller ran on them. ``run`` trains what is missing, one thread, and appends one line a run
-to ``benchmarks/results/steer_loops.jsonl``: a grid of five batch sizes and the task's rates with a cosine schedule over
-the whole length, two seeds each; its best configuration on four fresh seeds; and on the same seeds ``autobatch.scout``
-and a controller with ``rates="steered"`` that goes on from there, as they are and where nothing is measured.
+grids trained, before any controller ran on them. Those of few epochs (``few_epochs_tasks.py``) and of many examples
+(``large_tasks.py``, whose table ``large.py`` writes) have a grid of one seed.
+
+``run`` trains what is missing, one thread, and appends one line a run to ``benchmarks/results/steer_loops.jsonl``: a
+grid of the task's batch sizes and rates with a cosine schedule over the whole length, two seeds each; its best
+configuration on four fresh seeds; and on the same seeds ``autobatch.scout`` and a controller with ``rates="steered"``
+that goes on from there, as they are and where nothing is measured.
 ``page`` writes the table of ``docs/steer.md``, of tasks that were run to their end.
 Differences are of logarithms of losses on examples that neither chose by; steps and examples have the scouts' in them.
 """
@@ -59,7 +62,10 @@ BETWEEN = "steer, decisions between epochs"
 """The run of a controller that decides between epochs only, on tasks of few."""
 CHOSEN: pages.Options = {
     "tasks": {"nargs": "*", "metavar": "TASK", "choices": [*EVERY, []]},
-    "--data-dir": {"type": Path, "help": "where MNIST, the folder cifar10 of pictures and diamonds.csv lie"},
+    "--data-dir": {
+        "type": Path,
+        "help": "where MNIST, the folder cifar10, diamonds.csv, topics.txt, flights.csv and shuttle.csv lie",
+    },
 }
 """Options for the tasks; all of them where none is named."""
 

@@ -15,7 +15,7 @@ from autobatch.envs.steered._real_forks import Side, fork_by_hand
 from autobatch.envs.train import TrainedEpisode, TrainingRules, train_epoch
 from autobatch.policies import Scout, ScoutPlan, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import Course, CourseView, Forked, Limits, Seen, forking, rule_plan
-from autobatch.policies.steer._search import is_roomy, start_without_scouts
+from autobatch.policies.steer._search import has_larger_batches, start_without_scouts
 from autobatch.training import EpochRow
 from autobatch.training._trial import Trial
 from autobatch.training.running._scout_runs import train_scout
@@ -60,7 +60,7 @@ class SteeredEpisode(TrainedEpisode[SteeredRules]):
         self._forked, self._has_forked = Forked.none(1), False
         self._view = CourseView(rules.info.train_size, adaptive=rules.info.adaptive)
         self._seen = Seen.nothing(1, rules.info.epochs, math.log(rules.info.guessing or math.nan))
-        self._lay(start_without_scouts(rules.info), rule_plan(rules.info.epochs, many=is_roomy(rules.info)))
+        self._lay(start_without_scouts(rules.info), rule_plan(rules.info.epochs, many=has_larger_batches(rules.info)))
 
     def begin(self) -> None:
         """Send scouts, where the rules have some."""

@@ -20,7 +20,7 @@ from autobatch.envs.surrogate._side_by_side import Flags, Info, Rows, Runs, Step
 from autobatch.policies import Scout, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.general import FORK_ENTRIES, Course, CourseView, Forked, Limits, Seen, forking, rule_plan
 from autobatch.policies.steer import no_worse
-from autobatch.policies.steer._search import is_roomy
+from autobatch.policies.steer._search import has_larger_batches
 
 _SCOUTS = 4
 """Scouts that an episode may have: three rates, and half the batch."""
@@ -185,7 +185,7 @@ class SteeredRuns(Runs[SteeredSettings]):
 
     def _begin(self, index: int, rows: Rows, drawn: Sequence[tuple[Variation, Floats]]) -> None:
         own = [variation for variation, _ in drawn]
-        plans = [rule_plan(one.task.epochs, many=is_roomy(one.task)) for one in own]
+        plans = [rule_plan(one.task.epochs, many=has_larger_batches(one.task)) for one in own]
         sizes = np.array([one.start[0] for one in own])
         rates = np.array([one.start[1] for one in own])
         epochs = np.array([one.task.epochs for one in own])

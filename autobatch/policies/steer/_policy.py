@@ -45,11 +45,11 @@ from autobatch.policies.steer._search import (
     LEAST,
     MOST,
     QUARTER,
-    SIZE,
     compared,
+    has_larger_batches,
     helping_halves,
-    is_roomy,
     many_steps,
+    nearest_size,
     periods_of_epoch,
     plan_scouts,
     start_without_scouts,
@@ -274,7 +274,7 @@ class SteerPolicy:
             library: not used.
         """
         self._task = task
-        self._lay_plan(usual_length(self.parameters.length, task.epochs, task.periods, many=self._is_roomy()))
+        self._lay_plan(usual_length(self.parameters.length, task.epochs, task.periods, many=self._trains_whole()))
         self._further = self._grows_further()
         self._start = start_without_scouts(task)
         self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
@@ -605,14 +605,14 @@ class SteerPolicy:
         task = self._known_task()
         self._plan = Plan.of(task.epochs, length, self.parameters.decay, task.periods)
 
-    def _is_roomy(self) -> bool:
+    def _trains_whole(self) -> bool:
         """Say whether the whole length takes no longer, with many steps' batches, than the usual with usual ones."""
         task, own = self._known_task(), self.parameters
-        if not is_roomy(task) or task.costs is None:
-            return is_roomy(task)
+        if not has_larger_batches(task) or task.costs is None:
+            return has_larger_batches(task)
         whole, usual = (Plan.of(task.epochs, length, own.decay, task.periods) for length in (1.0, own.length))
         seconds = plan_seconds(task, whole, start_without_scouts(task)[0], MANY)
-        return seconds <= plan_seconds(task, usual, min(task.batch_sizes, key=lambda size: abs(size - SIZE)), SEESAW)
+        return seconds <= plan_seconds(task, usual, nearest_size(task.batch_sizes, 0), SEESAW)
 
     def _grows_further(self) -> bool:
         """Say whether larger batches spare enough, by the plan as it is laid at first, to grow further for it."""

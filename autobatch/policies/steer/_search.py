@@ -153,7 +153,7 @@ def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int)
     Returns:
         Decision periods of an epoch, at least one.
     """
-    least = max(STEPS // 2 * _nearest_size(batch_sizes, dataset_size * epochs), batch_sizes[-1])
+    least = max(STEPS // 2 * nearest_size(batch_sizes, dataset_size * epochs), batch_sizes[-1])
     return max(1, min(math.ceil(DECISIONS / epochs), dataset_size // least))
 
 
@@ -296,7 +296,7 @@ def many_steps(task: TaskInfo) -> bool:
     return task.train_size * task.epochs > 2 * EXAMPLES
 
 
-def is_roomy(task: TaskInfo) -> bool:
+def has_larger_batches(task: TaskInfo) -> bool:
     """Say whether the whole length takes fewer steps than the usual one with batches of ``SIZE``.
 
     Args:
@@ -325,11 +325,11 @@ def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = F
 
 
 def _size(task: TaskInfo) -> int:
-    return _nearest_size(task.batch_sizes, task.train_size * task.epochs)
+    return nearest_size(task.batch_sizes, task.train_size * task.epochs)
 
 
-def _nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
-    """Return the rung for scouts.
+def nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
+    """Return the rung for the scouts of a training that sees so many examples, of an ascending ladder.
 
     How large batches may be follows from what is trained on, not from the model (Zhang et al. 2024, arXiv 2410.21676);
     the best size grows as its power 0.38 (Bergsma et al. 2025, 2505.13738) to 0.58 (Li et al. 2025, 2503.04715).

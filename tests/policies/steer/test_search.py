@@ -7,7 +7,13 @@ import pytest
 
 from autobatch.policies import SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies.steer import Scout, ScoutPlan
-from autobatch.policies.steer._search import is_roomy, many_steps, plan_scouts, smaller_batch, start_without_scouts
+from autobatch.policies.steer._search import (
+    has_larger_batches,
+    many_steps,
+    plan_scouts,
+    smaller_batch,
+    start_without_scouts,
+)
 from tests.policies.cases import NAN, make_task
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -401,7 +407,7 @@ def test_scouts_of_a_training_of_many_examples_take_larger_batches(
         assert {taken for taken, _ in plan.configurations} == {size}
         assert start_without_scouts(task)[0] == size
         assert many_steps(task) == (examples > 200_000), "whatever the ladder"
-        assert is_roomy(task) == (examples > 200_000 and size > 32)
+        assert has_larger_batches(task) == (examples > 200_000 and size > 32)
         assert ("has steps enough" in plan.note) == many_steps(task)
 
 
