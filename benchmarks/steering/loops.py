@@ -45,10 +45,11 @@ from benchmarks.steering.large_tasks import LARGE
 from benchmarks.steering.latest_tasks import LATEST
 from benchmarks.steering.loop_tasks import LATER, TASKS, Task
 from benchmarks.steering.newest_tasks import NEWEST
+from benchmarks.steering.whole_tasks import WHOLE
 
 RESULTS = pages.RESULTS / "steer_loops.jsonl"
 SMALL = {**TASKS, **LATER, **LATEST, **NEWEST, **BROUGHT}
-EVERY = {**SMALL, **FEW, **LARGE}
+EVERY = {**SMALL, **FEW, **LARGE, **WHOLE}
 SIZE = 32
 """What scouts train at, and who knows nothing would."""
 SEARCHED, FRESH = (0, 1), (10, 11, 12, 13)
@@ -226,7 +227,7 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
         for seed in FRESH:
             keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
             keep("steer", seed, lambda: steered(task, x, y, seed))  # noqa: B023
-            if name in LARGE:
+            if name in LARGE or name in WHOLE:
                 with patch.object(_search, "EXAMPLES", math.inf):
                     keep(AT_32, seed, lambda: steered(task, x, y, seed))  # noqa: B023
                 continue
