@@ -63,7 +63,8 @@ class AutoBatchController(Readings):
         examples: length of a training that knows no epochs, in place of both: iterations x batch size of the loop as it
             was. It is one epoch for the controller, with twenty decisions within unless ``plan`` says otherwise;
             ``sizes`` gives the batches.
-        batch_sizes: the ladder that the policy chooses from, ascending; by default that of ``scouts``.
+        batch_sizes: the ladder that the policy chooses from, ascending; by default that of ``scouts``. Policies that
+            need no beacons have powers of two without it, as suits the training's length.
         library: the task's beacons, or the env folder that holds them; some policies need one.
         scouts: what ``autobatch.scout`` came to with this loop; the policy, ``"beacon-follow"`` or ``"steer"``, starts
             from there.

@@ -139,7 +139,7 @@ class Training(Parts):
         return TaskInfo(
             name=settings.task.name or "task",
             batch_sizes=settings.batch_sizes,
-            learning_rates=tuple(rates.learning_rates or (self.rates.reference,)),
+            learning_rates=rates.to_choose_from(self.rates.reference),
             epochs=self.course.epochs * self.course.periods,
             train_size=self.course.longest_period,
             score=settings.score,
@@ -155,6 +155,7 @@ class Training(Parts):
             guessing=settings.task.guessing if settings.scouts is None else settings.scouts.guessing,
             shares_loss=settings.task.shares_loss,
             periods=self.course.periods,
+            around=rates.around or (settings.scouts is not None and settings.scouts.own_rate is not None),
         )
 
     def _config(self, facts: dict[str, Any], planned: int, device: torch.device) -> LoopConfig:

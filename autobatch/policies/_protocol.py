@@ -43,6 +43,7 @@ class TaskInfo:
         shares_loss: training loss of one who guesses by the classes' shares; None where it is not known.
         periods: decision periods of an epoch; in a loop of somebody's own validation figures are new after the last.
         scouts_go_on: whether a scout that ends within an epoch can be gone on with.
+        around: whether the learning rates lie around the optimizer's own, further than is mostly needed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class TaskInfo:
     shares_loss: float | None = None
     periods: int = 1
     scouts_go_on: bool = False
+    around: bool = False
 
     def told(self, number: float) -> str:
         """Return decision periods as a person reads them: ``"2 epochs"`` or ``"0.286 epochs"``."""

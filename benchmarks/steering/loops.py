@@ -59,6 +59,12 @@ UNMEASURED = "steer, nothing measured"
 """The run of a controller that measures nothing, and so does not go by the noise scale."""
 AT_32 = "steer, scouts at 32"
 """The run as if no training had many steps, on tasks of many."""
+UNLISTED = "steer, nothing listed"
+"""The run of a loop that lists neither sizes nor rates, but gives its optimizer a usual rate."""
+USUAL = {True: 0.01, False: 0.001}
+"""That rate, for SGD and for others: what Keras gives them by itself (SGD 0.01; RMSprop, Adam, AdamW, Nadam 0.001)."""
+AT_USUAL = "usual"
+"""The training at that rate and a batch size of 32."""
 BETWEEN = "steer, decisions between epochs"
 """The run of a controller that decides between epochs only, on tasks of few."""
 CHOSEN: pages.Options = {
@@ -120,9 +126,13 @@ def steered(
     measuring: MeasuringPlan | None = None,
     plan: BatchPlan | None = None,
     policy: Policy | str = "beacon-follow",
+    own: float | None = None,
     after_epoch: Callable[[nn.Module, Optimizer], None] | None = None,
 ) -> Row:
-    """Scout with the loop, and go on with what was best; ``after_epoch`` is called there after each epoch."""
+    """Scout with the loop, and go on with what was best; ``after_epoch`` is called there after each epoch.
+
+    With ``own``, the rate that the loop gives its optimizer, neither sizes nor rates are listed.
+    """
     train, validation = task.ends
     data, spent, batches = TensorDataset(x[:train], y[:train]), {"steps": 0, "examples": 0}, Counter[int]()
 
@@ -131,7 +141,7 @@ def steered(
     ) -> nn.Module:
         torch.manual_seed(seed)
         model = task.model()
-        optimizer = task.optimizer(model.parameters(), task.rates[len(task.rates) // 2])
+        optimizer = task.optimizer(model.parameters(), own or task.rates[len(task.rates) // 2])
         controller.attach(model, optimizer, dataset_size=train, epochs=task.epochs)
         loader = DataLoader(data, batch_sampler=controller.batch_sampler)
         for _ in controller.each_epoch():
@@ -151,8 +161,7 @@ def steered(
     with tempfile.TemporaryDirectory() as out:
         report = autobatch.scout(
             loop,
-            learning_rates=task.rates,
-            batch_sizes=task.sizes,
+            **({} if own else {"learning_rates": task.rates, "batch_sizes": task.sizes}),
             seed=seed,
             measuring=measuring,
             plan=plan,
@@ -165,7 +174,7 @@ def steered(
                 scouts=report,
                 rates="steered",
                 seed=seed,
-                batch_sizes=task.sizes,
+                batch_sizes=None if own else task.sizes,
                 measuring=measuring,
                 plan=plan,
             ),
@@ -173,6 +182,12 @@ def steered(
         )
     started = {"start": [report.batch_size, report.lr], "batches": dict(sorted(batches.items()))}
     return {**ends(task, model, x, y), **spent, **started}
+
+
+def usual_rate(task: Task) -> float:
+    """Return the rate that a loop gives its optimizer where nobody has thought about it."""
+    optimizer = task.optimizer([nn.Parameter(torch.zeros(1))], 0.1)
+    return USUAL[isinstance(optimizer, torch.optim.SGD)]
 
 
 def recorded() -> dict[tuple[str, str, int], Row]:
@@ -227,6 +242,9 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
         for seed in FRESH:
             keep(best, seed, lambda: fixed(task, x, y, *grid[best], seed))  # noqa: B023
             keep("steer", seed, lambda: steered(task, x, y, seed))  # noqa: B023
+            usual = usual_rate(task)
+            keep(UNLISTED, seed, lambda: steered(task, x, y, seed, own=usual))  # noqa: B023
+            keep(AT_USUAL, seed, lambda: fixed(task, x, y, SIZE, usual, seed))  # noqa: B023
             if name in LARGE or name in WHOLE:
                 with patch.object(_search, "EXAMPLES", math.inf):
                     keep(AT_32, seed, lambda: steered(task, x, y, seed))  # noqa: B023

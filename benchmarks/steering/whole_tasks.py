@@ -1,7 +1,7 @@
 """Six tasks on whole data sets for loops of one's own: MNIST and CIFAR-10 by convolutions, Python's help by attention.
 
-They read ``MNIST``, the folder ``cifar10`` and ``topics.txt`` (``new_tasks.py data``) from ``--data-dir``. Their networks,
-unlike those of ``large_tasks.py``, are of the kinds that such data are usually given: with BatchNorm and without, with
+They read ``MNIST``, the folder ``cifar10`` and ``topics.txt`` (``new_tasks.py data``) from ``--data-dir``. Unlike those
+of ``large_tasks.py`` their networks are of the kinds that such data are usually given: with BatchNorm and without, with
 and without pictures moved about, a transformer over letters.
 """
 

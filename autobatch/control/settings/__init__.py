@@ -9,11 +9,12 @@ from autobatch.control.settings._length import with_length
 from autobatch.control.settings._measuring import Measuring
 from autobatch.control.settings._moved import MOVED, refuse_moved
 from autobatch.control.settings._processes import Processes
-from autobatch.control.settings._rates import Rates
+from autobatch.control.settings._rates import AROUND, Rates
 from autobatch.control.settings._settings import Settings
 from autobatch.control.settings._task import TaskFacts
 
 __all__ = [
+    "AROUND",
     "MOVED",
     "Declared",
     "Measuring",

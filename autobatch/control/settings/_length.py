@@ -6,7 +6,7 @@ from dataclasses import replace
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.control.settings._settings import Settings
-from autobatch.policies.steer import PacingPolicy
+from autobatch.policies.steer import PacingPolicy, usual_sizes
 
 DECISIONS, BATCHES = 20, 10
 """Decisions of a training without epochs where nothing else is said, and batches of the largest size between two."""
@@ -35,22 +35,34 @@ def with_length(
                 "the controller needs dataset_size and epochs, or examples where the loop has no epochs: give them "
                 "here or to attach()"
             )
-        return _paced(settings, dataset_size, epochs), dataset_size, epochs
+        return _paced(_laddered(settings, dataset_size, epochs), dataset_size, epochs), dataset_size, epochs
     if dataset_size is not None or epochs is not None:
         raise ConfigError("examples is the length of a training without epochs: leave out dataset_size and epochs")
     check_whole(examples, "examples")
+    settings = _laddered(settings, examples, 1)
     periods = min(DECISIONS, examples // (BATCHES * settings.batch_sizes[-1]))
     if settings.plan.decide_every is None and periods > 1:
         settings = replace(settings, plan=replace(settings.plan, decide_every=math.ceil(examples / periods)))
     return settings, examples, 1
 
 
+def _laddered(settings: Settings, dataset_size: int, epochs: int) -> Settings:
+    """Give a training the ladder of its length where nobody names one."""
+    if settings.batch_sizes or not _are_sizes(dataset_size, epochs):
+        return settings
+    return replace(settings, batch_sizes=usual_sizes(dataset_size, epochs))
+
+
+def _are_sizes(*numbers: object) -> bool:
+    """Say whether these are numbers of examples or epochs; wrong ones are refused where all are checked."""
+    return all(isinstance(number, int) and number > 0 for number in numbers)
+
+
 def _paced(settings: Settings, dataset_size: int, epochs: int) -> Settings:
     """Have decisions taken within the epochs where nobody says how often: as the scouts did, or the policy wants it."""
     policy, plan, sizes, scouts = settings.policy, settings.plan, settings.batch_sizes, settings.scouts
-    numbers = isinstance(dataset_size, int) and isinstance(epochs, int) and min(dataset_size, epochs, *sizes) > 0
-    if plan.decide_every is not None or settings.library is not None or not numbers:
-        return settings  # wrong numbers are refused where all are checked
+    if plan.decide_every is not None or settings.library is not None or not _are_sizes(dataset_size, epochs, *sizes):
+        return settings
     every = None
     if scouts is not None and scouts.loop:
         every = scouts.loop["decide_every"]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
 from autobatch._ranges import check_number, names_arguments
@@ -17,6 +17,12 @@ from autobatch.control.rates import (
     steered_schedule,
 )
 
+AROUND: Final = "around"
+"""Short for base learning rates around the optimizer's own."""
+
+_TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""What they are, as shares of it."""
+
 
 @names_arguments
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Rates:
 
     Attributes:
         learning_rates: base learning rates that the policy chooses from; None for those of ``scouts``, or the
-            optimizer's own.
+            optimizer's own; ``"around"`` for 0.01, 0.03, 0.1 and so on to 100 times that.
         schedule: factor on the base learning rate by progress, evaluated at each decision; for loops without a
             scheduler of their own. ``"steered"`` is a constant rate that falls to 0 over the last 40 %, with
             ``steered=True``.
@@ -40,7 +46,7 @@ class Rates:
         ConfigError: a value cannot be used.
     """
 
-    learning_rates: Sequence[float] | None = None
+    learning_rates: Sequence[float] | Literal["around"] | None = None
     schedule: Schedule | Literal["steered"] = constant_schedule
     steered: bool = False
     milestones: Sequence[float] = ()
@@ -51,7 +57,9 @@ class Rates:
         """Check the values."""
         if self.learning_rates is not None and not len(self.learning_rates):
             raise ConfigError("Rates: learning_rates: expected at least one value; None is the optimizer's own")
-        for rate in self.learning_rates or ():
+        if isinstance(self.learning_rates, str) and self.learning_rates != AROUND:
+            raise ConfigError(f"Rates: learning_rates={self.learning_rates!r}: expected several rates, or {AROUND!r}")
+        for rate in () if isinstance(self.learning_rates, str) else self.learning_rates or ():
             check_rate(check_number(rate, "Rates: learning_rates"), "Rates: learning_rates")
         places = [check_number(place, "Rates: milestones") for place in self.milestones]
         if places != sorted(set(places)) or not all(0.0 < place < 1.0 for place in places):
@@ -75,6 +83,24 @@ class Rates:
         if given not in names:
             raise ConfigError(f"rates={given!r}: {near_names(str(given), names)}")
         return cls(schedule=STEERED) if given == STEERED else cls(rule=given)  # type: ignore[arg-type]
+
+    @property
+    def around(self) -> bool:
+        """Whether the base learning rates lie around the optimizer's own."""
+        return self.learning_rates == AROUND
+
+    def to_choose_from(self, own: float) -> tuple[float, ...]:
+        """Return the base learning rates that there are to choose from.
+
+        Args:
+            own: the optimizer's own rate.
+
+        Returns:
+            The rates, ``own`` alone where none were told.
+        """
+        if isinstance(self.learning_rates, str):
+            return tuple(float(f"{own * times:.10g}") if times != 1.0 else own for times in _TIMES)
+        return tuple(self.learning_rates or (own,))
 
     @property
     def learning_rate_rule(self) -> LearningRateRule:

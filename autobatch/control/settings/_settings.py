@@ -15,6 +15,7 @@ from autobatch.control.settings._rates import Rates
 from autobatch.control.settings._task import TaskFacts
 from autobatch.control.steps import BatchPlan
 from autobatch.policies import Policy, PolicySpec, ScoutingPolicy, ScoutReport, load_policy_spec, make_policy
+from autobatch.policies.steer import PacingPolicy
 
 if TYPE_CHECKING:
     from autobatch.tracking import Logger
@@ -26,7 +27,7 @@ class Settings:
 
     Attributes:
         policy: the policy.
-        batch_sizes: the ladder.
+        batch_sizes: the ladder; empty until the training's length is known, where that says it.
         library: the task's beacons.
         scouts: what scouts came to.
         rates: how the learning rate is ruled.
@@ -106,18 +107,20 @@ class Settings:
             batch_sizes = scouts.batch_sizes if batch_sizes is None else batch_sizes
             if ruled.learning_rates is None:
                 ruled = replace(ruled, learning_rates=scouts.learning_rates)
-        if batch_sizes is None:
-            raise ConfigError(
-                "batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128), or scouts=, the "
-                "report of autobatch.scout"
-            )
         named = load_policy_spec(policy) if isinstance(policy, str) else None
         made = policy if named is None else make_policy(named)
         if not isinstance(made, Policy) or isinstance(made, type):
             raise ConfigError(f"policy: expected the name or file of a policy, or an object that is one, got {made!r}")
+        if batch_sizes is None and (library is not None or not isinstance(made, PacingPolicy)):
+            raise ConfigError(
+                "batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128), or scouts=, the "
+                "report of autobatch.scout"
+            )
+        if batch_sizes is not None and not len(batch_sizes):
+            raise ConfigError(f"batch_sizes: expected ascending positive integers, got {list(batch_sizes)}")
         return cls(
             policy=made,
-            batch_sizes=tuple(check_whole(size, "batch_sizes") for size in batch_sizes),
+            batch_sizes=tuple(check_whole(size, "batch_sizes") for size in batch_sizes or ()),
             library=library if isinstance(library, BeaconLibrary | None) else BeaconLibrary.load(library),
             scouts=scouts,
             rates=ruled,

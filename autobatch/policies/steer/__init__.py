@@ -23,7 +23,7 @@ from autobatch.policies.steer._scouts import (
     ScoutPlan,
     hopeless,
 )
-from autobatch.policies.steer._search import MOST, PacingPolicy
+from autobatch.policies.steer._search import MOST, PacingPolicy, usual_sizes
 
 __all__ = [
     "AT_ONCE",
@@ -51,4 +51,5 @@ __all__ = [
     "TrainedScout",
     "hopeless",
     "no_worse",
+    "usual_sizes",
 ]

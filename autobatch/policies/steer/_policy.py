@@ -46,6 +46,7 @@ from autobatch.policies.steer._search import (
     MOST,
     QUARTER,
     compared,
+    ends_of,
     has_larger_batches,
     helping_halves,
     many_steps,
@@ -181,7 +182,7 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
     what is validated, a rate that looked best by the first steps of the training does so no longer later on.
     """
     highest, half = scouts[best], next((one for one in halves if one.ended is None), None)
-    if half is None or highest.lr != task.learning_rates[-1] or task.score != "validation_loss":
+    if half is None or highest.lr != ends_of(task, scouts)[1] or task.score != "validation_loss":
         return None
     below = max((rate for rate in task.learning_rates if rate < highest.lr), default=None)
     lower = next((place for place, one in enumerate(scouts) if one.lr == below and one.ended is None), None)
@@ -337,7 +338,8 @@ class SteerPolicy:
         if blind:
             choice = _middle_unless(rivals, choice, start_without_scouts(task)[1])
         assert choice.scout is not None
-        edge, told = ("", rivals[choice.scout]) if blind else (self._told_edge(scouts[choice.scout], smaller), best)
+        edge = "" if blind else self._told_edge(choice.scout, at_one_size, smaller)
+        told = rivals[choice.scout] if blind else best
         begun = best is not None and not blind and not hardly_begun(task, best, self.parameters.hardly_begun)
         share = FAR_BETTER if begun or best is None else _clearly_below(task, best)
         helping = [] if best is None else helping_halves(best, smaller, share)
@@ -359,14 +361,16 @@ class SteerPolicy:
         self._reason = f"{choice.reason}{edge}{length}"
         return ScoutChoice(choice.scout, self._reason, choice.margin)
 
-    def _told_edge(self, best: Scout, smaller: Sequence[Scout]) -> str:
-        rates = self._known_task().learning_rates
-        edges = {rates[0]: ("lowest", "lower"), rates[-1]: ("highest", "higher")}
-        if len(rates) < 2 or best.lr not in edges:
+    def _told_edge(self, place: int, scouts: Sequence[Scout], smaller: Sequence[Scout]) -> str:
+        task, best = self._known_task(), scouts[place]
+        low, high = ends_of(task, scouts)
+        edges = {low: ("lowest", "lower"), high: ("highest", "higher")}
+        if low == high or best.lr not in edges:
             return ""
         edge, beyond = edges[best.lr]
+        of = "that were tried" if task.around else "to choose from"
         there = f"with batches of {best.batch_size} " if smaller else ""
-        return f"; {there}the best rate is the {edge} of those to choose from, so a {beyond} one may do better"
+        return f"; {there}the best rate is the {edge} of those {of}, so a {beyond} one may do better"
 
     def _lay_length(
         self, best: Scout, smaller: Sequence[Scout], helping: Sequence[Scout], *, begun: bool, blind: bool

@@ -57,6 +57,7 @@ class ScoutReport:
         note: why there are no scouts, or fewer than were asked for; empty where that is not so.
         guessing: training loss before anything is learnt; None where no scout has heard one.
         periods: decision periods of an epoch.
+        own_rate: the optimizer's own learning rate, where those to choose from lie around it; else None.
     """
 
     choice: ScoutChoice
@@ -75,6 +76,7 @@ class ScoutReport:
     note: str = ""
     guessing: float | None = None
     periods: int = 1
+    own_rate: float | None = None
 
     @property
     def scouts(self) -> tuple[Scout, ...]:
@@ -130,8 +132,21 @@ class ScoutReport:
         if left := [rate for rate in untried if not any(name.endswith(f" {rate}") for name in self.failed)]:
             why = ", as scouts go to where the loss falls" if len(tried) > 2 else ""
             lines.append(f"not tried: {', '.join(left)}{why}")
+        lines += self._told_range()
         lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]
         return "\n".join(lines).rstrip()
+
+    def _told_range(self) -> list[str]:
+        """Say what the rates lie around, and that the best of them is the last one."""
+        rates, winner = self.learning_rates, self.winner
+        if self.own_rate is None:
+            return []
+        low, high = (f"{rate / self.own_rate:.3g}" for rate in (rates[0], rates[-1]))
+        said = f"the learning rates are {low} to {high} times that of your optimizer, {self.own_rate:g}"
+        if winner is not None and winner.scout.lr in (rates[0], rates[-1]):
+            end = "highest" if winner.scout.lr == rates[-1] else "lowest"
+            said += f"; the best of them is the {end}: from there as your optimizer's rate, scouts look further"
+        return [said]
 
     def advice(self) -> str:
         """Return in a sentence what the scouts advise, how sure that is, and what a training by it takes."""

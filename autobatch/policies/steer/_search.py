@@ -1,5 +1,6 @@
 """Which scouts to make: rates towards where the loss falls, and a smaller batch where steps may be missing."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -20,11 +21,16 @@ SIZE, LARGEST = 32, 256
 """Batch size that scouts train at, or the rung next to it, and the largest where a training has many steps: see
 ``docs/concepts/steer.md``."""
 
+SMALLEST, FURTHER = 8, 4
+"""Where nobody names batch sizes: the smallest of them, and how many times as large as that of the scouts the largest
+is, which is as far as batches grow."""
+
 EXAMPLES = 100_000
 """Examples of a whole training, each epoch's counted anew, from which that size grows, as the root of their number."""
 
-MOST = 3
-"""Scouts where nobody says how many."""
+MOST, MORE = 3, 2
+"""Scouts where nobody says how many, and further ones where the rates lie around the optimizer's own and the loss still
+falls."""
 
 LEAST = 6
 """Decision periods below which a training has no scouts: an epoch more is worth more there (``docs/tried.md``)."""
@@ -60,7 +66,8 @@ def plan_scouts(
     All train at one size, since an early loss cannot compare sizes: a smaller batch has taken more steps. It is the
     rung nearest to ``SIZE``, in a training of many steps a larger one (``many_steps``). The middle rate comes first,
     then a higher one, then one further up where that was better and one further down where it was not, and so on until
-    the loss rises on both sides: the loss has one valley over the rate (``docs/concepts/steer.md``). Where the higher
+    the loss rises on both sides: the loss has one valley over the rate (``docs/concepts/steer.md``). Where nobody has
+    named rates they lie around the optimizer's own, and up to ``MORE`` scouts go further. Where the higher
     one was worse and has left out a single rate, or came to no end, one that was left out is next: the valley's floor
     is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters of what is
     allowed, of three even rates at both ends.
@@ -100,15 +107,20 @@ def plan_scouts(
         )
     trained = [scout for scout in compared(task, done, epochs) if scout.batch_size == _size(task)]
     if most == 2:
-        rates, more = [_nearest(task.learning_rates, 0.25), _nearest(task.learning_rates, 0.75, higher=True)], 0
+        apart = 0.125 if task.around else 0.25
+        low, high = _nearest(task.learning_rates, 0.5 - apart), _nearest(task.learning_rates, 0.5 + apart, higher=True)
+        rates, more = [low, high], 0
     else:
         rates = [scout.lr for scout in trained]
-        coming = _next(task.learning_rates, most, trained) if len(rates) < most else None
+        stops = task.learning_rates if task.around else _stops(task.learning_rates, most)
+        most_rates = min(affordable, most + MORE) if task.around else most
+        coming = _next(task.learning_rates, stops, trained) if len(rates) < most_rates else None
         rates += [] if coming is None else [coming]
-        more = 0 if coming is None else most - len(rates)
+        more = 0 if coming is None else max(most - len(rates), 0)
     configurations = [(_size(task), lr) for lr in rates]
     settled = len(rates) == len(trained)
-    taken = len(rates) if settled and number > MOST else most  # who asks for more scouts than usual has them to spare
+    spare = number > MOST or task.around
+    taken = len(rates) if settled and spare else most  # who asks for more scouts than usual has them to spare
     if many_steps(task):
         examples = f"a training of {task.train_size * task.epochs:,} examples"
         notes.append(f"{examples} has steps enough with batches of {_size(task)}: no smaller one is tried")
@@ -199,13 +211,27 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
     if smaller is None:
         return []
     hardly_so = hardly_begun(task, best, hardly)
-    if len(scouts) > 1 and best.lr == task.learning_rates[-1]:
+    if len(scouts) > 1 and best.lr == ends_of(task, scouts)[1]:
         sound = hardly_so or best.train_losses[-1] > 0.0  # else a ratio says nothing
         return [(smaller, best.lr)] if sound else []
     if not hardly_so:
         return []
     ratio = smaller / best.batch_size
     return [(smaller, float(f"{_floor(best, scouts) * ratio ** (0.5 if task.adaptive else 1.0):.2g}"))]
+
+
+def ends_of(task: TaskInfo, scouts: Sequence[Scout]) -> tuple[float, float]:
+    """Return the lowest and the highest rate that scouts could take.
+
+    Args:
+        task: the task.
+        scouts: those that rates are compared by.
+
+    Returns:
+        The ends of what may be chosen from; where that lies around the optimizer's own, of what was tried.
+    """
+    rates = [scout.lr for scout in scouts] if task.around and scouts else task.learning_rates
+    return min(rates), max(rates)
 
 
 def smaller_still(task: TaskInfo, scouts: Sequence[Scout], hardly: float, epochs: int) -> list[tuple[int, float]]:
@@ -334,8 +360,28 @@ def nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
     How large batches may be follows from what is trained on, not from the model (Zhang et al. 2024, arXiv 2410.21676);
     the best size grows as its power 0.38 (Bergsma et al. 2025, 2505.13738) to 0.58 (Li et al. 2025, 2503.04715).
     """
-    wanted = min(SIZE * math.sqrt(max(1.0, examples / EXAMPLES)), LARGEST)
+    wanted = _wanted(examples)
     return min(batch_sizes, key=lambda rung: (abs(math.log(rung / wanted)), rung))
+
+
+def _wanted(examples: int) -> float:
+    return min(SIZE * math.sqrt(max(1.0, examples / EXAMPLES)), LARGEST)
+
+
+def usual_sizes(dataset_size: int, epochs: int) -> tuple[int, ...]:
+    """Return the ladder of batch sizes where nobody names one.
+
+    Args:
+        dataset_size: examples in one epoch.
+        epochs: length of the whole training.
+
+    Returns:
+        Powers of two, from ``SMALLEST`` to ``FURTHER`` times the size that suits the scouts of such a training, and to
+        a quarter of the examples; one size at least.
+    """
+    largest = min(FURTHER * 2 ** round(math.log2(_wanted(dataset_size * epochs))), dataset_size / 4)
+    sizes = itertools.takewhile(lambda size: size <= largest, (SMALLEST * 2**power for power in itertools.count()))
+    return tuple(sizes) or (min(SMALLEST, dataset_size),)
 
 
 def _why_none(task: TaskInfo, number: int) -> str:
@@ -356,9 +402,8 @@ def _why_none(task: TaskInfo, number: int) -> str:
     return f"no scouts: {why}; it starts with {configuration(*start_without_scouts(task))}{where}"
 
 
-def _next(rates: Sequence[float], most: int, done: Sequence[Scout]) -> float | None:
+def _next(rates: Sequence[float], stops: Sequence[float], done: Sequence[Scout]) -> float | None:
     """Return the rate to try next; None where the valley lies between those that have been tried."""
-    stops = _stops(rates, most)
     tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None

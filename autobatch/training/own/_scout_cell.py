@@ -254,6 +254,8 @@ class ScoutCell(LoopCell):
             options=words_of(self._arguments),
             code=self._code,
             first_loss=math.nan if self._first is None else float(self._first),
+            batch_sizes=self.task.batch_sizes,
+            learning_rates=self.task.learning_rates,
         )
 
     def _standing(self) -> Any:

@@ -43,6 +43,8 @@ class KeptScout(Plain):
         options: further arguments of the controller, in words.
         code: fingerprint of the loop's code; empty where it was not kept.
         first_loss: loss of its first batch, before anything is learnt; NaN where it is not known.
+        batch_sizes: the ladder; empty where it was not kept.
+        learning_rates: the base learning rates to choose from; empty where they were not kept.
     """
 
     batch_size: int
@@ -63,6 +65,8 @@ class KeptScout(Plain):
     options: Mapping[str, str]
     code: str = ""
     first_loss: float = math.nan
+    batch_sizes: tuple[int, ...] = ()
+    learning_rates: tuple[float, ...] = ()
 
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""

@@ -6,11 +6,11 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from autobatch._files import alone_in
 from autobatch._ranges import check_number, check_path, check_several, check_whole
 from autobatch.beacons._info import SCORES
 from autobatch.control.rates import check_rate
+from autobatch.control.settings import AROUND
 from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies._wording import configuration, count
@@ -29,6 +30,8 @@ from autobatch.training.own._options import grouped, words_before, words_of
 from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
 
+_Number = TypeVar("_Number", int, float)
+
 _LOGGER = logging.getLogger("autobatch")
 
 _OURS = frozenset({"model", "optimizer", "policy", "library", "scouts", "advise", "loggers"})
@@ -38,8 +41,8 @@ _OURS_WITHIN = {"rates": ("learning_rates",), "task": ("score",)}
 def scout(
     train: Train,
     *,
-    batch_sizes: Sequence[int] = (16, 32, 64, 128),
-    learning_rates: Sequence[float] = (0.025, 0.05, 0.1),
+    batch_sizes: Sequence[int] | None = None,
+    learning_rates: Sequence[float] | Literal["around"] = AROUND,
     scouts: int | Literal["auto"] = "auto",
     scout_share: float = 0.05,
     seed: int = 0,
@@ -92,9 +95,12 @@ def scout(
     Args:
         train: the loop. It is called with a controller without a model, and must attach it and train until
             ``controller.finished``. It should seed the generators it uses with ``controller.seed``.
-        batch_sizes: the ladder to choose from.
-        learning_rates: base learning rates to choose from, those of the optimizer's first parameter group.
-        scouts: short trainings at most; ``"auto"`` for three, 0 for none. A short training has fewer.
+        batch_sizes: the ladder to choose from; by default powers of two from 8 to 128, to as many as 1,024 where the
+            training sees many examples, and to a quarter of the data.
+        learning_rates: base learning rates to choose from, those of the optimizer's first parameter group; by default
+            those around the one that your loop gives it, a third of it, three times as much and so on.
+        scouts: short trainings at most; ``"auto"`` for three, 0 for none. A short training has fewer. By default
+            learning rates, up to two more go on where the loss still falls.
         scout_share: share of the training that each takes; one decision period at least, and up to a tenth until it
             has taken 60 steps.
         seed: the seed that they train with.
@@ -115,13 +121,7 @@ def scout(
     if not callable(train):
         raise ConfigError(f"train: expected a function of a controller, got {train!r}")
     arguments = grouped(options, ours=_OURS, within=_OURS_WITHIN, who="scout", sets="scouting")
-    sizes, rates = _values(batch_sizes, "batch_sizes"), _values(learning_rates, "learning_rates")
-    ladder = tuple(sorted(check_whole(size, "batch_sizes") for size in sizes))
-    for rate in rates:
-        check_rate(check_number(rate, "learning_rates"), "learning_rates")
-    for what, given in (("batch_sizes", ladder), ("learning_rates", rates)):
-        if len(set(given)) < len(given):
-            raise ConfigError(f"{what}: expected each value once, got {list(given)}")
+    ladder, rates = _ladder(batch_sizes), _rates(learning_rates)
     if score not in {None, *SCORES}:
         raise ConfigError(f"score={score!r}: {near_names(str(score), SCORES)}")
     if scouts != "auto" and (isinstance(scouts, bool) or not isinstance(scouts, int) or not 0 <= scouts <= 16):
@@ -137,7 +137,7 @@ def scout(
         arguments={
             **arguments,
             "batch_sizes": ladder,
-            "rates": replace(arguments["rates"], learning_rates=tuple(sorted(rates))),
+            "rates": replace(arguments["rates"], learning_rates=rates),
             "task": replace(arguments["task"], name=arguments["task"].name or getattr(train, "__name__", "train")),
             "seed": seed,
         },
@@ -146,13 +146,37 @@ def scout(
         return scouting.carry_out()
 
 
-def _values(given: Any, what: str) -> tuple[Any, ...]:
-    """Return what may be chosen from as a tuple."""
+def _ladder(given: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return the batch sizes that are named, ascending; None for those of the training's length."""
+    if given is None:
+        return None
+    return _once((check_whole(size, "batch_sizes") for size in _values(given, "batch_sizes")), "batch_sizes")
+
+
+def _rates(given: Sequence[float] | str) -> tuple[float, ...] | str:
+    """Return the learning rates that are named, ascending, or that they are those around the optimizer's own."""
+    what = "learning_rates"
+    if given == AROUND:
+        return AROUND
+    rates = _once((check_number(rate, what) for rate in _values(given, what)), what)
+    for rate in rates:
+        check_rate(rate, what)
+    return rates
+
+
+def _values(given: Any, what: str) -> Sequence[Any]:
     check_several(given, what)
     values = tuple(given or ())
     if not values:
         raise ConfigError(f"{what}: expected at least one value")
     return values
+
+
+def _once(given: Iterable[_Number], what: str) -> tuple[_Number, ...]:
+    values = sorted(given)
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{what}: expected each value once, got {values}")
+    return tuple(values)
 
 
 def _loop_name(train: Train) -> str:
@@ -233,18 +257,19 @@ class _Scouting:
                 code = "another code of the loop, or other values that it reads"
                 self._forget(f"another {', '.join(map(repr, differing))}" if differing else code)
                 return
-            if self._decided_between_epochs(kept.loop):
+            if self._decided_between_epochs(kept):
                 self._forget("decisions between epochs alone, not within them")
                 return
         for kept in found:
             self._earlier, self._loop = True, kept.loop
-            self._plan_of(_task(self._arguments, kept.epochs, kept.train_size, kept.loop, kept.periods))
+            self._plan_of(_task(self._arguments, kept))
 
-    def _decided_between_epochs(self, loop: Mapping[str, Any]) -> bool:
+    def _decided_between_epochs(self, kept: KeptScout) -> bool:
         """Return whether a kept scout's loop, of an earlier version, had no decisions within epochs that now has."""
+        loop = kept.loop
         if not loop or loop["decide_every"] is not None:
             return False
-        sizes = self._arguments["batch_sizes"]
+        sizes = kept.batch_sizes or self._arguments["batch_sizes"]
         return self._policy.periods_of_epoch(sizes, loop["dataset_size"], loop["epochs"]) > 1
 
     def _forget(self, why: str) -> None:
@@ -256,6 +281,9 @@ class _Scouting:
         self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
+        if self._task is not None and self._task.learning_rates != task.learning_rates:
+            theirs, ours = (", ".join(f"{rate:g}" for rate in each.learning_rates) for each in (self._task, task))
+            self._refuse(f"learning rates around the optimizer's own, which were {theirs} there and are {ours} here")
         score = self._score or _score_of(self._kept)
         self._task = replace(task, guessing=_guessing(self._kept), score=score)
         self._policy.reset(self._task, None)
@@ -271,10 +299,14 @@ class _Scouting:
         try:
             check_scouts_loop(self._loop, loop)
         except ConfigError as error:
-            if self._earlier:
-                raise _StaleError(f"another loop ({error})") from None
-            raise _OtherLoopError(f"{self._out}: {error}") from None
+            self._refuse(str(error))
         self._loop = loop
+
+    def _refuse(self, why: str) -> NoReturn:
+        """Refuse a loop that is another than that of the scouts before."""
+        if self._earlier:
+            raise _StaleError(f"another loop ({why})")
+        raise _OtherLoopError(f"{self._out}: {why}")
 
     def _found(self, place: int) -> KeptScout | None:
         if self._plan is None:
@@ -308,6 +340,9 @@ class _Scouting:
         finally:
             self._on_accelerator = cell.on_accelerator
         name = configuration(*cell.configuration) if cell.task is not None else f"scout {place + 1}"
+        told = self._arguments["batch_sizes"] and not self._arguments["rates"].around
+        if failure is not None and self._task is None and not told:
+            raise ConfigError(f"train never came to controller.attach(...), which says what to choose from: {failure}")
         if failure is not None:
             _LOGGER.warning("%s: %s", f"scout {name}" if cell.task is not None else name, failure)
             if not cell.over:
@@ -335,7 +370,7 @@ class _Scouting:
         score = self._score or _score_of(self._kept)
         trained = tuple(kept.trained(score) for kept in self._kept)
         scouts: list[Scout] = [one.scout for one in trained]
-        task = self._task or _task(arguments, 1, 1, {})
+        task = self._task or _task(arguments, None)
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)
@@ -358,8 +393,8 @@ class _Scouting:
             trained=trained,
             failed=dict(self._failed),
             failed_seconds=self._failed_seconds,
-            batch_sizes=arguments["batch_sizes"],
-            learning_rates=tuple(arguments["rates"].learning_rates),
+            batch_sizes=task.batch_sizes,
+            learning_rates=task.learning_rates,
             seed=arguments["seed"],
             epochs=task.epochs if self._task is not None else 0,
             train_size=task.train_size if self._task is not None else 0,
@@ -368,6 +403,7 @@ class _Scouting:
             note=self._plan.note if self._plan is not None else "",
             guessing=task.guessing,
             periods=task.periods,
+            own_rate=task.learning_rates[len(task.learning_rates) // 2] if task.around else None,
         )
 
 
@@ -395,16 +431,15 @@ def _guessing(kept: Sequence[KeptScout]) -> float | None:
     return first if first > 0.0 else None  # of losses of 0 and below no share can be said
 
 
-def _task(
-    arguments: Mapping[str, Any], epochs: int, train_size: int, loop: Mapping[str, Any], periods: int = 1
-) -> TaskInfo:
-    groups = loop["optimizer"]["groups"].values() if loop else ()
+def _task(arguments: Mapping[str, Any], kept: KeptScout | None) -> TaskInfo:
+    """Return the task as a kept scout knows it; one of a single example where none has come so far."""
+    groups = kept.loop["optimizer"]["groups"].values() if kept is not None and kept.loop else ()
     return TaskInfo(
         name=arguments["task"].name,
-        batch_sizes=arguments["batch_sizes"],
-        learning_rates=arguments["rates"].learning_rates,
-        epochs=epochs,
-        train_size=train_size,
+        batch_sizes=(kept and kept.batch_sizes) or arguments["batch_sizes"],
+        learning_rates=(kept and kept.learning_rates) or arguments["rates"].learning_rates,
+        epochs=1 if kept is None else kept.epochs,
+        train_size=1 if kept is None else kept.train_size,
         score="validation_loss",
         milestones=(),
         seed=int(arguments["seed"]),
@@ -412,5 +447,6 @@ def _task(
         measuring_budget=0.0,
         steered=arguments["rates"].policy_says,
         adaptive=any("betas" in group for group in groups),
-        periods=periods,
+        periods=1 if kept is None else kept.periods,
+        around=arguments["rates"].around,
     )
