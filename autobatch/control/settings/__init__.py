@@ -10,7 +10,7 @@ from autobatch.control.settings._measuring import Measuring
 from autobatch.control.settings._moved import MOVED, refuse_moved
 from autobatch.control.settings._processes import Processes
 from autobatch.control.settings._rates import AROUND, Rates
-from autobatch.control.settings._settings import Settings
+from autobatch.control.settings._settings import Settings, finds_sizes
 from autobatch.control.settings._task import TaskFacts
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Rates",
     "Settings",
     "TaskFacts",
+    "finds_sizes",
     "refuse_moved",
     "with_length",
 ]

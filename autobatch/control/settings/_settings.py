@@ -111,7 +111,7 @@ class Settings:
         made = policy if named is None else make_policy(named)
         if not isinstance(made, Policy) or isinstance(made, type):
             raise ConfigError(f"policy: expected the name or file of a policy, or an object that is one, got {made!r}")
-        if batch_sizes is None and (library is not None or not isinstance(made, PacingPolicy)):
+        if batch_sizes is None and (library is not None or not finds_sizes(made)):
             raise ConfigError(
                 "batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128), or scouts=, the "
                 "report of autobatch.scout"
@@ -142,3 +142,18 @@ class Settings:
         if self.task.score is not None:
             return self.task.score
         return self.library.score if self.library is not None else "validation_loss"
+
+
+def finds_sizes(policy: Policy | str) -> bool:
+    """Say whether a policy does without a ladder that somebody names: one that needs no beacons does.
+
+    Args:
+        policy: a policy, or the name or YAML file of one.
+
+    Returns:
+        Whether it does.
+
+    Raises:
+        ConfigError: there is no such policy.
+    """
+    return isinstance(make_policy(load_policy_spec(policy)) if isinstance(policy, str) else policy, PacingPolicy)

@@ -18,7 +18,7 @@ from autobatch._errors import CheckpointError, ConfigError
 from autobatch._files import write_whole
 from autobatch.control import AutoBatchController, Measuring, derive_seed
 from autobatch.control._controller import ARGUMENTS
-from autobatch.control.settings import refuse_moved
+from autobatch.control.settings import finds_sizes, refuse_moved
 from autobatch.integrations._arguments import with_accumulation, with_reference
 from autobatch.integrations._loaders import SeededBatches, loader_like
 from autobatch.integrations._schedules import ScheduleByExamples, counts_no_steps
@@ -68,7 +68,8 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
     Args:
         trainer: the trainer, before ``train``.
         policy: a policy, or the name or YAML file of one.
-        batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending.
+        batch_sizes: the ladder of global batch sizes that the policy chooses from, ascending; by default as for
+            ``AutoBatchController``.
         controller: in place of all that, a controller that is not attached yet, such as
             ``autobatch.record_beacons`` gives. Its loggers are its own.
         validation_loss: the metric that the policy sees as validation loss, or a function of all metrics.
@@ -500,9 +501,10 @@ def _check_settings(settings: Mapping[str, Any], controller: AutoBatchController
     refuse_moved(settings, ARGUMENTS - _OWN, "AutoBatchTrainerCallback")
     if Measuring.of(settings.get("measuring")).grad_scaler is not None:
         raise ConfigError("AutoBatchTrainerCallback: grad_scaler follows from the trainer and cannot be given")
-    for name in ("policy", "batch_sizes"):
-        if name not in settings and not (name == "batch_sizes" and "scouts" in settings):
-            raise ConfigError(f"AutoBatchTrainerCallback: {name} is missing")
+    if "policy" not in settings:
+        raise ConfigError("AutoBatchTrainerCallback: policy is missing")
+    if not {"batch_sizes", "scouts"} & settings.keys() and not finds_sizes(settings["policy"]):
+        raise ConfigError("AutoBatchTrainerCallback: batch_sizes is missing")
 
 
 def _error_of_accuracy(metrics: Mapping[str, float]) -> float | None:

@@ -129,24 +129,13 @@ class ScoutReport:
         tried = {one.scout.lr for one in self.trained}
         untried = [f"{rate:g}" for rate in self.learning_rates if tried and rate not in tried]
         # A scout that has failed was tried, too.
-        if left := [rate for rate in untried if not any(name.endswith(f" {rate}") for name in self.failed)]:
+        if self.own_rate is not None:
+            lines.append(f"the learning rates lie around that of your optimizer, {self.own_rate:g}")
+        elif left := [rate for rate in untried if not any(name.endswith(f" {rate}") for name in self.failed)]:
             why = ", as scouts go to where the loss falls" if len(tried) > 2 else ""
             lines.append(f"not tried: {', '.join(left)}{why}")
-        lines += self._told_range()
         lines += ["", *filter(None, (self._told_margin(),)), *self._told_costs()]
         return "\n".join(lines).rstrip()
-
-    def _told_range(self) -> list[str]:
-        """Say what the rates lie around, and that the best of them is the last one."""
-        rates, winner = self.learning_rates, self.winner
-        if self.own_rate is None:
-            return []
-        low, high = (f"{rate / self.own_rate:.3g}" for rate in (rates[0], rates[-1]))
-        said = f"the learning rates are {low} to {high} times that of your optimizer, {self.own_rate:g}"
-        if winner is not None and winner.scout.lr in (rates[0], rates[-1]):
-            end = "highest" if winner.scout.lr == rates[-1] else "lowest"
-            said += f"; the best of them is the {end}: from there as your optimizer's rate, scouts look further"
-        return [said]
 
     def advice(self) -> str:
         """Return in a sentence what the scouts advise, how sure that is, and what a training by it takes."""

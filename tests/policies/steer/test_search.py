@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,11 @@ from autobatch.policies.steer import Scout, ScoutPlan
 from autobatch.policies.steer._search import (
     has_larger_batches,
     many_steps,
+    nearest_size,
     plan_scouts,
     smaller_batch,
     start_without_scouts,
+    usual_sizes,
 )
 from tests.policies.cases import NAN, make_task
 
@@ -418,3 +421,60 @@ def test_where_steps_are_many_no_smaller_batch_is_tried() -> None:
         for loss in (lambda lr: 0.9 + lr / 100, lambda lr: 0.1 / lr):  # hardly begun; the highest rate best
             scouts = made(task, 3, loss, hardly=0.65)
             assert [size for size, _ in scouts if size < scouts[0][0]] == smaller
+
+
+AROUND = tuple(0.01 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "rates"),
+    [
+        (valley(0.01), [0.01, 0.03, 0.003]),
+        (valley(0.03), [0.01, 0.03, 0.1]),
+        (valley(10.0), [0.01, 0.03, 0.1, 0.3, 1.0]),  # up as far as five scouts go
+        (valley(1e-6), [0.01, 0.03, 0.003, 0.001, 0.0003]),
+        (lambda lr: NAN if lr > 0.002 else 1.0 - lr, [0.01, 0.003, 0.001, 0.0003]),  # down to where it trains
+    ],
+)
+def test_rates_around_the_optimizers_own_are_walked_to_where_the_loss_rises(
+    loss: Callable[[float], float], rates: list[float]
+) -> None:
+    task = make_task(epochs=40, train_size=2000, learning_rates=AROUND, around=True, guessing=0.0)
+    assert made(task, 3, loss) == [(32, pytest.approx(rate)) for rate in rates]
+    plan = plan_scouts(task, 3, 0.05)
+    assert plan.configurations == ((32, 0.01),)
+    assert plan.most >= 3
+
+
+def test_half_the_batch_comes_after_the_highest_rate_that_was_tried() -> None:
+    task = make_task(epochs=60, train_size=2000, learning_rates=AROUND, around=True, guessing=2.3)
+    scouts = made(task, 3, lambda lr: 0.1 / lr, hardly=0.65)
+    assert scouts == [*((32, pytest.approx(rate)) for rate in AROUND[4:]), (16, pytest.approx(1.0))]
+    few = replace(task, epochs=10)  # a scout is a tenth: losers may be three
+    assert len(made(few, 3, lambda lr: 0.1 / lr, hardly=0.65)) == 4
+
+
+def test_two_scouts_lie_on_both_sides_of_the_optimizers_own_rate() -> None:
+    task = make_task(epochs=6, periods=3, learning_rates=AROUND, around=True)
+    assert made(task, 3, valley(0.01)) == [(32, pytest.approx(0.003)), (32, pytest.approx(0.03))]
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "sizes"),
+    [
+        # 32 sqrt(examples of all epochs / 100,000), from 32 to 256; four times that, and a quarter of the examples.
+        (1000, 20, (8, 16, 32, 64, 128)),
+        (300, 20, (8, 16, 32, 64)),
+        (20, 20, (8,)),
+        (5, 20, (5,)),
+        (50_000, 8, (8, 16, 32, 64, 128, 256)),
+        (50_000, 30, (8, 16, 32, 64, 128, 256, 512)),
+        (1_280_000, 90, (8, 16, 32, 64, 128, 256, 512, 1024)),
+    ],
+)
+def test_batch_sizes_that_nobody_names_suit_the_trainings_length(
+    examples: int, epochs: int, sizes: tuple[int, ...]
+) -> None:
+    assert usual_sizes(examples, epochs) == sizes
+    wanted = nearest_size(sizes, examples * epochs)
+    assert wanted == nearest_size([2**power for power in range(10)], examples * epochs) or wanted == sizes[-1]

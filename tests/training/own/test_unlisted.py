@@ -1,0 +1,119 @@
+"""Scouts of a loop that names neither batch sizes nor learning rates: what there is to choose from, what is tried."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autobatch import AutoBatchController, scout
+from autobatch._errors import ConfigError
+from autobatch.control import Rates
+from tests.training.own.own_loops import data
+
+AROUND = tuple(0.002 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
+
+
+def train(
+    controller: AutoBatchController, own: Any, kind: type[torch.optim.Optimizer] = torch.optim.SGD
+) -> list[float]:
+    """Train on 64 examples; return the rates that the controller chose."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=own.lr)
+    x, y = data()
+    controller.attach(model, optimizer, dataset_size=len(x), epochs=30)
+    rates = []
+    for _ in controller.each_epoch():
+        rates.append(controller.lr)
+        for indices in controller.batches():
+            with controller.step() as step:
+                step.backward(F.cross_entropy(model(x[indices]), y[indices]))
+            optimizer.step()
+            optimizer.zero_grad()
+        controller.end_epoch(val_loss=F.cross_entropy(model(x), y).item())
+    return rates
+
+
+def test_rates_lie_around_the_optimizers_own_and_go_up_where_the_loss_falls(tmp_path: Path) -> None:
+    report = scout(partial(train, own=SimpleNamespace(lr=0.002)), out=tmp_path)
+    assert report.learning_rates == pytest.approx(AROUND)
+    assert report.own_rate == report.learning_rates[4] == 0.002
+    assert report.batch_sizes == (8, 16)  # to a quarter of 64 examples
+    tried = [one.scout.lr for one in report.trained]
+    assert tried[:4] == pytest.approx([0.002, 0.006, 0.02, 0.06])
+    assert report.lr == max(tried)
+    told = str(report)
+    assert "the best rate is the highest of those that were tried" in told
+    assert "the learning rates lie around that of your optimizer, 0.002" in told
+    assert "not tried" not in told  # what was tried follows from what came before, not from a list
+
+    controller = AutoBatchController(policy="steer", scouts=report, rates="steered")
+    rates = train(controller, SimpleNamespace(lr=0.002))
+    assert rates[0] == report.lr
+    assert controller._settings.batch_sizes == report.batch_sizes
+
+
+def test_scouts_of_an_earlier_call_are_known_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = scout(partial(train, own=SimpleNamespace(lr=0.002)), out=tmp_path)
+    with caplog.at_level(logging.WARNING, "autobatch"):
+        again = scout(partial(train, own=SimpleNamespace(lr=0.002)), out=tmp_path)
+    assert again.trained == first.trained
+    assert (again.batch_sizes, again.learning_rates, again.own_rate) == (
+        first.batch_sizes,
+        first.learning_rates,
+        first.own_rate,
+    )
+    assert caplog.text.count("not trained again") == len(first.trained)
+
+
+def test_another_rate_of_the_optimizer_has_them_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = [0.002]
+
+    class Own:  # nothing that a fingerprint of the code sees
+        lr = property(lambda _: own[0])
+
+    first = scout(partial(train, own=Own()), out=tmp_path)
+    own[0] = 0.2
+    for path in tmp_path.glob("b16-lr0.06-*"):  # one is missing, so that the loop is called
+        path.unlink()
+    with caplog.at_level(logging.WARNING, "autobatch"):
+        again = scout(partial(train, own=Own()), out=tmp_path)
+    assert "were 2e-05, 6e-05" in caplog.text
+    assert "trained anew" in caplog.text
+    assert again.own_rate == 0.2
+    assert again.trained[0].scout.lr == 0.2
+    assert first.own_rate == 0.002
+
+
+def test_a_loop_that_never_attaches_says_so_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"never came to controller.attach\(...\).*never attached the controller"):
+        scout(lambda controller: None, out=tmp_path)
+    with pytest.raises(ConfigError, match=r"(?s)never came to controller.attach.*no data"):
+        scout(lambda controller: exec("raise ValueError('no data')"), out=tmp_path, learning_rates=(0.1, 0.3))
+
+
+def test_a_controller_that_needs_no_beacons_needs_no_ladder() -> None:
+    controller = AutoBatchController(policy="steer", rates=Rates(learning_rates="around", schedule="steered"))
+    train(controller, SimpleNamespace(lr=0.1))
+    assert controller._settings.batch_sizes == (8, 16)
+    with pytest.raises(ConfigError, match="the ladder to choose from is missing"):
+        AutoBatchController(policy="s8")
+    with pytest.raises(ConfigError, match=r"expected ascending positive integers, got \[\]"):
+        AutoBatchController(policy="steer", batch_sizes=())
+    streamed = AutoBatchController(policy="steer")
+    model = nn.Linear(6, 2)
+    streamed.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), examples=400_000)
+    assert streamed._settings.batch_sizes == (8, 16, 32, 64, 128, 256)
+
+
+def test_rates_that_are_no_rates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"learning_rates='arround': expected several rates, or 'around'"):
+        Rates(learning_rates="arround")
+    with pytest.raises(ConfigError, match="learning_rates: expected several values"):
+        scout(partial(train, own=SimpleNamespace(lr=0.1)), learning_rates="arround", out=tmp_path)
