@@ -46,7 +46,7 @@ def main() -> None:
     """Scout, then train."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows every decision with its reason
     with tempfile.TemporaryDirectory() as folder:  # a folder that stays lets a scouting that was cut go on
-        report = autobatch.scout(train, learning_rates=(0.025, 0.1, 0.4), out=folder, rates="steered")  # autobatch
+        report = autobatch.scout(train, out=folder, rates="steered")  # autobatch
     print(report)
     controller = autobatch.AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")  # autobatch
     trained = train(controller, report.state)

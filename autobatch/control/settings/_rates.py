@@ -16,12 +16,10 @@ from autobatch.control.rates import (
     constant_schedule,
     steered_schedule,
 )
+from autobatch.policies.steer import usual_rates
 
 AROUND: Final = "around"
 """Short for base learning rates around the optimizer's own."""
-
-_TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""What they are, as shares of it."""
 
 
 @names_arguments
@@ -99,7 +97,7 @@ class Rates:
             The rates, ``own`` alone where none were told.
         """
         if isinstance(self.learning_rates, str):
-            return tuple(float(f"{own * times:.10g}") if times != 1.0 else own for times in _TIMES)
+            return usual_rates(own)
         return tuple(self.learning_rates or (own,))
 
     @property

@@ -25,7 +25,7 @@ def lightning_loop(
 ) -> Callable[[AutoBatchController], Any]:
     """Make a loop of a fit, for ``autobatch.scout`` and ``autobatch.record_beacons``, as ``Tuner.lr_find`` takes one.
 
-        report = autobatch.scout(lightning_loop(trainer, module, datamodule=data), learning_rates=(0.03, 0.1, 0.3))
+        report = autobatch.scout(lightning_loop(trainer, module, datamodule=data))
         trainer.callbacks.append(AutoBatchCallback(policy="beacon-follow", scouts=report, rates="steered"))
         trainer.fit(module, datamodule=data)
 

@@ -22,7 +22,7 @@ def transformers_loop(
 ) -> Callable[[AutoBatchController], Any]:
     """Make a loop of a Trainer's training, for ``autobatch.scout`` and ``autobatch.record_beacons``.
 
-        report = autobatch.scout(transformers_loop(trainer), learning_rates=(1e-5, 3e-5, 1e-4))
+        report = autobatch.scout(transformers_loop(trainer))
         trainer.add_callback(AutoBatchTrainerCallback(trainer, policy="beacon-follow", scouts=report))
         trainer.train()
 

@@ -23,7 +23,7 @@ from autobatch.policies.steer._scouts import (
     ScoutPlan,
     hopeless,
 )
-from autobatch.policies.steer._search import MOST, PacingPolicy, usual_sizes
+from autobatch.policies.steer._search import MOST, PacingPolicy, usual_rates, usual_sizes
 
 __all__ = [
     "AT_ONCE",
@@ -51,5 +51,6 @@ __all__ = [
     "TrainedScout",
     "hopeless",
     "no_worse",
+    "usual_rates",
     "usual_sizes",
 ]

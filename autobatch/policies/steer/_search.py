@@ -25,6 +25,9 @@ SMALLEST, FURTHER = 8, 4
 """Where nobody names batch sizes: the smallest of them, and how many times as large as that of the scouts the largest
 is, which is as far as batches grow."""
 
+_TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Where nobody names learning rates: what they are of the optimizer's own."""
+
 EXAMPLES = 100_000
 """Examples of a whole training, each epoch's counted anew, from which that size grows, as the root of their number."""
 
@@ -116,7 +119,7 @@ def plan_scouts(
         most_rates = min(affordable, most + MORE) if task.around else most
         coming = _next(task.learning_rates, stops, trained) if len(rates) < most_rates else None
         rates += [] if coming is None else [coming]
-        more = 0 if coming is None else max(most - len(rates), 0)
+        more = 0 if coming is None else most_rates - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
     settled = len(rates) == len(trained)
     spare = number > MOST or task.around
@@ -130,7 +133,8 @@ def plan_scouts(
             configurations += smaller_batch(task, trained, hardly)
             configurations += smaller_still(task, compared(task, done, epochs), hardly, epochs)
         elif smaller:
-            notes.append(f"one more at s{smaller} where none has begun to learn, or the highest rate is best")
+            where = "" if task.around else " where none has begun to learn, or the highest rate is best"
+            notes.append(f"one more at s{smaller}{where}")
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
 
 
@@ -191,7 +195,8 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
     """Return half the batch to try, where scouts at one size have hardly begun to learn or the highest rate is best.
 
     Where the highest rate is best, the valley's floor was not reached, and half the batch at that rate does to the
-    updates what a higher one would. Else the rate is that of the floor, a parabola through the best scout and its
+    updates what a higher one would. Where rates lie around the optimizer's own, none is the highest of a list, and half
+    the batch is tried at the best one. Else the rate is that of the floor, a parabola through the best scout and its
     neighbours, and keeps the noise of the updates: it falls in proportion to the batch size, or to its root where the
     optimizer scales its steps itself.
 
@@ -211,7 +216,7 @@ def smaller_batch(task: TaskInfo, scouts: Sequence[Scout], hardly: float) -> lis
     if smaller is None:
         return []
     hardly_so = hardly_begun(task, best, hardly)
-    if len(scouts) > 1 and best.lr == ends_of(task, scouts)[1]:
+    if len(scouts) > 1 and (best.lr == ends_of(task, scouts)[1] or (task.around and not hardly_so)):
         sound = hardly_so or best.train_losses[-1] > 0.0  # else a ratio says nothing
         return [(smaller, best.lr)] if sound else []
     if not hardly_so:
@@ -366,6 +371,18 @@ def nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
 
 def _wanted(examples: int) -> float:
     return min(SIZE * math.sqrt(max(1.0, examples / EXAMPLES)), LARGEST)
+
+
+def usual_rates(own: float) -> tuple[float, ...]:
+    """Return the base learning rates to choose from where nobody names any.
+
+    Args:
+        own: the optimizer's own rate.
+
+    Returns:
+        0.01, 0.03, 0.1 and so on to 100 times that.
+    """
+    return tuple(own if times == 1.0 else float(f"{own * times:.10g}") for times in _TIMES)
 
 
 def usual_sizes(dataset_size: int, epochs: int) -> tuple[int, ...]:

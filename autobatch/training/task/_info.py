@@ -50,6 +50,7 @@ def run_task_info(
         guessing=math.log(num_classes) if num_classes is not None else None,
         shares_loss=shares_loss,
         periods=periods,
+        around=task.around,
     )
 
 

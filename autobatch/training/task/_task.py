@@ -26,6 +26,7 @@ from autobatch.control.measuring import BUDGET
 from autobatch.control.rates import STEERED, steered_schedule
 from autobatch.fisher._probe import SKETCH_ROWS
 from autobatch.fisher.gram import LEAST_ROWS_PER_SAMPLE
+from autobatch.policies.steer import usual_rates
 from autobatch.training.task._names import (
     CSV_PREFIX,
     TEXT_PREFIX,
@@ -340,6 +341,11 @@ class MeasuringSpec(_Spec):
         return {} if self.measure == "exact" else {"measure": self.measure, "sketch_rows": self.sketch_rows}
 
 
+def _around_its_own(validated: dict[str, Any]) -> tuple[float, ...]:
+    optimizer = validated.get("optimizer")  # absent where it has a fault of its own
+    return usual_rates(optimizer.base_lr) if optimizer is not None else (0.1,)
+
+
 class TaskSpec(_Spec):
     """One task, as its ``env.yaml`` states it.
 
@@ -350,7 +356,8 @@ class TaskSpec(_Spec):
         optimizer: which optimizer.
         schedule: how the base learning rate decays.
         batch_sizes: the ladder, ascending: the global batch sizes a policy chooses from.
-        learning_rates: the base learning rates a policy chooses from, ascending.
+        learning_rates: the base learning rates a policy chooses from, ascending; by default those around the
+            optimizer's own, 0.01, 0.03, 0.1 and so on to 100 times that.
         epochs: length of a whole training.
         score: the validation figure that ranks runs; lower is better.
         measuring: how often the Fisher spectrum is measured.
@@ -364,8 +371,10 @@ class TaskSpec(_Spec):
     model: ModelSpec
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
-    batch_sizes: Annotated[tuple[PositiveInteger, ...], Field(min_length=1), Ascending]
-    learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1), Ascending]
+    batch_sizes: Annotated[tuple[PositiveInteger, ...], Field(min_length=1), Ascending] = (8, 16, 32, 64, 128)
+    learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1), Ascending] = Field(
+        default_factory=_around_its_own
+    )
     epochs: PositiveInteger
     score: Literal["validation_loss", "validation_error"] = "validation_loss"
     measuring: MeasuringSpec = Field(default_factory=MeasuringSpec)
@@ -390,6 +399,11 @@ class TaskSpec(_Spec):
                 f"batch, got {measuring.sketch_rows}"
             )
         return measuring
+
+    @property
+    def around(self) -> bool:
+        """Whether the learning rates are those around the optimizer's own."""
+        return self.learning_rates == usual_rates(self.optimizer.base_lr)
 
     def fingerprint_payload(self, data_fingerprint: str, num_classes: int) -> dict[str, Any]:
         """Return what makes beacons of two tasks comparable, whatever the tasks are called.

@@ -446,12 +446,17 @@ def test_rates_around_the_optimizers_own_are_walked_to_where_the_loss_rises(
     assert plan.most >= 3
 
 
-def test_half_the_batch_comes_after_the_highest_rate_that_was_tried() -> None:
+def test_half_the_batch_follows_at_whichever_rate_is_best() -> None:
     task = make_task(epochs=60, train_size=2000, learning_rates=AROUND, around=True, guessing=2.3)
-    scouts = made(task, 3, lambda lr: 0.1 / lr, hardly=0.65)
-    assert scouts == [*((32, pytest.approx(rate)) for rate in AROUND[4:]), (16, pytest.approx(1.0))]
+    up = made(task, 3, lambda lr: 0.1 / lr, hardly=0.65)
+    assert up == [*((32, pytest.approx(rate)) for rate in AROUND[4:]), (16, pytest.approx(1.0))]
+    floor = made(task, 3, lambda lr: 0.1 + abs(math.log(lr / 0.01)) / 10, hardly=0.65)
+    assert floor == [(32, pytest.approx(rate)) for rate in (0.01, 0.03, 0.003)] + [(16, pytest.approx(0.01))]
+    hardly = made(task, 3, lambda lr: 2.0 + abs(math.log(lr / 0.01)) / 10, hardly=0.65)  # the rate is reduced
+    assert hardly[:3] == floor[:3]
+    assert hardly[3] == (16, pytest.approx(0.005, rel=0.03))
     few = replace(task, epochs=10)  # a scout is a tenth: losers may be three
-    assert len(made(few, 3, lambda lr: 0.1 / lr, hardly=0.65)) == 4
+    assert made(few, 3, lambda lr: 0.1 / lr, hardly=0.65) == up[:4]
 
 
 def test_two_scouts_lie_on_both_sides_of_the_optimizers_own_rate() -> None:
