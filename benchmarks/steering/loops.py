@@ -63,6 +63,8 @@ UNLISTED = "steer, nothing listed"
 """The run of a loop that lists neither sizes nor rates, but gives its optimizer a usual rate."""
 USUAL = {True: 0.01, False: 0.001}
 """That rate, for SGD and for others: what Keras gives them by itself (SGD 0.01; RMSprop, Adam, AdamW, Nadam 0.001)."""
+FAR_OFF = {f"{UNLISTED}, a tenth of that rate": 0.1, f"{UNLISTED}, ten times that rate": 10.0}
+"""The same where the optimizer has a rate that is far off, on the first of the seeds."""
 AT_USUAL = "usual"
 """The training at that rate and a batch size of 32."""
 BETWEEN = "steer, decisions between epochs"
@@ -245,6 +247,8 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
             usual = usual_rate(task)
             keep(UNLISTED, seed, lambda: steered(task, x, y, seed, own=usual))  # noqa: B023
             keep(AT_USUAL, seed, lambda: fixed(task, x, y, SIZE, usual, seed))  # noqa: B023
+            for run, times in FAR_OFF.items() if name in SMALL and seed == FRESH[0] else ():
+                keep(run, seed, lambda: steered(task, x, y, seed, own=times * usual))  # noqa: B023
             if name in LARGE or name in WHOLE:
                 with patch.object(_search, "EXAMPLES", math.inf):
                     keep(AT_32, seed, lambda: steered(task, x, y, seed))  # noqa: B023
@@ -305,12 +309,43 @@ def page() -> None:
         pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page", "\n".join([*brief, *worst, "", count])
     )
     page_of_few(found)
+    page_of_unlisted(found)
 
 
 def _measuring_changes(name: str, found: dict[tuple[str, str, int], Row]) -> bool:
     """Return whether any seed's training ends elsewhere where nothing is measured."""
     pairs = [(found.get((name, "steer", seed)), found.get((name, UNMEASURED, seed))) for seed in FRESH]
     return any(with_it and without and with_it["test_loss"] != without["test_loss"] for with_it, without in pairs)
+
+
+def page_of_unlisted(found: dict[tuple[str, str, int], Row]) -> None:
+    """Write what comes of naming neither sizes nor rates, over the small tasks, and of the usual rate without scouts."""
+    titles = "what is done | seeds | test loss, mean | median | worst | within 7 % | examples | steps"
+    lines = [pages.heading(titles)]
+    for run in ("steer", UNLISTED, *FAR_OFF, AT_USUAL):
+        seeds = [seed for seed in FRESH if all((name, run, seed) in found for name in SMALL)]
+        if not seeds:
+            continue
+        rows = []
+        for name in SMALL:
+            ours, best = ([found[name, one, seed] for seed in seeds] for one in (run, best_of(name, found)))
+            loss = fmean(logarithm(row, "test_loss") for row in ours) - fmean(
+                logarithm(row, "test_loss") for row in best
+            )
+            costs = (math.log(fmean(row[what] for row in ours) / best[0][what]) for what in ("examples", "steps"))
+            rows.append((loss, *costs))
+        losses, *costs = np.array(rows).T
+        cells = [
+            run,
+            str(len(seeds)),
+            *(relative(float(told)) for told in (losses.mean(), np.median(losses), losses.max())),
+        ]
+        cells += [
+            f"{100 * np.mean(losses <= math.log(NEAR)):.0f} %",
+            *(f"{math.exp(cost.mean()):.2f}" for cost in costs),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page: nothing listed", "\n".join(lines))
 
 
 def page_of_few(found: dict[tuple[str, str, int], Row]) -> None:
