@@ -319,7 +319,7 @@ def _measuring_changes(name: str, found: dict[tuple[str, str, int], Row]) -> boo
 
 
 def page_of_unlisted(found: dict[tuple[str, str, int], Row]) -> None:
-    """Write what comes of naming neither sizes nor rates, over the small tasks, and of the usual rate without scouts."""
+    """Write what comes of naming neither sizes nor rates on the small tasks, and of the usual rate without scouts."""
     titles = "what is done | seeds | test loss, mean | median | worst | within 7 % | examples | steps"
     lines = [pages.heading(titles)]
     for run in ("steer", UNLISTED, *FAR_OFF, AT_USUAL):
