@@ -6,16 +6,17 @@
     python benchmarks/steering/large.py page
 
 The fifteen tasks of ``large_tasks.py`` see 120,000 to 1,400,000 examples each, thirteen of them so many that scouts
-take larger batches than 32. What is trained, and on which seeds, say ``loops.py`` (a grid of one seed) and
-``loop_rivals.py``. ``times`` times a step of each task at each batch size on one thread, the least of several medians,
-without a data loader and without a controller; ``page`` writes the tables of ``docs/steer.md``. Times there are sums of
-these over all steps of a training and of what it has thrown away; measuring is not in them.
+take larger batches than 32; those of ``whole_tasks.py`` are whole data sets, convolutions and attention. What is
+trained, and on which seeds, say ``loops.py`` (a grid of one seed) and ``loop_rivals.py``. ``times`` times a step of each
+task at each batch size on one thread, the least of several medians, without a data loader and without a controller;
+``page`` writes the tables of ``docs/steer.md``. Times there are sums of these over all steps of a training and of what it
+has thrown away; measuring is not in them.
 """
 
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -29,6 +30,7 @@ from benchmarks.pages import Row, relative
 from benchmarks.steering import loops
 from benchmarks.steering.large_tasks import LARGE
 from benchmarks.steering.loops import AT_32, FRESH, SEARCHED, logarithm
+from benchmarks.steering.whole_tasks import WHOLE
 
 A_STEP = "a step"
 """The run that has the seconds of a step by batch size."""
@@ -48,7 +50,7 @@ Found = dict[tuple[str, str, int], Row]
 
 def times(data_dir: Path | None) -> None:
     """Time a step of each task at each batch size, where that has not been done."""
-    for name, task, x, y in loops.loaded(list(LARGE), data_dir):
+    for name, task, x, y in loops.loaded([*LARGE, *WHOLE], data_dir):
         if (name, A_STEP, 0) in loops.recorded():
             continue
         model = task.model()
@@ -91,16 +93,27 @@ def beside(name: str, run: str, found: Found, seeds: Sequence[int] = FRESH) -> l
 
 
 def page() -> None:
-    """Write both tables: a line a task, and what else can be had."""
-    found = loops.recorded()
-    names = [name for name in LARGE if all((name, run, FRESH[-1]) in found for run in ("steer", AT_32))]
-    names = [name for name in names if (name, A_STEP, 0) in found]
+    """Write the tables: a line a task, and what else can be had."""
+    found, docs = loops.recorded(), pages.ROOT / "docs" / "steer.md"
+    pages.put(docs, "benchmarks/steering/large.py page", _table(names := _whole(LARGE, found), found))
+    pages.put(docs, "benchmarks/steering/large.py page: whole data sets", _table(_whole(WHOLE, found), found))
+    _put_rivals(names, found)
+
+
+def _whole(tasks: Iterable[str], found: Found) -> list[str]:
+    """Return the tasks that all of the table is there of."""
+    runs = [(run, FRESH[-1]) for run in ("steer", AT_32)] + [(A_STEP, 0)]
+    return [name for name in tasks if all((name, *run) in found for run in runs)]
+
+
+def _table(names: Sequence[str], found: Found) -> str:
+    """Return a line a task, and the means of all."""
     titles = (
         "task | examples of all epochs | best of the grid | test loss | `steer` starts with | test loss | time | steps"
     )
     lines = [pages.heading(f"{titles} | scouts at 32: test loss | time | steps")]
     for name in names:
-        best, task = loops.best_of(name, found), LARGE[name]
+        best, task = loops.best_of(name, found), loops.EVERY[name]
         ours, theirs = ([found[name, run, seed] for seed in FRESH] for run in ("steer", best))
         ends = [[logarithm(row, "test_loss") for row in rows] for rows in (ours, theirs)]
         error = math.sqrt(sum(stdev(one) ** 2 / len(one) for one in ends))
@@ -117,8 +130,7 @@ def page() -> None:
         told = [float(fold(column)) for column in columns]
         cells = [relative(one) if place % 3 == 0 else f"{math.exp(one):.2f}" for place, one in enumerate(told)]
         lines.append(f"| {kind} | | | | | {' | '.join(cells)} |")
-    pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/large.py page", "\n".join(lines))
-    _put_rivals(names, found)
+    return "\n".join(lines)
 
 
 def _told_without_scouts(found: Found) -> str:
