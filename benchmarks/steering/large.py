@@ -7,10 +7,10 @@
 
 The fifteen tasks of ``large_tasks.py`` see 120,000 to 1,400,000 examples each, thirteen of them so many that scouts
 take larger batches than 32; those of ``whole_tasks.py`` are whole data sets, convolutions and attention. What is
-trained, and on which seeds, say ``loops.py`` (a grid of one seed) and ``loop_rivals.py``. ``times`` times a step of each
-task at each batch size on one thread, the least of several medians, without a data loader and without a controller;
-``page`` writes the tables of ``docs/steer.md``. Times there are sums of these over all steps of a training and of what it
-has thrown away; measuring is not in them.
+trained, and on which seeds, say ``loops.py`` (a grid of one seed) and ``loop_rivals.py``. ``times`` times a step of
+each task at each batch size on one thread, the least of several medians, without a data loader and without a
+controller; ``page`` writes the tables of ``docs/steer.md``. Times there are sums of these over all steps of a training
+and of what it has thrown away; measuring is not in them.
 """
 
 import math

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from autobatch._errors import ConfigError, near_names
-from autobatch._ranges import check_number, names_arguments
+from autobatch._ranges import check_number, check_several, names_arguments
 from autobatch.control.rates import (
     STEERED,
     LearningRateRule,
@@ -53,12 +53,8 @@ class Rates:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.learning_rates is not None and not len(self.learning_rates):
-            raise ConfigError("Rates: learning_rates: expected at least one value; None is the optimizer's own")
-        if isinstance(self.learning_rates, str) and self.learning_rates != AROUND:
-            raise ConfigError(f"Rates: learning_rates={self.learning_rates!r}: expected several rates, or {AROUND!r}")
-        for rate in () if isinstance(self.learning_rates, str) else self.learning_rates or ():
-            check_rate(check_number(rate, "Rates: learning_rates"), "Rates: learning_rates")
+        if not self.around:
+            self._check_rates()
         places = [check_number(place, "Rates: milestones") for place in self.milestones]
         if places != sorted(set(places)) or not all(0.0 < place < 1.0 for place in places):
             raise ConfigError(
@@ -69,6 +65,20 @@ class Rates:
         if self.milestone_factor is not None and not 0.0 < self.milestone_factor <= 1.0:
             raise ConfigError(f"Rates: milestone_factor: expected a number in (0, 1], got {self.milestone_factor}")
         _ = self.learning_rate_rule
+
+    def _check_rates(self) -> None:
+        what = "Rates: learning_rates"
+        if isinstance(self.learning_rates, str):
+            raise ConfigError(f"{what}={self.learning_rates!r}: expected several rates, or {AROUND!r}")
+        check_several(self.learning_rates, what)
+        if self.learning_rates is None:
+            return
+        rates = tuple(check_number(rate, what) for rate in self.learning_rates)
+        if not rates:
+            raise ConfigError(f"{what}: expected at least one value; None is the optimizer's own")
+        for rate in rates:
+            check_rate(rate, what)
+        object.__setattr__(self, "learning_rates", rates)
 
     @classmethod
     def of(cls, given: "Rates | str | None") -> "Rates":
@@ -85,7 +95,7 @@ class Rates:
     @property
     def around(self) -> bool:
         """Whether the base learning rates lie around the optimizer's own."""
-        return self.learning_rates == AROUND
+        return isinstance(self.learning_rates, str) and self.learning_rates == AROUND
 
     def to_choose_from(self, own: float) -> tuple[float, ...]:
         """Return the base learning rates that there are to choose from.
@@ -96,9 +106,10 @@ class Rates:
         Returns:
             The rates, ``own`` alone where none were told.
         """
-        if isinstance(self.learning_rates, str):
+        if self.around:
             return usual_rates(own)
-        return tuple(self.learning_rates or (own,))
+        rates: Sequence[Any] = self.learning_rates or (own,)
+        return tuple(rates)
 
     @property
     def learning_rate_rule(self) -> LearningRateRule:

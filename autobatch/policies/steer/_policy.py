@@ -330,7 +330,7 @@ class SteerPolicy:
         best = best_of(at_one_size)
         blind = best is not None and learnt_nothing(task, best, self.parameters.hardly_begun)
         rivals = by_scores(at_one_size) if blind else at_one_size
-        choice = choose_scout(rivals, of=" of its size" if smaller else "")
+        choice = choose_scout(rivals, of=" of its size" if smaller else "", around=task.around)
         if choice.scout is None:
             self._start = (start_without_scouts(task)[0], _below_diverged(task, scouts))
             self._reason = f"{configuration(*self._start)}: below every rate that was tried, as {choice.reason}"
@@ -397,7 +397,8 @@ class SteerPolicy:
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             by = "" if task.shares_loss is None else " by the classes' shares"
-            near = f"; no scout's training loss can be told from that of guessing{by} ({guessed})"
+            figures = "validation" if best.by_score else "training"
+            near = f"; no scout's {figures} loss can be told from that of guessing{by} ({guessed})"
             if task.score != "validation_loss":
                 near += ", so what is validated decides (where that is no better than guessing, give other rates)"
             elif learnt_nothing(task, best, self.parameters.hardly_begun):

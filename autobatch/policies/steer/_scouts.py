@@ -15,7 +15,7 @@ CLEARLY_WORSE = 1.5
 """A scout ends early once its loss is above the best one's at the same place by this factor."""
 
 
-ADVICE = "give lower learning rates to choose from"
+ADVICE = {False: "give lower learning rates to choose from", True: "give the optimizer a lower rate"}
 """What to do where every scout has diverged."""
 
 AT_ONCE = "before any step"
@@ -149,12 +149,13 @@ def by_scores(scouts: Sequence[Scout]) -> list[Scout]:
     return [replace(scout, by_score=known) for scout in scouts]
 
 
-def choose_scout(scouts: Sequence[Scout], *, of: str = "") -> ScoutChoice:
+def choose_scout(scouts: Sequence[Scout], *, of: str = "", around: bool = False) -> ScoutChoice:
     """Say which scout goes on.
 
     Args:
         scouts: what the scouts came to, in the order in which they trained.
         of: what the reason says of which scouts they are, where there are others.
+        around: whether their rates lie around the optimizer's own.
 
     Returns:
         The choice; the first of those that came to their end where no loss of theirs is known.
@@ -163,7 +164,7 @@ def choose_scout(scouts: Sequence[Scout], *, of: str = "") -> ScoutChoice:
     if not alive:
         ends = "; ".join(f"{configuration(scout.batch_size, scout.lr)} {scout.ended}" for scout in scouts)
         at_once = any(AT_ONCE in (scout.ended or "") for scout in scouts)
-        advice = "look at the data and the loss, not at the rates" if at_once else ADVICE
+        advice = "look at the data and the loss, not at the rates" if at_once else ADVICE[around]
         return ScoutChoice(None, f"no scout came to its end: {ends}; {advice}")
     last = max(len(scouts[index].train_losses) for index in alive) - 1
     whole = [index for index in alive if len(scouts[index].train_losses) > last and _sound(scouts[index], last)]

@@ -115,9 +115,8 @@ def plan_scouts(
         rates, more = [low, high], 0
     else:
         rates = [scout.lr for scout in trained]
-        stops = task.learning_rates if task.around else _stops(task.learning_rates, most)
-        most_rates = min(affordable, most + MORE) if task.around else most
-        coming = _next(task.learning_rates, stops, trained) if len(rates) < most_rates else None
+        most_rates = min(affordable, most + MORE) if task.around and number == MOST else most
+        coming = _next(task, most, trained) if len(rates) < most_rates else None
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most_rates - len(rates)
     configurations = [(_size(task), lr) for lr in rates]
@@ -419,12 +418,15 @@ def _why_none(task: TaskInfo, number: int) -> str:
     return f"no scouts: {why}; it starts with {configuration(*start_without_scouts(task))}{where}"
 
 
-def _next(rates: Sequence[float], stops: Sequence[float], done: Sequence[Scout]) -> float | None:
+def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
     """Return the rate to try next; None where the valley lies between those that have been tried."""
+    rates = task.learning_rates
+    stops = rates if task.around else _stops(rates, most)
     tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None
-    best, place = best_of(done), _towards(tried, len(stops), stops.index(_nearest(rates, 0.5)))
+    best, middle = best_of(done), stops.index(_nearest(rates, 0.5))
+    place = _towards(tried, len(stops), middle, down=2 if task.around else 1)
     if place is None or (best is not None and best.lr not in stops):  # between two that were tried
         return None
     skipped = _skipped(rates, done) if stops[place] < min((scout.lr for scout in done), default=0.0) else []
@@ -441,20 +443,25 @@ def _skipped(rates: Sequence[float], done: Sequence[Scout]) -> list[float]:
     return between if len(between) == 1 or above.ended is not None else []
 
 
-def _towards(tried: Mapping[int, float], number: int, middle: int) -> int | None:
-    """Return the next place to try; NaN is the loss of a scout that came to nothing, which says nothing of its rate."""
+def _towards(tried: Mapping[int, float], number: int, middle: int, down: int) -> int | None:
+    """Return the next place to try.
+
+    NaN is the loss of a scout that came to nothing, which says nothing of its rate. Where all have diverged so far, the
+    next is ``down`` places lower.
+    """
 
     def beyond(place: int, step: int) -> list[int]:
-        return [other for other in range(place + step, number if step > 0 else -1, step) if other not in tried][:1]
+        return [other for other in range(place + step, number if step > 0 else -1, step) if other not in tried]
 
     losses = {place: loss for place, loss in tried.items() if not math.isnan(loss)}
     if not losses:
         return next(iter([middle] * (middle not in tried) + beyond(middle, 1) + beyond(middle, -1)), None)
     lowest, highest = min(losses), max(losses)
+    if min(losses.values()) == math.inf:
+        return next(iter(beyond(lowest, -1)[:down][::-1]), None)
     best = min(losses, key=lambda place: losses[place])  # of equal ones the first that was tried
-    coming = beyond(highest, 1) if best == highest and math.isfinite(losses[best]) else []
-    if best == lowest or not math.isfinite(losses[best]):
-        coming += beyond(lowest, -1)
+    coming = beyond(highest, 1) if best == highest else []
+    coming += beyond(lowest, -1) if best == lowest else []
     return coming[0] if coming else None
 
 

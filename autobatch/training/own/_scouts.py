@@ -1,5 +1,6 @@
 """Scouts of somebody's own loop: a few short trainings, and which configuration they say to start with."""
 
+import contextlib
 import gc
 import logging
 import math
@@ -42,7 +43,7 @@ def scout(
     train: Train,
     *,
     batch_sizes: Sequence[int] | None = None,
-    learning_rates: Sequence[float] | Literal["around"] = AROUND,
+    learning_rates: Sequence[float] | None = None,
     scouts: int | Literal["auto"] = "auto",
     scout_share: float = 0.05,
     seed: int = 0,
@@ -99,8 +100,8 @@ def scout(
             training sees many examples, and to a quarter of the data.
         learning_rates: base learning rates to choose from, those of the optimizer's first parameter group; by default
             those around the one that your loop gives it, a third of it, three times as much and so on.
-        scouts: short trainings at most; ``"auto"`` for three, 0 for none. A short training has fewer. By default
-            learning rates, up to two more go on where the loss still falls.
+        scouts: learning rates that are tried at most; ``"auto"`` for three, and for five where none are named and the
+            loss still falls; 0 for no scouts. A short training has fewer. One or two with smaller batches may follow.
         scout_share: share of the training that each takes; one decision period at least, and up to a tenth until it
             has taken 60 steps.
         seed: the seed that they train with.
@@ -153,10 +154,10 @@ def _ladder(given: Sequence[int] | None) -> tuple[int, ...] | None:
     return _once((check_whole(size, "batch_sizes") for size in _values(given, "batch_sizes")), "batch_sizes")
 
 
-def _rates(given: Sequence[float] | str) -> tuple[float, ...] | str:
+def _rates(given: Sequence[float] | None) -> tuple[float, ...] | str:
     """Return the learning rates that are named, ascending, or that they are those around the optimizer's own."""
     what = "learning_rates"
-    if given == AROUND:
+    if given is None:
         return AROUND
     rates = _once((check_number(rate, what) for rate in _values(given, what)), what)
     for rate in rates:
@@ -166,7 +167,7 @@ def _rates(given: Sequence[float] | str) -> tuple[float, ...] | str:
 
 def _values(given: Any, what: str) -> Sequence[Any]:
     check_several(given, what)
-    values = tuple(given or ())
+    values = tuple(given)
     if not values:
         raise ConfigError(f"{what}: expected at least one value")
     return values
@@ -210,7 +211,7 @@ class _Scouting:
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
-        self._earlier = self._on_accelerator = False
+        self._earlier = self._called = self._on_accelerator = False
         self._code = code_fingerprint(train)
 
     def carry_out(self) -> ScoutReport:
@@ -241,10 +242,21 @@ class _Scouting:
                 assert self._task is not None
                 self._plan_of(self._task)
             place += 1
+        if not self._called and self._arguments["rates"].around:
+            self._look()
         if self._failed:
             told = "".join(f"\n  {name}: {text.splitlines()[-1]}" for name, text in self._failed.items())
             warnings.warn(f"{count(len(self._failed), 'scout')} came to nothing:{told}", stacklevel=4)
         return self._report()
+
+    def _look(self) -> None:
+        """Have the loop tell its optimizer's rate, where every scout is of an earlier call."""
+        place = sys.maxsize  # there is no such scout, which ends the loop as it attaches the controller
+        cell = ScoutCell(
+            place, plan=self._plan_of, check=self._check, others=(), arguments=self._arguments, code=self._code
+        )
+        with contextlib.suppress(NothingToScoutError):
+            cell.call(self._train)
 
     def _remember(self) -> None:
         """Take the task from scouts of this loop that are kept already, so that they need not be trained to know it."""
@@ -324,6 +336,7 @@ class _Scouting:
         cell = ScoutCell(
             place, plan=self._plan_of, check=self._check, others=others, arguments=self._arguments, code=self._code
         )
+        self._called = True
         returned: object = None
         failure: str | None = None
         try:

@@ -1,11 +1,13 @@
 """Scouts of a loop that names neither batch sizes nor learning rates: what there is to choose from, what is tried."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,7 +74,10 @@ def test_scouts_of_an_earlier_call_are_known_again(tmp_path: Path, caplog: pytes
     assert caplog.text.count("not trained again") == len(first.trained)
 
 
-def test_another_rate_of_the_optimizer_has_them_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("missing", ["b16-lr0.06-*", "nothing"])
+def test_another_rate_of_the_optimizer_has_them_trained_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
     own = [0.002]
 
     class Own:  # nothing that a fingerprint of the code sees
@@ -80,7 +85,7 @@ def test_another_rate_of_the_optimizer_has_them_trained_anew(tmp_path: Path, cap
 
     first = scout(partial(train, own=Own()), out=tmp_path)
     own[0] = 0.2
-    for path in tmp_path.glob("b16-lr0.06-*"):  # one is missing, so that the loop is called
+    for path in tmp_path.glob(missing):
         path.unlink()
     with caplog.at_level(logging.WARNING, "autobatch"):
         again = scout(partial(train, own=Own()), out=tmp_path)
@@ -89,6 +94,23 @@ def test_another_rate_of_the_optimizer_has_them_trained_anew(tmp_path: Path, cap
     assert again.own_rate == 0.2
     assert again.trained[0].scout.lr == 0.2
     assert first.own_rate == 0.002
+
+
+def test_a_rate_that_is_far_too_high_is_left_behind(tmp_path: Path) -> None:
+    own = SimpleNamespace(lr=1e40)
+    report = scout(partial(train, own=own), out=tmp_path)
+    assert [one.scout.lr for one in report.trained] == pytest.approx([1e40, 1e39, 1e38])
+    assert report.lr == pytest.approx(1e37)
+    assert report.reason.endswith("give the optimizer a lower rate")
+
+
+@pytest.mark.parametrize("several", [np.array, torch.tensor, list, lambda rates: (rate for rate in rates)])
+def test_lists_of_any_kind_are_lists(tmp_path: Path, several: Callable[[Any], Any]) -> None:
+    loop = partial(train, own=SimpleNamespace(lr=0.1))
+    report = scout(loop, out=tmp_path, learning_rates=several([0.1, 0.5, 0.02]), batch_sizes=several([16, 8]))
+    assert report.batch_sizes == (8, 16)
+    assert report.learning_rates == pytest.approx((0.02, 0.1, 0.5))
+    assert Rates(learning_rates=several([0.5, 0.25])).learning_rates == (0.5, 0.25)
 
 
 def test_a_loop_that_never_attaches_says_so_at_once(tmp_path: Path) -> None:
