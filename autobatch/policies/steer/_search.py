@@ -109,10 +109,8 @@ def plan_scouts(
             "in fewer steps the highest rate looks best"
         )
     trained = [scout for scout in compared(task, done, epochs) if scout.batch_size == _size(task)]
-    if most == 2:
-        apart = 0.125 if task.around else 0.25
-        low, high = _nearest(task.learning_rates, 0.5 - apart), _nearest(task.learning_rates, 0.5 + apart, higher=True)
-        rates, more = [low, high], 0
+    if most == 2 and not task.around:
+        rates, more = [_nearest(task.learning_rates, 0.25), _nearest(task.learning_rates, 0.75, higher=True)], 0
     else:
         rates = [scout.lr for scout in trained]
         most_rates = min(affordable, most + MORE) if task.around and number == MOST else most

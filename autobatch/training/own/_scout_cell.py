@@ -121,6 +121,7 @@ class ScoutCell(LoopCell):
         self._others = others
         self._reached: Mapping[str, Any] = {}
         self._loss, self._heard = torch.zeros(()), 0
+        self._applied = (0.0, 0)
         self._first: Tensor | None = None
         self._optimizer: Optimizer | None = None
         self.within: dict[str, Any] | None = None
@@ -187,6 +188,9 @@ class ScoutCell(LoopCell):
         self._first = whole / examples if self._first is None else self._first
         self._loss = self._loss.to(loss.device) + whole
         self._heard += examples
+        if not self.over:
+            total, batches = self._applied
+            self._applied = total + self.controller.lr_effective / self.configuration[1], batches + 1
 
     def observe(self, figures: Mapping[str, Any]) -> None:
         """Take down a decision period, and end the scout where it has come to its end."""
@@ -256,6 +260,7 @@ class ScoutCell(LoopCell):
             first_loss=math.nan if self._first is None else float(self._first),
             batch_sizes=self.task.batch_sizes,
             learning_rates=self.task.learning_rates,
+            applied=self._applied[0] / self._applied[1] if self._applied[1] else 1.0,
         )
 
     def _standing(self) -> Any:

@@ -45,6 +45,7 @@ class KeptScout(Plain):
         first_loss: loss of its first batch, before anything is learnt; NaN where it is not known.
         batch_sizes: the ladder; empty where it was not kept.
         learning_rates: the base learning rates to choose from; empty where they were not kept.
+        applied: share of its rate that a schedule of the loop left it, in the mean over its batches.
     """
 
     batch_size: int
@@ -67,6 +68,7 @@ class KeptScout(Plain):
     first_loss: float = math.nan
     batch_sizes: tuple[int, ...] = ()
     learning_rates: tuple[float, ...] = ()
+    applied: float = 1.0
 
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""

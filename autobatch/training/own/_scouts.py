@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
@@ -23,13 +24,16 @@ from autobatch.control.rates import check_rate
 from autobatch.control.settings import AROUND
 from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
-from autobatch.policies._wording import configuration, count
+from autobatch.policies._wording import configuration, count, percent
 from autobatch.policies.steer import MOST
 from autobatch.training.own._cell import Train
 from autobatch.training.own._fingerprint import code_fingerprint
 from autobatch.training.own._options import grouped, words_before, words_of
 from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
+
+NEARLY_WHOLE = 0.8
+"""Share of their rates from which scouts are said to have trained at them."""
 
 _Number = TypeVar("_Number", int, float)
 
@@ -413,10 +417,20 @@ class _Scouting:
             train_size=task.train_size if self._task is not None else 0,
             loop=dict(self._loop),
             state=state,
-            note=self._plan.note if self._plan is not None else "",
+            note="; ".join(filter(None, (self._plan.note if self._plan is not None else "", self._told_schedule()))),
             guessing=task.guessing,
             periods=task.periods,
             own_rate=task.learning_rates[len(task.learning_rates) // 2] if task.around else None,
+        )
+
+    def _told_schedule(self) -> str:
+        """Say that the loop's own schedule held the rates far below those that are compared, where it did."""
+        applied = [kept.applied for kept in self._kept if kept.ended is None]
+        if not applied or max(applied) > NEARLY_WHOLE:
+            return ""
+        return (
+            f"a schedule of your loop held the rate at {percent(fmean(applied))} of these while the scouts trained: "
+            "what looks best so may be too high once it has risen, so scout without a warm-up, or longer (scout_share=)"
         )
 
 

@@ -1,6 +1,7 @@
 """Scouts of a loop that names neither batch sizes nor learning rates: what there is to choose from, what is tried."""
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,13 @@ AROUND = tuple(0.002 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
 
 
 def train(
-    controller: AutoBatchController, own: Any, kind: type[torch.optim.Optimizer] = torch.optim.SGD
+    controller: AutoBatchController, own: Any, kind: type[torch.optim.Optimizer] = torch.optim.SGD, warm_up: int = 0
 ) -> list[float]:
     """Train on 64 examples; return the rates that the controller chose."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=own.lr)
+    optimizer = kind(model.parameters(), lr=own.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warm_up + 1)))
     x, y = data()
     controller.attach(model, optimizer, dataset_size=len(x), epochs=30)
     rates = []
@@ -37,6 +39,7 @@ def train(
             with controller.step() as step:
                 step.backward(F.cross_entropy(model(x[indices]), y[indices]))
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
         controller.end_epoch(val_loss=F.cross_entropy(model(x), y).item())
     return rates
@@ -97,10 +100,13 @@ def test_another_rate_of_the_optimizer_has_them_trained_anew(
 
 
 def test_a_rate_that_is_far_too_high_is_left_behind(tmp_path: Path) -> None:
-    own = SimpleNamespace(lr=1e40)
-    report = scout(partial(train, own=own), out=tmp_path)
-    assert [one.scout.lr for one in report.trained] == pytest.approx([1e40, 1e39, 1e38])
-    assert report.lr == pytest.approx(1e37)
+    class Exploding(torch.optim.SGD):
+        def step(self, *_: Any) -> None:
+            self.param_groups[0]["params"][0].data.fill_(math.nan)
+
+    report = scout(partial(train, own=SimpleNamespace(lr=0.1), kind=Exploding), out=tmp_path)
+    assert [one.scout.lr for one in report.trained] == pytest.approx([0.1, 0.01, 0.001])
+    assert report.lr == pytest.approx(1e-4)
     assert report.reason.endswith("give the optimizer a lower rate")
 
 
@@ -139,3 +145,10 @@ def test_rates_that_are_no_rates_are_refused(tmp_path: Path) -> None:
         Rates(learning_rates="arround")
     with pytest.raises(ConfigError, match="learning_rates: expected several values"):
         scout(partial(train, own=SimpleNamespace(lr=0.1)), learning_rates="arround", out=tmp_path)
+
+
+def test_a_warm_up_of_the_loop_is_told(tmp_path: Path) -> None:
+    own = SimpleNamespace(lr=0.01)
+    report = scout(partial(train, own=own, warm_up=11), out=tmp_path / "warm")  # a scout has three epochs of 4 steps
+    assert "a schedule of your loop held the rate at 54.2 % of these" in str(report)  # 1 to 12 of 12
+    assert "held the rate" not in str(scout(partial(train, own=own, warm_up=1), out=tmp_path / "short"))
