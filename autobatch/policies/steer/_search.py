@@ -130,8 +130,8 @@ def plan_scouts(
             configurations += smaller_batch(task, trained, hardly)
             configurations += smaller_still(task, compared(task, done, epochs), hardly, epochs)
         elif smaller:
-            where = "" if task.around else " where none has begun to learn, or the highest rate is best"
-            notes.append(f"one more at s{smaller}{where}")
+            where = "there is room" if task.around else "none has begun to learn, or the highest rate is best"
+            notes.append(f"one more at s{smaller} where {where}")
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
 
 

@@ -24,7 +24,7 @@ from autobatch.training.data import Data, load_data
 from autobatch.training.running._known import costs_of, info_of, library_of, periods_of, told_missing
 from autobatch.training.running._scout_runs import train_scouts
 from autobatch.training.running._session import Session, check_same
-from autobatch.training.task import check_ladder
+from autobatch.training.task import fitting
 
 _BUSY = "another process is training this run; wait for it, or choose another directory"
 
@@ -71,7 +71,7 @@ def run(
     else:
         ranks.first_makes(lambda: refuse_occupied(out, f"continue it with --resume {out}"))
     data = data or _loaded(config, device, ranks)
-    check_ladder(config.task, len(data.train_labels))
+    config = config.model_copy(update={"task": fitting(config.task, len(data.train_labels))})
     check_task_optimizer(config.task, data, trust_code=config.trust_code)
     policy = make_policy(config.policy)
     library = library_of(config, data, policy)

@@ -19,7 +19,7 @@ from autobatch.training.data._data import DEFAULT_DATA_DIR
 from autobatch.training.data._torchvision import is_missing
 from autobatch.training.running._known import info_of, known_costs, library_of, periods_of, told_missing
 from autobatch.training.running._scout_words import most_cost, told_plan, told_schedule
-from autobatch.training.task import check_ladder
+from autobatch.training.task import fitting
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
         told = f"{task.dataset.name} is not in {place}; it would be downloaded there"
         return Rehearsal((*facts, ("data", told)), None, told)
     data = load_data(task, config.data_dir, device)
-    check_ladder(task, len(data.train_labels))
+    task = fitting(task, len(data.train_labels))
+    config = config.model_copy(update={"task": task})
     parts = ", ".join(
         f"{len(labels):,} for {what}"
         for labels, what in ((data.train_labels, "training"), (data.validation_labels, "validation"))

@@ -20,6 +20,7 @@ from autobatch.training.task._task import (
     OptimizerSpec,
     TaskSpec,
     check_ladder,
+    fitting,
     load_task,
 )
 from autobatch.training.task._threads import cpu_share
@@ -35,6 +36,7 @@ __all__ = [
     "check_ladder",
     "cpu_share",
     "depth_problem",
+    "fitting",
     "is_factory",
     "load_task",
     "model_problem",

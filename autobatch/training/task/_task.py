@@ -341,6 +341,9 @@ class MeasuringSpec(_Spec):
         return {} if self.measure == "exact" else {"measure": self.measure, "sketch_rows": self.sketch_rows}
 
 
+_USUAL_SIZES = (8, 16, 32, 64, 128)
+
+
 def _around_its_own(validated: dict[str, Any]) -> tuple[float, ...]:
     optimizer = validated.get("optimizer")  # absent where it has a fault of its own
     return usual_rates(optimizer.base_lr) if optimizer is not None else (0.1,)
@@ -355,7 +358,8 @@ class TaskSpec(_Spec):
         model: which network.
         optimizer: which optimizer.
         schedule: how the base learning rate decays.
-        batch_sizes: the ladder, ascending: the global batch sizes a policy chooses from.
+        batch_sizes: the ladder, ascending: the global batch sizes a policy chooses from; by default 8 to 128, as far as
+            there are examples.
         learning_rates: the base learning rates a policy chooses from, ascending; by default those around the
             optimizer's own, 0.01, 0.03, 0.1 and so on to 100 times that.
         epochs: length of a whole training.
@@ -371,7 +375,7 @@ class TaskSpec(_Spec):
     model: ModelSpec
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
-    batch_sizes: Annotated[tuple[PositiveInteger, ...], Field(min_length=1), Ascending] = (8, 16, 32, 64, 128)
+    batch_sizes: Annotated[tuple[PositiveInteger, ...], Field(min_length=1), Ascending] = _USUAL_SIZES
     learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1), Ascending] = Field(
         default_factory=_around_its_own
     )
@@ -443,6 +447,26 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
         ConfigError: the file is not a valid task.
     """
     return load_yaml(find_artefact("envs", name_or_path), TaskSpec)
+
+
+def fitting(task: TaskSpec, train_size: int) -> TaskSpec:
+    """Return a task whose ladder fits its data: where the file names none, without the sizes that are too large.
+
+    Args:
+        task: the task.
+        train_size: examples in the training part.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: a batch size is larger than the training set.
+    """
+    fits = tuple(size for size in task.batch_sizes if size <= train_size)
+    if task.batch_sizes == _USUAL_SIZES and fits and fits != task.batch_sizes:
+        return task.model_copy(update={"batch_sizes": fits})
+    check_ladder(task, train_size)
+    return task
 
 
 def check_ladder(task: TaskSpec, train_size: int) -> None:
