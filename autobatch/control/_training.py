@@ -155,8 +155,13 @@ class Training(Parts):
             guessing=settings.task.guessing if settings.scouts is None else settings.scouts.guessing,
             shares_loss=settings.task.shares_loss,
             periods=self.course.periods,
-            around=rates.around or (settings.scouts is not None and settings.scouts.own_rate is not None),
+            around=rates.around or self._has_scouts_rates(),
         )
+
+    def _has_scouts_rates(self) -> bool:
+        """Whether there is to choose from what there was for scouts, around the optimizer's own rate."""
+        scouts, rates = self.settings.scouts, self.settings.rates.learning_rates
+        return scouts is not None and scouts.own_rate is not None and rates == scouts.learning_rates
 
     def _config(self, facts: dict[str, Any], planned: int, device: torch.device) -> LoopConfig:
         """Return what a run directory says of the training."""

@@ -19,12 +19,13 @@ from autobatch.beacons import Branches
 from autobatch.control.run import BRANCH_RUNS, CHECKPOINT
 from autobatch.policies import PolicySpec, SteerParameters, SteerPolicy
 from autobatch.policies.steer._plan import Plan
-from autobatch.policies.steer._search import STEPS
+from autobatch.policies.steer._search import STEPS, usual_rates
 from autobatch.training import (
     EpochRow,
     RunConfig,
     RunObserver,
     Summary,
+    TaskSpec,
     load_decisions,
     load_epochs,
     load_run_config,
@@ -282,6 +283,27 @@ def test_the_cost_at_most_has_the_smaller_batch_in_that_may_come(scouts: int, si
     policy.reset(task, None)
     assert most_cost(policy, task) == pytest.approx(sum(COSTS.whole_epochs(size, 2000, 2) for size in sizes))
     assert most_cost(policy, replace(task, costs=None)) is None
+
+
+def test_the_cost_at_most_has_all_rates_in_that_may_come_around_the_optimizers_own() -> None:
+    facts = {"train_size": 2000, "batch_sizes": (16, 32), "learning_rates": usual_rates(0.1), "guessing": 2.3}
+    task = make_task(epochs=40, costs=COSTS, steered=True, around=True, **facts)
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(task, None)
+    sizes = (32, 32, 32, 32, 16)  # five rates and half the batch, less the one that goes on
+    assert most_cost(policy, task) == pytest.approx(sum(COSTS.whole_epochs(size, 2000, 2) for size in sizes))
+
+
+def test_a_run_without_lists_walks_from_the_optimizers_own_rate(tmp_path: Path) -> None:
+    task = TaskSpec.model_validate({
+        key: value for key, value in tiny_task(epochs=6, threads=1).model_dump().items() if key != "learning_rates"
+    })
+    config = tiny_config(steer(), task)
+    run(config, tmp_path / "run")
+    first, *others = load_scouting(tmp_path / "run").scouts
+    assert first.lr == task.optimizer.base_lr
+    assert others[0].lr == pytest.approx(3 * first.lr)
+    assert load_run_config(tmp_path / "run").task.around
 
 
 def test_a_scout_that_diverges_loses_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from autobatch._artefacts import artefact_names, find_artefact
 from autobatch._errors import ConfigError
 from autobatch._yaml import load_yaml
 from autobatch.training import TaskSpec, check_ladder, load_task
+from autobatch.training.task import fitting
+from autobatch.training.task._info import run_task_info
 
 MINIMAL = {
     "name": "t",
@@ -123,6 +125,48 @@ def test_ladder_must_fit_the_training_set():
     check_ladder(task, 512)
     with pytest.raises(ConfigError, match=r"'digits-resnet8': key 'batch_sizes': .* at most 200, .* got 256, 512"):
         check_ladder(task, 200)
+
+
+UNLISTED = {key: value for key, value in MINIMAL.items() if key not in {"batch_sizes", "learning_rates"}}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "own"),
+    [({}, 0.1), ({"name": "adamw"}, 0.001), ({"name": "adamw", "lr": 0.0003}, 0.0003), ({"lr": 0.025}, 0.025)],
+)
+def test_where_no_rates_are_named_they_lie_around_the_optimizers_own(tmp_path, optimizer, own):
+    path = tmp_path / "env.yaml"
+    path.write_text(yaml.safe_dump({**UNLISTED, "optimizer": optimizer}))
+    task = load_yaml(path, TaskSpec)
+    times = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+    assert task.learning_rates == pytest.approx([own * each for each in times])
+    assert task.learning_rates[4] == own
+    assert task.batch_sizes == (8, 16, 32, 64, 128)
+    info = run_task_info(task, train_size=1000, costs=None, seed=0)
+    assert info.around
+    again = TaskSpec.model_validate(task.model_dump(mode="json"))  # as a run directory keeps it
+    assert again.around
+    named = task.model_copy(update={"learning_rates": task.learning_rates[1:]})
+    assert not named.around
+    assert not run_task_info(named, train_size=1000, costs=None, seed=0).around
+
+
+def test_an_optimizer_with_a_fault_is_all_that_is_told(tmp_path):
+    path = tmp_path / "env.yaml"
+    path.write_text(yaml.safe_dump({**UNLISTED, "optimizer": {"name": "adam"}}))
+    with pytest.raises(ConfigError, match=r"key 'optimizer\.name'") as raised:
+        load_yaml(path, TaskSpec)
+    assert "learning_rates" not in str(raised.value)
+
+
+def test_a_ladder_that_nobody_names_fits_the_training_set():
+    task = TaskSpec.model_validate(UNLISTED)
+    assert fitting(task, 1000) is task
+    assert fitting(task, 96).batch_sizes == (8, 16, 32, 64)
+    with pytest.raises(ConfigError, match=r"at most 7, .* got 8, 16, 32, 64, 128"):
+        fitting(task, 7)
+    with pytest.raises(ConfigError, match=r"at most 15, .* got 16"):
+        fitting(TaskSpec.model_validate(MINIMAL), 15)
 
 
 def schedule(**keys):
