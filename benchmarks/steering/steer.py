@@ -12,8 +12,9 @@ of the task's library, or in steps; a policy that scouts or forks pays for what 
 measures for measuring. Relative differences are of geometric means, with a 95 % interval by Welch's method on the
 logarithms of the runs' figures. Where a task trains with another optimizer than SGD, `pick-after-i-epochs` gets the two
 highest of the task's own rates in place of its own. Policies that need a rate (`seesaw`, `late-switch`) start at the
-middle one of the task's, as one who knows nothing would; `prodigy` is the optimizer of that name at batch size 32, and
-`steer-without-forks` is `steer` on a task where it forks.
+middle one of the task's, as one who knows nothing would; `prodigy` is the optimizer of that name at batch size 32,
+`steer-without-forks` is `steer` on a task where it forks, and `steer-without-lists` on tasks that name neither batch
+sizes nor learning rates.
 """
 
 import math
@@ -30,7 +31,7 @@ from autobatch.control.run._files import read_lines
 from autobatch.policies import load_policy_spec, policy_kind
 from autobatch.policies.steer._search import start_without_scouts
 from autobatch.report._comparison import modelled_seconds
-from autobatch.training import RunConfig, load_epochs, load_task, run, task_info
+from autobatch.training import RunConfig, TaskSpec, load_epochs, load_task, run, task_info
 from benchmarks import pages
 from benchmarks.pages import ENVS, changed, heading, spread
 
@@ -54,6 +55,9 @@ RULE = "steer"
 
 UNFORKED = "steer-without-forks"
 """The same without forks, for tasks that have some."""
+
+UNLISTED = "steer-without-lists"
+"""The same where the task names neither batch sizes nor learning rates."""
 
 KEPT = ("optimizer_steps", "examples", "seconds", "batch_sizes", "scouts", "forks")
 """What else is kept of a run's summary."""
@@ -82,7 +86,10 @@ def train(name: str, policy: str, seed: int, data_dir: Path | None) -> pages.Row
     task = load_task(ENVS / name).model_copy(update={"threads": 1})
     library = BeaconLibrary.load(ENVS / name)
     assert library.costs is not None
-    spec = load_policy_spec({"prodigy": "s32-lr1", UNFORKED: RULE}.get(policy, policy))
+    spec = load_policy_spec({"prodigy": "s32-lr1", UNFORKED: RULE, UNLISTED: RULE}.get(policy, policy))
+    if policy == UNLISTED:
+        told = task.model_dump(mode="json", exclude={"batch_sizes", "learning_rates"})
+        task = TaskSpec.model_validate(told)
     if policy == UNFORKED:
         spec = changed(spec, forks=0)
     if policy == "prodigy":
