@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+import torch.distributed as dist
+
 from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.control.settings._settings import Settings
@@ -47,10 +49,13 @@ def with_length(
 
 
 def _laddered(settings: Settings, dataset_size: int, epochs: int) -> Settings:
-    """Give a training the ladder of its length where nobody names one."""
+    """Give a training the ladder of its length where nobody names one, of sizes that can be split as its loop does."""
     if settings.batch_sizes or not _are_sizes(dataset_size, epochs):
         return settings
-    return replace(settings, batch_sizes=usual_sizes(dataset_size, epochs))
+    ranks = dist.get_world_size(settings.processes.group) if dist.is_available() and dist.is_initialized() else 1
+    parts, usual = ranks * settings.plan.accumulation, usual_sizes(dataset_size, epochs)
+    fits = tuple(size for size in usual if parts == 1 or (size % parts == 0 and size >= 2 * parts))
+    return replace(settings, batch_sizes=fits or usual)
 
 
 def _are_sizes(*numbers: object) -> bool:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from autobatch import AutoBatchController, scout
 from autobatch._errors import ConfigError
-from autobatch.control import Rates
+from autobatch.control import BatchPlan, Rates
 from tests.training.own.own_loops import data
 
 AROUND = tuple(0.002 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
@@ -130,6 +130,9 @@ def test_a_controller_that_needs_no_beacons_needs_no_ladder() -> None:
     controller = AutoBatchController(policy="steer", rates=Rates(learning_rates="around", schedule="steered"))
     train(controller, SimpleNamespace(lr=0.1))
     assert controller._settings.batch_sizes == (8, 16)
+    parts = AutoBatchController(policy="steer", plan=BatchPlan(accumulation=16))
+    parts.attach(model := nn.Linear(6, 2), torch.optim.SGD(model.parameters(), lr=0.1), dataset_size=1000, epochs=9)
+    assert parts._settings.batch_sizes == (32, 64, 128)
     with pytest.raises(ConfigError, match="the ladder to choose from is missing"):
         AutoBatchController(policy="s8")
     with pytest.raises(ConfigError, match=r"expected ascending positive integers, got \[\]"):
