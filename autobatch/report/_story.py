@@ -200,8 +200,10 @@ def diverged_words(record: RunRecord) -> str:
     lowest = record.epochs[-1].lr if record.epochs else record.config.task.learning_rates[0]
     lower = ",".join(f"{lowest / factor:.3g}" for factor in (1000, 100, 10))
     how = "Rates(learning_rates=({}))" if isinstance(record.config, LoopConfig) else "--set 'task.learning_rates=[{}]'"
-    if record.decisions and record.decisions[-1].requested_lr is None and not isinstance(record.config, LoopConfig):
-        lower, how = f"{lowest / 10:.3g}", "--set task.optimizer.lr={}"  # the policy leaves the rate to the task
+    if not isinstance(record.config, LoopConfig):
+        left_open = record.decisions and record.decisions[-1].requested_lr is None
+        if left_open or record.config.task.around:  # the rate follows from the optimizer's own
+            lower, how = f"{lowest / 10:.3g}", "--set task.optimizer.lr={}"
     return (
         f"a learning rate of {lowest:g} is too high here; choose from lower ones, such as by {how.format(lower)}, or "
         "by a policy with a lower rate"
