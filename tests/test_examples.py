@@ -65,11 +65,11 @@ def test_advise(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFix
 def test_scout(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "autobatch")
     said = run("scout.py", capsys)
-    assert "* s32 at lr 0.1" in said
-    assert "14 of 20 epochs: error " in said.splitlines()[-1]
+    assert "* s16 at lr 0.1" in said
+    assert "20 of 20 epochs: error " in said.splitlines()[-1]
     assert float(said.rpartition("error ")[2].split()[0]) < 10
-    # Three scouts, and the training, whose rate falls before the batch grows.
-    assert [size for _, _, size, *_ in decisions(caplog)] == [32] * 5 + [64, 128]
+    # Three scouts, one with half the batch, and the training, whose rate falls before the batch grows.
+    assert [size for _, _, size, *_ in decisions(caplog)] == [32] * 3 + [16] * 3 + [32, 64, 128]
 
 
 def test_a_plain_loop_needs_seven_lines_at_most() -> None:

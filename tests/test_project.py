@@ -102,6 +102,7 @@ def test_scripts_behind_the_numbers_are_where_they_are_said_to_be() -> None:
         "evidence/results_page.py",
         "steering/brought_tasks.py",
         "steering/few_epochs_tasks.py",
+        "steering/whole_tasks.py",
         "steering/large_tasks.py",
         "steering/latest_tasks.py",
         "steering/loop_tasks.py",

@@ -116,11 +116,12 @@ class Settings:
                 "batch_sizes: the ladder to choose from is missing, such as batch_sizes=(32, 64, 128), or scouts=, the "
                 "report of autobatch.scout"
             )
-        if batch_sizes is not None and not len(batch_sizes):
-            raise ConfigError(f"batch_sizes: expected ascending positive integers, got {list(batch_sizes)}")
+        ladder = [] if batch_sizes is None else [check_whole(size, "batch_sizes") for size in batch_sizes]
+        if batch_sizes is not None and not ladder:
+            raise ConfigError("batch_sizes: expected ascending positive integers, got []")
         return cls(
             policy=made,
-            batch_sizes=tuple(check_whole(size, "batch_sizes") for size in batch_sizes or ()),
+            batch_sizes=tuple(ladder),
             library=library if isinstance(library, BeaconLibrary | None) else BeaconLibrary.load(library),
             scouts=scouts,
             rates=ruled,

@@ -39,7 +39,7 @@ def test_they_are_how_far_members_differ_in_the_end() -> None:
                 rungs = (np.array([rung]) for rung in dynamics.moves.rungs(*configuration))
                 state, _ = dynamics.step(state, *rungs, np.array([member]), np.zeros((1, dynamics.noise_size)))
             ends.append(state.seen[0, 0])
-        assert doubt == pytest.approx(np.std(ends))
+        assert doubt == pytest.approx(np.std(ends), rel=1e-5)  # float32, in batches of other sizes
     assert len(set(told)) == 3
 
 

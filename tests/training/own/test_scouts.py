@@ -643,7 +643,7 @@ def test_scouts_go_with_policies_that_take_them(report: ScoutReport) -> None:
     with pytest.raises(ConfigError, match="this policy"):
         AutoBatchController(policy="s8-to-32", scouts=report)
     with pytest.raises(ConfigError, match="batch_sizes: the ladder"):
-        AutoBatchController(policy="beacon-follow")
+        AutoBatchController(policy="s8-to-32")
 
 
 def test_by_default_each_loop_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
