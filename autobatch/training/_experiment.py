@@ -92,7 +92,8 @@ def override(
     for source, some in assignments.items():
         chosen = list(some)
         if chosen:
-            plain = {"task": task.model_dump(mode="json"), "policy": policy.model_dump(mode="json")}
+            follows = {"learning_rates"} if task.around else None  # from the optimizer's own, which may be changed here
+            plain = {"task": task.model_dump(mode="json", exclude=follows), "policy": policy.model_dump(mode="json")}
             try:
                 changed = validate(apply_overrides(plain, chosen, source), _Overridden, source)
             except ConfigError as error:

@@ -4,7 +4,7 @@ import pytest
 
 from autobatch import ConfigError, UnknownNameError
 from autobatch.policies import load_policy_spec
-from autobatch.training import ExperimentSpec, load_experiment, resolve
+from autobatch.training import ExperimentSpec, TaskSpec, load_experiment, resolve
 from autobatch.training._experiment import override
 from tests.training.tiny import tiny_task
 
@@ -46,6 +46,17 @@ def test_a_mistake_in_an_experiment_names_file_and_key(tmp_path, text, phrase):
     with pytest.raises(ConfigError, match=r"mine\.yaml:1") as caught:
         load_experiment(file)
     assert phrase in str(caught.value)
+
+
+def test_rates_around_the_optimizers_own_follow_it_when_it_is_changed():
+    told = tiny_task().model_dump(mode="json", exclude={"learning_rates"})
+    task = TaskSpec.model_validate(told)
+    changed, _ = override(task, load_policy_spec("steer"), {"--set": ["task.optimizer.lr=0.02"]})
+    assert changed.around
+    assert changed.learning_rates[4] == 0.02
+    named, _ = override(task, load_policy_spec("steer"), {"--set": ["task.learning_rates=[0.1, 0.2]"]})
+    assert named.learning_rates == (0.1, 0.2)
+    assert not named.around
 
 
 def test_overrides_name_their_key():

@@ -3,11 +3,13 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure
 from autobatch.policies.steer._scouts import (
+    LEARNT_NOTHING,
     Scout,
     ScoutPlan,
     best_of,
@@ -420,6 +422,14 @@ def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
     """Return the rate to try next; None where the valley lies between those that have been tried."""
     rates = task.learning_rates
     stops = rates if task.around else _stops(rates, most)
+    if task.around and task.guessing is not None:
+        alive = [_has_learnt(scout, task.guessing) for scout in done]
+        if not any(alive) and _are_alike(done):
+            return _elsewhere(rates, done)
+        if any(alive):  # a rate at which nothing is learnt is as bad as one that diverges
+            done = [
+                scout if own else replace(scout, ended="learnt nothing") for scout, own in zip(done, alive, strict=True)
+            ]
     tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None
@@ -429,6 +439,26 @@ def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
         return None
     skipped = _skipped(rates, done) if stops[place] < min((scout.lr for scout in done), default=0.0) else []
     return skipped[(len(skipped) - 1) // 2] if skipped else stops[place]
+
+
+def _has_learnt(scout: Scout, guessing: float) -> bool:
+    """Return whether a scout is below the loss of guessing, in training or in what it is compared by."""
+    loss = final_loss(scout)
+    return math.isfinite(loss) and min(scout.train_losses[-1], loss) <= LEARNT_NOTHING * guessing
+
+
+def _are_alike(scouts: Sequence[Scout]) -> bool:
+    """Return whether several came to their ends, and to losses so near one another that they do not say where to go."""
+    losses = [final_loss(scout) for scout in scouts]
+    return len(losses) > 1 and all(map(math.isfinite, losses)) and min(losses) > FAR_BETTER * max(losses)
+
+
+def _elsewhere(rates: Sequence[float], scouts: Sequence[Scout]) -> float | None:
+    """Return a rate two places below those that were tried, or above where more of them lie below the middle one."""
+    middle, places = len(rates) // 2, sorted(rates.index(scout.lr) for scout in scouts)
+    below = sum(place < middle for place in places) < sum(place > middle for place in places)
+    place = places[0] - 2 if below else places[-1] + 2
+    return rates[place] if 0 <= place < len(rates) else None
 
 
 def _skipped(rates: Sequence[float], done: Sequence[Scout]) -> list[float]:

@@ -297,14 +297,26 @@ class _Scouting:
         self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
-        if self._task is not None and self._task.learning_rates != task.learning_rates:
-            theirs, ours = (", ".join(f"{rate:g}" for rate in each.learning_rates) for each in (self._task, task))
-            self._refuse(f"learning rates around the optimizer's own, which were {theirs} there and are {ours} here")
+        if task.around and self._task is not None:
+            self._check_same(task)
         score = self._score or _score_of(self._kept)
         self._task = replace(task, guessing=_guessing(self._kept), score=score)
         self._policy.reset(self._task, None)
         self._plan = self._policy.scouts(self._done())
         return self._plan
+
+    def _check_same(self, task: TaskInfo) -> None:
+        """Refuse a loop whose rates and sizes to choose from are others than those of the scouts before."""
+        assert self._task is not None
+        for what, theirs, ours in (
+            ("learning rates around the optimizer's own", self._task.learning_rates, task.learning_rates),
+            ("batch sizes of the training's length", self._task.batch_sizes, task.batch_sizes),
+            ("decisions", (self._task.epochs,), (task.epochs,)),
+            ("examples between two decisions", (self._task.train_size,), (task.train_size,)),
+        ):
+            if theirs != ours:
+                was, now = (", ".join(f"{value:g}" for value in values) for values in (theirs, ours))
+                self._refuse(f"{what}: {was} there, {now} here")
 
     def _done(self) -> list[Scout]:
         """Return what the scouts so far came to, those that came to nothing among them."""

@@ -448,6 +448,22 @@ def test_rates_around_the_optimizers_own_are_walked_to_where_the_loss_rises(
     assert len(made(task, 4, lambda lr: 1.0 / lr)) == 4  # who says how many means that
 
 
+def test_where_nothing_is_learnt_scouts_look_elsewhere_and_not_where_chance_has_it() -> None:
+    def rates(loss: Callable[[float], float]) -> list[float]:
+        task = make_task(epochs=40, train_size=2000, learning_rates=AROUND, around=True, guessing=2.3)
+        return [rate for _, rate in made(task, 3, loss)]
+
+    # As a convolutional network at a tenth: 2.384, 2.380 and 2.347 there, and on from 0.001.
+    too_high = rates(lambda lr: 2.39 - lr / 100 if lr > 0.005 else 2.0 - lr)
+    assert too_high == pytest.approx([0.01, 0.03, 0.001, 0.003])
+    too_low = rates(lambda lr: 2.31 - lr / 100 if lr < 0.1 else 2.0 - lr / 100)
+    assert too_low == pytest.approx([0.01, 0.03, 0.001, 0.3, 1.0])
+    nowhere = rates(lambda lr: 2.31)
+    assert nowhere == pytest.approx([0.01, 0.03, 0.001, 0.3, 0.0001])
+    noisy = rates(lambda lr: 3.0 - 10 * lr)  # above what the first batch said, but falling
+    assert noisy == pytest.approx([0.01, 0.03, 0.1, 0.3, 1.0])
+
+
 def test_half_the_batch_follows_at_whichever_rate_is_best() -> None:
     task = make_task(epochs=60, train_size=2000, learning_rates=AROUND, around=True, guessing=2.3)
     up = made(task, 3, lambda lr: 0.1 / lr, hardly=0.65)

@@ -30,7 +30,7 @@ def train(
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     optimizer = kind(model.parameters(), lr=own.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warm_up + 1)))
-    x, y = data()
+    x, y = (each[: getattr(own, "examples", None)] for each in data())
     controller.attach(model, optimizer, dataset_size=len(x), epochs=30)
     rates = []
     for _ in controller.each_epoch():
@@ -92,11 +92,27 @@ def test_another_rate_of_the_optimizer_has_them_trained_anew(
         path.unlink()
     with caplog.at_level(logging.WARNING, "autobatch"):
         again = scout(partial(train, own=Own()), out=tmp_path)
-    assert "were 2e-05, 6e-05" in caplog.text
+    assert "learning rates around the optimizer's own: 2e-05, 6e-05" in caplog.text
     assert "trained anew" in caplog.text
     assert again.own_rate == 0.2
     assert again.trained[0].scout.lr == 0.2
     assert first.own_rate == 0.002
+
+
+def test_other_data_have_them_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    examples = [64]
+
+    class Size:
+        lr = 0.002
+        examples = property(lambda _: examples[0])
+
+    scout(partial(train, own=Size()), out=tmp_path)
+    examples[0] = 40
+    with caplog.at_level(logging.WARNING, "autobatch"):
+        again = scout(partial(train, own=Size()), out=tmp_path)
+    assert "batch sizes of the training's length: 8, 16 there, 8 here" in caplog.text
+    assert again.loop["dataset_size"] == 40
+    assert again.batch_sizes == (8,)
 
 
 def test_a_rate_that_is_far_too_high_is_left_behind(tmp_path: Path) -> None:
