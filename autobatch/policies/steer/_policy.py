@@ -30,6 +30,7 @@ from autobatch.policies.steer._noise import CLEARLY, FOLLOWED, PERIODS, WANTED, 
 from autobatch.policies.steer._overfit import TELLING, TELLING_FALLING, TELLING_LAST, WINDOW, Validated
 from autobatch.policies.steer._plan import Plan, grown, period_seconds, plan_seconds
 from autobatch.policies.steer._scouts import (
+    LEARNT_NOTHING,
     Scout,
     ScoutChoice,
     ScoutPlan,
@@ -397,7 +398,8 @@ class SteerPolicy:
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             by = "" if task.shares_loss is None else " by the classes' shares"
-            figures = "validation" if best.by_score else "training"
+            learnt = best.train_losses[-1] <= LEARNT_NOTHING * (task.shares_loss or task.guessing or math.inf)
+            figures = "validation" if learnt else "training"  # with few steps, that is compared
             near = f"; no scout's {figures} loss can be told from that of guessing{by} ({guessed})"
             if task.score != "validation_loss":
                 near += ", so what is validated decides (where that is no better than guessing, give other rates)"

@@ -71,11 +71,11 @@ def plan_scouts(
     All train at one size, since an early loss cannot compare sizes: a smaller batch has taken more steps. It is the
     rung nearest to ``SIZE``, in a training of many steps a larger one (``many_steps``). The middle rate comes first,
     then a higher one, then one further up where that was better and one further down where it was not, and so on until
-    the loss rises on both sides: the loss has one valley over the rate (``docs/concepts/steer.md``). Where nobody has
-    named rates they lie around the optimizer's own, and up to ``MORE`` scouts go further. Where the higher
+    the loss rises on both sides: the loss has one valley over the rate (``docs/concepts/steer.md``). Where the higher
     one was worse and has left out a single rate, or came to no end, one that was left out is next: the valley's floor
     is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters of what is
-    allowed, of three even rates at both ends.
+    allowed, of three even rates at both ends. Where nobody has named rates, they are tried one next to the other from
+    the optimizer's own on, and up to ``MORE`` scouts go further.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
     scout trains with half the batch, where the losers still cost no more than a third of the training. Not where a
@@ -427,9 +427,8 @@ def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
         if not any(alive) and _are_alike(done):
             return _elsewhere(rates, done)
         if any(alive):  # a rate at which nothing is learnt is as bad as one that diverges
-            done = [
-                scout if own else replace(scout, ended="learnt nothing") for scout, own in zip(done, alive, strict=True)
-            ]
+            stuck = [scout.ended is None and not learns for scout, learns in zip(done, alive, strict=True)]
+            done = [replace(one, ended="learnt nothing") if so else one for one, so in zip(done, stuck, strict=True)]
     tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None

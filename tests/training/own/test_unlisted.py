@@ -19,7 +19,7 @@ from autobatch._errors import ConfigError
 from autobatch.control import BatchPlan, Rates
 from tests.training.own.own_loops import data
 
-AROUND = tuple(0.002 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
+AROUND = tuple(0.02 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
 
 
 def train(
@@ -46,20 +46,20 @@ def train(
 
 
 def test_rates_lie_around_the_optimizers_own_and_go_up_where_the_loss_falls(tmp_path: Path) -> None:
-    report = scout(partial(train, own=SimpleNamespace(lr=0.002)), out=tmp_path)
+    report = scout(partial(train, own=SimpleNamespace(lr=0.02)), out=tmp_path)
     assert report.learning_rates == pytest.approx(AROUND)
-    assert report.own_rate == report.learning_rates[4] == 0.002
+    assert report.own_rate == report.learning_rates[4] == 0.02
     assert report.batch_sizes == (8, 16)  # to a quarter of 64 examples
     tried = [one.scout.lr for one in report.trained]
-    assert tried[:4] == pytest.approx([0.002, 0.006, 0.02, 0.06])
+    assert tried[:4] == pytest.approx([0.02, 0.06, 0.2, 0.6])
     assert report.lr == max(tried)
     told = str(report)
     assert "the best rate is the highest of those that were tried" in told
-    assert "the learning rates lie around that of your optimizer, 0.002" in told
+    assert "the learning rates lie around that of your optimizer, 0.02" in told
     assert "not tried" not in told  # what was tried follows from what came before, not from a list
 
     controller = AutoBatchController(policy="steer", scouts=report, rates="steered")
-    rates = train(controller, SimpleNamespace(lr=0.002))
+    rates = train(controller, SimpleNamespace(lr=0.02))
     assert rates[0] == report.lr
     assert controller._settings.batch_sizes == report.batch_sizes
 
