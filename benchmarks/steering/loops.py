@@ -38,6 +38,7 @@ from autobatch.control import BatchPlan, MeasuringPlan, NeverMeasure
 from autobatch.policies import Policy
 from autobatch.policies.steer import _search
 from benchmarks import pages
+from benchmarks.learning.learned_growth import told_test
 from benchmarks.pages import Row, relative
 from benchmarks.steering.brought_tasks import BROUGHT
 from benchmarks.steering.few_epochs_tasks import FEW
@@ -321,12 +322,13 @@ def _measuring_changes(name: str, found: dict[tuple[str, str, int], Row]) -> boo
 def page_of_unlisted(found: dict[tuple[str, str, int], Row]) -> None:
     """Write what comes of naming neither sizes nor rates on the small tasks, and of the usual rate without scouts."""
     titles = "what is done | seeds | test loss, mean | median | worst | within 7 % | examples | steps"
-    lines = [pages.heading(titles)]
+    lines = [pages.heading(f"{titles} | *nothing listed* beside it, same seeds | lower on")]
+    far: list[str] = []
     for run in ("steer", UNLISTED, *FAR_OFF, AT_USUAL):
         seeds = [seed for seed in FRESH if all((name, run, seed) in found for name in SMALL)]
         if not seeds:
             continue
-        rows = []
+        rows, apart = [], []
         for name in SMALL:
             ours, best = ([found[name, one, seed] for seed in seeds] for one in (run, best_of(name, found)))
             loss = fmean(logarithm(row, "test_loss") for row in ours) - fmean(
@@ -334,6 +336,10 @@ def page_of_unlisted(found: dict[tuple[str, str, int], Row]) -> None:
             )
             costs = (math.log(fmean(row[what] for row in ours) / best[0][what]) for what in ("examples", "steps"))
             rows.append((loss, *costs))
+            unlisted = fmean(logarithm(found[name, UNLISTED, seed], "test_loss") for seed in seeds)
+            apart.append(unlisted - fmean(logarithm(row, "test_loss") for row in ours))
+            if run == UNLISTED and loss > math.log(FAR):
+                far.append(f"{name} {relative(loss)}")
         losses, *costs = np.array(rows).T
         cells = [
             run,
@@ -344,7 +350,11 @@ def page_of_unlisted(found: dict[tuple[str, str, int], Row]) -> None:
             f"{100 * np.mean(losses <= math.log(NEAR)):.0f} %",
             *(f"{math.exp(cost.mean()):.2f}" for cost in costs),
         ]
+        beside = np.array(apart)
+        told = [told_test(beside), f"{100 * np.mean(beside < 0):.0f} %"]
+        cells += ["", ""] if run == UNLISTED else told
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"More than {100 * (FAR - 1):.0f} % above with nothing listed: {', '.join(far)}."]
     pages.put(pages.ROOT / "docs" / "steer.md", "benchmarks/steering/loops.py page: nothing listed", "\n".join(lines))
 
 

@@ -89,19 +89,14 @@ def residual() -> nn.Module:
     )
 
 
-def _digits(apart: int = 1):
-    return images("mnist10k-mlp", apart, 60_000, subset=60_000)
-
-
-def _cifar(apart: int = 1):
-    return images("cifar5k-convnet", apart, 50_000, subset=50_000)
-
+DIGITS = images("mnist10k-mlp", 1, 60_000, subset=60_000)
+CIFAR, CIFAR_16 = (images("cifar5k-convnet", apart, 50_000, subset=50_000) for apart in (1, 2))
 
 WHOLE = {
-    "MNIST, whole": Task(_digits(), normalised, NESTEROV, CE, SGD5, 8, (48_000, 54_000), True, SIZES),
-    "MNIST, whole, plain": Task(_digits(), plain, ADAM, CE, ADAPTIVE4, 6, (48_000, 54_000), True, SIZES),
-    "CIFAR, whole": Task(_cifar(), photographs, ADAMW, CE, ADAPTIVE4, 10, (40_000, 45_000), True, SIZES),
-    "CIFAR, whole, momentum": Task(_cifar(), photographs, MOMENTUM, CE, SGD4, 10, (40_000, 45_000), True, SIZES[1:]),
-    "CIFAR, whole, residual": Task(_cifar(2), residual, NESTEROV, CE, SGD4, 10, (40_000, 45_000), True, SIZES[1:]),
+    "MNIST, whole": Task(DIGITS, normalised, NESTEROV, CE, SGD5, 8, (48_000, 54_000), True, SIZES),
+    "MNIST, whole, plain": Task(DIGITS, plain, ADAM, CE, ADAPTIVE4, 6, (48_000, 54_000), True, SIZES),
+    "CIFAR, whole": Task(CIFAR, photographs, ADAMW, CE, ADAPTIVE4, 10, (40_000, 45_000), True, SIZES),
+    "CIFAR, whole, momentum": Task(CIFAR, photographs, MOMENTUM, CE, SGD4, 10, (40_000, 45_000), True, SIZES[1:]),
+    "CIFAR, whole, residual": Task(CIFAR_16, residual, NESTEROV, CE, SGD4, 10, (40_000, 45_000), True, SIZES[1:]),
     "lines, attention": Task(lines, Speaker, ADAMW, CE, ADAPTIVE4, 10, (20_000, 22_000), True, SIZES[1:]),
 }
