@@ -183,7 +183,16 @@ def steered(
             ),
             after_epoch,
         )
-    started = {"start": [report.batch_size, report.lr], "batches": dict(sorted(batches.items()))}
+    scouted = [
+        [one.scout.batch_size, one.scout.lr, one.scout.train_losses[-1], one.scout.scores[-1]]
+        for one in report.trained
+        if one.scout.ended is None
+    ]
+    started = {
+        "start": [report.batch_size, report.lr],
+        "scouted": scouted,
+        "batches": dict(sorted(batches.items())),
+    }
     return {**ends(task, model, x, y), **spent, **started}
 
 

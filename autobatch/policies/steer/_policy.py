@@ -65,6 +65,10 @@ CLOSE, FAR_ABOVE = 1.1, 1.25
 """Where steps are many, times the best training loss up to which a lower rate comes in question, and times its
 validation loss from which that of the best says that its rate is too high."""
 
+AS_GOOD, NOT_ABOVE = 1.05, 1.1
+"""Where steps are many, times the best training loss up to which a higher rate is as good, as the noise that it has more
+of goes when the rate falls; and times its validation loss above which it is too high all the same."""
+
 FAR_WORSE = 1.2
 """Times that validation loss from which the next lower rate is no choice."""
 
@@ -198,6 +202,39 @@ def _below_too_high(task: TaskInfo, best: int, scouts: Sequence[Scout], halves: 
         f"{percent(told / mine - 1.0)} higher, so it is too high to go on with"
     )
     return ScoutChoice(lower, reason)
+
+
+def _where_steps_are_many(task: TaskInfo, best: int, scouts: Sequence[Scout]) -> ScoutChoice | None:
+    """Return the scout at another rate than the best one's, where with many steps that says more than its loss."""
+    higher = _above_as_good(task, best, scouts)
+    if higher is not None and _below_validated_worse(task, higher, scouts) is None:
+        return _told_as_good(scouts[best], scouts[higher], higher)
+    return _below_validated_worse(task, best, scouts)
+
+
+def _above_as_good(task: TaskInfo, best: int, scouts: Sequence[Scout]) -> int | None:
+    """Return the scout at the highest rate that is hardly worse than the best one; None where none is higher."""
+    mine, told = final_loss(scouts[best]), scouts[best].scores[-1]
+    if not mine > 0.0:  # of losses of 0 and below a ratio says nothing
+        return None
+
+    def as_good(one: Scout) -> bool:
+        too_high = task.score == "validation_loss" and one.scores[-1] > NOT_ABOVE * told > 0.0
+        return final_loss(one) <= AS_GOOD * mine and not too_high
+
+    close = [place for place, one in enumerate(scouts) if one.lr > scouts[best].lr and one.ended is None]
+    return max(filter(lambda place: as_good(scouts[place]), close), key=lambda place: scouts[place].lr, default=None)
+
+
+def _told_as_good(lower: Scout, higher: Scout, place: int) -> ScoutChoice:
+    """Say why a scout at a higher rate goes on, whose loss is not the lowest."""
+    by = "validation" if higher.by_score else "training"
+    return ScoutChoice(
+        place,
+        f"{configuration(higher.batch_size, higher.lr)}: its {by} loss, {figure(final_loss(higher))}, is "
+        f"{percent(final_loss(higher) / final_loss(lower) - 1.0)} above the lowest, {figure(final_loss(lower))} at "
+        f"{lower.lr:g}: the noise of larger steps, which goes as the rate falls",
+    )
 
 
 def _below_validated_worse(task: TaskInfo, best: int, scouts: Sequence[Scout]) -> ScoutChoice | None:
@@ -347,13 +384,14 @@ class SteerPolicy:
         if helping:  # those at smaller sizes were made last
             choice = choose_scout(scouts[: len(at_one_size) + len(helping)])
         assert choice.scout is not None
-        length, lower = "", None
+        length, other = "", None
         if many_steps(task) and not blind:
-            lower = _below_validated_worse(task, choice.scout, at_one_size)
+            other = _where_steps_are_many(task, choice.scout, at_one_size)
         elif begun and not helping:
-            lower = _below_too_high(task, choice.scout, at_one_size, smaller)
-        if lower is not None:
-            choice, edge = lower, ""
+            other = _below_too_high(task, choice.scout, at_one_size, smaller)
+        if other is not None and other.scout is not None:
+            higher = at_one_size[other.scout].lr > at_one_size[choice.scout].lr
+            choice, edge = other, self._told_edge(other.scout, at_one_size, smaller) if higher else ""
         elif told is not None:
             length = self._lay_length(told, smaller, helping, begun=begun, blind=blind)
         assert choice.scout is not None

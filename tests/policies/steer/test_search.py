@@ -423,6 +423,48 @@ def test_where_steps_are_many_no_smaller_batch_is_tried() -> None:
             assert [size for size, _ in scouts if size < scouts[0][0]] == smaller
 
 
+@pytest.mark.parametrize(
+    ("losses", "changed", "lr", "told"),
+    [
+        # (training loss, validation loss) at 0.05, 0.1 and 0.2
+        (((0.50, 0.6), (0.51, 0.6), (0.520, 0.6)), {}, 0.2, "its training loss, 0.52, is 4 % above the lowest, 0.5 at"),
+        (((0.50, 0.6), (0.51, 0.6), (0.530, 0.6)), {}, 0.1, "its training loss, 0.51, is 2 % above the lowest, 0.5 at"),
+        (((0.50, 0.6), (0.53, 0.6), (0.560, 0.6)), {}, 0.05, "the best of 3 scouts"),
+        (((0.52, 0.6), (0.50, 0.6), (0.600, 0.6)), {}, 0.1, "the best of 3 scouts"),  # a lower rate is as good
+        (((0.50, 0.6), (0.51, 0.6), (0.520, 0.6)), {"train_size": 9_999}, 0.05, "the best of 3 scouts"),  # few steps
+        (
+            ((0.50, 0.6), (0.60, 0.6), (0.520, 0.65)),
+            {},
+            0.2,
+            "its training loss, 0.52, is 4 % above the lowest, 0.5 at",
+        ),
+        (((0.50, 0.6), (0.60, 0.6), (0.520, 0.67)), {}, 0.05, "the best of 3 scouts"),  # validated a tenth worse
+        (((0.50, 0.6), (0.52, 0.6), (0.520, 0.67)), {}, 0.1, "its training loss, 0.52, is 4 % above"),
+        (((0.50, 0.6), (0.60, 0.6), (0.520, 0.67)), {"score": "validation_error"}, 0.2, "its training loss"),
+        (((0.50, NAN), (0.60, NAN), (0.520, NAN)), {}, 0.2, "its training loss"),
+        (((0.52, 0.5), (0.50, 0.61), (0.510, 0.64)), {}, 0.1, "the best of 3 scouts"),  # a quarter worse than at 0.05
+        (((0.54, 0.5), (0.50, 0.7), (0.510, 0.7)), {}, 0.05, "but is validated 40 % higher, so it is too high"),
+        (((0.00, 0.6), (0.00, 0.6), (0.001, 0.6)), {}, 0.05, "the best of 3 scouts"),
+        (((-5.0, 0.6), (-5.1, 0.6), (-5.000, 0.6)), {}, 0.1, "the best of 3 scouts"),
+        (((0.50, 0.6), (NAN, NAN), (0.520, 0.6)), {}, 0.2, "its training loss, 0.52, is 4 % above"),
+    ],
+)
+def test_where_steps_are_many_the_highest_of_rates_that_are_as_good_goes_on(
+    losses: tuple[tuple[float, float], ...], changed: dict[str, object], lr: float, told: str
+) -> None:
+    facts = {"train_size": 10_001, "epochs": 20, "learning_rates": (0.05, 0.1, 0.2), "steered": True, "guessing": 2.3}
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(**facts | changed), None)
+    scouts = [
+        Scout(64, rate, (train,), (validated,), "diverged" if math.isnan(train) else None)
+        for rate, (train, validated) in zip((0.05, 0.1, 0.2), losses, strict=True)
+    ]
+    choice = policy.take(scouts)
+    assert policy.start == (64, lr)
+    assert told in choice.reason
+    assert ("a higher one may do better" in choice.reason) == (lr == 0.2)
+
+
 AROUND = tuple(0.01 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
 
 
