@@ -66,8 +66,8 @@ CLOSE, FAR_ABOVE = 1.1, 1.25
 validation loss from which that of the best says that its rate is too high."""
 
 AS_GOOD, NOT_ABOVE = 1.05, 1.1
-"""Where steps are many, times the best training loss up to which a higher rate is as good, as the noise that it has more
-of goes when the rate falls; and times its validation loss above which it is too high all the same."""
+"""Where steps are many, times the best training loss up to which a higher rate is as good, as the noise that it adds
+goes when the rate falls; and times its validation loss above which it is too high all the same."""
 
 FAR_WORSE = 1.2
 """Times that validation loss from which the next lower rate is no choice."""
