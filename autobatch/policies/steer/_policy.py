@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -363,6 +364,8 @@ class SteerPolicy:
             The choice; where no scout is sound, the run starts anew, below the rates that were tried.
         """
         task = self._known_task()
+        if scouts and scouts[0].score != "validation_loss":  # those of a loop that tells no other
+            task = replace(task, score=scouts[0].score)
         scouts = compared(task, scouts, max((len(scout.train_losses) for scout in scouts), default=0))
         at_one_size, smaller = _split(scouts)
         best = best_of(at_one_size)
@@ -438,8 +441,8 @@ class SteerPolicy:
             by = "" if task.shares_loss is None else " by the classes' shares"
             learnt = best.train_losses[-1] <= LEARNT_NOTHING * (task.shares_loss or task.guessing or math.inf)
             figures = "validation" if learnt else "training"  # with few steps, that is compared
-            near = f"; no scout's {figures} loss can be told from that of guessing{by} ({guessed})"
-            if task.score != "validation_loss":
+            near = f"; no scout's {figures} loss is clearly below that of guessing{by} ({guessed})"
+            if "validation_error" in {task.score, best.score}:
                 near += ", so what is validated decides (where that is no better than guessing, give other rates)"
             elif learnt_nothing(task, best, self.parameters.hardly_begun):
                 near += ", so it may learn nothing (give other rates to choose from)"

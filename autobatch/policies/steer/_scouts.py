@@ -215,7 +215,8 @@ def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
 
     Args:
         task: the task.
-        scout: the best scout; where it is compared by its validation loss, that is looked at.
+        scout: the best scout; where it is compared by its validation loss, that is looked at, unless it lies far above
+            guessing while the training loss lies below, as where a loop validates with another loss.
         hardly: share of the loss of guessing above which a scout has hardly begun.
 
     Returns:
@@ -224,7 +225,9 @@ def learnt_nothing(task: TaskInfo, scout: Scout, hardly: float) -> bool:
     guessed = task.guessing if task.shares_loss is None else task.shares_loss
     if guessed is None or not scout.train_losses or scout.ended is not None:
         return False
-    loss = final_loss(scout) if scout.by_score else scout.train_losses[-1]
+    loss, trained = final_loss(scout) if scout.by_score else scout.train_losses[-1], scout.train_losses[-1]
+    if loss > CLEARLY_WORSE * guessed and trained <= LEARNT_NOTHING * guessed:  # not what guessing comes to there
+        return False
     return loss > max(hardly, LEARNT_NOTHING) * guessed
 
 

@@ -44,6 +44,9 @@ FAR_BETTER = 0.95
 """Share of a scout's loss below which that of half its batch has to come where scouts have begun to learn: a smaller
 batch is always a little ahead that early."""
 
+FAR_ABOVE_GUESSING = 10.0
+"""Times the loss of guessing from which a training loss says that a rate is far too high."""
+
 QUARTER = 4
 """Times that the batch may be smaller than scouts have it, at most: smaller ones were not tried."""
 
@@ -423,12 +426,15 @@ def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
     rates = task.learning_rates
     stops = rates if task.around else _stops(rates, most)
     if task.around and task.guessing is not None:
-        alive = [_has_learnt(scout, task.guessing) for scout in done]
+        alive, far = [_has_learnt(scout, task.guessing) for scout in done], FAR_ABOVE_GUESSING * task.guessing
         if not any(alive) and _are_alike(done):
             return _elsewhere(rates, done)
-        if any(alive):  # a rate at which nothing is learnt is as bad as one that diverges
-            stuck = [scout.ended is None and not learns for scout, learns in zip(done, alive, strict=True)]
-            done = [replace(one, ended="learnt nothing") if so else one for one, so in zip(done, stuck, strict=True)]
+        # A rate at which nothing is learnt is as bad as one that diverges, where others learn or its loss is far off.
+        stuck = [
+            scout.ended is None and not learns and (any(alive) or max(scout.train_losses[-1:], default=0.0) > far)
+            for scout, learns in zip(done, alive, strict=True)
+        ]
+        done = [replace(one, ended="learnt nothing") if so else one for one, so in zip(done, stuck, strict=True)]
     tried = {stops.index(scout.lr): final_loss(scout) for scout in done if scout.lr in stops}
     if any(scout.scores and math.isnan(final_loss(scout)) for scout in done):  # nothing says where the loss falls
         return None

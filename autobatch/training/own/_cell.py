@@ -70,6 +70,8 @@ class LoopCell:
         except Exception as error:
             # The loop's own frames only.
             told = traceback.format_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+            if getattr(error, "__notes__", None):  # the last line is what reports quote
+                told.append(f"{type(error).__name__}: {error}".splitlines()[0])
             raise AutoBatchError(f"train raised\n{''.join(told).rstrip()}") from None
         finally:
             self.release()

@@ -129,6 +129,11 @@ class ScoutCell(LoopCell):
         self._names: Set[str] = frozenset()
 
     @property
+    def has_trained(self) -> bool:
+        """Whether the loop has trained a batch."""
+        return self.facts is not None and self.controller.steps > 0
+
+    @property
     def configuration(self) -> tuple[int, float]:
         """Batch size and base learning rate."""
         return self._plan.configurations[self._place]
@@ -227,7 +232,8 @@ class ScoutCell(LoopCell):
             trained = f"{figure(len(self.rows) / self._periods)} of this scout's"
             raise AutoBatchError(
                 f"train(controller) returned after {trained} {in_epochs(self._plan.epochs, self._periods)}: write the "
-                "loop as 'for epoch in controller.each_epoch()', and call controller.end_epoch(...) after each"
+                "loop as 'for epoch in controller.each_epoch()', call controller.end_epoch(...) after each, and let a "
+                "rule of its own for stopping early wait until controller.finished"
             )
 
     @property

@@ -212,6 +212,7 @@ class _Scouting:
         self._made: list[KeptScout | tuple[int, float]] = []  # in order; of one that came to nothing what it was
         self._failed: dict[str, str] = {}
         self._failed_seconds = 0.0
+        self._untrained = 0
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
@@ -243,6 +244,8 @@ class _Scouting:
             if self._plan is not None and self._plan.configurations:
                 self._made.append(self._plan.configurations[place] if kept is None else kept)
                 self._kept += [] if kept is None else [kept]
+                if self._untrained > 1 and not self._kept:  # nor will it at another rate
+                    break
                 assert self._task is not None
                 self._plan_of(self._task)
             place += 1
@@ -292,7 +295,7 @@ class _Scouting:
         """Let go of the scouts of an earlier call, which were of something else."""
         _LOGGER.warning("%s: its scouts are of an earlier call with %s; they are trained anew", self._out, why)
         self._folder.clear()
-        self._kept, self._made, self._failed, self._failed_seconds = [], [], {}, 0.0
+        self._kept, self._made, self._failed, self._failed_seconds, self._untrained = [], [], {}, 0.0, 0
         self._plan = self._task = None
         self._loop, self._earlier = {}, False
 
@@ -377,6 +380,7 @@ class _Scouting:
             if not cell.over:
                 self._failed[name] = failure
                 self._failed_seconds += cell.seconds
+                self._untrained += not cell.has_trained
                 return None
             # Its figures were in before: what its loop does after the end does not cost the scout.
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)

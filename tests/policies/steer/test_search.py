@@ -351,7 +351,7 @@ def test_of_two_values_for_guessing_it_is_said_which_is_which() -> None:
     for shares, guessed in ((3.2, "guessing by the classes' shares (3.2)"), (None, "guessing (3.2)")):
         task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), guessing=3.2, shares_loss=shares, steered=True)
         policy.reset(task, None)
-        assert f"can be told from that of {guessed}" in policy.take(scouts).reason
+        assert f"is clearly below that of {guessed}" in policy.take(scouts).reason
     task = make_task(epochs=40, learning_rates=(0.05, 0.1, 0.2), guessing=4.42, shares_loss=4.0, steered=True)
     policy.reset(task, None)
     assert "before anything is learnt (4.42, all classes alike)" in policy.take(scouts).reason
@@ -465,6 +465,27 @@ def test_where_steps_are_many_the_highest_of_rates_that_are_as_good_goes_on(
     assert ("a higher one may do better" in choice.reason) == (lr == 0.2)
 
 
+@pytest.mark.parametrize("score", ["validation_loss", "validation_error"])
+def test_scouts_that_tell_an_error_are_compared_alike_by_whoever_asks(score: str) -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(train_size=300, epochs=20, learning_rates=(0.1, 0.2), steered=True, score=score), None)
+    told = [(0.1, 1.0, 0.5), (0.2, 1.1, 0.3)]  # few steps; rate, training loss, validation error
+    scouts = [Scout(32, lr, (loss,), (error,), score="validation_error") for lr, loss, error in told]
+    assert policy.take(scouts).scout == 0
+    assert policy.start == (32, 0.1)
+
+
+def test_a_validation_loss_of_another_kind_is_not_held_against_guessing() -> None:
+    policy = SteerPolicy(SteerParameters())
+    policy.reset(make_task(train_size=300, epochs=20, learning_rates=(0.1, 0.2), steered=True, guessing=0.6), None)
+    # Losses that were divided by four, as their gradients are added up, and validated whole.
+    choice = policy.take([Scout(32, 0.1, (0.54,), (2.0,)), Scout(32, 0.2, (0.4,), (1.1,))])
+    assert policy.start == (32, 0.2)
+    assert "guessing" not in choice.reason
+    choice = policy.take([Scout(32, 0.1, (0.61,), (0.62,)), Scout(32, 0.2, (0.6,), (0.61,))])
+    assert "no scout's training loss is clearly below that of guessing (0.6)" in choice.reason
+
+
 AROUND = tuple(0.01 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
 
 
@@ -477,12 +498,14 @@ AROUND = tuple(0.01 * times for times in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 
         (valley(1e-6), [0.01, 0.03, 0.003, 0.001, 0.0003]),
         (lambda lr: NAN if lr > 0.002 else 1.0 - lr, [0.01, 0.001, 0.003, 0.0003]),  # far down to where it trains
         (lambda lr: NAN, [0.01, 0.001, 0.0001]),
+        (lambda lr: 30.0 + 1000 * lr if lr > 0.002 else 1.0 - lr, [0.01, 0.001, 0.003, 0.0003]),  # far above guessing
     ],
 )
 def test_rates_around_the_optimizers_own_are_walked_to_where_the_loss_rises(
     loss: Callable[[float], float], rates: list[float]
 ) -> None:
-    task = make_task(epochs=40, train_size=2000, learning_rates=AROUND, around=True, guessing=0.0)
+    guessing = 2.3 if loss(1.0) > 900.0 else 0.0
+    task = make_task(epochs=40, train_size=2000, learning_rates=AROUND, around=True, guessing=guessing)
     assert made(task, 3, loss) == [(32, pytest.approx(rate)) for rate in rates]
     plan = plan_scouts(task, 3, 0.05)
     assert plan.configurations == ((32, 0.01),)

@@ -283,7 +283,7 @@ def test_where_no_scout_has_learnt_anything_the_validation_figure_decides_and_it
     assert policy.start == (32, 0.1)
     reason = policy.decide(make_observation(0, 40)).reason
     assert f"the best of 2 scouts after 1 epoch by validation, training loss 2.3 and validation {score:.3g}" in reason
-    assert f"no scout's training loss can be told from that of guessing (2.3), {told}" in reason
+    assert f"no scout's training loss is clearly below that of guessing (2.3), {told}" in reason
     assert policy.scouts([Scout(32, 0.05, (2.299,), (1.0,)), Scout(32, 0.1, (2.3,), (1.0,))]).more == 0
 
 

@@ -278,6 +278,28 @@ def test_no_failure_of_a_scout_costs_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "b16-lr0.1-s0.json").exists()  # tried again the next time
 
 
+@pytest.mark.parametrize(("steps", "calls"), [(0, 2), (1, 3)])
+def test_a_loop_that_fails_before_its_first_step_is_tried_twice(steps: int, calls: int, tmp_path: Path) -> None:
+    called: list[AutoBatchController] = []
+
+    def failing(controller: AutoBatchController) -> None:
+        model = nn.Linear(6, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        controller.attach(model, optimizer, dataset_size=48, epochs=12)
+        for _ in controller.each_epoch():
+            for _, indices in zip(range(steps), controller.batches(), strict=False):
+                with controller.step() as step:
+                    step.backward(model(torch.ones(len(indices), 6)).mean())
+                optimizer.step()
+            error = RuntimeError("no room")
+            error.add_note("a note on it")
+            raise error
+
+    with pytest.warns(UserWarning, match=f"{calls} scouts came to nothing:\n  s16 at lr 0.1: RuntimeError: no room\n"):
+        scout(counting(failing, called), out=tmp_path, **GRID)
+    assert len(called) == calls
+
+
 @pytest.mark.parametrize(
     ("loop", "message"),
     [
