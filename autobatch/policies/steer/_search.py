@@ -426,7 +426,8 @@ def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
     rates = task.learning_rates
     stops = rates if task.around else _stops(rates, most)
     if task.around and task.guessing is not None:
-        alive, far = [_has_learnt(scout, task.guessing) for scout in done], FAR_ABOVE_GUESSING * task.guessing
+        alive = [_has_learnt(scout, task.guessing) for scout in done]
+        far = FAR_ABOVE_GUESSING * task.guessing or math.inf
         if not any(alive) and _are_alike(done):
             return _elsewhere(rates, done)
         # A rate at which nothing is learnt is as bad as one that diverges, where others learn or its loss is far off.
