@@ -90,7 +90,7 @@ class Periods:
             self._diverged = f"diverged: {name} is {value} and the parameters are no longer finite after epoch {epoch}"
             told = "it ends here" if ends else "nothing more will come of it"
             _LOG.warning(
-                "the training has %s; %s, and a lower learning rate is needed, unless its first loss was none already",
+                "the training has %s; %s, and a lower learning rate is needed, unless its first loss was NaN already",
                 *(self._diverged, told),
             )
         if ends:

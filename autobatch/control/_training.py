@@ -94,6 +94,7 @@ class Training(Parts):
         self.account = Account()
         self.recorder = Recorder(settings.loggers if self.ranks.leads else (), settings.library)
         settings.policy.reset(self.task, settings.library)
+        self._take_scouts()
         planned = planned_epochs(settings.policy, self.task)
         # What a training that ends early would have earned in its missing epochs, measuring must not spend.
         self.measured.reset(replace(self.task, epochs=planned))
@@ -103,7 +104,6 @@ class Training(Parts):
             settings.library,
             **({} if settings.out is None else {"first_does": self.ranks.first_makes}),
         )
-        self._take_scouts()
         self.decisions = Decisions(settings, rates=self.rates, ranks=self.ranks, passage=self.passage)
         self.periods = Periods(self)
         self.stepping = Stepping(self, self.periods)

@@ -49,8 +49,8 @@ def run(
     scouts: Annotated[
         str | None,
         typer.Option(
-            help="Short trainings made first where there are no beacons: how many at most, auto (3, or 5 where no "
-            "rates are named) or none.",
+            help="Short trainings made first: how many rates at most (2 or more), auto (3, or 5 where no rates are "
+            "named) or none.",
             metavar="N",
         ),
     ] = None,

@@ -317,7 +317,7 @@ class SteerPolicy:
         self._lay_plan(usual_length(self.parameters.length, task.epochs, task.periods, many=self._trains_whole()))
         self._further = self._grows_further()
         self._start = start_without_scouts(task)
-        self._reason = f"{configuration(*self._start)}: the middle of what the task allows, no scout has gone"
+        self._reason = f"{configuration(*self._start)}: the middle of what may be chosen, without scouts"
         self._tried = []
         self._noise, self._calm, self._before, self._shrunk = None if many_steps(task) else Noise(), False, None, None
         self._scouted = self.samples_wanted = 0
@@ -428,7 +428,8 @@ class SteerPolicy:
             return ""
         if begun:
             better = [
-                f"{half.batch_size} is {percent(1.0 - final_loss(half) / final_loss(one))} better than {one.batch_size}"
+                f"{half.batch_size} has a loss {percent(1.0 - final_loss(half) / final_loss(one))} below that of "
+                f"{one.batch_size}"
                 for one, half in pairwise([best, *helping])
             ]
             near = f"; at the same rate a batch of {', and of '.join(better)}, so more steps help"
@@ -495,8 +496,9 @@ class SteerPolicy:
             )
         else:
             reason = (
-                f"{falls}, and batches of {size} do part of that in fewer steps: {percent(factor_there)} of {lr:g} "
-                f"with them calms the steps as {percent(factor)} would with {batch_size}{then}"
+                f"{falls}, and batches of {size} do part of that in fewer steps, at a rate raised for them: "
+                f"{percent(factor_there)} of {lr:g} with them calms the steps as {percent(factor)} would with "
+                f"{batch_size}{then}"
             )
         if epoch == self._shrunk:
             reason = f"{self._reason}; {reason}"
@@ -766,8 +768,7 @@ class SteerPolicy:
             spared = f", which spares {duration(seconds)} by the cost table"
         back = "" if self._back is None else f", the last one from the weights after epoch {self._back // task.periods}"
         trained = f"{figure(plan.end / task.periods)} of {task.told(task.epochs)}"
-        rest = " and the loss to rest" if self._hastened is None else ""
-        reached = f"the rate has come to nothing{rest} after {trained}"
+        reached = f"the fall of the rate has ended after {trained}"
         return f"{reached}{back}: stop{spared}{self._told_whole()}"
 
     def _told_whole(self) -> str:

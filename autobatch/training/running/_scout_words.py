@@ -50,7 +50,7 @@ def told_schedule(policy: Policy, task: TaskInfo) -> str:
     if end == task.epochs:
         return ""
     of = f"{end // task.periods} of {task.told(task.epochs)}"
-    return f"planned to end after {of}, the rate falling to nothing until then"
+    return f"planned to end after {of}, the rate falling to nothing by then"
 
 
 def told_scout(record: ScoutRecord) -> str:

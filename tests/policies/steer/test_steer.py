@@ -53,7 +53,7 @@ def test_it_goes_by_its_plan() -> None:
     assert "the rate falls from epoch 4 on" in decisions[0].reason
     assert "95 % of 0.1" in decisions[3].reason
     assert decisions[13].reason == (
-        "the rate has come to nothing and the loss to rest after 13 of 20 epochs: stop; going by its validation "
+        "the fall of the rate has ended after 13 of 20 epochs: stop; going by its validation "
         "loss until epoch 10, that would have ended hardly lower, if at all, after all 20 (length: 1 of the policy "
         "trains them)"
     )
@@ -311,7 +311,7 @@ def test_a_smaller_batch_that_is_better_by_chance_alone_is_not_taken(smaller: fl
             0.9,
             (16, 0.2),
             40,
-            "at the same rate a batch of 16 is 10 % better than 32, so more steps help: the training",
+            "at the same rate a batch of 16 has a loss 10 % below that of 32, so more steps help: the training",
         ),
         (1.1, (32, 0.2), 28, "so a higher one may do better; half the batch was tried, and is no better"),
         (math.nan, (32, 0.2), 28, "; half the batch was tried, and diverged"),
@@ -347,10 +347,18 @@ def test_a_smaller_batch_that_is_not_half_of_it_is_named() -> None:
         (
             (0.9, 0.8),
             (8, 0.2),
-            "a batch of 16 is 10 % better than 32, and of 8 is 11.1 % better than 16, so more steps",
+            "of 16 has a loss 10 % below that of 32, and of 8 has a loss 11.1 % below that of 16, so more steps",
         ),
-        ((0.9, 0.88), (16, 0.2), "16 is 10 % better than 32, so more steps help (8 was tried, and is hardly better)"),
-        ((0.9, 0.95), (16, 0.2), "16 is 10 % better than 32, so more steps help (8 was tried, and is no better)"),
+        (
+            (0.9, 0.88),
+            (16, 0.2),
+            "16 has a loss 10 % below that of 32, so more steps help (8 was tried, and is hardly better)",
+        ),
+        (
+            (0.9, 0.95),
+            (16, 0.2),
+            "16 has a loss 10 % below that of 32, so more steps help (8 was tried, and is no better)",
+        ),
     ],
 )
 def test_where_half_the_batch_was_far_better_half_of_that_is_tried_too(
