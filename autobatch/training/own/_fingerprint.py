@@ -8,10 +8,17 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
 
 _NOT_THE_USERS = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
+_DATA = (Tensor, np.ndarray, TensorDataset, Subset)
+
+VALUES = 65_536
+"""Values of an array that are looked at, evenly spread, where it has more."""
 
 
 def code_fingerprint(train: Any) -> str:
@@ -21,8 +28,8 @@ def code_fingerprint(train: Any) -> str:
         train: the loop: a function, a method, a ``partial`` or an object that can be called.
 
     Returns:
-        Hexadecimal; the same in every process. What is not code of the user's (data, libraries, what a configuration
-        file says) is not in it.
+        Hexadecimal; the same in every process. Tensors, arrays and datasets of them that the loop reads by name are in
+        it, of large ones ``VALUES`` values; other data, libraries and what a configuration file says are not.
     """
     told = "\n".join(_parts(train, set()))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -40,6 +47,8 @@ def _parts(value: Any, seen: set[int]) -> Iterator[str]:
             yield from _function(value, seen)
         elif isinstance(value, type):
             yield from _class(value, seen)
+        elif isinstance(value, _DATA):
+            yield from _data(value, seen)
         else:
             yield from _object(value, seen)
 
@@ -57,6 +66,26 @@ def _object(value: Any, seen: set[int]) -> Iterator[str]:
         yield from _parts(part, seen)
 
 
+def _data(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield what data are; of a parameter, which changes while it trains, its shape alone."""
+    if isinstance(value, TensorDataset):
+        yield from _parts(value.tensors, seen)
+    elif isinstance(value, Subset):
+        yield from _parts(value.dataset, seen)
+        yield from _parts(np.asarray(value.indices), seen)
+    else:
+        yield f"{type(value).__name__} {tuple(value.shape)} {value.dtype}"
+        if isinstance(value, np.ndarray):
+            yield "" if value.dtype.hasobject else _digest(value.reshape(-1)[:: 1 + value.size // VALUES])
+        elif value.layout == torch.strided and not value.requires_grad and not value.is_meta and not value.is_quantized:
+            some = value.detach().reshape(-1)[:: 1 + value.numel() // VALUES].resolve_conj().resolve_neg()
+            yield _digest(some.cpu().contiguous().view(torch.uint8).numpy())
+
+
+def _digest(values: "np.ndarray[Any, Any]") -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
 def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:
     for cell in function.__closure__ or ():
         try:
@@ -71,7 +100,7 @@ def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:
     yield from _parts(tuple(sorted((function.__kwdefaults__ or {}).items())), seen)
     for name in sorted(_names(function.__code__) & function.__globals__.keys()):
         named = function.__globals__[name]
-        if isinstance(named, (FunctionType, type, *_PLAIN)):
+        if isinstance(named, (FunctionType, type, *_PLAIN, *_DATA)):
             yield name
             yield from _parts(named, seen)
 

@@ -87,7 +87,8 @@ def scout(
 
     A finished scout is kept in ``out``, and is not trained again by the same call. Where anything that can be seen has
     changed since, all are trained anew, with a warning in the log: arguments, the code of your loop and of what it
-    calls of yours, the model's and the optimizer's facts when a scout attaches. Data that have changed cannot be seen.
+    calls of yours, tensors, arrays and ``TensorDataset``s that it reads by name, the model's and the optimizer's facts
+    when a scout attaches. Other data that have changed cannot be seen.
 
     Where ``train`` raises, never attaches the controller or returns too early, that scout is left out, a
     ``UserWarning`` says why, and the others go on. Where none is left the report says so, and the training starts in
