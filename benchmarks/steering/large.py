@@ -29,7 +29,7 @@ from benchmarks.learning.learned_growth import told_test
 from benchmarks.pages import Row, relative
 from benchmarks.steering import loops
 from benchmarks.steering.large_tasks import LARGE
-from benchmarks.steering.loops import AT_32, FRESH, SEARCHED, logarithm
+from benchmarks.steering.loops import AT_32, FRESH, SEARCHED, UNLISTED, logarithm
 from benchmarks.steering.whole_tasks import WHOLE
 
 A_STEP = "a step"
@@ -130,7 +130,21 @@ def _table(names: Sequence[str], found: Found) -> str:
         told = [float(fold(column)) for column in columns]
         cells = [relative(one) if place % 3 == 0 else f"{math.exp(one):.2f}" for place, one in enumerate(told)]
         lines.append(f"| {kind} | | | | | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_told_unlisted(names, found)])
+
+
+def _told_unlisted(names: Sequence[str], found: Found) -> list[str]:
+    """Say what naming neither sizes nor rates comes to, on the tasks that it was tried on."""
+    names = [name for name in names if all((name, UNLISTED, seed) in found for seed in FRESH)]
+    if not names:
+        return []
+    losses, seconds = np.array([beside(name, UNLISTED, found)[1:3] for name in names]).T
+    return [
+        "",
+        f"With neither sizes nor rates listed, on {len(names)} of them: test loss {relative(losses.mean())} in the "
+        f"mean, {relative(float(np.median(losses)))} in the median, {relative(losses.max())} at worst, in "
+        f"{math.exp(seconds.mean()):.2f} of the time.",
+    ]
 
 
 def _told_without_scouts(found: Found) -> str:

@@ -35,6 +35,7 @@ ABOVE = (
     (1.02, NOT_ABOVE),
     (AS_GOOD, NOT_ABOVE),
     (1.08, NOT_ABOVE),
+    (AS_GOOD, 1.1),
 )
 """Times the lowest training loss, and times the validation loss of the scout that has it."""
 

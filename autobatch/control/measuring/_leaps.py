@@ -24,7 +24,8 @@ def leap_words(before: float, after: float, samples: Sequence[MeasuredStep]) -> 
         has = "has no direction of its own" if missing == 1 else "have no direction of their own"
         why = (
             f"{missing} of its {count(worst.batch_size, 'example')} {has} (the same example twice, or no "
-            "gradient left), and the smallest eigenvalue that counts is nearly zero"
+            "gradient left), and the smallest eigenvalue that counts is nearly zero; that says nothing against the "
+            "training"
         )
     else:
         why = "the batch is nearly singular: two examples with almost the same gradient, or one that is fitted"

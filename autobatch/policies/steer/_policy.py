@@ -66,7 +66,7 @@ CLOSE, FAR_ABOVE = 1.1, 1.25
 """Where steps are many, times the best training loss up to which a lower rate comes in question, and times its
 validation loss from which that of the best says that its rate is too high."""
 
-AS_GOOD, NOT_ABOVE = 1.05, 1.1
+AS_GOOD, NOT_ABOVE = 1.05, 1.05
 """Where steps are many, times the best training loss up to which a higher rate is as good, as the noise that it adds
 goes when the rate falls; and times its validation loss above which it is too high all the same."""
 

@@ -76,9 +76,9 @@ def plan_scouts(
     then a higher one, then one further up where that was better and one further down where it was not, and so on until
     the loss rises on both sides: the loss has one valley over the rate (``docs/concepts/steer.md``). Where the higher
     one was worse and has left out a single rate, or came to no end, one that was left out is next: the valley's floor
-    is often next to where training breaks down. Two scouts alone lie at a quarter and at three quarters of what is
-    allowed, of three even rates at both ends. Where nobody has named rates, they are tried one next to the other from
-    the optimizer's own on, and up to ``MORE`` scouts go further.
+    is often next to where training breaks down. In a training of many steps none is left out of four. Two scouts alone
+    lie at a quarter and at three quarters of what is allowed, of three even rates at both ends. Where nobody has named
+    rates, they are tried one next to the other from the optimizer's own on, and up to ``MORE`` scouts go further.
 
     Where the best of them has hardly begun to learn, or has the highest rate, steps may be what is missing: one more
     scout trains with half the batch, where the losers still cost no more than a third of the training. Not where a
@@ -424,7 +424,8 @@ def _why_none(task: TaskInfo, number: int) -> str:
 def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
     """Return the rate to try next; None where the valley lies between those that have been tried."""
     rates = task.learning_rates
-    stops = rates if task.around else _stops(rates, most)
+    few = many_steps(task) and len(rates) <= most + 1
+    stops = rates if task.around or few else _stops(rates, most)
     if task.around and task.guessing is not None:
         alive = [_has_learnt(scout, task.guessing) for scout in done]
         far = FAR_ABOVE_GUESSING * task.guessing or math.inf
