@@ -67,17 +67,20 @@ def _object(value: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _data(value: Any, seen: set[int]) -> Iterator[str]:
-    """Yield what data are; of a parameter, which changes while it trains, its shape alone."""
+    """Yield what data are; of what is trained, or is no plain tensor, that it is one."""
     if isinstance(value, TensorDataset):
         yield from _parts(value.tensors, seen)
     elif isinstance(value, Subset):
         yield from _parts(value.dataset, seen)
         yield from _parts(np.asarray(value.indices), seen)
+    elif isinstance(value, np.ndarray):
+        yield f"array {value.shape} {value.dtype}"
+        yield "" if value.dtype.hasobject else _digest(value.reshape(-1)[:: 1 + value.size // VALUES])
     else:
-        yield f"{type(value).__name__} {tuple(value.shape)} {value.dtype}"
-        if isinstance(value, np.ndarray):
-            yield "" if value.dtype.hasobject else _digest(value.reshape(-1)[:: 1 + value.size // VALUES])
-        elif value.layout == torch.strided and not value.requires_grad and not value.is_meta and not value.is_quantized:
+        yield f"{type(value).__name__} {value.dtype} {value.layout}"
+        plain = type(value) is Tensor and value.layout == torch.strided and not value.is_nested
+        if plain and not value.requires_grad and not value.is_meta and not value.is_quantized:
+            yield f"{tuple(value.shape)}"
             some = value.detach().reshape(-1)[:: 1 + value.numel() // VALUES].resolve_conj().resolve_neg()
             yield _digest(some.cpu().contiguous().view(torch.uint8).numpy())
 
