@@ -73,7 +73,9 @@ class Account:
             l_cum=self.position.l_cum,
             steps=self.steps,
             gradients=self.gradients,
-            **self.figures,
+            train_loss=self.figures["train_loss"],
+            validation_loss=self.figures["validation_loss"],
+            validation_error=self.figures["validation_error"],
         )
 
     def state_dict(self) -> dict[str, Any]:

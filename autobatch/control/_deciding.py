@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -183,16 +184,20 @@ class Decisions:
 
     def _asked(self, observation: Observation, epoch: Epochs, example: int, back_to: Epochs | None) -> dict[str, Any]:
         """Ask the policy, and return what all ranks have to know of its answer, as JSON-able values."""
-        asked = self._policy.decide(observation)
+        fits = self._passage.fits.largest(self._batch_sizes)
+        asked = self._policy.decide(replace(observation, fits=fits))
         if asked.lr is not None:
             check_rate(asked.lr, "learning rate that the policy asked for")
         if asked.batch_size < 1:
             raise ConfigError(
                 f"the policy asked for batch size {asked.batch_size}; expected one of {list(self._batch_sizes)}"
             )
-        batch_size = nearest_rung(asked.batch_size, self._batch_sizes)
+        ladder = [size for size in self._batch_sizes if fits is None or size <= fits]
+        batch_size = nearest_rung(asked.batch_size, ladder)
         limits = []
-        if batch_size != asked.batch_size:
+        if asked.batch_size > ladder[-1] and fits is not None:
+            limits.append(f"{asked.batch_size} would not fit into memory; {batch_size} is the largest that does")
+        elif batch_size != asked.batch_size:
             limits.append(f"{asked.batch_size} is not on the ladder; {batch_size} is the nearest rung")
         self._reference_batch_size = self._reference_batch_size or batch_size
         reason, lr = asked.reason, asked.lr

@@ -192,6 +192,7 @@ class Stepping:
         if passing.in_micro_batches and self._passage.deals_with(passing, error):
             return True
         if is_out_of_memory(error):
+            self._passage.fits.ran_out(passing.cut.batch_size)
             error.add_note(
                 f"autobatch: a batch of {passing.cut.examples} examples. BatchPlan(micro_batch='auto') trains such a "
                 "batch in parts that fit; a ladder of batch sizes that ends below it never asks for one"

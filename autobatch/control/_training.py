@@ -88,6 +88,7 @@ class Training(Parts):
             self.ranks,
             probe_arguments=settings.measuring.probe_arguments(settings.seed),
             measure_all=together,
+            device=device,
             advise=self.advise,
         )
         self.rewinding = Rewinding(self.passage, self.ranks)

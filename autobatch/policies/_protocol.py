@@ -88,6 +88,8 @@ class Observation:
         validation_loss: mean validation loss after the last epoch.
         validation_error: share of validation examples classified wrongly after the last epoch, in [0, 1].
         gradients: what the measured steps of the last period tell of the gradients; None where none was measured.
+        fits: the largest batch size that fits into memory, as far as is known; None where nothing says that one does
+            not.
     """
 
     epoch: int
@@ -101,6 +103,7 @@ class Observation:
     validation_loss: float
     validation_error: float
     gradients: "GradientMoments | None" = None
+    fits: int | None = None
 
 
 NOTHING_SEEN = Observation(0, 0.0, 0, math.nan, math.nan, 0.0, 0, math.nan, math.nan, math.nan)

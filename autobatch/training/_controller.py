@@ -17,6 +17,11 @@ class EngineController(AutoBatchController):
         return self._training.course.period_steps(self.batch_size)[0]
 
     @property
+    def fits(self) -> int | None:
+        """The largest batch size that fits into memory; None where nothing says that one does not."""
+        return self._training.passage.fits.largest(self.task.batch_sizes)
+
+    @property
     def part_over(self) -> bool:
         """Whether a period within an epoch is trained, and not decided on yet."""
         course = self._training.course

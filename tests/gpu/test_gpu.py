@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from autobatch import AutoBatchController, FisherProbe
 from autobatch.control import Measuring
 from autobatch.control.measuring import MeasureAtInterval, NeverMeasure
+from autobatch.control.steps._fits import Fits
 from autobatch.training import load_run_config, run
 from tests.training.kills import assert_same_run
 from tests.training.test_scouting import Fuse
@@ -222,6 +223,31 @@ def test_a_measured_step_without_memory_leaves_the_training_as_it_is(
         weights.append([parameter.detach().cpu() for parameter in model.parameters()])
     for one, other in zip(*weights, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_what_larger_batches_take_of_memory_is_foretold(device: torch.device) -> None:
+    """From a batch of 64 to what one of 512 takes at its peak; nothing on a CPU, which does not say what it has."""
+    model = model_of("resnet").to(device)
+    x, y = (part.to(device) for part in images(512))
+    fits = Fits(device, lambda: sum(4 * parameter.numel() for parameter in model.parameters()))
+
+    def trained(batch_size: int) -> None:
+        fits.begin()
+        loss = F.cross_entropy(model(x[:batch_size]), y[:batch_size])
+        fits.passed_forward(batch_size)
+        loss.backward()
+        model.zero_grad()
+
+    if device.type != "cuda":
+        assert not fits.learns(64)
+        trained(64)
+        assert fits.needs(512) == 0.0
+        return
+    trained(64)
+    foretold = fits.needs(512)
+    torch.cuda.reset_peak_memory_stats(device)
+    trained(512)
+    assert 0.8 * foretold < torch.cuda.max_memory_allocated(device) < 1.1 * foretold
 
 
 @pytest.fixture

@@ -370,7 +370,8 @@ def test_a_scout_that_does_not_fit_into_memory_loses_and_the_run_goes_on(
 ) -> None:
     short_of_memory(monkeypatch, 0.1)
     told = Told()
-    summary = run(scouted(), out := tmp_path / "run", told)
+    config = scouted(batch_sizes=[32])  # there is no smaller size to go over to
+    summary = run(config, out := tmp_path / "run", told)
     # That the middle rate does not fit says nothing of the others: both are tried.
     assert [(scout["lr"], scout["ended"]) for scout in summary.scouts] == [
         (0.1, "did not fit into memory"), (0.2, None), (0.05, None)
@@ -385,7 +386,7 @@ def test_a_scout_that_does_not_fit_into_memory_loses_and_the_run_goes_on(
         with monkeypatch.context() as patch:
             Fuse(patch, steps)
             with pytest.raises(KeyboardInterrupt):
-                run(scouted(), cut)
+                run(config, cut)
         run(load_run_config(cut), cut, resume=True)
         assert_same_run(out, cut)
 
@@ -393,7 +394,7 @@ def test_a_scout_that_does_not_fit_into_memory_loses_and_the_run_goes_on(
 def test_where_no_scout_fits_into_memory_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short_of_memory(monkeypatch, *RATES)
     with pytest.raises(ConfigError, match="no scout fits into memory, the smallest at batch size 32; give smaller"):
-        run(scouted(), tmp_path / "run")
+        run(scouted(batch_sizes=[32]), tmp_path / "run")
 
 
 def test_another_error_in_a_scout_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

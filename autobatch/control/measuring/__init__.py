@@ -16,7 +16,7 @@ from autobatch.control.measuring._measuring import (
     check_interval,
     stretches,
 )
-from autobatch.control.measuring._memory import is_out_of_memory, saved_tensors
+from autobatch.control.measuring._memory import allocated, capacity, is_out_of_memory, saved_tensors
 from autobatch.control.measuring._period import Period
 from autobatch.control.measuring._samples import MeasuredStep, gradient_moments
 
@@ -32,7 +32,9 @@ __all__ = [
     "MeasuringPlan",
     "NeverMeasure",
     "Period",
+    "allocated",
     "at_interval",
+    "capacity",
     "check_interval",
     "gradient_moments",
     "is_out_of_memory",

@@ -17,6 +17,16 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
+def allocated(device: torch.device) -> int | None:
+    """Return the bytes of all tensors on an accelerator; None on a CPU, whose allocator does not say."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+
+
+def capacity(device: torch.device) -> int:
+    """Return the bytes that tensors on a CUDA device can come to, with what this process holds already."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+
+
 class _Saved:
     """One tensor that a forward pass has saved."""
 

@@ -14,6 +14,7 @@ from autobatch._errors import AutoBatchError, ConfigError, MeasureError
 from autobatch.control._ranks import Ranks
 from autobatch.control.measuring import is_out_of_memory, saved_tensors, stretches
 from autobatch.control.steps._course import Cut
+from autobatch.control.steps._fits import Fits
 from autobatch.control.steps._plan import BatchPlan, MicroBatches
 from autobatch.control.steps._step import Passing, Trainer
 from autobatch.fisher import FisherProbe
@@ -37,7 +38,11 @@ class Passage:
         ranks: the processes that share a batch.
         probe_arguments: what ``FisherProbe`` is made with.
         measure_all: whether several ranks measure the whole batch; else the first measures its share.
+        device: where the model is.
         advise: whether the loop is only watched: no loss is weighted, and no batch split.
+
+    Attributes:
+        fits: foretells which batch sizes fit into memory.
 
     Raises:
         ConfigError: the plan does not go with the model.
@@ -52,12 +57,14 @@ class Passage:
         *,
         probe_arguments: Mapping[str, Any],
         measure_all: bool,
+        device: torch.device,
         advise: bool = False,
     ) -> None:
         if advise:
             plan = BatchPlan(accumulation=plan.accumulation)
         self._plan = plan
         self._ranks = ranks
+        self.fits = Fits(device, self._bytes_of_gradients)
         self.micro = MicroBatches(plan, least_examples(model, ranks=1, accumulation=1))
         self._probe_arguments = probe_arguments
         self._measure_all = measure_all and ranks.size > 1
@@ -152,7 +159,18 @@ class Passage:
             unweighted=self._tell_weight,
             trainer=trainer,
             in_micro_batches=in_micro_batches,
+            fits=self.fits if self._tells_memory(cut, measured) else None,
         )
+
+    def _tells_memory(self, cut: Cut, measured: bool) -> bool:
+        """Whether what a batch takes of memory says what larger ones would."""
+        whole = cut.full and not (measured or self._plan.splits or self._sharded)
+        return whole and self.fits.learns(cut.batch_size)
+
+    def _bytes_of_gradients(self) -> int:
+        """Return how much memory is to be taken yet by gradients."""
+        missing = [parameter for parameter in self._trained() if parameter.grad is None]
+        return sum(parameter.numel() * parameter.element_size() for parameter in missing)
 
     def begin_batch(self) -> None:
         """Note what a batch that runs out of memory has to be brought back to."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control.steps._course import Cut
+from autobatch.control.steps._fits import Fits
 from autobatch.fisher import FisherProbe
 
 
@@ -66,6 +67,7 @@ class Passing:
         unweighted: called where a part that needs its weight had no ``step.backward``.
         trainer: is told when the last part is done, and when one has raised.
         in_micro_batches: whether a loop over micro-batches sees to the end of the batch.
+        fits: learns what the batch takes of memory; None where that would say nothing.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Passing:
         unweighted: Callable[[], None],
         trainer: Trainer,
         in_micro_batches: bool,
+        fits: Fits | None = None,
     ) -> None:
         self.cut = cut
         self.sizes = sizes
@@ -93,6 +96,7 @@ class Passing:
         self._unweighted = unweighted
         self._trainer = trainer
         self.in_micro_batches = in_micro_batches
+        self._fits = fits
         self._stack: ExitStack | None = None
         self.inside = False
         """Whether a part is on its way."""
@@ -112,6 +116,8 @@ class Passing:
         contexts = self._contexts(self.part)
         if self.probe is not None or contexts:
             self._enter(contexts)
+        if self._fits is not None:
+            self._fits.begin()
         self.inside = True
         return Step(self)
 
@@ -163,6 +169,8 @@ class Passing:
         if not self.inside:
             raise AutoBatchError("step.backward(loss) belongs into `with controller.step() as step`; that step is over")
         self._backward = True
+        if self._fits is not None:
+            self._fits.passed_forward(self.cut.batch_size)
         weight = self.weights[self.part]
         if weight != 1.0:
             loss = loss * weight

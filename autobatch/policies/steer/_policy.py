@@ -49,6 +49,7 @@ from autobatch.policies.steer._search import (
     QUARTER,
     compared,
     ends_of,
+    fitting,
     has_larger_batches,
     helping_halves,
     many_steps,
@@ -56,6 +57,7 @@ from autobatch.policies.steer._search import (
     periods_of_epoch,
     plan_scouts,
     start_without_scouts,
+    up_to,
     usual_length,
 )
 
@@ -351,8 +353,11 @@ class SteerPolicy:
         Raises:
             RuntimeError: ``reset`` was not called.
         """
-        own = self.parameters
-        return plan_scouts(self._known_task(), own.scouts, own.scout_share, done, hardly=own.hardly_begun)
+        own, task = self.parameters, self._fit(done)
+        fit = [scout for scout in done if scout.batch_size <= task.batch_sizes[-1]]
+        plan = plan_scouts(task, own.scouts, own.scout_share, fit, hardly=own.hardly_begun)
+        larger = [(scout.batch_size, scout.lr) for scout in done if scout not in fit]
+        return replace(plan, configurations=(*larger, *plan.configurations)) if larger else plan
 
     def take(self, scouts: Sequence[Scout]) -> ScoutChoice:
         """Choose among the scouts, and go on from there; where none can go on, start anew at a low rate.
@@ -363,6 +368,21 @@ class SteerPolicy:
         Returns:
             The choice; where no scout is sound, the run starts anew, below the rates that were tried.
         """
+        task = self._fit(scouts)
+        fit = [place for place, scout in enumerate(scouts) if scout.batch_size <= task.batch_sizes[-1]]
+        choice = self._taken([scouts[place] for place in fit] or scouts)
+        return choice if not fit or choice.scout is None else replace(choice, scout=fit[choice.scout])
+
+    def _fit(self, scouts: Sequence[Scout]) -> TaskInfo:
+        """Return the task with the batch sizes that fit into memory, and begin anew with them where some do not."""
+        given = self._known_task()
+        task = fitting(given, scouts)
+        if task is not given:
+            self.reset(task, None)
+        return task
+
+    def _taken(self, scouts: Sequence[Scout]) -> ScoutChoice:
+        """Choose among scouts that fit into memory, and go on from there."""
         task = self._known_task()
         if scouts and scouts[0].score != "validation_loss":  # those of a loop that tells no other
             task = replace(task, score=scouts[0].score)
@@ -467,7 +487,10 @@ class SteerPolicy:
         Returns:
             The decision.
         """
+        if observation.fits is not None:
+            self._task = up_to(self._known_task(), observation.fits)
         task = self._known_task()
+        self._start = min(self._start[0], task.batch_sizes[-1]), self._start[1]
         if not task.steered:
             return Decision(*self._start, self._reason)
         self._look(observation)
@@ -704,6 +727,7 @@ class SteerPolicy:
             "before": None if self._before is None else list(self._before),
             "shrunk": self._shrunk,
             "scouted": self._scouted,
+            "largest": self._known_task().batch_sizes[-1],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -713,6 +737,7 @@ class SteerPolicy:
             state: what ``state_dict`` returned.
         """
         batch_size, lr = state["start"]
+        self._task = up_to(self._known_task(), state.get("largest", math.inf))
         self._start, self._reason = (int(batch_size), float(lr)), str(state["reason"])
         self._tried = tried_from_list(state.get("forks", ()))  # states of older versions have neither
         self._lay_plan(float(state.get("length", self.parameters.length)))

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure
 from autobatch.policies.steer._scouts import (
+    DID_NOT_FIT,
     LEARNT_NOTHING,
     Scout,
     ScoutPlan,
@@ -154,6 +155,26 @@ def _goes_on(task: TaskInfo, epochs: int) -> bool:
 
 def _allowed(task: TaskInfo, epochs: int) -> str:
     return "a third" if _goes_on(task, epochs) else "two fifths"
+
+
+def fitting(task: TaskInfo, scouts: Sequence[Scout]) -> TaskInfo:
+    """Return a task with the batch sizes that are left where scouts did not fit into memory.
+
+    Args:
+        task: the task.
+        scouts: what they came to.
+
+    Returns:
+        The task with the sizes below the smallest that did not fit; as it is where none is below.
+    """
+    too_large = min((scout.batch_size for scout in scouts if scout.ended == DID_NOT_FIT), default=math.inf)
+    return up_to(task, too_large - 1)
+
+
+def up_to(task: TaskInfo, largest: float) -> TaskInfo:
+    """Return a task with the batch sizes up to the largest that fits; as it is where none does."""
+    sizes = tuple(size for size in task.batch_sizes if size <= largest)
+    return task if sizes in {(), task.batch_sizes} else replace(task, batch_sizes=sizes)
 
 
 def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:

@@ -253,8 +253,8 @@ def _from_minus_one(rungs: NDArray[np.intp], count: int) -> Floats:
 
 
 def _plain(observation: Observation) -> dict[str, Any]:
-    figures = asdict(replace(observation, gradients=None))  # the view has no entry of the gradients
-    del figures["gradients"]
+    figures = asdict(replace(observation, gradients=None))  # the view has no entry of the gradients, nor of memory
+    del figures["gradients"], figures["fits"]
     return {key: value if math.isfinite(value) else None for key, value in figures.items()}
 
 

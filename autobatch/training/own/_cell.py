@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from autobatch._errors import AutoBatchError, ConfigError
 from autobatch.control import AutoBatchController
+from autobatch.control.measuring import is_out_of_memory
 from autobatch.control.settings._own_task import loop_facts
 from autobatch.control.steps._finite import all_finite
 from autobatch.training._engine import explosion
@@ -31,6 +32,7 @@ class LoopCell:
         rows: what is known of each decision period.
         facts: what could be seen of the loop; None until it has attached the controller.
         model: its network, from then on and until ``release``.
+        out_of_memory: whether the loop has ended as memory ran out.
     """
 
     def __init__(self, controller: "RecordingController", arguments: Mapping[str, Any]) -> None:
@@ -39,6 +41,7 @@ class LoopCell:
         self.rows: list[dict[str, Any]] = []
         self.facts: dict[str, Any] | None = None
         self.model: nn.Module | None = None
+        self.out_of_memory = False
         self._arguments = arguments
         controller.cell = self
 
@@ -68,6 +71,7 @@ class LoopCell:
         except AutoBatchError:
             raise
         except Exception as error:
+            self.out_of_memory = is_out_of_memory(error)
             # The loop's own frames only.
             told = traceback.format_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
             if getattr(error, "__notes__", None):  # the last line is what reports quote

@@ -139,6 +139,13 @@ class ScoutCell(LoopCell):
         return self._plan.configurations[self._place]
 
     @property
+    def too_large(self) -> set[int]:
+        """Its batch size where that did not fit into memory and there is a smaller one; else none."""
+        if not self.out_of_memory or self.task is None or self.configuration[0] == self.task.batch_sizes[0]:
+            return set()
+        return {self.configuration[0]}
+
+    @property
     def over(self) -> bool:
         """Whether the scout has come to its end, soundly or not."""
         return self.whole or self.ended is not None

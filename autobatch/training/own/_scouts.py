@@ -25,7 +25,7 @@ from autobatch.control.settings import AROUND
 from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies._wording import configuration, count, percent
-from autobatch.policies.steer import MOST
+from autobatch.policies.steer import DID_NOT_FIT, MOST, fitting
 from autobatch.training.own._cell import Train
 from autobatch.training.own._fingerprint import code_fingerprint
 from autobatch.training.own._options import grouped, words_before, words_of
@@ -214,6 +214,7 @@ class _Scouting:
         self._failed: dict[str, str] = {}
         self._failed_seconds = 0.0
         self._untrained = 0
+        self._too_large: set[int] = set()
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
@@ -297,6 +298,7 @@ class _Scouting:
         _LOGGER.warning("%s: its scouts are of an earlier call with %s; they are trained anew", self._out, why)
         self._folder.clear()
         self._kept, self._made, self._failed, self._failed_seconds, self._untrained = [], [], {}, 0.0, 0
+        self._too_large = set()
         self._plan = self._task = None
         self._loop, self._earlier = {}, False
 
@@ -325,7 +327,10 @@ class _Scouting:
     def _done(self) -> list[Scout]:
         """Return what the scouts so far came to, those that came to nothing among them."""
         score = self._score or _score_of(self._kept)
-        return [one.scout(score) if isinstance(one, KeptScout) else Scout(*one, (), ()) for one in self._made]
+        return [one.scout(score) if isinstance(one, KeptScout) else self._failed_scout(*one) for one in self._made]
+
+    def _failed_scout(self, batch_size: int, lr: float) -> Scout:
+        return Scout(batch_size, lr, (), (), DID_NOT_FIT if batch_size in self._too_large else None)
 
     def _check(self, loop: Mapping[str, Any]) -> None:
         try:
@@ -381,7 +386,8 @@ class _Scouting:
             if not cell.over:
                 self._failed[name] = failure
                 self._failed_seconds += cell.seconds
-                self._untrained += not cell.has_trained
+                self._too_large |= cell.too_large
+                self._untrained += not (cell.has_trained or cell.too_large)
                 return None
             # Its figures were in before: what its loop does after the end does not cost the scout.
             warnings.warn(f"scout {name}: after the scout's end: {failure.splitlines()[-1]}", stacklevel=5)
@@ -404,7 +410,7 @@ class _Scouting:
         score = self._score or _score_of(self._kept)
         trained = tuple(kept.trained(score) for kept in self._kept)
         scouts: list[Scout] = [one.scout for one in trained]
-        task = self._task or _task(arguments, None)
+        task = fitting(self._task or _task(arguments, None), self._done())
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)

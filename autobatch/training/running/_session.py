@@ -1,5 +1,6 @@
 """One training that is kept in a run directory: begun, gone on with, and carried out to its summary."""
 
+import gc
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from autobatch.beacons import Journey
 from autobatch.beacons._columns import FINISHED
 from autobatch.beacons._info import told_differences
 from autobatch.control import DecisionRecord
-from autobatch.control.measuring import MeasuredStep
+from autobatch.control.measuring import MeasuredStep, is_out_of_memory
 from autobatch.control.run import (
     BEST_CHECKPOINT,
     CHECKPOINT,
@@ -223,7 +224,41 @@ class Session:
         return min(each), max(each) * (1.0 + budget)
 
     def period(self) -> EpochRow:
-        """Train to the next decision, keep that, and return its figures."""
+        """Train to the next decision, keep that, and return its figures.
+
+        Where a batch does not fit into memory that the policy has gone over to, the period is trained again with the
+        largest that does.
+
+        Returns:
+            The period's figures.
+        """
+        while True:
+            batch_size, seconds = self.controller.batch_size, self.controller.seconds
+            try:
+                return self._period()
+            except Exception as error:
+                if not (is_out_of_memory(error) and self._has_smaller(batch_size)):
+                    raise
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            seconds = max(seconds, self.controller.seconds)
+            self._restore()
+            self.controller.redecide()
+            self.controller.seconds = seconds
+            decision = self.controller.decision
+            self.log.decided(decision)
+            self.observer.note(
+                f"batches of {batch_size} do not fit into memory: the epoch is trained again with {decision.batch_size}"
+            )
+
+    def _has_smaller(self, batch_size: int) -> bool:
+        """Whether the policy can do with smaller batches, and there is something to begin the period from."""
+        held = self.config.recording or self.config.policy.kind == "fixed" or self.ranks.size > 1
+        fits = self.controller.fits
+        return not held and bool(self.rows) and fits is not None and fits < batch_size
+
+    def _period(self) -> EpochRow:
         controller = self.controller
         fork = self._fork()
         branches: list[Journey] = []

@@ -50,7 +50,9 @@ def batch_of(view: ObservationView, pairs: list[tuple[Observation, Trail]]) -> O
     rows = []
     for observation, trail in pairs:
         before = trail.previous
-        row = {key: float(value) for key, value in asdict(observation).items() if key not in {"steps", "gradients"}}
+        row = {
+            key: float(value) for key, value in asdict(observation).items() if key not in {"steps", "gradients", "fits"}
+        }
         row |= {"c_before": NAN, "l_before": NAN, "score_before": NAN, "spent": trail.spent}
         if before is not None:
             score = getattr(before, view.task.score)

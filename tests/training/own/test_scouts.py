@@ -726,3 +726,53 @@ def test_losses_that_are_no_numbers_are_told_as_they_are(tmp_path: Path) -> None
     assert {one.scout.ended for one in found.trained} == {"the training loss was nan before any step"}
     assert found.reason.endswith("look at the data and the loss, not at the rates")
     assert found.guessing is None
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def short_of_memory(controller: AutoBatchController, most: int, sizes: list[int]) -> dict[str, Any]:
+    """Train where no more than ``most`` examples fit; note the size of every batch."""
+
+    def fit(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if module.training and torch.is_grad_enabled():
+            sizes.append(len(args[0]))
+            if sizes[-1] > most:
+                raise torch.OutOfMemoryError("none left")
+
+    hook = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: fit(module, args) if isinstance(module, nn.Sequential) else None
+    )
+    try:
+        return train(controller, epochs=EPOCHS)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("rates", [None, (0.1, 0.3, 1.0)])
+def test_scouts_that_do_not_fit_into_memory_go_on_with_smaller_batches(
+    tmp_path: Path, rates: tuple[float, ...] | None
+) -> None:
+    sizes: list[int] = []
+    loop = partial(short_of_memory, most=10, sizes=sizes)
+    with pytest.warns(UserWarning, match=r"1 scout came to nothing:\n  s16 at lr .*: OutOfMemoryError: none left"):
+        report = scout(loop, batch_sizes=(4, 8, 16), learning_rates=rates, out=tmp_path, rates="steered")
+    assert report.batch_sizes == (4, 8)
+    assert sum(size > 10 for size in sizes) == 1
+    assert report.batch_size in {4, 8}
+    assert {one.scout.batch_size for one in report.trained} <= {4, 8}
+    assert len(report.failed) == 1
+    sizes.clear()
+    controller = AutoBatchController(policy="beacon-follow", scouts=report, rates="steered")
+    loop(controller)
+    assert controller.finished
+    assert max(sizes) <= 10
+
+
+def test_where_the_smallest_does_not_fit_either_two_are_tried(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    loop = partial(short_of_memory, most=2, sizes=sizes)
+    with pytest.warns(UserWarning, match="4 scouts came to nothing"):
+        report = scout(loop, batch_sizes=(4, 8, 16), out=tmp_path, rates="steered")
+    assert [size for size in sizes if size > 2] == [16, 8, 4, 4]
+    assert not report.trained
