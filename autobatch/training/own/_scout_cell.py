@@ -26,6 +26,9 @@ from autobatch.training.own._scout_files import KeptScout
 
 _SCORES = ("validation_loss", "validation_error")
 
+MOVES = 0.5
+"""Share of a scout's batches from which a rate that differs from that of the batch before is one that counts them."""
+
 
 class NothingToScoutError(AutoBatchError):
     """The training is too short for scouts; it ends the loop that said so."""
@@ -122,6 +125,7 @@ class ScoutCell(LoopCell):
         self._reached: Mapping[str, Any] = {}
         self._loss, self._heard = torch.zeros(()), 0
         self._applied = (0.0, 0)
+        self._moves, self._last_rate = 0, math.nan
         self._first: Tensor | None = None
         self._optimizer: Optimizer | None = None
         self.within: dict[str, Any] | None = None
@@ -202,7 +206,10 @@ class ScoutCell(LoopCell):
         self._heard += examples
         if not self.over:
             total, batches = self._applied
-            self._applied = total + self.controller.lr_effective / self.configuration[1], batches + 1
+            rate = self.controller.lr_effective
+            self._applied = total + rate / self.configuration[1], batches + 1
+            self._moves += batches > 0 and rate != self._last_rate
+            self._last_rate = rate
 
     def observe(self, figures: Mapping[str, Any]) -> None:
         """Take down a decision period, and end the scout where it has come to its end."""
@@ -274,6 +281,7 @@ class ScoutCell(LoopCell):
             batch_sizes=self.task.batch_sizes,
             learning_rates=self.task.learning_rates,
             applied=self._applied[0] / self._applied[1] if self._applied[1] else 1.0,
+            moves_each_batch=self._moves > MOVES * self._applied[1] and not self._arguments["rates"].policy_says,
         )
 
     def _standing(self) -> Any:

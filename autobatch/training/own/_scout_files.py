@@ -46,6 +46,7 @@ class KeptScout(Plain):
         batch_sizes: the ladder; empty where it was not kept.
         learning_rates: the base learning rates to choose from; empty where they were not kept.
         applied: share of its rate that a schedule of the loop left it, in the mean over its batches.
+        moves_each_batch: whether a schedule of the loop has moved its rate after most of its batches.
     """
 
     batch_size: int
@@ -69,6 +70,7 @@ class KeptScout(Plain):
     batch_sizes: tuple[int, ...] = ()
     learning_rates: tuple[float, ...] = ()
     applied: float = 1.0
+    moves_each_batch: bool = False
 
     def scout(self, score: str) -> Scout:
         """Return it as policies see it, ranked by ``score``."""

@@ -449,12 +449,20 @@ class _Scouting:
     def _told_schedule(self) -> str:
         """Say that the loop's own schedule held the rates far below those that are compared, where it did."""
         applied = [kept.applied for kept in self._kept if kept.ended is None]
-        if not applied or max(applied) > NEARLY_WHOLE:
-            return ""
-        return (
-            f"a schedule of your loop held the rate at {percent(fmean(applied))} of these while the scouts trained: "
-            "what looks best so may be too high once it has risen, so scout without a warm-up, or longer (scout_share=)"
-        )
+        told = []
+        if applied and max(applied) <= NEARLY_WHOLE:
+            told.append(
+                f"a schedule of your loop held the rate at {percent(fmean(applied))} of these while the scouts "
+                "trained: what looks best so may be too high once it has risen, so scout without a warm-up, or longer "
+                "(scout_share=)"
+            )
+        if any(kept.moves_each_batch for kept in self._kept):
+            told.append(
+                "a schedule of your loop moves the rate after every batch: one that was told how many there are "
+                "(OneCycleLR's total_steps) is right at one batch size alone, so step it once an epoch, or leave the "
+                "rate to the policy (rates='steered')"
+            )
+        return "; ".join(told)
 
 
 class _StaleError(ConfigError):

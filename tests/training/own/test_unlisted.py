@@ -170,4 +170,9 @@ def test_a_warm_up_of_the_loop_is_told(tmp_path: Path) -> None:
     own = SimpleNamespace(lr=0.01)
     report = scout(partial(train, own=own, warm_up=11), out=tmp_path / "warm")  # a scout has three epochs of 4 steps
     assert "a schedule of your loop held the rate at 54.2 % of these" in str(report)  # 1 to 12 of 12
-    assert "held the rate" not in str(scout(partial(train, own=own, warm_up=1), out=tmp_path / "short"))
+    counts = "a schedule of your loop moves the rate after every batch"
+    assert counts in str(report)
+    assert "(OneCycleLR's total_steps) is right at one batch size alone" in str(report)
+    short = str(scout(partial(train, own=own, warm_up=1), out=tmp_path / "short"))
+    assert "held the rate" not in short
+    assert counts not in short
