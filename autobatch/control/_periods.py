@@ -14,7 +14,7 @@ from autobatch.control.measuring import MeasuredStep, leap_words
 from autobatch.control.run import EpochRow
 from autobatch.control.settings import Declared
 from autobatch.control.steps._finite import all_finite
-from autobatch.policies import Observation
+from autobatch.policies import Observation, ScoutReport
 
 _LOG = logging.getLogger("autobatch")
 
@@ -32,6 +32,7 @@ class Periods:
         self._recorder, self._log, self._rewinding = parts.recorder, parts.log, parts.rewinding
         self._plan, self._steered = parts.measured, parts.task.steered
         self._advise = parts.advise
+        self._scouts_before = _scouts_before(parts.settings.scouts)
         self._declared = Declared(parts.settings)
         self._diverged: str | None = None
         self._told_moved = False
@@ -169,6 +170,7 @@ class Periods:
             facts = {
                 "measuring_share_modelled": self._plan.modelled_share,
                 "measuring_budget": self._plan.budget or None,
+                **self._scouts_before,
             }
             self._log.end(self._diverged or self._course.stopped, facts)
 
@@ -226,3 +228,11 @@ class Periods:
             lr_effective=self._rates.effective(None if self._advise else decision.lr_effective),
             **self._counters(),
         )
+
+
+def _scouts_before(report: ScoutReport | None) -> dict[str, float]:
+    """Return how many scouts were made before a training, and what they cost beside it, as a summary has them."""
+    if report is None:
+        return {}
+    made = len(report.trained) + len(report.failed)
+    return {"scouts_before": made, "scouts_before_seconds": report.charged_seconds}

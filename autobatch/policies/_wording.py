@@ -64,7 +64,7 @@ def figure(value: float) -> str:
     """Return a number to three significant digits, such as ``"0.0342"`` or ``"1520"``."""
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    if abs(value) >= 1000:
+    if 1000 <= abs(value) < 1e9:
         return f"{value:.0f}"
     return f"{value:.3g}"
 

@@ -1,11 +1,13 @@
 """A run that goes on beside us: its files read again and again, and told a line at a time."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autobatch._errors import CheckpointError
+from autobatch._files import somebody_in
 from autobatch._plain import Epochs
 from autobatch.control import DecisionRecord
 from autobatch.control.run import (
@@ -35,6 +37,9 @@ SHORTEST_SILENCE = 60.0
 FIRST_EPOCH_SILENCE = 600.0
 """The same before the first epoch, whose length nobody knows yet."""
 
+SOON = 5.0
+"""Seconds without a sign of life after which it is looked at whether a process still trains the run."""
+
 _SILENT_EPOCHS = 5
 
 
@@ -53,6 +58,7 @@ class RunWatch:
         self._path = path
         self._now = now
         self._stamps = self._stat()
+        self._looked, self._left = 0.0, False
         self._record = read_run(path)
 
     def look(self) -> RunRecord:
@@ -79,9 +85,14 @@ class RunWatch:
         return self._record
 
     def silence(self) -> float:
-        """Return the seconds since the run last wrote something."""
+        """Return the seconds since the run last wrote something; infinite where no process is seen to train it."""
         newest = max((stamp / 1e9 for stamp, _ in self._stamps.values()), default=self._now())
-        return max(self._now() - newest, 0.0)
+        silent = max(self._now() - newest, 0.0)
+        if silent <= SOON:
+            self._looked = 0.0
+        elif not self._looked or silent > 2.0 * self._looked:  # seldom: looking keeps others out for a moment
+            self._looked, self._left = silent, not somebody_in(self._path)
+        return math.inf if self._looked and self._left else silent
 
     def _stat(self) -> dict[str, tuple[int, int]]:
         found = {}
@@ -162,12 +173,14 @@ def decision_line(decision: DecisionRecord) -> str:
 
 
 def silence_words(record: RunRecord, silence: float) -> str | None:
-    """Say that a run has been silent for ``silence`` seconds; None where its epochs explain that."""
+    """Say that a run has been silent for ``silence`` seconds, or ended; None where its epochs explain that."""
     explained, rows = FIRST_EPOCH_SILENCE, record.epochs or [row for one in record.scouts for row in one.epochs]
     if rows:
         explained = max(SHORTEST_SILENCE, _SILENT_EPOCHS * max(durations(rows)))
     if record.summary is not None or silence <= explained:
         return None
+    if math.isinf(silence):
+        return f"No process on this machine is seen to train this run: {record.how_to_go_on}."
     return (
         f"Nothing new for {seconds_words(silence)}: a slow epoch, or the run was stopped, which cannot be seen from "
         f"here. If it was: {record.how_to_go_on}."

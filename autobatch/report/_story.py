@@ -189,7 +189,8 @@ def scouts_sentence(record: RunRecord) -> str:
     if scouting.reason is None:
         more = f" Up to {scouting.more} more may follow, at rates towards where it falls." if scouting.more else ""
         return (
-            f"The one with the lowest training loss will go on as the run; what the others take is charged to it.{more}"
+            "The one with the lowest training loss will go on as the run, or with the lowest validation loss where they "
+            f"have few steps; what the others take is charged to it.{more}"
         )
     lost = sum(scout.seconds for scout in scouting.losers)
     return f"What went on: {scouting.reason}. Those that did not took {seconds_words(lost)}."
@@ -281,7 +282,8 @@ def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)
-    return f"{place}: {displacement_words(landscape.displacement(decision.c_bar, decision.l_cum).tolist())}"
+    there = displacement_words(landscape.displacement(decision.c_bar, decision.l_cum).tolist())
+    return f"{place}: {there} of that time"
 
 
 def displacement_words(displacement: Sequence[float]) -> str:

@@ -22,6 +22,7 @@ from autobatch.report._words import (
     applied_words,
     configuration_words,
     count_words,
+    epoch_words,
     loss_words,
     parts_of,
     path_words,
@@ -158,11 +159,17 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("What to do", diverged_words(record)))
     if summary.scouts:
         facts.append(("Scouts", _scouting_words(summary)))
+    if summary.scouts_before:
+        made, took = summary.scouts_before, seconds_words(summary.scouts_before_seconds)
+        facts.append(("Scouts", f"{made} made before this run, which took {took} more than the time above"))
     if summary.forks:
         facts.append(("Forks", _forking_words(summary)))
     if summary.ended_early:
         spared = summary.ended_early.partition(": stop")[2]  # what that spares, and what it gives up
-        facts.append(("Ended", f"by the policy, after {summary.epochs} of {record.config.task.epochs} epochs{spared}"))
+        back = next((one.back_to for one in reversed(record.decisions) if one.back_to is not None), None)
+        from_there = "" if back is None else f", the last one from the weights after epoch {epoch_words(back)}"
+        ended = f"by the policy, after {summary.epochs} of {record.config.task.epochs} epochs{from_there}{spared}"
+        facts.append(("Ended", ended))
     if unlearnt := _unlearnt_words(summary):
         facts.append(("Learnt", unlearnt))
     facts.append(("Measuring", _measuring_words(summary, rows)))
@@ -190,7 +197,8 @@ def paste_words(record: RunRecord) -> str:
     if len(made) > 1 and all(later > earlier for earlier, later in pairwise(starts)):  # runs of before say no example
         made, starts = _not_in_vain(made, starts, epoch)
         sizes, rates, ends = [float(one.batch_size) for one in made], [one.lr for one in made], starts[1:]
-    told = f"'{notation(sizes, ends)}' (from example:batch size, as for Megatron-LM)"
+    vain = ", without what was trained in vain" if any(one.back_to is not None for one in record.decisions) else ""
+    told = f"'{notation(sizes, ends)}' (from example:batch size, as for Megatron-LM{vain})"
     if len(set(sizes)) > 1:
         starts = [end / epoch for end in ends]
         whole = all(abs(start - round(start)) * epoch < 1 for start in starts)
@@ -223,8 +231,8 @@ def without_comparison(record: RunRecord) -> str:
         return "Diverged, so there is nothing to compare."
     missing = record.summary.best_beacon_missing if record.summary is not None else None
     return (
-        "The figures stand for themselves: there are no beacons (trainings at fixed settings) to compare them with, "
-        f"and none are needed ({missing or 'they cannot be read'})."
+        "None, as there are no beacons (trainings at fixed settings) to compare this run with: "
+        f"{missing or 'they cannot be read'}."
     )
 
 
@@ -271,9 +279,10 @@ def _measuring_words(summary: Summary, rows: Sequence[EpochRow]) -> str:
         if summary.measuring_share_modelled > 1.2 * summary.measuring_budget:
             modelled += " (a few steps an epoch, and those that the policy asks for, are measured whatever that takes)"
     epochs = summary.examples * rows[-1].epoch / rows[-1].examples
+    lost = " with those that were thrown away" if summary.examples > rows[-1].examples else ""
     return (
         f"{count_words(summary.samples)} steps of {count_words(summary.optimizer_steps)}, "
-        f"{summary.samples / epochs:.1f} an epoch: {seconds_words(summary.measuring_seconds)}, "
+        f"{summary.samples / epochs:.1f} an epoch{lost}: {seconds_words(summary.measuring_seconds)}, "
         f"{100 * summary.measuring_share:.1f} % of the time{modelled}"
     )
 

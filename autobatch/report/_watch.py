@@ -121,7 +121,8 @@ def _progress(record: RunRecord, silence: float) -> RenderableType:
     if record.scouts_are_training:
         words = _scouting_words(record)
     elif not record.epochs:
-        words = f"no epoch is finished yet; {seconds_words(silence)} since it began"
+        since = "" if math.isinf(silence) else f"; {seconds_words(silence)} since it began"
+        words = f"no epoch is finished yet{since}"
     else:
         words = f"{seconds_words(record.epochs[-1].seconds)} trained, "
         left = seconds_left(record, silence)

@@ -249,7 +249,8 @@ def test_scouts_of_a_trainer_in_one_call(tmp_path: Path) -> None:
     report = scout(transformers_loop(trainer), rates="steered", **grid)
     assert torch.equal(torch.rand(1), drawn)
     assert all(torch.equal(trainer.model.state_dict()[name], value) for name, value in begins.items())
-    assert [one.examples for one in report.trained] == [SIZE] * 2
+    # As without accumulation, above: what guessing comes to is the loss of the whole first batch.
+    assert [(one.examples, one.scout.batch_size) for one in report.trained] == [(SIZE, 16), (SIZE, 16), (SIZE, 8)]
     assert trainer.optimizer is None
     assert trainer.state.global_step == 0
     callback = AutoBatchTrainerCallback(trainer, policy="beacon-follow", scouts=report, rates="steered")

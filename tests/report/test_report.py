@@ -234,8 +234,8 @@ def test_the_summary_has_every_figure_beside_the_beacons(tmp_path, library):
     beyond = " ".join(printed(summary_view(record(tmp_path, library, measuring_share_modelled=0.2))).split())
     assert "budget 10 % (a few steps an epoch, and those that the policy asks for, are measured whatever" in beyond
     alone = printed(summary_view(record(tmp_path, None, best_beacon=None, best_beacon_missing="none recorded")))
-    assert "The figures stand for themselves: there are no beacons" in alone
-    assert "(none recorded)" in " ".join(alone.split())
+    assert "None, as there are no beacons (trainings at fixed settings) to compare this run with: " in alone
+    assert "compare this run with: none recorded." in " ".join(alone.split())
 
 
 def test_the_story_leaves_out_figures_that_nobody_gave(tmp_path, library):

@@ -62,7 +62,8 @@ class RunProgress(Bar, RunObserver):
         if info.costs_source is not None:
             self._say(f"seconds by batch size: {info.costs_source}")
         if info.seconds is not None:
-            self._say(f"takes about {' to '.join(dict.fromkeys(map(duration, info.seconds)))} on a quiet machine")
+            what = "what is left takes" if info.resumed_epoch else "takes"
+            self._say(f"{what} about {' to '.join(dict.fromkeys(map(duration, info.seconds)))} on a quiet machine")
         begun = "resumed" if not self._scouted else "the best scout goes on"
         again = f", {begun} after epoch {epoch_words(info.resumed_epoch)}" if info.resumed_epoch else ""
         self._say(f"kept in {info.out}{again}")

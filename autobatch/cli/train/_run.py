@@ -44,7 +44,12 @@ def run(
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change one key of the task or policy; repeatable.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set",
+            help="Change one key of the task or policy, such as task.epochs=20 or policy.parameters.length=1; "
+            "repeatable.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     scouts: Annotated[
         str | None,
@@ -56,7 +61,12 @@ def run(
     ] = None,
     scout_share: Annotated[
         float | None,
-        typer.Option(help="Share of the training that each of them takes. \\[default: 0.05]", min=0.001, max=0.25),
+        typer.Option(
+            help="Share of the training that each of them takes; more, up to 0.1, until it has taken 60 steps. "
+            "\\[default: 0.05]",
+            min=0.001,
+            max=0.25,
+        ),
     ] = None,
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Measure C̄ and L.")] = None,
     calibrate: Annotated[

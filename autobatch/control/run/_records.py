@@ -115,6 +115,11 @@ class Summary(BaseModel):
     scouts: list[dict[str, Any]] = Field(
         default_factory=list, description="What each scout came to, as in scouts.json; empty where there were none."
     )
+    scouts_before: int = Field(default=0, description="Scouts of a loop of one's own that were made before the run.")
+    scouts_before_seconds: float = Field(
+        default=0.0,
+        description="Wall time of those, beside 'seconds'; without that of one whose state the run goes on from.",
+    )
     forking_seconds: float = Field(
         default=0.0, description="The part of 'seconds' that went into epochs of forks that were thrown away."
     )

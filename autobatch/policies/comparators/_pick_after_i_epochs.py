@@ -79,7 +79,7 @@ class PickAfterIEpochsPolicy:
         if self._steer is not None:
             self._steer.reset(task, library)
         first = self._configurations(task)[0]
-        self._begin(*first, f"{configuration(*first)}: the first that would be tried, no scout has gone")
+        self._begin(*first, f"{configuration(*first)}: the first that would be tried, as no scouts were made")
 
     def scouts(self, done: Sequence[Scout] = ()) -> ScoutPlan:
         """Return the short trainings to make first.

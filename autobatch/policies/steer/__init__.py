@@ -23,7 +23,7 @@ from autobatch.policies.steer._scouts import (
     ScoutPlan,
     hopeless,
 )
-from autobatch.policies.steer._search import MOST, PacingPolicy, fitting, usual_rates, usual_sizes
+from autobatch.policies.steer._search import MOST, PacingPolicy, affordable, fitting, usual_rates, usual_sizes
 
 __all__ = [
     "AT_ONCE",
@@ -49,6 +49,7 @@ __all__ = [
     "SteerParameters",
     "SteerPolicy",
     "TrainedScout",
+    "affordable",
     "fitting",
     "hopeless",
     "no_worse",

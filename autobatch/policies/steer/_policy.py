@@ -801,16 +801,14 @@ class SteerPolicy:
         task, end = self._known_task(), self._plan.end
         until = round(LOOK * task.epochs)
         falls = elasticity({period: score for period, score in self._validated.scores.items() if period <= until})
-        if falls is None or self._hastened is not None or end >= task.epochs:
+        if falls is None or self._hastened is not None or end >= task.epochs or self._validated.risen > RISEN:
             return ""
-        score, best = task.score.replace("_", " "), self._validated.best
+        score = task.score.replace("_", " ")
         until, whole = (number // task.periods for number in (until, task.epochs))
-        all_of = f"after all {whole} (length: 1 of the policy trains them)"
-        if best is not None and self._validated.risen > RISEN:
-            return f"; its {score} was lowest around epoch {best // task.periods}, so it would end no lower {all_of}"
+        all_of = f"after all {whole} (which the policy's parameter length=1 trains)"
         lower = float(f"{lower_by(falls, end, task.epochs):.1g}")
         told = f"about {percent(lower)} lower" if lower >= TOLD else "hardly lower, if at all,"
-        return f"; going by its {score} until epoch {until}, that would have ended {told} {all_of}"
+        return f"; going by its {score} until epoch {until}, the training might have ended {told} {all_of}"
 
     def _known_task(self) -> TaskInfo:
         return after_reset(self._task)

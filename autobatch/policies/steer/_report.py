@@ -179,6 +179,9 @@ class ScoutReport:
         if self.margin is None:
             rivals = [one.scout for one in self.trained if one.scout.batch_size == winner.scout.batch_size]
             known = best_of(rivals) == winner.scout
+            alone = all(one.ended is not None for one in rivals if one is not winner.scout)
+            if alone:
+                return "no other scout of its size came to its end"
             told = "cannot be said of these losses, which have no ratio"
             return f"that {told if known else 'was not counted where another scout had the lower loss'}"
         if winner.scout.train_losses[-1] > LEARNT_NOTHING * (self.guessing or math.inf):

@@ -129,7 +129,7 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     if best > 0.0 and losses[place] > CLEARLY_WORSE * best:  # of losses of 0 and below a ratio says nothing
         return (
             f"its loss of {figure(losses[place])} after {scout.trained} is more than "
-            f"{CLEARLY_WORSE:g} times the best scout's, {figure(best)}"
+            f"{CLEARLY_WORSE:g} times the best scout's then, {figure(best)}"
         )
     return None
 

@@ -99,8 +99,8 @@ def plan_scouts(
     asked = max(1, round(share * task.epochs))
     tenth = task.epochs // 10 if task.periods == 1 else round(task.epochs / 10)
     epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), tenth))
-    affordable = _affordable(task, epochs)
-    most = min(number, affordable, len(task.learning_rates))
+    room = affordable(task, epochs)
+    most = min(number, room, len(task.learning_rates))
     if task.epochs < LEAST or most < 2:
         return ScoutPlan((), epochs, note=_why_none(task, number))
     notes = []
@@ -119,7 +119,7 @@ def plan_scouts(
         rates, more = [_nearest(task.learning_rates, 0.25), _nearest(task.learning_rates, 0.75, higher=True)], 0
     else:
         rates = [scout.lr for scout in trained]
-        most_rates = min(affordable, most + MORE) if task.around and number == MOST else most
+        most_rates = min(room, most + MORE) if task.around and number == MOST else most
         coming = _next(task, most, trained) if len(rates) < most_rates else None
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most_rates - len(rates)
@@ -130,7 +130,7 @@ def plan_scouts(
     if many_steps(task):
         examples = f"a training of {task.train_size * task.epochs:,} examples"
         notes.append(f"{examples} has steps enough with batches of {_size(task)}: no smaller one is tried")
-    elif affordable > taken and math.isfinite(hardly):
+    elif room > taken and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if settled:
             configurations += smaller_batch(task, trained, hardly)
@@ -141,8 +141,16 @@ def plan_scouts(
     return ScoutPlan(tuple(configurations), epochs, more=more, note="; ".join(notes))
 
 
-def _affordable(task: TaskInfo, epochs: int) -> int:
-    """Return how many scouts a training can have: losers may take a third, all two fifths where none may go on."""
+def affordable(task: TaskInfo, epochs: int) -> int:
+    """Return how many scouts a training can have: losers may take a third, all two fifths where none may go on.
+
+    Args:
+        task: the task.
+        epochs: how long each trains, in decision periods.
+
+    Returns:
+        Their number.
+    """
     if _goes_on(task, epochs):
         return task.epochs // (3 * epochs) + 1  # the one that goes on costs nothing
     pair = 2 if 4 * epochs <= task.epochs else 0
@@ -282,7 +290,7 @@ def smaller_still(task: TaskInfo, scouts: Sequence[Scout], hardly: float, epochs
     for half in helping_halves(best, scouts, FAR_BETTER):
         made = sum(scout.batch_size >= half.batch_size for scout in scouts)
         size = _smaller(task, half.batch_size)
-        if size is None or size * QUARTER < _size(task) or _affordable(task, epochs) <= made:
+        if size is None or size * QUARTER < _size(task) or affordable(task, epochs) <= made:
             break
         found.append((size, half.lr))
     return found

@@ -290,7 +290,7 @@ def _decisions(section: Section) -> Html:
     every = sum(len(run.record.decisions) for run in section.runs)
     told = (decision for run in section.runs for decision in run.record.decisions[1:])
     changes = sum(decision.turn or decision.stop for decision in told)
-    words = f"changes only ({changes} of {count(every, 'decision')})"
+    words = f"changes and ends only ({changes} of {count(every, 'decision')})"
     only = tag("label", tag("input", type="checkbox", class_="changes-only", checked=True), words)
     heading = tag("div", tag("h3", "Decisions"), tag("div", only, class_="switch"), class_="row")
     return tag("div", heading, *(_decisions_of(section, run) for run in section.runs), class_="told")

@@ -127,6 +127,7 @@ class ScoutCell(LoopCell):
         self._applied = (0.0, 0)
         self._moves, self._last_rate = 0, math.nan
         self._first: Tensor | None = None
+        self._first_examples = 0
         self._optimizer: Optimizer | None = None
         self.within: dict[str, Any] | None = None
         self._then: Any = None
@@ -201,7 +202,9 @@ class ScoutCell(LoopCell):
         weight = 1.0 if measuring.loss_reduction == "sum" else float(examples)
         weight /= measuring.grad_scaler.get_scale() if measuring.grad_scaler is not None else 1.0
         whole = loss.detach().float() * weight
-        self._first = whole / examples if self._first is None else self._first
+        if self._first is None or self.controller.steps == 0:  # the first step's, of which a part may come at a time
+            self._first = whole if self._first is None else self._first + whole
+            self._first_examples += examples
         self._loss = self._loss.to(loss.device) + whole
         self._heard += examples
         if not self.over:
@@ -228,7 +231,7 @@ class ScoutCell(LoopCell):
         self._reached = figures
         when = f"in epoch {math.ceil(len(self.rows) / self._periods)}"
         if self._first is not None and not math.isfinite(self._first):
-            unsound, when = f"the training loss was {float(self._first)}", AT_ONCE
+            unsound, when = f"the training loss was {self._first_loss}", AT_ONCE
         self.ended = f"{unsound} {when}" if unsound else divergence(known, self.model, None, when)
         if self.ended is None and len(self.rows) >= self._plan.epochs:
             self.whole = True
@@ -238,6 +241,11 @@ class ScoutCell(LoopCell):
             if self.whole and len(self.rows) % self._periods and not self.controller.fetched_ahead:
                 self.within, self._then = deepcopy(self.controller.state_dict()), self._standing()
             self.controller.stop(self.ended or f"this scout has come to its end, {self._scout().trained}")
+
+    @property
+    def _first_loss(self) -> float:
+        """The mean loss of the first batch, of all its parts; NaN where it is not known."""
+        return math.nan if self._first is None else float(self._first) / self._first_examples
 
     def check_end(self) -> None:
         """Refuse a loop that has not trained the scout to its end."""
@@ -277,7 +285,7 @@ class ScoutCell(LoopCell):
             loop=self.facts or {},
             options=words_of(self._arguments),
             code=self._code,
-            first_loss=math.nan if self._first is None else float(self._first),
+            first_loss=self._first_loss,
             batch_sizes=self.task.batch_sizes,
             learning_rates=self.task.learning_rates,
             applied=self._applied[0] / self._applied[1] if self._applied[1] else 1.0,

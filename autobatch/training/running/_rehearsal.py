@@ -112,10 +112,15 @@ def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
     told += f", {info.periods} decisions each" if info.periods > 1 else ""
     if sizes:
         steps = sum(steps_per_epoch(info.train_size, size) for size in sizes)
-        return f"{told}, {steps:,} optimizer steps at batch sizes {min(sizes)} to {max(sizes)}"
+        return f"{told}, {steps:,} optimizer steps at {_told_sizes(min(sizes), max(sizes))}"
     ends = info.batch_sizes[-1], info.batch_sizes[0]
     low, high = (epochs * steps_per_epoch(info.train_size, size) for size in ends)
-    return f"{told}, {low:,} to {high:,} optimizer steps at batch sizes {ends[0]} to {ends[1]}"
+    steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{told}, {steps} optimizer steps at {_told_sizes(*ends)}"
+
+
+def _told_sizes(one: int, other: int) -> str:
+    return f"batch size {one}" if one == other else f"batch sizes {one} to {other}"
 
 
 def _seconds(
@@ -133,7 +138,7 @@ def _told_seconds(seconds: tuple[float, float] | None, source: str | None, confi
     if seconds is None:
         return "not known: this machine is timed at the run's start, or by --calibrate"
     low, high = map(duration, seconds)
-    measuring = f", {percent(info.measuring_budget)} of it measuring" if config.measure else ""
+    measuring = f", with {percent(info.measuring_budget)} more for measuring" if config.measure else ""
     measuring += ", or a few steps an epoch where those take more" if config.measure else ""
     return f"{low if low == high else f'{low} to {high}'}{measuring}; by the cost table, {source}"
 

@@ -5,7 +5,7 @@ from itertools import product
 
 from autobatch.policies import Policy, TaskInfo, planned_epochs
 from autobatch.policies._wording import configuration, count, duration, figure, percent
-from autobatch.policies.steer import Scout, ScoutingPolicy
+from autobatch.policies.steer import Scout, ScoutingPolicy, affordable
 from autobatch.training.running._scouting import ScoutRecord
 
 _COURSES = tuple(product((0.9, 0.5), (0.94, 1.06)))
@@ -92,7 +92,8 @@ def most_cost(policy: ScoutingPolicy, task: TaskInfo) -> float | None:
         each = [task.costs.whole_epochs(one.batch_size, task.train_size, len(one.scores)) for one in done]
         courses.append(sum(each) - min(each, default=0.0))
         smaller.update(one.batch_size for one in done if one.batch_size < usual)
-    # Every rate that may be tried, the dearest of which no course has to hold, and half the batch.
-    rates = (begun.most - 1) * task.costs.whole_epochs(usual, task.train_size, begun.epochs)
-    half = task.costs.whole_epochs(max(smaller), task.train_size, begun.epochs) if smaller else 0.0
-    return max(*courses, rates + half)
+    # As many rates and half the batch as may come, which no course has to hold.
+    half = [max(smaller)] if smaller else []
+    losers = min(begun.most + len(half), affordable(task, begun.epochs)) - 1
+    dearest = [*half, *[usual] * losers][:losers]
+    return max(*courses, sum(task.costs.whole_epochs(size, task.train_size, begun.epochs) for size in dearest))

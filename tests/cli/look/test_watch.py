@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console
 
+from autobatch._files import alone_in
 from autobatch.cli.look import _watch
 from autobatch.cli.look._watch import follow
 from autobatch.policies._wording import brief
@@ -187,3 +189,28 @@ def test_ctrl_c_leaves_quietly(home, watch, monkeypatch):
     code, out, err = watch(home / "runs" / "follow")
     assert (code, err) == (130, "")
     assert "epoch 4/4" in out
+
+
+def test_a_run_that_nobody_trains_any_more_is_told(home):
+    place, clock = home / "runs" / "follow", Clock()
+    (place / "summary.json").unlink()
+    clock.now = (place / "epochs.jsonl").stat().st_mtime
+    watched = RunWatch(place, lambda: clock.now)
+    record, lines = watched.look(), RunLines()
+    assert watched.silence() < 5.0
+    with alone_in(place, busy="somebody"):  # it is trained
+        clock.now += 10.0
+        assert watched.silence() >= 10.0
+        assert not math.isinf(watched.silence())
+        assert not any("No process" in line for line in lines.new(record, watched.silence()))
+        clock.now += 15.0
+    assert math.isinf(watched.silence())  # looked at again
+    told = [line for _ in range(2) for line in lines.new(watched.look(), watched.silence()) if "No process" in line]
+    assert told == [f"No process on this machine is seen to train this run: {record.how_to_go_on}."]
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(watch_view(record, watched.silence()))
+    assert "is seen to train this run" in shown.getvalue().replace("\n", " ")
+
+
+class Clock:
+    now = 0.0

@@ -20,7 +20,14 @@ def files(home):
 @pytest.mark.parametrize(
     ("policy", "phrases"),
     [
-        ("s8-lr0.1", ["tiny under s8-lr0.1, seed 0, into runs/tiny-s8-lr0.1-s0", "batch sizes 8 to 8", "12, the best"]),
+        (
+            "s8-lr0.1",
+            [
+                "tiny under s8-lr0.1, seed 0, into runs/tiny-s8-lr0.1-s0",
+                "optimizer steps at batch size 8",
+                "12, the best",
+            ],
+        ),
         ("0:8 2e:32", ["batch sizes 8 to 32"]),
         ("beacon-follow", ["batch sizes 32 to 8"]),
         ("steer", ["scouts"]),

@@ -75,7 +75,7 @@ def test_a_run_tells_its_scouts_and_how_it_ended(home, call):
         "→ from epoch 2: the rate falls in a line to nothing after 4 epochs, which lets the loss settle\n",
         "→ the fall of the rate has ended after 4 of 6 epochs: stop",
         "Applied rate  ",
-        "The figures stand for themselves: there are no beacons",
+        "None, as there are no beacons (trainings at fixed settings) to compare this run with",
     ):
         assert phrase in out
     assert len(load_epochs(place)) == 4

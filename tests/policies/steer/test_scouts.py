@@ -20,10 +20,11 @@ def test_clearly_worse_at_the_same_place_is_hopeless() -> None:
     others = [scout(2.0, 1.0), scout(1.8, 1.2)]
     assert hopeless(scout(2.7), others) is None
     assert (
-        hopeless(scout(2.71), others) == "its loss of 2.71 after 1 epoch is more than 1.5 times the best scout's, 1.8"
+        hopeless(scout(2.71), others)
+        == "its loss of 2.71 after 1 epoch is more than 1.5 times the best scout's then, 1.8"
     )
     assert hopeless(scout(2.0, 1.6), others) == (
-        "its loss of 1.6 after 2 epochs is more than 1.5 times the best scout's, 1"
+        "its loss of 1.6 after 2 epochs is more than 1.5 times the best scout's then, 1"
     )
 
 

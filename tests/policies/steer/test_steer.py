@@ -54,8 +54,8 @@ def test_it_goes_by_its_plan() -> None:
     assert "95 % of 0.1" in decisions[3].reason
     assert decisions[13].reason == (
         "the fall of the rate has ended after 13 of 20 epochs: stop; going by its validation "
-        "loss until epoch 10, that would have ended hardly lower, if at all, after all 20 (length: 1 of the policy "
-        "trains them)"
+        "loss until epoch 10, the training might have ended hardly lower, if at all, after all 20 (which the "
+        "policy's parameter length=1 trains)"
     )
 
 

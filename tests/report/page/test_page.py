@@ -87,7 +87,7 @@ def test_a_finished_run_is_told_whole(library):
         "C̄ 100, L 10.0",
         "4 candidates",
         "the landscape knows nothing of 1",
-        "changes only (3 of 6 decisions)",
+        "changes and ends only (3 of 6 decisions)",
     ):
         assert phrase in page.text, phrase
     assert page.groups("plane-0") == {"landscape", "region", "ways", "beacons", "best", "run-0"}

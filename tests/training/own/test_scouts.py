@@ -776,3 +776,33 @@ def test_where_the_smallest_does_not_fit_either_two_are_tried(tmp_path: Path) ->
         report = scout(loop, batch_sizes=(4, 8, 16), out=tmp_path, rates="steered")
     assert [size for size in sizes if size > 2] == [16, 8, 4, 4]
     assert not report.trained
+
+
+def test_what_guessing_comes_to_is_the_loss_of_the_whole_first_batch(tmp_path: Path) -> None:
+    """A loop that accumulates tells the loss of one part at a time."""
+    losses: list[float] = []
+
+    def accumulates(controller: AutoBatchController, parts: int) -> None:
+        torch.manual_seed(controller.seed)
+        model = nn.Linear(6, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = data()
+        controller.attach(model, optimizer, dataset_size=len(x), epochs=EPOCHS)
+        loader = DataLoader(TensorDataset(x, y), batch_sampler=controller.batch_sampler)
+        for _ in controller.each_epoch():
+            for number, (inputs, targets) in enumerate(loader, start=1):
+                with controller.step() as step:
+                    loss = F.cross_entropy(model(inputs), targets)
+                    losses.append(loss.item())
+                    step.backward(loss)
+                if number % parts == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            controller.end_epoch(val_loss=1.0)
+
+    for parts in (1, 4):
+        losses.clear()
+        plan = BatchPlan(accumulation=parts)
+        loop = partial(accumulates, parts=parts)
+        report = scout(loop, batch_sizes=(16,), learning_rates=(0.1, 0.2, 0.3), out=tmp_path / str(parts), plan=plan)
+        assert report.guessing == pytest.approx(sum(losses[:parts]) / parts)
