@@ -17,6 +17,10 @@ RECORD = {True: (50, 41), False: (26, 11)}
 """Scoutings of small tasks, far ahead or not, and how many right: ``benchmarks/steering/scouting.py --sure``."""
 
 
+_NO_RATIO = "that cannot be said of these losses, which have no ratio"
+_NOT_COUNTED = "that was not counted where another scout had the lower loss"
+
+
 @dataclass(frozen=True)
 class TrainedScout:
     """One scout, and what it has cost.
@@ -178,12 +182,9 @@ class ScoutReport:
             return "every other scout was ended before, so there is none to compare with"
         if self.margin is None:
             rivals = [one.scout for one in self.trained if one.scout.batch_size == winner.scout.batch_size]
-            known = best_of(rivals) == winner.scout
             alone = all(one.ended is not None for one in rivals if one is not winner.scout)
-            if alone:
-                return "no other scout of its size came to its end"
-            told = "cannot be said of these losses, which have no ratio"
-            return f"that {told if known else 'was not counted where another scout had the lower loss'}"
+            told = "no other scout of its size came to its end" if alone else _NO_RATIO
+            return told if best_of(rivals) == winner.scout else _NOT_COUNTED
         if winner.scout.train_losses[-1] > LEARNT_NOTHING * (self.guessing or math.inf):
             return "not at all, no scout has learnt anything that shows in its training loss"
         return ""
