@@ -189,8 +189,8 @@ def scouts_sentence(record: RunRecord) -> str:
     if scouting.reason is None:
         more = f" Up to {scouting.more} more may follow, at rates towards where it falls." if scouting.more else ""
         return (
-            "The one with the lowest training loss will go on as the run (the lowest validation loss where they have "
-            f"few steps); what the others take is charged to it.{more}"
+            "The one with the lowest training loss will go on as the run (of few steps: validation loss); what the "
+            f"others take is charged to it.{more}"
         )
     lost = sum(scout.seconds for scout in scouting.losers)
     return f"What went on: {scouting.reason}. Those that did not took {seconds_words(lost)}."

@@ -171,10 +171,12 @@ class Parts(Generic[Item]):
 
 
 def _option(path: Place) -> str:
-    """Return what ``--env`` takes for an env directory: its name, or the path of its one file of another name."""
+    """Return what ``--env`` takes for an env directory: its name, or the path of a file of another name in it."""
     folder = path if path.suffix != ".parquet" else path.parent
     files = [] if isinstance(folder, Remote) else list(folder.glob("*.yaml"))
-    return str(files[0]) if len(files) == 1 and files[0].name != "env.yaml" else folder.name or "ENV"
+    if not files or any(file.name == "env.yaml" for file in files):
+        return folder.name or "ENV"
+    return str(files[0] if len(files) == 1 else folder / "TASK.yaml")
 
 
 def remove_part(path: Place) -> None:

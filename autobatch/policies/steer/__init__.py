@@ -23,7 +23,15 @@ from autobatch.policies.steer._scouts import (
     ScoutPlan,
     hopeless,
 )
-from autobatch.policies.steer._search import MOST, PacingPolicy, affordable, fitting, usual_rates, usual_sizes
+from autobatch.policies.steer._search import (
+    MOST,
+    PacingPolicy,
+    affordable,
+    clearly_worse,
+    fitting,
+    usual_rates,
+    usual_sizes,
+)
 
 __all__ = [
     "AT_ONCE",
@@ -50,6 +58,7 @@ __all__ = [
     "SteerPolicy",
     "TrainedScout",
     "affordable",
+    "clearly_worse",
     "fitting",
     "hopeless",
     "no_worse",

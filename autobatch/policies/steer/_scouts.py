@@ -113,12 +113,13 @@ class ScoutingPolicy(Policy, Protocol):
         ...
 
 
-def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
+def hopeless(scout: Scout, others: Sequence[Scout], times: float = CLEARLY_WORSE) -> str | None:
     """Say whether a scout can be ended before its time.
 
     Args:
         scout: the scout so far.
         others: those before it.
+        times: times the best loss from which it can: see ``clearly_worse``.
 
     Returns:
         Why it can win no more; None while it may.
@@ -126,10 +127,10 @@ def hopeless(scout: Scout, others: Sequence[Scout]) -> str | None:
     losses = _losses(scout)
     place = len(losses) - 1
     best = min((_losses(one)[place] for one in others if one.ended is None and _sound(one, place)), default=math.inf)
-    if best > 0.0 and losses[place] > CLEARLY_WORSE * best:  # of losses of 0 and below a ratio says nothing
+    if best > 0.0 and losses[place] > times * best:  # of losses of 0 and below a ratio says nothing
         return (
             f"its loss of {figure(losses[place])} after {scout.trained} is more than "
-            f"{CLEARLY_WORSE:g} times the best scout's then, {figure(best)}"
+            f"{times:g} times the best scout's then, {figure(best)}"
         )
     return None
 

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from autobatch.policies._protocol import Policy, TaskInfo
 from autobatch.policies._wording import configuration, count, figure
 from autobatch.policies.steer._scouts import (
+    CLEARLY_WORSE,
     DID_NOT_FIT,
     LEARNT_NOTHING,
     Scout,
@@ -44,6 +45,9 @@ LEAST = 6
 FAR_BETTER = 0.95
 """Share of a scout's loss below which that of half its batch has to come where scouts have begun to learn: a smaller
 batch is always a little ahead that early."""
+
+FAR_WORSE = 10.0
+"""Times the best scout's loss above which one of few steps ends early."""
 
 FAR_ABOVE_GUESSING = 10.0
 """Times the loss of guessing from which a training loss says that a rate is far too high."""
@@ -183,6 +187,15 @@ def up_to(task: TaskInfo, largest: float) -> TaskInfo:
     """Return a task with the batch sizes up to the largest that fits; as it is where none does."""
     sizes = tuple(size for size in task.batch_sizes if size <= largest)
     return task if sizes in {(), task.batch_sizes} else replace(task, batch_sizes=sizes)
+
+
+def clearly_worse(steps: int) -> float:
+    """Return from how many times the best loss on a scout that has taken so many steps can be ended.
+
+    The mean loss of fewer than ``STEPS`` has the training's first ones in it, which a rate that is best later on may
+    make several times as high.
+    """
+    return CLEARLY_WORSE if steps >= STEPS else FAR_WORSE
 
 
 def periods_of_epoch(batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:

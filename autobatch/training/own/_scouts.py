@@ -481,12 +481,15 @@ def _score_of(kept: Sequence[KeptScout]) -> str:
 
 
 def _guessing(kept: Sequence[KeptScout]) -> float | None:
-    """Return the loss of a network that has learnt nothing, that of the first scout's first batch; None if not known.
+    """Return the loss of a network that has learnt nothing; None if not known.
 
-    For a classification that is about log K, what guessing comes to.
+    For a classification that is about log K, what guessing comes to. It is that of the first scout's first batch, or,
+    if it is higher, of the first ten of the scout where that is lowest: of targets that are seldom large a batch says
+    little.
     """
     first = next((one.first_loss for one in kept if math.isfinite(one.first_loss)), 0.0)
-    return first if first > 0.0 else None  # of losses of 0 and below no share can be said
+    early = min((one.early_loss for one in kept if math.isfinite(one.early_loss)), default=0.0)
+    return max(first, early) if first > 0.0 else None  # of losses of 0 and below no share can be said
 
 
 def _task(arguments: Mapping[str, Any], kept: KeptScout | None) -> TaskInfo:

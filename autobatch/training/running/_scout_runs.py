@@ -20,7 +20,7 @@ from autobatch.control.measuring import is_out_of_memory
 from autobatch.control.run import CHECKPOINT, CONFIG, DECISIONS, EPOCHS, MEASUREMENTS, EpochRow
 from autobatch.control.run._files import read_lines, write_lines
 from autobatch.policies import PolicySpec, make_policy, planned_epochs
-from autobatch.policies.steer import DID_NOT_FIT, Scout, ScoutingPolicy, ScoutPlan, hopeless
+from autobatch.policies.steer import DID_NOT_FIT, Scout, ScoutingPolicy, ScoutPlan, clearly_worse, hopeless
 from autobatch.training._checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, RunObserver, kept_config
@@ -175,7 +175,7 @@ def train_scout(
         )
         if scout.ended is not None or len(rows) >= plan.epochs:
             return scout
-        if rows and not plan.whole and (why := hopeless(scout, others)):
+        if rows and not plan.whole and (why := hopeless(scout, others, clearly_worse(rows[-1].steps))):
             return replace(scout, ended=why)
         period()
 
