@@ -86,6 +86,8 @@ class AutoBatchController(Readings):
         ConfigError: an argument cannot be used, or the policy needs what was not given.
     """
 
+    _scouts_are_made = False  # by whoever makes the controller, before or after
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -167,6 +169,8 @@ class AutoBatchController(Readings):
         )
         self._attached = Training(settings, model, optimizer, dataset_size=dataset_size, epochs=epochs)
         self._settings, self._examples = settings, examples
+        if not self._scouts_are_made:
+            self._attached.tell_unscouted()
         return self
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:

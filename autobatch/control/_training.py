@@ -26,7 +26,8 @@ from autobatch.control.settings import Settings
 from autobatch.control.settings._own_task import check_own_task, check_scouts_loop, loop_facts
 from autobatch.control.steps import Course, Passage, check_divisible, least_examples
 from autobatch.policies import PolicySpec, ScoutingPolicy, TaskInfo, planned_epochs
-from autobatch.policies._wording import count
+from autobatch.policies._wording import configuration, count
+from autobatch.policies.steer import LEAST
 
 _LOG = logging.getLogger("autobatch")
 
@@ -111,6 +112,17 @@ class Training(Parts):
         self.feed = Feed(self, self.stepping, device)
         self.periods.begin()
         self.account.seconds = 0.0  # setting up is no part of training
+
+    def tell_unscouted(self) -> None:
+        """Warn where a policy begins somewhere, and scouts could have said where."""
+        alone = self.settings.scouts is None and self.settings.library is None and self.ranks.leads
+        if alone and isinstance(self.settings.policy, ScoutingPolicy) and self.task.epochs >= LEAST:
+            decision = self.decisions.last
+            _LOG.warning(
+                "no scouts: the training begins with %s, of which nothing is known; autobatch.scout(...) finds out by "
+                "a few short trainings where to begin, and what it returns goes in as scouts=",
+                configuration(decision.requested_batch_size, decision.lr),
+            )
 
     def replace(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Go on with another model and optimizer."""

@@ -87,6 +87,8 @@ def _figures(summary: Summary, comparison: Comparison | None) -> Table:
         )
         scored = comparison is not None and comparison.score == figure
         table.add_row(f"{label} (the score)" if scored else label, words(own), *cells)
+        if figure == "test_error" and comparison is None and summary.test_loss is not None:
+            table.add_row("test loss", loss_words(summary.test_loss))
     _add_times(table, summary, comparison)
     return table
 
@@ -160,8 +162,9 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     if summary.scouts:
         facts.append(("Scouts", _scouting_words(summary)))
     if summary.scouts_before:
-        made, took = summary.scouts_before, seconds_words(summary.scouts_before_seconds)
-        facts.append(("Scouts", f"{made} made before this run, which took {took} more than the time above"))
+        took = seconds_words(summary.scouts_before_seconds)
+        told = f"{summary.scouts_before} made before this run, which took {took} more than the time above"
+        facts.append(("Scouts", told))
     if summary.forks:
         facts.append(("Forks", _forking_words(summary)))
     if summary.ended_early:

@@ -6,6 +6,8 @@ from autobatch.control import AutoBatchController
 class EngineController(AutoBatchController):
     """A controller whose loop stops at the end of each decision period, also within an epoch."""
 
+    _scouts_are_made = True
+
     @property
     def finished_periods(self) -> int:
         """Decision periods trained to their end, and decided on."""

@@ -30,7 +30,8 @@ def lightning_loop(
         trainer.fit(module, datamodule=data)
 
     Trainer and module stay as they are: each training is a fit of copies, which begin with the weights that the module
-    has now, log nothing, show no progress, and save no checkpoint. Generators are brought back to where they were.
+    has now, log nothing, show no progress, save no checkpoint and have no ``EarlyStopping``. Generators are brought
+    back to where they were.
 
     Args:
         trainer: the Trainer, which has not fitted yet and has no ``AutoBatchCallback`` yet.
@@ -67,6 +68,6 @@ def lightning_loop(
 
 
 def _silenced() -> tuple[type, ...]:
-    """Return the callbacks that a scout does without: what saves or shows."""
+    """Return the callbacks that a scout does without: what saves or shows, or ends a training by a rule of its own."""
     callbacks = LIGHTNING.callbacks
-    return (callbacks.Checkpoint, callbacks.ProgressBar, callbacks.ModelSummary)
+    return (callbacks.Checkpoint, callbacks.ProgressBar, callbacks.ModelSummary, callbacks.EarlyStopping)

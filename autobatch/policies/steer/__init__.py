@@ -24,6 +24,7 @@ from autobatch.policies.steer._scouts import (
     hopeless,
 )
 from autobatch.policies.steer._search import (
+    LEAST,
     MOST,
     PacingPolicy,
     affordable,
@@ -37,6 +38,7 @@ __all__ = [
     "AT_ONCE",
     "DID_NOT_FIT",
     "LEARNT_NOTHING",
+    "LEAST",
     "MOST",
     "ByTaskParameters",
     "ByTaskPolicy",

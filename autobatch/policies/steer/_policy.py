@@ -416,7 +416,9 @@ class SteerPolicy:
             higher = at_one_size[other.scout].lr > at_one_size[choice.scout].lr
             choice, edge = other, self._told_edge(other.scout, at_one_size, smaller) if higher else ""
         elif told is not None:
-            length = self._lay_length(told, smaller, helping, begun=begun, blind=blind)
+            alive = (one for one in rivals if one.ended is None)
+            learnt = min((loss for one in alive for loss in one.train_losses[-1:]), default=math.nan)
+            length = self._lay_length(told, smaller, helping, begun=begun, blind=blind, lowest=learnt)
         assert choice.scout is not None
         chosen = scouts[choice.scout]
         self._start, self._scouted = (chosen.batch_size, chosen.lr), len(chosen.train_losses)
@@ -435,7 +437,14 @@ class SteerPolicy:
         return f"; {there}the best rate is the {edge} of those {of}, so a {beyond} one may do better"
 
     def _lay_length(
-        self, best: Scout, smaller: Sequence[Scout], helping: Sequence[Scout], *, begun: bool, blind: bool
+        self,
+        best: Scout,
+        smaller: Sequence[Scout],
+        helping: Sequence[Scout],
+        *,
+        begun: bool,
+        blind: bool,
+        lowest: float,
     ) -> str:
         """Train the whole length where more steps are what is missing, and say so."""
         task = self._known_task()
@@ -460,7 +469,7 @@ class SteerPolicy:
         elif blind:
             guessed = figure(task.shares_loss or task.guessing or math.nan)
             by = "" if task.shares_loss is None else " by the classes' shares"
-            learnt = best.train_losses[-1] <= LEARNT_NOTHING * (task.shares_loss or task.guessing or math.inf)
+            learnt = lowest <= LEARNT_NOTHING * (task.shares_loss or task.guessing or math.inf)
             figures = "validation" if learnt else "training"  # with few steps, that is compared
             near = f"; no scout's {figures} loss is clearly below that of guessing{by} ({guessed})"
             if "validation_error" in {task.score, best.score}:
@@ -556,14 +565,14 @@ class SteerPolicy:
         if size == batch_size:
             return
         self._start = (size, lr)
-        self._begin_anew(epoch)
+        self._compare_from(epoch)
         self._reason = (
             f"{configuration(*self._start)}: smaller batches step nearly as far, so more of them help, and the "
             f"training keeps its whole length (noise scale {figure(scale)} examples, batches of {batch_size} so far)"
         )
         self._lay_plan(1.0)
 
-    def _begin_anew(self, epoch: int) -> None:
+    def _compare_from(self, epoch: int) -> None:
         """Note that another batch has another noise from here on: validation figures of before do not compare."""
         self._shrunk = epoch
         self._validated = Validated(self._validated.score, self._known_task().periods)
@@ -585,7 +594,7 @@ class SteerPolicy:
             scale = noise.scale or 0.0
             grown_to = "hides the gradients" if math.isinf(scale) else f"has grown to {figure(scale)} examples"
             self._start = (before, lr)
-            self._begin_anew(epoch)
+            self._compare_from(epoch)
             self._reason = f"{configuration(before, lr)}: noise {grown_to}, so smaller batches step no further"
 
     def _look(self, observation: Observation) -> None:

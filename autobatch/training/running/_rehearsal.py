@@ -115,8 +115,8 @@ def _told_length(info: TaskInfo, epochs: int, sizes: list[int] | None) -> str:
         return f"{told}, {steps:,} optimizer steps at {_told_sizes(min(sizes), max(sizes))}"
     ends = info.batch_sizes[-1], info.batch_sizes[0]
     low, high = (epochs * steps_per_epoch(info.train_size, size) for size in ends)
-    steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return f"{told}, {steps} optimizer steps at {_told_sizes(*ends)}"
+    few_to_many = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{told}, {few_to_many} optimizer steps at {_told_sizes(*ends)}"
 
 
 def _told_sizes(one: int, other: int) -> str:

@@ -176,3 +176,17 @@ def test_a_warm_up_of_the_loop_is_told(tmp_path: Path) -> None:
     short = str(scout(partial(train, own=own, warm_up=1), out=tmp_path / "short"))
     assert "held the rate" not in short
     assert counts not in short
+
+
+def test_a_policy_that_scouts_would_help_says_that_there_are_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = SimpleNamespace(lr=0.1)
+    told = "no scouts: the training begins with s16 at lr 0.1, of which nothing is known; autobatch.scout(...)"
+    train(AutoBatchController(policy="steer"), own=own)
+    assert sum(message.startswith(told) for message in caplog.messages) == 1
+    caplog.clear()
+    report = scout(partial(train, own=own), out=tmp_path)
+    train(AutoBatchController(policy="steer", scouts=report), own=own)
+    train(AutoBatchController(policy="fixed", batch_sizes=(16,)), own=own)
+    assert not any("no scouts" in message for message in caplog.messages)
