@@ -109,7 +109,7 @@ def check_weight(weight: float) -> None:
     Raises:
         ConfigError: it is negative or not finite.
     """
-    if not (isinstance(weight, int | float) and 0.0 <= weight < np.inf):
+    if isinstance(weight, bool) or not (isinstance(weight, int | float) and 0.0 <= weight < np.inf):
         raise ConfigError(f"cost_weight: expected a finite number of at least 0, got {weight!r}")
 
 

@@ -1,6 +1,6 @@
 """The spaces that the environments share, and what an action, a task and the options of a reset have to be."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -167,3 +167,19 @@ def task_of(env: Any, task: Any) -> Any:
     if env is not None and task is not None:
         raise ConfigError(f"env and task are two names of one argument: got {env!r} and {task!r}")
     return next((given for given in (env, task) if given is not None), _DEFAULT_TASK)
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse arguments of an environment that it does not have.
+
+    Args:
+        given: names of the arguments.
+        known: names of those that there are.
+
+    Raises:
+        ConfigError: one is none of them; the message names it, and those that come near.
+    """
+    known = set(known)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{name}: there is no such argument; {near_names(name, known)}")

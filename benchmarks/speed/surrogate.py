@@ -2,10 +2,11 @@
 
     python benchmarks/speed/surrogate.py
     python benchmarks/speed/surrogate.py --env digits-resnet8 digits-mlp --actions discrete
-    python benchmarks/speed/surrogate.py --id AutoBatch/Surrogate-v1 [--whole] [--forks]
+    python benchmarks/speed/surrogate.py --id AutoBatch/Surrogate-v1 [--whole] [--forks] [--scouts]
 
 On one thread, with random actions and episodes that begin anew. Those of v1 last two epochs or so, as one action in two
-stops; with ``--whole`` none stops or lets the rate fall, with ``--forks`` every second one is tried. The numbers of
+stops; with ``--whole`` none stops or lets the rate fall, with ``--forks`` every second one is tried, with ``--scouts`` scouts
+are played before. The numbers of
 sub-environments take turns within each round, so that whatever else the machine does falls on all of them; medians over
 the rounds, with the lowest and the highest. The last column repeats the median in processor time, which other programs
 hardly change.
@@ -36,11 +37,14 @@ def main() -> None:
     parser.add_argument("--id", default=IDS[0], choices=IDS)
     parser.add_argument("--whole", action="store_true", help="no training stops, no rate falls")
     parser.add_argument("--forks", action="store_true", help="actions may be tried")
+    parser.add_argument("--scouts", action="store_true", help="trainings begin with scouts")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     arguments = {"env": given.env if len(given.env) > 1 else given.env[0], "actions": given.actions}
     if given.forks:
         arguments["forks"] = True
+    if given.scouts:
+        arguments["start"] = "scouts"
     threadpool_limits(1)
     alone = gymnasium.make(given.id, **arguments)
     steppers = {"1, gymnasium.make": single(alone, drawn(alone.action_space, given))}

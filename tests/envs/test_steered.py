@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.error import ResetNeeded
 from autobatch import ConfigError
 from autobatch.envs import SteeredSurrogateEnv, SteeredSurrogateVectorEnv, SteeredTrainEnv
 from autobatch.envs.steered import _runs as _steered_runs
+from autobatch.envs.surrogate import _load
 from autobatch.policies.general import AS_IT_IS
 from autobatch.training import load_task
 from tests.envs.steered_dynamics import STEERED_FAKES
@@ -114,11 +116,22 @@ def test_masks_say_what_is_left() -> None:
         ({"without": "digits"}, "without"),
         ({"start": "end"}, "start"),
         ({"actions": "box"}, "actions"),
+        ({"cost_weight": True}, "cost_weight"),
+        ({"cost_wieght": 0.1}, "cost_wieght: there is no such argument; did you mean 'cost_weight'?"),
     ],
 )
 def test_what_cannot_be_used_is_named(given: dict, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{told}: "):
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}"):
         SteeredSurrogateEnv("short", **given)
+
+
+def test_only_other_tasks_can_be_left_out() -> None:
+    check = _load._check_left_out
+    check(("digits-resnet8",), "digits-mlp")
+    with pytest.raises(ConfigError, match=r"^without: 'digits-mlp' is the task itself"):
+        check(("digits-resnet8", "digits-mlp"), "digits-mlp")
+    with pytest.raises(ConfigError, match=r"^without: there is no task 'digits-resnet'; did you mean 'digits-resnet8'"):
+        check(("digits-resnet",), "digits-mlp")
 
 
 def test_an_action_of_v0_is_refused() -> None:

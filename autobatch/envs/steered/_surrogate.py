@@ -70,7 +70,7 @@ class SteeredSurrogateEnv(SurrogateEnv):
     | `start` | `"middle"` | `"middle"`, `"random"` or `"scouts"`, see above |
     | `vary` | `False` | whether each episode draws a cost table, a part of the ladders, and half the length or more |
     | `forks` | `False` | whether actions may be tried, as in `AutoBatch/Train-v1` |
-    | `without` | `[]` | names of tasks that the dynamics are fitted without, to judge on them what was learned |
+    | `without` | `[]` | names of other tasks that the dynamics are fitted without, to judge on them what was learned |
     | `render_mode` | `None` | `"ansi"` or `"rgb_array"` |
 
     `info` of a step holds `epoch`, `batch_size`, `lr` (before the fall), `factor` (the fall's), `c_bar`, `l_cum`,
@@ -134,4 +134,4 @@ class SteeredSurrogateVectorEnv(SurrogateVectorEnv):
 
 
 def _settings(env: Any, task: Any, arguments: SteeredArguments) -> SteeredSettings:
-    return SteeredSettings(env_names(env, task), **{"without": (), **arguments})  # type: ignore[arg-type]
+    return SteeredSettings.of(env_names(env, task), arguments)

@@ -131,6 +131,7 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     """
 
     episodes, measured, space_of = SteeredEpisode, False, staticmethod(steered_space)
+    further = ("start", "forks")
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ class SurrogateEnv(DrawnEnv):
         **arguments: Unpack[SurrogateArguments],
     ) -> None:
         super().__init__(render_mode)
-        settings = SurrogateSettings(env_names(env, task), **arguments)
+        settings = SurrogateSettings.of(env_names(env, task), arguments)
         self._made_of(SurrogateRuns(settings, 1), action_space(settings.actions))
 
     def _made_of(self, runs: Runs[Any], actions: gymnasium.Space[Any]) -> None:

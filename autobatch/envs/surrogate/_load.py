@@ -1,11 +1,12 @@
 """Loading the dynamics of a task by name: fitted to it and to all tasks that are trained by the same optimizer."""
 
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from autobatch._artefacts import artefact_names, find_artefact, holds_beacons
-from autobatch._errors import AutoBatchError, ConfigError
+from autobatch._errors import AutoBatchError, ConfigError, near_names
 from autobatch._files import seen_in
 from autobatch.beacons import BeaconLibrary, Branches, CostTable, holds_branches
 from autobatch.envs.surrogate._dynamics import Dynamics, fit_together
@@ -108,6 +109,16 @@ def _of(env: str | Path, *, steered: bool, without: tuple[str, ...] = ()) -> Dyn
     return _loaded(folder, steered, without, stamps)
 
 
+def _check_left_out(without: Iterable[str], own: str) -> None:
+    """Refuse names of tasks to leave out that nothing is fitted to anyway, and that of the task itself."""
+    known = [name for name in artefact_names("envs") if name != own]
+    for name in without:
+        if name == own:
+            raise ConfigError(f"without: '{own}' is the task itself, whose dynamics need what was recorded of it")
+        if name not in known:
+            raise ConfigError(f"without: there is no task {name!r}; {near_names(name, known)}")
+
+
 def _libraries() -> list[Path]:
     folders = (find_artefact("envs", name).parent.absolute() for name in artefact_names("envs"))
     return [folder for folder in folders if holds_beacons(folder)]
@@ -139,9 +150,10 @@ def _fitted(records: tuple[TaskRecords, ...]) -> list[Ensemble]:
 
 @lru_cache(maxsize=32)
 def _loaded(folder: Path, steered: bool, without: tuple[str, ...], stamps: tuple[tuple[Path, Stamp], ...]) -> Dynamics:
+    own = _records(folder, stamps[0][1], steered)
     if not steered:
         Branches.load(folder)  # says how to record them where there are none
-    own = _records(folder, stamps[0][1], steered)
+    _check_left_out(without, own.task.name)
     others = alike(own.library, folder, steered=steered, without=without)
     records = sorted([own, *others], key=lambda found: found.task.name)
     return Dynamics(own, _fitted(tuple(records))[records.index(own)])

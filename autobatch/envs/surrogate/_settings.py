@@ -1,14 +1,14 @@
 """What an episode on the surrogate is made of: the arguments that both forms of ``AutoBatch/Surrogate-v0`` share."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Final, TypedDict
+from typing import Any, ClassVar, Final, Self, TypedDict
 
 from autobatch._errors import ConfigError
 from autobatch.envs._reward import WEIGHT, check_unit
-from autobatch.envs._spaces import action_space, check_flags, task_of
+from autobatch.envs._spaces import action_space, check_flags, refuse_unknown, task_of
 from autobatch.envs.surrogate._dynamics import MODELLED_UNITS
 
 STARTS: Final = ("middle", "random")
@@ -62,6 +62,23 @@ class SurrogateSettings:
     member: int | str | None = None
     noise: bool = True
     start: str = "middle"
+
+    @classmethod
+    def of(cls, envs: tuple[str, ...], given: Mapping[str, Any]) -> Self:
+        """Return the settings of tasks with the arguments that an environment was given.
+
+        Args:
+            envs: names or paths of the tasks.
+            given: the arguments by name.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: there is no such argument, or one cannot be used; the message names it.
+        """
+        refuse_unknown(given, {"env", "task", "render_mode", *(field.name for field in fields(cls))} - {"envs"})
+        return cls(envs, **given)
 
     def __post_init__(self) -> None:
         """Check the arguments.

@@ -90,7 +90,7 @@ class SurrogateVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         max_episode_steps: int | None = None,
         **arguments: Unpack[SurrogateArguments],
     ) -> None:
-        settings = SurrogateSettings(env_names(env, task), **arguments)
+        settings = SurrogateSettings.of(env_names(env, task), arguments)
         self._check(num_envs, render_mode, autoreset_mode, max_episode_steps)
         self._made_of(SurrogateRuns(settings, num_envs), action_space(settings.actions))
 

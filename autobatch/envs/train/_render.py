@@ -27,12 +27,13 @@ def text(episode: TrainedEpisode[Any]) -> str:
     if episode.rows:
         row = episode.rows[-1]
         place = f"C̄ {position_words(row.c_bar)}, L {position_words(row.l_cum)}" if row.samples else "nothing measured"
+        rewards = episode.rewards  # none while only scouts have trained
+        last = f", last reward {rewards[-1]:+.4f}, so far {sum(rewards):+.4f}" if rewards else ""
         lines += [
             place,
             f"validation loss {loss_words(row.validation_loss)}, error {percent_words(row.validation_error)}, "
             f"quality {episode.quality:.3f}",
-            f"cost {percent_words(sum(episode.costs) / episode.reference)} of the reference training, "
-            f"last reward {episode.rewards[-1]:+.4f}, so far {sum(episode.rewards):+.4f}",
+            f"cost {percent_words(sum(episode.costs) / episode.reference)} of the reference training{last}",
         ]
     if episode.diverged:
         lines.append("the training has diverged")

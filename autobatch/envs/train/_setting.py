@@ -91,6 +91,8 @@ def load_setting(
     """
     if not isinstance(env, str | Path) or not str(env):
         raise ConfigError(f"env: expected the name or path of a task, got {env!r}")
+    if not (data_dir is None or isinstance(data_dir, str | Path)):
+        raise ConfigError(f"data_dir: expected a folder, got {data_dir!r}")
     recorded = load_task(env)
     task = recorded.model_copy(
         update={

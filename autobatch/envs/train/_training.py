@@ -13,7 +13,7 @@ from autobatch._errors import ConfigError
 from autobatch._ranges import check_whole
 from autobatch.envs._drawn import DrawnEnv
 from autobatch.envs._reward import WEIGHT, check_unit
-from autobatch.envs._spaces import check_flags, check_options, task_of
+from autobatch.envs._spaces import check_flags, check_options, refuse_unknown, task_of
 from autobatch.envs.train._trained import RulesT, TrainedEpisode
 
 _OPTIONS = ("run_seed",)
@@ -24,6 +24,9 @@ class TrainingEnv(DrawnEnv, Generic[RulesT]):
 
     episodes: ClassVar[type[TrainedEpisode[Any]]]
     """Kind of episodes."""
+
+    further: ClassVar[tuple[str, ...]] = ()
+    """Arguments that this kind has beside those of all."""
 
     measured: ClassVar[bool]
     """Whether C̄ and L are measured where nobody says."""
@@ -45,6 +48,8 @@ class TrainingEnv(DrawnEnv, Generic[RulesT]):
         render_mode: str | None = None,
         **others: Any,
     ) -> None:
+        own = ("env", "task", "actions", "cost", "cost_weight", "epochs", "device", "data_dir", "threads", "measure")
+        refuse_unknown(others, {*own, "trust_code", "render_mode", *self.further})
         measure = self.measured if measure is None else measure
         check_flags(measure=measure, trust_code=trust_code)
         check_unit(cost)

@@ -127,7 +127,10 @@ def test_what_was_trained_in_vain_is_not_pasted(tmp_path: Path) -> None:
     assert [(one.batch_size, one.example, one.back_to) for one in record.decisions] == [
         (4, 0, None), (4, 24, None), (4, 48, None), (8, 72, 1),
     ]  # fmt: skip
-    assert paste_words(record) == ("'0:4 24:8' (from example:batch size, as for Megatron-LM, without what was trained in vain); by epochs '0:4 1e:8'")
+    assert paste_words(record) == (
+        "'0:4 24:8' (from example:batch size, as for Megatron-LM, without what was trained in vain); "
+        "by epochs '0:4 1e:8'"
+    )
 
 
 class ReturnsTwice(Returns):
