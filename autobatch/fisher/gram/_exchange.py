@@ -11,13 +11,14 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian, products_are_cheaper
+from autobatch.fisher.gram._sink import GramSink
 
 _FINE, _NO_MEMORY, _FAILED = 0, 1, 2
 # The name since torch 2.14, which warns of the older one.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-class ExchangedGram:
+class ExchangedGram(GramSink):
     """F of the batches of all processes of a group, rank r's samples after those of rank r - 1.
 
     Each rank sends slices of the columns of its rows of J and multiplies one slice, all samples of it; the products of

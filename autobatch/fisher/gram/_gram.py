@@ -330,6 +330,10 @@ class Jacobian(Protocol):
         ...
 
 
+Taker = Callable[[str, list[Jacobian]], None]
+"""Takes all uses of one parameter in a pass, by the parameter's name."""
+
+
 def summed(uses: list[Jacobian], lo: int, hi: int) -> Tensor:
     """Return (B, (hi - lo) * width): rows lo to hi of a parameter's J, which is the sum over its uses."""
     block = uses[0].block(lo, hi)

@@ -1,15 +1,10 @@
 """Per-sample gradients of one use of a parameter, produced block by block along the parameter's dimension 0."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
 from autobatch.fisher.gram._native import native
-
-Taker = Callable[[str, list[Jacobian]], None]
-"""Takes all uses of one parameter in a pass, by the parameter's name."""
 
 
 def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, summed: bool = False) -> bool:
