@@ -29,7 +29,7 @@ from autobatch.fisher.layers._modules import GramRule
 _NOTHING = Known()
 # Custom autograd functions of torch itself that hand tensors through.
 _HANDING_ON = frozenset({
-    *("_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm", "CheckpointFunction"),
+    *("_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm", "CheckpointFunction")
 })
 
 
@@ -199,10 +199,7 @@ _INSTANCE_NORM = Known(places.in_front(0))
 # Names, or a function where others of its name take other arguments.
 _TABLE: tuple[tuple[Any, Known], ...] = (
     # Element by element.
-    (
-        f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)} {_DRAWN}",
-        Known(aligned_right),
-    ),
+    (f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)} {_DRAWN}", Known(aligned_right)),
     (f"{_BROADCAST} __pow__ __rpow__ __rtruediv__ __div__ __rdiv__", Known(aligned_right, by_element())),
     ("add sub subtract rsub __add__ __radd__ __sub__ __rsub__", Known(aligned_right, by_element(), additive="term")),
     ("add_ __iadd__", Known(aligned_right, by_element(torch.add), additive="term")),
@@ -328,10 +325,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("stack", _picks(shapes.stacked, additive="linear")),
     ("expand", _picks(shapes.viewed, rows=expanded, claims=True, additive="linear")),
     ("broadcast_to", _picks(shapes.viewed, rows=expanded, claims=True)),
-    (
-        "expand_as",
-        Known(in_slots(aligned_right, 0), expanded, claims=True, by_index=by_index.picked, heeds="first"),
-    ),
+    ("expand_as", Known(in_slots(aligned_right, 0), expanded, claims=True, by_index=by_index.picked, heeds="first")),
     ("broadcast_tensors", Known(aligned_right, heeds="each")),
     ("repeat tile", _picks(shapes.repeated, rows=expanded, claims=True)),
     ("repeat_interleave", _picks(shapes.repeated_each)),
@@ -367,10 +361,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
         "scatter scatter_ scatter_add scatter_add_ scatter_reduce",
         _puts(untouched(1, slots=(0, 2, 3)), slots={"index": 2, "src": 3}),
     ),
-    (
-        "index_add index_add_ index_copy index_copy_",
-        _puts(untouched(1, slots=(0, 3)), slots={"index": 2, "source": 3}),
-    ),
+    ("index_add index_add_ index_copy index_copy_", _puts(untouched(1, slots=(0, 3)), slots={"index": 2, "source": 3})),
     ("scatter_reduce_ index_reduce index_reduce_", _puts()),
 )
 

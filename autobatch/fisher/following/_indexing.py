@@ -99,13 +99,7 @@ def _in_order(item: Tensor, size: int, end: int) -> int | None:
 
 
 def assigned(
-    base: Tensor,
-    index: Any,
-    value: Tensor,
-    *,
-    before: BatchLayout | None,
-    layout: Layout | None,
-    samples: Grouping,
+    base: Tensor, index: Any, value: Tensor, *, before: BatchLayout | None, layout: Layout | None, samples: Grouping
 ) -> BatchLayout | None:
     """Return the layout of a tensor after ``base[index] = value``, or None where its samples cannot be told.
 

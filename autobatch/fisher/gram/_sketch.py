@@ -50,14 +50,7 @@ class SketchedGram(GramSink):
     """
 
     def __init__(
-        self,
-        rows: int,
-        seed: int,
-        device: torch.device,
-        max_memory: int,
-        *,
-        group: Any = None,
-        mean: bool = True,
+        self, rows: int, seed: int, device: torch.device, max_memory: int, *, group: Any = None, mean: bool = True
     ) -> None:
         self._rows = rows
         self._seed = seed

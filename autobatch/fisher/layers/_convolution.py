@@ -277,13 +277,7 @@ def _grouped(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> _Make:
     plain = all(before == after for before, after in geometry.padding) and all(
         (size + 2 * before - apart * (extent - 1) - 1) // step + 1 == count
         for size, count, extent, step, (before, _), apart in zip(
-            x.shape[2:],
-            positions,
-            geometry.kernel,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            strict=True,
+            x.shape[2:], positions, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True
         )
     )
     padding = [before if plain else 0 for before, _ in geometry.padding]
