@@ -18,8 +18,7 @@ from autobatch.fisher.following import _places as places
 from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
-from autobatch.fisher.layers import _bags as bags
-from autobatch.fisher.layers import _groups as groups
+from autobatch.fisher.layers import _offsets as offsets
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import attention_bias, by_element, expanded, prelu
@@ -232,7 +231,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
     ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
-    ("grouped_mm _grouped_mm", Known(products.grouped, groups.grouped_mm, heeds="floats")),
+    ("grouped_mm _grouped_mm", Known(products.grouped, offsets.grouped_mm, heeds="floats")),
     ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
     ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
     ("inner", Known(products.inner, sums=_alone)),
@@ -258,7 +257,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
         )
         for n in (1, 2, 3)
     ),
-    ("torch.ops.torchvision.deform_conv2d", Known(places.deformed)),
+    ("torch.ops.torchvision.deform_conv2d", Known(places.in_front(0, 2, 3))),
     # Normalisations.
     ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True, features=2)),
     ("group_norm", Known(places.in_front(0), rules.group_norm, tapped=True)),
@@ -271,7 +270,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     (_IN_FRONT, Known(places.in_front(0))),
     ("grid_sample max_unpool1d max_unpool2d max_unpool3d", Known(places.in_front(0, 1))),
     ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1), recurrent.cells)),
-    ("stft istft", Known(places.framed)),
+    ("stft", Known(places.in_front(0))),
+    ("istft", Known(places.before_features(2, 0))),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
     ("sum mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
@@ -314,13 +314,11 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("reshape view flatten", _picks(shapes.reshaped, additive="linear")),
     ("unflatten ravel", _picks(shapes.reshaped)),
     ("view_as reshape_as", Known(shapes.reshaped, by_index=by_index.picked, heeds="first")),
-    ("transpose swapaxes swapdims permute mT adjoint", _picks(shapes.viewed, transposes=True)),
+    ("transpose swapaxes swapdims permute T t mT adjoint", _picks(shapes.viewed, transposes=True)),
     ("transpose_ swapaxes_ swapdims_ t_", Known(in_slots(shapes.swapped, 0))),
     ("unsqueeze_", Known(in_slots(shapes.inserted, 0))),
     ("as_strided", Known(by_index=by_index.strided)),
-    ("movedim moveaxis diagonal mH", _picks(shapes.viewed)),
-    ("T t", _picks(shapes.turned, transposes=True)),
-    ("H", _picks(shapes.turned)),
+    ("movedim moveaxis diagonal mH H", _picks(shapes.viewed)),
     ("squeeze unsqueeze", _picks(shapes.viewed, additive="linear")),
     ("stack", _picks(shapes.stacked, additive="linear")),
     ("expand", _picks(shapes.viewed, rows=expanded, claims=True, additive="linear")),
@@ -356,7 +354,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("embedding", _LOOKED_UP),
     (F.embedding, replace(_LOOKED_UP, rows=rules.embedding, claims=True)),
     ("embedding_bag", _BAGGED),
-    (torch.embedding_bag, replace(_BAGGED, rows=bags.embedding_bag)),
+    (torch.embedding_bag, replace(_BAGGED, rows=offsets.embedding_bag)),
     (
         "scatter scatter_ scatter_add scatter_add_ scatter_reduce",
         _puts(untouched(1, slots=(0, 2, 3)), slots={"index": 2, "src": 3}),

@@ -68,13 +68,8 @@ def norm_of(gradient: Tensor) -> Tensor:
 def slack_of_positions(gradient: Tensor, batch: int, elements: int) -> list[Tensor]:
     """Return how far a bias's gradient may be off: terms that cancel over positions leave their round-off.
 
-    Args:
-        gradient: of an output, of which the bias gets the sum over samples and positions.
-        batch: samples.
-        elements: of the bias.
-
-    Returns:
-        Bound of the error's norm in units of eps; nothing where there are few positions.
+    ``gradient`` is that of an output, of which the bias gets the sum over samples and positions. The bound of the
+    error's norm is in units of eps; there is none where there are few positions.
     """
     positions = gradient.numel() // max(1, batch * elements)
     if positions < _MANY_POSITIONS:

@@ -252,12 +252,9 @@ class Ledgers:
     def check(self, alone: set[int], why: str) -> None:
         """Hold the gradients that parameters got to the uses that were seen.
 
-        Args:
-            alone: ids of the parameters that something was computed of.
-            why: what is wrong with those.
-
         Raises:
-            MeasureError: where a parameter got a gradient that no use accounts for.
+            MeasureError: where one got a gradient that no use accounts for; for ``why`` where its id is among those
+                ``alone``, of which something was computed.
         """
         for key, ledger in self._by_id.items():
             if ledger.norms and not ledger.owed:

@@ -48,32 +48,29 @@ class Notes:
         return f"parameter {name!r} of {owner}" + (f" in {function}()" if function else "")
 
 
+@dataclass(eq=False)
 class Guarded:
     """Times what measuring does within the training; what goes wrong in it is the step's problem, and nobody else's.
 
-    Args:
-        notes: of the step.
-        what: what is measured; or the name of a parameter.
-        function: of a parameter, the function that uses it, or "".
+    What is measured is said in words, or as a parameter's name and the function that uses it, or "".
     """
 
-    def __init__(self, notes: Notes, what: str, function: str | None = None) -> None:
-        self._notes = notes
-        self._what = what
-        self._function = function
+    notes: Notes
+    what: str
+    function: str | None = None
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> bool:
-        notes = self._notes
+        notes = self.notes
         notes.seconds += time.perf_counter() - self._start
         if not isinstance(error, Exception):
             return False
-        what = self._what if self._function is None else notes.describe(self._what, self._function)
+        what = self.what if self.function is None else notes.describe(self.what, self.function)
         if not isinstance(error, MeasureError):
             error = caused(what, error)
-        elif self._function is not None:
+        elif self.function is not None:
             error = MeasureError(f"{what}: {error}")
         notes.problem = notes.problem or error
         return True

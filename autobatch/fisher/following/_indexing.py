@@ -103,13 +103,8 @@ def assigned(
 ) -> BatchLayout | None:
     """Return the layout of a tensor after ``base[index] = value``, or None where its samples cannot be told.
 
-    Args:
-        base: the tensor.
-        index: where it is overwritten.
-        value: what is written.
-        before: the layout of the tensor; None for one that carries no samples, such as zeros.
-        layout: that of the value.
-        samples: which sample each row of the model's input belongs to.
+    Before, the tensor had the layout ``before``, None where it carried no samples, such as zeros; ``layout`` is the
+    value's, ``samples`` the sample of each row of the model's input.
     """
     if before is not None and (layout is None or (isinstance(layout, LostBatch) and layout.whole)):
         return before  # the value is the same for all samples

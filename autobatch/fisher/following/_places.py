@@ -150,17 +150,6 @@ def normalised_batch(move: Move) -> Place:
     return 1 if move.slot == 0 and move.dim == 1 else in_front(0)(move)
 
 
-def framed(move: Move) -> int | None:
-    # stft of (B, length), istft of (B, frequencies, frames).
-    dimensions = 2 if move.call.name == "stft" else 3
-    return 0 if move.slot == 0 and move.dim == 0 and move.source.ndim == dimensions else None
-
-
-def deformed(move: Move) -> int | None:
-    # (input, weight, offset, mask, bias)
-    return 0 if move.slot in {0, 2, 3} and move.dim == 0 else None
-
-
 def unfolded(move: Move) -> Place:
     # Tensor.unfold along one dimension adds one; F.unfold makes columns of images (B, C, H, W).
     if move.output.ndim < move.source.ndim:

@@ -11,11 +11,8 @@ from autobatch.fisher.following._move import WHOLE, Move, Place, aligned_right
 def _lettered(move: Move, slot: int, terms: Sequence[str], output: str) -> Place:
     """Return where samples go in a product that is written with a letter for each dimension, as in ``torch.einsum``.
 
-    Args:
-        move: the call.
-        slot: which operand carries them.
-        terms: the letters of each operand's last dimensions; those before them are broadcast.
-        output: those of the result's. What has a letter that is not there meets others.
+    The terms are those of each operand's last dimensions, of which ``slot`` carries the samples; those before them are
+    broadcast. What has a letter that is not in the output meets others.
     """
     if not 0 <= slot < len(terms):
         return None

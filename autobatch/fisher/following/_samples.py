@@ -51,11 +51,7 @@ class Samples:
     def of(
         self, tensors: Sequence[Tensor], lists: Sequence[Sequence[Tensor]] = ()
     ) -> tuple[int, dict[int, BatchLayout], Grouping]:
-        """Find the samples in the tensors that a model is called with.
-
-        Args:
-            tensors: the tensors, in order.
-            lists: lists of tensors among its arguments, whose rows may be those of an index together.
+        """Find the samples in the tensors that a model is called with, in order, and in lists of tensors among them.
 
         Returns:
             B; the layout of each tensor that carries the batch, by id; the sample of each row.

@@ -42,10 +42,6 @@ def reshaped(move: Move) -> Place:
     return None
 
 
-def turned(move: Move) -> int:
-    return move.source.ndim - 1 - move.dim
-
-
 def stacked(move: Move) -> int:
     new = int(move.argument(1, "dim", 0)) % (move.source.ndim + 1)
     return move.dim + (new <= move.dim)

@@ -68,10 +68,6 @@ class Through:
         What is lost stays lost: a result is only known where every argument that descends from the batch puts its
         samples at the same place, or is one value of the whole batch.
 
-        Args:
-            index: which of the returned tensors.
-            samples: which sample each row of the model's input belongs to.
-
         Returns:
             Its layout, None where it takes only its dtype, device, shape or the like from a tensor with the batch; and
             whether samples may act on each other in it.
@@ -126,7 +122,7 @@ class Through:
         (place, *others) = places
         if others or not isinstance(place, BatchLayout):
             claimed = any(each.layout.open_claims for each in aligned)  # one that a rule does not confirm is refuted
-            regrouped = None if claimed else self._regrouped(aligned, index, samples)
+            regrouped = None if claimed else self._regrouped(aligned, samples)
             place = regrouped or (None if others else place)
         return _of_one_sample(aligned, place, output)
 
@@ -162,13 +158,12 @@ class Through:
             return True
         return len({(place, lies.grouped(tensor, self._call.batch)) for place, lies, tensor in found}) == 1
 
-    def _regrouped(self, found: Sequence[Move], index: int, samples: Grouping) -> BatchLayout | None:
+    def _regrouped(self, found: Sequence[Move], samples: Grouping) -> BatchLayout | None:
         """Follow samples that lie by an index; None where the function is not known to pick or put rows."""
         rule = self._call.known.by_index
         if rule is None:
             return None
-        layouts, slots = {id(each.source): each.layout for each in found}, [each.slot for each in found]
-        place = rule(Rows(self._call, found[0].args, found[0].kwargs, layouts, slots, index, samples))
+        place = rule(Rows(found, samples))
         return None if place is None else layout_along(*place, samples.batch)
 
 

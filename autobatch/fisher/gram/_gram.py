@@ -84,12 +84,9 @@ class GramAccumulator:
         self._alike: bool | None = None
 
     def chunks(self, rows: int, width: int, itemsize: int) -> Iterator[tuple[int, int]]:
-        """Yield (lo, hi) of even parts of a parameter, of which a block of J takes a quarter of the memory at most.
+        """Yield (lo, hi) of even parts of a parameter's rows, of which a block of J takes a quarter of the memory.
 
-        Args:
-            rows: size of dimension 0 of the parameter.
-            width: elements of one of its rows.
-            itemsize: bytes of an element of all that lie beside each other for a block.
+        Rows have ``width`` elements, of ``itemsize`` bytes with all that lie beside each other for a block.
         """
         for part in _parts(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width)):
             yield part.start, part.stop
@@ -207,11 +204,9 @@ class GramAccumulator:
             yield lo, min(lo + size, batch)
 
     def add_products(self, left: Tensor, right: Tensor) -> None:
-        """Add the Gram matrix of J = leftᵀ right without forming J: sum over positions of (L Lᵀ) * (R Rᵀ).
+        """Add the Gram matrix of J = leftᵀ right without forming J: sum over T positions of (L Lᵀ) * (R Rᵀ).
 
-        Args:
-            left: (B, T, R), one factor at each of T positions.
-            right: (B, T, W), the other factor.
+        The factors are (B, T, R) and (B, T, W).
         """
         if left.shape[1] == 1:
             self._add_single_products(left[:, 0], right[:, 0])

@@ -1,5 +1,7 @@
 """Where a step's per-sample gradients go: sinks, and the one that multiplies them at once."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -56,6 +58,7 @@ class GramSink(Sink):
         return None
 
 
+@dataclass(eq=False)
 class StreamingGram(GramSink):
     """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it.
 
@@ -65,10 +68,9 @@ class StreamingGram(GramSink):
         apart: whether each module's own F is kept, (B, B) each.
     """
 
-    def __init__(self, device: torch.device, max_memory: int, *, apart: bool = False) -> None:
-        self._device = device
-        self._max_memory = max_memory
-        self._apart = apart
+    device: torch.device
+    max_memory: int
+    apart: bool = False
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
@@ -82,7 +84,7 @@ class StreamingGram(GramSink):
     def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
         """Add one parameter, all uses of it; fill ``gradient`` with the sum of J over samples of its only use."""
         super().add(name, uses)
-        module = name.rpartition(".")[0] if self._apart else ""
+        module = name.rpartition(".")[0] if self.apart else ""
         gram = self._gram_of(module)
         uses = joined(uses) if len(uses) > 1 else uses
         if len(uses) == 1:
@@ -94,8 +96,8 @@ class StreamingGram(GramSink):
 
     def _gram_of(self, module: str) -> GramAccumulator:
         if module not in self._grams:
-            self._grams[module] = GramAccumulator(self.batch_size, self._device, self._max_memory)
-            self._before[module] = torch.zeros(2, dtype=torch.float64, device=self._device)
+            self._grams[module] = GramAccumulator(self.batch_size, self.device, self.max_memory)
+            self._before[module] = torch.zeros(2, dtype=torch.float64, device=self.device)
         return self._grams[module]
 
     def result(self) -> Tensor:
@@ -106,4 +108,4 @@ class StreamingGram(GramSink):
     def by_module(self) -> dict[str, Tensor] | None:
         """Return each module's own F, by the module's name, where that was asked for."""
         used = {name.rpartition(".")[0]: None for name in self._sums}
-        return {module: self._grams[module].result() for module in used} if self._apart else None
+        return {module: self._grams[module].result() for module in used} if self.apart else None

@@ -36,7 +36,8 @@ _IN_SMALL_CALLS = frozenset({"cpu"})
 class SketchedGram(GramSink):
     """The sink that keeps k numbers of each sample, k * B * 8 bytes, over any number of passes and parameters.
 
-    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype.
+    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype. The sums
+    in ``passes``, which its check takes, are of each parameter's own exact F alone.
 
     Args:
         rows: k.
@@ -45,8 +46,6 @@ class SketchedGram(GramSink):
         max_memory: bytes for blocks of J.
         group: the processes that share the batch; None for this one alone.
         mean: whether each process's loss is a mean over its own samples; with a group, its rows are scaled for that.
-
-    The sums in ``passes``, which its check takes, are of each parameter's own exact F alone.
     """
 
     def __init__(

@@ -121,15 +121,7 @@ class Routes:
         self._tuning = False
 
     def of(self, shape: Shape, run: Callable[[Route], object]) -> Route:
-        """Return the route for a shape.
-
-        Args:
-            shape: the shape.
-            run: makes J of ``shape.samples`` samples by a route; called only if the shape is to be measured now.
-
-        Returns:
-            The route.
-        """
+        """Return the route for a shape; ``run`` makes J of ``shape.samples`` samples, if it is to be measured now."""
         if shape not in self._measured:
             if not self._tuning:
                 return rule(shape)
@@ -154,9 +146,6 @@ class Routes:
 
     def load(self, state: Iterable[dict[str, Any]]) -> None:
         """Replace all measured routes by those of ``state``, from before or read from JSON.
-
-        Args:
-            state: the routes.
 
         Raises:
             MeasureError: where that is not what ``state`` returned.

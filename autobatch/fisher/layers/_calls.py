@@ -157,12 +157,9 @@ Rule = Callable[[Call], list[Contribution]]
 def together(
     weights: Mapping[Any, Weight], made: Callable[[Tensor], Mapping[Any, Jacobian]], output: int = 0
 ) -> list[Contribution]:
-    """Return what an output owes to several weights, made at once when the first of them is asked for.
+    """Return what an output owes to several weights, by any key, made at once when the first of them is asked for.
 
-    Args:
-        weights: the weights, by any key.
-        made: gives the per-sample gradients of them all, among others, from the output's gradient.
-        output: which output of the call.
+    ``made`` gives the per-sample gradients of them all, among others, from the output's gradient.
     """
     rows: dict[Any, Jacobian] = {}
 
@@ -231,13 +228,7 @@ class KeptInput(KeptTensor):
 
 
 def arguments(call: Call, names: str, **usual: Any) -> dict[str, Any]:
-    """Return the arguments of a call by name; absent ones are ``usual``, or None.
-
-    Args:
-        call: the call.
-        names: the names in order, separated by spaces.
-        usual: what absent ones are.
-    """
+    """Return the arguments of a call by names, separated by spaces, in order; absent ones are ``usual``, or None."""
     order = names.split()
     return dict.fromkeys(order) | usual | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
 

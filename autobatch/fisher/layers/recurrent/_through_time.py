@@ -51,13 +51,7 @@ class Gradients:
 
 
 class Plain:
-    """Steps of h = f(W_ih x + b_ih + W_hh h' + b_hh), where f is tanh or relu.
-
-    Args:
-        direction: the weights.
-        states: (T, N, H), the state after each step.
-        relu: whether f is relu.
-    """
+    """Steps of h = f(W_ih x + b_ih + W_hh h' + b_hh), f tanh or relu; ``states`` are those after each, (T, N, H)."""
 
     def __init__(self, direction: Direction, states: Tensor, *, relu: bool) -> None:
         self._w_hh = direction.w_hh
@@ -79,13 +73,7 @@ class Plain:
 
 
 class Gated:
-    """Steps of a GRU.
-
-    Args:
-        direction: the weights.
-        x: (T, N, C), the inputs.
-        before: (T, N, H), the state before each step.
-    """
+    """Steps of a GRU, of inputs x (T, N, C) and the states before each, (T, N, H)."""
 
     def __init__(self, direction: Direction, x: Tensor, before: Tensor) -> None:
         self._w_hh = direction.w_hh
@@ -120,13 +108,7 @@ class Gated:
 
 
 class LongShort:
-    """Steps of an LSTM, also with a projection.
-
-    Args:
-        direction: the weights.
-        x: (T, N, C), the inputs.
-        before: (T, N, R), the state before each step.
-        first_cell: (N, H), the cell state before the first.
+    """Steps of an LSTM, also with a projection, of x (T, N, C), the states before each (T, N, R), first_cell (N, H).
 
     Attributes:
         unprojected: (T, N, H), each step's state before the projection.
