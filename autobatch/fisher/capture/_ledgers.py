@@ -30,24 +30,15 @@ _TWICE = (
 
 @dataclass
 class _Ledger:
-    """One parameter's.
-
-    Attributes:
-        root: the parameter.
-        uses: the claims that each of its uses rests on.
-        fired: uses whose gradient has arrived.
-        received: J of these, until it is handed on.
-        norms: of the gradients that the parameter itself got.
-        eps: machine epsilon of the gradients' arithmetic.
-        slack: of that arithmetic, where a gradient is a sum over many positions.
-    """
+    """One parameter's."""
 
     root: Root
-    uses: list[tuple[Claim, ...]] = field(default_factory=list)
-    fired: int = 0
-    received: list[Jacobian] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    eps: float = 0.0
+    uses: list[tuple[Claim, ...]] = field(default_factory=list)  # the claims that each of its uses rests on
+    fired: int = 0  # uses whose gradient has arrived
+    received: list[Jacobian] = field(default_factory=list)  # J of these, until it is handed on
+    norms: list[Tensor] = field(default_factory=list)  # of the gradients that the parameter itself got
+    eps: float = 0.0  # machine epsilon of the gradients' arithmetic
+    # Of that arithmetic, where a gradient is a sum over many positions.
     slack: list[Tensor] = field(default_factory=list)
 
     @property

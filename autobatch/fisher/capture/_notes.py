@@ -18,26 +18,17 @@ NOT_CALLED = (
 
 @dataclass
 class Notes:
-    """What a step of a model leaves besides F.
-
-    Attributes:
-        model: the model.
-        problem: the first, if something could not be measured; it is kept, for nothing is raised into the training.
-        bn: what a column of J means under BatchNorm.
-        gradient_eps: machine epsilon of the gradients' arithmetic.
-        seconds: that measuring took within the body.
-        by_sample: whether some of it took one backward pass for each sample, which is slow.
-        batches: samples of each pass.
-        checks: for each pass, what is known of the gradient that each parameter got, by name.
-    """
+    """What a step of a model leaves besides F."""
 
     model: nn.Module
+    # The first, if something could not be measured; it is kept, for nothing is raised into the training.
     problem: MeasureError | None = None
-    bn: str = "none"
-    gradient_eps: float = 0.0
-    seconds: float = 0.0
-    by_sample: bool = False
-    batches: list[int] = field(default_factory=list)
+    bn: str = "none"  # what a column of J means under BatchNorm
+    gradient_eps: float = 0.0  # machine epsilon of the gradients' arithmetic
+    seconds: float = 0.0  # that measuring took within the body
+    by_sample: bool = False  # whether some of it took one backward pass for each sample, which is slow
+    batches: list[int] = field(default_factory=list)  # samples of each pass
+    # For each pass, what is known of the gradient that each parameter got, by name.
     checks: list[dict[str, Arrived]] = field(default_factory=list)
 
     def describe(self, name: str, function: str = "") -> str:

@@ -32,18 +32,13 @@ class ExchangedGram(GramSink):
     for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers: pass a
     group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the group's
     timeout.
-
-    Args:
-        group: the processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
-        device: where the gradients live, and F.
-        max_memory: bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count.
-        mean: whether each rank's loss is a mean over its own samples: its rows are scaled by their number.
     """
 
+    # The processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
     group: dist.ProcessGroup
-    device: torch.device
-    max_memory: int
-    mean: bool
+    device: torch.device  # where the gradients live, and F
+    max_memory: int  # bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count
+    mean: bool  # whether each rank's loss is a mean over its own samples: its rows are scaled by their number
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass, on all ranks, with so many samples of this one; waits for the device to learn the others'."""

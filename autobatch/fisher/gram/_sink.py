@@ -60,17 +60,11 @@ class GramSink(Sink):
 
 @dataclass(eq=False)
 class StreamingGram(GramSink):
-    """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it.
+    """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it."""
 
-    Args:
-        device: where the gradients live, and F.
-        max_memory: bytes for blocks of J.
-        apart: whether each module's own F is kept, (B, B) each.
-    """
-
-    device: torch.device
-    max_memory: int
-    apart: bool = False
+    device: torch.device  # where the gradients live, and F
+    max_memory: int  # bytes for blocks of J
+    apart: bool = False  # whether each module's own F is kept, (B, B) each
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""

@@ -152,17 +152,11 @@ class ConvolutionJacobian:
 
 @dataclass(frozen=True)
 class Formed:
-    """J in the order of elements that was cheapest to make.
+    """J in the order of elements that was cheapest to make."""
 
-    Attributes:
-        values: (shifts, B, out, columns); natively (1, B, columns, out).
-        kernel: size of the kernel.
-        route: how it was made, which says what the shifts and the columns are.
-    """
-
-    values: Tensor
-    kernel: tuple[int, ...]
-    route: Route
+    values: Tensor  # (shifts, B, out, columns); natively (1, B, columns, out)
+    kernel: tuple[int, ...]  # size of the kernel
+    route: Route  # how it was made, which says what the shifts and the columns are
 
     def canonical(self) -> Tensor:
         """Return (B, out, in / groups, *kernel)."""

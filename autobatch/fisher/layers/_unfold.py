@@ -8,19 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a convolution does in space: one entry for each spatial dimension.
+    """What a convolution does in space: one entry for each spatial dimension."""
 
-    Attributes:
-        kernel: size of the kernel.
-        stride: its step.
-        padding: (before, after).
-        dilation: distance between the kernel's elements.
-    """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
+    kernel: tuple[int, ...]  # size of the kernel
+    stride: tuple[int, ...]  # its step
+    padding: tuple[tuple[int, int], ...]  # (before, after)
+    dilation: tuple[int, ...]  # distance between the kernel's elements
 
     def reach(self, positions: tuple[int, ...]) -> tuple[int, ...]:
         """Return the extent of padded input that the kernel touches at so many positions."""
@@ -37,26 +30,18 @@ class Unfolder:
     With ``shifted`` only the dimensions after the first spatial one are unfolded: the copy is smaller by the kernel's
     size in the first, and each element of the kernel there has its matrix as a view, shifted by whole rows. Where the
     stride skips rows, rows are sorted by their remainder, so that what one shift needs still lies together.
-
-    Args:
-        x: (n, in, *spatial) unpadded input.
-        positions: where the kernel is put, in each spatial dimension.
-        geometry: the convolution's.
-        groups: number of groups.
-        shifted: whether to leave the first spatial dimension folded.
-        channels_last: whether the columns of a matrix end with the channels, which is fast where the input's memory
-            does; else the matrices are made transposed.
-        rows: largest number of rows that are asked for at a time.
     """
 
-    x: Tensor
-    positions: tuple[int, ...]
-    geometry: Geometry
-    groups: int
+    x: Tensor  # (n, in, *spatial) unpadded input
+    positions: tuple[int, ...]  # where the kernel is put, in each spatial dimension
+    geometry: Geometry  # the convolution's
+    groups: int  # number of groups
     _: KW_ONLY
-    shifted: bool
+    shifted: bool  # whether to leave the first spatial dimension folded
+    # Whether the columns of a matrix end with the channels, which is fast where the input's memory does; else the
+    # matrices are made transposed.
     channels_last: bool
-    rows: int
+    rows: int  # largest number of rows that are asked for at a time
 
     def __post_init__(self) -> None:
         geometry, extent = self.geometry, list(self.geometry.reach(self.positions))

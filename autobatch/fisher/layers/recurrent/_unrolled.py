@@ -29,18 +29,12 @@ states, before the first step."""
 
 @dataclass(frozen=True)
 class Arrived:
-    """The gradient of an output, of one of these.
+    """The gradient of an output, of one of these."""
 
-    Attributes:
-        states: (T, N, directions * R), of the last layer's states.
-        last: (layers * directions, N, R), of the last states.
-        last_cell: (layers * directions, N, H), of the last cell states.
-        through: (N, R), of the only step's state, where the gradient of its cell state has come through that too.
-    """
-
-    states: Tensor | None = None
-    last: Tensor | None = None
-    last_cell: Tensor | None = None
+    states: Tensor | None = None  # (T, N, directions * R), of the last layer's states
+    last: Tensor | None = None  # (layers * directions, N, R), of the last states
+    last_cell: Tensor | None = None  # (layers * directions, N, H), of the last cell states
+    # (N, R), of the only step's state, where the gradient of its cell state has come through that too.
     through: Tensor | None = None
 
 
@@ -50,30 +44,21 @@ class Unrolled:
 
     Where sequences are packed, (T, N, ...) of the input, the output and its gradient are (rows, ...).
 
-    Args:
-        kind: ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
-        sequences: how they lie.
-        x: (T, N, C), the input.
-        states: those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
-        params: the weights of each direction of each layer by their names in ``Direction``, in its order.
-        output: (T, N, directions * R), the last layer's states.
-        directions: 2 where the layers run backwards, too.
-        layout: where samples lie in (T, N, ...); None where there is one alone.
-        batch: B.
-
     Raises:
         NoRuleError: where shapes do not fit.
     """
 
-    kind: str
-    sequences: Sequences
-    x: KeptTensor
+    kind: str  # ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``
+    sequences: Sequences  # how they lie
+    x: KeptTensor  # (T, N, C), the input
+    # Those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
     states: Sequence[KeptTensor]
+    # The weights of each direction of each layer by their names in ``Direction``, in its order.
     params: Sequence[Mapping[str, KeptTensor]]
-    output: KeptTensor
-    directions: int
-    layout: BatchLayout | None
-    batch: int
+    output: KeptTensor  # (T, N, directions * R), the last layer's states
+    directions: int  # 2 where the layers run backwards, too
+    layout: BatchLayout | None  # where samples lie in (T, N, ...); None where there is one alone
+    batch: int  # B
 
     def __post_init__(self) -> None:
         x, output, states = self.x(), self.output(), [state() for state in self.states]
