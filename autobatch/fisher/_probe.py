@@ -1,10 +1,11 @@
 """The public entry to measuring: a context manager around one forward and backward pass."""
 
+import contextlib
 import inspect
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Never, Self
 
@@ -181,8 +182,7 @@ class FisherProbe:
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
-        self._stance: Any = None
-        self._watching = False
+        self._watching: contextlib.ExitStack | None = None
         self._measurement: Measurement | None = None
         self._seconds = 0.0
 
@@ -220,7 +220,12 @@ class FisherProbe:
         sink, self._sink = self._sink, None
         assert sink is not None
         if error is None:
-            self._kept = (capture.notes, sink, _failure(capture.finish))
+            problem = None
+            try:
+                capture.finish()
+            except Exception as found:
+                problem = found
+            self._kept = (capture.notes, sink, problem)
         capture.close()
         self._seconds += capture.notes.seconds + time.perf_counter() - start
         if self._kept is not None and not self._exchange_after:
@@ -236,20 +241,17 @@ class FisherProbe:
 
     def pause(self) -> None:
         """Leave off watching torch's functions, for what lies between two micro-batches' passes; again does nothing."""
-        if self._watching and self._capture is not None:
-            self._watching = False
-            self._capture.__exit__(None, None, None)
-            if self._stance is not None:
-                self._stance.__exit__(None, None, None)
-                self._stance = None
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.close()
 
     def resume(self) -> None:
         """Go on watching after ``pause``."""
-        if not self._watching and self._capture is not None:
-            self._watching = True
+        if self._watching is None and self._capture is not None:
+            self._watching = contextlib.ExitStack()
             if "torch._dynamo" in sys.modules:
-                self._stance = torch.compiler.set_stance("force_eager")
-            self._capture.__enter__()
+                self._watching.enter_context(torch.compiler.set_stance("force_eager"))
+            self._watching.enter_context(self._capture)
 
     @property
     def exchanges_after(self) -> bool:
@@ -406,15 +408,6 @@ def _refuse_unknown(given: Iterable[str]) -> None:
                 " probe.backward(loss)"
             )
         raise MeasureError(f"FisherProbe: no argument is called {name!r}; {near_names(name, known)}")
-
-
-def _failure(call: Callable[[], None]) -> Exception | None:
-    """Return what a call raises."""
-    try:
-        call()
-    except Exception as error:
-        return error
-    return None
 
 
 def _names(model: nn.Module, parameters: Iterable[Tensor]) -> frozenset[str]:

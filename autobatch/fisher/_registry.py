@@ -152,17 +152,18 @@ _IN_FRONT = (
     " native_channel_shuffle pixel_shuffle pixel_unshuffle upsample upsample_bilinear"
     " upsample_nearest max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"
     " adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices"
-    " fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices dropout1d dropout2d dropout3d"
+    " fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices dropout1d dropout2d dropout3d stft"
 )
 _MATRICES = (
     "inverse linalg_inv det linalg_det slogdet linalg_slogdet logdet cholesky linalg_cholesky matrix_exp"
     " linalg_matrix_exp linalg_svd linalg_svdvals svd linalg_qr qr linalg_eigh linalg_eigvalsh linalg_pinv pinverse"
-    " linalg_matrix_power matrix_power logm linalg_eig linalg_eigvals"
+    " linalg_matrix_power matrix_power logm linalg_eig linalg_eigvals istft"
 )
 _REDUCED = (
     "prod amax amin max min var std logsumexp argmax argmin any all median nanmean count_nonzero"
     " var_mean std_mean mode nanmedian special_logsumexp aminmax"
 )
+_SOFTMAX = "softmax log_softmax softmin _softmax _log_softmax special_softmax special_log_softmax"
 _FAKE_QUANTIZED = (
     "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine"
     " _fake_quantize_learnable_per_tensor_affine _fake_quantize_learnable_per_channel_affine"
@@ -184,6 +185,12 @@ def _picks(layout: Any = None, **more: Any) -> Known:
 def _puts(layout: Any = None, **more: Any) -> Known:
     """Return the entry of a function that puts rows of a source where an index says: (base, dim, index, source)."""
     return Known(layout, by_index=by_index.scattered, heeds="rows", **more)
+
+
+def _convolved(n: int, *, transposed: bool, features: int = 0) -> Known:
+    """Return the entry of a convolution in n dimensions."""
+    rows = rules.convolution(n, transposed=transposed)
+    return Known(places.convolved(n, transposed=transposed), rows, tapped=True, features=features)
 
 
 def _alone(_: Any) -> int:
@@ -246,17 +253,8 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ),
     ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
-    *(
-        (f"conv{n}d", Known(places.convolved(n, transposed=False), rules.convolution(n), tapped=True, features=n + 2))
-        for n in (1, 2, 3)
-    ),
-    *(
-        (
-            f"conv_transpose{n}d",
-            Known(places.convolved(n, transposed=True), rules.convolution(n, transposed=True), tapped=True),
-        )
-        for n in (1, 2, 3)
-    ),
+    *((f"conv{n}d", _convolved(n, transposed=False, features=n + 2)) for n in (1, 2, 3)),
+    *((f"conv_transpose{n}d", _convolved(n, transposed=True)) for n in (1, 2, 3)),
     ("torch.ops.torchvision.deform_conv2d", Known(places.in_front(0, 2, 3))),
     # Normalisations.
     ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True, features=2)),
@@ -270,16 +268,13 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     (_IN_FRONT, Known(places.in_front(0))),
     ("grid_sample max_unpool1d max_unpool2d max_unpool3d", Known(places.in_front(0, 1))),
     ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1), recurrent.cells)),
-    ("stft", Known(places.in_front(0))),
-    ("istft", Known(places.before_features(2, 0))),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
     ("sum mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
     ("nansum", Known(places.reduced(1), sums=keeps_samples)),
     (_REDUCED, Known(places.reduced(1))),
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
-    ("softmax log_softmax softmin _softmax _log_softmax", Known(places.normalised_along)),
-    ("special_softmax special_log_softmax", Known(places.normalised_along)),
+    (_SOFTMAX, Known(places.normalised_along)),
     ("quantile nanquantile kthvalue", Known(places.quantile)),
     ("cumsum cumprod cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift", Known(untouched(1))),
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", Known(untouched(2, default=-1))),

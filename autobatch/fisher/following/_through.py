@@ -118,12 +118,17 @@ class Through:
         output = self._call.outputs[index]
         places = set(self._places(aligned, index))
         if len(places) > 1:
-            places = {_with_grouping(each, output, self._call.batch) for each in places}
+            batch = self._call.batch
+            places = {
+                BatchLayout(each.dim, 1, (), each.grouped(output, batch)) if isinstance(each, BatchLayout) else each
+                for each in places
+            }
         (place, *others) = places
         if others or not isinstance(place, BatchLayout):
             claimed = any(each.layout.open_claims for each in aligned)  # one that a rule does not confirm is refuted
-            regrouped = None if claimed else self._regrouped(aligned, samples)
-            place = regrouped or (None if others else place)
+            rule = None if claimed else self._call.known.by_index
+            found = None if rule is None else rule(Rows(aligned, samples))
+            place = (None if others else place) if found is None else layout_along(*found, samples.batch)
         return _of_one_sample(aligned, place, output)
 
     def _places(self, moves: Sequence[Move], index: int) -> list[Where]:
@@ -158,14 +163,6 @@ class Through:
             return True
         return len({(place, lies.grouped(tensor, self._call.batch)) for place, lies, tensor in found}) == 1
 
-    def _regrouped(self, found: Sequence[Move], samples: Grouping) -> BatchLayout | None:
-        """Follow samples that lie by an index; None where the function is not known to pick or put rows."""
-        rule = self._call.known.by_index
-        if rule is None:
-            return None
-        place = rule(Rows(found, samples))
-        return None if place is None else layout_along(*place, samples.batch)
-
 
 def _of_one_sample(aligned: Sequence[Move], place: Where, output: Tensor) -> Where:
     """Return how samples lie in an output; what was made of one sample's rows alone is that sample's, however made."""
@@ -194,12 +191,6 @@ def _resting_on(aligned: Sequence[Move], place: BatchLayout) -> BatchLayout:
         return replace(place, claims=tuple(claims))
     # One object for the usual layout, so that layouts are quickly seen to be the same.
     return IN_FRONT if place == IN_FRONT else place
-
-
-def _with_grouping(place: Where, output: Tensor, batch: int) -> Where:
-    if not isinstance(place, BatchLayout):
-        return place
-    return BatchLayout(place.dim, 1, (), place.grouped(output, batch))
 
 
 def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:

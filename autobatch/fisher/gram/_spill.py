@@ -5,7 +5,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from math import prod
 from typing import Any, BinaryIO
@@ -43,6 +43,7 @@ def _columns(part: _Part) -> int:
     return prod(piece.columns for piece in part.pieces)
 
 
+@dataclass(eq=False)
 class SpilledGram(GramSink):
     """Keeps the per-sample gradients of several micro-batches and multiplies them at the end: F of the whole batch.
 
@@ -54,21 +55,17 @@ class SpilledGram(GramSink):
 
     Of several processes each keeps its own samples'. While the step runs, nothing is sent: a process that breaks the
     step off leaves no other one waiting, as it would with ``ExchangedGram``, which is used in ``result``.
-
-    Args:
-        max_memory: bytes for J and for what is needed to make, send and multiply it; matrices of F's size do not count.
-        device: where the gradients live, and F.
-        group: the processes that share the batch; None for this one alone.
-        mean: whether each process's loss is a mean over its own samples.
     """
 
-    def __init__(self, max_memory: int, device: torch.device, *, group: Any = None, mean: bool = True) -> None:
-        self._max_memory = max_memory
-        self._device = device
-        self._group = group
-        self._mean = mean
+    max_memory: int  # bytes for J and for what is needed to make, send and multiply it, but matrices of F's size
+    device: torch.device  # where the gradients live, and F
+    _: KW_ONLY
+    group: Any = None  # the processes that share the batch; None for this one alone
+    mean: bool = True  # whether each one's loss is a mean over its own samples
+
+    def __post_init__(self) -> None:
         self._exchanged: ExchangedGram | None = None
-        self._store = _Store(max_memory // 2)
+        self._store = _Store(self.max_memory // 2)
         self._parameters: dict[str, list[_Part]] = {}
         self._before = 0
 
@@ -92,23 +89,23 @@ class SpilledGram(GramSink):
             pieces = tuple(self._store.put(factor.shape[2], iter([factor[:, 0]])) for factor in factors)
         else:
             # Three copies of a block at a time: made, summed over uses, and transposed.
-            columns = self._max_memory // 2 // (3 * 8 * self.batch_size)
+            columns = self.max_memory // 2 // (3 * 8 * self.batch_size)
             pieces = (self._store.put(use.rows * use.width, summed_blocks(uses, columns)),)
         self._parameters.setdefault(name, []).append(_Part(self._before, pieces))
 
     def result(self) -> Tensor:
         """Return F of all micro-batches, (B, B) float64, samples in the order in which they came; J is freed."""
         batch = self._before + self.batch_size
-        if self._group is not None:
+        if self.group is not None:
             return self._exchange(batch)
-        gram = GramAccumulator(batch, self._device, self._max_memory // 4)
-        products = torch.zeros(batch, batch, dtype=torch.float64, device=self._device)
+        gram = GramAccumulator(batch, self.device, self.max_memory // 4)
+        products = torch.zeros(batch, batch, dtype=torch.float64, device=self.device)
         for name in list(self._parameters):
             parts = self._parameters.pop(name)
             if all(len(part.pieces) == 2 for part in parts):
                 # J Jᵀ of an outer product is the elementwise product of its factors' Gram matrices.
                 factors = [[_Part(part.first, (part.pieces[i],)) for part in parts] for i in (0, 1)]
-                left, right = (GramAccumulator(batch, self._device, self._max_memory // 4) for _ in factors)
+                left, right = (GramAccumulator(batch, self.device, self.max_memory // 4) for _ in factors)
                 self._stream(factors[0], left)
                 self._stream(factors[1], right)
                 products += left.result() * right.result()
@@ -119,18 +116,18 @@ class SpilledGram(GramSink):
 
     def agree(self, problem: Exception | None) -> None:
         """Raise what was wrong with the step, of several processes on all of them."""
-        if self._group is None:
+        if self.group is None:
             super().agree(problem)
         else:
             sizes = [(name, _columns(self._parameters[name][0])) for name in sorted(self._parameters)]
-            agree(problem, zlib.crc32(repr(sizes).encode()), self._device, self._group)
+            agree(problem, zlib.crc32(repr(sizes).encode()), self.device, self.group)
 
     def _exchange(self, batch: int) -> Tensor:
-        exchanged = ExchangedGram(self._group, self._device, self._max_memory // 2, mean=self._mean)
+        exchanged = ExchangedGram(self.group, self.device, self.max_memory // 2, mean=self.mean)
         exchanged.begin(batch)
         for name in sorted(self._parameters):
             for block in self._blocks(self._parameters.pop(name), batch, exchanged.block_columns):
-                exchanged.add_block(block.to(self._device))
+                exchanged.add_block(block.to(self.device))
         self._store.close()
         self._exchanged = exchanged
         return exchanged.result()
@@ -140,9 +137,9 @@ class SpilledGram(GramSink):
         return None if self._exchanged is None else self._exchanged.local()
 
     def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
-        size = max(1, self._max_memory // 8 // (8 * gram.batch_size))
+        size = max(1, self.max_memory // 8 // (8 * gram.batch_size))
         for block in self._blocks(parts, gram.batch_size, size):
-            gram.add(block.to(self._device))
+            gram.add(block.to(self.device))
 
     def _blocks(self, parts: list[_Part], batch: int, size: int) -> Iterator[Tensor]:
         # All samples of a range of columns at a time.
