@@ -187,10 +187,10 @@ def _puts(layout: Any = None, **more: Any) -> Known:
     return Known(layout, by_index=by_index.scattered, heeds="rows", **more)
 
 
-def _convolved(n: int, *, transposed: bool, features: int = 0) -> Known:
+def _convolved(n: int, *, transposed: bool) -> Known:
     """Return the entry of a convolution in n dimensions."""
     rows = rules.convolution(n, transposed=transposed)
-    return Known(places.convolved(n, transposed=transposed), rows, tapped=True, features=features)
+    return Known(places.convolved(n, transposed=transposed), rows, tapped=True)
 
 
 def _alone(_: Any) -> int:
@@ -228,7 +228,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
     ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
-    ("linear", Known(products.linear, rules.linear, claims=True, tapped=True, features=2)),
+    ("linear", Known(products.linear, rules.linear, claims=True, tapped=True)),
     ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True, sums=_alone)),
     ("mm", Known(products.matmul, rules.matmul, claims=True, slots={"mat2": 1})),
     ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True, sums=_alone)),
@@ -253,11 +253,11 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ),
     ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
-    *((f"conv{n}d", _convolved(n, transposed=False, features=n + 2)) for n in (1, 2, 3)),
+    *((f"conv{n}d", _convolved(n, transposed=False)) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", _convolved(n, transposed=True)) for n in (1, 2, 3)),
     ("torch.ops.torchvision.deform_conv2d", Known(places.in_front(0, 2, 3))),
     # Normalisations.
-    ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True, features=2)),
+    ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True)),
     ("group_norm", Known(places.in_front(0), rules.group_norm, tapped=True)),
     ("instance_norm", _INSTANCE_NORM),
     (F.instance_norm, replace(_INSTANCE_NORM, rows=rules.instance_norm, tapped=True)),

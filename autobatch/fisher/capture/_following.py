@@ -16,7 +16,7 @@ from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._indexing import assigned, fitting
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
 from autobatch.fisher.following._memory import Memory
-from autobatch.fisher.following._through import Through, layer_keeps
+from autobatch.fisher.following._through import Through, keeps_front
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
@@ -266,11 +266,10 @@ class Following:
             self._move_into(*call.args)
             self._spread(call.args[0], before)
             return
-        source, first = found[0]
-        output = call.outputs[0] if call.outputs else source
-        alone = len(found) == 1 and first is IN_FRONT and bool(call.args) and source is call.args[0]
-        if alone and layer_keeps(call.known, source, output):
-            self._layouts[output] = IN_FRONT
+        (source, first), *others = found
+        alone = first is IN_FRONT and not others and bool(call.args and call.outputs) and source is call.args[0]
+        if alone and call.changed is None and keeps_front(call, source):
+            self._layouts[call.outputs[0]] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
         for index, output in enumerate(call.outputs):

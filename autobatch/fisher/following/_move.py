@@ -50,9 +50,6 @@ class Known:
     couples: bool = False  # whether its values depend on the whole batch, though every row stays a sample's own
     random: bool = False  # whether it draws random numbers beside weights
     transposes: bool = False  # whether a matrix alone comes out transposed
-    # Dimensions of the input of a frequent layer that keeps a batch in front in front: exactly so many, or at least
-    # two. A short cut.
-    features: int = 0
     # Places of its arguments that are given by name, where they are not those that most functions have.
     slots: Mapping[str, int] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from autobatch._errors import MeasureError
 from autobatch.fisher.following._by_index import Rows
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
-from autobatch.fisher.following._move import WHOLE, Additive, Known, Move, TorchCall
+from autobatch.fisher.following._move import WHOLE, Additive, Move, TorchCall
 
 Where = BatchLayout | Literal["whole"] | None
 """How samples lie in an output; None where nobody can tell."""
@@ -204,8 +204,11 @@ def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
     return how not in {"product", "quotient"} or len(changing) < 2
 
 
-def layer_keeps(known: Known, x: Tensor, output: Tensor) -> bool:
-    """Whether a function of x, the batch in front, is a most frequent layer that keeps it there: a short cut."""
-    dimensions = known.features
-    whole = x.ndim == dimensions or (dimensions == 2 and x.ndim > 1)
-    return whole and output.ndim == x.ndim and output.shape[0] == x.shape[0]
+def keeps_front(call: TorchCall, source: Tensor) -> bool:
+    """Whether a call of one tensor with the batch, in front, keeps it there: a short cut for layers."""
+    known, output = call.known, call.outputs[0]
+    if call.kwargs or len(call.outputs) > 1 or known.layout is None or known.heeds != "all" or known.couples:
+        return False
+    move = Move(call, call.args, call.kwargs, source, IN_FRONT, 0, -1)
+    move.output, move.index, move.followed = output, 0, [source]
+    return known.layout(move) == 0 and output.ndim > 0 and output.shape[0] == source.shape[0]
