@@ -198,6 +198,8 @@ def _alone(_: Any) -> int:
     return 0
 
 
+_MATMUL = products.written("ai,ib->ab", "ai,i->a", "i,ib->b")
+_ADDED = products.written("ab,ai,ib->ab")
 _PAIRED = {"input1": 0, "input2": 1, "anchor": 0, "positive": 1, "negative": 2, "var": 2}
 _LOOKED_UP = Known(indexing.looked_up)
 _BAGGED = Known(indexing.bagged, by_index=by_index.bagged)
@@ -228,21 +230,21 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
     ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
-    ("linear", Known(products.linear, rules.linear, claims=True, tapped=True)),
-    ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True, sums=_alone)),
-    ("mm", Known(products.matmul, rules.matmul, claims=True, slots={"mat2": 1})),
-    ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True, sums=_alone)),
+    ("linear", Known(products.written("i,oi,o->o", "i,i,->"), rules.linear, claims=True, tapped=True)),
+    ("matmul mv __matmul__", Known(_MATMUL, rules.matmul, claims=True, sums=_alone)),
+    ("mm", Known(_MATMUL, rules.matmul, claims=True, slots={"mat2": 1})),
+    ("__rmatmul__", Known(products.written("ib,ai->ab", "i,ai->a", "ib,i->b"), rules.matmul, claims=True, sums=_alone)),
     ("dot vdot", Known(lambda _: WHOLE, sums=_alone)),
-    ("addmm", Known(products.products_added, rules.addmm, claims=True, slots={"mat1": 1, "mat2": 2})),
-    ("bmm", Known(products.matmul, slots={"mat2": 1})),
-    ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
-    ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
+    ("addmm", Known(_ADDED, rules.addmm, claims=True, slots={"mat1": 1, "mat2": 2})),
+    ("bmm", Known(_MATMUL, slots={"mat2": 1})),
+    ("addmm_", Known(_ADDED, slots={"mat1": 1, "mat2": 2})),
+    ("baddbmm baddbmm_", Known(_ADDED, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
     ("grouped_mm _grouped_mm", Known(products.grouped, offsets.grouped_mm, heeds="floats")),
     ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
-    ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
+    ("outer ger", Known(products.written("i,j->ij"))),
     ("inner", Known(products.inner, sums=_alone)),
-    ("cdist", Known(products.distances)),
+    ("cdist", Known(products.written("pm,rm->pr"))),
     ("linalg_multi_dot", Known(products.chained)),
     ("linalg_solve", Known(products.solved)),
     ("tensordot", Known(products.contracted)),
