@@ -110,11 +110,7 @@ class Move:
         if isinstance(value, int):
             rest = [item for item in self.args[position + 1 :] if many and isinstance(item, int)]
             value = [value, *rest]
-        return [self.left(int(item)) for item in value] if isinstance(value, (tuple, list)) else None
-
-    def left(self, dim: int) -> int:
-        """Return a dimension of the source, counted from the left."""
-        return dim % max(1, self.source.ndim)
+        return [int(item) % max(1, self.source.ndim) for item in value] if isinstance(value, (tuple, list)) else None
 
 
 Place = int | tuple[int, int] | str | None

@@ -169,22 +169,16 @@ def recurrent(move: Move) -> Place:
     return 1 if move.index else (0 if move.args[8] else 1)
 
 
-def compared(default: int) -> Rule:
-    """Return the rule of functions that broadcast two tensors and reduce along one dimension."""
+def compared(default: int, position: int = 2) -> Rule:
+    """Return the rule of functions that broadcast two tensors and reduce along one dimension, given at a position."""
 
     def rule(move: Move) -> int | None:
         ndim = max(tensor.ndim for tensor in move.call.tensors)
-        along = int(move.argument(2, "dim", default)) % ndim
+        along = int(move.argument(position, "dim", default)) % ndim
         dim = move.dim + ndim - move.source.ndim
         return None if dim == along else dim - (dim > along)
 
     return rule
-
-
-def compared_last(move: Move) -> int | None:
-    ndim = max(tensor.ndim for tensor in move.call.tensors)
-    dim = move.dim + ndim - move.source.ndim
-    return dim if dim < ndim - 1 else None
 
 
 def attention(move: Move) -> int | None:

@@ -85,11 +85,6 @@ def repeated_each(move: Move) -> Place:
     return (move.dim, move.outer) if isinstance(move.argument(1, "repeats"), int) else None
 
 
-def rotated(move: Move) -> int | None:
-    plane = move.argument(2, "dims", (0, 1))
-    return None if move.slot or move.dim in {move.left(int(dim)) for dim in plane} else move.dim
-
-
 def selected(move: Move) -> int | None:
     dims = move.dims(1, "dim", 0)
     if move.slot or dims is None or dims[0] == move.dim:
