@@ -88,7 +88,7 @@ class GramAccumulator:
 
         Rows have ``width`` elements, of ``itemsize`` bytes with all that lie beside each other for a block.
         """
-        for part in slices(0, rows, even(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width))):
+        for part in spans(0, rows, even(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width))):
             yield part.start, part.stop
 
     def add(self, block: Tensor) -> None:
@@ -265,7 +265,7 @@ class GramAccumulator:
             return factor[here] @ factor[onward].T
         total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
         most, width = _SINGLE_FEATURES if single else self.max_memory // 8 // (8 * len(factor)), factor.shape[1]
-        for part in slices(0, width, even(width, most)):
+        for part in spans(0, width, even(width, most)):
             one, other = factor[here, part], factor[onward, part]
             if not single:
                 one, other = one.to(torch.float64), other.to(torch.float64)
@@ -300,7 +300,7 @@ def even(number: int, most: int) -> int:
     return max(1, -(-number // max(1, -(-number // max(1, most)))))
 
 
-def slices(start: int, stop: int, size: int) -> Iterator[slice]:
+def spans(start: int, stop: int, size: int) -> Iterator[slice]:
     """Yield the slices of a size from start to stop; the last may be smaller."""
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))

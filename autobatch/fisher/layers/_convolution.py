@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, even, slices
+from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, even, spans
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.gram._native import native
 from autobatch.fisher.layers._autotune import Route, Shape, routes
@@ -123,7 +123,7 @@ class ConvolutionJacobian:
         per_input = max(self.batch * kernel * self._per_group, unfolded)
         together = even(self.groups, elements // (per_input * self._channels))
         if together > 1:
-            for part in slices(0, self.groups, together):
+            for part in spans(0, self.groups, together):
                 rows, channels = (slice(part.start * n, part.stop * n) for n in (self._per_group, self._channels))
                 yield rows, channels, part.stop - part.start
             return
@@ -131,8 +131,8 @@ class ConvolutionJacobian:
         inputs = even(self._channels, elements // per_input)
         outputs = even(self._per_group, elements // (self.batch * kernel * inputs))
         for group in range(self.groups):
-            for rows in slices(group * self._per_group, (group + 1) * self._per_group, outputs):
-                for channels in slices(group * self._channels, (group + 1) * self._channels, inputs):
+            for rows in spans(group * self._per_group, (group + 1) * self._per_group, outputs):
+                for channels in spans(group * self._channels, (group + 1) * self._channels, inputs):
                     yield rows, channels, 1
 
 
@@ -207,7 +207,7 @@ def form(
         make = _grouped(x, g, geometry, groups)
     else:
         make = _multiplied(x, g, geometry, groups, route=route, rows=size * repeats)
-    for some in slices(0, batch, size):
+    for some in spans(0, batch, size):
         make(slice(some.start * repeats, some.stop * repeats), values[:, some])
     return Formed(values, geometry.kernel, route)
 
