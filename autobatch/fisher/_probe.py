@@ -5,7 +5,7 @@ import inspect
 import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Never, Self
 
@@ -220,12 +220,7 @@ class FisherProbe:
         sink, self._sink = self._sink, None
         assert sink is not None
         if error is None:
-            problem = None
-            try:
-                capture.finish()
-            except Exception as found:
-                problem = found
-            self._kept = (capture.notes, sink, problem)
+            self._kept = (capture.notes, sink, _failure(capture.finish))
         capture.close()
         self._seconds += capture.notes.seconds + time.perf_counter() - start
         if self._kept is not None and not self._exchange_after:
@@ -408,6 +403,15 @@ def _refuse_unknown(given: Iterable[str]) -> None:
                 " probe.backward(loss)"
             )
         raise MeasureError(f"FisherProbe: no argument is called {name!r}; {near_names(name, known)}")
+
+
+def _failure(call: Callable[[], None]) -> Exception | None:
+    """Return what a call raises; its traceback then holds no frame that holds it."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
 
 
 def _names(model: nn.Module, parameters: Iterable[Tensor]) -> frozenset[str]:
