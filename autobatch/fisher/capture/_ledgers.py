@@ -162,31 +162,30 @@ class Ledgers:
             self._note(contribution, claims)
         for index, group in by_output.items():
             hooked, part = anchor(outputs[index], tensors)
-            hook = self._output_hook(group, claims, site, part)
+            hook = partial(self._arrive, group, claims, site, part)
             self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _output_hook(
+    def _arrive(
         self,
         owed: list[tuple[Contribution, GradientEdge | None]],
         claims: tuple[Claim, ...],
         site: tuple[str, str],
         part: Callable[[Tensor], Tensor],
-    ) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            self.arrived = True
-            if self._notes.problem is not None or self.pulling_back:
-                return
-            with Guarded(self._notes, *site):
-                if not owed:
-                    raise MeasureError(_TWICE)
-                if stand(claims):
-                    with exact_arithmetic(gradient.device.type):
-                        gradient = part(gradient.detach())
-                        for contribution, edge in owed:
-                            self._receive(contribution, edge, gradient)
-            owed.clear()
-
-        return hook
+        gradient: Tensor,
+    ) -> None:
+        """Take the per-sample gradients of a call from the gradient of what ``anchor`` found for its output."""
+        self.arrived = True
+        if self._notes.problem is not None or self.pulling_back:
+            return
+        with Guarded(self._notes, *site):
+            if not owed:
+                raise MeasureError(_TWICE)
+            if stand(claims):
+                with exact_arithmetic(gradient.device.type):
+                    gradient = part(gradient.detach())
+                    for contribution, edge in owed:
+                        self._receive(contribution, edge, gradient)
+        owed.clear()
 
     def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
         jacobian = self._made(contribution, gradient)
