@@ -207,8 +207,10 @@ def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
 def keeps_front(call: TorchCall, source: Tensor) -> bool:
     """Whether a call of one tensor with the batch, in front, keeps it there: a short cut for layers."""
     known, output = call.known, call.outputs[0]
-    if call.kwargs or len(call.outputs) > 1 or known.layout is None or known.heeds != "all" or known.couples:
+    if not output.ndim or output.shape[0] != source.shape[0] or call.kwargs or len(call.outputs) > 1:
+        return False
+    if known.layout is None or known.heeds != "all" or known.couples:
         return False
     move = Move(call, call.args, call.kwargs, source, IN_FRONT, 0, -1)
     move.output, move.index, move.followed = output, 0, [source]
-    return known.layout(move) == 0 and output.ndim > 0 and output.shape[0] == source.shape[0]
+    return known.layout(move) == 0
