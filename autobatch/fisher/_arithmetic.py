@@ -31,13 +31,9 @@ def reduced_eps(device_type: str) -> float:
 
 @functools.cache
 def note_low_precision(eps: float, device_type: str) -> None:
-    """Log, once for each arithmetic, that the gradients' own rounding shows in the measure.
+    """Log, once for each arithmetic and type of device, that the gradients' own rounding shows in the measure.
 
     The figures are those of ``benchmarks/fisher/precision.py``; float16's are within 5 % and not logged.
-
-    Args:
-        eps: machine epsilon of the gradients' arithmetic.
-        device_type: where they were computed.
     """
     if eps == torch.finfo(torch.bfloat16).eps:
         _logger.warning(

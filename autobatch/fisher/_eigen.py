@@ -37,16 +37,11 @@ def largest_eigenvalue(gram: Tensor) -> float | None:
 
 
 def eigenvalues_above(gram: Tensor, threshold: float, largest: float) -> tuple[int, float] | None:
-    """Count the eigenvalues above a threshold and compute the smallest of them, from one factorisation.
+    """Return how many eigenvalues lie above a threshold, and the smallest of them, from one factorisation.
 
-    Args:
-        gram: (B, B) float64, symmetric, on the CPU; needs as much memory again twice.
-        threshold: above zero.
-        largest: lambda_max, above the threshold.
-
-    Returns:
-        Count and smallest eigenvalue; None where the threshold is not clear of round-off of F, the factorisation met
-        a zero pivot (the threshold *is* an eigenvalue) or the iteration did not converge.
+    F is (B, B) float64, symmetric, on the CPU; it needs as much memory again twice. The threshold lies between zero and
+    ``largest``, lambda_max. None where the threshold is not clear of round-off of F, the factorisation met a zero pivot
+    (the threshold *is* an eigenvalue) or the iteration did not converge.
     """
     size = len(gram)
     if threshold < _MARGIN * size * torch.finfo(torch.float64).eps * largest:

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+_FIGURES = ("sample_squared_norm", "mean_squared_norm", "along_squared_norm", "half_cosine")
+
 
 @dataclass(frozen=True)
 class GradientMoments:
@@ -75,14 +77,9 @@ class GradientMoments:
     @classmethod
     def mean(cls, steps: Sequence[Self]) -> Self:
         """Return the means over steps of one batch size, at least one; a cosine that is not known is left out."""
-        return cls(
-            steps[0].batch_size,
-            sum(step.samples for step in steps),
-            _mean([step.sample_squared_norm for step in steps]),
-            _mean([step.mean_squared_norm for step in steps]),
-            _mean([step.along_squared_norm for step in steps]),
-            _mean([step.half_cosine for step in steps if math.isfinite(step.half_cosine)]),
-        )
+        *norms, cosines = ([getattr(step, name) for step in steps] for name in _FIGURES)
+        means = [_mean(figures) for figures in (*norms, [cosine for cosine in cosines if math.isfinite(cosine)])]
+        return cls(steps[0].batch_size, sum(step.samples for step in steps), *means)
 
     @property
     def variance(self) -> float:
@@ -129,8 +126,8 @@ class GradientMoments:
         batch_size, samples = int(state["batch_size"]), int(state["samples"])
         if batch_size < 1 or samples < 1:
             raise ValueError(f"moments of {samples} samples at batch size {batch_size}")
-        names = ("sample_squared_norm", "mean_squared_norm", "along_squared_norm", "half_cosine")
-        return cls(batch_size, samples, *(math.nan if state[name] is None else float(state[name]) for name in names))
+        figures = (math.nan if state[name] is None else float(state[name]) for name in _FIGURES)
+        return cls(batch_size, samples, *figures)
 
     def _unbiased(self, variance: float) -> float:
         if self.batch_size < 2:

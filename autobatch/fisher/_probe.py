@@ -1,5 +1,6 @@
 """The public entry to measuring: a context manager around one forward and backward pass."""
 
+import contextlib
 import inspect
 import itertools
 import sys
@@ -181,8 +182,7 @@ class FisherProbe:
         self._grad_scaler = grad_scaler
         self._capture: Capture | ExactCapture | None = None
         self._sink: GramSink | None = None
-        self._stance: Any = None
-        self._watching = False
+        self._watching: contextlib.ExitStack | None = None
         self._measurement: Measurement | None = None
         self._seconds = 0.0
 
@@ -236,20 +236,17 @@ class FisherProbe:
 
     def pause(self) -> None:
         """Leave off watching torch's functions, for what lies between two micro-batches' passes; again does nothing."""
-        if self._watching and self._capture is not None:
-            self._watching = False
-            self._capture.__exit__(None, None, None)
-            if self._stance is not None:
-                self._stance.__exit__(None, None, None)
-                self._stance = None
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.close()
 
     def resume(self) -> None:
         """Go on watching after ``pause``."""
-        if not self._watching and self._capture is not None:
-            self._watching = True
+        if self._watching is None and self._capture is not None:
+            self._watching = contextlib.ExitStack()
             if "torch._dynamo" in sys.modules:
-                self._stance = torch.compiler.set_stance("force_eager")
-            self._capture.__enter__()
+                self._watching.enter_context(torch.compiler.set_stance("force_eager"))
+            self._watching.enter_context(self._capture)
 
     @property
     def exchanges_after(self) -> bool:
@@ -333,24 +330,20 @@ class FisherProbe:
 
     def _new_sink(self) -> GramSink:
         device = next((p.device for p in self._model.parameters() if p.requires_grad), torch.device("cpu"))
+        group, memory, mean = self._process_group, self._max_memory, self._mean
+        sink: GramSink
         if self._sketch is not None:
-            rows, seed = self._sketch
-            return SketchedGram(
-                rows,
-                seed,
-                device,
-                self._max_memory,
-                taker=self._hand_on,
-                group=self._process_group,
-                mean=self._mean,
-            )
-        if self._exchange_after:
-            return SpilledGram(self._max_memory, device, group=self._process_group, mean=self._mean)
-        if self._bn == "exact" or self._micro_batches > 1:
-            return SpilledGram(self._max_memory, device, self._hand_on)
-        if self._process_group is not None:
-            return ExchangedGram(self._process_group, device, self._max_memory, mean=self._mean)
-        return StreamingGram(device, self._max_memory, apart=self._by_module, taker=self._hand_on)
+            sink = SketchedGram(*self._sketch, device, memory, group=group, mean=mean)
+        elif self._exchange_after:
+            return SpilledGram(memory, device, group=group, mean=mean)
+        elif self._bn == "exact" or self._micro_batches > 1:
+            sink = SpilledGram(memory, device)
+        elif group is not None:
+            return ExchangedGram(group, device, memory, mean=mean)
+        else:
+            sink = StreamingGram(device, memory, apart=self._by_module)
+        sink.taker = self._hand_on
+        return sink
 
     def _hand_on(self, name: str, uses: list[Jacobian]) -> None:
         if self.taker is not None:
@@ -358,28 +351,23 @@ class FisherProbe:
 
     def _measured(self, notes: Notes, sink: GramSink, problem: Exception | None) -> Measurement:
         try:
-            if self._process_group is not None and isinstance(sink, SpilledGram | SketchedGram):
-                return self._put_together(notes, sink, sink.exchange(problem))
-            if problem is not None:
-                raise problem
+            sink.agree(problem)
             return self._put_together(notes, sink, sink.result())
         except Exception as error:
             found = error if isinstance(error, MeasureError) else caused("the Gram matrix", error)
             return Measurement(notes.bn, notes.gradient_eps, found)
 
     def _put_together(self, notes: Notes, sink: GramSink, gram: Tensor) -> Measurement:
-        blocks = sink.by_module() if self._by_module and isinstance(sink, StreamingGram) else None
         note_low_precision(notes.gradient_eps, gram.device.type)
         with torch.no_grad():
-            local = gram
-            if self._process_group is not None and isinstance(sink, ExchangedGram | SpilledGram):
-                local = sink.local()
+            local = sink.local()
+            local = gram if local is None else local
             starts = itertools.accumulate(notes.batches, initial=0)
-            found = [sink.sums] if isinstance(sink, StreamingGram) else getattr(sink, "passes", itertools.repeat(None))
-            checks = []
-            for start, batch, expected, sums in zip(starts, notes.batches, notes.checks, found, strict=False):
-                own = slice(start, start + batch)
-                checks.append(SumCheck.of(batch, expected, sums, local[own, own]))
+            passes = zip(starts, notes.batches, notes.checks, sink.passes or itertools.repeat(None), strict=False)
+            checks = [
+                SumCheck.of(batch, expected, sums, local[start : start + batch, start : start + batch])
+                for start, batch, expected, sums in passes
+            ]
             scaled = not self._mean or self._process_group is not None
             scale: Tensor | float = 1.0 if scaled else float(sum(notes.batches))
             if self._grad_scaler is not None:
@@ -390,7 +378,7 @@ class FisherProbe:
             None,
             gram=gram,
             scale=scale,
-            blocks=blocks,
+            blocks=sink.by_module(),
             checks=checks,
             sketch_rows=0 if self._sketch is None else self._sketch[0],
             by_sample=notes.by_sample,
@@ -418,7 +406,7 @@ def _refuse_unknown(given: Iterable[str]) -> None:
 
 
 def _failure(call: Callable[[], None]) -> Exception | None:
-    """Return what a call raises."""
+    """Return what a call raises; its traceback then holds no frame that holds it."""
     try:
         call()
     except Exception as error:

@@ -18,8 +18,7 @@ from autobatch.fisher.following import _places as places
 from autobatch.fisher.following import _products as products
 from autobatch.fisher.following import _shapes as shapes
 from autobatch.fisher.following._move import WHOLE, Known, aligned_right, in_slots, keeps_samples, untouched
-from autobatch.fisher.layers import _bags as bags
-from autobatch.fisher.layers import _groups as groups
+from autobatch.fisher.layers import _offsets as offsets
 from autobatch.fisher.layers import _rules as rules
 from autobatch.fisher.layers import recurrent
 from autobatch.fisher.layers._elementwise import attention_bias, by_element, expanded, prelu
@@ -29,7 +28,7 @@ from autobatch.fisher.layers._modules import GramRule
 _NOTHING = Known()
 # Custom autograd functions of torch itself that hand tensors through.
 _HANDING_ON = frozenset({
-    *("_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm", "CheckpointFunction"),
+    *("_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm", "CheckpointFunction")
 })
 
 
@@ -153,17 +152,18 @@ _IN_FRONT = (
     " native_channel_shuffle pixel_shuffle pixel_unshuffle upsample upsample_bilinear"
     " upsample_nearest max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"
     " adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices"
-    " fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices dropout1d dropout2d dropout3d"
+    " fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices dropout1d dropout2d dropout3d stft"
 )
 _MATRICES = (
     "inverse linalg_inv det linalg_det slogdet linalg_slogdet logdet cholesky linalg_cholesky matrix_exp"
     " linalg_matrix_exp linalg_svd linalg_svdvals svd linalg_qr qr linalg_eigh linalg_eigvalsh linalg_pinv pinverse"
-    " linalg_matrix_power matrix_power logm linalg_eig linalg_eigvals"
+    " linalg_matrix_power matrix_power logm linalg_eig linalg_eigvals istft"
 )
 _REDUCED = (
     "prod amax amin max min var std logsumexp argmax argmin any all median nanmean count_nonzero"
     " var_mean std_mean mode nanmedian special_logsumexp aminmax"
 )
+_SOFTMAX = "softmax log_softmax softmin _softmax _log_softmax special_softmax special_log_softmax"
 _FAKE_QUANTIZED = (
     "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine"
     " _fake_quantize_learnable_per_tensor_affine _fake_quantize_learnable_per_channel_affine"
@@ -187,11 +187,19 @@ def _puts(layout: Any = None, **more: Any) -> Known:
     return Known(layout, by_index=by_index.scattered, heeds="rows", **more)
 
 
+def _convolved(n: int, *, transposed: bool) -> Known:
+    """Return the entry of a convolution in n dimensions."""
+    rows = rules.convolution(n, transposed=transposed)
+    return Known(places.convolved(n, transposed=transposed), rows, tapped=True)
+
+
 def _alone(_: Any) -> int:
     """Say that samples are the only thing that is summed over."""
     return 0
 
 
+_MATMUL = products.written("ai,ib->ab", "ai,i->a", "i,ib->b")
+_ADDED = products.written("ab,ai,ib->ab")
 _PAIRED = {"input1": 0, "input2": 1, "anchor": 0, "positive": 1, "negative": 2, "var": 2}
 _LOOKED_UP = Known(indexing.looked_up)
 _BAGGED = Known(indexing.bagged, by_index=by_index.bagged)
@@ -199,10 +207,7 @@ _INSTANCE_NORM = Known(places.in_front(0))
 # Names, or a function where others of its name take other arguments.
 _TABLE: tuple[tuple[Any, Known], ...] = (
     # Element by element.
-    (
-        f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)} {_DRAWN}",
-        Known(aligned_right),
-    ),
+    (f"{_POINTWISE} {_in_place(_POINTWISE)} {_OPERATORS} {_in_place(_BROADCAST)} {_DRAWN}", Known(aligned_right)),
     (f"{_BROADCAST} __pow__ __rpow__ __rtruediv__ __div__ __rdiv__", Known(aligned_right, by_element())),
     ("add sub subtract rsub __add__ __radd__ __sub__ __rsub__", Known(aligned_right, by_element(), additive="term")),
     ("add_ __iadd__", Known(aligned_right, by_element(torch.add), additive="term")),
@@ -225,21 +230,21 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like", Known(heeds="none")),
     ("rand_like randn_like randint_like zeros ones empty rand randn", Known(heeds="none")),
     # Products.
-    ("linear", Known(products.linear, rules.linear, claims=True, tapped=True, features=2)),
-    ("matmul mv __matmul__", Known(products.matmul, rules.matmul, claims=True, sums=_alone)),
-    ("mm", Known(products.matmul, rules.matmul, claims=True, slots={"mat2": 1})),
-    ("__rmatmul__", Known(products.reversed_matmul, rules.matmul, claims=True, sums=_alone)),
+    ("linear", Known(products.written("i,oi,o->o", "i,i,->"), rules.linear, claims=True, tapped=True)),
+    ("matmul mv __matmul__", Known(_MATMUL, rules.matmul, claims=True, sums=_alone)),
+    ("mm", Known(_MATMUL, rules.matmul, claims=True, slots={"mat2": 1})),
+    ("__rmatmul__", Known(products.written("ib,ai->ab", "i,ai->a", "ib,i->b"), rules.matmul, claims=True, sums=_alone)),
     ("dot vdot", Known(lambda _: WHOLE, sums=_alone)),
-    ("addmm", Known(products.products_added, rules.addmm, claims=True, slots={"mat1": 1, "mat2": 2})),
-    ("bmm", Known(products.matmul, slots={"mat2": 1})),
-    ("addmm_", Known(products.products_added, slots={"mat1": 1, "mat2": 2})),
-    ("baddbmm baddbmm_", Known(products.products_added, slots={"batch1": 1, "batch2": 2})),
+    ("addmm", Known(_ADDED, rules.addmm, claims=True, slots={"mat1": 1, "mat2": 2})),
+    ("bmm", Known(_MATMUL, slots={"mat2": 1})),
+    ("addmm_", Known(_ADDED, slots={"mat1": 1, "mat2": 2})),
+    ("baddbmm baddbmm_", Known(_ADDED, slots={"batch1": 1, "batch2": 2})),
     ("bilinear", Known(places.before_features(1, 0, 1), rules.bilinear)),
-    ("grouped_mm _grouped_mm", Known(products.grouped, groups.grouped_mm, heeds="floats")),
+    ("grouped_mm _grouped_mm", Known(products.grouped, offsets.grouped_mm, heeds="floats")),
     ("einsum", Known(products.einsum, rules.einsum, sums=products.einsum_letter)),
-    ("outer ger", Known(lambda move: move.slot if move.slot in {0, 1} else None)),
+    ("outer ger", Known(products.written("i,j->ij"))),
     ("inner", Known(products.inner, sums=_alone)),
-    ("cdist", Known(products.distances)),
+    ("cdist", Known(products.written("pm,rm->pr"))),
     ("linalg_multi_dot", Known(products.chained)),
     ("linalg_solve", Known(products.solved)),
     ("tensordot", Known(products.contracted)),
@@ -250,20 +255,11 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ),
     ("pad_sequence", Known(by_index=by_index.padded)),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
-    *(
-        (f"conv{n}d", Known(places.convolved(n, transposed=False), rules.convolution(n), tapped=True, features=n + 2))
-        for n in (1, 2, 3)
-    ),
-    *(
-        (
-            f"conv_transpose{n}d",
-            Known(places.convolved(n, transposed=True), rules.convolution(n, transposed=True), tapped=True),
-        )
-        for n in (1, 2, 3)
-    ),
-    ("torch.ops.torchvision.deform_conv2d", Known(places.deformed)),
+    *((f"conv{n}d", _convolved(n, transposed=False)) for n in (1, 2, 3)),
+    *((f"conv_transpose{n}d", _convolved(n, transposed=True)) for n in (1, 2, 3)),
+    ("torch.ops.torchvision.deform_conv2d", Known(places.in_front(0, 2, 3))),
     # Normalisations.
-    ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True, features=2)),
+    ("batch_norm", Known(places.normalised_batch, rules.batch_norm, tapped=True)),
     ("group_norm", Known(places.in_front(0), rules.group_norm, tapped=True)),
     ("instance_norm", _INSTANCE_NORM),
     (F.instance_norm, replace(_INSTANCE_NORM, rows=rules.instance_norm, tapped=True)),
@@ -274,15 +270,13 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     (_IN_FRONT, Known(places.in_front(0))),
     ("grid_sample max_unpool1d max_unpool2d max_unpool3d", Known(places.in_front(0, 1))),
     ("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Known(places.in_front(0, 1), recurrent.cells)),
-    ("stft istft", Known(places.framed)),
     ("unfold", Known(places.unfolded)),
     # Along some dimensions.
     ("sum mean", Known(places.reduced(1), additive="linear", sums=keeps_samples)),
     ("nansum", Known(places.reduced(1), sums=keeps_samples)),
     (_REDUCED, Known(places.reduced(1))),
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
-    ("softmax log_softmax softmin _softmax _log_softmax", Known(places.normalised_along)),
-    ("special_softmax special_log_softmax", Known(places.normalised_along)),
+    (_SOFTMAX, Known(places.normalised_along)),
     ("quantile nanquantile kthvalue", Known(places.quantile)),
     ("cumsum cumprod cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift", Known(untouched(1))),
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", Known(untouched(2, default=-1))),
@@ -299,7 +293,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("pad", Known(places.padded)),
     ("cosine_similarity", Known(places.compared(1))),
     ("linalg_vecdot", Known(places.compared(-1))),
-    ("pairwise_distance", Known(places.compared_last)),
+    ("pairwise_distance", Known(places.compared(-1, position=5))),
     (_MATRICES, Known(places.before_features(2, 0))),
     ("linalg_solve_triangular", Known(products.triangular)),
     ("multinomial view_as_complex", Known(places.before_features(1, 0))),
@@ -317,21 +311,16 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("reshape view flatten", _picks(shapes.reshaped, additive="linear")),
     ("unflatten ravel", _picks(shapes.reshaped)),
     ("view_as reshape_as", Known(shapes.reshaped, by_index=by_index.picked, heeds="first")),
-    ("transpose swapaxes swapdims permute mT adjoint", _picks(shapes.viewed, transposes=True)),
+    ("transpose swapaxes swapdims permute T t mT adjoint", _picks(shapes.viewed, transposes=True)),
     ("transpose_ swapaxes_ swapdims_ t_", Known(in_slots(shapes.swapped, 0))),
     ("unsqueeze_", Known(in_slots(shapes.inserted, 0))),
     ("as_strided", Known(by_index=by_index.strided)),
-    ("movedim moveaxis diagonal mH", _picks(shapes.viewed)),
-    ("T t", _picks(shapes.turned, transposes=True)),
-    ("H", _picks(shapes.turned)),
+    ("movedim moveaxis diagonal mH H", _picks(shapes.viewed)),
     ("squeeze unsqueeze", _picks(shapes.viewed, additive="linear")),
     ("stack", _picks(shapes.stacked, additive="linear")),
     ("expand", _picks(shapes.viewed, rows=expanded, claims=True, additive="linear")),
     ("broadcast_to", _picks(shapes.viewed, rows=expanded, claims=True)),
-    (
-        "expand_as",
-        Known(in_slots(aligned_right, 0), expanded, claims=True, by_index=by_index.picked, heeds="first"),
-    ),
+    ("expand_as", Known(in_slots(aligned_right, 0), expanded, claims=True, by_index=by_index.picked, heeds="first")),
     ("broadcast_tensors", Known(aligned_right, heeds="each")),
     ("repeat tile", _picks(shapes.repeated, rows=expanded, claims=True)),
     ("repeat_interleave", _picks(shapes.repeated_each)),
@@ -345,7 +334,7 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("vstack masked_select _pack_padded_sequence", _picks()),
     ("flip", _picks(untouched(1, "dims"))),
     ("roll", _picks(untouched(2, "dims"))),
-    ("rot90", _picks(shapes.rotated)),
+    ("rot90", _picks(untouched(2, "dims", (0, 1)))),
     ("diag_embed", Known(places.alone)),
     ("select unbind", _picks(shapes.selected, additive="linear")),
     ("narrow", _picks(untouched(1))),
@@ -362,15 +351,12 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("embedding", _LOOKED_UP),
     (F.embedding, replace(_LOOKED_UP, rows=rules.embedding, claims=True)),
     ("embedding_bag", _BAGGED),
-    (torch.embedding_bag, replace(_BAGGED, rows=bags.embedding_bag)),
+    (torch.embedding_bag, replace(_BAGGED, rows=offsets.embedding_bag)),
     (
         "scatter scatter_ scatter_add scatter_add_ scatter_reduce",
         _puts(untouched(1, slots=(0, 2, 3)), slots={"index": 2, "src": 3}),
     ),
-    (
-        "index_add index_add_ index_copy index_copy_",
-        _puts(untouched(1, slots=(0, 3)), slots={"index": 2, "source": 3}),
-    ),
+    ("index_add index_add_ index_copy index_copy_", _puts(untouched(1, slots=(0, 3)), slots={"index": 2, "source": 3})),
     ("scatter_reduce_ index_reduce index_reduce_", _puts()),
 )
 

@@ -31,17 +31,11 @@ _WHOLE = "the model"
 
 @dataclass(frozen=True)
 class Arrived:
-    """What is known of the gradient that a parameter got in a pass.
+    """What is known of the gradient that a parameter got in a pass."""
 
-    Attributes:
-        norms: of the gradients that arrived; it is their sum.
-        eps: machine epsilon of their arithmetic.
-        slack: what else may be round-off in its norm, in units of eps.
-    """
-
-    norms: Sequence[Tensor]
-    eps: float
-    slack: Sequence[Tensor] = ()
+    norms: Sequence[Tensor]  # of the gradients that arrived; it is their sum
+    eps: float  # machine epsilon of their arithmetic
+    slack: Sequence[Tensor] = ()  # what else may be round-off in its norm, in units of eps
 
 
 def norm_of(gradient: Tensor) -> Tensor:
@@ -68,13 +62,8 @@ def norm_of(gradient: Tensor) -> Tensor:
 def slack_of_positions(gradient: Tensor, batch: int, elements: int) -> list[Tensor]:
     """Return how far a bias's gradient may be off: terms that cancel over positions leave their round-off.
 
-    Args:
-        gradient: of an output, of which the bias gets the sum over samples and positions.
-        batch: samples.
-        elements: of the bias.
-
-    Returns:
-        Bound of the error's norm in units of eps; nothing where there are few positions.
+    ``gradient`` is that of an output, of which the bias gets the sum over samples and positions. The bound of the
+    error's norm is in units of eps; there is none where there are few positions.
     """
     positions = gradient.numel() // max(1, batch * elements)
     if positions < _MANY_POSITIONS:
@@ -86,16 +75,11 @@ def slack_of_positions(gradient: Tensor, batch: int, elements: int) -> list[Tens
 
 @dataclass(frozen=True)
 class SumCheck:
-    """Holds 1ᵀF1 = ||gradient||², parameter by parameter, where the measure keeps them apart.
+    """Holds 1ᵀF1 = ||gradient||², parameter by parameter, where the measure keeps them apart."""
 
-    Args:
-        batch: samples in the pass.
-        arrived: what each parameter got, by name.
-        pairs: for each, 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
-    """
-
-    batch: int
-    arrived: Mapping[str, Arrived]
+    batch: int  # samples in the pass
+    arrived: Mapping[str, Arrived]  # what each parameter got, by name
+    # For each, 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
     pairs: Sequence[tuple[Tensor, Tensor]]
 
     @classmethod

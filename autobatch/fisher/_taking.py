@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from autobatch.fisher.capture import Capture
 from autobatch.fisher.following import Samples
-from autobatch.fisher.gram import Jacobian, Taker
+from autobatch.fisher.gram import Jacobian, Sink, Taker
 from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
 
 
-class TakenGradients:
+class TakenGradients(Sink):
     """The context of one or more passes whose per-sample gradients are handed on, with the hooks of ``FisherProbe``.
 
     Args:
@@ -27,8 +27,7 @@ class TakenGradients:
     """
 
     def __init__(self, model: nn.Module, taker: Taker, *, passes: int = 1, twice: str | None = None) -> None:
-        self.batch_size = 0
-        self._taker = taker
+        self.taker = taker
         self._capture = Capture(model, "rows", self, passes, Samples, rows=False, counted=None, twice=twice)
 
     def __enter__(self) -> Self:
@@ -49,14 +48,6 @@ class TakenGradients:
                 self._capture.finish()
         finally:
             self._capture.close()
-
-    def begin(self, batch_size: int) -> None:
-        """Begin a pass over so many samples."""
-        self.batch_size = batch_size
-
-    def add(self, name: str, uses: list[Jacobian]) -> None:
-        """Hand on one parameter's per-sample gradients."""
-        self._taker(name, uses)
 
 
 @torch.no_grad()

@@ -12,15 +12,11 @@ from torch import Tensor
 
 
 def anchor(output: Tensor, arguments: Iterable[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return a tensor to hook, which stays in the graph, and what makes the gradient of an output of that tensor's.
+    """Return a tensor to hook, which stays in the graph, and what makes the gradient of a call's output of its.
 
     A base that the call has made itself has no other use than its outputs. A base that a call changes in place through
     a view gets a node in which the view's gradient and all later ones meet. Any other base, such as a table of which
     the call returned a part, has uses of its own, whose gradients are none of the output's: there it is the output.
-
-    Args:
-        output: what the call returned.
-        arguments: the tensors that it was called with.
     """
     base = output._base
     if base is None or _kind(output) != _kind(base):

@@ -50,10 +50,7 @@ class Capture(TorchFunctionMode):
         samples: gives what a sample is in the model's input, anew for each call.
         rows: whether weights may get the sum of their per-sample gradients as their gradient.
         counted: names of the parameters that are measured; None for all.
-        twice: what is wrong where the model is called more often than once a pass, in words that are not measuring's.
-
-    Attributes:
-        notes: what is known of the step besides F.
+        twice: what is wrong where the model is called more often than once a pass, where measuring's words do not fit.
     """
 
     def __init__(

@@ -19,15 +19,8 @@ class ExactCapture:
     """Column i of J is d loss_i / d theta, where loss_i reaches other samples through the batch statistics.
 
     The loss must be a sum (or mean) of terms that each depend on one row of the model's outputs: the gradient at the
-    outputs is masked to one row at a time and taken back through the whole model, B times.
-
-    Args:
-        model: the model, without wrappers.
-        sink: takes one sample's gradients after the other's.
-        counted: names of the parameters that are measured; None for all.
-
-    Attributes:
-        notes: what is known of the step besides F.
+    outputs is masked to one row at a time and taken back through the whole model, B times. The ``sink`` takes one
+    sample's gradients after the other's; the rest is as in ``Capture``.
     """
 
     def __init__(self, model: nn.Module, sink: Sink, counted: frozenset[str] | None) -> None:

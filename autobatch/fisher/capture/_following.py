@@ -16,7 +16,7 @@ from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._indexing import assigned, fitting
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
 from autobatch.fisher.following._memory import Memory
-from autobatch.fisher.following._through import Through, layer_keeps
+from autobatch.fisher.following._through import Through, keeps_front
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
 
@@ -28,15 +28,9 @@ Found = list[tuple[Tensor, Layout]]
 
 
 class Following:
-    """Follows the samples of one pass.
-
-    Args:
-        notes: of the step; samples that act on each other are noted as ``bn``.
-        weights: of the step.
-        bn: ``"rows"`` or ``"eval"``.
+    """Follows the samples of one pass; of B = ``batch``, 0 before the model was called.
 
     Attributes:
-        batch: B; 0 before the model was called.
         claimed: whether some layout rests on a claim.
         reentrant: whether a block was checkpointed such that nothing in it is seen.
     """
@@ -89,9 +83,7 @@ class Following:
     def standing(self, tensor: Tensor, changed: bool = False) -> Layout | None:
         """Return the layout of a tensor, unless it is unknown or rests on a refuted claim.
 
-        Args:
-            tensor: the tensor.
-            changed: whether the call has changed it in place, and it is as unknown as it was before.
+        One that the call has ``changed`` in place is as unknown as it was before.
         """
         layout = self._layouts.get(tensor)
         inside = self._inside.get(id(tensor)) if self._inside else None
@@ -161,11 +153,7 @@ class Following:
         return found
 
     def layout(self, tensor: Tensor, role: str) -> BatchLayout:
-        """Return where the batch lies in a tensor, which may rest on a claim.
-
-        Args:
-            tensor: an input or output of a call.
-            role: what it is there, for error messages.
+        """Return where the batch lies in an input or output of a call, its ``role``; it may rest on a claim.
 
         Raises:
             MeasureError: where it does not carry the batch, or its samples could not be followed.
@@ -246,11 +234,7 @@ class Following:
         return True
 
     def follow(self, call: Call) -> Found:
-        """Follow the samples through a call.
-
-        Returns:
-            What of the call carries the batch for certain, or rests on claims that stand.
-        """
+        """Follow samples through a call; return what of it carries the batch for certain or by claims that stand."""
         changed = call.changed
         pairs = [(tensor, self.standing(tensor, tensor is changed)) for tensor in call.heeded]
         found = [(tensor, layout) for tensor, layout in pairs if layout is not None]
@@ -282,11 +266,10 @@ class Following:
             self._move_into(*call.args)
             self._spread(call.args[0], before)
             return
-        source, first = found[0]
-        output = call.outputs[0] if call.outputs else source
-        alone = len(found) == 1 and first is IN_FRONT and bool(call.args) and source is call.args[0]
-        if alone and layer_keeps(call.known, source, output):
-            self._layouts[output] = IN_FRONT
+        (source, first), *others = found
+        alone = first is IN_FRONT and not others and bool(call.args and call.outputs) and source is call.args[0]
+        if alone and call.changed is None and keeps_front(call, source):
+            self._layouts[call.outputs[0]] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
         for index, output in enumerate(call.outputs):

@@ -30,24 +30,15 @@ _TWICE = (
 
 @dataclass
 class _Ledger:
-    """One parameter's.
-
-    Attributes:
-        root: the parameter.
-        uses: the claims that each of its uses rests on.
-        fired: uses whose gradient has arrived.
-        received: J of these, until it is handed on.
-        norms: of the gradients that the parameter itself got.
-        eps: machine epsilon of the gradients' arithmetic.
-        slack: of that arithmetic, where a gradient is a sum over many positions.
-    """
+    """One parameter's."""
 
     root: Root
-    uses: list[tuple[Claim, ...]] = field(default_factory=list)
-    fired: int = 0
-    received: list[Jacobian] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    eps: float = 0.0
+    uses: list[tuple[Claim, ...]] = field(default_factory=list)  # the claims that each of its uses rests on
+    fired: int = 0  # uses whose gradient has arrived
+    received: list[Jacobian] = field(default_factory=list)  # J of these, until it is handed on
+    norms: list[Tensor] = field(default_factory=list)  # of the gradients that the parameter itself got
+    eps: float = 0.0  # machine epsilon of the gradients' arithmetic
+    # Of that arithmetic, where a gradient is a sum over many positions.
     slack: list[Tensor] = field(default_factory=list)
 
     @property
@@ -171,31 +162,30 @@ class Ledgers:
             self._note(contribution, claims)
         for index, group in by_output.items():
             hooked, part = anchor(outputs[index], tensors)
-            hook = self._output_hook(group, claims, site, part)
+            hook = partial(self._arrive, group, claims, site, part)
             self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _output_hook(
+    def _arrive(
         self,
         owed: list[tuple[Contribution, GradientEdge | None]],
         claims: tuple[Claim, ...],
         site: tuple[str, str],
         part: Callable[[Tensor], Tensor],
-    ) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            self.arrived = True
-            if self._notes.problem is not None or self.pulling_back:
-                return
-            with Guarded(self._notes, *site):
-                if not owed:
-                    raise MeasureError(_TWICE)
-                if stand(claims):
-                    with exact_arithmetic(gradient.device.type):
-                        gradient = part(gradient.detach())
-                        for contribution, edge in owed:
-                            self._receive(contribution, edge, gradient)
-            owed.clear()
-
-        return hook
+        gradient: Tensor,
+    ) -> None:
+        """Take the per-sample gradients of a call from the gradient of what ``anchor`` found for its output."""
+        self.arrived = True
+        if self._notes.problem is not None or self.pulling_back:
+            return
+        with Guarded(self._notes, *site):
+            if not owed:
+                raise MeasureError(_TWICE)
+            if stand(claims):
+                with exact_arithmetic(gradient.device.type):
+                    gradient = part(gradient.detach())
+                    for contribution, edge in owed:
+                        self._receive(contribution, edge, gradient)
+        owed.clear()
 
     def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
         jacobian = self._made(contribution, gradient)
@@ -252,12 +242,9 @@ class Ledgers:
     def check(self, alone: set[int], why: str) -> None:
         """Hold the gradients that parameters got to the uses that were seen.
 
-        Args:
-            alone: ids of the parameters that something was computed of.
-            why: what is wrong with those.
-
         Raises:
-            MeasureError: where a parameter got a gradient that no use accounts for.
+            MeasureError: where one got a gradient that no use accounts for; for ``why`` where its id is among those
+                ``alone``, of which something was computed.
         """
         for key, ledger in self._by_id.items():
             if ledger.norms and not ledger.owed:

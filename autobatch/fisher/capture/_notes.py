@@ -18,26 +18,17 @@ NOT_CALLED = (
 
 @dataclass
 class Notes:
-    """What a step of a model leaves besides F.
-
-    Attributes:
-        model: the model.
-        problem: the first, if something could not be measured; it is kept, for nothing is raised into the training.
-        bn: what a column of J means under BatchNorm.
-        gradient_eps: machine epsilon of the gradients' arithmetic.
-        seconds: that measuring took within the body.
-        by_sample: whether some of it took one backward pass for each sample, which is slow.
-        batches: samples of each pass.
-        checks: for each pass, what is known of the gradient that each parameter got, by name.
-    """
+    """What a step of a model leaves besides F."""
 
     model: nn.Module
+    # The first, if something could not be measured; it is kept, for nothing is raised into the training.
     problem: MeasureError | None = None
-    bn: str = "none"
-    gradient_eps: float = 0.0
-    seconds: float = 0.0
-    by_sample: bool = False
-    batches: list[int] = field(default_factory=list)
+    bn: str = "none"  # what a column of J means under BatchNorm
+    gradient_eps: float = 0.0  # machine epsilon of the gradients' arithmetic
+    seconds: float = 0.0  # that measuring took within the body
+    by_sample: bool = False  # whether some of it took one backward pass for each sample, which is slow
+    batches: list[int] = field(default_factory=list)  # samples of each pass
+    # For each pass, what is known of the gradient that each parameter got, by name.
     checks: list[dict[str, Arrived]] = field(default_factory=list)
 
     def describe(self, name: str, function: str = "") -> str:
@@ -48,32 +39,29 @@ class Notes:
         return f"parameter {name!r} of {owner}" + (f" in {function}()" if function else "")
 
 
+@dataclass(eq=False)
 class Guarded:
     """Times what measuring does within the training; what goes wrong in it is the step's problem, and nobody else's.
 
-    Args:
-        notes: of the step.
-        what: what is measured; or the name of a parameter.
-        function: of a parameter, the function that uses it, or "".
+    What is measured is said in words, or as a parameter's name and the function that uses it, or "".
     """
 
-    def __init__(self, notes: Notes, what: str, function: str | None = None) -> None:
-        self._notes = notes
-        self._what = what
-        self._function = function
+    notes: Notes
+    what: str
+    function: str | None = None
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> bool:
-        notes = self._notes
+        notes = self.notes
         notes.seconds += time.perf_counter() - self._start
         if not isinstance(error, Exception):
             return False
-        what = self._what if self._function is None else notes.describe(self._what, self._function)
+        what = self.what if self.function is None else notes.describe(self.what, self.function)
         if not isinstance(error, MeasureError):
             error = caused(what, error)
-        elif self._function is not None:
+        elif self.function is not None:
             error = MeasureError(f"{what}: {error}")
         notes.problem = notes.problem or error
         return True

@@ -16,7 +16,7 @@ _TENSOR = object()
 
 
 class Tap:
-    """One call, from which its weights' gradients are taken.
+    """One call of a torch function, from which its weights' gradients are taken.
 
     Args:
         function: the torch function.
@@ -80,12 +80,7 @@ class Tap:
         return [next(found) if tensor.requires_grad else None for tensor in given]
 
     def backward(self, tensors: Callable[[], list[Tensor]], gradient: Tensor) -> list[Tensor | None]:
-        """Return the gradients of output and tensors.
-
-        Args:
-            tensors: gives the tensors that the function was called with.
-            gradient: of the output.
-        """
+        """Return the gradients of output and tensors, with which the function was called, from the output's."""
         if torch.is_grad_enabled():  # create_graph=True: what the weights get must lead on to all that it came from
             self.take(gradient)
             given = [t.view_as(t) if t.requires_grad else t for t in tensors()]  # without the hooks that are on them

@@ -18,8 +18,7 @@ from autobatch.fisher.following._layout import JOINED, BatchLayout, Claim, Layou
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.layers._calls import NOTHING, Before, Call, Contribution, NoRuleError, Weight
 from autobatch.fisher.layers._functions import tensors_of
-from autobatch.fisher.layers._generic import generic
-from autobatch.fisher.layers._terms import adds_to_the_loss, in_equal_parts
+from autobatch.fisher.layers._generic import adds_to_the_loss, generic, in_equal_parts
 
 ALONE = (
     "its result does not descend from the model's input and never meets what does, so no per-sample gradient exists:"

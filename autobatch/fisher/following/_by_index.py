@@ -4,42 +4,32 @@ A rule sees the whole call. It says along which dimension of an output the sampl
 place there; None where there is no such dimension, or it cannot tell.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autobatch.fisher.following._grouping import Grouping
-from autobatch.fisher.following._layout import BatchLayout, Layout
+from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.following._memory import Memory
-from autobatch.fisher.following._move import TorchCall
+from autobatch.fisher.following._move import Move
 
 Found = tuple[int, Tensor] | None
 
 
-@dataclass(frozen=True)
 class Rows:
-    """One call, seen from the samples of single rows.
+    """One call, seen from the samples of single rows: of arguments that carry the batch, on their way into an output.
 
-    Attributes:
-        call: the call.
-        args: its positional arguments.
-        kwargs: its keyword arguments, without numpy's names.
-        layouts: of the arguments that carry the batch, by id.
-        slots: the positions of these.
-        index: which of the returned tensors is looked at.
-        samples: which sample each row of the model's input belongs to.
+    ``layouts`` are theirs, by id, and ``slots`` their positions; ``samples`` is the sample of each row of the input.
     """
 
-    call: TorchCall
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    layouts: Mapping[int, Layout]
-    slots: Sequence[int]
-    index: int
-    samples: Grouping
+    def __init__(self, moves: Sequence[Move], samples: Grouping) -> None:
+        one = moves[0]
+        self.call, self.args, self.kwargs, self.index = one.call, one.args, one.kwargs, one.index
+        self.layouts = {id(move.source): move.layout for move in moves}
+        self.slots = [move.slot for move in moves]
+        self.samples = samples
 
     def along(self, tensor: Any, dim: int) -> Tensor | None:
         """Return the sample of each place along a dimension of an argument; None where that does not carry them."""
@@ -230,8 +220,7 @@ def _put(rows: Rows, size: int, index: Tensor, samples: Tensor, known: Sequence[
         size: rows of the result.
         index: (n,), or (n, ...), where the source's rows go.
         samples: (n,) the sample of each row of the source.
-        known: samples that rows may have where nothing is put: one is taken that agrees with all others; None for any
-            that are likely.
+        known: what the rows' samples may be where nothing is put, one that agrees with all others; None: any likely.
     """
     index = index.flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
     if not bool((index == index[:, :1]).all()) or len(index) > len(samples):

@@ -14,78 +14,58 @@ from autobatch.fisher.following._move import Move, Place, untouched
 
 def indexed(move: Move) -> int | None:
     """Return where the batch lies in ``x[index]``, for x (``move.slot`` 0) or for a tensor in the index."""
-    source = move.source if move.slot else None
-    return _indexed(move.args[0], move.argument(1, "index"), move.dim, source, max(0, move.inner))
+    return _indexed(move.args[0], move.argument(1, "index"), move.dim, move.source if move.slot else None)
 
 
-def _indexed(base: Tensor, index: Any, dim: int, source: Tensor | None = None, position: int = 0) -> int | None:
-    """Return where a dimension of the base, or of the index tensor at some position, lies in ``base[index]``."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    items = [_as_index(item) for item in items]
-    if any(item is None for item in items):
+def _indexed(base: Tensor, index: Any, dim: int, source: Tensor | None = None) -> int | None:
+    """Return where a dimension of the base, or of a source among the index tensors, lies in ``base[index]``."""
+    items = [_as_index(item) for item in (index if isinstance(index, tuple) else (index,))]
+    if any(item is NotImplemented for item in items):
         return None
-    taken = sum(_dimensions_of(item) for item in items)
+    missing = base.ndim - sum(_dimensions_of(item) for item in items)
     at = next((i for i, item in enumerate(items) if item is Ellipsis), len(items))
-    items[at : at + 1] = [slice(None)] * (base.ndim - taken)
-    advanced = [item for item in items if isinstance(item, Tensor)]
-    block = max((1 if item.dtype is torch.bool else item.ndim for item in advanced), default=0)
-    # Where each item's dimension comes to lie, were all advanced ones one block at the place of the first.
-    places: list[int] = []
-    seen_at: list[int] = []
-    out = 0
+    items[at : at + 1] = [slice(None)] * missing
+    # The dimensions of the base that lie whole in the result, in its order, and where among them tensors stand.
+    kept: list[int | None] = []
+    stand: list[int] = []
+    here, block, taking = 0, 0, None
     for item in items:
-        places.append(out)
-        if isinstance(item, Tensor):
-            seen_at.append(out)
-        elif not isinstance(item, int):
-            out += 1
-    apart = bool(seen_at) and seen_at[0] != seen_at[-1]
-    start = 0 if apart else (seen_at[0] if seen_at else 0)
-
-    def of_slice(place: int) -> int:
-        return place + block if apart or (seen_at and place >= start) else place
-
-    if source is not None:
-        position += base.ndim - taken - 1 if position > at else 0
-        item = items[position] if position < len(items) else None
-        return start + block - item.ndim + dim if item is source and item.dtype is not torch.bool else None
-    source_dim = 0
-    for item, place in zip(items, places, strict=True):
         wide = _dimensions_of(item)
-        if source_dim <= dim < source_dim + wide:
-            size = base.shape[dim]
-            if isinstance(item, slice):
-                return of_slice(place) if item.indices(size) == (0, size, 1) else None
-            return _in_order(item, size, start + block) if isinstance(item, Tensor) else None
-        source_dim += wide
-    return None
-
-
-class _New:
-    """``None`` in an index: a new dimension."""
+        if isinstance(item, Tensor):
+            stand.append(len(kept))
+            block = max(block, 1 if item.dtype is torch.bool else item.ndim)
+            taking = item if here <= dim < here + wide else taking
+        elif not isinstance(item, int):
+            whole = isinstance(item, slice) and item.indices(base.shape[here]) == (0, base.shape[here], 1)
+            kept.append(here if whole else None)
+        here += wide
+    # All tensors together make one block, at their place, or in front where they stand apart.
+    start = stand[0] if len(set(stand)) == 1 else 0
+    kept[start:start] = [None] * block
+    if source is not None:
+        indexes = source.dtype is not torch.bool and any(item is source for item in items)
+        return start + block - source.ndim + dim if indexes else None
+    if taking is not None:
+        return _in_order(taking, base.shape[dim], start + block)
+    return kept.index(dim) if dim in kept else None
 
 
 def _as_index(item: Any) -> Any:
-    """Return an item of an index in a plain form: int, slice, Ellipsis, ``_New``, or a tensor; None where unknown."""
-    if item is None:
-        return _New
-    if isinstance(item, bool):
-        return None
-    if isinstance(item, (int, slice)) or item is Ellipsis:
+    """Return an item of an index as None, an int, a slice, Ellipsis or a tensor; NotImplemented where it is unknown."""
+    if item is None or item is Ellipsis or (isinstance(item, (int, slice)) and not isinstance(item, bool)):
         return item
-    if not isinstance(item, Tensor):
-        try:
-            item = torch.as_tensor(item)
-        except (TypeError, ValueError, RuntimeError):
-            return None
-    if item.dtype is torch.bool:
-        return item if item.ndim else None
-    return item if item.ndim else 0
+    try:
+        item = torch.as_tensor(item)
+    except (TypeError, ValueError, RuntimeError):
+        return NotImplemented
+    if item.ndim:
+        return item
+    return NotImplemented if item.dtype is torch.bool else 0
 
 
 def _dimensions_of(item: Any) -> int:
     """Return how many dimensions of the base an item of an index takes up."""
-    if item is Ellipsis or item is _New:
+    if item is Ellipsis or item is None:
         return 0
     return item.ndim if isinstance(item, Tensor) and item.dtype is torch.bool else 1
 
@@ -99,23 +79,12 @@ def _in_order(item: Tensor, size: int, end: int) -> int | None:
 
 
 def assigned(
-    base: Tensor,
-    index: Any,
-    value: Tensor,
-    *,
-    before: BatchLayout | None,
-    layout: Layout | None,
-    samples: Grouping,
+    base: Tensor, index: Any, value: Tensor, *, before: BatchLayout | None, layout: Layout | None, samples: Grouping
 ) -> BatchLayout | None:
     """Return the layout of a tensor after ``base[index] = value``, or None where its samples cannot be told.
 
-    Args:
-        base: the tensor.
-        index: where it is overwritten.
-        value: what is written.
-        before: the layout of the tensor; None for one that carries no samples, such as zeros.
-        layout: that of the value.
-        samples: which sample each row of the model's input belongs to.
+    Before, the tensor had the layout ``before``, None where it carried no samples, such as zeros; ``layout`` is the
+    value's, ``samples`` the sample of each row of the model's input.
     """
     if before is not None and (layout is None or (isinstance(layout, LostBatch) and layout.whole)):
         return before  # the value is the same for all samples

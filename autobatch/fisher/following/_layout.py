@@ -50,19 +50,12 @@ def stand(claims: tuple[Claim, ...]) -> bool:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Dimension ``dim`` is (outer, B, inner) in row-major order: the batch alone, or merged with other dimensions.
+    """Dimension ``dim`` is (outer, B, inner) in row-major order: the batch alone, or merged with other dimensions."""
 
-    Attributes:
-        dim: the dimension, counted from the left.
-        outer: how many times the batch is repeated in it; 1 where it is batch-major.
-        grouping: the sample of each of its places, where that is neither.
-        claims: what this rests on, where the tensor does not descend from the batch itself.
-    """
-
-    dim: int
-    outer: int = 1
-    claims: tuple[Claim, ...] = ()
-    grouping: Grouping | None = None
+    dim: int  # the dimension, counted from the left
+    outer: int = 1  # how many times the batch is repeated in it; 1 where it is batch-major
+    claims: tuple[Claim, ...] = ()  # what this rests on, where the tensor does not descend from the batch itself
+    grouping: Grouping | None = None  # the sample of each of its places, where that is neither
 
     @property
     def open_claims(self) -> tuple[Claim, ...]:
@@ -119,23 +112,17 @@ def layout_along(dim: int, samples: Tensor, batch: int) -> BatchLayout:
 
 @dataclass(frozen=True)
 class LostBatch:
-    """The tensor descends from the batch, but no one dimension has its samples in order.
-
-    Attributes:
-        function: name of the function after which the batch could not be followed.
-        whole: whether it is one value of all samples together, such as a mean, so that no place in it is a sample's.
-        additive: whether it is a sum over samples of values of one sample each.
-        joined: whether parameters were added to that sum, of which each sample has an equal part.
-    """
+    """The tensor descends from the batch, but no one dimension has its samples in order."""
 
     claims: ClassVar[tuple[Claim, ...]] = ()
     open_claims: ClassVar[tuple[Claim, ...]] = ()
     refuted: ClassVar[bool] = False
 
-    function: str
+    function: str  # name of the function after which the batch could not be followed
+    # Whether it is one value of all samples together, such as a mean, so that no place in it is a sample's.
     whole: bool = False
-    additive: bool = False
-    joined: bool = False
+    additive: bool = False  # whether it is a sum over samples of values of one sample each
+    joined: bool = False  # whether parameters were added to that sum, of which each sample has an equal part
 
 
 Layout = BatchLayout | LostBatch

@@ -12,15 +12,11 @@ _Place = tuple[tuple[int, ...], tuple[int, ...], int]
 
 @dataclass
 class Memory:
-    """One storage, and the layouts of the tensors that were written into it, in order.
+    """One storage, and the layouts of the tensors that were written into it, in order."""
 
-    Attributes:
-        storage: the memory, kept so that no other comes to lie there.
-        writes: shape, strides and offset of what was written, size of its elements, and how samples lay in it; None
-            where that was not known.
-    """
-
-    storage: torch.UntypedStorage
+    storage: torch.UntypedStorage  # the memory, kept so that no other comes to lie there
+    # Shape, strides and offset of what was written, size of its elements, and how samples lay in it; None where that
+    # was not known.
     writes: list[tuple[_Place, int, Tensor]] | None = field(default_factory=list)
 
     def write(self, tensor: Tensor, layout: BatchLayout | None, batch: int) -> None:

@@ -21,45 +21,36 @@ Additive = Literal["", "linear", "term", "product", "quotient"]
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of one function: where it puts samples, and how its weights get their per-sample gradients.
+    """What is known of one function: where it puts samples, and how its weights get their per-sample gradients."""
 
-    Attributes:
-        layout: says where the samples of one argument that carries the batch lie in what is returned; without it, or
-            where it says None, they are lost.
-        rows: makes the per-sample gradients of the weights among the arguments; without it they are made one sample at
-            a time (``layers._generic``).
-        claims: whether a use of a weight on what does not descend from the batch may have a row for each sample.
-        tapped: whether its weights' gradients can be taken from the sum of those rows: its own backward pass does not
-            look at its output, and it returns one tensor of its own memory.
-        by_index: follows samples that lie by an index, where ``layout`` cannot.
-        heeds: of which arguments the samples matter: ``"all"``; ``"none"`` (it takes dtype, device or shape from them);
-            the ``"first"`` alone; ``"each"`` for the result in its own place; all but the first, what it held being
-            gone (``"source"``); the ``"elements"`` that it picks, the first argument's if they have samples; the
-            ``"rows"`` that it puts where the third argument says; or ``"floats"``, for it knows what whole numbers say.
-        additive: how it takes sums over samples to one: as any ``"linear"`` function does, as a sum of ``"term"``s, a
-            ``"product"`` or a ``"quotient"``; ``""`` where it does not.
-        sums: of one that takes values of single samples to their sum, or a multiple of that: says where the samples of
-            an argument lie among these values, for in several arguments they must be the same samples'.
-        couples: whether its values depend on the whole batch, though every row stays a sample's own.
-        random: whether it draws random numbers beside weights.
-        transposes: whether a matrix alone comes out transposed.
-        features: dimensions of the input of a frequent layer that keeps a batch in front in front: exactly so many, or
-            at least two. A short cut.
-        slots: places of its arguments that are given by name, where they are not those that most functions have.
-    """
-
+    # Says where the samples of one argument that carries the batch lie in what is returned; without it, or where it
+    # says None, they are lost.
     layout: "Rule | None" = None
+    # Makes the per-sample gradients of the weights among the arguments; without it they are made one sample at a time
+    # (``layers._generic``).
     rows: Callable[..., Any] | None = None
+    # Whether a use of a weight on what does not descend from the batch may have a row for each sample.
     claims: bool = False
+    # Whether its weights' gradients can be taken from the sum of those rows: its own backward pass does not look at its
+    # output, and it returns one tensor of its own memory.
     tapped: bool = False
+    # Follows samples that lie by an index, where ``layout`` cannot.
     by_index: Callable[..., tuple[int, Tensor] | None] | None = None
+    # Of which arguments the samples matter: ``"all"``; ``"none"`` (it takes dtype, device or shape from them); the
+    # ``"first"`` alone; ``"each"`` for the result in its own place; all but the first, what it held being gone
+    # (``"source"``); the ``"elements"`` that it picks, the first argument's if they have samples; the ``"rows"`` that
+    # it puts where the third argument says; or ``"floats"``, for it knows what whole numbers say.
     heeds: Heeded = "all"
+    # How it takes sums over samples to one: as any ``"linear"`` function does, as a sum of ``"term"``s, a ``"product"``
+    # or a ``"quotient"``; ``""`` where it does not.
     additive: Additive = ""
+    # Of one that takes values of single samples to their sum, or a multiple of that: says where the samples of an
+    # argument lie among these values, for in several arguments they must be the same samples'.
     sums: "Rule | None" = None
-    couples: bool = False
-    random: bool = False
-    transposes: bool = False
-    features: int = 0
+    couples: bool = False  # whether its values depend on the whole batch, though every row stays a sample's own
+    random: bool = False  # whether it draws random numbers beside weights
+    transposes: bool = False  # whether a matrix alone comes out transposed
+    # Places of its arguments that are given by name, where they are not those that most functions have.
     slots: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -84,31 +75,18 @@ class TorchCall:
 
 @dataclass(eq=False, slots=True)
 class Move:
-    """One argument that carries the batch, at one place among the arguments of a call, on its way into one output.
-
-    Attributes:
-        call: the call.
-        args: its positional arguments.
-        kwargs: its keyword arguments, without numpy's names.
-        source: the argument.
-        layout: where the batch lies in it.
-        slot: its position; -1 for a keyword argument that has none here.
-        inner: its position in a list or tuple of tensors at ``slot``; else -1.
-        output: the output.
-        index: which of the returned tensors that is.
-        followed: all arguments that carry the batch.
-    """
+    """One argument that carries the batch, at one place among the arguments of a call, on its way into one output."""
 
     call: TorchCall
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    args: Sequence[Any]  # its positional arguments
+    kwargs: Mapping[str, Any]  # its keyword arguments, without numpy's names
     source: Tensor
-    layout: Layout
-    slot: int
-    inner: int
+    layout: Layout  # where the batch lies in it
+    slot: int  # its position; -1 for a keyword argument that has none here
+    inner: int  # its position in a list or tuple of tensors at ``slot``; else -1
     output: Tensor = field(init=False)
-    index: int = field(init=False)
-    followed: Sequence[Tensor] = field(init=False)
+    index: int = field(init=False)  # which of the returned tensors that is
+    followed: Sequence[Tensor] = field(init=False)  # all arguments that carry the batch
 
     @property
     def dim(self) -> int:
@@ -132,11 +110,7 @@ class Move:
         if isinstance(value, int):
             rest = [item for item in self.args[position + 1 :] if many and isinstance(item, int)]
             value = [value, *rest]
-        return [self.left(int(item)) for item in value] if isinstance(value, (tuple, list)) else None
-
-    def left(self, dim: int) -> int:
-        """Return a dimension of the source, counted from the left."""
-        return dim % max(1, self.source.ndim)
+        return [int(item) % max(1, self.source.ndim) for item in value] if isinstance(value, (tuple, list)) else None
 
 
 Place = int | tuple[int, int] | str | None

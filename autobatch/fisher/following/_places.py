@@ -150,17 +150,6 @@ def normalised_batch(move: Move) -> Place:
     return 1 if move.slot == 0 and move.dim == 1 else in_front(0)(move)
 
 
-def framed(move: Move) -> int | None:
-    # stft of (B, length), istft of (B, frequencies, frames).
-    dimensions = 2 if move.call.name == "stft" else 3
-    return 0 if move.slot == 0 and move.dim == 0 and move.source.ndim == dimensions else None
-
-
-def deformed(move: Move) -> int | None:
-    # (input, weight, offset, mask, bias)
-    return 0 if move.slot in {0, 2, 3} and move.dim == 0 else None
-
-
 def unfolded(move: Move) -> Place:
     # Tensor.unfold along one dimension adds one; F.unfold makes columns of images (B, C, H, W).
     if move.output.ndim < move.source.ndim:
@@ -180,22 +169,16 @@ def recurrent(move: Move) -> Place:
     return 1 if move.index else (0 if move.args[8] else 1)
 
 
-def compared(default: int) -> Rule:
-    """Return the rule of functions that broadcast two tensors and reduce along one dimension."""
+def compared(default: int, position: int = 2) -> Rule:
+    """Return the rule of functions that broadcast two tensors and reduce along one dimension, given at a position."""
 
     def rule(move: Move) -> int | None:
         ndim = max(tensor.ndim for tensor in move.call.tensors)
-        along = int(move.argument(2, "dim", default)) % ndim
+        along = int(move.argument(position, "dim", default)) % ndim
         dim = move.dim + ndim - move.source.ndim
         return None if dim == along else dim - (dim > along)
 
     return rule
-
-
-def compared_last(move: Move) -> int | None:
-    ndim = max(tensor.ndim for tensor in move.call.tensors)
-    dim = move.dim + ndim - move.source.ndim
-    return dim if dim < ndim - 1 else None
 
 
 def attention(move: Move) -> int | None:

@@ -5,52 +5,33 @@ from typing import Any
 
 from torch import Tensor
 
-from autobatch.fisher.following._move import WHOLE, Move, Place, aligned_right
+from autobatch.fisher.following._move import WHOLE, Move, Place, Rule
 
 
-def _lettered(move: Move, slot: int, terms: Sequence[str], output: str) -> Place:
-    """Return where samples go in a product that is written with a letter for each dimension, as in ``torch.einsum``.
+def written(*equations: str) -> Rule:
+    """Return the rule of products that are written as in ``torch.einsum``: of several, by the first that fits.
 
-    Args:
-        move: the call.
-        slot: which operand carries them.
-        terms: the letters of each operand's last dimensions; those before them are broadcast.
-        output: those of the result's. What has a letter that is not there meets others.
+    Letters are those of each operand's last dimensions; those before them are broadcast. What has a letter that is not
+    in the output meets others.
     """
-    if not 0 <= slot < len(terms):
-        return None
-    if not move.output.ndim:  # of two vectors, sample by sample
-        return WHOLE
-    from_right, ahead = move.dim - move.source.ndim, move.output.ndim - len(output)
-    if from_right < -len(terms[slot]):
-        return ahead + len(terms[slot]) + from_right
-    place = output.find(terms[slot][from_right])
-    return None if place < 0 else ahead + place
+    choices = [(terms.split(","), output) for terms, output in (equation.split("->") for equation in equations)]
 
+    def rule(move: Move) -> Place:
+        if not 0 <= move.slot < len(choices[0][0]):
+            return None
+        if not move.output.ndim:  # of two vectors, sample by sample
+            return WHOLE
+        for terms, output in choices:
+            term, ahead = terms[move.slot], move.output.ndim - len(output)
+            if 0 <= move.source.ndim - len(term) <= ahead:
+                break
+        from_right = move.dim - move.source.ndim
+        if from_right < -len(term):
+            return ahead + len(term) + from_right
+        place = output.find(term[from_right])
+        return None if place < 0 else ahead + place
 
-def linear(move: Move) -> Place:
-    vector = move.argument(1, "weight").ndim == 1
-    return _lettered(move, move.slot, ("i", "i", "") if vector else ("i", "oi", "o"), "" if vector else "o")
-
-
-def matmul(move: Move) -> Place:
-    return _product(move, move.slot, move.argument(1 - move.slot, "other", move.kwargs.get("mat2")))
-
-
-def reversed_matmul(move: Move) -> Place:
-    return _product(move, 1 - move.slot, move.args[1 - move.slot])
-
-
-def _product(move: Move, slot: int, other: Any) -> Place:
-    vectors = [isinstance(each, Tensor) and each.ndim == 1 for each in (move.source, other)]
-    left, right = vectors if slot == 0 else reversed(vectors)
-    terms = "i" if left else "ai", "i" if right else "ib"
-    return _lettered(move, slot, terms, "a" * (not left) + "b" * (not right))
-
-
-def products_added(move: Move) -> Place:
-    # addmm, baddbmm: (added, left, right).
-    return aligned_right(move) if move.slot == 0 else _product(move, move.slot - 1, None)
+    return rule
 
 
 def contracted(move: Move) -> int | None:
@@ -88,10 +69,6 @@ def inner(move: Move) -> Place:
     return None if move.dim == move.source.ndim - 1 else ahead + move.dim
 
 
-def distances(move: Move) -> Place:
-    return _lettered(move, move.slot, ("pm", "rm"), "pr")  # cdist
-
-
 def chained(move: Move) -> int | None:
     matrices = move.args[0]
     first = move.inner == 0 and move.dim == 0 and move.source.ndim == 2
@@ -105,13 +82,12 @@ def solved(move: Move) -> Place:
     # solve(A, B): B holds columns, or one vector for each matrix.
     matrix, right = move.args[0], move.argument(1, "B")
     vectors = right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1]
-    return _lettered(move, move.slot, ("ij", "j" if vectors else "jk"), "r" if vectors else "rk")
+    return written("ij,j->r" if vectors else "ij,jk->rk")(move)
 
 
 def triangular(move: Move) -> Place:
     # solve_triangular(A, B): the rows of B are mixed, or with left=False its columns.
-    right, output = ("jk", "rk") if move.kwargs.get("left", True) else ("kj", "kr")
-    return _lettered(move, move.slot, ("ij", right), output)
+    return written("ij,jk->rk" if move.kwargs.get("left", True) else "ij,kj->kr")(move)
 
 
 def einsum_terms(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], str] | None:

@@ -15,16 +15,13 @@ from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, layout_alo
 class Samples:
     """How the samples lie in a model's inputs.
 
-    Args:
-        rows: how many consecutive rows a sample has; or for each row which sample it belongs to, (n,) integers from 0.
-        dim: the dimension that the rows are along.
-
     Raises:
         MeasureError: where that is none of these.
     """
 
+    # How many consecutive rows a sample has; or for each row which sample it belongs to, (n,) integers from 0.
     rows: int | Tensor | None = None
-    dim: int = 0
+    dim: int = 0  # the dimension that the rows are along
 
     def __post_init__(self) -> None:
         if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim < 0:
@@ -51,11 +48,7 @@ class Samples:
     def of(
         self, tensors: Sequence[Tensor], lists: Sequence[Sequence[Tensor]] = ()
     ) -> tuple[int, dict[int, BatchLayout], Grouping]:
-        """Find the samples in the tensors that a model is called with.
-
-        Args:
-            tensors: the tensors, in order.
-            lists: lists of tensors among its arguments, whose rows may be those of an index together.
+        """Find the samples in the tensors that a model is called with, in order, and in lists of tensors among them.
 
         Returns:
             B; the layout of each tensor that carries the batch, by id; the sample of each row.

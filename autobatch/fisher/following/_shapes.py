@@ -42,10 +42,6 @@ def reshaped(move: Move) -> Place:
     return None
 
 
-def turned(move: Move) -> int:
-    return move.source.ndim - 1 - move.dim
-
-
 def stacked(move: Move) -> int:
     new = int(move.argument(1, "dim", 0)) % (move.source.ndim + 1)
     return move.dim + (new <= move.dim)
@@ -87,11 +83,6 @@ def repeated_each(move: Move) -> Place:
     if move.dim not in dims:
         return move.dim
     return (move.dim, move.outer) if isinstance(move.argument(1, "repeats"), int) else None
-
-
-def rotated(move: Move) -> int | None:
-    plane = move.argument(2, "dims", (0, 1))
-    return None if move.slot or move.dim in {move.left(int(dim)) for dim in plane} else move.dim
 
 
 def selected(move: Move) -> int | None:

@@ -10,7 +10,7 @@ from autobatch._errors import MeasureError
 from autobatch.fisher.following._by_index import Rows
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
-from autobatch.fisher.following._move import WHOLE, Additive, Known, Move, TorchCall
+from autobatch.fisher.following._move import WHOLE, Additive, Move, TorchCall
 
 Where = BatchLayout | Literal["whole"] | None
 """How samples lie in an output; None where nobody can tell."""
@@ -68,10 +68,6 @@ class Through:
         What is lost stays lost: a result is only known where every argument that descends from the batch puts its
         samples at the same place, or is one value of the whole batch.
 
-        Args:
-            index: which of the returned tensors.
-            samples: which sample each row of the model's input belongs to.
-
         Returns:
             Its layout, None where it takes only its dtype, device, shape or the like from a tensor with the batch; and
             whether samples may act on each other in it.
@@ -122,12 +118,17 @@ class Through:
         output = self._call.outputs[index]
         places = set(self._places(aligned, index))
         if len(places) > 1:
-            places = {_with_grouping(each, output, self._call.batch) for each in places}
+            batch = self._call.batch
+            places = {
+                BatchLayout(each.dim, 1, (), each.grouped(output, batch)) if isinstance(each, BatchLayout) else each
+                for each in places
+            }
         (place, *others) = places
         if others or not isinstance(place, BatchLayout):
             claimed = any(each.layout.open_claims for each in aligned)  # one that a rule does not confirm is refuted
-            regrouped = None if claimed else self._regrouped(aligned, index, samples)
-            place = regrouped or (None if others else place)
+            rule = None if claimed else self._call.known.by_index
+            found = None if rule is None else rule(Rows(aligned, samples))
+            place = (None if others else place) if found is None else layout_along(*found, samples.batch)
         return _of_one_sample(aligned, place, output)
 
     def _places(self, moves: Sequence[Move], index: int) -> list[Where]:
@@ -162,15 +163,6 @@ class Through:
             return True
         return len({(place, lies.grouped(tensor, self._call.batch)) for place, lies, tensor in found}) == 1
 
-    def _regrouped(self, found: Sequence[Move], index: int, samples: Grouping) -> BatchLayout | None:
-        """Follow samples that lie by an index; None where the function is not known to pick or put rows."""
-        rule = self._call.known.by_index
-        if rule is None:
-            return None
-        layouts, slots = {id(each.source): each.layout for each in found}, [each.slot for each in found]
-        place = rule(Rows(self._call, found[0].args, found[0].kwargs, layouts, slots, index, samples))
-        return None if place is None else layout_along(*place, samples.batch)
-
 
 def _of_one_sample(aligned: Sequence[Move], place: Where, output: Tensor) -> Where:
     """Return how samples lie in an output; what was made of one sample's rows alone is that sample's, however made."""
@@ -201,12 +193,6 @@ def _resting_on(aligned: Sequence[Move], place: BatchLayout) -> BatchLayout:
     return IN_FRONT if place == IN_FRONT else place
 
 
-def _with_grouping(place: Where, output: Tensor, batch: int) -> Where:
-    if not isinstance(place, BatchLayout):
-        return place
-    return BatchLayout(place.dim, 1, (), place.grouped(output, batch))
-
-
 def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
     """Whether a function of sums over samples is one again."""
     changing = [each for each in found if each.source.requires_grad]
@@ -218,8 +204,13 @@ def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
     return how not in {"product", "quotient"} or len(changing) < 2
 
 
-def layer_keeps(known: Known, x: Tensor, output: Tensor) -> bool:
-    """Whether a function of x, the batch in front, is a most frequent layer that keeps it there: a short cut."""
-    dimensions = known.features
-    whole = x.ndim == dimensions or (dimensions == 2 and x.ndim > 1)
-    return whole and output.ndim == x.ndim and output.shape[0] == x.shape[0]
+def keeps_front(call: TorchCall, source: Tensor) -> bool:
+    """Whether a call of one tensor with the batch, in front, keeps it there: a short cut for layers."""
+    known, output = call.known, call.outputs[0]
+    if not output.ndim or output.shape[0] != source.shape[0] or call.kwargs or len(call.outputs) > 1:
+        return False
+    if known.layout is None or known.heeds != "all" or known.couples:
+        return False
+    move = Move(call, call.args, call.kwargs, source, IN_FRONT, 0, -1)
+    move.output, move.index, move.followed = output, 0, [source]
+    return known.layout(move) == 0

@@ -4,9 +4,8 @@ In come Jacobians of layers; out goes the Gram matrix, block by block. Open ``_g
 """
 
 from autobatch.fisher.gram._exchange import ExchangedGram
-from autobatch.fisher.gram._gram import MAX_MEMORY, Jacobian
-from autobatch.fisher.gram._jacobians import Taker
-from autobatch.fisher.gram._sink import GramSink, StreamingGram
+from autobatch.fisher.gram._gram import MAX_MEMORY, Jacobian, Taker
+from autobatch.fisher.gram._sink import GramSink, Sink, StreamingGram
 from autobatch.fisher.gram._sketch import LEAST_ROWS_PER_SAMPLE, SketchedGram
 from autobatch.fisher.gram._spill import SpilledGram
 
@@ -16,6 +15,7 @@ __all__ = [
     "ExchangedGram",
     "GramSink",
     "Jacobian",
+    "Sink",
     "SketchedGram",
     "SpilledGram",
     "StreamingGram",

@@ -1,6 +1,7 @@
 """Exact Gram matrix of the batch that the processes of a group share: J is exchanged in slices of its columns."""
 
 import zlib
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,13 +12,15 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian, products_are_cheaper
+from autobatch.fisher.gram._sink import GramSink
 
 _FINE, _NO_MEMORY, _FAILED = 0, 1, 2
 # The name since torch 2.14, which warns of the older one.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-class ExchangedGram:
+@dataclass(eq=False)
+class ExchangedGram(GramSink):
     """F of the batches of all processes of a group, rank r's samples after those of rank r - 1.
 
     Each rank sends slices of the columns of its rows of J and multiplies one slice, all samples of it; the products of
@@ -29,24 +32,18 @@ class ExchangedGram:
     for the same parameters. They run in the backward pass beside the collectives of data-parallel wrappers: pass a
     group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the group's
     timeout.
-
-    Args:
-        group: the processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
-        device: where the gradients live, and F.
-        max_memory: bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count.
-        mean: whether each rank's loss is a mean over its own samples: its rows are scaled by their number.
     """
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device, max_memory: int, *, mean: bool) -> None:
-        self._group = group
-        self._device = device
-        self._max_memory = max_memory
-        self._mean = mean
+    # The processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
+    group: dist.ProcessGroup
+    device: torch.device  # where the gradients live, and F
+    max_memory: int  # bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count
+    mean: bool  # whether each rank's loss is a mean over its own samples: its rows are scaled by their number
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass, on all ranks, with so many samples of this one; waits for the device to learn the others'."""
-        group, device, max_memory = self._group, self._device, self._max_memory
-        scale = float(batch_size) if self._mean else 1.0
+        group, device = self.group, self.device
+        scale = float(batch_size) if self.mean else 1.0
         about = torch.tensor([[batch_size, scale]], dtype=torch.float64, device=device)
         about = gathered(about, [1] * dist.get_world_size(group), group)
         self._sizes = [int(size) for size in about[:, 0].tolist()]
@@ -54,13 +51,13 @@ class ExchangedGram:
         self._own = slice(first, first + batch_size)
         self._scales = about[:, 1].repeat_interleave(about[:, 0].to(torch.int64))
         batch = sum(self._sizes)
-        self._gram = GramAccumulator(batch, device, max_memory // 4)
+        self._gram = GramAccumulator(batch, device, self.max_memory // 4)
         # This rank's rows of F, as far as they were made from factors.
         self._rows = torch.zeros(batch_size, batch, dtype=torch.float64, device=device)
         # Of a block of J, four copies at a time: made, waiting, sent and received. Of factors, as many of all ranks'.
         longest = max(self._sizes)
-        self.block_columns = max(1, max_memory // 2 // (4 * 8 * longest))
-        self._factor_columns = max(1, max_memory // 2 // (4 * 8 * longest * len(self._sizes)))
+        self.block_columns = max(1, self.max_memory // 2 // (4 * 8 * longest))
+        self._factor_columns = max(1, self.max_memory // 2 // (4 * 8 * longest * len(self._sizes)))
         self._waiting: list[Tensor] = []
         self._seen = 0
         self._local: Tensor | None = None
@@ -91,7 +88,7 @@ class ExchangedGram:
         """
         self._exchange()
         seen = torch.tensor([[self._seen]], device=self._rows.device)
-        seen = gathered(seen, [1] * len(self._sizes), self._group)
+        seen = gathered(seen, [1] * len(self._sizes), self.group)
         if len(set(seen.flatten().tolist())) > 1:
             raise MeasureError(
                 "the processes did not use the same parameters in the same order in this step, so their per-sample"
@@ -99,7 +96,7 @@ class ExchangedGram:
             )
         gram = self._gram.result()
         gram[self._own] += self._rows
-        dist.all_reduce(gram, group=self._group)
+        dist.all_reduce(gram, group=self.group)
         gram = gram.triu() + gram.triu(1).T
         self._local = gram[self._own, self._own].clone()
         return gram * torch.outer(self._scales, self._scales)
@@ -117,7 +114,7 @@ class ExchangedGram:
         products = torch.zeros_like(self._rows)
         for lo in range(0, factor.shape[1], self._factor_columns):
             columns = factor[:, lo : lo + self._factor_columns]
-            everyone = gathered(columns, self._sizes, self._group)
+            everyone = gathered(columns, self._sizes, self.group)
             products.addmm_(columns.to(torch.float64), everyone.to(torch.float64).T)
         return products
 
@@ -130,7 +127,7 @@ class ExchangedGram:
         ranks = len(self._sizes)
         bounds = [block.shape[1] * rank // ranks for rank in range(ranks + 1)]
         widths = [hi - lo for lo, hi in pairwise(bounds)]
-        width = widths[dist.get_rank(self._group)]
+        width = widths[dist.get_rank(self.group)]
         sent = torch.cat([part.flatten() for part in block.tensor_split(bounds[1:-1], 1)])
         received = block.new_empty(sum(self._sizes) * width)
         dist.all_to_all_single(
@@ -138,7 +135,7 @@ class ExchangedGram:
             sent,
             [size * width for size in self._sizes],
             [block.shape[0] * width for width in widths],
-            group=self._group,
+            group=self.group,
         )
         self._gram.add(received.view(sum(self._sizes), width))
 
@@ -154,7 +151,7 @@ def gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor
 
 
 def agree(problem: Exception | None, seen: int, device: torch.device, group: Any) -> None:
-    """Go on only where all processes measured the same step; every one of the group must call it.
+    """Go on only where all processes of a group measured the same step; every one of them must call it.
 
     Args:
         problem: what was wrong with the step on this process.

@@ -84,14 +84,11 @@ class GramAccumulator:
         self._alike: bool | None = None
 
     def chunks(self, rows: int, width: int, itemsize: int) -> Iterator[tuple[int, int]]:
-        """Yield (lo, hi) of even parts of a parameter, of which a block of J takes a quarter of the memory at most.
+        """Yield (lo, hi) of even parts of a parameter's rows, of which a block of J takes a quarter of the memory.
 
-        Args:
-            rows: size of dimension 0 of the parameter.
-            width: elements of one of its rows.
-            itemsize: bytes of an element of all that lie beside each other for a block.
+        Rows have ``width`` elements, of ``itemsize`` bytes with all that lie beside each other for a block.
         """
-        for part in _parts(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width)):
+        for part in spans(0, rows, even(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width))):
             yield part.start, part.stop
 
     def add(self, block: Tensor) -> None:
@@ -207,14 +204,15 @@ class GramAccumulator:
             yield lo, min(lo + size, batch)
 
     def add_products(self, left: Tensor, right: Tensor) -> None:
-        """Add the Gram matrix of J = leftᵀ right without forming J: sum over positions of (L Lᵀ) * (R Rᵀ).
+        """Add the Gram matrix of J = leftᵀ right without forming J: sum over T positions of (L Lᵀ) * (R Rᵀ).
 
-        Args:
-            left: (B, T, R), one factor at each of T positions.
-            right: (B, T, W), the other factor.
+        The factors are (B, T, R) and (B, T, W).
         """
         if left.shape[1] == 1:
-            self._add_single_products(left[:, 0], right[:, 0])
+            left, right = left[:, 0], right[:, 0]
+            single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
+            single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
+            self._add_product(lambda single: self._multiply_pairs(left, right, single=single), single)
             return
         batch, positions = left.shape[:2]
         left, right = left.reshape(batch * positions, -1), right.reshape(batch * positions, -1)
@@ -226,11 +224,6 @@ class GramAccumulator:
             # In two steps: a sum over two separate dimensions at once is six times slower.
             products = products.view(hi - lo, positions, -1).sum(1).view(hi - lo, batch - lo, positions).sum(2)
             self._upper[lo:hi, lo:] += products
-
-    def _add_single_products(self, left: Tensor, right: Tensor) -> None:
-        single = left.dtype == right.dtype == torch.float32 and self.batch_size >= _SINGLE_PAIRS
-        single = single and left.shape[1] * right.shape[1] >= _SINGLE_PARAMETER
-        self._add_product(lambda single: self._multiply_pairs(left, right, single=single), single)
 
     def _multiply_pairs(self, left: Tensor, right: Tensor, *, single: bool) -> None:
         # One position: its J is left ⊗ right. The output gradient is J of the layer's bias too, which comes next: its
@@ -271,7 +264,8 @@ class GramAccumulator:
         if factor.dtype == torch.float64:
             return factor[here] @ factor[onward].T
         total = factor.new_zeros(here.stop - here.start, len(factor) - here.start, dtype=torch.float64)
-        for part in _parts(factor.shape[1], _SINGLE_FEATURES if single else self.max_memory // 8 // (8 * len(factor))):
+        most, width = _SINGLE_FEATURES if single else self.max_memory // 8 // (8 * len(factor)), factor.shape[1]
+        for part in spans(0, width, even(width, most)):
             one, other = factor[here, part], factor[onward, part]
             if not single:
                 one, other = one.to(torch.float64), other.to(torch.float64)
@@ -301,11 +295,15 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _parts(width: int, most: int) -> Iterator[slice]:
-    """Split a size into nearly equal slices of at most ``most``."""
-    size = -(-width // max(1, -(-width // max(1, most))))
-    for lo in range(0, width, max(1, size)):
-        yield slice(lo, min(lo + size, width))
+def even(number: int, most: int) -> int:
+    """Return the size of nearly equal parts of at most ``most``, or of 1."""
+    return max(1, -(-number // max(1, -(-number // max(1, most)))))
+
+
+def spans(start: int, stop: int, size: int) -> Iterator[slice]:
+    """Yield the slices of a size from start to stop; the last may be smaller."""
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
 
 
 class Jacobian(Protocol):
@@ -328,6 +326,10 @@ class Jacobian(Protocol):
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient``, contiguous and of the parameter's number of elements, with the sum of J over samples."""
         ...
+
+
+Taker = Callable[[str, list[Jacobian]], None]
+"""Takes all uses of one parameter in a pass, by the parameter's name."""
 
 
 def summed(uses: list[Jacobian], lo: int, hi: int) -> Tensor:

@@ -1,29 +1,17 @@
 """Per-sample gradients of one use of a parameter, produced block by block along the parameter's dimension 0."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import SINGLE_SAMPLES, GramAccumulator, Jacobian, add_blocks
 from autobatch.fisher.gram._native import native
 
-Taker = Callable[[str, list[Jacobian]], None]
-"""Takes all uses of one parameter in a pass, by the parameter's name."""
-
 
 def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, summed: bool = False) -> bool:
-    """Whether the pairwise route, T² (R + W) for each pair of samples, beats forming J and multiplying it.
+    """Return whether the pairwise route, T² (R + W) for each pair of samples, beats forming J and multiplying it.
 
-    Args:
-        batch: B.
-        positions: T.
-        rows: R.
-        width: W.
-        summed: whether the sum of J over samples is wanted too, which costs as much as forming J where J is not formed.
-
-    Returns:
-        Whether they take less time (in float64, while large J are multiplied in float32).
+    It is a question of time in float64, while large J are multiplied in float32. Of B samples, T positions, R rows and
+    W columns; where the sum of J is wanted too, it costs as much as forming J where J is not formed.
     """
     pair = 0.5 if batch >= SINGLE_SAMPLES else 1.0
     formed = 0.0 if summed else positions / batch
@@ -31,11 +19,7 @@ def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, s
 
 
 class DenseJacobian:
-    """Small per-sample gradients that are simply held: biases, norm layers' scales.
-
-    Args:
-        values: (B, rows, ...).
-    """
+    """Small per-sample gradients (B, rows, ...) that are simply held: biases, norm layers' scales."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.reshape(values.shape[0], values.shape[1], -1)

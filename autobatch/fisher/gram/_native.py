@@ -41,10 +41,7 @@ class _Geometry(ctypes.Structure):
 
 
 class Native:
-    """The compiled products.
-
-    Args:
-        path: of the shared library.
+    """The compiled products of the shared library at a path.
 
     Attributes:
         lanes: floats that a vector of this processor holds.
@@ -64,7 +61,7 @@ class Native:
         self.lanes: int = library.lanes()
 
     def add_gram(self, rows: Tensor, upper: Tensor, *, single: bool) -> None:
-        """Add the upper triangle of rows rowsᵀ; a few entries below the diagonal are changed too.
+        """Add rows rowsᵀ to the upper triangle of F; a few entries below the diagonal are changed too.
 
         Args:
             rows: (B, n) float32, whose columns lie together.
@@ -102,12 +99,8 @@ class Native:
     ) -> Tensor | None:
         """Return J (B, *kernel, in, out) of a plain convolution in two dimensions; None where PyTorch must make it.
 
-        Args:
-            x: (B, in, H, W) float32, unpadded.
-            g: (B, out, h, w) float32, the output gradient.
-            kernel: size of the kernel.
-            stride: its step.
-            before: rows and columns of padding in front.
+        It is of x (B, in, H, W), unpadded, and g (B, out, h, w), the output gradient, both float32; ``before`` are the
+        rows and columns of padding in front.
         """
         images = [_image(x), _image(g)]
         if images[0] is None or images[1] is None or g.shape[1] < self.lanes or x.numel() == 0 or g.numel() == 0:

@@ -1,67 +1,84 @@
-"""Where a step's per-sample gradients go: what turns them into the Gram matrix."""
+"""Where a step's per-sample gradients go: sinks, and the one that multiplies them at once."""
 
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, add_blocks
-from autobatch.fisher.gram._jacobians import Taker, joined
+from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, Taker, add_blocks
+from autobatch.fisher.gram._jacobians import joined
 
 
-class Sink(Protocol):
-    """Takes the per-sample gradients of one parameter after the other."""
+class Sink:
+    """Takes the per-sample gradients of one parameter after the other; this one only hands them on.
+
+    Attributes:
+        taker: what they are handed on to, where there is one.
+        batch_size: samples of the pass.
+    """
+
+    taker: Taker | None = None
+    batch_size = 0
 
     def begin(self, batch_size: int) -> None:
         """Begin a pass over so many samples."""
-        ...
+        self.batch_size = batch_size
 
     def add(self, name: str, uses: list[Jacobian]) -> None:
         """Take all uses of one parameter in this pass."""
-        ...
+        if self.taker is not None:
+            self.taker(name, uses)
 
 
-class GramSink(Sink, Protocol):
-    """A sink that turns them into F."""
+class GramSink(Sink):
+    """A sink that makes F of them.
 
-    def result(self) -> Tensor:
-        """Return F of all passes, (B, B) float64."""
-        ...
-
-
-class StreamingGram:
-    """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it.
-
-    Args:
-        device: where the gradients live, and F.
-        max_memory: bytes for blocks of J.
-        apart: whether each module's own F is kept, (B, B) each.
-        taker: gets the per-sample gradients too, parameter by parameter.
+    Attributes:
+        passes: of each pass, by parameter, 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it;
+            None where they are not kept apart.
     """
 
-    def __init__(
-        self, device: torch.device, max_memory: int, *, apart: bool = False, taker: Taker = lambda *_: None
-    ) -> None:
-        self._device = device
-        self._max_memory = max_memory
-        self._apart = apart
-        self._taker = taker
+    passes: list[dict[str, tuple[Tensor, Tensor]]] | None = None
+
+    def agree(self, problem: Exception | None) -> None:
+        """Raise what was wrong with the step, before ``result``; where J is sent then, on all processes or on none."""
+        if problem is not None:
+            raise problem
+
+    def result(self) -> Tensor:
+        """Return F of all passes, (B, B) float64; with a group of all its processes' samples, scaled to the sum."""
+        raise NotImplementedError
+
+    def local(self) -> Tensor | None:
+        """Return the block of this process's samples, not scaled, after ``result``; None where that is F itself."""
+        return None
+
+    def by_module(self) -> dict[str, Tensor] | None:
+        """Return each module's own F, by the module's name, where that was asked for."""
+        return None
+
+
+@dataclass(eq=False)
+class StreamingGram(GramSink):
+    """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it."""
+
+    device: torch.device  # where the gradients live, and F
+    max_memory: int  # bytes for blocks of J
+    apart: bool = False  # whether each module's own F is kept, (B, B) each
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass."""
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._grams: dict[str, GramAccumulator] = {}
         self._before: dict[str, Tensor] = {}
-        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self.passes = [self._sums]
         self._gram_of("")
 
     def add(self, name: str, uses: list[Jacobian], gradient: Tensor | None = None) -> None:
-        """Add one parameter, all uses of it; fill ``gradient`` with the sum of J over samples of its only use.
-
-        Afterwards ``sums[name]`` is 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it.
-        """
-        self._taker(name, uses)
-        module = name.rpartition(".")[0] if self._apart else ""
+        """Add one parameter, all uses of it; fill ``gradient`` with the sum of J over samples of its only use."""
+        super().add(name, uses)
+        module = name.rpartition(".")[0] if self.apart else ""
         gram = self._gram_of(module)
         uses = joined(uses) if len(uses) > 1 else uses
         if len(uses) == 1:
@@ -69,20 +86,20 @@ class StreamingGram:
         else:
             add_blocks(uses, gram)
         before, self._before[module] = self._before[module], gram.sums()
-        self.sums[name] = (before, self._before[module])
+        self._sums[name] = (before, self._before[module])
 
     def _gram_of(self, module: str) -> GramAccumulator:
         if module not in self._grams:
-            self._grams[module] = GramAccumulator(self._batch_size, self._device, self._max_memory)
-            self._before[module] = torch.zeros(2, dtype=torch.float64, device=self._device)
+            self._grams[module] = GramAccumulator(self.batch_size, self.device, self.max_memory)
+            self._before[module] = torch.zeros(2, dtype=torch.float64, device=self.device)
         return self._grams[module]
 
     def result(self) -> Tensor:
         """Return F, (B, B) float64."""
-        first, *others = self.by_module().values() if self._apart else (self._grams[""].result(),)
+        first, *others = (self.by_module() or {"": self._grams[""].result()}).values()
         return sum(others, first)
 
-    def by_module(self) -> dict[str, Tensor]:
-        """Return each module's own F, by the module's name."""
-        used = {name.rpartition(".")[0]: None for name in self.sums}
-        return {module: self._grams[module].result() for module in used}
+    def by_module(self) -> dict[str, Tensor] | None:
+        """Return each module's own F, by the module's name, where that was asked for."""
+        used = {name.rpartition(".")[0]: None for name in self._sums}
+        return {module: self._grams[module].result() for module in used} if self.apart else None

@@ -13,6 +13,7 @@ E P̂ = P and Var P̂ <= (|x|² |y|² + P²) / k, so that E ‖F̂ - F‖² <= (
 import hashlib
 import zlib
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._exchange import agree, gathered
 from autobatch.fisher.gram._gram import Jacobian, summed
-from autobatch.fisher.gram._jacobians import Taker
+from autobatch.fisher.gram._sink import GramSink
 
 LEAST_ROWS_PER_SAMPLE = 2
 """Rows of a sketch for each sample of the batch, below which its smallest eigenvalues say nothing."""
@@ -33,75 +34,58 @@ _ADDED = 64
 _IN_SMALL_CALLS = frozenset({"cpu"})
 
 
-class SketchedGram:
+@dataclass(eq=False)
+class SketchedGram(GramSink):
     """The sink that keeps k numbers of each sample, k * B * 8 bytes, over any number of passes and parameters.
 
-    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype.
-
-    Args:
-        rows: k.
-        seed: of the projection; the same on all processes.
-        device: where the gradients live, and F.
-        max_memory: bytes for blocks of J.
-        taker: gets the per-sample gradients too, parameter by parameter.
-        group: the processes that share the batch; None for this one alone.
-        mean: whether each process's loss is a mean over its own samples; with a group, its rows are scaled for that.
-
-    Attributes:
-        passes: of each pass, by parameter, (0, [1ᵀF1, trace F]) of its own exact F, which the check of the sums takes.
+    Of several processes each sends its own samples' k numbers, once, after the step, in the gradients' dtype. The sums
+    in ``passes``, which its check takes, are of each parameter's own exact F alone.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        seed: int,
-        device: torch.device,
-        max_memory: int,
-        *,
-        taker: Taker = lambda *_: None,
-        group: Any = None,
-        mean: bool = True,
-    ) -> None:
-        self._rows = rows
-        self._seed = seed
-        self._device = device
-        self._columns = max(1, max_memory // 2 // (4 * 8))  # a block, its signed and its shifted copy, their sum
-        self._taker = taker
-        self._group = group
-        self._mean = mean
+    rows: int  # k
+    seed: int  # of the projection; the same on all processes
+    device: torch.device  # where the gradients live, and F
+    max_memory: int  # bytes for blocks of J
+    _: KW_ONLY
+    group: Any = None  # the processes that share the batch; None for this one alone
+    mean: bool = True  # whether each one's loss is a mean over its own samples: its rows are scaled for that
+
+    def __post_init__(self) -> None:
+        self._columns = max(1, self.max_memory // 2 // (4 * 8))  # a block, its signed, its shifted copy, their sum
         self._sketches: list[Tensor] = []
         self._partial: Tensor | None = None
         self._added = 0
         self._dtype = torch.float32
         self._seen: set[str] = set()
-        self.passes: list[dict[str, tuple[Tensor, Tensor]]] = []
+        self.passes = []
 
     def begin(self, batch_size: int) -> None:
         """Begin a pass over so many samples."""
+        super().begin(batch_size)
         self._settle()
-        self._sketches.append(torch.zeros(batch_size, self._rows, dtype=torch.float64, device=self._device))
-        self.passes.append({})
+        self._sketches.append(torch.zeros(batch_size, self.rows, dtype=torch.float64, device=self.device))
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self.passes = [*(self.passes or ()), self._sums]
 
     def add(self, name: str, uses: list[Jacobian]) -> None:
         """Project one parameter, all uses of it in this pass."""
-        self._taker(name, uses)
+        super().add(name, uses)
         rows, width = uses[0].rows, uses[0].width
         self._seen.add(f"{name} {rows} {width}")
-        batch = len(self._sketches[-1])
-        stretches = _Stretches(rows, width, self._rows, f"{self._seed} {name}")
-        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        for lo, hi in stretches.blocks(max(1, self._columns // batch)):
+        stretches = _Stretches(rows, width, self.rows, f"{self.seed} {name}")
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for lo, hi in stretches.blocks(max(1, self._columns // self.batch_size)):
             block = summed(uses, lo, hi)
             sums[0] += block.sum(0).double().square().sum()
             sums[1] += torch.linalg.vector_norm(block).double().square()
             self._added += stretches.project(block, lo, self._place(block))
-        self.passes[-1][name] = (torch.zeros_like(sums), sums)
+        self._sums[name] = (torch.zeros_like(sums), sums)
 
     def _place(self, block: Tensor) -> Tensor:
         """Return where a block is added up: in its own dtype, as few numbers as lose nothing that counts."""
         if self._added > _ADDED or self._partial is None or self._partial.dtype != block.dtype:
             self._settle()
-            self._partial = block.new_zeros(len(block), self._rows)
+            self._partial = block.new_zeros(len(block), self.rows)
             self._dtype = torch.promote_types(self._dtype, block.dtype)
         return self._partial
 
@@ -110,37 +94,31 @@ class SketchedGram:
             self._sketches[-1] += self._partial
         self._partial, self._added = None, 0
 
+    def agree(self, problem: Exception | None) -> None:
+        """Raise what was wrong with the step, of several processes on all of them."""
+        if self.group is None:
+            super().agree(problem)
+        else:
+            told = repr((sorted(self._seen), self.rows, self.seed, str(self._dtype)))
+            agree(problem, zlib.crc32(told.encode()), self.device, self.group)
+
     def result(self) -> Tensor:
-        """Return the F of this process's samples, (B, B) float64, in the order in which they came.
+        """Return F, (B, B) float64, of the samples in the order in which they came; of all processes' in rank order.
 
         Raises:
             MeasureError: the batch is too large for the rows.
         """
         self._settle()
-        return self._product(torch.cat(self._sketches))
-
-    def exchange(self, problem: Exception | None) -> Tensor:
-        """Return F of all processes' samples, scaled to the summed loss; all must call it, in place of ``result``.
-
-        Args:
-            problem: what was wrong with the step on this process; raises as ``agree`` does, and exchanges nothing then.
-        """
-        self._settle()
-        told = repr((sorted(self._seen), self._rows, self._seed, str(self._dtype)))
-        agree(problem, zlib.crc32(told.encode()), self._device, self._group)
-        own = torch.cat(self._sketches)
-        ranks = self._group.size()
-        sizes = gathered(torch.tensor([[len(own)]], device=self._device), [1] * ranks, self._group)
-        scaled = own * len(own) if self._mean else own
-        everyone = gathered(scaled.to(self._dtype), sizes.flatten().tolist(), self._group)
-        return self._product(everyone.to(torch.float64))
-
-    def _product(self, sketch: Tensor) -> Tensor:
-        self._sketches = []
+        sketch, self._sketches = torch.cat(self._sketches), []
+        if self.group is not None:
+            sizes = torch.tensor([[len(sketch)]], device=self.device)
+            sizes = gathered(sizes, [1] * self.group.size(), self.group)
+            scaled = sketch * len(sketch) if self.mean else sketch
+            sketch = gathered(scaled.to(self._dtype), sizes.flatten().tolist(), self.group).to(torch.float64)
         least = LEAST_ROWS_PER_SAMPLE * len(sketch)
-        if self._rows < least:
+        if self.rows < least:
             raise MeasureError(
-                f"sketch_rows={self._rows} is too small for a batch of {len(sketch)} samples: give at least {least},"
+                f"sketch_rows={self.rows} is too small for a batch of {len(sketch)} samples: give at least {least},"
                 f" {LEAST_ROWS_PER_SAMPLE} for each; 16 for each keep the condition number to some percent"
             )
         gram = sketch @ sketch.T

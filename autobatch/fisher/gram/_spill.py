@@ -5,7 +5,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from math import prod
 from typing import Any, BinaryIO
@@ -16,7 +16,8 @@ from torch import Tensor
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._exchange import ExchangedGram, agree
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
-from autobatch.fisher.gram._jacobians import OuterJacobian, Taker
+from autobatch.fisher.gram._jacobians import OuterJacobian
+from autobatch.fisher.gram._sink import GramSink
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,12 @@ class _Part:
     pieces: tuple[_Piece, ...]
 
 
-class SpilledGram:
+def _columns(part: _Part) -> int:
+    return prod(piece.columns for piece in part.pieces)
+
+
+@dataclass(eq=False)
+class SpilledGram(GramSink):
     """Keeps the per-sample gradients of several micro-batches and multiplies them at the end: F of the whole batch.
 
     F of a batch is not the sum of its micro-batches' F: samples of different micro-batches have inner products too. So
@@ -48,36 +54,20 @@ class SpilledGram:
     block of J is copied there, which waits for the device, and back for the product.
 
     Of several processes each keeps its own samples'. While the step runs, nothing is sent: a process that breaks the
-    step off leaves no other one waiting, as it would with ``ExchangedGram``. What that does, ``exchange`` does at the
-    end.
-
-    Args:
-        max_memory: bytes for J and for what is needed to make, send and multiply it; matrices of F's size do not count.
-        device: where the gradients live, and F.
-        taker: gets the per-sample gradients too, parameter by parameter.
-        group: the processes that share the batch; None for this one alone.
-        mean: whether each process's loss is a mean over its own samples.
+    step off leaves no other one waiting, as it would with ``ExchangedGram``, which is used in ``result``.
     """
 
-    def __init__(
-        self,
-        max_memory: int,
-        device: torch.device,
-        taker: Taker = lambda *_: None,
-        *,
-        group: Any = None,
-        mean: bool = True,
-    ) -> None:
-        self._max_memory = max_memory
-        self._device = device
-        self._taker = taker
-        self._group = group
-        self._mean = mean
+    max_memory: int  # bytes for J and for what is needed to make, send and multiply it, but matrices of F's size
+    device: torch.device  # where the gradients live, and F
+    _: KW_ONLY
+    group: Any = None  # the processes that share the batch; None for this one alone
+    mean: bool = True  # whether each one's loss is a mean over its own samples
+
+    def __post_init__(self) -> None:
         self._exchanged: ExchangedGram | None = None
-        self._store = _Store(max_memory // 2)
+        self._store = _Store(self.max_memory // 2)
         self._parameters: dict[str, list[_Part]] = {}
         self._before = 0
-        self._batch = 0
 
     def begin(self, batch_size: int) -> None:
         """Begin a micro-batch of so many samples.
@@ -85,13 +75,13 @@ class SpilledGram:
         Raises:
             MeasureError: where the temporary directory has no room for what the last micro-batch's samples took.
         """
-        self._store.begin(batch_size / self._batch if self._batch else 0.0)
-        self._before += self._batch
-        self._batch = batch_size
+        self._store.begin(batch_size / self.batch_size if self.batch_size else 0.0)
+        self._before += self.batch_size
+        self.batch_size = batch_size
 
     def add(self, name: str, uses: list[Jacobian]) -> None:
         """Keep J of all uses of a parameter in this micro-batch; fails as ``begin`` does."""
-        self._taker(name, uses)
+        super().add(name, uses)
         use = uses[0]
         factors = use.factors() if len(uses) == 1 and isinstance(use, OuterJacobian) else ()
         pieces: tuple[_Piece, ...]
@@ -99,21 +89,23 @@ class SpilledGram:
             pieces = tuple(self._store.put(factor.shape[2], iter([factor[:, 0]])) for factor in factors)
         else:
             # Three copies of a block at a time: made, summed over uses, and transposed.
-            columns = self._max_memory // 2 // (3 * 8 * self._batch)
+            columns = self.max_memory // 2 // (3 * 8 * self.batch_size)
             pieces = (self._store.put(use.rows * use.width, summed_blocks(uses, columns)),)
         self._parameters.setdefault(name, []).append(_Part(self._before, pieces))
 
     def result(self) -> Tensor:
         """Return F of all micro-batches, (B, B) float64, samples in the order in which they came; J is freed."""
-        batch = self._before + self._batch
-        gram = GramAccumulator(batch, self._device, self._max_memory // 4)
-        products = torch.zeros(batch, batch, dtype=torch.float64, device=self._device)
+        batch = self._before + self.batch_size
+        if self.group is not None:
+            return self._exchange(batch)
+        gram = GramAccumulator(batch, self.device, self.max_memory // 4)
+        products = torch.zeros(batch, batch, dtype=torch.float64, device=self.device)
         for name in list(self._parameters):
             parts = self._parameters.pop(name)
             if all(len(part.pieces) == 2 for part in parts):
                 # J Jᵀ of an outer product is the elementwise product of its factors' Gram matrices.
                 factors = [[_Part(part.first, (part.pieces[i],)) for part in parts] for i in (0, 1)]
-                left, right = (GramAccumulator(batch, self._device, self._max_memory // 4) for _ in factors)
+                left, right = (GramAccumulator(batch, self.device, self.max_memory // 4) for _ in factors)
                 self._stream(factors[0], left)
                 self._stream(factors[1], right)
                 products += left.result() * right.result()
@@ -122,39 +114,36 @@ class SpilledGram:
         self._store.close()
         return gram.result() + products
 
-    def exchange(self, problem: Exception | None) -> Tensor:
-        """Return F of all processes' samples, scaled to the summed loss; all must call it, in place of ``result``.
+    def agree(self, problem: Exception | None) -> None:
+        """Raise what was wrong with the step, of several processes on all of them."""
+        if self.group is None:
+            super().agree(problem)
+        else:
+            sizes = [(name, _columns(self._parameters[name][0])) for name in sorted(self._parameters)]
+            agree(problem, zlib.crc32(repr(sizes).encode()), self.device, self.group)
 
-        Args:
-            problem: what was wrong with the step on this process; raises as ``agree`` does, and exchanges nothing then.
-        """
-        names = sorted(self._parameters)
-        sizes = [prod(piece.columns for piece in self._parameters[name][0].pieces) for name in names]
-        seen = zlib.crc32(repr(list(zip(names, sizes, strict=True))).encode())
-        agree(problem, seen, self._device, self._group)
-        batch = self._before + self._batch
-        exchanged = ExchangedGram(self._group, self._device, self._max_memory // 2, mean=self._mean)
+    def _exchange(self, batch: int) -> Tensor:
+        exchanged = ExchangedGram(self.group, self.device, self.max_memory // 2, mean=self.mean)
         exchanged.begin(batch)
-        for name in names:
+        for name in sorted(self._parameters):
             for block in self._blocks(self._parameters.pop(name), batch, exchanged.block_columns):
-                exchanged.add_block(block.to(self._device))
+                exchanged.add_block(block.to(self.device))
         self._store.close()
         self._exchanged = exchanged
         return exchanged.result()
 
-    def local(self) -> Tensor:
-        """Return the block of this process's samples, not scaled, after ``exchange``."""
-        assert self._exchanged is not None
-        return self._exchanged.local()
+    def local(self) -> Tensor | None:
+        """Return the block of this process's samples, not scaled, after ``result``; None where that is F itself."""
+        return None if self._exchanged is None else self._exchanged.local()
 
     def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
-        size = max(1, self._max_memory // 8 // (8 * gram.batch_size))
+        size = max(1, self.max_memory // 8 // (8 * gram.batch_size))
         for block in self._blocks(parts, gram.batch_size, size):
-            gram.add(block.to(self._device))
+            gram.add(block.to(self.device))
 
     def _blocks(self, parts: list[_Part], batch: int, size: int) -> Iterator[Tensor]:
         # All samples of a range of columns at a time.
-        columns = prod(piece.columns for piece in parts[0].pieces)
+        columns = _columns(parts[0])
         dtype = max((part.pieces[0].dtype for part in parts), key=lambda dtype: dtype.itemsize)
         for lo in range(0, columns, size):
             hi = min(lo + size, columns)

@@ -47,33 +47,19 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Everything that the speed of a route depends on.
+    """Everything that the speed of a route depends on."""
 
-    Attributes:
-        samples: B, at most the number that a route is timed with: routes work on a few samples at a time.
-        repeats: rows of the input for one sample.
-        channels: of input and output.
-        groups: number of groups.
-        spatial: of the input.
-        positions: of the output.
-        geometry: the convolution's.
-        channels_last: whether the memory of input and output gradient ends with the channels.
-        dtype: of both.
-        device: its name.
-        threads: of the CPU.
-    """
-
-    samples: int
-    repeats: int
-    channels: tuple[int, int]
-    groups: int
-    spatial: tuple[int, ...]
-    positions: tuple[int, ...]
-    geometry: Geometry
-    channels_last: tuple[bool, bool]
-    dtype: str
-    device: str
-    threads: int
+    samples: int  # B, at most the number that a route is timed with: routes work on a few samples at a time
+    repeats: int  # rows of the input for one sample
+    channels: tuple[int, int]  # of input and output
+    groups: int  # number of groups
+    spatial: tuple[int, ...]  # of the input
+    positions: tuple[int, ...]  # of the output
+    geometry: Geometry  # the convolution's
+    channels_last: tuple[bool, bool]  # whether the memory of input and output gradient ends with the channels
+    dtype: str  # of both
+    device: str  # its name
+    threads: int  # of the CPU
 
     @classmethod
     def of(cls, x: Tensor, g: Tensor, batch: int, geometry: Geometry, groups: int) -> "Shape":
@@ -121,15 +107,7 @@ class Routes:
         self._tuning = False
 
     def of(self, shape: Shape, run: Callable[[Route], object]) -> Route:
-        """Return the route for a shape.
-
-        Args:
-            shape: the shape.
-            run: makes J of ``shape.samples`` samples by a route; called only if the shape is to be measured now.
-
-        Returns:
-            The route.
-        """
+        """Return the route for a shape; ``run`` makes J of ``shape.samples`` samples, if it is to be measured now."""
         if shape not in self._measured:
             if not self._tuning:
                 return rule(shape)
@@ -154,9 +132,6 @@ class Routes:
 
     def load(self, state: Iterable[dict[str, Any]]) -> None:
         """Replace all measured routes by those of ``state``, from before or read from JSON.
-
-        Args:
-            state: the routes.
 
         Raises:
             MeasureError: where that is not what ``state`` returned.

@@ -26,21 +26,13 @@ class Root:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A tensor that depends on trainable parameters alone: one of them, its transpose, or something made of them.
+    """A tensor that depends on trainable parameters alone: one of them, its transpose, or something made of them."""
 
-    Attributes:
-        tensor: as it enters calls.
-        roots: the parameters that it depends on.
-        transposed: whether it is the transpose of its only root.
-        made: whether it was computed from its roots, and J must be pulled back to them.
-        eps: machine epsilon of the coarsest dtype on the way from its roots.
-    """
-
-    tensor: Tensor
-    roots: tuple[Root, ...]
-    transposed: bool = False
-    made: bool = False
-    eps: float = 0.0
+    tensor: Tensor  # as it enters calls
+    roots: tuple[Root, ...]  # the parameters that it depends on
+    transposed: bool = False  # whether it is the transpose of its only root
+    made: bool = False  # whether it was computed from its roots, and J must be pulled back to them
+    eps: float = 0.0  # machine epsilon of the coarsest dtype on the way from its roots
 
     @property
     def target(self) -> Tensor:
@@ -55,33 +47,22 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """What one output of one call owes to one weight.
-
-    Attributes:
-        weight: the weight.
-        jacobian: makes the per-sample gradients, in the memory order of ``weight.target``, from the output's gradient.
-        output: which output of the call.
-    """
+    """What one output of one call owes to one weight."""
 
     weight: Weight
+    # Makes the per-sample gradients, in the memory order of ``weight.target``, from the output's gradient.
     jacobian: Callable[[Tensor], Jacobian]
-    output: int = 0
+    output: int = 0  # which output of the call
 
 
 @dataclass(frozen=True)
 class Before:
-    """What a function is about to change, and what else it needs to be run again.
+    """What a function is about to change, and what else it needs to be run again."""
 
-    Attributes:
-        tensor: the first argument of a function that changes it in place, as it was.
-        edge: where that was in the graph.
-        random_state: the generator's state.
-        states: (version, copy) of other tensors that it might change, such as running statistics, by id.
-    """
-
-    tensor: Tensor | None = None
-    edge: GradientEdge | None = None
-    random_state: Tensor | None = None
+    tensor: Tensor | None = None  # the first argument of a function that changes it in place, as it was
+    edge: GradientEdge | None = None  # where that was in the graph
+    random_state: Tensor | None = None  # the generator's state
+    # (version, copy) of other tensors that it might change, such as running statistics, by id.
     states: Mapping[int, tuple[int, Tensor]] = field(default_factory=dict)
 
 
@@ -90,20 +71,14 @@ NOTHING = Before()
 
 @dataclass(eq=False, slots=True)
 class Call(TorchCall):
-    """One call, with what measuring knows of it.
+    """One call, with what measuring knows of it."""
 
-    Attributes:
-        lies: gives where the batch lies in a tensor, from it and what it is there, or raises MeasureError.
-        was: what it was about to change.
-        tap: what its weights' gradients are taken from, if anything.
-        used: the weights among its arguments, by id.
-        assumed: where the batch is taken to lie in tensors that do not descend from it, by id.
-    """
-
+    # Gives where the batch lies in a tensor, from it and what it is there, or raises MeasureError.
     lies: Callable[[Tensor, str], BatchLayout]
-    was: Before = NOTHING
-    tap: Any = None
-    used: dict[int, Weight] = field(default_factory=dict)
+    was: Before = NOTHING  # what it was about to change
+    tap: Any = None  # what its weights' gradients are taken from, if anything
+    used: dict[int, Weight] = field(default_factory=dict)  # the weights among its arguments, by id
+    # Where the batch is taken to lie in tensors that do not descend from it, by id.
     assumed: dict[int, BatchLayout] = field(default_factory=dict)
 
     @property
@@ -157,12 +132,9 @@ Rule = Callable[[Call], list[Contribution]]
 def together(
     weights: Mapping[Any, Weight], made: Callable[[Tensor], Mapping[Any, Jacobian]], output: int = 0
 ) -> list[Contribution]:
-    """Return what an output owes to several weights, made at once when the first of them is asked for.
+    """Return what an output owes to several weights, by any key, made at once when the first of them is asked for.
 
-    Args:
-        weights: the weights, by any key.
-        made: gives the per-sample gradients of them all, among others, from the output's gradient.
-        output: which output of the call.
+    ``made`` gives the per-sample gradients of them all, among others, from the output's gradient.
     """
     rows: dict[Any, Jacobian] = {}
 
@@ -231,13 +203,7 @@ class KeptInput(KeptTensor):
 
 
 def arguments(call: Call, names: str, **usual: Any) -> dict[str, Any]:
-    """Return the arguments of a call by name; absent ones are ``usual``, or None.
-
-    Args:
-        call: the call.
-        names: the names in order, separated by spaces.
-        usual: what absent ones are.
-    """
+    """Return the arguments of a call by names, separated by spaces, in order; absent ones are ``usual``, or None."""
     order = names.split()
     return dict.fromkeys(order) | usual | dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
 

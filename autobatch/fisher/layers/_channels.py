@@ -15,7 +15,7 @@ def channel_sums(values: Tensor, batch: int) -> Tensor:
 
 
 def normalised_products(x: Tensor, g: Tensor, mean: Tensor, rstd: Tensor, batch: int) -> Tensor:
-    """Return rstd * sum of (x - mean) * g over positions: the gradient of a scale after a normalisation.
+    """Return rstd * sum of (x - mean) * g over positions, (B, C): the gradient of a scale after a normalisation.
 
     The mean is subtracted before anything is summed, so a mean far from zero costs no digits.
 
@@ -25,9 +25,6 @@ def normalised_products(x: Tensor, g: Tensor, mean: Tensor, rstd: Tensor, batch:
         mean: (C,), or (B * r, C) where rows have their own, as in a group norm.
         rstd: 1 / standard deviation, of the same shape.
         batch: B.
-
-    Returns:
-        (B, C).
     """
     rows, channels = x.shape[:2]
     mean, rstd = mean.expand(rows, channels), rstd.expand(rows, channels)

@@ -1,13 +1,13 @@
 """Per-sample gradients of a convolution's weight."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator
+from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, even, spans
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.gram._native import native
 from autobatch.fisher.layers._autotune import Route, Shape, routes
@@ -21,55 +21,41 @@ _ACCELERATOR_CACHE = 16 << 20
 _Make = Callable[[slice, Tensor], None]
 
 
+@dataclass(eq=False)
 class ConvolutionJacobian:
     """A convolution's weight (out, in / groups, *kernel), in one to three spatial dimensions.
 
-    Args:
-        x: (B * r, in, *spatial) unpadded input, r consecutive rows of one sample each; any memory format.
-        g: (B * r, out, *positions) output gradient. There may be fewer positions than the input has room for.
-        batch: B.
-        kernel: size of the kernel, one number for each spatial dimension.
-        stride: the same for its step.
-        padding: (before, after) for each spatial dimension.
-        dilation: as ``kernel``.
-        groups: number of groups.
-        turned: whether ``x`` is the output gradient and ``g`` the input, as of a transposed convolution.
+    Of one sample r consecutive rows go together. There may be fewer positions than the input has room for.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        g: Tensor,
-        *,
-        batch: int,
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        padding: tuple[tuple[int, int], ...],
-        dilation: tuple[int, ...],
-        groups: int,
-        turned: bool = False,
-    ) -> None:
-        self.turned = turned
-        self._x = x
-        self._g = g
-        self._batch = batch
-        self._geometry = Geometry(kernel, stride, padding, dilation)
-        self._groups = groups
-        self._channels = x.shape[1] // groups
-        self._per_group = g.shape[1] // groups
-        self.rows = g.shape[1]
-        self.width = self._channels * prod(kernel)
+    x: Tensor  # (B * r, in, *spatial) unpadded input, in any memory format
+    g: Tensor  # (B * r, out, *positions) output gradient
+    _: KW_ONLY
+    batch: int  # B
+    kernel: tuple[int, ...]  # its size, one number for each spatial dimension
+    stride: tuple[int, ...]  # its step
+    padding: tuple[tuple[int, int], ...]  # (before, after)
+    dilation: tuple[int, ...]  # distance between its elements
+    groups: int
+    turned: bool = False  # whether x is the output gradient and g the input, as of a transposed convolution
+
+    def __post_init__(self) -> None:
+        self._geometry = Geometry(self.kernel, self.stride, self.padding, self.dilation)
+        self._channels = self.x.shape[1] // self.groups
+        self._per_group = self.g.shape[1] // self.groups
+        self.rows = self.g.shape[1]
+        self.width = self._channels * prod(self.kernel)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """Return (B, T, rows) and (B, T, width), whose outer products over the T positions are J; None with groups."""
-        if self._groups > 1:
+        if self.groups > 1:
             return None
         columns, gradients = self._products()
         return gradients, columns.view(*columns.shape[:2], -1, self._channels).mT.flatten(2)
 
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width)."""
-        if self._groups == 1:
+        if self.groups == 1:
             return self._form(slice(lo, hi), slice(None), 1).canonical().flatten(1)
         # Whole groups only, cut to size afterwards: a slice of rows may begin and end within a group.
         first, last = lo // self._per_group, -(-hi // self._per_group)
@@ -93,7 +79,7 @@ class ConvolutionJacobian:
     def _formed(self, max_memory: int, gradient: Tensor | None) -> Iterator["Formed"]:
         """Yield J in pieces; fill ``gradient`` with its sum over samples."""
         target = None if gradient is None else gradient.view(self.rows, self._channels, *self._geometry.kernel)
-        for rows, inputs, groups in self._pieces(max_memory * 3 // 8 // self._x.element_size()):
+        for rows, inputs, groups in self._pieces(max_memory * 3 // 8 // self.x.element_size()):
             jacobian = self._form(rows, inputs, groups, max_memory)
             yield jacobian
             if target is not None:
@@ -103,12 +89,12 @@ class ConvolutionJacobian:
 
     def _take_products(self, gram: GramAccumulator, gradient: Tensor | None) -> bool:
         """Add the Gram matrix by products of pairs of samples if that is cheaper, and say whether it was done."""
-        rows, positions = len(self._x), tuple(self._g.shape[2:])
-        each = rows // self._batch * prod(positions)
-        room = gram.max_memory // 4 // self._x.element_size()
-        if self._groups > 1 or self._batch * each * (self.rows + self.width) > room:
+        rows, positions = len(self.x), tuple(self.g.shape[2:])
+        each = rows // self.batch * prod(positions)
+        room = gram.max_memory // 4 // self.x.element_size()
+        if self.groups > 1 or self.batch * each * (self.rows + self.width) > room:
             return False
-        if not products_are_cheaper(self._batch, each, self.rows, self.width, summed=gradient is not None):
+        if not products_are_cheaper(self.batch, each, self.rows, self.width, summed=gradient is not None):
             return False
         columns, rows_of_g = self._products()
         gram.add_products(rows_of_g, columns)
@@ -119,13 +105,13 @@ class ConvolutionJacobian:
 
     def _products(self) -> tuple[Tensor, Tensor]:
         """Return the unfolded input, (B, T, width) with the channels last, and the output gradient, (B, T, rows)."""
-        rows, positions = len(self._x), tuple(self._g.shape[2:])
-        unfold = Unfolder(self._x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
-        columns = unfold(slice(0, rows)).view(self._batch, -1, self.width)
-        return columns, self._g.flatten(2).mT.reshape(self._batch, -1, self.rows)
+        rows, positions = len(self.x), tuple(self.g.shape[2:])
+        unfold = Unfolder(self.x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
+        columns = unfold(slice(0, rows)).view(self.batch, -1, self.width)
+        return columns, self.g.flatten(2).mT.reshape(self.batch, -1, self.rows)
 
     def _form(self, rows: slice, inputs: slice, groups: int, max_memory: int = MAX_MEMORY) -> "Formed":
-        return form(self._x[:, inputs], self._g[:, rows], self._batch, self._geometry, groups, max_memory=max_memory)
+        return form(self.x[:, inputs], self.g[:, rows], self.batch, self._geometry, groups, max_memory=max_memory)
 
     def _pieces(self, elements: int) -> Iterator[tuple[slice, slice, int]]:
         """Yield output channels, input channels and number of groups of parts whose J has so many elements at most.
@@ -133,36 +119,30 @@ class ConvolutionJacobian:
         So has the unfolded input of one sample.
         """
         kernel = prod(self._geometry.kernel)
-        unfolded = len(self._x) // self._batch * kernel * prod(self._g.shape[2:])
-        per_input = max(self._batch * kernel * self._per_group, unfolded)
-        together = _even(self._groups, elements // (per_input * self._channels))
+        unfolded = len(self.x) // self.batch * kernel * prod(self.g.shape[2:])
+        per_input = max(self.batch * kernel * self._per_group, unfolded)
+        together = even(self.groups, elements // (per_input * self._channels))
         if together > 1:
-            for part in _slices(0, self._groups, together):
+            for part in spans(0, self.groups, together):
                 rows, channels = (slice(part.start * n, part.stop * n) for n in (self._per_group, self._channels))
                 yield rows, channels, part.stop - part.start
             return
         # Slices of input channels rather than of output channels: then nothing is unfolded twice.
-        inputs = _even(self._channels, elements // per_input)
-        outputs = _even(self._per_group, elements // (self._batch * kernel * inputs))
-        for group in range(self._groups):
-            for rows in _slices(group * self._per_group, (group + 1) * self._per_group, outputs):
-                for channels in _slices(group * self._channels, (group + 1) * self._channels, inputs):
+        inputs = even(self._channels, elements // per_input)
+        outputs = even(self._per_group, elements // (self.batch * kernel * inputs))
+        for group in range(self.groups):
+            for rows in spans(group * self._per_group, (group + 1) * self._per_group, outputs):
+                for channels in spans(group * self._channels, (group + 1) * self._channels, inputs):
                     yield rows, channels, 1
 
 
 @dataclass(frozen=True)
 class Formed:
-    """J in the order of elements that was cheapest to make.
+    """J in the order of elements that was cheapest to make."""
 
-    Attributes:
-        values: (shifts, B, out, columns); natively (1, B, columns, out).
-        kernel: size of the kernel.
-        route: how it was made, which says what the shifts and the columns are.
-    """
-
-    values: Tensor
-    kernel: tuple[int, ...]
-    route: Route
+    values: Tensor  # (shifts, B, out, columns); natively (1, B, columns, out)
+    kernel: tuple[int, ...]  # size of the kernel
+    route: Route  # how it was made, which says what the shifts and the columns are
 
     def canonical(self) -> Tensor:
         """Return (B, out, in / groups, *kernel)."""
@@ -219,7 +199,7 @@ def form(
 
         route = routes.of(shape, run)
     cache = _CACHE if x.device.type == "cpu" else _ACCELERATOR_CACHE
-    size = _even(batch, min(cache, max_memory // 8) // shape.sample_bytes(route))
+    size = even(batch, min(cache, max_memory // 8) // shape.sample_bytes(route))
     shifts = geometry.kernel[0] if route.kind == "shifted" else 1
     width = x.shape[1] // groups * prod(geometry.kernel)
     values = x.new_empty(shifts, batch, g.shape[1], width // shifts)
@@ -227,7 +207,7 @@ def form(
         make = _grouped(x, g, geometry, groups)
     else:
         make = _multiplied(x, g, geometry, groups, route=route, rows=size * repeats)
-    for some in _slices(0, batch, size):
+    for some in spans(0, batch, size):
         make(slice(some.start * repeats, some.stop * repeats), values[:, some])
     return Formed(values, geometry.kernel, route)
 
@@ -277,13 +257,7 @@ def _grouped(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> _Make:
     plain = all(before == after for before, after in geometry.padding) and all(
         (size + 2 * before - apart * (extent - 1) - 1) // step + 1 == count
         for size, count, extent, step, (before, _), apart in zip(
-            x.shape[2:],
-            positions,
-            geometry.kernel,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            strict=True,
+            x.shape[2:], positions, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True
         )
     )
     padding = [before if plain else 0 for before, _ in geometry.padding]
@@ -309,13 +283,3 @@ def _grouped(x: Tensor, g: Tensor, geometry: Geometry, groups: int) -> _Make:
             torch.sum(gradient.view(out.shape[1], -1, *out.shape[2:]), 1, out=out[0])
 
     return make
-
-
-def _even(number: int, most: int) -> int:
-    """Return the size of nearly equal parts of at most ``most``, or of 1."""
-    return -(-number // -(-number // max(1, most)))
-
-
-def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
-    for first in range(start, stop, size):
-        yield slice(first, min(first + size, stop))

@@ -24,13 +24,11 @@ from autobatch.fisher.layers._calls import (
 def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
     """Return the rule of a function that broadcasts its arguments and works element by element.
 
-    Args:
-        again: what is run again in the backward pass, where that is not the function itself: of one that works in
-            place, one that does not.
-        channels: whether weights of shape (C,) belong to dimension 1 of the output.
+    It raises ``NoRuleError`` where an argument does not broadcast against the output.
 
-    Returns:
-        The rule, which raises ``NoRuleError`` where an argument does not broadcast against the output.
+    Args:
+        again: what is run again in the backward pass, of a function that works in place: one that does not.
+        channels: whether weights of shape (C,) belong to dimension 1 of the output.
     """
     return partial(_contributions, again, channels)
 

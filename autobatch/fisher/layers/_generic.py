@@ -1,4 +1,7 @@
-"""The route for functions that no rule covers: exact, one backward pass of the function for each sample, slow."""
+"""Functions that are run again: those that no rule covers, exact and slow, and terms of the loss that have no batch.
+
+Where no rule covers a function, it takes one backward pass of it for each sample.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autobatch.fisher.following._layout import BatchLayout
+from autobatch.fisher.following._layout import BatchLayout, Layout, LostBatch
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise, together
 from autobatch.fisher.layers._functions import tensors_of
@@ -20,17 +23,10 @@ _MASKED_ELEMENTS = 1 << 22
 
 
 def generic(call: Call, where: str) -> list[Contribution]:
-    """Return the contributions of any differentiable function.
+    """Return the contributions of any differentiable function: one for each weight and output that has a gradient.
 
     The function is run again in the backward pass, and its vector-Jacobian product is taken with the output gradient of
-    one sample at a time, all others' set to zero: the very definition of a column of J.
-
-    Args:
-        call: the call.
-        where: parameter and function, for the log.
-
-    Returns:
-        One contribution for each weight and each output that has a gradient.
+    one sample at a time, all others' set to zero: the very definition of a column of J. ``where`` is for the log.
     """
     contributions = []
     replay = Replay(call)
@@ -106,6 +102,32 @@ class Replay:
         return outside
 
 
+def adds_to_the_loss(call: Call, layouts: list[Layout]) -> bool:
+    """Whether a call adds weights to one number that is a sum over samples, by the layouts of what has the batch."""
+    if call.known.additive != "term" or call.outputs[0].numel() != 1:
+        return False
+    return all(isinstance(layout, LostBatch) and layout.additive for layout in layouts)
+
+
+def in_equal_parts(call: Call) -> list[Contribution]:
+    """Return what such a call owes to its weights: the whole gradient over B for each sample, one row in memory.
+
+    A loss mean(l_i) + R, with a penalty R of weights alone, is the mean of l_i + R: it is measured where it is written
+    so.
+    """
+    replay = Replay(call)
+    batch = call.batch
+
+    def made(gradient: Tensor) -> dict[int, Jacobian]:
+        (output, *_), fresh = replay.run()
+        found = torch.autograd.grad(output, fresh, gradient.to(output.dtype) / batch)
+        pairs = zip(replay.weights, found, strict=True)
+        rows = {id(weight): precise(row.mT if weight.transposed else row)[0] for weight, row in pairs}
+        return {key: dense(row.expand(batch, *row.shape)) for key, row in rows.items()}
+
+    return together({id(weight): weight for weight in replay.weights}, made)
+
+
 def _owed(replay: Replay, index: int, layout: BatchLayout, batch: int) -> list[Contribution]:
     """Return what one output owes to all weights."""
 
@@ -132,15 +154,9 @@ def _masked(gradient: Tensor, layout: BatchLayout, batch: int) -> Iterator[Tenso
 
 
 def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Tensor]:
-    """Return the vector-Jacobian products of one output with several gradients.
+    """Return the vector-Jacobian products of a tensor, or an edge of the graph, with several gradients (n, *its shape).
 
-    Args:
-        output: a tensor, or an edge of the autograd graph.
-        inputs: tensors that it depends on, or not.
-        gradients: (n, *output's shape).
-
-    Returns:
-        (n, *input's shape) for each input.
+    For each input, which it may depend on or not, they are (n, *input's shape).
     """
     found: Sequence[Tensor | None]
     if isinstance(output, Tensor) and not output.requires_grad:  # of values alone that have no derivative

@@ -15,7 +15,7 @@ GramRule = Callable[[nn.Module, tuple[Any, ...], Tensor], Mapping[str, Tensor]]
 def module_contributions(
     module: nn.Module, rule: GramRule, inputs: tuple[Any, ...], output: Any, *, weights: list[Weight], batch: int
 ) -> list[Contribution]:
-    """Return what one call of a module with a rule of its own, for ``register_gram_rule``, owes to each of its weights.
+    """Return what one call of a module with a rule of its own owes to each of its weights.
 
     Raises:
         MeasureError: where the output is not one tensor with the batch in front.

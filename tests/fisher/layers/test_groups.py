@@ -44,7 +44,7 @@ def test_grouped_products(monkeypatch: pytest.MonkeyPatch, turned: bool, length:
     except (NotImplementedError, RuntimeError):
         pytest.skip("this torch has no grouped product on a CPU")
     if not fast:
-        monkeypatch.setattr("autobatch.fisher.layers._groups.KeptInput", _no_rule)
+        monkeypatch.setattr("autobatch.fisher.layers._offsets.KeptInput", _no_rule)
     probe = FisherProbe(model, loss_reduction="sum")
     with probe:
         model(x).sum().backward()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._gram import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, NoRuleError, arguments, together
+from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, arguments, together
 from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction
 from autobatch.fisher.layers.recurrent._unrolled import Arrived, Key, Unrolled
@@ -46,10 +46,10 @@ def layers(call: Call) -> list[Contribution]:
     unrolled = Unrolled(
         call.name,
         sequences,
-        x=steps_first(given["input"].detach()),
-        states=[state.detach() for state in states],
-        params=params,
-        output=steps_first(call.outputs[0].detach()),
+        x=KeptTensor(steps_first(given["input"])),
+        states=[KeptTensor(state) for state in states],
+        params=[{name: KeptTensor(tensor) for name, tensor in own.items()} for own in params],
+        output=KeptTensor(steps_first(call.outputs[0])),
         directions=directions,
         layout=_layout(call, 0 if given.get("batch_first") else 1, 1, sequences),
         batch=call.batch,
@@ -73,10 +73,10 @@ def cells(call: Call) -> list[Contribution]:
     unrolled = Unrolled(
         call.name.removesuffix("_cell"),
         sequences,
-        x=given["input"].detach().unsqueeze(0),
-        states=[state.detach().unsqueeze(0) for state in states],
-        params=params,
-        output=call.outputs[0].detach().unsqueeze(0),
+        x=KeptTensor(given["input"].unsqueeze(0)),
+        states=[KeptTensor(state.unsqueeze(0)) for state in states],
+        params=[{name: KeptTensor(tensor) for name, tensor in own.items()} for own in params],
+        output=KeptTensor(call.outputs[0].unsqueeze(0)),
         directions=1,
         layout=_layout(call, 0, 0, sequences),
         batch=call.batch,
@@ -101,11 +101,7 @@ def _several(states: Tensor | Sequence[Tensor]) -> list[Tensor]:
 def _layout(call: Call, dim: int, dim_of_last: int, sequences: Sequences) -> BatchLayout | None:
     """Return where samples lie in (T, N, ...), from where they lie in the outputs; None where there is one alone.
 
-    Args:
-        call: the call.
-        dim: the dimension of sequences in the first output, where they are not packed.
-        dim_of_last: that in the others.
-        sequences: how they lie.
+    Sequences are dimension ``dim`` of the first output, where they are not packed, and ``dim_of_last`` of the others.
 
     Raises:
         NoRuleError: where they lie elsewhere, or otherwise in one output than in another.

@@ -42,10 +42,6 @@ class Sequences:
         steps[self.there.to(tensor.device)] = tensor
         return steps
 
-    def packed(self, steps: Tensor) -> Tensor:
-        """Return (T, N, n) as ``padded`` took it."""
-        return steps if self.there is None else steps[self.there.to(steps.device)]
-
     def backwards(self, steps: Tensor) -> Tensor:
         """Return (T, N, n) with each sequence's steps in the other order."""
         if self._ends is None:

@@ -14,50 +14,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Direction:
-    """The weights of one direction of one layer; H units, and R of them after a projection, else H.
+    """The weights of one direction of one layer; H units, and R of them after a projection, else H."""
 
-    Attributes:
-        w_ih: (gates * H, C).
-        w_hh: (gates * H, R).
-        b_ih: (gates * H,), or None.
-        b_hh: (gates * H,), or None.
-        w_hr: (R, H), or None without a projection.
-    """
-
-    w_ih: Tensor
-    w_hh: Tensor
-    b_ih: Tensor | None = None
-    b_hh: Tensor | None = None
-    w_hr: Tensor | None = None
+    w_ih: Tensor  # (gates * H, C)
+    w_hh: Tensor  # (gates * H, R)
+    b_ih: Tensor | None = None  # (gates * H,), or None
+    b_hh: Tensor | None = None  # (gates * H,), or None
+    w_hr: Tensor | None = None  # (R, H), or None without a projection
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of what the weights' products with their inputs are, in every step.
+    """Gradients of what the weights' products with their inputs are, in every step."""
 
-    Attributes:
-        from_input: (T, N, gates * H), of the product of ``w_ih`` and the sum with ``b_ih``.
-        from_state: (T, N, gates * H), of the product of ``w_hh`` and the sum with ``b_hh``.
-        states: (T, N, R), of the states, through all later steps too.
-        first: (N, R), of the state before the first step.
-        first_cell: (N, H), of an LSTM's cell state before it; else None.
-    """
-
-    from_input: Tensor
-    from_state: Tensor
-    states: Tensor
-    first: Tensor
-    first_cell: Tensor | None = None
+    from_input: Tensor  # (T, N, gates * H), of the product of ``w_ih`` and the sum with ``b_ih``
+    from_state: Tensor  # (T, N, gates * H), of the product of ``w_hh`` and the sum with ``b_hh``
+    states: Tensor  # (T, N, R), of the states, through all later steps too
+    first: Tensor  # (N, R), of the state before the first step
+    first_cell: Tensor | None = None  # (N, H), of an LSTM's cell state before it; else None
 
 
 class Plain:
-    """Steps of h = f(W_ih x + b_ih + W_hh h' + b_hh), where f is tanh or relu.
-
-    Args:
-        direction: the weights.
-        states: (T, N, H), the state after each step.
-        relu: whether f is relu.
-    """
+    """Steps of h = f(W_ih x + b_ih + W_hh h' + b_hh), f tanh or relu; ``states`` are those after each, (T, N, H)."""
 
     def __init__(self, direction: Direction, states: Tensor, *, relu: bool) -> None:
         self._w_hh = direction.w_hh
@@ -79,13 +57,7 @@ class Plain:
 
 
 class Gated:
-    """Steps of a GRU.
-
-    Args:
-        direction: the weights.
-        x: (T, N, C), the inputs.
-        before: (T, N, H), the state before each step.
-    """
+    """Steps of a GRU, of inputs x (T, N, C) and the states before each, (T, N, H)."""
 
     def __init__(self, direction: Direction, x: Tensor, before: Tensor) -> None:
         self._w_hh = direction.w_hh
@@ -120,13 +92,7 @@ class Gated:
 
 
 class LongShort:
-    """Steps of an LSTM, also with a projection.
-
-    Args:
-        direction: the weights.
-        x: (T, N, C), the inputs.
-        before: (T, N, R), the state before each step.
-        first_cell: (N, H), the cell state before the first.
+    """Steps of an LSTM, also with a projection, of x (T, N, C), the states before each (T, N, R), first_cell (N, H).
 
     Attributes:
         unprojected: (T, N, H), each step's state before the projection.

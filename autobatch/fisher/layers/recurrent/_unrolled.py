@@ -29,90 +29,90 @@ states, before the first step."""
 
 @dataclass(frozen=True)
 class Arrived:
-    """The gradient of an output, of one of these.
+    """The gradient of an output, of one of these."""
 
-    Attributes:
-        states: (T, N, directions * R), of the last layer's states.
-        last: (layers * directions, N, R), of the last states.
-        last_cell: (layers * directions, N, H), of the last cell states.
-        through: (N, R), of the only step's state, where the gradient of its cell state has come through that too.
-    """
-
-    states: Tensor | None = None
-    last: Tensor | None = None
-    last_cell: Tensor | None = None
+    states: Tensor | None = None  # (T, N, directions * R), of the last layer's states
+    last: Tensor | None = None  # (layers * directions, N, R), of the last states
+    last_cell: Tensor | None = None  # (layers * directions, N, H), of the last cell states
+    # (N, R), of the only step's state, where the gradient of its cell state has come through that too.
     through: Tensor | None = None
 
 
+@dataclass(eq=False)
 class Unrolled:
     """One call, by steps first: T steps of N sequences; R states are H units, or what they were projected to.
 
     Where sequences are packed, (T, N, ...) of the input, the output and its gradient are (rows, ...).
 
-    Args:
-        kind: ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
-        sequences: how they lie.
-        x: (T, N, C), the input.
-        states: those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
-        params: the weights of each direction of each layer by their names in ``Direction``, in its order.
-        output: (T, N, directions * R), the last layer's states.
-        directions: 2 where the layers run backwards, too.
-        layout: where samples lie in (T, N, ...); None where there is one alone.
-        batch: B.
-
     Raises:
         NoRuleError: where shapes do not fit.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        sequences: Sequences,
-        *,
-        x: Tensor,
-        states: Sequence[Tensor],
-        params: Sequence[Mapping[str, Tensor]],
-        output: Tensor,
-        directions: int,
-        layout: BatchLayout | None,
-        batch: int,
-    ) -> None:
-        shapes = sequences.shape(x), sequences.shape(output)
-        if not _fits(kind, *shapes, states=states, params=params, directions=directions):
+    kind: str  # ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``
+    sequences: Sequences  # how they lie
+    x: KeptTensor  # (T, N, C), the input
+    # Those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
+    states: Sequence[KeptTensor]
+    # The weights of each direction of each layer by their names in ``Direction``, in its order.
+    params: Sequence[Mapping[str, KeptTensor]]
+    output: KeptTensor  # (T, N, directions * R), the last layer's states
+    directions: int  # 2 where the layers run backwards, too
+    layout: BatchLayout | None  # where samples lie in (T, N, ...); None where there is one alone
+    batch: int  # B
+
+    def __post_init__(self) -> None:
+        x, output, states = self.x(), self.output(), [state() for state in self.states]
+        if not self._fits(self.sequences.shape(x), self.sequences.shape(output), states):
             raise NoRuleError
-        self._kind = kind
-        self._sequences = sequences
-        self._directions = directions
-        self._layout = layout
-        self._batch = batch
-        self._x = KeptTensor(x)
-        self._states = [KeptTensor(state) for state in states]
-        self._weights = [{name: KeptTensor(tensor) for name, tensor in own.items()} for own in params]
-        self._output = KeptTensor(output)
+        weights = (kept() for own in self.params for kept in own.values())
+        self._dtype = precise(x, *states, output, *weights)[0].dtype
         self._lower: list[Tensor] = []  # states of all layers but the last
         self._masks: list[Tensor] = []  # of the dropout after each
-        self._dtype = precise(x, *states, output, *(tensor for own in params for tensor in own.values()))[0].dtype
+
+    def _fits(self, given: tuple[int, ...], returned: tuple[int, ...], states: Sequence[Tensor]) -> bool:
+        """Whether the shapes of input, output, states and weights are those of the library's documentation."""
+        params = self.params
+        if not math.prod(given) or len(given) != 3 or len(params) % self.directions:
+            return False
+        steps, sequences, width = given
+        reach, units, gates = states[0].shape[-1], states[-1].shape[-1], _GATES[self.kind]
+        if len(states) != 1 + (self.kind == "lstm") or returned != (steps, sequences, self.directions * reach):
+            return False
+        if any(tuple(state.shape[:-1]) != (len(params), sequences) for state in states):
+            return False
+        for place, own in enumerate(params):
+            shapes = {
+                "w_ih": (gates * units, width if place < self.directions else self.directions * reach),
+                "w_hh": (gates * units, reach),
+                "b_ih": (gates * units,),
+                "b_hh": (gates * units,),
+                "w_hr": (reach, units),
+            }
+            if any(tuple(kept().shape) != shapes[name] for name, kept in own.items()):
+                return False
+            if ("b_ih" in own) != ("b_hh" in own) or ("w_hr" not in own and reach != units):
+                return False
+        return True
 
     @property
     def layers(self) -> int:
         """How many layers lie upon each other."""
-        return len(self._weights) // self._directions
+        return len(self.params) // self.directions
 
     # -- forwards ---------------------------------------------------------------------------------------------------
 
     def run_lower_layers(self, dropout: float, random_state: Tensor | None) -> None:
         """Run the layers below the last again, whose states the call has not returned; right after the call.
 
-        Args:
-            dropout: share of a layer's states that the next one did not get.
-            random_state: the generator's state before the call.
+        The next layer did not get the share ``dropout`` of a layer's states, as ``random_state``, before the call,
+        says.
 
         Raises:
             NoRuleError: where a dropout's masks cannot be drawn again.
         """
         if self.layers == 1:
             return
-        x, output, after = self._x(), self._output(), torch.get_rng_state()
+        x, output, after = self.x(), self.output(), torch.get_rng_state()
         if dropout and not (x.device.type == "cpu" and x.dtype == output.dtype == self._dtype):
             raise NoRuleError
         with exact_arithmetic(x.device.type), torch.random.fork_rng(devices=[], enabled=dropout > 0.0):
@@ -131,12 +131,12 @@ class Unrolled:
 
     def _run(self, layer: int, x: Tensor) -> Tensor:
         """Return the states of one layer, (T, N, directions * R) as they lie, by the library."""
-        places = slice(layer * self._directions, (layer + 1) * self._directions)
-        first = [state()[places].to(self._dtype).contiguous() for state in self._states]
-        weights = [kept().to(self._dtype) for own in self._weights[places] for kept in own.values()]
-        function: Callable[..., Any] = getattr(torch, self._kind)
-        sizes, begun = self._sequences.sizes, first if len(first) > 1 else first[0]
-        rest = (weights, "b_ih" in self._weights[0], 1, 0.0, False, self._directions == 2)
+        places = slice(layer * self.directions, (layer + 1) * self.directions)
+        first = [state()[places].to(self._dtype).contiguous() for state in self.states]
+        weights = [kept().to(self._dtype) for own in self.params[places] for kept in own.values()]
+        function: Callable[..., Any] = getattr(torch, self.kind)
+        sizes, begun = self.sequences.sizes, first if len(first) > 1 else first[0]
+        rest = (weights, "b_ih" in self.params[0], 1, 0.0, False, self.directions == 2)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "RNN module weights")  # that they do not lie in one piece
             found = function(x, begun, *rest, False) if sizes is None else function(x, sizes, begun, *rest)
@@ -146,7 +146,7 @@ class Unrolled:
     def _into(self, layer: int) -> Tensor:
         """Return the input of a layer."""
         if layer == 0:
-            return self._x().to(self._dtype)
+            return self.x().to(self._dtype)
         below = self._lower[layer - 1]
         return below * self._masks[layer - 1] if self._masks else below
 
@@ -155,7 +155,7 @@ class Unrolled:
         if layer < len(self._lower):
             return self._lower[layer]
         with contextlib.suppress(MeasureError):
-            return self._output().to(self._dtype)
+            return self.output().to(self._dtype)
         return self._run(layer, self._into(layer))  # the output was changed in place
 
     # -- backwards --------------------------------------------------------------------------------------------------
@@ -164,14 +164,14 @@ class Unrolled:
         """Return the per-sample gradients that the gradient of an output leaves: those wanted, among others."""
         rows: dict[Key, Jacobian] = {}
         first: dict[int, list[Tensor]] = {}
-        gradient = None if arrived.states is None else self._sequences.padded(arrived.states.to(self._dtype))
+        gradient = None if arrived.states is None else self.sequences.padded(arrived.states.to(self._dtype))
         for layer in reversed(range(self.layers)):
-            x, reached = (self._sequences.padded(tensor) for tensor in (self._into(layer), self._out_of(layer)))
+            x, reached = (self.sequences.padded(tensor) for tensor in (self._into(layer), self._out_of(layer)))
             gradient = torch.zeros_like(reached) if gradient is None else gradient
             below: Tensor | None = None
-            for place, turn, part in self._parts(layer, reached.shape[2] // self._directions):
-                weights = Direction(**{name: kept().to(self._dtype) for name, kept in self._weights[place].items()})
-                begun = [state()[place].to(self._dtype) for state in self._states]
+            for place, turn, part in self._parts(layer, reached.shape[2] // self.directions):
+                weights = Direction(**{name: kept().to(self._dtype) for name, kept in self.params[place].items()})
+                begun = [state()[place].to(self._dtype) for state in self.states]
                 inputs, states = turn(x), turn(reached[..., part])
                 before = torch.cat([begun[0].unsqueeze(0), states[:-1]])
                 steps = self._steps(weights, inputs, before, states, begun)
@@ -184,33 +184,33 @@ class Unrolled:
                     below = into if below is None else below + into
             gradient = below
             if self._masks and below is not None:
-                gradient = below * self._sequences.padded(self._masks[layer - 1])
-        for index in range(len(self._states)):
+                gradient = below * self.sequences.padded(self._masks[layer - 1])
+        for index in range(len(self.states)):
             if (index, "first") in wanted:
                 rows[index, "first"] = self._alone(torch.stack([first[place][index] for place in sorted(first)]))
         return rows
 
     def _parts(self, layer: int, reach: int) -> Iterator[tuple[int, Callable[[Tensor], Tensor], slice]]:
         """Yield each direction's place, what puts steps in its order and back, and where its states lie."""
-        yield layer * self._directions, lambda steps: steps, slice(reach)
-        if self._directions == 2:
-            yield layer * self._directions + 1, self._sequences.backwards, slice(reach, None)
+        yield layer * self.directions, lambda steps: steps, slice(reach)
+        if self.directions == 2:
+            yield layer * self.directions + 1, self.sequences.backwards, slice(reach, None)
 
     def _steps(self, weights: Direction, x: Tensor, before: Tensor, states: Tensor, begun: Sequence[Tensor]) -> Steps:
-        if self._kind == "lstm":
+        if self.kind == "lstm":
             return LongShort(weights, x, before, begun[1])
-        return Gated(weights, x, before) if self._kind == "gru" else Plain(weights, states, relu="relu" in self._kind)
+        return Gated(weights, x, before) if self.kind == "gru" else Plain(weights, states, relu="relu" in self.kind)
 
     def _ending(self, place: int, steps: Steps, outside: Tensor, arrived: Arrived) -> tuple[Tensor, Tensor | None]:
         """Return a direction's gradients of its states and cell states, but for what comes through later steps."""
         if arrived.last is not None:
-            outside = self._sequences.with_last(outside, arrived.last[place].to(self._dtype))
+            outside = self.sequences.with_last(outside, arrived.last[place].to(self._dtype))
         if arrived.last_cell is None or not isinstance(steps, LongShort):
             return outside, None
         cell = arrived.last_cell[place].to(self._dtype)
         if arrived.through is not None:
             cell = cell - arrived.through * steps.cell_in_state[0]
-        return outside, self._sequences.with_last(torch.zeros_like(steps.cell_in_state), cell)
+        return outside, self.sequences.with_last(torch.zeros_like(steps.cell_in_state), cell)
 
     def _rows(self, found: Gradients, x: Tensor, before: Tensor, steps: Steps) -> dict[str, Jacobian]:
         """Return the per-sample gradients of one direction's weights."""
@@ -231,46 +231,13 @@ class Unrolled:
 
     def _by_sample(self, steps: Tensor) -> Tensor:
         """Return (T, N, n) as (B, positions, n)."""
-        if self._layout is None:
+        if self.layout is None:
             return steps.reshape(1, -1, steps.shape[2])
-        return self._layout.samples_first(steps, self._batch).reshape(self._batch, -1, steps.shape[2])
+        return self.layout.samples_first(steps, self.batch).reshape(self.batch, -1, steps.shape[2])
 
     def _alone(self, states: Tensor) -> Jacobian:
         """Return (places, N, n) as (B, places, N, n): to each sample its own, and zeros."""
-        if self._layout is None:
+        if self.layout is None:
             return dense(states.unsqueeze(0))
-        own = [self._layout.only(states, sample, self._batch) for sample in range(self._batch)]
+        own = [self.layout.only(states, sample, self.batch) for sample in range(self.batch)]
         return dense(torch.stack(own))
-
-
-def _fits(
-    kind: str,
-    given: tuple[int, ...],
-    returned: tuple[int, ...],
-    *,
-    states: Sequence[Tensor],
-    params: Sequence[Mapping[str, Tensor]],
-    directions: int,
-) -> bool:
-    """Whether the shapes of input, output, states and weights are those that the library's documentation has."""
-    if not math.prod(given) or len(given) != 3 or len(states) != 1 + (kind == "lstm") or len(params) % directions:
-        return False
-    steps, sequences, width = given
-    reach, units, gates = states[0].shape[-1], states[-1].shape[-1], _GATES[kind]
-    if any(tuple(state.shape[:-1]) != (len(params), sequences) for state in states):
-        return False
-    if returned != (steps, sequences, directions * reach):
-        return False
-    for place, own in enumerate(params):
-        shapes = {
-            "w_ih": (gates * units, width if place < directions else directions * reach),
-            "w_hh": (gates * units, reach),
-            "b_ih": (gates * units,),
-            "b_hh": (gates * units,),
-            "w_hr": (reach, units),
-        }
-        if any(tuple(tensor.shape) != shapes[name] for name, tensor in own.items()):
-            return False
-        if ("b_ih" in own) != ("b_hh" in own) or ("w_hr" not in own and reach != units):
-            return False
-    return True

@@ -1,4 +1,6 @@
-"""Bags of words: a table whose rows are summed, or averaged, bag by bag."""
+"""Rows after each other, in groups that begin at offsets: bags of words, and products with a matrix for each group."""
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -6,7 +8,16 @@ from torch import Tensor
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import BagJacobian, EmbeddingJacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, arguments, precise
+from autobatch.fisher.layers._calls import (
+    Call,
+    Contribution,
+    KeptInput,
+    KeptTensor,
+    NoRuleError,
+    arguments,
+    dense,
+    precise,
+)
 
 _SUM, _MEAN = 0, 1
 
@@ -49,5 +60,29 @@ def embedding_bag(call: Call) -> list[Contribution]:
             return BagJacobian(index, share, g, rows)
         of_words = each.samples_first(g.index_select(0, places), 0).flatten(1, 2)
         return EmbeddingJacobian(index, of_words * share.unsqueeze(2), rows)
+
+    return [Contribution(used, jacobian)]
+
+
+def grouped_mm(call: Call) -> list[Contribution]:
+    """Return what ``grouped_mm(x, weight, offs=...)`` owes to a weight (G, in, out), x being (rows, in)."""
+    given = arguments(call, "mat_a mat_b offs bias")
+    x, weight = given["mat_a"], given.get("mat2", given["mat_b"])
+    used = call.weight(weight)
+    if used is None or call.weight(x) is not None or x.ndim != 2 or weight.ndim != 3 or given["bias"] is not None:
+        raise NoRuleError
+    kept, ends = KeptInput(call, x), KeptTensor(given["offs"])
+    if kept.layout.dim:
+        raise NoRuleError
+
+    def jacobian(gradient: Tensor) -> Jacobian:
+        rows, g = precise(kept(), gradient)
+        samples = kept.layout.grouped(rows, kept.batch).index
+        found = rows.new_zeros(kept.batch, *weight.shape)
+        for group, (start, end) in enumerate(itertools.pairwise([0, *ends().tolist()])):
+            own = Grouping(samples[start:end], kept.batch)
+            left, right = (own.samples_first(each[start:end], 0)[:, 0] for each in (rows, g))
+            torch.bmm(left.mT, right, out=found[:, group])
+        return dense(found)
 
     return [Contribution(used, jacobian)]
