@@ -87,6 +87,8 @@ class AutoBatchController(Readings):
     """
 
     _scouts_are_made = False  # by whoever makes the controller, before or after
+    schedules_by_examples = False
+    """Whether a framework moves the loop's schedules by the examples trained, whatever the number of batches."""
 
     def __init__(
         self,

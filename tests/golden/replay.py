@@ -18,7 +18,7 @@ from autobatch.training import load_task, task_info
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).resolve().parent / "policies"
 
-SEEN = tuple(field.name for field in fields(Observation))
+SEEN = tuple(field.name for field in fields(Observation) if field.name != "fits")  # of memory nothing is recorded
 """The columns of a recorded observation; the last, ``gradients``, holds those of ``MOMENTS`` or null."""
 
 MOMENTS = tuple(field.name for field in fields(GradientMoments))

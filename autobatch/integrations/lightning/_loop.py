@@ -217,6 +217,7 @@ def move_schedules(trainer: Any, controller: AutoBatchController, steps: int) ->
         controller: the controller.
         steps: such steps of the whole training; 0 where that is not known, and nothing is done then.
     """
+    controller.schedules_by_examples = bool(steps)
     for config in trainer.lr_scheduler_configs if steps else ():
         if config.interval == "step" and not config.reduce_on_plateau and not counts_no_steps(config.scheduler):
             place = partial(_place, controller, steps / config.frequency)

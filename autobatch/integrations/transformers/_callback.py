@@ -141,6 +141,7 @@ class AutoBatchTrainerCallback(TrainerCallback, ExportableState):
             dataset_size=self._examples,
             epochs=state.num_train_epochs,
         )
+        controller.schedules_by_examples = not self._advises
         stored = state.stateful_callbacks.get(type(self).__name__)
         saved = stored["attributes"]["saved"] if isinstance(stored, Mapping) else None
         if saved is not None:

@@ -250,6 +250,13 @@ class ScoutCell(LoopCell):
             self.controller.stop(self.ended or f"this scout has come to its end, {self._scout().trained}")
 
     @property
+    def _counts_batches(self) -> bool:
+        """Whether a schedule of the loop goes by the number of its batches."""
+        if self._arguments["rates"].policy_says or self.controller.schedules_by_examples:
+            return False
+        return self._moves > MOVES * self._applied[1]
+
+    @property
     def _first_loss(self) -> float:
         """The mean loss of the first batch, of all its parts; NaN where it is not known."""
         return math.nan if self._first is None else float(self._first) / self._first_examples
@@ -297,7 +304,7 @@ class ScoutCell(LoopCell):
             batch_sizes=self.task.batch_sizes,
             learning_rates=self.task.learning_rates,
             applied=self._applied[0] / self._applied[1] if self._applied[1] else 1.0,
-            moves_each_batch=self._moves > MOVES * self._applied[1] and not self._arguments["rates"].policy_says,
+            moves_each_batch=self._counts_batches,
         )
 
     def _standing(self) -> Any:
