@@ -4,11 +4,11 @@
     python benchmarks/speed/surrogate.py --env digits-resnet8 digits-mlp --actions discrete
     python benchmarks/speed/surrogate.py --id AutoBatch/Surrogate-v1 [--whole] [--forks] [--scouts]
 
-On one thread, with random actions and episodes that begin anew. Those of v1 last two epochs or so, as one action in two
-stops; with ``--whole`` none stops or lets the rate fall, with ``--forks`` every second one is tried, with ``--scouts``
-scouts are played before. The numbers of sub-environments take turns within each round, so that whatever else the machine
-does falls on all of them; medians over the rounds, with the lowest and the highest. The last column repeats the median in
-processor time, which other programs hardly change.
+On one thread, with random actions and episodes that begin anew. Those of v1 last two epochs or so, as one action in
+two stops; with ``--whole`` none stops or lets the rate fall, with ``--forks`` every second one is tried, with
+``--scouts`` scouts are played before. The numbers of sub-environments take turns within each round, so that whatever
+else the machine does falls on all of them; medians over the rounds, with the lowest and the highest. The last column
+repeats the median in processor time, which other programs hardly change.
 """
 
 import argparse
