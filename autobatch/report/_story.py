@@ -282,15 +282,16 @@ def position_sentence(decision: DecisionRecord, record: RunRecord) -> str:
     if library is None or decision.l_cum <= 0:
         return place
     landscape = Landscape.fit(library, progress=decision.progress)
-    there = displacement_words(landscape.displacement(decision.c_bar, decision.l_cum).tolist())
-    return f"{place}: {there} of that time"
+    away = landscape.displacement(decision.c_bar, decision.l_cum).tolist()
+    return f"{place}: {displacement_words(away, of=' of that time')}"
 
 
-def displacement_words(displacement: Sequence[float]) -> str:
+def displacement_words(displacement: Sequence[float], of: str = "") -> str:
     """Say how far from the optimum region a position is.
 
     Args:
         displacement: signed (Δlog10 C̄, Δlog10 L), zero inside.
+        of: which region, where it is not that at the end of training.
 
     Returns:
         For example ``"C̄ 1.6 times that of the optimum region's edge"`` or ``"inside the optimum region"``.
@@ -300,9 +301,8 @@ def displacement_words(displacement: Sequence[float]) -> str:
         for symbol, decades in zip(("C̄", "L"), displacement, strict=True)
         if abs(decades) >= 0.005
     ]
-    return (
-        f"outside the beacons' optimum region ({', '.join(sides)})" if sides else "inside the beacons' optimum region"
-    )
+    region = f"the beacons' optimum region{of}"
+    return f"outside {region} ({', '.join(sides)})" if sides else f"inside {region}"
 
 
 def _then(chapter: Chapter) -> str:
