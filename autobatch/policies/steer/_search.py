@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from autobatch.policies._protocol import Policy, TaskInfo
@@ -409,7 +410,11 @@ def nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
     How large batches may be follows from what is trained on, not from the model (Zhang et al. 2024, arXiv 2410.21676);
     the best size grows as its power 0.38 (Bergsma et al. 2025, 2505.13738) to 0.58 (Li et al. 2025, 2503.04715).
     """
-    wanted = _wanted(examples)
+    return _nearest_size(tuple(batch_sizes), _wanted(examples))
+
+
+@lru_cache(maxsize=1024)  # asked many times of each task, and of thousands on surrogates
+def _nearest_size(batch_sizes: tuple[int, ...], wanted: float) -> int:
     return min(batch_sizes, key=lambda rung: (abs(math.log(rung / wanted)), rung))
 
 
@@ -467,7 +472,7 @@ def _next(task: TaskInfo, most: int, done: Sequence[Scout]) -> float | None:
     """Return the rate to try next; None where the valley lies between those that have been tried."""
     rates = task.learning_rates
     few = many_steps(task) and len(rates) <= most + 1
-    stops = rates if task.around or few else _stops(rates, most)
+    stops = rates if task.around or few else _stops(tuple(rates), most)
     if task.around and task.guessing is not None:
         alive = [_has_learnt(scout, task.guessing) for scout in done]
         far = FAR_ABOVE_GUESSING * task.guessing or math.inf
@@ -542,10 +547,11 @@ def _towards(tried: Mapping[int, float], number: int, middle: int, down: int) ->
     return coming[0] if coming else None
 
 
-def _stops(rates: Sequence[float], most: int) -> list[float]:
+@lru_cache(maxsize=1024)
+def _stops(rates: tuple[float, ...], most: int) -> tuple[float, ...]:
     """Return the rates to stop at on the way up or down: as far apart as so many over all rates would lie."""
     places = {0.5 + step / most for step in range(-most, most + 1)}
-    return sorted({_nearest(rates, min(max(place, 0.0), 1.0)) for place in places})
+    return tuple(sorted({_nearest(rates, min(max(place, 0.0), 1.0)) for place in places}))
 
 
 def _nearest(rates: Sequence[float], place: float, *, higher: bool = False) -> float:
