@@ -25,7 +25,8 @@ from autobatch.fisher.layers._elementwise import attention_bias, by_element, exp
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
 
-_NOTHING = Known()
+UNKNOWN = Known()
+"""The entry of a function of which nothing is known."""
 # Custom autograd functions of torch itself that hand tensors through.
 _HANDING_ON = frozenset({
     *("_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm", "CheckpointFunction")
@@ -34,7 +35,7 @@ _HANDING_ON = frozenset({
 
 def known(function: Callable[..., Any]) -> Known:
     """Return what is known of a function as a ``TorchFunctionMode`` sees it; an empty entry where nothing is."""
-    return _KNOWN.get(function) or _KNOWN.get(name_of(function), _NOTHING)
+    return _KNOWN.get(function) or _KNOWN.get(name_of(function), UNKNOWN)
 
 
 def gram_rule_of(module: nn.Module) -> GramRule | None:

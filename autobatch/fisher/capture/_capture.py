@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._registry import gram_rule_of, known
+from autobatch.fisher._registry import UNKNOWN, gram_rule_of, known
 from autobatch.fisher.capture._following import Following
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
@@ -110,6 +110,8 @@ class Capture(TorchFunctionMode):
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
         if not torch.is_grad_enabled():
+            if call.known is UNKNOWN and follow.batch and is_composite(func) and func not in self._opening:
+                return self._opened(call)
             output = func(*args, **kwargs)
             if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
                 with self._guarded(name):
@@ -126,18 +128,24 @@ class Capture(TorchFunctionMode):
         if self.notes.problem is not None:
             return func(*args, **kwargs)
         if call.used and call.known.rows is None and is_composite(func) and func not in self._opening:
-            self._opening.append(func)  # one that dispatches to others by itself comes back here
-            try:
-                with self:
-                    return opened(func)(*args, **kwargs)
-            finally:
-                self._opening.pop()
+            return self._opened(call)
+        if call.known is UNKNOWN and call.tensors and is_composite(func) and func not in self._opening:
+            return self._opened(call)  # without weights, too: only in it can samples be followed
         output = func(*args, **kwargs) if call.tap is None else call.tap.run()
         with self._guarded(name):
             if call.tensors and (call.used or not follow.stays(call, output)):
                 call.outputs = _returned(call, output)
                 self._uses.see(call)
         return output
+
+    def _opened(self, call: Call) -> Any:
+        """Call a composite function such that its parts are seen."""
+        self._opening.append(call.function)  # one that dispatches to others by itself comes back here
+        try:
+            with self:
+                return opened(call.function)(*call.args, **call.kwargs)
+        finally:
+            self._opening.pop()
 
     def _guarded(self, name: str) -> Guarded:
         return Guarded(self.notes, f"{name}() could not be followed")
@@ -155,19 +163,17 @@ class Capture(TorchFunctionMode):
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Refuse a first argument whose leading size is not the batch's, and outputs in another order."""
-        if not torch.is_grad_enabled() or self.notes.problem is not None:
+        if not torch.is_grad_enabled() or not self._following.batch:
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
-            batch = self._following.batch
             samples, outputs = self._samples(), tensors_of((output,))
-            rows = next((tensor.shape[0] for tensor in outputs if tensor.ndim), batch)
-            elsewhere = () if rows == batch or samples.said else given_to_model(args, kwargs)
-            if any(tensor.ndim and tensor.shape[0] == rows for tensor in elsewhere):
-                raise MeasureError(
-                    f"the model's first tensor has {batch} rows, but another argument and the output have {rows}, so"
-                    " what a sample is cannot be told: give the batch as the first argument, or say samples=..."
-                )
-            if samples.rows is None:
+            given = [tensor for tensor in given_to_model(args, kwargs) if self._weights.get(tensor) is None]
+            failed = self.notes.problem is not None
+            found = samples.elsewhere(given, outputs, self._following.batch, failed=failed)
+            if found is not None:
+                self.notes.problem = None  # this is why, whatever else it has led to
+                raise MeasureError(found)
+            if samples.rows is None and not failed:
                 self._following.need_order(outputs)
 
     def _begin(self, tensors: list[Tensor], lists: Sequence[Sequence[Tensor]]) -> None:
@@ -198,6 +204,7 @@ class Capture(TorchFunctionMode):
                 )
             self._end_pass()
         self._following.batch = batch
+        self._weights.begin()
         self.notes.batches.append(batch)
         self._sink.begin(batch)
 
