@@ -110,14 +110,7 @@ class Capture(TorchFunctionMode):
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
         if not torch.is_grad_enabled():
-            if call.known is UNKNOWN and follow.batch and is_composite(func) and func not in self._opening:
-                return self._opened(call)
-            output = func(*args, **kwargs)
-            if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
-                with self._guarded(name):
-                    call.tensors, call.outputs = tensors_of(args, kwargs), _returned(call, output)
-                    follow.watch(call)
-            return output
+            return self._watched(call, telling=telling)
         if not telling:
             assigned = getattr(func, "__self__", None) if name == "__set__" else None
             if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
@@ -127,15 +120,27 @@ class Capture(TorchFunctionMode):
             self._uses.look_at(call)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
-        if call.used and call.known.rows is None and is_composite(func) and func not in self._opening:
+        # Without weights, too, where only in it samples can be followed.
+        opens = (call.used and call.known.rows is None) or (call.known is UNKNOWN and call.tensors)
+        if opens and is_composite(func) and func not in self._opening:
             return self._opened(call)
-        if call.known is UNKNOWN and call.tensors and is_composite(func) and func not in self._opening:
-            return self._opened(call)  # without weights, too: only in it can samples be followed
         output = func(*args, **kwargs) if call.tap is None else call.tap.run()
         with self._guarded(name):
             if call.tensors and (call.used or not follow.stays(call, output)):
                 call.outputs = _returned(call, output)
                 self._uses.see(call)
+        return output
+
+    def _watched(self, call: Call, *, telling: bool) -> Any:
+        """Run a function without grad mode, and follow the samples through it."""
+        func, follow = call.function, self._following
+        if call.known is UNKNOWN and follow.batch and is_composite(func) and func not in self._opening:
+            return self._opened(call)
+        output = func(*call.args, **call.kwargs)
+        if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
+            with self._guarded(call.name):
+                call.tensors, call.outputs = tensors_of(call.args, call.kwargs), _returned(call, output)
+                follow.watch(call)
         return output
 
     def _opened(self, call: Call) -> Any:
