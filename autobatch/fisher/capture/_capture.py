@@ -190,6 +190,9 @@ class Capture(TorchFunctionMode):
                 "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
                 " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
                 " micro_batches=...; where one backward pass follows several calls, say samples=..., 1 for one row"
+                if self._passes == 1 and samples.rows is None
+                else "the model was called again after a backward pass, such as of an adversarial input or a gradient"
+                " penalty: make that before the body, without the probe"
                 if self._passes == 1
                 else f"the model was called more than micro_batches={self._passes} times in one measured step"
             )
