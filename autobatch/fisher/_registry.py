@@ -38,6 +38,11 @@ def known(function: Callable[..., Any]) -> Known:
     return _KNOWN.get(function) or _KNOWN.get(name_of(function), UNKNOWN)
 
 
+def is_unknown(name: str) -> bool:
+    """Whether torch has a function of a name, of which nothing is known."""
+    return name not in _KNOWN and any(callable(getattr(home, name, None)) for home in (torch, F, Tensor))
+
+
 def gram_rule_of(module: nn.Module) -> GramRule | None:
     """Return the rule of a module that ``register_gram_rule`` was told of, or None."""
     own = _KNOWN.get(type(module))
@@ -255,6 +260,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
         Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="floats", random=True),
     ),
     ("pad_sequence", Known(by_index=by_index.padded)),
+    (
+        "_nested_tensor_from_tensor_list _nested_from_padded_tensor _nested_tensor_from_mask nested_to_padded_tensor",
+        Known(places.nested),
+    ),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *((f"conv{n}d", _convolved(n, transposed=False)) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", _convolved(n, transposed=True)) for n in (1, 2, 3)),
@@ -279,7 +288,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
     (_SOFTMAX, Known(places.normalised_along)),
     ("quantile nanquantile kthvalue", Known(places.quantile)),
-    ("cumsum cumprod cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift", Known(untouched(1))),
+    (
+        "cumsum cumprod cumsum_ cumprod_ cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift",
+        Known(untouched(1)),
+    ),
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", Known(untouched(2, default=-1))),
     ("fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", Known(untouched(2, default=(-2, -1)))),
     ("fft_fftn fft_ifftn fft_rfftn fft_irfftn", Known(untouched(2))),
@@ -328,8 +340,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("cat", _picks(shapes.concatenated, additive="linear")),
     ("concat concatenate", _picks(shapes.concatenated)),
     ("hstack fliplr", _picks(shapes.across(1))),
-    ("column_stack", Known(shapes.across(1))),
-    ("dstack", Known(shapes.across(2))),
+    ("column_stack", Known(shapes.beside(1))),
+    ("dstack", Known(shapes.beside(2))),
+    ("hsplit", _picks(shapes.across(1))),
+    ("atleast_1d atleast_2d atleast_3d", _picks(shapes.viewed)),
     ("flipud", _picks(shapes.across(0))),
     ("masked_scatter masked_scatter_", Known(by_index=by_index.filled)),
     ("vstack masked_select _pack_padded_sequence", _picks()),
@@ -339,7 +353,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("diag_embed", Known(places.alone)),
     ("select unbind", _picks(shapes.selected, additive="linear")),
     ("narrow", _picks(untouched(1))),
-    ("chunk split tensor_split split_with_sizes", _picks(untouched(2, default=0))),
+    (
+        "chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes",
+        _picks(untouched(2, default=0)),
+    ),
     # Indices.
     (
         "__getitem__",

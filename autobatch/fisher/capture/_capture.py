@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from autobatch._errors import MeasureError
 from autobatch.fisher._registry import UNKNOWN, gram_rule_of, known
 from autobatch.fisher.capture._following import Following
+from autobatch.fisher.capture._hearing import hearing
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.capture._uses import ALONE, Uses
@@ -116,6 +117,8 @@ class Capture(TorchFunctionMode):
             if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
+        if name == "register_hook":
+            args, kwargs = (args[0], hearing(self.notes, follow, *args, **kwargs)), {}
         with self._guarded(name):
             self._uses.look_at(call)
         if self.notes.problem is not None:

@@ -10,7 +10,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._registry import hands_on
+from autobatch.fisher._registry import hands_on, is_unknown
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
@@ -179,6 +179,8 @@ class Following:
         others = custom.startswith("torch.ops.") or custom.endswith(".apply")
         custom = custom.removesuffix(".apply")
         declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})" if others else ""
+        if layout is not None and is_unknown(custom):
+            declared = f"; if {custom}() leaves them in place, say so with register_keeping(that function)"
         raise MeasureError(
             f"{where}: keep the samples (B = {self.batch}) in one dimension, in order{declared}; say what a sample is"
             " with samples=...; or freeze the parameter with requires_grad_(False) to leave it out of F"
@@ -225,9 +227,10 @@ class Following:
         tensors = call.tensors
         if self.claimed or not call.known.stays or not isinstance(output, Tensor):
             return False
-        if self._inside and any(id(tensor) in self._inside for tensor in tensors):
-            return False
-        if self._counts or output.is_floating_point() is not tensors[0].is_floating_point():
+        for apart in (self._inside, self._counts):
+            if apart and any(id(tensor) in apart for tensor in tensors):
+                return False
+        if output.is_floating_point() is not tensors[0].is_floating_point():
             return False
         first = self._layouts.get(tensors[0])
         if not isinstance(first, BatchLayout) or output.shape != tensors[0].shape:

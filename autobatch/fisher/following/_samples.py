@@ -186,7 +186,9 @@ def _refuse_edges(index: Tensor, tensors: Sequence[Tensor]) -> None:
         owners = index[start]
         if not torch.equal(owners, index[end]) or torch.equal(owners, index):
             continue
-        if len(torch.unique(owners)) == len(torch.unique(index)):  # of each graph some: they are no numbers of something else
+        if len(torch.unique(owners)) == len(
+            torch.unique(index)
+        ):  # of each graph some: they are no numbers of something else
             raise MeasureError(
                 f"samples: the index has {length} rows, and there are as many edges, which belong to samples in another"
                 " order, so whether a tensor has a row for each node or for each edge cannot be told: leave this batch"

@@ -139,3 +139,32 @@ OWN_LOSSES: dict[str, Loss] = {
 def test_losses_of_each_sample_alone(loss: Loss) -> None:
     (x, y), model = batch(), Gated().double()
     assert measured(model, x, y, loss, "mean").spectrum().bn == "none"
+
+
+@pytest.mark.parametrize(
+    ("hook", "bn"),
+    [
+        (lambda g: g / g.norm(), "rows"),
+        (lambda g: g.flip(0), "rows"),
+        (lambda g: g - g.mean(0), "rows"),
+        (lambda g: (2 * g).clamp(-1, 1), "none"),
+        (lambda g: g / g.norm(dim=1, keepdim=True), "none"),
+        (lambda g: print(g.norm()), "none"),
+    ],
+)
+def test_hooks_on_tensors(hook: Callable[[Tensor], Tensor | None], bn: str) -> None:
+    def hooked(h: Tensor, _: Tensor) -> Tensor:
+        h = h.sin()
+        h.register_hook(hook)
+        return h
+
+    (x, y), model = batch(), Gated(hooked).double()
+    probe = measured(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+    wanted = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    F.cross_entropy(model(x), y, reduction="sum").backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), wanted, strict=True))
+    assert probe.spectrum().bn == bn
+    if bn == "none":
+        expected = gram_one_sample_at_a_time(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+        assert float((probe.gram() - expected).abs().max() / expected.abs().max()) < 1e-10
