@@ -329,7 +329,7 @@ class AutoBatchController(Readings):
         """Return the context around one forward and backward pass; it measures on sampled steps only.
 
         A sampled step does not wait for the device: its eigenvalues are computed when the next decision is made. One
-        that cannot be measured ends the measuring with a warning, not the training.
+        that cannot be measured is left out with a warning; three in a row end the measuring, not the training.
 
         Args:
             samples: what an example is, where it is not one row of the model's inputs: how many consecutive rows it

@@ -25,7 +25,8 @@ from autobatch.fisher.layers._elementwise import attention_bias, by_element, exp
 from autobatch.fisher.layers._functions import name_of
 from autobatch.fisher.layers._modules import GramRule
 
-_NOTHING = Known()
+UNKNOWN = Known()
+"""The entry of a function of which nothing is known."""
 # Custom autograd functions of torch itself that hand tensors through.
 _HANDING_ON = frozenset({
     *("_DDPSink", "BackwardHookFunction", "RegisterPostBackwardFunction", "SyncBatchNorm", "CheckpointFunction")
@@ -34,7 +35,12 @@ _HANDING_ON = frozenset({
 
 def known(function: Callable[..., Any]) -> Known:
     """Return what is known of a function as a ``TorchFunctionMode`` sees it; an empty entry where nothing is."""
-    return _KNOWN.get(function) or _KNOWN.get(name_of(function), _NOTHING)
+    return _KNOWN.get(function) or _KNOWN.get(name_of(function), UNKNOWN)
+
+
+def is_unknown(name: str) -> bool:
+    """Whether torch has a function of a name, of which nothing is known."""
+    return name not in _KNOWN and any(callable(getattr(home, name, None)) for home in (torch, F, Tensor))
 
 
 def gram_rule_of(module: nn.Module) -> GramRule | None:
@@ -254,6 +260,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
         Known(places.recurrent, recurrent.layers, by_index=by_index.unpacked, heeds="floats", random=True),
     ),
     ("pad_sequence", Known(by_index=by_index.padded)),
+    (
+        "_nested_tensor_from_tensor_list _nested_from_padded_tensor _nested_tensor_from_mask nested_to_padded_tensor",
+        Known(places.nested),
+    ),
     ("_pad_packed_sequence", Known(by_index=by_index.unpacked, heeds="elements")),
     *((f"conv{n}d", _convolved(n, transposed=False)) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", _convolved(n, transposed=True)) for n in (1, 2, 3)),
@@ -278,7 +288,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("norm vector_norm linalg_vector_norm linalg_norm", Known(places.reduced(2))),
     (_SOFTMAX, Known(places.normalised_along)),
     ("quantile nanquantile kthvalue", Known(places.quantile)),
-    ("cumsum cumprod cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift", Known(untouched(1))),
+    (
+        "cumsum cumprod cumsum_ cumprod_ cummax cummin logcumsumexp index_fill fft_fftshift fft_ifftshift",
+        Known(untouched(1)),
+    ),
     ("diff fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", Known(untouched(2, default=-1))),
     ("fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", Known(untouched(2, default=(-2, -1)))),
     ("fft_fftn fft_ifftn fft_rfftn fft_irfftn", Known(untouched(2))),
@@ -327,8 +340,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("cat", _picks(shapes.concatenated, additive="linear")),
     ("concat concatenate", _picks(shapes.concatenated)),
     ("hstack fliplr", _picks(shapes.across(1))),
-    ("column_stack", Known(shapes.across(1))),
-    ("dstack", Known(shapes.across(2))),
+    ("column_stack", Known(shapes.beside(1))),
+    ("dstack", Known(shapes.beside(2))),
+    ("hsplit", _picks(shapes.across(1))),
+    ("atleast_1d atleast_2d atleast_3d", _picks(shapes.viewed)),
     ("flipud", _picks(shapes.across(0))),
     ("masked_scatter masked_scatter_", Known(by_index=by_index.filled)),
     ("vstack masked_select _pack_padded_sequence", _picks()),
@@ -338,7 +353,10 @@ _TABLE: tuple[tuple[Any, Known], ...] = (
     ("diag_embed", Known(places.alone)),
     ("select unbind", _picks(shapes.selected, additive="linear")),
     ("narrow", _picks(untouched(1))),
-    ("chunk split tensor_split split_with_sizes", _picks(untouched(2, default=0))),
+    (
+        "chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes",
+        _picks(untouched(2, default=0)),
+    ),
     # Indices.
     (
         "__getitem__",

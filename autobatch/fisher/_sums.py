@@ -115,6 +115,12 @@ class SumCheck:
             margin = eps * (_HALF_MARGIN if eps > single else _MARGIN)
             norms = math.sqrt(self.batch * max(0.0, trace))
             error = margin * (norms + _SHARE_OF_ALL * everything) + min(eps, single) * slack
+            if not arrived.norms and norms > error:
+                raise MeasureError(
+                    f"parameter {name!r} got no gradient, but what it was used in did: it was frozen after its use, or"
+                    " the backward pass was told of other parameters alone (inputs=..., torch.autograd.grad): freeze"
+                    " it before the call of the model, or say params=..., those that count"
+                )
             gram = (_GRAM_SINGLE if eps >= single else _GRAM_DOUBLE) * (norms**2 + 1e-3 * everything**2)
             tolerance = error * error + 2.0 * error * math.sqrt(expected) + gram
             if abs(total - expected) > tolerance:

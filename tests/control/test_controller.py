@@ -268,6 +268,23 @@ def test_gradients_that_are_changed_on_the_way_end_the_measuring(caplog: pytest.
     assert caplog.text.count("cannot be measured: parameter 'weight'") == 1
 
 
+@pytest.mark.parametrize(("refused", "measured"), [((2,), 5), ((1, 2, 4), 3), ((1, 2, 3), 0)])
+def test_a_coincidence_in_one_step_does_not_end_the_measuring(
+    refused: tuple[int, ...], measured: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(Scripted(decision(4, 0.1)), measuring=MeasureAtInterval(1))
+    for number, indices in enumerate(bench.controller.batches(), 1):
+        with bench.controller.step() as step:
+            output = bench.model(bench.x[indices])
+            output = output + bench.model(bench.x[indices]) if number in refused else output
+            step.backward(F.cross_entropy(output, bench.y[indices]))
+        bench.optimizer.step()
+    bench.controller.end_epoch()
+    assert bench.controller.samples == measured
+    assert caplog.text.count("cannot be measured: the model was called twice") == 1
+    assert caplog.text.count("nothing is measured from step 3 on: 3 in a row") == (measured == 0)
+
+
 def test_examples_of_several_rows() -> None:
     bench = Bench(Scripted(decision(8, 0.1)), measuring=MeasureAtInterval(1))
     for indices in bench.controller.batches():

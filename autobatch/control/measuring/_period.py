@@ -25,7 +25,7 @@ class Period:
     Args:
         plan: says which steps are measured.
         device: where the model trains.
-        gives_up: whether a step that cannot be measured ends the measuring, with a warning, instead of the training.
+        gives_up: whether steps that cannot be measured end the measuring, with a warning, instead of the training.
 
     Attributes:
         samples: what was measured.

@@ -17,6 +17,9 @@ from autobatch.fisher import FisherProbe, GradientMoments, Measurement, half_cos
 HELD_BYTES = 64 * 1024**2
 """Bytes of Gram matrices that wait for the end of an epoch; where there are more, they are decomposed at once."""
 
+REFUSALS = 3
+"""Measured steps after each other that cannot be measured, which end the measuring; fewer may be a coincidence."""
+
 _GRAM_ELEMENT_BYTES = 8
 _LOG = logging.getLogger("autobatch")
 
@@ -102,7 +105,7 @@ class Samples:
 
     Args:
         held_bytes: Gram matrices that are held; as soon as there are more, all are decomposed.
-        gives_up: whether a step that cannot be measured ends the measuring, with a warning, instead of the training.
+        gives_up: whether steps that cannot be measured end the measuring, with a warning, instead of the training.
 
     Attributes:
         by_sample: whether a measured step took one backward pass for each sample, which is slow.
@@ -112,6 +115,8 @@ class Samples:
         self.given_up = False
         self.by_sample = False
         self._gives_up = gives_up
+        self._warned = False
+        self._refused = 0  # since the last step that was measured
         self._held_bytes = held_bytes
         self._pending: list[_Pending] = []
         self._done: list[MeasuredStep] = []
@@ -149,7 +154,8 @@ class Samples:
         measured = probe.measurement()
         if measured.problem is not None:
             if not is_out_of_memory(measured.problem.__cause__):
-                self._give_up(step, measured.problem)
+                self.settle()  # in the order of the steps
+                self._refuse(step, measured.problem)
                 return
             _LOG.warning("step %d is not measured: %s", step, measured.problem)
             for cause in behind(measured.problem):  # a traceback holds the tensors that there was no room for
@@ -176,26 +182,31 @@ class Samples:
                 sample = _decomposed(pending)
                 self._tell(sample.batch_size, pending)
                 self._done.append(sample)
+                self._refused = 0
             except MeasureError as error:
-                self._give_up(pending.step, error)
+                self._refuse(pending.step, error)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 _LOG.warning("step %d is not measured: out of memory in its eigenvalues: %s", pending.step, error)
 
-    def _give_up(self, step: int, problem: MeasureError) -> None:
-        """Measure nothing from here on, and say why, once; or raise the problem."""
+    def _refuse(self, step: int, problem: MeasureError) -> None:
+        """Leave a step unmeasured, and say why, once; after several measure nothing any more. Or raise the problem."""
         if not self._gives_up:
             raise problem
-        if not self.given_up:
+        self._refused += 1
+        if not self._warned:
             _LOG.warning(
-                "step %d cannot be measured: %s. The training goes on, and nothing is measured from here on; "
-                "measuring=NeverMeasure() says so from the start",
+                "step %d cannot be measured: %s. The training goes on, and other steps are measured if they can be; "
+                "measuring=NeverMeasure() measures nothing from the start",
                 step,
                 problem,
             )
-        self.given_up = True
-        self._pending.clear()
+        self._warned = True
+        if self._refused >= REFUSALS and not self.given_up:
+            _LOG.warning("nothing is measured from step %d on: %d in a row could not be", step, REFUSALS)
+            self.given_up = True
+            self._pending.clear()
 
     def _tell(self, batch_size: int, pending: _Pending) -> None:
         if self._told or not pending.full or batch_size == pending.batch_size:

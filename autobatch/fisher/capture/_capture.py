@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._registry import gram_rule_of, known
+from autobatch.fisher._registry import UNKNOWN, gram_rule_of, known
 from autobatch.fisher.capture._following import Following
+from autobatch.fisher.capture._hearing import hearing
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.capture._uses import ALONE, Uses
@@ -110,34 +111,49 @@ class Capture(TorchFunctionMode):
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
         if not torch.is_grad_enabled():
-            output = func(*args, **kwargs)
-            if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
-                with self._guarded(name):
-                    call.tensors, call.outputs = tensors_of(args, kwargs), _returned(call, output)
-                    follow.watch(call)
-            return output
+            return self._watched(call, telling=telling)
         if not telling:
             assigned = getattr(func, "__self__", None) if name == "__set__" else None
             if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
+        if name == "register_hook":
+            args, kwargs = (args[0], hearing(self.notes, follow, *args, **kwargs)), {}
         with self._guarded(name):
             self._uses.look_at(call)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
-        if call.used and call.known.rows is None and is_composite(func) and func not in self._opening:
-            self._opening.append(func)  # one that dispatches to others by itself comes back here
-            try:
-                with self:
-                    return opened(func)(*args, **kwargs)
-            finally:
-                self._opening.pop()
+        # Without weights, too, where only in it samples can be followed.
+        opens = (call.used and call.known.rows is None) or (call.known is UNKNOWN and call.tensors)
+        if opens and is_composite(func) and func not in self._opening:
+            return self._opened(call)
         output = func(*args, **kwargs) if call.tap is None else call.tap.run()
         with self._guarded(name):
             if call.tensors and (call.used or not follow.stays(call, output)):
                 call.outputs = _returned(call, output)
                 self._uses.see(call)
         return output
+
+    def _watched(self, call: Call, *, telling: bool) -> Any:
+        """Run a function without grad mode, and follow the samples through it."""
+        func, follow = call.function, self._following
+        if call.known is UNKNOWN and follow.batch and is_composite(func) and func not in self._opening:
+            return self._opened(call)
+        output = func(*call.args, **call.kwargs)
+        if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
+            with self._guarded(call.name):
+                call.tensors, call.outputs = tensors_of(call.args, call.kwargs), _returned(call, output)
+                follow.watch(call)
+        return output
+
+    def _opened(self, call: Call) -> Any:
+        """Call a composite function such that its parts are seen."""
+        self._opening.append(call.function)  # one that dispatches to others by itself comes back here
+        try:
+            with self:
+                return opened(call.function)(*call.args, **call.kwargs)
+        finally:
+            self._opening.pop()
 
     def _guarded(self, name: str) -> Guarded:
         return Guarded(self.notes, f"{name}() could not be followed")
@@ -155,19 +171,17 @@ class Capture(TorchFunctionMode):
 
     def _model_done(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Refuse a first argument whose leading size is not the batch's, and outputs in another order."""
-        if not torch.is_grad_enabled() or self.notes.problem is not None:
+        if not torch.is_grad_enabled() or not self._following.batch:
             return
         with Guarded(self.notes, "the model's output could not be followed"), torch._C.DisableTorchFunction():
-            batch = self._following.batch
             samples, outputs = self._samples(), tensors_of((output,))
-            rows = next((tensor.shape[0] for tensor in outputs if tensor.ndim), batch)
-            elsewhere = () if rows == batch or samples.said else given_to_model(args, kwargs)
-            if any(tensor.ndim and tensor.shape[0] == rows for tensor in elsewhere):
-                raise MeasureError(
-                    f"the model's first tensor has {batch} rows, but another argument and the output have {rows}, so"
-                    " what a sample is cannot be told: give the batch as the first argument, or say samples=..."
-                )
-            if samples.rows is None:
+            given = [tensor for tensor in given_to_model(args, kwargs) if self._weights.get(tensor) is None]
+            failed = self.notes.problem is not None
+            found = samples.elsewhere(given, outputs, self._following.batch, failed=failed)
+            if found is not None:
+                self.notes.problem = None  # this is why, whatever else it has led to
+                raise MeasureError(found)
+            if samples.rows is None and not failed:
                 self._following.need_order(outputs)
 
     def _begin(self, tensors: list[Tensor], lists: Sequence[Sequence[Tensor]]) -> None:
@@ -179,6 +193,9 @@ class Capture(TorchFunctionMode):
                 "the model was called twice in one measured step. The Gram matrix of a batch is not the sum of its"
                 " micro-batches' matrices: measure one forward and backward pass over the whole batch, or say"
                 " micro_batches=...; where one backward pass follows several calls, say samples=..., 1 for one row"
+                if self._passes == 1 and samples.rows is None
+                else "the model was called again after a backward pass, such as of an adversarial input or a gradient"
+                " penalty: make that before the body, without the probe"
                 if self._passes == 1
                 else f"the model was called more than micro_batches={self._passes} times in one measured step"
             )
@@ -198,6 +215,7 @@ class Capture(TorchFunctionMode):
                 )
             self._end_pass()
         self._following.batch = batch
+        self._weights.begin()
         self.notes.batches.append(batch)
         self._sink.begin(batch)
 

@@ -1,6 +1,7 @@
 """Where the samples lie in the tensors of one pass: followed from the model's input through every call."""
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,13 +10,14 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from autobatch._errors import MeasureError
-from autobatch.fisher._registry import hands_on
+from autobatch.fisher._registry import hands_on, is_unknown
 from autobatch.fisher.capture._notes import Notes
 from autobatch.fisher.capture._weights import Weights
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._indexing import assigned, fitting
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Claim, Layout, Layouts, LostBatch
 from autobatch.fisher.following._memory import Memory
+from autobatch.fisher.following._move import aligned_right
 from autobatch.fisher.following._through import Through, keeps_front
 from autobatch.fisher.layers._calls import Call
 from autobatch.fisher.layers._functions import ASSIGNING, changes_in_place
@@ -51,6 +53,7 @@ class Following:
         self._outside: dict[int, weakref.ref[Tensor]] = {}
         self._written: dict[int, Memory] = {}
         self._inside: dict[int, weakref.ref[Tensor]] = {}
+        self._counts: dict[int, weakref.ref[Tensor]] = {}  # whole numbers in floating point, such as masks
 
     def begin(self, tensors: list[Tensor], layouts: dict[int, BatchLayout], grouping: Grouping, *, again: bool) -> None:
         """Take the tensors that the model is called with, where the batch lies in them, and the sample of each row.
@@ -176,6 +179,8 @@ class Following:
         others = custom.startswith("torch.ops.") or custom.endswith(".apply")
         custom = custom.removesuffix(".apply")
         declared = f"; if {custom} leaves them in place, say so with register_keeping({custom})" if others else ""
+        if layout is not None and is_unknown(custom):
+            declared = f"; if {custom}() leaves them in place, say so with register_keeping(that function)"
         raise MeasureError(
             f"{where}: keep the samples (B = {self.batch}) in one dimension, in order{declared}; say what a sample is"
             " with samples=...; or freeze the parameter with requires_grad_(False) to leave it out of F"
@@ -222,7 +227,10 @@ class Following:
         tensors = call.tensors
         if self.claimed or not call.known.stays or not isinstance(output, Tensor):
             return False
-        if self._inside and any(id(tensor) in self._inside for tensor in tensors):
+        for apart in (self._inside, self._counts):
+            if apart and any(id(tensor) in apart for tensor in tensors):
+                return False
+        if output.is_floating_point() is not tensors[0].is_floating_point():
             return False
         first = self._layouts.get(tensors[0])
         if not isinstance(first, BatchLayout) or output.shape != tensors[0].shape:
@@ -268,7 +276,8 @@ class Following:
             return
         (source, first), *others = found
         alone = first is IN_FRONT and not others and bool(call.args and call.outputs) and source is call.args[0]
-        if alone and call.changed is None and keeps_front(call, source):
+        counting = self._counting(call, found)
+        if alone and not counting and call.changed is None and keeps_front(call, source):
             self._layouts[call.outputs[0]] = IN_FRONT
             return
         through, claims = Through(call, found), only_claims(found)
@@ -280,12 +289,32 @@ class Following:
                 for claim in claims:
                     claim.settle(confirmed=False)
                 return
+            if counting and isinstance(layout, LostBatch):
+                layout = replace(layout, counts=True)
+            elif counting:
+                self._counts[id(output)] = weakref.ref(output)
             if layout is not None:
                 self._layouts[output] = layout
                 if coupled:
                     self._notes.bn = "rows"
                 if changes_in_place(call.name) or call.kwargs.get("out") is not None:
                     self._spread(output, before)
+
+    def _counting(self, call: Call, found: Found) -> bool:
+        """Whether what a call returns are numbers in floating point that come of whole ones alone."""
+        known, output = call.known, call.outputs[0] if call.outputs else None
+        if output is None or output.requires_grad or not output.is_floating_point():
+            return False
+        if not (known.additive or known.layout is aligned_right):
+            return False
+
+        def counts(tensor: Tensor, layout: Layout) -> bool:
+            if not tensor.is_floating_point() or (isinstance(layout, LostBatch) and layout.counts):
+                return True
+            seen = self._counts.get(id(tensor))
+            return seen is not None and seen() is tensor
+
+        return all(counts(tensor, layout) for tensor, layout in found)
 
     def _spread(self, changed: Tensor, before: Layout | None) -> None:
         """Note what a change in place means for other tensors of the same memory: whose values lie in it now."""

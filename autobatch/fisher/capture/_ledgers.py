@@ -78,7 +78,8 @@ class Ledgers:
         self._by_id[id(root.tensor)] = ledger = _Ledger(root)
 
         def hook(gradient: Tensor) -> None:
-            if not self.pulling_back and self._notes.batches:
+            # One that was frozen after its use gets none.
+            if not self.pulling_back and self._notes.batches and root.tensor.requires_grad:
                 with Guarded(self._notes, root.name, ""):
                     ledger.norms.append(norm_of(gradient.detach()))
 
@@ -265,7 +266,9 @@ class Ledgers:
             for ledger in ledgers:
                 self._settle(ledger)
         self._notes.checks.append({
-            ledger.root.name: Arrived(ledger.norms, ledger.eps, ledger.slack) for ledger in ledgers if ledger.norms
+            ledger.root.name: Arrived(ledger.norms, ledger.eps, ledger.slack)
+            for ledger in ledgers
+            if ledger.norms or ledger.fired
         })
         for ledger in ledgers:
             ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.slack = [], 0, [], 0.0, []

@@ -19,10 +19,12 @@ class Weights:
         self._found = found
         self._roots: set[int] = set()
         self._later = False
+        self._frozen: list[Tensor] = []
         self._by_id: dict[int, Weight] = {}
         self._find_parameters()
 
     def _find_parameters(self) -> None:
+        self._frozen = []
         for name, parameter in self._model.named_parameters():
             if type(parameter) is not nn.Parameter and (hasattr(parameter, "device_mesh") or is_lazy(parameter)):
                 # FSDP shows the whole parameter, another object, while the module runs; a lazy one gets its shape then.
@@ -34,13 +36,22 @@ class Weights:
                 self._roots.add(id(parameter))
                 self.add(Weight(parameter, (root,)))
                 self._found(root)
+            elif not parameter.requires_grad:
+                self._frozen.append(parameter)
+
+    def begin(self) -> None:
+        """Look for parameters that have come to require gradients since."""
+        if any(parameter.requires_grad for parameter in self._frozen):
+            self._find_parameters()
 
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._by_id
 
     def get(self, tensor: Tensor) -> Weight | None:
-        """Return the weight that a tensor is, or None."""
+        """Return the weight that a tensor is, or None; one that was frozen meanwhile is none."""
         weight = self._by_id.get(id(tensor))
+        if weight is not None and not tensor.requires_grad:
+            return None
         if weight is None and self._later and type(tensor) is nn.Parameter and tensor.requires_grad:
             self._find_parameters()
             weight = self._by_id.get(id(tensor))

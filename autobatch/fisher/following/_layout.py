@@ -122,6 +122,7 @@ class LostBatch:
     # Whether it is one value of all samples together, such as a mean, so that no place in it is a sample's.
     whole: bool = False
     additive: bool = False  # whether it is a sum over samples of values of one sample each
+    counts: bool = False  # whether it says how many there are of something, such as of the items of a mask
     joined: bool = False  # whether parameters were added to that sum, of which each sample has an equal part
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from autobatch._errors import MeasureError
 from autobatch.fisher.following._move import WHOLE, Move, Place, Rule, aligned_right, untouched
 
 
@@ -42,6 +43,10 @@ def padded(move: Move) -> int | None:
 
 def alone(move: Move) -> int | None:
     return move.dim if len(move.args) == 1 and not move.kwargs else None
+
+
+def nested(_: Move) -> Place:
+    raise MeasureError("nested tensors cannot be followed: pad them, with a mask, or keep their rows joined")
 
 
 def searched(move: Move) -> int | None:

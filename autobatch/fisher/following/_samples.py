@@ -1,5 +1,6 @@
 """What a sample is in the tensors that a model is called with: a row, several rows, a dimension, or an index."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,7 @@ class Samples:
             raise MeasureError(f"batch_dim={self.dim!r}: expected the dimension of the batch, from 0")
         rows = self.rows
         if isinstance(rows, Tensor):
-            whole = not (rows.is_floating_point() or rows.is_complex() or rows.dtype is torch.bool)
-            if rows.ndim != 1 or not whole or not len(rows):
+            if rows.ndim != 1 or not _is_whole(rows) or not len(rows):
                 raise MeasureError(
                     "samples: expected (n,) integers that say which sample each row belongs to, got"
                     f" {rows.dtype} of shape {tuple(rows.shape)}"
@@ -82,6 +82,44 @@ class Samples:
         grouping = Grouping.regular(batch, 1, each, first.device)
         return batch, self._like(tensors, length, BatchLayout(self.dim), batch), grouping
 
+    def elsewhere(
+        self, tensors: Sequence[Tensor], outputs: Sequence[Tensor], batch: int, *, failed: bool
+    ) -> str | None:
+        """Say what is wrong where the batch is in another than the first of the tensors that a model is called with.
+
+        Then the outputs have that one's rows. Where samples are said to be rows, that tells nothing of several samples
+        unless the step has ``failed`` anyway, for outputs may have other rows; but of one sample nothing is followed.
+
+        Returns:
+            What is wrong, or None.
+        """
+        if isinstance(self.rows, Tensor) or not tensors or (self.said and batch > 1 and not failed):
+            return None
+        first, *others = tensors
+        length = batch * (self.rows or 1)
+        sizes = self._sizes(outputs, first) if outputs else set()
+        if not sizes and length == 1:  # no output tells, but arguments that all have as many rows do
+            sizes = {tensor.shape[0] for tensor in others if tensor.ndim}
+            sizes = sizes if len(sizes) == 1 else set()
+        if not sizes or sizes & {batch, length}:
+            return None
+        rows = next((n for tensor in others for n in self._sizes([tensor], first) & sizes), None)
+        if rows is None:
+            return None
+        return (
+            f"the model's first tensor has {length} rows, but another argument and the output have {rows}, so what a"
+            f" sample is cannot be told: give the batch as the first argument, or say samples=torch.arange({rows}), the"
+            " sample of each row"
+        )
+
+    def _sizes(self, tensors: Sequence[Tensor], first: Tensor) -> set[int]:
+        """Return how many rows the first tensor with any dimension may have."""
+        tensor = next((tensor for tensor in tensors if tensor.ndim), None)
+        if tensor is None:
+            return set()
+        alike = tensor.ndim > self.dim > 0 and tensor.shape[: self.dim] == first.shape[: self.dim]
+        return {tensor.shape[self.dim if alike else 0], *([tensor.shape[self.dim]] if tensor.ndim > self.dim else [])}
+
     def _by_index(
         self, index: Tensor, tensors: Sequence[Tensor], lists: Sequence[Sequence[Tensor]]
     ) -> tuple[int, dict[int, BatchLayout], Grouping]:
@@ -101,6 +139,8 @@ class Samples:
                 )
         device = next(tensor.device for tensor in tensors)
         index = index.detach().to(device, torch.int64)
+        if not self.dim:
+            _refuse_edges(index, tensors)
         found = self._like(tensors, length, layout_along(self.dim, index, batch), batch)
         for some in joined:
             parts = index.split_with_sizes([tensor.shape[self.dim] for tensor in some])
@@ -122,3 +162,39 @@ class Samples:
             elif self.said and tensor.ndim and tensor.shape[0] == batch:  # one row of each sample, such as its length
                 found[id(tensor)] = IN_FRONT
         return found
+
+
+def _refuse_edges(index: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Refuse rows that may be those of edges, of which there happen to be as many as nodes.
+
+    Whose an edge is, its two ends tell. Where they lie as the nodes do it makes no difference.
+
+    Raises:
+        MeasureError: where they do not.
+    """
+    length = len(index)
+    whole = [each for each in tensors if length in each.shape and _is_whole(each)]
+    flat = [each for each in whole if each.ndim == 1 and not torch.equal(each.to(index), index)]
+    pairs = [pair for each in whole if each.ndim == 2 for pair in (each, each.T) if pair.shape == (2, length)]
+    rows = [each for each in tensors if each.ndim and len(each) == length]
+    rows = [each for each in rows if not any(each is one for one in whole)]
+    ends = [(*pair.long(), len(rows) + len(flat)) for pair in pairs]
+    ends += [(one.long(), other.long(), len(rows) + len(flat) - 2) for one, other in itertools.combinations(flat, 2)]
+    for start, end, others in ends:
+        if others < 2 or min(int(start.min()), int(end.min())) < 0 or max(int(start.max()), int(end.max())) >= length:
+            continue
+        owners = index[start]
+        if not torch.equal(owners, index[end]) or torch.equal(owners, index):
+            continue
+        if len(torch.unique(owners)) == len(
+            torch.unique(index)
+        ):  # of each graph some: they are no numbers of something else
+            raise MeasureError(
+                f"samples: the index has {length} rows, and there are as many edges, which belong to samples in another"
+                " order, so whether a tensor has a row for each node or for each edge cannot be told: leave this batch"
+                " unmeasured, or give it another number of edges, such as one more within a node"
+            )
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)

@@ -67,6 +67,16 @@ def across(axis: int) -> Rule:
     return rule
 
 
+def beside(axis: int) -> Rule:
+    # column_stack, dstack: along a dimension of their own, which those that lack it get; vectors are columns.
+    def rule(move: Move) -> int | None:
+        if move.source.ndim == 1:
+            return axis - 1
+        return None if move.dim == axis else move.dim
+
+    return rule
+
+
 def repeated(move: Move) -> Place:
     dim = move.dim + move.output.ndim - move.source.ndim
     times, rest = divmod(move.output.shape[dim], move.source.shape[move.dim])

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._by_index import Rows
+from autobatch.fisher.following._by_index import Rows, ordered
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
 from autobatch.fisher.following._move import WHOLE, Additive, Move, TorchCall
@@ -85,6 +86,7 @@ class Through:
         aligned = [each for each in found if isinstance(each.layout, BatchLayout)]
         if not aligned:
             kept, joined = _stays_additive(known.additive, found), any(layout.joined for layout in lost)
+            kept = kept and not (output.requires_grad and _scaled(known.additive, found))
             return LostBatch(lost[0].function, True, kept, joined), output.requires_grad and not kept
         if any(layout.joined for layout in lost):
             raise MeasureError(
@@ -93,7 +95,9 @@ class Through:
             )
         place = self._agreed(aligned, index, samples)
         if isinstance(place, BatchLayout):
-            return _resting_on(aligned, place), (bool(lost) or known.couples) and output.is_floating_point()
+            compared = output.dtype is torch.bool and bool(lost)  # which rows are used depends on the others
+            coupled = compared or ((bool(lost) or known.couples) and output.is_floating_point())
+            return _resting_on(aligned, place), coupled or (known.by_index is ordered and _ranked(aligned))
         additive = place == WHOLE and not lost and self._adds_up(aligned)
         return LostBatch(name, whole=place == WHOLE, additive=additive), output.requires_grad and not additive
 
@@ -202,6 +206,25 @@ def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
     if how == "quotient" and any(each.slot for each in changing):
         return False
     return how not in {"product", "quotient"} or len(changing) < 2
+
+
+def _scaled(how: Additive, found: Sequence[Move]) -> bool:
+    """Whether a sum over samples is multiplied or divided by a statistic of the batch; a count of items is none."""
+    if how not in {"product", "quotient"}:
+        return False
+    others = [each for each in found if not each.source.requires_grad and each.source.is_floating_point()]
+    return any(how == "product" or not (isinstance(each.layout, LostBatch) and each.layout.counts) for each in others)
+
+
+def _ranked(aligned: Sequence[Move]) -> bool:
+    """Whether rows of several samples are put in the order of their values; whole numbers are lengths or groups."""
+    each = aligned[0]
+    options, place = each.args[1:], 1 if each.call.name == "topk" else 0
+    dim = each.kwargs.get("dim", options[place] if len(options) > place else -1)
+    if isinstance(dim, bool) or not each.source.is_floating_point() or dim % max(1, each.source.ndim) != each.dim:
+        return False
+    grouping = each.layout.grouping if isinstance(each.layout, BatchLayout) else None
+    return each.call.batch > 1 and (grouping is None or grouping.sole is None)
 
 
 def keeps_front(call: TorchCall, source: Tensor) -> bool:

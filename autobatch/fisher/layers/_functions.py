@@ -32,6 +32,8 @@ def is_composite(func: Callable[..., Any]) -> bool:
 @functools.lru_cache(maxsize=_FUNCTIONS)
 def changes_in_place(name: str) -> bool:
     """Whether a function writes over its first argument: mul_, __imul__, __setitem__."""
+    if name == "requires_grad_":
+        return False
     return name in ASSIGNING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 

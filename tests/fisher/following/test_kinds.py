@@ -405,6 +405,17 @@ def test_backward_hooks_of_modules_find_nothing_that_was_lost() -> None:
         probed(Between(lambda h: cumulated(h)), randn(B, C)).gram()
 
 
+def test_the_way_out_for_a_function_of_torch_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_KNOWN", dict(_registry._KNOWN))
+    model, x = Between(lambda h: torch.gradient(h, dim=1)[0]), randn(B, C)
+    with pytest.raises(MeasureError, match=r"gradient\(\) leaves them in place, say so with register_keeping"):
+        probed(model, x).gram()
+    with pytest.raises(MeasureError, match=r"through cumsum\(\)(?!.*register_keeping)"):
+        probed(Between(lambda h: h.cumsum(0)), x).gram()
+    register_keeping(torch.gradient)
+    assert_right(model, x)
+
+
 def test_straight_through_weights() -> None:
     class Quantised(nn.Module):
         def __init__(self) -> None:
@@ -636,6 +647,12 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "quantile": lambda h: h - h.quantile(0.5, dim=1, keepdim=True),
     "hstack": lambda h: torch.hstack([h[:, :3], h[:, 3:].sin()]),
     "column-stack": lambda h: torch.column_stack([h[:, :3], h[:, 3:]]),
+    "column-stack-of-vectors": lambda h: torch.column_stack([h[:, 0], h[:, 1:5], h[:, 5].sin()]),
+    "dstack": lambda h: torch.dstack([h, h.sin()]).sum(-1) + torch.dstack([h[:, 0], h[:, 1]])[0, :, :1],
+    "split-by-columns": lambda h: torch.cat([part.sin() for part in reversed(h.hsplit(3))], 1),
+    "split-by-layers": lambda h: torch.cat([part.sin() for part in h.unsafe_chunk(2, 1)], 1),
+    "at-least-3d": lambda h: torch.atleast_3d(h).sum(-1) * torch.atleast_2d(h),
+    "cumulated-in-place": lambda h: h.clone().cumsum_(1),
     "fliplr": torch.fliplr,
     "rotated": lambda h: h.view(-1, 2, 3).rot90(1, (1, 2)).flatten(1),
     "linalg-norm": lambda h: h / torch.linalg.norm(h, dim=-1, keepdim=True),

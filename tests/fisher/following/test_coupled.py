@@ -1,0 +1,170 @@
+"""Samples that act on each other through a mask, an order or a factor: their label is "rows"; that of others stays."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autobatch.fisher import FisherProbe
+
+from ..reference import gram_one_sample_at_a_time
+
+B, C = 8, 6
+Loss = Callable[[Tensor, Tensor], Tensor]
+Between = Callable[[Tensor, Tensor], Tensor]
+
+
+class Gated(nn.Module):
+    def __init__(self, between: Between = lambda h, _: h) -> None:
+        super().__init__()
+        self.enter, self.head, self.between = nn.Linear(C, 5), nn.Linear(5, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self.enter(x), x))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(B, C, dtype=torch.float64), torch.arange(B) % 3
+
+
+def cross_entropies(z: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y, reduction="none")
+
+
+def measured(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, reduction: str = "sum") -> FisherProbe:
+    probe = FisherProbe(model, loss_reduction=reduction)
+    with probe:
+        loss(model(x), y).backward()
+    return probe
+
+
+def written(h: Tensor, mask: Tensor) -> Tensor:
+    h = h.clone()
+    h[mask] = 0.0
+    return h
+
+
+MIXED: dict[str, Between] = {
+    "above-the-mean": lambda h, x: h * (x[:, :1] > x[:, :1].mean()),
+    "where-above-the-median": lambda h, x: torch.where(x[:, :1] >= x[:, :1].median(), h, h.sin()),
+    "written-above-the-mean": lambda h, x: written(h, x[:, 0] > x[:, 0].mean()),
+    "masks-that-meet": lambda h, x: h * ((x[:, :1] > 0) & (x[:, :1] < x.mean(0).max())),
+    "rank": lambda h, x: h * (1 + x[:, :1].argsort(0).argsort(0) / len(x)),
+}
+
+
+@pytest.mark.parametrize("between", MIXED.values(), ids=MIXED.keys())
+def test_models_that_compare_samples_are_rows(between: Between) -> None:
+    (x, y), model = batch(), Gated(between).double()
+    assert measured(model, x, y, F.cross_entropy).spectrum().bn == "rows"
+
+
+OWN: dict[str, Between] = {
+    "above-a-constant": lambda h, x: h * (x[:, :1] > 0.1),
+    "above-its-own-mean": lambda h, x: h * (x > x.mean(1, keepdim=True))[:, :5],
+    "largest-features": lambda h, x: h + h.topk(2, 1).values.sum(1, keepdim=True) + x.sort(1).values[:, :5],
+    "rank-of-features": lambda h, x: h * (1 + x.argsort(1).argsort(1)[:, :5] / 5),
+    "clamped": lambda h, x: h.clamp(-1, 1) * h.detach(),
+    "written": lambda h, x: written(h, x[:, 0] > 0),
+    "rows-by-group": lambda h, x: h[(x[:, 0] > 0).long().sort(stable=True).indices][
+        (x[:, 0] > 0).long().sort(stable=True).indices.argsort()
+    ],
+}
+
+
+@pytest.mark.parametrize("between", OWN.values(), ids=OWN.keys())
+def test_models_that_look_at_each_sample_alone(between: Between) -> None:
+    (x, y), model = batch(), Gated(between).double()
+    probe = measured(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+    expected = gram_one_sample_at_a_time(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+    assert float((probe.gram() - expected).abs().max() / expected.abs().max()) < 1e-10
+    assert probe.spectrum().bn == "none"
+
+
+def balance(z: Tensor, y: Tensor) -> Tensor:
+    chosen = F.one_hot(z.argmax(-1), 3).to(z).mean(0)
+    return F.cross_entropy(z, y) + 0.1 * (chosen * z.softmax(1).mean(0)).sum()
+
+
+def hard(z: Tensor, y: Tensor) -> Tensor:
+    each = cross_entropies(z, y)
+    return each[each > each.mean()].mean()
+
+
+def below(z: Tensor, y: Tensor) -> Tensor:
+    each = cross_entropies(z, y)
+    return (each * (each <= each.detach().median())).sum()
+
+
+MIXED_LOSSES: dict[str, Loss] = {
+    "by-itself": lambda z, y: F.cross_entropy(z, y) * F.cross_entropy(z, y).detach(),
+    "by-its-scale": lambda z, y: F.mse_loss(z, z.detach() + 1) / z.detach().pow(2).mean(),
+    "balance": balance,
+    "hard": hard,
+    "hardest": lambda z, y: cross_entropies(z, y).topk(3).values.mean(),
+    "hardest-sorted": lambda z, y: cross_entropies(z, y).sort(descending=True).values[:3].mean(),
+    "hardest-by-index": lambda z, y: cross_entropies(z, y)[cross_entropies(z, y).argsort()[:3]].mean(),
+    "below-the-median": below,
+}
+
+
+@pytest.mark.parametrize("loss", MIXED_LOSSES.values(), ids=MIXED_LOSSES.keys())
+def test_losses_that_compare_samples_are_rows(loss: Loss) -> None:
+    (x, y), model = batch(), Gated().double()
+    assert measured(model, x, y, loss, "mean").spectrum().bn == "rows"
+
+
+def masked(z: Tensor, y: Tensor) -> Tensor:
+    mask = (z.detach().argmax(1) != 1).float()
+    return (cross_entropies(z, y) * mask).sum() / mask.sum()
+
+
+def masked_mean(z: Tensor, y: Tensor) -> Tensor:
+    mask = 1 - (z.detach().argmax(1) == 1).to(z)
+    return (cross_entropies(z, y) * mask).mean() / (mask.mean() + 1e-8).clamp(min=0.1)
+
+
+OWN_LOSSES: dict[str, Loss] = {
+    "masked": masked,
+    "masked-mean": masked_mean,
+    "of-some-targets": lambda z, y: cross_entropies(z, y)[y > 0].mean(),
+    "focal": lambda z, y: ((1 - (-cross_entropies(z, y)).exp()) ** 2 * cross_entropies(z, y)).mean(),
+    "by-the-number": lambda z, y: cross_entropies(z, y).sum() / len(z),
+}
+
+
+@pytest.mark.parametrize("loss", OWN_LOSSES.values(), ids=OWN_LOSSES.keys())
+def test_losses_of_each_sample_alone(loss: Loss) -> None:
+    (x, y), model = batch(), Gated().double()
+    assert measured(model, x, y, loss, "mean").spectrum().bn == "none"
+
+
+@pytest.mark.parametrize(
+    ("hook", "bn"),
+    [
+        (lambda g: g / g.norm(), "rows"),
+        (lambda g: g.flip(0), "rows"),
+        (lambda g: g - g.mean(0), "rows"),
+        (lambda g: (2 * g).clamp(-1, 1), "none"),
+        (lambda g: g / g.norm(dim=1, keepdim=True), "none"),
+        (lambda g: print(g.norm()), "none"),
+    ],
+)
+def test_hooks_on_tensors(hook: Callable[[Tensor], Tensor | None], bn: str) -> None:
+    def hooked(h: Tensor, _: Tensor) -> Tensor:
+        h = h.sin()
+        h.register_hook(hook)
+        return h
+
+    (x, y), model = batch(), Gated(hooked).double()
+    probe = measured(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+    wanted = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    F.cross_entropy(model(x), y, reduction="sum").backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), wanted, strict=True))
+    assert probe.spectrum().bn == bn
+    if bn == "none":
+        expected = gram_one_sample_at_a_time(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+        assert float((probe.gram() - expected).abs().max() / expected.abs().max()) < 1e-10
