@@ -68,7 +68,7 @@ def _step(model: Graph, x: Tensor, probe: FisherProbe, draw: random.Random) -> O
     losses = _losses(model(x), batch)
     parameters = list(model.parameters())
     text = f"seed {model.seed}, B = {batch}, x {tuple(x.shape)}: " + "; ".join(model.trace)
-    if not parameters or not losses.requires_grad:
+    if not parameters or not losses.requires_grad or not bool(torch.isfinite(step).all()):
         return Outcome("empty", model.mixed, text)
     rows = []
     for i, value in enumerate(losses):
