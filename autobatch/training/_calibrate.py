@@ -73,7 +73,8 @@ def calibrate(
         The table.
 
     Raises:
-        ConfigError: the model fails with batches of one of these sizes, or they do not fit into memory.
+        DoesNotFitError: batches of one of these sizes do not fit into memory.
+        ConfigError: the model fails with them.
     """
     with reproducible(device, task.threads):
         bench = _Bench(Engine(task, data, device, seed=0, trust_code=trust_code))
@@ -141,6 +142,21 @@ def cached_calibration(
 def kept_calibration(task: TaskSpec, device: torch.device, payload: Mapping[str, Any]) -> CostTable | None:
     """Return this machine's cost table of a task where an earlier run has kept one, else None."""
     return _kept_table(_cache_path(task, device, payload))
+
+
+class DoesNotFitError(ConfigError):
+    """Batches of a task do not fit into memory.
+
+    Args:
+        batch_size: their size.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(
+            f"timing this machine: batches of {batch_size} do not fit into memory; leave {batch_size} out of "
+            "batch_sizes"
+        )
+        self.batch_size = batch_size
 
 
 class _Bench:
@@ -216,10 +232,7 @@ def _told_of(batch_size: int) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise ConfigError(
-                f"timing this machine: batches of {batch_size} do not fit into memory; leave {batch_size} out of "
-                "batch_sizes"
-            ) from error
+            raise DoesNotFitError(batch_size) from error
         kind, says, frame = type(error).__name__, first_line(error), _innermost(error)
         said = kind if says == kind else f"{kind}: {says}"
         raise ConfigError(

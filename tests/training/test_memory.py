@@ -131,3 +131,34 @@ def test_who_says_the_size_gets_the_error(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(torch.OutOfMemoryError):
             run(tiny_config(policy, task), tmp_path / str(number))
     assert memory.refused == [32, 32]
+
+
+def untimed(**task: Any) -> RunConfig:
+    """A run that has this machine timed first."""
+    return scouted(8, **task).model_copy(update={"costs": None})
+
+
+def test_sizes_that_nobody_has_named_are_left_out_where_they_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    memory, told = Memory(monkeypatch, 20), Noted()
+    config = untimed(batch_sizes=[8, 16, 32, 64])  # which are the usual ones, as far as there are examples
+    finished(config, out := tmp_path / "run", told)
+    left_out = "batches of {} do not fit into memory: none of them or larger is used"
+    assert [line for line in told.lines if "do not fit" in line] == [left_out.format(32)]
+    assert load_run_config(out).task.batch_sizes == (8, 16)
+    assert {row.batch_size for row in load_epochs(out)} <= {8, 16}
+    assert memory.refused == [32]
+    again = run(load_run_config(out), out, resume=True)
+    assert again.stopped_because == "finished"
+
+
+def test_sizes_that_are_named_are_an_error_where_they_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Memory(monkeypatch, 20)
+    with pytest.raises(ConfigError, match="batches of 32 do not fit into memory; leave 32 out of batch_sizes"):
+        run(untimed(batch_sizes=[16, 32]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -16,15 +16,24 @@ from autobatch.control.run import (
     load_summary,
     refuse_occupied,
 )
-from autobatch.policies import BeaconFollowPolicy, make_policy
+from autobatch.policies import BeaconFollowPolicy, Policy, make_policy
 from autobatch.policies.steer import ScoutingPolicy
+from autobatch.training._calibrate import DoesNotFitError
 from autobatch.training._engine import check_task_optimizer, reproducible, resolve_device
 from autobatch.training._run import RunConfig, RunObserver, kept_config, load_run_config
 from autobatch.training.data import Data, load_data
-from autobatch.training.running._known import costs_of, info_of, library_of, periods_of, told_missing
+from autobatch.training.running._known import (
+    KnownBeacons,
+    KnownCosts,
+    costs_of,
+    info_of,
+    library_of,
+    periods_of,
+    told_missing,
+)
 from autobatch.training.running._scout_runs import train_scouts
 from autobatch.training.running._session import Session, check_same
-from autobatch.training.task import fitting
+from autobatch.training.task import below, fitting
 
 _BUSY = "another process is training this run; wait for it, or choose another directory"
 
@@ -77,7 +86,7 @@ def run(
     library = library_of(config, data, policy)
     if policy.needs_library and library.missing is not None:
         observer.note(told_missing(library))
-    costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
+    config, costs = _timed(config, data=data, device=device, policy=policy, library=library, observer=observer)
     if not resume:
         config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
     config = config.model_copy(update={"costs": costs.table})
@@ -109,6 +118,29 @@ def run(
             costs=costs,
             begin_with=begin_with,
         ).carry_out()
+
+
+def _timed(
+    config: RunConfig,
+    *,
+    data: Data,
+    device: torch.device,
+    policy: Policy,
+    library: KnownBeacons,
+    observer: RunObserver,
+) -> tuple[RunConfig, KnownCosts]:
+    """Return what steps cost, and the configuration without sizes that nobody has named and that do not fit."""
+    while True:
+        try:
+            costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
+        except DoesNotFitError as error:
+            smaller = below(config.task, error.batch_size) if Ranks(None, device).size == 1 else None
+            if smaller is None:
+                raise
+            observer.note(f"batches of {error.batch_size} do not fit into memory: none of them or larger is used")
+            config = config.model_copy(update={"task": smaller})
+        else:
+            return config, costs
 
 
 def _loaded(config: RunConfig, device: torch.device, ranks: Ranks) -> Data:

@@ -469,6 +469,21 @@ def fitting(task: TaskSpec, train_size: int) -> TaskSpec:
     return task
 
 
+def below(task: TaskSpec, batch_size: int) -> TaskSpec | None:
+    """Return a task whose file names no batch sizes with those below one that does not fit into memory.
+
+    Args:
+        task: the task.
+        batch_size: that size.
+
+    Returns:
+        The task; None where its sizes are named, or none is below.
+    """
+    usual = task.batch_sizes == _USUAL_SIZES[: len(task.batch_sizes)]
+    smaller = tuple(size for size in task.batch_sizes if size < batch_size)
+    return task.model_copy(update={"batch_sizes": smaller}) if usual and smaller else None
+
+
 def check_ladder(task: TaskSpec, train_size: int) -> None:
     """Check, once the data are known, that every batch of the ladder fits the training set.
 
