@@ -11,8 +11,7 @@ from torch import Tensor
 from autobatch import ConfigError
 from autobatch.training import RunConfig, Summary, load_decisions, load_epochs, load_run_config, run
 from autobatch.training._engine import Engine
-from tests.training.kills import assert_same_run
-from tests.training.test_scouting import Fuse, Told, scouted, steer
+from tests.training.test_scouting import Told, assert_cuts_change_nothing, scouted, steer
 from tests.training.tiny import COSTS, fixed, stages, tiny_config, tiny_task
 
 
@@ -79,18 +78,10 @@ def test_scouts_go_on_with_a_smaller_batch_where_theirs_does_not_fit(
 
 
 def test_that_is_kept_when_a_run_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Memory(monkeypatch, 20)
+    Memory(monkeypatch, 20)
     config = scouted(8, batch_sizes=LADDER)
     run(config, out := tmp_path / "run")
-    for number, steps in enumerate((3, 9, 20)):
-        cut = tmp_path / str(number)
-        memory.refused.clear()
-        with monkeypatch.context() as patch:
-            Fuse(patch, steps)
-            with pytest.raises(KeyboardInterrupt):
-                run(config, cut)
-        run(load_run_config(cut), cut, resume=True)
-        assert_same_run(out, cut)
+    assert_cuts_change_nothing(config, out, monkeypatch, 3, 9, 20)
 
 
 def test_where_the_smallest_does_not_fit_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,14 +381,7 @@ def test_a_scout_that_does_not_fit_into_memory_loses_and_the_run_goes_on(
     assert (summary.stopped_because, summary.epochs) == ("finished", 4)
     assert summary.scouts[0]["seconds"] > 0.0
     assert "nan" not in load_decisions(out)[0].reason
-    for number, steps in enumerate((2, 5, 8)):  # in either of the other scouts, and in the run
-        cut = tmp_path / str(number)
-        with monkeypatch.context() as patch:
-            Fuse(patch, steps)
-            with pytest.raises(KeyboardInterrupt):
-                run(config, cut)
-        run(load_run_config(cut), cut, resume=True)
-        assert_same_run(out, cut)
+    assert_cuts_change_nothing(config, out, monkeypatch, 2, 5, 8)  # in either of the other scouts, and in the run
 
 
 def test_where_no_scout_fits_into_memory_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,11 +474,22 @@ class Fuse:
         patch.setattr(Trial, "period", burning)
 
 
-def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *, resume: bool = False) -> None:
+def interrupted(
+    out: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *, resume: bool = False, config: RunConfig | None = None
+) -> None:
     with monkeypatch.context() as patch:
         Fuse(patch, steps)
         with pytest.raises(KeyboardInterrupt):
-            run(load_run_config(out) if resume else scouted(), out, resume=resume)
+            run(load_run_config(out) if resume else config or scouted(), out, resume=resume)
+
+
+def assert_cuts_change_nothing(config: RunConfig, out: Path, monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Cut the run of ``out`` in each of these training steps, and compare what it comes to once it has gone on."""
+    for number, count in enumerate(steps):
+        cut = out.parent / str(number)
+        interrupted(cut, monkeypatch, count, config=config)
+        run(load_run_config(cut), cut, resume=True)
+        assert_same_run(out, cut)
 
 
 def test_a_run_interrupted_in_the_middle_of_scouts_and_later_continues_bit_by_bit(

@@ -29,9 +29,9 @@ from autobatch.policies.steer._search import (
     PacingPolicy,
     affordable,
     clearly_worse,
-    fitting,
     usual_rates,
     usual_sizes,
+    within_memory,
 )
 
 __all__ = [
@@ -61,9 +61,9 @@ __all__ = [
     "TrainedScout",
     "affordable",
     "clearly_worse",
-    "fitting",
     "hopeless",
     "no_worse",
     "usual_rates",
     "usual_sizes",
+    "within_memory",
 ]

@@ -117,12 +117,12 @@ class Validated:
     """
 
     def __init__(self, score: str, an_epoch: int = 1) -> None:
-        self.score, self._an_epoch = score, an_epoch
+        self._score, self._an_epoch = score, an_epoch
         self._figures: dict[str, dict[int, float]] = {}
 
     def take(self, observation: Observation) -> None:
         """Take in the figures of the last period, those that are known."""
-        for name in {self.score, "validation_error"}:
+        for name in {self._score, "validation_error"}:
             value = float(getattr(observation, name))
             if observation.epoch and math.isfinite(value):
                 self._figures.setdefault(name, {})[observation.epoch] = value
@@ -130,7 +130,7 @@ class Validated:
     @property
     def scores(self) -> Mapping[int, float]:
         """The score by finished periods."""
-        return self._figures.get(self.score, {})
+        return self._figures.get(self._score, {})
 
     @property
     def best(self) -> int | None:
@@ -166,7 +166,7 @@ class Validated:
             or where the error has got better since.
         """
         score = self.scores
-        best = best_period(score, telling, shares=self.score == "validation_error")
+        best = best_period(score, telling, shares=self._score == "validation_error")
         if best is None or max(score) - best < patience:
             return None
         errors = self._figures.get("validation_error", {})

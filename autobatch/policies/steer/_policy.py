@@ -49,7 +49,6 @@ from autobatch.policies.steer._search import (
     QUARTER,
     compared,
     ends_of,
-    fitting,
     has_larger_batches,
     helping_halves,
     many_steps,
@@ -59,6 +58,7 @@ from autobatch.policies.steer._search import (
     start_without_scouts,
     up_to,
     usual_length,
+    within_memory,
 )
 
 WORSE = 1.02
@@ -376,7 +376,7 @@ class SteerPolicy:
     def _fit(self, scouts: Sequence[Scout]) -> TaskInfo:
         """Return the task with the batch sizes that fit into memory, and begin anew with them where some do not."""
         given = self._known_task()
-        task = fitting(given, scouts)
+        task = within_memory(given, scouts)
         if task is not given:
             self.reset(task, None)
         return task
@@ -564,18 +564,12 @@ class SteerPolicy:
         self.samples_wanted = FOLLOWED
         if size == batch_size:
             return
-        self._start = (size, lr)
-        self._compare_from(epoch)
+        self._start, self._shrunk = (size, lr), epoch
         self._reason = (
             f"{configuration(*self._start)}: smaller batches step nearly as far, so more of them help, and the "
             f"training keeps its whole length (noise scale {figure(scale)} examples, batches of {batch_size} so far)"
         )
         self._lay_plan(1.0)
-
-    def _compare_from(self, epoch: int) -> None:
-        """Note that another batch has another noise from here on: validation figures of before do not compare."""
-        self._shrunk = epoch
-        self._validated = Validated(self._validated.score, self._known_task().periods)
 
     def _follow_noise(self, observation: Observation, noise: Noise) -> None:
         """Go back to the batch and the length of before once the noise has grown: smaller ones then step no further."""
@@ -593,16 +587,13 @@ class SteerPolicy:
         if before > batch_size:
             scale = noise.scale or 0.0
             grown_to = "hides the gradients" if math.isinf(scale) else f"has grown to {figure(scale)} examples"
-            self._start = (before, lr)
-            self._compare_from(epoch)
+            self._start, self._shrunk = (before, lr), epoch
             self._reason = f"{configuration(before, lr)}: noise {grown_to}, so smaller batches step no further"
 
     def _look(self, observation: Observation) -> None:
         """Hasten the end where what is validated has only got worse for a while; before the last epoch, at all."""
         task, epoch = self._known_task(), observation.epoch
         if epoch % task.periods:  # a loop of somebody's own has validated at the ends of epochs alone
-            return
-        if self._shrunk is not None and epoch <= self._shrunk:
             return
         self._validated.take(observation)
         plan, window = self._plan, WINDOW * task.periods

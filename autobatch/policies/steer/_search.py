@@ -170,7 +170,7 @@ def _allowed(task: TaskInfo, epochs: int) -> str:
     return "a third" if _goes_on(task, epochs) else "two fifths"
 
 
-def fitting(task: TaskInfo, scouts: Sequence[Scout]) -> TaskInfo:
+def within_memory(task: TaskInfo, scouts: Sequence[Scout]) -> TaskInfo:
     """Return a task with the batch sizes that are left where scouts did not fit into memory.
 
     Args:

@@ -26,9 +26,6 @@ from autobatch.training.own._scout_files import KeptScout
 
 _SCORES = ("validation_loss", "validation_error")
 
-EARLY = 10
-"""Steps whose mean loss says what guessing comes to where a batch says little, as of targets that are seldom large."""
-
 MOVES = 0.5
 """Share of a scout's batches from which a rate that differs from that of the batch before is one that counts them."""
 
@@ -131,7 +128,6 @@ class ScoutCell(LoopCell):
         self._moves, self._last_rate = 0, math.nan
         self._first: Tensor | None = None
         self._first_examples = 0
-        self._early, self._early_examples = torch.zeros(()), 0
         self._optimizer: Optimizer | None = None
         self.within: dict[str, Any] | None = None
         self._then: Any = None
@@ -209,9 +205,6 @@ class ScoutCell(LoopCell):
         if self._first is None or self.controller.steps == 0:  # the first step's, of which a part may come at a time
             self._first = whole if self._first is None else self._first + whole
             self._first_examples += examples
-        if self.controller.steps < EARLY:
-            self._early = self._early.to(loss.device) + whole
-            self._early_examples += examples
         self._loss = self._loss.to(loss.device) + whole
         self._heard += examples
         if not self.over:
@@ -300,7 +293,6 @@ class ScoutCell(LoopCell):
             options=words_of(self._arguments),
             code=self._code,
             first_loss=self._first_loss,
-            early_loss=float(self._early) / self._early_examples if self._early_examples else math.nan,
             batch_sizes=self.task.batch_sizes,
             learning_rates=self.task.learning_rates,
             applied=self._applied[0] / self._applied[1] if self._applied[1] else 1.0,

@@ -43,7 +43,6 @@ class KeptScout(Plain):
         options: further arguments of the controller, in words.
         code: fingerprint of the loop's code; empty where it was not kept.
         first_loss: loss of its first batch, before anything is learnt; NaN where it is not known.
-        early_loss: mean loss of its first ten steps; NaN where it is not known.
         batch_sizes: the ladder; empty where it was not kept.
         learning_rates: the base learning rates to choose from; empty where they were not kept.
         applied: share of its rate that a schedule of the loop left it, in the mean over its batches.
@@ -68,7 +67,6 @@ class KeptScout(Plain):
     options: Mapping[str, str]
     code: str = ""
     first_loss: float = math.nan
-    early_loss: float = math.nan
     batch_sizes: tuple[int, ...] = ()
     learning_rates: tuple[float, ...] = ()
     applied: float = 1.0

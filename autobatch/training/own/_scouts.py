@@ -25,7 +25,7 @@ from autobatch.control.settings import AROUND
 from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies._wording import configuration, count, percent
-from autobatch.policies.steer import DID_NOT_FIT, MOST, fitting
+from autobatch.policies.steer import DID_NOT_FIT, MOST, within_memory
 from autobatch.training.own._cell import Train
 from autobatch.training.own._fingerprint import code_fingerprint
 from autobatch.training.own._options import grouped, words_before, words_of
@@ -410,7 +410,7 @@ class _Scouting:
         score = self._score or _score_of(self._kept)
         trained = tuple(kept.trained(score) for kept in self._kept)
         scouts: list[Scout] = [one.scout for one in trained]
-        task = fitting(self._task or _task(arguments, None), self._done())
+        task = within_memory(self._task or _task(arguments, None), self._done())
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)
@@ -481,15 +481,12 @@ def _score_of(kept: Sequence[KeptScout]) -> str:
 
 
 def _guessing(kept: Sequence[KeptScout]) -> float | None:
-    """Return the loss of a network that has learnt nothing; None if not known.
+    """Return the loss of a network that has learnt nothing, that of the first scout's first batch; None if not known.
 
-    For a classification that is about log K, what guessing comes to. It is that of the first scout's first batch, or,
-    if it is higher, of the first ten of the scout where that is lowest: of targets that are seldom large a batch says
-    little.
+    For a classification that is about log K, what guessing comes to.
     """
     first = next((one.first_loss for one in kept if math.isfinite(one.first_loss)), 0.0)
-    early = min((one.early_loss for one in kept if math.isfinite(one.early_loss)), default=0.0)
-    return max(first, early) if first > 0.0 else None  # of losses of 0 and below no share can be said
+    return first if first > 0.0 else None  # of losses of 0 and below no share can be said
 
 
 def _task(arguments: Mapping[str, Any], kept: KeptScout | None) -> TaskInfo:

@@ -1,6 +1,8 @@
 """Carrying a run out: from a configuration to a run directory with a summary in it."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,14 +18,13 @@ from autobatch.control.run import (
     load_summary,
     refuse_occupied,
 )
-from autobatch.policies import BeaconFollowPolicy, Policy, make_policy
+from autobatch.policies import BeaconFollowPolicy, make_policy
 from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._calibrate import DoesNotFitError
 from autobatch.training._engine import check_task_optimizer, reproducible, resolve_device
 from autobatch.training._run import RunConfig, RunObserver, kept_config, load_run_config
 from autobatch.training.data import Data, load_data
 from autobatch.training.running._known import (
-    KnownBeacons,
     KnownCosts,
     costs_of,
     info_of,
@@ -86,7 +87,8 @@ def run(
     library = library_of(config, data, policy)
     if policy.needs_library and library.missing is not None:
         observer.note(told_missing(library))
-    config, costs = _timed(config, data=data, device=device, policy=policy, library=library, observer=observer)
+    timed = partial(costs_of, data=data, device=device, policy=policy, library=library, observer=observer)
+    config, costs = _within_memory(config, timed, observer, alone=ranks.size == 1)
     if not resume:
         config = config.model_copy(update={"periods": periods_of(config, data, policy, library)})
     config = config.model_copy(update={"costs": costs.table})
@@ -120,27 +122,19 @@ def run(
         ).carry_out()
 
 
-def _timed(
-    config: RunConfig,
-    *,
-    data: Data,
-    device: torch.device,
-    policy: Policy,
-    library: KnownBeacons,
-    observer: RunObserver,
+def _within_memory(
+    config: RunConfig, timed: Callable[[RunConfig], KnownCosts], observer: RunObserver, *, alone: bool
 ) -> tuple[RunConfig, KnownCosts]:
-    """Return what steps cost, and the configuration without sizes that nobody has named and that do not fit."""
+    """Return a configuration without sizes that nobody has named and that do not fit, and what steps cost."""
     while True:
         try:
-            costs = costs_of(config, data=data, device=device, policy=policy, library=library, observer=observer)
+            return config, timed(config)
         except DoesNotFitError as error:
-            smaller = below(config.task, error.batch_size) if Ranks(None, device).size == 1 else None
+            smaller = below(config.task, error.batch_size) if alone else None
             if smaller is None:
                 raise
             observer.note(f"batches of {error.batch_size} do not fit into memory: none of them or larger is used")
             config = config.model_copy(update={"task": smaller})
-        else:
-            return config, costs
 
 
 def _loaded(config: RunConfig, device: torch.device, ranks: Ranks) -> Data:
