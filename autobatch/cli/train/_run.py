@@ -46,8 +46,7 @@ def run(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change one key of the task or policy, such as task.epochs=20 or policy.parameters.length=1; "
-            "repeatable.",
+            help="Change one key of the task or policy, such as task.epochs=20; repeatable.",
             metavar="KEY=VALUE",
         ),
     ] = None,
