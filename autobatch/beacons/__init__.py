@@ -4,6 +4,7 @@ In come recorded trainings; out go libraries of them, landscapes, forecasts and 
 """
 
 from autobatch.beacons._beacon import Beacon, BeaconKey
+from autobatch.beacons._chance import QUANTITY, chance
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo
 from autobatch.beacons._journey import Standing
@@ -44,6 +45,7 @@ from autobatch.beacons.storage import (
 
 __all__ = [
     "FIGURES",
+    "QUANTITY",
     "Beacon",
     "BeaconKey",
     "BeaconLibrary",
@@ -61,6 +63,7 @@ __all__ = [
     "Rule",
     "RunPlace",
     "Standing",
+    "chance",
     "choose_rule",
     "compact",
     "compact_branches",

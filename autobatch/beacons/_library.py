@@ -11,6 +11,7 @@ from autobatch._errors import LibraryError
 from autobatch._remote import Place, place_of
 from autobatch._show import Shown
 from autobatch.beacons._beacon import Beacon, check_scored
+from autobatch.beacons._chance import chance
 from autobatch.beacons._costs import CostTable
 from autobatch.beacons._info import LibraryInfo, as_stored, differing_keys, told_differences
 from autobatch.beacons._journey import Standing, standing
@@ -108,19 +109,19 @@ class BeaconLibrary(Shown):
 
     @property
     def chance_score(self) -> float:
-        """Score of a classifier that guesses: log K for a loss, 1 - 1/K for an error, K classes.
+        """Score of one who guesses (``chance``).
 
         Raises:
             LibraryError: the task does not say how many classes it has.
         """
         classes = self.task.get("num_classes")
-        if not isinstance(classes, int) or classes < 2:
+        if not isinstance(classes, int) or classes < 1:
             raise LibraryError(
                 f"the library of task '{self.task_name}' has diverged beacons, which stand at chance level, but its "
                 f"task does not say how many classes it has ('num_classes' is {classes!r}); "
                 "autobatch.record_beacons takes num_classes="
             )
-        return math.log(classes) if self.score.endswith("_loss") else 1.0 - 1.0 / classes
+        return chance(self.score, classes)
 
     @cached_property
     def diverged_score(self) -> float:

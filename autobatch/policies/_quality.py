@@ -1,13 +1,12 @@
 """Validation quality on one scale for all tasks: 0 is guessing, 1 is the best fixed beacon."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary, chance
 
 WORST, HIGHEST = -1.0, 1.5
 """Bounds of a quality; what diverged has the worst."""
@@ -52,13 +51,13 @@ class Quality:
 
         Args:
             score: ``"validation_loss"`` or ``"validation_error"``.
-            classes: number of classes, at least 2.
+            classes: number of classes, or ``QUANTITY``.
 
         Returns:
             The scale.
         """
-        chance = math.log(classes) if score.endswith("_loss") else 1.0 - 1.0 / classes
-        return cls(score, chance, chance / 50.0)
+        figure = chance(score, classes)
+        return cls(score, figure, figure / 50.0)
 
     def __call__(self, value: ArrayLike) -> Any:
         """Return the quality, in [-1, 1.5], of figures of any shape; -1 where one is not finite."""

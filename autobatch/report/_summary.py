@@ -1,5 +1,6 @@
 """The end of a run as a person judges it: figures beside the beacons', what was decided, a verdict, what to do next."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from itertools import pairwise
@@ -87,8 +88,11 @@ def _figures(summary: Summary, comparison: Comparison | None) -> Table:
         )
         scored = comparison is not None and comparison.score == figure
         table.add_row(f"{label} (the score)" if scored else label, words(own), *cells)
-        if figure == "test_error" and comparison is None and summary.test_loss is not None:
-            table.add_row("test loss", loss_words(summary.test_loss))
+        if figure == "test_error" and summary.test_loss is not None:
+            if comparison is None:
+                table.add_row("test loss", loss_words(summary.test_loss))
+            if len(deviations := summary.deviations or []) == 1:
+                table.add_row("test error in its unit (RMSE)", f"{math.sqrt(summary.test_loss) * deviations[0]:.5g}")
     _add_times(table, summary, comparison)
     return table
 
@@ -260,13 +264,12 @@ def _forking_words(summary: Summary) -> str:
 
 def _unlearnt_words(summary: Summary) -> str:
     """Say that a run has learnt nothing that shows; empty where it has, where it diverged, or where nobody knows."""
-    loss, guessed = summary.validation_loss, summary.shares_loss
+    loss, guessed, who = summary.validation_loss, summary.shares_loss, "by the classes' shares"
+    if summary.deviations is not None:
+        guessed, who = 1.0, "the mean"
     if loss is None or guessed is None or loss < LEARNT_NOTHING * guessed:
         return ""
-    return (
-        f"nothing that shows in its validation loss, {loss_words(loss)}: who guesses by the classes' shares has "
-        f"{loss_words(guessed)}"
-    )
+    return f"nothing that shows in its validation loss, {loss_words(loss)}: who guesses {who} has {loss_words(guessed)}"
 
 
 def _measuring_words(summary: Summary, rows: Sequence[EpochRow]) -> str:

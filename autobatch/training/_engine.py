@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
 from autobatch._errors import ConfigError
+from autobatch.beacons import QUANTITY, chance
 from autobatch.control import derive_generator, derive_seed
 from autobatch.control._ranks import Ranks
 from autobatch.optim import NaturalGradient
 from autobatch.training._controller import EngineController
+from autobatch.training._losses import each_loss, error_of, mean_loss, summed
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
@@ -26,7 +27,7 @@ EVALUATION_BATCH = 512
 """Examples per forward pass of an evaluation; larger ones fall out of a CPU's cache."""
 
 EXPLODED = 10.0
-"""A training loss above this many times that of guessing (log K) ends a run."""
+"""A training loss above this many times that of guessing ends a run; of a squared error, that above its square does."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -249,7 +250,7 @@ class Engine:
     def passed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the network's outputs for a batch, and the mean loss."""
         outputs = self.trained(inputs)
-        return outputs, F.cross_entropy(outputs, targets)
+        return outputs, mean_loss(outputs, targets)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Take the optimizer's step, and forget the gradients.
@@ -290,7 +291,7 @@ class Engine:
         return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
     def validate(self) -> tuple[float, float]:
-        """Return mean loss and share of wrong predictions of the validation part, in evaluation mode."""
+        """Return mean loss and error (``error_of``) of the validation part, in evaluation mode."""
         return self._evaluate(*self._validation)
 
     def validation_losses(self) -> Tensor:
@@ -306,13 +307,12 @@ class Engine:
             for some, targets in zip(
                 torch.split(inputs, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
             ):
-                each = F.cross_entropy(self.model(self.normalised(some)), targets, reduction="none")
-                losses.append(each.reshape(len(some), -1).mean(dim=1))  # of a window, over its places
+                losses.append(each_loss(self.model(self.normalised(some)), targets))
         count = len(self.data.validation_labels)
         return torch.cat(losses).double().reshape(-1, count).mean(dim=0).cpu()
 
     def test(self) -> tuple[float, float]:
-        """Return mean loss and share of wrong predictions of the test part, in evaluation mode."""
+        """Return mean loss and error (``error_of``) of the test part, in evaluation mode."""
         return self._evaluate(*self._views(self.data.test_inputs, self.data.test_labels))
 
     def _views(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,11 +328,9 @@ class Engine:
         pairs = zip(*(torch.split(part, EVALUATION_BATCH)[rank::ranks] for part in (inputs, labels)), strict=True)
         with torch.inference_mode():
             for some, targets in pairs:
-                outputs = self.model(self.normalised(some))
-                sums[0] += F.cross_entropy(outputs, targets, reduction="sum")
-                sums[1] += (outputs.argmax(dim=1) != targets).sum()
+                sums += torch.stack(summed(self.model(self.normalised(some)), targets))
         loss, wrong = self._added_up(sums)
-        return loss / labels.numel(), wrong / labels.numel()
+        return loss / labels.numel(), error_of(wrong, labels)
 
 
 def divergence(train_loss: float, validation_loss: float, num_classes: int) -> str | None:
@@ -341,7 +339,7 @@ def divergence(train_loss: float, validation_loss: float, num_classes: int) -> s
     Args:
         train_loss: mean training loss of the epoch.
         validation_loss: mean validation loss after it.
-        num_classes: K.
+        num_classes: K classes, or ``QUANTITY``.
 
     Returns:
         What was seen, or None while the training is sound. The validation loss only has to be finite: with running
@@ -358,7 +356,8 @@ def divergence(train_loss: float, validation_loss: float, num_classes: int) -> s
 
 def explosion(train_loss: float, num_classes: int) -> str | None:
     """Say whether an epoch's training loss is far above that of guessing among ``num_classes``; None where not."""
-    limit = EXPLODED * math.log(max(num_classes, 2))
+    times = EXPLODED**2 if num_classes == QUANTITY else EXPLODED
+    limit = times * chance("train_loss", num_classes)
     if train_loss > limit:
-        return f"the training loss of {train_loss:.4g} exceeds {limit:.4g}, {EXPLODED:g} times that of guessing"
+        return f"the training loss of {train_loss:.4g} exceeds {limit:.4g}, {times:g} times that of guessing"
     return None

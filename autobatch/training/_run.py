@@ -60,8 +60,8 @@ class RunInfo:
         train_size: training examples.
         validation_size: validation examples.
         test_size: test examples.
-        examples: what they are: ``"images"``, ``"rows"`` of a table, or ``"windows"`` of a text.
-        num_classes: classes.
+        examples: what they are: ``"images"``, ``"rows"`` of a table, ``"windows"`` of a text, or ``"examples"``.
+        predicted: what of them, such as ``"10 classes"``.
         parameters: trainable parameters of the model.
         epochs: epochs of the whole training, those after the end that the policy plans left out.
         periods: decisions taken in each.
@@ -77,7 +77,7 @@ class RunInfo:
     validation_size: int
     test_size: int
     examples: str
-    num_classes: int
+    predicted: str
     parameters: int
     epochs: int
     periods: int

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import AutoBatchError, ConfigError
-from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.beacons import BeaconLibrary, CostTable, chance
 from autobatch.beacons._columns import FINISHED
 from autobatch.control import (
     BatchPlan,
@@ -215,7 +215,7 @@ def _controller(
             dataset=task.dataset.name,
             score=task.score,
             costs=costs,
-            guessing=math.log(engine.data.num_classes),
+            guessing=chance("train_loss", engine.data.num_classes),
             shares_loss=engine.data.shares_loss,
         ),
         seed=config.seed,

@@ -106,7 +106,7 @@ def test_an_observer_hears_of_everything_in_order(tmp_path: Path) -> None:
     watcher = Watcher()
     summary = run(tiny_config(fixed(32)), tmp_path / "run", watcher)
     info, first, *middle, last = watcher.calls
-    assert (info.train_size, info.validation_size, info.test_size, info.num_classes) == (84, 36, 399, 10)
+    assert (info.train_size, info.validation_size, info.test_size, info.predicted) == (84, 36, 399, "10 classes")
     assert info.parameters == 64 * 16 + 16 + 16 * 10 + 10
     assert first.epoch == 0
     assert last == summary

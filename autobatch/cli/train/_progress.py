@@ -51,8 +51,8 @@ class RunProgress(Bar, RunObserver):
         self._bar.update(self._task, total=info.epochs, completed=info.resumed_epoch)
         examples = (info.train_size, info.validation_size, info.test_size)
         self._say(
-            "{} training, {} validation and {} test {}; {} classes; {} parameters; {}".format(
-                *map(count_words, examples), info.examples, info.num_classes, count_words(info.parameters), info.device
+            "{} training, {} validation and {} test {}; {}; {} parameters; {}".format(
+                *map(count_words, examples), info.examples, info.predicted, count_words(info.parameters), info.device
             )
         )
         if info.beacons is not None:

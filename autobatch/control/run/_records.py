@@ -82,7 +82,9 @@ class Summary(BaseModel):
     device: str = Field(description="Kind of device, such as 'cpu x86_64, 1 thread'.")
     epochs: Epochs = Field(description="Finished epochs.")
     stopped_because: str = Field(description="'finished', or 'diverged: ...' with what was seen.")
-    test_error: float | None = Field(description="Share of test examples classified wrongly at the end, in [0, 1].")
+    test_error: float | None = Field(
+        description="Share of test examples classified wrongly at the end, or of a quantity's variance that is left."
+    )
     test_loss: float | None = Field(description="Mean test loss at the end.")
     validation_error: float | None = Field(description="Validation error after the last epoch, in [0, 1].")
     validation_loss: float | None = Field(description="Mean validation loss after the last epoch.")
@@ -128,6 +130,11 @@ class Summary(BaseModel):
     )
     shares_loss: float | None = Field(
         default=None, description="Loss of one who guesses by the classes' shares in training; None where not known."
+    )
+    deviations: list[float] | None = Field(
+        default=None,
+        description="Of predicted quantities, the standard deviation of each in training, in its own unit: losses are "
+        "squared errors in it. None of classes, and of loops of one's own.",
     )
     best_beacon_missing: str | None = Field(default=None, description="Why there is no best beacon to compare with.")
 

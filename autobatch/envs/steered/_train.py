@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autobatch._errors import ConfigError, near_names
+from autobatch.beacons import chance
 from autobatch.envs._reward import WEIGHT, LogGain, check_weight
 from autobatch.envs._spaces import check_flags, observation_space
 from autobatch.envs.steered._actions import steered_space
@@ -167,11 +168,9 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
                 "another task, or AutoBatch/Train-v0"
             )
         setting = replace(found, library=None, library_missing="AutoBatch/Train-v1 uses no beacons")
-        classes = max(setting.data.num_classes, 2)
-        info = replace(setting.info(measure=measure), guessing=math.log(classes))
+        info = replace(setting.info(measure=measure), guessing=chance("train_loss", setting.data.num_classes))
         pricing = Pricing(cost, info, setting)
         # By the clock nothing is known before; then, and of unknown costs, the table or examples have to do.
         seconds = EpochCosts(info, None).by_rung
-        guessing = math.log(classes) if info.score == "validation_loss" else 1.0 - 1.0 / classes
-        gain = LogGain(math.log(guessing))
+        gain = LogGain(math.log(chance(info.score, setting.data.num_classes)))
         return SteeredRules(setting, pricing, measure, info, gain, cost_weight, seconds, start == "scouts", forks)

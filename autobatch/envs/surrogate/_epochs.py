@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from autobatch._arrays import Floats
 from autobatch._errors import LibraryError
 from autobatch._steps import steps_per_epoch
-from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey
+from autobatch.beacons import Beacon, BeaconLibrary, Branches, Journey, chance
 from autobatch.envs.surrogate._law import Scale
 from autobatch.policies import TaskInfo
 
@@ -188,7 +188,8 @@ def guessing(library: BeaconLibrary) -> Floats:
             f"a surrogate needs to know where training starts, and the library of '{library.task_name}' does not say "
             "how many classes there are (num_classes)"
         )
-    return log_figures(np.array([np.log(classes), np.log(classes), 1.0 - 1.0 / classes]))
+    loss = chance("train_loss", classes)
+    return log_figures(np.array([loss, loss, chance("validation_error", classes)]))
 
 
 def schedule_factors(library: BeaconLibrary, epochs: int) -> Floats:

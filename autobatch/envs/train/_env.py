@@ -142,4 +142,4 @@ class TrainEnv(TrainingEnv[Rules]):
 def _quality(setting: Setting) -> Quality:
     if setting.library is not None:
         return Quality.of(setting.library)
-    return Quality.of_classes(setting.task.score, max(setting.data.num_classes, 2))
+    return Quality.of_classes(setting.task.score, setting.data.num_classes)

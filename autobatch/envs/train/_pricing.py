@@ -1,6 +1,5 @@
 """What an epoch of real training costs, in the unit that was chosen."""
 
-import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from autobatch.envs.train._setting import Setting
@@ -8,6 +7,7 @@ from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
 from autobatch.policies.view import reference_rung
 from autobatch.training import build_task_model
+from autobatch.training._losses import mean_loss
 
 
 class Pricing:
@@ -82,6 +82,6 @@ def _count(setting: Setting, batch_size: int) -> float:
     model = build_task_model(setting.task, data, seed=0, trust_code=setting.trust_code).to(setting.device).train()
     inputs = data.network_inputs(data.train_inputs[:batch_size])
     with FlopCounterMode(display=False) as counter:
-        loss = F.cross_entropy(model(inputs), data.train_labels[:batch_size])
+        loss = mean_loss(model(inputs), data.train_labels[:batch_size])
         loss.backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops())

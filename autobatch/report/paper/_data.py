@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autobatch._arrays import Floats
-from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary, chance
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,9 +107,9 @@ def finals(library: BeaconLibrary, figure: str | None = None) -> Finals:
 
 def _learnt(library: BeaconLibrary, errors: Sequence[float]) -> bool:
     classes = library.task.get("num_classes")
-    if not isinstance(classes, int) or classes < 2 or not np.isfinite(errors).all():
+    if not isinstance(classes, int) or classes < 1 or not np.isfinite(errors).all():
         return True
-    return max(errors) < COLLAPSED * (1.0 - 1.0 / classes)
+    return max(errors) < COLLAPSED * chance("validation_error", classes)
 
 
 def reference_rate(library: BeaconLibrary) -> float:

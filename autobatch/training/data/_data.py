@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from autobatch.training.data._array_file import prepare_arrays
 from autobatch.training.data._digits import load_digits_images
 from autobatch.training.data._imagefolder import load_imagefolder
 from autobatch.training.data._parts import ImageParts, Prepared
@@ -28,19 +29,22 @@ class Data:
     """A task's training, validation and test part.
 
     An example is an image, uint8 (C, H, W), with one label; a row of a table, float32 (features,), with one label; or a
-    window of a text, int64 (context,), with a label at each place.
+    window of a text, int64 (context,), with a label at each place; or of arrays whatever they hold.
 
     Attributes:
         train_inputs: (N, ...), each part on the training device.
-        train_labels: int64, (N,), of a text (N, context); classes from 0.
+        train_labels: int64, (N,), of a text (N, context); classes from 0. Or float32, (N, quantities), each with mean 0
+            and standard deviation 1 over the training part.
         validation_inputs: carved from the dataset's training part.
-        validation_labels: int64.
+        validation_labels: as ``train_labels``.
         test_inputs: the dataset's own test part, or a share held out; for reports, never for decisions.
-        test_labels: int64.
+        test_labels: as ``train_labels``.
         mean: of images: float32, (C,), mean of the training part's grey levels, in [0, 255]; else None.
         std: of images: float32, (C,), their standard deviation; 1 for a channel without any; else None.
-        num_classes: how many classes there are.
+        num_classes: how many classes there are, or ``QUANTITY``.
         fingerprint: SHA-256 over all examples and labels, in hexadecimal.
+        deviations: of quantities: float64, (quantities,), the standard deviation of each over the training part, in its
+            own unit; else None.
     """
 
     train_inputs: Tensor
@@ -53,10 +57,26 @@ class Data:
     std: Tensor | None
     num_classes: int
     fingerprint: str
+    deviations: Tensor | None = None
 
     @property
-    def shares_loss(self) -> float:
+    def outputs(self) -> int:
+        """Numbers that a network gives for an example: one for each class, or quantity."""
+        return self.num_classes if self.deviations is None else len(self.deviations)
+
+    @property
+    def predicted(self) -> str:
+        """What is predicted, in words."""
+        if self.deviations is None:
+            return f"{self.num_classes} classes"
+        what, whose = ("a quantity", "its") if self.outputs == 1 else (f"{self.outputs} quantities", "their")
+        return f"{what} (loss: squared error in {whose} standard deviations; error: share of {whose} variance left)"
+
+    @property
+    def shares_loss(self) -> float | None:
         """Loss of one who guesses by the classes' shares in the training part, their entropy, in nats."""
+        if self.deviations is not None:
+            return None
         counts = torch.bincount(self.train_labels.flatten().cpu(), minlength=self.num_classes).double()
         return float(torch.special.entr(counts / counts.sum()).sum())
 
@@ -100,16 +120,22 @@ def load_data(task: TaskSpec, data_dir: Path | None = None, device: torch.device
     Raises:
         DataError: the dataset is absent and cannot be downloaded, is damaged, or is too small for its splits.
     """
-    prepare = {"images": _prepare_images, "table": prepare_table, "text": prepare_text}[task.dataset.form]
+    prepare = {
+        "images": _prepare_images,
+        "table": prepare_table,
+        "text": prepare_text,
+        "arrays": prepare_arrays,
+    }[task.dataset.form]
     prepared = prepare(task.dataset, data_dir or DEFAULT_DATA_DIR)
-    images = task.dataset.form == "images"
-    mean, std = channel_statistics(prepared.tensors["train_inputs"]) if images else (None, None)
+    inputs = prepared.tensors["train_inputs"]
+    mean, std = channel_statistics(inputs) if inputs.dtype == torch.uint8 else (None, None)
     data = Data(
         **prepared.tensors,
         mean=mean,
         std=std,
         num_classes=prepared.num_classes,
         fingerprint=fingerprint_tensors(prepared.hashed),
+        deviations=prepared.deviations,
     )
     return data.to(device)
 

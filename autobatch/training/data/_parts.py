@@ -14,13 +14,15 @@ class Prepared:
 
     Attributes:
         tensors: ``train_inputs``, ``train_labels``, and the same of ``validation`` and ``test``, on the CPU.
-        num_classes: how many classes there are.
+        num_classes: how many classes there are, or ``QUANTITY``.
         hashed: what the fingerprint is taken over.
+        deviations: of quantities: what one of each is in the file, (quantities,); else None.
     """
 
     tensors: dict[str, Tensor]
     num_classes: int
     hashed: dict[str, Tensor]
+    deviations: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import DataError, near_names
+from autobatch.beacons import QUANTITY
 from autobatch.training.data._csv import Column, parse_csv
 from autobatch.training.data._files import read_own_file
 from autobatch.training.data._parts import Prepared
+from autobatch.training.data._quantities import standardise
 from autobatch.training.data._splits import draw_subset, split_off
 from autobatch.training.task import TEST_SHARE, DatasetSpec
 
@@ -31,11 +33,11 @@ def prepare_table(spec: DatasetSpec, data_dir: Path) -> Prepared:
     training part has categories, missing being one; one that the training part does not know becomes zeros.
 
     Args:
-        spec: its ``target`` column holds the classes.
+        spec: its ``target`` column holds the classes, or the quantity.
         data_dir: where the file is looked for beside the working directory.
 
     Returns:
-        The parts: inputs float32, (rows, features), labels int64, (rows,).
+        The parts: inputs float32, (rows, features), labels int64, (rows,), or of a quantity float32, (rows, 1).
 
     Raises:
         DataError: the file cannot be read, is damaged, lacks a column, or is too small for its splits.
@@ -47,12 +49,19 @@ def prepare_table(spec: DatasetSpec, data_dir: Path) -> Prepared:
             if name not in columns:
                 raise DataError(f"{path}: key 'dataset.{key}': no column {name!r}; {near_names(str(name), columns)}")
     target = columns.pop(str(spec.target))
-    labels, num_classes = _classes(target)
+    values = _quantity(target) if spec.quantity else None
+    labels, num_classes = (
+        _classes(target) if values is None else (torch.zeros(len(values), dtype=torch.int64), QUANTITY)
+    )
     kept, test = split_off(labels, TEST_SHARE if spec.test is None else spec.test, spec.split_seed, "test")
     if spec.subset is not None:
         kept = kept[draw_subset(labels[kept], spec.subset, spec.split_seed)]
     train, validation = split_off(labels[kept], spec.validation, spec.split_seed, "validation")
     parts = {"train": kept[train], "validation": kept[validation], "test": test}
+    deviations, predicted = None, labels
+    if values is not None:
+        labels, deviations = standardise(values, parts, path)
+        predicted = torch.from_numpy(values)
     features: list[np.ndarray] = []
     said: list[np.ndarray] = []  # a standard deviation may differ in its last bit between machines; this does not
     for column in columns.values():
@@ -70,8 +79,19 @@ def prepare_table(spec: DatasetSpec, data_dir: Path) -> Prepared:
     hashed: dict[str, Tensor] = {}
     for part, rows in parts.items():
         tensors |= {f"{part}_inputs": inputs[rows], f"{part}_labels": labels[rows]}
-        hashed |= {f"{part}_content": content[rows], f"{part}_labels": labels[rows]}
-    return Prepared(tensors, num_classes=num_classes, hashed=hashed)
+        hashed |= {f"{part}_content": content[rows], f"{part}_labels": predicted[rows]}
+    return Prepared(tensors, num_classes=num_classes, hashed=hashed, deviations=deviations)
+
+
+def _quantity(target: Column) -> np.ndarray:
+    values = []
+    for row, cell in enumerate(target.cells):
+        value = None if cell is None else _number(cell)
+        if value is None or not abs(value) < 1e100:
+            found = "a missing value" if cell is None else repr(cell)
+            raise target.error(row, f"expected a number within 1e100, found {found}")
+        values.append([value])
+    return np.array(values)
 
 
 def _classes(target: Column) -> tuple[Tensor, int]:
@@ -85,7 +105,7 @@ def _classes(target: Column) -> tuple[Tensor, int]:
     if len(known) == len(values) and (fractions or len(known) > MAX_WHOLE_CLASSES):
         raise DataError(
             f"{target.path}: column {target.name!r}: expected classes, found {len(values)} different numbers; "
-            "a quantity is not predicted here: put it into ranges, and name the column of the range"
+            "to predict a quantity, say 'predict: quantity' under 'dataset'"
         )
     if not 2 <= len(values) <= MAX_CATEGORIES:
         raise DataError(

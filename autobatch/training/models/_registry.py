@@ -1,6 +1,7 @@
 """Models by name: the paper's, and factories of the user's own code."""
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def build_model(
     num_classes: int = 10,
     image_size: int | tuple[int, int] = 32,
     context: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     trust_code: bool = False,
     **arguments: Any,
@@ -54,12 +56,13 @@ def build_model(
         num_classes: outputs.
         image_size: height and width of an image, or its side.
         context: characters of a window of text; None for other inputs.
+        input_shape: shape of an example that is neither; in place of ``in_channels`` and ``image_size``.
         seed: the same seed gives the same weights.
         trust_code: whether a factory may be imported.
         arguments: further arguments: ``hidden=(500, 500)`` of an mlp, ``channels=(16, 32, 64)`` of a convnet,
             ``width=64, heads=4`` of a gpt and a vit, ``patch=4`` of a vit, whatever a factory takes. A factory is
-            called with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context``, ``depth``
-            where given, and these.
+            called with ``num_classes``, ``in_channels`` and ``image_size`` (height, width), or ``context`` or
+            ``input_shape``, ``depth`` where given, and these.
 
     Returns:
         The model; it maps (N, in_channels, H, W) to logits (N, num_classes), and of a text (N, context) to
@@ -73,9 +76,17 @@ def build_model(
         raise ConfigError(f"key 'model': {problem}")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if is_factory(name):
-        shape = {"in_channels": in_channels, "image_size": (height, width)} if context is None else {"context": context}
+        shape: dict[str, Any] = {"in_channels": in_channels, "image_size": (height, width)}
+        if context is not None or input_shape is not None:
+            shape = {"context": context} if input_shape is None else {"input_shape": input_shape}
         given = {"num_classes": num_classes, **shape} | ({} if depth is None else {"depth": depth})
         return _call_factory(name, given | arguments, seed, trust_code=trust_code)
+    if input_shape is not None:
+        if name != "mlp" and len(input_shape) != 3:
+            raise ConfigError(
+                f"key 'model': {article(name)} takes images, (N, C, H, W); the examples are of shape {input_shape}"
+            )
+        in_channels, height, width = (math.prod(input_shape), 1, 1) if name == "mlp" else input_shape
     own = _check_arguments(name, arguments)
     if problem := _size_problem(name, own, height, width, context):
         raise ConfigError(f"key 'model': {problem}")
@@ -100,7 +111,7 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
 
     Args:
         task: the task.
-        data: its data, for image shape and classes.
+        data: its data, for the shape of inputs and outputs.
         seed: the same seed gives the same weights.
         trust_code: whether the task may name a factory to import.
 
@@ -110,11 +121,18 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
     Raises:
         ConfigError: as ``build_model``; the message names the task.
     """
-    shape: dict[str, Any] = {"context": task.dataset.context}
-    if task.dataset.form != "text":
-        channels, *sides = data.train_inputs.shape[1:]
-        shape = {"in_channels": channels, "image_size": tuple(sides) or 1}
-    reserved = {"depth", "num_classes", "seed", "trust_code", "in_channels", "image_size", "context"}
+    channels, *sides = data.train_inputs.shape[1:]
+    shape: dict[str, Any] = {"in_channels": channels, "image_size": tuple(sides) or 1}
+    if task.dataset.form == "text":
+        shape = {"context": task.dataset.context}
+    elif task.dataset.form == "arrays":
+        shape = {"input_shape": (channels, *sides)}
+        if data.train_inputs.dtype == torch.int64 and not is_factory(task.model.name):
+            raise ConfigError(
+                f"task {task.name!r}: key 'model': {article(task.model.name)} takes float32 numbers or uint8 images; "
+                "the inputs are whole numbers of another type"
+            )
+    reserved = {"depth", "num_classes", "seed", "trust_code", "in_channels", "image_size", "context", "input_shape"}
     reserved &= set(task.model.arguments)
     shape |= task.model.arguments
     if reserved:
@@ -123,7 +141,7 @@ def build_task_model(task: "TaskSpec", data: "Data", *, seed: int = 0, trust_cod
         return build_model(
             task.model.name,
             depth=task.model.depth,
-            num_classes=data.num_classes,
+            num_classes=data.outputs,
             seed=seed,
             trust_code=trust_code,
             **shape,

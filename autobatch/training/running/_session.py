@@ -194,7 +194,7 @@ class Session:
                 validation_size=len(self.data.validation_labels),
                 test_size=len(self.data.test_labels),
                 examples=self.config.task.dataset.examples,
-                num_classes=self.data.num_classes,
+                predicted=self.data.predicted,
                 parameters=self.trial.engine.parameters,
                 epochs=planned_epochs(self.policy, task) // task.periods,
                 periods=task.periods,
@@ -396,6 +396,7 @@ class Session:
             forking_seconds=sum(fork.seconds for fork in self.forks),
             forks=[plain(fork.to_dict()) for fork in self.forks],
             shares_loss=self.data.shares_loss,
+            deviations=None if self.data.deviations is None else self.data.deviations.tolist(),
             best_beacon=best,
             best_beacon_missing=missing,
         )

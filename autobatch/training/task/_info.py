@@ -2,7 +2,7 @@
 
 import math
 
-from autobatch.beacons import BeaconLibrary, CostTable
+from autobatch.beacons import BeaconLibrary, CostTable, chance
 from autobatch.policies import TaskInfo
 from autobatch.training.task._task import TaskSpec
 
@@ -24,7 +24,7 @@ def run_task_info(
         train_size: examples in an epoch.
         costs: seconds by batch size, where they are known.
         seed: the run's seed.
-        num_classes: classes, where the data are loaded.
+        num_classes: classes, or ``QUANTITY``, where the data are loaded.
         shares_loss: loss of one who guesses by their shares, where the data are loaded.
         periods: decision periods of an epoch.
 
@@ -47,7 +47,7 @@ def run_task_info(
         schedule=task.schedule.schedule_factor,
         dataset=task.dataset.name,
         adaptive=task.optimizer.name != "sgd",
-        guessing=math.log(num_classes) if num_classes is not None else None,
+        guessing=chance("train_loss", num_classes) if num_classes is not None else None,
         shares_loss=shares_loss,
         periods=periods,
         around=task.around,

@@ -5,10 +5,10 @@ from typing import Final, Literal
 
 from autobatch._errors import near_names
 
-Form = Literal["images", "table", "text"]
-"""What the examples of a dataset are: images, rows of a table, or windows of a text."""
+Form = Literal["images", "table", "text", "arrays"]
+"""What the examples of a dataset are: images, rows of a table, windows of a text, or whatever an array holds."""
 
-FORMS: Final[dict[Form, str]] = {"images": "images", "table": "a table", "text": "a text"}
+FORMS: Final[dict[Form, str]] = {"images": "images", "table": "a table", "text": "a text", "arrays": "arrays"}
 """The forms, as they are spoken."""
 
 DATASETS: Final = ("digits", "mnist", "cifar10", "cifar100", "svhn")
@@ -17,20 +17,22 @@ DATASETS: Final = ("digits", "mnist", "cifar10", "cifar100", "svhn")
 IMAGEFOLDER_PREFIX: Final = "imagefolder:"
 CSV_PREFIX: Final = "csv:"
 TEXT_PREFIX: Final = "text:"
+NPZ_PREFIX: Final = "npz:"
 
 OWN_DATASETS: Final[dict[str, tuple[str, Form]]] = {
     IMAGEFOLDER_PREFIX: ("folder", "images"),
     CSV_PREFIX: ("file", "table"),
     TEXT_PREFIX: ("file", "text"),
+    NPZ_PREFIX: ("file", "arrays"),
 }
 """What the path after a prefix names, and the form of its examples."""
 
 MODELS: Final[dict[str, tuple[Form, ...]]] = {
-    "resnet": ("images",),
-    "densenet": ("images",),
-    "convnet": ("images",),
-    "vit": ("images",),
-    "mlp": ("images", "table"),
+    "resnet": ("images", "arrays"),
+    "densenet": ("images", "arrays"),
+    "convnet": ("images", "arrays"),
+    "vit": ("images", "arrays"),
+    "mlp": ("images", "table", "arrays"),
     "gpt": ("text",),
 }
 """Models known by name, with what they take; any other is given as ``package.module:factory``."""
@@ -79,7 +81,8 @@ def form_problem(model: str, dataset: str) -> str | None:
     if is_factory(model) or form in MODELS[model]:
         return None
     fitting = [name for name, forms in MODELS.items() if form in forms]
-    takes = " or ".join(FORMS[own] for own in MODELS[model])
+    *others, last = (FORMS[own] for own in MODELS[model])
+    takes = f"{', '.join(others)} or {last}" if others else last
     return f"{article(model)} takes {takes}; {dataset} is {FORMS[form]}, which {' and '.join(fitting)} can take"
 
 

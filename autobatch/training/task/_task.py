@@ -29,6 +29,7 @@ from autobatch.fisher.gram import LEAST_ROWS_PER_SAMPLE
 from autobatch.policies.steer import usual_rates
 from autobatch.training.task._names import (
     CSV_PREFIX,
+    NPZ_PREFIX,
     TEXT_PREFIX,
     Form,
     dataset_problem,
@@ -44,7 +45,7 @@ DIGITS_TEST_SHARE = 2 / 9
 """Share of ``digits`` held out for testing where the task names none: 399 of its 1797 images."""
 
 TEST_SHARE = 0.2
-"""Share of a csv or text held out for testing where the task names none."""
+"""Share of a csv, npz or text held out for testing where the task names none."""
 
 
 def _check_ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -93,16 +94,19 @@ class DatasetSpec(_Spec):
 
     Attributes:
         name: ``digits``, ``mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``imagefolder:PATH`` for a folder with
-            ``train/<class>/*`` and ``test/<class>/*`` images, ``csv:PATH`` for a table with a header, or ``text:PATH``
-            for a UTF-8 file whose next characters are predicted.
-        target: ``csv`` only, and needed there: the column of the classes.
+            ``train/<class>/*`` and ``test/<class>/*`` images, ``csv:PATH`` for a table with a header, ``npz:PATH`` for
+            NumPy's arrays ``inputs`` and ``targets``, or ``text:PATH`` for a UTF-8 file whose next characters are
+            predicted.
+        predict: ``classes``, or, of ``csv`` and ``npz``, ``quantity``: numbers, trained by the squared error in their
+            standard deviations; the error is then the share of their variance that is left.
+        target: ``csv`` only, and needed there: the column that is predicted.
         categorical: ``csv`` only: columns that hold categories although they look like numbers.
         context: ``text`` only, and needed there: characters of a window, which is one example.
-        subset: number of training examples to draw before the validation split (stratified, seeded; of a text the
-            first windows); all where None.
+        subset: number of training examples to draw before the validation split (stratified by class, seeded; of a
+            text the first windows); all where None.
         validation: share of the training examples that becomes the validation part, in (0, 1).
-        test: ``digits``, ``csv`` and ``text``, which have no test part of their own: share held out for testing, in
-            (0, 1); where None, 2/9 of ``digits`` and 0.2 of the others.
+        test: ``digits``, ``csv``, ``text``, and ``npz`` without ``test_inputs``, which have no test part of their own:
+            share held out for testing, in (0, 1); where None, 2/9 of ``digits`` and 0.2 of the others.
         augmentation: what is done to the training images each epoch.
         evaluation: ``plain`` evaluates validation and test images as they are; ``shifts`` also moved to the four
             corners that ``shift`` reaches, five views an image, which steadies the figures of small parts.
@@ -110,6 +114,7 @@ class DatasetSpec(_Spec):
     """
 
     name: Annotated[str, _usable(dataset_problem)]
+    predict: Literal["classes", "quantity"] = "classes"
     target: str | None = None
     categorical: tuple[str, ...] | None = None
     context: PositiveInteger | None = None
@@ -123,12 +128,16 @@ class DatasetSpec(_Spec):
     @model_validator(mode="after")
     def _keys_of_this_form_only(self) -> "DatasetSpec":
         if self.test is not None and self.name != "digits" and self.form == "images":
-            raise ValueError(f"'test' is for digits, csv and text only; {self.name} has its own test part")
+            raise ValueError(f"'test' is for digits, csv, npz and text only; {self.name} has its own test part")
+        if self.quantity and self.form not in {"table", "arrays"}:
+            raise ValueError(
+                f"'predict: quantity' is for {CSV_PREFIX}PATH and {NPZ_PREFIX}PATH only, not for {self.name}"
+            )
         for key, (form, prefix) in _OWN_KEYS.items():
             if getattr(self, key) is not None and self.form != form:
                 raise ValueError(f"'{key}' is for {prefix}PATH only, not for {self.name}")
         if self.form == "table" and self.target is None:
-            raise ValueError("a csv needs 'target', the column of the classes")
+            raise ValueError("a csv needs 'target', the column that is predicted")
         if self.form == "text" and self.context is None:
             raise ValueError("a text needs 'context', the characters of a window")
         if self.form != "images" and (self.augmentation, self.evaluation) != ("none", "plain"):
@@ -140,7 +149,10 @@ class DatasetSpec(_Spec):
     @model_serializer(mode="wrap")
     def _as_before_these_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Beacons and runs of images that were kept before these keys existed do not have them.
-        return {key: value for key, value in serialise(self).items() if key not in _OWN_KEYS or value is not None}
+        found = {key: value for key, value in serialise(self).items() if key not in _OWN_KEYS or value is not None}
+        if not self.quantity:
+            del found["predict"]
+        return found
 
     @property
     def form(self) -> Form:
@@ -150,15 +162,20 @@ class DatasetSpec(_Spec):
     @property
     def examples(self) -> str:
         """What one calls its examples."""
-        return {"images": "images", "table": "rows", "text": "windows"}[self.form]
+        return {"images": "images", "table": "rows", "text": "windows", "arrays": "examples"}[self.form]
+
+    @property
+    def quantity(self) -> bool:
+        """Whether numbers are predicted, not classes."""
+        return self.predict == "quantity"
 
 
 class ModelSpec(_Spec):
     """Which network a task trains.
 
     Attributes:
-        name: ``resnet``, ``densenet``, ``convnet`` (no BatchNorm) and ``vit`` for images, ``mlp`` for images and
-            tables, ``gpt`` for text, or ``package.module:factory`` (runs only with ``--trust-code``).
+        name: ``resnet``, ``densenet``, ``convnet`` (no BatchNorm) and ``vit`` for images, ``mlp`` for images, tables
+            and arrays, ``gpt`` for text, or ``package.module:factory`` (runs only with ``--trust-code``).
         depth: layers of a resnet or densenet, 6n + 2; blocks of a vit or gpt; None for an mlp or convnet.
         arguments: further keyword arguments of the model, such as ``{hidden: [500, 500]}`` of an mlp, ``{channels:
             [16, 32, 64]}`` of a convnet, ``{width: 64, heads: 4}`` of a gpt, and ``{patch: 4}`` beside these of a vit.
@@ -392,6 +409,14 @@ class TaskSpec(_Spec):
         if dataset is not None and (problem := form_problem(model.name, dataset.name)):
             raise ValueError(problem)
         return model
+
+    @field_validator("optimizer")
+    @classmethod
+    def _takes_quantities(cls, optimizer: OptimizerSpec, info: ValidationInfo) -> OptimizerSpec:
+        dataset = info.data.get("dataset")  # absent where it has a fault of its own
+        if dataset is not None and dataset.quantity and optimizer.name == "natural-gradient":
+            raise ValueError("natural-gradient is for classes, over which it takes expectations, not for a quantity")
+        return optimizer
 
     @field_validator("measuring")
     @classmethod

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from autobatch._errors import DataError
+from autobatch.beacons import QUANTITY
 from autobatch.training import TaskSpec, load_data
 from autobatch.training.data._table import MAX_CATEGORIES, MAX_WHOLE_CLASSES
+from autobatch.training.task import DatasetSpec
 
 KINDS = ("red", "green", "blue")
 
@@ -140,8 +142,12 @@ def test_classes_of_numbers_are_in_the_order_of_their_values(tmp_path):
         ([], {}, "found 3 columns and 0 rows"),
         (sound(3), {}, "key 'dataset.validation': a share of 0.1 of 2 examples"),
         ([f"{row},red,a" for row in range(60)], {}, "column 'kind': expected 2 to 1000 classes, found 1"),
-        ([f"{row},red,{row}.5" for row in range(60)], {}, "a quantity is not predicted here"),
-        ([f"{row},red,{row}" for row in range(MAX_WHOLE_CLASSES + 1)], {}, "a quantity is not predicted here"),
+        ([f"{row},red,{row}.5" for row in range(60)], {}, "to predict a quantity, say 'predict: quantity'"),
+        (
+            [f"{row},red,{row}" for row in range(MAX_WHOLE_CLASSES + 1)],
+            {},
+            "to predict a quantity, say 'predict: quantity'",
+        ),
         ([f",{KINDS[row % 3]},{row % 2}" for row in range(60)], {"categorical": ()}, "column 'size': expected values"),
         (
             [f"1,w{row},{row % 2}" for row in range(3 * MAX_CATEGORIES)],
@@ -165,3 +171,43 @@ def test_bad_header_and_missing_file(tmp_path):
     assert "line 1: expected different column names, found 'size' twice" in error(tmp_path)
     (tmp_path / "own.csv").write_bytes(b"kind,size\n\xff,3\n")
     assert "expected UTF-8, found something else at byte 10" in error(tmp_path)
+
+
+def test_a_quantity_is_measured_in_standard_deviations_of_the_training_part(tmp_path):
+    write(tmp_path, [f"{row % 7},{KINDS[row % 3]},{100 + 3 * (row * row % 31)}" for row in range(80)])
+    data = load_data(task(tmp_path, predict="quantity", validation=0.25))
+    assert data.num_classes == QUANTITY
+    assert data.outputs == 1
+    assert data.shares_loss is None
+    assert data.train_labels.dtype == torch.float32
+    assert data.train_labels.shape == (48, 1)
+    train = data.train_labels.double()
+    assert float(train.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(train.square().mean()) == pytest.approx(1, abs=1e-6)  # what one who guesses the mean comes to
+    everything = torch.cat([data.train_labels, data.validation_labels, data.test_labels]).double()[:, 0]
+    assert data.deviations is not None
+    own = everything * data.deviations
+    values = np.array([100 + 3 * (row * row % 31) for row in range(80)], dtype=np.float64)
+    assert np.allclose(np.sort(own.numpy() - own.numpy().mean()), np.sort(values - values.mean()), atol=1e-4)
+    assert load_data(task(tmp_path, predict="quantity", validation=0.25)).fingerprint == data.fingerprint
+    assert load_data(task(tmp_path, predict="quantity", validation=0.25, split_seed=1)).fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("1 2 x", "line 4, column 'kind': expected a number within 1e100, found 'x'"),
+        ("1  2", "line 3, column 'kind': expected a number within 1e100, found a missing value"),
+        ("1 inf 2", "line 3, column 'kind': expected a number within 1e100, found 'inf'"),
+        ("1 1 1", "found the same in all"),
+    ],
+)
+def test_bad_quantities(tmp_path, cells, message):
+    write(tmp_path, [f"{row},red,{cells.split(' ')[row % 3]}" for row in range(60)])
+    assert message in error(tmp_path, predict="quantity")
+
+
+def test_a_quantity_is_that_of_a_table_or_of_arrays():
+    with pytest.raises(ValueError, match="'predict: quantity' is for csv:PATH and npz:PATH only, not for digits"):
+        DatasetSpec(name="digits", predict="quantity")
+    assert "predict" not in DatasetSpec(name="digits").model_dump()  # the fingerprints of what was recorded before

@@ -72,13 +72,13 @@ def test_defaults_are_the_papers(tmp_path):
         ({"measuring": {"measure": None}}, "expected one of 'exact', 'sketched', got null"),
         ({"dataset": {"name": "digit"}}, "key 'dataset.name': unknown dataset 'digit'; did you mean 'digits'?"),
         ({"dataset": {"name": "imagefolder:"}}, "key 'dataset.name': expected a folder after 'imagefolder:'"),
-        ({"dataset": {"name": "mnist", "test": 0.2}}, "key 'dataset': 'test' is for digits, csv and text only"),
+        ({"dataset": {"name": "mnist", "test": 0.2}}, "key 'dataset': 'test' is for digits, csv, npz and text only"),
         (
             {"dataset": {"name": "cvs:x.csv"}},
             "key 'dataset.name': unknown dataset 'cvs:x.csv'; did you mean 'csv:PATH'",
         ),
         ({"dataset": {"name": "csv:"}}, "key 'dataset.name': expected a file after 'csv:'"),
-        ({"dataset": {"name": "csv:x"}}, "key 'dataset': a csv needs 'target', the column of the classes"),
+        ({"dataset": {"name": "csv:x"}}, "key 'dataset': a csv needs 'target', the column that is predicted"),
         ({"dataset": {"name": "text:x"}}, "key 'dataset': a text needs 'context', the characters of a window"),
         (
             {"dataset": {"name": "digits", "target": "x"}},
@@ -234,12 +234,12 @@ def test_fingerprint_of_an_image_folder_leaves_its_place_out():
         (
             {"name": "csv:x", "target": "y"},
             {"name": "resnet", "depth": 8},
-            "a resnet takes images; csv:x is a table, which mlp can take",
+            "a resnet takes images or arrays; csv:x is a table, which mlp can take",
         ),
         (
             {"name": "text:x", "context": 8},
             {"name": "mlp"},
-            "an mlp takes images or a table; text:x is a text, which gpt can",
+            "an mlp takes images, a table or arrays; text:x is a text, which gpt can",
         ),
         ({"name": "digits"}, {"name": "gpt", "depth": 1}, "a gpt takes a text; digits is images, which resnet and"),
     ],

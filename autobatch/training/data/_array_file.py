@@ -1,0 +1,160 @@
+"""NumPy's arrays as a dataset: whatever a network takes, with classes or quantities."""
+
+import zipfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autobatch._errors import DataError, near_names
+from autobatch.beacons import QUANTITY
+from autobatch.training.data._files import find_own_file
+from autobatch.training.data._parts import Prepared
+from autobatch.training.data._quantities import standardise
+from autobatch.training.data._splits import draw_subset, split_off
+from autobatch.training.task import TEST_SHARE, DatasetSpec
+
+_NEEDED: Final = ("inputs", "targets")
+_TESTS: Final = ("test_inputs", "test_targets")
+
+
+def prepare_arrays(spec: DatasetSpec, data_dir: Path) -> Prepared:
+    """Turn a file of ``numpy.savez`` into network inputs.
+
+    ``inputs`` are (N, ...), one example a row: numbers, which become float32 as they are; uint8 images (N, C, H, W),
+    which are normalised as those of other datasets; or whole numbers of another type, which stay such, as an embedding
+    takes them. ``targets`` are classes from 0, (N,) or (N, places), or quantities, (N,) or (N, quantities). Both may
+    come with ``test_inputs`` and ``test_targets``.
+
+    Args:
+        spec: the dataset.
+        data_dir: where the file is looked for beside the working directory.
+
+    Returns:
+        The parts.
+
+    Raises:
+        DataError: the file cannot be read, lacks an array, or holds what cannot be used; or it is too small for its
+            splits.
+    """
+    path = find_own_file(spec.name, data_dir)
+    arrays = _read(path, spec)
+    inputs = _as_inputs(_joined(arrays, "inputs", path), path)
+    targets = _joined(arrays, "targets", path)
+    if len(inputs) != len(targets):
+        raise DataError(f"{path}: expected as many inputs as targets, found {len(inputs)} and {len(targets)}")
+    own = len(arrays["inputs"])
+    if own != len(arrays["targets"]):
+        raise DataError(f"{path}: expected as many inputs as targets, found {own} and {len(arrays['targets'])}")
+    labels, num_classes = (None, QUANTITY) if spec.quantity else _as_classes(targets, path)
+    strata = labels if labels is not None and labels.ndim == 1 else torch.zeros(len(targets), dtype=torch.int64)
+    if "test_inputs" in arrays:
+        kept, test = torch.arange(own), torch.arange(own, len(inputs))
+    else:
+        kept, test = split_off(strata, TEST_SHARE if spec.test is None else spec.test, spec.split_seed, "test")
+    if spec.subset is not None:
+        kept = kept[draw_subset(strata[kept], spec.subset, spec.split_seed)]
+    train, validation = split_off(strata[kept], spec.validation, spec.split_seed, "validation")
+    parts = {"train": kept[train], "validation": kept[validation], "test": test}
+    deviations, said = None, labels
+    if labels is None:
+        values = _as_quantities(targets, path)
+        labels, deviations = standardise(values, parts, path)
+        said = torch.from_numpy(values)
+    assert said is not None
+    tensors: dict[str, Tensor] = {}
+    hashed: dict[str, Tensor] = {}
+    for part, rows in parts.items():
+        tensors |= {f"{part}_inputs": inputs[rows], f"{part}_labels": labels[rows]}
+        hashed |= {f"{part}_inputs": inputs[rows], f"{part}_labels": said[rows]}
+    return Prepared(tensors, num_classes=num_classes, hashed=hashed, deviations=deviations)
+
+
+def _read(path: Path, spec: DatasetSpec) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: expected a file of numpy.savez with 'inputs' and 'targets', found one array")
+            for name in found.files:
+                if name not in (*_NEEDED, *_TESTS):
+                    raise DataError(f"{path}: unknown array {name!r}; {near_names(name, (*_NEEDED, *_TESTS))}")
+            arrays = {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read as a file of numpy.savez: {error}") from error
+    wanted = (*_NEEDED, *_TESTS) if any(name in arrays for name in _TESTS) else _NEEDED
+    for name in wanted:
+        if name not in arrays:
+            raise DataError(f"{path}: expected an array {name!r}, found {', '.join(arrays) or 'none'}")
+        if arrays[name].ndim == 0 or not len(arrays[name]):
+            raise DataError(f"{path}: array {name!r}: expected at least one example, got shape {arrays[name].shape}")
+    if spec.test is not None and "test_inputs" in arrays:
+        raise DataError(f"key 'dataset.test': {path} has a test part of its own")
+    return arrays
+
+
+def _joined(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    """Return an array with that of the test part after it, where there is one."""
+    own, test = arrays[name], arrays.get(f"test_{name}")
+    if own.dtype.kind not in "biuf":
+        raise DataError(f"{path}: array {name!r}: expected numbers, got {own.dtype}")
+    if test is None:
+        return own
+    if own.shape[1:] != test.shape[1:] or own.dtype != test.dtype:
+        raise DataError(
+            f"{path}: expected 'test_{name}' as '{name}', {own.dtype} of shape (N, ...) = {own.shape}, "
+            f"got {test.dtype} {test.shape}"
+        )
+    return np.concatenate([own, test])
+
+
+def _as_inputs(inputs: np.ndarray, path: Path) -> Tensor:
+    if inputs.ndim < 2:
+        raise DataError(f"{path}: array 'inputs': expected shape (N, ...), got {inputs.shape}")
+    if inputs.dtype == np.uint8:
+        if inputs.ndim == 3:
+            inputs = inputs[:, None]
+        if inputs.ndim != 4 or (inputs.shape[3] in (1, 3) and inputs.shape[1] not in (1, 3)):
+            raise DataError(
+                f"{path}: array 'inputs': expected uint8 images (N, C, H, W) or (N, H, W), got {inputs.shape}; "
+                "other numbers may be float32 or int64"
+            )
+        return torch.from_numpy(np.ascontiguousarray(inputs))
+    if inputs.dtype.kind in "iu":
+        return torch.from_numpy(inputs.astype(np.int64))
+    with np.errstate(over="ignore"):
+        numbers = inputs.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        row = int(np.argwhere(~np.isfinite(numbers))[0, 0])
+        raise DataError(f"{path}: array 'inputs': expected finite float32 numbers, found another in example {row}")
+    return torch.from_numpy(numbers)
+
+
+def _as_classes(targets: np.ndarray, path: Path) -> tuple[Tensor, int]:
+    if targets.dtype.kind not in "iu" or targets.ndim > 2:
+        raise DataError(
+            f"{path}: array 'targets': expected whole numbers of shape (N,) or (N, places) as classes, got "
+            f"{targets.dtype} {targets.shape}; for quantities say 'predict: quantity'"
+        )
+    lowest, highest = int(targets.min()), int(targets.max())
+    if lowest < 0 or highest < 1:
+        raise DataError(f"{path}: array 'targets': expected classes from 0 on, at least two, got {lowest} to {highest}")
+    if highest >= targets.size:
+        raise DataError(
+            f"{path}: array 'targets': expected classes 0 to K - 1, got {highest} among {targets.size} targets; for "
+            "quantities say 'predict: quantity'"
+        )
+    return torch.from_numpy(targets.astype(np.int64)), highest + 1
+
+
+def _as_quantities(targets: np.ndarray, path: Path) -> np.ndarray:
+    values = targets.astype(np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2:
+        raise DataError(f"{path}: array 'targets': expected shape (N,) or (N, quantities), got {targets.shape}")
+    if not (np.abs(values) < 1e100).all():
+        row = int(np.argwhere(~(np.abs(values) < 1e100))[0, 0])
+        raise DataError(f"{path}: array 'targets': expected numbers within 1e100, found another in example {row}")
+    return values
