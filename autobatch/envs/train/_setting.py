@@ -12,11 +12,11 @@ from autobatch._files import seen_in
 from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
-from autobatch.training import Data, TaskSpec, check_ladder, load_data, load_task
+from autobatch.training import Data, TaskSpec, load_data, load_task
 from autobatch.training._calibrate import cached_calibration
 from autobatch.training._engine import resolve_device
 from autobatch.training._trial import BN
-from autobatch.training.task import cpu_share, run_task_info
+from autobatch.training.task import cpu_share, fitting, run_task_info
 
 KEPT = 4
 """Datasets, libraries and cost tables that a process keeps."""
@@ -105,7 +105,7 @@ def load_setting(
     folder = None if data_dir is None else Path(data_dir)
     recorded_json = recorded.model_dump_json()
     data = _data(recorded_json, folder, place)
-    check_ladder(task, len(data.train_labels))
+    task = fitting(task, len(data.train_labels))
     library, missing = _library(recorded, task_path, data)
     costs = None
     if needs_costs:

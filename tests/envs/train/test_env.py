@@ -302,3 +302,16 @@ def test_masks_and_the_tasks_other_name(tiny_env: Path) -> None:
         env.step(8)
     with pytest.raises(ConfigError, match="two names of one argument"):
         TrainEnv(str(tiny_env), task=str(tiny_env))
+
+
+def test_a_table_of_few_rows_that_names_no_sizes_has_those_that_fit(tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("size,price\n" + "".join(f"{row % 7},{row * row % 31}\n" for row in range(60)))
+    (tmp_path / "env.yaml").write_text(
+        f"name: few\ndataset: {{name: 'csv:{tmp_path / 'few.csv'}', target: price, predict: quantity}}\n"
+        "model: {name: mlp, arguments: {hidden: [4]}}\nepochs: 2\n"
+    )
+    env = TrainEnv(str(tmp_path), cost="examples", measure=False)
+    env.reset(seed=0)
+    _, reward, *_, info = env.step(np.array([4, 2]))
+    assert info["batch_size"] <= 32
+    assert np.isfinite(reward)
