@@ -151,7 +151,7 @@ class DatasetSpec(_Spec):
         # Beacons and runs of images that were kept before these keys existed do not have them.
         found = {key: value for key, value in serialise(self).items() if key not in _OWN_KEYS or value is not None}
         if not self.quantity:
-            del found["predict"]
+            found.pop("predict", None)
         return found
 
     @property

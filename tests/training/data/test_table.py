@@ -210,4 +210,5 @@ def test_bad_quantities(tmp_path, cells, message):
 def test_a_quantity_is_that_of_a_table_or_of_arrays():
     with pytest.raises(ValueError, match="'predict: quantity' is for csv:PATH and npz:PATH only, not for digits"):
         DatasetSpec(name="digits", predict="quantity")
-    assert "predict" not in DatasetSpec(name="digits").model_dump()  # the fingerprints of what was recorded before
+    for unset in (False, True):  # the fingerprints of what was recorded before
+        assert "predict" not in DatasetSpec(name="digits").model_dump(exclude_unset=unset)
