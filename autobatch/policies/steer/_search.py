@@ -36,6 +36,9 @@ _TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 EXAMPLES = 100_000
 """Examples of a whole training, each epoch's counted anew, from which that size grows, as the root of their number."""
 
+HARDLY_LONGER = 1.3
+"""Times as long that an example may take with batches of ``SIZE`` as with larger ones before these are worth having."""
+
 MOST, MORE = 3, 2
 """Scouts where nobody says how many, and further ones where the rates lie around the optimizer's own and the loss still
 falls."""
@@ -135,7 +138,9 @@ def plan_scouts(
     if many_steps(task):
         examples = f"a training of {task.train_size * task.epochs:,} examples"
         notes.append(f"{examples} has steps enough with batches of {_size(task)}: no smaller one is tried")
-    elif room > taken and math.isfinite(hardly):
+    elif small_are_cheap(task):
+        notes.append(f"an example takes hardly longer with batches of {_size(task)} than with larger ones")
+    if not many_steps(task) and room > taken and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if settled:
             configurations += smaller_batch(task, trained, hardly)
@@ -367,9 +372,26 @@ def many_steps(task: TaskInfo) -> bool:
         task: the task.
 
     Returns:
-        Whether the size that is wanted for its scouts is nearer to twice ``SIZE`` than to it, whatever rungs there are.
+        Whether the size that is wanted for its scouts is nearer to twice ``SIZE`` than to it, whatever rungs there are,
+        and spares time, where a cost table knows that.
     """
-    return task.train_size * task.epochs > 2 * EXAMPLES
+    return task.train_size * task.epochs > 2 * EXAMPLES and not small_are_cheap(task)
+
+
+def small_are_cheap(task: TaskInfo) -> bool:
+    """Say whether a training of many examples takes hardly longer with batches of ``SIZE``, by the cost table.
+
+    Args:
+        task: the task.
+
+    Returns:
+        Whether it does, and batches need not be larger; False where there is no cost table.
+    """
+    usual, wanted = nearest_size(task.batch_sizes, 0), nearest_size(task.batch_sizes, task.train_size * task.epochs)
+    if usual == wanted or task.costs is None:
+        return False
+    one, other = (task.costs.training_seconds(size, 1.0) / size for size in (usual, wanted))
+    return one <= HARDLY_LONGER * other
 
 
 def has_larger_batches(task: TaskInfo) -> bool:
@@ -401,7 +423,7 @@ def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = F
 
 
 def _size(task: TaskInfo) -> int:
-    return nearest_size(task.batch_sizes, task.train_size * task.epochs)
+    return nearest_size(task.batch_sizes, 0 if small_are_cheap(task) else task.train_size * task.epochs)
 
 
 def nearest_size(batch_sizes: Sequence[int], examples: int) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from autobatch.policies.steer._search import (
     start_without_scouts,
     usual_sizes,
 )
-from tests.policies.cases import NAN, make_task
+from tests.policies.cases import NAN, make_costs, make_task
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -412,6 +413,24 @@ def test_scouts_of_a_training_of_many_examples_take_larger_batches(
         assert many_steps(task) == (examples > 200_000), "whatever the ladder"
         assert has_larger_batches(task) == (examples > 200_000 and size > 32)
         assert ("has steps enough" in plan.note) == many_steps(task)
+
+
+@pytest.mark.parametrize(("times", "size"), [(1.0, 32), (1.29, 32), (1.31, 64), (2.0, 64), (None, 64)])
+def test_larger_batches_are_for_sparing_time(times: float | None, size: int) -> None:
+    """An example takes so many times as long with batches of 32 as with those of 64."""
+    facts: dict[str, Any] = {"learning_rates": RATES, "batch_sizes": (16, 32, 64, 128), "guessing": 1.0, "epochs": 20}
+    costs = make_costs(facts["batch_sizes"])
+    each = {16: 2e-4, 32: 1e-4 * (times or 1.0), 64: 1e-4, 128: 1e-4}
+    costs = replace(costs, step_seconds={rung: rung * seconds for rung, seconds in each.items()})
+    task = make_task(train_size=12_000, costs=None if times is None else costs, **facts)
+    plan = plan_scouts(task, 3, 0.05)
+    assert {taken for taken, _ in plan.configurations} == {size}
+    assert many_steps(task) == (size == 64)
+    assert ("takes hardly longer with batches of 32 than with larger ones" in plan.note) == (size == 32)
+    scouts = made(task, 3, lambda lr: 0.9 + lr / 100, hardly=0.65)
+    assert [taken for taken, _ in scouts if taken < size] == ([16] if size == 32 else [])
+    few = replace(task, train_size=9_000)  # 180,000 examples: batches of 32 whatever they cost
+    assert "hardly longer" not in plan_scouts(few, 3, 0.05).note
 
 
 def test_where_steps_are_many_no_smaller_batch_is_tried() -> None:

@@ -465,13 +465,24 @@ def test_a_training_of_many_steps_keeps_its_length_and_its_batches_grow_further(
     assert decisions[5].factor == pytest.approx(2.0 * 29 / 30)
     assert "batches of 256 at 1.9 times 0.1 take fewer steps and calm" in decisions[5].reason
     slow = make_costs(MANY["batch_sizes"])  # type: ignore[arg-type]
-    slow = replace(slow, step_seconds={size: 1e-5 * size**1.2 for size in slow.step_seconds})
+    each = {16: 1.5, 32: 1.35, 64: 1.0, 128: 1.1, 256: 1.2}
+    slow = replace(slow, step_seconds={size: 1e-5 * size * times for size, times in each.items()})
     policy = steer(costs=slow, **MANY)
     assert policy.planned_epochs == 14, "where the whole takes longer than 0.7 with batches of 32"
     assert {one.batch_size for one in decided(policy, 14)} == {64}
     assert steer(costs=FAST, **{**MANY, "batch_sizes": LADDER}).planned_epochs == 20
     usual = steer(SteerParameters(growth=1.0), **MANY)
     assert decided(usual, 6)[5].batch_size == 64
+
+
+def test_where_larger_batches_spare_no_time_many_steps_go_the_usual_way() -> None:
+    costs = make_costs(MANY["batch_sizes"])  # type: ignore[arg-type]
+    costs = replace(costs, step_seconds={size: 1e-5 * size for size in costs.step_seconds})
+    policy = steer(costs=costs, guessing=1.0, **MANY)
+    assert policy.start[0] == 32
+    assert policy.planned_epochs == 14
+    policy.take([Scout(32, lr, (loss,), (loss,)) for lr, loss in ((0.1, 0.8), (0.2, 0.9), (0.05, 0.85))])
+    assert policy.planned_epochs == 20, "its loss is not yet far below that before anything is learnt"
 
 
 def test_where_steps_are_many_the_noise_of_the_gradients_is_not_asked_for() -> None:
