@@ -5,8 +5,8 @@
 
 ``run`` trains what is missing of MNIST and CIFAR-10 by plain convolutions whose files name neither sizes nor rates, one
 run at a time with one thread, and appends one line a run to ``benchmarks/results/steer_whole_files.jsonl``: on one seed
-a grid of batch sizes 16 to 64 and three rates each, with a cosine schedule over the whole length; on two others the best
-of it, `steer`, and `steer` with the larger batches that many examples ask for. ``page`` writes the table of
+a grid of batch sizes 16 to 64 and three rates each, with a cosine schedule over the whole length; on two others the
+best of it, `steer`, and `steer` with the larger batches that many examples ask for. ``page`` writes the table of
 ``docs/steer.md``. Times are by one cost table of each task, timed where its first run is, scouts charged.
 """
 
