@@ -59,7 +59,7 @@ def check_own(spec: OptimizerSpec, make: Callable[[], tuple[nn.Module, Optimizer
     with _refusing(spec, "failed in step()"):
         _train(*whole, range(_STEPS))
     with _refusing(spec, "has a state_dict that a run cannot go on from"):
-        put_back(snapshot(*whole, whole=True), *parts, "the state")
+        put_back(snapshot(*whole, whole=True), *parts, "what was saved")
     further = range(_STEPS, 2 * _STEPS)
     with _refusing(spec, "failed in step() after load_state_dict()"):
         alike = all(map(_equal, _train(*whole, further), _train(*parts, further)))
