@@ -13,6 +13,7 @@ from torch import nn
 from autobatch._errors import CheckpointError, ConfigError
 from autobatch.cli import main
 from autobatch.control.rates import OptimizerRates
+from autobatch.envs.train import TrainEnv, load_setting
 from autobatch.training import EpochRow, RunObserver, load_epochs, load_run_config, load_task, run
 from autobatch.training._checkpoint import put_back, snapshot
 from autobatch.training._engine import build_optimizer
@@ -228,6 +229,19 @@ def test_it_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
             attempt(config, tmp_path / "run")
     facts = dict(rehearse(config.model_copy(update={"trust_code": True}), tmp_path / "run").facts)
     assert "mlp" in facts["model"]
+
+
+def test_an_environment_says_of_it_what_a_run_does(tmp_path: Path) -> None:
+    given = json.loads(tiny_task().model_dump_json(exclude_unset=True))
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump({**given, "optimizer": OPTIMIZERS["factored"]}))
+    env = TrainEnv(tmp_path, cost="examples", trust_code=True)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.close()
+    shared: dict[str, Any] = {"epochs": None, "threads": None, "device": "cpu", "data_dir": None, "needs_costs": False}
+    assert not load_setting(tmp_path, **shared, trust_code=True).info(measure=True).adaptive
+    with pytest.raises(ConfigError, match="say --trust-code"):
+        load_setting(tmp_path, **shared, trust_code=False)
 
 
 def test_bytes_that_are_no_state_are_refused() -> None:
