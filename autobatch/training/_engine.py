@@ -114,12 +114,6 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float, *, trust_c
     )
 
 
-def _task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> tuple[nn.Module, Optimizer]:
-    """Return a network of a task's, on the device of its data, and the optimizer of it."""
-    model = build_task_model(task, data, trust_code=trust_code).to(data.train_inputs.device)
-    return model, build_optimizer(task.optimizer, model, task.optimizer.base_lr, trust_code=trust_code)
-
-
 def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
     """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed.
 
@@ -131,22 +125,27 @@ def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> Non
     Raises:
         ConfigError: it cannot take them, or it is one of the user's own that a run cannot rest on.
     """
-    if task.optimizer.name == "natural-gradient":
-        _, optimizer = _task_optimizer(task, data, trust_code=trust_code)
+    spec, lr = task.optimizer, task.optimizer.base_lr
+    if spec.name == "natural-gradient":
+        optimizer = build_optimizer(spec, build_task_model(task, data, trust_code=trust_code), lr)
         assert isinstance(optimizer, NaturalGradient)
         _check_natural(optimizer, task, data)
-    elif task.optimizer.own:
+    elif spec.own:
+        place = data.train_inputs.device
+        models = [build_task_model(task, data, trust_code=trust_code).to(place) for _ in range(2)]
         try:
-            check_own(task.optimizer, lambda: _task_optimizer(task, data, trust_code=trust_code))
+            check_own(spec, models, lambda model: build_optimizer(spec, model, lr, trust_code=trust_code))
         except ConfigError as error:
             raise ConfigError(f"task {task.name!r}: {error}") from error
 
 
 def scales_its_steps(task: TaskSpec, data: Data, *, trust_code: bool) -> bool:
     """Say whether a task's optimizer scales its steps by the gradients' own size, as a controller of it will."""
-    if not task.optimizer.own:
-        return task.optimizer.adaptive
-    return is_adaptive(_task_optimizer(task, data, trust_code=trust_code)[1])
+    spec = task.optimizer
+    if not spec.own:
+        return spec.adaptive
+    model = build_task_model(task, data, trust_code=trust_code).to(data.train_inputs.device)
+    return is_adaptive(build_optimizer(spec, model, spec.base_lr, trust_code=trust_code))
 
 
 def check_together(task: TaskSpec, model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """An optimizer of the user's own: made by its factory, and tried on a few steps before a run rests on it."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -45,7 +45,7 @@ def build_own(spec: OptimizerSpec, model: nn.Module, lr: float, *, trust_code: b
     return optimizer
 
 
-def check_own(spec: OptimizerSpec, make: Callable[[], tuple[nn.Module, Optimizer]]) -> None:
+def check_own(spec: OptimizerSpec, models: Sequence[nn.Module], make: Callable[[nn.Module], Optimizer]) -> None:
     """Try an optimizer of the user's own on networks that are thrown away: its steps, and a state that is put back.
 
     A ConfigError names the key where a step fails, where the state cannot be saved or put back, and where another
@@ -53,9 +53,10 @@ def check_own(spec: OptimizerSpec, make: Callable[[], tuple[nn.Module, Optimizer
 
     Args:
         spec: says which it is.
-        make: makes the task's network, the same each time, and its optimizer.
+        models: the task's network twice, with the same weights.
+        make: makes the optimizer of one.
     """
-    whole, parts = make(), make()
+    whole, parts = ((model, make(model)) for model in models)
     with _refusing(spec, "failed in step()"):
         _train(*whole, range(_STEPS))
     with _refusing(spec, "has a state_dict that a run cannot go on from"):

@@ -227,6 +227,9 @@ def test_it_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
     for attempt in (run, rehearse):
         with pytest.raises(ConfigError, match=r"key 'optimizer.name': .* imports and runs code; say --trust-code"):
             attempt(config, tmp_path / "run")
+    both = tiny_config(fixed(8), tiny_task(optimizer=LION, model={"name": "tests.training.tiny:dropout_net"}))
+    with pytest.raises(ConfigError, match=r"^task 'tiny': key 'model.name'"):
+        run(both, tmp_path / "run")
     facts = dict(rehearse(config.model_copy(update={"trust_code": True}), tmp_path / "run").facts)
     assert "mlp" in facts["model"]
 
